@@ -1,0 +1,31 @@
+# Needs Python 3.11 or newer and nothing else: the environment is made on the first call.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/python experiments/demo.py
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/ready
+	$(BIN)/python experiments/bench_step.py
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) results

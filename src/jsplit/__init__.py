@@ -1,0 +1,65 @@
+"""Split learning in JAX: parties train one network together, and training split equals training it whole."""
+
+from jsplit import compress
+from jsplit.base import (
+    Info,
+    Link,
+    Message,
+    PartyState,
+    Segment,
+    Trainer,
+    TrainState,
+    chain,
+    identity,
+    stateless,
+)
+from jsplit.checkpoint import restore, save
+from jsplit.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
+from jsplit.draw import figure, mermaid
+from jsplit.export import export
+from jsplit.fused import fused
+from jsplit.messages import messages
+from jsplit.model import segment
+from jsplit.precision import mixed_precision
+from jsplit.split import CutPoint, cut, cut_points, join, merge, split
+from jsplit.topology import Crossing, Loss, Node, Penalty, Topology
+
+__all__ = [
+    "Crossing",
+    "CutPoint",
+    "Info",
+    "Link",
+    "Loss",
+    "Message",
+    "Node",
+    "PartyState",
+    "Penalty",
+    "Segment",
+    "Topology",
+    "TrainState",
+    "Trainer",
+    "chain",
+    "compress",
+    "cut",
+    "cut_points",
+    "export",
+    "extended_vanilla",
+    "figure",
+    "fused",
+    "identity",
+    "join",
+    "merge",
+    "mermaid",
+    "messages",
+    "mixed_precision",
+    "multihop",
+    "multitask",
+    "restore",
+    "save",
+    "segment",
+    "split",
+    "stateless",
+    "u_shaped",
+    "vanilla",
+    "vertical",
+]

@@ -1,0 +1,231 @@
+"""The whole vocabulary: a `Segment` computes, a `Link` carries, a `Trainer` trains.
+
+Everything else in jsplit takes and returns these three records, so that whatever is
+built from them composes. This file imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+import jax
+import jax.numpy as jnp
+
+CUT = "jsplit.cut/"
+MODULE = "jsplit.module/"
+"""Prefixes of the names that marked values, and the outputs of submodules, carry while a model is traced."""
+
+PyTree = Any
+Params = PyTree
+State = PyTree
+
+
+class Init(Protocol):
+    """`init(key, *inputs) -> (params, state)`; only the shapes and dtypes of `inputs` matter."""
+
+    def __call__(self, key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]: ...
+
+
+class Apply(Protocol):
+    """`apply(params, state, key, *inputs, train=True) -> (output, new_state)`, a pure function."""
+
+    def __call__(
+        self, params: Params, state: State, key: jax.Array | None, /, *inputs: PyTree, train: bool = True
+    ) -> tuple[PyTree, State]: ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A pure function with parameters of its own: the part of a network that one party runs.
+
+    Made by `jsplit.segment` from a Flax module or a function, by `jsplit.split` from a part of a
+    whole model, or by hand; nothing that uses a segment can tell which.
+
+    Attributes:
+        init: `init(key, *inputs) -> (params, state)`.
+        apply: `apply(params, state, key, *inputs, train=True) -> (output, new_state)`. `state`
+            holds what training changes without a gradient (BatchNorm statistics and the like), `key`
+            feeds dropout and may be `None` where `train` is `False`.
+        inputs: names of the positional inputs, if known. A `Node` reads the values of these names
+            unless told otherwise.
+        name: name of the value that the segment produces, if known.
+        trainable: whether there are parameters at all. A party that owns only segments without
+            any needs no optimizer.
+        shares_key: `False`: in a topology the segment gets a key of its own, so that two
+            segments never draw the same dropout mask. `True`: it gets the step's key as it
+            is, as all slices of one whole model must, for their masks to be the whole model's.
+    """
+
+    init: Init
+    apply: Apply
+    inputs: tuple[str, ...] | None = None
+    name: str | None = None
+    trainable: bool = True
+    shares_key: bool = False
+
+    def __repr__(self) -> str:
+        return f"Segment({', '.join(self.inputs or ('...',))} -> {self.name or '...'})"
+
+
+class Link(NamedTuple):
+    """What happens to a value, or to a cotangent, on a crossing from one party to another.
+
+    `decode(encode(value))` stands outside the differentiated function: the receiver computes with
+    what it decoded, the sender with what it had.
+
+    Attributes:
+        init: `init(like) -> state`, the sender's memory (`()` if it needs none).
+        encode: `encode(state, value, key) -> (payload, state)`; the payload is what is sent.
+        decode: `decode(payload, like) -> value`; `like` is a tree of `jax.ShapeDtypeStruct`.
+    """
+
+    init: Callable[[PyTree], State]
+    encode: Callable[[State, PyTree, jax.Array], tuple[PyTree, State]]
+    decode: Callable[[PyTree, PyTree], PyTree]
+
+
+def stateless(encode: Callable[[PyTree, jax.Array], PyTree], decode: Callable[[PyTree, PyTree], PyTree]) -> Link:
+    """A `Link` without memory from `encode(value, key) -> payload` and `decode(payload, like) -> value`."""
+    return Link(lambda like: (), lambda state, value, key: (encode(value, key), state), decode)
+
+
+def chain(*links: Link) -> Link:
+    """Links one after another: the payload of each is the value of the next.
+
+    `chain()` sends values as they are; `chain(a)` is `a`; decoding runs in reverse.
+    """
+
+    def walk(like: PyTree) -> tuple[State, list[PyTree]]:
+        states, likes = [], []
+        for link in links:
+            likes.append(like)
+            states.append(link.init(like))
+            like, _ = jax.eval_shape(link.encode, states[-1], like, jax.eval_shape(jax.random.key, 0))
+        return tuple(states), likes
+
+    def encode(state: State, value: PyTree, key: jax.Array) -> tuple[PyTree, State]:
+        states = []
+        for i, (link, s) in enumerate(zip(links, state, strict=True)):
+            value, s = link.encode(s, value, jax.random.fold_in(key, i))
+            states.append(s)
+        return value, tuple(states)
+
+    def decode(payload: PyTree, like: PyTree) -> PyTree:
+        for link, shape in zip(reversed(links), reversed(walk(like)[1]), strict=True):
+            payload = link.decode(payload, shape)
+        return payload
+
+    return links[0] if len(links) == 1 else Link(lambda like: walk(like)[0], encode, decode)
+
+
+identity = chain()
+"""The link of a crossing for which none is named: the value is sent as it is."""
+
+
+def node_key(key: jax.Array, name: str, segment: Segment) -> jax.Array:
+    """The key that `segment` reads as node `name`: `key` itself, or one folded from the name."""
+    return key if segment.shares_key else jax.random.fold_in(key, crc32(name.encode()))
+
+
+class Message(NamedTuple):
+    """One crossing as it happened.
+
+    Attributes:
+        name: the value, as the topology names it.
+        kind: `"activation"` (forward) or `"cotangent"` (back).
+        sender, receiver: the two parties.
+        shape, dtype: of the value before its link encoded it; tuples of them where the value holds
+            several arrays.
+        bytes: size of the payload that crossed, after the link, without any frame around it.
+    """
+
+    name: str
+    kind: str
+    sender: str
+    receiver: str
+    shape: tuple
+    dtype: Any
+    bytes: int
+
+
+class PartyState(NamedTuple):
+    """All that one party carries from step to step, and all that its checkpoint holds.
+
+    Attributes:
+        params: parameters, by node.
+        state: BatchNorm statistics and other mutable collections, by node.
+        optimizer: state of the party's one optimizer, over all its `params`.
+        links: memory of the links this party sends through, by crossing.
+        key: the seed key on which the parties agreed; randomness is a function of (key, step).
+        step: number of steps taken, int32.
+    """
+
+    params: Mapping[str, Params]
+    state: Mapping[str, State]
+    optimizer: PyTree
+    links: Mapping[str, State]
+    key: jax.Array
+    step: jax.Array
+
+
+class TrainState(NamedTuple):
+    """The state of every party. In one process they lie side by side; apart, each has only its own."""
+
+    parties: Mapping[str, PartyState]
+
+
+class Info(NamedTuple):
+    """What a step is worth telling.
+
+    Attributes:
+        loss: sum of all losses, each times its weight.
+        losses: every loss before its weight, by name.
+        messages: what crossed, in order; empty where the interpreter sends nothing.
+    """
+
+    loss: jax.Array
+    losses: Mapping[str, jax.Array]
+    messages: tuple[Message, ...] = ()
+
+
+class Trainer(NamedTuple):
+    """A way to train. All interpreters, and all algorithms over many clients, have this signature.
+
+    Attributes:
+        init: `init(key, batch) -> state`.
+        step: `step(state, batch) -> (state, info)`. The state that goes in is used up (its
+            buffers are donated); go on with the one that comes out.
+        evaluate: `evaluate(state, batch) -> info`, in inference mode; changes nothing.
+        predict: `predict(state, fields) -> {node: output}` for the nodes that no other node reads.
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[[TrainState, Mapping[str, PyTree]], tuple[TrainState, Info]]
+    evaluate: Callable[[TrainState, Mapping[str, PyTree]], Info]
+    predict: Callable[[TrainState, Mapping[str, PyTree]], Mapping[str, PyTree]]
+
+
+def shapes_of(tree: PyTree) -> PyTree:
+    """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def batch_of(fields: Mapping[str, PyTree]) -> int:
+    """The length of the leading axis that all arrays of all fields share."""
+    sizes: dict[str, Any] = {}
+    for name, value in fields.items():
+        for x in jax.tree.leaves(value):
+            shape = jnp.shape(x)
+            if not shape:
+                raise ValueError(f"`{name}` has no batch axis: it is a scalar; the leading axis of each value is the batch.")
+            if sizes.setdefault(name, shape[0]) != shape[0]:
+                raise ValueError(f"batch axes differ: `{name}` has {sizes[name]} and {shape[0]} examples.")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"batch axes differ: {', '.join(f'`{n}` has {s}' for n, s in sizes.items())} examples.")
+    size = next(iter(sizes.values()), None)
+    if size is None or (isinstance(size, int) and size < 1):
+        raise ValueError(f"the batch is empty: {', '.join(f'`{n}`' for n in fields) or 'no field'} has no examples.")
+    return size

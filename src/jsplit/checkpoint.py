@@ -1,0 +1,120 @@
+"""Each party's state in a file of its own: parameters, statistics, optimizer, links, key and step.
+
+A file is a plain NumPy archive (`np.load` lists what is in it by path), written so that a crash
+leaves either the old one or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.base import PartyState, PyTree, TrainState
+
+ABOUT = "about"
+FORMAT = "jsplit party 1"
+
+
+def save(folder: str | os.PathLike, state: TrainState) -> list[Path]:
+    """Write `<folder>/<party>.npz` for every party in `state`; `restore` is the inverse.
+
+    No file holds anything of another party. A party on its own machine saves a `TrainState` of itself alone.
+
+    Returns:
+        The files written.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return [save_party(file_of(folder, party), party, own) for party, own in state.parties.items()]
+
+
+def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
+    """The state that `save` wrote, for every party in `like`, bit for bit.
+
+    Args:
+        folder: where the files are.
+        like: a state of the same shapes and dtypes, as from `trainer.init`.
+
+    Raises:
+        ValueError: naming file and array, if a file is missing, of another party, of another model, or if the
+            parties stand at different steps.
+    """
+    parties = {party: restore_party(file_of(folder, party), party, own) for party, own in like.parties.items()}
+    steps = {party: int(own.step) for party, own in parties.items()}
+    if len(set(steps.values())) > 1:
+        raise ValueError(f"the files in {folder} stand at different steps: {steps}.")
+    return TrainState(parties)
+
+
+def file_of(folder: str | os.PathLike, party: str) -> Path:
+    return Path(folder) / f"{quote(party, safe='')}.npz"
+
+
+def by_path(state: PartyState) -> dict[str, PyTree]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
+def is_key(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def plain(dtype: np.dtype) -> bool:
+    """Whether NumPy's own format knows the dtype; bfloat16 and its like are stored as their bytes."""
+    return dtype.kind in "biufc"
+
+
+def save_party(file: Path, party: str, state: PartyState) -> Path:
+    arrays, dtypes = {}, {}
+    for path, x in by_path(state).items():
+        dtypes[path] = str(x.dtype)
+        data = np.asarray(jax.random.key_data(x) if is_key(x) else x)
+        arrays[path] = data if plain(data.dtype) else data.reshape(*data.shape, 1).view(np.uint8)
+    about = json.dumps({"format": FORMAT, "party": party, "dtypes": dtypes})
+    temporary = file.with_suffix(".tmp")
+    with open(temporary, "wb") as f:
+        np.savez(f, **{ABOUT: np.array(about)}, **arrays)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, file)
+    handle = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return file
+
+
+def restore_party(file: Path, party: str, like: PartyState) -> PartyState:
+    if not file.is_file():
+        raise ValueError(f"there is no file {file} for the party `{party}`.")
+    with np.load(file, allow_pickle=False) as found:
+        about = json.loads(str(found[ABOUT])) if ABOUT in found.files else {}
+        if about.get("format") != FORMAT:
+            raise ValueError(f"{file} is not a jsplit checkpoint.")
+        if about["party"] != party:
+            raise ValueError(f"{file} is of the party `{about['party']}`, expected `{party}`.")
+        wanted = by_path(like)
+        for path in sorted(wanted.keys() ^ about["dtypes"].keys()):
+            where = "lacks" if path in wanted else "has"
+            raise ValueError(f"{file} is of another model: it {where} `{path}`.")
+        leaves = [array_of(file, path, found[path], about["dtypes"][path], x) for path, x in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def array_of(file: Path, path: str, data: np.ndarray, dtype: str, like: jax.Array) -> jax.Array:
+    if is_key(like):
+        key = jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
+        shape = key.shape
+    else:
+        key, kind = None, np.dtype(like.dtype)
+        data = data if plain(kind) or dtype != str(kind) else data.view(kind)[..., 0]
+        shape = data.shape
+    if dtype != str(like.dtype) or shape != like.shape:
+        raise ValueError(f"{file}: `{path}` is {dtype}{list(shape)}, expected {like.dtype}{list(like.shape)}.")
+    return jnp.asarray(data) if key is None else key

@@ -1,0 +1,56 @@
+"""A party's trained segments as programs that run without the model's code, by `jax.export`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax import export as jax_export
+
+from jsplit.base import PyTree, TrainState, shapes_of
+from jsplit.topology import Topology
+
+
+def export(
+    topology: Topology,
+    state: TrainState,
+    fields: Mapping[str, PyTree],
+    *,
+    platforms: Sequence[str] | None = None,
+) -> dict[str, dict[str, jax_export.Exported]]:
+    """Every party's segments in inference mode, with its weights inside and the batch size free.
+
+    `export(...)["hospital"]["smashed"].call(image)` computes the node's value. `.serialize()` makes bytes of it (this
+    needs the extra `jsplit[export]`), which `jax.export.deserialize` reads anywhere, without the model's code.
+
+    Args:
+        topology: of the trainer.
+        state: the trained state.
+        fields: a batch, for shapes and dtypes alone; those fields that the nodes read.
+        platforms: where it shall run, as `("cpu", "cuda", "tpu")`; by default where it is exported.
+
+    Returns:
+        By party and node, the exported functions of the node's inputs, in their order.
+
+    Raises:
+        ValueError: if a field is missing.
+    """
+    read = {i for n in topology.segments for i in n.reads if i in topology.fields}
+    if missing := sorted(read - fields.keys()):
+        raise ValueError(f"`fields` lacks `{missing[0]}`; it has {', '.join(fields) or 'none'}.")
+    (batch,) = jax_export.symbolic_shape("batch")
+    values = {
+        f: jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), shapes_of(fields[f])) for f in read
+    }
+    exported: dict[str, dict[str, jax_export.Exported]] = {party: {} for party in topology.parties}
+    for n in topology.segments:
+        own = state.parties[n.party]
+
+        def run(*inputs, n=n, params=own.params[n.name], statistics=own.state[n.name]):
+            return n.segment.apply(params, statistics, None, *inputs, train=False)[0]
+
+        made = jax_export.export(jax.jit(run), platforms=platforms)(*[values[i] for i in n.reads])
+        exported[n.party][n.name] = made
+        outputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.out_avals]
+        values[n.name] = jax.tree.unflatten(made.out_tree, outputs)
+    return exported

@@ -1,0 +1,163 @@
+"""The whole step of all parties in one `jit`: for simulation, and for training on one machine.
+
+Every crossing still goes through its link, so the numbers are those of parties that exchange messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr
+
+from jsplit.base import Info, PartyState, PyTree, Trainer, TrainState
+from jsplit.step import Config, Name, accumulate_ops, execute, inference_ops, total, training_ops, update_ops
+from jsplit.topology import Topology
+from jsplit.trace import bodies
+from jsplit.training import (
+    Links,
+    Optimizers,
+    apart,
+    check_batch,
+    collect,
+    configure,
+    fields_of,
+    info_of,
+    initial_state,
+    place,
+    places_of,
+    together,
+    zero_sums,
+)
+
+
+def fused(
+    topology: Topology,
+    optimizer: Optimizers,
+    *,
+    links: Links | None = None,
+    backward: str = "residuals",
+    microbatches: int = 1,
+) -> Trainer:
+    """Train a topology with each step compiled as one program.
+
+    Equals `messages`, and training the whole model with the same optimizer on each part, to float tolerance.
+
+    Args:
+        topology: who computes what.
+        optimizer: one optax optimizer per party that owns parameters, over those of all its nodes; or one
+            for all, each party with a state of its own.
+        links: by the name of a value that crosses, what happens to it: one `Link` for the activation and for its
+            cotangent, or a pair (activation, cotangent), either of which may be `None`. By default
+            values cross as they are.
+        backward: `"residuals"` keeps what the forward pass computed until the backward pass; `"recompute"` keeps a
+            segment's inputs only, and computes the rest again with the same key, parameters and state. Both
+            give the same gradients.
+        microbatches: how many equal parts a batch is divided into; gradients and losses are their mean, statistics are
+            updated part after part. Equal to the full batch where no segment mixes examples (BatchNorm) or draws
+            random numbers.
+
+    Returns:
+        A `Trainer`. `step` donates the state that it is given.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    config = configure(topology, optimizer, links, backward, microbatches)
+
+    places = places_of(config)
+    needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+
+    def start(state: TrainState, keys: Mapping[str, jax.Array], batch: Mapping[str, PyTree]) -> dict[Name, PyTree]:
+        return together(place(places, swap_keys(state, keys), batch))
+
+    def finish(env: dict[Name, PyTree]) -> Info:
+        return info_of(topology, {x.name: env[Name(x.party, "loss", x.name)] for x in topology.losses})
+
+    @partial(jax.jit, donate_argnums=0)
+    def train(state: TrainState, keys: Mapping[str, jax.Array], batch: Mapping[str, PyTree]) -> tuple[TrainState, Info]:
+        env = start(state, keys, batch)
+        if microbatches == 1:
+            execute(training_ops(config), env)
+        else:
+            run_microbatches(config, env)
+        execute(update_ops(config), env)
+        return swap_keys(collect(places, apart(places, env))), finish(env)
+
+    @jax.jit
+    def measure(state: TrainState, keys: Mapping[str, jax.Array], batch: Mapping[str, PyTree]) -> Info:
+        env = start(state, keys, batch)
+        execute(inference_ops(config, topology.losses), env)
+        return finish(env)
+
+    @jax.jit
+    def infer(state: TrainState, keys: Mapping[str, jax.Array], fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        env = start(state, keys, fields)
+        execute(inference_ops(config), env)
+        return {n: env[Name(topology.node[n].party, "value", n)] for n in topology.sinks}
+
+    def step(state: TrainState, batch: Mapping[str, PyTree]) -> tuple[TrainState, Info]:
+        check_batch(topology, batch, needed, microbatches)
+        keys = keys_of(state)
+        state, info = train(swap_keys(state), keys, batch)
+        return swap_keys(state, keys), info
+
+    def evaluate(state: TrainState, batch: Mapping[str, PyTree]) -> Info:
+        check_batch(topology, batch, needed)
+        return measure(swap_keys(state), keys_of(state), batch)
+
+    def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        check_batch(topology, fields, inputs)
+        return infer(swap_keys(state), keys_of(state), fields)
+
+    return Trainer(partial(initial_state, config), step, evaluate, predict)
+
+
+def keys_of(state: TrainState) -> dict[str, jax.Array]:
+    return {party: own.key for party, own in state.parties.items()}
+
+
+def swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> TrainState:
+    """The state with other keys, or with none: a compiled step hands typed keys back slowly, and never changes them."""
+    found = {}
+    for party, (params, own, optimizer, links, _, step) in state.parties.items():
+        found[party] = PartyState(params, own, optimizer, links, keys[party] if keys else None, step)  # type: ignore[arg-type]
+    return TrainState(found)
+
+
+def run_microbatches(config: Config, env: dict) -> None:
+    """Forward and backward over each part of the batch in turn; sums of gradients, means of losses."""
+    count, topology = config.microbatches, config.topology
+    fields = {n: x for n, x in env.items() if n.kind == "value"}
+    parts = jax.tree.map(lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), fields)
+    fixed = {n: x for n, x in env.items() if n.kind not in ("value", "state", "link")}
+    ops = training_ops(config) + accumulate_ops(config)
+
+    def body(carry: dict, part: tuple) -> tuple[dict, None]:
+        fields, number = part
+        memory = {**fixed, **carry, **fields, **{Name(p, "micro"): number for p in topology.parties}}
+        execute(ops, memory)
+        return {n: memory[n] for n in carry}, None
+
+    carry = {n: x for n, x in env.items() if n.kind in ("state", "link")}
+    carry |= zero_sums(config, {**env, **jax.tree.map(lambda x: x[0], parts)})
+    parts = parts, jnp.arange(count)
+    carry, _ = jax.lax.scan(body, carry, parts, unroll=convolves_on_cpu(body, carry, parts))
+    env.update(carry)
+    for x in topology.losses:
+        name = Name(x.party, "loss", x.name)
+        env[name] = env[total(name)] / count
+
+
+def convolves_on_cpu(body, carry: dict, parts: tuple) -> bool:
+    """Whether the loop must be unrolled: XLA runs convolutions inside loops 20 to 100 times slower on a CPU."""
+
+    def convolves(jaxpr: Jaxpr) -> bool:
+        return any(e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e))) for e in jaxpr.eqns)
+
+    if jax.default_backend() != "cpu":
+        return False
+    return convolves(jax.make_jaxpr(body)(carry, jax.tree.map(lambda x: x[0], parts)).jaxpr)

@@ -1,0 +1,325 @@
+"""One whole model into segments, by slicing its jaxpr at the cuts; and back again.
+
+The segment of a cut is the backward slice from the cut's values that stops at the other cuts. So
+it provably reads nothing but what the slice lists: its own parameters, its fields, the cuts before
+it. Composed again, the slices are the whole model, equation for equation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var
+
+from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, node_key
+from jsplit.model import overlay, segment, tag_arrays
+from jsplit.parts import Part, divide
+from jsplit.points import separating
+from jsplit.trace import Atom, Flat, backward_slice, evaluate, shape_of
+from jsplit.whole import LEAF, Initial, Source, Value, Whole, by_path, dotted, initial, nest
+
+
+def cut(value: PyTree, name: str) -> PyTree:
+    """Mark `value` as (part of) the cut `name`; returns it unchanged.
+
+    For use in a model's code; where the model is not split it is the identity. All values marked by one
+    name cross together: a cut of one array is that array; a cut of several is a dictionary, with the
+    keys of the marked pytree or, for values marked one by one, "0", "1", and so on in their order.
+
+    Args:
+        value: an array or a pytree of arrays, each [batch, ...].
+        name: a Python identifier, or several joined by dots.
+
+    Raises:
+        ValueError: if `name` is no such name, or `value` holds no array.
+    """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"`name` of a cut must be an identifier, or several joined by dots, got {name!r}.")
+    if not jax.tree.leaves(value):
+        raise ValueError(f"`value` of the cut `{name}` holds no array.")
+    return tag_arrays(value, CUT + name)
+
+
+class CutPoint(NamedTuple):
+    """A place where one value separates the model's input from its output.
+
+    Attributes:
+        name: what `split(..., cuts=[...])` takes; a submodule's path where one returns the value.
+        shape, dtype: of the value, for one example (without the batch axis).
+        params: number of parameters on the input's side.
+        param_bytes: their size in bytes.
+        bytes_per_example: size of the value, for one example.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    params: int
+    param_bytes: int
+    bytes_per_example: int
+
+
+def cut_points(
+    model: Any, *example: PyTree, outputs: Sequence[str] | None = None, shared_inputs: Sequence[str] = (), **options
+) -> list[CutPoint]:
+    """Every place where one value separates input from output, from the input on.
+
+    A place counts if `split` takes a cut there: no weight, statistic or input is read on both sides, something is computed
+    before it and after it, and its leading axis is the batch, in training and in inference mode. A place that has several
+    names is listed by the outermost.
+
+    Args:
+        model: as for `split`.
+        example: the model's inputs, arrays or `jax.ShapeDtypeStruct`, each [batch, ...].
+        outputs, shared_inputs: as for `split`.
+        options: as for `segment`.
+    """
+    made = segment(model, **options)
+    whole = Whole(made, initial(made, example), example, {}, outputs, shared_inputs)
+    traces = whole.both()
+    train, infer = (separating(t.flat, *t.ends(whole.shared)) for t in traces)
+    last = {p.origin: name for name, p in train.items()}
+    count = [Counter(p.family for p in points.values()) for points in (train, infer)]
+    found = []
+    for name, point in train.items():
+        if name not in last.values() or name not in infer or count[0][point.family] != count[1][point.family]:
+            continue  # a name must mean the same place in both modes
+        pair = (point.variable, infer[name].variable)
+        try:
+            parts = divide(whole, [t._replace(cuts={name: Value(LEAF, [v])}) for t, v in zip(traces, pair, strict=True)])
+        except ValueError:
+            continue
+        params = [whole.params.shapes[i] for i in parts[name].params]
+        one, same = (jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in map(shape_of, pair))
+        if one == same:
+            size = sum(p.size for p in params), sum(p.size * p.dtype.itemsize for p in params)
+            found.append(CutPoint(name, one.shape, one.dtype, *size, one.size * one.dtype.itemsize))
+    return found
+
+
+def split(
+    model: Any,
+    *example: PyTree,
+    cuts: Mapping[str, str | CutPoint | Sequence[str | CutPoint]] | Sequence[str | CutPoint] | None = None,
+    outputs: Sequence[str] | None = None,
+    shared_inputs: Sequence[str] = (),
+    **options,
+) -> dict[str, Segment]:
+    """Divide one whole model at its cuts into segments, each with only its own parameters.
+
+    Walked in order, the segments compute what the whole computes: outputs, gradients, statistics and,
+    given the same key, dropout. A statistic belongs to the segment that reads it, or else to the one
+    that can compute its update. The batch size is free; a new one is traced anew. What gives no value (`jax.debug.print`)
+    is in no segment.
+
+    Args:
+        model: a Flax nnx or linen module, a function or a `Segment`, as `segment` takes it.
+        example: its inputs, arrays or `jax.ShapeDtypeStruct`, each [batch, ...]; only shapes and dtypes count.
+        cuts: where to cut: names of `jsplit.cut` in the model's code, paths of submodules whose output is meant
+            (`"encoder.block1"`; `"block#2"` is the second call), or entries of `cut_points`. A mapping gives the cut a
+            name of its own, and may join several places to one cut: `{"smashed": ["conv3", "skip"]}`. By
+            default every `jsplit.cut` in the code.
+        outputs: names of what the model returns, where each is a segment of its own: the keys of a returned
+            dictionary, or names for the elements of a tuple. By default all of it is one, `"output"`.
+        shared_inputs: inputs that more than one segment may read (a mask, say).
+        options: as for `segment`.
+
+    Returns:
+        Segments by the name of what they produce, cuts first, each after those it reads. The inputs of a
+        segment are named as the model's inputs and the cuts. Parameters are nested dictionaries
+        by path; `merge` puts them together again.
+
+    Raises:
+        ValueError: naming the culprit and the path: a cut that does not exist, lies in the body of a loop, or
+            separates nothing; a skip connection around a cut; a weight or a statistic read on both sides;
+            a cut that holds a raw input, or whose leading axis is not the batch.
+    """
+    made = segment(model, **options)
+    start = initial(made, example)
+    whole = Whole(made, start, example, name_cuts(cuts), outputs, shared_inputs)
+    parts = divide(whole, whole.both())
+    return {name: make_segment(whole, start, name, part) for name, part in parts.items()}
+
+
+def name_cuts(cuts: Any) -> dict[str, list[str]] | None:
+    """For each cut its name and the names of the values it holds."""
+
+    def names(ends: Any) -> list[str]:
+        return [c.name if isinstance(c, CutPoint) else c for c in ([ends] if isinstance(ends, (str, CutPoint)) else ends)]
+
+    if cuts is None:
+        return None
+    return {n: names(ends) for n, ends in cuts.items()} if isinstance(cuts, Mapping) else {n: [n] for n in names(cuts)}
+
+
+def make_segment(whole: Whole, start: Initial, name: str, part: Part) -> Segment:
+    """The slice of the whole that computes the value `name`, as a segment of its own."""
+    param_paths = [whole.params.paths[i] for i in part.params]
+    state_paths = [whole.state.paths[i] for i in part.state]
+    starts = [start.params_atoms[i] for i in part.params] + [start.state_atoms[i] for i in part.state]
+    begin = restrict(start.flat, starts)
+
+    def init(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
+        leaves = begin(as_key(key))
+        return nest(param_paths, leaves[: len(param_paths)]), nest(state_paths, leaves[len(param_paths) :])
+
+    def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
+        if len(inputs) != len(part.inputs):
+            raise ValueError(f"segment `{name}` takes the inputs {part.inputs}, got {len(inputs)} values.")
+        named = dict(zip(part.inputs, inputs, strict=True))
+        trace = whole.trace(batch_of(named), train)
+        values: dict[Var, Any] = {}
+
+        def give(what: str, atoms: Sequence[Atom], leaves: Sequence[Any]) -> None:
+            for v, x in zip(atoms, leaves, strict=True):
+                expected, got = shape_of(v), jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+                if (expected.shape, expected.dtype) != (got.shape, got.dtype):
+                    raise ValueError(f"segment `{name}` expects `{what}` as {said(expected)}, got {said(got)}.")
+                if isinstance(v, Var):
+                    values[v] = x
+
+        give("key", trace.variables[Source("key", 0)], [as_key(key)])
+        for i, path in zip(part.params, param_paths, strict=True):
+            give(dotted(path), trace.variables[Source("params", i)], [at(params, path, f"segment `{name}` needs the weight")])
+        for i, path in zip(part.state, state_paths, strict=True):
+            give(dotted(path), trace.variables[Source("state", i)], [at(state, path, f"segment `{name}` needs the statistic")])
+        for n, value in named.items():
+            expected = trace.cuts[n].structure if n in trace.cuts else whole.structure(n)
+            if jax.tree.structure(value) != expected:
+                raise ValueError(f"segment `{name}` expects `{n}` as {expected}, got {jax.tree.structure(value)}.")
+            give(
+                n,
+                trace.cuts[n].atoms if n in trace.cuts else trace.variables.get(Source("field", n), []),
+                jax.tree.leaves(value),
+            )
+        new_state = [trace.new_state[i] for i in part.state]
+        outs = [*trace.values[name].atoms, *new_state]
+        piece = backward_slice(trace.flat, outs, trace.stops(name))
+        results = evaluate(trace.flat, piece.equations, outs, values)
+        count = len(results) - len(new_state)
+        return trace.values[name].structure.unflatten(results[:count]), nest(state_paths, results[count:])
+
+    return Segment(init, apply, tuple(part.inputs), name, trainable=bool(part.params), shares_key=True)
+
+
+def restrict(flat: Flat, outs: Sequence[Atom]) -> Callable[[jax.Array], list]:
+    """The part of an initialiser that computes `outs`, holding no array that it does not need."""
+    piece = backward_slice(flat, outs)
+    read = {v for e in piece.equations for v in e.reads} | {v for v in outs if isinstance(v, Var)}
+    own = flat._replace(consts={v: x for v, x in flat.consts.items() if v in read}, equations=[], outvars=[])
+    computed = [v for v in outs if not (isinstance(v, Var) and v in own.consts)]
+    variable = flat.invars[0]
+    run = jax.jit(lambda key: evaluate(own, piece.equations, computed, {variable: key}))
+
+    def start(key: jax.Array) -> list:
+        results = iter(run(key) if computed else ())
+        return [own.consts[v] if isinstance(v, Var) and v in own.consts else next(results) for v in outs]
+
+    return start
+
+
+def as_key(key: jax.Array | None) -> jax.Array:
+    """A typed key; `None` is any key, for where none is used."""
+    if key is None:
+        return jax.random.key(0)
+    return key if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
+def at(tree: PyTree, path: tuple, needs: str) -> Any:
+    for k in path:
+        if not isinstance(tree, Mapping) or k not in tree:
+            raise ValueError(f"{needs} `{dotted(path)}`, which is not in the tree given.")
+        tree = tree[k]
+    return tree
+
+
+def said(shape: jax.ShapeDtypeStruct) -> str:
+    return f"{shape.dtype}[{','.join(map(str, shape.shape))}]"
+
+
+def merge(*trees: Mapping) -> dict:
+    """The parameters (or statistics) of several segments as one nested dictionary, that of the whole model.
+
+    Raises:
+        ValueError: if two trees hold the same leaf.
+    """
+    merged: dict = {}
+    for tree in trees:
+        for path in map(tuple, by_path(tree).paths):
+            ours = merged
+            for k in path:
+                ours = ours.get(k) if isinstance(ours, Mapping) else ...
+                if ours is None:
+                    break
+            if ours is not None:
+                raise ValueError(f"two of the trees hold the leaf `{dotted(path)}`.")
+        merged = overlay(merged, tree)
+    return merged
+
+
+def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -> Segment:
+    """Segments, walked one after the other, as one; the inverse of `split`.
+
+    Parameters and state are `{name: those of the segment}`. The output is the value that no segment reads, or a
+    dictionary of them if there are several.
+
+    Args:
+        segments: by the names of what they produce.
+        inputs: the names of what no segment produces, in the order in which the joined segment takes it; by
+            default in the order in which the segments read it.
+
+    Raises:
+        ValueError: if a segment does not name its inputs, two read each other's output, or `inputs` names others.
+    """
+    if unnamed := [n for n, s in segments.items() if s.inputs is None]:
+        raise ValueError(f"segment `{unnamed[0]}` does not name its inputs; give them: jsplit.segment(..., inputs=[...]).")
+    reads = {n: s.inputs or () for n, s in segments.items()}
+    order: list[str] = []
+    while len(order) < len(reads):
+        ready = [n for n in reads if n not in order and all(i in order or i not in reads for i in reads[n])]
+        if not ready:
+            raise ValueError(f"segments {[n for n in reads if n not in order]} read each other's outputs in a circle.")
+        order += ready
+    read = tuple(dict.fromkeys(i for n in order for i in reads[n] if i not in reads))
+    if inputs is not None and not set(read) <= set(inputs):
+        raise ValueError(f"`inputs` must name all that the segments read, {list(read)}, got {list(inputs)}.")
+    if inputs is not None and (made := [i for i in inputs if i in reads]):
+        raise ValueError(f"`inputs` names `{made[0]}`, which a segment produces.")
+    names = read if inputs is None else tuple(inputs)
+    ends = [n for n in order if not any(n in r for r in reads.values())]
+
+    def walk(run: Callable[[str, list], PyTree], values: tuple) -> dict:
+        if len(values) != len(names):
+            raise ValueError(f"the joined segments take the inputs {list(names)}, got {len(values)} values.")
+        env = dict(zip(names, values, strict=True))
+        for n in order:
+            env[n] = run(n, [env[i] for i in reads[n]])
+        return env
+
+    def init(key: jax.Array, *values: PyTree) -> tuple[Params, State]:
+        params, state = {}, {}
+
+        def run(n, args):
+            own = node_key(key, n, segments[n])
+            params[n], state[n] = segments[n].init(own, *args)
+            return jax.eval_shape(lambda *a: segments[n].apply(*a)[0], params[n], state[n], own, *args)
+
+        walk(run, values)
+        return params, state
+
+    def apply(params: Params, state: State, key: jax.Array | None, *values: PyTree, train: bool = True):
+        new = {}
+
+        def run(n, args):
+            own = None if key is None else node_key(key, n, segments[n])
+            output, new[n] = segments[n].apply(params[n], state[n], own, *args, train=train)
+            return output
+
+        env = walk(run, values)
+        return (env[ends[0]] if len(ends) == 1 else {n: env[n] for n in ends}), new
+
+    return Segment(init, apply, names, trainable=any(s.trainable for s in segments.values()), shares_key=True)

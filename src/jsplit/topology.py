@@ -1,0 +1,283 @@
+"""Who computes what, who holds what, and therefore what crosses: a topology is data.
+
+Nodes name the values they read, so what crosses between parties follows and is never written down.
+Everything is checked when a topology is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+
+from jsplit.base import Segment
+
+OWN = ("params", "state")
+"""What a party has of its own nodes beside their outputs; a loss reads it as `<node>.params`, `<node>.state`."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A segment at a party. Its output is a value with the node's name.
+
+    Attributes:
+        name: of the value produced.
+        segment: what computes it.
+        party: who runs it and owns its parameters.
+        inputs: names of the fields and values read, in the segment's order; by default its own names.
+    """
+
+    name: str
+    segment: Segment
+    party: str
+    inputs: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.segment, Segment):
+            raise ValueError(
+                f"node `{self.name}`: `segment` must be a Segment, got {type(self.segment).__name__}; see jsplit.segment."
+            )
+        inputs = self.segment.inputs if self.inputs is None else self.inputs
+        if inputs is None:
+            raise ValueError(f"node `{self.name}`: its segment does not name its inputs, so `inputs` must.")
+        object.__setattr__(self, "inputs", as_names(f"node `{self.name}`", inputs))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.inputs or ())
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A term of the objective, computed at one party. The objective is the sum of `weight` times each.
+
+    Attributes:
+        name: of the loss.
+        fn: `fn(*inputs)`, a scalar or one number per example, [batch]; its mean counts. Floating inputs
+            narrower than float32 arrive as float32.
+        party: who computes it.
+        inputs: names of fields and values; also `<node>.params` and `<node>.state` of the party's own nodes
+            (the state is the one after the step's forward pass, with all that the segment sowed).
+        weight: factor in the objective.
+        local: it may read only what the party already has, so it makes nothing cross. See `Penalty`.
+    """
+
+    name: str
+    fn: Callable[..., jax.Array]
+    party: str
+    inputs: Sequence[str]
+    weight: float = 1.0
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise ValueError(f"loss `{self.name}`: `fn` must be a function, got {type(self.fn).__name__}.")
+        object.__setattr__(self, "inputs", as_names(f"loss `{self.name}`", self.inputs))
+        if not self.reads:
+            raise ValueError(f"loss `{self.name}`: `inputs` is empty, so it depends on nothing.")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.inputs)
+
+
+def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: Sequence[str], weight: float = 1.0) -> Loss:  # noqa: N802
+    """A `Loss` that one party adds on what it already has: its parameters, its activations, its fields.
+
+    It makes nothing cross. Examples: weight decay, `Penalty("decay", l2, "hospital", ["smashed.params"], 1e-4)`; a
+    regulariser sown inside a module, `Penalty("sown", total, "hospital", ["smashed.state"])`; NoPeek,
+    `Penalty("nopeek", correlation, "hospital", ["image", "smashed"])`.
+    """
+    return Loss(name, fn, party, inputs, weight, local=True)
+
+
+def as_names(owner: str, names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"{owner}: `inputs` must be a list of names, got {names!r}.")
+    return tuple(names)
+
+
+class Crossing(NamedTuple):
+    """A value that goes from the party that makes it to another, and, if `returns`, its cotangent back."""
+
+    name: str
+    sender: str
+    receiver: str
+    returns: bool
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Segments at parties, the fields they hold, and the losses. Frozen, hashable, valid once built.
+
+    Args:
+        nodes: `Node` and `Loss`, in any order.
+        holds: the data fields of each party. Labels are fields like any other.
+
+    Raises:
+        ValueError: naming the culprit, if a name is taken twice; an input is no field and no value; a field is read by a
+            party that does not hold it; a loss cannot be computed; nodes read each other in a circle.
+    """
+
+    nodes: Sequence[Node | Loss]
+    holds: Mapping[str, Sequence[str]]
+
+    def __post_init__(self) -> None:
+        held = {party: as_names(f"`holds` of `{party}`", fields) for party, fields in self.holds.items()}
+        object.__setattr__(self, "holds", MappingProxyType(held))
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        validate(self)
+
+    def __hash__(self) -> int:
+        return hash((self.nodes, tuple(sorted(self.holds.items()))))
+
+    def add(self, *nodes: Node | Loss) -> Topology:
+        """The same topology with further nodes, losses or penalties."""
+        return replace(self, nodes=(*self.nodes, *nodes))
+
+    @cached_property
+    def segments(self) -> tuple[Node, ...]:
+        """The nodes that compute values, each after those that it reads."""
+        return in_order([n for n in self.nodes if isinstance(n, Node)])
+
+    @cached_property
+    def losses(self) -> tuple[Loss, ...]:
+        return tuple(n for n in self.nodes if isinstance(n, Loss))
+
+    @cached_property
+    def parties(self) -> tuple[str, ...]:
+        """Every party, in the order of its first part in a step."""
+        return tuple(dict.fromkeys([n.party for n in (*self.segments, *self.losses)] + list(self.holds)))
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(f for fields in self.holds.values() for f in fields))
+
+    @cached_property
+    def node(self) -> Mapping[str, Node]:
+        """Nodes by name."""
+        return MappingProxyType({n.name: n for n in self.segments})
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """Values that depend on some parameter, so that a cotangent for them is worth computing."""
+        found: set[str] = set()
+        for n in self.segments:
+            if n.segment.trainable or any(i in found for i in n.reads):
+                found.add(n.name)
+        return frozenset(found)
+
+    @cached_property
+    def objective(self) -> frozenset[str]:
+        """Values on which some loss depends, other than through parameters it reads itself."""
+        found = {i.removesuffix(".state") if i not in self.node else i for x in self.losses for i in x.reads} & self.node.keys()
+        for n in reversed(self.segments):
+            if n.name in found:
+                found.update(i for i in n.reads if i in self.node)
+        return frozenset(found)
+
+    @cached_property
+    def crossings(self) -> tuple[Crossing, ...]:
+        """Every crossing of a training step, in order."""
+        found = {}
+        for n in (*self.segments, *self.losses):
+            for i in n.reads:
+                if i in self.node and self.node[i].party != n.party:
+                    useful = isinstance(n, Loss) or n.name in self.objective
+                    back = i in self.trained and useful
+                    key = (i, self.node[i].party, n.party)
+                    found[key] = found.get(key, False) or back
+        order = [n.name for n in self.segments]
+        crossings = [Crossing(*ends, returns=back) for ends, back in found.items()]
+        return tuple(sorted(crossings, key=lambda c: order.index(c.name)))
+
+    @cached_property
+    def sinks(self) -> tuple[str, ...]:
+        """The nodes that no other node reads: what `predict` returns."""
+        read = {i for n in self.segments for i in n.reads}
+        return tuple(n.name for n in self.segments if n.name not in read)
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.parties))
+        rows = []
+        for party in self.parties:
+            has = [f"holds {', '.join(self.holds[party])}"] if self.holds.get(party) else []
+            own = [n for n in (*self.segments, *self.losses) if n.party == party]
+            has += [f"{n.name} = {type_of(n)}({', '.join(n.reads)})" for n in own]
+            rows.append(f"  {party:{width}}  {'; '.join(has)}")
+        for c in self.crossings:
+            rows.append(f"  {c.name}: {c.sender} {'<->' if c.returns else '->'} {c.receiver}")
+        return "\n".join(["Topology", *rows])
+
+
+def type_of(node: Node | Loss) -> str:
+    return "segment" if isinstance(node, Node) else "penalty" if node.local else "loss"
+
+
+def in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    names, done, waiting = {n.name for n in nodes}, {}, list(nodes)
+    while waiting:
+        ready = [n for n in waiting if all(i in done or i not in names for i in n.reads)]
+        if not ready:
+            raise ValueError(f"nodes read each other in a circle: {' <- '.join(circle(waiting))}.")
+        done.update({n.name: n for n in ready})
+        waiting = [n for n in waiting if n.name not in done]
+    return tuple(done.values())
+
+
+def circle(waiting: Sequence[Node]) -> list[str]:
+    reads = {n.name: next(i for i in n.reads if any(i == w.name for w in waiting)) for n in waiting}
+    way = [waiting[0].name]
+    while way.count(way[-1]) < 2:
+        way.append(reads[way[-1]])
+    return [f"`{n}`" for n in way[way.index(way[-1]) :]]
+
+
+def validate(topology: Topology) -> None:
+    for n in topology.nodes:
+        if not isinstance(n, (Node, Loss)):
+            raise ValueError(f"`nodes` must hold Node and Loss, got {type(n).__name__}.")
+    if not any(isinstance(n, Node) for n in topology.nodes):
+        raise ValueError("`nodes` holds no Node: there is nothing to compute.")
+    names = [n.name for n in topology.nodes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two nodes are named `{name}`.")
+        if name in topology.fields:
+            raise ValueError(f"node `{name}` has the name of a field that `{holders(topology, name)[0]}` holds.")
+    for node in (*topology.segments, *topology.losses):
+        what = f"{'node' if isinstance(node, Node) else 'loss'} `{node.name}` at `{node.party}`"
+        for i in node.reads:
+            check_input(topology, node, what, i)
+
+
+def check_input(topology: Topology, node: Node | Loss, what: str, i: str) -> None:
+    base, _, own = i.rpartition(".")
+    if i in topology.node:
+        if isinstance(node, Loss) and node.local and topology.node[i].party != node.party:
+            raise ValueError(
+                f"penalty `{node.name}` at `{node.party}` reads `{i}`, which `{topology.node[i].party}` makes: a penalty reads "
+                "only what its party has."
+            )
+    elif i in topology.fields:
+        if i not in topology.holds.get(node.party, ()):
+            owners = " and ".join(f"`{p}`" for p in holders(topology, i))
+            raise ValueError(f"{what} reads the field `{i}`, which only {owners} holds; raw inputs and labels do not cross.")
+    elif isinstance(node, Loss) and own in OWN and base in topology.node:
+        if topology.node[base].party != node.party:
+            raise ValueError(f"{what} reads `{i}`, which belongs to `{topology.node[base].party}`.")
+    elif any(i == x.name for x in topology.losses):
+        raise ValueError(f"{what} reads `{i}`, which is a loss; losses add up and are read by no one.")
+    else:
+        known = [*topology.node, *topology.fields]
+        close = get_close_matches(i, known, 2) or known
+        raise ValueError(f"{what} reads `{i}`, which no node produces and no party holds; there are {', '.join(close)}.")
+
+
+def holders(topology: Topology, field: str) -> list[str]:
+    return [party for party, fields in topology.holds.items() if field in fields]

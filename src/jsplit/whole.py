@@ -1,0 +1,254 @@
+"""A whole model, traced: its jaxpr in each mode at each batch size, with the values that are its cuts and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var
+
+from jsplit.base import Apply, PyTree, Segment, batch_of
+from jsplit.model import traced
+from jsplit.points import find, marked
+from jsplit.trace import Atom, Flat, flatten, shape_of
+
+Path = tuple
+
+
+class Source(NamedTuple):
+    """What an input variable of the whole is: `kind` "params", "state", "key" or "field", and which."""
+
+    kind: str
+    which: Any
+
+
+class Value(NamedTuple):
+    """A value of the whole: the pytree it forms and the variables of its leaves."""
+
+    structure: Any
+    atoms: Sequence[Atom]
+
+
+LEAF = jax.tree.structure(0)
+
+
+class Traced(NamedTuple):
+    """The whole model in one mode at one batch size.
+
+    Attributes:
+        flat: its equations.
+        batch: the batch size.
+        sources: what each input variable is; `variables`: the other way round.
+        new_state: the atom of each state leaf after the call.
+        outputs, cuts: the values to compute, by name.
+    """
+
+    flat: Flat
+    batch: Any
+    sources: dict[Var, Source]
+    variables: dict[Source, list[Var]]
+    new_state: list[Atom]
+    outputs: dict[str, Value]
+    cuts: dict[str, Value]
+
+    @property
+    def values(self) -> dict[str, Value]:
+        return {**self.cuts, **self.outputs}
+
+    def ends(self, shared: Collection[str] = ()) -> tuple[list[Var], list[Atom]]:
+        """The variables of all inputs that are not `shared`, and those of all outputs."""
+        fields = [v for v, s in self.sources.items() if s.kind == "field" and s.which not in shared]
+        return fields, [v for o in self.outputs.values() for v in o.atoms]
+
+    def stops(self, name: str) -> list[Var]:
+        """Where a slice that computes `name` stops: at the other cuts."""
+        own = self.values[name].atoms if name in self.cuts else ()
+        others = [v for n, value in self.cuts.items() if n != name for v in value.atoms]
+        return [v for v in others if isinstance(v, Var) and all(v is not o for o in own)]
+
+
+class Leaves(NamedTuple):
+    """A pytree by the paths of its leaves: whatever its containers were, `nest` makes it nested dicts."""
+
+    paths: list[Path]
+    shapes: list[Any]
+    structure: Any
+
+
+def by_path(tree: PyTree) -> Leaves:
+    pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
+    paths = [tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path) for path, _ in pairs]
+    return Leaves([path or ("value",) for path in paths], [leaf for _, leaf in pairs], structure)
+
+
+def nest(paths: Sequence[Path], leaves: Sequence[Any]) -> dict:
+    tree: dict = {}
+    for path, leaf in zip(paths, leaves, strict=True):
+        inner = tree
+        for k in path[:-1]:
+            inner = inner.setdefault(k, {})
+        inner[path[-1]] = leaf
+    return tree
+
+
+def dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+class Initial(NamedTuple):
+    """How a model starts: the equations of its `init`, and the leaves of what that returns.
+
+    It alone holds arrays (the values that an nnx module has); a `Whole` does not refer to it.
+    """
+
+    flat: Flat
+    params: Leaves
+    state: Leaves
+
+    @property
+    def params_atoms(self) -> Sequence[Atom]:
+        return self.flat.outvars[: len(self.params.paths)]
+
+    @property
+    def state_atoms(self) -> Sequence[Atom]:
+        return self.flat.outvars[len(self.params.paths) :]
+
+
+def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
+    """Trace `model.init`."""
+    zeros = [jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.result_type(x)), e) for e in example]
+    leaves: list[Leaves] = []
+
+    def start(key):
+        leaves[:] = map(by_path, model.init(key, *zeros))
+        return [x for part in leaves for x in part.shapes]
+
+    flat = flatten(jax.make_jaxpr(start)(jax.eval_shape(jax.random.key, 0)))
+    shapes = iter([shape_of(v) for v in flat.outvars])
+    params, state = (Leaves(part.paths, [next(shapes) for _ in part.paths], part.structure) for part in leaves)
+    return Initial(flat, params, state)
+
+
+class Whole:
+    """A whole model and the shapes of its example, without any of its values.
+
+    Attributes:
+        apply: the model.
+        fields: names of its inputs; `shared`: those that several segments may read.
+        batch: the example's batch size.
+        params, state: the leaves of both.
+        outputs: names of its outputs.
+        cuts: for each cut, the names whose values it holds.
+    """
+
+    def __init__(
+        self,
+        model: Segment,
+        start: Initial,
+        example: Sequence[PyTree],
+        cuts: Mapping[str, Sequence[str]] | None = None,
+        outputs: Sequence[str] | None = None,
+        shared: Sequence[str] = (),
+    ):
+        self.apply: Apply = model.apply
+        self.fields = list(model.inputs or (f"input{i}" if i else "input" for i in range(len(example))))
+        if len(self.fields) != len(example):
+            raise ValueError(f"the model takes `inputs` {self.fields}, but the example has {len(example)}.")
+        self.example = [jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), e) for e in example]
+        self.batch = batch_of(dict(zip(self.fields, self.example, strict=True)))
+        self.key = jax.eval_shape(jax.random.key, 0)
+        self.params, self.state = start.params, start.state
+        self.outputs = list(outputs or ["output"])
+        self.shared = frozenset(shared)
+        if unknown := self.shared - set(self.fields):
+            raise ValueError(f"`shared_inputs` names {sorted(unknown)}, the model's inputs are {self.fields}.")
+        self.traces: dict[Hashable, Traced] = {}
+        self.cuts: dict[str, list[str]] = {k: list(v) for k, v in cuts.items()} if cuts is not None else {}
+        if cuts is None:
+            self.cuts = {n: [n] for n in marked(self.trace(self.batch, True).flat)}
+            self.traces.clear()
+
+    def structure(self, field: str) -> Any:
+        return jax.tree.structure(self.example[self.fields.index(field)])
+
+    def both(self) -> list[Traced]:
+        """The traces that tell how the model divides: in both modes, and at two batch sizes, so that an axis that is
+        only by chance as long as the batch is not taken for it.
+        """
+        try:
+            return [self.trace(self.batch, True), self.trace(2 * self.batch, False)]
+        except TypeError as error:
+            raise ValueError(
+                f"the batch size must be free, but the model does not run with {2 * self.batch}: {error}"
+            ) from error
+
+    def trace(self, batch: Any, train: bool) -> Traced:
+        """The whole traced at a batch size (an int, or symbolic), each once."""
+        if not isinstance(batch, int):
+            return self.fresh_trace(batch, train)
+        config: Any = jax.config
+        at = (batch, train, config.jax_enable_x64, config.jax_default_matmul_precision)  # what the jaxpr depends on
+        if at not in self.traces:
+            self.traces[at] = self.fresh_trace(batch, train)
+        return self.traces[at]
+
+    def fresh_trace(self, batch: Any, train: bool) -> Traced:
+        fields = [jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), e) for e in self.example]
+        result: list[Any] = []
+
+        def whole(params, state, key, *fields):  # a new function each time: make_jaxpr caches by identity
+            trees = self.params.structure.unflatten(params), self.state.structure.unflatten(state)
+            output, new = self.apply(*trees, key, *fields, train=train)
+            after = by_path(new)
+            found = dict(zip(after.paths, after.shapes, strict=True))
+            result.append(jax.tree.structure(output))
+            new_state = [found.get(path, old) for path, old in zip(self.state.paths, state, strict=True)]
+            return jax.tree.leaves(output), new_state
+
+        with traced():
+            flat = flatten(jax.make_jaxpr(whole)(self.params.shapes, self.state.shapes, self.key, *fields))
+        sources = [Source("params", i) for i in range(len(self.params.paths))]
+        sources += [Source("state", i) for i in range(len(self.state.paths))] + [Source("key", 0)]
+        sources += [Source("field", name) for name, f in zip(self.fields, fields, strict=True) for _ in jax.tree.leaves(f)]
+        count = result[0].num_leaves
+        outputs = self.name_outputs(result[0].unflatten(flat.outvars[:count]))
+        given = dict(zip(flat.invars, sources, strict=True))
+        variables: dict[Source, list[Var]] = {}
+        for v, source in given.items():
+            variables.setdefault(source, []).append(v)
+        trace = Traced(flat, batch, given, variables, list(flat.outvars[count:]), outputs, {})
+        return trace._replace(cuts={name: self.resolve(trace, name, ends) for name, ends in self.cuts.items()})
+
+    def name_outputs(self, output: PyTree) -> dict[str, Value]:
+        names = self.outputs
+        if isinstance(output, Mapping) and set(names) <= set(output):
+            found = {n: output[n] for n in names}
+        elif isinstance(output, (tuple, list)) and len(names) == len(output) > 1:
+            found = dict(zip(names, output, strict=True))
+        elif len(names) == 1:
+            found = {names[0]: output}
+        else:
+            what = f"the keys {list(output)}" if isinstance(output, Mapping) else f"a {type(output).__name__}"
+            what = (
+                f"{len(output)} values"
+                if isinstance(output, (tuple, list))
+                else "one array"
+                if isinstance(output, Var)
+                else what
+            )
+            raise ValueError(f"`outputs` names {names}, but the model returns {what}.")
+        return {n: Value(jax.tree.structure(v), jax.tree.leaves(v)) for n, v in found.items()}
+
+    def resolve(self, trace: Traced, cut: str, ends: Sequence[str]) -> Value:
+        """The values of one cut: an array where there is one, else a dictionary by their tags or order."""
+        keyed: list[tuple[str, Atom]] = []
+        for end in ends:
+            found = find(trace.flat, *trace.ends(self.shared), end)
+            keyed += [(key if len(ends) == 1 else dotted((end, key)).rstrip("."), v) for key, v in found]
+        if len(keyed) == 1 and len(ends) == 1 and not keyed[0][0]:
+            return Value(LEAF, [keyed[0][1]])
+        keys = [key for key, _ in keyed]
+        named = {k if k and keys.count(k) == 1 else str(i): v for i, (k, v) in enumerate(keyed)}
+        return Value(jax.tree.structure(named), jax.tree.leaves(named))

@@ -1,0 +1,113 @@
+"""Each party's state goes to a file of its own and comes back bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jsplit
+from helpers import make_problem
+
+
+def trained(configuration="u_shaped", kind="cnn", steps=2, **options):
+    problem = make_problem(configuration, kind, "nnx")
+    trainer = jsplit.fused(problem.topology, optax.adam(0.01), **options)
+    state = trainer.init(0, problem.batch)
+    for _ in range(steps):
+        state, _ = trainer.step(state, problem.batch)
+    return problem, trainer, state
+
+
+def bits(state):
+    keys = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    return [np.asarray(keys(x)).tobytes() for x in jax.tree.leaves(state)]
+
+
+def test_what_was_saved_comes_back_bit_for_bit_and_trains_on_as_if_nothing_had_been(tmp_path):
+    problem, trainer, state = trained()
+    files = jsplit.save(tmp_path, state)
+    assert sorted(f.name for f in files) == ["client.npz", "server.npz"] == sorted(f.name for f in tmp_path.iterdir())
+    restored = jsplit.restore(tmp_path, trainer.init(1, problem.batch))
+    assert bits(restored) == bits(state)
+    ahead, again = trainer.step(state, problem.batch), trainer.step(restored, problem.batch)
+    assert bits(ahead) == bits(again)
+
+
+def test_no_file_holds_another_party_s_arrays(tmp_path):
+    _, _, state = trained("vanilla")
+    jsplit.save(tmp_path, state)
+    for party, own in state.parties.items():
+        others = [np.asarray(x) for p, s in state.parties.items() if p != party for x in jax.tree.leaves((s.params, s.state))]
+        with np.load(tmp_path / f"{party}.npz") as found:
+            names = set(found.files) - {"about"}
+            assert len(names) == len(jax.tree.leaves(own))
+            for name in names:
+                same = [x for x in others if x.size > 1 and x.shape == found[name].shape and (x == found[name]).all()]
+                assert not same or not np.ptp(same[0])  # what is equal is only zeros or ones
+
+
+def test_a_party_saves_and_restores_alone(tmp_path):
+    problem, trainer, state = trained()
+    alone = jsplit.TrainState({"client": state.parties["client"]})
+    jsplit.save(tmp_path, alone)
+    assert [f.name for f in tmp_path.iterdir()] == ["client.npz"]
+    assert bits(jsplit.restore(tmp_path, alone)) == bits(alone)
+    with pytest.raises(ValueError, match="there is no file .*server.npz for the party `server`"):
+        jsplit.restore(tmp_path, state)
+
+
+def test_narrow_dtypes_and_odd_names_come_back(tmp_path):
+    own = jsplit.PartyState({"a/b": {"w": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3), "s": jnp.bfloat16(2)}}, {}, (), {},
+                            jax.random.key(3, impl="rbg"), jnp.int32(4))  # fmt: skip
+    state = jsplit.TrainState({"St. Mary's / ward 3": own, "b": own})
+    jsplit.save(tmp_path, state)
+    assert bits(jsplit.restore(tmp_path, state)) == bits(state)
+
+
+def test_a_file_of_another_party_model_or_step_is_refused(tmp_path):
+    problem, trainer, state = trained()
+    jsplit.save(tmp_path, state)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="client.npz is of another model: it (lacks|has) `.*`"):
+        jsplit.restore(tmp_path, trained("u_shaped", "residual", 0)[2])
+    wider = jax.tree.map(lambda x: jnp.zeros((*x.shape, 2), x.dtype) if x.ndim == 4 else x, state)
+    with pytest.raises(ValueError, match=r"`params/up/.*kernel` is float32\[3, 3, 1, 4\], expected float32\[3, 3, 1, 4, 2\]"):
+        jsplit.restore(tmp_path, wider)
+    (tmp_path / "client.npz").write_bytes(before["server.npz"])
+    with pytest.raises(ValueError, match="client.npz is of the party `server`, expected `client`"):
+        jsplit.restore(tmp_path, state)
+    (tmp_path / "client.npz").write_bytes(before["client.npz"])
+    ahead, _ = trainer.step(state, problem.batch)
+    jsplit.save(tmp_path, jsplit.TrainState({"client": ahead.parties["client"]}))
+    with pytest.raises(ValueError, match="stand at different steps: {'client': 3, 'server': 2}"):
+        jsplit.restore(tmp_path, ahead)
+    np.savez(tmp_path / "client.npz", x=np.zeros(3))
+    with pytest.raises(ValueError, match="is not a jsplit checkpoint"):
+        jsplit.restore(tmp_path, ahead)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    _, _, state = trained(steps=0)
+    (file, *_) = jsplit.save(tmp_path, state)
+    before = file.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="no space"):
+        jsplit.save(tmp_path, state)
+    assert file.read_bytes() == before
+
+
+def test_the_header_says_what_the_file_is(tmp_path):
+    _, _, state = trained(steps=0)
+    jsplit.save(tmp_path, state)
+    with np.load(tmp_path / "server.npz") as found:
+        about = json.loads(str(found["about"]))
+    assert about["party"] == "server" and about["dtypes"]["step"] == "int32"

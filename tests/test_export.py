@@ -1,0 +1,56 @@
+"""A party's exported segments compute what the segments compute, at any batch size, without the model's code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jsplit
+from helpers import CONFIGURATIONS, make_problem
+
+
+@pytest.mark.parametrize("kind", ["cnn", "transformer"])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_exported_segments_predict_what_the_trainer_predicts_at_another_batch_size(configuration, kind):
+    problem = make_problem(configuration, kind, "nnx")
+    trainer = jsplit.fused(problem.topology, optax.sgd(0.1))
+    state, _ = trainer.step(trainer.init(0, problem.batch), problem.batch)
+    exported = jsplit.export(problem.topology, state, problem.fields)
+    fields = {n: x[:3] for n, x in problem.fields.items()}
+    values = dict(fields)
+    for n in problem.topology.segments:
+        values[n.name] = exported[n.party][n.name].call(*[values[i] for i in n.reads])
+    for name, expected in trainer.predict(state, fields).items():
+        np.testing.assert_allclose(values[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_exported_segment_runs_where_neither_jsplit_nor_flax_is_imported(tmp_path):
+    problem = make_problem("vanilla", "mlp", "nnx")
+    trainer = jsplit.fused(problem.topology, optax.sgd(0.1))
+    state = trainer.init(0, problem.batch)
+    exported = jsplit.export(problem.topology, state, problem.fields, platforms=("cpu", "cuda", "tpu"))
+    (tmp_path / "bottom").write_bytes(exported["client"]["smashed"].serialize())
+    np.save(tmp_path / "x.npy", problem.fields["image"][:5])
+    code = (
+        "import sys, jax.export, numpy as np; from pathlib import Path; folder = Path(sys.argv[1]);"
+        "run = jax.export.deserialize(bytearray((folder / 'bottom').read_bytes()));"
+        "np.save(folder / 'h.npy', run.call(np.load(folder / 'x.npy')));"
+        "print({'jsplit', 'flax', 'helpers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    bottom, own = problem.topology.node["smashed"].segment, state.parties["client"]
+    expected, _ = bottom.apply(own.params["smashed"], {}, None, problem.fields["image"][:5], train=False)
+    np.testing.assert_allclose(np.load(tmp_path / "h.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_missing_field_is_refused():
+    problem = make_problem("vertical", "mlp", "nnx")
+    state = jsplit.fused(problem.topology, optax.sgd(0.1)).init(jax.random.key(0), problem.batch)
+    with pytest.raises(ValueError, match="`fields` lacks `right_field`; it has left_field"):
+        jsplit.export(problem.topology, state, {"left_field": problem.fields["left_field"]})

@@ -1,0 +1,81 @@
+"""The layers of the design: who may import whom, and what `import jsplit` must not bring in."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jsplit
+
+SOURCE = Path(jsplit.__file__).parent
+LAYERS = {
+    "base": set(),
+    "trace": set(),
+    "topology": {"base"},
+    "compress": {"base"},
+    "checkpoint": {"base"},
+    "model": {"base"},
+    "points": {"base", "trace"},
+    "precision": {"base", "model"},
+    "configurations": {"base", "model", "topology"},
+    "whole": {"base", "model", "points", "trace"},
+    "parts": {"base", "points", "trace", "whole"},
+    "split": {"base", "model", "parts", "points", "trace", "whole"},
+    "sketch": {"topology"},
+    "layout": {"sketch", "topology"},
+    "draw": {"layout", "sketch", "topology"},
+    "step": {"base", "topology"},
+    "training": {"base", "step", "topology"},
+    "fused": {"base", "step", "topology", "trace", "training"},
+    "messages": {"base", "step", "topology", "training"},
+    "export": {"base", "topology"},
+}
+OUTSIDE = {"jax", "optax", "numpy"}
+KNOWS = {"model": {"flax"}, "draw": {"matplotlib"}}
+
+
+def imports(file: Path, *, top: bool = False) -> set[str]:
+    """Modules that a file imports; with `top`, only those that importing it brings in."""
+    tree = ast.parse(file.read_text())
+    found = tree.body if top else ast.walk(tree)
+    names = set()
+    for node in found:
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{a.name}" for a in node.names} if node.module == "jsplit" else {str(node.module)}
+    return names
+
+
+FILES = sorted(f for f in SOURCE.rglob("*.py") if f.name != "__init__.py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_a_module_imports_only_the_layers_below_it(file):
+    ours = {n.split(".")[1] for n in imports(file) if n.startswith("jsplit.")}
+    assert ours <= LAYERS[file.stem], f"{file.stem} imports {sorted(ours - LAYERS[file.stem])}"
+
+
+def test_the_layers_have_no_circle():
+    waiting, done = dict(LAYERS), set()
+    while waiting:
+        ready = {n for n, below in waiting.items() if below <= done}
+        assert ready, f"circle among {sorted(waiting)}"
+        done |= ready
+        waiting = {n: b for n, b in waiting.items() if n not in done}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_a_module_knows_only_the_packages_it_may(file):
+    outside = {n.split(".")[0] for n in imports(file)} - {"jsplit"} - sys.stdlib_module_names
+    assert outside <= OUTSIDE | KNOWS.get(file.stem, set())
+    assert not any("_src" in n for n in imports(file)), "only public interfaces"
+
+
+def test_importing_jsplit_imports_no_extra():
+    code = "import jsplit, sys; print({'grpc', 'matplotlib', 'sklearn', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"

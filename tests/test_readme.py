@@ -1,0 +1,33 @@
+"""Every code block of the README runs, in order, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "readme"}
+    blocks = [code for language, code in BLOCKS if language == "python"]
+    assert len(blocks) >= 5
+    for code in blocks:
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["logits"].shape == (64, 2) and names["h"].shape == (64, 16)
+    printed = capsys.readouterr().out
+    assert "hospital" in printed and "cotangent" in printed and "flowchart" in printed
+
+
+def test_the_commands_are_targets_of_the_makefile():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = [line.split("#")[0].split() for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
+    assert commands == [["make", "demo"], ["make", "test"]]
+    assert {c[1] for c in commands} <= targets
+
+
+def test_the_example_is_short():
+    example = next(code for language, code in BLOCKS if language == "python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15

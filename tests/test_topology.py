@@ -1,0 +1,184 @@
+"""A topology is checked when it is built, and what crosses follows from it."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import pytest
+
+import jsplit
+from helpers import CONFIGURATIONS, make_problem
+from jsplit import Loss, Node, Penalty, Topology
+
+plain = jsplit.segment(lambda h: h, inputs=["h"])
+trained = jsplit.segment(lambda w, h: w * h, init=lambda key, h: jnp.ones(()), inputs=["h"])
+
+
+def mean(*x):
+    return sum(jnp.mean(a) for a in x)
+
+
+def chain(**changes):
+    nodes = {
+        "smashed": Node("smashed", trained, "client", ["image"]),
+        "logits": Node("logits", trained, "server", ["smashed"]),
+        "loss": Loss("loss", mean, "server", ["logits", "label"]),
+    }
+    nodes.update(changes)
+    return [n for n in nodes.values() if n is not None]
+
+
+HOLDS = {"client": ["image"], "server": ["label"]}
+
+
+def test_what_crosses_follows_from_who_computes_what():
+    topology = Topology(chain(), HOLDS)
+    assert topology.crossings == (("smashed", "client", "server", True),)
+    assert topology.parties == ("client", "server")
+    assert topology.sinks == ("logits",)
+
+
+def test_nodes_may_be_listed_in_any_order():
+    assert [n.name for n in Topology(chain()[::-1], HOLDS).segments] == ["smashed", "logits"]
+
+
+def test_a_topology_is_hashable_and_equal_to_its_like():
+    assert Topology(chain(), HOLDS) == Topology(chain(), HOLDS)
+    assert hash(Topology(chain(), HOLDS)) == hash(Topology(chain(), HOLDS))
+    assert Topology(chain(), HOLDS) != Topology(chain(), {**HOLDS, "client": ["image", "label"]})
+
+
+def test_a_topology_is_frozen():
+    topology = Topology(chain(), HOLDS)
+    with pytest.raises(AttributeError):
+        topology.nodes = ()
+    with pytest.raises(TypeError):
+        topology.holds["client"] = []
+
+
+def test_a_value_that_depends_on_no_parameter_gets_no_cotangent():
+    topology = Topology(chain(smashed=Node("smashed", plain, "client", ["image"])), HOLDS)
+    assert [c.returns for c in topology.crossings] == [False]
+
+
+def test_a_value_that_reaches_no_loss_gets_no_cotangent():
+    aside = Node("aside", trained, "server", ["smashed"])
+    topology = Topology(
+        chain(
+            logits=Node("logits", trained, "client", ["smashed"]), aside=aside, loss=Loss("loss", mean, "client", ["logits"])
+        ),
+        HOLDS,
+    )
+    assert topology.crossings == (("smashed", "client", "server", False),)
+
+
+def test_the_same_value_crosses_once_to_a_party_that_reads_it_twice():
+    other = Node("other", trained, "server", ["smashed"])
+    assert len(Topology(chain(other=other), HOLDS).crossings) == 1
+
+
+REFUSED = {
+    "reads the field `image`, which only `client` holds": chain(logits=Node("logits", trained, "server", ["image"])),
+    "reads the field `label`, which only `server` holds": chain(loss=Loss("loss", mean, "client", ["logits", "label"])),
+    "node `logits` at `server` reads `smahsed`, which no node produces and no party holds; there are smashed": chain(
+        logits=Node("logits", trained, "server", ["smahsed"])
+    ),
+    "loss `loss` at `server` reads `truth`, which no node produces": chain(loss=Loss("loss", mean, "server", ["truth"])),
+    "circle: `smashed` <- `logits` <- `smashed`": chain(smashed=Node("smashed", trained, "client", ["logits"])),
+    "two nodes are named `smashed`": chain(logits=Node("smashed", trained, "server", ["image"])),
+    "node `image` has the name of a field that `client` holds": chain(logits=Node("image", trained, "server", ["smashed"])),
+    "penalty `p` at `server` reads `smashed`, which `client` makes": chain(p=Penalty("p", mean, "server", ["smashed"])),
+    "reads `smashed.params`, which belongs to `client`": chain(p=Penalty("p", mean, "server", ["smashed.params"])),
+    "reads `loss`, which is a loss": chain(p=Loss("p", mean, "server", ["loss"])),
+    "`nodes` holds no Node": [Loss("loss", mean, "server", ["label"])],
+    "`nodes` must hold Node and Loss, got int": [*chain(), 3],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_computed_is_refused_and_the_culprit_named(message):
+    with pytest.raises(ValueError) as error:
+        Topology(REFUSED[message], HOLDS)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_node_or_loss_is_refused_where_it_is_built():
+    with pytest.raises(ValueError, match="`segment` must be a Segment, got function"):
+        Node("a", mean, "client", ["image"])
+    with pytest.raises(ValueError, match="does not name its inputs, so `inputs` must"):
+        Node("a", jsplit.segment(lambda *x: x), "client")
+    with pytest.raises(ValueError, match="`inputs` must be a list of names, got 'image'"):
+        Node("a", plain, "client", "image")
+    with pytest.raises(ValueError, match="`fn` must be a function, got int"):
+        Loss("a", 3, "client", ["image"])
+    with pytest.raises(ValueError, match="`inputs` is empty"):
+        Loss("a", mean, "client", [])
+
+
+def test_the_repr_tells_who_holds_and_computes_what():
+    text = repr(Topology(chain(p=Penalty("decay", mean, "client", ["smashed.params"])), HOLDS))
+    assert "client  holds image; smashed = segment(image); decay = penalty(smashed.params)" in text
+    assert "server  holds label; logits = segment(smashed); loss = loss(logits, label)" in text
+    assert "smashed: client <-> server" in text
+
+
+CROSSES = {
+    "vanilla": [("smashed", "client", "server")],
+    "u_shaped": [("up", "client", "server"), ("down", "server", "client")],
+    "vertical": [("left", "lab", "server"), ("right", "clinic", "server")],
+    "extended_vanilla": [
+        ("left", "lab", "intermediary"),
+        ("right", "clinic", "intermediary"),
+        ("between", "intermediary", "server"),
+    ],
+    "multitask": [(v, p, s) for v, p in (("left", "lab"), ("right", "clinic")) for s in ("server0", "server1")],
+    "multihop": [("hop1", "one", "two"), ("hop2", "two", "three"), ("hop3", "three", "four")],
+}
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_the_paper_s_configurations_cross_what_the_paper_says(configuration):
+    topology = make_problem(configuration, "mlp", "nnx").topology
+    assert [tuple(c) for c in topology.crossings] == [(*c, True) for c in CROSSES[configuration]]
+
+
+def test_labels_stay_with_the_client_when_u_shaped():
+    topology = make_problem("u_shaped", "mlp", "nnx").topology
+    assert topology.holds["server"] == ()
+    assert not any(n.party == "server" and "label" in n.reads for n in topology.nodes)
+
+
+def hand(name=None):
+    return jsplit.segment(lambda w, h: w * h, init=lambda key, h: jnp.ones(()), inputs=["h"], name=name)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_clients_and_servers(count):
+    bottoms = {f"clinic{i}": hand() for i in range(count)}
+    fields = {f"clinic{i}": [f"image{i}"] for i in range(count)}
+
+    def concatenate(*h):
+        return jnp.concatenate(h, axis=-1)
+
+    vertical = jsplit.vertical(bottoms, hand(), loss=mean, fields=fields, merge=concatenate)
+    assert len(vertical.crossings) == count
+    extended = jsplit.extended_vanilla(bottoms, hand(), hand(), loss=mean, fields=fields, merge=concatenate)
+    assert len(extended.crossings) == count + 1
+    servers = {f"s{i}": hand() for i in range(3)}
+    multitask = jsplit.multitask(bottoms, servers, losses=dict.fromkeys(servers, mean), fields=fields, merge=concatenate)
+    assert len(multitask.crossings) == 3 * count
+    hops = {f"hop{i}": hand() for i in range(count + 1)}
+    assert len(jsplit.multihop(hops, loss=mean, fields=["image"]).crossings) == count
+
+
+def test_wrong_arguments_of_the_configurations_are_refused():
+    with pytest.raises(ValueError, match="at least two parties, got \\['a'\\]"):
+        jsplit.multihop({"a": hand()}, loss=mean)
+    with pytest.raises(ValueError, match="`bottoms` is empty"):
+        jsplit.vertical({}, hand(), loss=mean)
+    with pytest.raises(ValueError, match="`losses` is for \\['b'\\], `tops` for \\['a'\\]"):
+        jsplit.multitask({"c": hand()}, {"a": hand()}, losses={"b": mean})
+    with pytest.raises(ValueError, match="`weights` names `z`"):
+        jsplit.multitask({"c": hand()}, {"a": hand()}, losses={"a": mean}, weights={"z": 1.0})
+    with pytest.raises(ValueError, match="`fields` names `z`, which has no bottom"):
+        jsplit.vertical({"c": hand()}, hand(), loss=mean, fields={"z": ["image"]})
