@@ -15,6 +15,8 @@ SOURCE = Path(jsplit.__file__).parent
 LAYERS = {
     "base": set(),
     "trace": set(),
+    "charts": set(),
+    "macs": {"trace"},
     "topology": {"base"},
     "compress": {"base"},
     "checkpoint": {"base"},
@@ -24,7 +26,7 @@ LAYERS = {
     "configurations": {"base", "model", "topology"},
     "whole": {"base", "model", "points", "trace"},
     "parts": {"base", "points", "trace", "whole"},
-    "split": {"base", "model", "parts", "points", "trace", "whole"},
+    "split": {"base", "macs", "model", "parts", "points", "trace", "whole"},
     "sketch": {"topology"},
     "layout": {"sketch", "topology"},
     "draw": {"layout", "sketch", "topology"},
@@ -33,9 +35,12 @@ LAYERS = {
     "fused": {"base", "step", "topology", "trace", "training"},
     "messages": {"base", "step", "topology", "training"},
     "export": {"base", "topology"},
+    "cost": {"base", "charts", "macs", "step", "topology", "training"},
+    "runs": {"base", "cost"},
+    "plan": {"base", "charts", "cost", "split", "topology", "training"},
 }
 OUTSIDE = {"jax", "optax", "numpy"}
-KNOWS = {"model": {"flax"}, "draw": {"matplotlib"}}
+KNOWS = {"model": {"flax"}, "draw": {"matplotlib"}, "charts": {"matplotlib"}, "cost": {"matplotlib"}, "plan": {"matplotlib"}}
 
 
 def imports(file: Path, *, top: bool = False) -> set[str]:

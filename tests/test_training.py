@@ -61,8 +61,8 @@ def test_a_link_changes_what_crosses_and_the_record_says_so():
     links = {"smashed": (quantize(8), None)}
     _, infos = train(jsplit.messages(problem.topology, optax.sgd(0.1), links=links), problem.batch, 1)
     up, down = infos[0].messages
-    assert up == ("smashed", "activation", "client", "server", (8, 8), jnp.float32, 8 * 8 + 4)
-    assert down == ("smashed", "cotangent", "server", "client", (8, 8), jnp.float32, 8 * 8 * 4)
+    assert up == ("smashed", "activation", "client", "server", (8, 8), jnp.float32, 8 * 8 + 4, 96 + (8 + 8) + 8)
+    assert down == ("smashed", "cotangent", "server", "client", (8, 8), jnp.float32, 8 * 8 * 4, 96 + (8 + 16))
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)

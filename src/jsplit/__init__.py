@@ -1,6 +1,6 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
-from jsplit import compress
+from jsplit import compress, runs
 from jsplit.base import (
     Info,
     Link,
@@ -15,22 +15,27 @@ from jsplit.base import (
 )
 from jsplit.checkpoint import restore, save
 from jsplit.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
+from jsplit.cost import Cost, cost
 from jsplit.draw import figure, mermaid
 from jsplit.export import export
 from jsplit.fused import fused
 from jsplit.messages import messages
 from jsplit.model import segment
+from jsplit.plan import Device, Network, plan
 from jsplit.precision import mixed_precision
 from jsplit.split import CutPoint, cut, cut_points, join, merge, split
 from jsplit.topology import Crossing, Loss, Node, Penalty, Topology
 
 __all__ = [
+    "Cost",
     "Crossing",
     "CutPoint",
+    "Device",
     "Info",
     "Link",
     "Loss",
     "Message",
+    "Network",
     "Node",
     "PartyState",
     "Penalty",
@@ -40,6 +45,7 @@ __all__ = [
     "Trainer",
     "chain",
     "compress",
+    "cost",
     "cut",
     "cut_points",
     "export",
@@ -54,7 +60,9 @@ __all__ = [
     "mixed_precision",
     "multihop",
     "multitask",
+    "plan",
     "restore",
+    "runs",
     "save",
     "segment",
     "split",

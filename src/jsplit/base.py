@@ -139,7 +139,8 @@ class Message(NamedTuple):
         sender, receiver: the two parties.
         shape, dtype: of the value before its link encoded it; tuples of them where the value holds
             several arrays.
-        bytes: size of the payload that crossed, after the link, without any frame around it.
+        bytes: size of the payload that crossed, after the link.
+        frame: bytes around it on a network, see `frame_bytes`; nothing in one process.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Message(NamedTuple):
     shape: tuple
     dtype: Any
     bytes: int
+    frame: int
 
 
 class PartyState(NamedTuple):
@@ -211,6 +213,26 @@ class Trainer(NamedTuple):
 def shapes_of(tree: PyTree) -> PyTree:
     """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def nbytes(tree: PyTree) -> int:
+    """The size of a pytree of arrays, or of their shapes; a PRNG key counts as what it is made of."""
+
+    def size(x: Any) -> int:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.eval_shape(jax.random.key_data, x)
+        return x.size * x.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))
+
+
+def frame_bytes(payload: PyTree) -> int:
+    """The size of the frame around a message: which message it is, and the dtype and shape of each of its arrays.
+
+    96 bytes (protocol and version, run, epoch, sender, receiver, step, micro-batch, kind, value, sizes, checksum), and for each
+    array 8 and 8 for each axis. What gRPC, TLS and TCP add below is not counted.
+    """
+    return 96 + sum(8 + 8 * len(x.shape) for x in jax.tree.leaves(payload))
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:

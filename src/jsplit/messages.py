@@ -16,10 +16,10 @@ from jsplit.base import Info, Message, PyTree, Trainer, TrainState
 from jsplit.step import (
     Name,
     Op,
-    Packet,
     Wire,
     accumulate_ops,
     inference_ops,
+    message_of,
     total,
     training_ops,
     turns,
@@ -82,12 +82,7 @@ class Compiled:
         """What the message is, worked out once for each shape of what is sent."""
         at = (wire, *[(x.shape, x.dtype) for x in jax.tree.leaves(sent)])
         if at not in self.records:
-            payload, like = (sent.payload, sent.like) if isinstance(sent, Packet) else (sent, sent)
-            arrays = jax.tree.leaves(like)
-            shapes, dtypes = tuple(x.shape for x in arrays), tuple(x.dtype for x in arrays)
-            shape, dtype = (shapes[0], dtypes[0]) if len(arrays) == 1 else (shapes, dtypes)
-            size = sum(x.nbytes for x in jax.tree.leaves(payload))
-            self.records[at] = Message(wire.what, wire.kind, wire.sender, wire.receiver, shape, dtype, size)
+            self.records[at] = message_of(wire, sent)
         return self.records[at]
 
 

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
+from jax.extend.core import Literal, Var
 
-from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, node_key
+from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, nbytes, node_key
+from jsplit.macs import count
 from jsplit.model import overlay, segment, tag_arrays
 from jsplit.parts import Part, divide
 from jsplit.points import separating
@@ -53,6 +54,8 @@ class CutPoint(NamedTuple):
         params: number of parameters on the input's side.
         param_bytes: their size in bytes.
         bytes_per_example: size of the value, for one example.
+        forward_macs, backward_macs: multiply-accumulates on the input's side for one example (at the batch size of the
+            example given), forward and back to all its parameters; see `jsplit.macs`.
     """
 
     name: str
@@ -61,6 +64,13 @@ class CutPoint(NamedTuple):
     params: int
     param_bytes: int
     bytes_per_example: int
+    forward_macs: float
+    backward_macs: float
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a training step on the input's side for one example, two for each multiply-accumulate."""
+        return 2 * (self.forward_macs + self.backward_macs)
 
 
 def cut_points(
@@ -83,10 +93,10 @@ def cut_points(
     traces = whole.both()
     train, infer = (separating(t.flat, *t.ends(whole.shared)) for t in traces)
     last = {p.origin: name for name, p in train.items()}
-    count = [Counter(p.family for p in points.values()) for points in (train, infer)]
+    families = [Counter(p.family for p in points.values()) for points in (train, infer)]
     found = []
     for name, point in train.items():
-        if name not in last.values() or name not in infer or count[0][point.family] != count[1][point.family]:
+        if name not in last.values() or name not in infer or families[0][point.family] != families[1][point.family]:
             continue  # a name must mean the same place in both modes
         pair = (point.variable, infer[name].variable)
         try:
@@ -96,8 +106,9 @@ def cut_points(
         params = [whole.params.shapes[i] for i in parts[name].params]
         one, same = (jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in map(shape_of, pair))
         if one == same:
-            size = sum(p.size for p in params), sum(p.size * p.dtype.itemsize for p in params)
-            found.append(CutPoint(name, one.shape, one.dtype, *size, one.size * one.dtype.itemsize))
+            piece, weights = backward_slice(traces[0].flat, [point.variable]), traces[0].weights
+            work = (n / whole.batch for n in count((e.eqn for e in piece.equations), weights))
+            found.append(CutPoint(name, one.shape, one.dtype, sum(p.size for p in params), nbytes(params), nbytes(one), *work))
     return found
 
 
@@ -206,18 +217,21 @@ def make_segment(whole: Whole, start: Initial, name: str, part: Part) -> Segment
     return Segment(init, apply, tuple(part.inputs), name, trainable=bool(part.params), shares_key=True)
 
 
-def restrict(flat: Flat, outs: Sequence[Atom]) -> Callable[[jax.Array], list]:
-    """The part of an initialiser that computes `outs`, holding no array that it does not need."""
-    piece = backward_slice(flat, outs)
-    read = {v for e in piece.equations for v in e.reads} | {v for v in outs if isinstance(v, Var)}
+def restrict(flat: Flat, outs: Sequence[Atom | jax.ShapeDtypeStruct]) -> Callable[[jax.Array], list]:
+    """The part of an initialiser that gives `outs`, holding no array that it does not need."""
+    atoms = [v for v in outs if not isinstance(v, jax.ShapeDtypeStruct)]
+    piece = backward_slice(flat, atoms)
+    read = {v for e in piece.equations for v in e.reads} | {v for v in atoms if isinstance(v, Var)}
     own = flat._replace(consts={v: x for v, x in flat.consts.items() if v in read}, equations=[], outvars=[])
-    computed = [v for v in outs if not (isinstance(v, Var) and v in own.consts)]
+    known = {v: own.consts[v] for v in atoms if isinstance(v, Var) and v in own.consts}
+    known |= {v: v for v in outs if isinstance(v, jax.ShapeDtypeStruct)}  # what has no value stands for itself
+    computed = [v for v in atoms if isinstance(v, Literal) or v not in known]
     variable = flat.invars[0]
     run = jax.jit(lambda key: evaluate(own, piece.equations, computed, {variable: key}))
 
     def start(key: jax.Array) -> list:
         results = iter(run(key) if computed else ())
-        return [own.consts[v] if isinstance(v, Var) and v in own.consts else next(results) for v in outs]
+        return [next(results) if isinstance(v, Literal) or v not in known else known[v] for v in outs]
 
     return start
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, PyTree, node_key, shapes_of
+from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, shapes_of
 from jsplit.topology import Loss, Node, Topology
 
 SUM = "sum of "
@@ -77,6 +77,16 @@ class Packet:
     @classmethod
     def tree_unflatten(cls, known, children):
         return cls(children[0], known[1].unflatten(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in known[0]))
+
+
+def message_of(wire: Wire, sent: PyTree) -> Message:
+    """The record of a message; of what is sent only shapes and dtypes matter."""
+    payload, like = (sent.payload, sent.like) if isinstance(sent, Packet) else (sent, sent)
+    arrays = jax.tree.leaves(like)
+    shapes, dtypes = tuple(x.shape for x in arrays), tuple(x.dtype for x in arrays)
+    shape, dtype = (shapes[0], dtypes[0]) if len(arrays) == 1 else (shapes, dtypes)
+    ends = wire.sender, wire.receiver
+    return Message(wire.what, wire.kind, *ends, shape, dtype, nbytes(payload), frame_bytes(payload))
 
 
 @jax.tree_util.register_pytree_node_class

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, shapes_of
 from jsplit.step import SUM, Config, Name, accumulate_ops, execute, inexact, training_ops, wires
-from jsplit.topology import Topology
+from jsplit.topology import Node, Topology
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]
@@ -74,8 +76,7 @@ def initial_state(config: Config, key: jax.Array | int, batch: Mapping[str, PyTr
     for n in topology.segments:
         own = node_key(key, n.name, n.segment)
         inputs = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), values[i]) for i in n.reads]
-        # copies: the state is donated step by step, and these arrays may be the user's own
-        first = jax.tree.map(lambda x: jnp.array(x, copy=True), n.segment.init(own, *inputs))
+        first = jax.tree.map(partial(fresh, n, isinstance(key, Tracer)), n.segment.init(own, *inputs))
         params[n.party][n.name], state[n.party][n.name] = first
         values[n.name] = jax.eval_shape(lambda *a, n=n: n.segment.apply(*a)[0], *first, own, *inputs)
         if n.name in topology.trained & topology.objective and not inexact(values[n.name]).leaves:
@@ -96,6 +97,23 @@ def initial_state(config: Config, key: jax.Array | int, batch: Mapping[str, PyTr
         )
         for p in topology.parties
     })  # fmt: skip
+
+
+def fresh(node: Node, shapes_only: bool, x: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    """A first value as a copy: the state is donated step by step, and the array may be the user's own."""
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return jnp.array(x, copy=True)
+    if not shapes_only:
+        raise ValueError(
+            f"node `{node.name}` at `{node.party}`: its model has shapes but no values (of `nnx.eval_shape`), so it can be "
+            "divided and costed, but not trained."
+        )
+    return jnp.zeros(x.shape, x.dtype)
+
+
+def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:
+    """The shapes and dtypes of every party's first state. Computes nothing and allocates no weights."""
+    return jax.eval_shape(lambda key: initial_state(config, key, batch), jax.eval_shape(jax.random.key, 0))
 
 
 def check_batch(topology: Topology, batch: Mapping[str, PyTree], needed: set[str], microbatches: int = 1) -> int:

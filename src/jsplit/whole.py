@@ -57,6 +57,11 @@ class Traced(NamedTuple):
     def values(self) -> dict[str, Value]:
         return {**self.cuts, **self.outputs}
 
+    @property
+    def weights(self) -> list[Var]:
+        """The variables of all parameters that can be trained."""
+        return [v for v, s in self.sources.items() if s.kind == "params" and jnp.issubdtype(shape_of(v).dtype, jnp.inexact)]
+
     def ends(self, shared: Collection[str] = ()) -> tuple[list[Var], list[Atom]]:
         """The variables of all inputs that are not `shared`, and those of all outputs."""
         fields = [v for v, s in self.sources.items() if s.kind == "field" and s.which not in shared]
@@ -100,20 +105,15 @@ def dotted(path: Path) -> str:
 class Initial(NamedTuple):
     """How a model starts: the equations of its `init`, and the leaves of what that returns.
 
-    It alone holds arrays (the values that an nnx module has); a `Whole` does not refer to it.
+    It alone holds arrays (the values that an nnx module has); a `Whole` does not refer to it. A leaf that has a shape
+    but no value stands for itself among the atoms.
     """
 
     flat: Flat
     params: Leaves
     state: Leaves
-
-    @property
-    def params_atoms(self) -> Sequence[Atom]:
-        return self.flat.outvars[: len(self.params.paths)]
-
-    @property
-    def state_atoms(self) -> Sequence[Atom]:
-        return self.flat.outvars[len(self.params.paths) :]
+    params_atoms: list[Atom | jax.ShapeDtypeStruct]
+    state_atoms: list[Atom | jax.ShapeDtypeStruct]
 
 
 def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
@@ -123,12 +123,14 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
 
     def start(key):
         leaves[:] = map(by_path, model.init(key, *zeros))
-        return [x for part in leaves for x in part.shapes]
+        return [x for part in leaves for x in part.shapes if not isinstance(x, jax.ShapeDtypeStruct)]
 
     flat = flatten(jax.make_jaxpr(start)(jax.eval_shape(jax.random.key, 0)))
-    shapes = iter([shape_of(v) for v in flat.outvars])
-    params, state = (Leaves(part.paths, [next(shapes) for _ in part.paths], part.structure) for part in leaves)
-    return Initial(flat, params, state)
+    outs = iter(flat.outvars)
+    atoms = [[x if isinstance(x, jax.ShapeDtypeStruct) else next(outs) for x in part.shapes] for part in leaves]
+    shapes = [[x if isinstance(x, jax.ShapeDtypeStruct) else shape_of(x) for x in part] for part in atoms]
+    params, state = (Leaves(p.paths, s, p.structure) for p, s in zip(leaves, shapes, strict=True))
+    return Initial(flat, params, state, *atoms)
 
 
 class Whole:

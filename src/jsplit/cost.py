@@ -1,0 +1,309 @@
+"""What a training step costs each party, before anything runs: arithmetic, bytes sent, memory kept.
+
+Every operation of the walk is traced on shapes alone, so a network of any size is costed in seconds and
+no weight is allocated. The numbers are those of the functions that an interpreter would run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.extend.core import Jaxpr, Var
+
+from jsplit import charts
+from jsplit.base import Link, Message, PyTree, TrainState, batch_of, nbytes, shapes_of
+from jsplit.macs import macs
+from jsplit.step import Config, Name, Op, Wire, accumulate_ops, message_of, training_ops, turns, update_ops
+from jsplit.topology import Topology
+from jsplit.training import Optimizers, configure, initial_shapes, place, places_of, together, zero_sums
+
+if TYPE_CHECKING:
+    pass
+
+MODES = ("residuals", "recompute")
+
+
+class Work(NamedTuple):
+    """Arithmetic, by two conventions.
+
+    Attributes:
+        macs: multiply-accumulates of matrix products and convolutions, counted from the jaxpr; see `jsplit.macs`.
+        flops: floating-point operations by XLA's cost analysis of the lowered function, before it is optimised: two for
+            a multiply-accumulate, one for each elementwise operation. XLA leaves out padding, and counts the body of a
+            loop once.
+    """
+
+    macs: int
+    flops: float
+
+    def __add__(self, other: Any) -> Work:
+        return Work(self.macs + other.macs, self.flops + other.flops)
+
+    def times(self, n: float) -> Work:
+        return Work(self.macs * n, self.flops * n)  # type: ignore[arg-type]
+
+
+NOTHING = Work(0, 0.0)
+
+
+class PartyCost(NamedTuple):
+    """What one step costs one party.
+
+    Attributes:
+        forward: work of the forward pass.
+        backward: work of the backward pass, by backward mode; `"recompute"` holds a forward pass once more.
+        other: work of losses and penalties with their derivatives, links, and the optimizer.
+        sent, received: bytes of messages, payloads after their links and frames.
+        params, statistics, optimizer: bytes of memory that lasts.
+        activations: bytes that are kept from the forward to the backward pass (of one micro-batch), by backward
+            mode: residuals, and the fields and messages among them. Gradients and scratch space are not counted.
+    """
+
+    forward: Work
+    backward: Mapping[str, Work]
+    other: Work
+    sent: int
+    received: int
+    params: int
+    statistics: int
+    optimizer: int
+    activations: Mapping[str, int]
+
+    def work(self, backward: str = "residuals") -> Work:
+        """All arithmetic of a step in one backward mode."""
+        return self.forward + self.backward[backward] + self.other
+
+    def memory(self, backward: str = "residuals") -> int:
+        """All bytes in one backward mode."""
+        return self.params + self.statistics + self.optimizer + self.activations[backward]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one training step costs.
+
+    Attributes:
+        batch: records in the step.
+        parties: what it costs each.
+        messages: every message of the step in order, equal to `info.messages` of a step that `jsplit.messages` runs.
+        state: the shapes of every party's state.
+    """
+
+    batch: int
+    parties: Mapping[str, PartyCost]
+    messages: tuple[Message, ...]
+    state: TrainState = field(repr=False, compare=False)
+    again: Callable[[int], Cost] = field(repr=False, compare=False)
+
+    def at(self, batch: int) -> Cost:
+        """The cost of a step of another size."""
+        return self if batch == self.batch else self.again(batch)
+
+    @property
+    def total(self) -> PartyCost:
+        """Over all parties; the work is that of the whole model."""
+        return add(self.parties.values())
+
+    def to_json(self) -> str:
+        """All of it as a JSON object."""
+        messages = [{**m._asdict(), "shape": plain(m.shape), "dtype": plain(m.dtype)} for m in self.messages]
+        return json.dumps({"batch": self.batch, "parties": plain(self.parties), "messages": messages}, indent=1)
+
+    def figure(self, backward: str = "residuals") -> Figure:
+        """Bars by party: arithmetic, bytes of a step, and memory in one backward mode."""
+        parties = self.parties.items()
+        work = {
+            n: {"forward": p.forward.macs, "backward": p.backward[backward].macs, "other": p.other.macs} for n, p in parties
+        }
+        sizes = {
+            n: {"parameters": p.params + p.statistics, "optimizer": p.optimizer, "activations": p.activations[backward]}
+            for n, p in parties
+        }
+        messages = {n: {"sent": p.sent, "received": p.received} for n, p in parties}
+        title = f"memory, bytes ({backward})"
+        return charts.bars({"multiply-accumulates": work, "messages, bytes": messages, title: sizes})
+
+    def __str__(self) -> str:
+        columns = [
+            "party",
+            "forward",
+            "backward",
+            "recompute",
+            "other",
+            "sent",
+            "received",
+            "params",
+            "optimizer",
+            "kept",
+            "kept, recompute",
+        ]
+        rows = []
+        for name, p in [*self.parties.items(), ("total", self.total)]:
+            work = [p.forward, *(p.backward[m] for m in MODES), p.other]
+            sizes = [p.sent, p.received, p.params + p.statistics, p.optimizer, *(p.activations[m] for m in MODES)]
+            rows.append([name, *(f"{si(w.macs)} / {si(w.flops)}" for w in work), *(f"{si(b)}B" for b in sizes)])
+        head = f"one step of {self.batch} records; work in multiply-accumulates / FLOPs by XLA"
+        return "\n".join([head, *aligned(columns, rows)])
+
+
+def cost(
+    topology: Topology,
+    batch: Mapping[str, PyTree],
+    *,
+    optimizer: Optimizers | None = None,
+    links: Mapping[str, Link | tuple[Link | None, Link | None]] | None = None,
+    microbatches: int = 1,
+) -> Cost:
+    """What one training step costs each party, from shapes alone.
+
+    Its messages equal those that `jsplit.messages` records, and its work, summed over parties, is the whole model's.
+
+    Args:
+        topology: who computes what. Its segments may come from a model without values (`nnx.eval_shape`).
+        batch: the fields, arrays or `jax.ShapeDtypeStruct`, each [batch, ...].
+        optimizer, links, microbatches: as for `jsplit.fused`; without an optimizer, plain SGD, which keeps nothing.
+
+    Returns:
+        A `Cost`: by party, for both backward modes. `print` shows a table, `figure` draws bars.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+
+    def configured(mode: str) -> Config:
+        return configure(topology, optax.sgd(1.0) if optimizer is None else optimizer, links, mode, microbatches)
+
+    shapes = {name: shapes_of(x) for name, x in batch.items()}
+    state = initial_shapes(configured(MODES[0]), shapes)
+    walks = {mode: Walk(configured(mode), state, shapes) for mode in MODES}
+    first, sent = walks[MODES[0]], walks[MODES[0]].messages
+
+    def party(name: str) -> PartyCost:
+        own = state.parties[name]
+        return PartyCost(
+            forward=first.work(name, "forward"),
+            backward={mode: walk.work(name, "backward") for mode, walk in walks.items()},
+            other=first.work(name, "other"),
+            sent=sum(m.bytes + m.frame for m in sent if m.sender == name),
+            received=sum(m.bytes + m.frame for m in sent if m.receiver == name),
+            params=nbytes(own.params),
+            statistics=nbytes(own.state),
+            optimizer=nbytes(own.optimizer),
+            activations={mode: walk.kept(name) for mode, walk in walks.items()},
+        )
+
+    def again(size: int) -> Cost:
+        resized = {n: jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), s) for n, s in shapes.items()}
+        return cost(topology, resized, optimizer=optimizer, links=links, microbatches=microbatches)
+
+    return Cost(batch_of(shapes), {p: party(p) for p in topology.parties}, tuple(sent), state, cache(again))
+
+
+class Traced(NamedTuple):
+    """One operation on shapes: its work in a step, and the size of each array that it leaves for the backward pass."""
+
+    op: Op
+    kind: str
+    work: Work
+    kept: Mapping[Any, int]
+
+
+class Walk:
+    """A training step traced operation by operation on shapes: the work, what is kept, and what is sent."""
+
+    def __init__(self, config: Config, state: TrainState, batch: Mapping[str, PyTree]):
+        self.traced: list[Traced] = []
+        self.messages: list[Message] = []
+        count = config.microbatches
+        part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // count, *x.shape[1:]), x.dtype), dict(batch))
+        self.env: dict[Name | Wire, PyTree] = {**together(place(places_of(config), state, part))}
+        ops = training_ops(config)
+        if count > 1:
+            self.env |= {Name(p, "micro"): jax.ShapeDtypeStruct((), jnp.int32) for p in config.topology.parties}
+            self.env |= jax.eval_shape(lambda env: zero_sums(config, env), self.env)  # type: ignore[operator]
+            ops += accumulate_ops(config)
+        for turn in turns(ops, ()):  # the order in which parties that exchange messages run them
+            for op in turn.ops:
+                self.trace(op, count)
+        self.messages *= count
+        for op in update_ops(config):
+            self.trace(op, 1)
+
+    def trace(self, op: Op, times: int) -> None:
+        traced = jax.jit(op.run).trace(*[self.env[r] for r in op.reads])
+        results = [shapes_of(x) for x in traced.out_info]
+        self.env.update(zip(op.writes, results, strict=True))
+        verb = op.label.partition(" ")[0]
+        flops = (traced.lower().cost_analysis() or {}).get("flops", 0.0)  # type: ignore[union-attr]
+        work = Work(macs(traced.jaxpr.jaxpr), flops).times(times)
+        kind = verb if verb in ("forward", "backward") else "other"
+        self.traced.append(Traced(op, kind, work, self.left(op, traced.jaxpr.jaxpr, results)))
+        self.messages += [message_of(name, x) for name, x in zip(op.writes, results, strict=True) if isinstance(name, Wire)]
+
+    def left(self, op: Op, jaxpr: Jaxpr, results: Sequence[PyTree]) -> dict[Any, int]:
+        """What the vjp that `op` leaves holds, each array once; without parameters and statistics, which last anyway."""
+        places = [(r, i) for r in op.reads for i in range(len(jax.tree.leaves(self.env[r])))]
+        origin: dict[Any, Any] = dict(zip(jaxpr.invars, places, strict=True))
+        outs, left = iter(jaxpr.outvars), {}
+        for name, result in zip(op.writes, results, strict=True):
+            own = list(islice(outs, len(jax.tree.leaves(result))))
+            for v in own if name.kind == "vjp" else ():
+                read, _ = origin.get(v, (None, 0))
+                if isinstance(v, Var) and (read is None or read.kind == "value"):
+                    left[origin.get(v, v)] = nbytes(v.aval)
+        return left
+
+    def work(self, party: str, kind: str) -> Work:
+        return sum((t.work for t in self.traced if t.op.party == party and t.kind == kind), NOTHING)
+
+    def kept(self, party: str) -> int:
+        return sum({k: size for t in self.traced if t.op.party == party for k, size in t.kept.items()}.values())
+
+
+def add(parties: Iterable[PartyCost]) -> PartyCost:
+    """The sums of all that the parties have."""
+
+    def total(*values: Any) -> Any:
+        first = values[0]
+        if isinstance(first, Mapping):
+            return {mode: total(*(v[mode] for v in values)) for mode in first}
+        return sum(values[1:], first)
+
+    return PartyCost(*map(total, *parties))
+
+
+def plain(x: Any) -> Any:
+    """The same as JSON has it."""
+    if isinstance(x, tuple) and hasattr(x, "_asdict"):
+        return {k: plain(v) for k, v in x._asdict().items()}  # type: ignore[attr-defined]
+    if isinstance(x, Mapping):
+        return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, (tuple, list)):
+        return [plain(v) for v in x]
+    return x if isinstance(x, (int, float, str)) or x is None else str(x)
+
+
+def si(x: float) -> str:
+    """A number with a decimal prefix, four digits: `1.234 M`."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(x) < 999.95 or prefix == "P":
+            return f"{x:.4g} {prefix}" if prefix else f"{x:.4g} "
+        x /= 1000
+    return ""
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return [
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in (columns, *rows)
+    ]

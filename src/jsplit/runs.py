@@ -1,0 +1,221 @@
+"""What a whole training run costs each client: split learning in turns, federated averaging, large-batch SGD.
+
+All three follow from the cost of one step, by formulas that `docs/cost.md` derives: who computes what how often, and
+what is sent how often. Nothing runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jsplit.base import PyTree, frame_bytes, nbytes
+from jsplit.cost import NOTHING, Cost, PartyCost, Work, aligned, plain, si
+
+HANDOFFS = ("peer", "server", "none")
+
+
+class ClientRun(NamedTuple):
+    """What a run costs one client.
+
+    Attributes:
+        records: that it holds.
+        steps: in which it takes part.
+        work: its arithmetic.
+        sent, received: bytes, frames and weights included.
+        weights: of these, both ways, the bytes that carry weights or their gradients.
+        memory: the most bytes that it holds at once, gradients and scratch space aside.
+    """
+
+    records: int
+    steps: int
+    work: Work
+    sent: int
+    received: int
+    weights: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What a run costs.
+
+    Attributes:
+        algorithm: and how it was set.
+        clients: what it costs each client.
+        server: work, sent and received bytes of all that are no clients.
+    """
+
+    algorithm: str
+    clients: tuple[ClientRun, ...]
+    server: tuple[Work, int, int]
+
+    @property
+    def mean(self) -> Mapping[str, float]:
+        """Of one client, on average: `macs`, `flops`, `sent`, `received`, `bytes` (both ways), `weights`, `memory`."""
+        n = len(self.clients)
+        sums = {what: sum(getattr(c, what) for c in self.clients) for what in ("sent", "received", "weights", "memory")}
+        sums |= {what: sum(getattr(c.work, what) for c in self.clients) for what in ("macs", "flops")}
+        return {what: x / n for what, x in (sums | {"bytes": sums["sent"] + sums["received"]}).items()}
+
+    def to_json(self) -> str:
+        """All of it as a JSON object."""
+        server = dict(zip(("work", "sent", "received"), map(plain, self.server), strict=True))
+        return json.dumps({"algorithm": self.algorithm, "clients": plain(self.clients), "server": server}, indent=1)
+
+    def __str__(self) -> str:
+        return table([self])
+
+
+def table(runs: Sequence[RunCost]) -> str:
+    """Several runs, a line each: what one client pays on average."""
+    columns = ["on average, a client of", "steps", "MACs", "FLOPs", "sent", "received", "of it weights", "memory"]
+    rows = []
+    for r in runs:
+        m, steps = r.mean, sum(c.steps for c in r.clients) / len(r.clients)
+        sizes = [f"{si(m[what])}B" for what in ("sent", "received", "weights", "memory")]
+        rows.append([r.algorithm, f"{steps:g}", si(m["macs"]), si(m["flops"]), *sizes])
+    return "\n".join(aligned(columns, rows))
+
+
+def take_turns(
+    cost: Cost,
+    records: Sequence[int],
+    *,
+    client: str | Sequence[str],
+    epochs: int = 1,
+    handoff: str = "peer",
+    backward: str = "residuals",
+) -> RunCost:
+    """Split learning, one client after another: in each epoch every client takes its steps with the server, then hands over.
+
+    Args:
+        cost: of one step, of the batch size to be used; a client's last step of an epoch takes the records that are left.
+        records: how many each client holds.
+        client: the party that is there once for every client, or the parties, where a client is a site of several.
+        epochs: passes over all data.
+        handoff: how what the client's side has learned gets from one client to the next, parameters, statistics and
+            optimizer state: `"peer"` sends it straight, `"server"` up and down again; with `"none"` each keeps its own.
+        backward: mode.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+
+    References:
+        Gupta and Raskar, `Distributed learning of deep neural network over multiple agents
+        <https://arxiv.org/abs/1810.06060>`_, 2018; Singh et al., `Detailed comparison of communication efficiency of split
+        learning and federated learning <https://arxiv.org/abs/1909.09145>`_, 2019.
+    """
+    mine = (client,) if isinstance(client, str) else tuple(client)
+    check(records, epochs=epochs)
+    if unknown := [p for p in mine if p not in cost.parties]:
+        raise ValueError(f"`client` names the party `{unknown[0]}`, which is not one of {', '.join(cost.parties)}.")
+    if handoff not in HANDOFFS:
+        raise ValueError(f"`handoff` must be one of {', '.join(HANDOFFS)}, got {handoff!r}.")
+    others = [p for p in cost.parties if p not in mine]
+    weights = 0 if handoff == "none" or len(records) == 1 else sum(size_of(cost.state.parties[p][:3]) for p in mine)
+    clients, server = [], [NOTHING, 0, 0]
+    for k, n in enumerate(records):
+        steps = epoch(cost, n)
+        work, sent, received = exchange(mine, steps, backward, epochs)
+        out = epochs - (k == len(records) - 1)  # the last turn of all hands nothing over
+        back = epochs - (k == 0)  # and the first starts from the seed
+        memory = max(sum(c.parties[p].memory(backward) for p in mine) for c, _ in steps)
+        count = epochs * sum(times for _, times in steps)
+        clients.append(
+            ClientRun(n, count, work, sent + out * weights, received + back * weights, (out + back) * weights, memory)
+        )
+        theirs = exchange(others, steps, backward, epochs)
+        server = [a + b for a, b in zip(server, theirs, strict=True)]
+    if handoff == "server":
+        relayed = (epochs * len(records) - 1) * weights
+        server = [server[0], server[1] + relayed, server[2] + relayed]
+    return RunCost(f"split learning, hand-off {handoff}", tuple(clients), tuple(server))  # type: ignore[arg-type]
+
+
+def fedavg(
+    cost: Cost, records: Sequence[int], *, rounds: int = 1, epochs: int = 1, backward: str = "residuals"
+) -> RunCost:  # fmt: skip
+    """Federated averaging of the whole model: every round each client receives it, trains it on its own, and sends it back.
+
+    Args:
+        cost: of one step of any topology of the model; the client runs all its parts.
+        records: how many each client holds.
+        rounds: of averaging; `epochs`: passes over a client's data in each.
+        backward: mode.
+
+    References:
+        McMahan et al., `Communication-efficient learning of deep networks from decentralized data
+        <https://arxiv.org/abs/1602.05629>`_, 2017, Algorithm 1, with all clients in every round.
+    """
+    check(records, rounds=rounds, epochs=epochs)
+    weights = size_of([(p.params, p.state) for p in cost.state.parties.values()])
+    clients = []
+    for n in records:
+        work, memory, steps = alone(cost, n, backward, rounds * epochs)
+        clients.append(ClientRun(n, steps, work, rounds * weights, rounds * weights, 2 * rounds * weights, memory))
+    moved = rounds * len(records) * weights
+    return RunCost(f"federated averaging, {rounds} rounds", tuple(clients), (NOTHING, moved, moved))
+
+
+def large_batch_sgd(cost: Cost, records: Sequence[int], *, epochs: int = 1, backward: str = "residuals") -> RunCost:
+    """Synchronous SGD: in every step each client sends the gradient on a batch of its own and receives the new weights.
+
+    Args:
+        cost: of one step of any topology of the model, of the batch size of one client.
+        records: how many each client holds.
+        epochs: passes over all data.
+        backward: mode.
+
+    References:
+        Chen et al., `Revisiting distributed synchronous SGD <https://arxiv.org/abs/1604.00981>`_, 2016.
+    """
+    check(records, epochs=epochs)
+    weights = size_of([p.params for p in cost.state.parties.values()])
+    clients = []
+    for n in records:
+        work, memory, steps = alone(cost, n, backward, epochs)
+        clients.append(ClientRun(n, steps, work, steps * weights, steps * weights, 2 * steps * weights, memory))
+    moved = sum(c.sent for c in clients)
+    return RunCost("large-batch SGD", tuple(clients), (NOTHING, moved, moved))
+
+
+def check(records: Sequence[int], **positive: int) -> None:
+    if not records or not all(n > 0 for n in records):
+        raise ValueError(f"`records` must list a positive number for every client, got {list(records)[:8]}.")
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be a positive integer, got {value}.")
+
+
+def epoch(cost: Cost, records: int) -> list[tuple[Cost, int]]:
+    """The steps of one pass over a client's records: the cost of one of each size, and how many."""
+    full, left = divmod(records, cost.batch)
+    return [(cost.at(size), times) for size, times in ((cost.batch, full), (left, 1)) if size and times]
+
+
+def exchange(
+    parties: Sequence[str], steps: Sequence[tuple[Cost, int]], backward: str, epochs: int
+) -> tuple[Work, int, int]:  # fmt: skip
+    """Work, bytes sent and bytes received of some parties in some epochs; what they send each other counts on both sides."""
+    work, sent, received = NOTHING, 0, 0
+    for c, times in steps:
+        for p in (c.parties[name] for name in parties):
+            work += p.work(backward).times(epochs * times)
+            sent, received = sent + epochs * times * p.sent, received + epochs * times * p.received
+    return work, sent, received
+
+
+def alone(cost: Cost, records: int, backward: str, epochs: int) -> tuple[Work, int, int]:
+    """Work, memory and steps of a client that trains the whole model."""
+    steps = epoch(cost, records)
+    work, _, _ = exchange(list(cost.parties), steps, backward, epochs)
+    whole: list[PartyCost] = [c.total for c, _ in steps]
+    return work, max(w.memory(backward) for w in whole), epochs * sum(times for _, times in steps)
+
+
+def size_of(payload: PyTree) -> int:
+    """Bytes of one message that carries weights."""
+    return nbytes(payload) + frame_bytes(payload)
