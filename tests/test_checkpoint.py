@@ -91,6 +91,46 @@ def test_a_file_of_another_party_model_or_step_is_refused(tmp_path):
         jsplit.restore(tmp_path, ahead)
 
 
+def test_names_with_slashes_never_share_a_place(tmp_path):
+    params = {"enc": {"out": jnp.ones(2)}, "enc/out": jnp.zeros(2), "a%2Fb": jnp.ones(1), "a/b": jnp.zeros(1)}
+    own = jsplit.PartyState(params, {}, (), {}, jax.random.key(0), jnp.int32(0))
+    names = ("\u533b" * 60, "\u533b" * 59 + "\u9662")
+    state = jsplit.TrainState(dict.fromkeys(names, own))
+    assert len({*jsplit.save(tmp_path, state)}) == 2
+    assert bits(jsplit.restore(tmp_path, state)) == bits(state)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-40], lambda b: b"", lambda b: b"a text", lambda b: b[:200] + b"?" * 50 + b[250:]]
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
+    _, _, state = trained(steps=0)
+    (file, *_) = jsplit.save(tmp_path, state)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=f"{file.name} is not a whole jsplit checkpoint") as error:
+        jsplit.restore(tmp_path, state)
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path):
+    _, trainer, state = trained(steps=0)
+    jsplit.save(tmp_path, state)
+    other = {p: s._replace(key=jax.random.key(0, impl="rbg")) for p, s in state.parties.items()}
+    with pytest.raises(ValueError, match="`key` is key<fry>, expected key<rbg>"):
+        jsplit.restore(tmp_path, jsplit.TrainState(other))
+
+
+def test_a_run_whose_optimizer_widens_its_memory_is_restored(tmp_path):
+    narrow = jsplit.segment(lambda w, x: x @ w, init=lambda key, x: jnp.ones((4, 3), jnp.bfloat16), inputs=["x"])
+    loss = jsplit.Loss("loss", lambda h: h**2, "lab", ["h"])
+    topology = jsplit.Topology([jsplit.Node("h", narrow, "lab"), loss], {"lab": ["x"]})
+    optimizer = optax.inject_hyperparams(optax.adam)(optax.constant_schedule(0.1))
+    trainer, batch = jsplit.fused(topology, optimizer), {"x": np.ones((2, 4), jnp.bfloat16)}
+    state, _ = trainer.step(trainer.init(0, batch), batch)
+    jsplit.save(tmp_path, state)
+    assert bits(jsplit.restore(tmp_path, trainer.init(0, batch))) == bits(state)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     _, _, state = trained(steps=0)
     (file, *_) = jsplit.save(tmp_path, state)
@@ -103,6 +143,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         jsplit.save(tmp_path, state)
     assert file.read_bytes() == before
+    assert sorted(f.suffix for f in tmp_path.iterdir()) == [".npz", ".npz"]
 
 
 def test_the_header_says_what_the_file_is(tmp_path):

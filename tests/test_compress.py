@@ -118,7 +118,10 @@ def test_packing_and_unpacking_are_inverse(bits, seed, count):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="`bits` must lie in 2..8, got 9"):
-        quantize(9)
+    for bits in (9, 2.5):
+        with pytest.raises(ValueError, match=f"`bits` must be an integer in 2..8, got {bits}"):
+            quantize(bits)
+    with pytest.raises(ValueError, match="`dtype` must be a floating dtype, got None"):
+        cast(None)
     with pytest.raises(ValueError, match="`dtype` must be a floating dtype, got int8"):
         cast(jnp.int8)

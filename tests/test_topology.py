@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import jax.numpy as jnp
 import pytest
 
@@ -114,6 +116,29 @@ def test_a_bad_node_or_loss_is_refused_where_it_is_built():
     with pytest.raises(ValueError, match="`inputs` is empty"):
         Loss("a", mean, "client", [])
 
+    with pytest.raises(ValueError, match="`inputs` must be a list of names, got 3"):
+        Node("a", plain, "client", 3)
+    with pytest.raises(ValueError, match="node 3: `name` must be a name, got 3"):
+        Node(3, plain, "client")
+    with pytest.raises(ValueError, match="loss 'a': `party` must be a name, got None"):
+        Loss("a", mean, None, ["image"])
+    with pytest.raises(ValueError, match="`weight` must be a number, got '1'"):
+        Loss("a", mean, "client", ["image"], weight="1")
+    with pytest.raises(ValueError, match=r"`holds` must be a dictionary of fields by party, got list"):
+        Topology(chain(), ["image"])
+    with pytest.raises(ValueError, match="party `client`: `holds` must be a list of names, got 'image'"):
+        Topology(chain(), {"client": "image"})
+    with pytest.raises(ValueError, match="`nodes` must be a list, got Node"):
+        Topology(chain()[0], HOLDS)
+    with pytest.raises(ValueError, match="the field `smashed.params` has the name of the params of the node `smashed`"):
+        Topology(chain(), {**HOLDS, "other": ["smashed.params"]})
+
+
+def test_a_topology_can_be_copied():
+    topology = Topology(chain(), HOLDS)
+    assert copy.deepcopy(topology.holds.copy()) == topology.holds and copy.copy(topology) == topology
+    assert [n.name for n in copy.deepcopy(topology).nodes] == [n.name for n in topology.nodes]
+
 
 def test_the_repr_tells_who_holds_and_computes_what():
     text = repr(Topology(chain(p=Penalty("decay", mean, "client", ["smashed.params"])), HOLDS))
@@ -169,6 +194,21 @@ def test_any_number_of_clients_and_servers(count):
     assert len(multitask.crossings) == 3 * count
     hops = {f"hop{i}": hand() for i in range(count + 1)}
     assert len(jsplit.multihop(hops, loss=mean, fields=["image"]).crossings) == count
+
+
+def test_a_party_may_have_several_roles():
+    """The active party of vertical learning holds features and labels."""
+    two = {"guest": hand("a"), "host": hand("b")}
+    fields = {"guest": ["x"], "host": ["y"]}
+    add = lambda a, b: a + b  # noqa: E731
+    active = jsplit.vertical(two, hand(), loss=mean, server="guest", fields=fields, merge=add)
+    assert active.holds == {"guest": ("x", "label"), "host": ("y",)} and [c.name for c in active.crossings] == ["b"]
+    middle = jsplit.extended_vanilla(two, hand("m"), hand(), loss=mean, intermediary="host", fields=fields, merge=add)
+    assert middle.holds["host"] == ("y",) and {c.name for c in middle.crossings} == {"a", "m"}
+    both = jsplit.multitask(two, {"guest": hand()}, losses={"guest": mean}, fields=fields, merge=add)
+    assert both.holds["guest"] == ("x", "label_guest")
+    alone = jsplit.vanilla(hand(), hand(), loss=mean, fields=["x"], client="one", server="one")
+    assert alone.holds == {"one": ("x", "label")} and alone.crossings == ()
 
 
 def test_wrong_arguments_of_the_configurations_are_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -230,6 +232,126 @@ def test_a_node_that_reaches_no_loss_keeps_its_parameters(interpreter):
         "client"].params)  # fmt: skip
 
 
+def dense(inputs=("h",), name=None):
+    """`h @ w`, or of several inputs the sum of them, with weights of 0.1."""
+    return jsplit.segment(
+        lambda w, *h: sum(h) @ w, init=lambda key, h, *_: jnp.full((h.shape[1], 3), 0.1), inputs=list(inputs), name=name
+    )
+
+
+X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+
+
+def by_hand(*nodes, holds=("x",)):
+    return jsplit.Topology(list(nodes), {"alice": list(holds)})
+
+
+TWICE = {
+    "node": ([jsplit.Node("o", dense(["h", "h"]), "bob")], lambda h: (2 * h @ jnp.full((3, 3), 0.1)) ** 2, "bob", ["o"]),
+    "loss": ([], lambda h: h * h, "bob", ["h", "h"]),
+    "penalty": ([], lambda h: h * h, "alice", ["h", "h"]),
+}
+
+
+@both
+@pytest.mark.parametrize("backward", ["residuals", "recompute"])
+@pytest.mark.parametrize("reader", TWICE)
+def test_a_value_that_is_read_twice_gets_both_cotangents(interpreter, backward, reader):
+    nodes, whole, party, reads = TWICE[reader]
+    fn = (lambda a, b: a * b) if len(reads) == 2 else (lambda o: o**2)
+    topology = by_hand(jsplit.Node("h", dense(["x"]), "alice"), *nodes, jsplit.Loss("loss", fn, party, reads))
+    state, _ = train(INTERPRETERS[interpreter](topology, optax.sgd(1.0), backward=backward), {"x": X}, 1)
+    expected = jax.grad(lambda w: whole(X @ w).mean())(jnp.full((4, 3), 0.1))
+    close(0.1 - state.parties["alice"].params["h"], expected)
+
+
+@both
+def test_nodes_and_losses_may_have_the_names_of_parties(interpreter):
+    topology = by_hand(
+        jsplit.Node("h", dense(["x"]), "alice"), jsplit.Loss("alice", lambda h: h**2, "bob", ["h"]),
+        jsplit.Penalty("bob", lambda h: 10 * h**2, "alice", ["h"]),
+    )  # fmt: skip
+    state, _ = train(INTERPRETERS[interpreter](topology, optax.sgd(1.0)), {"x": X}, 1)
+    expected = jax.grad(lambda w: 11 * ((X @ w) ** 2).mean())(jnp.full((4, 3), 0.1))
+    close(0.1 - state.parties["alice"].params["h"], expected)
+
+
+# Optimizers and links that carry memory.
+
+
+@both
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_an_optimizer_may_keep_the_parameters_themselves(interpreter, microbatches):
+    topology = jsplit.vanilla(dense(["x"]), dense(), loss=lambda o, y: (o - y) ** 2, label="y")
+    batch, optimizer = {"x": X, "y": X[:, :3]}, optax.contrib.prodigy(1.0)
+    state, _ = train(INTERPRETERS[interpreter](topology, optimizer, microbatches=microbatches), batch, 3)
+    parts = [jnp.full((4, 3), 0.1), jnp.full((3, 3), 0.1)]
+    memories = [optimizer.init(w) for w in parts]
+    for _ in range(3):
+        grads = jax.grad(lambda parts: ((X @ parts[0] @ parts[1] - batch["y"]) ** 2).mean())(parts)
+        for i in range(2):
+            updates, memories[i] = optimizer.update(grads[i], memories[i], parts[i])
+            parts[i] = parts[i] + updates
+    close([state.parties["client"].params["smashed"], state.parties["server"].params["output"]], parts, 1e-5)
+
+
+@both
+def test_parameters_that_are_integers_stay_as_they_are(interpreter):
+    table = jsplit.segment(
+        lambda p, x: x @ p["w"] + p["n"], init=lambda key, x: {"w": jnp.full((4, 3), 0.1), "n": jnp.int32(7)}, inputs=["x"]
+    )
+    topology = by_hand(jsplit.Node("h", table, "alice"), jsplit.Loss("loss", lambda h: h**2, "alice", ["h"]))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=5.0))
+    state, _ = train(INTERPRETERS[interpreter](topology, optimizer), {"x": X}, 2)
+    params = state.parties["alice"].params["h"]
+    assert params["n"] == 7 and params["n"].dtype == jnp.int32 and (params["w"] != 0.1).all()
+
+
+def error_feedback():
+    """Rounds to whole numbers, and adds what it rounded off to the next message."""
+
+    def encode(memory, value, key):
+        value = jax.tree.map(jnp.add, memory, value)
+        rounded = jax.tree.map(jnp.round, value)
+        return rounded, jax.tree.map(jnp.subtract, value, rounded)
+
+    zeros = lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)  # noqa: E731
+    return jsplit.Link(zeros, encode, lambda payload, like: payload)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_link_with_memory_keeps_it_from_message_to_message_in_every_interpreter(microbatches):
+    topology = jsplit.vanilla(dense(["x"]), dense(), loss=lambda o, y: (o - y) ** 2, label="y")
+    batch, runs = {"x": 4 * X, "y": X[:, :3]}, []
+    for make in INTERPRETERS.values():
+        trainer = make(topology, optax.sgd(0.01), links={"smashed": (error_feedback(), None)}, microbatches=microbatches)
+        state, _ = train(trainer, batch, 4)
+        runs.append((learned(state), state.parties["client"].links))
+        (memory,) = state.parties["client"].links.values()
+        assert memory.shape == (8 // microbatches, 3) and jnp.abs(memory).max() > 0
+        for size in (8, 5):  # in inference the memory starts anew, at any batch size
+            fields = {"x": batch["x"][:size]}
+            predicted = trainer.predict(state, fields)["output"]
+            h = jnp.round(fields["x"] @ state.parties["client"].params["smashed"])
+            close(predicted, h @ state.parties["server"].params["output"])
+    close(*runs)
+
+
+def test_a_link_sees_values_and_cotangents_in_the_same_structure():
+    seen = []
+
+    def encode(value, key):
+        seen.append(jax.tree.map(jnp.shape, value))
+        return value
+
+    link = jsplit.stateless(encode, lambda payload, like: payload)
+    bottom = jsplit.segment(lambda w, x: {"h": x @ w, "which": x.argmax(1)}, init=lambda key, x: jnp.ones((4, 3)), inputs=["x"])
+    top = jsplit.segment(lambda v: v["h"] * v["which"][:, None], inputs=["v"])
+    topology = jsplit.vanilla(bottom, top, loss=lambda o, y: (o - y) ** 2, label="y")
+    train(jsplit.messages(topology, optax.sgd(0.1), links={"smashed": link}), {"x": X, "y": X[:, :3]}, 1)
+    assert seen == [{"h": (8, 3), "which": (8,)}, {"h": (8, 3), "which": None}]
+
+
 # Micro-batches and precision.
 
 
@@ -404,6 +526,65 @@ def test_a_wrong_batch_is_refused_and_the_culprit_named(interpreter):
     refused("`microbatches` is 3, which does not divide the batch of 8", lambda: accumulating.init(0, problem.batch))
     state, info = trainer.step(state, problem.batch)  # and nothing was lost
     assert np.isfinite(info.loss)
+
+
+def test_a_batch_may_be_any_mapping_and_a_seed_any_integer():
+    problem = make_problem("vanilla", "mlp", "nnx")
+    for make in INTERPRETERS.values():
+        trainer = make(problem.topology, optax.sgd(0.1))
+        batch = MappingProxyType(problem.batch)
+        state = trainer.init(np.int64(0), batch)
+        assert trainer.evaluate(state, batch).loss == trainer.step(trainer.init(0, problem.batch), batch)[1].loss
+        for batch, got in (((1, 2), "tuple"), (None, "NoneType")):
+            refused(f"the batch must be a dictionary of fields, got {got}", lambda batch=batch: trainer.step(state, batch))
+        refused("`key` must be a PRNG key or an integer seed, got NoneType", lambda: trainer.init(None, problem.batch))
+        words = {**problem.batch, "label": np.array(["a"] * 8)}
+        refused("field `label` of the batch must hold numbers, got <U1", lambda words=words: trainer.init(0, words))
+        refused("field `label` of the batch holds no array", lambda: trainer.init(0, {**problem.batch, "label": None}))
+
+
+@both
+def test_what_does_not_fit_together_is_refused_when_training_starts(interpreter):
+    make, batch = INTERPRETERS[interpreter], {"x": X, "y": X[:, :3]}
+
+    def vanilla(bottom, top):
+        return jsplit.vanilla(bottom, top, loss=lambda o, y: (o - y) ** 2, label="y")
+
+    wide = jsplit.segment(lambda w, h: h @ w, init=lambda key, h: jnp.ones((5, 3)), inputs=["h"])
+    sgd = optax.sgd(0.1)
+    refused(
+        "node `output` at `server` does not run on `smashed` float32[8,3]: TypeError",
+        lambda: make(vanilla(dense(["x"]), wide), sgd).init(0, batch),
+    )
+    grows = jsplit.Segment(lambda key, h: ({}, {}), lambda p, s, k, h, train=True: (h, {"n": h}), ("h",))
+    refused(
+        "node `output` at `server`: `apply` must give back a state of the structure it got",
+        lambda: make(vanilla(dense(["x"]), grows), sgd).init(0, batch),
+    )
+    topology = vanilla(dense(["x"]), dense())
+    for optimizer in (optax.lbfgs(), optax.contrib.reduce_on_plateau()):
+        refused(
+            "`optimizer` of `client` does not run on its parameters: TypeError",
+            lambda optimizer=optimizer: make(topology, {"client": optimizer, "server": sgd}).init(0, batch),
+        )
+    refused(
+        "`optimizer` of `client` must be an optax optimizer, got dict", lambda: make(topology, {"client": {}, "server": sgd})
+    )
+    refused(
+        "`links` must be a dictionary by the names of values that cross, got Link",
+        lambda: make(topology, sgd, links=quantize(8)),
+    )
+    halves = jsplit.stateless(lambda v, k: v.astype(jnp.bfloat16), lambda payload, like: payload)
+    trainer = make(topology, sgd, links={"smashed": halves})
+    state = trainer.init(0, batch)
+    refused(
+        "link of `smashed`: `decode` gives bfloat16[8,3] for the activation, expected float32[8,3]",
+        lambda: trainer.step(state, batch),
+    )
+    other = make(vanilla(dense(["x"], name="h"), dense()), sgd)
+    refused("the state of `client` is of another trainer: it has the nodes", lambda: other.step(state, batch))
+    apart = make(jsplit.vanilla(dense(["x"]), dense(), loss=optax.l2_loss, label="y", client="clinic"), sgd)
+    refused("the state is of another trainer: it has the parties", lambda: apart.step(state, batch))
 
 
 @both

@@ -77,9 +77,11 @@ class Link(NamedTuple):
     what it decoded, the sender with what it had.
 
     Attributes:
-        init: `init(like) -> state`, the sender's memory (`()` if it needs none).
-        encode: `encode(state, value, key) -> (payload, state)`; the payload is what is sent.
-        decode: `decode(payload, like) -> value`; `like` is a tree of `jax.ShapeDtypeStruct`.
+        init: `init(like) -> state`, the sender's memory (`()` if it needs none). One for every crossing and direction;
+            in inference it starts anew.
+        encode: `encode(state, value, key) -> (payload, state)`; the payload is what is sent. A cotangent has the structure
+            of its value, with `None` for leaves that have none (integers).
+        decode: `decode(payload, like) -> value`, of the shapes and dtypes of `like`, a tree of `jax.ShapeDtypeStruct`.
     """
 
     init: Callable[[PyTree], State]
@@ -233,6 +235,11 @@ def frame_bytes(payload: PyTree) -> int:
     array 8 and 8 for each axis. What gRPC, TLS and TCP add below is not counted.
     """
     return 96 + sum(8 + 8 * len(x.shape) for x in jax.tree.leaves(payload))
+
+
+def said(shapes: PyTree) -> str:
+    """Shapes and dtypes in words: `float32[8,3]`, several in the order of their leaves."""
+    return " and ".join(f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(shapes)) or "nothing"
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jax
@@ -19,6 +21,7 @@ from jsplit.base import PartyState, PyTree, TrainState
 
 ABOUT = "about"
 FORMAT = "jsplit party 1"
+LONGEST = 200  # characters of a party in a file name
 
 
 def save(folder: str | os.PathLike, state: TrainState) -> list[Path]:
@@ -52,12 +55,20 @@ def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
 
 
 def file_of(folder: str | os.PathLike, party: str) -> Path:
-    return Path(folder) / f"{quote(party, safe='')}.npz"
+    """A file name of its own for every party, readable where the name is."""
+    name = quote(party, safe="")
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}~{sha256(party.encode()).hexdigest()[:16]}"
+    return Path(folder) / f"{name}.npz"
 
 
 def by_path(state: PartyState) -> dict[str, PyTree]:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+    """Leaves by the path to them; slashes within a key are quoted, so that no two paths are alike."""
+
+    def part(key: Any) -> str:
+        return quote(jax.tree_util.keystr((key,), simple=True), safe=" .#~:+-")
+
+    return {"/".join(map(part, path)): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
 def is_key(x: jax.Array) -> bool:
@@ -77,11 +88,14 @@ def save_party(file: Path, party: str, state: PartyState) -> Path:
         arrays[path] = data if plain(data.dtype) else data.reshape(*data.shape, 1).view(np.uint8)
     about = json.dumps({"format": FORMAT, "party": party, "dtypes": dtypes})
     temporary = file.with_suffix(".tmp")
-    with open(temporary, "wb") as f:
-        np.savez(f, **{ABOUT: np.array(about)}, **arrays)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, file)
+    try:
+        with open(temporary, "wb") as f:
+            np.savez(f, **{ABOUT: np.array(about)}, **arrays)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
     handle = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -93,28 +107,37 @@ def save_party(file: Path, party: str, state: PartyState) -> Path:
 def restore_party(file: Path, party: str, like: PartyState) -> PartyState:
     if not file.is_file():
         raise ValueError(f"there is no file {file} for the party `{party}`.")
-    with np.load(file, allow_pickle=False) as found:
-        about = json.loads(str(found[ABOUT])) if ABOUT in found.files else {}
-        if about.get("format") != FORMAT:
-            raise ValueError(f"{file} is not a jsplit checkpoint.")
-        if about["party"] != party:
-            raise ValueError(f"{file} is of the party `{about['party']}`, expected `{party}`.")
-        wanted = by_path(like)
-        for path in sorted(wanted.keys() ^ about["dtypes"].keys()):
-            where = "lacks" if path in wanted else "has"
-            raise ValueError(f"{file} is of another model: it {where} `{path}`.")
-        leaves = [array_of(file, path, found[path], about["dtypes"][path], x) for path, x in wanted.items()]
+    about, arrays = read(file)
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{file} is not a jsplit checkpoint.")
+    if about["party"] != party:
+        raise ValueError(f"{file} is of the party `{about['party']}`, expected `{party}`.")
+    wanted = by_path(like)
+    for path in sorted(wanted.keys() ^ about["dtypes"].keys()):
+        where = "lacks" if path in wanted else "has"
+        raise ValueError(f"{file} is of another model: it {where} `{path}`.")
+    leaves = [array_of(file, path, arrays[path], about["dtypes"][path], x) for path, x in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a file holds: what it says of itself, and its arrays by path."""
+    try:
+        with open(file, "rb") as f, np.load(f, allow_pickle=False) as found:
+            arrays = {path: found[path] for path in found.files}
+        return json.loads(str(arrays.pop(ABOUT, "{}"))), arrays
+    except Exception as error:  # NumPy and zipfile raise many kinds for a file that is not whole
+        raise ValueError(f"{file} is not a whole jsplit checkpoint: {error}") from error
+
+
 def array_of(file: Path, path: str, data: np.ndarray, dtype: str, like: jax.Array) -> jax.Array:
+    if dtype != str(like.dtype):
+        raise ValueError(f"{file}: `{path}` is {dtype}, expected {like.dtype}.")
     if is_key(like):
-        key = jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
-        shape = key.shape
+        value = jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
     else:
-        key, kind = None, np.dtype(like.dtype)
-        data = data if plain(kind) or dtype != str(kind) else data.view(kind)[..., 0]
-        shape = data.shape
-    if dtype != str(like.dtype) or shape != like.shape:
-        raise ValueError(f"{file}: `{path}` is {dtype}{list(shape)}, expected {like.dtype}{list(like.shape)}.")
-    return jnp.asarray(data) if key is None else key
+        kind = np.dtype(like.dtype)
+        value = jnp.asarray(data if plain(kind) else data.view(kind)[..., 0])
+    if value.shape != like.shape:
+        raise ValueError(f"{file}: `{path}` is {dtype}{list(value.shape)}, expected {like.dtype}{list(like.shape)}.")
+    return value

@@ -29,8 +29,8 @@ def cast(dtype) -> Link:
     Raises:
         ValueError: if `dtype` is not floating.
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`dtype` must be a floating dtype, got {jnp.dtype(dtype).name}.")
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`dtype` must be a floating dtype, got {dtype if dtype is None else jnp.dtype(dtype).name}.")
 
     def encode(value: PyTree, key: jax.Array) -> PyTree:
         return jax.tree.map(lambda x: x.astype(dtype) if is_floating(x) else x, value)
@@ -65,8 +65,8 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
     References:
         Alistarh et al., `QSGD <https://arxiv.org/abs/1610.02132>`_, 2017, section 3.1.
     """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"`bits` must lie in 2..8, got {bits}.")
+    if not isinstance(bits, int) or not 2 <= bits <= 8:
+        raise ValueError(f"`bits` must be an integer in 2..8, got {bits!r}.")
     top = 2 ** (bits - 1) - 1
 
     def encode(value: PyTree, key: jax.Array) -> PyTree:

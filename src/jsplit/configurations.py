@@ -34,7 +34,7 @@ def vanilla(
     """
     low = node(bottom, client, fields, "smashed")
     high = node(top, server, [low.name], "output")
-    return build([low, high, loss_at(server, loss, high, label)], {client: low.reads, server: [label]})
+    return build([low, high, loss_at(server, loss, high, label)], (client, low.reads), (server, [label]))
 
 
 def u_shaped(
@@ -54,7 +54,7 @@ def u_shaped(
     mid = node(body, server, [low.name], "down")
     high = node(tail, client, [mid.name], "output")
     own = [i for i in (*low.reads, *high.reads) if i not in (low.name, mid.name)]
-    return build([low, mid, high, loss_at(client, loss, high, label)], {client: [*own, label], server: []})
+    return build([low, mid, high, loss_at(client, loss, high, label)], (client, [*own, label]), (server, []))
 
 
 def vertical(
@@ -76,7 +76,7 @@ def vertical(
     lows, held = clients(bottoms, fields)
     merged, inputs = merger(merge, lows, server, "merged")
     high = node(top, server, inputs, "output")
-    return build([*lows, *merged, high, loss_at(server, loss, high, label)], {**held, server: [label]})
+    return build([*lows, *merged, high, loss_at(server, loss, high, label)], *held, (server, [label]))
 
 
 def extended_vanilla(
@@ -98,7 +98,7 @@ def extended_vanilla(
     mid = node(middle, intermediary, inputs, "middle")
     high = node(top, server, [mid.name], "output")
     nodes = [*lows, *merged, mid, high, loss_at(server, loss, high, label)]
-    return build(nodes, {**held, intermediary: [], server: [label]})
+    return build(nodes, *held, (intermediary, []), (server, [label]))
 
 
 def multitask(
@@ -129,7 +129,7 @@ def multitask(
         high = node(top, server, inputs, f"output_{server}")
         weight = (weights or {}).get(server, 1.0)
         nodes += [*merged, high, Loss(f"loss_{server}", losses[server], server, [high.name, labels[server]], weight)]
-    return build([*lows, *nodes], {**held, **{s: [labels[s]] for s in tops}})
+    return build([*lows, *nodes], *held, *((s, [labels[s]]) for s in tops))
 
 
 def multihop(
@@ -153,8 +153,8 @@ def multihop(
     for i, (party, each) in enumerate(others, start=2):
         nodes.append(node(each, party, [nodes[-1].name], f"hop{i}" if i < len(segments) else "output"))
     server = nodes[-1].party
-    held = {p: [] for p in segments} | {first[0]: nodes[0].reads, server: [label]}
-    return build([*nodes, loss_at(server, loss, nodes[-1], label)], held)
+    held = [(first[0], nodes[0].reads), *((p, ()) for p in segments), (server, [label])]
+    return build([*nodes, loss_at(server, loss, nodes[-1], label)], *held)
 
 
 def node(part: Segment, party: str, inputs: Sequence[str] | None, default: str) -> Node:
@@ -169,13 +169,13 @@ def loss_at(party: str, loss: LossFunction, output: Node, label: str) -> Loss:
     return Loss("loss", loss, party, [output.name, label])
 
 
-def clients(bottoms: Mapping[str, Segment], fields: Mapping[str, Sequence[str]] | None) -> tuple[list[Node], dict]:
+def clients(bottoms: Mapping[str, Segment], fields: Mapping[str, Sequence[str]] | None) -> tuple[list[Node], list]:
     if not bottoms:
         raise ValueError("`bottoms` is empty: at least one client is needed.")
     if unknown := set(fields or ()) - set(bottoms):
         raise ValueError(f"`fields` names `{sorted(unknown)[0]}`, which has no bottom; there are {sorted(bottoms)}.")
     lows = [node(part, party, (fields or {}).get(party), f"smashed_{party}") for party, part in bottoms.items()]
-    return lows, {n.party: n.reads for n in lows}
+    return lows, [(n.party, n.reads) for n in lows]
 
 
 def merger(merge: Callable | None, lows: Sequence[Node], party: str, name: str) -> tuple[list[Node], list[str]]:
@@ -186,5 +186,9 @@ def merger(merge: Callable | None, lows: Sequence[Node], party: str, name: str) 
     return [Node(name, segment(merge, inputs=names), party, names)], [name]
 
 
-def build(nodes: list[Node | Loss], holds: Mapping[str, Sequence[str]]) -> Topology:
-    return Topology(nodes, {party: list(dict.fromkeys(fields)) for party, fields in holds.items()})
+def build(nodes: list[Node | Loss], *held: tuple[str, Sequence[str]]) -> Topology:
+    """The topology; a party may come several times, with fields from each of its roles."""
+    holds: dict[str, list[str]] = {}
+    for party, fields in held:
+        holds.setdefault(party, []).extend(f for f in fields if f not in holds[party])
+    return Topology(nodes, holds)

@@ -26,7 +26,7 @@ from jsplit.topology import Topology
 from jsplit.training import Optimizers, configure, initial_shapes, place, places_of, together, zero_sums
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 MODES = ("residuals", "recompute")
 

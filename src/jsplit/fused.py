@@ -49,7 +49,8 @@ def fused(
     Args:
         topology: who computes what.
         optimizer: one optax optimizer per party that owns parameters, over those of all its nodes; or one
-            for all, each party with a state of its own.
+            for all, each party with a state of its own. One that looks at all parameters together, as
+            `optax.clip_by_global_norm` does, sees those of its party alone.
         links: by the name of a value that crosses, what happens to it: one `Link` for the activation and for its
             cotangent, or a pair (activation, cotangent), either of which may be `None`. By default
             values cross as they are.
@@ -102,16 +103,16 @@ def fused(
     def step(state: TrainState, batch: Mapping[str, PyTree]) -> tuple[TrainState, Info]:
         check_batch(topology, batch, needed, microbatches)
         keys = keys_of(state)
-        state, info = train(swap_keys(state), keys, batch)
+        state, info = train(swap_keys(state), keys, dict(batch))
         return swap_keys(state, keys), info
 
     def evaluate(state: TrainState, batch: Mapping[str, PyTree]) -> Info:
         check_batch(topology, batch, needed)
-        return measure(swap_keys(state), keys_of(state), batch)
+        return measure(swap_keys(state), keys_of(state), dict(batch))
 
     def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
-        return infer(swap_keys(state), keys_of(state), fields)
+        return infer(swap_keys(state), keys_of(state), dict(fields))
 
     return Trainer(partial(initial_state, config), step, evaluate, predict)
 

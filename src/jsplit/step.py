@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, shapes_of
+from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
 from jsplit.topology import Loss, Node, Topology
 
 SUM = "sum of "
@@ -89,32 +89,16 @@ def message_of(wire: Wire, sent: PyTree) -> Message:
     return Message(wire.what, wire.kind, *ends, shape, dtype, nbytes(payload), frame_bytes(payload))
 
 
-@jax.tree_util.register_pytree_node_class
-class Inexact:
-    """A pytree taken apart: the leaves that can be differentiated, the others, and how they lay."""
+def floating(tree: PyTree) -> PyTree:
+    """The part of a pytree that can be differentiated: `None` in the place of every other leaf.
 
-    def __init__(self, leaves: Sequence, others: Sequence, structure: Any):
-        self.leaves, self.others, self.structure = leaves, others, structure
-
-    def tree_flatten(self):
-        return (self.leaves, self.others), self.structure
-
-    @classmethod
-    def tree_unflatten(cls, structure, children):
-        leaves, others = children
-        return cls(leaves, others, structure)
-
-    def put_back(self, leaves: Iterable[jax.Array]) -> PyTree:
-        """The pytree with `leaves` in the place of its own."""
-        found = iter(leaves)
-        return self.structure.unflatten([next(found) if x is None else x for x in self.others])
+    Cotangents and gradients have this form; `put_back` is the inverse."""
+    return jax.tree.map(lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, tree)
 
 
-def inexact(tree: PyTree) -> Inexact:
-    leaves, structure = jax.tree.flatten(tree)
-    apart = [bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact)) for x in leaves]
-    free = [x for x, yes in zip(leaves, apart, strict=True) if yes]
-    return Inexact(free, [None if yes else x for x, yes in zip(leaves, apart, strict=True)], structure)
+def put_back(tree: PyTree, part: PyTree) -> PyTree:
+    """`tree` with the leaves of `part` in the place of its own, wherever `part` has one."""
+    return jax.tree.map(lambda x, new: x if new is None else new, tree, part)
 
 
 def add(trees: Sequence[PyTree]) -> PyTree:
@@ -136,7 +120,7 @@ def forward_ops(config: Config, *, train: bool, nodes: Sequence[Node], losses: S
                 sender = topology.node[i].party
                 ops += crossing(
                     config, Wire("activation", i, sender, node.party),
-                    [Name(sender, "value", i)], Name(node.party, "value", i),
+                    [Name(sender, "value", i)], Name(node.party, "value", i), train=train,
                 )  # fmt: skip
         if isinstance(node, Node):
             ops.append(forward(config, node, train))
@@ -152,11 +136,21 @@ def backward_ops(config: Config) -> list[Op]:
             if c.name == node.name and c.returns:
                 ops += crossing(
                     config, Wire("cotangent", c.name, c.receiver, c.sender),
-                    cotangents(config, c.name, c.receiver), Name(c.sender, "cotangent", f"{c.name} from {c.receiver}"),
+                    cotangents(config, c.name, c.receiver), returned(c.sender, c.name, c.receiver),
                 )  # fmt: skip
         if differentiable(config, node):
             ops.append(backward(config, node))
     return ops
+
+
+def cotangent(party: str, value: str, reader: str) -> Name:
+    """Where the cotangent of a value lies that one node or loss of the party computes."""
+    return Name(party, f"cotangent by {reader}", value)
+
+
+def returned(party: str, value: str, receiver: str) -> Name:
+    """Where the cotangent of a value lies that came back from another party."""
+    return Name(party, f"cotangent from {receiver}", value)
 
 
 def cotangents(config: Config, value: str, party: str) -> list[Name]:
@@ -164,14 +158,13 @@ def cotangents(config: Config, value: str, party: str) -> list[Name]:
     topology = config.topology
     readers = [n.name for n in topology.segments if n.party == party and value in n.reads and n.name in topology.objective]
     readers += [x.name for x in topology.losses if x.party == party and value in x.reads]
-    return [Name(party, "cotangent", f"{value} from {n}") for n in readers]
+    return [cotangent(party, value, reader) for reader in readers]
 
 
 def all_cotangents(config: Config, node: Node) -> list[Name]:
     """Those that the node's own party computes, and those that come over a crossing."""
     back = [c.receiver for c in config.topology.crossings if c.name == node.name and c.returns]
-    here = cotangents(config, node.name, node.party)
-    return here + [Name(node.party, "cotangent", f"{node.name} from {party}") for party in back]
+    return cotangents(config, node.name, node.party) + [returned(node.party, node.name, party) for party in back]
 
 
 def observed(config: Config, node: Node) -> list[Name]:
@@ -197,26 +190,33 @@ def step_key(key: jax.Array, step: jax.Array, *micro: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, micro[0]) if micro else key
 
 
-def crossing(config: Config, wire: Wire, sent: Sequence[Name], received: Name) -> list[Op]:
-    """Encode at the sender, decode at the receiver; several things to send are summed."""
+def crossing(config: Config, wire: Wire, sent: Sequence[Name], received: Name, *, train: bool = True) -> list[Op]:
+    """Encode at the sender, decode at the receiver; several things to send are summed.
+
+    The memory of a link belongs to training; in inference it starts anew."""
     link = config.links.get((wire.kind, wire.what))
     label = wire.label
     if link is None:
         send = Op(wire.sender, f"send {label}", tuple(sent), (wire,), lambda *values: (add(values),))
         return [send, Op(wire.receiver, f"receive {label}", (wire,), (received,), lambda value: (value,))]
-    memory = Name(wire.sender, "link", label)
+    memory = [Name(wire.sender, "link", label)] if train else []
     known = common(config, wire.sender)
 
-    def encode(state, *rest):
-        value = add(rest[len(known) :])
-        key = jax.random.fold_in(step_key(*rest[: len(known)]), crc32("/".join(wire).encode()))
-        payload, state = link.encode(state, value, key)
-        return Packet(payload, shapes_of(value)), state
+    def encode(*given):
+        state, key, value = given[: len(memory)], given[len(memory) :][: len(known)], add(given[len(memory) + len(known) :])
+        key = jax.random.fold_in(step_key(*key), crc32("/".join(wire).encode()))
+        payload, new = link.encode(state[0] if train else link.init(shapes_of(value)), value, key)
+        return Packet(payload, shapes_of(value)), *([new] if train else [])
 
     def decode(packet):
-        return (link.decode(packet.payload, packet.like),)
+        value = link.decode(packet.payload, packet.like)
+        if (got := shapes_of(value)) != packet.like:
+            raise ValueError(
+                f"link of `{wire.what}`: `decode` gives {said(got)} for the {wire.kind}, expected {said(packet.like)}."
+            )
+        return (value,)
 
-    send = Op(wire.sender, f"send {label}", (memory, *known, *sent), (wire, memory), encode)
+    send = Op(wire.sender, f"send {label}", (*memory, *known, *sent), (wire, *memory), encode)
     return [send, Op(wire.receiver, f"receive {label}", (wire,), (received,), decode)]
 
 
@@ -232,18 +232,18 @@ def forward(config: Config, node: Node, train: bool) -> Op:
         key, inputs = node_key(step_key(*rest[: len(known)]), node.name, node.segment), rest[len(known) :]
         if not linear:
             return node.segment.apply(params, state, key, *inputs, train=train)
-        weights = inexact(params)
-        arrived = {k: inexact(x) for k, (i, x) in enumerate(zip(node.reads, inputs, strict=True)) if i in trained}
+        named = dict(zip(node.reads, inputs, strict=True))
 
-        def segment(weight_leaves, input_leaves):
-            args = [arrived[k].put_back(input_leaves[k]) if k in arrived else x for k, x in enumerate(inputs)]
-            value, new = node.segment.apply(weights.put_back(weight_leaves), state, key, *args, train=True)
-            value, new = inexact(value), inexact(new) if watched else new
-            return (value.leaves, new.leaves if watched else ()), (value, new)
+        def segment(weights, arrived):
+            values = {i: put_back(x, arrived[i]) if i in arrived else x for i, x in named.items()}
+            args = [values[i] for i in node.reads]
+            value, new = node.segment.apply(put_back(params, weights), state, key, *args, train=True)
+            return (floating(value), floating(new) if watched else ()), (value, new)
 
         segment = jax.checkpoint(segment) if config.backward == "recompute" else segment
-        _, pull, (value, new) = jax.vjp(segment, weights.leaves, {k: x.leaves for k, x in arrived.items()}, has_aux=True)
-        return value.put_back(value.leaves), new.put_back(new.leaves) if watched else new, pull
+        free = floating(params), {i: floating(x) for i, x in named.items() if i in trained}
+        (out, kept), pull, (value, new) = jax.vjp(segment, *free, has_aux=True)
+        return put_back(value, out), put_back(new, kept) if watched else new, pull
 
     vjp = [Name(party, "vjp", node.name)] if linear else []
     return Op(party, f"forward {node.name}", tuple(reads), (*writes, *vjp), run)
@@ -251,20 +251,20 @@ def forward(config: Config, node: Node, train: bool) -> Op:
 
 def backward(config: Config, node: Node) -> Op:
     """Pull the cotangents of one node back to its parameters and inputs."""
-    party, trained = node.party, config.topology.trained
+    party = node.party
     outer, inner = all_cotangents(config, node), observed(config, node)
-    inputs = [(k, i) for k, i in enumerate(node.reads) if i in trained]
+    inputs = [i for i in dict.fromkeys(node.reads) if i in config.topology.trained]
     like = [] if outer else [Name(party, "value", node.name)]  # a penalty on the state alone: zeros for the value
     grad = [Name(party, "grad", node.name)] if node.segment.trainable else []
 
     def run(pull, *rest):
-        value_ct = add(rest[: len(outer)]) if outer else [jnp.zeros_like(x) for x in inexact(rest[0]).leaves]
+        value_ct = add(rest[: len(outer)]) if outer else jax.tree.map(jnp.zeros_like, floating(rest[0]))
         state_ct = add(rest[-len(inner) :]) if inner else ()
         weights, arrived = pull((value_ct, state_ct))
-        return (*[weights for _ in grad], *[arrived[k] for k, _ in inputs])
+        return (*[weights for _ in grad], *[arrived[i] for i in inputs])
 
     reads = (Name(party, "vjp", node.name), *outer, *like, *inner)
-    writes = (*grad, *[Name(party, "cotangent", f"{i} from {node.name}") for _, i in inputs])
+    writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
     return Op(party, f"backward {node.name}", reads, writes, run)
 
 
@@ -313,22 +313,22 @@ def mean(loss: Loss, inputs: Sequence[PyTree]) -> jax.Array:
 def differentiate(config: Config, loss: Loss) -> Op:
     """Compute one loss and the cotangents of what it reads, `weight` times."""
     topology, party = config.topology, loss.party
-    reads = [source_of(topology, party, i) for i in loss.reads]
-    # only what depends on some parameter has a cotangent
-    free = [k for k, r in enumerate(reads) if r.what in topology.trained]
+    places = {i: source_of(topology, party, i) for i in loss.reads}
+    free = [i for i, place in places.items() if place.what in topology.trained]  # what depends on some parameter
 
     def run(*inputs):
-        parts = {k: inexact(inputs[k]) for k in free}
+        named = dict(zip(places, inputs, strict=True))
 
-        def fn(leaves):
-            return mean(loss, [parts[k].put_back(leaves[k]) if k in parts else x for k, x in enumerate(inputs)])
+        def fn(parts):
+            values = {i: put_back(x, parts[i]) if i in parts else x for i, x in named.items()}
+            return mean(loss, [values[i] for i in loss.reads])
 
-        value, pull = jax.vjp(fn, {k: x.leaves for k, x in parts.items()})
-        (cotangent,) = pull(jnp.full_like(value, loss.weight))
-        return value, *[cotangent[k] for k in free]
+        value, pull = jax.vjp(fn, {i: floating(named[i]) for i in free})
+        (found,) = pull(jnp.full_like(value, loss.weight))
+        return value, *[found[i] for i in free]
 
-    writes = [Name(party, "loss", loss.name), *[Name(party, "cotangent", f"{loss.reads[k]} from {loss.name}") for k in free]]
-    return Op(party, f"loss {loss.name}", tuple(reads), tuple(writes), run)
+    writes = [Name(party, "loss", loss.name), *[cotangent(party, i, loss.name) for i in free]]
+    return Op(party, f"loss {loss.name}", tuple(places.values()), tuple(writes), run)
 
 
 def gradients(config: Config, party: str) -> dict[str, list[Name]]:
@@ -351,7 +351,7 @@ def accumulate_ops(config: Config) -> list[Op]:
 
         def run(*values):
             half = len(values) // 2
-            return tuple(add([a, b]) for a, b in zip(values[:half], values[half:], strict=True))
+            return tuple(jax.tree.map(lambda s, v: s + v.astype(s.dtype), values[:half], values[half:]))
 
         if names:
             ops.append(Op(party, "accumulate", (*sums, *names), sums, run))
@@ -359,6 +359,7 @@ def accumulate_ops(config: Config) -> list[Op]:
 
 
 def total(name: Name) -> Name:
+    """Where the sum over micro-batches lies."""
     return name._replace(kind=SUM + name.kind)
 
 
@@ -368,8 +369,9 @@ def update_ops(config: Config) -> list[Op]:
 
 
 def update(config: Config, party: str) -> Op:
-    """The optimizer step of one party; a gradient is the list of its inexact leaves, like any cotangent."""
-    grads = {n: [total(g) if config.microbatches > 1 else g for g in gs] for n, gs in gradients(config, party).items()}
+    """The optimizer step of one party, over the floating leaves of its parameters; others stay as they are."""
+    several = config.microbatches > 1
+    grads = {n: [total(g) if several else g for g in gs] for n, gs in gradients(config, party).items()}
     counter, memory = Name(party, "step"), Name(party, "optimizer")
     params = [Name(party, "params", n) for n in grads]
     if not grads:
@@ -377,15 +379,15 @@ def update(config: Config, party: str) -> Op:
     optimizer = config.optimizer[party]
 
     def run(step, state, *rest):
-        weights, found = dict(zip(grads, rest, strict=False)), iter(rest[len(grads) :])
-        gradient = {}
+        old, found = dict(zip(grads, rest, strict=False)), iter(rest[len(grads) :])
+        weights, gradient = floating(old), {}
         for n, names in grads.items():
-            zeros = inexact(jax.tree.map(jnp.zeros_like, weights[n]))
-            gradient[n] = zeros.put_back(add([zeros.leaves, *[next(found) for _ in names]][bool(names) :]))
-        if config.microbatches > 1:
-            gradient = jax.tree.map(lambda g: g / config.microbatches, gradient)
+            parts = [next(found) for _ in names] or [jax.tree.map(jnp.zeros_like, weights[n])]
+            gradient[n] = add(parts)
+            if several:
+                gradient[n] = jax.tree.map(lambda g, w: (g / config.microbatches).astype(w.dtype), gradient[n], weights[n])
         updates, state = optimizer.update(gradient, state, weights)
-        new: Any = optax.apply_updates(weights, updates)
+        new: Any = put_back(old, optax.apply_updates(weights, updates))
         return step + 1, state, *[new[n] for n in grads]
 
     reads = (counter, memory, *params, *[g for gs in grads.values() for g in gs])

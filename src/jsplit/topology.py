@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from numbers import Real
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ class Node:
     inputs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        check_names("node", self.name, self.party)
         if not isinstance(self.segment, Segment):
             raise ValueError(
                 f"node `{self.name}`: `segment` must be a Segment, got {type(self.segment).__name__}; see jsplit.segment."
@@ -75,8 +77,11 @@ class Loss:
     local: bool = False
 
     def __post_init__(self) -> None:
+        check_names("loss", self.name, self.party)
         if not callable(self.fn):
             raise ValueError(f"loss `{self.name}`: `fn` must be a function, got {type(self.fn).__name__}.")
+        if not isinstance(self.weight, Real):
+            raise ValueError(f"loss `{self.name}`: `weight` must be a number, got {self.weight!r}.")
         object.__setattr__(self, "inputs", as_names(f"loss `{self.name}`", self.inputs))
         if not self.reads:
             raise ValueError(f"loss `{self.name}`: `inputs` is empty, so it depends on nothing.")
@@ -96,10 +101,16 @@ def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: Sequenc
     return Loss(name, fn, party, inputs, weight, local=True)
 
 
-def as_names(owner: str, names: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{owner}: `inputs` must be a list of names, got {names!r}.")
+def as_names(owner: str, names: Iterable[str], what: str = "`inputs`") -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"{owner}: {what} must be a list of names, got {names!r}.")
     return tuple(names)
+
+
+def check_names(kind: str, name: str, party: str) -> None:
+    for what, value in (("name", name), ("party", party)):
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{kind} {name!r}: `{what}` must be a name, got {value!r}.")
 
 
 class Crossing(NamedTuple):
@@ -128,10 +139,17 @@ class Topology:
     holds: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
-        held = {party: as_names(f"`holds` of `{party}`", fields) for party, fields in self.holds.items()}
+        if not isinstance(self.holds, Mapping):
+            raise ValueError(f"`holds` must be a dictionary of fields by party, got {type(self.holds).__name__}.")
+        if not isinstance(self.nodes, Iterable):
+            raise ValueError(f"`nodes` must be a list, got {type(self.nodes).__name__}.")
+        held = {party: as_names(f"party `{party}`", fields, "`holds`") for party, fields in self.holds.items()}
         object.__setattr__(self, "holds", MappingProxyType(held))
         object.__setattr__(self, "nodes", tuple(self.nodes))
         validate(self)
+
+    def __reduce__(self) -> tuple:
+        return Topology, (self.nodes, dict(self.holds))
 
     def __hash__(self) -> int:
         return hash((self.nodes, tuple(sorted(self.holds.items()))))
@@ -250,6 +268,10 @@ def validate(topology: Topology) -> None:
             raise ValueError(f"two nodes are named `{name}`.")
         if name in topology.fields:
             raise ValueError(f"node `{name}` has the name of a field that `{holders(topology, name)[0]}` holds.")
+    for field in topology.fields:
+        base, _, own = field.rpartition(".")
+        if own in OWN and base in topology.node:
+            raise ValueError(f"the field `{field}` has the name of the {own} of the node `{base}`.")
     for node in (*topology.segments, *topology.losses):
         what = f"{'node' if isinstance(node, Node) else 'loss'} `{node.name}` at `{node.party}`"
         for i in node.reads:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from operator import index
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.core import Tracer
 
-from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, shapes_of
-from jsplit.step import SUM, Config, Name, accumulate_ops, execute, inexact, training_ops, wires
+from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, said, shapes_of
+from jsplit.step import SUM, Config, Name, accumulate_ops, execute, floating, training_ops, wires
 from jsplit.topology import Node, Topology
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
@@ -31,7 +31,7 @@ def configure(topology: Topology, optimizer: Optimizers, links: Links | None, ba
         raise ValueError("`topology` has no loss, so there is nothing to train for; add a jsplit.Loss.")
     if backward not in ("residuals", "recompute"):
         raise ValueError(f'`backward` must be "residuals" or "recompute", got {backward!r}.')
-    if not isinstance(microbatches, int) or microbatches < 1:
+    if isinstance(microbatches, bool) or not hasattr(microbatches, "__index__") or index(microbatches) < 1:
         raise ValueError(f"`microbatches` must be a positive integer, got {microbatches!r}.")
     owners = dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
     if not isinstance(optimizer, Mapping):
@@ -42,14 +42,16 @@ def configure(topology: Topology, optimizer: Optimizers, links: Links | None, ba
     for party in owners:
         if party not in optimizer:
             raise ValueError(f"`optimizer` has none for the party `{party}`, which owns parameters.")
-        if not hasattr(optimizer[party], "update"):
+        if not callable(getattr(optimizer[party], "init", None)) or not callable(getattr(optimizer[party], "update", None)):
             raise ValueError(f"`optimizer` of `{party}` must be an optax optimizer, got {type(optimizer[party]).__name__}.")
-    return Config(topology, optimizer, both_ways(topology, links or {}), backward, microbatches)
+    return Config(topology, optimizer, both_ways(topology, links), backward, index(microbatches))
 
 
-def both_ways(topology: Topology, links: Links) -> dict[tuple[str, str], Link]:
+def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], Link]:
     crossing = {c.name for c in topology.crossings}
-    found = {}
+    found, links = {}, {} if links is None else links
+    if not isinstance(links, Mapping) or isinstance(links, Link):
+        raise ValueError(f"`links` must be a dictionary by the names of values that cross, got {type(links).__name__}.")
     for name, link in links.items():
         if name not in crossing:
             there = ", ".join(sorted(crossing)) or "none"
@@ -61,63 +63,114 @@ def both_ways(topology: Topology, links: Links) -> dict[tuple[str, str], Link]:
     return found
 
 
-def initial_state(config: Config, key: jax.Array | int, batch: Mapping[str, PyTree]) -> TrainState:
+def initial_state(
+    config: Config, key: jax.Array | int, batch: Mapping[str, PyTree], *, shapes_only: bool = False
+) -> TrainState:  # fmt: skip
     """Every party's first state: each segment initialised on the shapes that reach it.
 
+    Every array in it is a copy of its own, since the state is donated step by step. With `shapes_only`, values that a
+    model does not have (of `nnx.eval_shape`) are zeros.
+
     Raises:
-        ValueError: if the batch is wrong, or a segment with parameters passes on only integers.
+        ValueError: if the batch is wrong, a segment does not run on its inputs, one with parameters passes on only integers,
+            or an optimizer does not run on the parameters.
     """
     topology = config.topology
-    key = jax.random.key(key) if isinstance(key, int) else key
-    check_batch(topology, batch, fields_of(topology, losses=True), config.microbatches)
-    values: dict[str, PyTree] = {f: shapes_of(batch[f]) for f in topology.fields if f in batch}
+    key = seed_of(key)
+    size = check_batch(topology, batch, fields_of(topology, losses=True), config.microbatches) // config.microbatches
+    values: dict[str, PyTree] = {f: example(f, batch[f], size) for f in topology.fields if f in batch}
     params: dict[str, dict] = {p: {} for p in topology.parties}
     state: dict[str, dict] = {p: {} for p in topology.parties}
     for n in topology.segments:
-        own = node_key(key, n.name, n.segment)
-        inputs = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), values[i]) for i in n.reads]
-        first = jax.tree.map(partial(fresh, n, isinstance(key, Tracer)), n.segment.init(own, *inputs))
-        params[n.party][n.name], state[n.party][n.name] = first
-        values[n.name] = jax.eval_shape(lambda *a, n=n: n.segment.apply(*a)[0], *first, own, *inputs)
-        if n.name in topology.trained & topology.objective and not inexact(values[n.name]).leaves:
-            dtypes = ", ".join(sorted({str(x.dtype) for x in jax.tree.leaves(values[n.name])})) or "nothing"
+        params[n.party][n.name], state[n.party][n.name], values[n.name] = start(
+            n, key, [values[i] for i in n.reads], shapes_only
+        )
+        if n.name in topology.trained & topology.objective and not jax.tree.leaves(floating(values[n.name])):
             raise ValueError(
-                f"node `{n.name}` at `{n.party}` has parameters before it but passes on {dtypes}: no gradient can come back."
+                f"node `{n.name}` at `{n.party}` has parameters before it but passes on {said(values[n.name])}: "
+                "no gradient can come back."
             )
-    trained = {p: {n: x for n, x in params[p].items() if topology.node[n].segment.trainable} for p in topology.parties}
     links: dict[str, dict] = {p: {} for p in topology.parties}
     for wire in wires(topology):
         if link := config.links.get((wire.kind, wire.what)):
-            like = values[wire.what] if wire.kind == "activation" else inexact(values[wire.what]).leaves
-            links[wire.sender][wire.label] = link.init(like)
-    return TrainState({
-        p: PartyState(
-            params[p], state[p], config.optimizer[p].init(trained[p]) if trained[p] else (), links[p],
-            jnp.array(key, copy=True), jnp.zeros((), jnp.int32),
-        )
-        for p in topology.parties
-    })  # fmt: skip
+            value = values[wire.what]
+            links[wire.sender][wire.label] = link.init(value if wire.kind == "activation" else floating(value))
+    parties = {}
+    for p in topology.parties:
+        trained = floating({n: x for n, x in params[p].items() if topology.node[n].segment.trainable})
+        memory = first_memory(config, p, trained) if trained else ()
+        parties[p] = PartyState(params[p], state[p], memory, links[p], key, jnp.zeros((), jnp.int32))
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), TrainState(parties))
 
 
-def fresh(node: Node, shapes_only: bool, x: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-    """A first value as a copy: the state is donated step by step, and the array may be the user's own."""
-    if not isinstance(x, jax.ShapeDtypeStruct):
-        return jnp.array(x, copy=True)
-    if not shapes_only:
-        raise ValueError(
-            f"node `{node.name}` at `{node.party}`: its model has shapes but no values (of `nnx.eval_shape`), so it can be "
-            "divided and costed, but not trained."
-        )
-    return jnp.zeros(x.shape, x.dtype)
+def seed_of(key: jax.Array | int) -> jax.Array:
+    """The key itself, or that of a seed."""
+    if hasattr(key, "dtype") and jnp.shape(key) != ():
+        return key  # type: ignore[return-value]
+    if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # type: ignore[union-attr]
+        return key  # type: ignore[return-value]
+    try:
+        return jax.random.key(index(key))  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"`key` must be a PRNG key or an integer seed, got {type(key).__name__}.") from None
+
+
+def example(field: str, value: PyTree, size: int) -> PyTree:
+    """The shapes of a field of the batch, `size` examples of it."""
+    for x in jax.tree.leaves(value):
+        if not isinstance(x, (jax.Array, jax.ShapeDtypeStruct)) and np.asarray(x).dtype.kind not in "biufcV":
+            raise ValueError(f"field `{field}` of the batch must hold numbers, got {np.asarray(x).dtype}.")
+    if not jax.tree.leaves(value):
+        raise ValueError(f"field `{field}` of the batch holds no array, got {value!r}.")
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), shapes_of(value))
+
+
+def start(node: Node, key: jax.Array, inputs: Sequence[PyTree], shapes_only: bool) -> tuple[PyTree, PyTree, PyTree]:
+    """First parameters and state of a node, and the shapes of its value, given those of its inputs."""
+    where = f"node `{node.name}` at `{node.party}`"
+    own = node_key(key, node.name, node.segment)
+    try:
+        zeros = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), i) for i in inputs]
+        params, state = node.segment.init(own, *zeros)
+        value, new = jax.eval_shape(lambda *a: node.segment.apply(*a), params, state, own, *inputs)
+    except Exception as error:
+        got = ", ".join(f"`{i}` {said(x)}" for i, x in zip(node.reads, inputs, strict=True))
+        raise ValueError(f"{where} does not run on {got}: {first_line(error)}") from error
+    if (was := jax.tree.structure(state)) != (now := jax.tree.structure(new)):
+        raise ValueError(f"{where}: `apply` must give back a state of the structure it got, {was}, got {now}.")
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((params, state))):
+        if not shapes_only:
+            raise ValueError(f"{where}: its model has shapes but no values, so it can be divided and costed, but not trained.")
+        params, state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, state))
+    return params, state, value
+
+
+def first_memory(config: Config, party: str, params: PyTree) -> PyTree:
+    """The optimizer's first state, of the dtypes that it has after a step, so that no step needs another trace.
+
+    Refuses an optimizer that needs more than gradients and parameters."""
+    optimizer = config.optimizer[party]
+    try:
+        memory = optimizer.init(params)
+        after = jax.eval_shape(lambda g, m, p: optimizer.update(g, m, p)[1], params, memory, params)
+    except Exception as error:
+        raise ValueError(f"`optimizer` of `{party}` does not run on its parameters: {first_line(error)}") from error
+    return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:
     """The shapes and dtypes of every party's first state. Computes nothing and allocates no weights."""
-    return jax.eval_shape(lambda key: initial_state(config, key, batch), jax.eval_shape(jax.random.key, 0))
+    return jax.eval_shape(lambda key: initial_state(config, key, batch, shapes_only=True), jax.eval_shape(jax.random.key, 0))
 
 
 def check_batch(topology: Topology, batch: Mapping[str, PyTree], needed: set[str], microbatches: int = 1) -> int:
     """The batch size, after checking that every field is there and all have the same, positive one."""
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"the batch must be a dictionary of fields, got {type(batch).__name__}.")
     if needed - batch.keys():
         missing = sorted(needed - batch.keys())[0]
         raise ValueError(f"the batch lacks the field `{missing}`; it has {', '.join(map(str, batch)) or 'none'}.")
@@ -163,8 +216,15 @@ Memories = dict[str, dict]
 def place(places: Mapping[str, Places], state: TrainState, batch: Mapping[str, PyTree]) -> Memories:
     """The memory of each party at the start of a step: its state, and the fields that it holds."""
     memories: Memories = {}
+    if state.parties.keys() != places.keys():
+        raise ValueError(f"the state is of another trainer: it has the parties {list(state.parties)}, expected {list(places)}.")
     for party, at in places.items():
         own = state.parties[party]
+        for what, names, kept in (("nodes", at.params, own.params), ("links", at.links, own.links)):
+            if names.keys() != kept.keys():
+                raise ValueError(
+                    f"the state of `{party}` is of another trainer: it has the {what} {list(kept)}, expected {list(names)}."
+                )
         memory = {at.optimizer: own.optimizer, at.key: own.key, at.step: own.step}
         for names, kept in ((at.params, own.params), (at.state, own.state), (at.links, own.links)):
             for n, name in names.items():
@@ -222,4 +282,5 @@ def zero_sums(config: Config, env: Mapping[Name, PyTree]) -> dict[Name, PyTree]:
         return [memory[n._replace(kind=n.kind.removeprefix(SUM))] for n in names]
 
     shapes = jax.eval_shape(sums, dict(env))
-    return {n: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), x) for n, x in zip(names, shapes, strict=True)}
+    wide = [jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x) for x in shapes]
+    return dict(zip(names, wide, strict=True))
