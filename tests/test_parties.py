@@ -11,8 +11,10 @@ import pytest
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, make_problem
 from jsplit.messages import Compiled
-from jsplit.step import Name, Wire, training_ops, update_ops
+from jsplit.step import training_ops
 from jsplit.training import configure, initial_state, place, places_of, together
+from jsplit.update import update_ops
+from jsplit.walk import Name, Wire
 
 
 def run_turns(problem):

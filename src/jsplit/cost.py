@@ -21,9 +21,11 @@ from jax.extend.core import Jaxpr, Var
 from jsplit import charts
 from jsplit.base import Link, Message, PyTree, TrainState, batch_of, nbytes, shapes_of
 from jsplit.macs import macs
-from jsplit.step import Config, Name, Op, Wire, accumulate_ops, message_of, training_ops, turns, update_ops
+from jsplit.step import Config, message_of, training_ops
 from jsplit.topology import Topology
 from jsplit.training import Optimizers, configure, initial_shapes, place, places_of, together, zero_sums
+from jsplit.update import accumulate_ops, update_ops
+from jsplit.walk import Name, Op, Wire, turns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from jsplit.base import Info, PartyState, PyTree, Trainer, TrainState
-from jsplit.step import Config, Name, accumulate_ops, execute, inference_ops, total, training_ops, update_ops
+from jsplit.step import Config, inference_ops, training_ops
 from jsplit.topology import Topology
 from jsplit.trace import bodies
 from jsplit.training import (
@@ -32,6 +32,8 @@ from jsplit.training import (
     together,
     zero_sums,
 )
+from jsplit.update import accumulate_ops, total, update_ops
+from jsplit.walk import Name, execute
 
 
 def fused(

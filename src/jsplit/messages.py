@@ -13,18 +13,7 @@ import jax
 import numpy as np
 
 from jsplit.base import Info, Message, PyTree, Trainer, TrainState
-from jsplit.step import (
-    Name,
-    Op,
-    Wire,
-    accumulate_ops,
-    inference_ops,
-    message_of,
-    total,
-    training_ops,
-    turns,
-    update_ops,
-)
+from jsplit.step import inference_ops, message_of, training_ops
 from jsplit.topology import Topology
 from jsplit.training import (
     Links,
@@ -42,6 +31,8 @@ from jsplit.training import (
     together,
     zero_sums,
 )
+from jsplit.update import accumulate_ops, total, update_ops
+from jsplit.walk import Name, Op, Wire, turns
 
 LASTING = ("params", "state", "optimizer", "link", "key", "step")
 

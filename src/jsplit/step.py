@@ -1,14 +1,12 @@
-"""The walk: a step as a list of operations, forward in order and backward in reverse.
+"""A training step as a walk: forward in order, and backward in reverse by `jax.vjp` at every cut.
 
-Every operation belongs to one party and reads and writes names of that party alone; only names of kind
-`wire` pass from one party to another. An interpreter runs the same list: all of it in one `jit`, or cut
-into turns, the longest runs of work that a party can do before it must wait for a message.
+Every interpreter runs these same operations, so every interpreter gives the same numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 from zlib import crc32
 
 import jax
@@ -17,40 +15,7 @@ import optax
 
 from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
 from jsplit.topology import Loss, Node, Topology
-
-SUM = "sum of "
-"""Prefix of the kind of a sum over micro-batches."""
-
-
-class Name(NamedTuple):
-    """Where something lies: in the memory of `party`, as the `kind` of thing `what`."""
-
-    party: str
-    kind: str
-    what: str = ""
-
-
-class Wire(NamedTuple):
-    """A message under way: the `kind` ("activation", "cotangent") of the value `what`."""
-
-    kind: str
-    what: str
-    sender: str
-    receiver: str
-
-    @property
-    def label(self) -> str:
-        return f"{self.kind} {self.what} to {self.receiver}"
-
-
-class Op(NamedTuple):
-    """`run(*reads) -> writes`, a pure function, at one party."""
-
-    party: str
-    label: str
-    reads: tuple[Name | Wire, ...]
-    writes: tuple[Name | Wire, ...]
-    run: Callable[..., tuple]
+from jsplit.walk import Name, Op, Wire
 
 
 class Config(NamedTuple):
@@ -329,121 +294,3 @@ def differentiate(config: Config, loss: Loss) -> Op:
 
     writes = [Name(party, "loss", loss.name), *[cotangent(party, i, loss.name) for i in free]]
     return Op(party, f"loss {loss.name}", tuple(places.values()), tuple(writes), run)
-
-
-def gradients(config: Config, party: str) -> dict[str, list[Name]]:
-    """Where the gradients of a party's parameters lie: from the backward pass, and from penalties on them."""
-    topology = config.topology
-    own = [n for n in topology.segments if n.party == party and n.segment.trainable]
-    return {
-        n.name: [Name(party, "grad", n.name)] * differentiable(config, n) + cotangents(config, f"{n.name}.params", party)
-        for n in own
-    }
-
-
-def accumulate_ops(config: Config) -> list[Op]:
-    """Add the gradients and losses of one micro-batch to their sums."""
-    ops = []
-    for party in config.topology.parties:
-        names = [n for ns in gradients(config, party).values() for n in ns]
-        names += [Name(party, "loss", x.name) for x in config.topology.losses if x.party == party]
-        sums = tuple(total(n) for n in names)
-
-        def run(*values):
-            half = len(values) // 2
-            return tuple(jax.tree.map(lambda s, v: s + v.astype(s.dtype), values[:half], values[half:]))
-
-        if names:
-            ops.append(Op(party, "accumulate", (*sums, *names), sums, run))
-    return ops
-
-
-def total(name: Name) -> Name:
-    """Where the sum over micro-batches lies."""
-    return name._replace(kind=SUM + name.kind)
-
-
-def update_ops(config: Config) -> list[Op]:
-    """One optimizer step at each party, from its gradients or, with several micro-batches, their mean."""
-    return [update(config, party) for party in config.topology.parties]
-
-
-def update(config: Config, party: str) -> Op:
-    """The optimizer step of one party, over the floating leaves of its parameters; others stay as they are."""
-    several = config.microbatches > 1
-    grads = {n: [total(g) if several else g for g in gs] for n, gs in gradients(config, party).items()}
-    counter, memory = Name(party, "step"), Name(party, "optimizer")
-    params = [Name(party, "params", n) for n in grads]
-    if not grads:
-        return Op(party, "update", (counter,), (counter,), lambda step: (step + 1,))
-    optimizer = config.optimizer[party]
-
-    def run(step, state, *rest):
-        old, found = dict(zip(grads, rest, strict=False)), iter(rest[len(grads) :])
-        weights, gradient = floating(old), {}
-        for n, names in grads.items():
-            parts = [next(found) for _ in names] or [jax.tree.map(jnp.zeros_like, weights[n])]
-            gradient[n] = add(parts)
-            if several:
-                gradient[n] = jax.tree.map(lambda g, w: (g / config.microbatches).astype(w.dtype), gradient[n], weights[n])
-        updates, state = optimizer.update(gradient, state, weights)
-        new: Any = put_back(old, optax.apply_updates(weights, updates))
-        return step + 1, state, *[new[n] for n in grads]
-
-    reads = (counter, memory, *params, *[g for gs in grads.values() for g in gs])
-    return Op(party, "update", reads, (counter, memory, *params), run)
-
-
-def execute(ops: Iterable[Op], env: dict) -> None:
-    """Run operations in order, in a memory that holds what the first of them read."""
-    for op in ops:
-        env.update(zip(op.writes, op.run(*[env[r] for r in op.reads]), strict=True))
-
-
-class Turn(NamedTuple):
-    """What one party does between two messages: one function from `reads` to `writes`."""
-
-    party: str
-    ops: tuple[Op, ...]
-    reads: tuple[Name | Wire, ...]
-    writes: tuple[Name | Wire, ...]
-
-    def run(self, *values: PyTree) -> tuple:
-        env = dict(zip(self.reads, values, strict=True))
-        execute(self.ops, env)
-        return tuple(env[w] for w in self.writes)
-
-
-def turns(ops: Sequence[Op], keep: Iterable[Name | Wire]) -> list[Turn]:
-    """Cut a walk into turns, each as long as it can be; `keep` is what must be left at the end.
-
-    An operation waits for every earlier one that writes what it reads, or touches what it writes."""
-    before: list[set[int]] = []
-    for j, op in enumerate(ops):
-        before.append({
-            i for i, o in enumerate(ops[:j])
-            if {*o.writes} & {*op.reads, *op.writes} or {*o.reads} & {*op.writes}
-        })  # fmt: skip
-    done: set[int] = set()
-    groups: list[list[int]] = []
-    while len(done) < len(ops):
-        first = next(j for j in range(len(ops)) if j not in done and before[j] <= done)
-        group: list[int] = []
-        for j in range(first, len(ops)):
-            if j not in done and ops[j].party == ops[first].party and before[j] <= done:
-                group.append(j)
-                done.add(j)
-        groups.append(group)
-    made: list[Turn] = []
-    later = set(keep)
-    for group in reversed(groups):
-        own = tuple(ops[j] for j in group)
-        written = dict.fromkeys(w for op in own for w in op.writes)
-        reads: dict = {}
-        seen: set = set()
-        for op in own:
-            reads.update(dict.fromkeys(r for r in op.reads if r not in seen))
-            seen.update(op.writes)
-        made.append(Turn(own[0].party, own, tuple(reads), tuple(w for w in written if w in later)))
-        later = (later - written.keys()) | reads.keys()
-    return made[::-1]

@@ -12,8 +12,10 @@ import numpy as np
 import optax
 
 from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, said, shapes_of
-from jsplit.step import SUM, Config, Name, accumulate_ops, execute, floating, training_ops, wires
+from jsplit.step import Config, floating, training_ops, wires
 from jsplit.topology import Node, Topology
+from jsplit.update import SUM, accumulate_ops
+from jsplit.walk import Name, execute
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]
