@@ -251,16 +251,20 @@ class Walk:
         self.messages += [message_of(name, x) for name, x in zip(op.writes, results, strict=True) if isinstance(name, Wire)]
 
     def left(self, op: Op, jaxpr: Jaxpr, results: Sequence[PyTree]) -> dict[Any, int]:
-        """What the vjp that `op` leaves holds, each array once; without parameters and statistics, which last anyway."""
-        places = [(r, i) for r in op.reads for i in range(len(jax.tree.leaves(self.env[r])))]
-        origin: dict[Any, Any] = dict(zip(jaxpr.invars, places, strict=True))
-        outs, left = iter(jaxpr.outvars), {}
+        """What stays until the backward pass for the sake of the vjp that `op` leaves: new arrays, values that came in.
+
+        An array that is at once a residual and the value of the node is one, by the place of the value."""
+        outs, place, left = iter(jaxpr.outvars), {}, {}
         for name, result in zip(op.writes, results, strict=True):
-            own = list(islice(outs, len(jax.tree.leaves(result))))
-            for v in own if name.kind == "vjp" else ():
-                read, _ = origin.get(v, (None, 0))
-                if isinstance(v, Var) and (read is None or read.kind == "value"):
-                    left[origin.get(v, v)] = nbytes(v.aval)
+            own = [v for v in islice(outs, len(jax.tree.leaves(result))) if isinstance(v, Var)]
+            if name.kind == "value":
+                place |= {v: (name, i) for i, v in enumerate(own)}
+            if name.kind == "vjp":
+                left |= {place.get(v, v): nbytes(v.aval) for v in own}
+                values = [r for r in op.reads if r.kind in ("params", "value")]  # what a Pullback puts back, in its order
+                had = [(r, i, x) for r in values for i, x in enumerate(jax.tree.leaves(self.env[r]))]
+                needed = [had[k] for k in result.places if k is not None]
+                left |= {(r, i): nbytes(x) for r, i, x in needed if r.kind == "value"}
         return left
 
     def work(self, party: str, kind: str) -> Work:

@@ -48,9 +48,7 @@ class Compiled:
         self.functions: list[Callable[..., tuple]] = []
         self.spent: list[list] = []
         for i, turn in enumerate(self.turns):
-            # a vjp from an earlier turn may hold the very buffers of the parameters, so they are not donated
-            kinds = {"optimizer"} if any(r.kind == "vjp" for r in turn.reads) else {"optimizer", "params"}
-            donated = tuple(k for k, r in enumerate(turn.reads) if r.kind in kinds and r in turn.writes)
+            donated = tuple(k for k, r in enumerate(turn.reads) if r.kind in ("optimizer", "params") and r in turn.writes)
             self.functions.append(jax.jit(turn.run, donate_argnums=donated))
             self.spent.append([r for r in turn.reads if last[r] == i and r not in keep and r.kind not in LASTING])
 
@@ -94,7 +92,7 @@ def messages(
         topology, optimizer, links, backward, microbatches: as for `fused`.
 
     Returns:
-        A `Trainer`. `step` donates the optimizer states and, where it can, the parameters that it is given.
+        A `Trainer`. `step` donates the parameters and optimizer states that it is given.
 
     Raises:
         ValueError: naming the argument that does not fit.

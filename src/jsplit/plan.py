@@ -18,7 +18,7 @@ import optax
 
 from jsplit import charts
 from jsplit.base import Link, PyTree, batch_of, frame_bytes, identity, nbytes, shapes_of
-from jsplit.cost import NOTHING, Walk, Work, aligned, plain, si
+from jsplit.cost import MODES, NOTHING, Walk, Work, aligned, plain, si
 from jsplit.split import CutPoint, cut_points, split
 from jsplit.topology import Loss, Node, Topology
 from jsplit.training import configure, initial_shapes
@@ -119,7 +119,7 @@ def plan(
         link: the network between the two.
         encoding: what happens to the activation and to its cotangent on the way, as `compress.quantize(8)`.
         optimizer: the client's, whose state takes memory; by default plain SGD, which has none.
-        backward: mode.
+        backward: mode; `"recompute"` counts the client's forward pass twice.
         leakage: a score of each point, from outside; less is better.
         outputs, shared_inputs, options: as for `split`.
 
@@ -136,24 +136,28 @@ def plan(
         raise ValueError("`model` has no cut point: no single value separates its input from its output.")
     made = split(model, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs, **options)
     chain = Topology([*(Node(n, s, "client") for n, s in made.items()), *objective(made, points)], holds(made, example))
-    config = configure(chain, optimizer or optax.sgd(1.0), None, backward, 1)
+    if backward not in MODES:
+        raise ValueError(f'`backward` must be "residuals" or "recompute", got {backward!r}.')
+    config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
     fields = dict(zip(chain.fields, map(shapes_of, example), strict=True))
     state, batch = initial_shapes(config, fields), batch_of(fields)
     walk, own = Walk(config, state, fields), state.parties["client"]
     total = walk.work("client", "forward") + walk.work("client", "backward")
 
-    choices, params, statistics, kept, work = [], {}, {}, {}, NOTHING
+    choices, params, statistics, kept, work, again = [], {}, {}, {}, NOTHING, NOTHING
     for point in points:
         params[point.name], statistics[point.name] = own.params[point.name], own.state[point.name]
         for t in walk.traced:
             if t.op.label in (f"forward {point.name}", f"backward {point.name}"):
                 work, kept = work + t.work, kept | dict(t.kept)
-        memory = nbytes((params, statistics, jax.eval_shape(config.optimizer["client"].init, params))) + sum(kept.values())
+                again = again + t.work if t.kind == "forward" and backward == "recompute" else again
+        lasting = nbytes((params, statistics, jax.eval_shape(config.optimizer["client"].init, params)))
+        memory = lasting + (sum(kept.values()) if backward == "residuals" else nbytes(fields))
         sent = size_of(encoding, jax.ShapeDtypeStruct((batch, *point.shape), point.dtype))
-        seconds = work.flops / client.flops + 2 * (link.latency + 8 * sent / link.bits)
+        seconds = (work + again).flops / client.flops + 2 * (link.latency + 8 * sent / link.bits)
         seconds += (total.flops - work.flops) / server.flops if server else 0.0
         score = None if leakage is None else float(leakage(point))
-        choices.append(Choice(point, seconds, 2 * sent, work, memory, score, memory <= client.memory))
+        choices.append(Choice(point, seconds, 2 * sent, work + again, memory, score, memory <= client.memory))
     marked = [c._replace(front=c.fits and not any(better(o, c) for o in choices)) for c in choices]
     return Plan(tuple(sorted(marked, key=lambda c: (not c.fits, c.seconds, c.bytes))))
 

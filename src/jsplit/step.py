@@ -6,7 +6,7 @@ Every interpreter runs these same operations, so every interpreter gives the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import jax
@@ -42,6 +42,36 @@ class Packet:
     @classmethod
     def tree_unflatten(cls, known, children):
         return cls(children[0], known[1].unflatten(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in known[0]))
+
+
+@jax.tree_util.register_pytree_node_class
+class Pullback:
+    """The vjp of a segment without the arrays that its party has anyway: they are put back when it is called.
+
+    A compiled function copies what it only hands through, so whatever goes from one turn to the next would be held twice.
+    """
+
+    def __init__(self, new: Sequence, places: tuple, structure: Any):
+        self.new, self.places, self.structure = new, places, structure
+
+    @classmethod
+    def of(cls, pull: Any, had: PyTree) -> Pullback:
+        """`pull` without the leaves of `had`."""
+        known = {id(x): k for k, x in enumerate(jax.tree.leaves(had))}
+        leaves, structure = jax.tree.flatten(pull)
+        places = tuple(known.get(id(x)) for x in leaves)
+        return cls([x for x, k in zip(leaves, places, strict=True) if k is None], places, structure)
+
+    def __call__(self, cotangents: PyTree, had: PyTree) -> PyTree:
+        new, leaves = iter(self.new), jax.tree.leaves(had)
+        return self.structure.unflatten([next(new) if k is None else leaves[k] for k in self.places])(cotangents)
+
+    def tree_flatten(self):
+        return (self.new,), (self.places, self.structure)
+
+    @classmethod
+    def tree_unflatten(cls, known, children):
+        return cls(children[0], *known)
 
 
 def message_of(wire: Wire, sent: PyTree) -> Message:
@@ -208,7 +238,7 @@ def forward(config: Config, node: Node, train: bool) -> Op:
         segment = jax.checkpoint(segment) if config.backward == "recompute" else segment
         free = floating(params), {i: floating(x) for i, x in named.items() if i in trained}
         (out, kept), pull, (value, new) = jax.vjp(segment, *free, has_aux=True)
-        return put_back(value, out), put_back(new, kept) if watched else new, pull
+        return put_back(value, out), put_back(new, kept) if watched else new, Pullback.of(pull, (params, *inputs))
 
     vjp = [Name(party, "vjp", node.name)] if linear else []
     return Op(party, f"forward {node.name}", tuple(reads), (*writes, *vjp), run)
@@ -222,13 +252,16 @@ def backward(config: Config, node: Node) -> Op:
     like = [] if outer else [Name(party, "value", node.name)]  # a penalty on the state alone: zeros for the value
     grad = [Name(party, "grad", node.name)] if node.segment.trainable else []
 
+    had = [Name(party, "params", node.name), *[Name(party, "value", i) for i in node.reads]]
+
     def run(pull, *rest):
+        known, rest = rest[: len(had)], rest[len(had) :]
         value_ct = add(rest[: len(outer)]) if outer else jax.tree.map(jnp.zeros_like, floating(rest[0]))
         state_ct = add(rest[-len(inner) :]) if inner else ()
-        weights, arrived = pull((value_ct, state_ct))
+        weights, arrived = pull((value_ct, state_ct), known)
         return (*[weights for _ in grad], *[arrived[i] for i in inputs])
 
-    reads = (Name(party, "vjp", node.name), *outer, *like, *inner)
+    reads = (Name(party, "vjp", node.name), *had, *outer, *like, *inner)
     writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
     return Op(party, f"backward {node.name}", reads, writes, run)
 
