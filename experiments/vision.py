@@ -87,12 +87,19 @@ class ResNet(nnx.Module):
             setattr(self, f"stage{s + 1}", stage)
         self.fc = nnx.Linear(inputs, classes, rngs=rngs)
 
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def stem(self, image: jax.Array) -> jax.Array:
         h = nnx.relu(self.norm1(self.conv1(image)))
-        h = nnx.max_pool(h, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        for s in range(1, self.stages + 1):
-            for block in getattr(self, f"stage{s}"):
-                h = block(h)
+        return nnx.max_pool(h, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+    def stage(self, number: int, h: jax.Array) -> jax.Array:
+        for block in getattr(self, f"stage{number}"):
+            h = block(h)
+        return h
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        h = self.stem(image)
+        for number in range(1, self.stages + 1):
+            h = self.stage(number, h)
         return self.fc(h.mean((1, 2)))
 
 

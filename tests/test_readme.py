@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jax
+import optax
+
+import jsplit
+from helpers import cross_entropy, make_problem
+
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
@@ -31,3 +37,17 @@ def test_the_commands_are_targets_of_the_makefile():
 def test_the_example_is_short():
     example = next(code for language, code in BLOCKS if language == "python")
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
+
+
+def test_the_python_blocks_of_the_docs_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    problem = make_problem("vanilla", "cnn", "nnx")
+    topology = jsplit.vanilla(*[n.segment for n in problem.topology.segments], loss=cross_entropy, client="hospital")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        given = {"model": problem.whole, "image": problem.fields["image"], "topology": topology, "batch": problem.batch}
+        names = {"jax": jax, "jsplit": jsplit, "optax": optax, **given}
+        for language, code in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL):
+            if language == "python":
+                exec(compile(code, page.name, "exec"), names)
+        assert names.keys() > given.keys(), page
+    assert {"cost.png", "plan.png"} <= {f.name for f in tmp_path.iterdir()}
