@@ -155,7 +155,8 @@ def test_a_cost_is_a_table_json_and_a_figure():
     problem = make_problem("vertical", "mlp", "nnx")
     found = jsplit.cost(problem.topology, problem.batch)
     lines = str(found).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["lab", "clinic", "server", "total"]
+    assert [line.split()[0] for line in lines[3:7]] == ["lab", "clinic", "server", "all"]
+    assert sum(line.startswith(("activation ", "cotangent ")) for line in lines) == len(found.messages) == 4
     stored = json.loads(found.to_json())
     assert stored["batch"] == 8 and stored["parties"]["lab"]["sent"] == found.parties["lab"].sent
     assert stored["messages"][0] | {"shape": (8, 8)} == {**found.messages[0]._asdict(), "dtype": "float32"}

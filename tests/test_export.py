@@ -54,3 +54,16 @@ def test_a_missing_field_is_refused():
     state = jsplit.fused(problem.topology, optax.sgd(0.1)).init(jax.random.key(0), problem.batch)
     with pytest.raises(ValueError, match="`fields` lacks `right_field`; it has left_field"):
         jsplit.export(problem.topology, state, {"left_field": problem.fields["left_field"]})
+
+
+def test_a_model_that_asks_how_large_the_batch_is_is_refused():
+    problem = make_problem("vanilla", "mlp", "nnx")
+    asks = jsplit.segment(lambda image: image * (2.0 if image.shape[0] > 3 else 1.0))
+    node = jsplit.Node("asks", asks, party="client", inputs=["image"])
+    topology = jsplit.Topology([node, *problem.topology.nodes], problem.topology.holds)
+    state = jsplit.fused(problem.topology, optax.sgd(0.1)).init(jax.random.key(0), problem.batch)
+    own = state.parties["client"]
+    own = own._replace(params={**own.params, "asks": {}}, state={**own.state, "asks": {}})
+    with pytest.raises(ValueError, match="`asks` cannot be exported, it does not run with a free batch size: Inc") as error:
+        jsplit.export(topology, state._replace(parties={**state.parties, "client": own}), problem.fields)
+    assert "\n" not in str(error.value)

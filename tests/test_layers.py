@@ -20,13 +20,14 @@ LAYERS = {
     "topology": {"base"},
     "compress": {"base"},
     "checkpoint": {"base"},
-    "model": {"base"},
+    "watch": {"base", "trace"},
+    "model": {"base", "watch"},
     "points": {"base", "trace"},
-    "precision": {"base", "model"},
+    "precision": {"base", "model", "watch"},
     "configurations": {"base", "model", "topology"},
-    "whole": {"base", "model", "points", "trace"},
+    "whole": {"base", "model", "points", "trace", "watch"},
     "parts": {"base", "points", "trace", "whole"},
-    "split": {"base", "macs", "model", "parts", "points", "trace", "whole"},
+    "split": {"base", "macs", "model", "parts", "points", "trace", "watch", "whole"},
     "sketch": {"topology"},
     "layout": {"sketch", "topology"},
     "draw": {"layout", "sketch", "topology"},
@@ -42,7 +43,14 @@ LAYERS = {
     "plan": {"base", "charts", "cost", "split", "topology", "training"},
 }
 OUTSIDE = {"jax", "optax", "numpy"}
-KNOWS = {"model": {"flax"}, "draw": {"matplotlib"}, "charts": {"matplotlib"}, "cost": {"matplotlib"}, "plan": {"matplotlib"}}
+KNOWS = {
+    "model": {"flax"},
+    "watch": {"flax"},
+    "draw": {"matplotlib"},
+    "charts": {"matplotlib"},
+    "cost": {"matplotlib"},
+    "plan": {"matplotlib"},
+}
 
 
 def imports(file: Path, *, top: bool = False) -> set[str]:

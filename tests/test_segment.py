@@ -1,8 +1,11 @@
 """A segment computes what its Flax module, or function, computes: with parameters, statistics and keys as arguments."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen, nnx
 
@@ -28,6 +31,13 @@ class LinenNet(linen.Module):
         self.sow("intermediates", "h", h)
         self.sow("losses", "penalty", (h**2).mean())
         return linen.Dropout(0.5, deterministic=not train)(h)
+
+
+net = Net(nnx.Rngs(0))
+
+
+def reads_a_global(x):
+    return net(x)
 
 
 def same(ours, theirs, tolerance=0.0):
@@ -83,6 +93,62 @@ def test_what_is_sown_is_sown_anew_on_every_call():
     assert len(jax.tree.leaves(once["losses"])) == 1 and set(once) == {"batch_stats", "losses"}
 
 
+def test_a_sum_sown_is_sown_anew_and_what_shares_its_collection_is_kept():
+    class Sown(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            count = self.variable("losses", "count", jnp.zeros, ())
+            count.value += 1
+            for _ in range(2):
+                self.sow("losses", "sum", x.sum(), init_fn=lambda: 0.0, reduce_fn=lambda a, b: a + b)
+            return linen.Dense(2)(x)
+
+    part = jsplit.segment(Sown())
+    params, state = part.init(jax.random.key(1), x)
+    for i in range(3):
+        same(state, {"losses": {"count": jnp.full((), i + 1.0), "sum": 2 * x.sum() * (i > 0)}}, 1e-6)
+        _, state = part.apply(params, state, None, x)
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow")
+def test_what_an_nnx_module_has_sown_before_is_not_fed_back():
+    class Kept(nnx.Variable):
+        pass
+
+    class Inner(nnx.Module):
+        def __init__(self):
+            self.count = Kept(jnp.zeros(()))
+
+        @nnx.jit
+        def __call__(self, x):
+            self.sow(Kept, "seen", x.sum())
+            self.count[...] += 1
+            return x
+
+    class Outer(nnx.Module):
+        def __init__(self):
+            self.inner = Inner()
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    net = Outer()
+    net(x)
+    for _ in range(2):  # the second time, the `nnx.jit` has run
+        part = jsplit.segment(net)
+        params, state = part.init(jax.random.key(0), x)
+        for i in range(3):
+            same(state, {"inner": {"count": jnp.full((), i + 1.0), "seen": (x.sum() * (i > 0),)}}, 1e-6)
+            _, state = part.apply(params, state, None, x)
+
+
+def test_a_function_of_parameters_may_hold_a_linen_module():
+    dense = linen.Dense(2)
+    part = jsplit.segment(lambda p, x: dense.apply({"params": p}, x), init=lambda key, x: dense.init(key, x)["params"])
+    params, state = part.init(jax.random.key(0), x)
+    same(part.apply(params, state, None, x)[0], dense.apply({"params": params}, x))
+
+
 def test_a_function_segment_is_the_function():
     part = jsplit.segment(lambda params, x: x @ params, init=lambda key, x: jax.random.normal(key, (x.shape[-1], 2)))
     params, state = part.init(jax.random.key(3), x)
@@ -114,6 +180,19 @@ def test_the_mode_is_told_by_its_usual_names(flag):
     assert part.inputs == ("x",)
     for train in (True, False):
         same(part.apply({}, {}, None, x, train=train)[0], x * factor[train])
+
+
+def test_all_flags_are_told_and_inputs_go_by_name_where_they_do_not_lead():
+    def model(train, x, key, deterministic=False, *, y):
+        return x * train - y * deterministic
+
+    part = jsplit.segment(model)
+    assert part.inputs == ("x", "y")
+    for train in (True, False):
+        same(part.apply({}, {}, None, x, 2 * x, train=train)[0], x if train else -2 * x)
+    part = jsplit.segment(functools.partial(lambda a, b, c: a - b * c, b=2.0))
+    assert part.inputs == ("a", "c")
+    same(part.apply({}, {}, None, x, x)[0], x - 2 * x)
 
 
 def test_inputs_may_be_renamed_reordered_or_fewer():
@@ -181,7 +260,17 @@ def test_layers_vmapped_into_one_keep_their_own_masks():
     "model, options, message",
     [
         (Net, {}, "`model` must be a module or a function, got the class `Net`"),
-        (Net(nnx.Rngs(0)).__call__, {}, "`model` is a method of a Net, whose parameters would become constants"),
+        (Net(nnx.Rngs(0)).__call__, {}, "`model` holds a Net, whose parameters would become constants"),
+        (functools.partial(Net(nnx.Rngs(0))), {}, "`model` holds a Net"),
+        (nnx.jit(Net(nnx.Rngs(0))), {}, "`model` holds a Net"),
+        (jax.jit(lambda x, nets=[net]: nets[0](x)), {}, "`model` holds a Net"),
+        ((lambda net: lambda x: [(lambda: net(x))() for _ in x])(Net(nnx.Rngs(0))), {}, "`model` holds a Net"),
+        (lambda x: reads_a_global(x) * 2, {}, "`model` holds a Net"),
+        (LinenNet().bind({}).__call__, {}, "`model` holds a LinenNet"),
+        (nnx.Module(), {}, "got Module, which has no `__call__`"),
+        (LinenNet(), {"variables": {"kernel": x}}, r"`variables` must hold the collection `params`.*got \['kernel'\]"),
+        (lambda x: x, {"inputs": ["a", "b"]}, r"`inputs` names \['a', 'b'\], but the model takes \['x'\]"),
+        (lambda x: x, {"inputs": [1]}, "`inputs` must be names, got 1"),
         (3, {}, "`model` must be a Flax module or a function, got int"),
         (Net(nnx.Rngs(0)), {"variables": {}}, "`variables` belongs to a linen module, got a Net"),
         (lambda x: x, {"variables": {}}, "`variables` belongs to a linen module, got a function"),
@@ -192,3 +281,17 @@ def test_layers_vmapped_into_one_keep_their_own_masks():
 def test_what_is_no_model_is_refused_by_name(model, options, message):
     with pytest.raises(ValueError, match=message):
         jsplit.segment(model, **options)
+
+
+def test_a_module_without_parameters_is_not_trainable():
+    class Ids(nnx.Module):
+        def __call__(self, x):
+            return (x > 0).astype(jnp.int32)
+
+    embed = jsplit.segment(lambda w, i: w[i].sum(1), init=lambda key, i: jnp.ones((2, 3)), inputs=["i"])
+    topology = jsplit.vanilla(jsplit.segment(Ids()), embed, loss=lambda o, y: (o - y) ** 2, label="y")
+    assert not topology.node["smashed"].segment.trainable
+    batch = {"x": jnp.ones((4, 3)), "y": jnp.zeros((4, 3))}
+    trainer = jsplit.fused(topology, {"server": optax.sgd(0.1)})  # the client needs no optimizer
+    state, info = trainer.step(trainer.init(0, batch), batch)
+    assert info.loss == 9 and (state.parties["server"].params["output"][1] < 1).all()

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -197,6 +198,79 @@ class Narrow(nnx.Module):
         return self.b(jsplit.cut(self.a(image.astype(jnp.float32) / 255), "smashed"))
 
 
+class Registered(nnx.Linear):
+    """A class that knows every class made of it."""
+
+    below: list = []
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.below.append(cls)
+
+
+class Typed(nnx.Module):
+    """What a layer does depends on its exact type; the blocks share one `nnx.jit`, which has run before."""
+
+    def __init__(self, rngs):
+        self.blocks = nnx.List([Jitted(rngs), Jitted(rngs)])
+        self(jnp.ones((2, 4)))
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = block(x) if type(block) is Jitted and type(block.up) is Registered else jnp.ones_like(x)
+        return x.sum(-1)
+
+
+class Jitted(nnx.Module):
+    def __init__(self, rngs):
+        self.up, self.down = Registered(4, 5, rngs=rngs), Registered(5, 4, rngs=rngs)
+
+    @nnx.jit
+    def __call__(self, x):
+        return self.down(jnp.tanh(self.up(x)))
+
+
+class Slashes(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.Dict({"in/out": Pairwise(rngs)})
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        both = self.layers["in/out"](x)
+        return self.out(both["f/1"] * both["f/2"])
+
+
+class Pairwise(nnx.Module):
+    def __init__(self, rngs):
+        self.a = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return {"f/1": jnp.sin(self.a(x)), "f/2": jnp.cos(self.a(x))}
+
+
+class Referenced(nnx.Module):
+    """Its variables are mutable array references."""
+
+    def __init__(self, rngs):
+        with nnx.var_defaults(ref=True):
+            self.a, self.b = nnx.Linear(4, 5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.b(jsplit.cut(self.a(x), "smashed"))
+
+
+class LinenSum(linen.Module):
+    """Sows a sum, in the collection of a counter that is kept."""
+
+    @linen.compact
+    def __call__(self, x):
+        count = self.variable("losses", "count", jnp.zeros, ())
+        count.value += 1
+        h = LinenBlock(name="block")(x)
+        self.sow("losses", "norm", (h**2).mean(), init_fn=lambda: 0.0, reduce_fn=lambda a, b: a + b)
+        return linen.Dense(2)(jsplit.cut(h, "smashed"))
+
+
 class LinenCNN(linen.Module):
     @linen.compact
     def __call__(self, image, train):
@@ -321,6 +395,21 @@ def in_a_row(params, x):
     return jsplit.cut(jnp.tanh(h @ params["b"]), "second") @ params["c"]
 
 
+def out_of_order(params, deterministic, x, key, *, y, train=False):
+    """Flags and a key before the inputs, one of them by keyword only."""
+    h = jsplit.cut(x @ params["a"] + jax.random.normal(key, (3,)) * train, "smashed")
+    return h @ params["b"] * y + deterministic
+
+
+def slashes(params, x):
+    both = jsplit.cut({"enc/u": x @ params["a"], "enc": {"v": jnp.sin(x) @ params["a"]}}, "smashed")
+    return (both["enc/u"] + both["enc"]["v"]) @ params["b"]
+
+
+def narrow(make):
+    return lambda: jsplit.mixed_precision(make())
+
+
 class Case(NamedTuple):
     model: Callable[[], Any]
     example: tuple
@@ -354,7 +443,20 @@ CASES = {
     "statistics nobody reads": Case(lambda: Watched(rngs()), (row,)),
     "random streams": Case(lambda: Streams(nnx.Rngs(0, dropout=1, noise=2)), (row,)),
     "bfloat16 and uint8": Case(lambda: Narrow(rngs()), (jnp.ones((2, 4), jnp.uint8),)),
+    "types and one jit": Case(
+        lambda: Typed(rngs()), (row,), ["blocks.0.up", "blocks.1.up"], ("blocks.0.up", "blocks.1.up", "output")
+    ),
+    "keys with slashes": Case(lambda: Slashes(rngs()), (row,), {"h": "layers.in/out"}, ("h", "output")),
+    "variables that are references": Case(lambda: Referenced(rngs()), (row,)),
+    "narrow cnn": Case(narrow(lambda: CNN(rngs())), (image,)),
+    "narrow transformer": Case(
+        narrow(lambda: Former(rngs())), (tokens, mask), ["embed"], ("embed", "output"), {"shared_inputs": "mask"}
+    ),
+    "narrow rnn": Case(narrow(lambda: Recurrent(rngs())), (words,), "rnn", ("rnn", "output")),
+    "narrow linen rnn": Case(narrow(LinenRecurrent), (words,), "rnn", ("rnn", "output")),
+    "narrow linen cnn": Case(narrow(LinenCNN), (image,)),
     "linen cnn": Case(LinenCNN, (image,)),
+    "linen, a sum sown": Case(LinenSum, (row,)),
     "linen remat and jit divided": Case(
         LinenLifted, (row,), ["recomputed.up", "jitted.up"], ("recomputed.up", "jitted.up", "output")
     ),
@@ -367,6 +469,8 @@ CASES = {
     "function, integers cross": Case(lambda: looked_up, (row,), options=own),
     "function, pytrees": Case(lambda: pairs, (Pair(row, {"deep": row}),), options=own),
     "function, two parties": Case(lambda: vertical, (row, jnp.ones((2, 3))), None, ("left", "right", "output"), own),
+    "function, flags and key first": Case(lambda: out_of_order, (row, row), options=own),
+    "function, keys with slashes": Case(lambda: slashes, (row,), options=own),
     "function, a chain": Case(lambda: in_a_row, (row,), None, ("first", "second", "output"), own),
     "function, no parameters": Case(lambda: lambda x: jsplit.cut(jnp.sin(x), "smashed") ** 2, (row,)),
 }
@@ -613,6 +717,57 @@ def test_outputs_are_segments_of_their_own_where_named():
     assert list(jsplit.split(two_layers, row, init=weights, outputs=["logits"])) == ["smashed", "logits"]
 
 
+def test_a_watched_model_leaves_nothing_behind():
+    call, below = Registered.__call__, list(Registered.below)
+    jsplit.split(Typed(rngs()), row, cuts=["blocks.0.up"])
+    with pytest.raises(ValueError, match="does not exist"):
+        jsplit.split(Typed(rngs()), row, cuts=["nowhere"])
+    assert Registered.__call__ is call and "__call__" not in vars(Registered) and Registered.below == below
+
+
+def test_models_are_divided_in_several_threads_at_once():
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda i: list(jsplit.split(Typed(nnx.Rngs(i)), row, cuts=["blocks.0.up"])), range(6)))
+    assert found == [["blocks.0.up", "output"]] * 6
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("narrow")])
+def test_what_a_model_of_mixed_precision_sends_is_narrow(name):
+    """What crosses is narrow, and so is what is computed; parameters, gradients and statistics are not."""
+    case = CASES[name]
+    part = next(iter(jsplit.split(case.model(), *case.example, cuts=case.cuts, **case.options).values()))
+    params, state = part.init(jax.random.key(0))
+    sent, new = jax.eval_shape(part.apply, params, state, jax.random.key(0), *case.example[: len(part.inputs)])
+    assert sent.dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves((params, new))} == {np.dtype("float32")}
+
+
+def test_a_statistic_of_training_alone_keeps_its_dtype():
+    class Once(nnx.Module):
+        def __init__(self, rngs):
+            self.a = nnx.Linear(4, 3, rngs=rngs)
+
+        def __call__(self, x, train):
+            h = jsplit.cut(self.a(x), "h")
+            if train:
+                self.norm = nnx.BatchStat((h**2).mean())
+            return h * 2
+
+    part = jsplit.mixed_precision(Once(rngs()))
+    params, state = part.init(jax.random.key(0), row)
+    for train in (True, False):
+        new = part.apply(params, state, None, row, train=train)[1]
+        assert jax.tree.map(jnp.result_type, new) == ({"norm": jnp.float32} if train else {})
+    assert list(jsplit.split(part, row)) == ["h", "output"]
+
+
+def test_mixed_precision_takes_numbers_and_refuses_what_is_no_dtype():
+    assert jsplit.mixed_precision(lambda x: x * 2).apply({}, {}, None, 3.0)[0].dtype == jnp.bfloat16
+    for dtype in ("nonsense", "int32"):
+        with pytest.raises(ValueError, match=f"`compute` must be a floating dtype, got '{dtype}'"):
+            jsplit.mixed_precision(two_layers, dtype, init=weights)
+
+
 # Where one can cut.
 
 
@@ -742,6 +897,16 @@ def dead(params, x):
     return jsplit.cut(x @ params["a"], "h") @ params["b"]
 
 
+def only_in(mode):
+    return lambda p, x, train: (jsplit.cut(x @ p["a"], "h") if train is mode else x @ p["a"]) @ p["b"]
+
+
+def in_place(params, x):
+    h = jax.new_ref(jsplit.cut(x @ params["a"], "h"))
+    h[...] = jnp.tanh(h[...])
+    return h[...] @ params["b"]
+
+
 def square(key, *inputs):
     return {"b": jnp.ones((3, 4, 4))}
 
@@ -804,6 +969,26 @@ REFUSED = {
     "an output of no input": (
         lambda p, x: (two_layers(p, x), p["c"] * 2), {"outputs": ["u", "v"]}, r"output `v` depends on no input",
     ),
+    "an output named as an input": (
+        lambda p, x: {"x": two_layers(p, x)}, {"outputs": ["x"]}, r"output `x` has the name of an input",
+    ),
+    "an input named as the output": (two_layers, {"inputs": "output"}, r"output `output` has the name of an input"),
+    "one name for two outputs": (two_layers, {"outputs": ["u", "u"]}, r"`outputs` names `u` twice"),
+    "outputs that are no names": (two_layers, {"outputs": 3}, r"`outputs` must be names, got 3"),
+    "cuts that are no names": (two_layers, {"cuts": 3}, r"`cuts` must be names, got 3"),
+    "a cut of no name": (two_layers, {"cuts": {"h": 3}}, r"`cuts` must be names, got 3"),
+    "a cut of a list": (two_layers, {"cuts": [["h"]]}, r"`cuts` must be names, got \['h'\]"),
+    "a cut whose name is none": (two_layers, {"cuts": {1: "smashed"}}, r"`cuts` must be names, got 1"),
+    "cuts that need each other": (
+        lambda p, x: jsplit.cut(jsplit.cut(jsplit.cut(x @ p["a"], "A") @ p["b"], "B") @ p["a"], "A") @ p["b"], {},
+        r"the cuts `B`, `A` read each other's values in a circle",
+    ),
+    "one value in two cuts": (
+        in_a_row, {"cuts": {"h": "first", "g": ["first", "second"]}}, r"the cuts `h` and `g` hold the same value",
+    ),
+    "a cut in training only": (only_in(True), {}, r"cut `h` exists only in training; .* in inference too"),
+    "a cut in inference only": (only_in(False), {}, r"cut `h` exists only in inference; .* in training too"),
+    "a mutable array": (in_place, {}, r"a mutable array reference \(in `new_ref`\)"),
     "a shared input that is none": (two_layers, {"shared_inputs": ["y"]}, r"`shared_inputs` names \['y'\].*\['x'\]"),
 }  # fmt: skip
 
@@ -824,12 +1009,33 @@ def test_what_cannot_be_divided_is_refused_by_name(model, options, message):
         ((row, jnp.ones((3, 3))), "batch axes differ: `x` has 2, `y` has 3"),
         ((row, jnp.ones(())), "`y` has no batch axis"),
         ((jnp.ones((0, 4)), jnp.ones((0, 3))), "batch is empty"),
+        ((row, "row"), "example of `y` must hold arrays, or their shapes, got 'row'"),
         (({"u": row, "v": jnp.ones((3, 4))}, row), "batch axes differ: `x` has 2 and 3"),
     ],
 )
 def test_an_example_that_is_no_batch_is_refused(example, message):
     with pytest.raises(ValueError, match=message):
         jsplit.split(vertical, *example, init=weights)
+
+
+def test_an_error_of_the_model_itself_is_not_the_batch_sizes():
+    with pytest.raises(KeyError, match="missing"):
+        jsplit.split(lambda p, x: x @ p["missing"], row, init=weights)
+    with pytest.raises(KeyError, match="missing"):
+        jsplit.split(lambda p, x, train: x @ p["a" if train else "missing"], row, init=weights)
+
+    def fixed(params, x):
+        assert len(x) == 2
+        return jsplit.cut(x @ params["a"], "h") @ params["b"]
+
+    with pytest.raises(ValueError, match="batch size must be free, but the model does not run with 4: AssertionError"):
+        jsplit.split(fixed, row, init=weights)
+
+
+def test_a_model_of_shapes_can_be_divided_but_not_run():
+    part = jsplit.split(nnx.eval_shape(lambda: MLP(rngs())), row)["smashed"]
+    with pytest.raises(ValueError, match=r"`smashed` has only the shape of `a.bias`, float32\[5\], and needs its value"):
+        part.apply(*part.init(None), None, row)
 
 
 @pytest.mark.parametrize(
@@ -879,6 +1085,37 @@ def test_merge_refuses_a_leaf_that_two_hold():
             jsplit.merge({"a": {"x": 1}}, other)
 
 
+def test_merge_takes_nested_dictionaries():
+    with pytest.raises(ValueError, match="`merge` takes nested dictionaries, .* got a list"):
+        jsplit.merge([1])
+
+
+def test_merge_copies_so_that_the_whole_outlives_a_step():
+    tree = {"a": jnp.ones(2), "key": jax.random.key(0)}
+    merged = jsplit.merge(tree)
+    jax.tree.map(lambda x: x.delete(), tree)
+    assert (merged["a"] == 1).all() and merged["key"] == jax.random.key(0)
+
+
+def test_merge_gives_back_the_containers_of_the_whole():
+    class Boxed(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            init = linen.with_partitioning(linen.initializers.ones, (None, "model"))
+            return linen.Dense(2, name="b")(jsplit.cut(linen.Dense(3, kernel_init=init, name="a")(x), "h"))
+
+    parts = jsplit.split(Boxed(), row)
+    params = [p.init(jax.random.key(0))[0] for p in parts.values()]
+    like = Boxed().init(jax.random.key(0), row)["params"]
+    merged = jsplit.merge(*params, like=like)
+    assert jax.tree.structure(merged) == jax.tree.structure(like)
+    assert_same(Boxed().apply({"params": merged}, row), Boxed().apply({"params": like}, row))
+    assert jsplit.merge({0: 1}, {1: 2}, like=[0, 0]) == [1, 2]
+    for trees, one in (([{0: 1}], "`like`"), ([{0: 1, 1: 2, 2: 3}], "the trees")):
+        with pytest.raises(ValueError, match=f"is in {one} alone"):
+            jsplit.merge(*trees, like=[0, 0])
+
+
 def test_join_takes_inputs_in_the_order_asked_for():
     parts = jsplit.split(vertical, row, jnp.ones((2, 3)), init=weights)
     assert jsplit.join(parts).inputs == ("y", "x")
@@ -894,10 +1131,14 @@ def test_join_takes_inputs_in_the_order_asked_for():
 
 def test_join_refuses_segments_that_do_not_follow_one_another():
     circle = {"u": jsplit.segment(lambda v: v), "v": jsplit.segment(lambda u: u)}
-    with pytest.raises(ValueError, match=r"\['u', 'v'\] read each other's outputs in a circle"):
+    with pytest.raises(ValueError, match="the segments `u`, `v` read each other's values in a circle"):
         jsplit.join(circle)
     with pytest.raises(ValueError, match="segment `u` does not name its inputs"):
         jsplit.join({"u": jsplit.segment(lambda *x: x)})
+    with pytest.raises(ValueError, match="`u` must be a segment, got a MLP"):
+        jsplit.join({"u": MLP(rngs())})
+    with pytest.raises(ValueError, match="`segments` must be a dictionary .* got a list"):
+        jsplit.join([])
 
 
 def test_join_walks_any_segments():

@@ -52,8 +52,8 @@ class Segment:
         inputs: names of the positional inputs, if known. A `Node` reads the values of these names
             unless told otherwise.
         name: name of the value that the segment produces, if known.
-        trainable: whether there are parameters at all. A party that owns only segments without
-            any needs no optimizer.
+        trainable: whether there may be parameters. A party that owns only segments without any needs no
+            optimizer.
         shares_key: `False`: in a topology the segment gets a key of its own, so that two
             segments never draw the same dropout mask. `True`: it gets the step's key as it
             is, as all slices of one whole model must, for their masks to be the whole model's.
@@ -240,6 +240,11 @@ def frame_bytes(payload: PyTree) -> int:
 def said(shapes: PyTree) -> str:
     """Shapes and dtypes in words: `float32[8,3]`, several in the order of their leaves."""
     return " and ".join(f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(shapes)) or "nothing"
+
+
+def reason(error: Exception) -> str:
+    """Kind and first line of an error that somebody else's code raised."""
+    return ": ".join(filter(None, (type(error).__name__, str(error).strip().partition("\n")[0])))
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:

@@ -134,26 +134,20 @@ class Cost:
         return charts.bars({"multiply-accumulates": work, "messages, bytes": messages, title: sizes})
 
     def __str__(self) -> str:
-        columns = [
-            "party",
-            "forward",
-            "backward",
-            "recompute",
-            "other",
-            "sent",
-            "received",
-            "params",
-            "optimizer",
-            "kept",
-            "kept, recompute",
+        parties = [*self.parties.items(), ("all", self.total)]
+        stages = ["forward", "backward", "recompute", "other"]
+        memory = ["sent", "received", "parameters", "statistics", "optimizer", "kept", "kept, recompute"]
+        lines = [f"one step of {self.batch} records"]
+        for title, of in (("multiply-accumulates", lambda w: w.macs), ("FLOPs by XLA", lambda w: w.flops)):
+            rows = [[n, *(si(of(w)) for w in (p.forward, *(p.backward[m] for m in MODES), p.other))] for n, p in parties]
+            lines += ["", *aligned([title, *stages], rows)]
+        rows = [
+            [n, *(si(b) for b in (p.sent, p.received, p.params, p.statistics, p.optimizer, *(p.activations[m] for m in MODES)))]
+            for n, p in parties
         ]
-        rows = []
-        for name, p in [*self.parties.items(), ("total", self.total)]:
-            work = [p.forward, *(p.backward[m] for m in MODES), p.other]
-            sizes = [p.sent, p.received, p.params + p.statistics, p.optimizer, *(p.activations[m] for m in MODES)]
-            rows.append([name, *(f"{si(w.macs)} / {si(w.flops)}" for w in work), *(f"{si(b)}B" for b in sizes)])
-        head = f"one step of {self.batch} records; work in multiply-accumulates / FLOPs by XLA"
-        return "\n".join([head, *aligned(columns, rows)])
+        lines += ["", *aligned(["bytes", *memory], rows)]
+        rows = [[f"{m.kind} {m.name}", m.sender, m.receiver, si(m.bytes), str(m.frame)] for m in self.messages]
+        return "\n".join([*lines, "", *aligned(["message", "from", "to", "payload", "frame"], rows)])
 
 
 def cost(
@@ -301,7 +295,7 @@ def si(x: float) -> str:
     """A number with a decimal prefix, four digits: `1.234 M`."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if abs(x) < 999.95 or prefix == "P":
-            return f"{x:.4g} {prefix}" if prefix else f"{x:.4g} "
+            return f"{x:.4g} {prefix}".strip()
         x /= 1000
     return ""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from jax import export as jax_export
 
-from jsplit.base import PyTree, TrainState, shapes_of
+from jsplit.base import PyTree, TrainState, reason, shapes_of
 from jsplit.topology import Topology
 
 
@@ -33,7 +33,7 @@ def export(
         By party and node, the exported functions of the node's inputs, in their order.
 
     Raises:
-        ValueError: if a field is missing.
+        ValueError: if a field is missing, or a segment does not run with the batch size free.
     """
     read = {i for n in topology.segments for i in n.reads if i in topology.fields}
     if missing := sorted(read - fields.keys()):
@@ -49,7 +49,12 @@ def export(
         def run(*inputs, n=n, params=own.params[n.name], statistics=own.state[n.name]):
             return n.segment.apply(params, statistics, None, *inputs, train=False)[0]
 
-        made = jax_export.export(jax.jit(run), platforms=platforms)(*[values[i] for i in n.reads])
+        try:
+            made = jax_export.export(jax.jit(run), platforms=platforms)(*[values[i] for i in n.reads])
+        except Exception as error:  # it ran with numbers
+            raise ValueError(
+                f"`{n.name}` cannot be exported, it does not run with a free batch size: {reason(error)}"
+            ) from error
         exported[n.party][n.name] = made
         outputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.out_avals]
         values[n.name] = jax.tree.unflatten(made.out_tree, outputs)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from jax.extend.core import Var
 
-from jsplit.trace import backward_slice, shape_of
+from jsplit.base import CUT, MODULE
+from jsplit.trace import backward_slice, shape_of, untagged
 from jsplit.whole import Source, Traced, Whole, dotted
 
 
@@ -26,8 +27,7 @@ class Part(NamedTuple):
 def divide(whole: Whole, traces: Sequence[Traced]) -> dict[str, Part]:
     """The parts by the names of their values, over all `traces`; refuses what cannot be divided."""
     cuts, names = traces[0].cuts, in_order(traces[0])
-    if both := set(cuts) & {*traces[0].outputs, *whole.fields}:
-        raise ValueError(f"the cut `{both.pop()}` has the name of an input or output of the model.")
+    refuse_names(whole, traces)
     reads: dict[str, set[Source]] = {name: set() for name in names}
     pieces = {name: [backward_slice(t.flat, t.values[name].atoms, t.stops(name)) for t in traces] for name in names}
     for name in names:
@@ -38,6 +38,7 @@ def divide(whole: Whole, traces: Sequence[Traced]) -> dict[str, Part]:
             raise ValueError(
                 f"{cut}output `{name}` is `{describe(whole, min(reads[name]))}` itself, nothing is computed after it."
             )
+    names = follow({n: [s.which for s in reads[n] if s.kind == "cut"] for n in names}, "the cuts")
     used = {s.which for found in reads.values() for s in found if s.kind == "cut"}
     for name in cuts:
         if name not in used:
@@ -54,6 +55,31 @@ def divide(whole: Whole, traces: Sequence[Traced]) -> dict[str, Part]:
     )
     inputs = {n: [s for s in (*whole.fields, *names) if reads[n] & {Source("field", s), Source("cut", s)}] for n in names}
     return {n: Part(params[n], state[n], inputs[n]) for n in names}
+
+
+def refuse_names(whole: Whole, traces: Sequence[Traced]) -> None:
+    """Refuse one name for two values, and one value under two names."""
+    if both := set(traces[0].cuts) & {*traces[0].outputs, *whole.fields}:
+        raise ValueError(f"the cut `{both.pop()}` has the name of an input or output of the model.")
+    for trace in traces:
+        holder: dict[Var, str] = {}
+        for name, value in trace.cuts.items():
+            for v in value.atoms:
+                if isinstance(v, Var) and holder.setdefault(v, name) != name:
+                    raise ValueError(f"the cuts `{holder[v]}` and `{name}` hold the same value; it can cross in one of them.")
+
+
+def follow(reads: Mapping[str, Sequence[str]], what: str) -> list[str]:
+    """The names in the order given, but each after those it reads."""
+    order: list[str] = []
+    while left := [n for n in reads if n not in order]:
+        ready = [n for n in left if not any(i in left for i in reads[n])]
+        if not ready:
+            while loose := [n for n in left if not any(n in reads[m] for m in left)]:
+                left = [n for n in left if n not in loose]
+            raise ValueError(f"{what} {', '.join(f'`{n}`' for n in left)} read each other's values in a circle.")
+        order.append(ready[0])
+    return order
 
 
 def in_order(trace: Traced) -> list[str]:
@@ -161,8 +187,7 @@ def path_to(trace: Traced, source: Source, name: str) -> list[str] | None:
     for equation in piece.equations:
         start = next((v for v in equation.reads if v in came), None)
         kind = equation.eqn.primitive.name
-        step = equation.eqn.params["name"].rpartition("/") if kind == "name" else None
-        step = kind if step is None else step[0].rpartition("/")[2] or step[2]
+        step = untagged(equation.eqn.params["name"])[0].removeprefix(MODULE).removeprefix(CUT) if kind == "name" else kind
         came.update({v: (start, step) for v in equation.writes if start is not None})
     at: Var | None = next((v for v in trace.values[name].atoms if isinstance(v, Var) and v in came), None)
     if at is None:

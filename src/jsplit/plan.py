@@ -84,8 +84,8 @@ class Plan:
         columns = ["cut", "front", "seconds", "bytes", "MACs", "FLOPs", "memory", "leakage"]
         rows = [
             [
-                c.point.name, "*" if c.front else "" if c.fits else "too large", f"{c.seconds:.4g}", f"{si(c.bytes)}B",
-                si(c.work.macs), si(c.work.flops), f"{si(c.memory)}B", "" if c.leakage is None else f"{c.leakage:.3g}",
+                c.point.name, "*" if c.front else "" if c.fits else "too large", f"{c.seconds:.4g}", si(c.bytes),
+                si(c.work.macs), si(c.work.flops), si(c.memory), "" if c.leakage is None else f"{c.leakage:.3g}",
             ]
             for c in self.choices
         ]  # fmt: skip

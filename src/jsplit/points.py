@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jax.extend.core import Var
 
 from jsplit.base import CUT, MODULE
-from jsplit.trace import Atom, Flat, bodies, inside
+from jsplit.trace import Atom, Flat, bodies, inside, untagged
 
 
 def tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
@@ -22,7 +22,7 @@ def tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
     found: dict[str, list[dict[str, Var]]] = {}
     for equation in flat.equations:
         if equation.eqn.primitive.name == "name" and equation.eqn.params["name"].startswith(prefix):
-            name, _, end = equation.eqn.params["name"].removeprefix(prefix).rpartition("/")
+            name, end = untagged(equation.eqn.params["name"].removeprefix(prefix))
             calls = found.setdefault(name, [{}])
             if end in calls[-1]:
                 calls.append({})
@@ -90,11 +90,11 @@ def separating(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> dict[
 
 
 def find(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom], name: str) -> list[tuple[str, Var]]:
-    """What a name points at, by keys: a marked value, a submodule's output, or one separating value."""
+    """What a name points at, by keys: a marked value, a submodule's output, or one separating value; or nothing."""
     cuts, modules, points = tagged(flat, CUT), tagged(flat, MODULE), separating(flat, fields, outs)
     path, _, number = name.rpartition("#") if name[-1:].isdigit() and "#" in name else (name, "", "")
     calls = modules.get(path, [])
-    within = {tag.rpartition("/")[0]: primitive for tag, primitive in inside(e.eqn for e in flat.equations)}
+    within = {untagged(tag)[0]: primitive for tag, primitive in inside(e.eqn for e in flat.equations)}
     if body := within.get(CUT + name) or (None if calls or name in cuts or name in points else within.get(MODULE + path)):
         raise ValueError(
             f"cut `{name}` lies inside the body of a `{body}`, which runs as one operation and "
@@ -108,12 +108,16 @@ def find(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom], name: str) -> 
         return list(calls[int(number or 1) - 1].items())
     if name in points:
         return [("", points[name].variable)]
-    known = cuts.keys() | modules.keys() | points.keys()
-    close = get_close_matches(name, known, 3) or sorted(known)[:8]
-    raise ValueError(f"cut `{name}` does not exist in the model; there are {', '.join(map(repr, close)) or 'none'}.")
+    return []
+
+
+def nearest(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom], name: str) -> list[str]:
+    """The names that could have been meant by one that does not exist."""
+    known = tagged(flat, CUT).keys() | tagged(flat, MODULE).keys() | separating(flat, fields, outs).keys()
+    return get_close_matches(name, known, 3) or sorted(known)[:8]
 
 
 def marked(flat: Flat) -> list[str]:
     """The names of all `jsplit.cut`s, also of those in the body of a loop, where `find` refuses them."""
     within = (tag for tag, _ in inside(e.eqn for e in flat.equations) if tag.startswith(CUT))
-    return list(dict.fromkeys([*tagged(flat, CUT), *(tag.removeprefix(CUT).rpartition("/")[0] for tag in within)]))
+    return list(dict.fromkeys([*tagged(flat, CUT), *(untagged(tag.removeprefix(CUT))[0] for tag in within)]))

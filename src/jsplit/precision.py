@@ -13,15 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.base import Params, PyTree, Segment, State
-from jsplit.model import computing_in, segment
+from jsplit.model import segment
+from jsplit.watch import narrow, watching
 
 
 def mixed_precision(model: Any, compute: Any = jnp.bfloat16, **options) -> Segment:
     """The segment of `model` with floating parameters and inputs cast to `compute` at every call.
 
-    Parameters and their gradients keep their dtype (float32), and so do statistics; what crosses a cut has the
-    dtype `compute`, which halves its bytes with bfloat16; losses are computed in float32. Split it like any model:
-    `split(mixed_precision(net), image)`.
+    A submodule that is given no wider values returns none, whatever it computes in inside (an `Embed`, a normalisation), and
+    what `jsplit.cut` marks has the dtype `compute`, which halves its bytes with bfloat16. What the model's own
+    code widens, by a float32 table or the float32 carry of a recurrent cell, stays wide up to there.
+    Parameters and their gradients keep their dtype (float32), and so do statistics; losses are computed in float32.
+    Split it like any model: `split(mixed_precision(net), image)`.
 
     Args:
         model: as for `segment`.
@@ -34,15 +37,22 @@ def mixed_precision(model: Any, compute: Any = jnp.bfloat16, **options) -> Segme
     References:
         Micikevicius et al., `Mixed precision training <https://arxiv.org/abs/1710.03740>`_, 2018.
     """
-    if not jnp.issubdtype(compute, jnp.floating):
-        raise ValueError(f"`compute` must be a floating dtype, got {jnp.dtype(compute).name}.")
-    wide = segment(computing_in(model, compute), **options)
-
-    def narrow(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: x.astype(compute) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+    try:
+        dtype = jnp.dtype(compute)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`compute` must be a floating dtype, got {compute if dtype is None else dtype.name!r}.")
+    wide = segment(model, **options)
 
     def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
-        output, new = wide.apply(narrow(params), state, key, *map(narrow, inputs), train=train)
-        return narrow(output), jax.tree.map(lambda x, old: x.astype(old.dtype), new, state)
+        with watching(compute=dtype):
+            output, new = wide.apply(narrow(params, dtype), state, key, *narrow(inputs, dtype), train=train)
+        before = dict(jax.tree_util.tree_leaves_with_path(state))
+        return narrow(output, dtype), jax.tree_util.tree_map_with_path(lambda path, x: as_wide_as(before.get(path), x), new)
 
     return replace(wide, apply=apply)
+
+
+def as_wide_as(old: Any, x: Any) -> Any:
+    return x if old is None or old.dtype == jnp.result_type(x) else jnp.asarray(x, old.dtype)

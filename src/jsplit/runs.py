@@ -71,11 +71,11 @@ class RunCost:
 
 def table(runs: Sequence[RunCost]) -> str:
     """Several runs, a line each: what one client pays on average."""
-    columns = ["on average, a client of", "steps", "MACs", "FLOPs", "sent", "received", "of it weights", "memory"]
+    columns = ["on average, a client of", "steps", "MACs", "FLOPs", "bytes sent", "received", "of them weights", "memory"]
     rows = []
     for r in runs:
         m, steps = r.mean, sum(c.steps for c in r.clients) / len(r.clients)
-        sizes = [f"{si(m[what])}B" for what in ("sent", "received", "weights", "memory")]
+        sizes = [si(m[what]) for what in ("sent", "received", "weights", "memory")]
         rows.append([r.algorithm, f"{steps:g}", si(m["macs"]), si(m["flops"]), *sizes])
     return "\n".join(aligned(columns, rows))
 

@@ -8,19 +8,20 @@ it. Composed again, the slices are the whole model, equation for equation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, Var
 
-from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, nbytes, node_key
+from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, nbytes, node_key, said
 from jsplit.macs import count
-from jsplit.model import overlay, segment, tag_arrays
-from jsplit.parts import Part, divide
+from jsplit.model import names_of, overlay, segment
+from jsplit.parts import Part, divide, follow
 from jsplit.points import separating
-from jsplit.trace import Atom, Flat, backward_slice, evaluate, shape_of
+from jsplit.trace import Atom, Flat, backward_slice, evaluate, shape_of, tag_arrays
+from jsplit.watch import narrowed
 from jsplit.whole import LEAF, Initial, Source, Value, Whole, by_path, dotted, initial, nest
 
 
@@ -42,7 +43,7 @@ def cut(value: PyTree, name: str) -> PyTree:
         raise ValueError(f"`name` of a cut must be an identifier, or several joined by dots, got {name!r}.")
     if not jax.tree.leaves(value):
         raise ValueError(f"`value` of the cut `{name}` holds no array.")
-    return tag_arrays(value, CUT + name)
+    return tag_arrays(narrowed(value), CUT + name)
 
 
 class CutPoint(NamedTuple):
@@ -133,7 +134,7 @@ def split(
         cuts: where to cut: names of `jsplit.cut` in the model's code, paths of submodules whose output is meant
             (`"encoder.block1"`; `"block#2"` is the second call), or entries of `cut_points`. A mapping gives the cut a
             name of its own, and may join several places to one cut: `{"smashed": ["conv3", "skip"]}`. By
-            default every `jsplit.cut` in the code.
+            default every `jsplit.cut` in the code, in either mode.
         outputs: names of what the model returns, where each is a segment of its own: the keys of a returned
             dictionary, or names for the elements of a tuple. By default all of it is one, `"output"`.
         shared_inputs: inputs that more than one segment may read (a mask, say).
@@ -145,9 +146,10 @@ def split(
         by path; `merge` puts them together again.
 
     Raises:
-        ValueError: naming the culprit and the path: a cut that does not exist, lies in the body of a loop, or
-            separates nothing; a skip connection around a cut; a weight or a statistic read on both sides;
-            a cut that holds a raw input, or whose leading axis is not the batch.
+        ValueError: naming the culprit and the path: a cut that does not exist, exists in one mode only, lies in the body
+            of a loop, or separates nothing; a skip connection around a cut; a weight or a statistic read on both
+            sides; a cut that holds a raw input, or whose leading axis is not the batch; cuts that need each other;
+            one name for two values; a mutable array.
     """
     made = segment(model, **options)
     start = initial(made, example)
@@ -160,11 +162,14 @@ def name_cuts(cuts: Any) -> dict[str, list[str]] | None:
     """For each cut its name and the names of the values it holds."""
 
     def names(ends: Any) -> list[str]:
-        return [c.name if isinstance(c, CutPoint) else c for c in ([ends] if isinstance(ends, (str, CutPoint)) else ends)]
+        several = isinstance(ends, Iterable) and not isinstance(ends, (str, CutPoint))
+        return names_of("cuts", [end.name if isinstance(end, CutPoint) else end for end in (ends if several else [ends])])
 
     if cuts is None:
         return None
-    return {n: names(ends) for n, ends in cuts.items()} if isinstance(cuts, Mapping) else {n: [n] for n in names(cuts)}
+    if not isinstance(cuts, Mapping):
+        return {name: [name] for name in names(cuts)}
+    return {name: names(ends) for name, ends in zip(names(cuts.keys()), cuts.values(), strict=True)}
 
 
 def make_segment(whole: Whole, start: Initial, name: str, part: Part) -> Segment:
@@ -187,6 +192,8 @@ def make_segment(whole: Whole, start: Initial, name: str, part: Part) -> Segment
 
         def give(what: str, atoms: Sequence[Atom], leaves: Sequence[Any]) -> None:
             for v, x in zip(atoms, leaves, strict=True):
+                if isinstance(x, jax.ShapeDtypeStruct):
+                    raise ValueError(f"segment `{name}` has only the shape of `{what}`, {said(x)}, and needs its value.")
                 expected, got = shape_of(v), jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
                 if (expected.shape, expected.dtype) != (got.shape, got.dtype):
                     raise ValueError(f"segment `{name}` expects `{what}` as {said(expected)}, got {said(got)}.")
@@ -251,19 +258,25 @@ def at(tree: PyTree, path: tuple, needs: str) -> Any:
     return tree
 
 
-def said(shape: jax.ShapeDtypeStruct) -> str:
-    return f"{shape.dtype}[{','.join(map(str, shape.shape))}]"
+def merge(*trees: Mapping, like: PyTree = None) -> PyTree:
+    """The parameters (or statistics) of several segments as those of the whole model, copied, so that they outlive a step.
 
+    Args:
+        trees: nested dictionaries by path, as `split` makes them.
+        like: a tree in the whole model's own containers, such as `segment(model).init(key, *example)[0]`, where these
+            are not nested dictionaries: linen's boxes of partitioned parameters, lists, named tuples. The result has them.
 
-def merge(*trees: Mapping) -> dict:
-    """The parameters (or statistics) of several segments as one nested dictionary, that of the whole model.
+    Returns:
+        One nested dictionary, or a tree like `like`.
 
     Raises:
-        ValueError: if two trees hold the same leaf.
+        ValueError: if two trees hold the same leaf, or `like` has other leaves.
     """
     merged: dict = {}
     for tree in trees:
-        for path in map(tuple, by_path(tree).paths):
+        if not isinstance(tree, Mapping):
+            raise ValueError(f"`merge` takes nested dictionaries, as segments of `split` have, got a {type(tree).__name__}.")
+        for path in by_path(tree).paths:
             ours = merged
             for k in path:
                 ours = ours.get(k) if isinstance(ours, Mapping) else ...
@@ -272,7 +285,14 @@ def merge(*trees: Mapping) -> dict:
             if ours is not None:
                 raise ValueError(f"two of the trees hold the leaf `{dotted(path)}`.")
         merged = overlay(merged, tree)
-    return merged
+    merged = jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, merged)
+    if like is None:
+        return merged
+    found, wanted = by_path(merged), by_path(like)
+    values = dict(zip(found.paths, found.shapes, strict=True))
+    if odd := [path for path in (*wanted.paths, *found.paths) if path not in values or path not in wanted.paths]:
+        raise ValueError(f"the leaf `{dotted(odd[0])}` is in {'the trees' if odd[0] in values else '`like`'} alone.")
+    return wanted.structure.unflatten([values[path] for path in wanted.paths])
 
 
 def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -> Segment:
@@ -289,20 +309,21 @@ def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -
     Raises:
         ValueError: if a segment does not name its inputs, two read each other's output, or `inputs` names others.
     """
-    if unnamed := [n for n, s in segments.items() if s.inputs is None]:
-        raise ValueError(f"segment `{unnamed[0]}` does not name its inputs; give them: jsplit.segment(..., inputs=[...]).")
+    if not isinstance(segments, Mapping):
+        raise ValueError(f"`segments` must be a dictionary by the names of what they produce, got a {type(segments).__name__}.")
+    for name, made in segments.items():
+        if not isinstance(made, Segment):
+            raise ValueError(f"`{name}` must be a segment, got a {type(made).__name__}; make one of it by jsplit.segment.")
+        if made.inputs is None:
+            raise ValueError(f"segment `{name}` does not name its inputs; give them: jsplit.segment(..., inputs=[...]).")
+    inputs = None if inputs is None else names_of("inputs", inputs)
     reads = {n: s.inputs or () for n, s in segments.items()}
-    order: list[str] = []
-    while len(order) < len(reads):
-        ready = [n for n in reads if n not in order and all(i in order or i not in reads for i in reads[n])]
-        if not ready:
-            raise ValueError(f"segments {[n for n in reads if n not in order]} read each other's outputs in a circle.")
-        order += ready
+    order = follow(reads, "the segments")
     read = tuple(dict.fromkeys(i for n in order for i in reads[n] if i not in reads))
     if inputs is not None and not set(read) <= set(inputs):
         raise ValueError(f"`inputs` must name all that the segments read, {list(read)}, got {list(inputs)}.")
-    if inputs is not None and (made := [i for i in inputs if i in reads]):
-        raise ValueError(f"`inputs` names `{made[0]}`, which a segment produces.")
+    if inputs is not None and (produced := [i for i in inputs if i in reads]):
+        raise ValueError(f"`inputs` names `{produced[0]}`, which a segment produces.")
     names = read if inputs is None else tuple(inputs)
     ends = [n for n in order if not any(n in r for r in reads.values())]
 

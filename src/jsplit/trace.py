@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.ref import AbstractRef
 
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 REMAT = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
@@ -61,7 +63,7 @@ class Flat(NamedTuple):
 
 
 def flatten(closed: ClosedJaxpr) -> Flat:
-    """Inline every `jit` and `remat` of a traced function."""
+    """Inline every `jit` and `remat` of a traced function; what is not a function of values, a mutable array, is refused."""
     consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     equations: list[Equation] = []
     calls = iter(range(1 << 62))
@@ -86,6 +88,11 @@ def flatten(closed: ClosedJaxpr) -> Flat:
                 inner.update(zip(body.invars, invars, strict=True))
                 names.update(zip(eqn.outvars, inline(body, inner, around, True), strict=True))
             else:
+                if any(isinstance(v.aval, AbstractRef) for v in (*eqn.invars, *eqn.outvars)):
+                    raise ValueError(
+                        f"the model uses a mutable array reference (in `{kind}`): what changes in place cannot be divided "
+                        "between parties; compute new arrays instead."
+                    )
                 if nested:  # the same body may be inlined many times: its variables need fresh names
                     names.update({v: Var(v.aval) for v in eqn.outvars if not isinstance(v, DropVar)})
                 outvars: list[Any] = [v if isinstance(v, DropVar) else names.get(v, v) for v in eqn.outvars]
@@ -157,6 +164,24 @@ def bodies(eqn: JaxprEqn) -> Iterator[Jaxpr]:
                 yield inner.jaxpr
             elif isinstance(inner, Jaxpr):
                 yield inner
+
+
+END = "\x1f"
+"""Between a name and a path within the pytree that was named: no identifier, and hardly a key, holds it."""
+
+
+def tag_arrays(tree: Any, name: str) -> Any:
+    """Name every array of a pytree by `name` and its path in the tree, by JAX's own `checkpoint_name`."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    ends = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    named = [checkpoint_name(x, name + END + e) if hasattr(x, "dtype") else x for e, (_, x) in zip(ends, leaves, strict=True)]
+    return structure.unflatten(named)
+
+
+def untagged(tag: str) -> tuple[str, str]:
+    """The name, and the path within the pytree that was named."""
+    name, _, end = tag.partition(END)
+    return name, end
 
 
 def inside(eqns: Iterable[JaxprEqn], outer: str = "") -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, said, shapes_of
+from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, reason, said, shapes_of
 from jsplit.step import Config, floating, training_ops, wires
 from jsplit.topology import Node, Topology
 from jsplit.update import SUM, accumulate_ops
@@ -137,7 +137,7 @@ def start(node: Node, key: jax.Array, inputs: Sequence[PyTree], shapes_only: boo
         value, new = jax.eval_shape(lambda *a: node.segment.apply(*a), params, state, own, *inputs)
     except Exception as error:
         got = ", ".join(f"`{i}` {said(x)}" for i, x in zip(node.reads, inputs, strict=True))
-        raise ValueError(f"{where} does not run on {got}: {first_line(error)}") from error
+        raise ValueError(f"{where} does not run on {got}: {reason(error)}") from error
     if (was := jax.tree.structure(state)) != (now := jax.tree.structure(new)):
         raise ValueError(f"{where}: `apply` must give back a state of the structure it got, {was}, got {now}.")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((params, state))):
@@ -156,12 +156,8 @@ def first_memory(config: Config, party: str, params: PyTree) -> PyTree:
         memory = optimizer.init(params)
         after = jax.eval_shape(lambda g, m, p: optimizer.update(g, m, p)[1], params, memory, params)
     except Exception as error:
-        raise ValueError(f"`optimizer` of `{party}` does not run on its parameters: {first_line(error)}") from error
+        raise ValueError(f"`optimizer` of `{party}` does not run on its parameters: {reason(error)}") from error
     return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
-
-
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:

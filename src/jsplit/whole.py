@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
-from jsplit.base import Apply, PyTree, Segment, batch_of
-from jsplit.model import traced
-from jsplit.points import find, marked
+from jsplit.base import Apply, PyTree, Segment, batch_of, reason, shapes_of
+from jsplit.model import names_of
+from jsplit.points import find, marked, nearest
 from jsplit.trace import Atom, Flat, flatten, shape_of
-
-Path = tuple
+from jsplit.watch import Path, watching
 
 
 class Source(NamedTuple):
@@ -116,9 +115,23 @@ class Initial(NamedTuple):
     state_atoms: list[Atom | jax.ShapeDtypeStruct]
 
 
+def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
+    """The shapes of the example by the names of the model's inputs."""
+    names = list(model.inputs or (f"input{i}" if i else "input" for i in range(len(example))))
+    if len(names) != len(example) or not names:
+        raise ValueError(f"the model takes `inputs` {names}, but the example has {len(example)}.")
+    fields = {}
+    for name, value in zip(names_of("inputs", names), example, strict=True):
+        try:
+            fields[name] = shapes_of(value)
+        except TypeError as error:
+            raise ValueError(f"the example of `{name}` must hold arrays, or their shapes, got {value!r}.") from error
+    return fields
+
+
 def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
     """Trace `model.init`."""
-    zeros = [jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.result_type(x)), e) for e in example]
+    zeros = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), e) for e in fields_of(model, example).values()]
     leaves: list[Leaves] = []
 
     def start(key):
@@ -155,22 +168,21 @@ class Whole:
         shared: Sequence[str] = (),
     ):
         self.apply: Apply = model.apply
-        self.fields = list(model.inputs or (f"input{i}" if i else "input" for i in range(len(example))))
-        if len(self.fields) != len(example):
-            raise ValueError(f"the model takes `inputs` {self.fields}, but the example has {len(example)}.")
-        self.example = [jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), e) for e in example]
-        self.batch = batch_of(dict(zip(self.fields, self.example, strict=True)))
+        fields = fields_of(model, example)
+        self.fields, self.example = list(fields), list(fields.values())
+        self.batch = batch_of(fields)
         self.key = jax.eval_shape(jax.random.key, 0)
         self.params, self.state = start.params, start.state
-        self.outputs = list(outputs or ["output"])
-        self.shared = frozenset(shared)
+        self.outputs = names_of("outputs", outputs or "output")
+        if both := set(self.outputs) & set(self.fields):
+            raise ValueError(f"the output `{both.pop()}` has the name of an input of the model; give it another by `outputs`.")
+        self.shared = frozenset(names_of("shared_inputs", shared))
         if unknown := self.shared - set(self.fields):
             raise ValueError(f"`shared_inputs` names {sorted(unknown)}, the model's inputs are {self.fields}.")
         self.traces: dict[Hashable, Traced] = {}
-        self.cuts: dict[str, list[str]] = {k: list(v) for k, v in cuts.items()} if cuts is not None else {}
-        if cuts is None:
-            self.cuts = {n: [n] for n in marked(self.trace(self.batch, True).flat)}
-            self.traces.clear()
+        self.cuts: dict[str, list[str]] = {}
+        found = {n: [n] for trace in self.both() for n in marked(trace.flat)} if cuts is None else cuts
+        self.cuts = {name: list(ends) for name, ends in found.items()}
 
     def structure(self, field: str) -> Any:
         return jax.tree.structure(self.example[self.fields.index(field)])
@@ -179,22 +191,27 @@ class Whole:
         """The traces that tell how the model divides: in both modes, and at two batch sizes, so that an axis that is
         only by chance as long as the batch is not taken for it.
         """
+        train = self.trace(self.batch, True)
         try:
-            return [self.trace(self.batch, True), self.trace(2 * self.batch, False)]
-        except TypeError as error:
+            return [train, self.trace(2 * self.batch, False)]
+        except Exception as error:
+            self.trace(self.batch, False)  # what is wrong at any batch size is said as it is
             raise ValueError(
-                f"the batch size must be free, but the model does not run with {2 * self.batch}: {error}"
+                f"the batch size must be free, but the model does not run with {2 * self.batch}: {reason(error)}"
             ) from error
 
     def trace(self, batch: Any, train: bool) -> Traced:
-        """The whole traced at a batch size (an int, or symbolic), each once."""
-        if not isinstance(batch, int):
-            return self.fresh_trace(batch, train)
+        """The whole traced at a batch size (an int, or symbolic), each once, with its cuts."""
         config: Any = jax.config
         at = (batch, train, config.jax_enable_x64, config.jax_default_matmul_precision)  # what the jaxpr depends on
-        if at not in self.traces:
-            self.traces[at] = self.fresh_trace(batch, train)
-        return self.traces[at]
+        trace = self.traces.get(at) if isinstance(batch, int) else None
+        if trace is None:
+            trace = self.fresh_trace(batch, train)
+        if not trace.cuts:
+            trace = trace._replace(cuts={name: self.resolve(trace, name, ends, train) for name, ends in self.cuts.items()})
+        if isinstance(batch, int):
+            self.traces[at] = trace
+        return trace
 
     def fresh_trace(self, batch: Any, train: bool) -> Traced:
         fields = [jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), e) for e in self.example]
@@ -209,7 +226,7 @@ class Whole:
             new_state = [found.get(path, old) for path, old in zip(self.state.paths, state, strict=True)]
             return jax.tree.leaves(output), new_state
 
-        with traced():
+        with watching(names=True):
             flat = flatten(jax.make_jaxpr(whole)(self.params.shapes, self.state.shapes, self.key, *fields))
         sources = [Source("params", i) for i in range(len(self.params.paths))]
         sources += [Source("state", i) for i in range(len(self.state.paths))] + [Source("key", 0)]
@@ -220,8 +237,7 @@ class Whole:
         variables: dict[Source, list[Var]] = {}
         for v, source in given.items():
             variables.setdefault(source, []).append(v)
-        trace = Traced(flat, batch, given, variables, list(flat.outvars[count:]), outputs, {})
-        return trace._replace(cuts={name: self.resolve(trace, name, ends) for name, ends in self.cuts.items()})
+        return Traced(flat, batch, given, variables, list(flat.outvars[count:]), outputs, {})
 
     def name_outputs(self, output: PyTree) -> dict[str, Value]:
         names = self.outputs
@@ -243,14 +259,24 @@ class Whole:
             raise ValueError(f"`outputs` names {names}, but the model returns {what}.")
         return {n: Value(jax.tree.structure(v), jax.tree.leaves(v)) for n, v in found.items()}
 
-    def resolve(self, trace: Traced, cut: str, ends: Sequence[str]) -> Value:
+    def resolve(self, trace: Traced, cut: str, ends: Sequence[str], train: bool) -> Value:
         """The values of one cut: an array where there is one, else a dictionary by their tags or order."""
         keyed: list[tuple[str, Atom]] = []
         for end in ends:
             found = find(trace.flat, *trace.ends(self.shared), end)
+            if not found:
+                self.refuse_missing(trace, end, train)
             keyed += [(key if len(ends) == 1 else dotted((end, key)).rstrip("."), v) for key, v in found]
         if len(keyed) == 1 and len(ends) == 1 and not keyed[0][0]:
             return Value(LEAF, [keyed[0][1]])
         keys = [key for key, _ in keyed]
         named = {k if k and keys.count(k) == 1 else str(i): v for i, (k, v) in enumerate(keyed)}
         return Value(jax.tree.structure(named), jax.tree.leaves(named))
+
+    def refuse_missing(self, trace: Traced, end: str, train: bool) -> NoReturn:
+        other = self.fresh_trace(self.batch, not train)
+        if find(other.flat, *other.ends(self.shared), end):
+            modes = ("inference", "training") if train else ("training", "inference")
+            raise ValueError(f"cut `{end}` exists only in {modes[0]}; the model must compute it in {modes[1]} too.")
+        close = nearest(trace.flat, *trace.ends(self.shared), end)
+        raise ValueError(f"cut `{end}` does not exist in the model; there are {', '.join(map(repr, close)) or 'none'}.")
