@@ -16,6 +16,7 @@ from jsplit.base import (
 from jsplit.checkpoint import restore, save
 from jsplit.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
 from jsplit.cost import Cost, cost
+from jsplit.cutpoints import CutPoint, cut_points
 from jsplit.draw import figure, mermaid
 from jsplit.export import export
 from jsplit.fused import fused
@@ -23,7 +24,7 @@ from jsplit.messages import messages
 from jsplit.model import segment
 from jsplit.plan import Device, Network, plan
 from jsplit.precision import mixed_precision
-from jsplit.split import CutPoint, cut, cut_points, join, merge, split
+from jsplit.split import cut, join, merge, split
 from jsplit.topology import Crossing, Loss, Node, Penalty, Topology
 
 __all__ = [

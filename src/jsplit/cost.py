@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr, Var
 
-from jsplit import charts
 from jsplit.base import Link, Message, PyTree, TrainState, batch_of, nbytes, shapes_of
 from jsplit.macs import macs
+from jsplit.show import aligned, bars, plain, si
 from jsplit.step import Config, message_of, training_ops
 from jsplit.topology import Topology
-from jsplit.training import Optimizers, configure, initial_shapes, place, places_of, together, zero_sums
+from jsplit.training import Optimizers, check_batch, configure, fields_of, initial_shapes, place, places_of, together, zero_sums
 from jsplit.update import accumulate_ops, update_ops
 from jsplit.walk import Name, Op, Wire, turns
 
@@ -131,7 +131,7 @@ class Cost:
         }
         messages = {n: {"sent": p.sent, "received": p.received} for n, p in parties}
         title = f"memory, bytes ({backward})"
-        return charts.bars({"multiply-accumulates": work, "messages, bytes": messages, title: sizes})
+        return bars({"multiply-accumulates": work, "messages, bytes": messages, title: sizes})
 
     def __str__(self) -> str:
         parties = [*self.parties.items(), ("all", self.total)]
@@ -177,6 +177,7 @@ def cost(
     def configured(mode: str) -> Config:
         return configure(topology, optax.sgd(1.0) if optimizer is None else optimizer, links, mode, microbatches)
 
+    check_batch(topology, batch, fields_of(topology, losses=True), configured(MODES[0]).microbatches)
     shapes = {name: shapes_of(x) for name, x in batch.items()}
     state = initial_shapes(configured(MODES[0]), shapes)
     walks = {mode: Walk(configured(mode), state, shapes) for mode in MODES}
@@ -250,11 +251,11 @@ class Walk:
         An array that is at once a residual and the value of the node is one, by the place of the value."""
         outs, place, left = iter(jaxpr.outvars), {}, {}
         for name, result in zip(op.writes, results, strict=True):
-            own = [v for v in islice(outs, len(jax.tree.leaves(result))) if isinstance(v, Var)]
+            own = list(enumerate(islice(outs, len(jax.tree.leaves(result)))))
             if name.kind == "value":
-                place |= {v: (name, i) for i, v in enumerate(own)}
+                place |= {v: (name, i) for i, v in own if isinstance(v, Var)}
             if name.kind == "vjp":
-                left |= {place.get(v, v): nbytes(v.aval) for v in own}
+                left |= {place.get(v, v): nbytes(v.aval) for _, v in own if isinstance(v, Var)}
                 values = [r for r in op.reads if r.kind in ("params", "value")]  # what a Pullback puts back, in its order
                 had = [(r, i, x) for r in values for i, x in enumerate(jax.tree.leaves(self.env[r]))]
                 needed = [had[k] for k in result.places if k is not None]
@@ -278,32 +279,3 @@ def add(parties: Iterable[PartyCost]) -> PartyCost:
         return sum(values[1:], first)
 
     return PartyCost(*map(total, *parties))
-
-
-def plain(x: Any) -> Any:
-    """The same as JSON has it."""
-    if isinstance(x, tuple) and hasattr(x, "_asdict"):
-        return {k: plain(v) for k, v in x._asdict().items()}  # type: ignore[attr-defined]
-    if isinstance(x, Mapping):
-        return {k: plain(v) for k, v in x.items()}
-    if isinstance(x, (tuple, list)):
-        return [plain(v) for v in x]
-    return x if isinstance(x, (int, float, str)) or x is None else str(x)
-
-
-def si(x: float) -> str:
-    """A number with a decimal prefix, four digits: `1.234 M`."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(x) < 999.95 or prefix == "P":
-            return f"{x:.4g} {prefix}".strip()
-        x /= 1000
-    return ""
-
-
-def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    return [
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in (columns, *rows)
-    ]

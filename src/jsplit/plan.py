@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit import charts
 from jsplit.base import Link, PyTree, batch_of, frame_bytes, identity, nbytes, shapes_of
-from jsplit.cost import MODES, NOTHING, Walk, Work, aligned, plain, si
-from jsplit.split import CutPoint, cut_points, split
+from jsplit.cost import MODES, NOTHING, Walk, Work
+from jsplit.cutpoints import CutPoint, cut_points
+from jsplit.show import aligned, plain, scatter, si
+from jsplit.split import split
 from jsplit.topology import Loss, Node, Topology
 from jsplit.training import configure, initial_shapes
 
@@ -94,7 +95,7 @@ class Plan:
     def figure(self) -> Figure:
         """Client FLOPs against bytes of a step, both logarithmic, the front marked."""
         points = [(c.work.flops, c.bytes, c.point.name, c.front, c.fits) for c in self.choices]
-        return charts.scatter(points, "client FLOPs per step", "bytes per step, both ways")
+        return scatter(points, "client FLOPs per step", "bytes per step, both ways")
 
 
 def plan(

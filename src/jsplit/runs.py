@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jsplit.base import PyTree, frame_bytes, nbytes
-from jsplit.cost import NOTHING, Cost, PartyCost, Work, aligned, plain, si
+from jsplit.cost import NOTHING, Cost, PartyCost, Work
+from jsplit.show import aligned, plain, si
 
 HANDOFFS = ("peer", "server", "none")
 

@@ -6,7 +6,7 @@ Every interpreter runs these same operations, so every interpreter gives the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 import jax
@@ -15,6 +15,7 @@ import optax
 
 from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
 from jsplit.topology import Loss, Node, Topology
+from jsplit.vjp import Pullback, add, floating, put_back
 from jsplit.walk import Name, Op, Wire
 
 
@@ -44,36 +45,6 @@ class Packet:
         return cls(children[0], known[1].unflatten(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in known[0]))
 
 
-@jax.tree_util.register_pytree_node_class
-class Pullback:
-    """The vjp of a segment without the arrays that its party has anyway: they are put back when it is called.
-
-    A compiled function copies what it only hands through, so whatever goes from one turn to the next would be held twice.
-    """
-
-    def __init__(self, new: Sequence, places: tuple, structure: Any):
-        self.new, self.places, self.structure = new, places, structure
-
-    @classmethod
-    def of(cls, pull: Any, had: PyTree) -> Pullback:
-        """`pull` without the leaves of `had`."""
-        known = {id(x): k for k, x in enumerate(jax.tree.leaves(had))}
-        leaves, structure = jax.tree.flatten(pull)
-        places = tuple(known.get(id(x)) for x in leaves)
-        return cls([x for x, k in zip(leaves, places, strict=True) if k is None], places, structure)
-
-    def __call__(self, cotangents: PyTree, had: PyTree) -> PyTree:
-        new, leaves = iter(self.new), jax.tree.leaves(had)
-        return self.structure.unflatten([next(new) if k is None else leaves[k] for k in self.places])(cotangents)
-
-    def tree_flatten(self):
-        return (self.new,), (self.places, self.structure)
-
-    @classmethod
-    def tree_unflatten(cls, known, children):
-        return cls(children[0], *known)
-
-
 def message_of(wire: Wire, sent: PyTree) -> Message:
     """The record of a message; of what is sent only shapes and dtypes matter."""
     payload, like = (sent.payload, sent.like) if isinstance(sent, Packet) else (sent, sent)
@@ -82,25 +53,6 @@ def message_of(wire: Wire, sent: PyTree) -> Message:
     shape, dtype = (shapes[0], dtypes[0]) if len(arrays) == 1 else (shapes, dtypes)
     ends = wire.sender, wire.receiver
     return Message(wire.what, wire.kind, *ends, shape, dtype, nbytes(payload), frame_bytes(payload))
-
-
-def floating(tree: PyTree) -> PyTree:
-    """The part of a pytree that can be differentiated: `None` in the place of every other leaf.
-
-    Cotangents and gradients have this form; `put_back` is the inverse."""
-    return jax.tree.map(lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, tree)
-
-
-def put_back(tree: PyTree, part: PyTree) -> PyTree:
-    """`tree` with the leaves of `part` in the place of its own, wherever `part` has one."""
-    return jax.tree.map(lambda x, new: x if new is None else new, tree, part)
-
-
-def add(trees: Sequence[PyTree]) -> PyTree:
-    first, *others = trees
-    for tree in others:
-        first = jax.tree.map(jnp.add, first, tree)
-    return first
 
 
 def forward_ops(config: Config, *, train: bool, nodes: Sequence[Node], losses: Sequence[Loss]) -> list[Op]:

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 
 from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, reason, said, shapes_of
-from jsplit.step import Config, floating, training_ops, wires
+from jsplit.step import Config, training_ops, wires
 from jsplit.topology import Node, Topology
 from jsplit.update import SUM, accumulate_ops
+from jsplit.vjp import floating
 from jsplit.walk import Name, execute
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]

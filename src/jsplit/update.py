@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.step import Config, add, cotangents, differentiable, floating, put_back
+from jsplit.step import Config, cotangents, differentiable
+from jsplit.vjp import add, floating, put_back
 from jsplit.walk import Name, Op
 
 SUM = "sum of "

@@ -1,15 +1,44 @@
-"""Figures of costs: stacked bars by party, and cut points on two axes. Plain numbers in, Matplotlib out."""
+"""Numbers shown: as text in columns, as what JSON can hold, as bars, and as points on two axes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 INK, GREY = "#222222", "#9A9A9A"
+
+
+def plain(x: Any) -> Any:
+    """The same as JSON has it."""
+    if isinstance(x, tuple) and hasattr(x, "_asdict"):
+        return {k: plain(v) for k, v in x._asdict().items()}  # type: ignore[attr-defined]
+    if isinstance(x, Mapping):
+        return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, (tuple, list)):
+        return [plain(v) for v in x]
+    return x if isinstance(x, (int, float, str)) or x is None else str(x)
+
+
+def si(x: float) -> str:
+    """A number with a decimal prefix, four digits: `1.234 M`."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(x) < 999.95 or prefix == "P":
+            return f"{x:.4g} {prefix}".strip()
+        x /= 1000
+    return ""
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return [
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in (columns, *rows)
+    ]
 
 
 def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
