@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -67,3 +68,18 @@ def test_a_model_that_asks_how_large_the_batch_is_is_refused():
     with pytest.raises(ValueError, match="`asks` cannot be exported, it does not run with a free batch size: Inc") as error:
         jsplit.export(topology, state._replace(parties={**state.parties, "client": own}), problem.fields)
     assert "\n" not in str(error.value)
+
+
+def test_a_function_that_takes_a_key_is_exported_and_another_topology_s_state_is_refused():
+    noisy = jsplit.segment(
+        lambda w, x, key, train: x * w + train * jax.random.normal(key, x.shape), init=lambda key, x: jnp.ones(()), inputs=["x"]
+    )
+    loss = jsplit.Loss("loss", jnp.mean, "lab", ["h"])
+    topology = jsplit.Topology([jsplit.Node("h", noisy, "lab"), loss], {"lab": ["x"]})
+    batch = {"x": np.ones((4, 3), np.float32)}
+    state = jsplit.fused(topology, optax.sgd(0.1)).init(0, batch)
+    program = jsplit.export(topology, state, batch, platforms="cpu")["lab"]["h"]
+    assert program.platforms == ("cpu",) and (program.call(np.ones((2, 3), np.float32)) == 1).all()
+    other = jsplit.Topology([jsplit.Node("g", noisy, "lab"), jsplit.Loss("loss", jnp.mean, "lab", ["g"])], {"lab": ["x"]})
+    with pytest.raises(ValueError, match="`state` is of another topology: it has nothing of the node `g` at `lab`"):
+        jsplit.export(other, state, batch)

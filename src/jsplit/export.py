@@ -16,7 +16,7 @@ def export(
     state: TrainState,
     fields: Mapping[str, PyTree],
     *,
-    platforms: Sequence[str] | None = None,
+    platforms: str | Sequence[str] | None = None,
 ) -> dict[str, dict[str, jax_export.Exported]]:
     """Every party's segments in inference mode, with its weights inside and the batch size free.
 
@@ -33,11 +33,15 @@ def export(
         By party and node, the exported functions of the node's inputs, in their order.
 
     Raises:
-        ValueError: if a field is missing, or a segment does not run with the batch size free.
+        ValueError: if a field is missing, the state is of another topology, or a segment does not run with the batch size free.
     """
     read = {i for n in topology.segments for i in n.reads if i in topology.fields}
     if missing := sorted(read - fields.keys()):
         raise ValueError(f"`fields` lacks `{missing[0]}`; it has {', '.join(fields) or 'none'}.")
+    for n in topology.segments:
+        if n.party not in state.parties or n.name not in state.parties[n.party].params:
+            raise ValueError(f"`state` is of another topology: it has nothing of the node `{n.name}` at `{n.party}`.")
+    platforms = (platforms,) if isinstance(platforms, str) else platforms
     (batch,) = jax_export.symbolic_shape("batch")
     values = {
         f: jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), shapes_of(fields[f])) for f in read

@@ -181,7 +181,7 @@ def from_function(function: Callable, call: Call, init: Callable[..., Params] | 
         return ({} if init is None else init(key, *inputs)), {}
 
     def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
-        named = {"key": key} if call.takes_key else {}
+        named = {"key": jax.random.key(0) if key is None else key} if call.takes_key else {}
         return call(function, () if init is None else (params,), inputs, train, **named), state
 
     return start, apply
