@@ -90,7 +90,7 @@ def exactness(ax: Axes, rows: Sequence[Mapping]) -> None:
     ax.set_xscale("symlog", linthresh=epsilon / 10)
     ax.set(xlim=(-epsilon / 30, max(1000 * epsilon, 3 * max(map(max, values)))), ylim=(len(rows) - 0.5, -0.5))
     ax.set_yticks(places, [r["configuration"] for r in rows])
-    ax.set_title("Largest relative difference of a parameter")
+    ax.set_title("Largest relative difference, parameters", fontsize=11)
     ax.grid(axis="y", color="#EEEEEE")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, fontsize=9)

@@ -28,13 +28,13 @@ def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
     for method, colour in COLOURS.items():
         ax.plot(CLIENTS, paper[method]["GB"], "o", color=colour, ms=7, label=f"{method}, Table 2")
     ax.axvline(table["crossover"], color="#999999", ls=":", lw=1)
-    ax.annotate(f"{table['crossover']:.0f} clients", (table["crossover"], 0.35), (5, 0), textcoords="offset points", fontsize=8)
+    ax.annotate(f"{table['crossover']:.0f} clients", (table["crossover"], 20), (5, 0), textcoords="offset points", fontsize=8)
     ax.set(xscale="log", yscale="log", xlabel="clients that share 50 000 records", ylabel="GB (2^30 bytes) per client")
     ax.set_title("ResNet-50 at 224 x 224: who sends less", fontsize=11)
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8, ncols=2)
+    ax.legend(loc="lower left", frameon=False, fontsize=8, ncols=2)
     return drawn
 
 

@@ -282,6 +282,53 @@ def test_wrong_runs_are_refused(vanilla):
     for message, options in wrong.items():
         with pytest.raises(ValueError, match=message):
             runs.take_turns(cost, [8], **options)
-    for records in ([], [8, 0]):
-        with pytest.raises(ValueError, match="`records` must list a positive number for every client"):
+    for records in ([], [8, 0], [8.5], ["8"], 8, "88"):
+        with pytest.raises(ValueError, match="`records` must list a positive integer for every client, got"):
             runs.fedavg(cost, records)
+    for client in ([], 3, ["client", "client"]):
+        with pytest.raises(ValueError, match="`client` must be a party or several different ones, got"):
+            runs.take_turns(cost, [8], client=client)
+    with pytest.raises(ValueError, match="`rounds` must be a positive integer, got 1.5"):
+        runs.fedavg(cost, [8], rounds=1.5)
+    for call in (lambda: runs.fedavg(cost, [8], backward="x"), lambda: cost.figure("x"), lambda: cost.total.work("x")):
+        with pytest.raises(ValueError, match='`backward` must be "residuals" or "recompute", got \'x\''):
+            call()
+    problem = make_problem("vanilla", "mlp", "nnx")
+    halves = jsplit.cost(problem.topology, problem.batch, microbatches=2)
+    with pytest.raises(ValueError, match="`records` of 9 leave a last step of 1: `microbatches` is 2, which does not divide"):
+        runs.fedavg(halves, [9])
+
+
+def test_records_may_be_any_integers(vanilla):
+    _, cost = vanilla
+    run = runs.fedavg(cost, np.array([8, 3]), rounds=np.int64(2))
+    assert run == runs.fedavg(cost, [8, 3], rounds=2) and json.loads(run.to_json())["clients"][0]["records"] == 8
+
+
+def test_the_memory_of_links_counts():
+    zeros = lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)  # noqa: E731
+    link = jsplit.Link(zeros, lambda memory, value, key: (value, memory), lambda payload, like: payload)
+    problem = make_problem("vanilla", "mlp", "nnx")
+    party = jsplit.cost(problem.topology, problem.batch, links={"smashed": (link, None)}).parties["client"]
+    assert party.links == 8 * 8 * 4 and party.memory() == party.params + party.links + party.activations["residuals"]
+
+
+def test_a_relay_keeps_no_message_that_no_residual_needs():
+    """It sums what it receives over some features first, so its vjp needs the sums only."""
+    up = jsplit.segment(lambda p, x: x @ p, init=lambda key, x: jnp.ones((6, 64)), inputs=["x"])
+    relay = jsplit.segment(lambda p, h: h.reshape(-1, 4, 16).sum(2) @ p, init=lambda key, h: jnp.ones((4, 4)), inputs=["h"])
+    top = jsplit.segment(lambda p, h: h @ p, init=lambda key, h: jnp.ones((4, 1)), inputs=["h"])
+    topology = jsplit.multihop({"a": up, "b": relay, "c": top}, loss=lambda o, y: (o - y) ** 2, label="y")
+    batch = {"x": jnp.ones((8, 6)), "y": jnp.ones((8, 1))}
+    kept = jsplit.cost(topology, batch).parties["b"].activations
+    assert kept == {"residuals": 8 * 4 * 4, "recompute": 8 * 64 * 4}
+    for mode, size in kept.items():
+        config = configure(topology, optax.sgd(0.1), None, mode, 1)
+        walk = Compiled(training_ops(config), [])
+        memories = place(places_of(config), initial_state(config, 0, batch), batch)
+        walk.turns, waiting = walk.turns[:3], walk.turns[3:]
+        walk.functions, walk.spent = walk.functions[:3], walk.spent[:3]
+        assert [t.party for t in walk.turns] == ["a", "b", "c"] and waiting[0].party == "b"
+        walk(memories)
+        held = {name: nbytes(x) for name, x in memories["b"].items() if getattr(name, "kind", "") in ("value", "vjp")}
+        assert sum(held.values()) == size, held

@@ -108,6 +108,37 @@ def test_recomputing_takes_less_memory_and_more_time(found):
     assert deep.work.macs == before["dense"].work.macs + 6 * deep.point.forward_macs
 
 
+def test_a_loop_costs_all_its_turns_and_decides():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(8, 4, rngs=rngs)
+            self.rnn = nnx.RNN(nnx.SimpleCell(4, 64, rngs=rngs))
+
+        def __call__(self, x):
+            return self.rnn(self.first(x))[:, -1]
+
+    x = jax.ShapeDtypeStruct((4, 100, 8), jnp.float32)
+    model = nnx.eval_shape(lambda: Net(nnx.Rngs(0)))
+    found = jsplit.plan(model, x, client=Device(1e8), link=Network(1e9), server=Device(1e12))
+    assert all(c.work.flops >= 2 * c.work.macs for c in found.choices)
+    assert found.choices[0].point.shape == (100, 4) and found.choices[-1].point.name.startswith("rnn")
+
+
+def test_what_comes_before_any_parameter_is_no_choice():
+    model = lambda p, x: jnp.tanh(jnp.reshape(x, (len(x), -1)) / 255 @ p["a"]) @ p["b"]  # noqa: E731
+    start = lambda key, x: {"a": jnp.ones((6, 5)), "b": jnp.ones((5, 2))}  # noqa: E731
+    assert "div" in [p.name for p in jsplit.cut_points(model, jnp.ones((4, 3, 2)), init=start)]
+    found = jsplit.plan(model, jnp.ones((4, 3, 2)), init=start, client=SLOW, link=LINK)
+    assert {c.point.name for c in found.choices} == {"dot_general", "tanh"}
+
+
+def test_the_two_ways_may_be_encoded_differently(found):
+    one_way = jsplit.plan(abstract(), IMAGE, client=SLOW, link=LINK, encoding=(quantize(8), None), optimizer=optax.adam(0.1))
+    both = jsplit.plan(abstract(), IMAGE, client=SLOW, link=LINK, encoding=quantize(8), optimizer=optax.adam(0.1))
+    size = lambda plan: sum(c.bytes for c in plan.choices)  # noqa: E731
+    assert 2 * size(one_way) == size(both) + size(found)
+
+
 def test_a_leakage_score_is_a_third_aim(found):
     deeper = jsplit.plan(abstract(), IMAGE, client=SLOW, link=LINK, server=Device(1e7), leakage=lambda p: 1 / p.forward_macs)
     assert {c.point.name for c in found.front} < {c.point.name for c in deeper.front}
@@ -145,7 +176,11 @@ def test_wrong_arguments_are_refused():
         "`client` must be a jsplit.Device, got float": {"client": 1e9, "link": LINK},
         "`link` must be a jsplit.Network, got Device": {"client": SLOW, "link": SLOW},
         "`server` must be a jsplit.Device, got int": {"client": SLOW, "link": LINK, "server": 3},
-        "`client` must be positive, got": {"client": Device(0.0), "link": LINK},
+        "`client` must be positive numbers, got": {"client": Device(0.0), "link": LINK},
+        "`client` must be positive numbers, got Device.flops='fast'": {"client": Device("fast"), "link": LINK},
+        "`encoding` must be a Link or a pair of them": {"client": SLOW, "link": LINK, "encoding": "q8"},
+        "`leakage` must be a function of a CutPoint, got int": {"client": SLOW, "link": LINK, "leakage": 3},
+        "`leakage` gives no number for the cut point": {"client": SLOW, "link": LINK, "leakage": lambda p: float("nan")},
         '`backward` must be "residuals" or "recompute"': {"client": SLOW, "link": LINK, "backward": "both"},
     }
     for message, options in wrong.items():

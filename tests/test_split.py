@@ -821,6 +821,33 @@ def test_an_input_in_every_layer_leaves_cut_points_only_if_it_is_shared():
     assert "embed" not in alone and "embed" in shared and {"smashed", "norm"} < set(alone) < set(shared)
 
 
+class TwoValues(nnx.Module):
+    """Returns two values, and is called twice."""
+
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, h):
+        h = jnp.tanh(self.layer(h))
+        return h, h.sum(1)
+
+
+class Unrolled(nnx.Module):
+    def __init__(self, rngs):
+        self.pair = TwoValues(rngs)
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.pair(self.pair(x)[0])[0])
+
+
+def test_every_name_that_cut_points_gives_is_one_that_split_takes():
+    points = jsplit.cut_points(Unrolled(rngs()), row)
+    assert "pair#2/0" in [p.name for p in points]
+    for point in points:
+        assert list(jsplit.split(Unrolled(rngs()), row, cuts=[point])) == [point.name, "output"]
+
+
 def test_cut_points_need_shapes_only():
     shape = jax.ShapeDtypeStruct((2, 4, 4, 1), jnp.float32)
     assert jsplit.cut_points(CNN(rngs()), shape) == jsplit.cut_points(CNN(rngs()), image)

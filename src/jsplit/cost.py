@@ -40,7 +40,7 @@ class Work(NamedTuple):
         macs: multiply-accumulates of matrix products and convolutions, counted from the jaxpr; see `jsplit.macs`.
         flops: floating-point operations by XLA's cost analysis of the lowered function, before it is optimised: two for
             a multiply-accumulate, one for each elementwise operation. XLA leaves out padding, and counts the body of a
-            loop once.
+            loop once; the multiply-accumulates of its further turns are added here.
     """
 
     macs: int
@@ -56,6 +56,11 @@ class Work(NamedTuple):
 NOTHING = Work(0, 0.0)
 
 
+def check_mode(backward: str) -> None:
+    if backward not in MODES:
+        raise ValueError(f'`backward` must be "residuals" or "recompute", got {backward!r}.')
+
+
 class PartyCost(NamedTuple):
     """What one step costs one party.
 
@@ -64,7 +69,7 @@ class PartyCost(NamedTuple):
         backward: work of the backward pass, by backward mode; `"recompute"` holds a forward pass once more.
         other: work of losses and penalties with their derivatives, links, and the optimizer.
         sent, received: bytes of messages, payloads after their links and frames.
-        params, statistics, optimizer: bytes of memory that lasts.
+        params, statistics, optimizer, links: bytes of memory that lasts.
         activations: bytes that are kept from the forward to the backward pass (of one micro-batch), by backward
             mode: residuals, and the fields and messages among them. Gradients and scratch space are not counted.
     """
@@ -77,15 +82,18 @@ class PartyCost(NamedTuple):
     params: int
     statistics: int
     optimizer: int
+    links: int
     activations: Mapping[str, int]
 
     def work(self, backward: str = "residuals") -> Work:
         """All arithmetic of a step in one backward mode."""
+        check_mode(backward)
         return self.forward + self.backward[backward] + self.other
 
     def memory(self, backward: str = "residuals") -> int:
         """All bytes in one backward mode."""
-        return self.params + self.statistics + self.optimizer + self.activations[backward]
+        check_mode(backward)
+        return self.params + self.statistics + self.optimizer + self.links + self.activations[backward]
 
 
 @dataclass(frozen=True)
@@ -121,12 +129,17 @@ class Cost:
 
     def figure(self, backward: str = "residuals") -> Figure:
         """Bars by party: arithmetic, bytes of a step, and memory in one backward mode."""
+        check_mode(backward)
         parties = self.parties.items()
         work = {
             n: {"forward": p.forward.macs, "backward": p.backward[backward].macs, "other": p.other.macs} for n, p in parties
         }
         sizes = {
-            n: {"parameters": p.params + p.statistics, "optimizer": p.optimizer, "activations": p.activations[backward]}
+            n: {
+                "parameters": p.params + p.statistics,
+                "optimizer": p.optimizer + p.links,
+                "activations": p.activations[backward],
+            }
             for n, p in parties
         }
         messages = {n: {"sent": p.sent, "received": p.received} for n, p in parties}
@@ -136,15 +149,15 @@ class Cost:
     def __str__(self) -> str:
         parties = [*self.parties.items(), ("all", self.total)]
         stages = ["forward", "backward", "recompute", "other"]
-        memory = ["sent", "received", "parameters", "statistics", "optimizer", "kept", "kept, recompute"]
+        memory = ["sent", "received", "parameters", "statistics", "optimizer", "links", "kept", "kept, recompute"]
         lines = [f"one step of {self.batch} records"]
         for title, of in (("multiply-accumulates", lambda w: w.macs), ("FLOPs by XLA", lambda w: w.flops)):
             rows = [[n, *(si(of(w)) for w in (p.forward, *(p.backward[m] for m in MODES), p.other))] for n, p in parties]
             lines += ["", *aligned([title, *stages], rows)]
-        rows = [
-            [n, *(si(b) for b in (p.sent, p.received, p.params, p.statistics, p.optimizer, *(p.activations[m] for m in MODES)))]
-            for n, p in parties
-        ]
+        rows = []
+        for n, p in parties:
+            lasting = p.params, p.statistics, p.optimizer, p.links
+            rows.append([n, *map(si, (p.sent, p.received, *lasting, *(p.activations[m] for m in MODES)))])
         lines += ["", *aligned(["bytes", *memory], rows)]
         rows = [[f"{m.kind} {m.name}", m.sender, m.receiver, si(m.bytes), str(m.frame)] for m in self.messages]
         return "\n".join([*lines, "", *aligned(["message", "from", "to", "payload", "frame"], rows)])
@@ -194,6 +207,7 @@ def cost(
             params=nbytes(own.params),
             statistics=nbytes(own.state),
             optimizer=nbytes(own.optimizer),
+            links=nbytes(own.links),
             activations={mode: walk.kept(name) for mode, walk in walks.items()},
         )
 
@@ -219,6 +233,7 @@ class Walk:
     def __init__(self, config: Config, state: TrainState, batch: Mapping[str, PyTree]):
         self.traced: list[Traced] = []
         self.messages: list[Message] = []
+        self.fields = config.topology.fields
         count = config.microbatches
         part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // count, *x.shape[1:]), x.dtype), dict(batch))
         self.env: dict[Name | Wire, PyTree] = {**together(place(places_of(config), state, part))}
@@ -239,26 +254,29 @@ class Walk:
         results = [shapes_of(x) for x in traced.out_info]
         self.env.update(zip(op.writes, results, strict=True))
         verb = op.label.partition(" ")[0]
+        jaxpr = traced.jaxpr.jaxpr
         flops = (traced.lower().cost_analysis() or {}).get("flops", 0.0)  # type: ignore[union-attr]
-        work = Work(macs(traced.jaxpr.jaxpr), flops).times(times)
+        flops += 2 * (macs(jaxpr) - macs(jaxpr, once=True))
+        work = Work(macs(jaxpr), flops).times(times)
         kind = verb if verb in ("forward", "backward") else "other"
-        self.traced.append(Traced(op, kind, work, self.left(op, traced.jaxpr.jaxpr, results)))
+        self.traced.append(Traced(op, kind, work, self.left(op, jaxpr, results)))
         self.messages += [message_of(name, x) for name, x in zip(op.writes, results, strict=True) if isinstance(name, Wire)]
 
     def left(self, op: Op, jaxpr: Jaxpr, results: Sequence[PyTree]) -> dict[Any, int]:
         """What stays until the backward pass for the sake of the vjp that `op` leaves: new arrays, values that came in.
 
-        An array that is at once a residual and the value of the node is one, by the place of the value."""
-        outs, place, left = iter(jaxpr.outvars), {}, {}
+        An array that is at once a residual and a value is one, by the place of the value."""
+        given = [(r, i, x) for r in op.reads for i, x in enumerate(jax.tree.leaves(self.env[r]))]
+        place: dict[Any, Any] = {v: (r, i) for v, (r, i, _) in zip(jaxpr.invars, given, strict=True) if r.kind == "value"}
+        outs, left = iter(jaxpr.outvars), {}
         for name, result in zip(op.writes, results, strict=True):
             own = list(enumerate(islice(outs, len(jax.tree.leaves(result)))))
             if name.kind == "value":
                 place |= {v: (name, i) for i, v in own if isinstance(v, Var)}
             if name.kind == "vjp":
                 left |= {place.get(v, v): nbytes(v.aval) for _, v in own if isinstance(v, Var)}
-                values = [r for r in op.reads if r.kind in ("params", "value")]  # what a Pullback puts back, in its order
-                had = [(r, i, x) for r in values for i, x in enumerate(jax.tree.leaves(self.env[r]))]
-                needed = [had[k] for k in result.places if k is not None]
+                held = [g for g in given if g[0].kind == "params" or (g[0].kind == "value" and g[0].what in self.fields)]
+                needed = [held[k] for k in result.places if k is not None]  # what a Pullback puts back
                 left |= {(r, i): nbytes(x) for r, i, x in needed if r.kind == "value"}
         return left
 

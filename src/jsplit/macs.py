@@ -23,49 +23,49 @@ class Macs(NamedTuple):
     backward: int
 
 
-def macs(jaxpr: Jaxpr) -> int:
-    """The multiply-accumulates of one evaluation of `jaxpr`.
+def macs(jaxpr: Jaxpr, *, once: bool = False) -> int:
+    """The multiply-accumulates of one evaluation of `jaxpr`; with `once`, the body of every loop counts once.
 
     Counted are `dot_general` and `conv_general_dilated`, also inside calls, derivatives of one's own, `remat`, `scan`
     (times its length) and `cond` (its costliest branch). The body of a `while`, whose trips are not known, counts once. A
     convolution counts its padding, as papers do, but not the zeros that a dilation of its input inserts.
     """
-    return count(jaxpr.eqns, ()).forward
+    return walk(jaxpr.eqns, set(), once).forward
 
 
 def count(equations: Iterable[JaxprEqn], trained: Collection[Var]) -> Macs:
     """The multiply-accumulates of `equations`, and of their cotangents back to the variables in `trained`.
 
-    A contraction of two arrays costs its own number once more for each of the two that depends on something in
-    `trained`: its cotangent is a contraction of the same sizes.
+    A contraction of two arrays costs one more for each of the two that depends on something in `trained`: the
+    cotangent is a contraction of the same sizes (of a convolution's input, with the padding of its transpose).
     """
     return walk(equations, set(trained))
 
 
-def walk(equations: Iterable[JaxprEqn], trained: set[Var]) -> Macs:
+def walk(equations: Iterable[JaxprEqn], trained: set[Var], once: bool = False) -> Macs:
     """`count`, which adds to `trained` what depends on it."""
     forward = backward = 0
     for eqn in equations:
         flags = [isinstance(v, Var) and v in trained for v in eqn.invars]
         kind = eqn.primitive.name
         if kind in CONTRACTIONS:
-            own = CONTRACTIONS[kind](eqn)
-            found = Macs(own, own * sum(flags))
+            own, *back = CONTRACTIONS[kind](eqn)
+            found = Macs(own, sum(n for n, flag in zip(back, flags, strict=True) if flag))
         else:
-            found = inner(eqn, flags)
+            found = inner(eqn, flags, once)
         forward, backward = forward + found.forward, backward + found.backward
         if any(flags):
             trained.update(v for v in eqn.outvars if isinstance(v, Var))
     return Macs(forward, backward)
 
 
-def inner(eqn: JaxprEqn, flags: Sequence[bool]) -> Macs:
+def inner(eqn: JaxprEqn, flags: Sequence[bool], once: bool) -> Macs:
     """The work in the bodies of an equation, whose last inputs are the inputs of each body."""
     found = []
     for body in bodies(eqn):
         own = list(flags[len(flags) - len(body.invars) :]) if len(body.invars) <= len(flags) else [False] * len(body.invars)
         if eqn.primitive.name == "scan":
-            first, last = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+            first, last = carried(eqn, body)
             for _ in range(last - first):  # what a later turn of the loop depends on
                 trained = {v for v, flag in zip(body.invars, own, strict=True) if flag}
                 walk(body.eqns, trained)
@@ -75,31 +75,49 @@ def inner(eqn: JaxprEqn, flags: Sequence[bool]) -> Macs:
                 if carry == own[first:last]:
                     break
                 own[first:last] = carry
-        found.append(walk(body.eqns, {v for v, flag in zip(body.invars, own, strict=True) if flag}))
+        found.append(walk(body.eqns, {v for v, flag in zip(body.invars, own, strict=True) if flag}, once))
     if eqn.primitive.name == "cond":
         found = [max(found, key=sum)]
-    times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    times = eqn.params["length"] if eqn.primitive.name == "scan" and not once else 1
     return Macs(*(times * sum(part) for part in zip(*found, strict=True))) if found else Macs(0, 0)
+
+
+def carried(eqn: JaxprEqn, body: Jaxpr) -> tuple[int, int]:
+    """Which inputs of a scan are carried on: those after the constants, before those with a turn on their first axis."""
+
+    def same(outer: Sequence, inner: Sequence) -> int:
+        return sum(len(shape(a)) == len(shape(b)) for a, b in zip(outer, inner, strict=True))
+
+    last = same(eqn.invars, body.invars)
+    return last - same(eqn.outvars, body.outvars), last
 
 
 def shape(v: Any) -> tuple[int, ...]:
     return v.aval.shape
 
 
-def of_dot(eqn: JaxprEqn) -> int:
+def of_dot(eqn: JaxprEqn) -> tuple[int, int, int]:
     (contracting, _), _ = eqn.params["dimension_numbers"]
-    return prod(shape(eqn.outvars[0])) * prod(shape(eqn.invars[0])[axis] for axis in contracting)
+    own = prod(shape(eqn.outvars[0])) * prod(shape(eqn.invars[0])[axis] for axis in contracting)
+    return own, own, own
 
 
-def of_convolution(eqn: JaxprEqn) -> int:
-    """Batch x output features x input features of the kernel x, along each axis in space, pairs of output and kernel."""
-    numbers, kernel, out = eqn.params["dimension_numbers"], shape(eqn.invars[1]), shape(eqn.outvars[0])
-    pairs = 1
-    for i, (o, k) in enumerate(zip(numbers.out_spec[2:], numbers.rhs_spec[2:], strict=True)):
-        start = np.arange(out[o]) * eqn.params["window_strides"][i] - eqn.params["padding"][i][0]
-        reach = np.add.outer(start, np.arange(kernel[k]) * eqn.params["rhs_dilation"][i])
-        pairs *= int((reach % eqn.params["lhs_dilation"][i] == 0).sum())
-    return out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]] * pairs
+def of_convolution(eqn: JaxprEqn) -> tuple[int, int, int]:
+    """Batch x output features x input features of the kernel x, along each axis in space, pairs of output and kernel.
+
+    For the cotangent of the input it is pairs of input and kernel.
+    """
+    numbers, arrays = eqn.params["dimension_numbers"], (*eqn.invars, *eqn.outvars)
+    image, kernel, out = map(shape, arrays)
+    pairs = transposed = 1
+    for n, (i, k, o) in enumerate(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)):
+        stride, dilation = eqn.params["window_strides"][n], eqn.params["lhs_dilation"][n]
+        places = np.arange(kernel[k]) * eqn.params["rhs_dilation"][n] - eqn.params["padding"][n][0]
+        pairs *= int((np.add.outer(np.arange(out[o]) * stride, places) % dilation == 0).sum())
+        transposed *= int((np.subtract.outer(np.arange(image[i]) * dilation, places) % stride == 0).sum())
+    rest = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
+    return rest * pairs, rest * transposed, rest * pairs
 
 
 CONTRACTIONS = {"dot_general": of_dot, "conv_general_dilated": of_convolution}
+"""By primitive: the multiply-accumulates of it, and of the cotangents of its two inputs."""

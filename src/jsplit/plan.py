@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isnan
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.base import Link, PyTree, batch_of, frame_bytes, identity, nbytes, shapes_of
-from jsplit.cost import MODES, NOTHING, Walk, Work
+from jsplit.cost import NOTHING, Walk, Work, check_mode
 from jsplit.cutpoints import CutPoint, cut_points
 from jsplit.show import aligned, plain, scatter, si
 from jsplit.split import split
@@ -104,7 +105,7 @@ def plan(
     client: Device,
     link: Network,
     server: Device | None = None,
-    encoding: Link = identity,
+    encoding: Link | tuple[Link | None, Link | None] = identity,
     optimizer: optax.GradientTransformation | None = None,
     backward: str = "residuals",
     leakage: Callable[[CutPoint], float] | None = None,
@@ -112,15 +113,15 @@ def plan(
     shared_inputs: Sequence[str] = (),
     **options: Any,
 ) -> Plan:
-    """Rank every entry of `cut_points` by the time and the bytes of a training step.
+    """Rank every entry of `cut_points` that has parameters before it by the time and the bytes of a training step.
 
     Args:
         model, example: as for `split`; `example` has the batch size of a step. Shapes are enough.
         client, server: what they can do; without `server` its time is left out.
         link: the network between the two.
-        encoding: what happens to the activation and to its cotangent on the way, as `compress.quantize(8)`.
+        encoding: what happens to the activation and to its cotangent on the way, as `compress.quantize(8)`, or a pair.
         optimizer: the client's, whose state takes memory; by default plain SGD, which has none.
-        backward: mode; `"recompute"` counts the client's forward pass twice.
+        backward: mode; `"recompute"` counts the client's whole forward pass twice, though XLA may leave out its end.
         leakage: a score of each point, from outside; less is better.
         outputs, shared_inputs, options: as for `split`.
 
@@ -130,15 +131,24 @@ def plan(
     for name, value, wanted in (("client", client, Device), ("link", link, Network), ("server", server or client, Device)):
         if not isinstance(value, wanted):
             raise ValueError(f"`{name}` must be a jsplit.{wanted.__name__}, got {type(value).__name__}.")
-        if not value[0] > 0 or value[1] < 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+        if not all(isinstance(x, Real) for x in value) or not value[0] > 0 or not value[1] >= 0:
+            raise ValueError(f"`{name}` must be positive numbers, got {value}.")
+    ways = (
+        (encoding, encoding) if isinstance(encoding, Link) else tuple(encoding) if isinstance(encoding, (tuple, list)) else ()
+    )
+    if len(ways) != 2 or not all(x is None or isinstance(x, Link) for x in ways):
+        raise ValueError(f"`encoding` must be a Link or a pair of them (activation, cotangent), got {encoding!r}.")
+    if leakage is not None and not callable(leakage):
+        raise ValueError(f"`leakage` must be a function of a CutPoint, got {type(leakage).__name__}.")
+    check_mode(backward)
     points = cut_points(model, *example, outputs=outputs, shared_inputs=shared_inputs, **options)
+    points = [p for p in points if p.params]  # what comes before is the raw input, in other words
     if not points:
-        raise ValueError("`model` has no cut point: no single value separates its input from its output.")
+        raise ValueError(
+            "`model` has no cut point with parameters before it: no single value separates its input from its output."
+        )
     made = split(model, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs, **options)
     chain = Topology([*(Node(n, s, "client") for n, s in made.items()), *objective(made, points)], holds(made, example))
-    if backward not in MODES:
-        raise ValueError(f'`backward` must be "residuals" or "recompute", got {backward!r}.')
     config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
     fields = dict(zip(chain.fields, map(shapes_of, example), strict=True))
     state, batch = initial_shapes(config, fields), batch_of(fields)
@@ -154,11 +164,13 @@ def plan(
                 again = again + t.work if t.kind == "forward" and backward == "recompute" else again
         lasting = nbytes((params, statistics, jax.eval_shape(config.optimizer["client"].init, params)))
         memory = lasting + (sum(kept.values()) if backward == "residuals" else nbytes(fields))
-        sent = size_of(encoding, jax.ShapeDtypeStruct((batch, *point.shape), point.dtype))
-        seconds = (work + again).flops / client.flops + 2 * (link.latency + 8 * sent / link.bits)
+        sent = sum(size_of(way or identity, jax.ShapeDtypeStruct((batch, *point.shape), point.dtype)) for way in ways)
+        seconds = (work + again).flops / client.flops + 2 * link.latency + 8 * sent / link.bits
         seconds += (total.flops - work.flops) / server.flops if server else 0.0
         score = None if leakage is None else float(leakage(point))
-        choices.append(Choice(point, seconds, 2 * sent, work + again, memory, score, memory <= client.memory))
+        if score is not None and isnan(score):
+            raise ValueError(f"`leakage` gives no number for the cut point `{point.name}`.")
+        choices.append(Choice(point, seconds, sent, work + again, memory, score, memory <= client.memory))
     marked = [c._replace(front=c.fits and not any(better(o, c) for o in choices)) for c in choices]
     return Plan(tuple(sorted(marked, key=lambda c: (not c.fits, c.seconds, c.bytes))))
 

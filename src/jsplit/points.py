@@ -92,7 +92,7 @@ def separating(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> dict[
 def find(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom], name: str) -> list[tuple[str, Var]]:
     """What a name points at, by keys: a marked value, a submodule's output, or one separating value; or nothing."""
     cuts, modules, points = tagged(flat, CUT), tagged(flat, MODULE), separating(flat, fields, outs)
-    path, _, number = name.rpartition("#") if name[-1:].isdigit() and "#" in name else (name, "", "")
+    path, _, number = name.rpartition("#") if name.rpartition("#")[2].isdigit() and "#" in name else (name, "", "")
     calls = modules.get(path, [])
     within = {untagged(tag)[0]: primitive for tag, primitive in inside(e.eqn for e in flat.equations)}
     if body := within.get(CUT + name) or (None if calls or name in cuts or name in points else within.get(MODULE + path)):

@@ -7,12 +7,13 @@ what is sent how often. Nothing runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from operator import index
+from typing import Any, NamedTuple
 
 from jsplit.base import PyTree, frame_bytes, nbytes
-from jsplit.cost import NOTHING, Cost, PartyCost, Work
+from jsplit.cost import NOTHING, Cost, PartyCost, Work, check_mode
 from jsplit.show import aligned, plain, si
 
 HANDOFFS = ("peer", "server", "none")
@@ -109,8 +110,10 @@ def take_turns(
         <https://arxiv.org/abs/1810.06060>`_, 2018; Singh et al., `Detailed comparison of communication efficiency of split
         learning and federated learning <https://arxiv.org/abs/1909.09145>`_, 2019.
     """
-    mine = (client,) if isinstance(client, str) else tuple(client)
-    check(records, epochs=epochs)
+    records, epochs = check(records, backward, epochs=epochs)
+    mine = (client,) if isinstance(client, str) else tuple(client) if isinstance(client, Sequence) else ()
+    if not mine or len({*mine}) < len(mine):
+        raise ValueError(f"`client` must be a party or several different ones, got {client!r}.")
     if unknown := [p for p in mine if p not in cost.parties]:
         raise ValueError(f"`client` names the party `{unknown[0]}`, which is not one of {', '.join(cost.parties)}.")
     if handoff not in HANDOFFS:
@@ -151,7 +154,7 @@ def fedavg(
         McMahan et al., `Communication-efficient learning of deep networks from decentralized data
         <https://arxiv.org/abs/1602.05629>`_, 2017, Algorithm 1, with all clients in every round.
     """
-    check(records, rounds=rounds, epochs=epochs)
+    records, rounds, epochs = check(records, backward, rounds=rounds, epochs=epochs)
     weights = size_of([(p.params, p.state) for p in cost.state.parties.values()])
     clients = []
     for n in records:
@@ -173,7 +176,7 @@ def large_batch_sgd(cost: Cost, records: Sequence[int], *, epochs: int = 1, back
     References:
         Chen et al., `Revisiting distributed synchronous SGD <https://arxiv.org/abs/1604.00981>`_, 2016.
     """
-    check(records, epochs=epochs)
+    records, epochs = check(records, backward, epochs=epochs)
     weights = size_of([p.params for p in cost.state.parties.values()])
     clients = []
     for n in records:
@@ -183,18 +186,31 @@ def large_batch_sgd(cost: Cost, records: Sequence[int], *, epochs: int = 1, back
     return RunCost("large-batch SGD", tuple(clients), (NOTHING, moved, moved))
 
 
-def check(records: Sequence[int], **positive: int) -> None:
-    if not records or not all(n > 0 for n in records):
-        raise ValueError(f"`records` must list a positive number for every client, got {list(records)[:8]}.")
+def check(records: Sequence[int], backward: str, **positive: int) -> tuple:
+    """The arguments as plain integers."""
+    check_mode(backward)
+    given = list(records) if isinstance(records, Iterable) and not isinstance(records, str) else []
+    found = [whole_number(n) for n in given]
+    if not found or min(found) < 1:
+        raise ValueError(f"`records` must list a positive integer for every client, got {records!r}.")
     for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be a positive integer, got {value}.")
+        if whole_number(value) < 1:
+            raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    return found, *map(whole_number, positive.values())
+
+
+def whole_number(n: Any) -> int:
+    """An integer of any kind as Python's own; 0 for what is none."""
+    return index(n) if hasattr(n, "__index__") and not isinstance(n, bool) else 0
 
 
 def epoch(cost: Cost, records: int) -> list[tuple[Cost, int]]:
     """The steps of one pass over a client's records: the cost of one of each size, and how many."""
     full, left = divmod(records, cost.batch)
-    return [(cost.at(size), times) for size, times in ((cost.batch, full), (left, 1)) if size and times]
+    try:
+        return [(cost.at(size), times) for size, times in ((cost.batch, full), (left, 1)) if size and times]
+    except ValueError as error:
+        raise ValueError(f"`records` of {records} leave a last step of {left}: {error}") from error
 
 
 def exchange(

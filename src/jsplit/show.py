@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,7 +22,7 @@ def plain(x: Any) -> Any:
         return {k: plain(v) for k, v in x.items()}
     if isinstance(x, (tuple, list)):
         return [plain(v) for v in x]
-    return x if isinstance(x, (int, float, str)) or x is None else str(x)
+    return x if isinstance(x, (int, float, str)) or x is None else x.item() if isinstance(x, np.number) else str(x)
 
 
 def si(x: float) -> str:
@@ -54,7 +56,7 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     drawn = Figure(figsize=(3.6 * len(panels) + 1, 0.42 * count + 1.5), layout="constrained")
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
-        parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+        parts = list(dict.fromkeys(part for row in rows.values() for part, x in row.items() if x))
         left = dict.fromkeys(rows, 0.0)
         for part, colour in zip(parts, COLOURS, strict=False):
             values = {name: row.get(part, 0.0) for name, row in rows.items()}
@@ -79,7 +81,7 @@ def scatter(points: Sequence[tuple[float, float, str, bool, bool]], xlabel: str,
         points: `(x, y, name, front, fits)`.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, NullFormatter
 
     drawn = Figure(figsize=(9.5, 5.2), layout="constrained")
     ax = drawn.subplots()
@@ -97,6 +99,8 @@ def scatter(points: Sequence[tuple[float, float, str, bool, bool]], xlabel: str,
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(EngFormatter())
+        low, high = axis.get_view_interval()
+        axis.set_minor_formatter(EngFormatter() if high < 10 * low else NullFormatter())
     ax.margins(0.12)
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
+from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, reason, said, shapes_of
 from jsplit.topology import Loss, Node, Topology
 from jsplit.vjp import Pullback, add, floating, put_back
 from jsplit.walk import Name, Op, Wire
@@ -177,9 +177,9 @@ def forward(config: Config, node: Node, train: bool) -> Op:
 
     def run(params, state, *rest):
         key, inputs = node_key(step_key(*rest[: len(known)]), node.name, node.segment), rest[len(known) :]
+        named = dict(zip(node.reads, inputs, strict=True))
         if not linear:
             return node.segment.apply(params, state, key, *inputs, train=train)
-        named = dict(zip(node.reads, inputs, strict=True))
 
         def segment(weights, arrived):
             values = {i: put_back(x, arrived[i]) if i in arrived else x for i, x in named.items()}
@@ -190,7 +190,8 @@ def forward(config: Config, node: Node, train: bool) -> Op:
         segment = jax.checkpoint(segment) if config.backward == "recompute" else segment
         free = floating(params), {i: floating(x) for i, x in named.items() if i in trained}
         (out, kept), pull, (value, new) = jax.vjp(segment, *free, has_aux=True)
-        return put_back(value, out), put_back(new, kept) if watched else new, Pullback.of(pull, (params, *inputs))
+        pull = Pullback.of(pull, (params, *[named[i] for i in own_fields(config, node)]))
+        return put_back(value, out), put_back(new, kept) if watched else new, pull
 
     vjp = [Name(party, "vjp", node.name)] if linear else []
     return Op(party, f"forward {node.name}", tuple(reads), (*writes, *vjp), run)
@@ -204,7 +205,7 @@ def backward(config: Config, node: Node) -> Op:
     like = [] if outer else [Name(party, "value", node.name)]  # a penalty on the state alone: zeros for the value
     grad = [Name(party, "grad", node.name)] if node.segment.trainable else []
 
-    had = [Name(party, "params", node.name), *[Name(party, "value", i) for i in node.reads]]
+    had = [Name(party, "params", node.name), *[Name(party, "value", i) for i in own_fields(config, node)]]
 
     def run(pull, *rest):
         known, rest = rest[: len(had)], rest[len(had) :]
@@ -216,6 +217,11 @@ def backward(config: Config, node: Node) -> Op:
     reads = (Name(party, "vjp", node.name), *had, *outer, *like, *inner)
     writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
     return Op(party, f"backward {node.name}", reads, writes, run)
+
+
+def own_fields(config: Config, node: Node) -> list[str]:
+    """The fields among a node's inputs: its party holds them anyway, while a message that no residual needs may go."""
+    return [i for i in dict.fromkeys(node.reads) if i in config.topology.fields]
 
 
 def source_of(topology: Topology, party: str, i: str) -> Name:
@@ -253,7 +259,11 @@ def mean(loss: Loss, inputs: Sequence[PyTree]) -> jax.Array:
         narrow = jnp.issubdtype(jnp.result_type(x), jnp.floating) and x.dtype.itemsize < 4
         return x.astype(jnp.float32) if narrow else x
 
-    result = loss.fn(*jax.tree.map(wide, inputs))
+    try:
+        result = loss.fn(*jax.tree.map(wide, inputs))
+    except Exception as error:
+        got = ", ".join(f"`{i}` {said(shapes_of(x))}" for i, x in zip(loss.reads, inputs, strict=True))
+        raise ValueError(f"loss `{loss.name}` at `{loss.party}` does not run on {got}: {reason(error)}") from error
     if not hasattr(result, "dtype") or not jnp.issubdtype(result.dtype, jnp.floating):
         got = jax.typeof(result).str_short() if hasattr(result, "dtype") else type(result).__name__
         raise ValueError(f"loss `{loss.name}`: `fn` must return a floating array, got {got}.")
