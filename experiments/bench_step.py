@@ -6,6 +6,9 @@ block by block (A B C A B C ...), so that a noisy machine disturbs all alike; ev
 median over the rounds is reported. Bounds asked of jsplit: `fused` at most 1.03 times the whole model in one jit,
 `messages` at most 1.15 times on a CNN whose step takes at least 10 ms, and at most 200 microseconds more on a small MLP.
 
+Beside them runs the split as one would write it by hand in plain JAX, three jits a step: what it takes longer than the whole
+model is the price of three programs in place of one, and the floor of what `messages` can reach.
+
 PyTorch, where it is installed, trains the same sizes whole and split as other split-learning codes write it: two optimizers,
 `detach().requires_grad_()` at the cut, and the returned gradient into `backward`. All of it as it is, no bound.
 
@@ -44,7 +47,7 @@ CLASSES = 10
 RATE, MOMENTUM = 1e-3, 0.9
 WARM = 3  # steps before the first block; the losses after them must agree
 BLOCK = 0.05  # seconds that a block of steps should take
-CONTESTANTS = ("whole", "fused", "messages", "messages recompute", "torch whole", "torch split")
+CONTESTANTS = ("whole", "by hand", "fused", "messages", "messages recompute", "torch whole", "torch split")
 
 
 class Ratio(NamedTuple):
@@ -60,6 +63,8 @@ RATIOS = (
     Ratio("fused", "whole", "times", {"mlp": 1.03, "cnn": 1.03, "cnn_norm": 1.03, "cnn_large": 1.03}),
     Ratio("messages", "whole", "times", {"cnn": 1.15, "cnn_norm": 1.15, "cnn_large": 1.15}),
     Ratio("messages", "whole", "us more", {"mlp": 200.0}),
+    Ratio("by hand", "whole", "times", {}),
+    Ratio("messages", "by hand", "times", {}),
     Ratio("messages recompute", "messages", "times", {}),
     Ratio("torch split", "torch whole", "times", {}),
     Ratio("messages", "torch split", "times", {}),
@@ -177,6 +182,53 @@ def split(interpreter: Callable[..., jsplit.Trainer], model: Model, batch: dict,
     return repeat(step, trainer.init(jax.random.key(SEED), batch), batch)
 
 
+def by_hand(model: Model, batch: dict) -> Run:
+    """The same two halves as one would write them in plain JAX: three jits a step, nothing checked, recorded or encoded.
+
+    What it takes longer than the whole model is what three programs in place of one cost in XLA; jsplit cannot be below it.
+    """
+    bottom, top = jsplit.split(model.net(nnx.Rngs(SEED)), batch["image"]).values()
+    optimizer, key = optax.sgd(RATE, MOMENTUM), jax.random.key(SEED)
+
+    @jax.jit
+    def forward(params, rest, image):
+        h, pull, rest = jax.vjp(lambda params: bottom.apply(params, rest, key, image), params, has_aux=True)
+        return h, pull, rest
+
+    def update(gradient, memory, params):
+        updates, memory = optimizer.update(gradient, memory, params)
+        return optax.apply_updates(params, updates), memory
+
+    @partial(jax.jit, donate_argnums=0)
+    def server(state, h, label):
+        params, rest, memory = state
+
+        def loss_of(params, h):
+            logits, new = top.apply(params, rest, key, h)
+            return cross_entropy(logits, label).mean(), new
+
+        (loss, rest), (gradient, cotangent) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(params, h)
+        params, memory = update(gradient, memory, params)
+        return (params, rest, memory), loss, cotangent
+
+    @partial(jax.jit, donate_argnums=(1, 2))
+    def backward(pull, memory, params, cotangent):
+        return update(pull(cotangent)[0], memory, params)
+
+    def step(state, batch):
+        (params, rest, memory), own = state
+        h, pull, rest = forward(params, rest, batch["image"])
+        own, loss, cotangent = server(own, h, batch["label"])
+        params, memory = backward(pull, memory, params, cotangent)
+        return ((params, rest, memory), own), loss
+
+    first = []
+    for part in (bottom, top):
+        params, rest = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), part.init(key))
+        first.append((params, rest, optimizer.init(params)))
+    return repeat(step, tuple(first), batch)
+
+
 def repeat(step: Callable, state: Any, batch: dict) -> Run:
     def run(steps: int) -> float:
         nonlocal state
@@ -248,6 +300,7 @@ def choose_threads(run: Run) -> None:
 def contestants(model: Model, batch: dict) -> dict[str, Run]:
     runs = {
         "whole": whole(model, batch),
+        "by hand": by_hand(model, batch),
         "fused": split(jsplit.fused, model, batch),
         "messages": split(jsplit.messages, model, batch),
         "messages recompute": split(jsplit.messages, model, batch, backward="recompute"),
