@@ -85,7 +85,9 @@ REFUSED = {
         logits=Node("logits", trained, "server", ["smahsed"])
     ),
     "loss `loss` at `server` reads `truth`, which no node produces": chain(loss=Loss("loss", mean, "server", ["truth"])),
-    "circle: `smashed` <- `logits` <- `smashed`": chain(smashed=Node("smashed", trained, "client", ["logits"])),
+    "the nodes `smashed`, `logits` read each other's values in a circle": chain(
+        smashed=Node("smashed", trained, "client", ["logits"])
+    ),
     "two nodes are named `smashed`": chain(logits=Node("smashed", trained, "server", ["image"])),
     "node `image` has the name of a field that `client` holds": chain(logits=Node("image", trained, "server", ["smashed"])),
     "penalty `p` at `server` reads `smashed`, which `client` makes": chain(p=Penalty("p", mean, "server", ["smashed"])),

@@ -6,7 +6,7 @@ built from them composes. This file imports nothing of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
@@ -215,6 +215,19 @@ class Trainer(NamedTuple):
 def shapes_of(tree: PyTree) -> PyTree:
     """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def follow(reads: Mapping[str, Sequence[str]], what: str) -> list[str]:
+    """The names in the order given, but each after those it reads."""
+    order: list[str] = []
+    while left := [n for n in reads if n not in order]:
+        ready = [n for n in left if not any(i in left for i in reads[n])]
+        if not ready:
+            while loose := [n for n in left if not any(n in reads[m] for m in left)]:
+                left = [n for n in left if n not in loose]
+            raise ValueError(f"{what} {', '.join(f'`{n}`' for n in left)} read each other's values in a circle.")
+        order.append(ready[0])
+    return order
 
 
 def nbytes(tree: PyTree) -> int:

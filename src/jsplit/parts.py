@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jax.extend.core import Var
 
-from jsplit.base import CUT, MODULE
+from jsplit.base import CUT, MODULE, follow
 from jsplit.trace import backward_slice, shape_of, untagged
 from jsplit.whole import Source, Traced, Whole, dotted
 
@@ -67,19 +67,6 @@ def refuse_names(whole: Whole, traces: Sequence[Traced]) -> None:
             for v in value.atoms:
                 if isinstance(v, Var) and holder.setdefault(v, name) != name:
                     raise ValueError(f"the cuts `{holder[v]}` and `{name}` hold the same value; it can cross in one of them.")
-
-
-def follow(reads: Mapping[str, Sequence[str]], what: str) -> list[str]:
-    """The names in the order given, but each after those it reads."""
-    order: list[str] = []
-    while left := [n for n in reads if n not in order]:
-        ready = [n for n in left if not any(i in left for i in reads[n])]
-        if not ready:
-            while loose := [n for n in left if not any(n in reads[m] for m in left)]:
-                left = [n for n in left if n not in loose]
-            raise ValueError(f"{what} {', '.join(f'`{n}`' for n in left)} read each other's values in a circle.")
-        order.append(ready[0])
-    return order
 
 
 def in_order(trace: Traced) -> list[str]:

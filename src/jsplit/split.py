@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, Var
 
-from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, node_key, said
+from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, follow, node_key, said
 from jsplit.cutpoints import CutPoint
 from jsplit.model import names_of, overlay, segment
-from jsplit.parts import Part, divide, follow
+from jsplit.parts import Part, divide
 from jsplit.trace import Atom, Flat, backward_slice, evaluate, shape_of, tag_arrays
 from jsplit.watch import narrowed
 from jsplit.whole import Initial, Source, Whole, by_path, dotted, initial, nest

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 
-from jsplit.base import Segment
+from jsplit.base import Segment, follow
 
 OWN = ("params", "state")
 """What a party has of its own nodes beside their outputs; a loss reads it as `<node>.params`, `<node>.state`."""
@@ -161,7 +161,8 @@ class Topology:
     @cached_property
     def segments(self) -> tuple[Node, ...]:
         """The nodes that compute values, each after those that it reads."""
-        return in_order([n for n in self.nodes if isinstance(n, Node)])
+        nodes = {n.name: n for n in self.nodes if isinstance(n, Node)}
+        return tuple(nodes[name] for name in follow({name: n.reads for name, n in nodes.items()}, "the nodes"))
 
     @cached_property
     def losses(self) -> tuple[Loss, ...]:
@@ -235,25 +236,6 @@ class Topology:
 
 def type_of(node: Node | Loss) -> str:
     return "segment" if isinstance(node, Node) else "penalty" if node.local else "loss"
-
-
-def in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    names, done, waiting = {n.name for n in nodes}, {}, list(nodes)
-    while waiting:
-        ready = [n for n in waiting if all(i in done or i not in names for i in n.reads)]
-        if not ready:
-            raise ValueError(f"nodes read each other in a circle: {' <- '.join(circle(waiting))}.")
-        done.update({n.name: n for n in ready})
-        waiting = [n for n in waiting if n.name not in done]
-    return tuple(done.values())
-
-
-def circle(waiting: Sequence[Node]) -> list[str]:
-    reads = {n.name: next(i for i in n.reads if any(i == w.name for w in waiting)) for n in waiting}
-    way = [waiting[0].name]
-    while way.count(way[-1]) < 2:
-        way.append(reads[way[-1]])
-    return [f"`{n}`" for n in way[way.index(way[-1]) :]]
 
 
 def validate(topology: Topology) -> None:
