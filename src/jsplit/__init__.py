@@ -22,10 +22,11 @@ from jsplit.export import export
 from jsplit.fused import fused
 from jsplit.messages import messages
 from jsplit.model import segment
+from jsplit.nodes import Loss, Node, Penalty
 from jsplit.plan import Device, Network, plan
 from jsplit.precision import mixed_precision
 from jsplit.split import cut, join, merge, split
-from jsplit.topology import Crossing, Loss, Node, Penalty, Topology
+from jsplit.topology import Crossing, Topology
 
 __all__ = [
     "Cost",

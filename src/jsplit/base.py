@@ -186,7 +186,7 @@ class Info(NamedTuple):
 
     Attributes:
         loss: sum of all losses, each times its weight.
-        losses: every loss before its weight, by name.
+        losses: every loss and metric before its weight, by name.
         messages: what crossed, in order; empty where the interpreter sends nothing.
     """
 
@@ -200,16 +200,19 @@ class Trainer(NamedTuple):
 
     Attributes:
         init: `init(key, batch) -> state`.
-        step: `step(state, batch) -> (state, info)`. The state that goes in is used up (its
-            buffers are donated); go on with the one that comes out.
-        evaluate: `evaluate(state, batch) -> info`, in inference mode; changes nothing.
+        step: `step(state, batch, weight=None) -> (state, info)`. `weight`, [batch], says how much each example counts in
+            the mean that a loss takes; 0 leaves it out. The state that goes in is used up (its buffers are donated); go on
+            with the one that comes out.
+        evaluate: `evaluate(state, batch, weight=None) -> info`, in inference mode; changes nothing.
         predict: `predict(state, fields) -> {node: output}` for the nodes that no other node reads.
+        config: what the trainer was asked for: topology, optimizers, links and modes.
     """
 
     init: Callable[..., TrainState]
-    step: Callable[[TrainState, Mapping[str, PyTree]], tuple[TrainState, Info]]
-    evaluate: Callable[[TrainState, Mapping[str, PyTree]], Info]
+    step: Callable[..., tuple[TrainState, Info]]
+    evaluate: Callable[..., Info]
     predict: Callable[[TrainState, Mapping[str, PyTree]], Mapping[str, PyTree]]
+    config: Any = None
 
 
 def shapes_of(tree: PyTree) -> PyTree:

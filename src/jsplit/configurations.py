@@ -12,7 +12,8 @@ import jax
 
 from jsplit.base import PyTree, Segment
 from jsplit.model import segment
-from jsplit.topology import Loss, Node, Topology
+from jsplit.nodes import Loss, Node
+from jsplit.topology import Topology
 
 LossFunction = Callable[..., jax.Array]
 

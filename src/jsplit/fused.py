@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from jsplit.base import Info, PartyState, PyTree, Trainer, TrainState
+from jsplit.losses import of_mean_one
 from jsplit.step import Config, inference_ops, training_ops
 from jsplit.topology import Topology
 from jsplit.trace import bodies
@@ -74,15 +75,15 @@ def fused(
     places = places_of(config)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
 
-    def start(state: TrainState, keys: Mapping[str, jax.Array], batch: Mapping[str, PyTree]) -> dict[Name, PyTree]:
-        return together(place(places, swap_keys(state, keys), batch))
+    def start(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any = None) -> dict[Name, PyTree]:
+        return together(place(places, swap_keys(state, keys), batch, of_mean_one(weight)))
 
     def finish(env: dict[Name, PyTree]) -> Info:
         return info_of(topology, {x.name: env[Name(x.party, "loss", x.name)] for x in topology.losses})
 
     @partial(jax.jit, donate_argnums=0)
-    def train(state: TrainState, keys: Mapping[str, jax.Array], batch: Mapping[str, PyTree]) -> tuple[TrainState, Info]:
-        env = start(state, keys, batch)
+    def train(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any) -> tuple[TrainState, Info]:
+        env = start(state, keys, batch, weight)
         if microbatches == 1:
             execute(training_ops(config), env)
         else:
@@ -91,32 +92,35 @@ def fused(
         return swap_keys(collect(places, apart(places, env))), finish(env)
 
     @jax.jit
-    def measure(state: TrainState, keys: Mapping[str, jax.Array], batch: Mapping[str, PyTree]) -> Info:
-        env = start(state, keys, batch)
+    def measure(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any) -> Info:
+        env = start(state, keys, batch, weight)
         execute(inference_ops(config, topology.losses), env)
         return finish(env)
 
     @jax.jit
-    def infer(state: TrainState, keys: Mapping[str, jax.Array], fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    def infer(state: TrainState, keys: Keys, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         env = start(state, keys, fields)
         execute(inference_ops(config), env)
         return {n: env[Name(topology.node[n].party, "value", n)] for n in topology.sinks}
 
-    def step(state: TrainState, batch: Mapping[str, PyTree]) -> tuple[TrainState, Info]:
-        check_batch(topology, batch, needed, microbatches)
+    def step(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, Info]:
+        check_batch(topology, batch, needed, microbatches, weight)
         keys = keys_of(state)
-        state, info = train(swap_keys(state), keys, dict(batch))
+        state, info = train(swap_keys(state), keys, dict(batch), weight)
         return swap_keys(state, keys), info
 
-    def evaluate(state: TrainState, batch: Mapping[str, PyTree]) -> Info:
-        check_batch(topology, batch, needed)
-        return measure(swap_keys(state), keys_of(state), dict(batch))
+    def evaluate(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> Info:
+        check_batch(topology, batch, needed, weight=weight)
+        return measure(swap_keys(state), keys_of(state), dict(batch), weight)
 
     def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
         return infer(swap_keys(state), keys_of(state), dict(fields))
 
-    return Trainer(partial(initial_state, config), step, evaluate, predict)
+    return Trainer(partial(initial_state, config), step, evaluate, predict, config)
+
+
+Keys = Mapping[str, jax.Array]
 
 
 def keys_of(state: TrainState) -> dict[str, jax.Array]:
@@ -134,9 +138,9 @@ def swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> Train
 def run_microbatches(config: Config, env: dict) -> None:
     """Forward and backward over each part of the batch in turn; sums of gradients, means of losses."""
     count, topology = config.microbatches, config.topology
-    fields = {n: x for n, x in env.items() if n.kind == "value"}
+    fields = {n: x for n, x in env.items() if n.kind in ("value", "weight")}
     parts = jax.tree.map(lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), fields)
-    fixed = {n: x for n, x in env.items() if n.kind not in ("value", "state", "link")}
+    fixed = {n: x for n, x in env.items() if n.kind not in ("value", "weight", "state", "link")}
     ops = training_ops(config) + accumulate_ops(config)
 
     def body(carry: dict, part: tuple) -> tuple[dict, None]:

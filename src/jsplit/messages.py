@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
 from jsplit.base import Info, Message, PyTree, Trainer, TrainState
+from jsplit.losses import of_mean_one, weight_of
 from jsplit.step import inference_ops, message_of, training_ops
 from jsplit.topology import Topology
 from jsplit.training import (
@@ -116,9 +118,10 @@ def messages(
     places = places_of(config)
     zeros_for = jax.jit(lambda state, part: zero_sums(config, together(place(places, state, part))))
 
-    def step(state: TrainState, batch: Mapping[str, PyTree]) -> tuple[TrainState, Info]:
-        size = check_batch(topology, batch, needed, microbatches) // microbatches
-        memories = place(places, state, batch)
+    def step(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, Info]:
+        size = check_batch(topology, batch, needed, microbatches, weight) // microbatches
+        weight = of_mean_one(weight)
+        memories = place(places, state, batch, weight)
         if microbatches == 1:
             sent = walk(memories)
             found = {n.what: memories[n.party][n] for n in losses}
@@ -130,15 +133,16 @@ def messages(
             for number, part in enumerate(parts):
                 for party, own in memories.items():
                     own[Name(party, "micro")] = np.int32(number)
+                    own[weight_of(party)] = None if weight is None else weight[number * size : (number + 1) * size]
                     own.update({name: part[f] for f, name in places[party].fields.items() if f in part})
                 sent += walk(memories)
             sent += finish(memories)
             found = {n.what: memories[n.party][total(n)] / microbatches for n in losses}
         return collect(places, memories), combine(found)._replace(messages=tuple(sent))
 
-    def evaluate(state: TrainState, batch: Mapping[str, PyTree]) -> Info:
-        check_batch(topology, batch, needed)
-        memories = place(places, state, batch)
+    def evaluate(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> Info:
+        check_batch(topology, batch, needed, weight=weight)
+        memories = place(places, state, batch, of_mean_one(weight))
         sent = measure(memories)
         return combine({n.what: memories[n.party][n] for n in losses})._replace(messages=tuple(sent))
 
@@ -148,4 +152,4 @@ def messages(
         infer(memories)
         return {n.what: memories[n.party][n] for n in outputs}
 
-    return Trainer(partial(initial_state, config), step, evaluate, predict)
+    return Trainer(partial(initial_state, config), step, evaluate, predict, config)

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, reason, said, shapes_of
-from jsplit.topology import Loss, Node, Topology
+from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
+from jsplit.losses import compute, cotangent, differentiate
+from jsplit.nodes import Loss, Node
+from jsplit.topology import Topology
 from jsplit.vjp import Pullback, add, floating, put_back
 from jsplit.walk import Name, Op, Wire
 
@@ -77,7 +79,7 @@ def forward_ops(config: Config, *, train: bool, nodes: Sequence[Node], losses: S
 def backward_ops(config: Config) -> list[Op]:
     """From the losses back: every node after all that read it, and cotangents sent as soon as they are whole."""
     topology = config.topology
-    ops = [differentiate(config, loss) for loss in topology.losses]
+    ops = [differentiate(topology, loss) if loss.pulls else compute(topology, loss) for loss in topology.losses]
     for node in reversed(topology.segments):
         for c in topology.crossings:
             if c.name == node.name and c.returns:
@@ -90,11 +92,6 @@ def backward_ops(config: Config) -> list[Op]:
     return ops
 
 
-def cotangent(party: str, value: str, reader: str) -> Name:
-    """Where the cotangent of a value lies that one node or loss of the party computes."""
-    return Name(party, f"cotangent by {reader}", value)
-
-
 def returned(party: str, value: str, receiver: str) -> Name:
     """Where the cotangent of a value lies that came back from another party."""
     return Name(party, f"cotangent from {receiver}", value)
@@ -103,8 +100,8 @@ def returned(party: str, value: str, receiver: str) -> Name:
 def cotangents(config: Config, value: str, party: str) -> list[Name]:
     """Where the cotangents of a value lie at a party, one from each of its own nodes and losses that read it."""
     topology = config.topology
-    readers = [n.name for n in topology.segments if n.party == party and value in n.reads and n.name in topology.objective]
-    readers += [x.name for x in topology.losses if x.party == party and value in x.reads]
+    readers = [n.name for n in topology.segments if n.party == party and value in n.pulls and n.name in topology.objective]
+    readers += [x.name for x in topology.losses if x.party == party and value in x.pulls]
     return [cotangent(party, value, reader) for reader in readers]
 
 
@@ -188,7 +185,7 @@ def forward(config: Config, node: Node, train: bool) -> Op:
             return (floating(value), floating(new) if watched else ()), (value, new)
 
         segment = jax.checkpoint(segment) if config.backward == "recompute" else segment
-        free = floating(params), {i: floating(x) for i, x in named.items() if i in trained}
+        free = floating(params), {i: floating(x) for i, x in named.items() if i in trained and i in node.pulls}
         (out, kept), pull, (value, new) = jax.vjp(segment, *free, has_aux=True)
         pull = Pullback.of(pull, (params, *[named[i] for i in own_fields(config, node)]))
         return put_back(value, out), put_back(new, kept) if watched else new, pull
@@ -201,7 +198,7 @@ def backward(config: Config, node: Node) -> Op:
     """Pull the cotangents of one node back to its parameters and inputs."""
     party = node.party
     outer, inner = all_cotangents(config, node), observed(config, node)
-    inputs = [i for i in dict.fromkeys(node.reads) if i in config.topology.trained]
+    inputs = [i for i in node.pulls if i in config.topology.trained]
     like = [] if outer else [Name(party, "value", node.name)]  # a penalty on the state alone: zeros for the value
     grad = [Name(party, "grad", node.name)] if node.segment.trainable else []
 
@@ -224,12 +221,6 @@ def own_fields(config: Config, node: Node) -> list[str]:
     return [i for i in dict.fromkeys(node.reads) if i in config.topology.fields]
 
 
-def source_of(topology: Topology, party: str, i: str) -> Name:
-    """Where an input of a loss lies: a value or field, or the parameters or new state of a node."""
-    base, _, own = i.rpartition(".")
-    return Name(party, "value", i) if i in topology.node or i in topology.fields else Name(party, own, base)
-
-
 def wires(topology: Topology) -> list[Wire]:
     """Every message of a training step."""
     up = [Wire("activation", c.name, c.sender, c.receiver) for c in topology.crossings]
@@ -240,52 +231,10 @@ def inference_ops(config: Config, losses: Sequence[Loss] = ()) -> list[Op]:
     """The forward pass in inference mode, and `losses` without their cotangents."""
     config = config._replace(microbatches=1)
     ops = forward_ops(config, train=False, nodes=config.topology.segments, losses=losses)
-    return ops + [compute(config, loss) for loss in losses]
+    return ops + [compute(config.topology, loss) for loss in losses]
 
 
 def training_ops(config: Config) -> list[Op]:
     """Forward and backward over one (micro-)batch."""
     topology = config.topology
     return forward_ops(config, train=True, nodes=topology.segments, losses=topology.losses) + backward_ops(config)
-
-
-def compute(config: Config, loss: Loss) -> Op:
-    reads = tuple(source_of(config.topology, loss.party, i) for i in loss.reads)
-    return Op(loss.party, f"loss {loss.name}", reads, (Name(loss.party, "loss", loss.name),), lambda *x: (mean(loss, x),))
-
-
-def mean(loss: Loss, inputs: Sequence[PyTree]) -> jax.Array:
-    def wide(x):
-        narrow = jnp.issubdtype(jnp.result_type(x), jnp.floating) and x.dtype.itemsize < 4
-        return x.astype(jnp.float32) if narrow else x
-
-    try:
-        result = loss.fn(*jax.tree.map(wide, inputs))
-    except Exception as error:
-        got = ", ".join(f"`{i}` {said(shapes_of(x))}" for i, x in zip(loss.reads, inputs, strict=True))
-        raise ValueError(f"loss `{loss.name}` at `{loss.party}` does not run on {got}: {reason(error)}") from error
-    if not hasattr(result, "dtype") or not jnp.issubdtype(result.dtype, jnp.floating):
-        got = jax.typeof(result).str_short() if hasattr(result, "dtype") else type(result).__name__
-        raise ValueError(f"loss `{loss.name}`: `fn` must return a floating array, got {got}.")
-    return jnp.mean(result)
-
-
-def differentiate(config: Config, loss: Loss) -> Op:
-    """Compute one loss and the cotangents of what it reads, `weight` times."""
-    topology, party = config.topology, loss.party
-    places = {i: source_of(topology, party, i) for i in loss.reads}
-    free = [i for i, place in places.items() if place.what in topology.trained]  # what depends on some parameter
-
-    def run(*inputs):
-        named = dict(zip(places, inputs, strict=True))
-
-        def fn(parts):
-            values = {i: put_back(x, parts[i]) if i in parts else x for i, x in named.items()}
-            return mean(loss, [values[i] for i in loss.reads])
-
-        value, pull = jax.vjp(fn, {i: floating(named[i]) for i in free})
-        (found,) = pull(jnp.full_like(value, loss.weight))
-        return value, *[found[i] for i in free]
-
-    writes = [Name(party, "loss", loss.name), *[cotangent(party, i, loss.name) for i in free]]
-    return Op(party, f"loss {loss.name}", tuple(places.values()), tuple(writes), run)

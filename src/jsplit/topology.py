@@ -6,111 +6,15 @@ Everything is checked when a topology is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
-from numbers import Real
 from types import MappingProxyType
 from typing import NamedTuple
 
-import jax
-
-from jsplit.base import Segment, follow
-
-OWN = ("params", "state")
-"""What a party has of its own nodes beside their outputs; a loss reads it as `<node>.params`, `<node>.state`."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A segment at a party. Its output is a value with the node's name.
-
-    Attributes:
-        name: of the value produced.
-        segment: what computes it.
-        party: who runs it and owns its parameters.
-        inputs: names of the fields and values read, in the segment's order; by default its own names.
-    """
-
-    name: str
-    segment: Segment
-    party: str
-    inputs: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        check_names("node", self.name, self.party)
-        if not isinstance(self.segment, Segment):
-            raise ValueError(
-                f"node `{self.name}`: `segment` must be a Segment, got {type(self.segment).__name__}; see jsplit.segment."
-            )
-        inputs = self.segment.inputs if self.inputs is None else self.inputs
-        if inputs is None:
-            raise ValueError(f"node `{self.name}`: its segment does not name its inputs, so `inputs` must.")
-        object.__setattr__(self, "inputs", as_names(f"node `{self.name}`", inputs))
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.inputs or ())
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A term of the objective, computed at one party. The objective is the sum of `weight` times each.
-
-    Attributes:
-        name: of the loss.
-        fn: `fn(*inputs)`, a scalar or one number per example, [batch]; its mean counts. Floating inputs
-            narrower than float32 arrive as float32.
-        party: who computes it.
-        inputs: names of fields and values; also `<node>.params` and `<node>.state` of the party's own nodes
-            (the state is the one after the step's forward pass, with all that the segment sowed).
-        weight: factor in the objective.
-        local: it may read only what the party already has, so it makes nothing cross. See `Penalty`.
-    """
-
-    name: str
-    fn: Callable[..., jax.Array]
-    party: str
-    inputs: Sequence[str]
-    weight: float = 1.0
-    local: bool = False
-
-    def __post_init__(self) -> None:
-        check_names("loss", self.name, self.party)
-        if not callable(self.fn):
-            raise ValueError(f"loss `{self.name}`: `fn` must be a function, got {type(self.fn).__name__}.")
-        if not isinstance(self.weight, Real):
-            raise ValueError(f"loss `{self.name}`: `weight` must be a number, got {self.weight!r}.")
-        object.__setattr__(self, "inputs", as_names(f"loss `{self.name}`", self.inputs))
-        if not self.reads:
-            raise ValueError(f"loss `{self.name}`: `inputs` is empty, so it depends on nothing.")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.inputs)
-
-
-def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: Sequence[str], weight: float = 1.0) -> Loss:  # noqa: N802
-    """A `Loss` that one party adds on what it already has: its parameters, its activations, its fields.
-
-    It makes nothing cross. Examples: weight decay, `Penalty("decay", l2, "hospital", ["smashed.params"], 1e-4)`; a
-    regulariser sown inside a module, `Penalty("sown", total, "hospital", ["smashed.state"])`; NoPeek,
-    `Penalty("nopeek", correlation, "hospital", ["image", "smashed"])`.
-    """
-    return Loss(name, fn, party, inputs, weight, local=True)
-
-
-def as_names(owner: str, names: Iterable[str], what: str = "`inputs`") -> tuple[str, ...]:
-    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{owner}: {what} must be a list of names, got {names!r}.")
-    return tuple(names)
-
-
-def check_names(kind: str, name: str, party: str) -> None:
-    for what, value in (("name", name), ("party", party)):
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"{kind} {name!r}: `{what}` must be a name, got {value!r}.")
+from jsplit.base import follow
+from jsplit.nodes import OWN, Loss, Node, as_names
 
 
 class Crossing(NamedTuple):
@@ -193,11 +97,11 @@ class Topology:
 
     @cached_property
     def objective(self) -> frozenset[str]:
-        """Values on which some loss depends, other than through parameters it reads itself."""
-        found = {i.removesuffix(".state") if i not in self.node else i for x in self.losses for i in x.reads} & self.node.keys()
+        """Values that some loss pulls on, other than through parameters it reads itself."""
+        found = {i.removesuffix(".state") if i not in self.node else i for x in self.losses for i in x.pulls} & self.node.keys()
         for n in reversed(self.segments):
             if n.name in found:
-                found.update(i for i in n.reads if i in self.node)
+                found.update(i for i in n.pulls if i in self.node)
         return frozenset(found)
 
     @cached_property
@@ -208,7 +112,7 @@ class Topology:
             for i in n.reads:
                 if i in self.node and self.node[i].party != n.party:
                     useful = isinstance(n, Loss) or n.name in self.objective
-                    back = i in self.trained and useful
+                    back = i in self.trained and i in n.pulls and useful
                     key = (i, self.node[i].party, n.party)
                     found[key] = found.get(key, False) or back
         order = [n.name for n in self.segments]
@@ -235,7 +139,9 @@ class Topology:
 
 
 def type_of(node: Node | Loss) -> str:
-    return "segment" if isinstance(node, Node) else "penalty" if node.local else "loss"
+    if isinstance(node, Node):
+        return "segment"
+    return "metric" if not node.weight else "penalty" if node.local else "loss"
 
 
 def validate(topology: Topology) -> None:

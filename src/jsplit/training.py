@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ import numpy as np
 import optax
 
 from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, reason, said, shapes_of
+from jsplit.losses import weight_of
+from jsplit.nodes import Node
 from jsplit.step import Config, training_ops, wires
-from jsplit.topology import Node, Topology
+from jsplit.topology import Topology
 from jsplit.update import SUM, accumulate_ops
 from jsplit.vjp import floating
 from jsplit.walk import Name, execute
@@ -30,7 +32,7 @@ def configure(topology: Topology, optimizer: Optimizers, links: Links | None, ba
     """
     if not isinstance(topology, Topology):
         raise ValueError(f"`topology` must be a Topology, got {type(topology).__name__}.")
-    if not topology.losses:
+    if not any(x.weight for x in topology.losses):
         raise ValueError("`topology` has no loss, so there is nothing to train for; add a jsplit.Loss.")
     if backward not in ("residuals", "recompute"):
         raise ValueError(f'`backward` must be "residuals" or "recompute", got {backward!r}.')
@@ -166,7 +168,9 @@ def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:
     return jax.eval_shape(lambda key: initial_state(config, key, batch, shapes_only=True), jax.eval_shape(jax.random.key, 0))
 
 
-def check_batch(topology: Topology, batch: Mapping[str, PyTree], needed: set[str], microbatches: int = 1) -> int:
+def check_batch(
+    topology: Topology, batch: Mapping[str, PyTree], needed: set[str], microbatches: int = 1, weight: Any = None
+) -> int:  # fmt: skip
     """The batch size, after checking that every field is there and all have the same, positive one."""
     if not isinstance(batch, Mapping):
         raise ValueError(f"the batch must be a dictionary of fields, got {type(batch).__name__}.")
@@ -179,6 +183,8 @@ def check_batch(topology: Topology, batch: Mapping[str, PyTree], needed: set[str
     size = batch_of(batch)
     if size % microbatches:
         raise ValueError(f"`microbatches` is {microbatches}, which does not divide the batch of {size} examples.")
+    if weight is not None and jnp.shape(weight) != (size,):
+        raise ValueError(f"`weight` must hold one number for each of the {size} examples, got shape {jnp.shape(weight)}.")
     return size
 
 
@@ -212,8 +218,10 @@ def places_of(config: Config) -> dict[str, Places]:
 Memories = dict[str, dict]
 
 
-def place(places: Mapping[str, Places], state: TrainState, batch: Mapping[str, PyTree]) -> Memories:
-    """The memory of each party at the start of a step: its state, and the fields that it holds."""
+def place(
+    places: Mapping[str, Places], state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array | None = None
+) -> Memories:  # fmt: skip
+    """The memory of each party at the start of a step: its state, its fields, and how much each example counts."""
     memories: Memories = {}
     if state.parties.keys() != places.keys():
         raise ValueError(f"the state is of another trainer: it has the parties {list(state.parties)}, expected {list(places)}.")
@@ -224,7 +232,7 @@ def place(places: Mapping[str, Places], state: TrainState, batch: Mapping[str, P
                 raise ValueError(
                     f"the state of `{party}` is of another trainer: it has the {what} {list(kept)}, expected {list(names)}."
                 )
-        memory = {at.optimizer: own.optimizer, at.key: own.key, at.step: own.step}
+        memory = {at.optimizer: own.optimizer, at.key: own.key, at.step: own.step, weight_of(party): weight}
         for names, kept in ((at.params, own.params), (at.state, own.state), (at.links, own.links)):
             for n, name in names.items():
                 memory[name] = kept[n]
@@ -261,7 +269,7 @@ def apart(places: Mapping[str, Places], env: Mapping[Name, PyTree]) -> Memories:
 
 def info_of(topology: Topology, losses: Mapping[str, jax.Array]) -> Info:
     """The losses, and their weighted sum."""
-    first, *others = [losses[x.name] if x.weight == 1 else losses[x.name] * x.weight for x in topology.losses]
+    first, *others = [losses[x.name] if x.weight == 1 else losses[x.name] * x.weight for x in topology.losses if x.weight]
     return Info(sum(others, first), dict(losses))
 
 

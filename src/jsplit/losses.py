@@ -1,0 +1,97 @@
+"""A loss as operations at its party: its value, and the cotangents of what it reads.
+
+The mean over the examples counts, each as often as its weight says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.base import PyTree, reason, said, shapes_of
+from jsplit.nodes import Loss
+from jsplit.topology import Topology
+from jsplit.vjp import floating, put_back
+from jsplit.walk import Name, Op
+
+
+def cotangent(party: str, value: str, reader: str) -> Name:
+    """Where the cotangent of a value lies that one node or loss of the party computes."""
+    return Name(party, f"cotangent by {reader}", value)
+
+
+def source_of(topology: Topology, party: str, i: str) -> Name:
+    """Where an input of a loss lies: a value or field, or the parameters or new state of a node."""
+    base, _, own = i.rpartition(".")
+    return Name(party, "value", i) if i in topology.node or i in topology.fields else Name(party, own, base)
+
+
+def weight_of(party: str) -> Name:
+    """Where it lies how much each example counts, [batch], of mean 1; `None` where all count alike."""
+    return Name(party, "weight")
+
+
+def of_mean_one(weight: jax.Array | None) -> jax.Array | None:
+    """Weights of examples scaled to mean 1, so that the mean over a batch, or over its equal parts, is the weighted one."""
+    if weight is None:
+        return None
+    weight = jnp.asarray(weight, jnp.result_type(float))
+    whole = weight.sum()
+    return weight * jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
+
+
+def compute(topology: Topology, loss: Loss) -> Op:
+    reads = (weight_of(loss.party), *[source_of(topology, loss.party, i) for i in loss.reads])
+
+    def run(weight, *inputs):
+        return (mean(topology, loss, inputs, weight),)
+
+    return Op(loss.party, f"loss {loss.name}", reads, (Name(loss.party, "loss", loss.name),), run)
+
+
+def mean(topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None) -> jax.Array:
+    """The mean of what a loss returns, of each example as often as it counts."""
+
+    def wide(x):
+        narrow = jnp.issubdtype(jnp.result_type(x), jnp.floating) and x.dtype.itemsize < 4
+        return x.astype(jnp.float32) if narrow else x
+
+    try:
+        result = loss.fn(*jax.tree.map(wide, inputs))
+    except Exception as error:
+        got = ", ".join(f"`{i}` {said(shapes_of(x))}" for i, x in zip(loss.reads, inputs, strict=True))
+        raise ValueError(f"loss `{loss.name}` at `{loss.party}` does not run on {got}: {reason(error)}") from error
+    if not hasattr(result, "dtype") or not jnp.issubdtype(result.dtype, jnp.floating):
+        got = jax.typeof(result).str_short() if hasattr(result, "dtype") else type(result).__name__
+        raise ValueError(f"loss `{loss.name}`: `fn` must return a floating array, got {got}.")
+    if weight is None or not any(i in topology.node or i in topology.fields for i in loss.reads):
+        return jnp.mean(result)
+    if result.shape[:1] != weight.shape:
+        raise ValueError(
+            f"loss `{loss.name}`: examples have weights, so `fn` must return one number for each, [{weight.size}], "
+            f"got {said(shapes_of(result))}."
+        )
+    return jnp.mean(result * weight.astype(result.dtype).reshape(-1, *[1] * (result.ndim - 1)))
+
+
+def differentiate(topology: Topology, loss: Loss) -> Op:
+    """Compute one loss and the cotangents of what it reads, `weight` times."""
+    party = loss.party
+    places = {i: source_of(topology, party, i) for i in loss.reads}
+    free = [i for i, place in places.items() if place.what in topology.trained]  # what depends on some parameter
+
+    def run(weight, *inputs):
+        named = dict(zip(places, inputs, strict=True))
+
+        def fn(parts):
+            values = {i: put_back(x, parts[i]) if i in parts else x for i, x in named.items()}
+            return mean(topology, loss, [values[i] for i in loss.reads], weight)
+
+        value, pull = jax.vjp(fn, {i: floating(named[i]) for i in free})
+        (found,) = pull(jnp.full_like(value, loss.weight))
+        return value, *[found[i] for i in free]
+
+    writes = [Name(party, "loss", loss.name), *[cotangent(party, i, loss.name) for i in free]]
+    return Op(party, f"loss {loss.name}", (weight_of(party), *places.values()), tuple(writes), run)
