@@ -75,7 +75,9 @@ def test_weights_that_do_not_fit_are_refused():
 
 def test_a_penalty_on_parameters_takes_no_weights():
     problem = make_problem("vanilla", "mlp", "nnx")
-    decay = jsplit.Penalty("decay", lambda p: sum(jnp.vdot(x, x) for x in jax.tree.leaves(p)), "client", ["smashed.params"], 0.1)
+    decay = jsplit.Penalty(
+        "decay", lambda p: sum(jnp.vdot(x, x) for x in jax.tree.leaves(p)), "client", ["smashed.params"], 0.1
+    )
     topology, ones = problem.topology.add(decay), np.ones(8, np.float32)
     states = [trained(topology, problem.batch, w)[0] for w in (None, ones)]
     assert difference(*map(params_of, states)) < 1e-6

@@ -1,6 +1,6 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
-from jsplit import compress, runs
+from jsplit import compress, population, rounds, runs
 from jsplit.base import (
     Info,
     Link,
@@ -63,7 +63,9 @@ __all__ = [
     "multihop",
     "multitask",
     "plan",
+    "population",
     "restore",
+    "rounds",
     "runs",
     "save",
     "segment",

@@ -11,13 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr
 
 from jsplit.base import Info, PartyState, PyTree, Trainer, TrainState
+from jsplit.loops import convolves_on_cpu
 from jsplit.losses import of_mean_one
 from jsplit.step import Config, inference_ops, training_ops
 from jsplit.topology import Topology
-from jsplit.trace import bodies
 from jsplit.training import (
     Links,
     Optimizers,
@@ -152,19 +151,9 @@ def run_microbatches(config: Config, env: dict) -> None:
     carry = {n: x for n, x in env.items() if n.kind in ("state", "link")}
     carry |= zero_sums(config, {**env, **jax.tree.map(lambda x: x[0], parts)})
     parts = parts, jnp.arange(count)
-    carry, _ = jax.lax.scan(body, carry, parts, unroll=convolves_on_cpu(body, carry, parts))
+    first = jax.tree.map(lambda x: x[0], parts)
+    carry, _ = jax.lax.scan(body, carry, parts, unroll=convolves_on_cpu(body, carry, first))
     env.update(carry)
     for x in topology.losses:
         name = Name(x.party, "loss", x.name)
         env[name] = env[total(name)] / count
-
-
-def convolves_on_cpu(body, carry: dict, parts: tuple) -> bool:
-    """Whether the loop must be unrolled: XLA runs convolutions inside loops 20 to 100 times slower on a CPU."""
-
-    def convolves(jaxpr: Jaxpr) -> bool:
-        return any(e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e))) for e in jaxpr.eqns)
-
-    if jax.default_backend() != "cpu":
-        return False
-    return convolves(jax.make_jaxpr(body)(carry, jax.tree.map(lambda x: x[0], parts)).jaxpr)

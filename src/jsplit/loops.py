@@ -1,0 +1,74 @@
+"""How a loop runs: compiled into one program, or in Python over one compiled step. The numbers are the same.
+
+XLA runs convolutions inside loops 20 to 100 times slower on a CPU (jax-ml/jax#12868); everywhere else one program is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr
+
+from jsplit.base import PyTree
+from jsplit.trace import bodies
+
+
+class Loops(NamedTuple):
+    """One way to run loops.
+
+    Attributes:
+        over: `over(body, carry, xs) -> (carry, ys)`, as `jax.lax.scan`.
+        times: `times(count, body, carry) -> carry` with `body(i, carry)`; `count` may be known only when it runs.
+        whole: what the loop as a whole is compiled by, and `step` what each of its steps is.
+    """
+
+    over: Callable[..., tuple[PyTree, PyTree]]
+    times: Callable[..., PyTree]
+    whole: Callable[..., Callable]
+    step: Callable[..., Callable]
+
+
+def plain(function: Callable, **_: Any) -> Callable:
+    return function
+
+
+def times_compiled(count: Any, body: Callable, carry: PyTree) -> PyTree:
+    return jax.lax.fori_loop(0, count, body, carry)
+
+
+def over_python(body: Callable, carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+    ys = []
+    for i in range(len(jax.tree.leaves(xs)[0])):
+        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+def times_python(count: Any, body: Callable, carry: PyTree) -> PyTree:
+    for i in range(int(count)):
+        carry = body(i, carry)
+    return carry
+
+
+LOOPS = {
+    "compiled": Loops(jax.lax.scan, times_compiled, jax.jit, plain),
+    "python": Loops(over_python, times_python, plain, jax.jit),
+}
+CHOICES = ("auto", *LOOPS)
+
+
+def check_loop(loop: str) -> None:
+    if loop not in CHOICES:
+        raise ValueError(f"`loop` must be one of {', '.join(CHOICES)}, got {loop!r}.")
+
+
+def convolves_on_cpu(function: Callable, *shapes: PyTree) -> bool:
+    """Whether a loop over `function` should not be compiled: it holds a convolution, and the device is a CPU."""
+
+    def convolves(jaxpr: Jaxpr) -> bool:
+        return any(e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e))) for e in jaxpr.eqns)
+
+    return jax.default_backend() == "cpu" and convolves(jax.make_jaxpr(function)(*shapes).jaxpr)

@@ -1,0 +1,120 @@
+"""A round in which all clients take every step together, each on a batch of its own.
+
+To the parties that they share it is one step on one large batch; how that is, `jsplit.spread` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.averages import add_share, mean_of, nothing_yet
+from jsplit.base import PyTree, Trainer, TrainState
+from jsplit.federation import (
+    CARRIED,
+    OWN,
+    Algorithm,
+    Draw,
+    Held,
+    RoundInfo,
+    Ways,
+    add_losses,
+    assemble,
+    at,
+    check_trainer,
+    no_sums,
+    parties_of,
+    parts_of,
+    told,
+)
+from jsplit.fused import fused
+from jsplit.loops import LOOPS, Loops
+from jsplit.spread import spread, unrolled
+from jsplit.travel import CLIENTS, group_size, travel
+
+
+def together(
+    trainer: Trainer, ways: Ways, clients: Collection[str], *, loop: str = "auto", mesh: jax.sharding.Mesh | None = None
+) -> Algorithm:  # fmt: skip
+    """The algorithm in which the parties `clients` are there once for each client, and all step at the same time.
+
+    Args:
+        trainer: of one client's topology.
+        ways: each part of a party's state is one client's own, or is carried from step to step. A state of the clients that is
+            carried is averaged after each step, each client by its examples.
+        clients: the parties that a client is made of.
+        loop: how loops run.
+        mesh: over whose axis `clients` the clients are spread.
+    """
+    config = check_trainer(trainer)
+    if config.microbatches > 1:
+        raise ValueError("`trainer` has micro-batches, which clients that step together do not: give each a smaller batch.")
+    own = any(ways[p, "params"] == OWN for p in clients)
+    averaged = [(p, "state") for p in clients if ways[p, "state"] == CARRIED]
+
+    def whole(count: int, loops: Loops) -> Trainer:
+        mapped = unrolled if own and loops is LOOPS["python"] else jax.vmap
+        many = spread(config, clients, count, own=own, mapped=mapped)
+        links = {n: (many.links.get(("activation", n)), many.links.get(("cotangent", n))) for _, n in many.links}
+        return fused(many.topology, many.optimizer, links=links, backward=many.backward)
+
+    def placed(tree: PyTree) -> PyTree:
+        if mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, jax.NamedSharding(mesh, jax.P(CLIENTS)))
+
+    def program(loops: Loops, ragged: bool, training: bool) -> Callable:
+        trainers: dict[int, Trainer] = {}
+
+        def one(carry, live, key, fields, reads, weight):
+            """One step of all clients, [K, B] records; what is a client's own stays as it is where it takes no step."""
+            parts, step, sums, examples = carry
+            count = len(live)
+            if count not in trainers:
+                trainers[count] = whole(count, loops)
+            every = parts | {k: jax.tree.map(lambda x: jnp.repeat(x[None], count, 0), parts[k]) for k in averaged}
+            batch = at(fields, placed(reads.reshape(-1)))
+            weight = weight * live[:, None]
+            state = TrainState(parties_of(every, key, step))
+            state, info = trainers[count].step(state, batch, weight.reshape(-1))
+            new = parts_of(state.parties)
+            of = weight.sum(1)
+            for k in averaged:
+                sums_of = jax.tree.map(lambda x, y: add_share(of, nothing_yet(x), y), parts[k], new[k])
+                new[k] = jax.tree.map(partial(mean_of, of.sum()), parts[k], sums_of)
+            for k, way in ways.items():
+                if way == OWN:
+                    new[k] = jax.tree.map(lambda x, y: keep(live, x, y), parts[k], new[k])
+            return new, step + 1, add_losses(sums, info.losses, of.sum()), examples + of
+
+        one = loops.step(one, donate_argnums=0)
+
+        def whole_round(held: Held, key, fields, draw: Draw):
+            parts, step, memory = held
+            kept = {k: x for k, x in parts.items() if ways[k] == OWN}
+            parts = {k: placed(at(x, draw.client)) if k in kept else x for k, x in parts.items()}
+
+            def body(s, carry):
+                return one(carry, s < draw.steps, key, fields, draw.reads[:, s], draw.weight[:, s])
+
+            examples = jnp.zeros(len(draw.client), jnp.result_type(float))
+            carry = parts, step, no_sums(config), examples
+            parts, step, sums, examples = loops.times(draw.steps.max(), body, carry)
+            for k, x in kept.items():
+                parts[k] = jax.tree.map(lambda old, new: old.at[draw.client].set(new, mode="drop"), x, parts[k])
+            info: RoundInfo = told(config, sums)._replace(each={}, examples=examples)
+            return Held(parts, step, memory), info
+
+        return whole_round
+
+    alone = travel(trainer, ways, loop=loop)
+    group = group_size(None, mesh, True)
+    return assemble(trainer, ways, program, loop=loop, group=group)._replace(evaluate=alone.evaluate)
+
+
+def keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """Of each client the new array if it took the step."""
+    return jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old)

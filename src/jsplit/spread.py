@@ -1,0 +1,115 @@
+"""A topology whose clients are many: each of their segments runs once for every client, on its own part of the batch.
+
+The batch of all clients together, [clients * batch, ...], is to each of their segments, losses and links a row of batches;
+to everybody else it is one large batch. So any interpreter trains many clients at once, and need not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jsplit.base import Link, PyTree, Segment
+from jsplit.nodes import Loss, Node
+from jsplit.step import Config
+from jsplit.topology import Topology
+
+
+def spread(config: Config, clients: Collection[str], count: int, *, own: bool, mapped: Callable = jax.vmap) -> Config:
+    """The same training with `count` clients, each of them the parties `clients`.
+
+    Args:
+        config: of one client's topology.
+        clients: the parties that are there once for each.
+        count: how many there are.
+        own: whether each has parameters and optimizers of its own, [count, ...], or all share one; their states are
+            [count, ...] in both cases, and so are the memories of all links, through which each client's rows go alone.
+        mapped: what runs a function once for each, as `jax.vmap` does.
+    """
+
+    def apart(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
+
+    def joined(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+    def keys(key: jax.Array | None) -> Any:
+        return None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+
+    def segment(one: Segment) -> Segment:
+        def apply(params, state, key, *inputs, train=True):
+            def run(params, state, key, inputs):
+                return one.apply(params, state, key, *inputs, train=train)
+
+            axes = 0 if own else None, 0, None if key is None else 0, 0
+            value, new = mapped(run, in_axes=axes)(params, state, keys(key), apart(inputs))
+            return joined(value), new
+
+        return replace(one, apply=apply)
+
+    def loss(term: Loss) -> Loss:
+        topology = config.topology
+        kinds = [i if i in topology.node or i in topology.fields else i.rpartition(".")[2] for i in term.reads]
+        axes = tuple(None if kind == "params" and not own else 0 for kind in kinds)
+        if set(axes) == {None}:
+            return term
+
+        def fn(*inputs):
+            rows = [x if kind in ("params", "state") else apart(x) for kind, x in zip(kinds, inputs, strict=True)]
+            result = mapped(term.fn, in_axes=axes)(*rows)
+            return joined(result) if result.ndim > 1 else result
+
+        return replace(term, fn=fn)
+
+    def link(one: Link) -> Link:
+        def row(like):
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // count, *x.shape[1:]), x.dtype), like)
+
+        def init(like):
+            return jax.tree.map(lambda x: jnp.repeat(x[None], count, 0), one.init(row(like)))
+
+        def encode(state, value, key):
+            return jax.vmap(one.encode)(state, apart(value), keys(key))
+
+        def decode(payload, like):
+            return joined(jax.vmap(lambda p: one.decode(p, row(like)))(payload))
+
+        return Link(init, encode, decode)
+
+    nodes: list[Node | Loss] = []
+    for n in config.topology.nodes:
+        if n.party in clients:
+            n = replace(n, segment=segment(n.segment)) if isinstance(n, Node) else loss(n)
+        nodes.append(n)
+    links = {at: link(x) for at, x in config.links.items()}
+    optimizer: Mapping[str, optax.GradientTransformation] = config.optimizer
+    if own:
+        optimizer = {p: for_each(x) if p in clients else x for p, x in optimizer.items()}
+    return config._replace(topology=Topology(nodes, config.topology.holds), links=links, optimizer=optimizer)
+
+
+def for_each(one: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer for each of several sets of parameters, which lie along the first axis."""
+
+    def update(updates, state, params=None):
+        return jax.vmap(one.update)(updates, state, params)
+
+    return optax.GradientTransformation(jax.vmap(one.init), update)
+
+
+def unrolled(function: Callable, in_axes: tuple) -> Callable:
+    """`jax.vmap` as a row of calls: for convolutions with weights of their own, which are slow as one on a CPU."""
+
+    def run(*args):
+        def row(i):
+            return [a if axis is None else jax.tree.map(lambda x: x[i], a) for a, axis in zip(args, in_axes, strict=True)]
+
+        count = next(x.shape[0] for a, axis in zip(args, in_axes, strict=True) if axis == 0 for x in jax.tree.leaves(a))
+        return jax.tree.map(lambda *x: jnp.stack(x), *[function(*row(i)) for i in range(count)])
+
+    return run
