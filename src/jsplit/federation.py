@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jsplit.base import PartyState, PyTree, Trainer, TrainState, shapes_of
 from jsplit.loops import LOOPS, Loops, check_loop, convolves_on_cpu
 from jsplit.population import Round
+from jsplit.sharding import CLIENTS, along, whole
 from jsplit.step import Config
 from jsplit.training import fields_of, info_of
 
@@ -105,8 +107,10 @@ class Sums(NamedTuple):
 
 
 def no_sums(config: Config) -> Sums:
-    zero = jnp.zeros((), jnp.result_type(float))
-    return Sums(dict.fromkeys((x.name for x in config.topology.losses), zero), zero)
+    def zero():  # each an array of its own, since sums are donated
+        return jnp.zeros((), jnp.result_type(float))
+
+    return Sums({x.name: zero() for x in config.topology.losses}, zero())
 
 
 def add_losses(sums: Sums, losses: Mapping[str, jax.Array], count: jax.Array) -> Sums:
@@ -147,7 +151,7 @@ def check_trainer(trainer: Trainer) -> Config:
 
 def assemble(
     trainer: Trainer, ways: Ways, program: Callable[..., Callable], *, loop: str, group: Callable[[int], int],
-    server: Callable[[Parts], dict] = lambda parts: {},
+    server: Callable[[Parts], dict] = lambda parts: {}, mesh: Mesh | None = None,
 ) -> Algorithm:  # fmt: skip
     """An algorithm from what a round computes.
 
@@ -158,6 +162,7 @@ def assemble(
         loop: how loops run.
         group: how many clients run at once, of so many.
         server: first memory of the optimizer that applies averages.
+        mesh: over whose axis `clients` what each client has of its own lies spread; all else lies on every device.
     """
     config = check_trainer(trainer)
     check_loop(loop)
@@ -177,10 +182,18 @@ def assemble(
             if way == OWN:
                 parts[k] = jax.tree.map(lambda x: jnp.repeat(x[None], round.clients, 0), parts[k])
         own = state.parties[first]
-        return Federation(parties_of(parts, own.key, own.step), server(parts))
+        return told_apart(*settled(Held(parts, own.step, server(parts)), own.key))
+
+    def settled(held: Held, key: jax.Array) -> tuple[Held, jax.Array]:
+        """Everything where it lies between rounds."""
+        if mesh is None:
+            return held, key
+        parts = {k: along(x, mesh, CLIENTS) if ways[k] == OWN else whole(x, mesh) for k, x in held.parts.items()}
+        return Held(parts, *whole((held.step, held.server), mesh)), whole(key, mesh)
 
     def fields(round: Round) -> dict[str, PyTree]:
-        return {f: jax.tree.map(jnp.asarray, x) for f, x in round.fields.items() if f in needed}
+        found = {f: x for f, x in round.fields.items() if f in needed}
+        return jax.tree.map(jnp.asarray, found) if mesh is None else whole(found, mesh)
 
     def batch_shapes(round: Round) -> dict[str, PyTree]:
         size = round.reads.shape[-1]
@@ -211,7 +224,11 @@ def assemble(
     def compiled(loops: Loops, draw: Draw, training: bool, several: bool = False) -> Callable:
         ragged = not np.all(draw.weight)
         if (at := (ragged, training, several)) not in programs:
-            run = program(loops, ragged, training)
+            inner = program(loops, ragged, training)
+
+            def run(held, key, fields, draw):
+                held, info = inner(held, key, fields, draw)
+                return settled(held, key)[0], whole(info, mesh)
 
             def scanned(held, key, fields, draws):
                 return jax.lax.scan(lambda now, draw: run(now, key, fields, draw), held, draws)
@@ -228,7 +245,7 @@ def assemble(
 
     def held(state: Federation) -> tuple[Held, jax.Array]:
         own = state.parties[first]
-        return Held(parts_of(state.parties), own.step, state.server), own.key
+        return settled(Held(parts_of(state.parties), own.step, state.server), own.key)
 
     def told_apart(held: Held, key: jax.Array) -> Federation:
         return Federation(parties_of(held.parts, key, held.step), held.server)
@@ -276,7 +293,7 @@ def assemble(
             if way == OWN:
                 parts[k] = at(parts[k], 0 if client is None else index(client))
         own = state.parties[first]
-        return trainer.predict(TrainState(parties_of(parts, own.key, own.step)), fields)
+        return trainer.predict(whole(TrainState(parties_of(parts, own.key, own.step)), mesh), whole(dict(fields), mesh))
 
     return Algorithm(init, step, run, evaluate, predict, config)
 

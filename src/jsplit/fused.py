@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jsplit.base import Info, PartyState, PyTree, Trainer, TrainState
 from jsplit.loops import convolves_on_cpu
 from jsplit.losses import of_mean_one
+from jsplit.sharding import along, check_even, constrained, one_mesh, whole
 from jsplit.step import Config, inference_ops, training_ops
 from jsplit.topology import Topology
 from jsplit.training import (
@@ -43,6 +45,7 @@ def fused(
     links: Links | None = None,
     backward: str = "residuals",
     microbatches: int = 1,
+    mesh: Mesh | Mapping[str, Mesh] | None = None,
 ) -> Trainer:
     """Train a topology with each step compiled as one program.
 
@@ -62,6 +65,9 @@ def fused(
         microbatches: how many equal parts a batch is divided into; gradients and losses are their mean, statistics are
             updated part after part. Equal to the full batch where no segment mixes examples (BatchNorm) or draws
             random numbers.
+        mesh: devices over which the batch is spread, along all axes of the mesh; parameters lie on each. The numbers are
+            those of one device: statistics are of the whole batch. In training the devices must divide the batch; in
+            inference a batch that they do not divide is computed by each.
 
     Returns:
         A `Trainer`. `step` donates the state that it is given.
@@ -69,10 +75,13 @@ def fused(
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    config = configure(topology, optimizer, links, backward, microbatches)
-
+    config = configure(topology, optimizer, links, backward, microbatches, mesh)
+    devices, walked = one_mesh(config), constrained(config)
     places = places_of(config)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+
+    def laid(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, dict, Any]:
+        return whole(state, devices), along(dict(batch), devices), along(weight, devices)
 
     def start(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any = None) -> dict[Name, PyTree]:
         return together(place(places, swap_keys(state, keys), batch, of_mean_one(weight)))
@@ -84,37 +93,40 @@ def fused(
     def train(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any) -> tuple[TrainState, Info]:
         env = start(state, keys, batch, weight)
         if microbatches == 1:
-            execute(training_ops(config), env)
+            execute(training_ops(walked), env)
         else:
-            run_microbatches(config, env)
-        execute(update_ops(config), env)
+            run_microbatches(walked, env)
+        execute(update_ops(walked), env)
         return swap_keys(collect(places, apart(places, env))), finish(env)
 
     @jax.jit
     def measure(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any) -> Info:
         env = start(state, keys, batch, weight)
-        execute(inference_ops(config, topology.losses), env)
+        execute(inference_ops(walked, topology.losses), env)
         return finish(env)
 
     @jax.jit
     def infer(state: TrainState, keys: Keys, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         env = start(state, keys, fields)
-        execute(inference_ops(config), env)
+        execute(inference_ops(walked), env)
         return {n: env[Name(topology.node[n].party, "value", n)] for n in topology.sinks}
 
     def step(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, Info]:
-        check_batch(topology, batch, needed, microbatches, weight)
+        check_even(config, check_batch(topology, batch, needed, microbatches, weight))
+        state, batch, weight = laid(state, batch, weight)
         keys = keys_of(state)
-        state, info = train(swap_keys(state), keys, dict(batch), weight)
+        state, info = train(swap_keys(state), keys, batch, weight)
         return swap_keys(state, keys), info
 
     def evaluate(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> Info:
         check_batch(topology, batch, needed, weight=weight)
-        return measure(swap_keys(state), keys_of(state), dict(batch), weight)
+        state, batch, weight = laid(state, batch, weight)
+        return measure(swap_keys(state), keys_of(state), batch, weight)
 
     def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
-        return infer(swap_keys(state), keys_of(state), dict(fields))
+        state, fields, _ = laid(state, fields)
+        return infer(swap_keys(state), keys_of(state), fields)
 
     return Trainer(partial(initial_state, config), step, evaluate, predict, config)
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jsplit.base import Info, Message, PyTree, Trainer, TrainState
 from jsplit.losses import of_mean_one, weight_of
+from jsplit.sharding import Meshes, at_home, check_even, constrained, gathered, zeros
 from jsplit.step import inference_ops, message_of, training_ops
 from jsplit.topology import Topology
 from jsplit.training import (
@@ -42,7 +44,7 @@ LASTING = ("params", "state", "optimizer", "link", "key", "step")
 class Compiled:
     """The turns of a walk, each jitted on its own, run in order against the memories of the parties."""
 
-    def __init__(self, ops: Sequence[Op], keep: Iterable[Name | Wire]):
+    def __init__(self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes):
         keep = set(keep)
         self.turns = turns(ops, keep)
         last = {r: i for i, turn in enumerate(self.turns) for r in turn.reads}
@@ -51,7 +53,7 @@ class Compiled:
         self.spent: list[list] = []
         for i, turn in enumerate(self.turns):
             donated = tuple(k for k, r in enumerate(turn.reads) if r.kind in ("optimizer", "params") and r in turn.writes)
-            self.functions.append(jax.jit(turn.run, donate_argnums=donated))
+            self.functions.append(at_home(jax.jit(turn.run, donate_argnums=donated), turn, meshes))
             self.spent.append([r for r in turn.reads if last[r] == i and r not in keep and r.kind not in LASTING])
 
     def __call__(self, memories: Memories) -> list[Message]:
@@ -84,6 +86,7 @@ def messages(
     links: Links | None = None,
     backward: str = "residuals",
     microbatches: int = 1,
+    mesh: Mesh | Mapping[str, Mesh] | None = None,
 ) -> Trainer:
     """Train a topology party by party, with every activation and cotangent exchanged explicitly.
 
@@ -92,6 +95,9 @@ def messages(
 
     Args:
         topology, optimizer, links, backward, microbatches: as for `fused`.
+        mesh: by party, the devices over which it spreads what it computes along the batch, as for `fused`; a party without a
+            mesh computes on the default device, and what crosses moves from one's devices to the other's. One mesh alone is
+            every party's.
 
     Returns:
         A `Trainer`. `step` donates the parameters and optimizer states that it is given.
@@ -99,27 +105,31 @@ def messages(
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    config = configure(topology, optimizer, links, backward, microbatches)
+    config = configure(topology, optimizer, links, backward, microbatches, mesh)
+    walked = constrained(config)
     losses = [Name(x.party, "loss", x.name) for x in topology.losses]
     outputs = [Name(topology.node[n].party, "value", n) for n in topology.sinks]
-    training, adds, updates = training_ops(config), accumulate_ops(config), update_ops(config)
+    training, adds, updates = training_ops(walked), accumulate_ops(walked), update_ops(walked)
     sums = [w for op in adds for w in op.writes]
     lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in LASTING]
     if microbatches == 1:  # the last turns of the backward pass then update as well
         training, updates = [*training, *updates], []
-    walk = Compiled([*training, *(adds if microbatches > 1 else ())], [*losses, *lasting, *sums])
-    finish = Compiled(updates, [*lasting, *map(total, losses)])
-    measure = Compiled(inference_ops(config, topology.losses), losses)
-    infer = Compiled(inference_ops(config), outputs)
+    walk = Compiled([*training, *(adds if microbatches > 1 else ())], [*losses, *lasting, *sums], config.mesh)
+    finish = Compiled(updates, [*lasting, *map(total, losses)], config.mesh)
+    measure = Compiled(inference_ops(walked, topology.losses), losses, config.mesh)
+    infer = Compiled(inference_ops(walked), outputs, config.mesh)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     combine = partial(info_of, topology)
     if len(losses) > 1 or any(x.weight != 1 for x in topology.losses):
         combine = jax.jit(combine)
+    combine = gathered(combine, config)
     places = places_of(config)
-    zeros_for = jax.jit(lambda state, part: zero_sums(config, together(place(places, state, part))))
+    zeros_for = zeros(lambda state, part: zero_sums(config, together(place(places, state, part))), config)
 
     def step(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, Info]:
-        size = check_batch(topology, batch, needed, microbatches, weight) // microbatches
+        size = check_batch(topology, batch, needed, microbatches, weight)
+        check_even(config, size)
+        size //= microbatches
         weight = of_mean_one(weight)
         memories = place(places, state, batch, weight)
         if microbatches == 1:

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.averages import add_share, mean_of, nothing_yet
-from jsplit.base import PyTree, Trainer, TrainState
+from jsplit.base import Trainer, TrainState
 from jsplit.federation import (
+    AVERAGED,
     CARRIED,
     OWN,
     Algorithm,
@@ -32,8 +33,9 @@ from jsplit.federation import (
 )
 from jsplit.fused import fused
 from jsplit.loops import LOOPS, Loops
+from jsplit.sharding import clients_mapped, clients_mesh
 from jsplit.spread import spread, unrolled
-from jsplit.travel import CLIENTS, group_size, travel
+from jsplit.travel import travel
 
 
 def together(
@@ -49,7 +51,7 @@ def together(
         loop: how loops run.
         mesh: over whose axis `clients` the clients are spread.
     """
-    config = check_trainer(trainer)
+    config, mesh = check_trainer(trainer), clients_mesh(mesh)
     if config.microbatches > 1:
         raise ValueError("`trainer` has micro-batches, which clients that step together do not: give each a smaller batch.")
     own = any(ways[p, "params"] == OWN for p in clients)
@@ -57,14 +59,9 @@ def together(
 
     def whole(count: int, loops: Loops) -> Trainer:
         mapped = unrolled if own and loops is LOOPS["python"] else jax.vmap
-        many = spread(config, clients, count, own=own, mapped=mapped)
+        many = spread(config, clients, count, own=own, mapped=clients_mapped(mapped, mesh))
         links = {n: (many.links.get(("activation", n)), many.links.get(("cotangent", n))) for _, n in many.links}
         return fused(many.topology, many.optimizer, links=links, backward=many.backward)
-
-    def placed(tree: PyTree) -> PyTree:
-        if mesh is None:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, jax.NamedSharding(mesh, jax.P(CLIENTS)))
 
     def program(loops: Loops, ragged: bool, training: bool) -> Callable:
         trainers: dict[int, Trainer] = {}
@@ -76,7 +73,7 @@ def together(
             if count not in trainers:
                 trainers[count] = whole(count, loops)
             every = parts | {k: jax.tree.map(lambda x: jnp.repeat(x[None], count, 0), parts[k]) for k in averaged}
-            batch = at(fields, placed(reads.reshape(-1)))
+            batch = at(fields, reads.reshape(-1))
             weight = weight * live[:, None]
             state = TrainState(parties_of(every, key, step))
             state, info = trainers[count].step(state, batch, weight.reshape(-1))
@@ -95,7 +92,7 @@ def together(
         def whole_round(held: Held, key, fields, draw: Draw):
             parts, step, memory = held
             kept = {k: x for k, x in parts.items() if ways[k] == OWN}
-            parts = {k: placed(at(x, draw.client)) if k in kept else x for k, x in parts.items()}
+            parts = {k: at(x, draw.client) if k in kept else x for k, x in parts.items()}
 
             def body(s, carry):
                 return one(carry, s < draw.steps, key, fields, draw.reads[:, s], draw.weight[:, s])
@@ -110,9 +107,12 @@ def together(
 
         return whole_round
 
-    alone = travel(trainer, ways, loop=loop)
-    group = group_size(None, mesh, True)
-    return assemble(trainer, ways, program, loop=loop, group=group)._replace(evaluate=alone.evaluate)
+    if mesh is not None:  # to evaluate, nothing has to be carried on
+        ways_to_evaluate = {k: AVERAGED if way == CARRIED else way for k, way in ways.items()}
+        alone = travel(trainer, ways_to_evaluate, loop=loop, chunk=1, mesh=mesh)
+    else:
+        alone = travel(trainer, ways, loop=loop)
+    return assemble(trainer, ways, program, loop=loop, group=lambda count: 1, mesh=mesh)._replace(evaluate=alone.evaluate)
 
 
 def keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from zlib import crc32
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
 from jsplit.losses import compute, cotangent, differentiate
@@ -29,6 +30,7 @@ class Config(NamedTuple):
     links: Mapping[tuple[str, str], Link]
     backward: str
     microbatches: int
+    mesh: Mapping[str, Mesh] = {}
 
 
 @jax.tree_util.register_pytree_node_class

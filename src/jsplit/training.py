@@ -14,6 +14,7 @@ import optax
 from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, reason, said, shapes_of
 from jsplit.losses import weight_of
 from jsplit.nodes import Node
+from jsplit.sharding import meshes_of
 from jsplit.step import Config, training_ops, wires
 from jsplit.topology import Topology
 from jsplit.update import SUM, accumulate_ops
@@ -24,7 +25,9 @@ Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransform
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]
 
 
-def configure(topology: Topology, optimizer: Optimizers, links: Links | None, backward: str, microbatches: int) -> Config:
+def configure(
+    topology: Topology, optimizer: Optimizers, links: Links | None, backward: str, microbatches: int, mesh: Any = None
+) -> Config:  # fmt: skip
     """The arguments of an interpreter, checked and spelled out.
 
     Raises:
@@ -49,7 +52,7 @@ def configure(topology: Topology, optimizer: Optimizers, links: Links | None, ba
             raise ValueError(f"`optimizer` has none for the party `{party}`, which owns parameters.")
         if not callable(getattr(optimizer[party], "init", None)) or not callable(getattr(optimizer[party], "update", None)):
             raise ValueError(f"`optimizer` of `{party}` must be an optax optimizer, got {type(optimizer[party]).__name__}.")
-    return Config(topology, optimizer, both_ways(topology, links), backward, index(microbatches))
+    return Config(topology, optimizer, both_ways(topology, links), backward, index(microbatches), meshes_of(topology, mesh))
 
 
 def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], Link]:

@@ -36,11 +36,9 @@ from jsplit.federation import (
     told,
 )
 from jsplit.loops import Loops
+from jsplit.sharding import CLIENTS, clients_mesh
 from jsplit.training import first_memory
 from jsplit.vjp import floating, put_back
-
-CLIENTS = "clients"
-"""The axis of a mesh over which clients are spread."""
 
 
 def travel(
@@ -57,7 +55,7 @@ def travel(
         chunk: how many clients run at once, on each device.
         mesh: over whose axis `clients` they are spread.
     """
-    config = check_trainer(trainer)
+    config, mesh = check_trainer(trainer), clients_mesh(mesh)
     at_once = CARRIED not in ways.values()
     group = group_size(chunk, mesh, at_once)
     averaged = [p for p in config.topology.parties if ways[p, "params"] == AVERAGED]
@@ -161,7 +159,7 @@ def travel(
     def first_server(parts: Parts) -> dict:
         return {p: server.init(floating(parts[p, "params"])) for p in averaged} if server is not None else {}
 
-    return assemble(trainer, ways, program, loop=loop, group=group, server=first_server)
+    return assemble(trainer, ways, program, loop=loop, group=group, server=first_server, mesh=mesh)
 
 
 def group_size(chunk: int | None, mesh: jax.sharding.Mesh | None, at_once: bool) -> Callable[[int], int]:
@@ -172,7 +170,5 @@ def group_size(chunk: int | None, mesh: jax.sharding.Mesh | None, at_once: bool)
         raise ValueError(
             "`chunk` and `mesh` are for clients that run at the same time; here one goes on where another stopped."
         )
-    if mesh is not None and CLIENTS not in mesh.shape:
-        raise ValueError(f"`mesh` must have an axis `{CLIENTS}`, it has {', '.join(map(str, mesh.shape))}.")
     devices = mesh.shape[CLIENTS] if mesh is not None else 1
     return lambda count: devices * min(chunk or -(-count // devices), -(-count // devices)) if at_once else 1
