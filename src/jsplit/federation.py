@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jsplit.base import PartyState, PyTree, Trainer, TrainState, shapes_of
 from jsplit.loops import LOOPS, Loops, check_loop, convolves_on_cpu
 from jsplit.population import Round
-from jsplit.sharding import CLIENTS, along, whole
+from jsplit.sharding import CLIENTS, along, one_mesh, whole
 from jsplit.step import Config
 from jsplit.training import fields_of, info_of
 
@@ -146,6 +146,7 @@ def at(tree: PyTree, where: Any) -> PyTree:
 def check_trainer(trainer: Trainer) -> Config:
     if not isinstance(trainer, Trainer) or not isinstance(trainer.config, Config):
         raise ValueError(f"`trainer` must be one of jsplit.fused or jsplit.messages, got {type(trainer).__name__}.")
+    one_mesh(trainer.config)
     return trainer.config
 
 

@@ -51,7 +51,8 @@ def together(
         loop: how loops run.
         mesh: over whose axis `clients` the clients are spread.
     """
-    config, mesh = check_trainer(trainer), clients_mesh(mesh)
+    config = check_trainer(trainer)
+    mesh = clients_mesh(mesh, config)
     if config.microbatches > 1:
         raise ValueError("`trainer` has micro-batches, which clients that step together do not: give each a smaller batch.")
     own = any(ways[p, "params"] == OWN for p in clients)
@@ -61,7 +62,7 @@ def together(
         mapped = unrolled if own and loops is LOOPS["python"] else jax.vmap
         many = spread(config, clients, count, own=own, mapped=clients_mapped(mapped, mesh))
         links = {n: (many.links.get(("activation", n)), many.links.get(("cotangent", n))) for _, n in many.links}
-        return fused(many.topology, many.optimizer, links=links, backward=many.backward)
+        return fused(many.topology, many.optimizer, links=links, backward=many.backward, mesh=many.mesh)
 
     def program(loops: Loops, ragged: bool, training: bool) -> Callable:
         trainers: dict[int, Trainer] = {}

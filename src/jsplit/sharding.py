@@ -36,10 +36,14 @@ def checked(mesh: Any, name: str = "`mesh`") -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
-def clients_mesh(mesh: Any) -> Mesh | None:
+def clients_mesh(mesh: Any, config: Config) -> Mesh | None:
     """The mesh over whose axis `clients` many clients are spread, if there is one."""
     if mesh is None:
         return None
+    if config.mesh:
+        raise ValueError(
+            "`mesh` spreads clients, but `trainer` has one itself, which spreads the batch of each: give one of them."
+        )
     if CLIENTS not in (mesh := checked(mesh)).shape:
         raise ValueError(f"`mesh` must have an axis `{CLIENTS}`, it has {', '.join(map(str, mesh.shape))}.")
     return mesh
@@ -119,9 +123,10 @@ def meshes_of(topology: Topology, mesh: Any) -> dict[str, Mesh]:
             raise ValueError(f"`mesh` names the party `{party}`, which is not one of {', '.join(topology.parties)}.")
     found = {party: checked(x, f"`mesh` of `{party}`") for party, x in mesh.items()}
     for party, x in found.items():
-        if x.is_multi_process and {found.get(p) for p in topology.parties} != {x}:
+        elsewhere = any(d.process_index != jax.process_index() for d in x.devices.flat)
+        if elsewhere and {found.get(p) for p in topology.parties} != {x}:
             raise ValueError(
-                f"`mesh` of `{party}` spans several processes, which values of other parties cannot reach: give all parties it."
+                f"`mesh` of `{party}` has devices of other processes, out of reach for the other parties: give all parties it."
             )
     return found
 

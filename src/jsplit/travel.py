@@ -55,7 +55,8 @@ def travel(
         chunk: how many clients run at once, on each device.
         mesh: over whose axis `clients` they are spread.
     """
-    config, mesh = check_trainer(trainer), clients_mesh(mesh)
+    config = check_trainer(trainer)
+    mesh = clients_mesh(mesh, config)
     at_once = CARRIED not in ways.values()
     group = group_size(chunk, mesh, at_once)
     averaged = [p for p in config.topology.parties if ways[p, "params"] == AVERAGED]
