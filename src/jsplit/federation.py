@@ -107,10 +107,9 @@ class Sums(NamedTuple):
 
 
 def no_sums(config: Config) -> Sums:
-    def zero():  # each an array of its own, since sums are donated
-        return jnp.zeros((), jnp.result_type(float))
-
-    return Sums({x.name: zero() for x in config.topology.losses}, zero())
+    """Zeros, each an array of its own, since they are donated."""
+    kind = jnp.result_type(float)
+    return Sums({x.name: jnp.zeros((), kind) for x in config.topology.losses}, jnp.zeros((), kind))
 
 
 def add_losses(sums: Sums, losses: Mapping[str, jax.Array], count: jax.Array) -> Sums:
@@ -174,11 +173,7 @@ def assemble(
 
     def init(key: jax.Array | int, round: Round) -> Federation:
         check_round(round, needed)
-        size = round.reads.shape[-1]
-        example = {
-            f: jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), x) for f, x in fields(round).items()
-        }
-        parts = parts_of((state := trainer.init(key, example)).parties)
+        parts = parts_of((state := trainer.init(key, batch_shapes(round))).parties)
         for k, way in ways.items():
             if way == OWN:
                 parts[k] = jax.tree.map(lambda x: jnp.repeat(x[None], round.clients, 0), parts[k])
@@ -197,8 +192,8 @@ def assemble(
         return jax.tree.map(jnp.asarray, found) if mesh is None else whole(found, mesh)
 
     def batch_shapes(round: Round) -> dict[str, PyTree]:
-        size = round.reads.shape[-1]
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), fields(round))
+        size, found = round.reads.shape[-1], shapes_of({f: x for f, x in round.fields.items() if f in needed})
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), found)
 
     def drawn(state: Federation, round: Round) -> Draw:
         """The arrays of a round, filled up with clients that take no step to a whole number of groups."""
@@ -283,8 +278,7 @@ def assemble(
     def evaluate(state: Federation, round: Round) -> RoundInfo:
         draw = drawn(state, round)
         function = compiled(loops_for(state, round), draw, False)
-        now, key = held(state)
-        return cut_off(function(now, key, fields(round), draw)[1], len(round.client))
+        return cut_off(function(*held(state), fields(round), draw)[1], len(round.client))
 
     def predict(state: Federation, fields: Mapping[str, PyTree], client: int | None = None) -> Mapping[str, PyTree]:
         parts = parts_of(state.parties)
