@@ -44,7 +44,7 @@ LASTING = ("params", "state", "optimizer", "link", "key", "step")
 class Compiled:
     """The turns of a walk, each jitted on its own, run in order against the memories of the parties."""
 
-    def __init__(self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes):
+    def __init__(self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes | None = None):
         keep = set(keep)
         self.turns = turns(ops, keep)
         last = {r: i for i, turn in enumerate(self.turns) for r in turn.reads}

@@ -172,7 +172,7 @@ def constrained(config: Config) -> Config:
     return config._replace(topology=Topology(nodes, config.topology.holds))
 
 
-def at_home(function: Callable[..., tuple], turn: Turn, meshes: Meshes) -> Callable[..., tuple]:
+def at_home(function: Callable[..., tuple], turn: Turn, meshes: Meshes | None) -> Callable[..., tuple]:
     """A turn that runs on the devices of its party, which what it reads is moved to; where nobody has a mesh, as it is."""
     if not meshes:
         return function
