@@ -38,6 +38,8 @@ LAYERS = {
     "loops": {"base", "trace"},
     "averages": set(),
     "population": {"base"},
+    "decoupled": {"base", "nodes", "topology"},
+    "staleness": {"base", "population"},
     "losses": {"base", "nodes", "topology", "vjp", "walk"},
     "step": {"base", "losses", "nodes", "topology", "vjp", "walk"},
     "update": {"step", "vjp", "walk"},

@@ -105,8 +105,8 @@ class Sums(NamedTuple):
 
 
 def no_sums(config: Config) -> Sums:
-    zero = jnp.zeros((), jnp.result_type(float))
-    return Sums(dict.fromkeys((x.name for x in config.topology.losses), zero), zero)
+    kind = jnp.result_type(float)
+    return Sums({x.name: jnp.zeros((), kind) for x in config.topology.losses}, jnp.zeros((), kind))
 
 
 def add_losses(sums: Sums, losses: Mapping[str, jax.Array], count: jax.Array) -> Sums:
@@ -204,7 +204,7 @@ def assemble(
     def loops_for(state: Federation, round: Round) -> Loops:
         """How loops run: as asked, or else as fits what a step computes, found out once."""
         if not ways_to_loop:
-            slow = loop == "auto" and convolves_on_cpu(trainer.step, *one_batch(state, round))
+            slow = loop == "auto" and convolves_on_cpu(lambda *a: trainer.step(*a)[0], *one_batch(state, round))
             ways_to_loop.append(LOOPS[loop if loop != "auto" else "python" if slow else "compiled"])
         return ways_to_loop[0]
 
