@@ -146,7 +146,7 @@ def check_trainer(trainer: Trainer) -> Config:
 
 
 def assemble(
-    trainer: Trainer, ways: Ways, program: Callable[..., Callable], *, loop: str, group: Callable[[int], int],
+    trainer: Trainer, ways: Ways, program: Callable[..., Callable], *, loop: str, group: Callable[[int, Loops], int],
     server: Callable[[Parts], dict] = lambda parts: {},
 ) -> Algorithm:  # fmt: skip
     """An algorithm from what a round computes.
@@ -156,7 +156,7 @@ def assemble(
         ways: how each part of a party's state travels.
         program: `program(loops, ragged, training, draw) -> function(held, key, fields, draw) -> (held, info)`.
         loop: how loops run.
-        group: how many clients run at once, of so many.
+        group: how many clients run at once, of so many, where loops run so.
         server: first memory of the optimizer that applies averages.
     """
     config = check_trainer(trainer)
@@ -193,7 +193,7 @@ def assemble(
             have = {x.shape[0] for x in jax.tree.leaves(parts_of(state.parties)[k])} if way == OWN else set()
             if have - {round.clients}:
                 raise ValueError(f"the round is of {round.clients} clients, but the state is of {have.pop()}.")
-        more = -len(round.client) % group(len(round.client))
+        more = -len(round.client) % group(len(round.client), loops_for(state, round))
         reads, weight, client, steps, share = (
             np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])
             for x in (round.reads, round.weight, round.client, round.steps, round.share)

@@ -111,7 +111,8 @@ def together(
         return whole_round
 
     alone = travel(trainer, ways, loop=loop)
-    group = group_size(None, mesh, True)
+    everyone = group_size(1, mesh, True)
+    group = lambda count, loops: -(-count // everyone(count, loops)) * everyone(count, loops)  # noqa: E731
     return assemble(trainer, ways, program, loop=loop, group=group)._replace(evaluate=alone.evaluate)
 
 

@@ -16,7 +16,7 @@ class Late(NamedTuple):
     """Gradients under way, [steps, ...] each, in a ring; how many updates were asked for; the optimizer's own state."""
 
     waiting: PyTree
-    count: jax.Array
+    asked: jax.Array
     inner: Any
 
 
@@ -37,16 +37,16 @@ def stale(optimizer: optax.GradientTransformation, steps: int) -> optax.Gradient
     """
     steps = positive("steps", steps)
 
-    def init(params: PyTree) -> Late:
+    def init(params: PyTree) -> Any:
         waiting = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), params)
         return Late(waiting, jnp.zeros((), jnp.int32), optimizer.init(params))
 
-    def update(updates: PyTree, state: Late, params: PyTree = None) -> tuple[PyTree, Late]:
-        place, due = state.count % steps, state.count >= steps
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        place, due = state.asked % steps, state.asked >= steps
         found, inner = optimizer.update(jax.tree.map(lambda x: x[place], state.waiting), state.inner, params)
         found = jax.tree.map(lambda x: jnp.where(due, x, 0), found)
         inner = jax.tree.map(lambda new, old: jnp.where(due, new, old), inner, state.inner)
         waiting = jax.tree.map(lambda x, g: x.at[place].set(g.astype(x.dtype)), state.waiting, updates)
-        return found, Late(waiting, state.count + 1, inner)
+        return found, Late(waiting, state.asked + 1, inner)
 
     return optax.GradientTransformation(init, update)
