@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import jax
@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import jsplit
-from helpers import CONFIGURATIONS, cross_entropy, make_problem
+from helpers import CONFIGURATIONS, FLAX, cross_entropy, make_problem
 from jsplit import population, rounds
 from test_equivalence import RATES, adam, difference, momentum, optimizers, reference
 
@@ -76,9 +76,11 @@ def first(batch, count=8):
 
 # Turns.
 
-EVERY = [
-    (c, kind, "nnx" if (i + j) % 2 else "linen", LOOPS[(i + j // 2) % 2])
-    for (i, c), (j, kind) in product(enumerate(CONFIGURATIONS), enumerate(("cnn", "transformer")))
+EVERY = [(c, "cnn", FLAX[i % 2], LOOPS[i // 2 % 2]) for i, c in enumerate(CONFIGURATIONS)]
+EVERY += [
+    pytest.param(*point, marks=pytest.mark.slow)
+    for point in product(CONFIGURATIONS, ("residual", "transformer"), FLAX, LOOPS[:1])
+    if point not in EVERY
 ]
 
 
@@ -375,20 +377,67 @@ def test_however_its_loops_run_an_algorithm_gives_the_same_numbers(name):
                 assert difference(jax.tree.leaves(one), jax.tree.leaves(two)) < 1e-5
 
 
+PEOPLE = people([5, 19, 1, 15])
+
+
+@cache
+def built(name):
+    """An algorithm over a link with memory, compiled once for several tests; its data; a list that grows with every trace."""
+    problem, traced = make_problem("vanilla", "mlp", "nnx", batch=40), []
+
+    def loss(logits, label):
+        traced.append(1)
+        return cross_entropy(logits, label)
+
+    feedback = jsplit.Link(
+        lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
+        lambda memory, value, key: (value + memory, 0.1 * (value + memory)),
+        lambda payload, like: payload,
+    )
+    counted = jsplit.Loss("loss", loss, "server", ["output", "label"])
+    topology = jsplit.Topology([*problem.topology.segments, counted], problem.topology.holds)
+    trainer = jsplit.fused(topology, momentum(0.1), links={"smashed": (feedback, None)})
+    return ALGORITHMS[name](trainer), problem.batch, traced
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_evaluation_is_by_client_and_overall(mlp, name):
-    problem, batch = mlp
-    trainer = jsplit.fused(problem.topology, momentum(0.1))
-    pop = people([5, 19, 1, 15])
-    drawn = pop.round(batch, 0, batch=8)
-    algorithm = ALGORITHMS[name](trainer)
+def test_evaluation_is_by_client_and_overall(name):
+    algorithm, batch, _ = built(name)
+    drawn = PEOPLE.round(batch, 0, batch=8)
     state, _ = algorithm.step(algorithm.init(0, drawn), drawn)
     found = algorithm.evaluate(state, drawn)
-    logits = [algorithm.predict(state, {"image": batch["image"][r]}, client=k)["output"] for k, r in enumerate(pop.records)]
-    each = [cross_entropy(y, batch["label"][r]).mean() for y, r in zip(logits, pop.records, strict=True)]
+    logits = [algorithm.predict(state, {"image": batch["image"][r]}, client=k)["output"] for k, r in enumerate(PEOPLE.records)]
+    each = [cross_entropy(y, batch["label"][r]).mean() for y, r in zip(logits, PEOPLE.records, strict=True)]
     np.testing.assert_allclose(found.each["loss"], each, rtol=1e-5)
-    np.testing.assert_allclose(found.loss, np.average(each, weights=pop.sizes), rtol=1e-5)
+    np.testing.assert_allclose(found.loss, np.average(each, weights=PEOPLE.sizes), rtol=1e-5)
     assert found.examples.tolist() == [5, 19, 1, 15]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_round_in_which_everybody_fails_changes_nothing(name):
+    algorithm, batch, _ = built(name)
+    drawn = PEOPLE.round(batch, 0, batch=8)
+    before = jax.tree.map(jnp.copy, algorithm.init(0, drawn).parties["server"].params)
+    state, _ = algorithm.step(algorithm.init(0, drawn), drawn._replace(steps=0 * drawn.steps, share=0 * drawn.share))
+    assert difference(before, state.parties["server"].params) == 0
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rounds_of_one_shape_are_compiled_once(name):
+    algorithm, batch, traced = built(name)
+    state, _ = after(algorithm, [PEOPLE.round(batch, 0, batch=8)])
+    traced.clear()
+    for i in range(1, 10):
+        state, _ = algorithm.step(state, PEOPLE.round(batch, i, batch=8, shuffled=True))
+    assert not traced
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_memory_of_a_link_is_each_client_s_own_unless_all_is_carried(name):
+    algorithm, batch, _ = built(name)
+    state, _ = after(algorithm, [PEOPLE.round(batch, 0, batch=8)])
+    shape = state.parties["client"].links["activation smashed to server"].shape
+    assert shape == ((8, 8) if name in ("turns", "centralized") else (4, 8, 8))
 
 
 @pytest.mark.parametrize("unfinished", ["keep", "discard"])
@@ -408,55 +457,6 @@ def test_a_client_that_fails_counts_as_far_as_it_got_or_not_at_all(mlp, name, un
         left = np.flatnonzero(drawn.steps)
         without = drawn._replace(**{n: getattr(full, n)[left] for n in ("reads", "weight", "client", "steps", "share")})
         assert far(state, after(ALGORITHMS[name](trainer), [without])[0]) < 1e-5
-
-
-def test_a_round_in_which_everybody_fails_changes_nothing(mlp):
-    problem, batch = mlp
-    drawn = people([16, 24]).round(batch, 0, batch=8)
-    nobody = drawn._replace(steps=0 * drawn.steps, share=0 * drawn.share)
-    trainer = jsplit.fused(problem.topology, optax.sgd(0.1))
-    for name, make in ALGORITHMS.items():
-        algorithm = make(trainer)
-        before = jax.tree.map(jnp.copy, algorithm.init(0, drawn).parties["server"].params)
-        state, _ = algorithm.step(algorithm.init(0, drawn), nobody)
-        assert difference(before, state.parties["server"].params) == 0, name
-
-
-def test_rounds_of_one_shape_are_compiled_once(mlp):
-    problem, batch = mlp
-    traced = []
-
-    def loss(logits, label):
-        traced.append(1)
-        return cross_entropy(logits, label)
-
-    topology = jsplit.Topology(
-        [*problem.topology.segments, jsplit.Loss("loss", loss, "server", ["output", "label"])], problem.topology.holds
-    )
-    trainer = jsplit.fused(topology, optax.sgd(0.1))
-    pop = people([5, 19, 1, 15])
-    for make in ALGORITHMS.values():
-        algorithm = make(trainer)
-        state, _ = after(algorithm, [pop.round(batch, 0, batch=8, clients=3)])
-        traced.clear()
-        for i in range(1, 10):
-            state, _ = algorithm.step(state, pop.round(batch, i, batch=8, clients=3))
-        assert not traced
-
-
-def test_links_with_memory_are_each_client_s_own(mlp):
-    problem, batch = mlp
-    feedback = jsplit.Link(
-        lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
-        lambda memory, value, key: (value + memory, 0.1 * (value + memory)),
-        lambda payload, like: payload,
-    )
-    trainer = jsplit.fused(problem.topology, optax.sgd(0.1), links={"smashed": feedback})
-    drawn = people([16, 24]).round(batch, 0, batch=8)
-    for name, make in ALGORITHMS.items():
-        state, _ = after(make(trainer), [drawn])
-        shape = state.parties["client"].links["activation smashed to server"].shape
-        assert shape == ((8, 8) if name in ("turns", "centralized") else (2, 8, 8)), (name, shape)
 
 
 # What is refused.
