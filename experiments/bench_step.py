@@ -6,8 +6,9 @@ block by block (A B C A B C ...), so that a noisy machine disturbs all alike; ev
 median over the rounds is reported. Bounds asked of jsplit: `fused` at most 1.03 times the whole model in one jit,
 `messages` at most 1.15 times on a CNN whose step takes at least 10 ms, and at most 200 microseconds more on a small MLP.
 
-Beside them runs the split as one would write it by hand in plain JAX, three jits a step: what it takes longer than the whole
-model is the price of three programs in place of one, and the floor of what `messages` can reach.
+Beside them runs the split as one would write it by hand in plain JAX, three jits a step. `messages` runs four: its server sends
+the cotangent before it computes the gradients of its weights, and two programs need less memory at a time than one, which
+on a CPU, where memory is mapped anew for every large program, is a good part of a step.
 
 PyTorch, where it is installed, trains the same sizes whole and split as other split-learning codes write it: two optimizers,
 `detach().requires_grad_()` at the cut, and the returned gradient into `backward`. All of it as it is, no bound.
@@ -183,10 +184,7 @@ def split(interpreter: Callable[..., jsplit.Trainer], model: Model, batch: dict,
 
 
 def by_hand(model: Model, batch: dict) -> Run:
-    """The same two halves as one would write them in plain JAX: three jits a step, nothing checked, recorded or encoded.
-
-    What it takes longer than the whole model is what three programs in place of one cost in XLA; jsplit cannot be below it.
-    """
+    """The same two halves as one would write them in plain JAX: three jits a step, nothing checked, recorded or encoded."""
     bottom, top = jsplit.split(model.net(nnx.Rngs(SEED)), batch["image"]).values()
     optimizer, key = optax.sgd(RATE, MOMENTUM), jax.random.key(SEED)
 

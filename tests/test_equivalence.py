@@ -35,8 +35,9 @@ def optimizers(topology, make):
     return {party: make(rate) for party, rate in zip(topology.parties, RATES, strict=False)}
 
 
-def reference(problem: Problem, make):
-    """20 steps of the whole model in plain Flax and Optax; returns parameters, statistics and losses."""
+def reference(problem: Problem, make, batches=None):
+    """Steps of the whole model in plain Flax and Optax, 20 on the problem's batch or those given; returns parameters,
+    statistics and losses."""
     party_of, topology = STAGES[problem.configuration], problem.topology
     seed = jax.random.key(1)
 
@@ -71,15 +72,15 @@ def reference(problem: Problem, make):
     optimizer = optax.partition(optimizers(topology, make), owners)
 
     @jax.jit
-    def step(params, state, memory, number):
+    def step(params, state, memory, number, batch):
         key = jax.random.fold_in(seed, number)
-        (value, state), grads = jax.value_and_grad(loss, has_aux=True)(params, state, key, problem.batch)
+        (value, state), grads = jax.value_and_grad(loss, has_aux=True)(params, state, key, batch)
         updates, memory = optimizer.update(grads, memory, params)
         return optax.apply_updates(params, updates), state, memory, value
 
     memory, losses = optimizer.init(params), []
-    for number in range(STEPS):
-        params, state, memory, value = step(params, state, memory, number)
+    for number, batch in enumerate([problem.batch] * STEPS if batches is None else batches):
+        params, state, memory, value = step(params, state, memory, number, batch)
         losses.append(value)
     return params, state, jnp.stack(losses)
 

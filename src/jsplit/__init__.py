@@ -17,6 +17,7 @@ from jsplit.checkpoint import restore, save
 from jsplit.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
 from jsplit.cost import Cost, cost
 from jsplit.cutpoints import CutPoint, cut_points
+from jsplit.decoupled import decoupled
 from jsplit.draw import figure, mermaid
 from jsplit.export import export
 from jsplit.fused import fused
@@ -26,6 +27,7 @@ from jsplit.nodes import Loss, Node, Penalty
 from jsplit.plan import Device, Network, plan
 from jsplit.precision import mixed_precision
 from jsplit.split import cut, join, merge, split
+from jsplit.staleness import stale
 from jsplit.topology import Crossing, Topology
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "cost",
     "cut",
     "cut_points",
+    "decoupled",
     "export",
     "extended_vanilla",
     "figure",
@@ -70,6 +73,7 @@ __all__ = [
     "save",
     "segment",
     "split",
+    "stale",
     "stateless",
     "u_shaped",
     "vanilla",

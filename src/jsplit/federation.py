@@ -150,7 +150,7 @@ def check_trainer(trainer: Trainer) -> Config:
 
 
 def assemble(
-    trainer: Trainer, ways: Ways, program: Callable[..., Callable], *, loop: str, group: Callable[[int], int],
+    trainer: Trainer, ways: Ways, program: Callable[..., Callable], *, loop: str, group: Callable[[int, Loops], int],
     server: Callable[[Parts], dict] = lambda parts: {}, mesh: Mesh | None = None,
 ) -> Algorithm:  # fmt: skip
     """An algorithm from what a round computes.
@@ -160,7 +160,7 @@ def assemble(
         ways: how each part of a party's state travels.
         program: `program(loops, ragged, training, draw) -> function(held, key, fields, draw) -> (held, info)`.
         loop: how loops run.
-        group: how many clients run at once, of so many.
+        group: how many clients run at once, of so many, where loops run so.
         server: first memory of the optimizer that applies averages.
         mesh: over whose axis `clients` what each client has of its own lies spread; all else lies on every device.
     """
@@ -202,7 +202,7 @@ def assemble(
             have = {x.shape[0] for x in jax.tree.leaves(parts_of(state.parties)[k])} if way == OWN else set()
             if have - {round.clients}:
                 raise ValueError(f"the round is of {round.clients} clients, but the state is of {have.pop()}.")
-        more = -len(round.client) % group(len(round.client))
+        more = -len(round.client) % group(len(round.client), loops_for(state, round))
         reads, weight, client, steps, share = (
             np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])
             for x in (round.reads, round.weight, round.client, round.steps, round.share)
@@ -213,7 +213,7 @@ def assemble(
     def loops_for(state: Federation, round: Round) -> Loops:
         """How loops run: as asked, or else as fits what a step computes, found out once."""
         if not ways_to_loop:
-            slow = loop == "auto" and convolves_on_cpu(trainer.step, *one_batch(state, round))
+            slow = loop == "auto" and convolves_on_cpu(lambda *a: trainer.step(*a)[0], *one_batch(state, round))
             ways_to_loop.append(LOOPS[loop if loop != "auto" else "python" if slow else "compiled"])
         return ways_to_loop[0]
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jsplit.base import Info, Message, PyTree, Trainer, TrainState
+from jsplit.divide import divide
 from jsplit.losses import of_mean_one, weight_of
 from jsplit.sharding import Meshes, at_home, check_even, constrained, gathered, zeros
 from jsplit.step import inference_ops, message_of, training_ops
@@ -36,34 +37,35 @@ from jsplit.training import (
     zero_sums,
 )
 from jsplit.update import accumulate_ops, total, update_ops
-from jsplit.walk import Name, Op, Wire, turns
+from jsplit.walk import Name, Op, Turn, Wire, turns
 
 LASTING = ("params", "state", "optimizer", "link", "key", "step")
 
 
 class Compiled:
-    """The turns of a walk, each jitted on its own, run in order against the memories of the parties."""
+    """The turns of a walk, each jitted as one program or two, run in order against the memories of the parties."""
 
     def __init__(self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes | None = None):
         keep = set(keep)
         self.turns = turns(ops, keep)
-        last = {r: i for i, turn in enumerate(self.turns) for r in turn.reads}
+        self.programs = [program for turn in self.turns for program in programs(turn)]
+        last = {r: i for i, program in enumerate(self.programs) for r in program.reads}
         self.records: dict[tuple, Message] = {}
         self.functions: list[Callable[..., tuple]] = []
         self.spent: list[list] = []
-        for i, turn in enumerate(self.turns):
-            donated = tuple(k for k, r in enumerate(turn.reads) if r.kind in ("optimizer", "params") and r in turn.writes)
-            self.functions.append(at_home(jax.jit(turn.run, donate_argnums=donated), turn, meshes))
-            self.spent.append([r for r in turn.reads if last[r] == i and r not in keep and r.kind not in LASTING])
+        for i, (party, _, reads, writes, run) in enumerate(self.programs):
+            donated = tuple(k for k, r in enumerate(reads) if r.kind in ("optimizer", "params") and r in writes)
+            self.functions.append(at_home(jax.jit(run, donate_argnums=donated), party, reads, meshes))
+            self.spent.append([r for r in reads if last[r] == i and r not in keep and r.kind not in LASTING])
 
     def __call__(self, memories: Memories) -> list[Message]:
         sent: list[Message] = []
-        for turn, function, spent in zip(self.turns, self.functions, self.spent, strict=True):
-            own = memories[turn.party]
-            results = function(*[own[r] for r in turn.reads])
+        for program, function, spent in zip(self.programs, self.functions, self.spent, strict=True):
+            own = memories[program.party]
+            results = function(*[own[r] for r in program.reads])
             for r in spent:
                 del own[r]
-            for name, result in zip(turn.writes, results, strict=True):
+            for name, result in zip(program.writes, results, strict=True):
                 if isinstance(name, Wire):
                     memories[name.receiver][name] = result
                     sent.append(self.record(name, result))
@@ -77,6 +79,25 @@ class Compiled:
         if at not in self.records:
             self.records[at] = message_of(wire, sent)
         return self.records[at]
+
+
+def programs(turn: Turn) -> list[Op]:
+    """A turn as it is compiled: what it sends does not wait for what its party learns.
+
+    A turn that sends and computes gradients of its parameters too is two programs: all that can be had without these
+    gradients, and then the gradients and whatever the turn reads and replaces: parameters, statistics, memories. Nobody
+    waits for the second, and each needs less memory than one program for both."""
+    sends = any(isinstance(w, Wire) for w in turn.writes)
+    if not sends or not any(w.kind == "grad" for op in turn.ops for w in op.writes):
+        return [Op(turn.party, "turn", turn.reads, turn.writes, turn.run)]
+    early = [w.kind != "grad" and w not in turn.reads for w in turn.writes]
+    at_once, later = (tuple(w for w, e in zip(turn.writes, early, strict=True) if e == which) for which in (True, False))
+    first, second = divide(turn.run, early)
+    halfway = Name(turn.party, "halfway")
+    return [
+        Op(turn.party, "send", turn.reads, (halfway, *at_once), first),
+        Op(turn.party, "learn", (halfway, *turn.reads), later, second),
+    ]
 
 
 def messages(

@@ -113,7 +113,9 @@ def together(
         alone = travel(trainer, ways_to_evaluate, loop=loop, chunk=1, mesh=mesh)
     else:
         alone = travel(trainer, ways, loop=loop)
-    return assemble(trainer, ways, program, loop=loop, group=lambda count: 1, mesh=mesh)._replace(evaluate=alone.evaluate)
+    return assemble(trainer, ways, program, loop=loop, group=lambda count, loops: 1, mesh=mesh)._replace(
+        evaluate=alone.evaluate
+    )
 
 
 def keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:

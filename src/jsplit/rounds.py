@@ -97,7 +97,8 @@ def splitfed(
         moments: optimizer states of halves that are averaged: `"fresh"` in every round, `"averaged"`, or each client's `"own"`.
         server: an optimizer that applies the average: what a round moved is the gradient it takes a step along, with the
             sign turned. By default the average is taken as it is, which is `optax.sgd(1.0)`.
-        chunk: how many clients run at the same time; by default all, which takes the memory of all.
+        chunk: how many clients run at the same time, on each device. More take more memory; by default all, on a CPU 8, or
+            1 where a step convolves.
         mesh: a mesh with an axis `clients` over which they are spread.
 
     References:

@@ -6,7 +6,7 @@ it means on one device: a mean over a batch is over the whole batch, wherever it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from jsplit.base import PyTree, Segment, shapes_of
 from jsplit.nodes import Node
 from jsplit.step import Config
 from jsplit.topology import Topology
-from jsplit.walk import Turn, Wire
+from jsplit.walk import Name, Wire
 
 CLIENTS = "clients"
 """The axis of a mesh over which clients are spread."""
@@ -172,18 +172,20 @@ def constrained(config: Config) -> Config:
     return config._replace(topology=Topology(nodes, config.topology.holds))
 
 
-def at_home(function: Callable[..., tuple], turn: Turn, meshes: Meshes | None) -> Callable[..., tuple]:
+def at_home(
+    function: Callable[..., tuple], party: str, reads: Sequence[Name | Wire], meshes: Meshes | None
+) -> Callable[..., tuple]:  # fmt: skip
     """A turn that runs on the devices of its party, which what it reads is moved to; where nobody has a mesh, as it is."""
     if not meshes:
         return function
-    mesh = meshes.get(turn.party) or default()
+    mesh = meshes.get(party) or default()
 
-    def lay(name: Any, x: PyTree) -> PyTree:
+    def lay(name: Name | Wire, x: PyTree) -> PyTree:
         if isinstance(name, Wire) or name.kind in ("value", "weight"):
             return along(x, mesh)
         return whole(x, mesh) if name.kind in ("params", "state", "optimizer", "link", "key", "step") else x
 
-    return lambda *values: function(*map(lay, turn.reads, values))
+    return lambda *values: function(*map(lay, reads, values))
 
 
 def gathered(combine: Callable[[dict], Any], config: Config) -> Callable[[dict], Any]:

@@ -62,8 +62,8 @@ class Flat(NamedTuple):
     empty: Jaxpr
 
 
-def flatten(closed: ClosedJaxpr) -> Flat:
-    """Inline every `jit` and `remat` of a traced function; what is not a function of values, a mutable array, is refused."""
+def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
+    """Inline every `jit` of a traced function, and every `remat` unless told not to."""
     consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     equations: list[Equation] = []
     calls = iter(range(1 << 62))
@@ -75,7 +75,7 @@ def flatten(closed: ClosedJaxpr) -> Flat:
         for eqn in jaxpr.eqns:
             invars = [atom(v) for v in eqn.invars]
             kind = eqn.primitive.name
-            if kind in INLINED or kind in REMAT:
+            if kind in INLINED or (remat and kind in REMAT):
                 body, around = eqn.params[INLINED.get(kind) or REMAT[kind]], regions
                 inner: dict[Var, Atom] = {}
                 if isinstance(body, ClosedJaxpr):
@@ -88,11 +88,6 @@ def flatten(closed: ClosedJaxpr) -> Flat:
                 inner.update(zip(body.invars, invars, strict=True))
                 names.update(zip(eqn.outvars, inline(body, inner, around, True), strict=True))
             else:
-                if any(isinstance(v.aval, AbstractRef) for v in (*eqn.invars, *eqn.outvars)):
-                    raise ValueError(
-                        f"the model uses a mutable array reference (in `{kind}`): what changes in place cannot be divided "
-                        "between parties; compute new arrays instead."
-                    )
                 if nested:  # the same body may be inlined many times: its variables need fresh names
                     names.update({v: Var(v.aval) for v in eqn.outvars if not isinstance(v, DropVar)})
                 outvars: list[Any] = [v if isinstance(v, DropVar) else names.get(v, v) for v in eqn.outvars]
@@ -104,6 +99,17 @@ def flatten(closed: ClosedJaxpr) -> Flat:
     outvars = inline(closed.jaxpr, {}, (), False)
     empty = closed.jaxpr.replace(constvars=[], invars=[], outvars=[], eqns=[])
     return Flat(closed.jaxpr.invars, outvars, consts, equations, empty)
+
+
+def values_only(flat: Flat) -> Flat:
+    """`flat` itself; what is not a function of values, a mutable array, is refused."""
+    for e in flat.equations:
+        if any(isinstance(v.aval, AbstractRef) for v in (*e.reads, *e.writes)):
+            raise ValueError(
+                f"the model uses a mutable array reference (in `{e.eqn.primitive.name}`): what changes in place cannot be "
+                "divided between parties; compute new arrays instead."
+            )
+    return flat
 
 
 class Slice(NamedTuple):

@@ -12,7 +12,7 @@ from jax.extend.core import Var
 from jsplit.base import Apply, PyTree, Segment, batch_of, reason, shapes_of
 from jsplit.model import names_of
 from jsplit.points import find, marked, nearest
-from jsplit.trace import Atom, Flat, flatten, shape_of
+from jsplit.trace import Atom, Flat, flatten, shape_of, values_only
 from jsplit.watch import Path, watching
 
 
@@ -138,7 +138,7 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
         leaves[:] = map(by_path, model.init(key, *zeros))
         return [x for part in leaves for x in part.shapes if not isinstance(x, jax.ShapeDtypeStruct)]
 
-    flat = flatten(jax.make_jaxpr(start)(jax.eval_shape(jax.random.key, 0)))
+    flat = values_only(flatten(jax.make_jaxpr(start)(jax.eval_shape(jax.random.key, 0))))
     outs = iter(flat.outvars)
     atoms = [[x if isinstance(x, jax.ShapeDtypeStruct) else next(outs) for x in part.shapes] for part in leaves]
     shapes = [[x if isinstance(x, jax.ShapeDtypeStruct) else shape_of(x) for x in part] for part in atoms]
@@ -227,7 +227,7 @@ class Whole:
             return jax.tree.leaves(output), new_state
 
         with watching(names=True):
-            flat = flatten(jax.make_jaxpr(whole)(self.params.shapes, self.state.shapes, self.key, *fields))
+            flat = values_only(flatten(jax.make_jaxpr(whole)(self.params.shapes, self.state.shapes, self.key, *fields)))
         sources = [Source("params", i) for i in range(len(self.params.paths))]
         sources += [Source("state", i) for i in range(len(self.state.paths))] + [Source("key", 0)]
         sources += [Source("field", name) for name, f in zip(self.fields, fields, strict=True) for _ in jax.tree.leaves(f)]
