@@ -96,9 +96,10 @@ def compare(data: Records, options: argparse.Namespace, start: Callable[[str, in
     cost = cost_of(parts, data, options.batch)
     train, labels = fields(data.train), data.train["label"]
     chunk = 1 if options.network not in ("dense", "small") and jax.default_backend() == "cpu" else None
+    every = {title: way for title, way in ways(trainer(parts), chunk).items() if title.startswith(tuple(options.only))}
     rows = []
     for kind, people in populations(data, options.clients, options.seed):
-        for title, way in ways(trainer(parts), chunk).items():
+        for title, way in every.items():
             advance = start(f"{data.name:18} {kind:14} {title}", len(RATES) + 1)
             models = len(people.sizes) if way.own else None
 
@@ -128,11 +129,6 @@ def compare(data: Records, options: argparse.Namespace, start: Callable[[str, in
 
 def show(rows: Sequence[Mapping]) -> None:
     first = rows[0]
-    title = (
-        f"{first['data']}, {first['population']}: {first['clients']} clients of {first['records'][0]} to {first['records'][1]} "
-        f"records, {first['network']} network, {first['rounds']} rounds, batch {first['batch']}; the commonest class: "
-        f"{first['majority']:.3f}"
-    )
     columns = ["algorithm", "rate", "accuracy", "balanced", "client mean", "spread", "worst client", "MB a client"]
     cells = [
         [
@@ -142,7 +138,11 @@ def show(rows: Sequence[Mapping]) -> None:
         ]
         for r in rows
     ]  # fmt: skip
-    report.table(title, columns, cells)
+    title = f"{first['data']}, {first['population']}: {first['clients']} clients of {min(first['records'])} to "
+    report.table(f"{title}{max(first['records'])} records, {first['rounds']} rounds", columns, cells)
+    print(
+        f"  {first['network']} network, batch {first['batch']}; always the commonest class: accuracy {first['majority']:.3f}."
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -155,6 +155,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", default=["digits"], help=f"{', '.join(BUNDLED)}, or the path of an .npz file")
     parser.add_argument("--network", default="dense", choices=NETWORKS, metavar="NAME", help=", ".join(NETWORKS))
     parser.add_argument("--clients", type=positive, default=20, help="where the file names none")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="algorithms whose names start so")
     parser.add_argument("--rounds", type=positive, default=20)
     parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--limit", type=positive, default=5000, help="use at most so many records for training and for testing")
