@@ -26,6 +26,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import plot_compare_rounds
 import report
 from clients import NETWORKS, Records, correct, cost_of, fields, records, topology, trainer, with_rate
 from data import BUNDLED, Arrays
@@ -160,7 +161,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--limit", type=positive, default=5000, help="use at most so many records for training and for testing")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the rows")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for rows and figure")
     options = parser.parse_args(arguments)
     try:
         options.loaded = [records(name, VALID, options.limit, options.seed) for name in options.data]
@@ -178,10 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         for kind in dict.fromkeys(r["population"] for r in rows):
             show([r for r in rows if r["population"] == kind])
     print("*: each client has a model of its own. Client mean, spread (standard deviation), worst: on records such as its own.")
+    every = [row for rows in results for row in rows]
     file = options.out / "compare_rounds.json"
-    file.write_text(json.dumps([row for rows in results for row in rows], indent=1))
-    print(f"wrote {file}")
-    return [row for rows in results for row in rows]
+    file.write_text(json.dumps(every, indent=1))
+    print(f"wrote {file}\nwrote {plot_compare_rounds.save(every, file.with_suffix('.png'))}")
+    return every
 
 
 if __name__ == "__main__":
