@@ -6,7 +6,8 @@ A file of records may say whose each is, as `site_train` or `rec_train` (a hospi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,8 @@ WIDTH = 32  # of the client's layer in a dense network
 FILTERS = (8, 32, 64)  # the client has the first
 NETWORKS = ("dense", "small", "convolutional", *(f"vgg{depth}" for depth in VGG))
 
-Fields = Mapping[str, np.ndarray]
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of learning, that every way to train chooses from
+VALID = 0.15  # of the training records, to choose on
 
 
 class Records(NamedTuple):
@@ -51,10 +53,9 @@ class Records(NamedTuple):
     grouping: str = ""
 
 
-def records(name: str, valid: float, limit: int | None = None, seed: int = 0) -> Records:
-    """The data set `name`, as for `data.load`, with at most `limit` records in each part.
-
-    Of the training records the share `valid` is set aside to choose learning rates on.
+def records(name: str, limit: int | None = None, seed: int = 0) -> Records:
+    """The data set `name`, as for `data.load`, with at most `limit` records in each part; of those for training, `VALID` of
+    all are set aside.
     """
     grouping = ""
     if name in BUNDLED:
@@ -83,7 +84,7 @@ def records(name: str, valid: float, limit: int | None = None, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     train, test = (sample(part, limit, rng) for part in parts)
     kept, aside = train_test_split(
-        np.arange(len(train["label"])), test_size=valid, stratify=train["label"], random_state=seed
+        np.arange(len(train["label"])), test_size=VALID, stratify=train["label"], random_state=seed
     )  # fmt: skip
     classes = int(max(part["label"].max() for part in parts)) + 1
     return Records(Path(name).stem, pick(train, kept), pick(train, aside), test, classes, grouping)
@@ -193,6 +194,22 @@ def with_rate(state: Federation, rate: float) -> Federation:
         return memory._replace(hyperparams={n: jnp.full_like(x, rate) for n, x in memory.hyperparams.items()})
 
     return state._replace(parties={p: own._replace(optimizer=set_rate(own.optimizer)) for p, own in state.parties.items()})
+
+
+def best(accuracy: Callable[[float], float], advance: Callable[[int, str], None]) -> tuple[float, dict[str, float]]:
+    """The rate at which `accuracy` is highest, the lower of two that are equal, and the accuracy at each."""
+    found = {}
+    for rate in RATES:
+        found[rate] = accuracy(rate)
+        advance(1, f"rate {rate:g}: {found[rate]:.3f}")
+    return max(found, key=lambda r: found[r]), {f"{r:g}": x for r, x in found.items()}
+
+
+def positive(text: str) -> int:
+    """An argument that must be a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
 
 
 def correct(predict: Callable, state: Federation, part: Arrays, clients: int | None = None) -> np.ndarray:

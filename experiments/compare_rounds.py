@@ -28,14 +28,12 @@ import numpy as np
 
 import plot_compare_rounds
 import report
-from clients import NETWORKS, Records, correct, cost_of, fields, records, topology, trainer, with_rate
+from clients import NETWORKS, RATES, Records, best, correct, cost_of, fields, positive, records, topology, trainer, with_rate
 from data import BUNDLED, Arrays
 from jsplit import population
 from jsplit.population import Population, Round
 from ways import Way, ways
 
-RATES = (0.03, 0.1, 0.3, 1.0)
-VALID = 0.15  # of the training records, to choose rates on
 ALPHA = 0.3
 LEAST = 10  # records of a client, where labels are skewed
 
@@ -108,11 +106,8 @@ def compare(data: Records, options: argparse.Namespace, start: Callable[[str, in
                 state, draws = trained(way, people, train, rate, options.seed, number, options.batch)
                 return measured(correct(way.algorithm.predict, state, part, models), part, people, labels), draws
 
-            grid = {}
-            for rate in RATES:
-                grid[rate] = run(rate, data.valid, max(options.rounds // 3, 1))[0]["accuracy"]
-                advance(1, f"rate {rate:g}: {grid[rate]:.3f}")
-            rate = max(grid, key=lambda r: grid[r])
+            short = max(options.rounds // 3, 1)
+            rate, validation = best(lambda r, run=run, n=short: run(r, data.valid, n)[0]["accuracy"], advance)
             found, draws = run(rate, data.test, options.rounds)
             advance(1, f"rate {rate:g}: {found['accuracy']:.3f}")
             rows.append(
@@ -120,7 +115,7 @@ def compare(data: Records, options: argparse.Namespace, start: Callable[[str, in
                     "data": data.name, "network": options.network, "population": kind, "clients": len(people.sizes),
                     "records": [min(people.sizes), max(people.sizes)], "algorithm": title, "seed": options.seed,
                     "batch": options.batch, "rounds": options.rounds, "rate": rate,
-                    "validation": {str(r): a for r, a in grid.items()}, **found, "own_models": way.own,
+                    "validation": validation, **found, "own_models": way.own,
                     "bytes_per_client": float(way.bytes(cost, people, draws)),
                     "majority": float(np.bincount(data.test["label"]).max() / len(data.test["label"])),
                 }
@@ -147,11 +142,6 @@ def show(rows: Sequence[Mapping]) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def positive(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-        return int(text)
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", nargs="+", default=["digits"], help=f"{', '.join(BUNDLED)}, or the path of an .npz file")
     parser.add_argument("--network", default="dense", choices=NETWORKS, metavar="NAME", help=", ".join(NETWORKS))
@@ -164,7 +154,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for rows and figure")
     options = parser.parse_args(arguments)
     try:
-        options.loaded = [records(name, VALID, options.limit, options.seed) for name in options.data]
+        options.loaded = [records(name, options.limit, options.seed) for name in options.data]
     except ValueError as e:
         parser.error(f"argument --data: {e}")
     return options

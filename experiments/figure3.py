@@ -4,9 +4,9 @@ Vepakomma, Gupta, Swedish and Raskar, `Split learning for health <https://arxiv.
 validation accuracy against what a client has computed, of 100 clients (VGG, CIFAR-10) and of 500 (ResNet-50, CIFAR-100). Batch,
 cut, local passes and learning rates are not given there. Here every method trains the same network by plain SGD on the same
 clients' batches for as many passes over the data; SplitNN is `jsplit.rounds.take_turns` with hand-off from client to client.
-Each method has the learning rate of one grid, the same for all, at which a third of the passes gave it the most accuracy on
-records set aside from training. What a client has computed and sent is counted by `jsplit.runs`, on average over clients.
-A client counts its own part of the network where it is split, and else all of it.
+Each method has the learning rate of one grid, the same for all, at which a short run (a third of the passes, or less) was most
+accurate on records set aside from training. What a client has computed and sent is counted by `jsplit.runs`, on average over
+clients. A client counts its own part of the network where it is split, and else all of it.
 
     python experiments/figure3.py                                    # digits: two networks, many clients and few
     python experiments/figure3.py --data cifar10.npz --clients 100   # a file of one's own; for its layout see data.py
@@ -27,17 +27,27 @@ import numpy as np
 import jsplit
 import plot_figure3
 import report
-from clients import NETWORKS, Records, correct, cost_of, fields, records, topology, trainer, with_rate
+from clients import (
+    NETWORKS,
+    RATES,
+    VALID,
+    Records,
+    best,
+    correct,
+    cost_of,
+    fields,
+    positive,
+    records,
+    topology,
+    trainer,
+    with_rate,
+)  # fmt: skip
 from data import BUNDLED
+from equal_cost import AXES, SPLIT, needed, verdicts
 from jsplit import population, rounds, runs
 
-RATES = (0.03, 0.1, 0.3, 1.0)
 LOCAL = 5  # passes of a client between two averages, where it is not one
-VALID = 0.15  # of the training records, to choose rates on
-BUDGETS = (0.25, 0.5, 1.0)  # of what the method that costs least has spent when it ends
 NEAR = 0.02  # of accuracy below split learning's last, which others are asked to reach
-AXES = {"flops": ("TFLOP", 1e12), "bytes": ("MB", 1e6)}
-SPLIT = "SplitNN"
 
 
 class Method(NamedTuple):
@@ -85,6 +95,11 @@ def accuracies(
     return found
 
 
+def short(passes: int) -> int:
+    """How many passes a rate is judged by: a third or less, in whole rounds of every method."""
+    return max(passes // 3 // LOCAL, 1) * LOCAL
+
+
 def compare(data: Records, name: str, clients: int, options: argparse.Namespace, start: Callable) -> list[dict]:
     """All methods and seeds with one network and number of clients: a row for each."""
     parts = topology(name, data)
@@ -94,22 +109,22 @@ def compare(data: Records, name: str, clients: int, options: argparse.Namespace,
     work = cost.total.work().flops, cost.parties["client"].work().flops
     convolves = name not in ("dense", "small")
     chunk = (1 if jax.default_backend() == "cpu" else 10) if convolves else None
-    tries = max(options.passes // 3 // LOCAL, 1) * LOCAL
+    tries = short(options.passes)
     rows = []
     for title, method in methods(parts, cost, many[0].sizes, chunk).items():
         advance = start(f"{data.name:12} {name:13} {clients:4} clients  {title}", len(RATES) + options.seeds)
-        grid = {}
-        for rate in RATES:
-            grid[rate] = accuracies(method, many[0], data, data.valid, rate, 0, tries, options.batch, every=False)[-1]
-            advance(1, f"rate {rate:g}: {grid[rate]:.3f}")
-        rate = max(grid, key=lambda r: grid[r])
+
+        def tried(rate: float, method=method) -> float:
+            return accuracies(method, many[0], data, data.valid, rate, 0, tries, options.batch, every=False)[-1]
+
+        rate, validation = best(tried, advance)
         for seed, people in enumerate(many):
             found = accuracies(method, people, data, data.test, rate, seed, options.passes, options.batch)
             spent = [method.cost(n).mean for n in range(1, len(found))]
             rows.append(
                 {
                     "data": data.name, "network": name, "clients": clients, "method": title, "seed": seed, "rate": rate,
-                    "validation": {str(r): a for r, a in grid.items()}, "batch": options.batch, "records": count,
+                    "validation": validation, "batch": options.batch, "records": count,
                     "parameters": cost.total.params // 4, "share": work[1] / work[0], "local": method.local,
                     "passes": [method.local * n for n in range(len(found))], "accuracy": found,
                     **{what: [0.0, *(s[what] for s in spent)] for what in AXES},
@@ -119,45 +134,15 @@ def compare(data: Records, name: str, clients: int, options: argparse.Namespace,
     return rows
 
 
-# Who is ahead at equal cost.
-
-
-def at_cost(row: Mapping, what: str, budget: float) -> float:
-    """The accuracy that a run had when it had spent `budget` at most."""
-    return row["accuracy"][int(np.searchsorted(row[what], budget * (1 + 1e-9), side="right")) - 1]
-
-
-def verdicts(rows: Sequence[Mapping]) -> list[dict]:
-    """At each budget of FLOPs and of bytes, accuracies by seed, and whether split learning is ahead of every other in each."""
-    found = []
-    for what in AXES:
-        least = min(row[what][-1] for row in rows)
-        for part in BUDGETS:
-            got: dict[str, list[float]] = {}
-            for row in rows:
-                got.setdefault(row["method"], []).append(at_cost(row, what, part * least))
-            best = np.max([x for name, x in got.items() if name != SPLIT], axis=0)
-            lead = np.array(got[SPLIT]) - best
-            said = "ahead" if lead.min() > 0 else "behind" if lead.max() < 0 else "neither"
-            found.append({"axis": what, "budget": part * least, "accuracy": got, "lead": list(lead), "split is": said})
-    return found
-
-
-def needed(rows: Sequence[Mapping], what: str, accuracy: float) -> tuple[float, bool]:
-    """What a method spends, by the mean of its seeds, until it is so accurate, or all that it spent; and whether it was."""
-    mean = np.mean([row["accuracy"] for row in rows], axis=0)
-    there = np.flatnonzero(mean >= accuracy)
-    return (rows[0][what][there[0]], True) if len(there) else (rows[0][what][-1], False)
+# What comes out.
 
 
 def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
     first = rows[0]
     by = {title: [row for row in rows if row["method"] == title] for title in dict.fromkeys(r["method"] for r in rows)}
     goal = float(np.mean([row["accuracy"][-1] for row in by[SPLIT]])) - NEAR
-    columns, cells = ["method", "rate"], []
-    for v in found:
-        unit, size = AXES[v["axis"]]
-        columns.append(f"{v['budget'] / size:.3g} {unit}")
+    budgets = [f"{v['budget'] / AXES[v['axis']][1]:.3g} {AXES[v['axis']][0]}" for v in found]
+    cells = []
     for title, own in by.items():
         multiples = []
         for what in AXES:
@@ -175,7 +160,7 @@ def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
         f"{first['data']}, {first['network']} network ({first['parameters']:,} parameters; split, a client does "
         f"{100 * first['share']:.2g} % of the work), {first['clients']} clients of {first['records'] // first['clients']} "
         f"records, batch {first['batch']}",
-        [*columns, "at the end", "FLOPs to", "bytes to"],
+        ["method", "rate", *budgets, "at the end", "FLOPs to", "bytes to"],
         cells,
     )
     print(
@@ -191,11 +176,6 @@ def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def positive(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-        return int(text)
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="digits", help=f"{', '.join(BUNDLED)}, or the path of an .npz file")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, metavar="NAME", help=", ".join(NETWORKS))
@@ -210,12 +190,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     small = options.data in BUNDLED
     options.networks = options.networks or (["vgg16"] if options.full else ["dense", "small"] if small else ["convolutional"])
     options.clients = options.clients or ([100, 500] if options.full else [50, 4] if small else [100])
-    options.passes = options.passes or (100 if options.full else 30)
+    options.passes = options.passes or (100 if options.full else 30 if small else 20)
     options.seeds = options.seeds or (5 if options.full else 3)
     if options.passes % LOCAL:
         parser.error(f"argument --passes: expected a multiple of {LOCAL}, got {options.passes}")
     try:
-        options.loaded = records(options.data, VALID, options.limit)
+        options.loaded = records(options.data, options.limit)
     except ValueError as e:
         parser.error(f"argument --data: {e}")
     if (most := len(options.loaded.train["label"])) < max(options.clients):
@@ -236,7 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[dict]]:
         show(rows, found)
         every["curves"] += rows
         every["verdicts"] += [{"data": data.name, "network": name, "clients": clients, **v} for v in found]
-    print(f"rates: of {', '.join(f'{r:g}' for r in RATES)}, by {100 * VALID:g} % of the training records; edge: first or last.")
+    grid = ", ".join(f"{r:g}" for r in RATES)
+    print(
+        f"rates: of {grid}, by {short(options.passes)} passes on {100 * VALID:g} % of the training records; edge: first or last"
+    )
     print("the claim: at equal cost to a client split learning is more accurate than all others; ahead, behind: in every seed.")
     file = options.out / f"figure3_{data.name}.json"
     file.write_text(json.dumps(every, indent=1))

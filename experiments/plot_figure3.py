@@ -15,8 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-COLOURS = {"SplitNN": "#0072B2", "FedAvg": "#D55E00", "large-batch SGD": "#009E73"}
-AXES = {"flops": ("TFLOP", 1e12, "computed"), "bytes": ("MB", 1e6, "sent and received")}
+from equal_cost import AXES, SPLIT
+
+COLOURS = {SPLIT: "#0072B2", "FedAvg": "#D55E00", "large-batch SGD": "#009E73"}
+VERBS = {"flops": "computed", "bytes": "sent and received"}
 
 
 def curves(rows: Sequence[Mapping]) -> Figure:
@@ -54,7 +56,7 @@ def curves(rows: Sequence[Mapping]) -> Figure:
 
 
 def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
-    unit, size, verb = AXES[what]
+    unit, size = AXES[what]
     for title in dict.fromkeys(r["method"] for r in rows):
         own = [r for r in rows if r["method"] == title]
         colour = COLOURS[title.partition(",")[0]]
@@ -65,12 +67,12 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
         mean = np.mean([r["accuracy"][1:] for r in own], axis=0)
         ax.plot(x, mean, lw=2, label=title, **style)
         ax.plot(x[0], mean[0], "o", ms=5, color=colour)
-        if title == "SplitNN":
+        if title == SPLIT:
             ax.axvline(x[-1], color=colour, ls=":", lw=1)
     chance = np.mean([r["accuracy"][0] for r in rows])
     ax.axhline(chance, color="#999999", lw=0.8)
     ax.text(0.99, chance + 0.01, "untrained", transform=ax.get_yaxis_transform(), ha="right", fontsize=7, color="#666666")
-    ax.set(xscale="log", ylim=(0, 1), xlabel=f"{verb} by a client, {unit}")
+    ax.set(xscale="log", ylim=(0, 1), xlabel=f"{VERBS[what]} by a client, {unit}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)

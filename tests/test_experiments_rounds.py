@@ -9,6 +9,7 @@ import pytest
 
 import clients
 import compare_rounds
+import equal_cost
 import figure3
 import ways
 from jsplit import population, runs
@@ -46,14 +47,14 @@ def test_a_verdict_compares_what_was_reached_at_the_budget():
         return {"method": method, "flops": flops, "bytes": flops, "accuracy": accuracy}
 
     rows = [row("SplitNN", [0, 2, 4], [0.1, 0.5, 0.6]), row("FedAvg", [0, 3, 6], [0.1, 0.7, 0.8])]
-    found = figure3.verdicts(rows)[:3]
+    found = equal_cost.verdicts(rows)[:3]
     assert [v["budget"] for v in found] == [1, 2, 4]
     assert [v["accuracy"] for v in found] == [
         {"SplitNN": [s], "FedAvg": [f]} for s, f in ((0.1, 0.1), (0.5, 0.1), (0.6, 0.7))
     ]  # fmt: skip
     assert [v["split is"] for v in found] == ["neither", "ahead", "behind"]
-    assert figure3.needed(rows[1:], "flops", 0.7) == (3, True)
-    assert figure3.needed(rows[:1], "flops", 0.7) == (4, False)
+    assert equal_cost.needed(rows[1:], "flops", 0.7) == (3, True)
+    assert equal_cost.needed(rows[:1], "flops", 0.7) == (4, False)
 
 
 def test_rounds_are_compared_on_one_harness(tmp_path):
@@ -87,7 +88,7 @@ def test_what_is_the_same_algorithm_has_the_same_accuracy(tmp_path):
 
 
 def test_bytes_of_drawn_rounds_are_those_of_the_formula():
-    data = clients.records("breast_cancer", 0.15)
+    data = clients.records("breast_cancer")
     cost = clients.cost_of(clients.topology("small", data), data, 16)
     people = population.quantity(len(data.train["label"]), 3, 1.0)
     draws = [people.round(clients.fields(data.train), n, batch=16) for n in range(2)]
@@ -120,9 +121,9 @@ def test_a_file_says_whose_its_records_are_and_nobody_is_tested_who_was_trained_
     np.savez(
         file, x_train=x, y_train=y, rec_train=np.repeat([100, 201], 20), x_test=x, y_test=y, rec_test=np.repeat([202, 203], 20)
     )  # fmt: skip
-    data = clients.records(str(file), 0.25)
+    data = clients.records(str(file))
     assert data.grouping == "patient" and data.classes == 2
-    assert [len(part["label"]) for part in (data.train, data.valid, data.test)] == [30, 10, 20]
+    assert [len(part["label"]) for part in (data.train, data.valid, data.test)] == [34, 6, 20]
     assert {*data.train["group"]} == {"100", "201"} and {*data.test["group"]} == {"203"}
 
 
