@@ -59,11 +59,11 @@ def test_a_verdict_compares_what_was_reached_at_the_budget():
 
 def test_rounds_are_compared_on_one_harness(tmp_path):
     small = ["--data", "breast_cancer", "--network", "small", "--clients", "3", "--rounds", "3"]
-    rows = compare_rounds.main([*small, "--only", "turns, hand-off p", "alone", "--out", str(tmp_path)])
+    rows = compare_rounds.main([*small, "--only", "SplitFed 1", "alone", "--out", str(tmp_path)])
     assert rows == json.loads((tmp_path / "compare_rounds.json").read_text())
     assert (tmp_path / "compare_rounds.png").read_bytes().startswith(b"\x89PNG")
     assert [(r["population"], r["algorithm"]) for r in rows] == [
-        (kind, way) for kind in ("iid", "Dirichlet(0.3)") for way in ("turns, hand-off peer", "alone")
+        (kind, way) for kind in ("iid", "Dirichlet(0.3)") for way in ("SplitFed 1", "alone")
     ]
     for row in rows:
         assert row.keys() == ROW and len(row["each_client"]) == 3
