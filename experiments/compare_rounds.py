@@ -10,7 +10,9 @@ names, or else labels skewed by a Dirichlet distribution.
 Measured on test data: accuracy over all records, and its mean over classes (`balanced`), where clients have models of their own
 each record judged by the model of whose it is, or else by all models on average; then the accuracy of each client on records
 such as its own: its own where the file says whose they are, or else all of them, weighted to the labels that it trains on.
-And the bytes that cross to and from a client in all rounds, frames included, on average.
+And the bytes that cross to and from a client in all rounds, frames included, on average. Some algorithms are the same under two
+names (both hand-offs; SplitFed 1 and FedAvg; parallel with a shared bottom and large-batch SGD) and differ by rounding at most,
+which training at a high rate may amplify.
 
     python experiments/compare_rounds.py                                  # digits
     python experiments/compare_rounds.py --data heart.npz mnist.npz       # files of one's own; for their layout see data.py

@@ -43,7 +43,7 @@ from clients import (
     with_rate,
 )  # fmt: skip
 from data import BUNDLED
-from equal_cost import AXES, SPLIT, needed, verdicts
+from equal_cost import AXES, BUDGETS, SPLIT, needed, verdicts
 from jsplit import population, rounds, runs
 
 LOCAL = 5  # passes of a client between two averages, where it is not one
@@ -141,7 +141,8 @@ def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
     first = rows[0]
     by = {title: [row for row in rows if row["method"] == title] for title in dict.fromkeys(r["method"] for r in rows)}
     goal = float(np.mean([row["accuracy"][-1] for row in by[SPLIT]])) - NEAR
-    budgets = [f"{v['budget'] / AXES[v['axis']][1]:.3g} {AXES[v['axis']][0]}" for v in found]
+    budgets = [f"{part:g} {what[0].upper()}" for what in AXES for part in BUDGETS]
+    most = [f"{v['budget'] / AXES[v['axis']][1]:.3g} {AXES[v['axis']][0]}" for v in found[len(BUDGETS) - 1 :: len(BUDGETS)]]
     cells = []
     for title, own in by.items():
         multiples = []
@@ -159,20 +160,20 @@ def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
     report.table(
         f"{first['data']}, {first['network']} network ({first['parameters']:,} parameters; split, a client does "
         f"{100 * first['share']:.2g} % of the work), {first['clients']} clients of {first['records'] // first['clients']} "
-        f"records, batch {first['batch']}",
-        ["method", "rate", *budgets, "at the end", "FLOPs to", "bytes to"],
+        "records",
+        ["method", "rate", *budgets, "end", "F to", "B to"],
         cells,
     )
     print(
-        f"  mean test accuracy of {len(by[SPLIT])} seeds at equal cost to a client, and after {first['passes'][-1]} passes; "
-        f"in brackets: no round is over yet.\n  FLOPs to, bytes to: what it costs to reach {goal:.3f}, as a multiple of "
-        "SplitNN's; over: not reached."
+        f"  mean test accuracy of {len(by[SPLIT])} seeds when a client has spent so much of F = {most[0]} and of B = {most[1]}, all "
+        f"that the\n  cheapest method spends, and after {first['passes'][-1]} passes; in brackets: before the first round is over.\n"
+        f"  F to, B to: what it takes to reach {goal:.3f}, as a multiple of SplitNN's; over: not reached."
     )
     for what, words in (("flops", "FLOPs of a client"), ("bytes", "bytes of a client")):
         said = [v["split is"] for v in found if v["axis"] == what]
         leads = ", ".join(f"{100 * np.mean(v['lead']):+.1f}" for v in found if v["axis"] == what)
         holds = "holds" if {*said} == {"ahead"} else "does not hold" if "ahead" not in said else "holds in part"
-        print(f"  at equal {words} the claim {holds}: split is {', '.join(said)}; {leads} points over the best of the others.")
+        print(f"  at equal {words} the claim {holds}: split is {', '.join(said)}; {leads} points over the next best.")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
