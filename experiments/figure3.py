@@ -160,14 +160,14 @@ def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
     report.table(
         f"{first['data']}, {first['network']} network ({first['parameters']:,} parameters; split, a client does "
         f"{100 * first['share']:.2g} % of the work), {first['clients']} clients of {first['records'] // first['clients']} "
-        "records",
+        f"records, batch {first['batch']}",
         ["method", "rate", *budgets, "end", "F to", "B to"],
         cells,
     )
     print(
-        f"  mean test accuracy of {len(by[SPLIT])} seeds when a client has spent so much of F = {most[0]} and of B = {most[1]}, all "
-        f"that the\n  cheapest method spends, and after {first['passes'][-1]} passes; in brackets: before the first round is over.\n"
-        f"  F to, B to: what it takes to reach {goal:.3f}, as a multiple of SplitNN's; over: not reached."
+        f"  mean test accuracy of {len(by[SPLIT])} seeds when a client has spent so much of F = {most[0]} and of B = {most[1]},\n"
+        f"  all that the cheapest method spends, and after {first['passes'][-1]} passes; in brackets: before the first round is over."
+        f"\n  F to, B to: what it takes to reach {goal:.3f}, as a multiple of SplitNN's; over: not reached."
     )
     for what, words in (("flops", "FLOPs of a client"), ("bytes", "bytes of a client")):
         said = [v["split is"] for v in found if v["axis"] == what]
@@ -218,9 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[dict]]:
         every["curves"] += rows
         every["verdicts"] += [{"data": data.name, "network": name, "clients": clients, **v} for v in found]
     grid = ", ".join(f"{r:g}" for r in RATES)
-    print(
-        f"rates: of {grid}, by {short(options.passes)} passes on {100 * VALID:g} % of the training records; edge: first or last"
-    )
+    print(f"rates: of {grid}, by {short(options.passes)} passes on {100 * VALID:g} % of the records; edge: first or last.")
     print("the claim: at equal cost to a client split learning is more accurate than all others; ahead, behind: in every seed.")
     file = options.out / f"figure3_{data.name}.json"
     file.write_text(json.dumps(every, indent=1))
