@@ -46,6 +46,8 @@ def curves(rows: Sequence[Mapping]) -> Figure:
             panels[0][column].set_title(title, fontsize=9)
     if not one:
         drawn.suptitle(f"{rows[0]['data']}: accuracy against what it costs a client", fontsize=12)
+    top = max(max(r["accuracy"]) for r in rows)
+    panels[0][0].set_ylim(0, min(1, np.ceil(10 * top + 0.2) / 10))  # of all
     seeds = len({r["seed"] for r in rows})
     handles, labels = panels[0][0].get_legend_handles_labels()
     note = f"mean of {seeds} seeds; thin: each seed; dot: after the first round; dotted: where SplitNN ends"
@@ -72,8 +74,7 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
     chance = np.mean([r["accuracy"][0] for r in rows])
     ax.axhline(chance, color="#999999", lw=0.8)
     ax.text(0.99, chance + 0.01, "untrained", transform=ax.get_yaxis_transform(), ha="right", fontsize=7, color="#666666")
-    top = max(max(r["accuracy"]) for r in rows)
-    ax.set(xscale="log", ylim=(0, min(1, np.ceil(10 * top + 0.2) / 10)), xlabel=f"{VERBS[what]} by a client, {unit}")
+    ax.set(xscale="log", xlabel=f"{VERBS[what]} by a client, {unit}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
