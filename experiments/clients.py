@@ -83,9 +83,10 @@ def records(name: str, limit: int | None = None, seed: int = 0) -> Records:
                 parts[1] = pick(parts[1], ~np.isin(parts[1]["group"], list(train & test)))
     rng = np.random.default_rng(seed)
     train, test = (sample(part, limit, rng) for part in parts)
-    kept, aside = train_test_split(
-        np.arange(len(train["label"])), test_size=VALID, stratify=train["label"], random_state=seed
-    )  # fmt: skip
+    label, number = train["label"], round(VALID * len(train["label"]))
+    each = np.unique(label, return_counts=True)[1]
+    by = label if each.min() > 1 and min(number, len(label) - number) >= len(each) else None
+    kept, aside = train_test_split(np.arange(len(label)), test_size=VALID, stratify=by, random_state=seed)
     classes = int(max(part["label"].max() for part in parts)) + 1
     return Records(Path(name).stem, pick(train, kept), pick(train, aside), test, classes, grouping)
 
@@ -157,7 +158,7 @@ def network(name: str, shape: Sequence[int], classes: int) -> jsplit.Segment:
         make = partial(Convolutional, shape, classes)
     else:
         make = partial(Dense, int(np.prod(shape)), (WIDTH,) if name == "small" else (WIDTH, 256, 256), classes)
-    whole = jsplit.segment(make(rngs=nnx.Rngs(0)))
+    whole = jsplit.segment(make(rngs=nnx.Rngs(0)), inputs="record")
 
     def init(key: jax.Array, *inputs: jax.Array):
         return jsplit.segment(make(rngs=nnx.Rngs(key))).init(key, *inputs)

@@ -72,6 +72,15 @@ def test_rounds_are_compared_on_one_harness(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_full_setting_is_vgg_cut_after_its_first_convolution():
+    images = {"record": np.zeros((4, 32, 32, 3), "float32"), "label": np.zeros(4, int)}
+    data = clients.Records("images", images, images, images, 10)
+    cost = clients.cost_of(clients.topology("vgg16", data), data, 2)
+    assert cost.total.params == 4 * (14_714_688 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 10 + 10)
+    assert cost.parties["client"].forward.macs == 2 * 32**2 * 9 * 3 * 64
+
+
+@pytest.mark.slow
 def test_what_is_the_same_algorithm_has_the_same_accuracy(tmp_path):
     small = ["--data", "breast_cancer", "--network", "small", "--clients", "3", "--rounds", "3", "--out", str(tmp_path)]
     rows = compare_rounds.main(small)
