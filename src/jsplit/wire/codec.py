@@ -1,0 +1,291 @@
+"""Frames to bytes and back: a fixed header, one descriptor for each array, and the arrays as they lie in memory.
+
+`decode` undoes `encode`. Nothing is evaluated or unpickled, and nothing is allocated before the head (header and
+descriptors) has been checked: magic, version, checksum, dtypes, sizes, and then whatever the receiver has agreed to.
+The checksum covers the head; what protects the arrays is the channel's encryption.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+MAGIC, VERSION = b"jspl", 1
+KINDS = ("hello", "start", "sync", "checkpoint", "committed", "bye", "refusal", "activation", "cotangent", "weights")
+CARRIERS = ("activation", "cotangent", "weights")
+"""The kinds that carry values; the body of all others is JSON."""
+DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+    "complex64", "complex128", "bfloat16", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn",
+    "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+)  # fmt: skip
+CODES = {jnp.dtype(getattr(jnp, name + "_" if name == "bool" else name)): code for code, name in enumerate(DTYPES)}
+KNOWN = tuple(CODES)
+HEADER = struct.Struct("<4s4B32sQQQIHHHHQ12s")
+"""Magic; version, kind, flags, 0; run; epoch; instance; step; micro; value; sender; receiver; arrays; size; checksum."""
+ARRAY = struct.Struct("<2B6x")
+"""Of one array: dtype, number of axes; then 8 bytes for each axis."""
+MOST_ARRAYS, MOST_AXES = 1024, 16
+LARGEST_HEAD = HEADER.size + MOST_ARRAYS * (ARRAY.size + 8 * MOST_AXES)
+LARGEST_TEXT = 1 << 20
+"""Bytes of a body of JSON."""
+SEALED = 1
+RUN = 32
+NO_RUN = bytes(RUN)
+
+Shapes = tuple[tuple[np.dtype, tuple[int, ...]], ...]
+
+
+class CodecError(ValueError):
+    """Bytes that are no frame, or none that was agreed upon. It says what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which frame it is, and the dtypes and shapes of what it carries.
+
+    Attributes:
+        kind: one of `KINDS`.
+        run: hash of what the parties agreed upon.
+        epoch: how often the run has been begun or rolled back; a frame of another epoch is never applied.
+        instance: of the sender's process, drawn when it starts.
+        sender, receiver: parties, by their place in the agreement.
+        step, micro, value: which crossing it is, and in which step and micro-batch.
+        shapes: dtype and shape of every array.
+        sealed: whether the arrays are encrypted for the receiver, and cannot be read on the way.
+    """
+
+    kind: str
+    run: bytes = NO_RUN
+    epoch: int = 0
+    instance: int = 0
+    sender: int = 0
+    receiver: int = 0
+    step: int = 0
+    micro: int = 0
+    value: int = 0
+    shapes: Shapes = ()
+    sealed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all arrays."""
+        return sum(prod(shape) * dtype.itemsize for dtype, shape in self.shapes)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the head itself: 96, and for each array 8 and 8 for each axis."""
+        return HEADER.size + sum(ARRAY.size + 8 * len(shape) for _, shape in self.shapes)
+
+    def id(self) -> tuple:
+        """What tells a repeated frame from a new one."""
+        return (self.run, self.epoch, self.sender, self.receiver, self.kind, self.value, self.step, self.micro)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A message: its head, and its arrays."""
+
+    head: Head
+    arrays: tuple[np.ndarray, ...] = ()
+
+
+Accept = Callable[[Head], Any]
+"""Raises if a frame with this head is not wanted; asked before anything is allocated for its arrays."""
+
+
+def frame_of(head: Head, arrays: Sequence[Any]) -> Frame:
+    """A frame that carries `arrays`; its head says their dtypes and shapes."""
+    given = tuple(np.asarray(x) for x in arrays)
+    given = tuple(x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in given)
+    return Frame(replace(head, shapes=tuple((x.dtype, x.shape) for x in given)), given)
+
+
+def text_of(head: Head, about: Mapping[str, Any]) -> Frame:
+    """A frame whose body is JSON; `about` is the inverse."""
+    data = json.dumps(about, sort_keys=True, separators=(",", ":")).encode()
+    if len(data) > LARGEST_TEXT:
+        raise ValueError(f"`about` takes {len(data)} bytes, at most {LARGEST_TEXT} can be sent.")
+    return frame_of(head, [np.frombuffer(data, np.uint8)])
+
+
+def about(frame: Frame) -> dict[str, Any]:
+    """What a frame of JSON says.
+
+    Raises:
+        CodecError: if it holds no JSON object.
+    """
+    try:
+        found = json.loads(frame.arrays[0].tobytes().decode())
+    except (ValueError, IndexError, RecursionError) as error:
+        raise CodecError(f"a frame of the kind {frame.head.kind} must hold JSON: {type(error).__name__}.") from None
+    if not isinstance(found, dict):
+        raise CodecError(f"a frame of the kind {frame.head.kind} must hold a JSON object, got {type(found).__name__}.")
+    return found
+
+
+def pack(head: Head) -> bytes:
+    """The head as bytes; `unpack` is the inverse."""
+    if len(head.shapes) > MOST_ARRAYS:
+        raise ValueError(f"`arrays` must be at most {MOST_ARRAYS}, got {len(head.shapes)}.")
+    rows = []
+    for dtype, shape in head.shapes:
+        if dtype not in CODES or len(shape) > MOST_AXES:
+            raise ValueError(f"`arrays` holds {dtype}{list(shape)}, which has no form on the wire.")
+        rows.append(ARRAY.pack(CODES[dtype], len(shape)) + struct.pack(f"<{len(shape)}Q", *shape))
+    fields = (
+        MAGIC, VERSION, KINDS.index(head.kind), SEALED * head.sealed, 0, head.run, head.epoch, head.instance, head.step,
+        head.micro, head.value, head.sender, head.receiver, len(head.shapes), head.size,
+    )  # fmt: skip
+    rest, open_head = b"".join(rows), HEADER.pack(*fields, bytes(12))[:-12]
+    return open_head + checksum(open_head, rest) + rest
+
+
+def checksum(header: bytes | memoryview, rest: bytes | memoryview) -> bytes:
+    found = blake2b(header, digest_size=12, person=b"jsplit frame")
+    found.update(rest)
+    return found.digest()
+
+
+def unpack(data: bytes | memoryview, limit: int) -> Head:
+    """The head that stands at the beginning of `data`.
+
+    Args:
+        data: at least a whole head.
+        limit: the most bytes that its arrays may take.
+
+    Raises:
+        CodecError: if no head stands there, or one of arrays beyond the limit.
+    """
+    data = memoryview(data)
+    if len(data) < HEADER.size:
+        raise CodecError(f"a frame begins with {HEADER.size} bytes, got {len(data)}.")
+    (magic, version, kind, flags, zero, run, epoch, instance, step, micro, value, sender, receiver, arrays, size, check) = (
+        HEADER.unpack_from(data)
+    )
+    if magic != MAGIC:
+        raise CodecError(f"a frame begins with {MAGIC!r}, got {magic!r}.")
+    if version != VERSION:
+        raise CodecError(f"version {version} of the protocol came, this is version {VERSION}.")
+    if kind >= len(KINDS) or flags > SEALED or zero or arrays > MOST_ARRAYS:
+        raise CodecError(f"a frame has the kind {kind}, the flags {flags}, {arrays} arrays: there is no such frame.")
+    if size > limit:
+        raise CodecError(f"a frame of {size} bytes came, at most {limit} were agreed upon.")
+    at, shapes, total = HEADER.size, [], 0
+    for _ in range(arrays):
+        if len(data) < at + ARRAY.size:
+            raise CodecError("a frame ends within its head.")
+        code, axes = ARRAY.unpack_from(data, at)
+        at += ARRAY.size
+        if code >= len(KNOWN) or axes > MOST_AXES or any(data[at - 6 : at]):
+            raise CodecError(f"an array has the dtype {code} and {axes} axes: there is no such array.")
+        if len(data) < at + 8 * axes:
+            raise CodecError("a frame ends within its head.")
+        shape = struct.unpack_from(f"<{axes}Q", data, at)
+        at += 8 * axes
+        total += prod(shape) * KNOWN[code].itemsize
+        shapes.append((KNOWN[code], shape))
+    if checksum(data[: HEADER.size - 12], data[HEADER.size : at]) != check:
+        raise CodecError("the checksum of a frame's head does not fit.")
+    if total != size:
+        raise CodecError(f"the arrays of a frame take {total} bytes, its header says {size}.")
+    if any(prod(n or 1 for n in shape) >= 1 << 58 for _, shape in shapes):
+        raise CodecError("an array has an axis that no array can have.")
+    return Head(
+        KINDS[kind], run, epoch, instance, sender, receiver, step, micro, value, tuple(shapes), bool(flags & SEALED)
+    )  # fmt: skip
+
+
+def encode(frame: Frame) -> list[bytes | memoryview]:
+    """The buffers that make up a frame, in order; the arrays are not copied."""
+    return [pack(frame.head), *[raw(x) for x in frame.arrays if x.nbytes]]
+
+
+def raw(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array of any dtype."""
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def split_up(frame: Frame, chunk: int = 1 << 20) -> list[bytes]:
+    """A frame as chunks: the head and what fits beside it, then the rest. `Assembler` is the inverse."""
+    head, *buffers = encode(frame)
+    room, parts, chunks = max(chunk, len(head)) - len(head), [head], []
+    for buffer in buffers:
+        at = 0
+        while at < len(buffer):
+            if not room:
+                chunks.append(b"".join(parts))
+                room, parts = chunk, []
+            part = buffer[at : at + room]
+            parts.append(part)
+            at, room = at + len(part), room - len(part)
+    return [*chunks, b"".join(parts)]
+
+
+class Assembler:
+    """Frames from the chunks in which they come: `feed(chunk)` gives the frame that is whole with it, or `None`.
+
+    Every frame has a buffer of its own, since arrays that were received may be used without a copy.
+
+    Args:
+        limit: the most bytes that the arrays of one frame may take.
+        accept: asked for every head, before its buffer is allocated.
+    """
+
+    def __init__(self, limit: int, accept: Accept = lambda head: None):
+        self.limit, self.accept = limit, accept
+        self.head: Head | None = None
+        self.body, self.at = bytearray(), 0
+
+    def feed(self, chunk: bytes | memoryview) -> Frame | None:
+        rest = memoryview(chunk)
+        if self.head is None:
+            head = unpack(rest, self.limit)
+            if head.kind not in CARRIERS and head.size > LARGEST_TEXT:
+                raise CodecError(f"a frame of the kind {head.kind} has {head.size} bytes, at most {LARGEST_TEXT} are read.")
+            self.accept(head)
+            self.head, self.body, self.at = head, bytearray(head.size), 0
+            rest = rest[head.bytes :]
+        if self.at + len(rest) > len(self.body):
+            raise CodecError(f"{self.at + len(rest)} bytes came for a frame of {len(self.body)}.")
+        self.body[self.at : self.at + len(rest)] = rest
+        self.at += len(rest)
+        if self.at < len(self.body):
+            return None
+        frame = Frame(self.head, arrays_of(self.head, self.body))
+        self.head = None
+        return frame
+
+
+def arrays_of(head: Head, body: bytearray) -> tuple[np.ndarray, ...]:
+    """The arrays that lie in a body; those whose place does not suit their dtype are copied."""
+    arrays, at = [], 0
+    for dtype, shape in head.shapes:
+        size = prod(shape) * dtype.itemsize
+        part = np.frombuffer(body, np.uint8, size, at) if size else np.empty(0, np.uint8)
+        if dtype.kind == "b" and size and part.max() > 1:
+            raise CodecError("an array of bool holds other bytes than 0 and 1.")
+        part = part.copy() if at % max(dtype.alignment, 1) else part
+        arrays.append(part.view(dtype).reshape(shape))
+        at += size
+    return tuple(arrays)
+
+
+def decode(data: bytes | memoryview, limit: int, accept: Accept = lambda head: None) -> Frame:
+    """The frame that `data` holds; the inverse of `encode`.
+
+    Raises:
+        CodecError: if `data` is not exactly one frame, or one beyond the limit.
+    """
+    frame = Assembler(limit, accept).feed(data)
+    if frame is None:
+        raise CodecError(f"a frame ends after {len(data)} bytes.")
+    return frame

@@ -1,0 +1,374 @@
+"""One party's side of the whole protocol, and the lead's part in it: who is there, and from which step all go on. No I/O.
+
+Every party tells the lead which checkpoints it has on disk. Once all are there, the lead opens an epoch: all go on from
+the newest step that all have. A party that comes back as another process opens the next epoch, so all roll back; a
+connection that comes back opens none, what was lost on it is sent again. What control frames say is a state, never
+a change, so that it does not matter how often or in which order they arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from jsplit.wire import codec
+from jsplit.wire.codec import Frame, Head
+from jsplit.wire.session import RemoteProtocolError, Session, Terms
+
+
+class Refused(RuntimeError):
+    """Parties cannot work together; the message says in one line why."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """An epoch: from which step all go on, the processes that do, and how many records all have agreed on."""
+
+    epoch: int
+    step: int
+    instances: tuple[int, ...]
+    records: int | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a party says of itself: its process, the last epoch it knows, the steps it has on disk, its records."""
+
+    instance: int
+    epoch: int
+    durable: tuple[int, ...]
+    count: int | None = None
+    digest: str | None = None
+
+    @staticmethod
+    def of(found: Mapping[str, Any], who: str) -> Status:
+        """Checked, as all that comes from another party."""
+        numbers = [found.get("instance"), found.get("epoch")]
+        durable, count, digest = found.get("durable"), found.get("count"), found.get("digest")
+        if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or not isinstance(durable, list):
+            raise RemoteProtocolError(f"`{who}` does not say which process it is.")
+        if len(durable) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in durable):
+            raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
+        if not (count is None or type(count) is int and 0 <= count < 1 << 63) or not (digest is None or type(digest) is str):
+            raise RemoteProtocolError(f"`{who}` does not say which records it has.")
+        return Status(numbers[0], numbers[1], tuple(sorted(durable)), count, digest)  # type: ignore[arg-type]
+
+
+@dataclass
+class Rendezvous:
+    """The lead's part: who is there, which epoch it is, and what all have on disk."""
+
+    terms: Terms
+    there: dict[int, Status] = field(default_factory=dict)
+    start: Start | None = None
+
+    def arrive(self, party: int, status: Status) -> Start | None:
+        """A party says what it has. Gives the epoch that begins with it, if all are there and one is begun.
+
+        Raises:
+            Refused: if the parties have no step in common, or not the same records.
+        """
+        if (known := self.there.get(party)) and known.instance == status.instance:
+            if max(known.durable, default=-1) > max(status.durable, default=-1):
+                return None  # said earlier, and late
+        self.there[party] = status
+        if len(self.there) < len(self.terms.parties):
+            return None
+        instances = tuple(self.there[p].instance for p in range(len(self.terms.parties)))
+        if self.start is not None and self.start.instances == instances:
+            return None
+        records = same_records({self.terms.parties[p]: s for p, s in sorted(self.there.items())})
+        if (step := self.common()) is None:
+            has = "; ".join(f"`{self.terms.parties[p]}` {list(s.durable) or 'none'}" for p, s in sorted(self.there.items()))
+            raise Refused(f"the parties have no checkpoint in common, so none can go on: {has}.")
+        epoch = 1 + max(s.epoch for s in self.there.values())
+        epoch = max(epoch, self.start.epoch + 1 if self.start else 1)
+        self.start = Start(epoch, step, instances, records)
+        return self.start
+
+    def common(self) -> int | None:
+        """The newest step that all have on disk."""
+        if len(self.there) < len(self.terms.parties):
+            return None
+        return max(set.intersection(*(set(s.durable) for s in self.there.values())), default=None)
+
+
+def same_records(said: Mapping[str, Status]) -> int | None:
+    """How many records all have; `None` where no party says.
+
+    Raises:
+        Refused: if they are not the same, giving counts.
+    """
+    having = {p: s for p, s in said.items() if s.count is not None}
+    counts = {s.count for s in having.values()}
+    if len(counts) > 1:
+        each = ", ".join(f"`{p}` {s.count}" for p, s in having.items())
+        least = max(c for c in counts if c is not None) - min(c for c in counts if c is not None)
+        raise Refused(f"the parties do not have the same records: {each}; at least {least} are missing at one of them.")
+    if len({s.digest for s in having.values()}) > 1:
+        first, *others = having
+        odd = [p for p in others if having[p].digest != having[first].digest]
+        raise Refused(
+            f"the parties do not have the same records: all have {next(iter(counts))}, but those of "
+            f"{', '.join(f'`{p}`' for p in odd)} are not those of `{first}`."
+        )
+    return next(iter(counts), None)
+
+
+Outgoing = list[tuple[int, Frame]]
+
+
+@dataclass
+class Member:
+    """One party: its sessions with all others, and what it knows of the run.
+
+    Args:
+        terms: of the run.
+        me: this party; `lead`: the one that opens epochs.
+        status: of this process, as it starts.
+        said: the agreement, which a hello carries so that the other side can say what differs.
+        direct: the parties that this one has a connection with; frames for others go by way of the lead.
+    """
+
+    terms: Terms
+    me: int
+    lead: int
+    status: Status
+    said: Mapping[str, Any] = field(default_factory=dict)
+    direct: frozenset[int] | None = None
+    cache: bool = True
+    start: Start | None = None
+    committed: int = -1
+    gone: set[int] = field(default_factory=set)
+    inbox: dict[tuple[int, int, int], Frame] = field(default_factory=dict)
+    void: int = 0
+    refused: str | None = None
+
+    def __post_init__(self):
+        others = [p for p in range(len(self.terms.parties)) if p != self.me]
+        self.sessions = {p: Session(self.terms, self.me, p, self.cache) for p in others}
+        self.direct = frozenset(others) if self.direct is None else self.direct
+        self.rendezvous = Rendezvous(self.terms) if self.me == self.lead else None
+        if self.rendezvous:
+            self.arrive(self.me, self.status)
+
+    @property
+    def epoch(self) -> int:
+        return self.start.epoch if self.start else self.status.epoch
+
+    def route(self, peer: int) -> int:
+        """Whom a frame for `peer` is given to."""
+        return peer if peer in (self.direct or ()) else self.lead
+
+    def hello(self, peer: int) -> Frame:
+        """What is said first on every connection."""
+        return codec.text_of(self.head("hello", peer), self.about() | {"agreement": self.said})
+
+    def head(self, kind: str, peer: int) -> Head:
+        return Head(kind, self.terms.run, self.epoch, self.status.instance, self.me, peer)
+
+    def accept(self, peer: int, head: Head) -> None:
+        """Refuse what `peer` may not send, before anything is allocated for it.
+
+        Raises:
+            RemoteProtocolError: saying why.
+        """
+        if head.sender == peer and head.receiver == self.me:
+            if head.kind == "hello":
+                return
+            self.sessions[peer].accept(head)
+            if head.kind in ("start", "committed") and peer != self.lead or head.kind == "checkpoint" and not self.rendezvous:
+                raise RemoteProtocolError(f"`{self.terms.name(peer)}` is not the lead and may not send {head.kind}.")
+        elif peer == self.lead and head.receiver == self.me and head.sender in self.sessions and head.sender != peer:
+            self.sessions[head.sender].accept(head)
+            self.passed_on(head)
+        elif self.rendezvous and head.sender == peer and head.receiver in self.sessions:
+            if head.run != self.terms.run:
+                raise RemoteProtocolError(f"`{self.terms.name(peer)}` sent a frame of another run.")
+            self.passed_on(head)
+            ends = (head.sender, head.receiver)
+            crossing = self.terms.crossings[head.value] if head.value < len(self.terms.crossings) else None
+            if head.kind != "sync" and (crossing is None or (crossing.sender, crossing.receiver) != ends):
+                raise RemoteProtocolError(f"`{self.terms.name(peer)}` may not send {head.kind} {head.value} on.")
+        else:
+            raise RemoteProtocolError(
+                f"`{self.terms.name(peer)}` sent a frame from `{self.terms.name(head.sender)}` to "
+                f"`{self.terms.name(head.receiver)}`."
+            )
+
+    def passed_on(self, head: Head) -> None:
+        if head.kind != "sync" and not (head.kind in codec.CARRIERS and head.sealed):
+            raise RemoteProtocolError(f"{head.kind} came by way of `{self.terms.name(self.lead)}` and is not sealed.")
+
+    def receive(self, peer: int, frame: Frame) -> Outgoing:
+        """What is to be sent now that a frame came over the connection with `peer`.
+
+        Raises:
+            RemoteProtocolError: if the peer may not send it.
+            Refused: if the two cannot work together.
+        """
+        head = frame.head
+        self.accept(peer, head)
+        if head.receiver != self.me:
+            return [(head.receiver, frame)]
+        match head.kind:
+            case "hello":
+                return self.met(peer, frame)
+            case "start":
+                return self.begin(self.start_of(codec.about(frame)))
+            case "checkpoint":
+                status = Status.of(codec.about(frame), self.terms.name(peer))
+                known = self.rendezvous.there.get(peer) if self.rendezvous else None
+                return self.arrive(peer, status) if known and known.instance == status.instance else []
+            case "committed":
+                self.committed = max(self.committed, number(codec.about(frame), "step"))
+                return []
+            case "bye":
+                self.gone.add(peer)
+                return []
+            case "refusal":
+                raise Refused(str(codec.about(frame).get("reason"))[:1000])
+        session = self.sessions[head.sender]
+        taken, replies = session.receive(frame)
+        if taken is not None:
+            self.inbox[head.value, head.step, head.micro] = taken
+        elif head.kind in codec.CARRIERS and not session.current(head):
+            self.void += 1
+        return [(head.sender, reply) for reply in replies]
+
+    def met(self, peer: int, frame: Frame) -> Outgoing:
+        """A hello: the agreements are compared, and what the connection before this one lost is asked for."""
+        about = codec.about(frame)
+        who = self.terms.name(peer)
+        if frame.head.run != self.terms.run:
+            raise Refused(difference(self.said, about.get("agreement"), self.terms.name(self.me), who))
+        status = Status.of(about, who)
+        self.gone.discard(peer)
+        found = self.arrive(peer, status) if self.rendezvous else []
+        if self.rendezvous and self.start and not any(p == peer for p, _ in found):
+            found += self.told(peer)
+        return found + self.ask(peer)
+
+    def ask(self, peer: int) -> Outgoing:
+        """Ask for what was sent and did not arrive, on every session that this connection serves."""
+        if self.start is None:
+            return []
+        served = [p for p in self.sessions if self.route(p) == peer and (self.sessions[p].receives or self.sessions[p].sends)]
+        return [(p, self.sessions[p].sync(again=True)) for p in served]
+
+    def arrive(self, party: int, status: Status) -> Outgoing:
+        """At the lead: a party says what it has."""
+        assert self.rendezvous is not None
+        start = self.rendezvous.arrive(party, status)
+        if start:
+            return self.begin(start) + [m for p in self.sessions for m in self.told(p)]
+        if self.start and all(s.epoch == self.start.epoch for s in self.rendezvous.there.values()):
+            common = self.rendezvous.common()  # all have begun this epoch, so none goes back to an older step
+            if common is not None and common > self.committed:
+                self.committed = common
+                return [m for p in self.sessions for m in self.told(p)]
+        return []
+
+    def told(self, peer: int) -> Outgoing:
+        """What the lead tells: the epoch, and what all have on disk."""
+        assert self.start is not None
+        start = {"epoch": self.start.epoch, "step": self.start.step, "instances": list(self.start.instances),
+                 "records": self.start.records}  # fmt: skip
+        frames = [codec.text_of(self.head("start", peer), start)]
+        if self.committed >= 0:
+            frames.append(codec.text_of(self.head("committed", peer), {"step": self.committed}))
+        return [(peer, f) for f in frames]
+
+    def start_of(self, found: Mapping[str, Any]) -> Start:
+        instances, records = found.get("instances"), found.get("records")
+        if (not isinstance(instances, list) or len(instances) != len(self.terms.parties)
+                or not all(type(n) is int for n in instances) or not (records is None or type(records) is int)):  # fmt: skip
+            raise RemoteProtocolError("the lead does not say who is there.")
+        return Start(number(found, "epoch"), number(found, "step"), tuple(instances), records)
+
+    def begin(self, start: Start) -> Outgoing:
+        """An epoch begins, unless it has begun already or is meant for another process of this party."""
+        if start.epoch <= self.epoch or start.instances[self.me] != self.status.instance:
+            return []
+        self.start, self.committed = start, max(self.committed, start.step)
+        self.inbox.clear()
+        for peer, session in self.sessions.items():
+            session.begin(start.epoch, start.step, (self.status.instance, start.instances[peer]))
+        return [m for p in self.direct or () for m in self.ask(p)]
+
+    def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Outgoing:
+        """Send a value that this party has computed."""
+        peer = self.terms.crossings[wire].receiver
+        return [(peer, self.sessions[peer].send(wire, step, micro, arrays))]
+
+    def take(self, wire: int, step: int, micro: int) -> tuple[np.ndarray, ...] | None:
+        """A value that was sent to this party, if it is there; it is given once."""
+        frame = self.inbox.pop((wire, step, micro), None)
+        return None if frame is None else frame.arrays
+
+    def finished(self, step: int) -> Outgoing:
+        """This party has done a step. Those that it sends nothing to are told so; for others its next value says it."""
+        return [(p, s.sync(again=False)) for p, s in self.sessions.items() if s.receives and not s.sends]
+
+    def durable(self, steps: Iterable[int]) -> Outgoing:
+        """This party has these steps on disk now."""
+        self.status = replace(self.status, epoch=self.epoch, durable=tuple(sorted(steps)))
+        if self.rendezvous:
+            return self.arrive(self.me, self.status)
+        return [(self.lead, codec.text_of(self.head("checkpoint", self.lead), self.about()))]
+
+    def about(self) -> dict[str, Any]:
+        """What this party says of itself."""
+        return {"instance": self.status.instance, "epoch": self.epoch, "durable": list(self.status.durable),
+                "count": self.status.count, "digest": self.status.digest}  # fmt: skip
+
+    def remind(self) -> Outgoing:
+        """Everything that may have been lost on the way, once more: what a party says when it has waited for long."""
+        if self.rendezvous:
+            again = self.durable(self.status.durable)
+            again += [m for p in self.sessions for m in self.told(p)] if self.start else []
+        else:
+            again = [(self.lead, self.hello(self.lead))]
+        return again + [m for p in self.direct or () for m in self.ask(p)]
+
+    def bye(self, peer: int, reason: str = "") -> Frame:
+        return codec.text_of(self.head("bye", peer), {"reason": reason})
+
+    def refusal(self, peer: int, reason: str) -> Frame:
+        return codec.text_of(self.head("refusal", peer), {"reason": reason})
+
+
+def number(found: Mapping[str, Any], name: str) -> int:
+    n = found.get(name)
+    if type(n) is not int or not 0 <= n < 1 << 63:
+        raise RemoteProtocolError(f"`{name}` must be a number from 0 on, got {n!r}.")
+    return n
+
+
+def difference(ours: Any, theirs: Any, here: str, there: str, at: str = "") -> str:
+    """In one line, the first thing in which two agreements differ, and in how many."""
+    found = list(differences(ours, theirs, at))
+    if not found:
+        return f"the agreements of `{here}` and `{there}` differ in their form."
+    place, a, b = found[0]
+    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+    return f"the agreements differ: `{place}` is {brief(a)} at `{here}` and {brief(b)} at `{there}`{more}."
+
+
+def differences(a: Any, b: Any, at: str) -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for k in dict.fromkeys([*a, *b]):
+            yield from differences(a.get(k), b.get(k), f"{at}.{k}" if at else str(k))
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from differences(x, y, f"{at}[{x.get('name', i) if isinstance(x, Mapping) else i}]")
+    elif a != b or type(a) is not type(b):
+        yield at or "agreement", a, b
+
+
+def brief(value: Any) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

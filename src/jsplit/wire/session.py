@@ -1,0 +1,221 @@
+"""What two parties may send each other, and what is done with what comes twice, late or not at all. No I/O.
+
+A wire is one value that crosses one way. Its frames have positions, `step * micros + micro`, and each is applied once and
+in order: what is before the next position is a repetition and is dropped, what is after it leaves a gap and is asked for
+again. The sender keeps what it sent until the receiver is known to have it, so that after any loss the same bytes go
+out with the same id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jsplit.wire import codec
+from jsplit.wire.codec import Frame, Head, Shapes
+
+
+class LocalProtocolError(RuntimeError):
+    """This party tried what is not its turn."""
+
+
+class RemoteProtocolError(RuntimeError):
+    """Another party did what it may not do."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """One value that crosses one way: its kind, its name, and both parties by their place in the agreement."""
+
+    kind: str
+    what: str
+    sender: int
+    receiver: int
+
+
+@dataclass(frozen=True)
+class Terms:
+    """All that the protocol knows of an agreement.
+
+    Attributes:
+        run: hash of the agreement.
+        parties: names; their places are what heads say.
+        crossings: every wire; their places are what heads say.
+        shapes: `shapes(place of the wire, step)`: of the arrays of each frame.
+        steps, micros: how many steps the run has, and micro-batches a step.
+        window: how many steps a sender may be ahead of what the receiver is known to have.
+    """
+
+    run: bytes
+    parties: tuple[str, ...]
+    crossings: tuple[Crossing, ...]
+    shapes: Callable[[int, int], Shapes]
+    steps: int
+    micros: int = 1
+    window: int = 2
+
+    def between(self, sender: int, receiver: int) -> tuple[int, ...]:
+        """The wires that go from one party to another."""
+        return tuple(i for i, c in enumerate(self.crossings) if (c.sender, c.receiver) == (sender, receiver))
+
+    def name(self, place: int) -> str:
+        return self.parties[place] if place < len(self.parties) else f"party {place}"
+
+
+@dataclass
+class Session:
+    """One party's side of what it exchanges with one other.
+
+    Args:
+        terms: of the run.
+        me, peer: both parties, by their places.
+        cache: whether what was sent is kept; without it no loss can be made good.
+    """
+
+    terms: Terms
+    me: int
+    peer: int
+    cache: bool = True
+    epoch: int = 0
+    instances: tuple[int, int] = (0, 0)
+    kept: dict[tuple[int, int], Frame] = field(default_factory=dict)
+    due: dict[int, int] = field(default_factory=dict)
+    next: dict[int, int] = field(default_factory=dict)
+    had: dict[int, int] = field(default_factory=dict)
+    known: int = 0
+    repeated: int = 0
+
+    def __post_init__(self):
+        self.sends = self.terms.between(self.me, self.peer)
+        self.receives = self.terms.between(self.peer, self.me)
+
+    def begin(self, epoch: int, step: int, instances: tuple[int, int] = (0, 0)) -> None:
+        """Forget everything and go on from `step`; frames of other epochs, or other instances of the peer, are void."""
+        if epoch <= self.epoch:
+            raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
+        first = step * self.terms.micros
+        self.epoch, self.instances, self.kept, self.known = epoch, instances, {}, step
+        self.due, self.next = dict.fromkeys(self.sends, first), dict.fromkeys(self.receives, first)
+        self.had = dict.fromkeys(self.sends, first)
+
+    def may_send(self, step: int) -> bool:
+        """Whether the window is open: the peer is known to have all of the steps before it."""
+        return step < self.known + self.terms.window
+
+    def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Frame:
+        """The frame of the next message on a wire, kept until the peer has it.
+
+        Raises:
+            LocalProtocolError: if it is not the next one, or its shapes are not those agreed upon.
+        """
+        position, crossing = step * self.terms.micros + micro, self.terms.crossings[wire]
+        if self.due.get(wire) != position:
+            raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is sent next.")
+        if not self.may_send(step):
+            raise LocalProtocolError(f"`{self.terms.name(self.peer)}` is not known to have step {step - self.terms.window}.")
+        frame = codec.frame_of(self.head(crossing.kind, step=step, micro=micro, value=wire), arrays)
+        if frame.head.shapes != self.terms.shapes(wire, step):
+            raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` is {said(frame.head.shapes)}, "
+                                     f"the agreement says {said(self.terms.shapes(wire, step))}.")  # fmt: skip
+        self.due[wire] = position + 1
+        if self.cache:
+            self.kept[wire, position] = frame
+        return frame
+
+    def head(self, kind: str, *, step: int = 0, micro: int = 0, value: int = 0) -> Head:
+        ends = self.me, self.peer
+        return Head(kind, self.terms.run, self.epoch, self.instances[0], *ends, step, micro, value)
+
+    def sync(self, *, again: bool) -> Frame:
+        """What this party has received, by wire; with `again`, whatever else was sent shall be sent again."""
+        return codec.text_of(self.head("sync"), {"next": {str(w): n for w, n in self.next.items()}, "again": again})
+
+    def accept(self, head: Head) -> None:
+        """Refuse, before anything is allocated for it, what the peer may not send.
+
+        Raises:
+            RemoteProtocolError: saying what came, and what the agreement says.
+        """
+        who = f"`{self.terms.name(self.peer)}`"
+        if (head.sender, head.receiver) != (self.peer, self.me):
+            raise RemoteProtocolError(f"{who} sent a frame from `{self.terms.name(head.sender)}` to "
+                                      f"`{self.terms.name(head.receiver)}`.")  # fmt: skip
+        if head.run != self.terms.run:
+            raise RemoteProtocolError(f"{who} sent a frame of another run.")
+        if head.kind not in codec.CARRIERS:
+            return
+        wire = head.value
+        if wire not in self.receives or self.terms.crossings[wire].kind != head.kind:
+            raise RemoteProtocolError(f"{who} may not send {head.kind} {wire} to `{self.terms.name(self.me)}`.")
+        if head.step >= self.terms.steps or head.micro >= self.terms.micros:
+            raise RemoteProtocolError(f"{who} sent step {head.step}, {head.micro}; there are {self.terms.steps} steps.")
+        if not head.sealed and head.shapes != (agreed := self.terms.shapes(wire, head.step)):
+            what = f"{head.kind} `{self.terms.crossings[wire].what}`"
+            raise RemoteProtocolError(f"{who} sent {what} as {said(head.shapes)}, the agreement says {said(agreed)}.")
+
+    def receive(self, frame: Frame) -> tuple[Frame | None, list[Frame]]:
+        """What a frame means: a message to be applied, if it is the next one of its wire, and the frames to be sent now.
+
+        Raises:
+            RemoteProtocolError: if the peer may not send it.
+        """
+        head = frame.head
+        self.accept(head)
+        if not self.current(head):
+            return None, []
+        if head.kind == "sync":
+            return None, self.synced(codec.about(frame))
+        if head.kind not in codec.CARRIERS:
+            raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value.")
+        position, expected = head.step * self.terms.micros + head.micro, self.next[head.value]
+        self.has(head.step)
+        if position < expected:
+            self.repeated += 1
+            return None, []
+        if head.step >= expected // self.terms.micros + self.terms.window:
+            raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` is at step {head.step}, beyond the window.")
+        if position > expected:
+            return None, [self.sync(again=True)]
+        self.next[head.value] = position + 1
+        return frame, []
+
+    def current(self, head: Head) -> bool:
+        """Whether a frame is of this epoch, and of the instance of the peer that began it."""
+        return 0 < self.epoch == head.epoch and head.instance == self.instances[1]
+
+    def has(self, step: int) -> None:
+        """The peer is at `step`, so it has all that was sent for the steps before it."""
+        self.known = max(self.known, step)
+        for wire, position in self.had.items():
+            self.had[wire] = max(position, min(step * self.terms.micros, self.due[wire]))
+        self.kept = {at: frame for at, frame in self.kept.items() if at[1] >= self.had[at[0]]}
+
+    def synced(self, said: Mapping[str, Any]) -> list[Frame]:
+        """Drop what the peer says it has; give what it lacks, if it asks for it."""
+        found = said.get("next")
+        if not isinstance(found, dict) or found.keys() != {str(w) for w in self.sends}:
+            raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` does not say what it has received.")
+        has = {w: found[str(w)] for w in self.sends}
+        for wire, position in has.items():
+            if type(position) is not int or not 0 <= position <= self.due[wire]:
+                what = self.terms.crossings[wire].what
+                raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` says it has {position!r} messages of `{what}`.")
+        self.had = {w: max(n, self.had[w]) for w, n in has.items()}  # what is said may be late
+        if has:
+            self.has(min(self.had.values()) // self.terms.micros)
+        if not said.get("again"):
+            return []
+        lacking = [(w, p) for w in self.sends for p in range(self.had[w], self.due[w])]
+        if lost := [at for at in lacking if at not in self.kept]:
+            wire, position = lost[0]
+            raise LocalProtocolError(
+                f"`{self.terms.name(self.peer)}` asks again for {self.terms.crossings[wire].kind} "
+                f"`{self.terms.crossings[wire].what}` of step {position // self.terms.micros}, which was not kept."
+            )
+        return [self.kept[at] for at in sorted(lacking, key=lambda at: at[1])]
+
+
+def said(shapes: Shapes) -> str:
+    """Dtypes and shapes in words."""
+    return " and ".join(f"{d}[{','.join(map(str, s))}]" for d, s in shapes) or "nothing"
