@@ -36,7 +36,7 @@ def listening(mine, allowed=PARTIES, key=uri_of):
         made = opened(lambda head: None)
         ended = threading.Event()
         close = made.close
-        made.close = lambda reason="": (close(reason), ended.set())
+        made.close = lambda reason="", wait=0.0: (close(reason, wait), ended.set())
         channels.put(made)
         ended.wait(LONG)
 

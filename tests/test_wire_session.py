@@ -358,7 +358,7 @@ def test_other_records_are_told_in_counts():
 )  # fmt: skip
 def test_a_hello_that_says_nothing_sensible_is_refused(said):
     t = terms(["client", "server"], UP)
-    good = {"instance": 1, "epoch": 0, "durable": [0], "count": None, "digest": None}
+    good = {"instance": 1, "epoch": 0, "known": 0, "durable": [0], "count": None, "digest": None}
     server = Member(t, 1, 1, Status(1, 0, (0,)))
     hello = codec.text_of(codec.Head("hello", RUN, 0, 1, 0, 1), good | said if said else {})
     with pytest.raises(RemoteProtocolError, match="`client` does not say"):

@@ -108,11 +108,18 @@ def authority(parties: Sequence[str], days: float = 30, *, start: datetime | Non
         made = made.public_key(key.public_key()).serial_number(x509.random_serial_number())
         return made.not_valid_before(begin).not_valid_after(begin + timedelta(days=days))
 
+    def usage(**uses: bool) -> x509.KeyUsage:
+        names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+                 "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+        return x509.KeyUsage(**{name: uses.get(name, False) for name in names})
+
     def pem(x: x509.Certificate) -> bytes:
         return x.public_bytes(serialization.Encoding.PEM)
 
     root = ec.generate_private_key(ec.SECP256R1())
+    whose = x509.SubjectKeyIdentifier.from_public_key(root.public_key())
     own = builder("jsplit trial authority", root).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    own = own.add_extension(usage(key_cert_sign=True, crl_sign=True), critical=True).add_extension(whose, critical=False)
     top = pem(own.sign(root, hashes.SHA256()))
     found = {}
     for party in parties:
@@ -120,6 +127,8 @@ def authority(parties: Sequence[str], days: float = 30, *, start: datetime | Non
         names = [x509.UniformResourceIdentifier(uri_of(party)), x509.DNSName(host_of(party))]
         made = builder(party, key).add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        issued = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(whose)
+        made = made.add_extension(usage(digital_signature=True), critical=True).add_extension(issued, critical=False)
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         made = made.add_extension(x509.ExtendedKeyUsage(uses), critical=False).sign(root, hashes.SHA256())
         secret = key.private_bytes(

@@ -40,7 +40,9 @@ class Channel(Protocol):
         """Raises `TimeoutError` if no frame is whole within `timeout` seconds, and `Closed` after the last frame."""
         ...
 
-    def close(self, reason: str = "") -> None: ...
+    def close(self, reason: str = "", wait: float = 0.0) -> None:
+        """Close both ways; what was sent before has up to `wait` seconds to go out."""
+        ...
 
 
 class Pipe:
@@ -124,7 +126,7 @@ class Ends:
             if frame is not None:
                 return frame
 
-    def close(self, reason: str = "") -> None:
+    def close(self, reason: str = "", wait: float = 0.0) -> None:
         self.outward.close(reason)
         self.inward.close(reason)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 MAGIC, VERSION = b"jspl", 1
-KINDS = ("hello", "start", "sync", "checkpoint", "committed", "bye", "refusal", "activation", "cotangent", "weights")
+KINDS = ("hello", "start", "sync", "checkpoint", "committed", "bye", "refusal", "key", "activation", "cotangent", "weights")
 CARRIERS = ("activation", "cotangent", "weights")
 """The kinds that carry values; the body of all others is JSON."""
 DTYPES = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,18 +35,26 @@ class Start:
 
 @dataclass(frozen=True)
 class Status:
-    """What a party says of itself: its process, the last epoch it knows, the steps it has on disk, its records."""
+    """What a party says of itself.
+
+    Attributes:
+        instance: its process.
+        epoch: the one that it has begun; `known`: the newest of which it has heard.
+        durable: the steps that it has on disk.
+        count, digest: of its records, if it has any.
+    """
 
     instance: int
     epoch: int
     durable: tuple[int, ...]
     count: int | None = None
     digest: str | None = None
+    known: int = 0
 
     @staticmethod
     def of(found: Mapping[str, Any], who: str) -> Status:
         """Checked, as all that comes from another party."""
-        numbers = [found.get("instance"), found.get("epoch")]
+        numbers = [found.get("instance"), found.get("epoch"), found.get("known")]
         durable, count, digest = found.get("durable"), found.get("count"), found.get("digest")
         if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or not isinstance(durable, list):
             raise RemoteProtocolError(f"`{who}` does not say which process it is.")
@@ -54,7 +62,7 @@ class Status:
             raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
         if not (count is None or type(count) is int and 0 <= count < 1 << 63) or not (digest is None or type(digest) is str):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
-        return Status(numbers[0], numbers[1], tuple(sorted(durable)), count, digest)  # type: ignore[arg-type]
+        return Status(numbers[0], numbers[1], tuple(sorted(durable)), count, digest, numbers[2])  # type: ignore[arg-type]
 
 
 @dataclass
@@ -84,8 +92,7 @@ class Rendezvous:
         if (step := self.common()) is None:
             has = "; ".join(f"`{self.terms.parties[p]}` {list(s.durable) or 'none'}" for p, s in sorted(self.there.items()))
             raise Refused(f"the parties have no checkpoint in common, so none can go on: {has}.")
-        epoch = 1 + max(s.epoch for s in self.there.values())
-        epoch = max(epoch, self.start.epoch + 1 if self.start else 1)
+        epoch = 1 + max([max(s.epoch, s.known) for s in self.there.values()] + [self.start.epoch if self.start else 0])
         self.start = Start(epoch, step, instances, records)
         return self.start
 
@@ -121,6 +128,22 @@ def same_records(said: Mapping[str, Status]) -> int | None:
 Outgoing = list[tuple[int, Frame]]
 
 
+class Seals(Protocol):
+    """How frames are sealed between two parties that reach each other only by way of the lead; see `jsplit.wire.seal`."""
+
+    def offer(self, peer: int) -> Mapping[str, Any]:
+        """This party's key, and what shows whose it is."""
+        ...
+
+    def meet(self, peer: int, instance: int, offer: Mapping[str, Any]) -> bool:
+        """Take the peer's key, if it is the peer's; gives whether it is another than before."""
+        ...
+
+    def has(self, peer: int) -> bool: ...
+    def seal(self, frame: Frame) -> Frame: ...
+    def open(self, frame: Frame) -> Frame: ...
+
+
 @dataclass
 class Member:
     """One party: its sessions with all others, and what it knows of the run.
@@ -131,6 +154,8 @@ class Member:
         status: of this process, as it starts.
         said: the agreement, which a hello carries so that the other side can say what differs.
         direct: the parties that this one has a connection with; frames for others go by way of the lead.
+        cache: whether what was sent is kept; see `Session`.
+        seals: seal what goes by way of the lead, and open what comes so.
     """
 
     terms: Terms
@@ -140,6 +165,7 @@ class Member:
     said: Mapping[str, Any] = field(default_factory=dict)
     direct: frozenset[int] | None = None
     cache: bool = True
+    seals: Seals | None = None
     start: Start | None = None
     committed: int = -1
     gone: set[int] = field(default_factory=set)
@@ -191,7 +217,7 @@ class Member:
             self.passed_on(head)
             ends = (head.sender, head.receiver)
             crossing = self.terms.crossings[head.value] if head.value < len(self.terms.crossings) else None
-            if head.kind != "sync" and (crossing is None or (crossing.sender, crossing.receiver) != ends):
+            if head.kind in codec.CARRIERS and (crossing is None or (crossing.sender, crossing.receiver) != ends):
                 raise RemoteProtocolError(f"`{self.terms.name(peer)}` may not send {head.kind} {head.value} on.")
         else:
             raise RemoteProtocolError(
@@ -200,7 +226,7 @@ class Member:
             )
 
     def passed_on(self, head: Head) -> None:
-        if head.kind != "sync" and not (head.kind in codec.CARRIERS and head.sealed):
+        if head.kind not in ("sync", "key") and not (head.kind in codec.CARRIERS and head.sealed):
             raise RemoteProtocolError(f"{head.kind} came by way of `{self.terms.name(self.lead)}` and is not sealed.")
 
     def receive(self, peer: int, frame: Frame) -> Outgoing:
@@ -231,13 +257,40 @@ class Member:
                 return []
             case "refusal":
                 raise Refused(str(codec.about(frame).get("reason"))[:1000])
+            case "key":
+                return self.keyed(head, codec.about(frame))
         session = self.sessions[head.sender]
+        if head.sealed and session.current(head):
+            if self.seals is None:
+                raise RemoteProtocolError(f"`{self.terms.name(head.sender)}` sent a sealed frame, this party cannot open any.")
+            frame = self.seals.open(frame)
+            session.accept(frame.head)
         taken, replies = session.receive(frame)
         if taken is not None:
             self.inbox[head.value, head.step, head.micro] = taken
         elif head.kind in codec.CARRIERS and not session.current(head):
             self.void += 1
-        return [(head.sender, reply) for reply in replies]
+        return self.sealed([(head.sender, reply) for reply in replies])
+
+    def keyed(self, head: Head, found: Mapping[str, Any]) -> Outgoing:
+        """The key of a party that is reached by way of the lead; it gets this party's key, and is asked for what was lost."""
+        start, peer = self.start, head.sender
+        if self.seals is None or self.route(peer) == peer or start is None or start.instances[peer] != head.instance:
+            return []
+        return self.ask_one(peer) if self.seals.meet(peer, head.instance, found) else []
+
+    def sealed(self, outgoing: Outgoing) -> Outgoing:
+        """Seal what goes by way of the lead; what cannot be sealed yet is left out, and is asked for again."""
+        if self.seals is None:
+            return outgoing
+        found = []
+        for peer, frame in outgoing:
+            if frame.head.kind in codec.CARRIERS and self.route(peer) != peer:
+                if not self.seals.has(peer):
+                    continue
+                frame = self.seals.seal(frame)
+            found.append((peer, frame))
+        return found
 
     def met(self, peer: int, frame: Frame) -> Outgoing:
         """A hello: the agreements are compared, and what the connection before this one lost is asked for."""
@@ -257,7 +310,13 @@ class Member:
         if self.start is None:
             return []
         served = [p for p in self.sessions if self.route(p) == peer and (self.sessions[p].receives or self.sessions[p].sends)]
-        return [(p, self.sessions[p].sync(again=True)) for p in served]
+        return [m for p in served for m in self.ask_one(p)]
+
+    def ask_one(self, peer: int) -> Outgoing:
+        asked = [(peer, self.sessions[peer].sync(again=True))]
+        if self.seals is not None and self.route(peer) != peer:
+            return [(peer, codec.text_of(self.head("key", peer), self.seals.offer(peer))), *asked]
+        return asked
 
     def arrive(self, party: int, status: Status) -> Outgoing:
         """At the lead: a party says what it has."""
@@ -302,7 +361,7 @@ class Member:
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Outgoing:
         """Send a value that this party has computed."""
         peer = self.terms.crossings[wire].receiver
-        return [(peer, self.sessions[peer].send(wire, step, micro, arrays))]
+        return self.sealed([(peer, self.sessions[peer].send(wire, step, micro, arrays))])
 
     def take(self, wire: int, step: int, micro: int) -> tuple[np.ndarray, ...] | None:
         """A value that was sent to this party, if it is there; it is given once."""
@@ -322,13 +381,14 @@ class Member:
 
     def about(self) -> dict[str, Any]:
         """What this party says of itself."""
-        return {"instance": self.status.instance, "epoch": self.epoch, "durable": list(self.status.durable),
-                "count": self.status.count, "digest": self.status.digest}  # fmt: skip
+        own = self.status
+        return {"instance": own.instance, "epoch": own.epoch, "known": self.epoch, "durable": list(own.durable),
+                "count": own.count, "digest": own.digest}  # fmt: skip
 
     def remind(self) -> Outgoing:
         """Everything that may have been lost on the way, once more: what a party says when it has waited for long."""
         if self.rendezvous:
-            again = self.durable(self.status.durable)
+            again = self.arrive(self.me, self.status)
             again += [m for p in self.sessions for m in self.told(p)] if self.start else []
         else:
             again = [(self.lead, self.hello(self.lead))]

@@ -23,7 +23,7 @@ log = logging.getLogger("jsplit.wire")
 
 
 class Pulse(NamedTuple):
-    """When a silent connection counts as lost: after `every` seconds without a word it is asked, after `wait` more it is lost."""
+    """A connection that is silent for `every` seconds is asked, and counts as lost if nothing comes for `wait` more."""
 
     every: float = 10.0
     wait: float = 10.0
@@ -135,8 +135,12 @@ class Connection(Ends):
 
     call: Any
     line: Any
+    ended: threading.Event
 
-    def close(self, reason: str = "") -> None:
+    def close(self, reason: str = "", wait: float = 0.0) -> None:
+        self.outward.close(reason)  # the stream ends this way; then the listener ends the other
+        if wait:
+            self.ended.wait(wait)
         super().close(reason)
         self.call.cancel()
         self.line.close()
@@ -173,7 +177,7 @@ def dial(
         line = grpc.insecure_channel(address, options)
         metadata = ((PARTY, trust.party), (PEER, peer))
     outward, inward = Pipe(), Pipe()
-    there = threading.Event()
+    there, ended = threading.Event(), threading.Event()
     call = line.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outward), metadata=metadata)
 
     def pump() -> None:
@@ -184,16 +188,17 @@ def dial(
                 inward.put(chunk)
             reason = f"`{peer}` closed the connection."
         except Closed:
-            return
+            reason = "closed"
         except grpc.RpcError as error:
             reason = why(peer, error)
         outward.close(reason)
         inward.close(reason)
         there.set()
+        ended.set()
 
     threading.Thread(target=pump, name="jsplit-pump", daemon=True).start()
     made = Connection(peer, outward, inward, limit, accept)
-    made.call, made.line = call, line
+    made.call, made.line, made.ended = call, line, ended
     if not there.wait(timeout):
         made.close(f"no connection with `{peer}` at {address} within {timeout:g} s.")
     if inward.reason is not None:

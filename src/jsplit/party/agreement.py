@@ -1,0 +1,298 @@
+"""What parties agree on before they train together: a small file that says all but anyone's model.
+
+From it every party builds the whole topology, with its own segments in it and, in the place of all others, segments that
+are known by name, by whether they train, and by the shapes of what crosses, and that refuse to run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from operator import index
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+
+from jsplit.base import Link, PyTree, Segment, identity, reason, said, shapes_of
+from jsplit.party import shapes
+from jsplit.step import wires
+from jsplit.topology import Loss, Node, Topology
+from jsplit.training import both_ways, check_batch, example, fields_of
+from jsplit.vjp import floating
+from jsplit.walk import Wire
+
+FORMAT = "jsplit agreement 1"
+NEEDED = ("format", "parties", "lead", "addresses", "holds", "nodes", "losses", "values", "links", "batch", "microbatches",
+          "steps", "seed", "checkpoint", "patience", "identities", "hosts")  # fmt: skip
+SCHEMA = ("parties", "holds", "nodes", "losses", "values", "links", "batch", "microbatches", "seed")
+"""What a checkpoint depends on; the rest, as addresses and the number of steps, may change between two runs."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What parties have agreed on; equal texts are equal agreements.
+
+    Attributes:
+        text: as JSON, with sorted keys.
+    """
+
+    text: str
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        return json.loads(self.text)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.said[name]
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        return tuple(self["parties"])
+
+    @cached_property
+    def hash(self) -> str:
+        """What two parties compare first."""
+        return sha256(self.text.encode()).hexdigest()
+
+    @cached_property
+    def schema(self) -> str:
+        """Hash of what a checkpoint depends on."""
+        return sha256(canonical({k: self[k] for k in SCHEMA}).encode()).hexdigest()
+
+    def replace(self, **changes: Any) -> Agreement:
+        """Another agreement, with other addresses, steps or the like."""
+        return checked(self.said | changes)
+
+    def topology(self, party: str | None = None, own: Mapping[str, Any] | Topology | None = None) -> Topology:
+        """The whole topology, with the segments and losses of `party` in it, and placeholders for all others.
+
+        Args:
+            party: whose they are.
+            own: its segments and loss functions by name, or a topology that has them.
+
+        Raises:
+            ValueError: naming what is missing or not the party's.
+        """
+        given = brought(own, party)
+        nodes: list[Node | Loss] = []
+        for n in self["nodes"]:
+            mine = given.pop(n["name"], None) if n["party"] == party else foreign(n["name"], n["party"], n["trainable"])
+            if not isinstance(mine, Segment):
+                raise ValueError(f"`own` lacks the segment of the node `{n['name']}`, which is of `{party}`.")
+            if mine.trainable != n["trainable"]:
+                raise ValueError(f"node `{n['name']}`: `trainable` is {mine.trainable}, the agreement says {n['trainable']}.")
+            nodes.append(Node(n["name"], mine, n["party"], n["reads"]))
+        for x in self["losses"]:
+            fn = given.pop(x["name"], None) if x["party"] == party else refusing(f"loss `{x['name']}`", x["party"])
+            if fn is None or not callable(fn):
+                raise ValueError(f"`own` lacks the function of the loss `{x['name']}`, which is of `{party}`.")
+            nodes.append(Loss(x["name"], cast(Callable[..., jax.Array], fn), x["party"], x["reads"], x["weight"], x["local"]))
+        if given:
+            raise ValueError(f"`own` has `{next(iter(given))}`, which is not of `{party}`.")
+        return Topology(nodes, self["holds"])
+
+    @cached_property
+    def wires(self) -> tuple[Wire, ...]:
+        """Everything that crosses in a step; places in it are what frames say."""
+        return tuple(wires(self.topology_of_strangers))
+
+    @cached_property
+    def topology_of_strangers(self) -> Topology:
+        """The topology with none of its models."""
+        return self.topology()
+
+    def value(self, wire: Wire, batch: int) -> PyTree:
+        """Shapes and dtypes of what crosses, before its link."""
+        like = shapes.read(self["values"][wire.what], batch)
+        return like if wire.kind == "activation" else floating(like)
+
+    def links(self, given: Mapping[str, Link] | None = None) -> dict[str, tuple[Link | None, Link | None]]:
+        """The links of every value that has one: those of `jsplit.compress` by what the agreement calls them, or `given`."""
+        return {name: tuple(shapes.link(spec, given) for spec in pair) for name, pair in self["links"].items()}  # type: ignore[misc]
+
+    def reach(self, party: str) -> dict[str, str]:
+        """How this party reaches each other one: `"dial"`, `"wait"`, or `"lead"` if neither can dial the other."""
+        listens, found = self["addresses"], {}
+        for other in self.parties:
+            if other == party:
+                continue
+            ends = sorted((party, other), key=lambda p: (p != self["lead"], self.parties.index(p)))
+            ends = sorted(ends, key=lambda p: p not in listens)  # the first is dialled
+            found[other] = "lead" if ends[0] not in listens else "dial" if ends[0] == other else "wait"
+        return found
+
+    def __repr__(self) -> str:
+        return f"Agreement of {', '.join(self.parties)}: {self.hash[:16]}"
+
+
+def canonical(tree: Any) -> str:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def brought(own: Mapping[str, Any] | Topology | None, party: str | None) -> dict[str, Any]:
+    """What a party brings, by name."""
+    if isinstance(own, Topology):
+        found: dict[str, Any] = {n.name: n.segment for n in own.segments if n.party == party}
+        return found | {x.name: x.fn for x in own.losses if x.party == party}
+    if not isinstance(own, Mapping) and own is not None:
+        raise ValueError(f"`own` must be a dictionary of segments and losses, or a topology, got {type(own).__name__}.")
+    return dict(own or {})
+
+
+def refusing(what: str, party: str) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ValueError(f"{what} is of `{party}`: no one else can run it.")
+
+    return refuse
+
+
+def foreign(name: str, party: str, trainable: bool = True, inputs: Sequence[str] | None = None) -> Segment:
+    """A segment that only `party` has. It says whether it trains, and refuses to run."""
+    refuse = refusing(f"node `{name}`", party)
+    return Segment(refuse, refuse, None if inputs is None else tuple(inputs), name, trainable)
+
+
+def agreement(
+    topology: Topology,
+    batch: Mapping[str, PyTree],
+    *,
+    steps: int,
+    addresses: Mapping[str, str],
+    lead: str | None = None,
+    links: Mapping[str, Any] | None = None,
+    microbatches: int = 1,
+    seed: int = 0,
+    checkpoint: int = 100,
+    patience: float = 600.0,
+    values: Mapping[str, PyTree] | None = None,
+    identities: Mapping[str, str] | None = None,
+    hosts: Mapping[str, str] | None = None,
+) -> Agreement:
+    """What the parties of a topology agree on.
+
+    Args:
+        topology: whose segments may be `foreign`, where nobody has them all.
+        batch: shapes and dtypes of one batch; its size is that of every step.
+        steps: of the run.
+        addresses: `host:port` of every party that listens; others only dial out.
+        lead: the party that all others have a connection with, and that keeps them together; by default the first that listens.
+        links: by the name of a value, what is done to it on its way: `"quantize(8)"`, `"cast(bfloat16)"`, several joined by
+            `" | "`, a name of one's own, or a pair of them (activation, cotangent) with `None` for none.
+        microbatches: of a step, on their way at the same time.
+        seed: of data order and randomness.
+        checkpoint: all save their state every so many steps.
+        patience: seconds to wait for a party before giving up.
+        values: shapes of one batch of what `foreign` segments produce, where it crosses.
+        identities: by party, the URI in its certificate, where it is not that of `jsplit certs`; `hosts`: the host name.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    size = check_batch(topology, batch, set(), microbatches)
+    small, large = (measured(topology, batch, n, values) for n in (size, 2 * size))
+    crossing = dict.fromkeys(c.name for c in topology.crossings)
+    lead = lead if lead is not None else next(iter(addresses), None)
+    pairs = {n: list(x) if isinstance(x, (list, tuple)) else [x, x] for n, x in (links or {}).items()}
+    return checked({
+        "format": FORMAT, "parties": list(topology.parties), "lead": lead, "addresses": dict(addresses),
+        "holds": {p: list(fields) for p, fields in topology.holds.items()},
+        "nodes": [{"name": n.name, "party": n.party, "reads": list(n.reads), "trainable": n.segment.trainable}
+                  for n in topology.segments],
+        "losses": [{"name": x.name, "party": x.party, "reads": list(x.reads), "weight": float(x.weight), "local": x.local}
+                   for x in topology.losses],
+        "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing}, "links": pairs,
+        "batch": size, "microbatches": microbatches, "steps": steps, "seed": seed, "checkpoint": checkpoint,
+        "patience": patience, "identities": dict(identities or {}), "hosts": dict(hosts or {}),
+    })  # fmt: skip
+
+
+def measured(
+    topology: Topology, batch: Mapping[str, PyTree], size: int, given: Mapping[str, PyTree] | None
+) -> dict[str, PyTree]:  # fmt: skip
+    """Shapes of every value at a batch size. Computes nothing."""
+    found = {f: example(f, batch[f], size) for f in fields_of(topology, losses=False) if f in batch}
+    own = next(iter(jax.tree.leaves(dict(batch)))).shape[0]
+    for n in topology.segments:
+        if n.name in (given or {}):
+            scale = lambda x: jax.ShapeDtypeStruct((x.shape[0] * size // own, *x.shape[1:]), x.dtype)  # noqa: E731
+            found[n.name] = jax.tree.map(scale, shapes_of((given or {})[n.name]))
+        elif all(i in found for i in n.reads):
+            inputs = [found[i] for i in n.reads]
+            try:
+
+                def first(*inputs, n=n):
+                    key = jax.random.key(0)
+                    params, state = n.segment.init(key, *inputs)
+                    return n.segment.apply(params, state, key, *inputs)[0]
+
+                found[n.name] = jax.eval_shape(first, *inputs)
+            except Exception as error:
+                got = ", ".join(f"`{i}` {said(x)}" for i, x in zip(n.reads, inputs, strict=True))
+                raise ValueError(f"node `{n.name}` at `{n.party}` does not run on {got}: {reason(error)}") from error
+    for c in topology.crossings:
+        if c.name not in found:
+            raise ValueError(f"`values` must give the shapes of `{c.name}`, which crosses and cannot be computed here.")
+    return found
+
+
+def write(file: str | os.PathLike, agreed: Agreement) -> Path:
+    """Write the file that all parties get; `read` is the inverse."""
+    Path(file).write_text(json.dumps(agreed.said, sort_keys=True, indent=1) + "\n")
+    return Path(file)
+
+
+def read(file: str | os.PathLike) -> Agreement:
+    """The agreement in a file.
+
+    Raises:
+        ValueError: naming the file and what in it is not as it must be.
+    """
+    try:
+        found = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} holds no agreement: {error}") from None
+    try:
+        return checked(found)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def checked(found: Any) -> Agreement:
+    """An agreement, after all in it was looked at."""
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"an agreement says `format`: {FORMAT!r}.")
+    for name in (*NEEDED, *found):
+        if name not in found or name not in NEEDED:
+            raise ValueError(f"an agreement {'lacks' if name in NEEDED else 'has'} `{name}`.")
+    for name, least in (("batch", 1), ("microbatches", 1), ("steps", 1), ("checkpoint", 1), ("seed", 0)):
+        if isinstance(found[name], bool) or not hasattr(found[name], "__index__") or index(found[name]) < least:
+            raise ValueError(f"`{name}` must be an integer from {least} on, got {found[name]!r}.")
+        found = found | {name: index(found[name])}
+    if found["batch"] % found["microbatches"]:
+        raise ValueError(f"`microbatches` is {found['microbatches']}, which does not divide the batch of {found['batch']}.")
+    if not isinstance(found["patience"], (int, float)) or not found["patience"] > 0:
+        raise ValueError(f"`patience` must be a positive number of seconds, got {found['patience']!r}.")
+    for name in ("addresses", "identities", "hosts"):
+        if unknown := set(found[name]) - set(found["parties"]):
+            raise ValueError(f"`{name}` names the party `{sorted(unknown)[0]}`, which is not one of {found['parties']}.")
+    if found["lead"] not in found["addresses"]:
+        raise ValueError(f"`lead` must be a party that listens, one of {list(found['addresses'])}, got {found['lead']!r}.")
+    made = Agreement(canonical(found))
+    try:
+        topology = made.topology_of_strangers
+        if set(topology.parties) != set(found["parties"]):
+            raise ValueError(f"`parties` are {found['parties']}, the nodes and fields are of {list(topology.parties)}.")
+        for wire in made.wires:
+            made.value(wire, found["batch"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"an agreement does not hold what it must: {reason(error)}") from None
+    names = {s for pair in found["links"].values() for s in pair if s is not None}
+    both_ways(topology, dict.fromkeys(found["links"], identity))
+    if not all(isinstance(s, str) for s in names):
+        raise ValueError(f"`links` must hold names of links, got {found['links']}.")
+    return made

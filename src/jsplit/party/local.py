@@ -1,0 +1,315 @@
+"""What one party computes: its own turns of the walk that all share, and nothing of anyone else's.
+
+The turns are those of `jsplit.messages`, function by function, so their results are the same bit for bit. With several
+micro-batches a turn of a later one may run while an earlier one waits for a message, but only if the two touch nothing in
+common that either changes; so the order in which messages arrive changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, said, shapes_of
+from jsplit.messages import LASTING, Compiled
+from jsplit.party import shapes
+from jsplit.party.agreement import Agreement
+from jsplit.step import Packet, inference_ops, training_ops, wires
+from jsplit.topology import Topology
+from jsplit.training import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
+from jsplit.update import SUM, accumulate_ops, total, update_ops
+from jsplit.vjp import floating
+from jsplit.walk import Name, Turn, Wire
+
+Arrays = Sequence[Any]
+
+
+class Exchange(Protocol):
+    """How a party sends and receives: by the place of a wire in the agreement, in a step and micro-batch."""
+
+    def send(self, wire: int, step: int, micro: int, arrays: Arrays) -> None: ...
+
+    def there(self, wire: int, step: int, micro: int) -> bool:
+        """Whether the arrays have come."""
+        ...
+
+    def take(self, wire: int, step: int, micro: int) -> Arrays:
+        """The arrays; waits for them."""
+        ...
+
+    def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
+        """Until the arrays of one of several wires have come."""
+        ...
+
+
+class Local:
+    """One party of an agreement.
+
+    Args:
+        agreed: what the parties have agreed on.
+        party: whose part this is.
+        own: its segments and loss functions by name, or a topology that has them.
+        optimizer: its optimizer, if it owns parameters.
+        links: links of its own, by the names that the agreement gives them.
+        backward: mode, as for `jsplit.fused`; the others need not know.
+
+    Raises:
+        ValueError: naming what does not fit the agreement.
+    """
+
+    def __init__(
+        self, agreed: Agreement, party: str, own: Mapping[str, Segment | Callable] | Topology,
+        optimizer: optax.GradientTransformation | None = None, links: Mapping[str, Link] | None = None,
+        backward: str = "residuals",
+    ):  # fmt: skip
+        if party not in agreed.parties:
+            raise ValueError(f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}.")
+        self.agreed, self.party, self.micros = agreed, party, agreed["microbatches"]
+        self.topology = agreed.topology(party, own)
+        owners = dict.fromkeys(n.party for n in self.topology.segments if n.segment.trainable)
+        if party in owners and optimizer is None:
+            raise ValueError(f"`optimizer` is missing: `{party}` owns parameters.")
+        optimizers = {p: optimizer if p == party and optimizer is not None else optax.identity() for p in owners}
+        self.config = configure(self.topology, optimizers, agreed.links(links), backward, self.micros)
+        self.places = {party: places_of(self.config)[party]}
+        self.wires = wires(self.topology)
+        self.known: dict[tuple[int, int], tuple] = {}
+        losses = [Name(x.party, "loss", x.name) for x in self.topology.losses]
+        self.losses = [n for n in losses if n.party == party]
+        self.outputs = [Name(party, "value", n) for n in self.topology.sinks if self.topology.node[n].party == party]
+        training, adds, updates = training_ops(self.config), accumulate_ops(self.config), update_ops(self.config)
+        sums = [w for op in adds for w in op.writes]
+        lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in LASTING]
+        if self.micros == 1:
+            training, updates = [*training, *updates], []
+        self.walk = Part(party, [*training, *(adds if self.micros > 1 else ())], [*losses, *lasting, *sums])
+        self.finish = Part(party, updates, [*lasting, *map(total, losses)])
+        self.measure = Part(party, inference_ops(self.config, self.topology.losses), losses)
+        outputs = [Name(self.topology.node[n].party, "value", n) for n in self.topology.sinks]
+        self.infer = Part(party, inference_ops(self.config), outputs)
+        self.sums = [w for op in adds for w in op.writes if isinstance(w, Name) and w.party == party]
+        self.zeros: dict[Name, PyTree] | None = None
+
+    def fields(self, task: str) -> list[str]:
+        """The fields of this party that a task needs."""
+        readers = (*self.topology.segments, *self.topology.losses) if task != "predict" else self.topology.segments
+        needed = {i for n in readers if n.party == self.party for i in n.reads if i in self.topology.fields}
+        return sorted(needed & fields_of(self.topology, losses=task != "predict"))
+
+    def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]:
+        """Shapes of a wire's payload, and of its value, in a batch of `size`."""
+        if (wire, size) not in self.known:
+            at = self.wires[wire]
+            value = self.agreed.value(at, size)
+            try:
+                self.known[wire, size] = shapes.encoded(self.config.links.get((at.kind, at.what)), value), value
+            except Exception as error:
+                raise ValueError(f"the link of `{at.what}` does not run on {said(value)}: {error}") from error
+        return self.known[wire, size]
+
+    def init(self, batch: Mapping[str, PyTree]) -> PartyState:
+        """The party's first state: what `messages` would begin with, of this party alone.
+
+        Raises:
+            ValueError: if a segment does not run on its inputs, or gives other shapes than agreed.
+        """
+        key, size = seed_of(self.agreed["seed"]), self.agreed["batch"] // self.micros
+        values = {n: shapes.read(x, size) for n, x in self.agreed["values"].items()}
+        values |= {f: example(f, x, size) for f, x in batch.items()}
+        params: dict[str, PyTree] = {}
+        state: dict[str, PyTree] = {}
+        for n in self.topology.segments:
+            if n.party != self.party:
+                continue
+            params[n.name], state[n.name], made = start(n, key, [values[i] for i in n.reads], False)
+            if n.name in values and said_with_structure(made) != said_with_structure(values[n.name]):
+                raise ValueError(f"node `{n.name}` gives {said(made)}, the agreement says {said(values[n.name])}.")
+            values[n.name] = made
+        links = {}
+        for wire in self.wires:
+            if wire.sender == self.party and (way := self.config.links.get((wire.kind, wire.what))):
+                value = values[wire.what]
+                links[wire.label] = way.init(value if wire.kind == "activation" else floating(value))
+        trained = floating({n: x for n, x in params.items() if self.topology.node[n].segment.trainable})
+        memory = first_memory(self.config, self.party, trained) if trained else ()
+        first = PartyState(params, state, memory, links, key, jnp.zeros((), jnp.int32))
+        return jax.tree.map(lambda x: jnp.array(x, copy=True), first)
+
+    def step(
+        self, state: PartyState, batch: Mapping[str, PyTree], step: int, exchange: Exchange
+    ) -> tuple[PartyState, dict[str, jax.Array]]:
+        """One step with the others: the next state, and the losses that this party computes."""
+        memory = place(self.places, TrainState({self.party: state}), batch)[self.party]
+        at = Wires(self, exchange, step, self.agreed["batch"] // self.micros)
+        if self.micros == 1:
+            self.walk.run(memory, at, 0)
+            found = {n.what: memory[n] for n in self.losses}
+        else:
+            self.accumulate(memory, batch, at)
+            self.finish.run(memory, at, 0)
+            found = {n.what: memory[total(n)] / self.micros for n in self.losses}
+        return collect(self.places, {self.party: memory}).parties[self.party], found
+
+    def accumulate(self, memory: dict, batch: Mapping[str, PyTree], at: Wires) -> None:
+        """All micro-batches, several of them under way at once."""
+        size = self.agreed["batch"] // self.micros
+        parts = []
+        for m in range(self.micros):
+            part = jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], dict(batch))
+            fields = self.places[self.party].fields
+            parts.append({Name(self.party, "micro"): np.int32(m)} | {fields[f]: x for f, x in part.items() if f in fields})
+        if self.zeros is None:
+            self.zeros = self.zero_sums({**memory, **parts[0]}, size)
+        memory.update(jax.tree.map(jnp.copy, self.zeros))
+        own = [Memory(memory, part, self.walk.shared) for part in parts]
+        waiting = [(m, t) for m in range(self.micros) for t in range(len(self.walk.turns))]
+        while waiting:
+            ready = self.walk.ready(waiting)
+            task = next((x for x in ready if all(at.there(w, x[0]) for w in self.walk.incoming[x[1]])), None)
+            if task is None:
+                at.wait([(w, m) for m, t in ready for w in self.walk.incoming[t]])
+                continue
+            self.walk.turn(task[1], own[task[0]], at, task[0])
+            waiting.remove(task)
+
+    def zero_sums(self, memory: dict, size: int) -> dict[Name, PyTree]:
+        """Zeros for the sums over micro-batches. Computes nothing."""
+
+        def sums(memory):
+            memory = dict(memory)
+            for turn in self.walk.turns:
+                ops = [op for op in turn.ops if op.label != "accumulate"]
+                for r in turn.reads:
+                    if isinstance(r, Wire):
+                        payload, value = self.like(self.wires.index(r), size)
+                        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), payload)
+                        linked = (r.kind, r.what) in self.config.links
+                        memory[r] = Packet(zeros, value) if linked else zeros
+                for op in ops:
+                    memory.update(zip(op.writes, op.run(*[memory[r] for r in op.reads]), strict=True))
+            return [memory[n._replace(kind=n.kind.removeprefix(SUM))] for n in self.sums]
+
+        found = jax.eval_shape(sums, {**memory, Name(self.party, "micro"): jnp.int32(0)})
+        wide = [jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x) for x in found]
+        return dict(zip(self.sums, wide, strict=True))
+
+    def evaluate(self, state: PartyState, batch: Mapping[str, PyTree], step: int, size: int, exchange: Exchange) -> dict:
+        """The losses that this party computes, in inference mode."""
+        memory = place(self.places, TrainState({self.party: state}), batch)[self.party]
+        self.measure.run(memory, Wires(self, exchange, step, size), 0)
+        return {n.what: memory[n] for n in self.losses}
+
+    def predict(self, state: PartyState, batch: Mapping[str, PyTree], step: int, size: int, exchange: Exchange) -> dict:
+        """The outputs that this party computes, in inference mode."""
+        memory = place(self.places, TrainState({self.party: state}), batch)[self.party]
+        self.infer.run(memory, Wires(self, exchange, step, size), 0)
+        return {n.what: memory[n] for n in self.outputs}
+
+
+def said_with_structure(tree: PyTree) -> tuple:
+    return jax.tree.structure(tree), tuple((x.shape, jnp.dtype(x.dtype)) for x in jax.tree.leaves(tree))
+
+
+class Wires:
+    """The wires of one step, as pytrees: `Exchange` knows only arrays."""
+
+    def __init__(self, local: Local, exchange: Exchange, step: int, size: int):
+        self.local, self.exchange, self.step, self.size = local, exchange, step, size
+
+    def at(self, wire: Wire) -> int:
+        return self.local.wires.index(wire)
+
+    def send(self, wire: Wire, micro: int, value: PyTree) -> None:
+        payload = value.payload if isinstance(value, Packet) else value
+        wanted, _ = self.local.like(self.at(wire), self.size)
+        if said_with_structure(shapes_of(payload)) != said_with_structure(wanted):
+            raise ValueError(f"{wire.kind} `{wire.what}` is {said(payload)}, the agreement says {said(wanted)}.")
+        self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
+
+    def take(self, wire: Wire, micro: int) -> PyTree:
+        payload, value = self.local.like(self.at(wire), self.size)
+        found = jax.tree.unflatten(jax.tree.structure(payload), self.exchange.take(self.at(wire), self.step, micro))
+        return Packet(found, value) if (wire.kind, wire.what) in self.local.config.links else found
+
+    def there(self, wire: Wire, micro: int) -> bool:
+        return self.exchange.there(self.at(wire), self.step, micro)
+
+    def wait(self, wanted: Iterable[tuple[Wire, int]]) -> None:
+        self.exchange.wait([(self.at(w), self.step, m) for w, m in wanted])
+
+
+class Memory:
+    """The memory of one micro-batch: its own things, before those that all share."""
+
+    def __init__(self, common: dict, own: dict, shared: frozenset[Name]):
+        self.common, self.own, self.shared = common, dict(own), shared
+
+    def __getitem__(self, name: Any) -> Any:
+        return self.own[name] if name in self.own else self.common[name]
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        (self.common if name in self.shared else self.own)[name] = value
+
+    def __delitem__(self, name: Any) -> None:
+        self.own.pop(name, None)
+
+
+class Part:
+    """One party's turns of a walk.
+
+    Attributes:
+        turns: in the order of the walk.
+        incoming: the wires that each waits for.
+        shared: what outlasts a micro-batch and is changed by some turn.
+    """
+
+    def __init__(self, party: str, ops: Sequence, keep: Iterable):
+        walk = Compiled(ops, keep)
+        mine = [i for i, turn in enumerate(walk.turns) if turn.party == party]
+        self.turns: list[Turn] = [walk.turns[i] for i in mine]
+        self.functions = [walk.functions[i] for i in mine]
+        self.spent = [walk.spent[i] for i in mine]
+        self.incoming = [[r for r in turn.reads if isinstance(r, Wire)] for turn in self.turns]
+        lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in LASTING or SUM in w.kind)}
+        self.shared = frozenset(lasts)
+        self.touch = [(lasts & {*t.reads, *t.writes}, lasts & {*t.writes}) for t in self.turns]
+
+    def run(self, memory: Any, at: Wires, micro: int) -> None:
+        for t in range(len(self.turns)):
+            self.turn(t, memory, at, micro)
+
+    def turn(self, t: int, memory: Any, at: Wires, micro: int) -> None:
+        turn = self.turns[t]
+        for wire in self.incoming[t]:
+            memory[wire] = at.take(wire, micro)
+        results = self.functions[t](*[memory[r] for r in turn.reads])
+        for r in self.spent[t]:
+            del memory[r]
+        for name, result in zip(turn.writes, results, strict=True):
+            if isinstance(name, Wire):
+                at.send(name, micro, result)
+            else:
+                memory[name] = result
+
+    def ready(self, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Which of the turns that are left may run now, as far as their memory goes, oldest first."""
+        found = []
+        for i, (m, t) in enumerate(waiting):
+            if not any(k == m or u == t or self.conflict(u, t) for k, u in waiting[:i]):
+                found.append((m, t))
+        return found
+
+    def conflict(self, u: int, t: int) -> bool:
+        """Whether one of two turns changes what the other touches."""
+        (touch_u, write_u), (touch_t, write_t) = self.touch[u], self.touch[t]
+        return bool(write_u & touch_t or write_t & touch_u)
+
+
+def check_size(batch: Mapping[str, PyTree], size: int) -> None:
+    if batch and (got := batch_of(batch)) != size:
+        raise ValueError(f"the batch has {got} examples, the agreement says {size}.")

@@ -1,0 +1,74 @@
+"""One order of records for all parties: by id, then shuffled by a function of (seed, pass). No id leaves its party.
+
+Parties compare how many records they have and a digest of the sorted ids, which is keyed by what they agreed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import jax
+import numpy as np
+
+from jsplit.base import PyTree, batch_of
+
+Batches = Callable[[int], Mapping[str, PyTree]]
+
+
+class Records:
+    """A party's fields, in the order that all share.
+
+    Args:
+        fields: by name, arrays of [record, ...]; or `batch(step)`, where the party itself sees to it that all give the
+            same records.
+        ids: of the records, strings or integers. Without them the order given is the order.
+        key: what the digest is keyed by.
+
+    Raises:
+        ValueError: if there is not one id for each record, or an id is there twice; it gives counts, no ids.
+    """
+
+    def __init__(self, fields: Mapping[str, PyTree] | Batches, ids: Sequence[Any] | None = None, *, key: str = ""):
+        self.batches = fields if callable(fields) else None
+        self.fields = {} if callable(fields) else dict(fields)
+        self.order: np.ndarray | None = None
+        self.count = batch_of(self.fields) if self.fields else None
+        self.digest: str | None = None
+        if ids is not None:
+            if self.count is None or len(ids) != self.count:
+                raise ValueError(f"`ids` has {len(ids)} entries for {self.count or 0} records.")
+            names = [f"{type(i).__name__[:3] if isinstance(i, str) else 'int'}:{i}".encode() for i in ids]
+            if twice := len(names) - len({*names}):
+                raise ValueError(f"`ids` of {len(names)} records: {twice} are there more than once.")
+            self.order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+            found = blake2b(digest_size=16, key=key.encode()[:64])
+            for i in self.order:
+                found.update(len(names[i]).to_bytes(8, "little") + names[i])
+            self.digest = found.hexdigest()
+
+    def take(self, places: np.ndarray) -> dict[str, PyTree]:
+        """The records at some places of the shared order."""
+        rows = places if self.order is None else self.order[places]
+        return jax.tree.map(lambda x: np.asarray(x)[rows], self.fields)
+
+    def back(self, outputs: PyTree) -> PyTree:
+        """Outputs in the order in which this party gave its records, from the shared order."""
+        if self.order is None:
+            return outputs
+        place = np.argsort(self.order)
+        return jax.tree.map(lambda x: x[place], outputs)
+
+
+def places_of(step: int, count: int, batch: int, seed: int) -> np.ndarray:
+    """Which records, by their place in the shared order, a step of training takes: a function of (seed, step).
+
+    Each pass goes through all in another order and leaves out the last ones that fill no batch.
+    """
+    number, at = divmod(step, count // batch)
+    return shuffled(number, count, seed)[at * batch : (at + 1) * batch]
+
+
+def shuffled(number: int, count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, number]).permutation(count)
