@@ -154,6 +154,7 @@ def refusing(what: str, party: str) -> Callable[..., Any]:
 def foreign(name: str, party: str, trainable: bool = True, inputs: Sequence[str] | None = None) -> Segment:
     """A segment that only `party` has. It says whether it trains, and refuses to run."""
     refuse = refusing(f"node `{name}`", party)
+    refuse.foreign = True  # type: ignore[attr-defined]
     return Segment(refuse, refuse, None if inputs is None else tuple(inputs), name, trainable)
 
 
@@ -221,7 +222,7 @@ def measured(
         if n.name in (given or {}):
             scale = lambda x: jax.ShapeDtypeStruct((x.shape[0] * size // own, *x.shape[1:]), x.dtype)  # noqa: E731
             found[n.name] = jax.tree.map(scale, shapes_of((given or {})[n.name]))
-        elif all(i in found for i in n.reads):
+        elif all(i in found for i in n.reads) and not hasattr(n.segment.init, "foreign"):
             inputs = [found[i] for i in n.reads]
             try:
 

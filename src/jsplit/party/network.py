@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jsplit.base import frame_bytes, nbytes
 from jsplit.party.agreement import Agreement
 from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.channel import Channel, Closed
@@ -182,8 +183,6 @@ class Network:
                 with self.changed:
                     if self.lines.get(peer) is not line:
                         return
-                    if frame.head.kind in CARRIERS:
-                        self.received += frame.head.size + frame.head.bytes
                     self.post(self.member.receive(peer, frame))
                     self.changed.notify_all()
         except Closed as error:
@@ -233,7 +232,9 @@ class Network:
 
     # What a run asks for
 
-    def until(self, there: Callable[[], Any], what: str, whom: Sequence[str] = (), patience: float | None = None) -> None:
+    def until(
+        self, there: Callable[[], Any], what: str | Callable[[], str], whom: Sequence[str] = (), patience: float | None = None
+    ) -> None:
         """Wait until something is there.
 
         Raises:
@@ -253,6 +254,7 @@ class Network:
                 now = time.monotonic()
                 if now - began > patience:
                     trouble = "; ".join(t for p in whom if (t := self.trouble.get(p)))
+                    what = what() if callable(what) else what
                     raise Missing(f"`{self.party}` waited {patience:g} s for {what}{': ' + trouble if trouble else ''}")
                 if now - last > self.remind:
                     last = now
@@ -271,7 +273,7 @@ class Network:
             self.epoch = self.member.epoch
         while True:
             try:
-                self.until(there, f"the other parties, {self.absent()}", names)
+                self.until(there, lambda: f"the other parties, {self.absent()}", names)
                 return
             except RolledBack:
                 with self.changed:
@@ -293,7 +295,7 @@ class Network:
         with self.changed:
             self.current()
             outgoing = self.member.send(wire, step, micro, data)
-            self.sent += sum(f.head.size + f.head.bytes for _, f in outgoing)
+            self.sent += nbytes(data) + frame_bytes(data)
             self.post(outgoing)
         self.posting += time.monotonic() - began
 
@@ -312,7 +314,8 @@ class Network:
         with self.changed:
             self.current()
             found = self.member.take(wire, step, micro)
-        assert found is not None
+            assert found is not None
+            self.received += nbytes(found) + frame_bytes(found)
         return found
 
     def current(self) -> None:
@@ -357,7 +360,8 @@ class Network:
         with self.changed:
             lines = list(self.lines.values())
         for line in lines:
-            line.close(f"`{self.party}` has left.")
+            line.flush(1.0 if self.fatal else 0.0)
+            line.close(f"`{self.party}` has left.", 1.0 if self.fatal else 0.0)
         if self.listener:
             self.listener.close()
         for thread in self.threads:

@@ -119,7 +119,7 @@ def joined(
 ) -> Iterator[Process]:  # fmt: skip
     """A party that has built its part, and is reachable."""
     local = Local(agreed, party, own, optimizer, links, backward)
-    fields = local.fields(task)
+    fields = local.fields(task.split()[0])
     if data is None:
         data = {}
     if not callable(data) and (missing := [f for f in fields if f not in data]):

@@ -295,10 +295,13 @@ class Member:
     def met(self, peer: int, frame: Frame) -> Outgoing:
         """A hello: the agreements are compared, and what the connection before this one lost is asked for."""
         about = codec.about(frame)
-        who = self.terms.name(peer)
+        who = f"`{self.terms.name(peer)}`"
         if frame.head.run != self.terms.run:
-            raise Refused(difference(self.said, about.get("agreement"), self.terms.name(self.me), who))
-        status = Status.of(about, who)
+            theirs = about.get("agreement")
+            if isinstance(theirs, dict) and self.said == theirs | {"task": self.said.get("task")}:
+                raise RemoteProtocolError(f"{who} is at another task: {theirs.get('task')!r}, not {self.said.get('task')!r}.")
+            raise Refused(difference(self.said, about.get("agreement"), self.terms.name(self.me), self.terms.name(peer)))
+        status = Status.of(about, self.terms.name(peer))
         self.gone.discard(peer)
         found = self.arrive(peer, status) if self.rendezvous else []
         if self.rendezvous and self.start and not any(p == peer for p, _ in found):

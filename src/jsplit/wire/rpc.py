@@ -125,7 +125,7 @@ class Listener:
             thread.start()
         yield from outward
 
-    def close(self, grace: float = 0.2) -> None:
+    def close(self, grace: float = 2.0) -> None:
         self.server.stop(grace).wait(grace + 5)
         self.pool.shutdown(wait=False)
 
