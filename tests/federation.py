@@ -8,18 +8,61 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jsplit
 from jsplit import party
 from jsplit.wire.certs import Credentials, authority
 
 LONG = 90.0
 """Seconds after which a test gives up on parties that do not come to an end."""
+
+
+def layer(inputs, name, out=4):
+    """A small dense layer as a plain function: quick to compile, so that processes start soon."""
+
+    def init(key, *x):
+        keys = jax.random.split(key, len(x))
+        return [jax.random.normal(k, (v.shape[-1], out)) * 0.5 for k, v in zip(keys, x, strict=True)]
+
+    def apply(weights, *x):
+        return jnp.tanh(sum(v @ w for v, w in zip(x, weights, strict=True)))
+
+    return jsplit.segment(apply, init=init, inputs=inputs, name=name)
+
+
+class Small(NamedTuple):
+    topology: jsplit.Topology
+    batch: dict[str, np.ndarray]
+
+
+def small(configuration: str = "vertical") -> Small:
+    """A small topology of plain functions; `"vertical"`, or `"chain"` with one listener, so that two are relayed."""
+    rng = np.random.default_rng(0)
+    squares = lambda y, label: (y - label) ** 2  # noqa: E731
+    if configuration == "vertical":
+        bottoms = {"lab": layer(["x"], "left"), "clinic": layer(["z"], "right")}
+        topology = jsplit.vertical(bottoms, layer(["left", "right"], "y", 1), loss=squares)
+        fields = ("x", "z")
+    else:
+        chain = {"one": layer(["x"], "a"), "two": layer(["a"], "b"), "three": layer(["b"], "y", 1)}
+        topology, fields = jsplit.multihop(chain, loss=squares), ("x",)
+    batch = {f: rng.normal(size=(8, 3)).astype(np.float32) for f in fields}
+    return Small(topology, batch | {"label": rng.normal(size=(8, 1)).astype(np.float32)})
+
+
+def undisturbed(problem, steps: int, seed: int = 3):
+    """The states of all parties after so many steps in one process."""
+    trainer = jsplit.messages(problem.topology, optimizers(problem.topology))
+    state = trainer.init(seed, problem.batch)
+    for _ in range(steps):
+        state, _ = trainer.step(state, problem.batch)
+    return state.parties
 
 
 @cache
@@ -108,6 +151,7 @@ class Proxy:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.every: list[socket.socket] = []
         self.lock, self.faults = threading.Lock(), 0
         self.swallow: set[socket.socket] = set()
         self.delay = 0.0
@@ -126,6 +170,7 @@ class Proxy:
                 continue
             with self.lock:
                 self.pairs.append((near, far))
+                self.every += [near, far]
             for a, b in ((near, far), (far, near)):
                 a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self.pump, args=(a, b), daemon=True).start()
@@ -146,32 +191,34 @@ class Proxy:
                 except OSError:
                     pass
 
-    def fault(self, kind: str | None = None) -> str:
-        """One fault on one connection: `cut` it, or `swallow` what one side says for a while and cut it, or `delay` all."""
-        kind = kind or self.rng.choice(["cut", "cut", "swallow", "delay"])
+    def alive(self) -> list[tuple[socket.socket, socket.socket]]:
         with self.lock:
-            pair = self.rng.choice(self.pairs[-4:]) if self.pairs else None
-        if pair is None:
-            return "none"
+            self.pairs = [p for p in self.pairs if all(s.fileno() >= 0 for s in p)]
+            return list(self.pairs)
+
+    def cut(self) -> None:
+        """Cut all connections, at whatever byte they are."""
         self.faults += 1
-        if kind == "delay":
-            self.delay = 0.02
-            time.sleep(0.1)
-            self.delay = 0.0
-            return kind
-        if kind == "swallow":
-            self.swallow.add(self.rng.choice(pair))
-            time.sleep(0.05)
-        for s in pair:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        return kind
+        for pair in self.alive():
+            for s in pair:
+                try:
+                    s.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+        with self.lock:
+            self.pairs.clear()
+
+    def deafen(self) -> None:
+        """What the listener says on its connections is swallowed from now on."""
+        self.swallow.update(far for _, far in self.alive())
+
+    def hold(self, seconds: float) -> None:
+        """What is said from now on arrives so much later, until it is set to 0 again."""
+        self.faults += seconds > 0
+        self.delay = seconds
 
     def close(self) -> None:
         self.server.close()
         with self.lock:
-            for pair in self.pairs:
-                for s in pair:
-                    s.close()
+            for s in self.every:
+                s.close()

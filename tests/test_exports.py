@@ -13,7 +13,7 @@ def test_all_lists_exactly_what_is_public():
     public = {n for n, x in vars(jsplit).items() if not n.startswith("_") and not inspect.ismodule(x)}
     modules = {n for n in jsplit.__all__ if inspect.ismodule(getattr(jsplit, n))}
     assert set(jsplit.__all__) - modules == public
-    assert modules == {"compress", "population", "rounds", "runs"}
+    assert modules == {"compress", "party", "population", "rounds", "runs"}
 
 
 @pytest.mark.parametrize("name", jsplit.__all__)

@@ -34,8 +34,9 @@ REST = [(c, m, f, 1 + i % 2, [None, *LINKS][i % 3], 1 + i % 2) for i, (c, m, f) 
 
 
 @pytest.mark.parametrize(
-    ("configuration", "model", "flax", "listening", "link", "micros"), SWEEP + [pytest.param(*r, marks=pytest.mark.slow) for r in REST]
-)  # fmt: skip
+    ("configuration", "model", "flax", "listening", "link", "micros"),
+    SWEEP + [pytest.param(*r, marks=pytest.mark.slow) for r in REST],
+)
 def test_over_the_network_training_is_what_it_is_in_one_process(configuration, model, flax, listening, link, micros):
     problem = make_problem(configuration, model, flax)
     crossing = [c.name for c in problem.topology.crossings]
@@ -208,11 +209,15 @@ def test_an_agreement_is_written_and_read_and_says_nothing_of_a_model(tmp_path):
     ("change", "message"),
     [
         ({"format": "x"}, "an agreement says `format`"), ({"steps": 0}, "`steps` must be an integer from 1"),
-        ({"steps": True}, "`steps` must be"), ({"extra": 1}, "an agreement has `extra`"), ({"lead": "lab"}, "`lead` must be a party"),
-        ({"microbatches": 3}, "does not divide"), ({"patience": -1}, "`patience` must be"), ({"addresses": {"x": "y"}}, "names the party `x`"),
+        ({"steps": True}, "`steps` must be"), ({"extra": 1}, "an agreement has `extra`"),
+        ({"lead": "lab"}, "`lead` must be a party"),
+        ({"microbatches": 3}, "does not divide"), ({"patience": -1}, "`patience` must be"),
+        ({"addresses": {"x": "y"}}, "names the party `x`"),
         ({"values": {"left": "float32[batch,8]", "right": "float32(8)"}}, "is no shape"),
-        ({"values": {"left": "float32[batch,8]", "right": "float99[8]"}}, "has the dtype float99"), ({"values": {}}, "does not hold what it must"),
-        ({"links": {"label": [None, None]}}, "`label`, which does not cross"), ({"links": {"left": [3, None]}}, "must hold names"),
+        ({"values": {"left": "float32[batch,8]", "right": "float99[8]"}}, "has the dtype float99"),
+        ({"values": {}}, "does not hold what it must"),
+        ({"links": {"label": [None, None]}}, "`label`, which does not cross"),
+        ({"links": {"left": [3, None]}}, "must hold names"),
         ({"holds": {"lab": []}}, "reads `left_field`"), ({"parties": ["lab", "server"]}, "`parties` are"),
     ],
 )  # fmt: skip
@@ -254,8 +259,10 @@ def test_what_a_party_brings_must_be_what_was_agreed_upon():
     wrong = jsplit.segment(lambda w, x: x @ w, init=lambda key, x: jnp.ones((6, 3)), inputs=["image"])
     data = own_of(problem, "client")
     for given, message in [
-        ({"party": "nobody"}, "`party` must be one of client, server"), ({"own": {}}, "lacks the segment of the node `smashed`"),
-        ({"own": own | {"x": wrong}}, "`own` has `x`, which is not of `client`"), ({"optimizer": None}, "`optimizer` is missing"),
+        ({"party": "nobody"}, "`party` must be one of client, server"),
+        ({"own": {}}, "lacks the segment of the node `smashed`"),
+        ({"own": own | {"x": wrong}}, "`own` has `x`, which is not of `client`"),
+        ({"optimizer": None}, "`optimizer` is missing"),
         ({"own": 3}, "`own` must be a dictionary"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
@@ -335,10 +342,8 @@ def test_a_party_that_is_asked_to_stop_ends_its_step_and_goes_on_when_started_ag
     assert sorted(f.name for f in (tmp_path / "client").iterdir()) == ["000000000012", "about.json"]
 
 
-def test_a_full_disk_or_a_damaged_checkpoint_costs_the_newest_one_at_most(tmp_path, monkeypatch):
+def test_a_full_disk_costs_the_newest_checkpoint_at_most(tmp_path, monkeypatch):
     problem = make_problem("vanilla", "mlp", "nnx")
-    agreed = agreed_for(problem, steps=4, checkpoint=2)
-    whole = checked(train(agreed, problem, checkpoint=lambda p: tmp_path / "whole" / p))
     real, full = np.savez, []
 
     def savez(file, **arrays):
@@ -349,23 +354,42 @@ def test_a_full_disk_or_a_damaged_checkpoint_costs_the_newest_one_at_most(tmp_pa
 
     monkeypatch.setattr(np, "savez", savez)
     agreed = agreed_for(problem, steps=4, checkpoint=2)
-    results = checked(train(agreed, problem, checkpoint=lambda p: tmp_path / "full" / p))
-    assert full and all(bits(r.state) == bits(whole[p].state) for p, r in results.items())
-    monkeypatch.undo()
-    # a damaged newest checkpoint is left aside, and all go back to the one before
-    agreed = agreed_for(problem, steps=8, checkpoint=2)
-    longer = checked(train(agreed_for(problem, steps=8), problem))
-    for p, folder in (("client", "a"), ("server", "b")):
-        for step, steps in (("000000000002", 2), ("000000000004", 4)):
-            source = checked(train(agreed_for(problem, steps=steps, checkpoint=steps), problem))
-            jsplit.save(tmp_path / folder / p / step, jsplit.TrainState({p: source[p].state}))
-        (tmp_path / folder / p / "about.json").write_text(json.dumps({"party": p, "schema": agreed.schema}))
-    file = tmp_path / "a" / "client" / "000000000004" / "client.npz"
+    checked(train(agreed, problem, checkpoint=lambda p: tmp_path / p))
+    assert len(full) == 1 and {f.name for p in agreed.parties for f in (tmp_path / p).iterdir()} == {
+        "000000000004",
+        "about.json",
+    }
+    full.clear()
+
+    def always(file, **arrays):
+        if "client" in file.name and "000000000000" not in file.name:
+            full.append(file.name)
+            raise OSError(28, "No space left on device")
+        real(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", always)
+    agreed = agreed_for(problem, steps=4, checkpoint=2, patience=3.0)
+    found = train(agreed, problem, checkpoint=lambda p: tmp_path / "full" / p)
+    assert isinstance(found["client"], OSError) and isinstance(found["server"], party.Missing)
+    assert sorted(f.name for f in (tmp_path / "full" / "client").glob("*/*.npz")) == ["client.npz"]  # that of step 0, whole
+
+
+def test_a_damaged_checkpoint_is_left_aside_and_all_go_back_to_the_one_before(tmp_path):
+    problem = make_problem("vanilla", "mlp", "nnx")
+    agreed = agreed_for(problem, steps=6, checkpoint=2)
+    trainer = jsplit.messages(problem.topology, federation.optimizers(problem.topology))
+    state = trainer.init(3, problem.batch)
+    for step in range(1, 7):
+        state, _ = trainer.step(state, problem.batch)
+        if step in (2, 4):
+            for p, own in state.parties.items():
+                jsplit.save(tmp_path / p / f"{step:012}", jsplit.TrainState({p: own}))
+                (tmp_path / p / "about.json").write_text(json.dumps({"party": p, "schema": agreed.schema}))
+    file = tmp_path / "client" / "000000000004" / "client.npz"
     file.write_bytes(file.read_bytes()[:-50])
-    places = {"client": tmp_path / "a" / "client", "server": tmp_path / "b" / "server"}
-    results = checked(train(agreed, problem, checkpoint=places.__getitem__))
-    assert len(results["server"].losses["loss"]) == 6  # from step 2
-    assert all(bits(r.state) == bits(longer[p].state) for p, r in results.items())
+    results = checked(train(agreed, problem, checkpoint=lambda p: tmp_path / p))
+    assert len(results["server"].losses["loss"]) == 4  # from step 2
+    assert all(bits(r.state) == bits(state.parties[p]) for p, r in results.items())
 
 
 def test_a_folder_of_another_agreement_is_not_gone_on_from(tmp_path):
@@ -373,7 +397,7 @@ def test_a_folder_of_another_agreement_is_not_gone_on_from(tmp_path):
     checked(train(agreed_for(problem, steps=2), problem, checkpoint=lambda p: tmp_path / p))
     own = {"optimizer": optax.adam(0.1), "credentials": trust_of(("client", "server"))["client"]}
     with pytest.raises(ValueError, match="is of the party `client` and another agreement"):
-        party.run(agreed_for(problem, seed=9), "client", problem.topology, own_of(problem, "client"), checkpoint=tmp_path / "client", **own)  # fmt: skip
+        party.run(agreed_for(problem, seed=9), "client", problem.topology, {}, checkpoint=tmp_path / "client", **own)
 
 
 def test_plaintext_is_a_choice_with_a_name():

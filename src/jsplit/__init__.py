@@ -1,6 +1,6 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
-from jsplit import compress, population, rounds, runs
+from jsplit import compress, party, population, rounds, runs
 from jsplit.base import (
     Info,
     Link,
@@ -65,6 +65,7 @@ __all__ = [
     "mixed_precision",
     "multihop",
     "multitask",
+    "party",
     "plan",
     "population",
     "restore",

@@ -18,7 +18,6 @@ import numpy as np
 
 from jsplit import party as parties
 from jsplit.base import PyTree
-from jsplit.party import Metrics
 
 STOPPED = 3
 """Exit status of a party that was asked to stop before the end; started again, it goes on."""
@@ -123,7 +122,7 @@ def infer(options: argparse.Namespace) -> int:
     for name, x in result.losses.items():
         print(f"{options.party}: {name} {x:.6f}")
     if options.command == "predict" and result.outputs:
-        np.savez(options.out, **flat(result.outputs))
+        np.savez(options.out, **flat(result.outputs))  # type: ignore[arg-type]
         print(options.out)
     return 0
 
@@ -172,7 +171,7 @@ class Progress:
     def __init__(self, steps: int, log: TextIO | None):
         self.steps, self.log, self.last = steps, log, 0.0
 
-    def __call__(self, metrics: Metrics) -> None:
+    def __call__(self, metrics: parties.Metrics) -> None:
         if self.log:
             self.log.write(json.dumps({"time": time.time(), **metrics.__dict__}) + "\n")
         if time.monotonic() - self.last > 1 or metrics.step == self.steps:

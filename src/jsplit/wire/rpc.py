@@ -32,6 +32,7 @@ class Pulse(NamedTuple):
         every, wait = (max(int(1000 * s), 1) for s in self)
         return [
             ("grpc.keepalive_time_ms", every), ("grpc.keepalive_timeout_ms", wait),
+            ("grpc.http2.ping_timeout_ms", wait),  # else a side that goes on sending never notices
             ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", min(every, 1000)),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", min(every, 1000) // 2),

@@ -1,0 +1,96 @@
+"""The command: certificates, an agreement, and what a user can mend in one line. Its processes are in test_party_chaos."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+import federation
+from jsplit import command, party
+
+PARTS = """
+import federation
+SMALL = federation.small()
+
+
+def agreed():
+    return federation.agreed_for(SMALL, steps=3)
+
+
+def given(name):
+    return {"own": SMALL.topology, "data": federation.own_of(SMALL, name), "ids": [f"r{i}" for i in range(8)],
+            "optimizer": federation.optimizers(SMALL.topology)[name]}
+
+
+def wrong(name="x"):
+    return 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts.py").write_text(PARTS)
+    return tmp_path
+
+
+def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)  # several parties are threads of one process here
+    assert command.main(["certs", "certs", "lab", "clinic", "server"]) == 0
+    assert command.main(["agree", "agreement.json", "parts.py:agreed"]) == 0
+    assert command.main(["show", "agreement.json"]) == 0
+    said = capsys.readouterr().out
+    assert "certs/lab.key" in said and party.read("agreement.json").hash in said
+    assert 'left to server: "float32[batch,4]"' in said
+
+    def together(*words):
+        def one(p):
+            more = [
+                ["--out", f"{p}.npz"] if words[0] == "predict" else [],
+                ["--log", f"{p}.log"] if words[0] == "train" else [],
+            ]
+            return command.main(
+                [words[0], "agreement.json", p, "parts.py:given", "--certs", "certs", "--checkpoint", f"state/{p}", *words[1:],
+                 *more[0], *more[1]]
+            )  # fmt: skip
+
+        return federation.together(["lab", "clinic", "server"], one)
+
+    assert set(together("train").values()) == {0}
+    log = [json.loads(line) for line in (folder / "server.log").read_text().splitlines()]
+    assert [x["step"] for x in log] == [1, 2, 3] and {"losses", "sent", "received", "compute", "wire", "wait", "time"} <= log[
+        0
+    ].keys()
+    assert "[3/3] step 3, loss" in capsys.readouterr().out
+    assert set(together("evaluate", "--records", "8").values()) == {0}
+    assert "server: loss " in capsys.readouterr().out
+    assert set(together("predict", "--records", "8").values()) == {0}
+    assert (np.load("server.npz")["y"]).shape == (8, 1) and not (folder / "lab.npz").exists()
+    assert threading.active_count() < 30
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["certs", "c", "lab", "lab"], "`parties` must name"), (["agree", "a.json", "parts.py:wrong"], "must give an agreement"),
+        (["agree", "a.json", "none.py:x"], "there is no file none.py"), (["agree", "a.json", "parts.py:y"], "names `y`"),
+        (["show", "none.json"], "none.json holds no agreement"),
+        (["train", "agreement.json", "nobody", "parts.py:given", "--certs", "c"], "`party` must be one of lab, clinic, server"),
+        (["train", "agreement.json", "lab", "parts.py:given", "--certs", "c"], "there is no file c/lab.crt"),
+        (["train", "agreement.json", "lab", "parts.py:wrong", "--certs", "c"], "must give a dictionary"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_mend_is_one_line(folder, capsys, words, message):
+    command.main(["agree", "agreement.json", "parts.py:agreed"])
+    assert command.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_encryption_or_none_must_be_said(folder, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["train", "agreement.json", "lab", "parts.py:given"])
+    assert "one of the arguments --certs --plaintext-without-identity is required" in capsys.readouterr().err
