@@ -75,10 +75,11 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["certs", "c", "lab", "lab"], "`parties` must name"), (["agree", "a.json", "parts.py:wrong"], "must give an agreement"),
+        (["certs", "c", "lab", "lab"], "`parties` must name"),
+        (["agree", "a.json", "parts.py:wrong"], "must give an agreement"),
         (["agree", "a.json", "none.py:x"], "there is no file none.py"), (["agree", "a.json", "parts.py:y"], "names `y`"),
         (["show", "none.json"], "none.json holds no agreement"),
-        (["train", "agreement.json", "nobody", "parts.py:given", "--certs", "c"], "`party` must be one of lab, clinic, server"),
+        (["train", "agreement.json", "nobody", "parts.py:given", "--certs", "c"], "must be one of lab, clinic, server"),
         (["train", "agreement.json", "lab", "parts.py:given", "--certs", "c"], "there is no file c/lab.crt"),
         (["train", "agreement.json", "lab", "parts.py:wrong", "--certs", "c"], "must give a dictionary"),
     ],

@@ -100,7 +100,8 @@ def test_a_key_is_taken_only_from_the_party_whose_certificate_it_carries(trust):
         (relay.offer(1), 7), (good | {"public": relay.public.hex()}, 7), (good | {"signature": relay.offer(1)["signature"]}, 7),
         (good | {"certificate": trust["server"].certificate.decode()}, 7), (good, 8), (lab.offer(2), 7),
         (sealer(other, 0).offer(1), 7), (sealer(old, 0).offer(1), 7), ({}, 7), ({"public": good["public"]}, 7),
-        (good | {"public": "xy"}, 7), (good | {"public": "00" * 32}, 7), (good | {"certificate": 3}, 7), (good | {"certificate": ""}, 7),
+        (good | {"public": "xy"}, 7), (good | {"public": "00" * 32}, 7), (good | {"certificate": 3}, 7),
+        (good | {"certificate": ""}, 7),
     ]:  # fmt: skip
         with pytest.raises(RemoteProtocolError, match="not its own|another party"):
             sealer(trust["clinic"], 1).meet(0, instance, wrong)

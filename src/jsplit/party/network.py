@@ -207,7 +207,8 @@ class Network:
                 if self.lines.get(peer) is line:
                     del self.lines[peer]
                 self.changed.notify_all()
-            line.close("the connection is closed.")
+            if not self.closing.is_set():  # or else whoever leaves closes it, when its last word is out
+                line.close("the connection is closed.")
 
     def part(self, line: Line, peer: int, reason: str, *, fatal: bool) -> None:
         """Tell the peer why, and hang up."""
