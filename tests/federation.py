@@ -42,13 +42,15 @@ class Small(NamedTuple):
 
 
 def small(configuration: str = "vertical") -> Small:
-    """A small topology of plain functions; `"vertical"`, or `"chain"` with one listener, so that two are relayed."""
+    """A small topology of plain functions; `"pair"`, `"vertical"`, or `"chain"` with one listener, so that two are relayed."""
     rng = np.random.default_rng(0)
     squares = lambda y, label: (y - label) ** 2  # noqa: E731
     if configuration == "vertical":
         bottoms = {"lab": layer(["x"], "left"), "clinic": layer(["z"], "right")}
         topology = jsplit.vertical(bottoms, layer(["left", "right"], "y", 1), loss=squares)
         fields = ("x", "z")
+    elif configuration == "pair":
+        topology, fields = jsplit.vanilla(layer(["x"], "h"), layer(["h"], "y", 1), loss=squares), ("x",)
     else:
         chain = {"one": layer(["x"], "a"), "two": layer(["a"], "b"), "three": layer(["b"], "y", 1)}
         topology, fields = jsplit.multihop(chain, loss=squares), ("x",)
