@@ -249,3 +249,25 @@ def test_two_thousand_steps_with_thirty_faults_leave_no_trace(tmp_path):
     for p in agreed.parties:
         assert bits(run.state(p, problem, steps)) == bits(states[p]), p
     assert proxy.faults + kills >= 30 and kills == 9
+
+
+@pytest.mark.slow
+def test_the_memory_of_both_sides_is_flat_over_ten_thousand_steps():
+    """Frames that are kept, waiting or due; threads; and what the process holds. One way and both ways."""
+    import resource
+
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=10_000, checkpoint=1000)
+    seen: dict[str, list[int]] = {p: [] for p in agreed.parties}
+
+    def on_step(p):
+        def look(m):
+            if m.step % 1000 == 0:
+                seen[p].append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+        return look
+
+    federation.checked(federation.train(agreed, problem, on_step=on_step))
+    for p, kilobytes in seen.items():
+        assert len(kilobytes) == 10
+        assert kilobytes[-1] - kilobytes[1] < 20_000, (p, kilobytes)  # the most that the process ever held, in kB
