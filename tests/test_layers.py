@@ -61,7 +61,9 @@ LAYERS = {
 LAYERS |= {
     "wire.codec": set(),
     "wire.session": {"wire.codec"},
-    "wire.member": {"wire.codec", "wire.session"},
+    "wire.difference": set(),
+    "wire.rendezvous": {"wire.session"},
+    "wire.member": {"wire.codec", "wire.difference", "wire.rendezvous", "wire.session"},
     "wire.channel": {"wire.codec"},
     "wire.certs": set(),
     "wire.seal": {"wire.certs", "wire.codec", "wire.session"},
@@ -73,13 +75,17 @@ LAYERS |= {
     "party.local": {
         "base", "messages", "party.agreement", "party.shapes", "step", "topology", "training", "update", "vjp", "walk",
     },
+    "party.line": {"wire.channel", "wire.codec"},
     "party.network": {
-        "base", "party.agreement", "wire.certs", "wire.channel", "wire.codec", "wire.member", "wire.rpc", "wire.session",
+        "base", "party.agreement", "party.line", "wire.certs", "wire.channel", "wire.codec", "wire.member", "wire.rendezvous",
+        "wire.rpc", "wire.session",
     },
-    "party.run": {
+    "party.process": {
         "base", "party.agreement", "party.durable", "party.local", "party.network", "party.records", "party.shapes",
-        "topology", "wire.certs", "wire.member", "wire.seal", "wire.session",
+        "topology", "wire.certs", "wire.member", "wire.rendezvous", "wire.seal", "wire.session",
     },
+    "party.run": {"base", "party.agreement", "party.network", "party.process", "party.records", "wire.certs"},
+    "party.infer": {"base", "party.agreement", "party.durable", "party.network", "party.process", "wire.certs"},
     "command": {"base", "party"},
 }  # fmt: skip
 OUTSIDE = {"jax", "optax", "numpy"}

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jsplit.wire import codec
-from jsplit.wire.member import Member, Refused, Rendezvous, Start, Status, difference
+from jsplit.wire.difference import difference
+from jsplit.wire.member import Member
+from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status
 from jsplit.wire.session import Crossing, LocalProtocolError, RemoteProtocolError, Session, Terms
 
 RUN = b"r" * 32
@@ -46,6 +48,35 @@ WORLDS = {  # parties, wires in the order of a step, the lead, and pairs without
 }  # fmt: skip
 
 
+class Seals:
+    """Seals that hide nothing, but need the other's key as real ones do."""
+
+    def __init__(self, me, instance):
+        self.me, self.instance, self.keys = me, instance, {}
+
+    def offer(self, peer):
+        return {"instance": self.instance}
+
+    def meet(self, peer, instance, offer):
+        assert offer["instance"] == instance
+        known, self.keys[peer] = self.keys.get(peer), instance
+        return known != instance
+
+    def keep(self, instances):
+        self.keys = {p: i for p, i in self.keys.items() if instances[p] == i}
+
+    def has(self, peer):
+        return peer in self.keys
+
+    def seal(self, frame):
+        assert frame.head.sender == self.me and not frame.head.sealed and frame.head.receiver in self.keys
+        return codec.Frame(replace(frame.head, sealed=True), frame.arrays)
+
+    def open(self, frame):
+        assert frame.head.receiver == self.me and frame.head.sealed and frame.head.sender in self.keys
+        return codec.Frame(replace(frame.head, sealed=False), frame.arrays)
+
+
 class Party:
     """A party that computes a hash instead of a network: wrong, missing or repeated messages change all that follows."""
 
@@ -55,6 +86,7 @@ class Party:
         self.me, self.disk = me, disk
         direct = frozenset(p for p in range(len(parties)) if p != me and tuple(sorted((p, me))) not in apart)
         self.member = Member(self.terms, me, self.lead, Status(instance, 0, tuple(disk)), direct=direct, cache=cache)
+        self.member.seals = Seals(me, instance)
         self.epoch, self.step, self.at, self.state = 0, 0, 0, b""
         own = [w for w, c in enumerate(self.terms.crossings) if me in (c.sender, c.receiver)]
         self.program = [(w, micro) for micro in range(MICROS) for w in own]
@@ -121,10 +153,6 @@ class World:
 
     def post(self, sender, messages):
         for receiver, frame in messages:
-            if len(sealed := frame.arrays) and frame.head.kind in codec.CARRIERS:
-                hop = self.parties[sender].member.route(receiver)
-                if hop != receiver or frame.head.sender != sender:
-                    frame = codec.frame_of(replace(frame.head, sealed=True), sealed)
             hop = self.parties[sender].member.route(receiver)
             self.under_way.append((sender, hop, b"".join(codec.encode(frame))))
 
@@ -324,6 +352,19 @@ def test_what_passes_the_lead_is_sealed_and_goes_only_where_it_may():
         lead.receive(0, codec.Frame(head, tuple(VALUE)))
     with pytest.raises(RemoteProtocolError, match="may not send activation 1 on"):
         lead.receive(0, codec.Frame(replace(head, value=1, sealed=True), tuple(VALUE)))
+
+
+def test_of_two_processes_of_one_party_the_later_counts():
+    t = terms(["client", "server"], UP, DOWN)
+    server = Member(t, 1, 1, Status(5, 0, (0,)))
+    first, second = (Member(t, 0, 1, Status(i, 0, (0,))) for i in (8, 9))
+    server.receive(0, first.hello(1))
+    assert server.epoch == 1
+    server.receive(0, second.hello(1))
+    assert server.epoch == 2 and server.start.instances == (9, 5)
+    with pytest.raises(RemoteProtocolError, match="`client` has another process here, which was started later"):
+        server.receive(0, first.hello(1))
+    assert server.receive(0, codec.text_of(first.head("checkpoint", 1), first.about())) == []
 
 
 def test_the_newest_common_step_is_taken():

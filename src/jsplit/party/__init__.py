@@ -1,11 +1,13 @@
 """One party over the network: what all agree on, and one process for each."""
 
 from jsplit.party.agreement import Agreement, agreement, foreign, read, write
+from jsplit.party.infer import evaluate, predict
 from jsplit.party.network import Missing
-from jsplit.party.run import Metrics, Result, evaluate, predict, run
+from jsplit.party.process import Metrics, Result
+from jsplit.party.run import run
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials
-from jsplit.wire.member import Refused
+from jsplit.wire.rendezvous import Refused
 
 __all__ = [
     "Agreement", "Credentials", "Metrics", "Missing", "PlaintextWithoutIdentity", "Refused", "Result", "agreement", "certs",

@@ -87,6 +87,16 @@ class Disk:
             shutil.rmtree(self.at(step), ignore_errors=True)
         self.steps = tuple(s for s in self.steps if s >= committed)
 
+    def finish(self, steps: int) -> None:
+        """All have done all steps; this party need not meet the others again."""
+        write_whole(self.folder / "done.json", json.dumps(steps))
+
+    def done(self) -> int | None:
+        """How many steps the run had that is over, if one is."""
+        file = self.folder / "done.json"
+        found = json.loads(file.read_text()) if file.is_file() else None
+        return found if found in self.steps else None
+
 
 def newest(folder: str | os.PathLike, party: str, schema: str, like: PartyState) -> PartyState:
     """A party as its newest whole checkpoint has it, but for what only training needs, which stays as in `like`.
@@ -131,6 +141,12 @@ class InMemory:
 
     def keep_from(self, committed: int) -> None:
         self.kept = {s: x for s, x in self.kept.items() if s >= committed}
+
+    def finish(self, steps: int) -> None:
+        pass
+
+    def done(self) -> int | None:
+        return None
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -6,7 +6,6 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,12 @@ import numpy as np
 
 from jsplit.base import frame_bytes, nbytes
 from jsplit.party.agreement import Agreement
+from jsplit.party.line import Line
 from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.channel import Channel, Closed
-from jsplit.wire.codec import CARRIERS, CodecError, Frame, Head
-from jsplit.wire.member import Member, Outgoing, Refused
+from jsplit.wire.codec import CodecError, Head
+from jsplit.wire.member import Member, Outgoing
+from jsplit.wire.rendezvous import Refused
 from jsplit.wire.session import LocalProtocolError, RemoteProtocolError
 
 log = logging.getLogger("jsplit.party")
@@ -36,51 +37,6 @@ class RolledBack(Exception):  # noqa: N818 - it is no error
 def identity_of(agreed: Agreement, party: str, trust: Trust) -> str:
     """What a party's certificate says, or without certificates its name."""
     return agreed["identities"].get(party, uri_of(party)) if isinstance(trust, Credentials) else party
-
-
-class Line:
-    """One connection, with a thread that writes to it what is due."""
-
-    def __init__(self, channel: Channel, patience: float):
-        self.channel, self.patience = channel, patience
-        self.due: deque[Frame] = deque()
-        self.changed = threading.Condition()
-        self.busy = False
-        self.open = True
-        self.thread = threading.Thread(target=self.write, name=f"jsplit-write-{channel.peer}", daemon=True)
-        self.thread.start()
-
-    def put(self, frame: Frame) -> None:
-        with self.changed:
-            if not any(f.head.id() == frame.head.id() and f.head.kind in CARRIERS for f in self.due):
-                self.due.append(frame)
-                self.changed.notify_all()
-
-    def write(self) -> None:
-        while True:
-            with self.changed:
-                self.busy = False
-                self.changed.notify_all()
-                self.changed.wait_for(lambda: self.due or not self.open)
-                if not self.due:
-                    return
-                frame, self.busy = self.due.popleft(), True
-            try:
-                self.channel.send(frame, self.patience)
-            except (Closed, TimeoutError) as error:
-                self.close(str(error))
-                return
-
-    def flush(self, timeout: float) -> None:
-        with self.changed:
-            self.changed.wait_for(lambda: not self.open or not self.due and not self.busy, timeout)
-
-    def close(self, reason: str, wait: float = 0.0) -> None:
-        with self.changed:
-            self.open = False
-            self.due.clear()
-            self.changed.notify_all()
-        self.channel.close(reason, wait)
 
 
 class Network:

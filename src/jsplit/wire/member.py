@@ -16,114 +16,9 @@ import numpy as np
 
 from jsplit.wire import codec
 from jsplit.wire.codec import Frame, Head
+from jsplit.wire.difference import difference
+from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status, number
 from jsplit.wire.session import RemoteProtocolError, Session, Terms
-
-
-class Refused(RuntimeError):
-    """Parties cannot work together; the message says in one line why."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """An epoch: from which step all go on, the processes that do, and how many records all have agreed on."""
-
-    epoch: int
-    step: int
-    instances: tuple[int, ...]
-    records: int | None
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a party says of itself.
-
-    Attributes:
-        instance: its process.
-        epoch: the one that it has begun; `known`: the newest of which it has heard.
-        durable: the steps that it has on disk.
-        count, digest: of its records, if it has any.
-    """
-
-    instance: int
-    epoch: int
-    durable: tuple[int, ...]
-    count: int | None = None
-    digest: str | None = None
-    known: int = 0
-
-    @staticmethod
-    def of(found: Mapping[str, Any], who: str) -> Status:
-        """Checked, as all that comes from another party."""
-        numbers = [found.get("instance"), found.get("epoch"), found.get("known")]
-        durable, count, digest = found.get("durable"), found.get("count"), found.get("digest")
-        if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or not isinstance(durable, list):
-            raise RemoteProtocolError(f"`{who}` does not say which process it is.")
-        if len(durable) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in durable):
-            raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
-        if not (count is None or type(count) is int and 0 <= count < 1 << 63) or not (digest is None or type(digest) is str):
-            raise RemoteProtocolError(f"`{who}` does not say which records it has.")
-        return Status(numbers[0], numbers[1], tuple(sorted(durable)), count, digest, numbers[2])  # type: ignore[arg-type]
-
-
-@dataclass
-class Rendezvous:
-    """The lead's part: who is there, which epoch it is, and what all have on disk."""
-
-    terms: Terms
-    there: dict[int, Status] = field(default_factory=dict)
-    start: Start | None = None
-
-    def arrive(self, party: int, status: Status) -> Start | None:
-        """A party says what it has. Gives the epoch that begins with it, if all are there and one is begun.
-
-        Raises:
-            Refused: if the parties have no step in common, or not the same records.
-        """
-        if (known := self.there.get(party)) and known.instance == status.instance:
-            if max(known.durable, default=-1) > max(status.durable, default=-1):
-                return None  # said earlier, and late
-        self.there[party] = status
-        if len(self.there) < len(self.terms.parties):
-            return None
-        instances = tuple(self.there[p].instance for p in range(len(self.terms.parties)))
-        if self.start is not None and self.start.instances == instances:
-            return None
-        records = same_records({self.terms.parties[p]: s for p, s in sorted(self.there.items())})
-        if (step := self.common()) is None:
-            has = "; ".join(f"`{self.terms.parties[p]}` {list(s.durable) or 'none'}" for p, s in sorted(self.there.items()))
-            raise Refused(f"the parties have no checkpoint in common, so none can go on: {has}.")
-        epoch = 1 + max([max(s.epoch, s.known) for s in self.there.values()] + [self.start.epoch if self.start else 0])
-        self.start = Start(epoch, step, instances, records)
-        return self.start
-
-    def common(self) -> int | None:
-        """The newest step that all have on disk."""
-        if len(self.there) < len(self.terms.parties):
-            return None
-        return max(set.intersection(*(set(s.durable) for s in self.there.values())), default=None)
-
-
-def same_records(said: Mapping[str, Status]) -> int | None:
-    """How many records all have; `None` where no party says.
-
-    Raises:
-        Refused: if they are not the same, giving counts.
-    """
-    having = {p: s for p, s in said.items() if s.count is not None}
-    counts = {s.count for s in having.values()}
-    if len(counts) > 1:
-        each = ", ".join(f"`{p}` {s.count}" for p, s in having.items())
-        least = max(c for c in counts if c is not None) - min(c for c in counts if c is not None)
-        raise Refused(f"the parties do not have the same records: {each}; at least {least} are missing at one of them.")
-    if len({s.digest for s in having.values()}) > 1:
-        first, *others = having
-        odd = [p for p in others if having[p].digest != having[first].digest]
-        raise Refused(
-            f"the parties do not have the same records: all have {next(iter(counts))}, but those of "
-            f"{', '.join(f'`{p}`' for p in odd)} are not those of `{first}`."
-        )
-    return next(iter(counts), None)
-
 
 Outgoing = list[tuple[int, Frame]]
 
@@ -137,6 +32,10 @@ class Seals(Protocol):
 
     def meet(self, peer: int, instance: int, offer: Mapping[str, Any]) -> bool:
         """Take the peer's key, if it is the peer's; gives whether it is another than before."""
+        ...
+
+    def keep(self, instances: Sequence[int]) -> None:
+        """Forget the keys of processes other than these."""
         ...
 
     def has(self, peer: int) -> bool: ...
@@ -263,6 +162,8 @@ class Member:
         if head.sealed and session.current(head):
             if self.seals is None:
                 raise RemoteProtocolError(f"`{self.terms.name(head.sender)}` sent a sealed frame, this party cannot open any.")
+            if not self.seals.has(head.sender):
+                return self.ask_one(head.sender)  # its key was lost on the way
             frame = self.seals.open(frame)
             session.accept(frame.head)
         taken, replies = session.receive(frame)
@@ -302,6 +203,9 @@ class Member:
                 raise RemoteProtocolError(f"{who} is at another task: {theirs.get('task')!r}, not {self.said.get('task')!r}.")
             raise Refused(difference(self.said, about.get("agreement"), self.terms.name(self.me), self.terms.name(peer)))
         status = Status.of(about, self.terms.name(peer))
+        known = self.rendezvous.there.get(peer) if self.rendezvous else None
+        if known and status.instance < known.instance:
+            raise RemoteProtocolError(f"{who} has another process here, which was started later.")
         self.gone.discard(peer)
         found = self.arrive(peer, status) if self.rendezvous else []
         if self.rendezvous and self.start and not any(p == peer for p, _ in found):
@@ -357,6 +261,8 @@ class Member:
             return []
         self.start, self.committed = start, max(self.committed, start.step)
         self.inbox.clear()
+        if self.seals is not None:
+            self.seals.keep(start.instances)
         for peer, session in self.sessions.items():
             session.begin(start.epoch, start.step, (self.status.instance, start.instances[peer]))
         return [m for p in self.direct or () for m in self.ask(p)]
@@ -402,36 +308,3 @@ class Member:
 
     def refusal(self, peer: int, reason: str) -> Frame:
         return codec.text_of(self.head("refusal", peer), {"reason": reason})
-
-
-def number(found: Mapping[str, Any], name: str) -> int:
-    n = found.get(name)
-    if type(n) is not int or not 0 <= n < 1 << 63:
-        raise RemoteProtocolError(f"`{name}` must be a number from 0 on, got {n!r}.")
-    return n
-
-
-def difference(ours: Any, theirs: Any, here: str, there: str, at: str = "") -> str:
-    """In one line, the first thing in which two agreements differ, and in how many."""
-    found = list(differences(ours, theirs, at))
-    if not found:
-        return f"the agreements of `{here}` and `{there}` differ in their form."
-    place, a, b = found[0]
-    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-    return f"the agreements differ: `{place}` is {brief(a)} at `{here}` and {brief(b)} at `{there}`{more}."
-
-
-def differences(a: Any, b: Any, at: str) -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for k in dict.fromkeys([*a, *b]):
-            yield from differences(a.get(k), b.get(k), f"{at}.{k}" if at else str(k))
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differences(x, y, f"{at}[{x.get('name', i) if isinstance(x, Mapping) else i}]")
-    elif a != b or type(a) is not type(b):
-        yield at or "agreement", a, b
-
-
-def brief(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -7,7 +7,7 @@ direction; a counter is the nonce, so none comes twice. Needs the extra `jsplit[
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Sealer:
         self.trust, self.identity, self.run, self.me, self.instance, self.limit = trust, identity, run, me, instance, limit
         self.own = X25519PrivateKey.generate()
         self.public = self.own.public_key().public_bytes_raw()
-        self.keys: dict[int, tuple[bytes, ChaCha20Poly1305, ChaCha20Poly1305]] = {}
+        self.keys: dict[int, tuple[bytes, ChaCha20Poly1305, ChaCha20Poly1305, int]] = {}
         self.count = 0
 
     def statement(self, sender: int, receiver: int, instance: int, public: bytes) -> bytes:
@@ -87,7 +87,7 @@ class Sealer:
             return ChaCha20Poly1305(HKDF(hashes.SHA256(), 32, None, info).derive(shared))
 
         out = derived(self.me, self.public, peer, public)
-        self.keys[peer] = (public, out, derived(peer, public, self.me, self.public))
+        self.keys[peer] = (public, out, derived(peer, public, self.me, self.public), instance)
         return True
 
     def check(self, peer: int, chain: list[x509.Certificate]) -> None:
@@ -101,6 +101,10 @@ class Sealer:
             names = x509.SubjectAlternativeName([])
         if self.identity(peer) not in names.get_values_for_type(x509.UniformResourceIdentifier):
             raise RemoteProtocolError(f"a key came for `{self.identity(peer)}` with the certificate of another party.")
+
+    def keep(self, instances: Sequence[int]) -> None:
+        """Forget the keys of processes other than these."""
+        self.keys = {peer: own for peer, own in self.keys.items() if own[3] == instances[peer]}
 
     def has(self, peer: int) -> bool:
         return peer in self.keys

@@ -1,0 +1,98 @@
+"""Forward passes over the network, in inference mode: the mean losses, or the outputs, of some records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jsplit.base import Link, PartyState, PyTree
+from jsplit.party.agreement import Agreement
+from jsplit.party.durable import newest
+from jsplit.party.network import RolledBack
+from jsplit.party.process import Own, Result, joined
+from jsplit.wire.certs import Trust
+
+
+def infer(
+    task: str, agreed: Agreement, party: str, own: Own,
+    data: Mapping[str, PyTree] | None, records: int, credentials: Trust, ids: Sequence[Any] | None, state: PartyState | None,
+    checkpoint: str | os.PathLike | None, links: Mapping[str, Link] | None, network: Mapping[str, Any],
+) -> Result:  # fmt: skip
+    """Forward passes over all records, in the shared order, `batch` at a time."""
+    if (state is None) == (checkpoint is None):
+        raise ValueError("`state` or `checkpoint` must be given, and not both.")
+    size = agreed["batch"]
+    steps = -(-records // size)
+
+    def size_of(step: int) -> int:
+        return min(size, records - step * size)
+
+    given = {"credentials": credentials, "data": data, "ids": ids, "links": links, "optimizer": optax.identity()}
+    with joined(agreed, party, own, f"{task} {records}", steps, size_of, state=state, network=network, **given) as me:
+        if me.records.count not in (None, records):
+            raise ValueError(f"`records` is {records}, `data` has {me.records.count}.")
+        if checkpoint is not None:
+            state = newest(checkpoint, party, agreed.schema, me.disk.restore(0))
+        assert state is not None
+        while True:
+            me.network.start()
+            try:
+                found = []
+                for step in range(steps):
+                    batch = me.records.take(np.arange(step * size, step * size + size_of(step)))
+                    work = me.local.predict if task == "predict" else me.local.evaluate
+                    found.append(jax.tree.map(np.asarray, work(state, batch, step, size_of(step), me.network)))
+                    me.network.finished(step)
+                me.network.durable([0, steps])
+                me.network.until(lambda: me.network.member.committed >= steps, "all to be done", agreed.parties)
+                me.network.leave("")
+                break
+            except RolledBack:
+                continue
+        if task == "predict":
+            outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
+            return Result(state, int(state.step), outputs=me.records.back(outputs))
+        weights = np.array([size_of(s) for s in range(steps)]) / records
+        means = {n: float(sum(w * x[n] for w, x in zip(weights, found, strict=True))) for n in found[0]}
+        return Result(state, int(state.step), means)
+
+
+def evaluate(
+    agreed: Agreement, party: str, own: Own,
+    data: Mapping[str, PyTree] | None = None, *, records: int, credentials: Trust, ids: Sequence[Any] | None = None,
+    state: PartyState | None = None, checkpoint: str | os.PathLike | None = None, links: Mapping[str, Link] | None = None,
+    **network: Any,
+) -> Result:  # fmt: skip
+    """The means of all losses over some records, in inference mode; every party calls it at the same time.
+
+    Args:
+        records: how many there are, as all parties must say.
+        state: of this party, as from `run`; or `checkpoint`: its folder, of which the newest is taken.
+        agreed, party, own, data, credentials, ids, links, network: as for `run`.
+
+    Returns:
+        A `Result` with the means of the losses that this party computes.
+    """
+    return infer("evaluate", agreed, party, own, data, records, credentials, ids, state, checkpoint, links, network)
+
+
+def predict(
+    agreed: Agreement, party: str, own: Own,
+    data: Mapping[str, PyTree] | None = None, *, records: int, credentials: Trust, ids: Sequence[Any] | None = None,
+    state: PartyState | None = None, checkpoint: str | os.PathLike | None = None, links: Mapping[str, Link] | None = None,
+    **network: Any,
+) -> Result:  # fmt: skip
+    """The outputs of the nodes that no other node reads, for some records; every party calls it at the same time.
+
+    Args:
+        as for `evaluate`.
+
+    Returns:
+        A `Result` with the outputs that this party computes, in the order in which it gave its records.
+    """
+    return infer("predict", agreed, party, own, data, records, credentials, ids, state, checkpoint, links, network)
