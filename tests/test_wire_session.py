@@ -406,6 +406,36 @@ def test_a_hello_that_says_nothing_sensible_is_refused(said):
         server.receive(0, hello)
 
 
+def changed_hellos(count, seed):
+    """Hellos with bytes of their text changed, each met by a lead of its own; how each was taken."""
+    t = terms(["client", "server"], UP, DOWN)
+    about = {"instance": 8, "epoch": 0, "known": 3, "durable": [0, 2], "count": 24, "digest": "ab", "agreement": {"steps": 3}}
+    text = codec.text_of(codec.Head("hello", RUN, 0, 8, 0, 1), about).arrays[0]
+    rng, seen = np.random.default_rng(seed), {"refused": 0, "taken": 0}
+    for _ in range(count):
+        data = text.copy()
+        for at in rng.integers(len(data), size=rng.integers(1, 4)):
+            data[at] = rng.choice(np.frombuffer(b'0129-.e[]{}",:ntf \\', np.uint8)) if rng.integers(4) else rng.integers(256)
+        run = RUN if rng.integers(8) else b"s" * 32
+        lead = Member(t, 1, 1, Status(5, 0, (0, 2), 24, "ab"), {"steps": 3})
+        try:
+            lead.receive(0, codec.frame_of(codec.Head("hello", run, 0, 8, 0, 1), [data]))
+            seen["taken"] += 1
+        except (codec.CodecError, RemoteProtocolError, Refused):
+            seen["refused"] += 1
+    return seen
+
+
+def test_a_changed_hello_is_refused_or_taken():
+    seen = changed_hellos(3000, 0)
+    assert min(seen.values()) > 100, seen
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_changed_hellos_are_refused_or_taken():
+    assert sum(changed_hellos(100_000, 1).values()) == 100_000
+
+
 def test_two_agreements_differ_in_one_line():
     ours = {"steps": 100, "nodes": [{"name": "h", "reads": ["image"]}, {"name": "y", "reads": ["h"]}], "seed": 0}
     theirs = {"steps": 100, "nodes": [{"name": "h", "reads": ["image"]}, {"name": "y", "reads": ["h", "z"]}], "seed": 1}

@@ -124,7 +124,7 @@ class Network:
 
     def serve(self, peer: int, channel: Channel) -> None:
         """Read a connection until it is lost. A newer one with the same party takes its place."""
-        line = Line(channel, self.patience)
+        line, frame = Line(channel, self.patience), None
         with self.changed:
             if old := self.lines.pop(peer, None):
                 old.close(f"`{channel.peer}` has connected again.")
@@ -146,18 +146,22 @@ class Network:
         except (CodecError, RemoteProtocolError) as error:
             log.warning("%s refused what `%s` sent: %s", self.party, channel.peer, error)
             self.note(channel.peer, str(error))
-            self.part(line, peer, str(error), fatal=False)
         except Refused as error:
-            known = frame.head.run == self.member.terms.run  # pyright: ignore[reportPossiblyUnboundVariable]
             log.error("%s: %s", self.party, error)
-            everyone = known and self.member.rendezvous is not None
-            if frame.head.kind != "refusal":  # pyright: ignore[reportPossiblyUnboundVariable]
-                self.part(line, peer, str(error), fatal=True)
+            head = frame.head if frame else self.member.head("refusal", peer)
+            ours = head.kind != "refusal"  # this party refuses; else it was refused
+            everyone = ours and head.run == self.member.terms.run and self.member.rendezvous is not None
+            if ours:
+                line.put(self.member.refusal(peer, str(error)))
+                line.flush(1.0)
+                line.close(str(error), 1.0)
             self.note(channel.peer, str(error))
             if everyone or self.agreed.reach(self.party)[channel.peer] == "dial":
                 self.fail(error, tell=everyone)
         except LocalProtocolError as error:
             self.fail(error, tell=False)
+        except Exception:  # whatever a peer may bring about costs it its connection, and this party nothing else
+            log.exception("%s: the connection with `%s` ends", self.party, channel.peer)
         finally:
             with self.changed:
                 if self.lines.get(peer) is line:
@@ -165,13 +169,6 @@ class Network:
                 self.changed.notify_all()
             if not self.closing.is_set():  # or else whoever leaves closes it, when its last word is out
                 line.close("the connection is closed.")
-
-    def part(self, line: Line, peer: int, reason: str, *, fatal: bool) -> None:
-        """Tell the peer why, and hang up."""
-        if fatal:
-            line.put(self.member.refusal(peer, reason))
-            line.flush(1.0)
-            line.close(reason, 1.0)
 
     def fail(self, error: Exception, *, tell: bool) -> None:
         with self.changed:
