@@ -24,7 +24,7 @@ from jsplit.topology import Topology
 from jsplit.training import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
 from jsplit.update import SUM, accumulate_ops, total, update_ops
 from jsplit.vjp import floating
-from jsplit.walk import Name, Turn, Wire
+from jsplit.walk import Name, Op, Turn, Wire
 
 Arrays = Sequence[Any]
 
@@ -182,7 +182,7 @@ class Local:
 
         def sums(memory):
             memory = dict(memory)
-            for turn in self.walk.turns:
+            for turn in self.walk.whole:
                 ops = [op for op in turn.ops if op.label != "accumulate"]
                 for r in turn.reads:
                     if isinstance(r, Wire):
@@ -263,18 +263,21 @@ class Part:
     """One party's turns of a walk.
 
     Attributes:
-        turns: in the order of the walk.
+        whole: as the walk has them.
+        turns: as they are compiled, each to one program or two.
         incoming: the wires that each waits for.
         shared: what outlasts a micro-batch and is changed by some turn.
     """
 
     def __init__(self, party: str, ops: Sequence, keep: Iterable):
         walk = Compiled(ops, keep)
-        mine = [i for i, turn in enumerate(walk.turns) if turn.party == party]
-        self.turns: list[Turn] = [walk.turns[i] for i in mine]
+        mine = [i for i, program in enumerate(walk.programs) if program.party == party]
+        self.whole: list[Turn] = [turn for turn in walk.turns if turn.party == party]
+        self.turns: list[Op] = [walk.programs[i] for i in mine]
         self.functions = [walk.functions[i] for i in mine]
         self.spent = [walk.spent[i] for i in mine]
-        self.incoming = [[r for r in turn.reads if isinstance(r, Wire)] for turn in self.turns]
+        first = {r: t for t, turn in reversed([*enumerate(self.turns)]) for r in turn.reads if isinstance(r, Wire)}
+        self.incoming = [[wire for wire, at in first.items() if at == t] for t in range(len(self.turns))]
         lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in LASTING or SUM in w.kind)}
         self.shared = frozenset(lasts)
         self.touch = [(lasts & {*t.reads, *t.writes}, lasts & {*t.writes}) for t in self.turns]
