@@ -151,22 +151,23 @@ def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
             multiple = spent / needed(by[SPLIT], what, goal)[0]
             multiples.append(f"{'' if there else 'over '}{multiple:.3g}")
         edge = "" if min(RATES) < own[0]["rate"] < max(RATES) else ", edge"
-        last = np.mean([row["accuracy"][-1] for row in own])
+        mean = np.mean([row["accuracy"] for row in own], axis=0)
+        after = [f"{mean[-1]:.3f}", f"{mean.max():.3f}"]
         at = []
         for v in found:
-            mean = f"{np.mean(v['accuracy'][title]):.3f}"
-            at.append(mean if own[0][v["axis"]][1] <= v["budget"] * (1 + 1e-9) else f"({mean})")
-        cells.append([title, f"{own[0]['rate']:g}{edge}", *at, f"{last:.3f}", *multiples])
+            then = f"{np.mean(v['accuracy'][title]):.3f}"
+            at.append(then if own[0][v["axis"]][1] <= v["budget"] * (1 + 1e-9) else f"({then})")
+        cells.append([title, f"{own[0]['rate']:g}{edge}", *at, *after, *multiples])
     report.table(
         f"{first['data']}, {first['network']} network ({first['parameters']:,} parameters; split, a client does "
         f"{100 * first['share']:.2g} % of the work), {first['clients']} clients of {first['records'] // first['clients']} "
         f"records, batch {first['batch']}",
-        ["method", "rate", *budgets, "end", "F to", "B to"],
+        ["method", "rate", *budgets, "end", "best", "F to", "B to"],
         cells,
     )
     print(
         f"  mean test accuracy of {len(by[SPLIT])} seeds when a client has spent so much of F = {most[0]} and B = {most[1]},\n"
-        f"  all that the cheapest method spends, and after {first['passes'][-1]} passes; in brackets: before the first round.\n"
+        f"  all that the cheapest method spends, and after {first['passes'][-1]} passes and at best; (before the first round).\n"
         f"  F to, B to: what it takes to reach {goal:.3f}, as a multiple of SplitNN's; over: not reached."
     )
     for what, words in (("flops", "FLOPs of a client"), ("bytes", "bytes of a client")):
