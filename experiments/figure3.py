@@ -167,7 +167,7 @@ def show(rows: Sequence[Mapping], found: Sequence[Mapping]) -> None:
     )
     print(
         f"  mean test accuracy of {len(by[SPLIT])} seeds when a client has spent so much of F = {most[0]} and B = {most[1]},\n"
-        f"  all that the cheapest method spends, and after {first['passes'][-1]} passes and at best; (before the first round).\n"
+        f"  all that the cheapest method spends, and after {first['passes'][-1]} passes, and at best; in brackets: untrained.\n"
         f"  F to, B to: what it takes to reach {goal:.3f}, as a multiple of SplitNN's; over: not reached."
     )
     for what, words in (("flops", "FLOPs of a client"), ("bytes", "bytes of a client")):
