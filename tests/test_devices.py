@@ -29,7 +29,6 @@ FAST = {
         "splitfed 3, dense, compiled, 8",
         "large batch, dense, compiled, 11",
     ],
-    "in a Python loop": ["fedavg, conv, python, 8", "parallel own, conv, python, 11"],
     "at one party": [
         "fused, all, conv, residuals, 2",
         "messages, both, dense, residuals, 1",

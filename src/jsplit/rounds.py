@@ -55,7 +55,8 @@ def parallel(
     """Parallel split learning: in every step each client runs on a batch of its own, the other parties on all of them as one.
 
     The objective of a step is the mean over all examples of all clients, and every gradient is exactly its gradient. A client
-    that has no batch left takes no step. Of a population's `global_batches` this is GPSL.
+    that has no batch left takes no step, so where clients are unequal the last steps of a round are those of the largest
+    alone; of a population's `global_batches`, which is GPSL, every step is of all, by their records.
 
     Args:
         trainer, client, loop: as for `take_turns`.
