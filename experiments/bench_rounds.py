@@ -6,9 +6,10 @@ batch size, and only how they are arranged differs. Contestants take turns, roun
 within each, and the median is reported. Asked: at 100 clients at most 1.3 times the step of the model trained alone.
 
 Beside the algorithms of `jsplit.rounds`: `alone`, the whole model in plain Flax and Optax, one jitted step called from Python
-on each batch; `python loop`, clients in turns written by hand as a Python loop over the jitted step; and PyTorch, where it is
-installed, as split-learning codes write it: the model alone, clients in turns with a state dict handed on, and SplitFed with
-a copy for every client and averaged state dicts.
+on each batch, and, to which clients in parallel are compared, on the batches of all clients as one; `python loop`, clients in
+turns written by hand as a Python loop over the jitted step; and PyTorch, where it is installed, as split-learning codes write
+it: the model alone, clients in turns with a state dict handed on, and SplitFed with a copy for every client and averaged
+state dicts.
 
 Memory: the peak of a process that trains one round, in processes of their own, less that with one client.
 
@@ -102,8 +103,10 @@ def algorithm(name: str, model: Model, drawn: Any) -> Run:
     return run
 
 
-def alone(model: Model, drawn: Any) -> Run:
-    """Plain Flax and Optax: the whole model, one jitted step, its batch taken from the data by index."""
+def alone(model: Model, drawn: Any, *, large: bool = False) -> Run:
+    """Plain Flax and Optax: the whole model, one jitted step, its batch taken from the data by index.
+
+    With `large` a batch is that of all clients together, as they step in parallel."""
     graph, params = nnx.split(model.net(nnx.Rngs(SEED)), nnx.Param)
     params, optimizer = nnx.to_pure_dict(params), optax.sgd(RATE, MOMENTUM)
 
@@ -117,6 +120,8 @@ def alone(model: Model, drawn: Any) -> Run:
         return (optax.apply_updates(params, updates), memory), loss
 
     state, batches = (params, optimizer.init(params)), batches_of(drawn)
+    if large:
+        batches = [drawn.reads[:, s].reshape(-1) for s in range(drawn.reads.shape[1])]
 
     def run() -> None:
         nonlocal state
@@ -204,12 +209,20 @@ def contestants(name: str, clients: int) -> tuple[dict[str, Run], int]:
     """All of them by name, and the steps that a round takes."""
     model = MODELS[name]
     _, drawn = data(model, clients)
-    runs = {"alone": alone(model, drawn), "python loop": python_loop(model, drawn)}
+    runs = {"alone": alone(model, drawn), "alone, large batch": alone(model, drawn, large=True)}
+    runs["python loop"] = python_loop(model, drawn)
     runs |= {a: algorithm(a, model, drawn) for a in ALGORITHMS if clients <= TOO_LONG.get((name, a), clients)}
     if torch is not None:
         runs |= {f"torch {how}": torch_run(model, drawn, how) for how in ("alone", "turns", "splitfed")}
         choose_threads(lambda steps: runs["torch alone"]() or 0.0)
     return runs, int(drawn.steps.sum())
+
+
+def base_of(contestant: str) -> str:
+    """The model trained alone to which a contestant is compared: on the same batches, however many clients make one."""
+    if contestant.startswith("torch"):
+        return "torch alone"
+    return "alone, large batch" if contestant.startswith("parallel") else "alone"
 
 
 def measure(name: str, clients: int, count: int) -> list[dict]:
@@ -226,7 +239,7 @@ def measure(name: str, clients: int, count: int) -> list[dict]:
             times[n].append(1e6 * (time.perf_counter() - start) / steps)
     rows = []
     for n, values in times.items():
-        base = times["torch alone" if n.startswith("torch") else "alone"]
+        base = times[base_of(n)]
         ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
         asked = BOUND if clients == AT and n in ALGORITHMS else None
         rows.append({

@@ -22,11 +22,13 @@ class Loops(NamedTuple):
     Attributes:
         over: `over(body, carry, xs) -> (carry, ys)`, as `jax.lax.scan`.
         times: `times(count, body, carry) -> carry` with `body(i, carry)`; `count` may be known only when it runs.
+        each: `each(function, in_axes)` runs a function once for each of several, as `jax.vmap`.
         whole: what the loop as a whole is compiled by, and `step` what each of its steps is.
     """
 
     over: Callable[..., tuple[PyTree, PyTree]]
     times: Callable[..., PyTree]
+    each: Callable[..., Callable]
     whole: Callable[..., Callable]
     step: Callable[..., Callable]
 
@@ -53,9 +55,22 @@ def times_python(count: Any, body: Callable, carry: PyTree) -> PyTree:
     return carry
 
 
+def unrolled(function: Callable, in_axes: tuple) -> Callable:
+    """`jax.vmap` as a row of calls: convolutions with weights of their own are slow as one on a CPU."""
+
+    def run(*args):
+        def row(i):
+            return [a if axis is None else jax.tree.map(lambda x: x[i], a) for a, axis in zip(args, in_axes, strict=True)]
+
+        count = next(x.shape[0] for a, axis in zip(args, in_axes, strict=True) if axis == 0 for x in jax.tree.leaves(a))
+        return jax.tree.map(lambda *x: jnp.stack(x), *[function(*row(i)) for i in range(count)])
+
+    return run
+
+
 LOOPS = {
-    "compiled": Loops(jax.lax.scan, times_compiled, jax.jit, plain),
-    "python": Loops(over_python, times_python, plain, jax.jit),
+    "compiled": Loops(jax.lax.scan, times_compiled, jax.vmap, jax.jit, plain),
+    "python": Loops(over_python, times_python, unrolled, plain, jax.jit),
 }
 CHOICES = ("auto", *LOOPS)
 

@@ -32,9 +32,9 @@ from jsplit.federation import (
     told,
 )
 from jsplit.fused import fused
-from jsplit.loops import LOOPS, Loops
+from jsplit.loops import Loops
 from jsplit.sharding import clients_mapped, clients_mesh
-from jsplit.spread import spread, unrolled
+from jsplit.spread import spread
 from jsplit.travel import travel
 
 
@@ -59,7 +59,7 @@ def together(
     averaged = [(p, "state") for p in clients if ways[p, "state"] == CARRIED]
 
     def whole(count: int, loops: Loops) -> Trainer:
-        mapped = unrolled if own and loops is LOOPS["python"] else jax.vmap
+        mapped = loops.each if own else jax.vmap
         many = spread(config, clients, count, own=own, mapped=clients_mapped(mapped, mesh))
         links = {n: (many.links.get(("activation", n)), many.links.get(("cotangent", n))) for _, n in many.links}
         return fused(many.topology, many.optimizer, links=links, backward=many.backward, mesh=many.mesh)

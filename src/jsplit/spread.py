@@ -100,16 +100,3 @@ def for_each(one: optax.GradientTransformation) -> optax.GradientTransformation:
         return jax.vmap(one.update)(updates, state, params)
 
     return optax.GradientTransformation(jax.vmap(one.init), update)
-
-
-def unrolled(function: Callable, in_axes: tuple) -> Callable:
-    """`jax.vmap` as a row of calls: for convolutions with weights of their own, which are slow as one on a CPU."""
-
-    def run(*args):
-        def row(i):
-            return [a if axis is None else jax.tree.map(lambda x: x[i], a) for a, axis in zip(args, in_axes, strict=True)]
-
-        count = next(x.shape[0] for a, axis in zip(args, in_axes, strict=True) if axis == 0 for x in jax.tree.leaves(a))
-        return jax.tree.map(lambda *x: jnp.stack(x), *[function(*row(i)) for i in range(count)])
-
-    return run

@@ -90,24 +90,25 @@ def travel(
         def begin(shared: Parts, own: Parts, step):
             return start(shared, own), step, no_sums(config)
 
-        if at_once:
-            one = jax.vmap(one, in_axes=(0, 0, None, None, 0, 0))
-            begin = jax.vmap(begin, in_axes=(None, 0, 0))
+        begin_row = jax.vmap(begin, in_axes=(None, 0, 0))
+        row = loops.each(one, in_axes=(0, 0, None, None, 0, 0))
         if mesh is not None:
             spread, same = jax.P(CLIENTS), jax.P()
             specs = spread, spread, same, same, spread, spread
-            one = jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
-            begin = jax.shard_map(begin, mesh=mesh, in_specs=(same, spread, spread), out_specs=spread, check_vma=False)
-        one = loops.step(one, donate_argnums=0 if training else ())
-        begin, finish, settle = loops.step(begin), loops.step(gather), loops.step(apply)
+            row = jax.shard_map(row, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
+            begin_row = jax.shard_map(begin_row, mesh=mesh, in_specs=(same, spread, spread), out_specs=spread, check_vma=False)
+        one, row = (loops.step(f, donate_argnums=0 if training else ()) for f in (one, row))
+        begin, begin_row, finish, settle = map(loops.step, (begin, begin_row, gather, apply))
 
-        def turn(carry, x: Draw, key, fields):
-            """All steps of a client, or of several at once, each as many as it takes."""
+        def turn(shared: Parts, own: Parts, step, x: Draw, key, fields):
+            """All steps of a client, or of a row of them at once, each as many as it takes."""
+            single = jnp.ndim(x.steps) == 0
+            carry = (begin if single else begin_row)(shared, own, step)
 
             def body(s, carry):
-                if not at_once:
+                if single:
                     return one(carry, None, key, fields, x.reads[s], x.weight[s])
-                return one(carry, s < x.steps, key, fields, x.reads[:, s], x.weight[:, s])
+                return row(carry, s < x.steps, key, fields, x.reads[:, s], x.weight[:, s])
 
             return loops.times(x.steps.max(), body, carry)
 
@@ -120,16 +121,16 @@ def travel(
             def clients(carry, x):
                 shared, means = carry
                 mine, x = x
-                mine, _, sums = turn(begin(shared, mine, step + x.before), x, key, fields)
+                mine, _, sums = turn(shared, mine, step + x.before, x, key, fields)
                 carry = finish(shared, means, mine, x.share) if training else carry
                 return carry, ({k: mine[k] for k in own}, sums)
 
-            found, rest = at(own, draw.client), draw
-            if at_once:
-                size = group(len(draw.client), loops)
+            found, rest, size = at(own, draw.client), draw, group(len(draw.client), loops)
+            rows = size > 1 or mesh is not None
+            if rows:
                 found, rest = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (found, draw))
             (shared, means), (found, sums) = loops.over(clients, (shared, means), (found, rest))
-            if at_once:
+            if rows:
                 found, sums = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (found, sums))
             if not training:
                 return held, told(config, sums)
