@@ -73,8 +73,10 @@ LAYERS |= {
     "party.records": {"base"},
     "party.durable": {"base", "checkpoint"},
     "party.local": {
-        "base", "messages", "party.agreement", "party.shapes", "step", "topology", "training", "update", "vjp", "walk",
+        "base", "messages", "party.agreement", "party.part", "party.shapes", "step", "topology", "training", "update", "vjp",
+        "walk",
     },
+    "party.part": {"base", "messages", "update", "walk"},
     "party.line": {"wire.channel", "wire.codec"},
     "party.network": {
         "base", "party.agreement", "party.line", "wire.certs", "wire.channel", "wire.codec", "wire.member", "wire.rendezvous",

@@ -16,15 +16,16 @@ import numpy as np
 import optax
 
 from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, said, shapes_of
-from jsplit.messages import LASTING, Compiled
+from jsplit.messages import LASTING
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement
+from jsplit.party.part import Memory, Part
 from jsplit.step import Packet, inference_ops, training_ops, wires
 from jsplit.topology import Topology
 from jsplit.training import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
 from jsplit.update import SUM, accumulate_ops, total, update_ops
 from jsplit.vjp import floating
-from jsplit.walk import Name, Op, Turn, Wire
+from jsplit.walk import Name, Wire
 
 Arrays = Sequence[Any]
 
@@ -241,76 +242,6 @@ class Wires:
 
     def wait(self, wanted: Iterable[tuple[Wire, int]]) -> None:
         self.exchange.wait([(self.at(w), self.step, m) for w, m in wanted])
-
-
-class Memory:
-    """The memory of one micro-batch: its own things, before those that all share."""
-
-    def __init__(self, common: dict, own: dict, shared: frozenset[Name]):
-        self.common, self.own, self.shared = common, dict(own), shared
-
-    def __getitem__(self, name: Any) -> Any:
-        return self.own[name] if name in self.own else self.common[name]
-
-    def __setitem__(self, name: Any, value: Any) -> None:
-        (self.common if name in self.shared else self.own)[name] = value
-
-    def __delitem__(self, name: Any) -> None:
-        self.own.pop(name, None)
-
-
-class Part:
-    """One party's turns of a walk.
-
-    Attributes:
-        whole: as the walk has them.
-        turns: as they are compiled, each to one program or two.
-        incoming: the wires that each waits for.
-        shared: what outlasts a micro-batch and is changed by some turn.
-    """
-
-    def __init__(self, party: str, ops: Sequence, keep: Iterable):
-        walk = Compiled(ops, keep)
-        mine = [i for i, program in enumerate(walk.programs) if program.party == party]
-        self.whole: list[Turn] = [turn for turn in walk.turns if turn.party == party]
-        self.turns: list[Op] = [walk.programs[i] for i in mine]
-        self.functions = [walk.functions[i] for i in mine]
-        self.spent = [walk.spent[i] for i in mine]
-        first = {r: t for t, turn in reversed([*enumerate(self.turns)]) for r in turn.reads if isinstance(r, Wire)}
-        self.incoming = [[wire for wire, at in first.items() if at == t] for t in range(len(self.turns))]
-        lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in LASTING or SUM in w.kind)}
-        self.shared = frozenset(lasts)
-        self.touch = [(lasts & {*t.reads, *t.writes}, lasts & {*t.writes}) for t in self.turns]
-
-    def run(self, memory: Any, at: Wires, micro: int) -> None:
-        for t in range(len(self.turns)):
-            self.turn(t, memory, at, micro)
-
-    def turn(self, t: int, memory: Any, at: Wires, micro: int) -> None:
-        turn = self.turns[t]
-        for wire in self.incoming[t]:
-            memory[wire] = at.take(wire, micro)
-        results = self.functions[t](*[memory[r] for r in turn.reads])
-        for r in self.spent[t]:
-            del memory[r]
-        for name, result in zip(turn.writes, results, strict=True):
-            if isinstance(name, Wire):
-                at.send(name, micro, result)
-            else:
-                memory[name] = result
-
-    def ready(self, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Which of the turns that are left may run now, as far as their memory goes, oldest first."""
-        found = []
-        for i, (m, t) in enumerate(waiting):
-            if not any(k == m or u == t or self.conflict(u, t) for k, u in waiting[:i]):
-                found.append((m, t))
-        return found
-
-    def conflict(self, u: int, t: int) -> bool:
-        """Whether one of two turns changes what the other touches."""
-        (touch_u, write_u), (touch_t, write_t) = self.touch[u], self.touch[t]
-        return bool(write_u & touch_t or write_t & touch_u)
 
 
 def check_size(batch: Mapping[str, PyTree], size: int) -> None:
