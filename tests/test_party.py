@@ -234,7 +234,7 @@ def test_a_file_that_is_no_agreement_is_refused_and_named(tmp_path, change, mess
 
 def test_parties_that_have_agreed_on_different_things_say_on_both_sides_what_differs():
     problem = small("pair")
-    agreed = agreed_for(problem, patience=5.0)
+    agreed = agreed_for(problem, patience=10.0)
     other = agreed.replace(seed=4)
     trust, rates = trust_of(agreed.parties), federation.optimizers(problem.topology)
 
@@ -367,7 +367,7 @@ def test_a_full_disk_costs_the_newest_checkpoint_at_most(tmp_path, monkeypatch):
         real(file, **arrays)
 
     monkeypatch.setattr(np, "savez", always)
-    agreed = agreed_for(problem, steps=4, checkpoint=2, patience=3.0)
+    agreed = agreed_for(problem, steps=4, checkpoint=2, patience=15.0)
     found = train(agreed, problem, checkpoint=lambda p: tmp_path / "full" / p)
     assert isinstance(found["client"], OSError) and isinstance(found["server"], party.Missing)
     assert sorted(f.name for f in (tmp_path / "full" / "client").glob("*/*.npz")) == ["client.npz"]  # that of step 0, whole

@@ -97,7 +97,7 @@ def test_faults_and_deaths_of_every_party_leave_no_trace(tmp_path, configuration
 
 def test_the_same_faults_without_the_kept_replies_end_the_run(tmp_path):
     problem = small()
-    agreed = agreed_for(problem, steps=24, checkpoint=4, patience=4.0)
+    agreed = agreed_for(problem, steps=24, checkpoint=4, patience=12.0)
     results, *_ = disturbed(problem, agreed, tmp_path, kills={}, keep_replies=False)
     errors = [str(r) for r in results.values() if isinstance(r, BaseException)]
     assert any("asks again for" in e and "which was not kept" in e for e in errors), results
