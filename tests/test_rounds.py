@@ -459,6 +459,34 @@ def test_a_client_that_fails_counts_as_far_as_it_got_or_not_at_all(mlp, name, un
         assert far(state, after(ALGORITHMS[name](trainer), [without])[0]) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["splitfed 3", "fedavg"])
+def test_a_state_saved_and_restored_goes_on_bit_for_bit(mlp, name, tmp_path):
+    """With what each client has of its own, and with the memory of the optimizer that applies averages."""
+    problem, batch = mlp
+    algorithm = ALGORITHMS[name](jsplit.fused(problem.topology, momentum(0.1)))
+    drawn = [people([16, 24]).round(batch, i, batch=8) for i in range(2)]
+    state, _ = algorithm.step(algorithm.init(0, drawn[0]), drawn[0])
+    files = jsplit.save(tmp_path, state)
+    back = jsplit.restore(tmp_path, algorithm.init(0, drawn[0]))
+    assert len(files) == (4 if name == "fedavg" else 2) and type(back) is type(state)
+    one, two = (algorithm.step(s, drawn[1])[0] for s in (state, back))
+    leaves = [[*jax.tree.leaves([p[:4] for p in s.parties.values()]), *jax.tree.leaves(s.server)] for s in (one, two)]
+    assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_a_loss_may_be_one_number_where_every_batch_that_is_taken_is_full(mlp):
+    """Also of unequal clients, some of which take fewer steps than others."""
+    problem, batch = mlp
+    whole = jsplit.Loss("loss", lambda y, t: cross_entropy(y, t).mean(), "server", ["output", "label"])
+    topology = jsplit.Topology([*problem.topology.segments, whole], problem.topology.holds)
+    full, short = people([8, 24, 8]).round(batch, 0, batch=8), people([8, 25, 7]).round(batch, 0, batch=8)
+    for make in (rounds.fedavg, partial(rounds.take_turns, client="client")):
+        one, _ = after(make(jsplit.fused(topology, momentum(0.1))), [full])
+        assert far(one, after(make(jsplit.fused(problem.topology, momentum(0.1))), [full])[0]) < 1e-6
+        with pytest.raises(ValueError, match="examples have weights"):
+            after(make(jsplit.fused(topology, momentum(0.1))), [short])
+
+
 # What is refused.
 
 

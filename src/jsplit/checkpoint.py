@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.base import PartyState, PyTree, TrainState
+from jsplit.base import PyTree, TrainState
 
 ABOUT = "about"
 FORMAT = "jsplit party 1"
@@ -27,13 +27,19 @@ LONGEST = 200  # characters of a party in a file name
 def save(folder: str | os.PathLike, state: TrainState) -> list[Path]:
     """Write `<folder>/<party>.npz` for every party in `state`; `restore` is the inverse.
 
-    No file holds anything of another party. A party on its own machine saves a `TrainState` of itself alone.
+    No file holds anything of another party. A party on its own machine saves a `TrainState` of itself alone. What the
+    state of many clients has by party beside `parties` goes into a folder of that name, `<folder>/server/<party>.npz`.
 
     Returns:
         The files written.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return [save_party(file_of(folder, party), party, own) for party, own in state.parties.items()]
+    files = []
+    for what, parties in state._asdict().items():
+        where = folder_of(folder, what)
+        if parties:
+            where.mkdir(parents=True, exist_ok=True)
+        files += [save_party(file_of(where, party), party, own) for party, own in parties.items()]
+    return files
 
 
 def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
@@ -41,17 +47,24 @@ def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
 
     Args:
         folder: where the files are.
-        like: a state of the same shapes and dtypes, as from `trainer.init`.
+        like: a state of the same shapes and dtypes, as from `trainer.init`, or from that of an algorithm over rounds.
 
     Raises:
         ValueError: naming file and array, if a file is missing, of another party, of another model, or if the
             parties stand at different steps.
     """
-    parties = {party: restore_party(file_of(folder, party), party, own) for party, own in like.parties.items()}
-    steps = {party: int(own.step) for party, own in parties.items()}
+    found = {}
+    for what, parties in like._asdict().items():
+        where = folder_of(folder, what)
+        found[what] = {party: restore_party(file_of(where, party), party, own) for party, own in parties.items()}
+    steps = {party: int(own.step) for party, own in found["parties"].items()}
     if len(set(steps.values())) > 1:
         raise ValueError(f"the files in {folder} stand at different steps: {steps}.")
-    return TrainState(parties)
+    return like._replace(**found)
+
+
+def folder_of(folder: str | os.PathLike, what: str) -> Path:
+    return Path(folder) if what == "parties" else Path(folder) / what
 
 
 def file_of(folder: str | os.PathLike, party: str) -> Path:
@@ -62,7 +75,7 @@ def file_of(folder: str | os.PathLike, party: str) -> Path:
     return Path(folder) / f"{name}.npz"
 
 
-def by_path(state: PartyState) -> dict[str, PyTree]:
+def by_path(state: PyTree) -> dict[str, PyTree]:
     """Leaves by the path to them; slashes within a key are quoted, so that no two paths are alike."""
 
     def part(key: Any) -> str:
@@ -80,7 +93,7 @@ def plain(dtype: np.dtype) -> bool:
     return dtype.kind in "biufc"
 
 
-def save_party(file: Path, party: str, state: PartyState) -> Path:
+def save_party(file: Path, party: str, state: PyTree) -> Path:
     arrays, dtypes = {}, {}
     for path, x in by_path(state).items():
         dtypes[path] = str(x.dtype)
@@ -104,7 +117,7 @@ def save_party(file: Path, party: str, state: PartyState) -> Path:
     return file
 
 
-def restore_party(file: Path, party: str, like: PartyState) -> PartyState:
+def restore_party(file: Path, party: str, like: PyTree) -> Any:
     if not file.is_file():
         raise ValueError(f"there is no file {file} for the party `{party}`.")
     about, arrays = read(file)

@@ -218,7 +218,8 @@ def assemble(
         return ways_to_loop[0]
 
     def compiled(loops: Loops, draw: Draw, training: bool, several: bool = False) -> Callable:
-        ragged = not np.all(draw.weight)
+        taken = np.arange(draw.weight.shape[-2]) < draw.steps[..., None]
+        ragged = bool(np.any((draw.weight == 0) & taken[..., None]))
         if (at := (ragged, training, several)) not in programs:
             inner = program(loops, ragged, training)
 
