@@ -113,7 +113,7 @@ class Party:
             return out
         wire, micro = self.program[self.at]
         if self.terms.crossings[wire].sender == self.me:
-            if not m.sessions[self.terms.crossings[wire].receiver].may_send(self.step):
+            if not m.sessions[self.terms.crossings[wire].receiver].may_send(wire, self.step):
                 return []
             self.at += 1
             self.state = sha256(self.state + bytes([wire, micro])).digest()
@@ -277,8 +277,8 @@ def test_a_sender_stops_at_the_window():
     client, _ = pair()
     client.send(0, 0, 0, VALUE)
     client.send(0, 1, 0, VALUE)
-    assert not client.may_send(2)
-    with pytest.raises(LocalProtocolError, match="`server` is not known to have step 0"):
+    assert not client.may_send(0, 2)
+    with pytest.raises(LocalProtocolError, match="`server` is not known to have what was sent before step 2"):
         client.send(0, 2, 0, VALUE)
 
 
@@ -301,8 +301,8 @@ def test_an_older_epoch_or_another_process_is_void():
         ({"sender": 1}, "`client` sent a frame from `server` to `server`"),
         ({"receiver": 5}, "`client` sent a frame from `client` to `party 5`"),
         ({"run": b"x" * 32}, "another run"),
-        ({"step": 8}, "sent step 8, 0; there are 8 steps"),
-        ({"micro": 1}, "sent step 0, 1"),
+        ({"step": 8}, "sent activation `h` of step 8, 0, which there is not in a run of 8 steps"),
+        ({"micro": 1}, "sent activation `h` of step 0, 1, which there is not"),
         ({"step": 5}, "at step 5, beyond the window"),
         ({"shapes": ((np.dtype(np.float32), (2,)),)}, r"as float32\[2\], the agreement says uint8\[8\]"),
     ],
@@ -371,9 +371,9 @@ def test_the_newest_common_step_is_taken():
     t = terms(["a", "b", "c"])
     lead = Rendezvous(t)
     assert lead.arrive(0, Status(1, 0, (2, 4, 6))) is None and lead.arrive(1, Status(2, 5, (4, 6))) is None
-    assert lead.arrive(2, Status(3, 1, (2, 4))) == Start(6, 4, (1, 2, 3), None)
+    assert lead.arrive(2, Status(3, 1, (2, 4))) == Start(6, 4, (1, 2, 3))
     assert lead.arrive(2, Status(3, 6, (2, 4))) is None  # the same process, on another connection
-    assert lead.arrive(2, Status(4, 6, (4,))) == Start(7, 4, (1, 2, 4), None)
+    assert lead.arrive(2, Status(4, 6, (4,))) == Start(7, 4, (1, 2, 4))
     with pytest.raises(Refused, match=r"no checkpoint in common.*`a` \[2, 4, 6\]; `b` \[4, 6\]; `c` none"):
         lead.arrive(2, Status(5, 6, ()))
 
@@ -382,24 +382,24 @@ def test_other_records_are_told_in_counts():
     t = terms(["lab", "clinic", "server"])
     lead = Rendezvous(t)
     for p, (count, digest) in enumerate([(500, "x"), (498, "y")]):
-        lead.arrive(p, Status(p, 0, (0,), count, digest))
-    with pytest.raises(Refused, match="not have the same records: `lab` 500, `clinic` 498; at least 2 are missing"):
+        lead.arrive(p, Status(p, 0, (0,), {"north": (count, digest), "south": (9, "z")}))
+    with pytest.raises(Refused, match="not have the same records of `north`: `lab` 500, `clinic` 498; at least 2 are missing"):
         lead.arrive(2, Status(2, 0, (0,)))
-    lead.there[1] = Status(1, 0, (0,), 500, "y")
+    lead.there[1] = Status(1, 0, (0,), {"north": (500, "y")})
     with pytest.raises(Refused, match="all have 500, but those of `clinic` are not those of `lab`"):
         lead.arrive(2, Status(2, 0, (0,)))
-    lead.there[1] = Status(1, 0, (0,), 500, "x")
-    assert lead.arrive(2, Status(2, 0, (0,))).records == 500
+    lead.there[1] = Status(1, 0, (0,), {"north": (500, "x")})
+    assert lead.arrive(2, Status(2, 0, (0,))).records == {"north": 500, "south": 9}
 
 
 @pytest.mark.parametrize(
     "said",
     [{}, {"instance": -1}, {"durable": "x"}, {"durable": [1.5]}, {"durable": [True]}, {"epoch": 1 << 63}, {"durable": [0] * 99},
-     {"count": -1}, {"digest": 3}],
+     {"records": {"": [-1, None]}}, {"records": {"": [24, 3]}}, {"records": {"": [24]}}, {"records": [24, "ab"]}],
 )  # fmt: skip
 def test_a_hello_that_says_nothing_sensible_is_refused(said):
     t = terms(["client", "server"], UP)
-    good = {"instance": 1, "epoch": 0, "known": 0, "durable": [0], "count": None, "digest": None}
+    good = {"instance": 1, "epoch": 0, "known": 0, "durable": [0], "records": {"": [24, "ab"]}}
     server = Member(t, 1, 1, Status(1, 0, (0,)))
     hello = codec.text_of(codec.Head("hello", RUN, 0, 1, 0, 1), good | said if said else {})
     with pytest.raises(RemoteProtocolError, match="`client` does not say"):
@@ -409,7 +409,7 @@ def test_a_hello_that_says_nothing_sensible_is_refused(said):
 def changed_hellos(count, seed):
     """Hellos with bytes of their text changed, each met by a lead of its own; how each was taken."""
     t = terms(["client", "server"], UP, DOWN)
-    about = {"instance": 8, "epoch": 0, "known": 3, "durable": [0, 2], "count": 24, "digest": "ab", "agreement": {"steps": 3}}
+    about = {"instance": 8, "epoch": 0, "known": 3, "durable": [0, 2], "records": {"": [24, "ab"]}, "agreement": {"steps": 3}}
     text = codec.text_of(codec.Head("hello", RUN, 0, 8, 0, 1), about).arrays[0]
     rng, seen = np.random.default_rng(seed), {"refused": 0, "taken": 0}
     for _ in range(count):
@@ -417,7 +417,7 @@ def changed_hellos(count, seed):
         for at in rng.integers(len(data), size=rng.integers(1, 4)):
             data[at] = rng.choice(np.frombuffer(b'0129-.e[]{}",:ntf \\', np.uint8)) if rng.integers(4) else rng.integers(256)
         run = RUN if rng.integers(8) else b"s" * 32
-        lead = Member(t, 1, 1, Status(5, 0, (0, 2), 24, "ab"), {"steps": 3})
+        lead = Member(t, 1, 1, Status(5, 0, (0, 2), {"": (24, "ab")}), {"steps": 3})
         try:
             lead.receive(0, codec.frame_of(codec.Head("hello", run, 0, 8, 0, 1), [data]))
             seen["taken"] += 1

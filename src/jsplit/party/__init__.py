@@ -5,11 +5,12 @@ from jsplit.party.infer import evaluate, predict
 from jsplit.party.network import Missing
 from jsplit.party.process import Metrics, Result
 from jsplit.party.run import run
+from jsplit.party.turns import turns
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials
 from jsplit.wire.rendezvous import Refused
 
 __all__ = [
     "Agreement", "Credentials", "Metrics", "Missing", "PlaintextWithoutIdentity", "Refused", "Result", "agreement", "certs",
-    "credentials", "evaluate", "foreign", "predict", "read", "run", "write",
+    "credentials", "evaluate", "foreign", "predict", "read", "run", "turns", "write",
 ]  # fmt: skip

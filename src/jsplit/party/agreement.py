@@ -20,6 +20,7 @@ import jax
 
 from jsplit.base import Link, PyTree, Segment, identity, reason, said, shapes_of
 from jsplit.party import shapes
+from jsplit.party.turns import Turns
 from jsplit.step import wires
 from jsplit.topology import Loss, Node, Topology
 from jsplit.training import both_ways, check_batch, example, fields_of
@@ -28,7 +29,7 @@ from jsplit.walk import Wire
 
 FORMAT = "jsplit agreement 1"
 NEEDED = ("format", "parties", "lead", "addresses", "holds", "nodes", "losses", "values", "links", "batch", "microbatches",
-          "steps", "seed", "checkpoint", "patience", "identities", "hosts")  # fmt: skip
+          "steps", "turns", "seed", "checkpoint", "patience", "identities", "hosts")  # fmt: skip
 SCHEMA = ("parties", "holds", "nodes", "losses", "values", "links", "batch", "microbatches", "seed")
 """What a checkpoint depends on; the rest, as addresses and the number of steps, may change between two runs."""
 
@@ -50,9 +51,29 @@ class Agreement:
     def __getitem__(self, name: str) -> Any:
         return self.said[name]
 
+    @cached_property
+    def turns(self) -> Turns:
+        """Who works with whom in which step."""
+        return Turns(self["turns"], self["parties"], self["steps"])
+
     @property
     def parties(self) -> tuple[str, ...]:
-        return tuple(self["parties"])
+        """All parties; where clients take turns, those of every client, and then those that are always there."""
+        return self.turns.parties
+
+    def of(self, client: str) -> Agreement:
+        """The agreement of one client with those that are always there: for evaluation and prediction.
+
+        Raises:
+            ValueError: if there is no such client.
+        """
+        if self["turns"] is None or client not in self["turns"]["clients"]:
+            raise ValueError(f"`client` must be one of {', '.join(self.turns.names) or 'none'}, got {client!r}.")
+        clients = {client: self["turns"]["clients"][client]}
+        one = self["turns"] | {"clients": clients, "order": [[client, self["steps"]]], "handoff": "none"}
+        there = {*Turns(one, self["parties"], self["steps"]).parties}
+        kept = {k: {p: x for p, x in self[k].items() if p in there} for k in ("addresses", "identities", "hosts")}
+        return self.replace(turns=one, **kept)
 
     @cached_property
     def hash(self) -> str:
@@ -72,7 +93,7 @@ class Agreement:
         """The whole topology, with the segments and losses of `party` in it, and placeholders for all others.
 
         Args:
-            party: whose they are.
+            party: whose they are, by its role where clients take turns.
             own: its segments and loss functions by name, or a topology that has them.
 
         Raises:
@@ -123,7 +144,8 @@ class Agreement:
                 continue
             ends = sorted((party, other), key=lambda p: (p != self["lead"], self.parties.index(p)))
             ends = sorted(ends, key=lambda p: p not in listens)  # the first is dialled
-            found[other] = "lead" if ends[0] not in listens else "dial" if ends[0] == other else "wait"
+            apart = ends[0] not in listens or self["lead"] not in ends and self.turns.apart(party, other)
+            found[other] = "lead" if apart else "dial" if ends[0] == other else "wait"
         return found
 
     def __repr__(self) -> str:
@@ -167,6 +189,7 @@ def agreement(
     lead: str | None = None,
     links: Mapping[str, Any] | None = None,
     microbatches: int = 1,
+    turns: Mapping[str, Any] | None = None,
     seed: int = 0,
     checkpoint: int = 100,
     patience: float = 600.0,
@@ -185,6 +208,7 @@ def agreement(
         links: by the name of a value, what is done to it on its way: `"quantize(8)"`, `"cast(bfloat16)"`, several joined by
             `" | "`, a name of one's own, or a pair of them (activation, cotangent) with `None` for none.
         microbatches: of a step, on their way at the same time.
+        turns: who plays which role in which step, where clients take turns; see `jsplit.party.turns`.
         seed: of data order and randomness.
         checkpoint: all save their state every so many steps.
         patience: seconds to wait for a party before giving up.
@@ -208,6 +232,7 @@ def agreement(
                    for x in topology.losses],
         "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing}, "links": pairs,
         "batch": size, "microbatches": microbatches, "steps": steps, "seed": seed, "checkpoint": checkpoint,
+        "turns": turns,
         "patience": patience, "identities": dict(identities or {}), "hosts": dict(hosts or {}),
     })  # fmt: skip
 
@@ -278,11 +303,14 @@ def checked(found: Any) -> Agreement:
         raise ValueError(f"`microbatches` is {found['microbatches']}, which does not divide the batch of {found['batch']}.")
     if not isinstance(found["patience"], (int, float)) or not found["patience"] > 0:
         raise ValueError(f"`patience` must be a positive number of seconds, got {found['patience']!r}.")
+    parties = Turns(found["turns"], found["parties"], found["steps"]).parties
     for name in ("addresses", "identities", "hosts"):
-        if unknown := set(found[name]) - set(found["parties"]):
-            raise ValueError(f"`{name}` names the party `{sorted(unknown)[0]}`, which is not one of {found['parties']}.")
+        if unknown := set(found[name]) - set(parties):
+            raise ValueError(f"`{name}` names the party `{sorted(unknown)[0]}`, which is not one of {', '.join(parties)}.")
     if found["lead"] not in found["addresses"]:
         raise ValueError(f"`lead` must be a party that listens, one of {list(found['addresses'])}, got {found['lead']!r}.")
+    if found["turns"] is not None and found["lead"] not in found["parties"]:
+        raise ValueError(f"`lead` must be a party that is there in every step, got {found['lead']!r}, which takes turns.")
     made = Agreement(canonical(found))
     try:
         topology = made.topology_of_strangers

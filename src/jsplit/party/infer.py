@@ -34,8 +34,9 @@ def infer(
 
     given = {"credentials": credentials, "data": data, "ids": ids, "links": links, "optimizer": optax.identity()}
     with joined(agreed, party, own, f"{task} {records}", steps, size_of, state=state, network=network, **given) as me:
-        if me.records.count not in (None, records):
-            raise ValueError(f"`records` is {records}, `data` has {me.records.count}.")
+        [mine] = me.records.values()
+        if mine.count not in (None, records):
+            raise ValueError(f"`records` is {records}, `data` has {mine.count}.")
         if checkpoint is not None:
             state = newest(checkpoint, party, agreed.schema, me.disk.restore(0))
         assert state is not None
@@ -44,7 +45,7 @@ def infer(
             try:
                 found = []
                 for step in range(steps):
-                    batch = me.records.take(np.arange(step * size, step * size + size_of(step)))
+                    batch = mine.take(np.arange(step * size, step * size + size_of(step)))
                     work = me.local.predict if task == "predict" else me.local.evaluate
                     found.append(jax.tree.map(np.asarray, work(state, batch, step, size_of(step), me.network)))
                     me.network.finished(step)
@@ -56,7 +57,7 @@ def infer(
                 continue
         if task == "predict":
             outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
-            return Result(state, int(state.step), outputs=me.records.back(outputs))
+            return Result(state, int(state.step), outputs=mine.back(outputs))
         weights = np.array([size_of(s) for s in range(steps)]) / records
         means = {n: float(sum(w * x[n] for w, x in zip(weights, found, strict=True))) for n in found[0]}
         return Result(state, int(state.step), means)
@@ -73,7 +74,7 @@ def evaluate(
     Args:
         records: how many there are, as all parties must say.
         state: of this party, as from `run`; or `checkpoint`: its folder, of which the newest is taken.
-        agreed, party, own, data, credentials, ids, links, network: as for `run`.
+        agreed, party, own, data, credentials, ids, links, network: as for `run`; where clients take turns, `agreed.of(client)`.
 
     Returns:
         A `Result` with the means of the losses that this party computes.

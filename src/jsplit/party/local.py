@@ -70,6 +70,7 @@ class Local:
     ):  # fmt: skip
         if party not in agreed.parties:
             raise ValueError(f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}.")
+        party = agreed.turns.role[party]
         self.agreed, self.party, self.micros = agreed, party, agreed["microbatches"]
         self.topology = agreed.topology(party, own)
         owners = dict.fromkeys(n.party for n in self.topology.segments if n.segment.trainable)
@@ -223,17 +224,19 @@ class Wires:
         self.local, self.exchange, self.step, self.size = local, exchange, step, size
 
     def at(self, wire: Wire) -> int:
-        return self.local.wires.index(wire)
+        """The place of a wire among all crossings: each client's are its own."""
+        wires = self.local.wires
+        return self.local.agreed.turns.client(self.step) * len(wires) + wires.index(wire)
 
     def send(self, wire: Wire, micro: int, value: PyTree) -> None:
         payload = value.payload if isinstance(value, Packet) else value
-        wanted, _ = self.local.like(self.at(wire), self.size)
+        wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
         if said_with_structure(shapes_of(payload)) != said_with_structure(wanted):
             raise ValueError(f"{wire.kind} `{wire.what}` is {said(payload)}, the agreement says {said(wanted)}.")
         self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
 
     def take(self, wire: Wire, micro: int) -> PyTree:
-        payload, value = self.local.like(self.at(wire), self.size)
+        payload, value = self.local.like(self.local.wires.index(wire), self.size)
         found = jax.tree.unflatten(jax.tree.structure(payload), self.exchange.take(self.at(wire), self.step, micro))
         return Packet(found, value) if (wire.kind, wire.what) in self.local.config.links else found
 

@@ -243,8 +243,8 @@ class Network:
         crossing = self.member.terms.crossings[wire]
         session, peer = self.member.sessions[crossing.receiver], self.agreed.parties[crossing.receiver]
         data = [np.asarray(x) for x in arrays]
-        if not session.may_send(step):
-            self.until(lambda: session.may_send(step), f"`{peer}` to take `{crossing.what}`", [peer])
+        if not session.may_send(wire, step):
+            self.until(lambda: session.may_send(wire, step), f"`{peer}` to take `{crossing.what}`", [peer])
         began = time.monotonic()
         with self.changed:
             self.current()

@@ -19,14 +19,16 @@ from jsplit.base import Link, PartyState, PyTree, Segment
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement, canonical
 from jsplit.party.durable import Disk, InMemory
+from jsplit.party.handover import learned, shapes_of_learned, taken
 from jsplit.party.local import Local, check_size
 from jsplit.party.network import Network, identity_of
 from jsplit.party.records import Batches, Records, places_of
 from jsplit.topology import Topology
 from jsplit.wire.certs import Trust
+from jsplit.wire.codec import Shapes
 from jsplit.wire.member import Member
 from jsplit.wire.rendezvous import Status
-from jsplit.wire.session import Crossing, Terms
+from jsplit.wire.session import Terms
 
 Own = Mapping[str, Segment | Callable] | Topology
 """What a party brings: its segments and loss functions by name, or a topology that has them."""
@@ -89,24 +91,77 @@ class Process:
     agreed: Agreement
     party: str
     local: Local
-    records: Records
+    records: Mapping[str, Records]
     disk: Disk | InMemory
     network: Network
     terms: Terms
 
-    def batch(self, step: int, count: int | None) -> Mapping[str, PyTree]:
-        """The records of a step of training."""
-        size = self.agreed["batch"]
-        if self.records.batches is not None:
-            found = dict(self.records.batches(step))
-        elif not self.records.fields:
+    def batch(self, step: int, counts: Mapping[str, int]) -> Mapping[str, PyTree]:
+        """The records of a step of training, by its number and how many records there are of each client."""
+        size, turns = self.agreed["batch"], self.agreed.turns
+        client = turns.client(step)
+        records, count = self.records[turns.names[client]], counts.get(turns.names[client])
+        if records.batches is not None:
+            found = dict(records.batches(step))
+        elif not records.fields:
             return {}
         elif count is None or count < size:
-            raise ValueError(f"there are {count or 0} records, a batch takes {size}.")
+            raise ValueError(f"there are {count or 0} records{of(turns.names[client])}, a batch takes {size}.")
         else:
-            found = self.records.take(places_of(step, count, size, self.agreed["seed"]))
+            found = records.take(places_of(turns.steps_of(client, step), count, size, self.agreed["seed"]))
         check_size(found, size)
         return found
+
+    def hand_over(self, state: PartyState, step: int) -> PartyState:
+        """At the end of a step: give what this party's role has learned to who plays it next, or take it from who played it."""
+        first = len(self.agreed.turns.names) * len(self.local.wires)
+        for place, hand in self.agreed.turns.hands_of(self.party, step):
+            if hand.sender == self.party:
+                self.network.send(first + place, step, 0, learned(state))
+            else:
+                state = taken(state, self.network.take(first + place, step, 0))
+        return state
+
+    def keep_pace(self, step: int, asked: Callable[[], bool]) -> None:
+        """Before a checkpoint: a party that has no turn waits until all have the one before, or until it is asked to stop."""
+        last, member = step // self.agreed["checkpoint"] * self.agreed["checkpoint"], self.network.member
+        if not self.agreed.turns.works(self.party, step):
+            what = f"its turn: not all have come to step {last}"
+            self.network.until(lambda: asked() or member.committed >= last, what, self.agreed.parties)
+
+
+def bytes_of(arrays: Shapes) -> int:
+    return sum(prod(shape) * dtype.itemsize for dtype, shape in arrays)
+
+
+def of(client: str) -> str:
+    return f" of `{client}`" if client else ""
+
+
+def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, ids: Any) -> dict[str, Records]:
+    """A party's records, by client: its own, or those that it has of each if it is always there.
+
+    Raises:
+        ValueError: naming the field or the client that is missing.
+    """
+    turns = agreed.turns
+    own = turns.client_of(party)
+    each = own is None and agreed["turns"] is not None and not callable(data) and bool(fields)
+    found = {}
+    for client in turns.names if own is None else (turns.names[own],):
+        given: Any = {} if data is None else data
+        its = ids
+        if each:
+            if client not in given:
+                raise ValueError(f"`data` lacks the client `{client}`: `{party}` holds fields of each.")
+            given, its = given[client], ids and ids[client]
+        if not callable(given):
+            if missing := [f for f in fields if f not in given]:
+                has = ", ".join(given) or "none"
+                raise ValueError(f"`data`{of(client)} lacks the field `{missing[0]}`, which `{party}` holds; it has {has}.")
+            given = {f: given[f] for f in fields}
+        found[client] = Records(given, its if fields else None, key=agreed.schema)
+    return found
 
 
 @contextmanager
@@ -124,31 +179,36 @@ def joined(
         others: as for `jsplit.party.run`.
     """
     local = Local(agreed, party, own, optimizer, links, backward)
-    fields = local.fields(task.split()[0])
-    if data is None:
-        data = {}
-    if not callable(data) and (missing := [f for f in fields if f not in data]):
-        raise ValueError(f"`data` lacks the field `{missing[0]}`, which `{party}` holds; it has {', '.join(data) or 'none'}.")
-    mine = data if callable(data) else {f: data[f] for f in fields}
-    records = Records(mine, ids if fields else None, key=agreed.schema)
-    first = dict(mine(0)) if callable(mine) else {f: jax.tree.map(lambda x: x[:1], v) for f, v in mine.items()}
+    turns, fields = agreed.turns, local.fields(task.split()[0])
+    if task != "train" and len(turns.names) > 1:
+        raise ValueError(f"`agreed` is of several clients: say whose with agreed.of, for one of {', '.join(turns.names)}.")
+    records = records_of(agreed, party, fields, data, ids)
+    one = next(iter(records.values()))
+    first = dict(one.batches(0)) if one.batches else {f: jax.tree.map(lambda x: x[:1], v) for f, v in one.fields.items()}
     whole = {f: jax.ShapeDtypeStruct((1, *np.shape(x)[1:]), x.dtype) for f, x in first.items() if hasattr(x, "dtype")}
     like = local.init(whole if len(whole) == len(first) else first)
     disk = Disk(checkpoint, party, agreed.schema, like) if checkpoint is not None else InMemory()
     if not disk.steps and (isinstance(disk, InMemory) or not disk.found()):
         disk.save(state or like)
     said = agreed.said | {"task": task}
-    parties = agreed.parties
-    crossings = tuple(Crossing(w.kind, w.what, parties.index(w.sender), parties.index(w.receiver)) for w in local.wires)
+    parties, wires, handed = agreed.parties, len(local.wires), shapes_of_learned(like)
+    crossings, largest = turns.crossings(local.wires), turns.largest
+    if largest and turns.client_of(party) is not None and (size := bytes_of(handed)) > largest:
+        raise ValueError(f"`turns` allows {largest} bytes to be handed over, `{party}` has {size}: say so with `largest`.")
 
-    def shape_of(wire: int, step: int) -> tuple:
-        return shapes.arrays(local.like(wire, sizes(step))[0])
+    def shape_of(crossing: int, step: int) -> tuple:
+        return handed if crossings[crossing].kind == "weights" else shapes.arrays(local.like(crossing % wires, sizes(step))[0])
+
+    def uses(crossing: int, step: int) -> int:
+        return turns.uses(wires, crossing, step)
 
     run = sha256(canonical(said).encode()).digest()
-    terms = Terms(run, parties, crossings, shape_of, steps, agreed["microbatches"] if task == "train" else 1)
-    limit = max([sum(prod(s) * d.itemsize for d, s in shape_of(w, 0)) for w in range(len(crossings))], default=0)
+    micros = agreed["microbatches"] if task == "train" else 1
+    terms = Terms(run, parties, crossings, shape_of, steps, micros, uses=uses)
+    limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
     durable = disk.steps if task == "train" else (0,)
-    status = Status(time.time_ns(), 0, tuple(durable), records.count, records.digest)
+    said_of = {client: (r.count, r.digest) for client, r in records.items() if r.count is not None}
+    status = Status(time.time_ns(), 0, tuple(durable), said_of)
     reach, me = agreed.reach(party), parties.index(party)
     direct = frozenset(parties.index(p) for p, how in reach.items() if how != "lead")
     seals = None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jsplit.base import Link, PartyState, PyTree
@@ -49,7 +50,8 @@ def run(
         agreed: what the parties have agreed on.
         party: this one.
         own: its segments and loss functions, by name, or a topology that has them.
-        data: its fields, [record, ...], or `batch(step)`.
+        data: its fields, [record, ...], or `batch(step)`. Where clients take turns, a party that is always there gives such
+            fields, and ids, by client.
         credentials: its certificate and key, `jsplit.wire.certs.read`.
         optimizer: its own, if it has parameters.
         ids: of its records; all parties must have the same.
@@ -74,6 +76,7 @@ def run(
     ) as me:  # fmt: skip
         if me.disk.done() == steps:  # and only this process died before it could end
             return Result(me.disk.restore(steps), steps)
+        asked = stop.is_set if stop is not None else bool
         losses: dict[int, dict[str, float]] = {}
         failed = 0
         while True:
@@ -85,16 +88,19 @@ def run(
                 me.network.durable(me.disk.steps)
                 log.info("%s goes on from step %d, epoch %d", party, start.step, start.epoch)
                 for step in range(start.step, steps):
-                    state, metrics = one_step(me, state, step, start.records)
-                    losses[step] = dict(metrics.losses)
-                    if on_step:
-                        on_step(metrics)
-                    asked = stop is not None and stop.is_set()
-                    if (step + 1) % agreed["checkpoint"] == 0 or step + 1 == steps or asked:
+                    if agreed.turns.works(party, step):
+                        state, metrics = one_step(me, state, step, start.records)
+                        losses[step] = dict(metrics.losses)
+                        if on_step:
+                            on_step(metrics)
+                    state = me.hand_over(state._replace(step=jnp.int32(step + 1)), step)
+                    me.network.finished(step)
+                    if (step + 1) % agreed["checkpoint"] == 0 or step + 1 == steps or asked():
+                        me.keep_pace(step, asked)
                         failed = saved(me, state, failed, last=step + 1 == steps)
-                    if asked:
-                        me.network.leave(f"`{party}` was asked to stop after step {step + 1}.")
-                        return Result(state, step + 1, of_all(losses), stopped=True, epoch=start.epoch)
+                        if asked():
+                            me.network.leave(f"`{party}` was asked to stop after step {step + 1}.")
+                            return Result(state, step + 1, of_all(losses), stopped=True, epoch=start.epoch)
                 me.network.until(
                     lambda: me.network.member.committed >= steps, "all to have saved the last step", agreed.parties
                 )  # fmt: skip
@@ -110,15 +116,14 @@ def run(
                 log.info("%s goes back: another party has come back", party)
 
 
-def one_step(me: Process, state: PartyState, step: int, count: int | None) -> tuple[PartyState, Metrics]:
+def one_step(me: Process, state: PartyState, step: int, counts: Mapping[str, int]) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
-    batch = me.batch(step, count)
+    batch = me.batch(step, counts)
     state, found = me.local.step(state, batch, step, net)
     losses = {n: float(x) for n, x in found.items()}
     jax.block_until_ready((state.params, state.step))
-    net.finished(step)
     seconds, wait, wire = time.monotonic() - began, net.waited - waited, net.posting - posting
     took = (seconds, max(seconds - wait - wire, 0.0), wire, wait)
     metrics = Metrics(step + 1, losses, net.sent - sent, net.received - received, *took, net.epoch)

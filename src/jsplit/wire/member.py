@@ -242,7 +242,7 @@ class Member:
         """What the lead tells: the epoch, and what all have on disk."""
         assert self.start is not None
         start = {"epoch": self.start.epoch, "step": self.start.step, "instances": list(self.start.instances),
-                 "records": self.start.records}  # fmt: skip
+                 "records": dict(self.start.records)}  # fmt: skip
         frames = [codec.text_of(self.head("start", peer), start)]
         if self.committed >= 0:
             frames.append(codec.text_of(self.head("committed", peer), {"step": self.committed}))
@@ -251,7 +251,8 @@ class Member:
     def start_of(self, found: Mapping[str, Any]) -> Start:
         instances, records = found.get("instances"), found.get("records")
         if (not isinstance(instances, list) or len(instances) != len(self.terms.parties)
-                or not all(type(n) is int for n in instances) or not (records is None or type(records) is int)):  # fmt: skip
+                or not all(type(n) is int for n in instances) or not isinstance(records, dict)
+                or not all(type(n) is int for n in records.values())):  # fmt: skip
             raise RemoteProtocolError("the lead does not say who is there.")
         return Start(number(found, "epoch"), number(found, "step"), tuple(instances), records)
 
@@ -279,7 +280,7 @@ class Member:
 
     def finished(self, step: int) -> Outgoing:
         """This party has done a step. Those that it sends nothing to are told so; for others its next value says it."""
-        return [(p, s.sync(again=False)) for p, s in self.sessions.items() if s.receives and not s.sends]
+        return [(p, s.sync(again=False)) for p, s in self.sessions.items() if not s.sends and s.next != s.told]
 
     def durable(self, steps: Iterable[int]) -> Outgoing:
         """This party has these steps on disk now."""
@@ -292,7 +293,7 @@ class Member:
         """What this party says of itself."""
         own = self.status
         return {"instance": own.instance, "epoch": own.epoch, "known": self.epoch, "durable": list(own.durable),
-                "count": own.count, "digest": own.digest}  # fmt: skip
+                "records": own.records}  # fmt: skip
 
     def remind(self) -> Outgoing:
         """Everything that may have been lost on the way, once more: what a party says when it has waited for long."""

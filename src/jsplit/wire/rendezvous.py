@@ -13,14 +13,18 @@ class Refused(RuntimeError):
     """Parties cannot work together; the message says in one line why."""
 
 
+Said = tuple[int, str | None]
+"""Of some records: how many there are, and a digest of their ids, if they have any."""
+
+
 @dataclass(frozen=True)
 class Start:
-    """An epoch: from which step all go on, the processes that do, and how many records all have agreed on."""
+    """An epoch: from which step all go on, the processes that do, and by client how many records all have agreed on."""
 
     epoch: int
     step: int
     instances: tuple[int, ...]
-    records: int | None
+    records: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,28 +35,33 @@ class Status:
         instance: its process.
         epoch: the one that it has begun; `known`: the newest of which it has heard.
         durable: the steps that it has on disk.
-        count, digest: of its records, if it has any.
+        records: by client, what it says of those that it has.
     """
 
     instance: int
     epoch: int
     durable: tuple[int, ...]
-    count: int | None = None
-    digest: str | None = None
+    records: Mapping[str, Said] = field(default_factory=dict)
     known: int = 0
 
     @staticmethod
     def of(found: Mapping[str, Any], who: str) -> Status:
         """Checked, as all that comes from another party."""
         numbers = [found.get("instance"), found.get("epoch"), found.get("known")]
-        durable, count, digest = found.get("durable"), found.get("count"), found.get("digest")
+        durable, records = found.get("durable"), found.get("records")
         if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or not isinstance(durable, list):
             raise RemoteProtocolError(f"`{who}` does not say which process it is.")
         if len(durable) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in durable):
             raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
-        if not (count is None or type(count) is int and 0 <= count < 1 << 63) or not (digest is None or type(digest) is str):
+        if not isinstance(records, dict) or not all(map(is_said, records.values())):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
-        return Status(numbers[0], numbers[1], tuple(sorted(durable)), count, digest, numbers[2])  # type: ignore[arg-type]
+        said = {client: tuple(x) for client, x in records.items()}
+        return Status(numbers[0], numbers[1], tuple(sorted(durable)), said, numbers[2])  # type: ignore[arg-type]
+
+
+def is_said(x: Any) -> bool:
+    return (isinstance(x, list) and len(x) == 2 and type(x[0]) is int and 0 <= x[0] < 1 << 63
+            and (x[1] is None or type(x[1]) is str))  # fmt: skip
 
 
 @dataclass
@@ -93,26 +102,27 @@ class Rendezvous:
         return max(set.intersection(*(set(s.durable) for s in self.there.values())), default=None)
 
 
-def same_records(said: Mapping[str, Status]) -> int | None:
-    """How many records all have; `None` where no party says.
+def same_records(said: Mapping[str, Status]) -> dict[str, int]:
+    """By client, how many records all have that have any.
 
     Raises:
         Refused: if they are not the same, giving counts.
     """
-    having = {p: s for p, s in said.items() if s.count is not None}
-    counts = {s.count for s in having.values()}
-    if len(counts) > 1:
-        each = ", ".join(f"`{p}` {s.count}" for p, s in having.items())
-        least = max(c for c in counts if c is not None) - min(c for c in counts if c is not None)
-        raise Refused(f"the parties do not have the same records: {each}; at least {least} are missing at one of them.")
-    if len({s.digest for s in having.values()}) > 1:
-        first, *others = having
-        odd = [p for p in others if having[p].digest != having[first].digest]
-        raise Refused(
-            f"the parties do not have the same records: all have {next(iter(counts))}, but those of "
-            f"{', '.join(f'`{p}`' for p in odd)} are not those of `{first}`."
-        )
-    return next(iter(counts), None)
+    clients = dict.fromkeys(c for s in said.values() for c in s.records)
+    return {client: same(client, {p: s.records[client] for p, s in said.items() if client in s.records}) for client in clients}
+
+
+def same(client: str, having: Mapping[str, Said]) -> int:
+    counts, of = [n for n, _ in having.values()], f" of `{client}`" if client else ""
+    if len({*counts}) > 1:
+        each = ", ".join(f"`{p}` {n}" for p, (n, _) in having.items())
+        raise Refused(f"the parties do not have the same records{of}: {each}; at least {max(counts) - min(counts)} are "
+                      "missing at one of them.")  # fmt: skip
+    first, *others = having
+    if odd := [p for p in others if having[p][1] != having[first][1]]:
+        raise Refused(f"the parties do not have the same records{of}: all have {counts[0]}, but those of "
+                      f"{', '.join(f'`{p}`' for p in odd)} are not those of `{first}`.")  # fmt: skip
+    return counts[0]
 
 
 def number(found: Mapping[str, Any], name: str) -> int:

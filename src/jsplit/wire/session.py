@@ -1,9 +1,9 @@
 """What two parties may send each other, and what is done with what comes twice, late or not at all. No I/O.
 
-A wire is one value that crosses one way. Its frames have positions, `step * micros + micro`, and each is applied once and
-in order: what is before the next position is a repetition and is dropped, what is after it leaves a gap and is asked for
-again. The sender keeps what it sent until the receiver is known to have it, so that after any loss the same bytes go
-out with the same id.
+A wire is one value that crosses one way. Its frames have positions, counted over the steps in which it is used, and each is
+applied once and in order: what is before the next position is a repetition and is dropped, what is after it leaves a gap
+and is asked for again. The sender keeps what it sent until the receiver is known to have it, so that after any loss the
+same bytes go out with the same id.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Terms:
         crossings: every wire; their places are what heads say.
         shapes: `shapes(place of the wire, step)`: of the arrays of each frame.
         steps, micros: how many steps the run has, and micro-batches a step.
-        window: how many steps a sender may be ahead of what the receiver is known to have.
+        window: how many uses of a wire a sender may be ahead of what the receiver is known to have.
+        uses: `uses(place of the wire, step)`: in how many of the steps before this one it is used; by default in all.
     """
 
     run: bytes
@@ -54,6 +55,18 @@ class Terms:
     steps: int
     micros: int = 1
     window: int = 2
+    uses: Callable[[int, int], int] = lambda wire, step: step
+
+    def parts(self, wire: int) -> int:
+        """How many frames a wire has in a step that uses it."""
+        return 1 if self.crossings[wire].kind == "weights" else self.micros
+
+    def position(self, wire: int, step: int, micro: int = 0) -> int:
+        """The place of a frame among all of its wire."""
+        return self.uses(wire, step) * self.parts(wire) + micro
+
+    def used(self, wire: int, step: int) -> bool:
+        return step < self.steps and self.uses(wire, step) < self.uses(wire, step + 1)
 
     def between(self, sender: int, receiver: int) -> tuple[int, ...]:
         """The wires that go from one party to another."""
@@ -83,7 +96,7 @@ class Session:
     due: dict[int, int] = field(default_factory=dict)
     next: dict[int, int] = field(default_factory=dict)
     had: dict[int, int] = field(default_factory=dict)
-    known: int = 0
+    told: dict[int, int] = field(default_factory=dict)
     repeated: int = 0
 
     def __post_init__(self):
@@ -94,14 +107,16 @@ class Session:
         """Forget everything and go on from `step`; frames of other epochs, or other instances of the peer, are void."""
         if epoch <= self.epoch:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
-        first = step * self.terms.micros
-        self.epoch, self.instances, self.kept, self.known = epoch, instances, {}, step
-        self.due, self.next = dict.fromkeys(self.sends, first), dict.fromkeys(self.receives, first)
-        self.had = dict.fromkeys(self.sends, first)
+        self.epoch, self.instances, self.kept = epoch, instances, {}
+        self.due, self.next = ({w: self.terms.position(w, step) for w in own} for own in (self.sends, self.receives))
+        self.had, self.told = dict(self.due), dict(self.next)
 
-    def may_send(self, step: int) -> bool:
-        """Whether the window is open: the peer is known to have all of the steps before it."""
-        return step < self.known + self.terms.window
+    def may_send(self, wire: int, step: int) -> bool:
+        """Whether the window is open: the peer is known to have all but the last few frames before it."""
+        return self.near(wire, step, self.had[wire])
+
+    def near(self, wire: int, step: int, position: int) -> bool:
+        return self.terms.uses(wire, step) < position // self.terms.parts(wire) + self.terms.window
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Frame:
         """The frame of the next message on a wire, kept until the peer has it.
@@ -109,11 +124,11 @@ class Session:
         Raises:
             LocalProtocolError: if it is not the next one, or its shapes are not those agreed upon.
         """
-        position, crossing = step * self.terms.micros + micro, self.terms.crossings[wire]
-        if self.due.get(wire) != position:
+        position, crossing = self.terms.position(wire, step, micro), self.terms.crossings[wire]
+        if self.due.get(wire) != position or not self.terms.used(wire, step):
             raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is sent next.")
-        if not self.may_send(step):
-            raise LocalProtocolError(f"`{self.terms.name(self.peer)}` is not known to have step {step - self.terms.window}.")
+        if not self.may_send(wire, step):
+            raise LocalProtocolError(f"`{self.terms.name(self.peer)}` is not known to have what was sent before step {step}.")
         frame = codec.frame_of(self.head(crossing.kind, step=step, micro=micro, value=wire), arrays)
         if frame.head.shapes != self.terms.shapes(wire, step):
             raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` is {said(frame.head.shapes)}, "
@@ -129,6 +144,7 @@ class Session:
 
     def sync(self, *, again: bool) -> Frame:
         """What this party has received, by wire; with `again`, whatever else was sent shall be sent again."""
+        self.told = dict(self.next)
         return codec.text_of(self.head("sync"), {"next": {str(w): n for w, n in self.next.items()}, "again": again})
 
     def accept(self, head: Head) -> None:
@@ -148,8 +164,9 @@ class Session:
         wire = head.value
         if wire not in self.receives or self.terms.crossings[wire].kind != head.kind:
             raise RemoteProtocolError(f"{who} may not send {head.kind} {wire} to `{self.terms.name(self.me)}`.")
-        if head.step >= self.terms.steps or head.micro >= self.terms.micros:
-            raise RemoteProtocolError(f"{who} sent step {head.step}, {head.micro}; there are {self.terms.steps} steps.")
+        if not self.terms.used(wire, head.step) or head.micro >= self.terms.parts(wire):
+            what = f"{head.kind} `{self.terms.crossings[wire].what}` of step {head.step}, {head.micro}"
+            raise RemoteProtocolError(f"{who} sent {what}, which there is not in a run of {self.terms.steps} steps.")
         if not head.sealed and head.shapes != (agreed := self.terms.shapes(wire, head.step)):
             what = f"{head.kind} `{self.terms.crossings[wire].what}`"
             raise RemoteProtocolError(f"{who} sent {what} as {said(head.shapes)}, the agreement says {said(agreed)}.")
@@ -168,12 +185,12 @@ class Session:
             return None, self.synced(codec.about(frame))
         if head.kind not in codec.CARRIERS:
             raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value.")
-        position, expected = head.step * self.terms.micros + head.micro, self.next[head.value]
+        position, expected = self.terms.position(head.value, head.step, head.micro), self.next[head.value]
         self.has(head.step)
         if position < expected:
             self.repeated += 1
             return None, []
-        if head.step >= expected // self.terms.micros + self.terms.window:
+        if not self.near(head.value, head.step, expected):
             raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` is at step {head.step}, beyond the window.")
         if position > expected:
             return None, [self.sync(again=True)]
@@ -186,9 +203,12 @@ class Session:
 
     def has(self, step: int) -> None:
         """The peer is at `step`, so it has all that was sent for the steps before it."""
-        self.known = max(self.known, step)
         for wire, position in self.had.items():
-            self.had[wire] = max(position, min(step * self.terms.micros, self.due[wire]))
+            self.had[wire] = max(position, min(self.terms.position(wire, step), self.due[wire]))
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what the peer has."""
         self.kept = {at: frame for at, frame in self.kept.items() if at[1] >= self.had[at[0]]}
 
     def synced(self, said: Mapping[str, Any]) -> list[Frame]:
@@ -202,16 +222,15 @@ class Session:
                 what = self.terms.crossings[wire].what
                 raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` says it has {position!r} messages of `{what}`.")
         self.had = {w: max(n, self.had[w]) for w, n in has.items()}  # what is said may be late
-        if has:
-            self.has(min(self.had.values()) // self.terms.micros)
+        self.drop()
         if not said.get("again"):
             return []
         lacking = [(w, p) for w in self.sends for p in range(self.had[w], self.due[w])]
         if lost := [at for at in lacking if at not in self.kept]:
-            wire, position = lost[0]
+            crossing, number = self.terms.crossings[lost[0][0]], lost[0][1]
             raise LocalProtocolError(
-                f"`{self.terms.name(self.peer)}` asks again for {self.terms.crossings[wire].kind} "
-                f"`{self.terms.crossings[wire].what}` of step {position // self.terms.micros}, which was not kept."
+                f"`{self.terms.name(self.peer)}` asks again for {crossing.kind} `{crossing.what}`, number {number}, "
+                "which was not kept."
             )
         return [self.kept[at] for at in sorted(lacking, key=lambda at: at[1])]
 
