@@ -55,7 +55,8 @@ def disturbed(problem, agreed, folder, *, kills, keep_replies=True, seed=0):
                 proxy.hold(0)
 
     def one(p):
-        batch = own_of(problem, p)
+        role = agreed.turns.role[p]
+        batch = own_of(problem, role)
 
         def on_step(m):
             if p == lead:
@@ -67,7 +68,7 @@ def disturbed(problem, agreed, folder, *, kills, keep_replies=True, seed=0):
         while True:
             try:
                 result = party.run(
-                    agreed, p, problem.topology, lambda step: batch, credentials=trust[p], optimizer=rates[p], remind=0.3,
+                    agreed, p, problem.topology, lambda step: batch, credentials=trust[p], optimizer=rates[role], remind=0.3,
                     checkpoint=folder / p, on_step=on_step, keep_replies=keep_replies, pulse=(1.0, 1.0),
                     addresses={lead: f"127.0.0.1:{proxy.port}"},
                 )  # fmt: skip
@@ -82,16 +83,19 @@ def disturbed(problem, agreed, folder, *, kills, keep_replies=True, seed=0):
         proxy.close()
 
 
-@pytest.mark.parametrize(("configuration", "steps"), [("vertical", 24), pytest.param("chain", 24)])
-def test_faults_and_deaths_of_every_party_leave_no_trace(tmp_path, configuration, steps):
+HANDED = party.turns({c: {"client": c} for c in ("north", "south")}, [("north", 3), ("south", 2)])
+
+
+@pytest.mark.parametrize(("configuration", "turns"), [("vertical", None), ("chain", None), ("pair", HANDED)])
+def test_faults_and_deaths_of_every_party_leave_no_trace(tmp_path, configuration, turns):
     """Cut, swallowed and held up, directly and by way of the lead; each party dies once, the lead among them."""
-    problem = small(configuration)
-    agreed = agreed_for(problem, steps=steps, checkpoint=4)
+    problem, steps = small(configuration), 24
+    agreed = agreed_for(problem, steps=steps, checkpoint=4, turns=turns)
     kills = {p: [6 + 6 * i] for i, p in enumerate(agreed.parties)}
     results, faults, epochs = disturbed(problem, agreed, tmp_path, kills=kills)
     states = undisturbed(problem, steps)
     for p, result in federation.checked(results).items():
-        assert bits(result.state) == bits(states[p]), p
+        assert bits(result.state) == bits(states[agreed.turns.role[p]]), p
     assert faults >= steps // 2 and len(set(epochs.values())) == 1 and epochs[agreed["lead"]] >= 2
 
 

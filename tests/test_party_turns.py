@@ -118,3 +118,151 @@ def test_clients_in_turns_train_as_the_whole_does_on_the_same_batches(configurat
             each = [results[agreed.turns.player(at, c)].losses["loss"] for c in range(3)]
             assert list(map(len, each)) == [agreed.turns.steps_of(c, steps) for c in range(3)]
             assert sorted(sum(each, [])) == sorted(losses)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of three clients, with checkpoints, and what was on each disk at most."""
+    folder = tmp_path_factory.mktemp("turns")
+    problem, roles, records = problem_of("small")
+    agreed = agreed_for(problem, steps=14, turns=turns_of(roles, "peer"), checkpoint=2)
+    most = dict.fromkeys(agreed.parties, 0)
+
+    def look(m):
+        for p in agreed.parties:
+            most[p] = max(most[p], sum(f.is_dir() for f in (folder / p).iterdir()))
+
+    options = {"checkpoint": lambda p: folder / p, "on_step": lambda p: look}
+    results = checked(together(agreed.parties, work_of(problem, agreed, records, **options)))
+    return problem, agreed, records, folder, results, most
+
+
+def test_who_waits_for_its_turn_runs_no_further_ahead_than_its_checkpoints(trained):
+    *_, most = trained
+    assert max(most.values()) <= 4, most  # the last that all have, the one that is due, and two while files are replaced
+
+
+def test_each_client_evaluates_and_predicts_with_what_all_have_learned(trained):
+    problem, agreed, records, folder, results, _ = trained
+    one = agreed.of("south")
+    assert one.parties == ("south client", "server")
+    trust, fields = trust_of(agreed.parties), records["south"]
+
+    def work(p):
+        own = {"x": fields["x"]} if p != "server" else {"south": {"label": fields["label"]}}
+        given = {"credentials": trust[p], "records": COUNTS["south"], "checkpoint": folder / p, "remind": 0.5}
+        found = party.evaluate(one, p, problem.topology, own, **given)
+        return found, party.predict(one, p, problem.topology, own if p != "server" else None, **given)
+
+    found = checked(together(one.parties, work))
+    trainer = jsplit.messages(problem.topology, optimizers(problem.topology))
+    state = jsplit.TrainState({agreed.turns.role[p]: results[p].state for p in one.parties})
+    assert found["server"][0].losses["loss"] == pytest.approx(float(trainer.evaluate(state, fields).loss), rel=1e-6)
+    assert np.allclose(found["server"][1].outputs["y"], trainer.predict(state, {"x": fields["x"]})["y"], rtol=1e-6)
+    with pytest.raises(ValueError, match="`agreed` is of several clients: say whose with agreed.of"):
+        party.evaluate(
+            agreed, "server", problem.topology, records=9, credentials=trust["server"], state=results["server"].state
+        )
+
+
+def test_who_waits_for_its_turn_can_be_asked_to_stop_and_goes_on(tmp_path):
+    problem, roles, records = problem_of("small")
+    agreed = agreed_for(problem, steps=12, turns=turns_of(roles, "peer"), checkpoint=2)
+    stop, first, waits = threading.Event(), [], threading.Event()
+
+    def on_step(p):
+        def slow(m):
+            if p == "north client" and m.step == 1:
+                stop.set()
+                assert waits.wait(30)
+
+        return slow
+
+    work = work_of(problem, agreed, records, checkpoint=lambda p: tmp_path / p, on_step=on_step)
+    stopping = work_of(problem, agreed, records, checkpoint=lambda p: tmp_path / p, stop=stop)
+
+    def again(p):
+        if p == "west client":  # whose turn is the last
+            first.append(stopping(p))
+            waits.set()
+        return work(p)
+
+    results = checked(together(agreed.parties, again))
+    assert first[0].stopped and not first[0].losses
+    state, _, _ = expected(problem, roles, records, 12, "peer")
+    assert all(bits(r.state) == bits(state.parties[agreed.turns.role[p]]) for p, r in results.items())
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=1, max_size=5),
+    st.integers(1, 30), st.sampled_from(["peer", "none"]),
+)  # fmt: skip
+def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff):
+    turns = Turns(party.turns({c: {"client": c} for c in "abc"}, order, handoff), ["client", "server"], steps)
+    whose = [c for _ in range(steps) for c, n in order for _ in range(n)][:steps]
+    for step in range(steps):
+        assert turns.names[turns.client(step)] == whose[step]
+        assert [turns.works(c, step) for c in "abc"] == [c == whose[step] for c in "abc"] and turns.works("server", step)
+    for step in range(steps + 1):
+        assert [turns.steps_of(i, step) for i in range(3)] == [whose[:step].count(c) for c in "abc"]
+    hands = [(s, h.sender, h.receiver) for h, at in turns.hands.items() for s in at]
+    begins = turns.turn[0]
+    passes = [(b - 1, whose[b - 1], whose[b]) for b in begins[1:] if whose[b - 1] != whose[b]]
+    last = [(steps - 1, whose[-1], c) for c in "abc" if c != whose[-1]]
+    assert sorted(hands) == (sorted(passes + last) if handoff == "peer" else [])
+    for i, (h, at) in enumerate(turns.hands.items()):
+        assert [turns.uses(2, 6 + i, s) for s in range(steps + 1)] == [sum(x < s for x in at) for s in range(steps + 1)]
+        assert all((i, h) in turns.hands_of(p, s) for s in at for p in (h.sender, h.receiver))
+    assert sum(len(turns.hands_of(p, s)) for p in "abc" for s in range(steps)) == 2 * len(hands)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"handoff": "pigeon"}, "`handoff` must be one of peer, server, none"),
+        ({"clients": {}}, "`clients` must give for each client"),
+        ({"clients": {"north": {"hospital": "north"}}}, "`clients` must give each the same roles, of client, server"),
+        ({"clients": {"north": {"client": "north"}, "south": {"client": "north"}}}, "gives a party two roles"),
+        ({"clients": {"north": {"client": "server"}}}, "gives a party two roles"),
+        ({"order": []}, "`order` must say who trains"),
+        ({"order": [["east", 3]]}, "`order` must hold clients and how many steps"),
+        ({"order": [["north", 0]]}, "`order` must hold clients and how many steps"),
+        ({"largest": 0}, "`largest` must be a number of bytes"),
+        ({"more": 1}, "`turns` must be what jsplit.party.turns gives"),
+    ],
+)
+def test_turns_that_make_no_sense_are_refused_and_named(change, message):
+    problem = small("pair")
+    good = party.turns({"north": {"client": "north"}}, [("north", 3)])
+    assert agreed_for(problem, turns=good).parties == ("north", "server")
+    with pytest.raises(ValueError, match=message):
+        agreed_for(problem, turns=good | change)
+
+
+def test_what_a_party_brings_must_fit_the_turns():
+    problem, roles, records = problem_of("small")
+    agreed = agreed_for(problem, turns=turns_of(roles, "peer"))
+    trust = trust_of(agreed.parties)
+
+    def run(p, data, agreed=agreed):
+        party.run(agreed, p, problem.topology, data, optimizer=optax.sgd(0.1), credentials=trust[p])
+
+    with pytest.raises(ValueError, match="`data` lacks the client `north`: `server` holds fields of each"):
+        run("server", {"label": problem.batch["label"]})
+    with pytest.raises(ValueError, match="`data` of `south` lacks the field `label`, which `server` holds"):
+        run("server", records | {"south": {}})
+    with pytest.raises(ValueError, match="`turns` allows 8 bytes to be handed over, `west client` has 48"):
+        small_hands = agreed_for(problem, turns=turns_of(roles, "peer", largest=8))
+        run("west client", records["west"], small_hands)
+    with pytest.raises(ValueError, match="`lead` must be a party that is there in every step"):
+        agreed_for(problem, turns=turns_of(roles, "peer"), listens=["north client"])
+    with pytest.raises(ValueError, match="`client` must be one of north, south, west, got 'east'"):
+        agreed.of("east")
+
+
+def test_who_has_a_connection_with_whom_follows_from_how_is_handed_over():
+    problem, roles, _ = problem_of("small")
+    for handoff, reach in (("peer", "dial"), ("server", "lead"), ("none", "lead")):
+        agreed = agreed_for(problem, turns=turns_of(roles, handoff), listens=["server", "south client"])
+        assert agreed.reach("north client") == {"south client": reach, "west client": "lead", "server": "dial"}
+        assert agreed.reach("south client")["north client"] == {"dial": "wait", "lead": "lead"}[reach]

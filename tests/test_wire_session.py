@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jsplit.party.turns import Turns, turns
+from jsplit.walk import Wire
 from jsplit.wire import codec
 from jsplit.wire.difference import difference
 from jsplit.wire.member import Member
@@ -21,11 +23,12 @@ RUN = b"r" * 32
 BYTE = ((np.dtype(np.uint8), (8,)),)
 
 
-def terms(parties, *crossings, steps=8, micros=1):
+def terms(parties, *crossings, steps=8, micros=1, **options):
     wires = tuple(Crossing(kind, what, parties.index(a), parties.index(b)) for kind, what, a, b in crossings)
-    return Terms(RUN, tuple(parties), wires, lambda wire, step: BYTE, steps, micros)
+    return Terms(RUN, tuple(parties), wires, lambda wire, step: BYTE, steps, micros, **options)
 
 
+STEPS, EVERY, MICROS = 8, 2, 2
 UP, DOWN = ("activation", "h", "client", "server"), ("cotangent", "h", "server", "client")
 WORLDS = {  # parties, wires in the order of a step, the lead, and pairs without a connection of their own
     "vanilla": (["client", "server"], [UP, DOWN], 1, []),
@@ -45,7 +48,15 @@ WORLDS = {  # parties, wires in the order of a step, the lead, and pairs without
         [("activation", "a", "one", "two"), ("activation", "b", "two", "three"),
          ("cotangent", "b", "three", "two"), ("cotangent", "a", "two", "one")], 2, [(0, 1)],
     ),
+    "turns": (
+        ["north", "south", "server"],
+        [("activation", "h", "north", "server"), ("cotangent", "h", "server", "north"),
+         ("activation", "h", "south", "server"), ("cotangent", "h", "server", "south"),
+         ("weights", "client", "north", "south"), ("weights", "client", "south", "north")], 2, [(0, 1)],
+    ),
 }  # fmt: skip
+TURNS = Turns(turns({c: {"client": c} for c in ("north", "south")}, [("north", 2), ("south", 1)]), ["client", "server"], STEPS)
+USES = {"turns": lambda wire, step: TURNS.uses(2, wire, step)}
 
 
 class Seals:
@@ -82,14 +93,20 @@ class Party:
 
     def __init__(self, world, me, disk, instance, cache):
         parties, wires, self.lead, apart = WORLDS[world]
-        self.terms = terms(parties, *wires, steps=STEPS, micros=MICROS)
+        self.terms = terms(parties, *wires, steps=STEPS, micros=MICROS, **({"uses": USES[world]} if world in USES else {}))
         self.me, self.disk = me, disk
         direct = frozenset(p for p in range(len(parties)) if p != me and tuple(sorted((p, me))) not in apart)
         self.member = Member(self.terms, me, self.lead, Status(instance, 0, tuple(disk)), direct=direct, cache=cache)
         self.member.seals = Seals(me, instance)
         self.epoch, self.step, self.at, self.state = 0, 0, 0, b""
-        own = [w for w, c in enumerate(self.terms.crossings) if me in (c.sender, c.receiver)]
-        self.program = [(w, micro) for micro in range(MICROS) for w in own]
+
+    @property
+    def program(self):
+        """What is sent and received in a step, in order; hand-overs come last."""
+        t = self.terms
+        own = [w for w, c in enumerate(t.crossings) if self.me in (c.sender, c.receiver) and t.used(w, self.step)]
+        found = [(w, micro) for micro in range(MICROS) for w in own if micro < t.parts(w)]
+        return sorted(found, key=lambda x: t.crossings[x[0]].kind == "weights")
 
     def advance(self) -> list:
         """One thing that can be done now, and what is to be sent for it."""
@@ -126,9 +143,6 @@ class Party:
     @property
     def done(self):
         return self.step == STEPS and self.member.committed == STEPS
-
-
-STEPS, EVERY, MICROS = 8, 2, 2
 
 
 class World:
@@ -234,6 +248,13 @@ def test_without_the_kept_frames_a_loss_is_not_made_good():
         except (LocalProtocolError, TimeoutError) as error:
             failed += "which was not kept" in str(error)
     assert failed > 5
+
+
+def test_the_crossings_of_turns_are_those_of_the_world():
+    wires = [Wire("activation", "h", "client", "server"), Wire("cotangent", "h", "server", "client")]
+    parties, crossings, *_ = WORLDS["turns"]
+    assert TURNS.parties == tuple(parties)
+    assert TURNS.crossings(wires) == terms(parties, *crossings).crossings
 
 
 def test_the_undisturbed_run_is_not_the_same_for_all_and_depends_on_every_message():
