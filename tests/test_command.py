@@ -72,6 +72,51 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
     assert threading.active_count() < 30
 
 
+TURNS = """
+import federation
+from jsplit import party
+PAIR = federation.small("pair")
+
+
+def agreed():
+    clients = {c: {"client": c} for c in ("north", "south")}
+    return federation.agreed_for(PAIR, steps=5, turns=party.turns(clients, [("north", 2), ("south", 1)]))
+
+
+def given(name):
+    own, ids = federation.own_of(PAIR, "server" if name == "server" else "client"), [f"r{i}" for i in range(8)]
+    if name == "server":
+        own, ids = dict.fromkeys(("north", "south"), own), dict.fromkeys(("north", "south"), ids)
+    return {"own": PAIR.topology, "data": own, "ids": ids, "optimizer": federation.optimizers(PAIR.topology)["client"]}
+"""
+
+
+def test_clients_that_take_turns(folder, capsys, monkeypatch):
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    (folder / "turns.py").write_text(TURNS)
+    command.main(["certs", "certs", "north", "south", "server"])
+    command.main(["agree", "agreement.json", "turns.py:agreed"])
+    command.main(["show", "agreement.json"])
+    said = capsys.readouterr().out
+    assert "client south: south is client" in said and "turns: north 2, south 1, and so on; hand-off peer" in said
+
+    def work(words, parties):
+        return federation.together(
+            parties,
+            lambda p: command.main([words[0], "agreement.json", p, "turns.py:given", "--certs", "certs", "--checkpoint",
+                                    f"state/{p}", *words[1:]]),
+        )  # fmt: skip
+
+    assert set(work(["train"], ["north", "south", "server"]).values()) == {0}
+    said = capsys.readouterr().out
+    assert "[5/5] step 5, loss" in said and "north: done after step 5" in said
+    assert set(work(["evaluate", "--records", "8", "--client", "north"], ["north", "server"]).values()) == {0}
+    assert "server: loss " in capsys.readouterr().out
+    assert command.main(["evaluate", "agreement.json", "server", "turns.py:given", "--certs", "certs", "--checkpoint",
+                         "state/server", "--records", "8"]) == 2  # fmt: skip
+    assert "say whose with agreed.of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -69,7 +69,9 @@ LAYERS |= {
     "wire.seal": {"wire.certs", "wire.codec", "wire.session"},
     "wire.rpc": {"wire.certs", "wire.channel", "wire.codec"},
     "party.shapes": {"base", "compress"},
-    "party.agreement": {"base", "party.shapes", "step", "topology", "training", "vjp", "walk"},
+    "party.turns": {"walk", "wire.session"},
+    "party.handover": {"base", "party.shapes", "wire.codec"},
+    "party.agreement": {"base", "party.shapes", "party.turns", "step", "topology", "training", "vjp", "walk"},
     "party.records": {"base"},
     "party.durable": {"base", "checkpoint"},
     "party.local": {
@@ -83,8 +85,8 @@ LAYERS |= {
         "wire.rpc", "wire.session",
     },
     "party.process": {
-        "base", "party.agreement", "party.durable", "party.local", "party.network", "party.records", "party.shapes",
-        "topology", "wire.certs", "wire.member", "wire.rendezvous", "wire.seal", "wire.session",
+        "base", "party.agreement", "party.durable", "party.handover", "party.local", "party.network", "party.records",
+        "party.shapes", "topology", "wire.certs", "wire.codec", "wire.member", "wire.rendezvous", "wire.seal", "wire.session",
     },
     "party.run": {"base", "party.agreement", "party.network", "party.process", "party.records", "wire.certs"},
     "party.infer": {"base", "party.agreement", "party.durable", "party.network", "party.process", "wire.certs"},

@@ -212,6 +212,7 @@ def test_an_agreement_is_written_and_read_and_says_nothing_of_a_model(tmp_path):
         ({"steps": True}, "`steps` must be"), ({"extra": 1}, "an agreement has `extra`"),
         ({"lead": "lab"}, "`lead` must be a party"),
         ({"microbatches": 3}, "does not divide"), ({"patience": -1}, "`patience` must be"),
+        ({"nonfinite": "x"}, "`nonfinite` must be one of refuse, allow"),
         ({"addresses": {"x": "y"}}, "names the party `x`"),
         ({"values": {"left": "float32[batch,8]", "right": "float32(8)"}}, "is no shape"),
         ({"values": {"left": "float32[batch,8]", "right": "float99[8]"}}, "has the dtype float99"),
@@ -277,6 +278,31 @@ def test_what_a_party_brings_must_be_what_was_agreed_upon():
     with pytest.raises(ValueError, match=r"`links` has `mine`; there are quantize\(bits\), cast\(dtype\)"):
         linked.links()
     assert linked.links({"mine": jsplit.identity}) == {"smashed": (jsplit.identity, None)}
+
+
+@pytest.mark.parametrize("configuration", ["vertical", "chain"])
+def test_values_that_are_not_finite_end_the_run_of_all_or_are_allowed(configuration):
+    """Found by whoever gets them, the lead or another, and told to everybody."""
+    problem = small(configuration)
+    bad = {**problem.batch, "x": np.full_like(problem.batch["x"], np.nan)}
+    agreed = agreed_for(problem, steps=4)
+    trust, rates = trust_of(agreed.parties), federation.optimizers(problem.topology)
+
+    def work(agreed):
+        def one(p):
+            held = problem.topology.holds.get(p, ())
+            batch = lambda step: {f: (bad if step == 2 else problem.batch)[f] for f in held}  # noqa: E731
+            return party.run(agreed, p, problem.topology, batch, optimizer=rates[p], credentials=trust[p], remind=0.5)
+
+        return together(agreed.parties, one)
+
+    first = problem.topology.segments[0]
+    for error in work(agreed).values():
+        assert isinstance(error, party.Refused), error
+        assert str(error) == f"`{first.party}` sent activation `{first.name}` of step 2 with values that are not finite."
+    results = checked(work(agreed.replace(nonfinite="allow")))
+    assert all(r.step == 4 for r in results.values())
+    assert np.isnan(results[agreed.parties[-1]].losses["loss"][2:]).all()
 
 
 def test_who_dials_whom_follows_from_who_listens():

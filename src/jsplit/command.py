@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--out", type=Path, required=True, help="file for the outputs, .npz")
         if name != "train":
             one.add_argument("--records", type=int, required=True, help="how many records there are, the same at all")
+            one.add_argument("--client", help="whose records, where clients take turns")
         one.set_defaults(run=train if name == "train" else infer)
     return top
 
@@ -91,6 +92,10 @@ def show(options: argparse.Namespace) -> int:
     print(agreed.topology_of_strangers)
     for wire in agreed.wires:
         print(f"  {wire.label}: {json.dumps(agreed['values'][wire.what])}, links {agreed['links'].get(wire.what, 'none')}")
+    if agreed["turns"]:
+        for client, cast in agreed.turns.clients.items():
+            print(f"  client {client}: {', '.join(f'{p} is {r}' for r, p in cast.items())}")
+        print(f"  turns: {', '.join(f'{c} {n}' for c, n in agreed.turns.order)}, and so on; hand-off {agreed.turns.handoff}")
     print(f"  {agreed['steps']} steps of {agreed['batch']}, lead {agreed['lead']}, hash {agreed.hash}")
     return 0
 
@@ -115,6 +120,7 @@ def train(options: argparse.Namespace) -> int:
 
 def infer(options: argparse.Namespace) -> int:
     agreed, given, network = common(options)
+    agreed = agreed.of(options.client) if options.client else agreed
     given = {k: v for k, v in given.items() if k in ("own", "data", "ids", "links", "credentials")}
     work = parties.predict if options.command == "predict" else parties.evaluate
     given |= {"checkpoint": options.checkpoint, "records": options.records}

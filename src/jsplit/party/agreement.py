@@ -28,8 +28,9 @@ from jsplit.vjp import floating
 from jsplit.walk import Wire
 
 FORMAT = "jsplit agreement 1"
+NONFINITE = ("refuse", "allow")
 NEEDED = ("format", "parties", "lead", "addresses", "holds", "nodes", "losses", "values", "links", "batch", "microbatches",
-          "steps", "turns", "seed", "checkpoint", "patience", "identities", "hosts")  # fmt: skip
+          "steps", "turns", "seed", "checkpoint", "patience", "nonfinite", "identities", "hosts")  # fmt: skip
 SCHEMA = ("parties", "holds", "nodes", "losses", "values", "links", "batch", "microbatches", "seed")
 """What a checkpoint depends on; the rest, as addresses and the number of steps, may change between two runs."""
 
@@ -193,6 +194,7 @@ def agreement(
     seed: int = 0,
     checkpoint: int = 100,
     patience: float = 600.0,
+    nonfinite: str = "refuse",
     values: Mapping[str, PyTree] | None = None,
     identities: Mapping[str, str] | None = None,
     hosts: Mapping[str, str] | None = None,
@@ -212,6 +214,8 @@ def agreement(
         seed: of data order and randomness.
         checkpoint: all save their state every so many steps.
         patience: seconds to wait for a party before giving up.
+        nonfinite: `"refuse"`, whoever gets an activation or cotangent that holds NaN or an infinite value ends the run and says
+            so to all; `"allow"`.
         values: shapes of one batch of what `foreign` segments produce, where it crosses.
         identities: by party, the URI in its certificate, where it is not that of `jsplit certs`; `hosts`: the host name.
 
@@ -232,7 +236,7 @@ def agreement(
                    for x in topology.losses],
         "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing}, "links": pairs,
         "batch": size, "microbatches": microbatches, "steps": steps, "seed": seed, "checkpoint": checkpoint,
-        "turns": turns,
+        "turns": turns, "nonfinite": nonfinite,
         "patience": patience, "identities": dict(identities or {}), "hosts": dict(hosts or {}),
     })  # fmt: skip
 
@@ -303,6 +307,8 @@ def checked(found: Any) -> Agreement:
         raise ValueError(f"`microbatches` is {found['microbatches']}, which does not divide the batch of {found['batch']}.")
     if not isinstance(found["patience"], (int, float)) or not found["patience"] > 0:
         raise ValueError(f"`patience` must be a positive number of seconds, got {found['patience']!r}.")
+    if found["nonfinite"] not in NONFINITE:
+        raise ValueError(f"`nonfinite` must be one of {', '.join(NONFINITE)}, got {found['nonfinite']!r}.")
     parties = Turns(found["turns"], found["parties"], found["steps"]).parties
     for name in ("addresses", "identities", "hosts"):
         if unknown := set(found[name]) - set(parties):

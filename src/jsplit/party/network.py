@@ -150,14 +150,15 @@ class Network:
             log.error("%s: %s", self.party, error)
             head = frame.head if frame else self.member.head("refusal", peer)
             ours = head.kind != "refusal"  # this party refuses; else it was refused
-            everyone = ours and head.run == self.member.terms.run and self.member.rendezvous is not None
+            same, lead = head.run == self.member.terms.run, self.member.rendezvous is not None
+            all_are_concerned = same and (head.epoch == self.member.epoch > 0 or ours and lead)
             if ours:
                 line.put(self.member.refusal(peer, str(error)))
                 line.flush(1.0)
                 line.close(str(error), 1.0)
             self.note(channel.peer, str(error))
-            if everyone or self.agreed.reach(self.party)[channel.peer] == "dial":
-                self.fail(error, tell=everyone)
+            if all_are_concerned or self.agreed.reach(self.party)[channel.peer] == "dial":
+                self.fail(error, tell=all_are_concerned and (ours or lead))
         except LocalProtocolError as error:
             self.fail(error, tell=False)
         except Exception:  # whatever a peer may bring about costs it its connection, and this party nothing else

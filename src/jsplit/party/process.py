@@ -204,7 +204,7 @@ def joined(
 
     run = sha256(canonical(said).encode()).digest()
     micros = agreed["microbatches"] if task == "train" else 1
-    terms = Terms(run, parties, crossings, shape_of, steps, micros, uses=uses)
+    terms = Terms(run, parties, crossings, shape_of, steps, micros, uses=uses, finite=agreed["nonfinite"] == "refuse")
     limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
     durable = disk.steps if task == "train" else (0,)
     said_of = {client: (r.count, r.digest) for client, r in records.items() if r.count is not None}

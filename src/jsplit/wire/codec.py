@@ -279,6 +279,11 @@ def arrays_of(head: Head, body: bytearray) -> tuple[np.ndarray, ...]:
     return tuple(arrays)
 
 
+def finite(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether no array holds NaN or an infinite value."""
+    return all(bool(np.isfinite(x).all()) for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact))
+
+
 def decode(data: bytes | memoryview, limit: int, accept: Accept = lambda head: None) -> Frame:
     """The frame that `data` holds; the inverse of `encode`.
 

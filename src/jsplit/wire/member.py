@@ -168,10 +168,18 @@ class Member:
             session.accept(frame.head)
         taken, replies = session.receive(frame)
         if taken is not None:
+            self.check(taken)
             self.inbox[head.value, head.step, head.micro] = taken
         elif head.kind in codec.CARRIERS and not session.current(head):
             self.void += 1
         return self.sealed([(head.sender, reply) for reply in replies])
+
+    def check(self, frame: Frame) -> None:
+        """Refuse NaN and infinite values, if that was agreed upon. What is handed over may hold them, as some optimizers do."""
+        head = frame.head
+        if self.terms.finite and head.kind != "weights" and not codec.finite(frame.arrays):
+            what = f"{head.kind} `{self.terms.crossings[head.value].what}` of step {head.step}"
+            raise Refused(f"`{self.terms.name(head.sender)}` sent {what} with values that are not finite.")
 
     def keyed(self, head: Head, found: Mapping[str, Any]) -> Outgoing:
         """The key of a party that is reached by way of the lead; it gets this party's key, and is asked for what was lost."""

@@ -46,6 +46,7 @@ class Terms:
         steps, micros: how many steps the run has, and micro-batches a step.
         window: how many uses of a wire a sender may be ahead of what the receiver is known to have.
         uses: `uses(place of the wire, step)`: in how many of the steps before this one it is used; by default in all.
+        finite: whether activations and cotangents must be finite.
     """
 
     run: bytes
@@ -56,6 +57,7 @@ class Terms:
     micros: int = 1
     window: int = 2
     uses: Callable[[int, int], int] = lambda wire, step: step
+    finite: bool = True
 
     def parts(self, wire: int) -> int:
         """How many frames a wire has in a step that uses it."""
