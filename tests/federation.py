@@ -19,6 +19,7 @@ import jsplit
 from jsplit import party
 from jsplit.wire.certs import Credentials, authority
 
+MAKING = threading.Lock()
 LONG = 90.0
 """Seconds after which a test gives up on parties that do not come to an end."""
 
@@ -68,8 +69,14 @@ def undisturbed(problem, steps: int, seed: int = 3):
 
 
 @cache
-def trust_of(names: tuple[str, ...]) -> dict[str, Credentials]:
+def made(names: tuple[str, ...]) -> dict[str, Credentials]:
     return authority(names)
+
+
+def trust_of(names: tuple[str, ...]) -> dict[str, Credentials]:
+    """Credentials of all these parties, by one authority."""
+    with MAKING:
+        return made(names)
 
 
 def free_port() -> int:

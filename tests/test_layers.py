@@ -73,7 +73,7 @@ LAYERS |= {
     "party.handover": {"base", "party.shapes", "wire.codec"},
     "party.agreement": {"base", "party.shapes", "party.turns", "step", "topology", "training", "vjp", "walk"},
     "party.records": {"base"},
-    "party.durable": {"base", "checkpoint"},
+    "party.durable": {"base", "checkpoint", "wire.session"},
     "party.local": {
         "base", "messages", "party.agreement", "party.part", "party.shapes", "step", "topology", "training", "update", "vjp",
         "walk",
@@ -86,7 +86,7 @@ LAYERS |= {
     },
     "party.process": {
         "base", "party.agreement", "party.durable", "party.handover", "party.local", "party.network", "party.records",
-        "party.shapes", "topology", "wire.certs", "wire.codec", "wire.member", "wire.rendezvous", "wire.seal", "wire.session",
+        "party.shapes", "party.turns", "topology", "wire.certs", "wire.codec", "wire.member", "wire.rendezvous", "wire.seal", "wire.session",
     },
     "party.run": {"base", "party.agreement", "party.network", "party.process", "party.records", "wire.certs"},
     "party.infer": {"base", "party.agreement", "party.durable", "party.network", "party.process", "wire.certs"},

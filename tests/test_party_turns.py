@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -61,26 +63,37 @@ def in_order(ids):
     return np.array(sorted(range(len(ids)), key=lambda i: f"str:{ids[i]}"))
 
 
-def expected(problem, roles, records, steps, handoff, micros=1, links=None):
-    """The whole, trained on the same batches: the state of the last client's turn, or each client's own."""
-    trainer = jsplit.messages(problem.topology, optimizers(problem.topology), microbatches=micros, links=links)
+def expected(problem, roles, records, turns, micros=1):
+    """The whole, trained on the same batches: the state of all, each client's own, and the losses."""
+    trainer = jsplit.messages(problem.topology, optimizers(problem.topology), microbatches=micros)
     state = trainer.init(3, problem.batch)
-    mine = {c: {r: state.parties[r] for r in roles} for c in COUNTS}
     copies = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)  # noqa: E731 - steps donate
-    taken, step, losses = dict.fromkeys(COUNTS, 0), 0, []
-    while step < steps:
-        for client, count in ORDER:
-            for _ in range(min(count, steps - step)):
-                order = in_order([f"{client} {i}" for i in range(COUNTS[client])])
-                rows = order[places_of(taken[client], COUNTS[client], 8, 3)]
-                if handoff == "none":
-                    own = {r: x._replace(step=jnp.int32(step)) for r, x in copies(mine[client]).items()}
-                    state = jsplit.TrainState({**state.parties, **own})
-                state, info = trainer.step(state, {f: x[rows] for f, x in records[client].items()})
-                mine[client] = copies({r: state.parties[r] for r in roles})
-                taken[client], step = taken[client] + 1, step + 1
-                losses.append(float(info.loss))
+    mine = [copies({r: state.parties[r] for r in roles}) for _ in turns.names]
+    losses = []
+
+    def hand_over(step):
+        for (giver, taker), times in zip(turns.pairs, turns.times[:: len(roles)], strict=bool(turns.pairs)):
+            mine[taker] = mine[giver] if step in times else mine[taker]
+
+    for step in range(turns.steps):
+        hand_over(step)
+        client = turns.client(step)
+        name, count = turns.names[client], COUNTS[turns.names[client]]
+        order = in_order([f"{name} {i}" for i in range(count)])
+        rows = order[places_of(turns.steps_of(client, step), count, 8, 3)]
+        own = {r: x._replace(step=jnp.int32(step)) for r, x in copies(mine[client]).items()}
+        state, info = trainer.step(jsplit.TrainState({**state.parties, **own}), {f: x[rows] for f, x in records[name].items()})
+        mine[client] = copies({r: state.parties[r] for r in roles})
+        losses.append(float(info.loss))
+    hand_over(turns.steps)
     return state, mine, losses
+
+
+def compare(agreed, results, state, mine):
+    for p, result in results.items():
+        role, client = agreed.turns.role[p], agreed.turns.client_of(p)
+        own = state.parties[role] if client is None else mine[client][role]._replace(step=jnp.int32(agreed["steps"]))
+        assert bits(result.state) == bits(own), p
 
 
 @pytest.mark.parametrize(
@@ -102,14 +115,18 @@ def test_clients_in_turns_train_as_the_whole_does_on_the_same_batches(configurat
     listens = [p for p in listens if p.startswith("server") or p.removeprefix("south ") in roles]
     agreed = agreed_for(problem, steps=steps, turns=who, listens=listens, microbatches=micros, checkpoint=4)
     results = checked(together(agreed.parties, work_of(problem, agreed, records)))
-    state, mine, losses = expected(problem, roles, records, steps, handoff, micros)
-    for p, result in results.items():
-        role, client = agreed.turns.role[p], agreed.turns.client_of(p)
-        if client is None or handoff != "none":  # in the end all clients have what the last has learned
-            assert bits(result.state) == bits(state.parties[role]), p
-        else:
-            own = mine[agreed.turns.names[client]][role]._replace(step=jnp.int32(steps))
-            assert bits(result.state) == bits(own), p
+    state, mine, losses = expected(problem, roles, records, agreed.turns, micros)
+    compare(agreed, results, state, mine)
+    if handoff != "none":  # in the end all clients have what the last has learned, which is what the whole would have
+        trainer, whole = jsplit.messages(problem.topology, optimizers(problem.topology), microbatches=micros), None
+        for step, name in enumerate([c for c, n in [*ORDER, *ORDER] for _ in range(n)][:steps]):
+            order = in_order([f"{name} {i}" for i in range(COUNTS[name])])
+            taken = agreed.turns.steps_of(agreed.turns.names.index(name), step)
+            batch = {f: x[order[places_of(taken, COUNTS[name], 8, 3)]] for f, x in records[name].items()}
+            whole = trainer.init(3, batch) if whole is None else whole
+            whole, _ = trainer.step(whole, batch)
+        assert whole is not None
+        assert all(bits(r.state) == bits(whole.parties[agreed.turns.role[p]]) for p, r in results.items())
     if len(problem.topology.losses) == 1:
         at = problem.topology.losses[0].party
         if at in results:
@@ -189,8 +206,128 @@ def test_who_waits_for_its_turn_can_be_asked_to_stop_and_goes_on(tmp_path):
 
     results = checked(together(agreed.parties, again))
     assert first[0].stopped and not first[0].losses
-    state, _, _ = expected(problem, roles, records, 12, "peer")
-    assert all(bits(r.state) == bits(state.parties[agreed.turns.role[p]]) for p, r in results.items())
+    state, mine, _ = expected(problem, roles, records, agreed.turns)
+    compare(agreed, results, state, mine)
+
+
+class DeadError(Exception):
+    """The process of a party dies."""
+
+
+@pytest.mark.parametrize(("handoff", "returns"), [("peer", False), ("none", True)])
+def test_a_client_that_stays_away_is_passed_over_until_it_comes_back(tmp_path, handoff, returns):
+    """It dies in its turn, or leaves with a checkpoint; the others go on from the newest that they have."""
+    problem, roles, records = problem_of("small")
+    agreed = agreed_for(problem, steps=24, turns=turns_of(roles, handoff, missing="skip"), checkpoint=2, patience=2.0)
+    stop, gone, back = threading.Event(), threading.Event(), threading.Event()
+
+    def on_step(p):
+        def look(m):
+            if p == "south client" and m.step == 4 and not gone.is_set():
+                gone.set()
+                stop.set()
+                if not returns:
+                    raise DeadError
+            if p == "server" and m.step == 12:
+                back.set()
+                time.sleep(0.5 if returns else 0)
+
+        return look
+
+    options = {"checkpoint": lambda p: tmp_path / p, "on_step": on_step}
+
+    def one(p):
+        work = work_of(problem, agreed, records, stop=stop if p == "south client" else None, **options)
+        try:
+            result = work(p)
+        except DeadError:
+            return None
+        if result.stopped:
+            assert back.wait(60) and result.step == 4
+            stop.clear()
+            return work(p)
+        return result
+
+    results = checked({p: r for p, r in together(agreed.parties, one).items() if r is not None})
+    away = results["server"].away
+    assert away[0] == (4, ["south"]) and (len(away) == 2 and away[1][1] == [] if returns else len(away) == 1)
+    turns = agreed.turns.without(tuple((step, tuple(agreed.turns.names.index(c) for c in who)) for step, who in away))
+    assert turns.steps_of(1, 24) > 2 if returns else turns.steps_of(1, 24) == 2
+    state, mine, _ = expected(problem, roles, records, turns)
+    compare(agreed, results, state, mine)
+
+
+def test_the_lead_remembers_who_is_passed_over(tmp_path):
+    """And if none but one is left, it waits: without any client there is nothing to train."""
+    problem, roles, records = problem_of("small")
+    agreed = agreed_for(problem, steps=8, turns=turns_of(roles, "peer", missing="skip"), checkpoint=2, patience=1.5)
+    dies = threading.Event()
+
+    def on_step(p):
+        def look(m):
+            if p == "server" and m.step == 5 and not dies.is_set():
+                dies.set()
+                raise DeadError
+
+        return look
+
+    work = work_of(problem, agreed, records, checkpoint=lambda p: tmp_path / p, on_step=on_step)
+
+    def one(p):
+        try:
+            return work(p)
+        except DeadError:
+            [[step, clients]] = json.loads((tmp_path / p / "away.json").read_text())
+            assert clients == [2] and step == 0
+            began = time.monotonic()
+            result = work(p)
+            assert time.monotonic() - began < 20
+            return result
+
+    results = checked(together(["north client", "south client", "server"], one))
+    assert results["server"].away == [(0, ["west"])]
+    state, mine, _ = expected(problem, roles, records, agreed.turns.without(((0, (2,)),)))
+    compare(agreed, results, state, mine)
+    found = together(["server"], work_of(problem, agreed, records))
+    assert isinstance(found["server"], party.Missing) and "did not come" in str(found["server"])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 4)), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 20), st.sets(st.sampled_from([0, 1, 2]))), max_size=3),
+)
+def test_turns_without_those_that_are_away(order, away):
+    """Each step is of a client that is there; who comes next is as the order says; what is given was got, and is the newest."""
+    order = [*order, ("d", 1)]  # one is always there
+    away = tuple(sorted({step: tuple(sorted(gone)) for step, gone in away}.items()))
+    said = party.turns({c: {"client": c} for c in "abcd"}, order, "peer", missing="skip")
+    turns = Turns(said, ["client", "server"], 30).without(away)
+    whose, at = [], 0
+    while len(whose) < 30:  # one step after the other
+        client, count = order[at % len(order)]
+        for _ in range(count):
+            if "abcd".index(client) in turns.away_at(len(whose)):
+                break
+            whose.append("abcd".index(client))
+        at += 1
+    assert [turns.client(s) for s in range(30)] == whose[:30]
+    holder, begins = [0] * 4, {*turns.turn[0]}
+    for step in range(31):
+        gone, new = turns.away_at(step), list(holder)
+        for (giver, taker), times in zip(turns.pairs, turns.times, strict=True):
+            if step in times:
+                assert (
+                    giver not in gone
+                    and taker not in gone
+                    and holder[giver] == max(h for c, h in enumerate(holder) if c not in gone)
+                )
+                new[taker] = holder[giver]
+        if step == 30:
+            assert len({h for c, h in enumerate(new) if c not in gone}) == 1
+            break
+        assert new[turns.client(step)] == max(h for c, h in enumerate(new) if c not in gone) or step not in begins
+        holder = new
+        holder[turns.client(step)] = step + 1
 
 
 @given(
@@ -205,20 +342,21 @@ def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff
         assert [turns.works(c, step) for c in "abc"] == [c == whose[step] for c in "abc"] and turns.works("server", step)
     for step in range(steps + 1):
         assert [turns.steps_of(i, step) for i in range(3)] == [whose[:step].count(c) for c in "abc"]
-    hands = [(s, h.sender, h.receiver) for h, at in turns.hands.items() for s in at]
-    begins = turns.turn[0]
-    passes = [(b - 1, whose[b - 1], whose[b]) for b in begins[1:] if whose[b - 1] != whose[b]]
-    last = [(steps - 1, whose[-1], c) for c in "abc" if c != whose[-1]]
+    pairs = [*zip(turns.hands, turns.times, strict=True)]
+    hands = [(s, h.sender, h.receiver) for h, at in pairs for s in at]
+    passes = [(b, whose[b - 1], whose[b]) for b in range(1, steps) if whose[b - 1] != whose[b]]
+    last = [(steps, whose[-1], c) for c in "abc" if c != whose[-1]]
     assert sorted(hands) == (sorted(passes + last) if handoff == "peer" else [])
-    for i, (h, at) in enumerate(turns.hands.items()):
-        assert [turns.uses(2, 6 + i, s) for s in range(steps + 1)] == [sum(x < s for x in at) for s in range(steps + 1)]
+    for i, (h, at) in enumerate(pairs):
+        assert [turns.uses(2, 6 + i, s) for s in range(steps + 2)] == [sum(x < s for x in at) for s in range(steps + 2)]
         assert all((i, h) in turns.hands_of(p, s) for s in at for p in (h.sender, h.receiver))
-    assert sum(len(turns.hands_of(p, s)) for p in "abc" for s in range(steps)) == 2 * len(hands)
+    assert sum(len(turns.hands_of(p, s)) for p in "abc" for s in range(steps + 1)) == 2 * len(hands)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"missing": "sue"}, "`missing` must be one of wait, skip"),
         ({"handoff": "pigeon"}, "`handoff` must be one of peer, server, none"),
         ({"clients": {}}, "`clients` must give for each client"),
         ({"clients": {"north": {"hospital": "north"}}}, "`clients` must give each the same roles, of client, server"),

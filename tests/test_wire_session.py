@@ -56,7 +56,7 @@ WORLDS = {  # parties, wires in the order of a step, the lead, and pairs without
     ),
 }  # fmt: skip
 TURNS = Turns(turns({c: {"client": c} for c in ("north", "south")}, [("north", 2), ("south", 1)]), ["client", "server"], STEPS)
-USES = {"turns": lambda wire, step: TURNS.uses(2, wire, step)}
+USES = {"turns": lambda wire, step, away: TURNS.without(away).uses(2, wire, step)}
 
 
 class Seals:
@@ -102,11 +102,11 @@ class Party:
 
     @property
     def program(self):
-        """What is sent and received in a step, in order; hand-overs come last."""
+        """What is sent and received in a step, in order; hand-overs come first."""
         t = self.terms
-        own = [w for w, c in enumerate(t.crossings) if self.me in (c.sender, c.receiver) and t.used(w, self.step)]
+        own = [w for w, c in enumerate(t.crossings) if self.me in (c.sender, c.receiver) and t.used(w, self.step, ())]
         found = [(w, micro) for micro in range(MICROS) for w in own if micro < t.parts(w)]
-        return sorted(found, key=lambda x: t.crossings[x[0]].kind == "weights")
+        return sorted(found, key=lambda x: t.crossings[x[0]].kind != "weights")
 
     def advance(self) -> list:
         """One thing that can be done now, and what is to be sent for it."""
@@ -397,6 +397,45 @@ def test_the_newest_common_step_is_taken():
     assert lead.arrive(2, Status(4, 6, (4,))) == Start(7, 4, (1, 2, 4))
     with pytest.raises(Refused, match=r"no checkpoint in common.*`a` \[2, 4, 6\]; `b` \[4, 6\]; `c` none"):
         lead.arrive(2, Status(5, 6, ()))
+
+
+def test_the_lead_goes_on_without_who_is_passed_over_and_back_with_who_returns():
+    t = replace(terms(["north", "south", "server"]), clients=((0,), (1,)))
+    lead = Rendezvous(t)
+    lead.arrive(0, Status(1, 0, (0,)))
+    assert lead.arrive(2, Status(3, 0, (0,))) is None and lead.skip([0, 1]) is None  # none would be left
+    assert lead.skip([1]) == Start(1, 0, (1, 0, 3), {}, ((0, (1,)),))
+    assert lead.arrive(1, Status(2, 0, (0,))) == Start(2, 0, (1, 2, 3))  # from step 0 on nobody was away after all
+    for p in range(3):
+        assert lead.arrive(p, Status(p + 1, 2, (0, 4))) is None
+    assert lead.committed() == 4
+    lead.arrive(0, Status(1, 2, (4, 6)))
+    lead.arrive(2, Status(3, 2, (4, 6)))
+    assert lead.skip([1]) == Start(3, 6, (1, 0, 3), {}, ((6, (1,)),)) and lead.committed() is None
+    for p in (0, 2):
+        assert lead.arrive(p, Status(p + 1, 3, (6, 8))) is None
+    assert lead.committed() == 8
+    back = Start(4, 8, (1, 9, 3), {}, ((6, (1,)), (8, ())))  # though it has none of these steps
+    assert lead.arrive(1, Status(9, 2, (4,))) == back
+    for p in (0, 2):
+        assert lead.arrive(p, Status(p + 1, 4, (8,))) is None
+    assert lead.committed() is None and lead.arrive(1, Status(9, 4, (8,))) is None and lead.committed() == 8
+    again = Rendezvous(t, ((6, (1,)),))
+    again.arrive(0, Status(1, 3, (6, 8)))
+    assert again.arrive(2, Status(5, 3, (6, 8))) == Start(4, 8, (1, 0, 5), {}, ((6, (1,)),))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"instances": [1]}, {"instances": [1, "x", 3]}, {"records": [1]}, {"records": {"": -1}}, {"away": 3}, {"away": [[1]]},
+     {"away": [[1, [2]]]}, {"away": [[-1, []]]}, {"step": -1}, {"epoch": "x"}],
+)  # fmt: skip
+def test_a_start_that_says_nothing_sensible_is_refused(said):
+    t = replace(terms(["north", "south", "server"]), clients=((0,), (1,)))
+    good = {"epoch": 3, "step": 6, "instances": [1, 0, 3], "records": {"": 5}, "away": [[6, [1]]]}
+    assert Start.of(good, t) == Start(3, 6, (1, 0, 3), {"": 5}, ((6, (1,)),))
+    with pytest.raises(RemoteProtocolError):
+        Start.of(good | said, t)
 
 
 def test_other_records_are_told_in_counts():

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jsplit.base import PartyState, TrainState
 from jsplit.checkpoint import array_of, by_path, file_of, read, restore, save
+from jsplit.wire.session import Away
 
 log = logging.getLogger("jsplit.party")
 
@@ -87,6 +88,21 @@ class Disk:
             shutil.rmtree(self.at(step), ignore_errors=True)
         self.steps = tuple(s for s in self.steps if s >= committed)
 
+    def forget(self, after: int) -> None:
+        """Delete what is newer than a step from which others went on differently."""
+        for step in [s for s in self.found() if s > after]:
+            shutil.rmtree(self.at(step))
+        self.steps = tuple(s for s in self.steps if s <= after)
+
+    def remember(self, away: Away) -> None:
+        """At the lead: which clients are passed over."""
+        write_whole(self.folder / "away.json", json.dumps(away))
+
+    def away(self) -> Away:
+        file = self.folder / "away.json"
+        found = json.loads(file.read_text()) if file.is_file() else []
+        return tuple((step, tuple(clients)) for step, clients in found)
+
     def finish(self, steps: int) -> None:
         """All have done all steps; this party need not meet the others again."""
         write_whole(self.folder / "done.json", json.dumps(steps))
@@ -141,6 +157,15 @@ class InMemory:
 
     def keep_from(self, committed: int) -> None:
         self.kept = {s: x for s, x in self.kept.items() if s >= committed}
+
+    def forget(self, after: int) -> None:
+        self.kept = {s: x for s, x in self.kept.items() if s <= after}
+
+    def remember(self, away: Away) -> None:
+        pass
+
+    def away(self) -> Away:
+        return ()
 
     def finish(self, steps: int) -> None:
         pass

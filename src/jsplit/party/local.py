@@ -71,7 +71,7 @@ class Local:
         if party not in agreed.parties:
             raise ValueError(f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}.")
         party = agreed.turns.role[party]
-        self.agreed, self.party, self.micros = agreed, party, agreed["microbatches"]
+        self.agreed, self.party, self.micros, self.turns = agreed, party, agreed["microbatches"], agreed.turns
         self.topology = agreed.topology(party, own)
         owners = dict.fromkeys(n.party for n in self.topology.segments if n.segment.trainable)
         if party in owners and optimizer is None:
@@ -226,7 +226,7 @@ class Wires:
     def at(self, wire: Wire) -> int:
         """The place of a wire among all crossings: each client's are its own."""
         wires = self.local.wires
-        return self.local.agreed.turns.client(self.step) * len(wires) + wires.index(wire)
+        return self.local.turns.client(self.step) * len(wires) + wires.index(wire)
 
     def send(self, wire: Wire, micro: int, value: PyTree) -> None:
         payload = value.payload if isinstance(value, Packet) else value

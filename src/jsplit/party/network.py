@@ -62,6 +62,9 @@ class Network:
 
         self.agreed, self.party, self.member, self.trust, self.limit = agreed, party, member, trust, limit
         self.patience, self.remind, self.pulse = float(agreed["patience"]), remind, rpc.Pulse(*pulse)
+        self.wait_for = self.patience
+        if agreed.turns.skips:  # the lead finds out first, and those that are left need some time to go on without
+            self.wait_for = 3 * self.patience
         self.changed = threading.Condition()
         self.lines: dict[int, Line] = {}
         self.trouble: dict[str, str] = {}
@@ -69,6 +72,7 @@ class Network:
         self.closing = threading.Event()
         self.sent, self.received, self.waited, self.posting = 0, 0, 0.0, 0.0
         self.epoch = member.epoch
+        self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.listener = None
         self.threads: list[threading.Thread] = []
         reach, self.rpc = agreed.reach(party), rpc
@@ -129,6 +133,7 @@ class Network:
             if old := self.lines.pop(peer, None):
                 old.close(f"`{channel.peer}` has connected again.")
             self.lines[peer] = line
+            self.lost.pop(peer, None)
             line.put(self.member.hello(peer))
         try:
             while not self.closing.is_set():
@@ -167,6 +172,7 @@ class Network:
             with self.changed:
                 if self.lines.get(peer) is line:
                     del self.lines[peer]
+                    self.lost[peer] = time.monotonic()
                 self.changed.notify_all()
             if not self.closing.is_set():  # or else whoever leaves closes it, when its last word is out
                 line.close("the connection is closed.")
@@ -197,7 +203,7 @@ class Network:
             Refused: if the parties cannot work together.
             Missing: if it takes longer than agreed.
         """
-        patience = self.patience if patience is None else patience
+        patience = self.wait_for if patience is None else patience
         began = last = time.monotonic()
         with self.changed:
             while True:
@@ -207,6 +213,8 @@ class Network:
                 if there():
                     break
                 now = time.monotonic()
+                if self.pass_over(now):
+                    continue
                 if now - began > patience:
                     trouble = "; ".join(t for p in whom if (t := self.trouble.get(p)))
                     what = what() if callable(what) else what
@@ -216,6 +224,19 @@ class Network:
                     self.post(self.member.remind())
                 self.changed.wait(min(self.remind, 0.5, patience))
         self.waited += time.monotonic() - began
+
+    def pass_over(self, now: float) -> bool:
+        """At the lead, and if that was agreed upon: go on without clients that are away for as long as was agreed."""
+        member, turns = self.member, self.agreed.turns
+        if not turns.skips or member.rendezvous is None:
+            return False
+        late = [p for p, since in self.lost.items() if now - since > self.patience and p not in member.rendezvous.missing]
+        late = [p for p in late if turns.client_of(self.agreed.parties[p]) is not None]
+        outgoing = member.skip(late) if late else []
+        if outgoing:
+            log.warning("%s goes on without %s", self.party, ", ".join(f"`{self.agreed.parties[p]}`" for p in late))
+        self.post(outgoing)
+        return bool(outgoing)
 
     def start(self) -> None:
         """Wait until all are there; the epoch and its first step are then `member.start`."""
@@ -300,8 +321,8 @@ class Network:
         with self.changed:
             for p in self.lines:
                 self.lines[p].put(self.member.bye(p, reason))
-            others = set(self.member.sessions)
             if self.member.rendezvous and not reason:
+                others = {*self.member.sessions} - self.member.rendezvous.missing
                 self.changed.wait_for(lambda: self.member.gone >= others or self.fatal, linger)
             lines = list(self.lines.values())
         for line in lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -23,13 +25,15 @@ from jsplit.party.handover import learned, shapes_of_learned, taken
 from jsplit.party.local import Local, check_size
 from jsplit.party.network import Network, identity_of
 from jsplit.party.records import Batches, Records, places_of
+from jsplit.party.turns import Turns
 from jsplit.topology import Topology
 from jsplit.wire.certs import Trust
 from jsplit.wire.codec import Shapes
 from jsplit.wire.member import Member
 from jsplit.wire.rendezvous import Status
-from jsplit.wire.session import Terms
+from jsplit.wire.session import Away, Terms
 
+log = logging.getLogger("jsplit.party")
 Own = Mapping[str, Segment | Callable] | Topology
 """What a party brings: its segments and loss functions by name, or a topology that has them."""
 
@@ -74,6 +78,7 @@ class Result:
         outputs: of `predict`, by node, [record, ...], in the order in which this party gave its records.
         stopped: whether it was asked to stop before the end.
         epoch: how often the run was begun or rolled back.
+        away: which clients were passed over, from which steps on.
     """
 
     state: PartyState
@@ -82,6 +87,7 @@ class Result:
     outputs: Mapping[str, PyTree] = field(default_factory=dict)
     stopped: bool = False
     epoch: int = 0
+    away: Sequence[tuple[int, Sequence[str]]] = ()
 
 
 @dataclass
@@ -95,10 +101,29 @@ class Process:
     disk: Disk | InMemory
     network: Network
     terms: Terms
+    turns: Turns
 
-    def batch(self, step: int, counts: Mapping[str, int]) -> Mapping[str, PyTree]:
-        """The records of a step of training, by its number and how many records there are of each client."""
-        size, turns = self.agreed["batch"], self.agreed.turns
+    def begin(self) -> tuple[PartyState, int]:
+        """An epoch, once all are there that must be: the state to go on with, and from which step."""
+        self.network.start()
+        start = self.network.member.start
+        assert start is not None
+        self.turns = self.local.turns = self.agreed.turns.without(start.away)
+        if self.agreed.turns.skips:
+            self.disk.forget(self.turns.there_until(self.party, start.step))
+            if self.network.member.rendezvous:
+                self.disk.remember(start.away)
+            if start.step not in self.disk.steps:  # it comes back, and all others have gone on
+                self.disk.save(self.disk.restore(max(self.disk.steps))._replace(step=jnp.int32(start.step)))
+        state = self.disk.restore(start.step)
+        self.network.durable(self.disk.steps)
+        log.info("%s goes on from step %d, epoch %d", self.party, start.step, start.epoch)
+        return state, start.step
+
+    def batch(self, step: int) -> Mapping[str, PyTree]:
+        """The records of a step of training."""
+        start = self.network.member.start
+        size, turns, counts = self.agreed["batch"], self.turns, start.records if start else {}
         client = turns.client(step)
         records, count = self.records[turns.names[client]], counts.get(turns.names[client])
         if records.batches is not None:
@@ -113,9 +138,9 @@ class Process:
         return found
 
     def hand_over(self, state: PartyState, step: int) -> PartyState:
-        """At the end of a step: give what this party's role has learned to who plays it next, or take it from who played it."""
-        first = len(self.agreed.turns.names) * len(self.local.wires)
-        for place, hand in self.agreed.turns.hands_of(self.party, step):
+        """Before a step: give what this party's role has learned to who plays it next, or take it from who played it."""
+        first = len(self.turns.names) * len(self.local.wires)
+        for place, hand in self.turns.hands_of(self.party, step):
             if hand.sender == self.party:
                 self.network.send(first + place, step, 0, learned(state))
             else:
@@ -125,7 +150,7 @@ class Process:
     def keep_pace(self, step: int, asked: Callable[[], bool]) -> None:
         """Before a checkpoint: a party that has no turn waits until all have the one before, or until it is asked to stop."""
         last, member = step // self.agreed["checkpoint"] * self.agreed["checkpoint"], self.network.member
-        if not self.agreed.turns.works(self.party, step):
+        if not self.turns.works(self.party, step):
             what = f"its turn: not all have come to step {last}"
             self.network.until(lambda: asked() or member.committed >= last, what, self.agreed.parties)
 
@@ -155,12 +180,11 @@ def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, 
             if client not in given:
                 raise ValueError(f"`data` lacks the client `{client}`: `{party}` holds fields of each.")
             given, its = given[client], ids and ids[client]
-        if not callable(given):
-            if missing := [f for f in fields if f not in given]:
-                has = ", ".join(given) or "none"
-                raise ValueError(f"`data`{of(client)} lacks the field `{missing[0]}`, which `{party}` holds; it has {has}.")
-            given = {f: given[f] for f in fields}
-        found[client] = Records(given, its if fields else None, key=agreed.schema)
+        if not callable(given) and (missing := [f for f in fields if f not in given]):
+            has = ", ".join(given) or "none"
+            raise ValueError(f"`data`{of(client)} lacks the field `{missing[0]}`, which `{party}` holds; it has {has}.")
+        mine = given if callable(given) else {f: given[f] for f in fields}
+        found[client] = Records(mine, its if fields else None, key=agreed.schema)  # type: ignore[arg-type]
     return found
 
 
@@ -199,12 +223,15 @@ def joined(
     def shape_of(crossing: int, step: int) -> tuple:
         return handed if crossings[crossing].kind == "weights" else shapes.arrays(local.like(crossing % wires, sizes(step))[0])
 
-    def uses(crossing: int, step: int) -> int:
-        return turns.uses(wires, crossing, step)
+    def uses(crossing: int, step: int, away: Away) -> int:
+        return turns.without(away).uses(wires, crossing, step)
 
     run = sha256(canonical(said).encode()).digest()
     micros = agreed["microbatches"] if task == "train" else 1
-    terms = Terms(run, parties, crossings, shape_of, steps, micros, uses=uses, finite=agreed["nonfinite"] == "refuse")
+    clients = tuple(tuple(parties.index(p) for p in cast.values()) for cast in turns.clients.values()) if turns.skips else ()
+    terms = Terms(
+        run, parties, crossings, shape_of, steps, micros, clients=clients, uses=uses, finite=agreed["nonfinite"] == "refuse"
+    )
     limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
     durable = disk.steps if task == "train" else (0,)
     said_of = {client: (r.count, r.digest) for client, r in records.items() if r.count is not None}
@@ -217,9 +244,9 @@ def joined(
 
         names = [identity_of(agreed, p, credentials) for p in parties]
         seals = Sealer(credentials, names.__getitem__, run, me, status.instance, limit)
-    member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals)
+    member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
     connected = Network(agreed, party, member, credentials, max(limit + (1 << 18), 1 << 20), **network)
     try:
-        yield Process(agreed, party, local, records, disk, connected, terms)
+        yield Process(agreed, party, local, records, disk, connected, terms, turns)
     finally:
         connected.close()

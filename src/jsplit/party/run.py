@@ -80,27 +80,25 @@ def run(
         losses: dict[int, dict[str, float]] = {}
         failed = 0
         while True:
-            me.network.start()
-            start = me.network.member.start
-            assert start is not None
             try:
-                state = me.disk.restore(start.step)
-                me.network.durable(me.disk.steps)
-                log.info("%s goes on from step %d, epoch %d", party, start.step, start.epoch)
-                for step in range(start.step, steps):
-                    if agreed.turns.works(party, step):
-                        state, metrics = one_step(me, state, step, start.records)
+                state, first = me.begin()
+                for step in range(first, steps):
+                    state = me.hand_over(state, step)
+                    if me.turns.works(party, step):
+                        state, metrics = one_step(me, state, step)
                         losses[step] = dict(metrics.losses)
                         if on_step:
                             on_step(metrics)
-                    state = me.hand_over(state._replace(step=jnp.int32(step + 1)), step)
+                    state = state._replace(step=jnp.int32(step + 1))
+                    last = step + 1 == steps
+                    state = me.hand_over(state, steps) if last else state
                     me.network.finished(step)
-                    if (step + 1) % agreed["checkpoint"] == 0 or step + 1 == steps or asked():
+                    if (step + 1) % agreed["checkpoint"] == 0 or last or asked():
                         me.keep_pace(step, asked)
-                        failed = saved(me, state, failed, last=step + 1 == steps)
+                        failed = saved(me, state, failed, last=last)
                         if asked():
                             me.network.leave(f"`{party}` was asked to stop after step {step + 1}.")
-                            return Result(state, step + 1, of_all(losses), stopped=True, epoch=start.epoch)
+                            return Result(state, step + 1, of_all(losses), stopped=True, epoch=me.network.epoch)
                 me.network.until(
                     lambda: me.network.member.committed >= steps, "all to have saved the last step", agreed.parties
                 )  # fmt: skip
@@ -111,16 +109,17 @@ def run(
                 me.network.leave("")
                 if lead:
                     me.disk.finish(steps)
-                return Result(state, steps, of_all(losses), epoch=start.epoch)
+                away = [(step, [me.turns.names[c] for c in gone]) for step, gone in me.turns.away]
+                return Result(state, steps, of_all(losses), epoch=me.network.epoch, away=away)
             except RolledBack:
                 log.info("%s goes back: another party has come back", party)
 
 
-def one_step(me: Process, state: PartyState, step: int, counts: Mapping[str, int]) -> tuple[PartyState, Metrics]:
+def one_step(me: Process, state: PartyState, step: int) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
-    batch = me.batch(step, counts)
+    batch = me.batch(step)
     state, found = me.local.step(state, batch, step, net)
     losses = {n: float(x) for n, x in found.items()}
     jax.block_until_ready((state.params, state.step))

@@ -9,7 +9,7 @@ a change, so that it does not matter how often or in which order they arrive.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from jsplit.wire import codec
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.difference import difference
 from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status, number
-from jsplit.wire.session import RemoteProtocolError, Session, Terms
+from jsplit.wire.session import Away, RemoteProtocolError, Session, Terms
 
 Outgoing = list[tuple[int, Frame]]
 
@@ -55,6 +55,7 @@ class Member:
         direct: the parties that this one has a connection with; frames for others go by way of the lead.
         cache: whether what was sent is kept; see `Session`.
         seals: seal what goes by way of the lead, and open what comes so.
+        away: at the lead, which clients were passed over before this process began.
     """
 
     terms: Terms
@@ -65,6 +66,7 @@ class Member:
     direct: frozenset[int] | None = None
     cache: bool = True
     seals: Seals | None = None
+    away: Away = ()
     start: Start | None = None
     committed: int = -1
     gone: set[int] = field(default_factory=set)
@@ -76,7 +78,7 @@ class Member:
         others = [p for p in range(len(self.terms.parties)) if p != self.me]
         self.sessions = {p: Session(self.terms, self.me, p, self.cache) for p in others}
         self.direct = frozenset(others) if self.direct is None else self.direct
-        self.rendezvous = Rendezvous(self.terms) if self.me == self.lead else None
+        self.rendezvous = Rendezvous(self.terms, self.away) if self.me == self.lead else None
         if self.rendezvous:
             self.arrive(self.me, self.status)
 
@@ -143,7 +145,7 @@ class Member:
             case "hello":
                 return self.met(peer, frame)
             case "start":
-                return self.begin(self.start_of(codec.about(frame)))
+                return self.begin(Start.of(codec.about(frame), self.terms))
             case "checkpoint":
                 status = Status.of(codec.about(frame), self.terms.name(peer))
                 known = self.rendezvous.there.get(peer) if self.rendezvous else None
@@ -236,33 +238,30 @@ class Member:
     def arrive(self, party: int, status: Status) -> Outgoing:
         """At the lead: a party says what it has."""
         assert self.rendezvous is not None
-        start = self.rendezvous.arrive(party, status)
-        if start:
-            return self.begin(start) + [m for p in self.sessions for m in self.told(p)]
-        if self.start and all(s.epoch == self.start.epoch for s in self.rendezvous.there.values()):
-            common = self.rendezvous.common()  # all have begun this epoch, so none goes back to an older step
-            if common is not None and common > self.committed:
-                self.committed = common
-                return [m for p in self.sessions for m in self.told(p)]
+        if start := self.rendezvous.arrive(party, status):
+            return self.opened(start)
+        common = self.rendezvous.committed()
+        if common is not None and common > self.committed:
+            self.committed = common
+            return [m for p in self.sessions for m in self.told(p)]
         return []
+
+    def skip(self, parties: Iterable[int]) -> Outgoing:
+        """At the lead: go on without clients of which these are, until they come back."""
+        assert self.rendezvous is not None
+        start = self.rendezvous.skip(parties)
+        return self.opened(start) if start else []
+
+    def opened(self, start: Start) -> Outgoing:
+        return self.begin(start) + [m for p in self.sessions for m in self.told(p)]
 
     def told(self, peer: int) -> Outgoing:
         """What the lead tells: the epoch, and what all have on disk."""
         assert self.start is not None
-        start = {"epoch": self.start.epoch, "step": self.start.step, "instances": list(self.start.instances),
-                 "records": dict(self.start.records)}  # fmt: skip
-        frames = [codec.text_of(self.head("start", peer), start)]
+        frames = [codec.text_of(self.head("start", peer), asdict(self.start))]
         if self.committed >= 0:
             frames.append(codec.text_of(self.head("committed", peer), {"step": self.committed}))
         return [(peer, f) for f in frames]
-
-    def start_of(self, found: Mapping[str, Any]) -> Start:
-        instances, records = found.get("instances"), found.get("records")
-        if (not isinstance(instances, list) or len(instances) != len(self.terms.parties)
-                or not all(type(n) is int for n in instances) or not isinstance(records, dict)
-                or not all(type(n) is int for n in records.values())):  # fmt: skip
-            raise RemoteProtocolError("the lead does not say who is there.")
-        return Start(number(found, "epoch"), number(found, "step"), tuple(instances), records)
 
     def begin(self, start: Start) -> Outgoing:
         """An epoch begins, unless it has begun already or is meant for another process of this party."""
@@ -273,7 +272,7 @@ class Member:
         if self.seals is not None:
             self.seals.keep(start.instances)
         for peer, session in self.sessions.items():
-            session.begin(start.epoch, start.step, (self.status.instance, start.instances[peer]))
+            session.begin(start.epoch, start.step, (self.status.instance, start.instances[peer]), start.away)
         return [m for p in self.direct or () for m in self.ask(p)]
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Outgoing:
@@ -288,7 +287,7 @@ class Member:
 
     def finished(self, step: int) -> Outgoing:
         """This party has done a step. Those that it sends nothing to are told so; for others its next value says it."""
-        return [(p, s.sync(again=False)) for p, s in self.sessions.items() if not s.sends and s.next != s.told]
+        return [(p, s.sync(again=False)) for p, s in self.sessions.items() if s.next != s.told and not s.replies()]
 
     def durable(self, steps: Iterable[int]) -> Outgoing:
         """This party has these steps on disk now."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jsplit.wire.session import RemoteProtocolError, Terms
+from jsplit.wire.session import Away, RemoteProtocolError, Terms
 
 
 class Refused(RuntimeError):
@@ -19,12 +19,39 @@ Said = tuple[int, str | None]
 
 @dataclass(frozen=True)
 class Start:
-    """An epoch: from which step all go on, the processes that do, and by client how many records all have agreed on."""
+    """An epoch.
+
+    Attributes:
+        epoch: its number.
+        step: from which all go on.
+        instances: the process of each party, 0 of one that is passed over.
+        records: by client how many all have agreed on.
+        away: which clients were and are passed over, from which steps on.
+    """
 
     epoch: int
     step: int
     instances: tuple[int, ...]
     records: Mapping[str, int] = field(default_factory=dict)
+    away: Away = ()
+
+    @staticmethod
+    def of(found: Mapping[str, Any], terms: Terms) -> Start:
+        """Checked, as all that comes from another party."""
+        instances, records, away = found.get("instances"), found.get("records"), found.get("away")
+        if not isinstance(instances, list) or len(instances) != len(terms.parties) or not are_numbers(instances):
+            raise RemoteProtocolError("the lead does not say who is there.")
+        if not isinstance(records, dict) or not are_numbers([*records.values()]):
+            raise RemoteProtocolError("the lead does not say which records all have.")
+        for x in away if isinstance(away, list) else [away]:
+            if not isinstance(x, list) or len(x) != 2 or not are_numbers([x[0]]) or not are_numbers(x[1], len(terms.clients)):
+                raise RemoteProtocolError("the lead does not say who is passed over.")
+        gone = tuple((step, tuple(clients)) for step, clients in away or ())
+        return Start(number(found, "epoch"), number(found, "step"), tuple(instances), records, gone)
+
+
+def are_numbers(found: Any, end: int = 1 << 63) -> bool:
+    return isinstance(found, list) and all(type(n) is int and 0 <= n < end for n in found)
 
 
 @dataclass(frozen=True)
@@ -49,9 +76,9 @@ class Status:
         """Checked, as all that comes from another party."""
         numbers = [found.get("instance"), found.get("epoch"), found.get("known")]
         durable, records = found.get("durable"), found.get("records")
-        if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or not isinstance(durable, list):
+        if not are_numbers(numbers, 1 << 62) or not isinstance(durable, list):
             raise RemoteProtocolError(f"`{who}` does not say which process it is.")
-        if len(durable) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in durable):
+        if len(durable) > 64 or not are_numbers(durable):
             raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
         if not isinstance(records, dict) or not all(map(is_said, records.values())):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
@@ -66,11 +93,23 @@ def is_said(x: Any) -> bool:
 
 @dataclass
 class Rendezvous:
-    """The lead's part: who is there, which epoch it is, and what all have on disk."""
+    """The lead's part: who is there, which epoch it is, and what all have on disk.
+
+    Args:
+        terms: of the run.
+        away: which clients were passed over before this process began.
+    """
 
     terms: Terms
+    away: Away = ()
     there: dict[int, Status] = field(default_factory=dict)
     start: Start | None = None
+    missing: set[int] = field(default_factory=set)
+    returned: set[int] = field(default_factory=set)
+
+    def __post_init__(self):
+        if self.away:
+            self.missing = {p for c in self.away[-1][1] for p in self.terms.clients[c]}
 
     def arrive(self, party: int, status: Status) -> Start | None:
         """A party says what it has. Gives the epoch that begins with it, if all are there and one is begun.
@@ -79,27 +118,59 @@ class Rendezvous:
             Refused: if the parties have no step in common, or not the same records.
         """
         if (known := self.there.get(party)) and known.instance == status.instance:
-            if max(known.durable, default=-1) > max(status.durable, default=-1):
+            if (known.epoch, max(known.durable, default=-1)) > (status.epoch, max(status.durable, default=-1)):
                 return None  # said earlier, and late
+        if party in self.missing:
+            self.missing.discard(party)
+            self.returned.add(party)
+        elif self.start is not None and status.epoch == self.start.epoch:
+            self.returned.discard(party)
         self.there[party] = status
-        if len(self.there) < len(self.terms.parties):
+        return self.begin()
+
+    def skip(self, parties: Iterable[int]) -> Start | None:
+        """Go on without some parties, if those that are left can. Gives the epoch that begins so."""
+        gone = {*self.missing, *parties}
+        if all(any(p in gone for p in client) for client in self.terms.clients):
             return None
-        instances = tuple(self.there[p].instance for p in range(len(self.terms.parties)))
+        self.missing = gone
+        return self.begin()
+
+    @property
+    def present(self) -> list[int]:
+        """Those without whom nothing begins."""
+        return [p for p in range(len(self.terms.parties)) if p not in self.missing]
+
+    def begin(self) -> Start | None:
+        """The next epoch, if all are there that must be, and something has changed."""
+        if any(p not in self.there for p in self.present):
+            return None
+        instances = tuple(0 if p in self.missing else self.there[p].instance for p in range(len(self.terms.parties)))
         if self.start is not None and self.start.instances == instances:
             return None
-        records = same_records({self.terms.parties[p]: s for p, s in sorted(self.there.items())})
+        records = same_records({self.terms.parties[p]: self.there[p] for p in self.present})
         if (step := self.common()) is None:
-            has = "; ".join(f"`{self.terms.parties[p]}` {list(s.durable) or 'none'}" for p, s in sorted(self.there.items()))
+            has = "; ".join(f"`{self.terms.parties[p]}` {list(self.there[p].durable) or 'none'}" for p in self.present)
             raise Refused(f"the parties have no checkpoint in common, so none can go on: {has}.")
         epoch = 1 + max([max(s.epoch, s.known) for s in self.there.values()] + [self.start.epoch if self.start else 0])
-        self.start = Start(epoch, step, instances, records)
+        now = tuple(c for c, client in enumerate(self.terms.clients) if any(p in self.missing for p in client))
+        before = tuple(x for x in self.away if x[0] < step)
+        self.away = before if now == (before[-1][1] if before else ()) else (*before, (step, now))
+        self.start = Start(epoch, step, instances, records, self.away)
         return self.start
 
     def common(self) -> int | None:
-        """The newest step that all have on disk."""
-        if len(self.there) < len(self.terms.parties):
+        """The newest step that all have on disk that were there all the time."""
+        having = [p for p in self.present if p not in self.returned]
+        if any(p not in self.there for p in having):
             return None
-        return max(set.intersection(*(set(s.durable) for s in self.there.values())), default=None)
+        return max(set.intersection(*(set(self.there[p].durable) for p in having)), default=None)
+
+    def committed(self) -> int | None:
+        """The newest step that all have on disk, if all are in this epoch, so that none goes back to an older one."""
+        if self.start is None or any(self.there[p].epoch != self.start.epoch for p in self.present):
+            return None
+        return self.common()
 
 
 def same_records(said: Mapping[str, Status]) -> dict[str, int]:

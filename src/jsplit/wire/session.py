@@ -34,6 +34,10 @@ class Crossing:
     receiver: int
 
 
+Away = tuple[tuple[int, tuple[int, ...]], ...]
+"""From which step on who was away, where a run goes on without some."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """All that the protocol knows of an agreement.
@@ -45,7 +49,9 @@ class Terms:
         shapes: `shapes(place of the wire, step)`: of the arrays of each frame.
         steps, micros: how many steps the run has, and micro-batches a step.
         window: how many uses of a wire a sender may be ahead of what the receiver is known to have.
-        uses: `uses(place of the wire, step)`: in how many of the steps before this one it is used; by default in all.
+        clients: by client, its parties by their places, where clients take turns and those that are missing are passed over.
+        uses: `uses(place of the wire, step, away)`: in how many of the steps before this one it is used, if these were away; by
+            default in all.
         finite: whether activations and cotangents must be finite.
     """
 
@@ -56,19 +62,21 @@ class Terms:
     steps: int
     micros: int = 1
     window: int = 2
-    uses: Callable[[int, int], int] = lambda wire, step: step
+    clients: tuple[tuple[int, ...], ...] = ()
+    uses: Callable[[int, int, Away], int] = lambda wire, step, away: step
     finite: bool = True
 
     def parts(self, wire: int) -> int:
         """How many frames a wire has in a step that uses it."""
         return 1 if self.crossings[wire].kind == "weights" else self.micros
 
-    def position(self, wire: int, step: int, micro: int = 0) -> int:
-        """The place of a frame among all of its wire."""
-        return self.uses(wire, step) * self.parts(wire) + micro
+    def within(self, wire: int, step: int, micro: int = 0) -> bool:
+        """Whether there is such a step and micro-batch; weights may be handed over after the last step."""
+        return step < self.steps + (self.crossings[wire].kind == "weights") and micro < self.parts(wire)
 
-    def used(self, wire: int, step: int) -> bool:
-        return step < self.steps and self.uses(wire, step) < self.uses(wire, step + 1)
+    def used(self, wire: int, step: int, away: Away) -> bool:
+        """Whether a wire is used in a step."""
+        return self.uses(wire, step, away) < self.uses(wire, step + 1, away)
 
     def between(self, sender: int, receiver: int) -> tuple[int, ...]:
         """The wires that go from one party to another."""
@@ -94,6 +102,7 @@ class Session:
     cache: bool = True
     epoch: int = 0
     instances: tuple[int, int] = (0, 0)
+    away: Away = ()
     kept: dict[tuple[int, int], Frame] = field(default_factory=dict)
     due: dict[int, int] = field(default_factory=dict)
     next: dict[int, int] = field(default_factory=dict)
@@ -105,20 +114,28 @@ class Session:
         self.sends = self.terms.between(self.me, self.peer)
         self.receives = self.terms.between(self.peer, self.me)
 
-    def begin(self, epoch: int, step: int, instances: tuple[int, int] = (0, 0)) -> None:
+    def begin(self, epoch: int, step: int, instances: tuple[int, int] = (0, 0), away: Away = ()) -> None:
         """Forget everything and go on from `step`; frames of other epochs, or other instances of the peer, are void."""
         if epoch <= self.epoch:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
-        self.epoch, self.instances, self.kept = epoch, instances, {}
-        self.due, self.next = ({w: self.terms.position(w, step) for w in own} for own in (self.sends, self.receives))
+        self.epoch, self.instances, self.away, self.kept = epoch, instances, away, {}
+        self.due, self.next = ({w: self.position(w, step) for w in own} for own in (self.sends, self.receives))
         self.had, self.told = dict(self.due), dict(self.next)
+
+    def position(self, wire: int, step: int, micro: int = 0) -> int:
+        """The place of a frame among all of its wire."""
+        return self.terms.uses(wire, step, self.away) * self.terms.parts(wire) + micro
+
+    def replies(self) -> bool:
+        """Whether this party sends the peer something in the steps in which it receives something."""
+        return any(self.terms.crossings[w].kind != "weights" for w in self.sends)
 
     def may_send(self, wire: int, step: int) -> bool:
         """Whether the window is open: the peer is known to have all but the last few frames before it."""
         return self.near(wire, step, self.had[wire])
 
     def near(self, wire: int, step: int, position: int) -> bool:
-        return self.terms.uses(wire, step) < position // self.terms.parts(wire) + self.terms.window
+        return self.terms.uses(wire, step, self.away) < position // self.terms.parts(wire) + self.terms.window
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Frame:
         """The frame of the next message on a wire, kept until the peer has it.
@@ -126,8 +143,9 @@ class Session:
         Raises:
             LocalProtocolError: if it is not the next one, or its shapes are not those agreed upon.
         """
-        position, crossing = self.terms.position(wire, step, micro), self.terms.crossings[wire]
-        if self.due.get(wire) != position or not self.terms.used(wire, step):
+        position, crossing = self.position(wire, step, micro), self.terms.crossings[wire]
+        there = self.terms.within(wire, step, micro) and self.terms.used(wire, step, self.away)
+        if self.due.get(wire) != position or not there:
             raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is sent next.")
         if not self.may_send(wire, step):
             raise LocalProtocolError(f"`{self.terms.name(self.peer)}` is not known to have what was sent before step {step}.")
@@ -166,7 +184,8 @@ class Session:
         wire = head.value
         if wire not in self.receives or self.terms.crossings[wire].kind != head.kind:
             raise RemoteProtocolError(f"{who} may not send {head.kind} {wire} to `{self.terms.name(self.me)}`.")
-        if not self.terms.used(wire, head.step) or head.micro >= self.terms.parts(wire):
+        there = self.terms.within(wire, head.step, head.micro)
+        if not there or self.current(head) and not self.terms.used(wire, head.step, self.away):
             what = f"{head.kind} `{self.terms.crossings[wire].what}` of step {head.step}, {head.micro}"
             raise RemoteProtocolError(f"{who} sent {what}, which there is not in a run of {self.terms.steps} steps.")
         if not head.sealed and head.shapes != (agreed := self.terms.shapes(wire, head.step)):
@@ -187,7 +206,7 @@ class Session:
             return None, self.synced(codec.about(frame))
         if head.kind not in codec.CARRIERS:
             raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value.")
-        position, expected = self.terms.position(head.value, head.step, head.micro), self.next[head.value]
+        position, expected = self.position(head.value, head.step, head.micro), self.next[head.value]
         self.has(head.step)
         if position < expected:
             self.repeated += 1
@@ -206,7 +225,7 @@ class Session:
     def has(self, step: int) -> None:
         """The peer is at `step`, so it has all that was sent for the steps before it."""
         for wire, position in self.had.items():
-            self.had[wire] = max(position, min(self.terms.position(wire, step), self.due[wire]))
+            self.had[wire] = max(position, min(self.position(wire, step), self.due[wire]))
         self.drop()
 
     def drop(self) -> None:
