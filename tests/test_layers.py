@@ -86,7 +86,8 @@ LAYERS |= {
     },
     "party.process": {
         "base", "party.agreement", "party.durable", "party.handover", "party.local", "party.network", "party.records",
-        "party.shapes", "party.turns", "topology", "wire.certs", "wire.codec", "wire.member", "wire.rendezvous", "wire.seal", "wire.session",
+        "party.shapes", "party.turns", "topology", "wire.certs", "wire.codec", "wire.member", "wire.rendezvous", "wire.seal",
+        "wire.session",
     },
     "party.run": {"base", "party.agreement", "party.network", "party.process", "party.records", "wire.certs"},
     "party.infer": {"base", "party.agreement", "party.durable", "party.network", "party.process", "wire.certs"},
