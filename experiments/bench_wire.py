@@ -1,7 +1,8 @@
 """What the wire costs: round trips against bare TLS, and steps against computing and waiting.
 
 Question 1: how much slower is a frame through codec, pipes and gRPC with mutual TLS than the same bytes through a socket with
-mutual TLS? Both against a process of their own on this machine, in turns, medians.
+mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of the same bytes in the same chunks is the third contestant.
+Each against a process of its own on this machine, in turns, medians.
 Question 2: how near does a step come to max(compute, wire), over loopback and through 20 ms each way, with one micro-batch
 and with several under way? Both parties are processes; compute is the busier one's, measured in the same run.
 
@@ -14,14 +15,13 @@ import argparse
 import json
 import os
 import socket
-import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -29,108 +29,36 @@ import numpy as np
 import optax
 
 import jsplit
-from jsplit.wire.certs import host_of, read, uri_of
-from jsplit.wire.codec import Head, frame_of
-from jsplit.wire.rpc import Listener, dial
+from echoes import ECHO
 
 SIZES = (16_000, 1_000_000, 16_000_000)
-LIMIT, LONG = 1 << 28, 60.0
 WIDTH, DEPTH, BATCH, CUT = 512, 6, 512, 256
 HERE = Path(__file__).resolve()
 
 
-# Question 1: an echo through a socket, and one through a channel.
-
-
-def serve_tcp(folder: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "server.crt", folder / "server.key")
-    context.load_verify_locations(folder / "ca.crt")
-    context.verify_mode = ssl.CERT_REQUIRED
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        raw, _ = listener.accept()
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with context.wrap_socket(raw, server_side=True) as s:
-            while size := int.from_bytes(receive(s, 8), "little"):
-                data = receive(s, size)
-                s.sendall(size.to_bytes(8, "little"))
-                s.sendall(data)
-
-
-def receive(s: ssl.SSLSocket, size: int) -> bytearray:
-    data, at = bytearray(size), 0
-    view = memoryview(data)
-    while at < size:
-        got = s.recv_into(view[at:])
-        if not got:
-            return bytearray(8)
-        at += got
-    return data
-
-
-def serve_grpc(folder: Path) -> None:
-    ended = threading.Event()
-
-    def met(party: str, opened: Callable) -> None:
-        channel = opened(lambda head: None)
-        try:
-            while True:
-                channel.send(channel.receive(LONG), LONG)
-        except (ConnectionError, TimeoutError):
-            ended.set()
-
-    listener = Listener("127.0.0.1:0", read(folder, "server"), {uri_of("client"): "client"}, met, LIMIT)
-    print(listener.port, flush=True)
-    ended.wait(600)
-    listener.close()
-
-
-def echo_tcp(folder: Path, port: int) -> tuple[Callable[[np.ndarray], None], Callable]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_cert_chain(folder / "client.crt", folder / "client.key")
-    context.load_verify_locations(folder / "ca.crt")
-    raw = socket.create_connection(("127.0.0.1", port))
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    s = context.wrap_socket(raw, server_hostname=host_of("server"))
-
-    def trip(array: np.ndarray) -> None:
-        s.sendall(array.nbytes.to_bytes(8, "little"))
-        s.sendall(memoryview(array).cast("B"))
-        receive(s, int.from_bytes(receive(s, 8), "little"))
-
-    return trip, s.close
-
-
-def echo_grpc(folder: Path, port: int) -> tuple[Callable[[np.ndarray], None], Callable]:
-    channel = dial(f"127.0.0.1:{port}", "server", read(folder, "client"), LIMIT)
-
-    def trip(array: np.ndarray) -> None:
-        sender = threading.Thread(target=channel.send, args=(frame_of(Head("activation"), [array]), LONG))
-        sender.start()
-        channel.receive(LONG)
-        sender.join()
-
-    return trip, channel.close
+# Question 1: the same bytes there and back, through three things.
 
 
 def round_trips(folder: Path, seconds: float) -> list[dict]:
     servers, trips, closes = [], {}, []
-    for kind, echo in (("tcp", echo_tcp), ("grpc", echo_grpc)):
-        servers.append(subprocess.Popen([sys.executable, HERE, "--serve", kind, folder], stdout=subprocess.PIPE, text=True))
+    for kind, echo in ECHO.items():
+        command = [sys.executable, HERE.parent / "echoes.py", kind, folder]
+        servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         trips[kind], close = echo(folder, int(servers[-1].stdout.readline()))  # type: ignore[union-attr]
         closes.append(close)
     rows = []
     for size in SIZES:
         array, times = np.random.default_rng(0).integers(0, 256, size, np.uint8), {kind: [] for kind in trips}
+        assert all(bytes(trip(array)) == array.tobytes() for trip in trips.values())
         end = time.monotonic() + seconds
-        while time.monotonic() < end or len(times["tcp"]) < 10:
-            for kind, trip in trips.items():  # in turns, so that what else runs here disturbs both
+        while time.monotonic() < end or len(times["tls"]) < 10:
+            for kind, trip in trips.items():  # in turns, so that what else runs here disturbs all
                 began = time.perf_counter()
                 trip(array)
                 times[kind].append(time.perf_counter() - began)
         medians = {kind: statistics.median(t[2:]) for kind, t in times.items()}
-        rows.append({"bytes": size, **medians, "ratio": medians["grpc"] / medians["tcp"]})
+        ratios = {f"{kind}_ratio": medians[kind] / medians["tls"] for kind in ("grpc", "jsplit")}
+        rows.append({"bytes": size, **medians, **ratios})
     for close, server in zip(closes, servers, strict=True):
         close()
         server.wait(30)
@@ -251,20 +179,17 @@ def steps_of(folder: Path, micros: int, delay: float, steps: int) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--serve", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each size")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args(arguments)
-    if options.serve:
-        {"tcp": serve_tcp, "grpc": serve_grpc}[options.serve[0]](Path(options.serve[1]))
-        return []
     rows = []
     with tempfile.TemporaryDirectory() as name:
         jsplit.party.certs(Path(name) / "certs", ["client", "server"])
-        print(f"{'bytes':>10} {'TLS, ms':>10} {'gRPC, ms':>10} {'ratio':>6}   a round trip, the payload both ways")
+        print(f"{'bytes':>10} {'TLS, ms':>9} {'gRPC, ms':>9} {'jsplit, ms':>10} {'gRPC / TLS':>11} {'jsplit / TLS':>13}")
         for row in round_trips(Path(name) / "certs", options.seconds):
-            print(f"{row['bytes']:10} {1e3 * row['tcp']:10.2f} {1e3 * row['grpc']:10.2f} {row['ratio']:6.2f}")
+            times = f"{1e3 * row['tls']:9.2f} {1e3 * row['grpc']:9.2f} {1e3 * row['jsplit']:10.2f}"
+            print(f"{row['bytes']:10} {times} {row['grpc_ratio']:11.2f} {row['jsplit_ratio']:13.2f}")
             rows.append(row)
         print(f"\n{'delay':>6} {'micro':>6} {'step, ms':>9} {'compute':>8} {'wire':>6} {'max(compute, wire) / step':>26}")
         for delay in (0.0, 0.02):
