@@ -74,9 +74,10 @@ LAYERS |= {
     "party.agreement": {"base", "party.shapes", "party.turns", "step", "topology", "training", "vjp", "walk"},
     "party.records": {"base"},
     "party.durable": {"base", "checkpoint"},
+    "party.ahead": {"base", "party.part", "party.records", "training", "walk"},
     "party.local": {
-        "base", "messages", "party.agreement", "party.part", "party.shapes", "step", "topology", "training", "update", "vjp",
-        "walk",
+        "base", "messages", "party.agreement", "party.ahead", "party.part", "party.records", "party.shapes", "step",
+        "topology", "training", "update", "vjp", "walk",
     },
     "party.part": {"base", "messages", "update", "walk"},
     "party.line": {"wire.channel", "wire.codec"},

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -84,12 +85,12 @@ def run(
             start = me.network.member.start
             assert start is not None
             try:
-                state = me.disk.restore(start.step)
+                state, batches = me.disk.restore(start.step), partial(me.batch, counts=start.records)
                 me.network.durable(me.disk.steps)
                 log.info("%s goes on from step %d, epoch %d", party, start.step, start.epoch)
                 for step in range(start.step, steps):
                     if agreed.turns.works(party, step):
-                        state, metrics = one_step(me, state, step, start.records)
+                        state, metrics = one_step(me, state, step, batches)
                         losses[step] = dict(metrics.losses)
                         if on_step:
                             on_step(metrics)
@@ -116,12 +117,11 @@ def run(
                 log.info("%s goes back: another party has come back", party)
 
 
-def one_step(me: Process, state: PartyState, step: int, counts: Mapping[str, int]) -> tuple[PartyState, Metrics]:
+def one_step(me: Process, state: PartyState, step: int, batches: Batches) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
-    batch = me.batch(step, counts)
-    state, found = me.local.step(state, batch, step, net)
+    state, found = me.local.step(state, batches, step, net)
     losses = {n: float(x) for n, x in found.items()}
     jax.block_until_ready((state.params, state.step))
     seconds, wait, wire = time.monotonic() - began, net.waited - waited, net.posting - posting
