@@ -98,7 +98,10 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
     command.main(["agree", "agreement.json", "turns.py:agreed"])
     command.main(["show", "agreement.json"])
     said = capsys.readouterr().out
-    assert "client south: south is client" in said and "turns: north 2, south 1, and so on; hand-off peer" in said
+    assert (
+        "client south: south is client" in said
+        and "turns: north 2, south 1, and so on; hand-off peer, a missing client: wait" in said
+    )
 
     def work(words, parties):
         return federation.together(

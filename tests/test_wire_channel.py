@@ -13,7 +13,7 @@ import pytest
 
 from jsplit.wire import certs
 from jsplit.wire.certs import PlaintextWithoutIdentity, authority, host_of, uri_of
-from jsplit.wire.channel import Closed, memory_pair
+from jsplit.wire.channel import CHUNK, Closed, memory_pair
 from jsplit.wire.codec import CodecError, Head, frame_of
 from jsplit.wire.rpc import Listener, Pulse, dial
 
@@ -88,7 +88,7 @@ def test_frames_arrive_whole_and_in_order_both_ways(ends):
         assert a.receive(LONG).head.step == n + 1
 
 
-@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 112, (1 << 20) - 111, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 112, CHUNK - 111, 5_000_000])
 def test_a_frame_of_any_size_arrives(ends, size):
     a, b = ends
     data = np.random.default_rng(0).integers(0, 256, size, np.uint8)

@@ -195,6 +195,20 @@ def refused_or_valid(frames: list[bytes], count: int, seed: int) -> dict[str, in
     return seen
 
 
+def test_chunks_are_made_one_at_a_time_and_what_they_give_can_be_used_without_a_copy():
+    frame = frame_of(Head("activation"), [np.arange(1 << 20, dtype=np.float32)])
+    chunks, assembler = codec.split_up(frame, 1 << 18), Assembler(1 << 22)
+    tracemalloc.start()
+    try:
+        found = [assembler.feed(next(chunks)) for _ in range(17)][-1]
+        assert tracemalloc.get_traced_memory()[1] < (1 << 22) + 3 * (1 << 18)  # the frame that comes, and what is under way
+    finally:
+        tracemalloc.stop()
+    assert next(chunks, None) is None and found is not None
+    same(found, frame)
+    assert found.arrays[0].ctypes.data % 64 == 0  # what jax.device_put asks of memory that it shares
+
+
 def head_end(data: bytearray) -> int:
     """Where the head of a frame ends that says as many arrays and axes as this one."""
     at = HEADER.size

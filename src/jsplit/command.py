@@ -95,7 +95,8 @@ def show(options: argparse.Namespace) -> int:
     if agreed["turns"]:
         for client, cast in agreed.turns.clients.items():
             print(f"  client {client}: {', '.join(f'{p} is {r}' for r, p in cast.items())}")
-        print(f"  turns: {', '.join(f'{c} {n}' for c, n in agreed.turns.order)}, and so on; hand-off {agreed.turns.handoff}")
+        order = ", ".join(f"{client} {steps}" for client, steps in agreed["turns"]["order"])
+        print(f"  turns: {order}, and so on; hand-off {agreed.turns.handoff}, a missing client: {agreed['turns']['missing']}")
     print(f"  {agreed['steps']} steps of {agreed['batch']}, lead {agreed['lead']}, hash {agreed.hash}")
     return 0
 

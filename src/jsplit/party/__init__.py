@@ -1,6 +1,7 @@
 """One party over the network: what all agree on, and one process for each."""
 
-from jsplit.party.agreement import Agreement, agreement, foreign, read, write
+from jsplit.party.agreement import Agreement, foreign, read, write
+from jsplit.party.draft import agreement
 from jsplit.party.infer import evaluate, predict
 from jsplit.party.network import Missing
 from jsplit.party.process import Metrics, Result

@@ -7,19 +7,20 @@ common that either changes; so the order in which messages arrive changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, said, shapes_of
 from jsplit.messages import LASTING
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement
+from jsplit.party.ahead import Begun
 from jsplit.party.part import Memory, Part
+from jsplit.party.records import Batches
 from jsplit.step import Packet, inference_ops, training_ops, wires
 from jsplit.topology import Topology
 from jsplit.training import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
@@ -28,6 +29,7 @@ from jsplit.vjp import floating
 from jsplit.walk import Name, Wire
 
 Arrays = Sequence[Any]
+ENDED = object()
 
 
 class Exchange(Protocol):
@@ -70,7 +72,7 @@ class Local:
     ):  # fmt: skip
         if party not in agreed.parties:
             raise ValueError(f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}.")
-        party = agreed.turns.role[party]
+        self.name, party = party, agreed.turns.role[party]
         self.agreed, self.party, self.micros, self.turns = agreed, party, agreed["microbatches"], agreed.turns
         self.topology = agreed.topology(party, own)
         owners = dict.fromkeys(n.party for n in self.topology.segments if n.segment.trainable)
@@ -96,6 +98,13 @@ class Local:
         self.infer = Part(party, inference_ops(self.config), outputs)
         self.sums = [w for op in adds for w in op.writes if isinstance(w, Name) and w.party == party]
         self.zeros: dict[Name, PyTree] | None = None
+        parts = (self.walk, self.finish)
+        self.changing = {w for p in parts for w in p.shared if w != self.places[party].step}
+        self.begun: Begun | None = None
+
+    def works(self, step: int) -> bool:
+        """Whether this party has a part in a step, and there is that step."""
+        return step < self.agreed["steps"] and self.turns.works(self.name, step)
 
     def fields(self, task: str) -> list[str]:
         """The fields of this party that a task needs."""
@@ -143,41 +152,61 @@ class Local:
         return jax.tree.map(lambda x: jnp.array(x, copy=True), first)
 
     def step(
-        self, state: PartyState, batch: Mapping[str, PyTree], step: int, exchange: Exchange
+        self, state: PartyState, batches: Batches, step: int, exchange: Exchange
     ) -> tuple[PartyState, dict[str, jax.Array]]:
-        """One step with the others: the next state, and the losses that this party computes."""
-        memory = place(self.places, TrainState({self.party: state}), batch)[self.party]
+        """One step with the others: the next state, and the losses that this party computes.
+
+        While it waits it begins the next one: gathers the batch, and computes what no turn of this step can change. That
+        counts if the next step finds everything as it was read, and the same `batches`.
+        """
+        memory = place(self.places, TrainState({self.party: state}), {})[self.party]
         at = Wires(self, exchange, step, self.agreed["batch"] // self.micros)
+        begun, self.begun = self.begun, None
+        if begun is None or not begun.fits(batches, step, memory):
+            begun = Begun(batches, step)
+        begun.gather(self.places[self.party], self.micros)
+        for m, wire, value in begun.held:
+            at.send(wire, m, value)
+        self.work(memory, begun, at)
         if self.micros == 1:
-            self.walk.run(memory, at, 0)
-            found = {n.what: memory[n] for n in self.losses}
+            found = {n.what: begun.own[0][n] for n in self.losses}
         else:
-            self.accumulate(memory, batch, at)
             self.finish.run(memory, at, 0)
             found = {n.what: memory[total(n)] / self.micros for n in self.losses}
         return collect(self.places, {self.party: memory}).parties[self.party], found
 
-    def accumulate(self, memory: dict, batch: Mapping[str, PyTree], at: Wires) -> None:
-        """All micro-batches, several of them under way at once."""
-        size = self.agreed["batch"] // self.micros
-        parts = []
-        for m in range(self.micros):
-            part = jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], dict(batch))
-            fields = self.places[self.party].fields
-            parts.append({Name(self.party, "micro"): np.int32(m)} | {fields[f]: x for f, x in part.items() if f in fields})
-        if self.zeros is None:
-            self.zeros = self.zero_sums({**memory, **parts[0]}, size)
-        memory.update(jax.tree.map(jnp.copy, self.zeros))
-        own = [Memory(memory, part, self.walk.shared) for part in parts]
-        waiting = [(m, t) for m in range(self.micros) for t in range(len(self.walk.turns))]
+    def work(self, memory: dict, begun: Begun, at: Wires) -> None:
+        """All turns of all micro-batches, several of them under way at once; first what others wait for."""
+        if self.micros > 1:
+            if self.zeros is None:
+                self.zeros = self.zero_sums({**memory, **begun.own[0]}, at.size)
+            memory.update(self.zeros)
+        own = [Memory(memory, part, self.walk.shared) for part in begun.own]
+        waiting = [(m, t) for m in range(self.micros) for t in range(begun.done[m], len(self.walk.turns))]
+        ahead = self.ahead(begun.batches, at.step + 1, memory)
         while waiting:
             ready = self.walk.ready(waiting)
-            task = next((x for x in ready if all(at.there(w, x[0]) for w in self.walk.incoming[x[1]])), None)
-            if task is None:
+            able = [x for x in ready if all(at.there(w, x[0]) for w in self.walk.incoming[x[1]])]
+            if able:
+                m, t = task = min(able, key=lambda x: (not self.walk.sends[x[1]], x))
+                self.walk.turn(t, own[m], at, m)
+                waiting.remove(task)
+            elif next(ahead, ENDED) is ENDED:
                 at.wait([(w, m) for m, t in ready for w in self.walk.incoming[t]])
-                continue
-            self.walk.turn(task[1], own[task[0]], at, task[0])
-            waiting.remove(task)
+
+    def ahead(self, batches: Batches, step: int, memory: Mapping) -> Iterator[None]:
+        """Begin the next step of this party, a little at a time."""
+        if not self.works(step):
+            return
+        begun = self.begun = Begun(batches, step)
+        try:
+            begun.gather(self.places[self.party], self.micros)
+        except Exception:  # it is raised where it belongs, in its own step
+            self.begun = None
+            return
+        yield
+        changed = {n for n in self.changing if n not in memory or jax.tree.leaves(memory[n])}
+        yield from begun.lead(self.walk, self.walk.leading(changed), memory, self.places[self.party].step)
 
     def zero_sums(self, memory: dict, size: int) -> dict[Name, PyTree]:
         """Zeros for the sums over micro-batches. Computes nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, Protocol
 
 from jsplit.base import PyTree
@@ -23,7 +23,7 @@ class Memory:
     """The memory of one micro-batch: its own things, before those that all share."""
 
     def __init__(self, common: dict, own: dict, shared: frozenset[Name]):
-        self.common, self.own, self.shared = common, dict(own), shared
+        self.common, self.own, self.shared = common, own, shared
 
     def __getitem__(self, name: Any) -> Any:
         return self.own[name] if name in self.own else self.common[name]
@@ -42,6 +42,7 @@ class Part:
         whole: as the walk has them.
         turns: as they are compiled, each to one program or two.
         incoming: the wires that each waits for.
+        sends: whether others wait for it.
         shared: what outlasts a micro-batch and is changed by some turn.
     """
 
@@ -54,6 +55,7 @@ class Part:
         self.spent = [walk.spent[i] for i in mine]
         first = {r: t for t, turn in reversed([*enumerate(self.turns)]) for r in turn.reads if isinstance(r, Wire)}
         self.incoming = [[wire for wire, at in first.items() if at == t] for t in range(len(self.turns))]
+        self.sends = [any(isinstance(w, Wire) for w in turn.writes) for turn in self.turns]
         lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in LASTING or SUM in w.kind)}
         self.shared = frozenset(lasts)
         self.touch = [(lasts & {*t.reads, *t.writes}, lasts & {*t.writes}) for t in self.turns]
@@ -74,6 +76,11 @@ class Part:
                 at.send(name, micro, result)
             else:
                 memory[name] = result
+
+    def leading(self, changed: Set[Name | Wire]) -> int:
+        """How many turns come before all that wait for a message or touch what is `changed`."""
+        bound = (t for t, turn in enumerate(self.turns) if self.incoming[t] or changed & {*turn.reads, *turn.writes})
+        return next(bound, len(self.turns))
 
     def ready(self, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Which of the turns that are left may run now, as far as their memory goes, oldest first."""

@@ -20,10 +20,11 @@ import optax
 from jsplit.base import Link, PartyState, PyTree, Segment
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement, canonical
+from jsplit.party.connections import identity_of
 from jsplit.party.durable import Disk, InMemory
 from jsplit.party.handover import learned, shapes_of_learned, taken
 from jsplit.party.local import Local, check_size
-from jsplit.party.network import Network, identity_of
+from jsplit.party.network import Network
 from jsplit.party.records import Batches, Records, places_of
 from jsplit.party.turns import Turns
 from jsplit.topology import Topology

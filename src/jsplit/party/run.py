@@ -81,11 +81,11 @@ def run(
         failed = 0
         while True:
             try:
-                state, first = me.begin()
+                (state, first), batches = me.begin(), me.batch
                 for step in range(first, steps):
                     state = me.hand_over(state, step)
                     if me.turns.works(party, step):
-                        state, metrics = one_step(me, state, step)
+                        state, metrics = one_step(me, state, step, batches)
                         losses[step] = dict(metrics.losses)
                         if on_step:
                             on_step(metrics)
@@ -115,12 +115,11 @@ def run(
                 log.info("%s goes back: another party has come back", party)
 
 
-def one_step(me: Process, state: PartyState, step: int) -> tuple[PartyState, Metrics]:
+def one_step(me: Process, state: PartyState, step: int, batches: Batches) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
-    batch = me.batch(step)
-    state, found = me.local.step(state, batch, step, net)
+    state, found = me.local.step(state, batches, step, net)
     losses = {n: float(x) for n, x in found.items()}
     jax.block_until_ready((state.params, state.step))
     seconds, wait, wire = time.monotonic() - began, net.waited - waited, net.posting - posting

@@ -14,7 +14,9 @@ from typing import Protocol
 
 from jsplit.wire.codec import Accept, Assembler, Frame, split_up
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
+"""Bytes that are sent at a time: large enough that a chunk costs little, and small enough that one side decrypts while the
+other encrypts, and that allocators keep what they give for it."""
 BOUND = 4
 """Chunks that wait in a pipe; who puts one more waits until there is room."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import prod
@@ -38,6 +38,7 @@ LARGEST_HEAD = HEADER.size + MOST_ARRAYS * (ARRAY.size + 8 * MOST_AXES)
 LARGEST_TEXT = 1 << 20
 """Bytes of a body of JSON."""
 SEALED = 1
+ALIGNED = 64
 RUN = 32
 NO_RUN = bytes(RUN)
 
@@ -214,20 +215,21 @@ def raw(array: np.ndarray) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
-def split_up(frame: Frame, chunk: int = 1 << 20) -> list[bytes]:
-    """A frame as chunks: the head and what fits beside it, then the rest. `Assembler` is the inverse."""
+def split_up(frame: Frame, chunk: int) -> Iterator[bytes]:
+    """A frame as chunks, each made when it is asked for: the head and what fits beside it, then the rest. `Assembler` is the
+    inverse."""
     head, *buffers = encode(frame)
-    room, parts, chunks = max(chunk, len(head)) - len(head), [head], []
+    room, parts = max(chunk, len(head)) - len(head), [head]
     for buffer in buffers:
         at = 0
         while at < len(buffer):
             if not room:
-                chunks.append(b"".join(parts))
+                yield b"".join(parts)
                 room, parts = chunk, []
             part = buffer[at : at + room]
             parts.append(part)
             at, room = at + len(part), room - len(part)
-    return [*chunks, b"".join(parts)]
+    yield b"".join(parts)
 
 
 class Assembler:
@@ -243,7 +245,7 @@ class Assembler:
     def __init__(self, limit: int, accept: Accept = lambda head: None):
         self.limit, self.accept = limit, accept
         self.head: Head | None = None
-        self.body, self.at = bytearray(), 0
+        self.body, self.at = aligned(0), 0
 
     def feed(self, chunk: bytes | memoryview) -> Frame | None:
         rest = memoryview(chunk)
@@ -252,7 +254,7 @@ class Assembler:
             if head.kind not in CARRIERS and head.size > LARGEST_TEXT:
                 raise CodecError(f"a frame of the kind {head.kind} has {head.size} bytes, at most {LARGEST_TEXT} are read.")
             self.accept(head)
-            self.head, self.body, self.at = head, bytearray(head.size), 0
+            self.head, self.body, self.at = head, aligned(head.size), 0
             rest = rest[head.bytes :]
         if self.at + len(rest) > len(self.body):
             raise CodecError(f"{self.at + len(rest)} bytes came for a frame of {len(self.body)}.")
@@ -265,7 +267,14 @@ class Assembler:
         return frame
 
 
-def arrays_of(head: Head, body: bytearray) -> tuple[np.ndarray, ...]:
+def aligned(size: int) -> memoryview:
+    """So many bytes of new memory, laid so that JAX can use arrays in it without a copy."""
+    memory = np.empty(size + ALIGNED, np.uint8)
+    first = -memory.ctypes.data % ALIGNED
+    return memoryview(memory[first : first + size])  # type: ignore[arg-type]
+
+
+def arrays_of(head: Head, body: memoryview) -> tuple[np.ndarray, ...]:
     """The arrays that lie in a body; those whose place does not suit their dtype are copied."""
     arrays, at = [], 0
     for dtype, shape in head.shapes:

@@ -10,37 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from jsplit.wire import codec
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.difference import difference
+from jsplit.wire.relay import Outgoing, Seals, passed_on, sealed
 from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status, number
 from jsplit.wire.session import Away, RemoteProtocolError, Session, Terms
-
-Outgoing = list[tuple[int, Frame]]
-
-
-class Seals(Protocol):
-    """How frames are sealed between two parties that reach each other only by way of the lead; see `jsplit.wire.seal`."""
-
-    def offer(self, peer: int) -> Mapping[str, Any]:
-        """This party's key, and what shows whose it is."""
-        ...
-
-    def meet(self, peer: int, instance: int, offer: Mapping[str, Any]) -> bool:
-        """Take the peer's key, if it is the peer's; gives whether it is another than before."""
-        ...
-
-    def keep(self, instances: Sequence[int]) -> None:
-        """Forget the keys of processes other than these."""
-        ...
-
-    def has(self, peer: int) -> bool: ...
-    def seal(self, frame: Frame) -> Frame: ...
-    def open(self, frame: Frame) -> Frame: ...
 
 
 @dataclass
@@ -111,11 +90,11 @@ class Member:
                 raise RemoteProtocolError(f"`{self.terms.name(peer)}` is not the lead and may not send {head.kind}.")
         elif peer == self.lead and head.receiver == self.me and head.sender in self.sessions and head.sender != peer:
             self.sessions[head.sender].accept(head)
-            self.passed_on(head)
+            passed_on(head, self.terms.name(self.lead))
         elif self.rendezvous and head.sender == peer and head.receiver in self.sessions:
             if head.run != self.terms.run:
                 raise RemoteProtocolError(f"`{self.terms.name(peer)}` sent a frame of another run.")
-            self.passed_on(head)
+            passed_on(head, self.terms.name(self.lead))
             ends = (head.sender, head.receiver)
             crossing = self.terms.crossings[head.value] if head.value < len(self.terms.crossings) else None
             if head.kind in codec.CARRIERS and (crossing is None or (crossing.sender, crossing.receiver) != ends):
@@ -125,10 +104,6 @@ class Member:
                 f"`{self.terms.name(peer)}` sent a frame from `{self.terms.name(head.sender)}` to "
                 f"`{self.terms.name(head.receiver)}`."
             )
-
-    def passed_on(self, head: Head) -> None:
-        if head.kind not in ("sync", "key") and not (head.kind in codec.CARRIERS and head.sealed):
-            raise RemoteProtocolError(f"{head.kind} came by way of `{self.terms.name(self.lead)}` and is not sealed.")
 
     def receive(self, peer: int, frame: Frame) -> Outgoing:
         """What is to be sent now that a frame came over the connection with `peer`.
@@ -191,17 +166,7 @@ class Member:
         return self.ask_one(peer) if self.seals.meet(peer, head.instance, found) else []
 
     def sealed(self, outgoing: Outgoing) -> Outgoing:
-        """Seal what goes by way of the lead; what cannot be sealed yet is left out, and is asked for again."""
-        if self.seals is None:
-            return outgoing
-        found = []
-        for peer, frame in outgoing:
-            if frame.head.kind in codec.CARRIERS and self.route(peer) != peer:
-                if not self.seals.has(peer):
-                    continue
-                frame = self.seals.seal(frame)
-            found.append((peer, frame))
-        return found
+        return outgoing if self.seals is None else sealed(self.seals, outgoing, lambda peer: self.route(peer) != peer)
 
     def met(self, peer: int, frame: Frame) -> Outgoing:
         """A hello: the agreements are compared, and what the connection before this one lost is asked for."""
