@@ -98,9 +98,8 @@ class Local:
         self.infer = Part(party, inference_ops(self.config), outputs)
         self.sums = [w for op in adds for w in op.writes if isinstance(w, Name) and w.party == party]
         self.zeros: dict[Name, PyTree] | None = None
-        parts = (self.walk, self.finish)
-        self.changing = {w for p in parts for w in p.shared if w != self.places[party].step}
         self.begun: Begun | None = None
+        self.looked: list = []
 
     def works(self, step: int) -> bool:
         """Whether this party has a part in a step, and there is that step."""
@@ -160,6 +159,8 @@ class Local:
         counts if the next step finds everything as it was read, and the same `batches`.
         """
         memory = place(self.places, TrainState({self.party: state}), {})[self.party]
+        if not self.looked:
+            self.looked = [part.look(memory) for part in (self.walk, self.finish)]
         at = Wires(self, exchange, step, self.agreed["batch"] // self.micros)
         begun, self.begun = self.begun, None
         if begun is None or not begun.fits(batches, step, memory):
@@ -205,8 +206,9 @@ class Local:
             self.begun = None
             return
         yield
-        changed = {n for n in self.changing if n not in memory or jax.tree.leaves(memory[n])}
-        yield from begun.lead(self.walk, self.walk.leading(changed), memory, self.places[self.party].step)
+        counter = self.places[self.party].step
+        count = self.walk.leading((self.walk.changing | self.finish.changing) - {counter})
+        yield from begun.lead(self.walk, count, memory, counter)
 
     def zero_sums(self, memory: dict, size: int) -> dict[Name, PyTree]:
         """Zeros for the sums over micro-batches. Computes nothing."""

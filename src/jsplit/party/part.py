@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
+import jax
+
 from jsplit.base import PyTree
-from jsplit.messages import LASTING, Compiled
+from jsplit.messages import LASTING, Compiled, programs
 from jsplit.update import SUM
 from jsplit.walk import Name, Op, Turn, Wire
 
@@ -43,7 +45,7 @@ class Part:
         turns: as they are compiled, each to one program or two.
         incoming: the wires that each waits for.
         sends: whether others wait for it.
-        shared: what outlasts a micro-batch and is changed by some turn.
+        shared: what outlasts a micro-batch and is written by some turn; changing: that part of it which `look` found not empty.
     """
 
     def __init__(self, party: str, ops: Sequence, keep: Iterable):
@@ -51,6 +53,7 @@ class Part:
         mine = [i for i, program in enumerate(walk.programs) if program.party == party]
         self.whole: list[Turn] = [turn for turn in walk.turns if turn.party == party]
         self.turns: list[Op] = [walk.programs[i] for i in mine]
+        self.used = [used(turn, p) for turn in self.whole for p in programs(turn)]
         self.functions = [walk.functions[i] for i in mine]
         self.spent = [walk.spent[i] for i in mine]
         first = {r: t for t, turn in reversed([*enumerate(self.turns)]) for r in turn.reads if isinstance(r, Wire)}
@@ -58,7 +61,15 @@ class Part:
         self.sends = [any(isinstance(w, Wire) for w in turn.writes) for turn in self.turns]
         lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in LASTING or SUM in w.kind)}
         self.shared = frozenset(lasts)
-        self.touch = [(lasts & {*t.reads, *t.writes}, lasts & {*t.writes}) for t in self.turns]
+        self.look({})
+
+    def look(self, memory: Mapping) -> None:
+        """Leave out of what turns change whatever is empty, as the statistics of a segment that has none."""
+        self.changing = frozenset(n for n in self.shared if n not in memory or jax.tree.leaves(memory[n]))
+        self.touch = [
+            (self.changing & {*reads, *t.writes}, self.changing & {*t.writes})
+            for reads, t in zip(self.used, self.turns, strict=True)
+        ]
 
     def run(self, memory: Any, at: Carrier, micro: int) -> None:
         for t in range(len(self.turns)):
@@ -77,9 +88,9 @@ class Part:
             else:
                 memory[name] = result
 
-    def leading(self, changed: Set[Name | Wire]) -> int:
+    def leading(self, changed: Set[Name]) -> int:
         """How many turns come before all that wait for a message or touch what is `changed`."""
-        bound = (t for t, turn in enumerate(self.turns) if self.incoming[t] or changed & {*turn.reads, *turn.writes})
+        bound = (t for t, turn in enumerate(self.turns) if self.incoming[t] or changed & {*self.used[t], *turn.writes})
         return next(bound, len(self.turns))
 
     def ready(self, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -94,3 +105,14 @@ class Part:
         """Whether one of two turns changes what the other touches."""
         (touch_u, write_u), (touch_t, write_t) = self.touch[u], self.touch[t]
         return bool(write_u & touch_t or write_t & touch_u)
+
+
+def used(turn: Turn, program: Op) -> set[Name | Wire]:
+    """What a program of a turn needs of what it reads: the first of two needs nothing that only the second does."""
+    if program.label != "send":
+        return {*program.reads}
+    needed = {*program.writes}
+    for op in reversed(turn.ops):
+        if needed & {*op.writes}:
+            needed |= {*op.reads}
+    return needed & {*program.reads}
