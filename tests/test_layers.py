@@ -77,9 +77,11 @@ LAYERS |= {
     "party.records": {"base"},
     "party.durable": {"base", "checkpoint", "wire.session"},
     "party.ahead": {"base", "party.part", "party.records", "training", "walk"},
+    "party.exchange": {"base", "party.turns", "step", "walk"},
+    "party.pipeline": {"base", "party.ahead", "party.part", "party.records", "training", "walk"},
     "party.local": {
-        "base", "messages", "party.agreement", "party.ahead", "party.part", "party.records", "party.shapes", "step",
-        "topology", "training", "update", "vjp", "walk",
+        "base", "messages", "party.agreement", "party.ahead", "party.exchange", "party.part", "party.pipeline", "party.records",
+        "party.shapes", "step", "topology", "training", "update", "vjp", "walk",
     },
     "party.part": {"base", "messages", "update", "walk"},
     "party.line": {"wire.channel", "wire.codec"},

@@ -496,6 +496,22 @@ def test_a_hundred_thousand_changed_hellos_are_refused_or_taken():
     assert sum(changed_hellos(100_000, 1).values()) == 100_000
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_comes_from_a_party_says_what_it_has_as_far_as_it_may_not_be_ahead(lag):
+    t = terms(["client", "server"], UP, DOWN, lag=lag, window=2 + 2 * lag)
+    client, server = Session(t, 0, 1), Session(t, 1, 0)
+    for s in (client, server):
+        s.begin(1, 0)
+    value = [np.zeros(8, np.uint8)]
+    server.receive(client.send(0, 0, 0, value))
+    lost = server.send(1, 0, 0, value)
+    server.receive(client.send(0, 1, 0, value))  # of the next step, before the cotangent of this one has come
+    if lag:
+        assert server.receive(client.sync(again=True)) == (None, [lost])
+        server.receive(client.send(0, 2, 0, value))
+    assert not server.kept
+
+
 def test_two_agreements_differ_in_one_line():
     ours = {"steps": 100, "nodes": [{"name": "h", "reads": ["image"]}, {"name": "y", "reads": ["h"]}], "seed": 0}
     theirs = {"steps": 100, "nodes": [{"name": "h", "reads": ["image"]}, {"name": "y", "reads": ["h", "z"]}], "seed": 1}

@@ -43,9 +43,14 @@ LASTING = ("params", "state", "optimizer", "link", "key", "step")
 
 
 class Compiled:
-    """The turns of a walk, each jitted as one program or two, run in order against the memories of the parties."""
+    """The turns of a walk, each jitted as one program or two, run in order against the memories of the parties.
 
-    def __init__(self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes | None = None):
+    What a program replaces of the kinds `donate` is given up for the new."""
+
+    def __init__(
+        self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes | None = None,
+        donate: Sequence[str] = ("optimizer", "params"),
+    ):  # fmt: skip
         keep = set(keep)
         self.turns = turns(ops, keep)
         self.programs = [program for turn in self.turns for program in programs(turn)]
@@ -54,7 +59,7 @@ class Compiled:
         self.functions: list[Callable[..., tuple]] = []
         self.spent: list[list] = []
         for i, (party, _, reads, writes, run) in enumerate(self.programs):
-            donated = tuple(k for k, r in enumerate(reads) if r.kind in ("optimizer", "params") and r in writes)
+            donated = tuple(k for k, r in enumerate(reads) if r.kind in donate and r in writes)
             self.functions.append(at_home(jax.jit(run, donate_argnums=donated), party, reads, meshes))
             self.spent.append([r for r in reads if last[r] == i and r not in keep and r.kind not in LASTING])
 

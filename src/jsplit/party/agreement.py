@@ -30,8 +30,8 @@ from jsplit.walk import Wire
 FORMAT = "jsplit agreement 1"
 NONFINITE = ("refuse", "allow")
 NEEDED = ("format", "parties", "lead", "addresses", "holds", "nodes", "losses", "values", "links", "batch", "microbatches",
-          "steps", "turns", "seed", "checkpoint", "patience", "nonfinite", "identities", "hosts")  # fmt: skip
-SCHEMA = ("parties", "holds", "nodes", "losses", "values", "links", "batch", "microbatches", "seed")
+          "steps", "turns", "staleness", "seed", "checkpoint", "patience", "nonfinite", "identities", "hosts")  # fmt: skip
+SCHEMA = ("parties", "holds", "nodes", "losses", "values", "links", "batch", "microbatches", "staleness", "seed")
 """What a checkpoint depends on; the rest, as addresses and the number of steps, may change between two runs."""
 
 
@@ -210,12 +210,15 @@ def checked(found: Any) -> Agreement:
     for name in (*NEEDED, *found):
         if name not in found or name not in NEEDED:
             raise ValueError(f"an agreement {'lacks' if name in NEEDED else 'has'} `{name}`.")
-    for name, least in (("batch", 1), ("microbatches", 1), ("steps", 1), ("checkpoint", 1), ("seed", 0)):
+    for name, least in (("batch", 1), ("microbatches", 1), ("steps", 1), ("checkpoint", 1), ("seed", 0), ("staleness", 0)):
         if isinstance(found[name], bool) or not hasattr(found[name], "__index__") or index(found[name]) < least:
             raise ValueError(f"`{name}` must be an integer from {least} on, got {found[name]!r}.")
         found = found | {name: index(found[name])}
     if found["batch"] % found["microbatches"]:
         raise ValueError(f"`microbatches` is {found['microbatches']}, which does not divide the batch of {found['batch']}.")
+    if found["staleness"] and (found["microbatches"] > 1 or found["turns"] is not None):
+        what = "`turns`" if found["turns"] is not None else f"`microbatches` of {found['microbatches']}"
+        raise ValueError(f"`staleness` is {found['staleness']}, which does not go with {what}.")
     if not isinstance(found["patience"], (int, float)) or not found["patience"] > 0:
         raise ValueError(f"`patience` must be a positive number of seconds, got {found['patience']!r}.")
     if found["nonfinite"] not in NONFINITE:

@@ -21,6 +21,15 @@ from jsplit.training import Places
 from jsplit.walk import Name, Wire
 
 
+def fields_of_batch(places: Places, batch: Mapping[str, PyTree]) -> dict[Name, PyTree]:
+    return {places.fields[f]: x for f, x in batch.items() if f in places.fields}
+
+
+def copied(tree: PyTree) -> PyTree:
+    """In arrays of this party's own: whoever gave a batch may fill the same memory with the next."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
 @dataclass
 class Begun:
     """A step that has been begun.
@@ -49,9 +58,8 @@ class Begun:
         """Make the batch, in arrays of this party's own, unless it is there."""
         if self.own:
             return
-        batch, micro = self.batches(self.step), places.step._replace(kind="micro")
-        fields = {places.fields[f]: x for f, x in batch.items() if f in places.fields}
-        copied = lambda x: jax.tree.map(lambda v: jnp.array(v, copy=True), x)  # noqa: E731
+        micro = places.step._replace(kind="micro")
+        fields = fields_of_batch(places, self.batches(self.step))
         if micros == 1:
             self.own = [copied(fields)]
         else:

@@ -24,6 +24,7 @@ def agreement(
     links: Mapping[str, Any] | None = None,
     microbatches: int = 1,
     turns: Mapping[str, Any] | None = None,
+    staleness: int = 0,
     seed: int = 0,
     checkpoint: int = 100,
     patience: float = 600.0,
@@ -44,6 +45,9 @@ def agreement(
             `" | "`, a name of one's own, or a pair of them (activation, cotangent) with `None` for none.
         microbatches: of a step, on their way at the same time.
         turns: who plays which role in which step, where clients take turns; see `jsplit.party.turns`.
+        staleness: 0, every step with the parameters that the one before has left; else how many of the last updates these may
+            lack, so that steps overlap: another training, which does not wait for the way there and back. See
+            `jsplit.party.pipeline`.
         seed: of data order and randomness.
         checkpoint: all save their state every so many steps.
         patience: seconds to wait for a party before giving up.
@@ -69,7 +73,7 @@ def agreement(
                    for x in topology.losses],
         "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing}, "links": pairs,
         "batch": size, "microbatches": microbatches, "steps": steps, "seed": seed, "checkpoint": checkpoint,
-        "turns": turns, "nonfinite": nonfinite,
+        "turns": turns, "staleness": staleness, "nonfinite": nonfinite,
         "patience": patience, "identities": dict(identities or {}), "hosts": dict(hosts or {}),
     })  # fmt: skip
 

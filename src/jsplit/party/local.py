@@ -7,19 +7,20 @@ common that either changes; so the order in which messages arrive changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, said, shapes_of
+from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, said
 from jsplit.messages import LASTING
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement
 from jsplit.party.ahead import Begun
+from jsplit.party.exchange import Exchange, Wires, said_with_structure
 from jsplit.party.part import Memory, Part
+from jsplit.party.pipeline import Pipeline, held, lateness
 from jsplit.party.records import Batches
 from jsplit.step import Packet, inference_ops, training_ops, wires
 from jsplit.topology import Topology
@@ -28,26 +29,7 @@ from jsplit.update import SUM, accumulate_ops, total, update_ops
 from jsplit.vjp import floating
 from jsplit.walk import Name, Wire
 
-Arrays = Sequence[Any]
 ENDED = object()
-
-
-class Exchange(Protocol):
-    """How a party sends and receives: by the place of a wire in the agreement, in a step and micro-batch."""
-
-    def send(self, wire: int, step: int, micro: int, arrays: Arrays) -> None: ...
-
-    def there(self, wire: int, step: int, micro: int) -> bool:
-        """Whether the arrays have come."""
-        ...
-
-    def take(self, wire: int, step: int, micro: int) -> Arrays:
-        """The arrays; waits for them."""
-        ...
-
-    def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
-        """Until the arrays of one of several wires have come."""
-        ...
 
 
 class Local:
@@ -91,7 +73,12 @@ class Local:
         lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in LASTING]
         if self.micros == 1:
             training, updates = [*training, *updates], []
-        self.walk = Part(party, [*training, *(adds if self.micros > 1 else ())], [*losses, *lasting, *sums])
+        self.late: list[int] = []
+        if agreed["staleness"]:  # no program gives up parameters, which steps under way may still need
+            self.walk = Part(party, held([*training, *updates]), [*losses, *lasting], donate=("optimizer",))
+            self.late = lateness(self.walk.count, agreed["staleness"])
+        else:
+            self.walk = Part(party, [*training, *(adds if self.micros > 1 else ())], [*losses, *lasting, *sums])
         self.finish = Part(party, updates, [*lasting, *map(total, losses)])
         self.measure = Part(party, inference_ops(self.config, self.topology.losses), losses)
         outputs = [Name(self.topology.node[n].party, "value", n) for n in self.topology.sinks]
@@ -99,6 +86,7 @@ class Local:
         self.sums = [w for op in adds for w in op.writes if isinstance(w, Name) and w.party == party]
         self.zeros: dict[Name, PyTree] | None = None
         self.begun: Begun | None = None
+        self.pipeline: Pipeline | None = None
         self.looked: list = []
 
     def works(self, step: int) -> bool:
@@ -158,6 +146,8 @@ class Local:
         While it waits it begins the next one: gathers the batch, and computes what no turn of this step can change. That
         counts if the next step finds everything as it was read, and the same `batches`.
         """
+        if self.late:
+            return self.overlapped(state, batches, step, exchange)
         memory = place(self.places, TrainState({self.party: state}), {})[self.party]
         if not self.looked:
             self.looked = [part.look(memory) for part in (self.walk, self.finish)]
@@ -175,6 +165,19 @@ class Local:
             self.finish.run(memory, at, 0)
             found = {n.what: memory[total(n)] / self.micros for n in self.losses}
         return collect(self.places, {self.party: memory}).parties[self.party], found
+
+    def overlapped(
+        self, state: PartyState, batches: Batches, step: int, exchange: Exchange
+    ) -> tuple[PartyState, dict[str, jax.Array]]:
+        """One step, with turns of the steps after it; after one at whose end all save their state, nothing is under way."""
+        if self.pipeline is None or not self.pipeline.fits(batches, step):
+            memory = place(self.places, TrainState({self.party: state}), {})[self.party]
+            every = self.agreed["checkpoint"]
+            last = min(step // every * every + every, self.agreed["steps"])
+            self.pipeline = Pipeline(self.walk, self.places[self.party], memory, batches, self.late, step, last)
+        own = self.pipeline.step(step, lambda number: Wires(self, exchange, number, self.agreed["batch"]))
+        memory = {**self.pipeline.memory, self.places[self.party].step: jnp.int32(step + 1)}
+        return collect(self.places, {self.party: memory}).parties[self.party], {n.what: own[n] for n in self.losses}
 
     def work(self, memory: dict, begun: Begun, at: Wires) -> None:
         """All turns of all micro-batches, several of them under way at once; first what others wait for."""
@@ -242,40 +245,6 @@ class Local:
         memory = place(self.places, TrainState({self.party: state}), batch)[self.party]
         self.infer.run(memory, Wires(self, exchange, step, size), 0)
         return {n.what: memory[n] for n in self.outputs}
-
-
-def said_with_structure(tree: PyTree) -> tuple:
-    return jax.tree.structure(tree), tuple((x.shape, jnp.dtype(x.dtype)) for x in jax.tree.leaves(tree))
-
-
-class Wires:
-    """The wires of one step, as pytrees: `Exchange` knows only arrays."""
-
-    def __init__(self, local: Local, exchange: Exchange, step: int, size: int):
-        self.local, self.exchange, self.step, self.size = local, exchange, step, size
-
-    def at(self, wire: Wire) -> int:
-        """The place of a wire among all crossings: each client's are its own."""
-        wires = self.local.wires
-        return self.local.turns.client(self.step) * len(wires) + wires.index(wire)
-
-    def send(self, wire: Wire, micro: int, value: PyTree) -> None:
-        payload = value.payload if isinstance(value, Packet) else value
-        wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
-        if said_with_structure(shapes_of(payload)) != said_with_structure(wanted):
-            raise ValueError(f"{wire.kind} `{wire.what}` is {said(payload)}, the agreement says {said(wanted)}.")
-        self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
-
-    def take(self, wire: Wire, micro: int) -> PyTree:
-        payload, value = self.local.like(self.local.wires.index(wire), self.size)
-        found = jax.tree.unflatten(jax.tree.structure(payload), self.exchange.take(self.at(wire), self.step, micro))
-        return Packet(found, value) if (wire.kind, wire.what) in self.local.config.links else found
-
-    def there(self, wire: Wire, micro: int) -> bool:
-        return self.exchange.there(self.at(wire), self.step, micro)
-
-    def wait(self, wanted: Iterable[tuple[Wire, int]]) -> None:
-        self.exchange.wait([(self.at(w), self.step, m) for w, m in wanted])
 
 
 def check_size(batch: Mapping[str, PyTree], size: int) -> None:

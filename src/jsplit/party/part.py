@@ -43,16 +43,20 @@ class Part:
     Attributes:
         whole: as the walk has them.
         turns: as they are compiled, each to one program or two.
+        programs_of: which of these each turn is, by its place among the `count` turns of all parties.
         incoming: the wires that each waits for.
         sends: whether others wait for it.
         shared: what outlasts a micro-batch and is written by some turn; changing: that part of it which `look` found not empty.
     """
 
-    def __init__(self, party: str, ops: Sequence, keep: Iterable):
-        walk = Compiled(ops, keep)
+    def __init__(self, party: str, ops: Sequence, keep: Iterable, donate: Sequence[str] = ("optimizer", "params")):
+        walk = Compiled(ops, keep, donate=donate)
         mine = [i for i, program in enumerate(walk.programs) if program.party == party]
         self.whole: list[Turn] = [turn for turn in walk.turns if turn.party == party]
         self.turns: list[Op] = [walk.programs[i] for i in mine]
+        numbers = iter(range(len(self.turns)))
+        self.programs_of = {i: [next(numbers) for _ in programs(t)] for i, t in enumerate(walk.turns) if t.party == party}
+        self.count = len(walk.turns)
         self.used = [used(turn, p) for turn in self.whole for p in programs(turn)]
         self.functions = [walk.functions[i] for i in mine]
         self.spent = [walk.spent[i] for i in mine]

@@ -230,9 +230,11 @@ def joined(
     run = sha256(canonical(said).encode()).digest()
     micros = agreed["microbatches"] if task == "train" else 1
     clients = tuple(tuple(parties.index(p) for p in cast.values()) for cast in turns.clients.values()) if turns.skips else ()
+    lag = agreed["staleness"] if task == "train" else 0
     terms = Terms(
-        run, parties, crossings, shape_of, steps, micros, clients=clients, uses=uses, finite=agreed["nonfinite"] == "refuse"
-    )
+        run, parties, crossings, shape_of, steps, micros, 2 + 2 * lag, clients=clients, uses=uses, lag=lag,
+        finite=agreed["nonfinite"] == "refuse",
+    )  # fmt: skip
     limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
     durable = disk.steps if task == "train" else (0,)
     said_of = {client: (r.count, r.digest) for client, r in records.items() if r.count is not None}

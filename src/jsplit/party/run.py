@@ -93,9 +93,11 @@ def run(
                     last = step + 1 == steps
                     state = me.hand_over(state, steps) if last else state
                     me.network.finished(step)
-                    if (step + 1) % agreed["checkpoint"] == 0 or last or asked():
+                    due = (step + 1) % agreed["checkpoint"] == 0 or last
+                    if due or asked():
                         me.keep_pace(step, asked)
-                        failed = saved(me, state, failed, last=last)
+                        if due or not agreed["staleness"]:  # else steps are under way, of which no state can be saved
+                            failed = saved(me, state, failed, last=last)
                         if asked():
                             me.network.leave(f"`{party}` was asked to stop after step {step + 1}.")
                             return Result(state, step + 1, of_all(losses), stopped=True, epoch=me.network.epoch)

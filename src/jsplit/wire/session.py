@@ -52,6 +52,7 @@ class Terms:
         clients: by client, its parties by their places, where clients take turns and those that are missing are passed over.
         uses: `uses(place of the wire, step, away)`: in how many of the steps before this one it is used, if these were away; by
             default in all.
+        lag: by how many steps a party may be ahead of what it has received.
         finite: whether activations and cotangents must be finite.
     """
 
@@ -64,6 +65,7 @@ class Terms:
     window: int = 2
     clients: tuple[tuple[int, ...], ...] = ()
     uses: Callable[[int, int, Away], int] = lambda wire, step, away: step
+    lag: int = 0
     finite: bool = True
 
     def parts(self, wire: int) -> int:
@@ -207,7 +209,7 @@ class Session:
         if head.kind not in codec.CARRIERS:
             raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value.")
         position, expected = self.position(head.value, head.step, head.micro), self.next[head.value]
-        self.has(head.step)
+        self.has(max(head.step - self.terms.lag, 0))
         if position < expected:
             self.repeated += 1
             return None, []
