@@ -3,8 +3,12 @@
 Question 1: how much slower is a frame through codec, pipes and gRPC with mutual TLS than the same bytes through a socket with
 mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of the same bytes in the same chunks is the third contestant.
 Each against a process of its own on this machine, in turns, medians.
-Question 2: how near does a step come to max(compute, wire), over loopback and through 20 ms each way, with one micro-batch
-and with several under way? Both parties are processes; compute is the busier one's, measured in the same run.
+Question 2: how near does a step come to max(compute, wire), over loopback and through 20 ms each way: in one piece, with
+several micro-batches under way, and with a bounded staleness? Both parties are processes, with a core each for XLA. Compute is
+what the busier one takes alone, when all that it waits for is at hand; wire is the way there and back of what crosses, when
+nobody computes, of which each of the steps under way has its share (with a staleness of s these are s + 1). Without staleness
+the first activation of a step and its last cotangent are on their way while there is little to compute, so two delays stay
+visible whatever overlaps: 80 % can be had where compute is several times that.
 
 `python experiments/bench_wire.py` prints both tables and writes the rows to results/bench_wire.json.
 """
@@ -19,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +33,12 @@ from echoes import ECHO
 from far import steps_of
 
 SIZES = (16_000, 1_000_000, 16_000_000)
+BATCHES = (512, 2048)
+WAYS = [
+    (0.0, 1, 0), (0.0, 4, 0), (0.0, 8, 0), (0.0, 1, 1),
+    (0.02, 1, 0), (0.02, 4, 0), (0.02, 8, 0), (0.02, 1, 1), (0.02, 1, 2), (0.02, 1, 4),
+]  # fmt: skip
+"""Seconds each way, micro-batches, staleness."""
 HERE = Path(__file__).resolve()
 
 
@@ -63,7 +74,7 @@ def round_trips(folder: Path, seconds: float) -> list[dict]:
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="for each size")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=30, help="of two parties, for each row")
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args(arguments)
     rows = []
@@ -74,13 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
             times = f"{1e3 * row['tls']:9.2f} {1e3 * row['grpc']:9.2f} {1e3 * row['jsplit']:10.2f}"
             print(f"{row['bytes']:10} {times} {row['grpc_ratio']:11.2f} {row['jsplit_ratio']:13.2f}")
             rows.append(row)
-        print(f"\n{'delay':>6} {'micro':>6} {'step, ms':>9} {'compute':>8} {'wire':>6} {'max(compute, wire) / step':>26}")
-        for delay in (0.0, 0.02):
-            for micros in (1, 4, 8):
-                row = steps_of(Path(name) / f"{micros}-{delay}", micros, delay, options.steps)
-                times = f"{1e3 * row['seconds']:9.1f} {1e3 * row['compute']:8.1f} {1e3 * row['wire']:6.1f}"
-                print(f"{1e3 * delay:6.0f} {micros:6} {times} {100 * row['of_best']:24.0f} %")
-                rows.append(row)
+        names = f"{'batch':>6} {'delay':>6} {'micro':>6} {'stale':>6} {'step, ms':>9} {'compute':>8} {'wire':>6}"
+        print(f"\n{names}   max(compute, wire) / step")
+        for size, (delay, micros, staleness) in product(BATCHES, WAYS):
+            folder = Path(name) / f"{size}-{delay}-{micros}-{staleness}"
+            row = steps_of(folder, size, micros, staleness, delay, options.steps)
+            times = f"{1e3 * row['seconds']:9.1f} {1e3 * row['compute']:8.1f} {1e3 * row['wire']:6.1f}"
+            print(f"{size:6} {1e3 * delay:6.0f} {micros:6} {staleness:6} {times} {100 * row['of_best']:24.0f} %", flush=True)
+            rows.append(row)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench_wire.json").write_text(json.dumps(rows, indent=1))
     return rows

@@ -1,6 +1,6 @@
 """Two parties as two processes, and a way between them that takes its time, for `bench_wire.py`.
 
-`part` is what both bring; `steps_of` runs them and says how long a step took, and in what.
+`part` is what both bring; `steps_of` runs them, and measures what each would take alone, and the way between them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jsplit
+from echoes import echo_jsplit
+from jsplit.party.local import Local
 
-WIDTH, DEPTH, BATCH, CUT = 512, 6, 512, 256
+WIDTH, DEPTH, CUT = 512, 6, 256
+OPTIMIZER = optax.sgd(0.01)
 HERE = Path(__file__).resolve()
 
 
@@ -88,48 +92,108 @@ def half(widths: Sequence[int], name: str, reads: str) -> jsplit.Segment:
     return jsplit.segment(apply, init=init, inputs=[reads], name=name)
 
 
-def problem() -> tuple[jsplit.Topology, dict[str, np.ndarray]]:
+def problem(size: int) -> tuple[jsplit.Topology, dict[str, np.ndarray]]:
     bottom, top = half([WIDTH] * DEPTH + [CUT], "smashed", "image"), half([CUT] + [WIDTH] * DEPTH, "output", "smashed")
     topology = jsplit.vanilla(bottom, top, loss=lambda y, label: ((y - label) ** 2).mean(-1))
     rng = np.random.default_rng(0)
-    batch = {"image": rng.normal(size=(BATCH, WIDTH)), "label": rng.normal(size=(BATCH, WIDTH))}
+    batch = {"image": rng.normal(size=(size, WIDTH)), "label": rng.normal(size=(size, WIDTH))}
     return topology, {f: x.astype(np.float32) for f, x in batch.items()}
 
 
 def part(party: str) -> dict:
-    topology, batch = problem()
+    """What a party brings to the agreement in its folder."""
+    topology, batch = problem(jsplit.party.read("agreement.json")["batch"])
     own = {f: batch[f] for f in topology.holds[party]}
-    return {"own": topology, "data": lambda step: own, "optimizer": optax.sgd(0.01)}
+    return {"own": topology, "data": lambda step: own, "optimizer": OPTIMIZER}
 
 
-def steps_of(folder: Path, micros: int, delay: float, steps: int) -> dict:
-    """Median step, and the work of the busier party, of a run of two processes."""
+class Nobody:
+    """In the place of the other party: takes what is sent, once it is computed, and has zeros at hand for what is awaited."""
+
+    def __init__(self, local: Local):
+        self.local, self.known = local, {}
+
+    def send(self, wire: int, step: int, micro: int, arrays: Sequence) -> None:
+        jax.block_until_ready(arrays)
+
+    def there(self, wire: int, step: int, micro: int) -> bool:
+        return True
+
+    def wait(self, wanted: Sequence) -> None:
+        raise AssertionError("all is there")
+
+    def take(self, wire: int, step: int, micro: int) -> list[np.ndarray]:
+        if wire not in self.known:
+            like, _ = self.local.like(wire, self.local.agreed["batch"] // self.local.micros)
+            self.known[wire] = [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(like)]
+        return self.known[wire]
+
+
+def alone(folder: Path, party: str, steps: int = 10) -> float:
+    """The median step of one party that waits for nobody: what it computes."""
+    agreed = jsplit.party.read(folder / "agreement.json").replace(staleness=0)
+    topology, batch = problem(agreed["batch"])
+    local = Local(agreed, party, topology, OPTIMIZER)
+    own, others, times = {f: batch[f] for f in topology.holds[party]}, Nobody(local), []
+    state = local.init(own)
+    for step in range(steps):
+        began = time.perf_counter()
+        state, _ = local.step(state, lambda step: own, step, others)
+        jax.block_until_ready(state.params)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[3:])
+
+
+def wire_of(certs: Path, size: int, delay: float, trips: int = 10) -> float:
+    """The median of a way there and back of so many bytes, when nobody computes."""
+    server = subprocess.Popen([sys.executable, HERE.parent / "echoes.py", "jsplit", certs], stdout=subprocess.PIPE, text=True)
+    port = int(server.stdout.readline())  # type: ignore[union-attr]
+    trip, close = echo_jsplit(certs, Far(port, delay).port if delay else port)
+    array, times = np.zeros(size, np.uint8), []
+    for _ in range(trips):
+        began = time.perf_counter()
+        trip(array)
+        times.append(time.perf_counter() - began)
+    close()
+    server.wait(30)
+    return statistics.median(times[2:])
+
+
+def steps_of(folder: Path, size: int, micros: int, staleness: int, delay: float, steps: int) -> dict:
+    """The median step of two processes; and what each would take without the other, and what goes between them."""
     folder.mkdir()
-    topology, batch = problem()
+    topology, batch = problem(size)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     address = f"127.0.0.1:{Far(port, delay).port if delay else port}"
     agreed = jsplit.party.agreement(
         topology, batch, steps=steps, addresses={"server": f"127.0.0.1:{port}"}, microbatches=micros, checkpoint=10 * steps,
-        patience=120.0,
+        patience=120.0, staleness=staleness,
     )  # fmt: skip
     jsplit.party.write(folder / "agreement.json", agreed)
     jsplit.party.certs(folder / "certs", agreed.parties)
     processes = {}
+    one_core = os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
     for p in agreed.parties:
         command = [sys.executable, "-m", "jsplit.command", "train", "agreement.json", p, f"{HERE}:part", "--certs", "certs"]
         command += ["--log", f"{p}.jsonl", "--address", f"server={address}"]
         with open(folder / f"{p}.out", "w") as out:
-            one_core = os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
             processes[p] = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=one_core)
     for p, process in processes.items():
         if process.wait(240):
             raise RuntimeError(f"`{p}` ended with an error: {(folder / f'{p}.out').read_text()[-1000:]}")
-    logs = {p: [json.loads(line) for line in (folder / f"{p}.jsonl").read_text().splitlines()][3:] for p in agreed.parties}
-    median = {p: {k: statistics.median(x[k] for x in log) for k in ("seconds", "compute", "wire")} for p, log in logs.items()}
-    compute = max(m["compute"] for m in median.values())
-    wire, seconds = 2 * delay + max(m["wire"] for m in median.values()), median["client"]["seconds"]
-    best = max(compute, wire)
-    row = {"micros": micros, "delay": delay, "seconds": seconds, "compute": compute, "wire": wire, "of_best": best / seconds}
-    return row | {"sent": logs["client"][0]["sent"]}
+    log = [json.loads(line) for line in (folder / "client.jsonl").read_text().splitlines()]
+    seconds = statistics.median(x["seconds"] for x in log[3 : len(log) - staleness])
+    compute = 0.0
+    for p in agreed.parties:
+        command = [sys.executable, HERE, folder, p]
+        compute = max(compute, float(subprocess.run(command, env=one_core, stdout=subprocess.PIPE, check=True).stdout))
+    wire = wire_of(folder / "certs", 4 * size * CUT, delay)
+    row = {"batch": size, "micros": micros, "staleness": staleness, "delay": delay, "seconds": seconds, "compute": compute}
+    best = max(compute, wire / (1 + staleness))  # so many steps are on their way at once
+    return row | {"wire": wire, "of_best": best / seconds, "sent": log[3]["sent"]}
+
+
+if __name__ == "__main__":
+    print(alone(Path(sys.argv[1]), sys.argv[2]))
