@@ -152,6 +152,29 @@ def bits(state) -> list[bytes]:
     return [np.asarray(keys(x)).tobytes() for x in jax.tree.leaves(state)]
 
 
+class Others:
+    """In the place of all others: gives the same values whatever is sent, at once or only when they are waited for."""
+
+    def __init__(self, local, size, late):
+        self.local, self.size, self.late, self.log, self.came, self.sent = local, size, late, [], set(), []
+
+    def send(self, wire, step, micro, arrays):
+        self.log.append(("send", step, micro))
+        self.sent.append([np.array(x) for x in arrays])
+
+    def there(self, wire, step, micro):
+        return not self.late or (wire, step, micro) in self.came
+
+    def wait(self, wanted):
+        self.log.append(("wait", *wanted[0][1:]))
+        self.came.add(wanted[0])
+
+    def take(self, wire, step, micro):
+        self.log.append(("take", step, micro))
+        like = jax.tree.leaves(self.local.like(wire, self.size)[0])
+        return [np.random.default_rng([wire, step, micro]).normal(size=x.shape).astype(x.dtype) for x in like]
+
+
 class Proxy:
     """Stands between those that dial and one that listens; cuts connections, swallows what is said, or holds it up."""
 

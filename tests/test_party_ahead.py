@@ -12,7 +12,7 @@ import pytest
 
 import federation
 import jsplit
-from federation import agreed_for, bits, checked, layer, train
+from federation import Others, agreed_for, bits, checked, layer, train
 from jsplit.party.local import Local
 
 
@@ -23,29 +23,6 @@ def frozen_head(trainable=False):
     rng = np.random.default_rng(0)
     shapes = {"x": (8, 3), "label": (8, 1)}
     return federation.Small(topology, {f: rng.normal(size=s).astype(np.float32) for f, s in shapes.items()})
-
-
-class Others:
-    """In the place of all others: gives the same values whatever is sent, at once or only when they are waited for."""
-
-    def __init__(self, local, size, late):
-        self.local, self.size, self.late, self.log, self.came, self.sent = local, size, late, [], set(), []
-
-    def send(self, wire, step, micro, arrays):
-        self.log.append(("send", step, micro))
-        self.sent.append([np.array(x) for x in arrays])
-
-    def there(self, wire, step, micro):
-        return not self.late or (wire, step, micro) in self.came
-
-    def wait(self, wanted):
-        self.log.append(("wait", *wanted[0][1:]))
-        self.came.add(wanted[0])
-
-    def take(self, wire, step, micro):
-        assert self.there(wire, step, micro)
-        like = jax.tree.leaves(self.local.like(wire, self.size)[0])
-        return [np.random.default_rng([wire, step, micro]).normal(size=x.shape).astype(x.dtype) for x in like]
 
 
 def steps_of(problem, micros, late, steps=3):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import federation
 import jsplit
-from federation import agreed_for, bits, checked, small, trust_of
+from federation import Others, agreed_for, bits, checked, small, trust_of
 from helpers import make_problem
 from jsplit import party
 from jsplit.messages import LASTING, Compiled, programs
+from jsplit.party.local import Local
 from jsplit.party.pipeline import held, lateness, order
 from jsplit.step import training_ops
 from jsplit.training import collect, places_of
@@ -75,6 +78,21 @@ def test_the_order_holds_every_turn_once_after_what_it_reads_and_within_the_boun
         assert t - staleness - 1 < 4 or place[t - staleness - 1, turns - 1] < place[t, 0]  # lacks the last updates at most
     for own in ([0], [turns - 1], range(0, turns, 2)):  # and every party has its part of this one order
         assert list(order(list(own), late, 4, 11)) == [x for x in found if x[1] in own]
+
+
+@pytest.mark.parametrize("staleness", [1, 3])
+def test_activations_of_the_next_steps_are_sent_before_the_cotangent_of_a_step_comes(staleness):
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=8, checkpoint=6, staleness=staleness)
+    local = Local(agreed, "client", problem.topology, optax.sgd(0.1))
+    others, state = Others(local, 8, late=True), local.init(problem.batch)
+    batches = partial(batch_of, problem)
+    for step in range(8):
+        state, _ = local.step(state, batches, step, others)
+        sent = [x[1] for x in others.log if x[0] == "send"]
+        end = 6 if step < 6 else 8  # before a checkpoint no step after it is begun
+        assert sent == list(range(min(step + staleness + 1, end)))
+        assert [x[1] for x in others.log if x[0] == "take"] == list(range(step + 1))
 
 
 def over_the_network(agreed, problem, **options):

@@ -44,14 +44,14 @@ def run(
     """Train: this party's part of every step, with the others over the network, until all have done the agreed steps.
 
     Equals `jsplit.messages` of the whole topology, bit for bit, whatever connections are cut and whichever parties are
-    killed and started again on the way.
+    killed and started again on the way. With a `staleness` in the agreement it is another training, as repeatable.
 
     Args:
         agreed: what the parties have agreed on.
         party: this one.
         own: its segments and loss functions, by name, or a topology that has them.
-        data: its fields, [record, ...], or `batch(step)`. Where clients take turns, a party that is always there gives such
-            fields, and ids, by client.
+        data: its fields, [record, ...], or `batch(step)`, which may be asked for before its step and more than once. Where
+            clients take turns, a party that is always there gives such fields, and ids, by client.
         credentials: its certificate and key, `jsplit.wire.certs.read`.
         optimizer: its own, if it has parameters.
         ids: of its records; all parties must have the same.
