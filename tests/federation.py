@@ -166,6 +166,7 @@ class Others:
         return not self.late or (wire, step, micro) in self.came
 
     def wait(self, wanted):
+        assert wanted and not any(self.there(*w) for w in wanted)
         self.log.append(("wait", *wanted[0][1:]))
         self.came.add(wanted[0])
 

@@ -117,3 +117,12 @@ def test_what_others_wait_for_comes_before_what_only_its_party_needs():
     local.walk.turn = lambda t, memory, at, micro: (order.append((t, micro)), turn(t, memory, at, micro))
     local.step(state, lambda step: {"label": problem.batch["label"]}, 0, others)
     assert order == [(0, m) for m in range(4)] + [(1, m) for m in range(4)]
+
+
+@pytest.mark.parametrize("micros", [1, 2])
+def test_who_needs_two_messages_waits_for_each_that_is_not_there(micros):
+    problem = federation.small("vertical")
+    local = Local(agreed_for(problem, steps=1, microbatches=micros), "server", problem.topology, optax.sgd(0.1))
+    others = Others(local, 8 // micros, late=True)
+    local.step(local.init({}), lambda step: {"label": problem.batch["label"]}, 0, others)
+    assert [x[0] for x in others.log].count("wait") == 2 * micros

@@ -196,7 +196,7 @@ class Local:
                 self.walk.turn(t, own[m], at, m)
                 waiting.remove(task)
             elif next(ahead, ENDED) is ENDED:
-                at.wait([(w, m) for m, t in ready for w in self.walk.incoming[t]])
+                at.wait([(w, m) for m, t in ready for w in self.walk.incoming[t] if not at.there(w, m)])
 
     def ahead(self, batches: Batches, step: int, memory: Mapping) -> Iterator[None]:
         """Begin the next step of this party, a little at a time."""
