@@ -4,7 +4,7 @@ Question 1: how much slower is a frame through codec, pipes and gRPC with mutual
 mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of the same bytes in the same chunks is the third contestant.
 Each against a process of its own on this machine, in turns, medians.
 Question 2: how near does a step come to max(compute, wire), over loopback and through 20 ms each way: in one piece, with
-several micro-batches under way, and with a bounded staleness? Both parties are processes, with a core each for XLA. Compute is
+several micro-batches under way, and with a bounded staleness? Both parties are processes, each on a core of its own. Compute is
 what the busier one takes alone, when all that it waits for is at hand; wire is the way there and back of what crosses, when
 nobody computes, of which each of the steps under way has its share (with a staleness of s these are s + 1). Without staleness
 the first activation of a step and its last cotangent are on their way while there is little to compute, so two delays stay

@@ -100,8 +100,16 @@ def problem(size: int) -> tuple[jsplit.Topology, dict[str, np.ndarray]]:
     return topology, {f: x.astype(np.float32) for f, x in batch.items()}
 
 
+def on_a_core(party: str) -> None:
+    """Each party has one core for all that it does, and not that of the other, as if it had a machine."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[("client", "server").index(party) % len(cores)]})
+
+
 def part(party: str) -> dict:
     """What a party brings to the agreement in its folder."""
+    on_a_core(party)
     topology, batch = problem(jsplit.party.read("agreement.json")["batch"])
     own = {f: batch[f] for f in topology.holds[party]}
     return {"own": topology, "data": lambda step: own, "optimizer": OPTIMIZER}
@@ -131,6 +139,7 @@ class Nobody:
 
 def alone(folder: Path, party: str, steps: int = 10) -> float:
     """The median step of one party that waits for nobody: what it computes."""
+    on_a_core(party)
     agreed = jsplit.party.read(folder / "agreement.json").replace(staleness=0)
     topology, batch = problem(agreed["batch"])
     local = Local(agreed, party, topology, OPTIMIZER)
@@ -174,12 +183,12 @@ def steps_of(folder: Path, size: int, micros: int, staleness: int, delay: float,
     jsplit.party.write(folder / "agreement.json", agreed)
     jsplit.party.certs(folder / "certs", agreed.parties)
     processes = {}
-    one_core = os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
+    cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
     for p in agreed.parties:
         command = [sys.executable, "-m", "jsplit.command", "train", "agreement.json", p, f"{HERE}:part", "--certs", "certs"]
         command += ["--log", f"{p}.jsonl", "--address", f"server={address}"]
         with open(folder / f"{p}.out", "w") as out:
-            processes[p] = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=one_core)
+            processes[p] = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=cpu)
     for p, process in processes.items():
         if process.wait(240):
             raise RuntimeError(f"`{p}` ended with an error: {(folder / f'{p}.out').read_text()[-1000:]}")
@@ -188,7 +197,7 @@ def steps_of(folder: Path, size: int, micros: int, staleness: int, delay: float,
     compute = 0.0
     for p in agreed.parties:
         command = [sys.executable, HERE, folder, p]
-        compute = max(compute, float(subprocess.run(command, env=one_core, stdout=subprocess.PIPE, check=True).stdout))
+        compute = max(compute, float(subprocess.run(command, env=cpu, stdout=subprocess.PIPE, check=True).stdout))
     wire = wire_of(folder / "certs", 4 * size * CUT, delay)
     row = {"batch": size, "micros": micros, "staleness": staleness, "delay": delay, "seconds": seconds, "compute": compute}
     best = max(compute, wire / (1 + staleness))  # so many steps are on their way at once
