@@ -189,14 +189,17 @@ class Local:
         waiting = [(m, t) for m in range(self.micros) for t in range(begun.done[m], len(self.walk.turns))]
         ahead = self.ahead(begun.batches, at.step + 1, memory)
         while waiting:
-            ready = self.walk.ready(waiting)
-            able = [x for x in ready if all(at.there(w, x[0]) for w in self.walk.incoming[x[1]])]
-            if able:
+            absent = {(m, t): self.absent(m, t, at) for m, t in self.walk.ready(waiting)}
+            if able := [task for task, wanted in absent.items() if not wanted]:
                 m, t = task = min(able, key=lambda x: (not self.walk.sends[x[1]], x))
                 self.walk.turn(t, own[m], at, m)
                 waiting.remove(task)
             elif next(ahead, ENDED) is ENDED:
-                at.wait([(w, m) for m, t in ready for w in self.walk.incoming[t] if not at.there(w, m)])
+                at.wait([x for wanted in absent.values() for x in wanted])
+
+    def absent(self, m: int, t: int, at: Wires) -> list[tuple[Wire, int]]:
+        """The messages that a turn of a micro-batch lacks."""
+        return [(w, m) for w in self.walk.incoming[t] if not at.there(w, m)]
 
     def ahead(self, batches: Batches, step: int, memory: Mapping) -> Iterator[None]:
         """Begin the next step of this party, a little at a time."""
