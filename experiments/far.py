@@ -193,14 +193,16 @@ def steps_of(folder: Path, size: int, micros: int, staleness: int, delay: float,
         if process.wait(240):
             raise RuntimeError(f"`{p}` ended with an error: {(folder / f'{p}.out').read_text()[-1000:]}")
     log = [json.loads(line) for line in (folder / "client.jsonl").read_text().splitlines()]
-    seconds = statistics.median(x["seconds"] for x in log[3 : len(log) - staleness])
+    took = [x["seconds"] for x in log[3 : len(log) - staleness]]
+    together = 1 + staleness  # steps under way at once come in bursts
+    seconds = statistics.median(sum(took[i : i + together]) / together for i in range(len(took) - staleness))
     compute = 0.0
     for p in agreed.parties:
         command = [sys.executable, HERE, folder, p]
         compute = max(compute, float(subprocess.run(command, env=cpu, stdout=subprocess.PIPE, check=True).stdout))
     wire = wire_of(folder / "certs", 4 * size * CUT, delay)
     row = {"batch": size, "micros": micros, "staleness": staleness, "delay": delay, "seconds": seconds, "compute": compute}
-    best = max(compute, wire / (1 + staleness))  # so many steps are on their way at once
+    best = max(compute, wire / together)
     return row | {"wire": wire, "of_best": best / seconds, "sent": log[3]["sent"]}
 
 
