@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jsplit.averages import add_share, mean_of, nothing_yet
 from jsplit.base import Trainer, TrainState
+from jsplit.convolutions import in_parts
 from jsplit.federation import (
     AVERAGED,
     CARRIED,
@@ -102,6 +103,8 @@ def together(
 
         if in_rows(loops):
             begin, finish = jax.jit(begin), jax.jit(finish)
+        elif mesh is None and loops is LOOPS["python"]:
+            one = jax.jit(in_parts(one), donate_argnums=0)
         else:
             one = loops.step(one, donate_argnums=0)
 

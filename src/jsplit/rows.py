@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.base import Info, PyTree, TrainState
+from jsplit.convolutions import in_parts
 from jsplit.loops import unrolled
 from jsplit.losses import of_mean_one
 from jsplit.nodes import Loss
@@ -69,37 +70,37 @@ def row_by_row(config: Config, clients: Collection[str], count: int) -> Callable
         @jax.jit
         def empty(values):
             made = zip(turn.writes, jax.eval_shape(once, 0, values), strict=True)
-            return [zeros(x, count) for w, x in made if in_rows(w)]
+            return {w: zeros(x, count) for w, x in made if in_rows(w)}
 
         @partial(jax.jit, donate_argnums=0)
         def call(into, number, values):
-            made, into = once(number, values), iter(into)
-            found = [put(next(into), x, number) if in_rows(w) else x for w, x in zip(turn.writes, made, strict=True)]
-            return [x for w, x in zip(turn.writes, found) if in_rows(w)], [x for w, x in zip(turn.writes, found) if not in_rows(w)]
+            made = dict(zip(turn.writes, once(number, values), strict=True))
+            rows = {w: put(x, made.pop(w), number) for w, x in into.items()}
+            return rows, made
 
         def run(*values):
             def of(k):
                 return [x[k] if r in between else x for x, r in zip(values, turn.reads, strict=True)]
 
-            into, others = empty(of(0)), []
+            rows, others = empty(of(0)), []
             for k in range(count):
-                into, left = call(into, np.int32(k), of(k))
+                rows, left = call(rows, np.int32(k), of(k))
                 others.append(left)
-            rows, others = iter(into), iter(zip(*others, strict=True))
-            return [next(rows) if in_rows(w) else [*next(others)] if w in between else next(others)[0] for w in turn.writes]
+            found = rows | {w: [x[w] for x in others] if w in between else others[0][w] for w in others[0]}
+            return [found[w] for w in turn.writes]
 
         return run
 
     def at_once(turn: Turn) -> Callable[..., tuple]:
         donated = tuple(k for k, r in enumerate(turn.reads) if r.kind in ("optimizer", "params") and r in turn.writes)
-        return jax.jit(turn.run, donate_argnums=donated)
+        return jax.jit(in_parts(turn.run), donate_argnums=donated)
 
     functions = [for_each(i, t) if t.party in clients else at_once(t) for i, t in enumerate(every)]
     last = {r: i for i, t in enumerate(every) for r in t.reads}
     spent = [[r for r in t.reads if last[r] == i and (isinstance(r, Wire) or r in between)] for i, t in enumerate(every)]
 
     def step(state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array) -> tuple[TrainState, Info]:
-        env: dict[Name | Wire, Any] = dict(together(place(places, state, batch, of_mean_one(weight))))
+        env: dict[Any, Any] = dict(together(place(places, state, batch, of_mean_one(weight))))
         for turn, function, gone in zip(every, functions, spent, strict=True):
             results = function(*[env[r] for r in turn.reads])
             for r in gone:
