@@ -75,31 +75,33 @@ def together(
     def program(loops: Loops, ragged: bool, training: bool) -> Callable:
         steps: dict[int, Callable] = {}
 
-        def begin(parts, live, key, step, fields, reads, weight):
-            """State, batch and weights of all clients, [K, B] records; the weights by client as well."""
-            every = parts | {k: jax.tree.map(lambda x: jnp.repeat(x[None], len(live), 0), parts[k]) for k in averaged}
+        def begin(shared, live, fields, reads, weight):
+            """States of all clients where they are averaged, their batch, how much each example counts, and each client."""
+            every = {k: jax.tree.map(lambda x: jnp.repeat(x[None], len(live), 0), x) for k, x in shared.items()}
             weight = weight * live[:, None]
-            return parties_of(every, key, step), at(fields, reads.reshape(-1)), weight.reshape(-1), weight.sum(1)
+            return every, at(fields, reads.reshape(-1)), weight.reshape(-1), weight.sum(1)
 
-        def finish(carry, new, losses, live, of):
+        def finish(old, new, live, of, losses, sums, examples):
             """What is a client's own stays as it is where it takes no step."""
-            parts, step, sums, examples = carry
-            for k in averaged:
-                sums_of = jax.tree.map(lambda x, y: add_share(of, nothing_yet(x), y), parts[k], new[k])
-                new[k] = jax.tree.map(partial(mean_of, of.sum()), parts[k], sums_of)
-            for k, way in ways.items():
-                if way == OWN:
-                    new[k] = jax.tree.map(lambda x, y: keep(live, x, y), parts[k], new[k])
-            return new, step + 1, add_losses(sums, losses, of.sum()), examples + of
+            for k in old:
+                if k in averaged:
+                    sums_of = jax.tree.map(lambda x, y: add_share(of, nothing_yet(x), y), old[k], new[k])
+                    new[k] = jax.tree.map(partial(mean_of, of.sum()), old[k], sums_of)
+                else:
+                    new[k] = jax.tree.map(lambda x, y: keep(live, x, y), old[k], new[k])
+            return new, add_losses(sums, losses, of.sum()), examples + of
 
         def one(carry, live, key, fields, reads, weight):
-            """One step of all clients."""
+            """One step of all clients, [K, B] records."""
             parts, step, sums, examples = carry
             if len(live) not in steps:
                 steps[len(live)] = step_of(len(live), loops)
-            parties, batch, weight, of = begin(parts, live, key, step, fields, reads, weight)
-            state, info = steps[len(live)](TrainState(parties), batch, weight)
-            return finish(carry, parts_of(state.parties), info.losses, live, of)
+            every, batch, weight, of = begin({k: parts[k] for k in averaged}, live, fields, reads, weight)
+            state, info = steps[len(live)](TrainState(parties_of(parts | every, key, step)), batch, weight)
+            new = parts_of(state.parties)
+            old = {k: x for k, x in parts.items() if ways[k] == OWN or k in averaged}
+            found, *counted = finish(old, {k: new[k] for k in old}, live, of, info.losses, sums, examples)
+            return new | found, step + 1, *counted
 
         if in_rows(loops):
             begin, finish = jax.jit(begin), jax.jit(finish)
