@@ -54,7 +54,7 @@ LAYERS = {
     "travel": {"averages", "base", "federation", "loops", "sharding", "training", "vjp"},
     "convolutions": {"base", "trace"},
     "rows": {"base", "convolutions", "loops", "losses", "nodes", "spread", "step", "topology", "training", "update", "walk"},
-    "parallel": {"averages", "base", "convolutions", "federation", "fused", "loops", "rows", "sharding", "spread", "travel"},
+    "parallel": {"averages", "base", "federation", "fused", "loops", "rows", "sharding", "spread", "travel"},
     "rounds": {"base", "federation", "parallel", "travel"},
     "cost": {"base", "show", "macs", "step", "topology", "training", "update", "walk"},
     "runs": {"base", "cost", "show"},

@@ -384,17 +384,15 @@ def test_however_its_loops_run_an_algorithm_gives_the_same_numbers(name):
                 assert difference(jax.tree.leaves(one), jax.tree.leaves(two)) < 1e-5
 
 
+ONE_BY_ONE = [("u_shaped", "cnn", "own"), ("u_shaped", "cnn", "shared"), ("vanilla", "cnn", "own")]
+ONE_BY_ONE += [("vertical", "residual", "own"), ("vertical", "residual", "shared"), ("multihop", "transformer", "own")]
+
+
 @pytest.mark.parametrize(
-    ("configuration", "kind"),
-    [
-        ("u_shaped", "cnn"),
-        *[
-            pytest.param(*point, marks=pytest.mark.slow)
-            for point in [("vanilla", "cnn"), ("vertical", "residual"), ("multihop", "transformer")]
-        ],
-    ],
+    ("configuration", "kind", "bottoms"),
+    [ONE_BY_ONE[0], *[pytest.param(*point, marks=pytest.mark.slow) for point in ONE_BY_ONE[1:]]],
 )
-def test_clients_that_step_together_may_be_called_one_by_one(configuration, kind):
+def test_clients_that_step_together_may_be_called_one_by_one(configuration, kind, bottoms):
     """With dropout, BatchNorm and several edges over a cut; random links, some with memory; losses and penalties of clients'
     own; and clients that take fewer steps, or have fewer records in one, than others."""
     problem = make_problem(configuration, kind, "linen", batch=24)
@@ -407,7 +405,7 @@ def test_clients_that_step_together_may_be_called_one_by_one(configuration, kind
     links = {c.name: jsplit.chain(FEEDBACK, jsplit.compress.quantize(4)) for c in topology.crossings}
     trainer = jsplit.fused(topology, optimizers(topology, momentum), links=links)
     drawn = [people([3, 12, 9], seed=2).round(problem.batch, i, batch=4, clients=2) for i in range(2)]
-    (one, told), (two, said) = (after(rounds.parallel(trainer, mine, loop=loop), drawn) for loop in LOOPS)
+    (one, told), (two, said) = (after(rounds.parallel(trainer, mine, bottoms=bottoms, loop=loop), drawn) for loop in LOOPS)
     for p, own in one.parties.items():
         for x, y in zip(own[:4], two.parties[p][:4], strict=True):
             assert difference(jax.tree.leaves(x), jax.tree.leaves(y)) < 1e-5

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from jsplit.averages import add_share, mean_of, nothing_yet
 from jsplit.base import Trainer, TrainState
-from jsplit.convolutions import in_parts
 from jsplit.federation import (
     AVERAGED,
     CARRIED,
@@ -60,13 +59,13 @@ def together(
     own = any(ways[p, "params"] == OWN for p in clients)
 
     def in_rows(loops: Loops) -> bool:
-        return own and mesh is None and loops is LOOPS["python"]
+        return mesh is None and loops is LOOPS["python"]
 
     averaged = [(p, "state") for p in clients if ways[p, "state"] == CARRIED]
 
     def step_of(count: int, loops: Loops) -> Callable:
         if in_rows(loops):
-            return row_by_row(config, clients, count)
+            return row_by_row(config, clients, count, own=own)
         mapped = loops.each if own else jax.vmap
         many = spread(config, clients, count, own=own, mapped=clients_mapped(mapped, mesh))
         links = {n: (many.links.get(("activation", n)), many.links.get(("cotangent", n))) for _, n in many.links}
@@ -105,8 +104,6 @@ def together(
 
         if in_rows(loops):
             begin, finish = jax.jit(begin), jax.jit(finish)
-        elif mesh is None and loops is LOOPS["python"]:
-            one = jax.jit(in_parts(one), donate_argnums=0)
         else:
             one = loops.step(one, donate_argnums=0)
 

@@ -1,4 +1,4 @@
-"""Clients that step together, a call of a compiled turn for each: where the convolutions of many are no one program.
+"""Clients that step together, a call of a compiled turn for each: convolutions of many at once are slow on a CPU.
 
 A party of the clients takes each of its turns once for every client; the other parties take theirs once, on what all clients
 sent as one batch. The walk of one client and that of all have the same turns, so both are run from one memory.
@@ -24,41 +24,50 @@ from jsplit.spread import spread
 from jsplit.step import Config, Packet, training_ops
 from jsplit.topology import Topology
 from jsplit.training import apart, collect, info_of, place, places_of, together
-from jsplit.update import update_ops
+from jsplit.update import gradients, update
 from jsplit.walk import Name, Turn, Wire, turns
 
 
-def row_by_row(config: Config, clients: Collection[str], count: int) -> Callable[..., tuple[TrainState, Info]]:
-    """The `step` of a trainer of `spread(config, clients, count, own=True)`, whose parts are compiled one by one.
+def row_by_row(
+    config: Config, clients: Collection[str], count: int, *, own: bool
+) -> Callable[..., tuple[TrainState, Info]]:  # fmt: skip
+    """The `step` of a trainer of `spread(config, clients, count, own=own)`, whose turns are compiled one by one.
 
-    Of a client's parties everything has a leading axis along which client follows client: [count, ...], or of values
-    [count * batch, ...]. What only they themselves read between two turns is a list of what each has.
+    What each client has lies along a leading axis, client after client: [count, ...], or of values [count * batch, ...]. What
+    a client's parties alone read between two turns is a list of what each has; gradients of what clients share are summed.
 
     Args:
         config: of one client's topology.
         clients: the parties that are there once for each.
         count: how many there are.
+        own: whether each has parameters and optimizers of its own.
     """
     topology = config.topology
     # A client's loss is the mean over its own examples; the objective holds the mean of these means.
     nodes = [replace(n, weight=n.weight / count) if isinstance(n, Loss) and n.party in clients else n for n in topology.nodes]
     single = config._replace(topology=Topology(nodes, topology.holds))
     losses = [Name(x.party, "loss", x.name) for x in topology.losses]
-    places = places_of(config)
-    lasting = {n for p in places.values() for n in (*p.params.values(), *p.state.values(), *p.links.values(), p.optimizer)}
-    keep = {*losses, *lasting, *(p.step for p in places.values())}
+    learned = {g for p in clients for names in gradients(config, p).values() for g in names}
+    places, others = places_of(config), [p for p in topology.parties if p not in clients]
+    keep = {*losses, *learned, *(n for at in places.values() for n in (*at.state.values(), *at.links.values()))}
+    keep |= {n for p in others for n in (*places[p].params.values(), places[p].optimizer, places[p].step)}
 
     def walk(config: Config) -> list[Turn]:
-        return turns([*training_ops(config), *update_ops(config)], keep)
+        """All but the clients' updates."""
+        return turns([*training_ops(config), *[update(config, p) for p in others]], keep)
 
     def client(number: Any) -> list[Turn]:
-        return walk(spread(single, clients, 1, own=True, mapped=unrolled, first=number))
+        return walk(spread(single, clients, 1, own=own, mapped=unrolled, first=number))
 
-    every = walk(spread(config, clients, count, own=True))
+    many = spread(config, clients, count, own=own)
+    every, updates = walk(many), [update(many, p) for p in clients]
     between = {w for t in every if t.party in clients for w in t.writes if isinstance(w, Name) and w not in keep}
+    shared = {"key", "step"} if own else {"key", "step", "params"}
 
     def in_rows(name: Name | Wire) -> bool:
-        return isinstance(name, Wire) or (name not in between and name.kind not in ("key", "step"))
+        if isinstance(name, Wire):
+            return True
+        return name not in between and name.kind not in shared and (own or name not in learned)
 
     def for_each(i: int, turn: Turn) -> Callable[..., list]:
         """A turn of a party of the clients, once for each client."""
@@ -70,24 +79,24 @@ def row_by_row(config: Config, clients: Collection[str], count: int) -> Callable
         @jax.jit
         def empty(values):
             made = zip(turn.writes, jax.eval_shape(once, 0, values), strict=True)
-            return {w: zeros(x, count) for w, x in made if in_rows(w)}
+            return {w: zeros(x, count if in_rows(w) else None) for w, x in made if w not in between}
 
         @partial(jax.jit, donate_argnums=0)
-        def call(into, number, values):
+        def call(found, number, values):
             made = dict(zip(turn.writes, once(number, values), strict=True))
-            rows = {w: put(x, made.pop(w), number) for w, x in into.items()}
-            return rows, made
+            for w, x in found.items():
+                found[w] = put(x, made.pop(w), number) if in_rows(w) else jax.tree.map(jnp.add, x, made.pop(w))
+            return found, made
 
         def run(*values):
             def of(k):
                 return [x[k] if r in between else x for x, r in zip(values, turn.reads, strict=True)]
 
-            rows, others = empty(of(0)), []
+            found, rest = empty(of(0)), []
             for k in range(count):
-                rows, left = call(rows, np.int32(k), of(k))
-                others.append(left)
-            found = rows | {w: [x[w] for x in others] if w in between else others[0][w] for w in others[0]}
-            return [found[w] for w in turn.writes]
+                found, left = call(found, np.int32(k), of(k))
+                rest.append(left)
+            return [found[w] if w in found else [x[w] for x in rest] for w in turn.writes]
 
         return run
 
@@ -95,16 +104,17 @@ def row_by_row(config: Config, clients: Collection[str], count: int) -> Callable
         donated = tuple(k for k, r in enumerate(turn.reads) if r.kind in ("optimizer", "params") and r in turn.writes)
         return jax.jit(in_parts(turn.run), donate_argnums=donated)
 
-    functions = [for_each(i, t) if t.party in clients else at_once(t) for i, t in enumerate(every)]
-    last = {r: i for i, t in enumerate(every) for r in t.reads}
-    spent = [[r for r in t.reads if last[r] == i and (isinstance(r, Wire) or r in between)] for i, t in enumerate(every)]
+    steps = [(t, for_each(i, t) if t.party in clients else at_once(t)) for i, t in enumerate(every)]
+    steps += [(op, jax.jit(op.run)) for op in updates]
+    last = {r: i for i, (t, _) in enumerate(steps) for r in t.reads}
 
     def step(state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array) -> tuple[TrainState, Info]:
         env: dict[Any, Any] = dict(together(place(places, state, batch, of_mean_one(weight))))
-        for turn, function, gone in zip(every, functions, spent, strict=True):
+        for i, (turn, function) in enumerate(steps):
             results = function(*[env[r] for r in turn.reads])
-            for r in gone:
-                del env[r]
+            for r in turn.reads:
+                if last[r] == i and (isinstance(r, Wire) or r in between):
+                    del env[r]
             env.update(zip(turn.writes, results, strict=True))
         info = info_of(topology, {n.what: env[n].mean() for n in losses})
         return collect(places, apart(places, env)), info
@@ -125,11 +135,11 @@ def row(x: PyTree, number: Any, count: int) -> PyTree:
     return jax.tree.map(cut, x)
 
 
-def zeros(like: PyTree, count: int) -> PyTree:
-    """Room for what every client has, given the shapes of what one has; a number of each is [count]."""
+def zeros(like: PyTree, count: int | None) -> PyTree:
+    """Room for what every client has, given the shapes of what one has (a number of each is [count]); or for the sum of it."""
 
     def grown(x):
-        return (count * x.shape[0], *x.shape[1:]) if x.shape else (count,)
+        return x.shape if count is None else (count * x.shape[0], *x.shape[1:]) if x.shape else (count,)
 
     if isinstance(like, Packet):
         return Packet(zeros(like.payload, count), jax.tree.map(lambda x: jax.ShapeDtypeStruct(grown(x), x.dtype), like.like))
