@@ -6,11 +6,10 @@ batch size, and only how they are arranged differs. Contestants take turns, roun
 within each, and the median is reported. Asked: at 100 clients at most 1.3 times the step of the model trained alone.
 
 Beside the algorithms of `jsplit.rounds`: `alone`, the whole model in plain Flax and Optax, one jitted step called from Python
-on each batch; `alone, large batch`, the same on the batches of all clients as one, which is what clients in parallel compute
-(run where asked for: on a CPU a convolution's weight gradient over a large batch is slow, and ours go part by part); `python
-loop`, clients in turns written by hand as a Python loop over the jitted step; and PyTorch, where it is installed, as
-split-learning codes write it: the model alone, clients in turns with a state dict handed on, and SplitFed with a copy for every
-client and averaged state dicts.
+on each batch; `python loop`, clients in turns written by hand as a Python loop over the jitted step; and PyTorch, where it is
+installed, as split-learning codes write it: the model alone, clients in turns with a state dict handed on, and SplitFed with a
+copy for every client and averaged state dicts. `alone, large batch`, where asked for, is the model alone on the batches of all
+clients as one, which is the same training as `parallel, shared`.
 
 Memory: the peak of a process that trains one round, in processes of their own, less that with one client.
 
