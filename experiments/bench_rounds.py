@@ -6,14 +6,15 @@ batch size, and only how they are arranged differs. Contestants take turns, roun
 within each, and the median is reported. Asked: at 100 clients at most 1.3 times the step of the model trained alone.
 
 Beside the algorithms of `jsplit.rounds`: `alone`, the whole model in plain Flax and Optax, one jitted step called from Python
-on each batch, and, to which clients in parallel are compared, on the batches of all clients as one; `python loop`, clients in
-turns written by hand as a Python loop over the jitted step; and PyTorch, where it is installed, as split-learning codes write
-it: the model alone, clients in turns with a state dict handed on, and SplitFed with a copy for every client and averaged
-state dicts.
+on each batch; `python loop`, clients in turns written by hand as a Python loop over the jitted step; and PyTorch, where it is
+installed, as split-learning codes write it: the model alone, clients in turns with a state dict handed on, and SplitFed with a
+copy for every client and averaged state dicts. `alone, large batch`, where asked for, is the model alone on the batches of all
+clients as one, which is the same training as `parallel, shared`.
 
 Memory: the peak of a process that trains one round, in processes of their own, less that with one client.
 
-    python experiments/bench_rounds.py [--models dense cnn] [--clients 1 10 100 500] [--rounds 5] [--no-memory]
+    python experiments/bench_rounds.py [--models dense cnn] [--clients 1 10 100 500] [--rounds 5] [--only NAME ...]
+        [--no-memory]
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from bench_step import CNN, MLP, MOMENTUM, RATE, SEED, choose_threads, cross_ent
 from jsplit import population, rounds
 
 BOUND, AT = 1.3, 100  # times the step of the model alone, at so many clients
+LARGE = "alone, large batch"
 
 
 class Model(NamedTuple):
@@ -66,8 +68,6 @@ ALGORITHMS: dict[str, Callable[..., Any]] = {
     "splitfed 2": partial(rounds.splitfed, client="client", version=2),
     "splitfed 3": partial(rounds.splitfed, client="client", version=3),
 }
-TOO_LONG = {("cnn", "parallel, own"): 10}
-"""Up to how many clients a contestant is run: there the convolutions of each client's own are a part of one large program."""
 
 
 def data(model: Model, clients: int) -> tuple[dict, Any]:
@@ -205,29 +205,34 @@ def torch_run(model: Model, drawn: Any, how: str) -> Run:
     return {"alone": run_alone, "turns": run_turns, "splitfed": run_splitfed}[how]
 
 
-def contestants(name: str, clients: int) -> tuple[dict[str, Run], int]:
-    """All of them by name, and the steps that a round takes."""
+def contestants(name: str, clients: int, only: Sequence[str] = ()) -> tuple[dict[str, Run], int]:
+    """All of them by name, or those asked for beside the model alone; and the steps that a round takes."""
     model = MODELS[name]
     _, drawn = data(model, clients)
-    runs = {"alone": alone(model, drawn), "alone, large batch": alone(model, drawn, large=True)}
-    runs["python loop"] = python_loop(model, drawn)
-    runs |= {a: algorithm(a, model, drawn) for a in ALGORITHMS if clients <= TOO_LONG.get((name, a), clients)}
+    made: dict[str, Callable[[], Run]] = {
+        "alone": lambda: alone(model, drawn),
+        "python loop": lambda: python_loop(model, drawn),
+    }
+    made |= {a: partial(algorithm, a, model, drawn) for a in ALGORITHMS}
     if torch is not None:
-        runs |= {f"torch {how}": torch_run(model, drawn, how) for how in ("alone", "turns", "splitfed")}
+        made |= {f"torch {how}": partial(torch_run, model, drawn, how) for how in ("alone", "turns", "splitfed")}
+    if LARGE in only:
+        made[LARGE] = lambda: alone(model, drawn, large=True)
+    bases = {base_of(n) for n in only}
+    runs = {n: make() for n, make in made.items() if not only or n in only or n in bases}
+    if "torch alone" in runs:
         choose_threads(lambda steps: runs["torch alone"]() or 0.0)
     return runs, int(drawn.steps.sum())
 
 
 def base_of(contestant: str) -> str:
-    """The model trained alone to which a contestant is compared: on the same batches, however many clients make one."""
-    if contestant.startswith("torch"):
-        return "torch alone"
-    return "alone, large batch" if contestant.startswith("parallel") else "alone"
+    """The model trained alone to which a contestant is compared."""
+    return "torch alone" if contestant.startswith("torch") else "alone"
 
 
-def measure(name: str, clients: int, count: int) -> list[dict]:
+def measure(name: str, clients: int, count: int, only: Sequence[str] = ()) -> list[dict]:
     """A row for every contestant: microseconds a client-step, and the ratio to the model trained alone."""
-    runs, steps = contestants(name, clients)
+    runs, steps = contestants(name, clients, only)
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {n: [] for n in runs}
@@ -282,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["dense", "cnn"])
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 10, 100, 500])
     parser.add_argument("--rounds", type=int, default=5, help="of each contestant")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these contestants, and the model alone")
     parser.add_argument("--no-memory", action="store_true", help="only times")
     parser.add_argument("--peak", nargs=3, metavar=("MODEL", "CLIENTS", "ALGORITHM"), help="print the peak memory of one")
     parser.add_argument("--out", type=Path, default=Path("results/bench_rounds.json"))
@@ -292,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"machine": machine(), "times": [], "memory": []}
     for name in options.models:
         for clients in options.clients:
-            rows = measure(name, clients, options.rounds if name == "dense" else min(3, options.rounds))
+            rows = measure(name, clients, options.rounds if name == "dense" else min(3, options.rounds), options.only)
             show(rows)
             result["times"] += rows
     for contestant in () if options.no_memory else ("turns", "turns, own bottoms", "splitfed 1"):

@@ -1,6 +1,6 @@
 """The ways to train many clients that compare_rounds.py compares: how each is run, and what it sends.
 
-Bytes follow `jsplit.runs` where that has a formula; else they are counted on the rounds as drawn.
+Bytes follow `jsplit.runs`; those of global batches, whose parts differ from step to step, are counted on the rounds as drawn.
 """
 
 from __future__ import annotations
@@ -48,6 +48,18 @@ def ways(one: jsplit.Trainer, chunk: int | None) -> dict[str, Way]:
 
         return count
 
+    def together(bottoms: str) -> Callable:
+        def count(cost, people, draws):
+            return runs.parallel(cost, people.sizes, client="client", epochs=len(draws), bottoms=bottoms).mean["bytes"]
+
+        return count
+
+    def split_and_averaged(version: int) -> Callable:
+        def count(cost, people, draws):
+            return runs.splitfed(cost, people.sizes, client="client", rounds=len(draws), version=version).mean["bytes"]
+
+        return count
+
     def federated(cost, people, draws):
         return runs.fedavg(cost, people.sizes, rounds=len(draws)).mean["bytes"]
 
@@ -61,12 +73,12 @@ def ways(one: jsplit.Trainer, chunk: int | None) -> dict[str, Way]:
         "turns, hand-off peer": Way(turns["peer"], "clients", False, in_turns("peer")),
         "turns, hand-off server": Way(turns["server"], "clients", False, in_turns("server")),
         "turns, no hand-off": Way(turns["none"], "clients", True, in_turns("none")),
-        "parallel, own bottoms": Way(rounds.parallel(one, "client"), "clients", True, exchanged),
-        "parallel, shared": Way(shared, "clients", False, exchanged_and_summed),
-        "GPSL, shared": Way(rounds.parallel(one, "client", bottoms="shared"), "global", False, exchanged_and_summed),
-        "SplitFed 1": Way(fed[0], "clients", False, exchanged_and_averaged),
-        "SplitFed 2": Way(fed[1], "shuffled", False, exchanged_and_averaged),
-        "SplitFed 3": Way(fed[2], "clients", True, exchanged),
+        "parallel, own bottoms": Way(rounds.parallel(one, "client"), "clients", True, together("own")),
+        "parallel, shared": Way(shared, "clients", False, together("shared")),
+        "GPSL, shared": Way(rounds.parallel(one, "client", bottoms="shared"), "global", False, in_global_batches),
+        "SplitFed 1": Way(fed[0], "clients", False, split_and_averaged(1)),
+        "SplitFed 2": Way(fed[1], "shuffled", False, split_and_averaged(2)),
+        "SplitFed 3": Way(fed[2], "clients", True, split_and_averaged(3)),
         "FedAvg": Way(average, "clients", False, federated),
         "FedAvg, server Adam": Way(adam, "clients", False, federated),
         "large-batch SGD": Way(rounds.large_batch_sgd(one), "clients", False, large_batch),
@@ -75,26 +87,12 @@ def ways(one: jsplit.Trainer, chunk: int | None) -> dict[str, Way]:
     }
 
 
-# Bytes of what `jsplit.runs` has no formula for.
-
-
-def exchanged(cost: jsplit.Cost, people: Population, draws: Sequence[Round]) -> float:
-    """Activations and cotangents: so much for each record, and a frame for each message."""
+def in_global_batches(cost: jsplit.Cost, people: Population, draws: Sequence[Round]) -> float:
+    """Activations and cotangents, so much for each record and a frame for each message; and in each step in which a client has
+    a record the gradient of the shared bottom up, and the bottom down."""
     each = sum(m.bytes for m in cost.messages) / cost.batch
-    frames = sum(m.frame for m in cost.messages)
+    frames = sum(m.frame for m in cost.messages) + 2 * runs.size_of(cost.state.parties["client"].params)
     return sum(each * d.weight.sum() + frames * took(d) for d in draws) / len(people.sizes)
-
-
-def exchanged_and_summed(cost: jsplit.Cost, people: Population, draws: Sequence[Round]) -> float:
-    """And in each step the gradient of the shared bottom up, and the bottom down."""
-    bottom = runs.size_of(cost.state.parties["client"].params)
-    return exchanged(cost, people, draws) + 2 * bottom * sum(map(took, draws)) / len(people.sizes)
-
-
-def exchanged_and_averaged(cost: jsplit.Cost, people: Population, draws: Sequence[Round]) -> float:
-    """And in each round the bottom up and its average down."""
-    own = cost.state.parties["client"]
-    return exchanged(cost, people, draws) + 2 * runs.size_of((own.params, own.state)) * len(draws)
 
 
 def took(draw: Round) -> int:

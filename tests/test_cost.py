@@ -236,6 +236,25 @@ def test_the_work_of_a_run_grows_with_records_and_epochs(vanilla):
     assert more.clients[0].work.macs > run.clients[0].work.macs and more.clients[0].memory < run.clients[0].memory
 
 
+def test_clients_together_cost_what_they_do_in_turns_and_what_their_shared_halves_cost(vanilla):
+    """The gradient up and the weights down in every step where they are summed, twice the half in a round where averaged."""
+    _, cost = vanilla
+    records, own = [20, 8, 3], cost.state.parties["client"]
+    turns = runs.take_turns(cost, records, client="client", epochs=6, handoff="none")
+    for run, size, times in (
+        (runs.parallel(cost, records, client="client", epochs=6), 0, [0, 0, 0]),
+        (runs.parallel(cost, records, client="client", epochs=6, bottoms="shared"), [own.params], [18, 6, 6]),
+        (runs.splitfed(cost, records, client="client", rounds=3, epochs=2), [own.params, own.state], [3, 3, 3]),
+        (runs.splitfed(cost, records, client="client", rounds=3, epochs=2, version=2), [own.params, own.state], [3, 3, 3]),
+        (runs.splitfed(cost, records, client="client", rounds=3, epochs=2, version=3), 0, [0, 0, 0]),
+    ):
+        size = nbytes(size) + frame_bytes(size) if size else 0
+        more = [(b.sent - a.sent, b.received - a.received, b.weights) for a, b in zip(turns.clients, run.clients, strict=True)]
+        assert more == [(size * n, size * n, 2 * size * n) for n in times]
+        assert [x[:3] + x[6:] for x in run.clients] == [x[:3] + x[6:] for x in turns.clients]
+        assert run.server == (turns.server[0], *(x + size * sum(times) for x in turns.server[1:]))
+
+
 def test_federated_averaging_moves_the_whole_model_twice_a_round(vanilla):
     _, cost = vanilla
     model = [(p.params, p.state) for p in cost.state.parties.values()]
@@ -295,6 +314,10 @@ def test_wrong_runs_are_refused(vanilla):
     for message, options in wrong.items():
         with pytest.raises(ValueError, match=message):
             runs.take_turns(cost, [8], **options)
+    with pytest.raises(ValueError, match="`bottoms` must be one of own, shared, got 'both'"):
+        runs.parallel(cost, [8], client="client", bottoms="both")
+    with pytest.raises(ValueError, match="`version` must be one of 1, 2, 3, got 4"):
+        runs.splitfed(cost, [8], client="client", version=4)
     for records in ([], [8, 0], [8.5], ["8"], 8, "88"):
         with pytest.raises(ValueError, match="`records` must list a positive integer for every client, got"):
             runs.fedavg(cost, records)

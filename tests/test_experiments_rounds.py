@@ -101,13 +101,12 @@ def test_bytes_of_drawn_rounds_are_those_of_the_formula():
     cost = clients.cost_of(clients.topology("small", data), data, 16)
     people = population.quantity(len(data.train["label"]), 3, 1.0)
     draws = [people.round(clients.fields(data.train), n, batch=16) for n in range(2)]
-    formula = runs.take_turns(cost, people.sizes, client="client", epochs=2, handoff="none").mean["bytes"]
-    assert ways.exchanged(cost, people, draws) == formula
+    formula = runs.parallel(cost, people.sizes, client="client", epochs=2, bottoms="shared").mean["bytes"]
+    assert ways.in_global_batches(cost, people, draws) == pytest.approx(formula)
     every = [people.global_batches(clients.fields(data.train), n, batch=16) for n in range(2)]
-    frames = sum(m.frame for m in cost.messages) * (
-        ways.took(every[0]) - ways.took(draws[0]) + ways.took(every[1]) - ways.took(draws[1])
-    )
-    assert ways.exchanged(cost, people, every) == pytest.approx(formula + frames / 3)
+    frames = sum(m.frame for m in cost.messages) + 2 * runs.size_of(cost.state.parties["client"].params)
+    more = sum(ways.took(a) - ways.took(b) for a, b in zip(every, draws, strict=True))
+    assert ways.in_global_batches(cost, people, every) == pytest.approx(formula + more * frames / 3)
 
 
 def test_clients_are_judged_on_their_own_records_or_on_such():

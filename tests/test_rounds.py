@@ -14,6 +14,7 @@ import pytest
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, cross_entropy, make_problem
 from jsplit import population, rounds
+from jsplit.convolutions import in_parts
 from test_equivalence import RATES, adam, difference, momentum, optimizers, reference
 
 LOOPS = ("compiled", "python")
@@ -62,6 +63,14 @@ def after(algorithm, drawn, key=1):
     for r in drawn:
         state, info = algorithm.step(state, r)
     return state, info
+
+
+FEEDBACK = jsplit.Link(
+    lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
+    lambda memory, value, key: ((sent := jax.tree.map(jnp.add, value, memory)), jax.tree.map(lambda x: 0.1 * x, sent)),
+    lambda payload, like: payload,
+)
+"""A link with a memory: a tenth of what was sent is sent once more."""
 
 
 @pytest.fixture(scope="module")
@@ -360,9 +369,7 @@ AT_ONCE = ("splitfed 1", "splitfed 3", "fedavg", "alone")
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_however_its_loops_run_an_algorithm_gives_the_same_numbers(name):
     """Compiled or in Python, all clients at once or some, round by round or many in one program."""
-    problem = make_problem(
-        "vanilla", "cnn" if name in ("turns, own bottoms", "splitfed 3", "parallel") else "mlp", "nnx", batch=24
-    )
+    problem = make_problem("vanilla", "cnn" if name in ("turns, own bottoms", "splitfed 3") else "mlp", "nnx", batch=24)
     trainer = jsplit.fused(problem.topology, momentum(0.1))
     drawn = [people([3, 12, 9], seed=2).round(problem.batch, i, batch=4, clients=2) for i in range(2)]
     options = [{"loop": "compiled"}, {"loop": "python"}]
@@ -377,6 +384,49 @@ def test_however_its_loops_run_an_algorithm_gives_the_same_numbers(name):
                 assert difference(jax.tree.leaves(one), jax.tree.leaves(two)) < 1e-5
 
 
+ONE_BY_ONE = [("u_shaped", "cnn", "own"), ("u_shaped", "cnn", "shared"), ("vanilla", "cnn", "own")]
+ONE_BY_ONE += [("vertical", "residual", "own"), ("vertical", "residual", "shared"), ("multihop", "transformer", "own")]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "kind", "bottoms"),
+    [ONE_BY_ONE[0], *[pytest.param(*point, marks=pytest.mark.slow) for point in ONE_BY_ONE[1:]]],
+)
+def test_clients_that_step_together_may_be_called_one_by_one(configuration, kind, bottoms):
+    """With dropout, BatchNorm and several edges over a cut; random links, some with memory; losses and penalties of clients'
+    own; and clients that take fewer steps, or have fewer records in one, than others."""
+    problem = make_problem(configuration, kind, "linen", batch=24)
+    mine = CLIENTS[configuration]
+    first = problem.topology.segments[0]
+    decay = jsplit.Penalty(
+        "decay", lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p)), first.party, [f"{first.name}.params"], 0.1
+    )
+    topology = jsplit.Topology([*problem.topology.nodes, decay], problem.topology.holds)
+    links = {c.name: jsplit.chain(FEEDBACK, jsplit.compress.quantize(4)) for c in topology.crossings}
+    trainer = jsplit.fused(topology, optimizers(topology, momentum), links=links)
+    drawn = [people([3, 12, 9], seed=2).round(problem.batch, i, batch=4, clients=2) for i in range(2)]
+    (one, told), (two, said) = (after(rounds.parallel(trainer, mine, bottoms=bottoms, loop=loop), drawn) for loop in LOOPS)
+    for p, own in one.parties.items():
+        for x, y in zip(own[:4], two.parties[p][:4], strict=True):
+            assert difference(jax.tree.leaves(x), jax.tree.leaves(y)) < 1e-5
+    assert told.losses.keys() == said.losses.keys() and all(abs(told.losses[n] - said.losses[n]) < 1e-5 for n in told.losses)
+
+
+def test_weight_gradients_of_convolutions_may_be_summed_part_by_part():
+    """And nothing else of a program changes; 150 examples are three parts."""
+    weight, image = jnp.ones((3, 3, 2, 5)), jax.random.normal(jax.random.key(0), (150, 8, 6, 2))
+    how = {"window_strides": (2, 1), "padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def loss(weight, image):
+        return jnp.sum(jnp.sin(jax.lax.conv_general_dilated(image, weight, **how)) ** 2), image
+
+    function = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    convolutions = str(jax.make_jaxpr(in_parts(function))(weight, image)).count("conv_general_dilated")
+    assert convolutions == str(jax.make_jaxpr(function)(weight, image)).count("conv_general_dilated") + 2
+    for a, b in zip(*(jax.tree.leaves(jax.jit(f)(weight, image)) for f in (function, in_parts(function))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 PEOPLE = people([5, 19, 1, 15])
 
 
@@ -389,14 +439,9 @@ def built(name):
         traced.append(1)
         return cross_entropy(logits, label)
 
-    feedback = jsplit.Link(
-        lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
-        lambda memory, value, key: (value + memory, 0.1 * (value + memory)),
-        lambda payload, like: payload,
-    )
     counted = jsplit.Loss("loss", loss, "server", ["output", "label"])
     topology = jsplit.Topology([*problem.topology.segments, counted], problem.topology.holds)
-    trainer = jsplit.fused(topology, momentum(0.1), links={"smashed": (feedback, None)})
+    trainer = jsplit.fused(topology, momentum(0.1), links={"smashed": (FEEDBACK, None)})
     return ALGORITHMS[name](trainer), problem.batch, traced
 
 

@@ -32,7 +32,8 @@ from jsplit.federation import (
     told,
 )
 from jsplit.fused import fused
-from jsplit.loops import Loops
+from jsplit.loops import LOOPS, Loops
+from jsplit.rows import row_by_row
 from jsplit.sharding import clients_mapped, clients_mesh
 from jsplit.spread import spread
 from jsplit.travel import travel
@@ -56,39 +57,55 @@ def together(
     if config.microbatches > 1:
         raise ValueError("`trainer` has micro-batches, which clients that step together do not: give each a smaller batch.")
     own = any(ways[p, "params"] == OWN for p in clients)
+
+    def in_rows(loops: Loops) -> bool:
+        return mesh is None and loops is LOOPS["python"]
+
     averaged = [(p, "state") for p in clients if ways[p, "state"] == CARRIED]
 
-    def whole(count: int, loops: Loops) -> Trainer:
+    def step_of(count: int, loops: Loops) -> Callable:
+        if in_rows(loops):
+            return row_by_row(config, clients, count, own=own)
         mapped = loops.each if own else jax.vmap
         many = spread(config, clients, count, own=own, mapped=clients_mapped(mapped, mesh))
         links = {n: (many.links.get(("activation", n)), many.links.get(("cotangent", n))) for _, n in many.links}
-        return fused(many.topology, many.optimizer, links=links, backward=many.backward, mesh=many.mesh)
+        return fused(many.topology, many.optimizer, links=links, backward=many.backward, mesh=many.mesh).step
 
     def program(loops: Loops, ragged: bool, training: bool) -> Callable:
-        trainers: dict[int, Trainer] = {}
+        steps: dict[int, Callable] = {}
+
+        def begin(shared, live, fields, reads, weight):
+            """States of all clients where they are averaged, their batch, how much each example counts, and each client."""
+            every = {k: jax.tree.map(lambda x: jnp.repeat(x[None], len(live), 0), x) for k, x in shared.items()}
+            weight = weight * live[:, None]
+            return every, at(fields, reads.reshape(-1)), weight.reshape(-1), weight.sum(1)
+
+        def finish(old, new, live, of, losses, sums, examples):
+            """What is a client's own stays as it is where it takes no step."""
+            for k in old:
+                if k in averaged:
+                    sums_of = jax.tree.map(lambda x, y: add_share(of, nothing_yet(x), y), old[k], new[k])
+                    new[k] = jax.tree.map(partial(mean_of, of.sum()), old[k], sums_of)
+                else:
+                    new[k] = jax.tree.map(lambda x, y: keep(live, x, y), old[k], new[k])
+            return new, add_losses(sums, losses, of.sum()), examples + of
 
         def one(carry, live, key, fields, reads, weight):
-            """One step of all clients, [K, B] records; what is a client's own stays as it is where it takes no step."""
+            """One step of all clients, [K, B] records."""
             parts, step, sums, examples = carry
-            count = len(live)
-            if count not in trainers:
-                trainers[count] = whole(count, loops)
-            every = parts | {k: jax.tree.map(lambda x: jnp.repeat(x[None], count, 0), parts[k]) for k in averaged}
-            batch = at(fields, reads.reshape(-1))
-            weight = weight * live[:, None]
-            state = TrainState(parties_of(every, key, step))
-            state, info = trainers[count].step(state, batch, weight.reshape(-1))
+            if len(live) not in steps:
+                steps[len(live)] = step_of(len(live), loops)
+            every, batch, weight, of = begin({k: parts[k] for k in averaged}, live, fields, reads, weight)
+            state, info = steps[len(live)](TrainState(parties_of(parts | every, key, step)), batch, weight)
             new = parts_of(state.parties)
-            of = weight.sum(1)
-            for k in averaged:
-                sums_of = jax.tree.map(lambda x, y: add_share(of, nothing_yet(x), y), parts[k], new[k])
-                new[k] = jax.tree.map(partial(mean_of, of.sum()), parts[k], sums_of)
-            for k, way in ways.items():
-                if way == OWN:
-                    new[k] = jax.tree.map(lambda x, y: keep(live, x, y), parts[k], new[k])
-            return new, step + 1, add_losses(sums, info.losses, of.sum()), examples + of
+            old = {k: x for k, x in parts.items() if ways[k] == OWN or k in averaged}
+            found, *counted = finish(old, {k: new[k] for k in old}, live, of, info.losses, sums, examples)
+            return new | found, step + 1, *counted
 
-        one = loops.step(one, donate_argnums=0)
+        if in_rows(loops):
+            begin, finish = jax.jit(begin), jax.jit(finish)
+        else:
+            one = loops.step(one, donate_argnums=0)
 
         def whole_round(held: Held, key, fields, draw: Draw):
             parts, step, memory = held

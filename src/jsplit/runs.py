@@ -1,13 +1,13 @@
-"""What a whole training run costs each client: split learning in turns, federated averaging, large-batch SGD.
+"""What a whole training run costs each client: split learning in turns, in parallel and federated, and the baselines.
 
-All three follow from the cost of one step, by formulas that `docs/cost.md` derives: who computes what how often, and
+All follow from the cost of one step, by formulas that `docs/cost.md` derives: who computes what how often, and
 what is sent how often. Nothing runs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from jsplit.cost import NOTHING, Cost, PartyCost, Work, check_mode
 from jsplit.show import aligned, plain, si
 
 HANDOFFS = ("peer", "server", "none")
+BOTTOMS = ("own", "shared")
 
 
 class ClientRun(NamedTuple):
@@ -111,32 +112,96 @@ def take_turns(
         learning and federated learning <https://arxiv.org/abs/1909.09145>`_, 2019.
     """
     records, epochs = check(records, backward, epochs=epochs)
-    mine = (client,) if isinstance(client, str) else tuple(client) if isinstance(client, Sequence) else ()
-    if not mine or len({*mine}) < len(mine):
-        raise ValueError(f"`client` must be a party or several different ones, got {client!r}.")
-    if unknown := [p for p in mine if p not in cost.parties]:
-        raise ValueError(f"`client` names the party `{unknown[0]}`, which is not one of {', '.join(cost.parties)}.")
+    mine = site(cost, client)
     if handoff not in HANDOFFS:
         raise ValueError(f"`handoff` must be one of {', '.join(HANDOFFS)}, got {handoff!r}.")
-    others = [p for p in cost.parties if p not in mine]
     weights = 0 if handoff == "none" or len(records) == 1 else sum(size_of(cost.state.parties[p][:3]) for p in mine)
+
+    def moved(k: int, steps: int) -> tuple[int, int]:
+        """The last turn of all hands nothing over, and the first starts from the seed."""
+        return (epochs - (k == len(records) - 1)) * weights, (epochs - (k == 0)) * weights
+
+    clients, server = with_others(cost, records, mine, backward, epochs, moved)
+    relayed = (epochs * len(records) - 1) * weights if handoff == "server" else 0
+    return RunCost(f"split learning, hand-off {handoff}", clients, (server[0], server[1] + relayed, server[2] + relayed))
+
+
+def parallel(
+    cost: Cost, records: Sequence[int], *, client: str | Sequence[str], epochs: int = 1, bottoms: str = "own",
+    backward: str = "residuals",
+) -> RunCost:  # fmt: skip
+    """Parallel split learning: every step is one of all clients, each on a batch of its own.
+
+    Each client sends and receives what it does in turns, and hands nothing over. What the other parties compute on all
+    batches as one is counted as on one after the other, so their optimizers' steps are counted once for each.
+
+    Args:
+        cost, records, client, epochs, backward: as for `take_turns`.
+        bottoms: `"own"`, or `"shared"`: then in every step each client sends the gradient of its side and receives the new
+            weights.
+
+    References:
+        Jeon and Kim, `Privacy-sensitive parallel split learning <https://doi.org/10.1109/ICOIN48656.2020.9016486>`_, 2020.
+    """
+    records, epochs = check(records, backward, epochs=epochs)
+    mine = site(cost, client)
+    if bottoms not in BOTTOMS:
+        raise ValueError(f"`bottoms` must be one of {', '.join(BOTTOMS)}, got {bottoms!r}.")
+    weights = sum(size_of(cost.state.parties[p].params) for p in mine) if bottoms == "shared" else 0
+    clients, (work, sent, received) = with_others(
+        cost, records, mine, backward, epochs, lambda k, steps: (steps * weights, steps * weights)
+    )
+    moved = weights * sum(c.steps for c in clients)
+    return RunCost(f"parallel split learning, bottoms {bottoms}", clients, (work, sent + moved, received + moved))
+
+
+def splitfed(
+    cost: Cost, records: Sequence[int], *, client: str | Sequence[str], rounds: int = 1, epochs: int = 1, version: int = 1,
+    backward: str = "residuals",
+) -> RunCost:  # fmt: skip
+    """SplitFed: every round each client receives the average of the clients' halves, trains it with the others, sends it back.
+
+    Args:
+        cost, records, client, backward: as for `take_turns`.
+        rounds: of averaging; `epochs`: passes over a client's data in each.
+        version: 1 and 2 cost the same; in 3 every client keeps its half, and nothing of it is sent. Parameters and statistics
+            are averaged; optimizer states, should they be as well, come on top.
+
+    References:
+        Thapa et al., `SplitFed: when federated learning meets split learning <https://arxiv.org/abs/2004.12088>`_, 2022,
+        with all clients in every round; Gawali et al., `Comparison of privacy-preserving distributed deep learning methods in
+        healthcare <https://arxiv.org/abs/2012.12591>`_, 2021, for version 3.
+    """
+    records, rounds, epochs = check(records, backward, rounds=rounds, epochs=epochs)
+    mine = site(cost, client)
+    if version not in (1, 2, 3):
+        raise ValueError(f"`version` must be one of 1, 2, 3, got {version!r}.")
+    weights = 0 if version == 3 else rounds * sum(size_of(cost.state.parties[p][:2]) for p in mine)
+    clients, (work, sent, received) = with_others(
+        cost, records, mine, backward, rounds * epochs, lambda k, steps: (weights, weights)
+    )
+    moved = weights * len(records)
+    return RunCost(f"SplitFed {version}, {rounds} rounds", clients, (work, sent + moved, received + moved))
+
+
+def with_others(
+    cost: Cost, records: Sequence[int], mine: Sequence[str], backward: str, epochs: int,
+    moved: Callable[[int, int], tuple[int, int]],
+) -> tuple[tuple[ClientRun, ...], tuple[Work, int, int]]:  # fmt: skip
+    """Every client, and the others: work and messages of all steps, and of weights what `moved(client, steps)` says that a
+    client sends and receives, which is not counted at the others."""
+    others = [p for p in cost.parties if p not in mine]
     clients, server = [], [NOTHING, 0, 0]
     for k, n in enumerate(records):
         steps = epoch(cost, n)
-        work, sent, received = exchange(mine, steps, backward, epochs)
-        out = epochs - (k == len(records) - 1)  # the last turn of all hands nothing over
-        back = epochs - (k == 0)  # and the first starts from the seed
-        memory = max(sum(c.parties[p].memory(backward) for p in mine) for c, _ in steps)
         count = epochs * sum(times for _, times in steps)
-        clients.append(
-            ClientRun(n, count, work, sent + out * weights, received + back * weights, (out + back) * weights, memory)
-        )
+        work, sent, received = exchange(mine, steps, backward, epochs)
+        out, back = moved(k, count)
+        memory = max(sum(c.parties[p].memory(backward) for p in mine) for c, _ in steps)
+        clients.append(ClientRun(n, count, work, sent + out, received + back, out + back, memory))
         theirs = exchange(others, steps, backward, epochs)
         server = [a + b for a, b in zip(server, theirs, strict=True)]
-    if handoff == "server":
-        relayed = (epochs * len(records) - 1) * weights
-        server = [server[0], server[1] + relayed, server[2] + relayed]
-    return RunCost(f"split learning, hand-off {handoff}", tuple(clients), tuple(server))  # type: ignore[arg-type]
+    return tuple(clients), tuple(server)  # type: ignore[return-value]
 
 
 def fedavg(
@@ -197,6 +262,16 @@ def check(records: Sequence[int], backward: str, **positive: int) -> tuple:
         if whole_number(value) < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
     return found, *map(whole_number, positive.values())
+
+
+def site(cost: Cost, client: Any) -> tuple[str, ...]:
+    """The parties that a client is made of."""
+    mine = (client,) if isinstance(client, str) else tuple(client) if isinstance(client, Sequence) else ()
+    if not mine or len({*mine}) < len(mine):
+        raise ValueError(f"`client` must be a party or several different ones, got {client!r}.")
+    if unknown := [p for p in mine if p not in cost.parties]:
+        raise ValueError(f"`client` names the party `{unknown[0]}`, which is not one of {', '.join(cost.parties)}.")
+    return mine
 
 
 def whole_number(n: Any) -> int:

@@ -20,7 +20,9 @@ from jsplit.step import Config
 from jsplit.topology import Topology
 
 
-def spread(config: Config, clients: Collection[str], count: int, *, own: bool, mapped: Callable = jax.vmap) -> Config:
+def spread(
+    config: Config, clients: Collection[str], count: int, *, own: bool, mapped: Callable = jax.vmap, first: Any = 0
+) -> Config:  # fmt: skip
     """The same training with `count` clients, each of them the parties `clients`.
 
     Args:
@@ -30,6 +32,7 @@ def spread(config: Config, clients: Collection[str], count: int, *, own: bool, m
         own: whether each has parameters and optimizers of its own, [count, ...], or all share one; their states are
             [count, ...] in both cases, and so are the memories of all links, through which each client's rows go alone.
         mapped: what runs a function once for each, as `jax.vmap` does.
+        first: the place of the first of them among all clients, by which randomness differs from client to client.
     """
 
     def apart(tree: PyTree) -> PyTree:
@@ -39,7 +42,7 @@ def spread(config: Config, clients: Collection[str], count: int, *, own: bool, m
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
     def keys(key: jax.Array | None) -> Any:
-        return None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+        return None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
     def segment(one: Segment) -> Segment:
         def apply(params, state, key, *inputs, train=True):
