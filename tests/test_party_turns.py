@@ -99,11 +99,12 @@ def compare(agreed, results, state, mine):
 @pytest.mark.parametrize(
     ("configuration", "model", "handoff", "listens", "micros"),
     [
-        ("vanilla", "residual", "peer", ["server", "south client"], 1),
+        ("vanilla", "mlp", "peer", ["server", "south client"], 1),
         ("u_shaped", "mlp", "server", ["server", "south client"], 2),
         ("vertical", "mlp", "none", ["server"], 1),
         ("small", "mlp", "peer", ["server"], 1),
         pytest.param("vertical", "residual", "peer", ["server"], 2, marks=pytest.mark.slow),
+        pytest.param("vanilla", "residual", "peer", ["server", "south client"], 1, marks=pytest.mark.slow),
         pytest.param("u_shaped", "residual", "none", ["server"], 1, marks=pytest.mark.slow),
         pytest.param("extended_vanilla", "mlp", "peer", ["server"], 1, marks=pytest.mark.slow),
         pytest.param("multitask", "mlp", "server", ["server0"], 1, marks=pytest.mark.slow),

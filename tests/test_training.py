@@ -110,9 +110,12 @@ def whole_inference(problem, params, state):
     return problem.whole.apply({"params": params, **state}, *problem.fields.values(), train=False)
 
 
+EACH = [(c, f) for c, f in zip(CONFIGURATIONS, FLAX * 3, strict=True)]
+OTHERS = [pytest.param(c, f, marks=pytest.mark.slow) for c in CONFIGURATIONS for f in FLAX if (c, f) not in EACH]
+
+
 @both
-@pytest.mark.parametrize("flax", FLAX)
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize(("configuration", "flax"), EACH + OTHERS)
 def test_prediction_and_evaluation_are_those_of_the_whole_model(configuration, flax, interpreter):
     problem = make_problem(configuration, "cnn", flax)
     trainer = INTERPRETERS[interpreter](problem.topology, optax.sgd(0.1))
@@ -373,8 +376,11 @@ def test_micro_batches_give_the_same_in_every_interpreter_with_statistics_dropou
     close(*map(learned, states))
 
 
-@both
-@pytest.mark.parametrize("flax", FLAX)
+@pytest.mark.parametrize(
+    ("flax", "interpreter"),
+    [("nnx", "fused"), ("linen", "messages"), *[pytest.param(*x, marks=pytest.mark.slow) for x in
+                                                (("linen", "fused"), ("nnx", "messages"))]],
+)  # fmt: skip
 def test_mixed_precision_is_that_of_the_whole_model(flax, interpreter):
     problem = make_problem("u_shaped", "residual", flax)
     narrow = jsplit.mixed_precision(problem.whole, variables=problem.variables)
