@@ -23,6 +23,7 @@ from jsplit import rounds
 
 SCRIPT = Path(__file__).with_name("devices.py")
 TOLERANCE = 1e-5
+WIDE = 5e-5  # of all laws: in some, one bit of the first parameters makes a difference of 1e-5 after the last step
 FAST = {
     "in one program": [
         "splitfed 1, dense, compiled, 11",
@@ -92,7 +93,7 @@ def test_each_device_does_its_part_of_the_work():
 def test_eight_devices_give_the_numbers_of_one_everywhere(name):
     laws = [law for law in SLOW + WORK if law.startswith(name)]
     found = run(laws, devices=8, seconds=3600)[0]
-    hold({law: x for law, x in found.items() if law not in WORK})
+    hold({law: x for law, x in found.items() if law not in WORK}, most=WIDE)
     hold({law: x for law, x in found.items() if law in WORK}, most=2.5)
 
 
@@ -101,7 +102,7 @@ def test_eight_devices_give_the_numbers_of_one_everywhere(name):
 def test_two_processes_give_the_numbers_of_one_everywhere(name):
     laws = [law for law in BOTH_PROCESSES if law.startswith(name)]
     for found in run(laws, devices=4, processes=2, seconds=3600):
-        hold(found)
+        hold(found, most=WIDE)
 
 
 def mesh_of(axis: str, count: int = 1) -> jax.sharding.Mesh:
