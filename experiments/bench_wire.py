@@ -2,7 +2,7 @@
 
 Question 1: how much slower is a frame through codec, pipes and gRPC with mutual TLS than the same bytes through a socket with
 mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of the same bytes in the same chunks is the third contestant.
-Each against a process of its own on this machine, in turns, medians.
+Each against a process of its own on this machine, in turns, medians. And how much goes one way, if nothing has to come back?
 Question 2: how near does a step come to max(compute, wire), over loopback and through 20 ms each way: in one piece, with
 several micro-batches under way, and with a bounded staleness? Both parties are processes, each on a core of its own. Compute is
 what the busier one takes alone, when all that it waits for is at hand; wire is the way there and back of what crosses, when
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import jsplit
-from echoes import ECHO
+from echoes import ECHO, Trip
 from far import steps_of
 
 SIZES = (16_000, 1_000_000, 16_000_000)
@@ -46,11 +46,11 @@ HERE = Path(__file__).resolve()
 
 
 def round_trips(folder: Path, seconds: float) -> list[dict]:
-    servers, trips, closes = [], {}, []
+    servers, trips, pushes, closes = [], {}, {}, []
     for kind, echo in ECHO.items():
         command = [sys.executable, HERE.parent / "echoes.py", kind, folder]
         servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        trips[kind], close = echo(folder, int(servers[-1].stdout.readline()))  # type: ignore[union-attr]
+        trips[kind], pushes[kind], close = echo(folder, int(servers[-1].stdout.readline()))  # type: ignore[union-attr]
         closes.append(close)
     rows = []
     for size in SIZES:
@@ -63,12 +63,27 @@ def round_trips(folder: Path, seconds: float) -> list[dict]:
                 trip(array)
                 times[kind].append(time.perf_counter() - began)
         medians = {kind: statistics.median(t[2:]) for kind, t in times.items()}
+        rates: dict[str, list[float]] = {kind: [] for kind in trips}
+        for _ in range(5):
+            for kind, trip in trips.items():
+                rates[kind].append(one_way(trip, pushes[kind], array))
+        medians |= {f"{kind}_rate": statistics.median(r) for kind, r in rates.items()}
         ratios = {f"{kind}_ratio": medians[kind] / medians["tls"] for kind in ("grpc", "jsplit")}
         rows.append({"bytes": size, **medians, **ratios})
     for close, server in zip(closes, servers, strict=True):
         close()
         server.wait(30)
     return rows
+
+
+def one_way(trip: Trip, push: Trip, array: np.ndarray) -> float:
+    """Bytes a second of some 64 MB that are sent without waiting; one byte comes back when all have arrived."""
+    count = min(max(64_000_000 // array.nbytes, 2), 400)
+    began = time.perf_counter()
+    for _ in range(count):
+        push(array)
+    trip(array[:1])
+    return count * array.nbytes / (time.perf_counter() - began)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
@@ -80,10 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         jsplit.party.certs(Path(name) / "certs", ["client", "server"])
-        print(f"{'bytes':>10} {'TLS, ms':>9} {'gRPC, ms':>9} {'jsplit, ms':>10} {'gRPC / TLS':>11} {'jsplit / TLS':>13}")
+        names = f"{'bytes':>10} {'TLS, ms':>9} {'gRPC, ms':>9} {'jsplit, ms':>10} {'gRPC / TLS':>11} {'jsplit / TLS':>13}"
+        print(f"{names}   one way, MB/s: {'TLS':>6} {'gRPC':>6} {'jsplit':>6}")
         for row in round_trips(Path(name) / "certs", options.seconds):
             times = f"{1e3 * row['tls']:9.2f} {1e3 * row['grpc']:9.2f} {1e3 * row['jsplit']:10.2f}"
-            print(f"{row['bytes']:10} {times} {row['grpc_ratio']:11.2f} {row['jsplit_ratio']:13.2f}")
+            rates = " ".join(f"{row[f'{kind}_rate'] / 1e6:6.0f}" for kind in ECHO)
+            print(f"{row['bytes']:10} {times} {row['grpc_ratio']:11.2f} {row['jsplit_ratio']:13.2f} {'':17}{rates}")
             rows.append(row)
         names = f"{'batch':>6} {'delay':>6} {'micro':>6} {'stale':>6} {'step, ms':>9} {'compute':>8} {'wire':>6}"
         print(f"\n{names}   max(compute, wire) / step")

@@ -1,7 +1,8 @@
 """Who sends bytes there and back, for `bench_wire.py`: a socket with TLS, a bare gRPC stream, and a channel of jsplit.
 
-Of each, a server that takes all bytes before it sends them back, and a client whose `trip(array)` is one round trip. All
-three use the same certificates, on both sides. `python echoes.py <kind> <folder of certificates>` serves, and prints its port.
+Of each, a server that takes all bytes before it sends them back, and a client: `trip(array)` is one round trip, `push(array)`
+one way, to which nothing comes back. All three use the same certificates, on both sides. `python echoes.py <kind> <folder of
+certificates>` serves, and prints its port.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from jsplit.wire.codec import Head, frame_of
 from jsplit.wire.rpc import Listener, dial
 
 LIMIT, LONG = 1 << 28, 60.0
+ONE_WAY = 1 << 62
+"""Added to the size of what is not to be sent back."""
 Trip = Callable[[np.ndarray], Any]
+Echo = tuple[Trip, Trip, Callable]
 
 
 # A socket with TLS.
@@ -42,9 +46,10 @@ def serve_tls(folder: Path) -> None:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with context.wrap_socket(raw, server_side=True) as s:
             while size := int.from_bytes(receive(s, 8), "little"):
-                data = receive(s, size)
-                s.sendall(size.to_bytes(8, "little"))
-                s.sendall(data)
+                data = receive(s, size % ONE_WAY)
+                if size < ONE_WAY:
+                    s.sendall(size.to_bytes(8, "little"))
+                    s.sendall(data)
 
 
 def receive(s: ssl.SSLSocket, size: int) -> bytearray:
@@ -58,7 +63,7 @@ def receive(s: ssl.SSLSocket, size: int) -> bytearray:
     return data
 
 
-def echo_tls(folder: Path, port: int) -> tuple[Trip, Callable]:
+def echo_tls(folder: Path, port: int) -> Echo:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_cert_chain(folder / "client.crt", folder / "client.key")
     context.load_verify_locations(folder / "ca.crt")
@@ -66,12 +71,15 @@ def echo_tls(folder: Path, port: int) -> tuple[Trip, Callable]:
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     s = context.wrap_socket(raw, server_hostname=host_of("server"))
 
-    def trip(array: np.ndarray) -> bytearray:
-        s.sendall(array.nbytes.to_bytes(8, "little"))
+    def push(array: np.ndarray, more: int = ONE_WAY) -> None:
+        s.sendall((array.nbytes + more).to_bytes(8, "little"))
         s.sendall(memoryview(array).cast("B"))
+
+    def trip(array: np.ndarray) -> bytearray:
+        push(array, 0)
         return receive(s, int.from_bytes(receive(s, 8), "little"))
 
-    return trip, s.close
+    return trip, push, s.close
 
 
 # A bare gRPC stream: the same bytes, in chunks as jsplit's, with nothing of jsplit on the way.
@@ -84,8 +92,10 @@ def serve_grpc(folder: Path) -> None:
         context.add_callback(ended.set)
         for first in requests:
             size = int.from_bytes(first, "little")
-            yield first
-            yield from pieces(gathered(requests, size))
+            data = gathered(requests, size % ONE_WAY)
+            if size < ONE_WAY:
+                yield first
+                yield from pieces(data)
 
     server = grpc.server(ThreadPoolExecutor(2))
     handler = grpc.stream_stream_rpc_method_handler(talk)
@@ -110,17 +120,20 @@ def gathered(chunks: Iterator[bytes], size: int) -> memoryview:
     return memoryview(data)
 
 
-def echo_grpc(folder: Path, port: int) -> tuple[Trip, Callable]:
+def echo_grpc(folder: Path, port: int) -> Echo:
     trust = read(folder, "client")
     trusted = grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate)
     line = grpc.secure_channel(f"127.0.0.1:{port}", trusted, [("grpc.ssl_target_name_override", host_of("server"))])
     due: queue.SimpleQueue = queue.SimpleQueue()
     call: Any = line.stream_stream("/Bare/talk")(iter(due.get, None))
 
-    def trip(array: np.ndarray) -> memoryview:
-        due.put(array.nbytes.to_bytes(8, "little"))
+    def push(array: np.ndarray, more: int = ONE_WAY) -> None:
+        due.put((array.nbytes + more).to_bytes(8, "little"))
         for piece in pieces(memoryview(array).cast("B")):
             due.put(piece)
+
+    def trip(array: np.ndarray) -> memoryview:
+        push(array, 0)
         return gathered(call, int.from_bytes(next(call), "little"))
 
     def close() -> None:
@@ -128,7 +141,7 @@ def echo_grpc(folder: Path, port: int) -> tuple[Trip, Callable]:
         call.cancel()
         line.close()
 
-    return trip, close
+    return trip, push, close
 
 
 # A channel of jsplit: frames.
@@ -141,7 +154,9 @@ def serve_jsplit(folder: Path) -> None:
         channel = opened(lambda head: None)
         try:
             while True:
-                channel.send(channel.receive(LONG), LONG)
+                frame = channel.receive(LONG)
+                if frame.head.kind == "activation":
+                    channel.send(frame, LONG)
         except (ConnectionError, TimeoutError):
             ended.set()
 
@@ -151,14 +166,17 @@ def serve_jsplit(folder: Path) -> None:
     listener.close()
 
 
-def echo_jsplit(folder: Path, port: int) -> tuple[Trip, Callable]:
+def echo_jsplit(folder: Path, port: int) -> Echo:
     channel = dial(f"127.0.0.1:{port}", "server", read(folder, "client"), LIMIT)
 
+    def push(array: np.ndarray, kind: str = "weights") -> None:
+        channel.send(frame_of(Head(kind), [array]), LONG)
+
     def trip(array: np.ndarray) -> np.ndarray:
-        channel.send(frame_of(Head("activation"), [array]), LONG)
+        push(array, "activation")
         return channel.receive(LONG).arrays[0]
 
-    return trip, channel.close
+    return trip, push, channel.close
 
 
 SERVE = {"tls": serve_tls, "grpc": serve_grpc, "jsplit": serve_jsplit}

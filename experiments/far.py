@@ -157,7 +157,7 @@ def wire_of(certs: Path, size: int, delay: float, trips: int = 10) -> float:
     """The median of a way there and back of so many bytes, when nobody computes."""
     server = subprocess.Popen([sys.executable, HERE.parent / "echoes.py", "jsplit", certs], stdout=subprocess.PIPE, text=True)
     port = int(server.stdout.readline())  # type: ignore[union-attr]
-    trip, close = echo_jsplit(certs, Far(port, delay).port if delay else port)
+    trip, _, close = echo_jsplit(certs, Far(port, delay).port if delay else port)
     array, times = np.zeros(size, np.uint8), []
     for _ in range(trips):
         began = time.perf_counter()
