@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import jsplit
 from jsplit.base import frame_bytes, nbytes
 from jsplit.wire import codec
-from jsplit.wire.codec import CARRIERS, DTYPES, HEADER, KINDS, KNOWN, Assembler, CodecError, Head, decode, encode, frame_of
+from jsplit.wire.chunks import Assembler, decode, encode, split_up
+from jsplit.wire.codec import CARRIERS, DTYPES, HEADER, KINDS, KNOWN, CodecError, Head, frame_of
 
 LIMIT = 1 << 16
 WHOLE = st.integers(0, 2**64 - 1)
@@ -57,7 +58,7 @@ def test_decode_undoes_encode(head, values):
 def test_chunks_of_any_size_put_a_frame_together_again(head, values, chunk):
     frame, assembler = frame_of(head, values), Assembler(LIMIT)
     for _ in range(2):  # and leave the assembler ready for the next
-        *first, last = [assembler.feed(c) for c in codec.split_up(frame, chunk)]
+        *first, last = [assembler.feed(c) for c in split_up(frame, chunk)]
         assert not any(first)
         same(last, frame)
 
@@ -197,7 +198,7 @@ def refused_or_valid(frames: list[bytes], count: int, seed: int) -> dict[str, in
 
 def test_chunks_are_made_one_at_a_time_and_what_they_give_can_be_used_without_a_copy():
     frame = frame_of(Head("activation"), [np.arange(1 << 20, dtype=np.float32)])
-    chunks, assembler = codec.split_up(frame, 1 << 18), Assembler(1 << 22)
+    chunks, assembler = split_up(frame, 1 << 18), Assembler(1 << 22)
     tracemalloc.start()
     try:
         found = [assembler.feed(next(chunks)) for _ in range(17)][-1]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from jsplit.wire import codec
+from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, authority, uri_of
 from jsplit.wire.codec import Head, frame_of
 from jsplit.wire.seal import OVERHEAD, Sealer
@@ -41,10 +41,10 @@ def pair(trust):
 def test_what_was_sealed_is_opened_by_its_receiver_and_the_relay_sees_only_where_it_goes(pair):
     lab, clinic = pair
     sealed = lab.seal(frame())
-    data = b"".join(codec.encode(sealed))
+    data = b"".join(chunks.encode(sealed))
     assert SECRET.tobytes()[100:164] not in data and sealed.head.sealed
     assert sealed.head.id() == frame().head.id() and sealed.head.size - frame().head.size <= OVERHEAD
-    found = clinic.open(codec.decode(data, LIMIT))
+    found = clinic.open(chunks.decode(data, LIMIT))
     assert found.head == frame().head and (found.arrays[0] == SECRET).all()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jsplit.party.turns import Turns, turns
 from jsplit.walk import Wire
-from jsplit.wire import codec
+from jsplit.wire import chunks, codec
 from jsplit.wire.difference import difference
 from jsplit.wire.member import Member
 from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status
@@ -168,7 +168,7 @@ class World:
     def post(self, sender, messages):
         for receiver, frame in messages:
             hop = self.parties[sender].member.route(receiver)
-            self.under_way.append((sender, hop, b"".join(codec.encode(frame))))
+            self.under_way.append((sender, hop, b"".join(chunks.encode(frame))))
 
     def meet(self, me, peers=None):
         for p in peers or self.parties[me].member.direct:
@@ -178,7 +178,7 @@ class World:
     def deliver(self, at, keep=False):
         sender, receiver, data = self.under_way[at] if keep else self.under_way.pop(at)
         self.old = [*self.old[-50:], (sender, receiver, data)]
-        self.post(receiver, self.parties[receiver].member.receive(sender, codec.decode(data, 1 << 20)))
+        self.post(receiver, self.parties[receiver].member.receive(sender, chunks.decode(data, 1 << 20)))
 
     def kill(self, me):
         """The process dies: its memory is gone, and so are its connections."""

@@ -11,21 +11,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jsplit.algorithm import Algorithm, assemble, check_trainer
 from jsplit.averages import add_share, mean_of, nothing_yet
 from jsplit.base import Trainer, TrainState
 from jsplit.federation import (
     AVERAGED,
     CARRIED,
     OWN,
-    Algorithm,
     Draw,
     Held,
     RoundInfo,
     Ways,
     add_losses,
-    assemble,
     at,
-    check_trainer,
     no_sums,
     parties_of,
     parts_of,

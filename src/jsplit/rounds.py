@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import jax
 import optax
 
+from jsplit.algorithm import Algorithm, check_trainer
 from jsplit.base import Trainer
-from jsplit.federation import AVERAGED, CARRIED, FRESH, OWN, PARTS, Algorithm, check_trainer
+from jsplit.federation import AVERAGED, CARRIED, FRESH, OWN, PARTS
 from jsplit.parallel import together
 from jsplit.travel import travel
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jsplit.algorithm import Algorithm, assemble, check_trainer
 from jsplit.averages import add_share, mean_of, nothing_yet
 from jsplit.base import Trainer, TrainState
 from jsplit.federation import (
@@ -21,15 +22,12 @@ from jsplit.federation import (
     CARRIED,
     FRESH,
     OWN,
-    Algorithm,
     Draw,
     Held,
     Parts,
     Ways,
     add_losses,
-    assemble,
     at,
-    check_trainer,
     no_sums,
     parties_of,
     parts_of,

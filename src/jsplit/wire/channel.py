@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
-from jsplit.wire.codec import Accept, Assembler, Frame, split_up
+from jsplit.wire.chunks import Assembler, split_up
+from jsplit.wire.codec import Accept, Frame
 
 CHUNK = 1 << 19
 """Bytes that are sent at a time: large enough that a chunk costs little, and small enough that one side decrypts while the

@@ -1,15 +1,14 @@
-"""Frames to bytes and back: a fixed header, one descriptor for each array, and the arrays as they lie in memory.
+"""What a frame is, and its head as bytes: a fixed header, and one descriptor for each array that follows.
 
-`decode` undoes `encode`. Nothing is evaluated or unpickled, and nothing is allocated before the head (header and
-descriptors) has been checked: magic, version, checksum, dtypes, sizes, and then whatever the receiver has agreed to.
-The checksum covers the head; what protects the arrays is the channel's encryption.
+`unpack` undoes `pack`. Nothing is evaluated or unpickled; magic, version, checksum, dtypes and sizes are checked before
+anything is allocated. The checksum covers the head; what protects the arrays is the channel's encryption.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import prod
@@ -38,7 +37,6 @@ LARGEST_HEAD = HEADER.size + MOST_ARRAYS * (ARRAY.size + 8 * MOST_AXES)
 LARGEST_TEXT = 1 << 20
 """Bytes of a body of JSON."""
 SEALED = 1
-ALIGNED = 64
 RUN = 32
 NO_RUN = bytes(RUN)
 
@@ -205,101 +203,6 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
     )  # fmt: skip
 
 
-def encode(frame: Frame) -> list[bytes | memoryview]:
-    """The buffers that make up a frame, in order; the arrays are not copied."""
-    return [pack(frame.head), *[raw(x) for x in frame.arrays if x.nbytes]]
-
-
-def raw(array: np.ndarray) -> memoryview:
-    """The bytes of a contiguous array of any dtype."""
-    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-
-
-def split_up(frame: Frame, chunk: int) -> Iterator[bytes]:
-    """A frame as chunks, each made when it is asked for: the head and what fits beside it, then the rest. `Assembler` is the
-    inverse."""
-    head, *buffers = encode(frame)
-    room, parts = max(chunk, len(head)) - len(head), [head]
-    for buffer in buffers:
-        at = 0
-        while at < len(buffer):
-            if not room:
-                yield b"".join(parts)
-                room, parts = chunk, []
-            part = buffer[at : at + room]
-            parts.append(part)
-            at, room = at + len(part), room - len(part)
-    yield b"".join(parts)
-
-
-class Assembler:
-    """Frames from the chunks in which they come: `feed(chunk)` gives the frame that is whole with it, or `None`.
-
-    Every frame has a buffer of its own, since arrays that were received may be used without a copy.
-
-    Args:
-        limit: the most bytes that the arrays of one frame may take.
-        accept: asked for every head, before its buffer is allocated.
-    """
-
-    def __init__(self, limit: int, accept: Accept = lambda head: None):
-        self.limit, self.accept = limit, accept
-        self.head: Head | None = None
-        self.body, self.at = aligned(0), 0
-
-    def feed(self, chunk: bytes | memoryview) -> Frame | None:
-        rest = memoryview(chunk)
-        if self.head is None:
-            head = unpack(rest, self.limit)
-            if head.kind not in CARRIERS and head.size > LARGEST_TEXT:
-                raise CodecError(f"a frame of the kind {head.kind} has {head.size} bytes, at most {LARGEST_TEXT} are read.")
-            self.accept(head)
-            self.head, self.body, self.at = head, aligned(head.size), 0
-            rest = rest[head.bytes :]
-        if self.at + len(rest) > len(self.body):
-            raise CodecError(f"{self.at + len(rest)} bytes came for a frame of {len(self.body)}.")
-        self.body[self.at : self.at + len(rest)] = rest
-        self.at += len(rest)
-        if self.at < len(self.body):
-            return None
-        frame = Frame(self.head, arrays_of(self.head, self.body))
-        self.head = None
-        return frame
-
-
-def aligned(size: int) -> memoryview:
-    """So many bytes of new memory, laid so that JAX can use arrays in it without a copy."""
-    memory = np.empty(size + ALIGNED, np.uint8)
-    first = -memory.ctypes.data % ALIGNED
-    return memoryview(memory[first : first + size])  # type: ignore[arg-type]
-
-
-def arrays_of(head: Head, body: memoryview) -> tuple[np.ndarray, ...]:
-    """The arrays that lie in a body; those whose place does not suit their dtype are copied."""
-    arrays, at = [], 0
-    for dtype, shape in head.shapes:
-        size = prod(shape) * dtype.itemsize
-        part = np.frombuffer(body, np.uint8, size, at) if size else np.empty(0, np.uint8)
-        if dtype.kind == "b" and size and part.max() > 1:
-            raise CodecError("an array of bool holds other bytes than 0 and 1.")
-        part = part.copy() if at % max(dtype.alignment, 1) else part
-        arrays.append(part.view(dtype).reshape(shape))
-        at += size
-    return tuple(arrays)
-
-
 def finite(arrays: Sequence[np.ndarray]) -> bool:
     """Whether no array holds NaN or an infinite value."""
     return all(bool(np.isfinite(x).all()) for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact))
-
-
-def decode(data: bytes | memoryview, limit: int, accept: Accept = lambda head: None) -> Frame:
-    """The frame that `data` holds; the inverse of `encode`.
-
-    Raises:
-        CodecError: if `data` is not exactly one frame, or one beyond the limit.
-    """
-    frame = Assembler(limit, accept).feed(data)
-    if frame is None:
-        raise CodecError(f"a frame ends after {len(data)} bytes.")
-    return frame

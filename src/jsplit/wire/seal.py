@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from jsplit.wire import codec
+from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, Trust
 from jsplit.wire.codec import Frame
 from jsplit.wire.session import RemoteProtocolError
@@ -113,7 +113,7 @@ class Sealer:
         """The frame, encrypted whole for its receiver; the head outside says only where it goes and which it is."""
         self.count += 1
         nonce = self.count.to_bytes(NONCE, "big")
-        data = nonce + self.keys[frame.head.receiver][1].encrypt(nonce, b"".join(codec.encode(frame)), None)
+        data = nonce + self.keys[frame.head.receiver][1].encrypt(nonce, b"".join(chunks.encode(frame)), None)
         return codec.frame_of(replace(frame.head, sealed=True), [np.frombuffer(data, np.uint8)])
 
     def open(self, frame: Frame) -> Frame:
@@ -127,7 +127,7 @@ class Sealer:
             raise RemoteProtocolError(f"party {peer} sent a sealed frame before its key.")
         data = frame.arrays[0].tobytes()
         try:
-            found = codec.decode(self.keys[peer][2].decrypt(data[:NONCE], data[NONCE:], None), self.limit)
+            found = chunks.decode(self.keys[peer][2].decrypt(data[:NONCE], data[NONCE:], None), self.limit)
         except (InvalidTag, ValueError):
             raise RemoteProtocolError(f"a frame of party {peer} was not sealed by it for this party.") from None
         if found.head.id() != frame.head.id() or found.head.instance != frame.head.instance or found.head.sealed:
