@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ import pytest
 
 import jsplit
 from helpers import make_problem
+from jsplit.checkpoint import read
 
 
 def trained(configuration="u_shaped", kind="cnn", steps=2, **options):
@@ -152,3 +156,19 @@ def test_the_header_says_what_the_file_is(tmp_path):
     with np.load(tmp_path / "server.npz") as found:
         about = json.loads(str(found["about"]))
     assert about["party"] == "server" and about["dtypes"]["step"] == "int32"
+
+
+def test_several_threads_may_read_at_once(tmp_path):
+    """CPython 3.11.7 cannot parse in two threads, as NumPy does here, if one is interrupted by a collection of garbage."""
+    np.savez(tmp_path / "client.npz", **{f"w{i}": np.ones(3) for i in range(8)})
+    interval, threshold = sys.getswitchinterval(), gc.get_threshold()
+    gc.callbacks.append(interrupt := lambda phase, info: sum(range(200)))
+    try:
+        sys.setswitchinterval(1e-6)
+        gc.set_threshold(20)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda i: read(tmp_path / "client.npz"), range(1500)))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(interrupt)

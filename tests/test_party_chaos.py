@@ -110,6 +110,7 @@ def test_the_same_faults_without_the_kept_replies_end_the_run(tmp_path):
 # The same with processes of their own, by the command, and with `kill -9`.
 
 PARTS = """
+import os
 import federation
 from jsplit import party
 SMALL = federation.small()
@@ -119,7 +120,8 @@ def given(name):
     own = federation.own_of(SMALL, name)
     data = {field: own[field].repeat(3, axis=0) for field in own}
     ids = [f"r{i}" for i in range(24)]
-    return {"own": SMALL.topology, "data": data, "ids": ids, "optimizer": federation.optimizers(SMALL.topology)[name]}
+    own = {"own": SMALL.topology, "optimizer": federation.optimizers(SMALL.topology)[name]}
+    return own | {"data": data, "ids": ids, "keep_replies": os.environ.get("KEEP_REPLIES") != "0"}
 """
 
 
@@ -159,6 +161,9 @@ class Processes:
     def end(self, seconds=LONG) -> dict[str, int]:
         self.wait_for(lambda: all(p.poll() is not None for p in self.running.values()), seconds)
         return {n: p.returncode for n, p in self.running.items()}
+
+    def failed(self) -> bool:
+        return any(p.poll() not in (None, 0) for p in self.running.values())
 
     def said(self) -> str:
         return "\n".join((self.folder / f"{n}.out").read_text()[-2000:] for n in self.running)
@@ -213,38 +218,53 @@ def test_processes_that_are_killed_or_asked_to_stop_go_on_when_started_again(tmp
     assert "done after step 400" in run.said()
 
 
+def trouble_thirty_six(run: Processes, proxy: Proxy, steps: int) -> int:
+    """Cuts, swallowed replies, delays, and `kill -9` of each party in turn, spread over a run, as long as it is well. Gives how
+    many were killed."""
+    rng, kills = random.Random(1), 0
+    for number in range(36):
+        goal = 40 + number * (steps - 200) // 36
+        run.wait_for(lambda goal=goal: run.failed() or max(map(run.step, run.agreed.parties)) >= goal, 300)
+        if run.failed():
+            break
+        match number % 4:
+            case 0:
+                victim = run.agreed.parties[kills % len(run.agreed.parties)]
+                kills += 1
+                run.running[victim].kill()
+                run.running[victim].wait(10)
+                run.start(victim)
+            case 1:
+                proxy.cut()
+            case 2:
+                proxy.deafen()
+                time.sleep(0.05)
+                proxy.cut()
+            case 3:
+                proxy.hold(rng.choice([0.005, 0.02]))
+                time.sleep(0.3)
+                proxy.hold(0)
+    return kills
+
+
 @pytest.mark.slow
-def test_two_thousand_steps_with_thirty_faults_leave_no_trace(tmp_path):
-    """A real process for each party, all behind the proxy; cuts, swallowed replies, delays, and kill -9 of each in turn."""
+@pytest.mark.parametrize("keep_replies", [True, False])
+def test_two_thousand_steps_with_thirty_faults_leave_no_trace_unless_replies_are_not_kept(tmp_path, monkeypatch, keep_replies):
+    """A real process for each party, all behind the proxy."""
     problem, steps = small(), 2000
     agreed = agreed_for(problem, steps=steps, checkpoint=50, patience=120.0)
-    lead, rng = agreed["lead"], random.Random(1)
+    lead = agreed["lead"]
     proxy = Proxy(int(agreed["addresses"][lead].split(":")[1]))
+    monkeypatch.setenv("KEEP_REPLIES", str(int(keep_replies)))
     run = Processes(tmp_path, agreed, [f"{lead}=127.0.0.1:{proxy.port}"])
-    kills = 0
     try:
         for p in agreed.parties:
             run.start(p)
-        for number in range(36):
-            goal = 40 + number * (steps - 200) // 36
-            run.wait_for(lambda goal=goal: max(map(run.step, agreed.parties)) >= goal, 300)
-            match number % 4:
-                case 0:
-                    victim = agreed.parties[kills % 3]
-                    kills += 1
-                    run.running[victim].kill()
-                    run.running[victim].wait(10)
-                    run.start(victim)
-                case 1:
-                    proxy.cut()
-                case 2:
-                    proxy.deafen()
-                    time.sleep(0.05)
-                    proxy.cut()
-                case 3:
-                    proxy.hold(rng.choice([0.005, 0.02]))
-                    time.sleep(0.3)
-                    proxy.hold(0)
+        kills = trouble_thirty_six(run, proxy, steps)
+        if not keep_replies:
+            run.wait_for(lambda: run.failed() or all(p.poll() == 0 for p in run.running.values()), 300)
+            assert run.failed() and "which was not kept" in run.said()
+            return
         assert set(run.end(600).values()) == {0}, run.said()
     finally:
         run.close()

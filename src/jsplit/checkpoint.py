@@ -10,6 +10,7 @@ import json
 import os
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +23,9 @@ from jsplit.base import PyTree, TrainState
 ABOUT = "about"
 FORMAT = "jsplit party 1"
 LONGEST = 200  # characters of a party in a file name
+READING = Lock()
+"""NumPy parses the head of an array as Python, which fails now and then in CPython 3.11.7 where two threads do it at once:
+"AST constructor recursion depth mismatch"."""
 
 
 def save(folder: str | os.PathLike, state: TrainState) -> list[Path]:
@@ -136,7 +140,7 @@ def restore_party(file: Path, party: str, like: PyTree) -> Any:
 def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a file holds: what it says of itself, and its arrays by path."""
     try:
-        with open(file, "rb") as f, np.load(f, allow_pickle=False) as found:
+        with READING, open(file, "rb") as f, np.load(f, allow_pickle=False) as found:
             arrays = {path: found[path] for path in found.files}
         return json.loads(str(arrays.pop(ABOUT, "{}"))), arrays
     except Exception as error:  # NumPy and zipfile raise many kinds for a file that is not whole
