@@ -6,13 +6,14 @@ for each configuration which stage reads which, and where the cuts are; it is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import linen, nnx
 
 import jsplit
@@ -33,6 +34,12 @@ STAGES = {  # by configuration: the party of each stage
     "multihop": {"bottom": "one", "middle": "two", "middle2": "three", "top": "four"},
 }
 WEIGHTS = {"server0": 1.0, "server1": 0.5}
+
+
+def some(points: Iterable, often: Callable[[int], bool]) -> list:
+    """The points of a sweep: those whose number `often` picks always run, the others in the slow part."""
+    points = [p if isinstance(p, tuple) else (p,) for p in points]
+    return [pytest.param(*p, marks=() if often(i) else pytest.mark.slow) for i, p in enumerate(points)]
 
 
 def merge(a, b):

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import jsplit
-from helpers import CONFIGURATIONS, FLAX, cross_entropy, make_problem
+from helpers import CONFIGURATIONS, FLAX, cross_entropy, make_problem, some
 from jsplit import population, rounds
 from jsplit.convolutions import in_parts
 from test_equivalence import RATES, adam, difference, momentum, optimizers, reference
@@ -86,11 +86,7 @@ def first(batch, count=8):
 # Turns.
 
 EVERY = [(c, "cnn", FLAX[i % 2], LOOPS[i // 2 % 2]) for i, c in enumerate(CONFIGURATIONS)]
-EVERY += [
-    pytest.param(*point, marks=pytest.mark.slow)
-    for point in product(CONFIGURATIONS, ("residual", "transformer"), FLAX, LOOPS[:1])
-    if point not in EVERY
-]
+EVERY += some(product(CONFIGURATIONS, ("residual", "transformer"), FLAX, LOOPS[:1]), lambda i: False)
 
 
 @pytest.mark.parametrize(("configuration", "kind", "flax", "loop"), EVERY)
@@ -366,7 +362,7 @@ ALGORITHMS = {
 AT_ONCE = ("splitfed 1", "splitfed 3", "fedavg", "alone")
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", some(ALGORITHMS, lambda i: i % 2 == 0))
 def test_however_its_loops_run_an_algorithm_gives_the_same_numbers(name):
     """Compiled or in Python, all clients at once or some, round by round or many in one program."""
     problem = make_problem("vanilla", "cnn" if name in ("turns, own bottoms", "splitfed 3") else "mlp", "nnx", batch=24)
@@ -390,7 +386,7 @@ ONE_BY_ONE += [("vertical", "residual", "own"), ("vertical", "residual", "shared
 
 @pytest.mark.parametrize(
     ("configuration", "kind", "bottoms"),
-    [ONE_BY_ONE[0], *[pytest.param(*point, marks=pytest.mark.slow) for point in ONE_BY_ONE[1:]]],
+    some(ONE_BY_ONE, lambda i: i == 0),
 )
 def test_clients_that_step_together_may_be_called_one_by_one(configuration, kind, bottoms):
     """With dropout, BatchNorm and several edges over a cut; random links, some with memory; losses and penalties of clients'
@@ -445,7 +441,7 @@ def built(name):
     return ALGORITHMS[name](trainer), problem.batch, traced
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", some(ALGORITHMS, lambda i: i % 2))
 def test_evaluation_is_by_client_and_overall(name):
     algorithm, batch, _ = built(name)
     drawn = PEOPLE.round(batch, 0, batch=8)
