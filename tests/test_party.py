@@ -123,7 +123,7 @@ def test_records_are_aligned_by_id_in_training_evaluation_and_prediction():
 
     def work(p):
         data, own_ids = of(p)
-        given = {"credentials": trust[p], "ids": own_ids, "remind": 0.5}
+        given = {"credentials": trust[p], "ids": own_ids, "remind": 60.0}  # nobody waits until it asks again
         trained = party.run(agreed, p, problem.topology, data, optimizer=rates[p], **given)
         given |= {"state": trained.state, "records": 21}
         found = party.evaluate(agreed, p, problem.topology, data, **given)

@@ -283,7 +283,7 @@ def test_a_repeated_frame_is_applied_once_and_an_early_one_is_asked_for_again():
     assert taken is None and [r.head.kind for r in replies] == ["sync"]
     assert client.receive(replies[0])[1] == [first, second]  # the same bytes with the same id
     assert server.receive(first)[0] is first and server.receive(second)[0] is second
-    assert server.receive(first) == (None, []) and server.repeated == 1
+    assert server.receive(first) == (None, [])
 
 
 def test_what_the_peer_has_is_not_kept_and_what_it_may_lack_is():
@@ -291,6 +291,7 @@ def test_what_the_peer_has_is_not_kept_and_what_it_may_lack_is():
     for step in range(6):
         server.receive(client.send(0, step, 0, VALUE))
         client.receive(server.send(1, step, 0, VALUE))
+        assert not server.finished(step) and not client.finished(step)  # a value has said so, or will
         assert {p for _, p in client.kept} == {step} and {p for _, p in server.kept} <= {step - 1, step}
 
 
@@ -299,8 +300,42 @@ def test_a_sender_stops_at_the_window():
     client.send(0, 0, 0, VALUE)
     client.send(0, 1, 0, VALUE)
     assert not client.may_send(0, 2)
-    with pytest.raises(LocalProtocolError, match="`server` is not known to have what was sent before step 2"):
+    with pytest.raises(LocalProtocolError, match="`server` is not known to have come near step 2"):
         client.send(0, 2, 0, VALUE)
+
+
+def test_what_was_received_but_not_used_does_not_open_the_window():
+    """Where nothing comes back, the receiver tells after every step; who says he has more than the window is not believed."""
+    client, server = pair(steps=100)
+    sent = [client.send(0, step, 0, VALUE) for step in range(2)]
+    assert all(server.receive(f)[0] is f for f in sent)
+    client.receive(server.sync(again=False))
+    assert not client.kept and not client.may_send(0, 2)
+    early = replace(sent[1].head, step=2)
+    with pytest.raises(RemoteProtocolError, match="at step 2, beyond the window"):
+        server.receive(codec.Frame(early, tuple(VALUE)))
+    for step in range(2, 50):
+        assert server.finished(step - 2)
+        client.receive(server.sync(again=False))
+        assert client.may_send(0, step) and not client.may_send(0, step + 1)
+        server.receive(client.send(0, step, 0, VALUE))
+
+
+def test_only_who_waits_for_it_is_told_of_a_finished_step():
+    t = terms(["north", "south", "server"], *WORLDS["turns"][1], uses=lambda wire, step, away: TURNS.uses(2, wire, step))
+    server, north = Session(t, 2, 0), Session(t, 0, 2)
+    for s in (server, north):
+        s.begin(1, 0)
+    told = []
+    for step in range(STEPS):  # two of the north, one of the south, and so on
+        if t.used(0, step, ()):
+            server.receive(north.send(0, step, 0, VALUE))
+            north.receive(server.send(1, step, 0, VALUE))
+        north.finished(step)
+        if server.finished(step):
+            told.append(step)
+            north.receive(server.sync(again=False))
+    assert told == [2, 5]
 
 
 def test_an_older_epoch_or_another_process_is_void():
@@ -335,11 +370,13 @@ def test_what_a_party_may_not_send_is_refused(change, message):
         server.receive(codec.Frame(replace(frame.head, **change), frame.arrays))
 
 
-@pytest.mark.parametrize("said", [{}, {"next": 3}, {"next": {"0": 0}}, {"next": {"1": 9}}, {"next": {"1": "0"}}])
+@pytest.mark.parametrize(
+    "said", [{}, {"next": 3}, {"next": {"0": 0}}, {"next": {"1": 9}}, {"next": {"1": "0"}}, {"done": "x"}, {"done": None}]
+)
 def test_a_sync_that_says_nothing_sensible_is_refused(said):
     client, server = pair()
     with pytest.raises(RemoteProtocolError, match="`client`"):
-        server.receive(codec.text_of(client.head("sync"), {**said, "again": True}))
+        server.receive(codec.text_of(client.head("sync"), {"next": {"1": 0}, "done": 0, **said, "again": True} if said else {}))
 
 
 def test_a_sender_that_is_not_its_turn_is_stopped_at_home():
@@ -359,7 +396,7 @@ def test_only_the_lead_opens_epochs_and_only_it_hears_of_checkpoints():
     with pytest.raises(RemoteProtocolError, match="`two` is not the lead and may not send start"):
         one.receive(1, start)
     with pytest.raises(RemoteProtocolError, match="may not send checkpoint"):
-        one.receive(1, codec.text_of(two.head("checkpoint", 0), two.about()))
+        one.receive(1, codec.text_of(two.head("checkpoint", 0), two.about(0)))
     with pytest.raises(RemoteProtocolError, match="`two` sent a frame from `one` to `three`"):
         one.receive(1, codec.text_of(one.head("sync", 2), {}))
 
@@ -383,9 +420,10 @@ def test_of_two_processes_of_one_party_the_later_counts():
     assert server.epoch == 1
     server.receive(0, second.hello(1))
     assert server.epoch == 2 and server.start.instances == (9, 5)
-    with pytest.raises(RemoteProtocolError, match="`client` has another process here, which was started later"):
+    with pytest.raises(Refused, match="another process of `client` was started later") as refused:
         server.receive(0, first.hello(1))
-    assert server.receive(0, codec.text_of(first.head("checkpoint", 1), first.about())) == []
+    assert refused.value.alone and server.epoch == 2
+    assert server.receive(0, codec.text_of(first.head("checkpoint", 1), first.about(1))) == []
 
 
 def test_the_newest_common_step_is_taken():
@@ -397,6 +435,35 @@ def test_the_newest_common_step_is_taken():
     assert lead.arrive(2, Status(4, 6, (4,))) == Start(7, 4, (1, 2, 4))
     with pytest.raises(Refused, match=r"no checkpoint in common.*`a` \[2, 4, 6\]; `b` \[4, 6\]; `c` none"):
         lead.arrive(2, Status(5, 6, ()))
+
+
+def test_who_comes_with_nothing_in_common_is_refused_alone_once_a_run_has_begun():
+    lead = Rendezvous(terms(["a", "b"]))
+    lead.arrive(0, Status(1, 0, (0,), {"": (5, "x")}))
+    with pytest.raises(Refused, match="no checkpoint in common") as refused:
+        lead.arrive(1, Status(2, 0, (2,), {"": (5, "x")}))
+    assert not refused.value.alone
+    begun = lead.arrive(1, Status(3, 0, (0, 2), {"": (5, "x")}))
+    for status in (Status(4, 0, (), {"": (5, "x")}), Status(4, 0, (0,), {"": (4, "x")})):
+        with pytest.raises(Refused) as refused:
+            lead.arrive(1, status)
+        assert refused.value.alone and lead.start == begun and lead.there[1].instance == 3
+
+
+def test_an_epoch_that_nobody_else_has_heard_of_is_not_believed():
+    lead = Rendezvous(terms(["a", "b"]))
+    assert lead.arrive(0, Status(1, 0, (0,))) is None
+    with pytest.raises(RemoteProtocolError, match="`b` says that epoch"):
+        lead.arrive(1, Status(2, 0, (0,), {}, (1 << 62) - 1))
+    assert lead.arrive(1, Status(2, 0, (0,), {}, 9)).epoch == 10
+
+
+def test_of_many_checkpoints_the_newest_are_told_and_only_to_the_lead():
+    t = terms(["a", "b", "c"], steps=1000)
+    member = Member(t, 0, 2, Status(1, 0, tuple(range(500)), {"": (5, "x")}))
+    about = [codec.about(member.hello(p)) for p in (1, 2)]
+    assert about[0]["durable"] == [] and about[0]["records"] == {}
+    assert about[1]["durable"] == [*range(436, 500)] and about[1]["records"] == {"": [5, "x"]}
 
 
 def test_the_lead_goes_on_without_who_is_passed_over_and_back_with_who_returns():
@@ -524,4 +591,4 @@ def test_two_agreements_differ_in_one_line():
         with pytest.raises(Refused, match="the agreements differ: `nodes"):
             one.receive(other.me, other.hello(one.me))
     with pytest.raises(Refused, match="differ: `agreement` is .* and missing at"):
-        server.receive(0, codec.text_of(client.head("hello", 1), client.about()))
+        server.receive(0, codec.text_of(client.head("hello", 1), client.about(1)))

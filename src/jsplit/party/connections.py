@@ -137,7 +137,7 @@ class Connections:
             head = frame.head if frame else self.member.head("refusal", peer)
             ours = head.kind != "refusal"  # this party refuses; else it was refused
             same, lead = head.run == self.member.terms.run, self.member.rendezvous is not None
-            all_are_concerned = same and (head.epoch == self.member.epoch > 0 or ours and lead)
+            all_are_concerned = same and not error.alone and (head.epoch == self.member.epoch > 0 or ours and lead)
             if ours:
                 line.put(self.member.refusal(peer, str(error)))
                 line.flush(1.0)

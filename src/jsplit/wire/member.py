@@ -18,7 +18,7 @@ from jsplit.wire import codec
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.difference import difference
 from jsplit.wire.relay import Outgoing, Seals, passed_on, sealed
-from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status, number
+from jsplit.wire.rendezvous import MOST_DURABLE, Refused, Rendezvous, Start, Status, number
 from jsplit.wire.session import Away, RemoteProtocolError, Session, Terms
 
 
@@ -50,8 +50,6 @@ class Member:
     committed: int = -1
     gone: set[int] = field(default_factory=set)
     inbox: dict[tuple[int, int, int], Frame] = field(default_factory=dict)
-    void: int = 0
-    refused: str | None = None
 
     def __post_init__(self):
         others = [p for p in range(len(self.terms.parties)) if p != self.me]
@@ -71,7 +69,7 @@ class Member:
 
     def hello(self, peer: int) -> Frame:
         """What is said first on every connection."""
-        return codec.text_of(self.head("hello", peer), self.about() | {"agreement": self.said})
+        return codec.text_of(self.head("hello", peer), self.about(peer) | {"agreement": self.said})
 
     def head(self, kind: str, peer: int) -> Head:
         return Head(kind, self.terms.run, self.epoch, self.status.instance, self.me, peer)
@@ -95,9 +93,8 @@ class Member:
             if head.run != self.terms.run:
                 raise RemoteProtocolError(f"`{self.terms.name(peer)}` sent a frame of another run.")
             passed_on(head, self.terms.name(self.lead))
-            ends = (head.sender, head.receiver)
-            crossing = self.terms.crossings[head.value] if head.value < len(self.terms.crossings) else None
-            if head.kind in codec.CARRIERS and (crossing is None or (crossing.sender, crossing.receiver) != ends):
+            there = head.value in self.terms.between(head.sender, head.receiver)
+            if head.kind in codec.CARRIERS and not (there and self.terms.within(head.value, head.step, head.micro)):
                 raise RemoteProtocolError(f"`{self.terms.name(peer)}` may not send {head.kind} {head.value} on.")
         else:
             raise RemoteProtocolError(
@@ -143,18 +140,17 @@ class Member:
                 return self.ask_one(head.sender)  # its key was lost on the way
             frame = self.seals.open(frame)
             session.accept(frame.head)
+        if session.current(head):
+            self.check(frame)
         taken, replies = session.receive(frame)
         if taken is not None:
-            self.check(taken)
             self.inbox[head.value, head.step, head.micro] = taken
-        elif head.kind in codec.CARRIERS and not session.current(head):
-            self.void += 1
         return self.sealed([(head.sender, reply) for reply in replies])
 
     def check(self, frame: Frame) -> None:
         """Refuse NaN and infinite values, if that was agreed upon. What is handed over may hold them, as some optimizers do."""
         head = frame.head
-        if self.terms.finite and head.kind != "weights" and not codec.finite(frame.arrays):
+        if self.terms.finite and head.kind in ("activation", "cotangent") and not codec.finite(frame.arrays):
             what = f"{head.kind} `{self.terms.crossings[head.value].what}` of step {head.step}"
             raise Refused(f"`{self.terms.name(head.sender)}` sent {what} with values that are not finite.")
 
@@ -180,7 +176,7 @@ class Member:
         status = Status.of(about, self.terms.name(peer))
         known = self.rendezvous.there.get(peer) if self.rendezvous else None
         if known and status.instance < known.instance:
-            raise RemoteProtocolError(f"{who} has another process here, which was started later.")
+            raise Refused(f"another process of {who} was started later.", alone=True)
         self.gone.discard(peer)
         found = self.arrive(peer, status) if self.rendezvous else []
         if self.rendezvous and self.start and not any(p == peer for p, _ in found):
@@ -251,21 +247,21 @@ class Member:
         return None if frame is None else frame.arrays
 
     def finished(self, step: int) -> Outgoing:
-        """This party has done a step. Those that it sends nothing to are told so; for others its next value says it."""
-        return [(p, s.sync(again=False)) for p, s in self.sessions.items() if s.next != s.told and not s.replies()]
+        """This party has finished a step. Those that it sends nothing to are told so; for others its next value says it."""
+        return [(p, s.sync(again=False)) for p, s in self.sessions.items() if s.finished(step)]
 
     def durable(self, steps: Iterable[int]) -> Outgoing:
         """This party has these steps on disk now."""
         self.status = replace(self.status, epoch=self.epoch, durable=tuple(sorted(steps)))
         if self.rendezvous:
             return self.arrive(self.me, self.status)
-        return [(self.lead, codec.text_of(self.head("checkpoint", self.lead), self.about()))]
+        return [(self.lead, codec.text_of(self.head("checkpoint", self.lead), self.about(self.lead)))]
 
-    def about(self) -> dict[str, Any]:
-        """What this party says of itself."""
-        own = self.status
-        return {"instance": own.instance, "epoch": own.epoch, "known": self.epoch, "durable": list(own.durable),
-                "records": own.records}  # fmt: skip
+    def about(self, peer: int) -> dict[str, Any]:
+        """What this party says of itself; what it has, only the lead needs to know."""
+        own, lead = self.status, peer == self.lead
+        has = {"durable": list(own.durable[-MOST_DURABLE:]) if lead else [], "records": own.records if lead else {}}
+        return {"instance": own.instance, "epoch": own.epoch, "known": self.epoch, **has}
 
     def remind(self) -> Outgoing:
         """Everything that may have been lost on the way, once more: what a party says when it has waited for long."""

@@ -10,8 +10,21 @@ from jsplit.wire.session import Away, RemoteProtocolError, Terms
 
 
 class Refused(RuntimeError):
-    """Parties cannot work together; the message says in one line why."""
+    """Parties cannot work together; the message says in one line why.
 
+    Attributes:
+        alone: whether this concerns only the party that is told so, and the others go on.
+    """
+
+    def __init__(self, message: str, *, alone: bool = False):
+        super().__init__(message)
+        self.alone = alone
+
+
+MOST_DURABLE = 64
+"""Checkpoints that a party tells the lead, at most: its newest ones."""
+MOST_EPOCHS = 1 << 32
+"""By how much the epoch that a party has heard of may be ahead of those that all others have."""
 
 Said = tuple[int, str | None]
 """Of some records: how many there are, and a digest of their ids, if they have any."""
@@ -78,7 +91,7 @@ class Status:
         durable, records = found.get("durable"), found.get("records")
         if not are_numbers(numbers, 1 << 62) or not isinstance(durable, list):
             raise RemoteProtocolError(f"`{who}` does not say which process it is.")
-        if len(durable) > 64 or not are_numbers(durable):
+        if len(durable) > MOST_DURABLE or not are_numbers(durable):
             raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
         if not isinstance(records, dict) or not all(map(is_said, records.values())):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
@@ -115,18 +128,33 @@ class Rendezvous:
         """A party says what it has. Gives the epoch that begins with it, if all are there and one is begun.
 
         Raises:
-            Refused: if the parties have no step in common, or not the same records.
+            Refused: if the parties have no step in common, or not the same records. In a run that has begun this concerns the
+                party that comes, in whose place the one before still counts.
+            RemoteProtocolError: if it says what cannot be.
         """
+        if max(status.epoch, status.known) > self.newest() + MOST_EPOCHS:
+            raise RemoteProtocolError(f"`{self.terms.name(party)}` says that epoch {status.known} has begun.")
         if (known := self.there.get(party)) and known.instance == status.instance:
             if (known.epoch, max(known.durable, default=-1)) > (status.epoch, max(status.durable, default=-1)):
                 return None  # said earlier, and late
+        before = dict(self.there), {*self.missing}, {*self.returned}
         if party in self.missing:
             self.missing.discard(party)
             self.returned.add(party)
         elif self.start is not None and status.epoch == self.start.epoch:
             self.returned.discard(party)
         self.there[party] = status
-        return self.begin()
+        try:
+            return self.begin()
+        except Refused as error:
+            if self.start is None:
+                raise
+            self.there, self.missing, self.returned = before
+            raise Refused(str(error), alone=True) from None
+
+    def newest(self) -> int:
+        """The newest epoch of which anyone has said to have heard."""
+        return max([max(s.epoch, s.known) for s in self.there.values()] + [self.start.epoch if self.start else 0])
 
     def skip(self, parties: Iterable[int]) -> Start | None:
         """Go on without some parties, if those that are left can. Gives the epoch that begins so."""
@@ -152,7 +180,7 @@ class Rendezvous:
         if (step := self.common()) is None:
             has = "; ".join(f"`{self.terms.parties[p]}` {list(self.there[p].durable) or 'none'}" for p in self.present)
             raise Refused(f"the parties have no checkpoint in common, so none can go on: {has}.")
-        epoch = 1 + max([max(s.epoch, s.known) for s in self.there.values()] + [self.start.epoch if self.start else 0])
+        epoch = 1 + self.newest()
         now = tuple(c for c, client in enumerate(self.terms.clients) if any(p in self.missing for p in client))
         before = tuple(x for x in self.away if x[0] < step)
         self.away = before if now == (before[-1][1] if before else ()) else (*before, (step, now))

@@ -3,7 +3,7 @@
 A wire is one value that crosses one way. Its frames have positions, counted over the steps in which it is used, and each is
 applied once and in order: what is before the next position is a repetition and is dropped, what is after it leaves a gap
 and is asked for again. The sender keeps what it sent until the receiver is known to have it, so that after any loss the
-same bytes go out with the same id.
+same bytes go out with the same id; and it stops where it would be too many steps ahead of what the receiver has finished.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Terms:
         crossings: every wire; their places are what heads say.
         shapes: `shapes(place of the wire, step)`: of the arrays of each frame.
         steps, micros: how many steps the run has, and micro-batches a step.
-        window: how many uses of a wire a sender may be ahead of what the receiver is known to have.
+        window: how many uses of a wire may be sent beyond the steps that the receiver has finished.
         clients: by client, its parties by their places, where clients take turns and those that are missing are passed over.
         uses: `uses(place of the wire, step, away)`: in how many of the steps before this one it is used, if these were away; by
             default in all.
@@ -96,6 +96,11 @@ class Session:
         terms: of the run.
         me, peer: both parties, by their places.
         cache: whether what was sent is kept; without it no loss can be made good.
+
+    Attributes:
+        due, next: by wire, the position of what is sent, and of what is received next; had: of what the peer may lack.
+        done: how many steps the peer is known to have finished; mine: this party; told: as far as the peer knows.
+        last: the newest step of which the peer was sent a value.
     """
 
     terms: Terms
@@ -109,8 +114,10 @@ class Session:
     due: dict[int, int] = field(default_factory=dict)
     next: dict[int, int] = field(default_factory=dict)
     had: dict[int, int] = field(default_factory=dict)
-    told: dict[int, int] = field(default_factory=dict)
-    repeated: int = 0
+    done: int = 0
+    mine: int = 0
+    told: int = 0
+    last: int = -1
 
     def __post_init__(self):
         self.sends = self.terms.between(self.me, self.peer)
@@ -122,22 +129,27 @@ class Session:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
         self.epoch, self.instances, self.away, self.kept = epoch, instances, away, {}
         self.due, self.next = ({w: self.position(w, step) for w in own} for own in (self.sends, self.receives))
-        self.had, self.told = dict(self.due), dict(self.next)
+        self.had, self.done, self.mine, self.told, self.last = dict(self.due), step, step, step, step - 1
 
     def position(self, wire: int, step: int, micro: int = 0) -> int:
         """The place of a frame among all of its wire."""
-        return self.terms.uses(wire, step, self.away) * self.terms.parts(wire) + micro
+        return self.uses(wire, step) * self.terms.parts(wire) + micro
 
-    def replies(self) -> bool:
-        """Whether this party sends the peer something in the steps in which it receives something."""
-        return any(self.terms.crossings[w].kind != "weights" for w in self.sends)
+    def uses(self, wire: int, step: int) -> int:
+        return self.terms.uses(wire, step, self.away)
 
     def may_send(self, wire: int, step: int) -> bool:
-        """Whether the window is open: the peer is known to have all but the last few frames before it."""
-        return self.near(wire, step, self.had[wire])
+        """Whether the window is open: the peer is known to have finished all but the last few steps before it."""
+        return self.near(wire, step, self.done)
 
-    def near(self, wire: int, step: int, position: int) -> bool:
-        return self.terms.uses(wire, step, self.away) < position // self.terms.parts(wire) + self.terms.window
+    def near(self, wire: int, step: int, done: int) -> bool:
+        """Whether a step is in the window of who has finished so many."""
+        return self.uses(wire, step) < self.uses(wire, done) + self.terms.window
+
+    def finished(self, step: int) -> bool:
+        """This party has finished a step. Gives whether the peer must be told: its window moves, and no value says so."""
+        self.mine = step + 1
+        return self.last < step and any(self.uses(w, self.mine) > self.uses(w, self.told) for w in self.receives)
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Frame:
         """The frame of the next message on a wire, kept until the peer has it.
@@ -150,12 +162,13 @@ class Session:
         if self.due.get(wire) != position or not there:
             raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is sent next.")
         if not self.may_send(wire, step):
-            raise LocalProtocolError(f"`{self.terms.name(self.peer)}` is not known to have what was sent before step {step}.")
+            raise LocalProtocolError(f"`{self.terms.name(self.peer)}` is not known to have come near step {step}.")
         frame = codec.frame_of(self.head(crossing.kind, step=step, micro=micro, value=wire), arrays)
         if frame.head.shapes != self.terms.shapes(wire, step):
             raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` is {said(frame.head.shapes)}, "
                                      f"the agreement says {said(self.terms.shapes(wire, step))}.")  # fmt: skip
         self.due[wire] = position + 1
+        self.last, self.told = max(self.last, step), max(self.told, step - self.terms.lag)
         if self.cache:
             self.kept[wire, position] = frame
         return frame
@@ -165,9 +178,10 @@ class Session:
         return Head(kind, self.terms.run, self.epoch, self.instances[0], *ends, step, micro, value)
 
     def sync(self, *, again: bool) -> Frame:
-        """What this party has received, by wire; with `again`, whatever else was sent shall be sent again."""
-        self.told = dict(self.next)
-        return codec.text_of(self.head("sync"), {"next": {str(w): n for w, n in self.next.items()}, "again": again})
+        """What this party has received, by wire, and finished; with `again`, whatever else was sent shall be sent again."""
+        self.told = self.mine
+        received = {str(w): n for w, n in self.next.items()}
+        return codec.text_of(self.head("sync"), {"next": received, "done": self.mine, "again": again})
 
     def accept(self, head: Head) -> None:
         """Refuse, before anything is allocated for it, what the peer may not send.
@@ -209,11 +223,10 @@ class Session:
         if head.kind not in codec.CARRIERS:
             raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value.")
         position, expected = self.position(head.value, head.step, head.micro), self.next[head.value]
-        self.has(max(head.step - self.terms.lag, 0))
+        self.has(head.step - self.terms.lag)
         if position < expected:
-            self.repeated += 1
             return None, []
-        if not self.near(head.value, head.step, expected):
+        if not self.near(head.value, head.step, self.mine):
             raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` is at step {head.step}, beyond the window.")
         if position > expected:
             return None, [self.sync(again=True)]
@@ -224,10 +237,11 @@ class Session:
         """Whether a frame is of this epoch, and of the instance of the peer that began it."""
         return 0 < self.epoch == head.epoch and head.instance == self.instances[1]
 
-    def has(self, step: int) -> None:
-        """The peer is at `step`, so it has all that was sent for the steps before it."""
+    def has(self, done: int) -> None:
+        """The peer has finished so many steps, so it has all that was sent for them."""
+        self.done = max(self.done, done)
         for wire, position in self.had.items():
-            self.had[wire] = max(position, min(self.position(wire, step), self.due[wire]))
+            self.had[wire] = max(position, min(self.position(wire, self.done), self.due[wire]))
         self.drop()
 
     def drop(self) -> None:
@@ -236,8 +250,8 @@ class Session:
 
     def synced(self, said: Mapping[str, Any]) -> list[Frame]:
         """Drop what the peer says it has; give what it lacks, if it asks for it."""
-        found = said.get("next")
-        if not isinstance(found, dict) or found.keys() != {str(w) for w in self.sends}:
+        found, done = said.get("next"), said.get("done")
+        if not isinstance(found, dict) or found.keys() != {str(w) for w in self.sends} or type(done) is not int:
             raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` does not say what it has received.")
         has = {w: found[str(w)] for w in self.sends}
         for wire, position in has.items():
@@ -245,7 +259,7 @@ class Session:
                 what = self.terms.crossings[wire].what
                 raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` says it has {position!r} messages of `{what}`.")
         self.had = {w: max(n, self.had[w]) for w, n in has.items()}  # what is said may be late
-        self.drop()
+        self.has(min(done, self.terms.steps))
         if not said.get("again"):
             return []
         lacking = [(w, p) for w in self.sends for p in range(self.had[w], self.due[w])]
