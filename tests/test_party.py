@@ -305,6 +305,33 @@ def test_values_that_are_not_finite_end_the_run_of_all_or_are_allowed(configurat
     assert np.isnan(results[agreed.parties[-1]].losses["loss"][2:]).all()
 
 
+def test_what_no_frame_can_carry_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    """What crosses, and what a client would hand over after its turn."""
+    state = lambda key, x: ({}, {"few": jnp.zeros(3, jnp.int4)})  # noqa: E731
+    odd = jsplit.Segment(state, lambda params, state, key, x: (x, state), ("x",), "h")
+    crosses = jsplit.segment(lambda x: x.astype(jnp.int4), inputs=["x"], name="h")
+    top = jsplit.segment(lambda h: h.astype(jnp.float32), inputs=["h"], name="y")
+    loss = lambda y, label: (y - label).mean()  # noqa: E731
+    batch = {"x": np.ones((8, 3), np.float32), "label": np.ones((8, 1), np.float32)}
+    turns = party.turns({c: {"client": c} for c in ("north", "south")}, [("north", 1), ("south", 1)])
+
+    def refusal(bottom, name, turns=None):
+        problem = federation.Small(jsplit.vanilla(bottom, top, loss=loss), batch)
+        agreed = agreed_for(problem, turns=turns)
+        with pytest.raises(ValueError) as error:
+            party.run(
+                agreed, name, problem.topology, lambda step: {"x": batch["x"]}, credentials=trust_of(agreed.parties)[name],
+                optimizer=optax.adam(0.1),
+            )  # fmt: skip
+        return str(error.value)
+
+    assert refusal(crosses, "client") == "activation `h` holds int4[8, 3], which has no form on the wire."
+    assert refusal(odd, "north", turns) == "weights `client` holds int4[3], which has no form on the wire."
+    monkeypatch.setattr(jsplit.wire.codec, "MOST_ARRAYS", 6)
+    many = jsplit.segment(lambda w, x: x @ sum(w), init=lambda key, x: [jnp.ones((3, 3))] * 2, inputs=["x"], name="h")
+    assert refusal(many, "north", turns) == "weights `client` must be at most 6 arrays, got 7."
+
+
 def test_who_dials_whom_follows_from_who_listens():
     problem = make_problem("multihop", "mlp", "nnx")
     one = agreed_for(problem)

@@ -13,8 +13,9 @@ import optax
 from jsplit.base import Link, PartyState, PyTree
 from jsplit.party.agreement import Agreement
 from jsplit.party.durable import newest
+from jsplit.party.join import prepared
 from jsplit.party.network import RolledBack
-from jsplit.party.process import Own, Result, joined
+from jsplit.party.process import Own, Result
 from jsplit.wire.certs import Trust
 
 
@@ -33,7 +34,10 @@ def infer(
         return min(size, records - step * size)
 
     given = {"credentials": credentials, "data": data, "ids": ids, "links": links, "optimizer": optax.identity()}
-    with joined(agreed, party, own, f"{task} {records}", steps, size_of, state=state, network=network, **given) as me:
+    with (
+        prepared(agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given) as ready,
+        ready.connected(**network) as me,
+    ):
         [mine] = me.records.values()
         if mine.count not in (None, records):
             raise ValueError(f"`records` is {records}, `data` has {mine.count}.")

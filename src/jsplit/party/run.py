@@ -16,8 +16,9 @@ import optax
 
 from jsplit.base import Link, PartyState, PyTree
 from jsplit.party.agreement import Agreement
+from jsplit.party.join import prepared
 from jsplit.party.network import RolledBack
-from jsplit.party.process import Metrics, Own, Process, Result, joined
+from jsplit.party.process import Metrics, Own, Process, Result
 from jsplit.party.records import Batches
 from jsplit.wire.certs import Trust
 
@@ -70,10 +71,13 @@ def run(
     """
     steps = agreed["steps"]
     size = agreed["batch"] // agreed["microbatches"]
-    with joined(
-        agreed, party, own, "train", steps, lambda step: size, credentials=credentials, data=data, ids=ids, optimizer=optimizer,
-        links=links, backward=backward, checkpoint=checkpoint, keep_replies=keep_replies, network=network,
-    ) as me:  # fmt: skip
+    with (
+        prepared(
+            agreed, party, own, "train", steps, lambda step: size, credentials=credentials, data=data, ids=ids,
+            optimizer=optimizer, links=links, backward=backward, checkpoint=checkpoint, keep_replies=keep_replies,
+        ) as ready,
+        ready.connected(**network) as me,
+    ):  # fmt: skip
         if me.disk.done() == steps:  # and only this process died before it could end
             return Result(me.disk.restore(steps), steps)
         asked = stop.is_set if stop is not None else bool
