@@ -392,7 +392,13 @@ def test_a_party_that_is_asked_to_stop_ends_its_step_and_goes_on_when_started_ag
     assert results["server"].epoch == 2 and len(results["server"].losses["loss"]) == 7  # from step 5, which both had
     states = undisturbed(problem, 12)
     assert all(bits(r.state) == bits(states[p]) for p, r in results.items())
-    assert sorted(f.name for f in (tmp_path / "server").iterdir()) == ["000000000012", "about.json", "done.json"]
+    assert sorted(f.name for f in (tmp_path / "server").iterdir()) == [
+        "000000000010",
+        "000000000012",
+        "about.json",
+        "done.json",
+        "process",
+    ]
 
 
 def test_a_full_disk_costs_the_newest_checkpoint_at_most(tmp_path, monkeypatch):
@@ -409,8 +415,9 @@ def test_a_full_disk_costs_the_newest_checkpoint_at_most(tmp_path, monkeypatch):
     agreed = agreed_for(problem, steps=4, checkpoint=2)
     checked(train(agreed, problem, checkpoint=lambda p: tmp_path / p))
     assert len(full) == 1
-    for p in agreed.parties:
-        assert sorted(f.name for f in (tmp_path / p).iterdir()) == ["000000000004", "about.json", "done.json"]
+    for p, before in (("client", "000000000000"), ("server", "000000000002")):
+        names = sorted(f.parent.name for f in (tmp_path / p).glob("*/*.npz"))
+        assert names == [before, "000000000004"]  # what all have, and the one before it
     full.clear()
 
     def always(file, **arrays):

@@ -45,7 +45,7 @@ def infer(
             state = newest(checkpoint, party, agreed.schema, me.disk.restore(0))
         assert state is not None
         while True:
-            me.network.start()
+            me.network.start(lambda: False)
             try:
                 found = []
                 for step in range(steps):
@@ -55,7 +55,7 @@ def infer(
                     me.network.finished(step)
                 me.network.durable([0, steps])
                 me.network.until(lambda: me.network.member.committed >= steps, "all to be done", agreed.parties)
-                me.network.leave("")
+                me.network.leave("", me.network.awaited())
                 break
             except RolledBack:
                 continue

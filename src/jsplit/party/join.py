@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
@@ -113,9 +112,6 @@ def prepared(
     first = dict(one.batches(0)) if one.batches else {f: jax.tree.map(lambda x: x[:1], v) for f, v in one.fields.items()}
     whole = {f: jax.ShapeDtypeStruct((1, *np.shape(x)[1:]), x.dtype) for f, x in first.items() if hasattr(x, "dtype")}
     like = local.init(whole if len(whole) == len(first) else first)
-    disk = Disk(checkpoint, party, agreed.schema, like) if checkpoint is not None else InMemory()
-    if not disk.steps and (isinstance(disk, InMemory) or not disk.found()):
-        disk.save(state or like)
     parties, wires, handed = agreed.parties, len(local.wires), shapes_of_learned(like)
     crossings, largest, me = turns.crossings(local.wires), turns.largest, agreed.parties.index(party)
 
@@ -140,19 +136,21 @@ def prepared(
         finite=agreed["nonfinite"] == "refuse",
     )  # fmt: skip
     limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
-    durable = disk.steps if task == "train" else (0,)
     said_of = {client: (r.count, r.digest) for client, r in records.items() if r.count is not None}
-    status = Status(time.time_ns(), 0, tuple(durable), said_of)
     reach = agreed.reach(party)
     direct = frozenset(parties.index(p) for p, how in reach.items() if how != "lead")
-    seals = None
-    if "lead" in reach.values():
-        from jsplit.wire.seal import Sealer
+    with closing(Disk(checkpoint, party, agreed.schema, like) if checkpoint is not None else InMemory()) as disk:
+        if not disk.steps:
+            disk.save(state or like)
+        status = Status(disk.instance, 0, tuple(disk.steps) if task == "train" else (0,), said_of)
+        seals = None
+        if "lead" in reach.values():
+            from jsplit.wire.seal import Sealer
 
-        names = [identity_of(agreed, p, credentials) for p in parties]
-        seals = Sealer(credentials, names.__getitem__, run, me, status.instance, limit)
-    member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
-    yield Ready(agreed, party, credentials, local, records, disk, member, limit + ROOM)
+            names = [identity_of(agreed, p, credentials) for p in parties]
+            seals = Sealer(credentials, names.__getitem__, run, me, status.instance, limit)
+        member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
+        yield Ready(agreed, party, credentials, local, records, disk, member, limit + ROOM)
 
 
 def bytes_of(arrays: Shapes) -> int:

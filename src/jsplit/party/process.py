@@ -89,10 +89,13 @@ class Process:
     turns: Turns
 
     def begin(self) -> tuple[PartyState, int]:
-        """An epoch, once all are there that must be: the state to go on with, and from which step."""
-        self.network.start()
-        start = self.network.member.start
-        assert start is not None
+        """An epoch, once all are there that must be: the state to go on with, and from which step. If the run is over, as the
+        lead says, none begins."""
+        steps, member = self.agreed["steps"], self.network.member
+        self.network.start(lambda: steps in self.disk.steps and member.committed >= steps)
+        start = member.start
+        if start is None:
+            return self.disk.restore(steps), steps
         self.turns = self.local.turns = self.agreed.turns.without(start.away)
         if self.agreed.turns.skips:
             self.disk.forget(self.turns.there_until(self.party, start.step))
