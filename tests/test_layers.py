@@ -72,7 +72,7 @@ LAYERS |= {
     "wire.member": {"wire.codec", "wire.difference", "wire.relay", "wire.rendezvous", "wire.session"},
     "wire.channel": {"wire.chunks", "wire.codec"},
     "wire.certs": set(),
-    "wire.seal": {"wire.certs", "wire.chunks", "wire.codec", "wire.session"},
+    "wire.seal": {"wire.certs", "wire.chunks", "wire.codec", "wire.rendezvous", "wire.session"},
     "wire.rpc": {"wire.certs", "wire.channel", "wire.codec"},
     "party.shapes": {"base", "compress"},
     "party.draft": {"base", "party.agreement", "party.shapes", "topology", "training"},

@@ -148,6 +148,21 @@ def test_records_are_aligned_by_id_in_training_evaluation_and_prediction():
     assert not results["lab"][2].outputs and set(orders) == set(results)
 
 
+def test_what_cannot_be_evaluated_is_refused_before_any_connection():
+    problem = small("pair")
+    agreed, data = agreed_for(problem), own_of(problem, "client")
+    state = Local(agreed, "client", problem.topology, optax.sgd(0.1)).init(data)
+    given: dict = {"credentials": trust_of(agreed.parties)["client"], "state": state}
+    for work, name in ((party.evaluate, "evaluate"), (party.predict, "predict")):
+        with pytest.raises(ValueError, match=f"`data` must be fields by name to {name}, not a function of the step"):
+            work(agreed, "client", problem.topology, lambda step: data, records=8, **given)
+        for wrong in (0, -5, 2.5, True):
+            with pytest.raises(ValueError, match=f"`records` must be a number from 1 on, got {wrong}"):
+                work(agreed, "client", problem.topology, data, records=wrong, **given)
+        with pytest.raises(ValueError, match="`records` is 9, `data` has 8"):
+            work(agreed, "client", problem.topology, data, records=9, **given)
+
+
 def test_outputs_come_in_the_order_in_which_their_party_gave_its_records():
     given = records.Records({"x": np.arange(5)}, [30, 4, 22, 1, 100])
     shared = given.take(np.arange(5))["x"]

@@ -148,7 +148,7 @@ def prepared(
             from jsplit.wire.seal import Sealer
 
             names = [identity_of(agreed, p, credentials) for p in parties]
-            seals = Sealer(credentials, names.__getitem__, run, me, status.instance, limit)
+            seals = Sealer(credentials, parties, names, run, me, status.instance, limit)
         member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
         yield Ready(agreed, party, credentials, local, records, disk, member, limit + ROOM)
 
