@@ -19,6 +19,7 @@ from helpers import CONFIGURATIONS, FLAX, MODELS, make_problem
 from jsplit import party
 from jsplit.party import records
 from jsplit.party.local import Local
+from jsplit.wire.rendezvous import Status, same_records
 
 LINKS = {"quantize(8)": jsplit.compress.quantize(8), "cast(bfloat16)": jsplit.compress.cast(jnp.bfloat16)}
 SWEEP = [  # configuration, model, kind of Flax, who listens, link, micro-batches
@@ -199,6 +200,30 @@ def test_the_digest_of_ids_depends_on_all_of_them_and_on_the_agreement_but_not_o
 
     assert digest(["a", "b"]) == digest(["b", "a"]) != digest(["a", "c"])
     assert len({digest(["a", "b"]), digest(["ab"]), digest(["a", "b"], "l"), digest(["1"]), digest([1])}) == 5
+
+
+def test_ids_from_a_table_with_missing_values_are_those_from_one_without():
+    """Such a table has its integers as floats."""
+    digests = {
+        records.Records({"x": np.zeros(2)}, ids).digest for ids in ([5, 12], [5.0, 12.0], np.float64([12, 5]), np.int8([5, 12]))
+    }
+    assert len(digests) == 1 != len({*digests, records.Records({"x": np.zeros(2)}, ["5", "12"]).digest})
+    with pytest.raises(ValueError, match="`ids` of 4 records: 3 are neither strings nor integers"):
+        records.Records({"x": np.zeros(4)}, [5, float("nan"), 2.5, None])
+
+
+def test_ids_at_one_party_and_none_at_another_are_told_so():
+    said = {"lab": Status(1, 0, (0,), {"": (8, "ab")}), "clinic": Status(1, 0, (0,), {"": (8, None)})}
+    with pytest.raises(party.Refused, match="`clinic` gave them without ids, others with ids"):
+        same_records(said)
+
+
+def test_the_order_of_a_pass_is_drawn_once_for_all_its_steps(monkeypatch):
+    drawn, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
+    for step in range(9):
+        records.places_of(step, 12, 4, 123)
+    assert drawn == [[123, n] for n in range(3)]
 
 
 def test_every_pass_takes_every_record_once_in_another_order():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,6 +46,10 @@ class Metrics:
     wire: float
     wait: float
     epoch: int
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, which has no NaN and no infinity: a loss that is not finite is `None`."""
+        return {**self.__dict__, "losses": {n: x if isfinite(x) else None for n, x in self.losses.items()}}
 
     def __str__(self) -> str:
         losses = ", ".join(f"{n} {x:.4f}" for n, x in self.losses.items())

@@ -149,7 +149,7 @@ def one_step(me: Process, state: PartyState, step: int, batches: Batches) -> tup
     seconds, wait, wire = time.monotonic() - began, net.waited - waited, net.posting - posting
     took = (seconds, max(seconds - wait - wire, 0.0), wire, wait)
     metrics = Metrics(step + 1, losses, net.sent - sent, net.received - received, *took, net.epoch)
-    log.debug("%s", json.dumps({"party": me.party, **metrics.__dict__}))
+    log.debug("%s", json.dumps({"party": me.party, **metrics.plain()}))
     return state, metrics
 
 
