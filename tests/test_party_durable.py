@@ -8,6 +8,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import federation
@@ -16,6 +17,9 @@ from jsplit import party
 from jsplit.base import PartyState
 from jsplit.party import durable, join
 from jsplit.party.durable import Disk
+from jsplit.wire.member import Member
+from jsplit.wire.rendezvous import Status
+from jsplit.wire.session import Crossing, Terms
 
 LIKE = PartyState({"w": jnp.ones(3)}, {}, (), {}, jax.random.key(0), jnp.int32(0))
 
@@ -100,6 +104,50 @@ def test_a_file_that_is_replaced_is_on_disk_by_name_too(tmp_path, monkeypatch):
     monkeypatch.setattr(durable, "to_disk", synced.append)
     durable.write_whole(tmp_path / "a.json", "{}")
     assert synced == [tmp_path]
+
+
+# What all have.
+
+BYTE = ((np.dtype(np.uint8), (1,)),)
+TERMS = Terms(
+    b"r" * 32, ("lab", "clinic", "server"), (Crossing("activation", "h", 0, 2), Crossing("cotangent", "h", 2, 0)),
+    lambda wire, step: BYTE, 9,
+)  # fmt: skip
+
+
+def member(me, instance, *steps):
+    return Member(TERMS, me, 2, Status(instance, 0, steps))
+
+
+def deliver(outgoing, to):
+    for place, frame in outgoing:
+        if place == to.me:
+            to.receive(2, frame)
+
+
+def test_all_have_no_more_than_the_step_to_which_they_have_gone_back():
+    """Else what they go on from would be deleted before they have all saved the next; what was said before counts no more."""
+    server, lab = member(2, 1, 0, 2, 4), member(0, 2, 0, 2, 4)
+    server.receive(1, member(1, 3, 0, 2, 4).hello(2))
+    said = [(p, f) for p, f in server.receive(0, lab.hello(2)) if p == 0]
+    deliver(said, lab)
+    assert (lab.committed, server.committed) == (4, 4)
+    again = member(0, 5, 0, 2)  # its newest is damaged
+    deliver(server.receive(0, again.hello(2)), again)
+    assert (again.committed, server.committed) == (2, 2)
+    deliver([(p, f) for p, f in said if f.head.kind == "committed"], again)
+    assert again.committed == 2
+
+
+def test_a_lead_that_knows_that_the_run_is_over_says_so_to_whoever_comes():
+    server, lab = member(2, 1, 8, 9), member(0, 2, 8, 9)
+    server.committed = 9
+    deliver(server.receive(0, lab.hello(2)), lab)
+    assert lab.committed == 9 and lab.start is None and not server.gone
+    server.receive(0, lab.bye(2, "it was asked to stop"))
+    assert not server.gone
+    server.receive(0, lab.bye(2))
+    assert server.gone == {0}
 
 
 # Runs.
