@@ -143,11 +143,11 @@ def test_a_lead_that_knows_that_the_run_is_over_says_so_to_whoever_comes():
     server, lab = member(2, 1, 8, 9), member(0, 2, 8, 9)
     server.committed = 9
     deliver(server.receive(0, lab.hello(2)), lab)
-    assert lab.committed == 9 and lab.start is None and not server.gone
+    assert lab.committed == 9 and lab.start is None
     server.receive(0, lab.bye(2, "it was asked to stop"))
-    assert not server.gone
+    assert server.gone == {0} and not server.done
     server.receive(0, lab.bye(2))
-    assert server.gone == {0}
+    assert server.done == {0}
 
 
 # Runs.

@@ -56,14 +56,7 @@ class Ready:
 
     @contextmanager
     def connected(self, **network: Any) -> Iterator[Process]:
-        """The party, reachable; `network` as for `jsplit.party.network.Network`.
-
-        Raises:
-            ValueError: if it names a party that there is not.
-        """
-        if unknown := {*(network.get("addresses") or ())} - {*self.agreed.parties}:
-            there = ", ".join(self.agreed.parties)
-            raise ValueError(f"`addresses` names the party `{sorted(unknown)[0]}`, which is not one of {there}.")
+        """The party, reachable; `network` as for `jsplit.party.network.Network`."""
         made = Network(self.agreed, self.party, self.member, self.credentials, self.limit, **network)
         try:
             yield Process(self.agreed, self.party, self.local, self.records, self.disk, made, self.agreed.turns)

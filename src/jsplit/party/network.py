@@ -195,10 +195,10 @@ class Network(Connections):
                         line.put(self.member.bye(p, reason))
                         told[p] = line
                 now = time.monotonic()
-                if self.member.gone >= left or self.fatal or self.asked() or now > end:
+                if self.member.done >= left or self.fatal or self.asked() or now > end:
                     break
                 self.changed.wait(min(end - now, 0.5))
-            left -= self.member.gone
+            left -= self.member.done
             lines = list(self.lines.values())
         for line in lines:
             line.flush(2.0)

@@ -35,6 +35,9 @@ class Member:
         cache: whether what was sent is kept; see `Session`.
         seals: seal what goes by way of the lead, and open what comes so.
         away: at the lead, which clients were passed over before this process began.
+
+    Attributes:
+        gone: who has said goodbye, and has not come again; done: who has ever done so because it knows that all is done.
     """
 
     terms: Terms
@@ -49,6 +52,7 @@ class Member:
     start: Start | None = None
     committed: int = -1
     gone: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
     inbox: dict[tuple[int, int, int], Frame] = field(default_factory=dict)
     void: int = 0
     refused: str | None = None
@@ -133,8 +137,9 @@ class Member:
                     self.committed = max(self.committed, number(codec.about(frame), "step"))
                 return []
             case "bye":
+                self.gone.add(peer)
                 if not codec.about(frame).get("reason"):
-                    self.gone.add(peer)
+                    self.done.add(peer)
                 return []
             case "refusal":
                 raise Refused(str(codec.about(frame).get("reason"))[:1000])
