@@ -49,7 +49,7 @@ def infer(
         work = ready.local.predict if task == "predict" else ready.local.evaluate
         with ready.connected(**network) as me:
             while True:
-                me.network.start(lambda: False)
+                me.network.start()
                 try:
                     found = []
                     for step in range(steps):

@@ -11,7 +11,6 @@ import numpy as np
 
 from jsplit.base import frame_bytes, nbytes
 from jsplit.party.connections import Connections
-from jsplit.party.line import Line
 
 log = logging.getLogger("jsplit.party")
 
@@ -95,7 +94,7 @@ class Network(Connections):
         self.post(outgoing)
         return bool(outgoing)
 
-    def start(self, over: Callable[[], bool]) -> None:
+    def start(self, over: Callable[[], bool] = bool) -> None:
         """Wait until all are there; the epoch and its first step are then `member.start`. Or until the run is `over`."""
         names = [p for p in self.agreed.parties if p != self.party]
 
@@ -186,8 +185,8 @@ class Network(Connections):
             reason: why, if it is not that all is done.
             awaited: whose goodbye is waited for.
         """
-        told: dict[int, Line] = {}
-        left, end = {self.agreed.parties.index(p) for p in awaited}, time.monotonic() + self.patience
+        told: dict[int, Any] = {}
+        left, end = {self.agreed.parties.index(p) for p in awaited}, time.monotonic() + self.agreed["patience"]
         with self.changed:
             while True:
                 for p, line in self.lines.items():  # one that has come again may not have heard it
