@@ -27,6 +27,14 @@ def given(name):
 
 def wrong(name="x"):
     return 3
+
+
+def raises(name="x"):
+    raise ValueError("my file has no rows")
+
+
+def interrupts():
+    raise KeyboardInterrupt
 """
 
 
@@ -120,23 +128,63 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
     assert "say whose with agreed.of" in capsys.readouterr().err
 
 
+TRAIN = ["train", "agreement.json", "lab", "parts.py:given", "--plaintext-without-identity"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["certs", "c", "lab", "lab"], "`parties` must name"),
         (["agree", "a.json", "parts.py:wrong"], "must give an agreement"),
+        (["agree", "a.json", "parts.txt:x"], "must be in a Python file, whose name ends in .py; got parts.txt"),
+        (["agree", "a.json", "parts.py:raises"], "my file has no rows (raised in"),
         (["agree", "a.json", "none.py:x"], "there is no file none.py"), (["agree", "a.json", "parts.py:y"], "names `y`"),
         (["show", "none.json"], "none.json holds no agreement"),
         (["train", "agreement.json", "nobody", "parts.py:given", "--certs", "c"], "must be one of lab, clinic, server"),
         (["train", "agreement.json", "lab", "parts.py:given", "--certs", "c"], "there is no file c/lab.crt"),
         (["train", "agreement.json", "lab", "parts.py:wrong", "--certs", "c"], "must give a dictionary"),
+        ([*TRAIN, "--address", "sevrer=x:1"], "must be party=host:port, for one of lab, clinic, server, got sevrer=x:1"),
+        ([*TRAIN, "--address", "server"], "`--address` must be party=host:port"),
+        ([*TRAIN, "--pulse", "0", "5"], "`--pulse` must be two positive numbers of seconds"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_mend_is_one_line(folder, capsys, words, message):
+    (folder / "parts.txt").write_text(PARTS)
     command.main(["agree", "agreement.json", "parts.py:agreed"])
     assert command.main(words) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_where_an_error_came_from_is_said_on_demand(folder, capsys):
+    assert command.main(["agree", "a.json", "parts.py:raises", "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error and 'raise ValueError("my file has no rows")' in error
+
+
+def test_an_interrupt_is_one_line_and_status_130(folder, capsys):
+    assert command.main(["agree", "a.json", "parts.py:interrupts"]) == 130
+    assert capsys.readouterr().err == "jsplit agree: interrupted\n"
+
+
+def test_the_log_is_json_whatever_the_losses_are(tmp_path):
+    with open(tmp_path / "log", "w") as f:
+        command.Progress(9, f)(party.Metrics(1, {"a": float("nan"), "b": 0.5, "c": float("inf")}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1))
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    found = json.loads((tmp_path / "log").read_text(), parse_constant=refuse)
+    assert found["losses"] == {"a": None, "b": 0.5, "c": None} and found["step"] == 1
+
+
+def test_what_is_said_of_the_network_reaches_it(folder, monkeypatch):
+    given = {}
+    monkeypatch.setattr(command.parties, "run", lambda *_, **options: given.update(options) or 1 / 0)
+    command.main(["agree", "agreement.json", "parts.py:agreed"])
+    with pytest.raises(ZeroDivisionError):
+        command.main([*TRAIN, "--pulse", "30", "60", "--address", "server=x:1", "--listen", "y:2"])
+    assert (given["pulse"], given["addresses"], given["listen"]) == ((30.0, 60.0), {"server": "x:1"}, "y:2")
 
 
 def test_encryption_or_none_must_be_said(folder, capsys):

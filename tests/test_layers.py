@@ -72,7 +72,7 @@ LAYERS |= {
     "wire.member": {"wire.codec", "wire.difference", "wire.relay", "wire.rendezvous", "wire.session"},
     "wire.channel": {"wire.chunks", "wire.codec"},
     "wire.certs": set(),
-    "wire.seal": {"wire.certs", "wire.chunks", "wire.codec", "wire.session"},
+    "wire.seal": {"wire.certs", "wire.chunks", "wire.codec", "wire.rendezvous", "wire.session"},
     "wire.rpc": {"wire.certs", "wire.channel", "wire.codec"},
     "party.shapes": {"base", "compress"},
     "party.draft": {"base", "party.agreement", "party.shapes", "topology", "training"},
@@ -96,12 +96,16 @@ LAYERS |= {
     },
     "party.network": {"base", "party.connections"},
     "party.process": {
-        "base", "party.agreement", "party.connections", "party.durable", "party.handover", "party.local", "party.network",
-        "party.records", "party.shapes", "party.turns", "topology", "wire.certs", "wire.codec", "wire.member",
-        "wire.rendezvous", "wire.seal", "wire.session",
+        "base", "party.agreement", "party.durable", "party.handover", "party.local", "party.network", "party.records",
+        "party.turns", "topology",
     },
-    "party.run": {"base", "party.agreement", "party.network", "party.process", "party.records", "wire.certs"},
-    "party.infer": {"base", "party.agreement", "party.durable", "party.network", "party.process", "wire.certs"},
+    "party.join": {
+        "base", "party.agreement", "party.connections", "party.durable", "party.handover", "party.local", "party.network",
+        "party.process", "party.records", "party.shapes", "wire.certs", "wire.codec", "wire.member", "wire.rendezvous",
+        "wire.seal", "wire.session",
+    },
+    "party.run": {"base", "party.agreement", "party.join", "party.network", "party.process", "party.records", "wire.certs"},
+    "party.infer": {"base", "party.agreement", "party.durable", "party.join", "party.network", "party.process", "wire.certs"},
     "command": {"base", "party"},
 }  # fmt: skip
 OUTSIDE = {"jax", "optax", "numpy"}

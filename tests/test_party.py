@@ -19,6 +19,7 @@ from helpers import CONFIGURATIONS, FLAX, MODELS, make_problem
 from jsplit import party
 from jsplit.party import records
 from jsplit.party.local import Local
+from jsplit.wire.rendezvous import Status, same_records
 
 LINKS = {"quantize(8)": jsplit.compress.quantize(8), "cast(bfloat16)": jsplit.compress.cast(jnp.bfloat16)}
 SWEEP = [  # configuration, model, kind of Flax, who listens, link, micro-batches
@@ -148,6 +149,21 @@ def test_records_are_aligned_by_id_in_training_evaluation_and_prediction():
     assert not results["lab"][2].outputs and set(orders) == set(results)
 
 
+def test_what_cannot_be_evaluated_is_refused_before_any_connection():
+    problem = small("pair")
+    agreed, data = agreed_for(problem), own_of(problem, "client")
+    state = Local(agreed, "client", problem.topology, optax.sgd(0.1)).init(data)
+    given: dict = {"credentials": trust_of(agreed.parties)["client"], "state": state}
+    for work, name in ((party.evaluate, "evaluate"), (party.predict, "predict")):
+        with pytest.raises(ValueError, match=f"`data` must be fields by name to {name}, not a function of the step"):
+            work(agreed, "client", problem.topology, lambda step: data, records=8, **given)
+        for wrong in (0, -5, 2.5, True):
+            with pytest.raises(ValueError, match=f"`records` must be a number from 1 on, got {wrong}"):
+                work(agreed, "client", problem.topology, data, records=wrong, **given)
+        with pytest.raises(ValueError, match="`records` is 9, `data` has 8"):
+            work(agreed, "client", problem.topology, data, records=9, **given)
+
+
 def test_outputs_come_in_the_order_in_which_their_party_gave_its_records():
     given = records.Records({"x": np.arange(5)}, [30, 4, 22, 1, 100])
     shared = given.take(np.arange(5))["x"]
@@ -184,6 +200,30 @@ def test_the_digest_of_ids_depends_on_all_of_them_and_on_the_agreement_but_not_o
 
     assert digest(["a", "b"]) == digest(["b", "a"]) != digest(["a", "c"])
     assert len({digest(["a", "b"]), digest(["ab"]), digest(["a", "b"], "l"), digest(["1"]), digest([1])}) == 5
+
+
+def test_ids_from_a_table_with_missing_values_are_those_from_one_without():
+    """Such a table has its integers as floats."""
+    digests = {
+        records.Records({"x": np.zeros(2)}, ids).digest for ids in ([5, 12], [5.0, 12.0], np.float64([12, 5]), np.int8([5, 12]))
+    }
+    assert len(digests) == 1 != len({*digests, records.Records({"x": np.zeros(2)}, ["5", "12"]).digest})
+    with pytest.raises(ValueError, match="`ids` of 4 records: 3 are neither strings nor integers"):
+        records.Records({"x": np.zeros(4)}, [5, float("nan"), 2.5, None])
+
+
+def test_ids_at_one_party_and_none_at_another_are_told_so():
+    said = {"lab": Status(1, 0, (0,), {"": (8, "ab")}), "clinic": Status(1, 0, (0,), {"": (8, None)})}
+    with pytest.raises(party.Refused, match="`clinic` gave them without ids, others with ids"):
+        same_records(said)
+
+
+def test_the_order_of_a_pass_is_drawn_once_for_all_its_steps(monkeypatch):
+    drawn, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
+    for step in range(9):
+        records.places_of(step, 12, 4, 123)
+    assert drawn == [[123, n] for n in range(3)]
 
 
 def test_every_pass_takes_every_record_once_in_another_order():
@@ -305,6 +345,33 @@ def test_values_that_are_not_finite_end_the_run_of_all_or_are_allowed(configurat
     assert np.isnan(results[agreed.parties[-1]].losses["loss"][2:]).all()
 
 
+def test_what_no_frame_can_carry_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    """What crosses, and what a client would hand over after its turn."""
+    state = lambda key, x: ({}, {"few": jnp.zeros(3, jnp.int4)})  # noqa: E731
+    odd = jsplit.Segment(state, lambda params, state, key, x: (x, state), ("x",), "h")
+    crosses = jsplit.segment(lambda x: x.astype(jnp.int4), inputs=["x"], name="h")
+    top = jsplit.segment(lambda h: h.astype(jnp.float32), inputs=["h"], name="y")
+    loss = lambda y, label: (y - label).mean()  # noqa: E731
+    batch = {"x": np.ones((8, 3), np.float32), "label": np.ones((8, 1), np.float32)}
+    turns = party.turns({c: {"client": c} for c in ("north", "south")}, [("north", 1), ("south", 1)])
+
+    def refusal(bottom, name, turns=None):
+        problem = federation.Small(jsplit.vanilla(bottom, top, loss=loss), batch)
+        agreed = agreed_for(problem, turns=turns)
+        with pytest.raises(ValueError) as error:
+            party.run(
+                agreed, name, problem.topology, lambda step: {"x": batch["x"]}, credentials=trust_of(agreed.parties)[name],
+                optimizer=optax.adam(0.1),
+            )  # fmt: skip
+        return str(error.value)
+
+    assert refusal(crosses, "client") == "activation `h` holds int4[8, 3], which has no form on the wire."
+    assert refusal(odd, "north", turns) == "weights `client` holds int4[3], which has no form on the wire."
+    monkeypatch.setattr(jsplit.wire.codec, "MOST_ARRAYS", 6)
+    many = jsplit.segment(lambda w, x: x @ sum(w), init=lambda key, x: [jnp.ones((3, 3))] * 2, inputs=["x"], name="h")
+    assert refusal(many, "north", turns) == "weights `client` must be at most 6 arrays, got 7."
+
+
 def test_who_dials_whom_follows_from_who_listens():
     problem = make_problem("multihop", "mlp", "nnx")
     one = agreed_for(problem)
@@ -365,7 +432,13 @@ def test_a_party_that_is_asked_to_stop_ends_its_step_and_goes_on_when_started_ag
     assert results["server"].epoch == 2 and len(results["server"].losses["loss"]) == 7  # from step 5, which both had
     states = undisturbed(problem, 12)
     assert all(bits(r.state) == bits(states[p]) for p, r in results.items())
-    assert sorted(f.name for f in (tmp_path / "server").iterdir()) == ["000000000012", "about.json", "done.json"]
+    assert sorted(f.name for f in (tmp_path / "server").iterdir()) == [
+        "000000000010",
+        "000000000012",
+        "about.json",
+        "done.json",
+        "process",
+    ]
 
 
 def test_a_full_disk_costs_the_newest_checkpoint_at_most(tmp_path, monkeypatch):
@@ -382,8 +455,9 @@ def test_a_full_disk_costs_the_newest_checkpoint_at_most(tmp_path, monkeypatch):
     agreed = agreed_for(problem, steps=4, checkpoint=2)
     checked(train(agreed, problem, checkpoint=lambda p: tmp_path / p))
     assert len(full) == 1
-    for p in agreed.parties:
-        assert sorted(f.name for f in (tmp_path / p).iterdir()) == ["000000000004", "about.json", "done.json"]
+    for p, before in (("client", "000000000000"), ("server", "000000000002")):
+        names = sorted(f.parent.name for f in (tmp_path / p).glob("*/*.npz"))
+        assert names == [before, "000000000004"]  # what all have, and the one before it
     full.clear()
 
     def always(file, **arrays):

@@ -183,6 +183,24 @@ def test_each_client_evaluates_and_predicts_with_what_all_have_learned(trained):
         )
 
 
+def test_checkpoints_are_of_the_turns_that_made_them_and_of_any_number_of_steps():
+    problem, roles, _ = problem_of("small")
+    agreed = agreed_for(problem, steps=8, turns=turns_of(roles, "peer"))
+    said = agreed["turns"]
+    for other in (
+        {"order": [["south", 1], ["north", 2]]},
+        {"handoff": "server"},
+        {"clients": {**said["clients"], "east": {"client": "e"}}},
+    ):
+        assert agreed.replace(turns=said | other).schema != agreed.schema
+    for same in ({"missing": "skip"}, {"largest": 5}):
+        assert agreed.replace(turns=said | same).schema == agreed.schema
+    assert agreed.replace(steps=9, checkpoint=1).schema == agreed.schema
+    one = agreed.of("south")
+    assert one.schema == agreed.schema == one.replace(patience=3.0).schema == one.of("south").schema
+    assert agreed.replace(turns=None).schema != agreed.schema and one.replace(seed=4).schema != agreed.schema
+
+
 def test_who_waits_for_its_turn_can_be_asked_to_stop_and_goes_on(tmp_path):
     problem, roles, records = problem_of("small")
     agreed = agreed_for(problem, steps=12, turns=turns_of(roles, "peer"), checkpoint=2)

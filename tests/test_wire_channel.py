@@ -240,6 +240,38 @@ def test_certificates_are_written_once_and_keys_for_their_owner_alone(tmp_path):
         certs.certs(tmp_path / "certs", ["lab"])
     with pytest.raises(ValueError, match="there is no file .*server.crt"):
         certs.read(tmp_path / "certs", "server")
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "message"),
+    [
+        ("lab.crt", b"junk", "lab.crt holds no certificate in PEM"), ("ca.crt", b"", "ca.crt holds no certificate in PEM"),
+        ("lab.key", b"junk", "lab.key holds no private key in PEM"),
+        ("lab.key", "another", "lab.key is not the key of the certificate in .*lab.crt"),
+        ("lab.key", "ed25519", "lab.key holds a Ed25519PrivateKey; TLS here takes keys on the curve P-256, and RSA"),
+        ("lab.crt", "expired", "lab.crt is valid from .* to .*, and now it is"),
+    ],
+)  # fmt: skip
+def test_credentials_that_cannot_be_used_are_refused_by_the_name_of_their_file(tmp_path, file, data, message):
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    certs.certs(tmp_path, ["lab"])
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    if data == "expired":
+        old = certs.authority(["lab"], 1, start=datetime.now(UTC) - timedelta(days=9))["lab"]
+        (tmp_path / "lab.key").write_bytes(old.key)
+        data = old.certificate
+    elif data == "another":
+        data = certs.authority(["lab"])["lab"].key
+    elif data == "ed25519":
+        data = ed25519.Ed25519PrivateKey.generate().private_bytes(*pem)
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        certs.read(tmp_path, "lab")
+
+
+def test_nobody_or_one_twice_gets_no_certificates(tmp_path):
     for wrong in ([], ["a", "a"], [""]):
         with pytest.raises(ValueError, match="`parties` must name"):
             certs.certs(tmp_path, wrong)

@@ -103,8 +103,9 @@ def test_json_comes_back():
 def test_what_cannot_be_sent_is_refused_by_the_sender():
     with pytest.raises(ValueError, match="`arrays` holds object"):
         encode(frame_of(Head("activation"), [np.array([None])]))
-    with pytest.raises(ValueError, match="`arrays` must be at most 1024"):
-        encode(frame_of(Head("activation"), [np.zeros(1)] * 1025))
+    with pytest.raises(ValueError, match="`arrays` must be at most 16384 arrays, got 16385"):
+        encode(frame_of(Head("activation"), [np.zeros(1)] * 16385))
+    same(decode(joined(most := frame_of(Head("weights"), [np.zeros(1)] * 16384)), 1 << 20), most)
     with pytest.raises(ValueError, match="at most"):
         codec.text_of(Head("hello"), {"a": "x" * (1 << 20)})
 

@@ -11,6 +11,7 @@ import pytest
 from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, authority, uri_of
 from jsplit.wire.codec import Head, frame_of
+from jsplit.wire.rendezvous import Refused
 from jsplit.wire.seal import OVERHEAD, Sealer
 from jsplit.wire.session import RemoteProtocolError
 
@@ -24,7 +25,7 @@ def trust():
 
 
 def sealer(trust, me, instance=7):
-    return Sealer(trust, lambda p: uri_of(PARTIES[p]), RUN, me, instance, LIMIT)
+    return Sealer(trust, PARTIES, [uri_of(p) for p in PARTIES], RUN, me, instance, LIMIT)
 
 
 def frame(step=3, sender=0, receiver=1):
@@ -103,7 +104,7 @@ def test_a_key_is_taken_only_from_the_party_whose_certificate_it_carries(trust):
         (good | {"public": "xy"}, 7), (good | {"public": "00" * 32}, 7), (good | {"certificate": 3}, 7),
         (good | {"certificate": ""}, 7),
     ]:  # fmt: skip
-        with pytest.raises(RemoteProtocolError, match="not its own|another party"):
+        with pytest.raises(Refused, match="^`clinic` does not take the key of `lab`: "):
             sealer(trust["clinic"], 1).meet(0, instance, wrong)
     assert server.has(0) is False
 
@@ -119,23 +120,46 @@ def test_without_certificates_keys_are_believed_as_all_else():
     assert (plain[1].open(plain[0].seal(frame())).arrays[0] == SECRET).all()
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
-def test_certificates_with_other_kinds_of_keys_will_do(kind):
-    """An institution's own authority issues what it issues."""
+@pytest.mark.parametrize(
+    ("what", "why"),  # 35: authority key identifier, 19: basic constraints
+    [({}, None), ({"kind": "rsa"}, None), ({"issuer": False}, "2.5.29.35"), ({"critical": False}, "2.5.29.19"),
+     ({"name": "clinic"}, "its certificate names jsplit://party/clinic, not jsplit://party/lab"),
+     ({"days": -1}, "validity|not valid")],
+)  # fmt: skip
+def test_what_is_wrong_with_a_certificate_is_said_by_name_and_in_the_words_of_who_checked_it(what, why):
+    """An institution's own authority issues what it issues; TLS takes some that are not taken here."""
+    own = issued(**what)
+    lab, clinic = sealer(own, 0), sealer(own, 1)
+    if why is None:
+        assert clinic.meet(0, 7, lab.offer(1))
+    else:
+        with pytest.raises(Refused, match=f"^`clinic` does not take the key of `lab`: .*({why})"):
+            clinic.meet(0, 7, lab.offer(1))
+
+
+def issued(kind="ec", name="lab", issuer=True, critical=True, days=3):
+    """A certificate as another authority might issue it, and that authority's."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-    from jsplit.wire import seal
+    root, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    called = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
 
-    key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else rsa.generate_private_key(65537, 2048)
-    name, now = x509.Name([]), datetime.now(UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-    made = made.not_valid_before(now).not_valid_after(now + timedelta(days=1))
-    certificate = made.sign(key, None if kind == "ed25519" else hashes.SHA256())
-    signature = seal.sign(key, b"statement")
-    seal.verify(certificate, signature, b"statement")
-    with pytest.raises(Exception, match="|".join(["", "Signature"])):
-        seal.verify(certificate, signature, b"another")
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    assert Credentials(b"", pem, b"").key == pem
+    def builder(public, serial):
+        made = x509.CertificateBuilder().subject_name(called).issuer_name(called).public_key(public).serial_number(serial)
+        return made.not_valid_before(now - timedelta(days=5)).not_valid_after(now + timedelta(days=days))
+
+    whose = x509.SubjectKeyIdentifier.from_public_key(root.public_key())
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    top = builder(root.public_key(), 7).add_extension(x509.BasicConstraints(True, None), critical).add_extension(whose, False)
+    top = top.add_extension(usage, True)
+    leaf = builder(key.public_key(), 9)
+    leaf = leaf.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of(name))]), False)
+    if issuer:
+        leaf = leaf.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), False)
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    top, leaf = (x.sign(root, hashes.SHA256()).public_bytes(pem) for x in (top, leaf))
+    return Credentials(leaf, secret, top)

@@ -113,12 +113,17 @@ def save_party(file: Path, party: str, state: PyTree) -> Path:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    handle = os.open(file.parent, os.O_RDONLY)
+    to_disk(file.parent)
+    return file
+
+
+def to_disk(folder: Path) -> None:
+    """The names in a folder are on disk, as what was written under them."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return file
 
 
 def restore_party(file: Path, party: str, like: PyTree) -> Any:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +22,9 @@ from jsplit.base import PyTree
 
 STOPPED = 3
 """Exit status of a party that was asked to stop before the end; started again, it goes on."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+PACKAGE = Path(__file__).resolve().parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,27 +35,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (ValueError, parties.Refused, parties.Missing, OSError) as error:
-        print(f"jsplit {options.command}: {error}", file=sys.stderr)
+        if options.debug:
+            traceback.print_exc()
+        print(f"jsplit {options.command}: {error}{whence(error, options)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"jsplit {options.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def whence(error: BaseException, options: argparse.Namespace) -> str:
+    """Where an error came from, if it was raised by the user's own function and not by jsplit."""
+    own = str(Path(getattr(options, "function", "").rpartition(":")[0]).resolve())
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).resolve().is_relative_to(PACKAGE):
+            break
+        if str(Path(frame.filename).resolve()) == own:
+            return f" (raised in {frame.filename}, line {frame.lineno}; --debug says how it came to that)"
+    return ""
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="jsplit", description="Split learning between parties on different machines.")
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("--debug", action="store_true", help="say of an error where it came from")
     commands = top.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("certs", help="make a throw-away authority and a certificate for every party")
+    one = commands.add_parser("certs", parents=[every], help="make a throw-away authority and a certificate for every party")
     one.add_argument("folder", type=Path)
     one.add_argument("parties", nargs="+")
     one.add_argument("--days", type=int, default=30)
     one.set_defaults(run=certs)
-    one = commands.add_parser("agree", help="write the agreement that a Python function gives")
+    one = commands.add_parser("agree", parents=[every], help="write the agreement that a Python function gives")
     one.add_argument("agreement", type=Path)
     one.add_argument("function", help="file.py:function, which takes nothing and gives a jsplit.party.agreement")
     one.set_defaults(run=agree)
-    one = commands.add_parser("show", help="say what an agreement holds")
+    one = commands.add_parser("show", parents=[every], help="say what an agreement holds")
     one.add_argument("agreement", type=Path)
     one.set_defaults(run=show)
     for name, text in (("train", "train"), ("evaluate", "the mean losses of"), ("predict", "the outputs of")):
-        one = commands.add_parser(name, help=f"{text} one party's part, with the others over the network")
+        one = commands.add_parser(name, parents=[every], help=f"{text} one party's part, with the others over the network")
         one.add_argument("agreement", type=Path)
         one.add_argument("party")
         one.add_argument(
@@ -63,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
         trust.add_argument("--plaintext-without-identity", action="store_true", help="no encryption; anyone is believed")
         one.add_argument("--listen", help="host:port, where it is not the address that the others dial")
         one.add_argument("--address", action="append", default=[], help="party=host:port, where it is another than agreed")
+        one.add_argument(
+            "--pulse", type=float, nargs=2, metavar=("EVERY", "WAIT"),
+            help="seconds of silence after which a connection is asked, and without an answer after which it is lost",
+        )  # fmt: skip
         one.add_argument("--log", type=Path, help="file for one line of JSON for each step")
         if name == "predict":
             one.add_argument("--out", type=Path, required=True, help="file for the outputs, .npz")
@@ -121,7 +147,9 @@ def train(options: argparse.Namespace) -> int:
 
 def infer(options: argparse.Namespace) -> int:
     agreed, given, network = common(options)
-    agreed = agreed.of(options.client) if options.client else agreed
+    if options.client:
+        agreed = agreed.of(options.client)
+        network["addresses"] = {p: x for p, x in network["addresses"].items() if p in agreed.parties}
     given = {k: v for k, v in given.items() if k in ("own", "data", "ids", "links", "credentials")}
     work = parties.predict if options.command == "predict" else parties.evaluate
     given |= {"checkpoint": options.checkpoint, "records": options.records}
@@ -153,7 +181,17 @@ def common(options: argparse.Namespace) -> tuple[parties.Agreement, dict[str, An
     plaintext = options.plaintext_without_identity
     trust = parties.PlaintextWithoutIdentity(options.party) if plaintext else parties.credentials(options.certs, options.party)
     addresses = dict(a.partition("=")[::2] for a in options.address)
-    return agreed, {**given, "credentials": trust}, {"listen": options.listen, "addresses": addresses}
+    for name, address in addresses.items():
+        if not address or name not in agreed.parties:
+            raise ValueError(
+                f"`--address` must be party=host:port, for one of {', '.join(agreed.parties)}, got {name}={address}."
+            )
+    network: dict[str, Any] = {"listen": options.listen, "addresses": addresses}
+    if options.pulse:
+        if not min(options.pulse) > 0:
+            raise ValueError(f"`--pulse` must be two positive numbers of seconds, got {options.pulse}.")
+        network["pulse"] = tuple(options.pulse)
+    return agreed, {**given, "credentials": trust}, network
 
 
 def load(spec: str) -> Callable[..., Any]:
@@ -162,7 +200,8 @@ def load(spec: str) -> Callable[..., Any]:
     if not Path(file).is_file():
         raise ValueError(f"`function` must be file.py:function, and there is no file {file or spec}.")
     found = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert found is not None and found.loader is not None
+    if found is None or found.loader is None:
+        raise ValueError(f"`function` must be in a Python file, whose name ends in .py; got {file}.")
     module = importlib.util.module_from_spec(found)
     sys.modules.setdefault(Path(file).stem, module)
     sys.path.insert(0, str(Path(file).resolve().parent))
@@ -180,7 +219,7 @@ class Progress:
 
     def __call__(self, metrics: parties.Metrics) -> None:
         if self.log:
-            self.log.write(json.dumps({"time": time.time(), **metrics.__dict__}) + "\n")
+            self.log.write(json.dumps({"time": time.time(), **metrics.plain()}, allow_nan=False) + "\n")
         if time.monotonic() - self.last > 1 or metrics.step == self.steps:
             self.last = time.monotonic()
             print(f"[{metrics.step}/{self.steps}] {metrics}", flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from operator import index
@@ -32,6 +32,7 @@ NONFINITE = ("refuse", "allow")
 NEEDED = ("format", "parties", "lead", "addresses", "holds", "nodes", "losses", "values", "links", "batch", "microbatches",
           "steps", "turns", "staleness", "seed", "checkpoint", "patience", "nonfinite", "identities", "hosts")  # fmt: skip
 SCHEMA = ("parties", "holds", "nodes", "losses", "values", "links", "batch", "microbatches", "staleness", "seed")
+SCHEMA_OF_TURNS = ("clients", "order", "handoff")
 """What a checkpoint depends on; the rest, as addresses and the number of steps, may change between two runs."""
 
 
@@ -41,9 +42,11 @@ class Agreement:
 
     Attributes:
         text: as JSON, with sorted keys.
+        whole: of one client's agreement: the turns of all, by which its checkpoints were made.
     """
 
     text: str
+    whole: str = ""
 
     @cached_property
     def said(self) -> dict[str, Any]:
@@ -74,7 +77,7 @@ class Agreement:
         one = self["turns"] | {"clients": clients, "order": [[client, self["steps"]]], "handoff": "none"}
         there = {*Turns(one, self["parties"], self["steps"]).parties}
         kept = {k: {p: x for p, x in self[k].items() if p in there} for k in ("addresses", "identities", "hosts")}
-        return self.replace(turns=one, **kept)
+        return replace(self.replace(turns=one, **kept), whole=self.whole or canonical(self["turns"]))
 
     @cached_property
     def hash(self) -> str:
@@ -84,11 +87,13 @@ class Agreement:
     @cached_property
     def schema(self) -> str:
         """Hash of what a checkpoint depends on."""
-        return sha256(canonical({k: self[k] for k in SCHEMA}).encode()).hexdigest()
+        turns = json.loads(self.whole) if self.whole else self["turns"]
+        who = turns and {k: turns[k] for k in SCHEMA_OF_TURNS}
+        return sha256(canonical({**{k: self[k] for k in SCHEMA}, "turns": who}).encode()).hexdigest()
 
     def replace(self, **changes: Any) -> Agreement:
         """Another agreement, with other addresses, steps or the like."""
-        return checked(self.said | changes)
+        return replace(checked(self.said | changes), whole=self.whole)
 
     def topology(self, party: str | None = None, own: Mapping[str, Any] | Topology | None = None) -> Topology:
         """The whole topology, with the segments and losses of `party` in it, and placeholders for all others.

@@ -1,4 +1,4 @@
-"""A party's checkpoints: the newest that all have, and what it has saved since. Nothing else is ever deleted.
+"""A party's checkpoints: the newest that all have, the one before it, and what it has saved since. Nothing else is deleted.
 
 Each is a folder of its own, written by `jsplit.save`; a crash, a full disk or a damaged file costs the newest one at most.
 """
@@ -10,20 +10,23 @@ import logging
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jsplit.base import PartyState, TrainState
-from jsplit.checkpoint import array_of, by_path, file_of, read, restore, save
+from jsplit.checkpoint import array_of, by_path, file_of, read, restore, save, to_disk
 from jsplit.wire.session import Away
 
 log = logging.getLogger("jsplit.party")
 
 
 class Disk:
-    """Checkpoints in a folder: `<folder>/<step>/<party>.npz`.
+    """Checkpoints in a folder: `<folder>/<step>/<party>.npz`. One process at a time has it; `close` lets go of it.
 
     Args:
         folder: of this party alone.
@@ -31,30 +34,47 @@ class Disk:
         schema: hash of what a checkpoint depends on.
         like: a state of the party, for shapes and dtypes.
 
+    Attributes:
+        steps: of the checkpoints that are whole.
+        instance: the number of this process, larger than that of all before it, whatever the clock says.
+
     Raises:
-        ValueError: if the folder holds checkpoints of another agreement or party.
+        ValueError: if the folder holds checkpoints of another agreement or party, or none that is whole, or another process
+            has it.
     """
 
     def __init__(self, folder: str | os.PathLike, party: str, schema: str, like: PartyState):
         self.folder, self.party, self.like = Path(folder), party, like
         self.folder.mkdir(parents=True, exist_ok=True)
-        about, file = {"party": party, "schema": schema}, self.folder / "about.json"
-        if file.exists():
-            found = json.loads(file.read_text())
-            if found != about:
-                raise ValueError(
-                    f"`checkpoint` {folder} is of the party `{found.get('party')}` and another agreement; "
-                    "give another folder, or the agreement it was begun with."
-                )
-        else:
-            write_whole(file, json.dumps(about))
-        self.steps = tuple(step for step in self.found() if self.whole(step))
+        self.lock = open(self.folder / "process", "a+b")  # noqa: SIM115 - it is open for as long as the process has the folder
+        try:
+            locked(self.lock, self.folder)
+            self.instance = numbered(self.lock)
+            self.steps = self.gone_over(schema)
+        except BaseException:
+            self.close()
+            raise
+
+    def gone_over(self, schema: str) -> tuple[int, ...]:
+        """The steps of the checkpoints that are whole, after a look at whose they are."""
+        there = self.found()
+        if there or about_of(self.folder) is not None:
+            check_whose(self.folder, self.party, schema)
+        else:  # nothing was ever saved here
+            write_whole(self.folder / "about.json", json.dumps({"party": self.party, "schema": schema}))
+        steps = tuple(step for step in there if self.whole(step))
+        if there and not steps:
+            raise ValueError(f"`checkpoint` {self.folder} holds none that is whole, of the steps {there}.")
+        return steps
+
+    def close(self) -> None:
+        self.lock.close()
 
     def found(self) -> list[int]:
-        return sorted(int(f.name) for f in self.folder.iterdir() if re.fullmatch(r"\d{12}", f.name))
+        return found(self.folder, self.party)
 
     def at(self, step: int) -> Path:
-        return self.folder / f"{step:012}"
+        return at(self.folder, step)
 
     def whole(self, step: int) -> bool:
         try:
@@ -75,22 +95,19 @@ class Disk:
         """
         step = int(state.step)
         save(self.at(step), TrainState({self.party: state}))
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        to_disk(self.folder)
         self.steps = tuple(sorted({*self.steps, step}))
 
     def keep_from(self, committed: int) -> None:
-        """Delete what is older than the step that all have."""
-        for step in [s for s in self.found() if s < committed]:
+        """Delete what is older than the step that all have, and than the one before it, which counts if that is damaged."""
+        first = kept_from(self.steps, committed)
+        for step in [s for s in steps_in(self.folder) if s < first]:
             shutil.rmtree(self.at(step), ignore_errors=True)
-        self.steps = tuple(s for s in self.steps if s >= committed)
+        self.steps = tuple(s for s in self.steps if s >= first)
 
     def forget(self, after: int) -> None:
         """Delete what is newer than a step from which others went on differently."""
-        for step in [s for s in self.found() if s > after]:
+        for step in [s for s in steps_in(self.folder) if s > after]:
             shutil.rmtree(self.at(step))
         self.steps = tuple(s for s in self.steps if s <= after)
 
@@ -99,19 +116,72 @@ class Disk:
         write_whole(self.folder / "away.json", json.dumps(away))
 
     def away(self) -> Away:
-        file = self.folder / "away.json"
-        found = json.loads(file.read_text()) if file.is_file() else []
-        return tuple((step, tuple(clients)) for step, clients in found)
+        return tuple((step, tuple(clients)) for step, clients in said(self.folder / "away.json") or [])
 
-    def finish(self, steps: int) -> None:
-        """All have done all steps; this party need not meet the others again."""
-        write_whole(self.folder / "done.json", json.dumps(steps))
+    def finish(self, steps: int, awaited: Iterable[str] = ()) -> None:
+        """All have all steps on disk, so none goes back any more; who must still learn it, or show that it has."""
+        write_whole(self.folder / "done.json", json.dumps({"steps": steps, "awaited": sorted(awaited)}))
 
-    def done(self) -> int | None:
-        """How many steps the run had that is over, if one is."""
-        file = self.folder / "done.json"
-        found = json.loads(file.read_text()) if file.is_file() else None
-        return found if found in self.steps else None
+    def done(self, steps: int) -> list[str] | None:
+        """Whom this party waits for after a run of so many steps that is over, if it is."""
+        found = said(self.folder / "done.json")
+        over = isinstance(found, dict) and found.get("steps") == steps and steps in self.steps
+        return found["awaited"] if over else None
+
+
+def found(folder: Path, party: str) -> list[int]:
+    """The steps of which there is a checkpoint of this party, whole or not."""
+    return [step for step in steps_in(folder) if file_of(at(folder, step), party).is_file()]
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(f.name) for f in folder.iterdir() if re.fullmatch(r"\d{12}", f.name))
+
+
+def at(folder: Path, step: int) -> Path:
+    return folder / f"{step:012}"
+
+
+def said(file: Path) -> Any:
+    """What a file of JSON says, `None` if there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        return json.loads(file.read_text()) if file.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+
+
+def about_of(folder: Path) -> dict[str, Any] | None:
+    """Whose checkpoints a folder says that it holds, if it does."""
+    try:
+        found = said(folder / "about.json")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def check_whose(folder: Path, party: str, schema: str) -> None:
+    """Refuse the checkpoints of another party or agreement.
+
+    Raises:
+        ValueError: saying whose they are.
+    """
+    about = about_of(folder)
+    if about is None:
+        raise ValueError(f"`checkpoint` {folder} does not say whose it is: about.json is missing or damaged.")
+    if about != {"party": party, "schema": schema}:
+        raise ValueError(
+            f"`checkpoint` {folder} is of the party `{about.get('party')}` and another agreement; "
+            "give another folder, or the agreement it was begun with."
+        )
+
+
+def kept_from(steps: Iterable[int], committed: int) -> int:
+    """The first step that is kept: the newest before the one that all have, or that one if there is none."""
+    return max((s for s in steps if s < committed), default=committed)
 
 
 def newest(folder: str | os.PathLike, party: str, schema: str, like: PartyState) -> PartyState:
@@ -121,22 +191,20 @@ def newest(folder: str | os.PathLike, party: str, schema: str, like: PartyState)
         ValueError: if there is none, or it is of another agreement.
     """
     folder = Path(folder)
-    if not (folder / "about.json").is_file():
-        raise ValueError(f"`checkpoint` {folder} holds none.")
-    if json.loads((folder / "about.json").read_text()) != {"party": party, "schema": schema}:
-        raise ValueError(f"`checkpoint` {folder} is of another party or agreement.")
-    for step in sorted((int(f.name) for f in folder.iterdir() if re.fullmatch(r"\d{12}", f.name)), reverse=True):
-        file = file_of(folder / f"{step:012}", party)
+    if not folder.is_dir() or not (there := found(folder, party)):
+        raise ValueError(f"`checkpoint` {folder} holds none of the party `{party}`.")
+    check_whose(folder, party, schema)
+    bare = like._replace(optimizer=(), links={})
+    for step in reversed(there):
+        file = file_of(at(folder, step), party)
         try:
             about, arrays = read(file)
-            wanted = by_path(like._replace(optimizer=(), links={}))
-            leaves = [array_of(file, path, arrays[path], about["dtypes"][path], x) for path, x in wanted.items()]
+            leaves = [array_of(file, path, arrays[path], about["dtypes"][path], x) for path, x in by_path(bare).items()]
         except (ValueError, KeyError) as error:
             log.warning("checkpoint of step %d is left aside: %s", step, error)
             continue
-        found = jax.tree.unflatten(jax.tree.structure(like._replace(optimizer=(), links={})), leaves)
-        return found._replace(optimizer=like.optimizer, links=like.links)
-    raise ValueError(f"`checkpoint` {folder} holds no whole one.")
+        return jax.tree.unflatten(jax.tree.structure(bare), leaves)._replace(optimizer=like.optimizer, links=like.links)
+    raise ValueError(f"`checkpoint` {folder} holds none that is whole, of the steps {there}.")
 
 
 class InMemory:
@@ -144,6 +212,10 @@ class InMemory:
 
     def __init__(self):
         self.kept: dict[int, PartyState] = {}
+        self.instance = time.time_ns()
+
+    def close(self) -> None:
+        pass
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -156,7 +228,8 @@ class InMemory:
         self.kept[int(state.step)] = jax.tree.map(lambda x: jnp.array(x, copy=True), state)
 
     def keep_from(self, committed: int) -> None:
-        self.kept = {s: x for s, x in self.kept.items() if s >= committed}
+        first = kept_from(self.kept, committed)
+        self.kept = {s: x for s, x in self.kept.items() if s >= first}
 
     def forget(self, after: int) -> None:
         self.kept = {s: x for s, x in self.kept.items() if s <= after}
@@ -167,18 +240,47 @@ class InMemory:
     def away(self) -> Away:
         return ()
 
-    def finish(self, steps: int) -> None:
+    def finish(self, steps: int, awaited: Iterable[str] = ()) -> None:
         pass
 
-    def done(self) -> int | None:
+    def done(self, steps: int) -> list[str] | None:
         return None
 
 
+def locked(file: Any, folder: Path) -> None:
+    """Hold a file for this process alone, where the system can do that.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"`checkpoint` {folder} is in use by another process of this party.") from None
+    except (ImportError, OSError) as error:
+        log.warning("`checkpoint` %s cannot be locked, see to it that one process uses it: %s", folder, error)
+
+
+def numbered(file: Any) -> int:
+    """A number for this process: the time, or one more than the number before, if the clock was set back."""
+    file.seek(0)
+    before = file.read()
+    instance = max(time.time_ns(), int(before) + 1 if before.isdigit() else 0)
+    file.truncate(0)
+    file.write(b"%d" % instance)
+    file.flush()
+    os.fsync(file.fileno())
+    return instance
+
+
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that a crash leaves all of it or nothing."""
+    """Write a file durably, so that a crash leaves all of it or nothing."""
     temporary = file.with_suffix(".tmp")
     with open(temporary, "w") as f:
         f.write(text)
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, file)
+    to_disk(file.parent)

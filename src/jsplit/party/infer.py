@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ import optax
 from jsplit.base import Link, PartyState, PyTree
 from jsplit.party.agreement import Agreement
 from jsplit.party.durable import newest
+from jsplit.party.join import prepared
 from jsplit.party.network import RolledBack
-from jsplit.party.process import Own, Result, joined
+from jsplit.party.process import Own, Result
 from jsplit.wire.certs import Trust
 
 
@@ -26,35 +28,40 @@ def infer(
     """Forward passes over all records, in the shared order, `batch` at a time."""
     if (state is None) == (checkpoint is None):
         raise ValueError("`state` or `checkpoint` must be given, and not both.")
-    size = agreed["batch"]
+    if callable(data):
+        raise ValueError(f"`data` must be fields by name to {task}, not a function of the step.")
+    if isinstance(records, bool) or not hasattr(records, "__index__") or index(records) < 1:
+        raise ValueError(f"`records` must be a number from 1 on, got {records!r}.")
+    size, records = agreed["batch"], index(records)
     steps = -(-records // size)
 
     def size_of(step: int) -> int:
         return min(size, records - step * size)
 
     given = {"credentials": credentials, "data": data, "ids": ids, "links": links, "optimizer": optax.identity()}
-    with joined(agreed, party, own, f"{task} {records}", steps, size_of, state=state, network=network, **given) as me:
-        [mine] = me.records.values()
+    with prepared(agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given) as ready:
+        [mine] = ready.records.values()
         if mine.count not in (None, records):
             raise ValueError(f"`records` is {records}, `data` has {mine.count}.")
         if checkpoint is not None:
-            state = newest(checkpoint, party, agreed.schema, me.disk.restore(0))
+            state = newest(checkpoint, party, agreed.schema, ready.disk.restore(0))
         assert state is not None
-        while True:
-            me.network.start()
-            try:
-                found = []
-                for step in range(steps):
-                    batch = mine.take(np.arange(step * size, step * size + size_of(step)))
-                    work = me.local.predict if task == "predict" else me.local.evaluate
-                    found.append(jax.tree.map(np.asarray, work(state, batch, step, size_of(step), me.network)))
-                    me.network.finished(step)
-                me.network.durable([0, steps])
-                me.network.until(lambda: me.network.member.committed >= steps, "all to be done", agreed.parties)
-                me.network.leave("")
-                break
-            except RolledBack:
-                continue
+        work = ready.local.predict if task == "predict" else ready.local.evaluate
+        with ready.connected(**network) as me:
+            while True:
+                me.network.start()
+                try:
+                    found = []
+                    for step in range(steps):
+                        batch = mine.take(np.arange(step * size, step * size + size_of(step)))
+                        found.append(jax.tree.map(np.asarray, work(state, batch, step, size_of(step), me.network)))
+                        me.network.finished(step)
+                    me.network.durable([0, steps])
+                    me.network.until(lambda: me.network.member.committed >= steps, "all to be done", agreed.parties)
+                    me.network.leave("", me.network.awaited())
+                    break
+                except RolledBack:
+                    continue
         if task == "predict":
             outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
             return Result(state, int(state.step), outputs=mine.back(outputs))

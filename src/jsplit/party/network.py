@@ -19,6 +19,10 @@ class Missing(TimeoutError):
     """A party did not come, or not come back, while this one was willing to wait."""
 
 
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """This party was asked to stop, and does not go on waiting."""
+
+
 class RolledBack(Exception):  # noqa: N818 - it is no error
     """Another epoch has begun: all go on from the step that it says."""
 
@@ -30,7 +34,10 @@ class Network(Connections):
         epoch: the one that the run is in, which may lag behind `member`'s: then it must go back.
         sent, received: bytes of frames that carry values.
         waited, posting: seconds of waiting for others, and of handing over what is sent.
+        asked: whether this party was asked to stop.
     """
+
+    asked: Callable[[], bool] = staticmethod(bool)
 
     def __init__(self, *args: Any, **options: Any):
         self.sent, self.received, self.waited, self.posting, self.epoch = 0, 0, 0.0, 0.0, 0
@@ -47,6 +54,7 @@ class Network(Connections):
         Raises:
             RolledBack: if another epoch has begun meanwhile.
             Refused: if the parties cannot work together.
+            Stopped: if this party was asked to stop.
             Missing: if it takes longer than agreed.
         """
         patience = self.wait_for if patience is None else patience
@@ -58,6 +66,8 @@ class Network(Connections):
                 self.current()
                 if there():
                     break
+                if self.asked():
+                    raise Stopped
                 now = time.monotonic()
                 if self.pass_over(now):
                     continue
@@ -84,12 +94,12 @@ class Network(Connections):
         self.post(outgoing)
         return bool(outgoing)
 
-    def start(self) -> None:
-        """Wait until all are there; the epoch and its first step are then `member.start`."""
+    def start(self, over: Callable[[], bool] = bool) -> None:
+        """Wait until all are there; the epoch and its first step are then `member.start`. Or until the run is `over`."""
         names = [p for p in self.agreed.parties if p != self.party]
 
         def there() -> bool:
-            return self.member.start is not None and self.member.epoch >= self.epoch
+            return self.member.start is not None and self.member.epoch >= self.epoch or over()
 
         with self.changed:
             self.epoch = self.member.epoch
@@ -162,17 +172,36 @@ class Network(Connections):
         with self.changed:
             return self.member.committed
 
-    def leave(self, reason: str, linger: float = 10.0) -> None:
-        """Say goodbye. The lead stays until all have, so that its last word reaches them."""
+    def awaited(self) -> list[str]:
+        """Whose goodbye this party waits for: the lead for that of all, others for the lead's."""
+        member = self.member
+        others = {*member.sessions} - member.rendezvous.missing if member.rendezvous else {member.lead}
+        return [self.agreed.parties[p] for p in sorted(others)]
+
+    def leave(self, reason: str, awaited: Sequence[str] = ()) -> list[str]:
+        """Say goodbye, and stay for up to `patience` until others have; gives who has not.
+
+        Args:
+            reason: why, if it is not that all is done.
+            awaited: whose goodbye is waited for.
+        """
+        told: dict[int, Any] = {}
+        left, end = {self.agreed.parties.index(p) for p in awaited}, time.monotonic() + self.agreed["patience"]
         with self.changed:
-            for p in self.lines:
-                self.lines[p].put(self.member.bye(p, reason))
-            if self.member.rendezvous and not reason:
-                others = {*self.member.sessions} - self.member.rendezvous.missing
-                self.changed.wait_for(lambda: self.member.gone >= others or self.fatal, linger)
+            while True:
+                for p, line in self.lines.items():  # one that has come again may not have heard it
+                    if told.get(p) is not line:
+                        line.put(self.member.bye(p, reason))
+                        told[p] = line
+                now = time.monotonic()
+                if self.member.done >= left or self.fatal or self.asked() or now > end:
+                    break
+                self.changed.wait(min(end - now, 0.5))
+            left -= self.member.done
             lines = list(self.lines.values())
         for line in lines:
             line.flush(2.0)
         self.closing.set()
         for line in lines:
             line.close(f"`{self.party}` has left.", 2.0)
+        return [self.agreed.parties[p] for p in sorted(left)]

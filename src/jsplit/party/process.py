@@ -1,38 +1,24 @@
-"""One party's process, before its first step: its part of the computation built, its records in order, its connections up."""
+"""One party's process before and between its steps: where it begins, what it trains on, what it hands over."""
 
 from __future__ import annotations
 
 import logging
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
-from math import prod
+from math import isfinite
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
-from jsplit.base import Link, PartyState, PyTree, Segment
-from jsplit.party import shapes
-from jsplit.party.agreement import Agreement, canonical
-from jsplit.party.connections import identity_of
+from jsplit.base import PartyState, PyTree, Segment
+from jsplit.party.agreement import Agreement
 from jsplit.party.durable import Disk, InMemory
-from jsplit.party.handover import learned, shapes_of_learned, taken
+from jsplit.party.handover import learned, taken
 from jsplit.party.local import Local, check_size
 from jsplit.party.network import Network
-from jsplit.party.records import Batches, Records, places_of
+from jsplit.party.records import Records, places_of
 from jsplit.party.turns import Turns
 from jsplit.topology import Topology
-from jsplit.wire.certs import Trust
-from jsplit.wire.codec import Shapes
-from jsplit.wire.member import Member
-from jsplit.wire.rendezvous import Status
-from jsplit.wire.session import Away, Terms
 
 log = logging.getLogger("jsplit.party")
 Own = Mapping[str, Segment | Callable] | Topology
@@ -60,6 +46,10 @@ class Metrics:
     wire: float
     wait: float
     epoch: int
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, which has no NaN and no infinity: a loss that is not finite is `None`."""
+        return {**self.__dict__, "losses": {n: x if isfinite(x) else None for n, x in self.losses.items()}}
 
     def __str__(self) -> str:
         losses = ", ".join(f"{n} {x:.4f}" for n, x in self.losses.items())
@@ -101,14 +91,16 @@ class Process:
     records: Mapping[str, Records]
     disk: Disk | InMemory
     network: Network
-    terms: Terms
     turns: Turns
 
     def begin(self) -> tuple[PartyState, int]:
-        """An epoch, once all are there that must be: the state to go on with, and from which step."""
-        self.network.start()
-        start = self.network.member.start
-        assert start is not None
+        """An epoch, once all are there that must be: the state to go on with, and from which step. If the run is over, as the
+        lead says, none begins."""
+        steps, member = self.agreed["steps"], self.network.member
+        self.network.start(lambda: steps in self.disk.steps and member.committed >= steps)
+        start = member.start
+        if start is None:
+            return self.disk.restore(steps), steps
         self.turns = self.local.turns = self.agreed.turns.without(start.away)
         if self.agreed.turns.skips:
             self.disk.forget(self.turns.there_until(self.party, start.step))
@@ -156,100 +148,5 @@ class Process:
             self.network.until(lambda: asked() or member.committed >= last, what, self.agreed.parties)
 
 
-def bytes_of(arrays: Shapes) -> int:
-    return sum(prod(shape) * dtype.itemsize for dtype, shape in arrays)
-
-
 def of(client: str) -> str:
     return f" of `{client}`" if client else ""
-
-
-def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, ids: Any) -> dict[str, Records]:
-    """A party's records, by client: its own, or those that it has of each if it is always there.
-
-    Raises:
-        ValueError: naming the field or the client that is missing.
-    """
-    turns = agreed.turns
-    own = turns.client_of(party)
-    each = own is None and agreed["turns"] is not None and not callable(data) and bool(fields)
-    found = {}
-    for client in turns.names if own is None else (turns.names[own],):
-        given: Any = {} if data is None else data
-        its = ids
-        if each:
-            if client not in given:
-                raise ValueError(f"`data` lacks the client `{client}`: `{party}` holds fields of each.")
-            given, its = given[client], ids and ids[client]
-        if not callable(given) and (missing := [f for f in fields if f not in given]):
-            has = ", ".join(given) or "none"
-            raise ValueError(f"`data`{of(client)} lacks the field `{missing[0]}`, which `{party}` holds; it has {has}.")
-        mine = given if callable(given) else {f: given[f] for f in fields}
-        found[client] = Records(mine, its if fields else None, key=agreed.schema)  # type: ignore[arg-type]
-    return found
-
-
-@contextmanager
-def joined(
-    agreed: Agreement, party: str, own: Own, task: str, steps: int, sizes: Callable[[int], int], *, credentials: Trust,
-    data: Mapping[str, PyTree] | Batches | None = None, ids: Sequence[Any] | None = None,
-    optimizer: optax.GradientTransformation | None = None, links: Mapping[str, Link] | None = None,
-    backward: str = "residuals", checkpoint: str | os.PathLike | None = None, state: PartyState | None = None,
-    keep_replies: bool = True, network: Mapping[str, Any],
-) -> Iterator[Process]:  # fmt: skip
-    """A party that has built its part, and is reachable.
-
-    Args:
-        task: what all are to be at; `steps`: how many it has, each with `sizes(step)` records at a time.
-        others: as for `jsplit.party.run`.
-    """
-    local = Local(agreed, party, own, optimizer, links, backward)
-    turns, fields = agreed.turns, local.fields(task.split()[0])
-    if task != "train" and len(turns.names) > 1:
-        raise ValueError(f"`agreed` is of several clients: say whose with agreed.of, for one of {', '.join(turns.names)}.")
-    records = records_of(agreed, party, fields, data, ids)
-    one = next(iter(records.values()))
-    first = dict(one.batches(0)) if one.batches else {f: jax.tree.map(lambda x: x[:1], v) for f, v in one.fields.items()}
-    whole = {f: jax.ShapeDtypeStruct((1, *np.shape(x)[1:]), x.dtype) for f, x in first.items() if hasattr(x, "dtype")}
-    like = local.init(whole if len(whole) == len(first) else first)
-    disk = Disk(checkpoint, party, agreed.schema, like) if checkpoint is not None else InMemory()
-    if not disk.steps and (isinstance(disk, InMemory) or not disk.found()):
-        disk.save(state or like)
-    said = agreed.said | {"task": task}
-    parties, wires, handed = agreed.parties, len(local.wires), shapes_of_learned(like)
-    crossings, largest = turns.crossings(local.wires), turns.largest
-    if largest and turns.client_of(party) is not None and (size := bytes_of(handed)) > largest:
-        raise ValueError(f"`turns` allows {largest} bytes to be handed over, `{party}` has {size}: say so with `largest`.")
-
-    def shape_of(crossing: int, step: int) -> tuple:
-        return handed if crossings[crossing].kind == "weights" else shapes.arrays(local.like(crossing % wires, sizes(step))[0])
-
-    def uses(crossing: int, step: int, away: Away) -> int:
-        return turns.without(away).uses(wires, crossing, step)
-
-    run = sha256(canonical(said).encode()).digest()
-    micros = agreed["microbatches"] if task == "train" else 1
-    clients = tuple(tuple(parties.index(p) for p in cast.values()) for cast in turns.clients.values()) if turns.skips else ()
-    lag = agreed["staleness"] if task == "train" else 0
-    terms = Terms(
-        run, parties, crossings, shape_of, steps, micros, 2 + 2 * lag, clients=clients, uses=uses, lag=lag,
-        finite=agreed["nonfinite"] == "refuse",
-    )  # fmt: skip
-    limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
-    durable = disk.steps if task == "train" else (0,)
-    said_of = {client: (r.count, r.digest) for client, r in records.items() if r.count is not None}
-    status = Status(time.time_ns(), 0, tuple(durable), said_of)
-    reach, me = agreed.reach(party), parties.index(party)
-    direct = frozenset(parties.index(p) for p, how in reach.items() if how != "lead")
-    seals = None
-    if "lead" in reach.values():
-        from jsplit.wire.seal import Sealer
-
-        names = [identity_of(agreed, p, credentials) for p in parties]
-        seals = Sealer(credentials, names.__getitem__, run, me, status.instance, limit)
-    member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
-    connected = Network(agreed, party, member, credentials, max(limit + (1 << 18), 1 << 20), **network)
-    try:
-        yield Process(agreed, party, local, records, disk, connected, terms, turns)
-    finally:
-        connected.close()

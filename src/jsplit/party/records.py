@@ -6,6 +6,7 @@ Parties compare how many records they have and a digest of the sorted ids, which
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -23,11 +24,12 @@ class Records:
     Args:
         fields: by name, arrays of [record, ...]; or `batch(step)`, where the party itself sees to it that all give the
             same records.
-        ids: of the records, strings or integers. Without them the order given is the order.
+        ids: of the records, strings or integers; a float that is an integer counts as one, as tables have them where some
+            values are missing. Without ids the order given is the order.
         key: what the digest is keyed by.
 
     Raises:
-        ValueError: if there is not one id for each record, or an id is there twice; it gives counts, no ids.
+        ValueError: if there is not one id for each record, or an id is there twice or is none; it gives counts, no ids.
     """
 
     def __init__(self, fields: Mapping[str, PyTree] | Batches, ids: Sequence[Any] | None = None, *, key: str = ""):
@@ -39,7 +41,9 @@ class Records:
         if ids is not None:
             if self.count is None or len(ids) != self.count:
                 raise ValueError(f"`ids` has {len(ids)} entries for {self.count or 0} records.")
-            names = [f"{type(i).__name__[:3] if isinstance(i, str) else 'int'}:{i}".encode() for i in ids]
+            names = [name_of(i) for i in ids]
+            if odd := names.count(b""):
+                raise ValueError(f"`ids` of {len(names)} records: {odd} are neither strings nor integers.")
             if twice := len(names) - len({*names}):
                 raise ValueError(f"`ids` of {len(names)} records: {twice} are there more than once.")
             self.order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
@@ -61,6 +65,14 @@ class Records:
         return jax.tree.map(lambda x: x[place], outputs)
 
 
+def name_of(i: Any) -> bytes:
+    """An id in bytes, the same at every party that has it; nothing if it is none."""
+    if isinstance(i, str):
+        return f"str:{i}".encode()
+    whole = hasattr(i, "__index__") or (isinstance(i, (float, np.floating)) and float(i).is_integer())
+    return f"int:{int(i)}".encode() if whole else b""
+
+
 def places_of(step: int, count: int, batch: int, seed: int) -> np.ndarray:
     """Which records, by their place in the shared order, a step of training takes: a function of (seed, step).
 
@@ -70,5 +82,9 @@ def places_of(step: int, count: int, batch: int, seed: int) -> np.ndarray:
     return shuffled(number, count, seed)[at * batch : (at + 1) * batch]
 
 
+@lru_cache(4)
 def shuffled(number: int, count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, number]).permutation(count)
+    """The order of a pass. It is drawn once for all steps of the pass, of a few parties or clients at a time."""
+    found = np.random.default_rng([seed, number]).permutation(count)
+    found.flags.writeable = False
+    return found

@@ -16,8 +16,9 @@ import optax
 
 from jsplit.base import Link, PartyState, PyTree
 from jsplit.party.agreement import Agreement
-from jsplit.party.network import RolledBack
-from jsplit.party.process import Metrics, Own, Process, Result, joined
+from jsplit.party.join import Ready, prepared
+from jsplit.party.network import RolledBack, Stopped
+from jsplit.party.process import Metrics, Own, Process, Result
 from jsplit.party.records import Batches
 from jsplit.wire.certs import Trust
 
@@ -59,7 +60,8 @@ def run(
         links: links by the names that the agreement gives them, beyond those of `jsplit.compress`.
         backward: mode, as for `jsplit.fused`.
         on_step: called with the `Metrics` of every step.
-        stop: when set, the party ends after the step it is in, with a checkpoint; started again, it goes on.
+        stop: when set, the party ends after the step it is in, with a checkpoint, or at once with the newest that it has if it
+            waits for others; started again, it goes on.
         keep_replies: keep what was sent until the receiver has it. Only a test switches this off.
         network: `listen`, `addresses`, `remind`, `pulse`; see `jsplit.party.network.Network`.
 
@@ -68,53 +70,73 @@ def run(
         Refused: if the parties do not agree, in one line.
         Missing: if a party did not come, or come back, for as long as agreed.
     """
-    steps = agreed["steps"]
-    size = agreed["batch"] // agreed["microbatches"]
-    with joined(
+    steps, size = agreed["steps"], agreed["batch"] // agreed["microbatches"]
+    with prepared(
         agreed, party, own, "train", steps, lambda step: size, credentials=credentials, data=data, ids=ids, optimizer=optimizer,
-        links=links, backward=backward, checkpoint=checkpoint, keep_replies=keep_replies, network=network,
-    ) as me:  # fmt: skip
-        if me.disk.done() == steps:  # and only this process died before it could end
-            return Result(me.disk.restore(steps), steps)
+        links=links, backward=backward, checkpoint=checkpoint, keep_replies=keep_replies,
+    ) as ready:  # fmt: skip
         asked = stop.is_set if stop is not None else bool
-        losses: dict[int, dict[str, float]] = {}
-        failed = 0
-        while True:
-            try:
-                (state, first), batches = me.begin(), me.batch
-                for step in range(first, steps):
-                    state = me.hand_over(state, step)
-                    if me.turns.works(party, step):
-                        state, metrics = one_step(me, state, step, batches)
-                        losses[step] = dict(metrics.losses)
-                        if on_step:
-                            on_step(metrics)
-                    state = state._replace(step=jnp.int32(step + 1))
-                    last = step + 1 == steps
-                    state = me.hand_over(state, steps) if last else state
-                    me.network.finished(step)
-                    due = (step + 1) % agreed["checkpoint"] == 0 or last
-                    if due or asked():
-                        me.keep_pace(step, asked)
-                        if due or not agreed["staleness"]:  # else steps are under way, of which no state can be saved
-                            failed = saved(me, state, failed, last=last)
-                        if asked():
-                            me.network.leave(f"`{party}` was asked to stop after step {step + 1}.")
-                            return Result(state, step + 1, of_all(losses), stopped=True, epoch=me.network.epoch)
-                me.network.until(
-                    lambda: me.network.member.committed >= steps, "all to have saved the last step", agreed.parties
-                )  # fmt: skip
-                me.disk.keep_from(steps)
-                lead = party == agreed["lead"]  # which the others still need, until all have left
-                if not lead:
-                    me.disk.finish(steps)
-                me.network.leave("")
-                if lead:
-                    me.disk.finish(steps)
-                away = [(step, [me.turns.names[c] for c in gone]) for step, gone in me.turns.away]
-                return Result(state, steps, of_all(losses), epoch=me.network.epoch, away=away)
-            except RolledBack:
-                log.info("%s goes back: another party has come back", party)
+        if (awaited := ready.disk.done(steps)) is not None:
+            return over(ready, awaited, asked, network)
+        with ready.connected(**network) as me:
+            return trained(me, on_step, asked)
+
+
+def trained(me: Process, on_step: Callable[[Metrics], Any] | None, asked: Callable[[], bool]) -> Result:
+    """What is left of the run, from the newest step that all have."""
+    agreed, party, steps = me.agreed, me.party, me.agreed["steps"]
+    me.network.asked = asked
+    losses: dict[int, dict[str, float]] = {}
+    failed = 0
+    while True:
+        try:
+            (state, first), batches = me.begin(), me.batch
+            for step in range(first, steps):
+                state = me.hand_over(state, step)
+                if me.turns.works(party, step):
+                    state, metrics = one_step(me, state, step, batches)
+                    losses[step] = dict(metrics.losses)
+                    if on_step:
+                        on_step(metrics)
+                state = state._replace(step=jnp.int32(step + 1))
+                last = step + 1 == steps
+                state = me.hand_over(state, steps) if last else state
+                me.network.finished(step)
+                due = (step + 1) % agreed["checkpoint"] == 0 or last
+                if due or asked():
+                    me.keep_pace(step, asked)
+                    if due or not agreed["staleness"]:  # else steps are under way, of which no state can be saved
+                        failed = saved(me, state, failed, last=last)
+                    if asked():
+                        me.network.leave(f"`{party}` was asked to stop after step {step + 1}.")
+                        return Result(state, step + 1, of_all(losses), stopped=True, epoch=me.network.epoch)
+            me.network.until(
+                lambda: me.network.member.committed >= steps, "all to have saved the last step", agreed.parties
+            )  # fmt: skip
+            me.disk.keep_from(steps)
+            me.disk.finish(steps, me.network.awaited())
+            me.disk.finish(steps, me.network.leave("", me.network.awaited()))
+            away = [(step, [me.turns.names[c] for c in gone]) for step, gone in me.turns.away]
+            return Result(state, steps, of_all(losses), epoch=me.network.epoch, away=away)
+        except RolledBack:
+            log.info("%s goes back: another party has come back", party)
+        except Stopped:
+            newest = max(me.disk.steps)
+            log.info("%s was asked to stop while it waited; its newest checkpoint is that of step %d", party, newest)
+            me.network.leave(f"`{party}` was asked to stop.")
+            losses = {s: x for s, x in losses.items() if s < newest}
+            return Result(me.disk.restore(newest), newest, of_all(losses), stopped=True, epoch=me.network.epoch)
+
+
+def over(ready: Ready, awaited: Sequence[str], asked: Callable[[], bool], network: Mapping[str, Any]) -> Result:
+    """What is left of a run that all have on disk to its end: to say so to those of whom it is not known that they know."""
+    steps = ready.agreed["steps"]
+    if awaited:
+        ready.member.committed = steps
+        with ready.connected(**network) as me:
+            me.network.asked = asked
+            me.disk.finish(steps, me.network.leave("", awaited))
+    return Result(ready.disk.restore(steps), steps)
 
 
 def one_step(me: Process, state: PartyState, step: int, batches: Batches) -> tuple[PartyState, Metrics]:
@@ -127,7 +149,7 @@ def one_step(me: Process, state: PartyState, step: int, batches: Batches) -> tup
     seconds, wait, wire = time.monotonic() - began, net.waited - waited, net.posting - posting
     took = (seconds, max(seconds - wait - wire, 0.0), wire, wait)
     metrics = Metrics(step + 1, losses, net.sent - sent, net.received - received, *took, net.epoch)
-    log.debug("%s", json.dumps({"party": me.party, **metrics.__dict__}))
+    log.debug("%s", json.dumps({"party": me.party, **metrics.plain()}))
     return state, metrics
 
 

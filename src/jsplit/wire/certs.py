@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 
@@ -51,17 +52,56 @@ def host_of(party: str) -> str:
 
 
 def read(folder: str | os.PathLike, party: str) -> Credentials:
-    """The credentials that `certs` wrote for a party.
+    """The credentials that `certs` wrote for a party, or that others issued, in files of the same names.
 
     Raises:
-        ValueError: naming the file that is missing.
+        ValueError: naming the file that is missing, or that cannot be used, and why.
     """
     folder = Path(folder)
     files = [folder / f"{quote(party, safe='')}.crt", folder / f"{quote(party, safe='')}.key", folder / "ca.crt"]
     for file in files:
         if not file.is_file():
             raise ValueError(f"there is no file {file}; `jsplit certs` makes certificates to try with.")
-    return Credentials(*(file.read_bytes() for file in files))
+    found = Credentials(*(file.read_bytes() for file in files))
+    check(found, *files)
+    return found
+
+
+def check(own: Credentials, certificate: Any, key: Any, authority: Any) -> None:
+    """Refuse credentials that no connection could be made with; else TLS would say only that the handshake failed.
+
+    Args:
+        own: the credentials.
+        certificate, key, authority: what the message calls each.
+
+    Raises:
+        ValueError: naming one of them.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    found, now = {}, datetime.now(UTC)
+    for name, data in ((certificate, own.certificate), (authority, own.authority)):
+        try:
+            found[name] = x509.load_pem_x509_certificates(data)
+        except ValueError as error:
+            raise ValueError(f"{name} holds no certificate in PEM: {error}") from None
+    try:
+        secret = serialization.load_pem_private_key(own.key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{key} holds no private key in PEM without a password: {error}") from None
+    if not isinstance(secret, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise ValueError(f"{key} holds a {type(secret).__name__}; TLS here takes keys on the curve P-256, and RSA.")
+    if secret.public_key() != found[certificate][0].public_key():
+        raise ValueError(f"{key} is not the key of the certificate in {certificate}.")
+    for name, those in ((certificate, found[certificate][:1]), (authority, found[authority])):
+        if not any(x.not_valid_before_utc <= now <= x.not_valid_after_utc for x in those):
+            begin, end = those[0].not_valid_before_utc, those[0].not_valid_after_utc
+            raise ValueError(
+                f"{name} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, and now it is {now:%Y-%m-%d %H:%M} UTC."
+            )
 
 
 def certs(folder: str | os.PathLike, parties: Sequence[str], *, days: int = 30) -> list[Path]:

@@ -32,8 +32,9 @@ HEADER = struct.Struct("<4s4B32sQQQIHHHHQ12s")
 """Magic; version, kind, flags, 0; run; epoch; instance; step; micro; value; sender; receiver; arrays; size; checksum."""
 ARRAY = struct.Struct("<2B6x")
 """Of one array: dtype, number of axes; then 8 bytes for each axis."""
-MOST_ARRAYS, MOST_AXES = 1024, 16
+MOST_ARRAYS, MOST_AXES = 1 << 14, 16
 LARGEST_HEAD = HEADER.size + MOST_ARRAYS * (ARRAY.size + 8 * MOST_AXES)
+"""Bytes of a head: about 2.2 MB, which a party takes for a frame before it knows whether it wants it."""
 LARGEST_TEXT = 1 << 20
 """Bytes of a body of JSON."""
 SEALED = 1
@@ -131,15 +132,23 @@ def about(frame: Frame) -> dict[str, Any]:
     return found
 
 
+def check(shapes: Shapes, what: str = "`arrays`") -> None:
+    """Refuse what no frame can carry.
+
+    Raises:
+        ValueError: saying so of `what`.
+    """
+    if len(shapes) > MOST_ARRAYS:
+        raise ValueError(f"{what} must be at most {MOST_ARRAYS} arrays, got {len(shapes)}.")
+    for dtype, shape in shapes:
+        if dtype not in CODES or len(shape) > MOST_AXES:
+            raise ValueError(f"{what} holds {dtype}{list(shape)}, which has no form on the wire.")
+
+
 def pack(head: Head) -> bytes:
     """The head as bytes; `unpack` is the inverse."""
-    if len(head.shapes) > MOST_ARRAYS:
-        raise ValueError(f"`arrays` must be at most {MOST_ARRAYS}, got {len(head.shapes)}.")
-    rows = []
-    for dtype, shape in head.shapes:
-        if dtype not in CODES or len(shape) > MOST_AXES:
-            raise ValueError(f"`arrays` holds {dtype}{list(shape)}, which has no form on the wire.")
-        rows.append(ARRAY.pack(CODES[dtype], len(shape)) + struct.pack(f"<{len(shape)}Q", *shape))
+    check(head.shapes)
+    rows = [ARRAY.pack(CODES[dtype], len(shape)) + struct.pack(f"<{len(shape)}Q", *shape) for dtype, shape in head.shapes]
     fields = (
         MAGIC, VERSION, KINDS.index(head.kind), SEALED * head.sealed, 0, head.run, head.epoch, head.instance, head.step,
         head.micro, head.value, head.sender, head.receiver, len(head.shapes), head.size,

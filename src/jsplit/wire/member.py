@@ -35,6 +35,9 @@ class Member:
         cache: whether what was sent is kept; see `Session`.
         seals: seal what goes by way of the lead, and open what comes so.
         away: at the lead, which clients were passed over before this process began.
+
+    Attributes:
+        gone: who has said goodbye, and has not come again; done: who has ever done so because it knows that all is done.
     """
 
     terms: Terms
@@ -49,6 +52,7 @@ class Member:
     start: Start | None = None
     committed: int = -1
     gone: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
     inbox: dict[tuple[int, int, int], Frame] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -123,10 +127,16 @@ class Member:
                 known = self.rendezvous.there.get(peer) if self.rendezvous else None
                 return self.arrive(peer, status) if known and known.instance == status.instance else []
             case "committed":
-                self.committed = max(self.committed, number(codec.about(frame), "step"))
+                if head.epoch in (
+                    0,
+                    self.epoch,
+                ):  # of this epoch; or the run is over, and the lead has begun none since it started
+                    self.committed = max(self.committed, number(codec.about(frame), "step"))
                 return []
             case "bye":
                 self.gone.add(peer)
+                if not codec.about(frame).get("reason"):
+                    self.done.add(peer)
                 return []
             case "refusal":
                 raise Refused(str(codec.about(frame).get("reason"))[:1000])
@@ -179,7 +189,7 @@ class Member:
             raise Refused(f"another process of {who} was started later.", alone=True)
         self.gone.discard(peer)
         found = self.arrive(peer, status) if self.rendezvous else []
-        if self.rendezvous and self.start and not any(p == peer for p, _ in found):
+        if self.rendezvous and not any(p == peer for p, _ in found):
             found += self.told(peer)
         return found + self.ask(peer)
 
@@ -217,9 +227,8 @@ class Member:
         return self.begin(start) + [m for p in self.sessions for m in self.told(p)]
 
     def told(self, peer: int) -> Outgoing:
-        """What the lead tells: the epoch, and what all have on disk."""
-        assert self.start is not None
-        frames = [codec.text_of(self.head("start", peer), asdict(self.start))]
+        """What the lead tells: the epoch, if one has begun, and what all have on disk, which it may know without one."""
+        frames = [codec.text_of(self.head("start", peer), asdict(self.start))] if self.start else []
         if self.committed >= 0:
             frames.append(codec.text_of(self.head("committed", peer), {"step": self.committed}))
         return [(peer, f) for f in frames]
@@ -228,7 +237,7 @@ class Member:
         """An epoch begins, unless it has begun already or is meant for another process of this party."""
         if start.epoch <= self.epoch or start.instances[self.me] != self.status.instance:
             return []
-        self.start, self.committed = start, max(self.committed, start.step)
+        self.start, self.committed = start, start.step
         self.inbox.clear()
         if self.seals is not None:
             self.seals.keep(start.instances)

@@ -217,6 +217,10 @@ def same(client: str, having: Mapping[str, Said]) -> int:
         each = ", ".join(f"`{p}` {n}" for p, (n, _) in having.items())
         raise Refused(f"the parties do not have the same records{of}: {each}; at least {max(counts) - min(counts)} are "
                       "missing at one of them.")  # fmt: skip
+    bare = [p for p, (_, digest) in having.items() if digest is None]
+    if 0 < len(bare) < len(having):
+        raise Refused(f"the parties do not have the same records{of}: {', '.join(f'`{p}`' for p in bare)} gave them without "
+                      "ids, others with ids; with them or without, it must be the same at all.")  # fmt: skip
     first, *others = having
     if odd := [p for p in others if having[p][1] != having[first][1]]:
         raise Refused(f"the parties do not have the same records{of}: all have {counts[0]}, but those of "

@@ -7,7 +7,7 @@ direction; a counter is the nonce, so none comes twice. Needs the extra `jsplit[
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -24,6 +24,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, Trust
 from jsplit.wire.codec import Frame
+from jsplit.wire.rendezvous import Refused
 from jsplit.wire.session import RemoteProtocolError
 
 NONCE, TAG = 12, 16
@@ -36,14 +37,17 @@ class Sealer:
 
     Args:
         trust: its credentials.
-        identity: `identity(peer)`, the URI that the peer's certificate must hold.
+        parties: names, by their places; `identities`: the URIs that their certificates must hold.
         run: hash of the agreement.
         me, instance: this party by its place, and this process.
         limit: the most bytes that the arrays of one frame may take.
     """
 
-    def __init__(self, trust: Trust, identity: Callable[[int], str], run: bytes, me: int, instance: int, limit: int):
-        self.trust, self.identity, self.run, self.me, self.instance, self.limit = trust, identity, run, me, instance, limit
+    def __init__(
+        self, trust: Trust, parties: Sequence[str], identities: Sequence[str], run: bytes, me: int, instance: int, limit: int
+    ):  # fmt: skip
+        self.trust, self.parties, self.identities, self.run = trust, parties, identities, run
+        self.me, self.instance, self.limit = me, instance, limit
         self.own = X25519PrivateKey.generate()
         self.public = self.own.public_key().public_bytes_raw()
         self.keys: dict[int, tuple[bytes, ChaCha20Poly1305, ChaCha20Poly1305, int]] = {}
@@ -65,7 +69,7 @@ class Sealer:
         """Take the key of a peer; gives whether it is another than before.
 
         Raises:
-            RemoteProtocolError: if it is not shown to be the peer's.
+            Refused: if it is not shown to be the peer's. That is between the two of them: the lead only passes it on.
         """
         try:
             public = bytes.fromhex(offer["public"])
@@ -75,10 +79,12 @@ class Sealer:
                 self.check(peer, chain)
                 verify(chain[0], bytes.fromhex(offer["signature"]), self.statement(peer, self.me, instance, public))
             shared = self.own.exchange(theirs)
-        except RemoteProtocolError:
-            raise
-        except (InvalidSignature, VerificationError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise RemoteProtocolError(f"party {peer} shows a key that is not its own: {type(error).__name__}.") from None
+        except VerificationError as error:
+            raise self.refused(peer, f"its certificate is not accepted: {error}") from None
+        except InvalidSignature:
+            raise self.refused(peer, "it is not signed with the key of the certificate that came with it.") from None
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise self.refused(peer, f"it is not one: {type(error).__name__}: {error}") from None
         if peer in self.keys and self.keys[peer][0] == public:
             return False
 
@@ -90,6 +96,9 @@ class Sealer:
         self.keys[peer] = (public, out, derived(peer, public, self.me, self.public), instance)
         return True
 
+    def refused(self, peer: int, why: str) -> Refused:
+        return Refused(f"`{self.parties[self.me]}` does not take the key of `{self.parties[peer]}`: {why}")
+
     def check(self, peer: int, chain: list[x509.Certificate]) -> None:
         """The certificate is by an authority that this party trusts, is valid now, and names the peer."""
         assert isinstance(self.trust, Credentials)
@@ -99,8 +108,9 @@ class Sealer:
             names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             names = x509.SubjectAlternativeName([])
-        if self.identity(peer) not in names.get_values_for_type(x509.UniformResourceIdentifier):
-            raise RemoteProtocolError(f"a key came for `{self.identity(peer)}` with the certificate of another party.")
+        shown = names.get_values_for_type(x509.UniformResourceIdentifier)
+        if self.identities[peer] not in shown:
+            raise self.refused(peer, f"its certificate names {', '.join(shown) or 'no one'}, not {self.identities[peer]}.")
 
     def keep(self, instances: Sequence[int]) -> None:
         """Forget the keys of processes other than these."""
@@ -124,33 +134,29 @@ class Sealer:
         """
         peer = frame.head.sender
         if peer not in self.keys or len(frame.arrays) != 1:
-            raise RemoteProtocolError(f"party {peer} sent a sealed frame before its key.")
+            raise RemoteProtocolError(f"`{self.parties[peer]}` sent a sealed frame before its key.")
         data = frame.arrays[0].tobytes()
         try:
             found = chunks.decode(self.keys[peer][2].decrypt(data[:NONCE], data[NONCE:], None), self.limit)
         except (InvalidTag, ValueError):
-            raise RemoteProtocolError(f"a frame of party {peer} was not sealed by it for this party.") from None
+            raise RemoteProtocolError(f"a frame of `{self.parties[peer]}` was not sealed by it for this party.") from None
         if found.head.id() != frame.head.id() or found.head.instance != frame.head.instance or found.head.sealed:
-            raise RemoteProtocolError(f"a frame of party {peer} holds another than it says.")
+            raise RemoteProtocolError(f"a frame of `{self.parties[peer]}` holds another than it says.")
         return found
 
 
 def sign(key: Any, statement: bytes) -> bytes:
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(statement, ec.ECDSA(hashes.SHA256()))
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return key.sign(statement)
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(statement, pss(), hashes.SHA256())
-    raise ValueError(f"`key` must be an elliptic curve, Ed25519 or RSA key, got {type(key).__name__}.")
+    raise ValueError(f"`key` must be an elliptic curve or RSA key, got {type(key).__name__}.")
 
 
 def verify(certificate: x509.Certificate, signature: bytes, statement: bytes) -> None:
     key = certificate.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey):
         key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
-    elif isinstance(key, ed25519.Ed25519PublicKey):
-        key.verify(signature, statement)
     elif isinstance(key, rsa.RSAPublicKey):
         key.verify(signature, statement, pss(), hashes.SHA256())
     else:
