@@ -383,7 +383,7 @@ def test_of_two_processes_of_one_party_the_later_counts():
     assert server.epoch == 1
     server.receive(0, second.hello(1))
     assert server.epoch == 2 and server.start.instances == (9, 5)
-    with pytest.raises(RemoteProtocolError, match="`client` has another process here, which was started later"):
+    with pytest.raises(Refused, match="another process of `client` was started later"):
         server.receive(0, first.hello(1))
     assert server.receive(0, codec.text_of(first.head("checkpoint", 1), first.about())) == []
 

@@ -22,6 +22,10 @@ from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status, number
 from jsplit.wire.session import Away, RemoteProtocolError, Session, Terms
 
 
+class Outlived(Refused):
+    """A later process of the same party is here; this concerns no one else."""
+
+
 @dataclass
 class Member:
     """One party: its sessions with all others, and what it knows of the run.
@@ -179,8 +183,9 @@ class Member:
             raise Refused(difference(self.said, about.get("agreement"), self.terms.name(self.me), self.terms.name(peer)))
         status = Status.of(about, self.terms.name(peer))
         known = self.rendezvous.there.get(peer) if self.rendezvous else None
-        if known and status.instance < known.instance:
-            raise RemoteProtocolError(f"{who} has another process here, which was started later.")
+        newest = known.instance if known else self.start.instances[peer] if self.start else 0
+        if status.instance < newest:
+            raise Outlived(f"another process of {who} was started later.")
         self.gone.discard(peer)
         found = self.arrive(peer, status) if self.rendezvous else []
         if self.rendezvous and self.start and not any(p == peer for p, _ in found):
