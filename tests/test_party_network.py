@@ -201,9 +201,11 @@ def test_a_connection_that_comes_up_while_a_party_leaves_is_closed():
     with started() as (lab, *_):
         lab.leave("it is enough.")
         here, there = memory_pair("lab", "server")
-        lab.connections.serve(SERVER, here)
+        reading = threading.Thread(target=lab.connections.serve, args=(SERVER, here), daemon=True)
+        reading.start()
         with pytest.raises(Closed, match="`lab` has left"):
             there.receive(1.0)
+        reading.join(5.0)
         assert not lab.connections.lines and not lab.connections.every
 
 
