@@ -131,10 +131,11 @@ class Connections:
     def note(self, peer: int, trouble: str) -> None:
         party = self.agreed.parties[peer]
         with self.changed:
-            if self.trouble.get(party) != trouble and not self.closing.is_set():
+            if peer in self.member.gone or self.trouble.get(party) == trouble:  # if it is gone, it has said why it left
+                return
+            self.trouble[party] = trouble
+            if not self.closing.is_set():
                 log.info("%s: %s", self.party, trouble)
-            if peer not in self.member.gone:  # else it has said why it left
-                self.trouble[party] = trouble
 
     def accept(self, peer: int, head: Head) -> None:
         with self.changed:
