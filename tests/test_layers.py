@@ -94,7 +94,7 @@ LAYERS |= {
         "party.agreement", "party.line", "wire.certs", "wire.channel", "wire.codec", "wire.member", "wire.rendezvous",
         "wire.rpc", "wire.session",
     },
-    "party.network": {"base", "party.connections"},
+    "party.network": {"base", "party.agreement", "party.connections", "wire.certs", "wire.member", "wire.rendezvous"},
     "party.process": {
         "base", "party.agreement", "party.durable", "party.handover", "party.local", "party.network", "party.records",
         "party.turns", "topology",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import queue
+import socket
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -38,7 +40,7 @@ def listening(mine, allowed=PARTIES, key=uri_of):
         close = made.close
         made.close = lambda reason="", wait=0.0: (close(reason, wait), ended.set())
         channels.put(made)
-        ended.wait(LONG)
+        ended.wait(10 * LONG)
 
     listener = Listener("localhost:0", mine, {key(p): p for p in allowed}, met, LIMIT)
     try:
@@ -146,6 +148,41 @@ def test_a_closed_channel_says_so_on_both_sides_and_hands_over_what_had_come(end
         a.receive(LONG)
 
 
+def test_who_closes_waits_until_what_it_sent_went_out_and_no_longer_though_it_reads_no_more(ends):
+    a, b = ends
+    going, took = threading.Event(), []
+
+    def push():
+        with suppress(Closed, TimeoutError):
+            for n in range(40):
+                b.send(numbered(n, 1 << 20), LONG)
+                going.set()
+
+    def close():
+        began = time.monotonic()
+        a.close("done", LONG)
+        took.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=run) for run in (push, close)]
+    threads[0].start()
+    assert going.wait(LONG)
+    a.send(numbered(1), LONG)
+    time.sleep(0.3)  # until nothing more can come
+    threads[1].start()
+    assert b.receive(LONG).head.step == 1
+    for t in threads:
+        t.join(LONG)
+    assert took[0] < LONG / 2
+
+
+def test_who_closes_waits_no_longer_than_it_says():
+    a, _ = memory_pair("lab", "server")
+    a.send(numbered(1), LONG)
+    began = time.monotonic()
+    a.close("done", 0.2)
+    assert 0.2 <= time.monotonic() - began < LONG / 2
+
+
 @pytest.mark.parametrize("kind", ["memory", "mtls"])
 def test_bytes_that_are_no_frame_close_the_channel(kind, trust):
     with connected(kind, trust) as (a, b):
@@ -164,6 +201,50 @@ def test_a_frame_that_is_not_wanted_closes_the_channel_before_it_is_read():
     a.send(numbered(0), LONG)
     with pytest.raises(CodecError, match="not activation"):
         b.receive(LONG)
+
+
+@contextmanager
+def slow_way(port, rate):
+    """A port that leads to another, by a way that holds little and takes so many bytes a second there."""
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    server.bind(("127.0.0.1", 0))
+    server.listen()
+
+    def pump(a, b, rate):
+        with suppress(OSError):
+            while data := a.recv(1 << 14):
+                b.sendall(data)
+                time.sleep(len(data) / rate if rate else 0)
+        for s in (a, b):
+            with suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    def lead():
+        with suppress(OSError):
+            while True:
+                near, _ = server.accept()
+                far = socket.create_connection(("127.0.0.1", port))
+                for given in ((near, far, rate), (far, near, 0)):
+                    threading.Thread(target=pump, args=given, daemon=True).start()
+
+    threading.Thread(target=lead, daemon=True).start()
+    yield f"localhost:{server.getsockname()[1]}"
+    server.close()
+
+
+@pytest.mark.slow
+def test_a_frame_that_takes_longer_than_the_silence_that_is_asked_about_arrives(trust):
+    """The question whether anybody is there waits behind it."""
+    with listening(trust["server"]) as (address, channels), slow_way(int(address.rpartition(":")[2]), 1e5) as by:
+        a = dial(by, "server", trust["lab"], LIMIT, timeout=LONG)
+        b = channels.get(timeout=LONG)
+        sender = threading.Thread(target=a.send, args=(numbered(7, 5_000_000), 120.0))
+        sender.start()
+        assert b.receive(120.0).head.step == 7
+        sender.join(LONG)
+        a.close()
+        b.close()
 
 
 # Trust. What is refused, is refused by the side that must, and told there.

@@ -1,54 +1,99 @@
-"""One connection of a party, with a thread that writes to it what is due."""
+"""One connection of a party, with a thread that writes to it what is due, and that closes it when all of that went out."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 
 from jsplit.wire.channel import Channel, Closed
 from jsplit.wire.codec import CARRIERS, Frame
 
+LAST = 10.0
+"""Seconds that the last frames of a connection have to go out."""
+
 
 class Line:
-    """A connection, and the frames that are to go out on it; how many they are is bounded by the sessions' windows."""
+    """A connection, and the frames that are to go out on it, each once.
 
-    def __init__(self, channel: Channel, patience: float):
-        self.channel, self.patience = channel, patience
-        self.due: deque[Frame] = deque()
+    Args:
+        channel: the connection.
+        patience: seconds that a peer may take to make room for a frame.
+        most: frames that may be due at a time; a peer that asks for more and does not read loses the connection.
+        failed: called with an error that is not the connection's, as of a frame that has no form on the wire.
+    """
+
+    def __init__(self, channel: Channel, patience: float, most: int, failed: Callable[[Exception], None]):
+        self.channel, self.patience, self.most, self.failed = channel, patience, most, failed
+        self.due: OrderedDict[tuple, Frame] = OrderedDict()
         self.changed = threading.Condition()
-        self.busy = False
-        self.open = True
+        self.busy = self.broken = False
+        self.ends: float | None = None
+        self.reason = ""
         self.thread = threading.Thread(target=self.write, name=f"jsplit-write-{channel.peer}", daemon=True)
         self.thread.start()
 
     def put(self, frame: Frame) -> None:
+        """Let a frame go out, unless the same is due already, or the connection ends."""
+        same = () if frame.head.kind in CARRIERS else tuple(x.tobytes() for x in frame.arrays)
         with self.changed:
-            if not any(f.head.id() == frame.head.id() and f.head.kind in CARRIERS for f in self.due):
-                self.due.append(frame)
+            if self.ends is None:
+                self.due.setdefault((frame.head.id(), same), frame)
                 self.changed.notify_all()
+            full = len(self.due) > self.most
+        if full:
+            self.cut(f"`{self.channel.peer}` does not read what it is sent, {self.most} frames were due.")
 
     def write(self) -> None:
-        while True:
-            with self.changed:
-                self.busy = False
-                self.changed.notify_all()
-                self.changed.wait_for(lambda: self.due or not self.open)
-                if not self.due:
-                    return
-                frame, self.busy = self.due.popleft(), True
-            try:
+        try:
+            while frame := self.next():
                 self.channel.send(frame, self.patience)
-            except (Closed, TimeoutError) as error:
-                self.close(str(error))
-                return
+        except (Closed, TimeoutError) as error:
+            self.cut(str(error))
+        except Exception as error:  # not the peer's doing: without this party, all would wait for it
+            self.cut(str(error))
+            self.failed(error)
+        else:
+            self.channel.close(self.reason, self.left)
 
-    def flush(self, timeout: float) -> None:
+    def next(self) -> Frame | None:
+        """The frame that goes out next; none if the connection ends."""
         with self.changed:
-            self.changed.wait_for(lambda: not self.open or not self.due and not self.busy, timeout)
+            self.busy = False
+            self.changed.wait_for(lambda: self.due or self.ends is not None)
+            if not self.due:
+                return None
+            self.busy = True
+            return self.due.popitem(last=False)[1]
 
-    def close(self, reason: str, wait: float = 0.0) -> None:
+    @property
+    def left(self) -> float:
+        """Seconds until a connection that ends is closed at the latest."""
+        return max((self.ends or 0.0) - time.monotonic(), 0.0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was put went out."""
         with self.changed:
-            self.open = False
-            self.due.clear()
+            return not (self.due or self.busy or self.broken)
+
+    def end(self, reason: str) -> None:
+        """Close the connection after all that is due went out; `join` waits until that is done, for `LAST` seconds at most."""
+        with self.changed:
+            if self.ends is None:
+                self.reason, self.ends = reason, time.monotonic() + LAST
             self.changed.notify_all()
-        self.channel.close(reason, wait)
+
+    def join(self) -> None:
+        self.thread.join(self.left)
+        self.channel.close(self.reason)
+
+    def cut(self, reason: str) -> None:
+        """Close the connection at once. What is due is lost, and asked for on the next one."""
+        with self.changed:
+            self.broken = self.broken or self.busy or bool(self.due)
+            self.due.clear()
+            self.reason, self.ends = self.reason or reason, time.monotonic()
+            self.changed.notify_all()
+        self.channel.close(reason)

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from jsplit.base import frame_bytes, nbytes
+from jsplit.party.agreement import Agreement
 from jsplit.party.connections import Connections
+from jsplit.wire.certs import Trust
+from jsplit.wire.member import Member
+from jsplit.wire.rendezvous import Refused
 
 log = logging.getLogger("jsplit.party")
 
@@ -19,32 +23,38 @@ class Missing(TimeoutError):
     """A party did not come, or not come back, while this one was willing to wait."""
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """This party was asked to stop, and does not go on waiting."""
-
-
 class RolledBack(Exception):  # noqa: N818 - it is no error
     """Another epoch has begun: all go on from the step that it says."""
 
 
-class Network(Connections):
-    """A party's connections, and what it has sent, received and waited for on them.
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """This party was asked to stop while it waited."""
+
+
+class Network:
+    """What a party has sent, received and waited for on its connections.
+
+    Args:
+        agreed, party, member, trust, limit, options: as for `jsplit.party.connections.Connections`.
+        remind: seconds of waiting after which what may have been lost is asked for again.
 
     Attributes:
         epoch: the one that the run is in, which may lag behind `member`'s: then it must go back.
         sent, received: bytes of frames that carry values.
         waited, posting: seconds of waiting for others, and of handing over what is sent.
-        asked: whether this party was asked to stop.
+        asked: whether this party was asked to stop; then it waits for nothing any more.
     """
 
-    asked: Callable[[], bool] = staticmethod(bool)
-
-    def __init__(self, *args: Any, **options: Any):
-        self.sent, self.received, self.waited, self.posting, self.epoch = 0, 0, 0.0, 0.0, 0
-        super().__init__(*args, **options)
-        self.epoch = self.member.epoch
+    def __init__(
+        self, agreed: Agreement, party: str, member: Member, trust: Trust, limit: int, *, remind: float = 5.0, **options: Any
+    ):
+        self.agreed, self.party, self.member, self.remind = agreed, party, member, remind
+        self.sent, self.received, self.waited, self.posting, self.epoch = 0, 0, 0.0, 0.0, member.epoch
+        self.asked: Callable[[], bool] = bool
         # where clients may be passed over the lead finds out first, and those that are left need time to go on without
-        self.wait_for = self.patience * (3 if self.agreed.turns.skips else 1)
+        self.wait_for = float(agreed["patience"]) * (3 if agreed.turns.skips else 1)
+        self.connections = Connections(agreed, party, member, trust, limit, **options)
+        self.changed, self.post, self.close = self.connections.changed, self.connections.post, self.connections.close
 
     def until(
         self, there: Callable[[], Any], what: str | Callable[[], str], whom: Sequence[str] = (), patience: float | None = None
@@ -61,8 +71,8 @@ class Network(Connections):
         began = last = time.monotonic()
         with self.changed:
             while True:
-                if self.fatal:
-                    raise self.fatal
+                if self.connections.fatal:
+                    raise self.connections.fatal
                 self.current()
                 if there():
                     break
@@ -72,7 +82,7 @@ class Network(Connections):
                 if self.pass_over(now):
                     continue
                 if now - began > patience:
-                    trouble = "; ".join(t for p in whom if (t := self.trouble.get(p)))
+                    trouble = "; ".join(t for p in whom if (t := self.connections.trouble.get(p)))
                     what = what() if callable(what) else what
                     raise Missing(f"`{self.party}` waited {patience:g} s for {what}{': ' + trouble if trouble else ''}")
                 if now - last > self.remind:
@@ -86,9 +96,13 @@ class Network(Connections):
         member, turns = self.member, self.agreed.turns
         if not turns.skips or member.rendezvous is None:
             return False
-        late = [p for p, since in self.lost.items() if now - since > self.patience and p not in member.rendezvous.missing]
-        late = [p for p in late if turns.client_of(self.agreed.parties[p]) is not None]
-        outgoing = member.skip(late) if late else []
+        gone = [p for p, since in self.connections.lost.items() if now - since > self.agreed["patience"]]
+        late = [p for p in gone if p not in member.rendezvous.missing and turns.client_of(self.agreed.parties[p]) is not None]
+        try:
+            outgoing = member.skip(late) if late else []
+        except Refused as error:
+            self.connections.fail(error, tell=True)
+            raise
         if outgoing:
             log.warning("%s goes on without %s", self.party, ", ".join(f"`{self.agreed.parties[p]}`" for p in late))
         self.post(outgoing)
@@ -113,7 +127,7 @@ class Network(Connections):
 
     def absent(self) -> str:
         with self.changed:
-            there = self.member.rendezvous.there if self.member.rendezvous else self.lines
+            there = self.member.rendezvous.there if self.member.rendezvous else self.connections.lines
             missing = [p for i, p in enumerate(self.agreed.parties) if i not in there and p != self.party]
         return f"of whom {', '.join(f'`{p}`' for p in missing)} did not come" if missing else "of whom all were connected"
 
@@ -189,19 +203,14 @@ class Network(Connections):
         left, end = {self.agreed.parties.index(p) for p in awaited}, time.monotonic() + self.agreed["patience"]
         with self.changed:
             while True:
-                for p, line in self.lines.items():  # one that has come again may not have heard it
+                for p, line in self.connections.lines.items():  # one that has come again may not have heard it
                     if told.get(p) is not line:
                         line.put(self.member.bye(p, reason))
                         told[p] = line
                 now = time.monotonic()
-                if self.member.done >= left or self.fatal or self.asked() or now > end:
+                if self.member.done >= left or self.connections.fatal or self.asked() or now > end:
                     break
                 self.changed.wait(min(end - now, 0.5))
             left -= self.member.done
-            lines = list(self.lines.values())
-        for line in lines:
-            line.flush(2.0)
-        self.closing.set()
-        for line in lines:
-            line.close(f"`{self.party}` has left.", 2.0)
+        self.connections.leave(reason)
         return [self.agreed.parties[p] for p in sorted(left)]

@@ -44,7 +44,7 @@ class Channel(Protocol):
         ...
 
     def close(self, reason: str = "", wait: float = 0.0) -> None:
-        """Close both ways; what was sent before has up to `wait` seconds to go out."""
+        """Close both ways. What was sent before has up to `wait` seconds to go out, what came before can still be received."""
         ...
 
 
@@ -52,7 +52,7 @@ class Pipe:
     """Chunks, one after the other, `BOUND` at most; what was put in before it was closed can still be taken out."""
 
     def __init__(self, bound: int = BOUND):
-        self.bound, self.chunks, self.reason = bound, deque[bytes](), None
+        self.bound, self.chunks = bound, deque[bytes]()
         self.changed = threading.Condition()
         self.reason: str | None = None
 
@@ -79,6 +79,11 @@ class Pipe:
             if self.reason is None:
                 self.reason = reason or "closed"
             self.changed.notify_all()
+
+    def drain(self, timeout: float) -> None:
+        """Wait until all that was put in was taken out."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.chunks, timeout)
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
@@ -132,6 +137,7 @@ class Ends:
     def close(self, reason: str = "", wait: float = 0.0) -> None:
         self.outward.close(reason)
         self.inward.close(reason)
+        self.outward.drain(wait)
 
 
 def memory_pair(

@@ -185,7 +185,8 @@ class Member:
             raise Refused(difference(self.said, about.get("agreement"), self.terms.name(self.me), self.terms.name(peer)))
         status = Status.of(about, self.terms.name(peer))
         known = self.rendezvous.there.get(peer) if self.rendezvous else None
-        if known and status.instance < known.instance:
+        newest = known.instance if known else self.start.instances[peer] if self.start else 0
+        if status.instance < newest:
             raise Refused(f"another process of {who} was started later.", alone=True)
         self.gone.discard(peer)
         found = self.arrive(peer, status) if self.rendezvous else []

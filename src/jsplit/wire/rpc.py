@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import grpc
@@ -23,10 +24,14 @@ log = logging.getLogger("jsplit.wire")
 
 
 class Pulse(NamedTuple):
-    """A connection that is silent for `every` seconds is asked, and counts as lost if nothing comes for `wait` more."""
+    """A connection that is silent for `every` seconds is asked, and counts as lost if nothing comes for `wait` more.
+
+    The question waits behind all that was sent before it and is still on its way. If that takes longer than `wait`, the
+    connection is cut, and the frame that was on its way begins anew: so `wait` must be long where the line is slow.
+    """
 
     every: float = 10.0
-    wait: float = 10.0
+    wait: float = 60.0
 
     def options(self) -> list[tuple[str, int]]:
         every, wait = (max(int(1000 * s), 1) for s in self)
@@ -126,23 +131,28 @@ class Listener:
             thread.start()
         yield from outward
 
-    def close(self, grace: float = 2.0) -> None:
+    def close(self, grace: float = 5.0) -> None:
         self.server.stop(grace).wait(grace + 5)
         self.pool.shutdown(wait=False)
 
 
 class Connection(Ends):
-    """The end of a channel that dialled; closing it closes the connection."""
+    """The end of a channel that dialled; closing it closes the connection.
 
-    call: Any
-    line: Any
-    ended: threading.Event
+    Args:
+        ends: peer, pipes, limit and what asks for every head, as for `Ends`.
+        call, line: the stream, and what carries it.
+        ended: set when the listener has ended the stream.
+    """
+
+    def __init__(self, *ends: Any, call: Any, line: Any, ended: threading.Event):
+        super().__init__(*ends)
+        self.call, self.line, self.ended = call, line, ended
 
     def close(self, reason: str = "", wait: float = 0.0) -> None:
-        self.outward.close(reason)  # the stream ends this way; then the listener ends the other
+        super().close(reason)  # this ends the stream one way; then the listener ends the other
         if wait:
             self.ended.wait(wait)
-        super().close(reason)
         self.call.cancel()
         self.line.close()
 
@@ -186,10 +196,9 @@ def dial(
             call.initial_metadata()
             there.set()
             for chunk in call:
-                inward.put(chunk)
+                with suppress(Closed):  # who reads no more still waits for the end
+                    inward.put(chunk)
             reason = f"`{peer}` closed the connection."
-        except Closed:
-            reason = "closed"
         except grpc.RpcError as error:
             reason = why(peer, error)
         outward.close(reason)
@@ -198,8 +207,7 @@ def dial(
         ended.set()
 
     threading.Thread(target=pump, name="jsplit-pump", daemon=True).start()
-    made = Connection(peer, outward, inward, limit, accept)
-    made.call, made.line, made.ended = call, line, ended
+    made = Connection(peer, outward, inward, limit, accept, call=call, line=line, ended=ended)
     if not there.wait(timeout):
         made.close(f"no connection with `{peer}` at {address} within {timeout:g} s.")
     if inward.reason is not None:
