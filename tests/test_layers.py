@@ -39,7 +39,7 @@ LAYERS = {
     "averages": set(),
     "population": {"base"},
     "decoupled": {"base", "nodes", "topology"},
-    "staleness": {"base", "population"},
+    "staleness": {"base"},
     "losses": {"base", "nodes", "topology", "vjp", "walk"},
     "step": {"base", "losses", "nodes", "topology", "vjp", "walk"},
     "update": {"step", "vjp", "walk"},

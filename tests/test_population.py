@@ -142,3 +142,14 @@ def test_what_does_not_fit_is_refused():
     for make, message in cases:
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_what_a_client_reads_in_steps_that_it_does_not_take_is_its_own():
+    """A batch in which nothing counts may still be read, where examples mix."""
+    people = population.Population((np.arange(3), np.arange(3, 20)), ("a", "b"), 0)
+    fields = {"x": np.zeros(20)}
+    for drawn in (people.round(fields, 0, batch=4), people.global_batches(fields, 0, batch=6)):
+        for k, c in enumerate(drawn.client):
+            assert {*drawn.reads[k].ravel()} <= {*people.records[c]}
+    reads, weight = (x[1] for x in people.global_batches(fields, 0, batch=6)[1:3])
+    assert len({*reads[weight == 0]}) > 1  # not one record again and again

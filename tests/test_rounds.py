@@ -228,6 +228,27 @@ def test_a_client_without_a_batch_left_takes_no_step(mlp):
 # Averages.
 
 
+def test_a_client_without_an_example_in_a_step_takes_none(mlp):
+    problem, batch = mlp
+    drawn = people([2, 38]).global_batches(batch, 0, batch=8)
+    algorithm = rounds.parallel(jsplit.fused(problem.topology, optax.adam(0.01)), "client", bottoms="own")
+    state, _ = after(algorithm, [drawn])
+    taken = (drawn.weight.sum(-1) > 0).sum(-1)
+    assert taken[0] <= 2 and state.parties["client"].optimizer[0].count.tolist() == taken.tolist()
+
+
+def test_examples_may_have_any_weights(mlp):
+    problem, batch = mlp
+    drawn = people([40]).round(batch, 0, batch=8)
+    drawn = drawn._replace(weight=np.random.default_rng(0).uniform(0.5, 2, drawn.weight.shape).astype(np.float32))
+    trainer = jsplit.fused(problem.topology, momentum(0.1))
+    state, _ = after(rounds.take_turns(trainer, "client"), [drawn])
+    expected = trainer.init(jax.random.key(1), first(batch))
+    for rows, weight in zip(drawn.reads[0], drawn.weight[0], strict=True):
+        expected, _ = trainer.step(expected, {n: x[rows] for n, x in batch.items()}, weight)
+    assert far(state, expected) < 1e-6
+
+
 def test_averages_are_weighted_means():
     """One step takes each client's only parameter to the mean of its records; the average of 1 and 3 is 2, not 0.75."""
     segment = jsplit.Segment(
@@ -541,6 +562,7 @@ def test_arguments_that_do_not_fit_are_refused(mlp):
         (lambda: rounds.splitfed(trainer, "client", version=2, chunk=2), "`chunk` and `mesh` are for clients"),
         (lambda: rounds.fedavg(trainer, statistics="sum"), "`statistics` must be one of averaged, own"),
         (lambda: rounds.fedavg(trainer, chunk=0), "`chunk` must be a positive integer"),
+        (lambda: rounds.fedavg(trainer, server="adam"), "`server` must be an optax optimizer, got str"),
         (lambda: rounds.parallel(trainer, "client", bottoms="some"), "`bottoms` must be one of own, shared"),
         (lambda: rounds.alone(problem.topology), "`trainer` must be one of jsplit.fused or jsplit.messages, got Topology"),
         (lambda: rounds.alone(trainer, loop="fast"), "`loop` must be one of auto, compiled, python"),
@@ -557,6 +579,8 @@ def test_arguments_that_do_not_fit_are_refused(mlp):
         algorithm.step(state, people([16, 20, 4]).round(batch, 0))
     with pytest.raises(ValueError, match="the round lacks the field `label`"):
         algorithm.step(state, drawn._replace(fields={"image": batch["image"]}))
+    with pytest.raises(ValueError, match="`client` must be one of 0 to 1, got 7"):
+        algorithm.predict(state, {"image": batch["image"]}, client=7)
     with pytest.raises(ValueError, match="`client` must say whose"):
         algorithm.predict(state, problem.fields)
     with pytest.raises(ValueError, match="of equal shapes"):

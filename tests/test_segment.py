@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from flax.core import freeze
 
 import jsplit
 
@@ -82,6 +83,9 @@ def test_a_linen_segment_starts_from_the_variables_given():
     params, state = jsplit.segment(LinenNet(), variables=variables).init(jax.random.key(0), x)
     same(params, variables["params"])
     same(state["batch_stats"], variables["batch_stats"])
+    same(jsplit.segment(LinenNet(), variables=freeze(variables)).init(jax.random.key(0), x)[0], params)
+    with pytest.raises(ValueError, match="the module keeps `batch_stats`, which its variables lack"):
+        jsplit.segment(LinenNet(), variables={"params": variables["params"]}).init(jax.random.key(0), x)
 
 
 def test_what_is_sown_is_sown_anew_on_every_call():

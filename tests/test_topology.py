@@ -73,6 +73,13 @@ def test_a_value_that_reaches_no_loss_gets_no_cotangent():
     assert topology.crossings == (("smashed", "client", "server", False),)
 
 
+def test_a_value_behind_a_detached_one_gets_no_cotangent():
+    nodes = chain(between=Node("between", plain, "middle", ["smashed"], detached=["smashed"]))
+    nodes[1] = Node("logits", trained, "server", ["between"])
+    topology = Topology(nodes, HOLDS)
+    assert [(c.name, c.returns) for c in topology.crossings] == [("smashed", False), ("between", False)]
+
+
 def test_the_same_value_crosses_once_to_a_party_that_reads_it_twice():
     other = Node("other", trained, "server", ["smashed"])
     assert len(Topology(chain(other=other), HOLDS).crossings) == 1
@@ -93,6 +100,9 @@ REFUSED = {
     "penalty `p` at `server` reads `smashed`, which `client` makes": chain(p=Penalty("p", mean, "server", ["smashed"])),
     "reads `smashed.params`, which belongs to `client`": chain(p=Penalty("p", mean, "server", ["smashed.params"])),
     "reads `loss`, which is a loss": chain(p=Loss("p", mean, "server", ["loss"])),
+    "the node `smashed.params` has the name of the params of the node `smashed`": chain(
+        other=Node("smashed.params", trained, "client", ["image"])
+    ),
     "`nodes` holds no Node": [Loss("loss", mean, "server", ["label"])],
     "`nodes` must hold Node and Loss, got int": [*chain(), 3],
 }

@@ -546,6 +546,8 @@ def test_a_batch_may_be_any_mapping_and_a_seed_any_integer():
         for batch, got in (((1, 2), "tuple"), (None, "NoneType")):
             refused(f"the batch must be a dictionary of fields, got {got}", lambda batch=batch: trainer.step(state, batch))
         refused("`key` must be a PRNG key or an integer seed, got NoneType", lambda: trainer.init(None, problem.batch))
+        keys = jax.random.split(jax.random.key(0), 2)
+        refused("`key` must be one PRNG key or an integer seed, got key", lambda keys=keys: trainer.init(keys, problem.batch))
         words = {**problem.batch, "label": np.array(["a"] * 8)}
         refused("field `label` of the batch must hold numbers, got <U1", lambda words=words: trainer.init(0, words))
         refused("field `label` of the batch holds no array", lambda: trainer.init(0, {**problem.batch, "label": None}))
@@ -566,9 +568,16 @@ def test_what_does_not_fit_together_is_refused_when_training_starts(interpreter)
     )
     grows = jsplit.Segment(lambda key, h: ({}, {}), lambda p, s, k, h, train=True: (h, {"n": h}), ("h",))
     refused(
-        "node `output` at `server`: `apply` must give back a state of the structure it got",
+        "node `output` at `server`: `apply` must give back a state of the structure and dtypes it got",
         lambda: make(vanilla(dense(["x"]), grows), sgd).init(0, batch),
     )
+    narrows = jsplit.Segment(
+        lambda key, h: ({}, {"n": jnp.zeros(1)}),
+        lambda p, s, k, h, train=True: (h, {"n": s["n"].astype(jnp.bfloat16)}), ("h",),
+    )  # fmt: skip
+    refused("got {'n': 'bfloat16'}", lambda: make(vanilla(dense(["x"]), narrows), sgd).init(0, batch))
+    unmoded = jsplit.Segment(lambda key, h: ({}, {}), lambda p, s, k, h: (h, s), ("h",))
+    refused("TypeError", lambda: make(vanilla(dense(["x"]), unmoded), sgd).init(0, batch))
     topology = vanilla(dense(["x"]), dense())
     for optimizer in (optax.lbfgs(), optax.contrib.reduce_on_plateau()):
         refused(

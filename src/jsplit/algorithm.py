@@ -61,7 +61,7 @@ def assemble(
     Args:
         trainer: of one client's topology.
         ways: how each part of a party's state travels.
-        program: `program(loops, ragged, training, draw) -> function(held, key, fields, draw) -> (held, info)`.
+        program: `program(loops, ragged, training) -> function(held, key, fields, draw) -> (held, info)`.
         loop: how loops run.
         group: how many clients run at once, of so many, where loops run so.
         server: first memory of the optimizer that applies averages.
@@ -122,7 +122,7 @@ def assemble(
 
     def compiled(loops: Loops, draw: Draw, training: bool, several: bool = False) -> Callable:
         taken = np.arange(draw.weight.shape[-2]) < draw.steps[..., None]
-        ragged = bool(np.any((draw.weight == 0) & taken[..., None]))
+        ragged = bool(np.any((draw.weight != 1) & taken[..., None]))
         if (at := (ragged, training, several)) not in programs:
             inner = program(loops, ragged, training)
 
@@ -188,6 +188,10 @@ def assemble(
         parts = parts_of(state.parties)
         if client is None and OWN in (ways[p, "params"] for p in config.topology.parties):
             raise ValueError("each client has parameters of its own: `client` must say whose to predict with.")
+        own = [k for k, way in ways.items() if way == OWN and jax.tree.leaves(parts[k])]
+        count = jax.tree.leaves(parts[own[0]])[0].shape[0] if own else None
+        if client is not None and count is not None and not 0 <= index(client) < count:
+            raise ValueError(f"`client` must be one of 0 to {count - 1}, got {client!r}.")
         for k, way in ways.items():
             if way == OWN:
                 parts[k] = at(parts[k], 0 if client is None else index(client))

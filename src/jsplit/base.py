@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -261,6 +262,13 @@ def said(shapes: PyTree) -> str:
 def reason(error: Exception) -> str:
     """Kind and first line of an error that somebody else's code raised."""
     return ": ".join(filter(None, (type(error).__name__, str(error).strip().partition("\n")[0])))
+
+
+def positive(name: str, value: Any) -> int:
+    """The argument `name` as a plain integer from 1 on."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    return index(value)
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:

@@ -6,6 +6,7 @@ value, so links can be chained: `chain(cast(jnp.bfloat16), quantize(8))`.
 
 from __future__ import annotations
 
+from operator import index
 from typing import NamedTuple
 
 import jax
@@ -65,7 +66,7 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
     References:
         Alistarh et al., `QSGD <https://arxiv.org/abs/1610.02132>`_, 2017, section 3.1.
     """
-    if not isinstance(bits, int) or not 2 <= bits <= 8:
+    if isinstance(bits, bool) or not hasattr(bits, "__index__") or not 2 <= index(bits) <= 8:
         raise ValueError(f"`bits` must be an integer in 2..8, got {bits!r}.")
     top = 2 ** (bits - 1) - 1
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
-from flax.core import DenyList
+from flax.core import DenyList, unfreeze
 
 from jsplit.base import Params, PyTree, Segment, State
 from jsplit.watch import Path, watched, watching
@@ -221,7 +221,7 @@ def from_linen(module: linen.Module, call: Call, variables: Mapping[str, PyTree]
         return call(module.init, (key,), inputs, train=True)
 
     def first(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
-        given = fresh(key, *inputs) if variables is None else variables
+        given = fresh(key, *inputs) if variables is None else unfreeze(variables)  # type: ignore[arg-type]
         return given.get("params", {}), {k: v for k, v in given.items() if k not in fixed}
 
     def run(without: Collection[Path], params: Params, state: State, key: jax.Array, inputs: tuple, train: bool):
@@ -247,9 +247,14 @@ def sow_anew(run: Callable, first: Callable[..., tuple[Params, State]], may_sow:
     def init(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
         params, state = first(key, *inputs)
         after = jax.eval_shape(lambda *a: apply(*a)[1], params, state, key, *inputs)
-        kept = remove(state, sown(params, state, key, inputs, True))
-        added = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), keep(after, kept, inside=False))
-        return params, overlay(added, kept)
+        paths = sown(params, state, key, inputs, True)
+        kept = remove(state, paths)
+        added = keep(after, kept, inside=False)
+        if lacking := remove(added, paths):
+            raise ValueError(
+                f"the module keeps `{next(iter(lacking))}`, which its variables lack; give all that `init` returns."
+            )
+        return params, overlay(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added), kept)
 
     def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
         key = jax.random.key(0) if key is None else key

@@ -79,7 +79,8 @@ def together(
             return every, at(fields, reads.reshape(-1)), weight.reshape(-1), weight.sum(1)
 
         def finish(old, new, live, of, losses, sums, examples):
-            """What is a client's own stays as it is where it takes no step."""
+            """What is a client's own stays as it is where it takes no step, or has no example in it."""
+            live = live & (of > 0)
             for k in old:
                 if k in averaged:
                     sums_of = jax.tree.map(lambda x, y: add_share(of, nothing_yet(x), y), old[k], new[k])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jsplit.base import PyTree, batch_of
+from jsplit.base import PyTree, batch_of, positive
 
 
 class Round(NamedTuple):
@@ -101,7 +101,7 @@ class Population(NamedTuple):
             order, real = epochs_of(
                 self.records[c], np.random.default_rng([self.seed, number, 1 + int(c)]), batch, epochs, steps
             )
-            at[k, : len(order)], weight[k, : len(order)] = order, real
+            at[k], weight[k, : len(order)] = np.resize(order, at[k].shape), real  # steps not taken read its own, at weight 0
         taken = np.array([full[c] for c in who], np.int32)
         fails = rng.random(count) < dropout
         done = np.where(fails, rng.integers(0, taken), taken).astype(np.int32)
@@ -125,7 +125,7 @@ class Population(NamedTuple):
         parts = [order[i : i + batch] for i in range(0, len(order), batch)]
         most = max(np.bincount(owner[p]).max() for p in parts)
         wide = 1 << int(most - 1).bit_length()  # few different shapes, whatever the draw
-        at = np.repeat(np.array([r[0] for r in self.records], np.int32)[:, None, None], len(parts), 1).repeat(wide, 2)
+        at = np.stack([np.resize(r, (len(parts), wide)) for r in self.records]).astype(np.int32)  # filled up with its own
         weight = np.zeros(at.shape, np.float32)
         for s, part in enumerate(parts):
             for c in np.unique(owner[part]):
@@ -165,12 +165,6 @@ def epochs_of(
     orders = [np.resize(rng.permutation(records), whole) for _ in range(epochs)]  # the end is filled up from the start
     real = np.tile((np.arange(whole) < len(records)).astype(np.float32), epochs)
     return np.concatenate(orders).reshape(-1, batch), real.reshape(-1, batch)
-
-
-def positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
-        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-    return index(value)
 
 
 def iid(records: int, clients: int, seed: int = 0) -> Population:

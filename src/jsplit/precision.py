@@ -1,7 +1,7 @@
 """Mixed precision: compute narrow, keep parameters and statistics wide.
 
-A property of a segment, or of a whole model before it is split, and of nothing else: the casts are part
-of the traced function, so activations cross in the narrow dtype and gradients come back wide.
+A property of a hand-made segment, or of a whole model before it is split (what `split` gives has its dtypes fixed): the casts
+are part of the traced function, so activations cross in the narrow dtype and gradients come back wide.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each takes a trainer of one client's topology and gives an `Algorithm`: `init / step -> (state, info)`, a step being a round
 that a `jsplit.population` draws. Randomness is numbered as if the clients of a round took turns, so one client alone trains
-as the trainer would.
+as the trainer would; where clients step together, each has a key of its own in every step.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def splitfed(
         version: 1, 2 or 3.
         statistics: of BatchNorm in halves that are averaged: `"averaged"` as well, or each client's `"own"`.
         moments: optimizer states of halves that are averaged: `"fresh"` in every round, `"averaged"`, or each client's `"own"`.
+            Fresh ones count steps from 0 again, so a schedule starts anew in every round.
         server: an optimizer that applies the average: what a round moved is the gradient it takes a step along, with the
             sign turned. By default the average is taken as it is, which is `optax.sgd(1.0)`.
         chunk: how many clients run at the same time, on each device. More take more memory; by default all, on a CPU 8, or

@@ -97,9 +97,12 @@ def spread(
 
 
 def for_each(one: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer for each of several sets of parameters, which lie along the first axis."""
+    """An optimizer for each of several sets of parameters, which lie along the first axis; of none, where there is no array."""
+
+    def init(params):
+        return jax.vmap(one.init)(params) if jax.tree.leaves(params) else one.init(params)
 
     def update(updates, state, params=None):
-        return jax.vmap(one.update)(updates, state, params)
+        return (jax.vmap(one.update) if jax.tree.leaves(updates) else one.update)(updates, state, params)
 
-    return optax.GradientTransformation(jax.vmap(one.init), update)
+    return optax.GradientTransformation(init, update)

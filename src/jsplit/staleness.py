@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import PyTree
-from jsplit.population import positive
+from jsplit.base import PyTree, positive
 
 
 class Late(NamedTuple):

@@ -91,7 +91,7 @@ class Topology:
         """Values that depend on some parameter, so that a cotangent for them is worth computing."""
         found: set[str] = set()
         for n in self.segments:
-            if n.segment.trainable or any(i in found for i in n.reads):
+            if n.segment.trainable or any(i in found for i in n.pulls):
                 found.add(n.name)
         return frozenset(found)
 
@@ -156,10 +156,10 @@ def validate(topology: Topology) -> None:
             raise ValueError(f"two nodes are named `{name}`.")
         if name in topology.fields:
             raise ValueError(f"node `{name}` has the name of a field that `{holders(topology, name)[0]}` holds.")
-    for field in topology.fields:
-        base, _, own = field.rpartition(".")
+    for what, name in [("field", f) for f in topology.fields] + [("node", n) for n in names]:
+        base, _, own = name.rpartition(".")
         if own in OWN and base in topology.node:
-            raise ValueError(f"the field `{field}` has the name of the {own} of the node `{base}`.")
+            raise ValueError(f"the {what} `{name}` has the name of the {own} of the node `{base}`.")
     for node in (*topology.segments, *topology.losses):
         what = f"{'node' if isinstance(node, Node) else 'loss'} `{node.name}` at `{node.party}`"
         for i in node.reads:

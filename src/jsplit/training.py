@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, reason, said, shapes_of
+from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, positive, reason, said, shapes_of
 from jsplit.losses import weight_of
 from jsplit.nodes import Node
 from jsplit.sharding import meshes_of
@@ -39,8 +39,7 @@ def configure(
         raise ValueError("`topology` has no loss, so there is nothing to train for; add a jsplit.Loss.")
     if backward not in ("residuals", "recompute"):
         raise ValueError(f'`backward` must be "residuals" or "recompute", got {backward!r}.')
-    if isinstance(microbatches, bool) or not hasattr(microbatches, "__index__") or index(microbatches) < 1:
-        raise ValueError(f"`microbatches` must be a positive integer, got {microbatches!r}.")
+    microbatches = positive("microbatches", microbatches)
     owners = dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
     if not isinstance(optimizer, Mapping):
         optimizer = dict.fromkeys(owners, optimizer)
@@ -52,7 +51,7 @@ def configure(
             raise ValueError(f"`optimizer` has none for the party `{party}`, which owns parameters.")
         if not callable(getattr(optimizer[party], "init", None)) or not callable(getattr(optimizer[party], "update", None)):
             raise ValueError(f"`optimizer` of `{party}` must be an optax optimizer, got {type(optimizer[party]).__name__}.")
-    return Config(topology, optimizer, both_ways(topology, links), backward, index(microbatches), meshes_of(topology, mesh))
+    return Config(topology, optimizer, both_ways(topology, links), backward, microbatches, meshes_of(topology, mesh))
 
 
 def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], Link]:
@@ -112,11 +111,13 @@ def initial_state(
 
 
 def seed_of(key: jax.Array | int) -> jax.Array:
-    """The key itself, or that of a seed."""
-    if hasattr(key, "dtype") and jnp.shape(key) != ():
-        return key  # type: ignore[return-value]
-    if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # type: ignore[union-attr]
-        return key  # type: ignore[return-value]
+    """The key itself, typed or raw, or that of a seed."""
+    if hasattr(key, "dtype"):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)  # type: ignore[union-attr]
+        if jnp.ndim(key) == (0 if typed else 1) and (typed or key.dtype == jnp.uint32):  # type: ignore[union-attr]
+            return key  # type: ignore[return-value]
+        if jnp.ndim(key):
+            raise ValueError(f"`key` must be one PRNG key or an integer seed, got {key.dtype}{list(jnp.shape(key))}.")  # type: ignore[union-attr]
     try:
         return jax.random.key(index(key))  # type: ignore[arg-type]
     except TypeError:
@@ -140,12 +141,13 @@ def start(node: Node, key: jax.Array, inputs: Sequence[PyTree], shapes_only: boo
     try:
         zeros = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), i) for i in inputs]
         params, state = node.segment.init(own, *zeros)
-        value, new = jax.eval_shape(lambda *a: node.segment.apply(*a), params, state, own, *inputs)
+        value, new = jax.eval_shape(lambda *a: node.segment.apply(*a, train=True), params, state, own, *inputs)
     except Exception as error:
         got = ", ".join(f"`{i}` {said(x)}" for i, x in zip(node.reads, inputs, strict=True))
         raise ValueError(f"{where} does not run on {got}: {reason(error)}") from error
-    if (was := jax.tree.structure(state)) != (now := jax.tree.structure(new)):
-        raise ValueError(f"{where}: `apply` must give back a state of the structure it got, {was}, got {now}.")
+    was, now = (jax.tree.map(lambda x: str(x.dtype), shapes_of(x)) for x in (state, new))
+    if jax.tree.structure(was) != jax.tree.structure(now) or jax.tree.leaves(was) != jax.tree.leaves(now):
+        raise ValueError(f"{where}: `apply` must give back a state of the structure and dtypes it got, {was}, got {now}.")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((params, state))):
         if not shapes_only:
             raise ValueError(f"{where}: its model has shapes but no values, so it can be divided and costed, but not trained.")

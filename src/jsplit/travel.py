@@ -16,7 +16,7 @@ import optax
 
 from jsplit.algorithm import Algorithm, assemble, check_trainer
 from jsplit.averages import add_share, mean_of, nothing_yet
-from jsplit.base import Trainer, TrainState
+from jsplit.base import Trainer, TrainState, positive
 from jsplit.federation import (
     AVERAGED,
     CARRIED,
@@ -54,6 +54,8 @@ def travel(
         mesh: over whose axis `clients` they are spread.
     """
     config = check_trainer(trainer)
+    if server is not None and not isinstance(server, optax.GradientTransformation):
+        raise ValueError(f"`server` must be an optax optimizer, got {type(server).__name__}.")
     mesh = clients_mesh(mesh, config)
     at_once = CARRIED not in ways.values()
     group = group_size(chunk, mesh, at_once)
@@ -167,8 +169,7 @@ def group_size(chunk: int | None, mesh: jax.sharding.Mesh | None, at_once: bool)
 
     By default all on an accelerator; on a CPU 8, whose states stay in its cache, or 1 where a step convolves: a convolution
     of several clients with weights of their own is slow there."""
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"`chunk` must be a positive integer, got {chunk!r}.")
+    chunk = None if chunk is None else positive("chunk", chunk)
     if not at_once and (chunk or mesh):
         raise ValueError("`chunk` and `mesh` are for clients that run at the same time; here one waits for another.")
     devices = mesh.shape[CLIENTS] if mesh is not None else 1
