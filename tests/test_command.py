@@ -29,6 +29,10 @@ def wrong(name="x"):
     return 3
 
 
+def slip(name):
+    return {"optimiser": 3}
+
+
 def raises(name="x"):
     raise ValueError("my file has no rows")
 
@@ -144,6 +148,8 @@ TRAIN = ["train", "agreement.json", "lab", "parts.py:given", "--plaintext-withou
         (["train", "agreement.json", "lab", "parts.py:given", "--certs", "c"], "there is no file c/lab.crt"),
         (["train", "agreement.json", "lab", "parts.py:wrong", "--certs", "c"], "must give a dictionary"),
         ([*TRAIN, "--address", "sevrer=x:1"], "must be party=host:port, for one of lab, clinic, server, got sevrer=x:1"),
+        ([*TRAIN, "--listen", "8476"], "must say host:port for `--listen`, got '8476'"),
+        (["train", "agreement.json", "lab", "parts.py:slip", "--plaintext-without-identity"], "gives `optimiser`; it may give"),
         ([*TRAIN, "--address", "server"], "`--address` must be party=host:port"),
         ([*TRAIN, "--pulse", "0", "5"], "`--pulse` must be two positive numbers of seconds"),
     ],

@@ -78,7 +78,7 @@ LAYERS |= {
     "party.draft": {"base", "party.agreement", "party.shapes", "topology", "training"},
     "party.turns": {"walk", "wire.session"},
     "party.handover": {"base", "party.shapes", "wire.codec"},
-    "party.agreement": {"base", "party.shapes", "party.turns", "step", "topology", "training", "vjp", "walk"},
+    "party.agreement": {"base", "model", "party.shapes", "party.turns", "step", "topology", "training", "vjp", "walk"},
     "party.records": {"base"},
     "party.durable": {"base", "checkpoint", "wire.session"},
     "party.ahead": {"base", "party.part", "party.records", "training", "walk"},
@@ -106,7 +106,7 @@ LAYERS |= {
     },
     "party.run": {"base", "party.agreement", "party.join", "party.network", "party.process", "party.records", "wire.certs"},
     "party.infer": {"base", "party.agreement", "party.durable", "party.join", "party.network", "party.process", "wire.certs"},
-    "command": {"base", "party"},
+    "command": {"base", "party", "party.agreement"},
 }  # fmt: skip
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {

@@ -145,7 +145,7 @@ def test_records_are_aligned_by_id_in_training_evaluation_and_prediction():
     outputs = np.concatenate([trainer.predict(state, {f: x[rows] for f, x in inputs.items()})["y"] for rows in parts])
     by_record = np.empty_like(outputs)
     by_record[order] = outputs
-    assert (results["server"][2].outputs["y"] == outputs).all()  # without labels the server has no records of its own
+    assert (results["server"][2].outputs["y"] == by_record[orders["server"]]).all()  # by its ids, though it reads no field
     assert not results["lab"][2].outputs and set(orders) == set(results)
 
 
@@ -254,6 +254,10 @@ def test_an_agreement_is_written_and_read_and_says_nothing_of_a_model(tmp_path):
         ({"microbatches": 3}, "does not divide"), ({"patience": -1}, "`patience` must be"),
         ({"nonfinite": "x"}, "`nonfinite` must be one of refuse, allow"),
         ({"addresses": {"x": "y"}}, "names the party `x`"),
+        ({"addresses": {"server": "localhost"}}, "must say host:port for `server`, got 'localhost'"),
+        ({"addresses": {}}, "`addresses` must say host:port"),
+        ({"links": {"left": ["quantise(8)", None]}}, "has `quantise.8.`; is `quantize` meant"),
+        ({"links": {"left": ["quantize(9)", None]}}, "`bits` must be"),
         ({"values": {"left": "float32[batch,8]", "right": "float32(8)"}}, "is no shape"),
         ({"values": {"left": "float32[batch,8]", "right": "float99[8]"}}, "has the dtype float99"),
         ({"values": {}}, "does not hold what it must"),
@@ -310,6 +314,13 @@ def test_what_a_party_brings_must_be_what_was_agreed_upon():
             Local(**{"agreed": agreed, "party": "client", "own": own, "optimizer": optax.sgd(0.1)} | given)
     with pytest.raises(ValueError, match=r"node `smashed` gives float32\[8,3\], the agreement says float32\[8,8\]"):
         Local(agreed, "client", {"smashed": wrong}, optax.sgd(0.1)).init(data)
+    server = Local(agreed, "server", problem.topology, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"loss `loss` at `server` does not run on .*`label` float32\[8,2,7\]"):
+        server.init({"label": np.zeros((8, 2, 7), np.float32)})
+    with pytest.raises(ValueError, match="`links` of `smashed` must be a name"):
+        agreed_for(problem, links={"smashed": jsplit.identity})
+    named = party.foreign("smashed", "client", inputs="image")
+    assert named.inputs == ("image",)
     with pytest.raises(ValueError, match="`own` lacks the function of the loss `loss`"):
         agreed.topology("server", {n.name: n.segment for n in problem.topology.segments if n.party == "server"})
     with pytest.raises(ValueError, match="`data` lacks the field `image`, which `client` holds"):
@@ -348,7 +359,7 @@ def test_values_that_are_not_finite_end_the_run_of_all_or_are_allowed(configurat
 def test_what_no_frame_can_carry_is_refused_before_the_first_step(tmp_path, monkeypatch):
     """What crosses, and what a client would hand over after its turn."""
     state = lambda key, x: ({}, {"few": jnp.zeros(3, jnp.int4)})  # noqa: E731
-    odd = jsplit.Segment(state, lambda params, state, key, x: (x, state), ("x",), "h")
+    odd = jsplit.Segment(state, lambda params, state, key, x, train=True: (x, state), ("x",), "h")
     crosses = jsplit.segment(lambda x: x.astype(jnp.int4), inputs=["x"], name="h")
     top = jsplit.segment(lambda h: h.astype(jnp.float32), inputs=["h"], name="y")
     loss = lambda y, label: (y - label).mean()  # noqa: E731
@@ -495,7 +506,7 @@ def test_a_folder_of_another_agreement_is_not_gone_on_from(tmp_path):
     problem = small("pair")
     checked(train(agreed_for(problem, steps=2), problem, checkpoint=lambda p: tmp_path / p))
     own = {"optimizer": optax.adam(0.1), "credentials": trust_of(("client", "server"))["client"]}
-    with pytest.raises(ValueError, match="is of the party `client` and another agreement"):
+    with pytest.raises(ValueError, match="`checkpoint` .* is of another agreement"):
         party.run(
             agreed_for(problem, seed=9),
             "client",

@@ -19,11 +19,14 @@ import numpy as np
 
 from jsplit import party as parties
 from jsplit.base import PyTree
+from jsplit.party.agreement import check_addresses
 
 STOPPED = 3
 """Exit status of a party that was asked to stop before the end; started again, it goes on."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
+BROUGHT = {"own", "data", "optimizer", "ids", "links", "backward", "keep_replies", "remind"}
+"""What the function of a party may give."""
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -91,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         one.add_argument("--log", type=Path, help="file for one line of JSON for each step")
         if name == "predict":
-            one.add_argument("--out", type=Path, required=True, help="file for the outputs, .npz")
+            one.add_argument("--out", type=Path, default=Path("outputs.npz"), help="file for the outputs; outputs.npz")
         if name != "train":
             one.add_argument("--records", type=int, required=True, help="how many records there are, the same at all")
             one.add_argument("--client", help="whose records, where clients take turns")
@@ -123,7 +126,10 @@ def show(options: argparse.Namespace) -> int:
             print(f"  client {client}: {', '.join(f'{p} is {r}' for r, p in cast.items())}")
         order = ", ".join(f"{client} {steps}" for client, steps in agreed["turns"]["order"])
         print(f"  turns: {order}, and so on; hand-off {agreed.turns.handoff}, a missing client: {agreed['turns']['missing']}")
-    print(f"  {agreed['steps']} steps of {agreed['batch']}, lead {agreed['lead']}, hash {agreed.hash}")
+    print(f"  {agreed['steps']} steps of {agreed['batch']}, seed {agreed['seed']}, a checkpoint every {agreed['checkpoint']}, "
+          f"patience {agreed['patience']:g} s")  # fmt: skip
+    print(f"  {', '.join(f'{p} listens at {a}' for p, a in agreed['addresses'].items())}, lead {agreed['lead']}")
+    print(f"  hash {agreed.hash}")
     return 0
 
 
@@ -159,6 +165,8 @@ def infer(options: argparse.Namespace) -> int:
     if options.command == "predict" and result.outputs:
         np.savez(options.out, **flat(result.outputs))  # type: ignore[arg-type]
         print(options.out)
+    elif not result.losses:
+        print(f"{options.party}: done, nothing of the result is computed here")
     return 0
 
 
@@ -178,6 +186,8 @@ def common(options: argparse.Namespace) -> tuple[parties.Agreement, dict[str, An
     given = load(options.function)(options.party)
     if not isinstance(given, Mapping):
         raise ValueError(f"`{options.function}` must give a dictionary of arguments, got {type(given).__name__}.")
+    if unknown := given.keys() - BROUGHT:
+        raise ValueError(f"`{options.function}` gives `{min(unknown)}`; it may give {', '.join(sorted(BROUGHT))}.")
     plaintext = options.plaintext_without_identity
     trust = parties.PlaintextWithoutIdentity(options.party) if plaintext else parties.credentials(options.certs, options.party)
     addresses = dict(a.partition("=")[::2] for a in options.address)
@@ -186,6 +196,8 @@ def common(options: argparse.Namespace) -> tuple[parties.Agreement, dict[str, An
             raise ValueError(
                 f"`--address` must be party=host:port, for one of {', '.join(agreed.parties)}, got {name}={address}."
             )
+    if options.listen:
+        check_addresses({"--listen": options.listen})
     network: dict[str, Any] = {"listen": options.listen, "addresses": addresses}
     if options.pulse:
         if not min(options.pulse) > 0:

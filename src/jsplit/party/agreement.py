@@ -19,6 +19,7 @@ from typing import Any, cast
 import jax
 
 from jsplit.base import Link, PyTree, Segment, identity, reason
+from jsplit.model import names_of
 from jsplit.party import shapes
 from jsplit.party.turns import Turns
 from jsplit.step import wires
@@ -179,11 +180,11 @@ def refusing(what: str, party: str) -> Callable[..., Any]:
     return refuse
 
 
-def foreign(name: str, party: str, trainable: bool = True, inputs: Sequence[str] | None = None) -> Segment:
-    """A segment that only `party` has. It says whether it trains, and refuses to run."""
+def foreign(name: str, party: str, trainable: bool = True, inputs: str | Sequence[str] | None = None) -> Segment:
+    """A segment that only `party` has. It says whether it trains, and refuses to run; `inputs` as for `jsplit.segment`."""
     refuse = refusing(f"node `{name}`", party)
     refuse.foreign = True  # type: ignore[attr-defined]
-    return Segment(refuse, refuse, None if inputs is None else tuple(inputs), name, trainable)
+    return Segment(refuse, refuse, None if inputs is None else tuple(names_of("inputs", inputs, twice=True)), name, trainable)
 
 
 def write(file: str | os.PathLike, agreed: Agreement) -> Path:
@@ -232,6 +233,7 @@ def checked(found: Any) -> Agreement:
     for name in ("addresses", "identities", "hosts"):
         if unknown := set(found[name]) - set(parties):
             raise ValueError(f"`{name}` names the party `{sorted(unknown)[0]}`, which is not one of {', '.join(parties)}.")
+    check_addresses(found["addresses"])
     if found["lead"] not in found["addresses"]:
         raise ValueError(f"`lead` must be a party that listens, one of {list(found['addresses'])}, got {found['lead']!r}.")
     if found["turns"] is not None and found["lead"] not in found["parties"]:
@@ -249,4 +251,16 @@ def checked(found: Any) -> Agreement:
     both_ways(topology, dict.fromkeys(found["links"], identity))
     if not all(isinstance(s, str) for s in names):
         raise ValueError(f"`links` must hold names of links, got {found['links']}.")
+    for name in names:
+        shapes.check_link(name)
     return made
+
+
+def check_addresses(addresses: Any) -> None:
+    """Refuse what is no address, for each party."""
+    if not isinstance(addresses, Mapping) or not addresses:
+        raise ValueError(f"`addresses` must say host:port of each party that listens, of one at least, got {addresses!r}.")
+    for party, address in addresses.items():
+        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise ValueError(f"`addresses` must say host:port for `{party}`, got {address!r}.")

@@ -32,17 +32,6 @@ def identity_of(agreed: Agreement, party: str, trust: Trust) -> str:
     return agreed["identities"].get(party, uri_of(party)) if isinstance(trust, Credentials) else party
 
 
-def checked(addresses: Mapping[str, str], parties: Sequence[str]) -> Mapping[str, str]:
-    """Where parties are dialled, after all of it was looked at."""
-    for party, address in addresses.items():
-        if party not in parties:
-            raise ValueError(f"`addresses` names the party `{party}`, which is not one of {', '.join(parties)}.")
-        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise ValueError(f"`addresses` must say host:port for `{party}`, got {address!r}.")
-    return addresses
-
-
 class Connections:
     """All connections of one party.
 
@@ -73,7 +62,7 @@ class Connections:
     ):  # fmt: skip
         from jsplit.wire import rpc
 
-        where = checked({**agreed["addresses"], **(addresses or {})}, agreed.parties)
+        where = agreed.replace(addresses={**agreed["addresses"], **(addresses or {})})["addresses"]
         self.agreed, self.party, self.member, self.trust, self.limit = agreed, party, member, trust, limit
         self.patience, self.pulse, self.rpc = float(agreed["patience"]), rpc.Pulse(*pulse), rpc
         terms = member.terms

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from jsplit.base import PyTree, reason, said, shapes_of
+from jsplit.base import Link, PyTree, reason, said, shapes_of
 from jsplit.party import shapes
-from jsplit.party.agreement import FORMAT, Agreement, checked
+from jsplit.party.agreement import FORMAT, Agreement, check_addresses, checked
 from jsplit.topology import Topology
 from jsplit.training import check_batch, example, fields_of
 
@@ -63,6 +63,9 @@ def agreement(
     small, large = (measured(topology, batch, n, values) for n in (size, 2 * size))
     crossing = dict.fromkeys(c.name for c in topology.crossings)
     lead = lead if lead is not None else next(iter(addresses), None)
+    if odd := [n for n, x in (links or {}).items() if isinstance(x, Link)]:
+        raise ValueError(f'`links` of `{odd[0]}` must be a name, as "quantize(8)", from which each party makes the link.')
+    check_addresses(addresses)
     pairs = {n: list(x) if isinstance(x, (list, tuple)) else [x, x] for n, x in (links or {}).items()}
     return checked({
         "format": FORMAT, "parties": list(topology.parties), "lead": lead, "addresses": dict(addresses),

@@ -172,10 +172,11 @@ def check_whose(folder: Path, party: str, schema: str) -> None:
     about = about_of(folder)
     if about is None:
         raise ValueError(f"`checkpoint` {folder} does not say whose it is: about.json is missing or damaged.")
-    if about != {"party": party, "schema": schema}:
+    if about.get("party") != party:
+        raise ValueError(f"`checkpoint` {folder} is of the party `{about.get('party')}`; give `{party}` a folder of its own.")
+    if about.get("schema") != schema:
         raise ValueError(
-            f"`checkpoint` {folder} is of the party `{about.get('party')}` and another agreement; "
-            "give another folder, or the agreement it was begun with."
+            f"`checkpoint` {folder} is of another agreement; give another folder, or the agreement it was begun with."
         )
 
 

@@ -42,7 +42,7 @@ def infer(
     with prepared(agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given) as ready:
         [mine] = ready.records.values()
         if mine.count not in (None, records):
-            raise ValueError(f"`records` is {records}, `data` has {mine.count}.")
+            raise ValueError(f"`records` is {records}, `{'data' if mine.fields else 'ids'}` has {mine.count}.")
         if checkpoint is not None:
             state = newest(checkpoint, party, agreed.schema, ready.disk.restore(0))
         assert state is not None
@@ -101,6 +101,7 @@ def predict(
         as for `evaluate`.
 
     Returns:
-        A `Result` with the outputs that this party computes, in the order in which it gave its records.
+        A `Result` with the outputs that this party computes, in the order in which it gave its records, or their ids if it
+        has no field of them; without ids in the order that all share, by the ids of the others if these have any.
     """
     return infer("predict", agreed, party, own, data, records, credentials, ids, state, checkpoint, links, network)

@@ -76,16 +76,16 @@ def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, 
     found = {}
     for client in turns.names if own is None else (turns.names[own],):
         given: Any = {} if data is None else data
-        its = ids
+        its = ids[client] if isinstance(ids, Mapping) and own is None else ids
         if each:
             if client not in given:
                 raise ValueError(f"`data` lacks the client `{client}`: `{party}` holds fields of each.")
-            given, its = given[client], ids and ids[client]
+            given = given[client]
         if not callable(given) and (missing := [f for f in fields if f not in given]):
             has = ", ".join(given) or "none"
             raise ValueError(f"`data`{of(client)} lacks the field `{missing[0]}`, which `{party}` holds; it has {has}.")
         mine = given if callable(given) else {f: given[f] for f in fields}
-        found[client] = Records(mine, its if fields else None, key=agreed.schema)  # type: ignore[arg-type]
+        found[client] = Records(mine, its, key=agreed.schema)  # type: ignore[arg-type]
     return found
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, said
+from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, reason, said
 from jsplit.messages import LASTING
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement
@@ -128,6 +128,7 @@ class Local:
             if n.name in values and said_with_structure(made) != said_with_structure(values[n.name]):
                 raise ValueError(f"node `{n.name}` gives {said(made)}, the agreement says {said(values[n.name])}.")
             values[n.name] = made
+        self.check_losses(values)
         links = {}
         for wire in self.wires:
             if wire.sender == self.party and (way := self.config.links.get((wire.kind, wire.what))):
@@ -137,6 +138,16 @@ class Local:
         memory = first_memory(self.config, self.party, trained) if trained else ()
         first = PartyState(params, state, memory, links, key, jnp.zeros((), jnp.int32))
         return jax.tree.map(lambda x: jnp.array(x, copy=True), first)
+
+    def check_losses(self, values: Mapping[str, PyTree]) -> None:
+        """Refuse losses that do not run on values of these shapes; others show it in their first step."""
+        for x in self.topology.losses:
+            if x.party == self.party and all(i in values for i in x.reads):
+                try:
+                    jax.eval_shape(x.fn, *[values[i] for i in x.reads])
+                except Exception as error:
+                    got = ", ".join(f"`{i}` {said(values[i])}" for i in x.reads)
+                    raise ValueError(f"loss `{x.name}` at `{self.name}` does not run on {got}: {reason(error)}") from error
 
     def step(
         self, state: PartyState, batches: Batches, step: int, exchange: Exchange

@@ -117,6 +117,8 @@ class Network:
 
         with self.changed:
             self.epoch = self.member.epoch
+            if not there():
+                log.info("%s waits for the other parties, %s", self.party, self.absent())
         while True:
             try:
                 self.until(there, lambda: f"the other parties, {self.absent()}", names)

@@ -66,7 +66,7 @@ class Result:
         state: parameters, statistics, optimizer state: of this party alone.
         step: at which it stands.
         losses: by name, of every step that this process computed last (of an evaluation: the means over all records).
-        outputs: of `predict`, by node, [record, ...], in the order in which this party gave its records.
+        outputs: of `predict`, by node, [record, ...], in the order that `predict` says.
         stopped: whether it was asked to stop before the end.
         epoch: how often the run was begun or rolled back.
         away: which clients were passed over, from which steps on.

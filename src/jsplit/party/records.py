@@ -23,7 +23,7 @@ class Records:
 
     Args:
         fields: by name, arrays of [record, ...]; or `batch(step)`, where the party itself sees to it that all give the
-            same records.
+            same records; a party without fields may know the ids nevertheless.
         ids: of the records, strings or integers; a float that is an integer counts as one, as tables have them where some
             values are missing. Without ids the order given is the order.
         key: what the digest is keyed by.
@@ -36,10 +36,10 @@ class Records:
         self.batches = fields if callable(fields) else None
         self.fields = {} if callable(fields) else dict(fields)
         self.order: np.ndarray | None = None
-        self.count = batch_of(self.fields) if self.fields else None
+        self.count = batch_of(self.fields) if self.fields else len(ids) if ids is not None and not self.batches else None
         self.digest: str | None = None
         if ids is not None:
-            if self.count is None or len(ids) != self.count:
+            if len(ids) != self.count:
                 raise ValueError(f"`ids` has {len(ids)} entries for {self.count or 0} records.")
             names = [name_of(i) for i in ids]
             if odd := names.count(b""):

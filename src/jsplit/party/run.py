@@ -53,7 +53,7 @@ def run(
         own: its segments and loss functions, by name, or a topology that has them.
         data: its fields, [record, ...], or `batch(step)`, which may be asked for before its step and more than once. Where
             clients take turns, a party that is always there gives such fields, and ids, by client.
-        credentials: its certificate and key, `jsplit.wire.certs.read`.
+        credentials: its certificate and key, `jsplit.party.credentials`.
         optimizer: its own, if it has parameters.
         ids: of its records; all parties must have the same.
         checkpoint: its own folder; without one, this party's own death is not made good.

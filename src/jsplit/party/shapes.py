@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import jax
@@ -90,6 +91,16 @@ def link(spec: str | None, given: Mapping[str, Link] | None = None) -> Link | No
         except (TypeError, ValueError) as error:
             raise ValueError(f"`links` has `{text.strip()}`: {reason(error)}") from None
     return chain(*parts)
+
+
+def check_link(spec: str) -> None:
+    """Refuse what can only be a slip: a link of ours with arguments that it does not take, or a name close to one of ours."""
+    for text in map(str.strip, spec.split("|")):
+        name = text.partition("(")[0]
+        if name in MAKERS:
+            link(text)
+        elif close := get_close_matches(name, MAKERS, 1):
+            raise ValueError(f"`links` has `{text}`; is `{close[0]}` meant?")
 
 
 def encoded(way: Link | None, like: PyTree) -> PyTree:
