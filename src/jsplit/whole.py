@@ -135,12 +135,14 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
     leaves: list[Leaves] = []
 
     def start(key):
-        leaves[:] = map(by_path, model.init(key, *zeros))
-        return [x for part in leaves for x in part.shapes if not isinstance(x, jax.ShapeDtypeStruct)]
+        found = [by_path(x) for x in model.init(key, *zeros)]
+        known = [[x if isinstance(x, jax.ShapeDtypeStruct) else None for x in part.shapes] for part in found]
+        leaves[:] = [part._replace(shapes=x) for part, x in zip(found, known, strict=True)]  # and no tracer
+        return [x for part in found for x in part.shapes if not isinstance(x, jax.ShapeDtypeStruct)]
 
     flat = values_only(flatten(jax.make_jaxpr(start)(jax.eval_shape(jax.random.key, 0))))
     outs = iter(flat.outvars)
-    atoms = [[x if isinstance(x, jax.ShapeDtypeStruct) else next(outs) for x in part.shapes] for part in leaves]
+    atoms = [[next(outs) if x is None else x for x in part.shapes] for part in leaves]
     shapes = [[x if isinstance(x, jax.ShapeDtypeStruct) else shape_of(x) for x in part] for part in atoms]
     params, state = (Leaves(p.paths, s, p.structure) for p, s in zip(leaves, shapes, strict=True))
     return Initial(flat, params, state, *atoms)
