@@ -111,7 +111,7 @@ def test_gradients_are_those_at_the_state_before_the_step():
         lambda p, count, key, h, train=True: (h @ p["weight"] + count * p["bias"], count + 1),
     )
     bottom = jsplit.segment(lambda p, x: jnp.tanh(x @ p), init=lambda key, x: jnp.ones((4, 4)) / 4, inputs=["x"])
-    topology = jsplit.vanilla(bottom, top, loss=lambda o, y: (o - y) ** 2, label="y")
+    topology = jsplit.vanilla(bottom, top, loss=lambda o, y: ((o - y) ** 2).mean(-1), label="y")
     batch, found = {"x": jnp.eye(4), "y": jnp.zeros((4, 4))}, []
     for make in (jsplit.messages, jsplit.fused):
         trainer = make(topology, optax.sgd(0.01))
@@ -127,7 +127,7 @@ def test_a_remat_keeps_its_barrier():
     block = jax.checkpoint(lambda p, h: jnp.tanh(jnp.sin(h @ p)))
     top = jsplit.segment(lambda p, h: block(p, h) @ p, init=lambda key, h: jnp.ones((4, 4)), inputs=["h"])
     bottom = jsplit.segment(lambda p, x: x @ p, init=lambda key, x: jnp.ones((4, 4)), inputs=["x"])
-    topology = jsplit.vanilla(bottom, top, loss=lambda o, y: (o - y) ** 2, label="y")
+    topology = jsplit.vanilla(bottom, top, loss=lambda o, y: ((o - y) ** 2).mean(-1), label="y")
     batch = {"x": jnp.ones((8, 4)), "y": jnp.ones((8, 4))}
     config = configure(topology, optax.sgd(0.1), None, "residuals", 1)
     ops = [*training_ops(config), *update_ops(config)]

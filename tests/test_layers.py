@@ -29,6 +29,7 @@ LAYERS = {
     "whole": {"base", "model", "points", "trace", "watch"},
     "parts": {"base", "points", "trace", "whole"},
     "cutpoints": {"base", "macs", "model", "parts", "points", "trace", "whole"},
+    "merge": {"base", "model", "whole"},
     "split": {"base", "cutpoints", "model", "parts", "trace", "watch", "whole"},
     "sketch": {"nodes", "topology"},
     "layout": {"sketch", "topology"},

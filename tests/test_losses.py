@@ -113,7 +113,7 @@ def test_a_detached_input_is_a_stopped_gradient(interpreter):
     """The server learns from the activation; the client learns from a loss of its own alone."""
     problem = make_problem("vanilla", "mlp", "nnx")
     bottom, top = problem.topology.segments
-    local = jsplit.Penalty("local", lambda h, x: jnp.square(h[:, :3] - x[:, :3]), "client", ["smashed", "image"])
+    local = jsplit.Penalty("local", lambda h, x: jnp.square(h[:, :3] - x[:, :3]).mean(-1), "client", ["smashed", "image"])
     nodes = [bottom, jsplit.Node(top.name, top.segment, top.party, top.inputs, detached=["smashed"])]
     topology = jsplit.Topology([*nodes, *problem.topology.losses, local], problem.topology.holds)
     state, info, _ = trained(topology, problem.batch, interpreter=interpreter, steps=1)
@@ -138,3 +138,19 @@ def test_a_detached_input_must_be_an_input():
     top = problem.topology.segments[1]
     with pytest.raises(ValueError, match="`detached` names `nothing`, which is none of its inputs"):
         jsplit.Node("top", top.segment, "server", ["smashed"], detached=["nothing"])
+
+
+@pytest.mark.parametrize("interpreter", INTERPRETERS)
+def test_a_loss_gives_a_number_or_one_for_each_example(interpreter):
+    problem = make_problem("vanilla", "mlp", "nnx")
+    segments = [n.segment for n in problem.topology.segments]
+
+    def loss(fn):
+        topology = jsplit.vanilla(*segments, loss=fn)
+        return trained(topology, problem.batch, interpreter=interpreter, steps=1)[1].loss
+
+    right = [jnp.mean, lambda x: x.mean(-1), lambda x: x.mean(-1, keepdims=True)]
+    assert len({round(float(loss(lambda y, label, f=f: f(y))), 5) for f in right}) == 1
+    for wrong in (lambda y: y, lambda y: y[:, :1] - y[None, :, 0], lambda y: y.mean(0)):
+        with pytest.raises(ValueError, match="loss `loss`: `fn` must return a number, or one for each example, got float32"):
+            loss(lambda y, label, f=wrong: f(y))

@@ -67,6 +67,20 @@ def test_natural_groups_keep_their_names():
     assert found.names == ("a", "b", "c") and [r.tolist() for r in found.records] == [[1], [0, 2], [3]]
 
 
+def test_everyone_has_every_record_and_pooled_each_counts_once():
+    people = population.everyone(10, 3)
+    drawn = people.round({"x": LABELS}, 0, batch=4)
+    assert people.sizes == (10, 10, 10) and drawn.clients == 3
+    for reads, weight in zip(drawn.reads, drawn.weight, strict=True):
+        assert sorted(reads[weight > 0]) == [*range(10)]
+    assert sorted(people.pooled().records[0]) == [*range(10)]
+
+
+def test_a_population_is_printed_in_a_line():
+    assert repr(population.iid(400, 7)) == "Population(7 clients with 57 to 58 records each, seed=0)"
+    assert repr(population.iid(400, 7).pooled()) == "Population(1 client with 400 records, seed=0)"
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 3), st.integers(0, 99))
 def test_an_epoch_reads_each_record_once_and_fills_up_with_the_client_s_own(sizes, batch, epochs, number):
@@ -123,6 +137,9 @@ def test_failures_come_with_their_probability_and_evenly_over_the_steps():
 
 
 def test_what_does_not_fit_is_refused():
+    for records in (LABELS, 0.5, None, True):
+        with pytest.raises(ValueError, match="`records` must be a positive integer, got " + ("an array of shape" * (records is LABELS))):
+            population.iid(records, 10)
     x, people = {"x": LABELS}, population.iid(400, 4)
     cases = [
         (lambda: population.iid(3, 4), "`clients` is 4, but there are only 3 records"),

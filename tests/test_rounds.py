@@ -473,6 +473,9 @@ def test_evaluation_is_by_client_and_overall(name):
     np.testing.assert_allclose(found.each["loss"], each, rtol=1e-5)
     np.testing.assert_allclose(found.loss, np.average(each, weights=PEOPLE.sizes), rtol=1e-5)
     assert found.examples.tolist() == [5, 19, 1, 15]
+    test = algorithm.evaluate(state, population.everyone(12, clients=4).round(batch, 0, batch=8))
+    logits = [algorithm.predict(state, {"image": batch["image"][:12]}, client=k)["output"] for k in range(4)]
+    np.testing.assert_allclose(test.each["loss"], [cross_entropy(y, batch["label"][:12]).mean() for y in logits], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -558,6 +561,7 @@ def test_arguments_that_do_not_fit_are_refused(mlp):
     cases = [
         (lambda: rounds.take_turns(trainer, "nobody"), "`client` must be one or several of the parties client, server"),
         (lambda: rounds.take_turns(trainer, "client", handoff="post"), "`handoff` must be one of peer, server, none"),
+        (lambda: rounds.splitfed(trainer, ["client", "server"]), "`client` names every party, client, server, so nobody is left"),
         (lambda: rounds.splitfed(trainer, "client", version=4), "`version` must be one of 1, 2, 3"),
         (lambda: rounds.splitfed(trainer, "client", version=2, chunk=2), "`chunk` and `mesh` are for clients"),
         (lambda: rounds.fedavg(trainer, statistics="sum"), "`statistics` must be one of averaged, own"),
@@ -575,7 +579,7 @@ def test_arguments_that_do_not_fit_are_refused(mlp):
     state = algorithm.init(0, drawn)
     with pytest.raises(ValueError, match="`round` must be a Round"):
         algorithm.step(state, batch)
-    with pytest.raises(ValueError, match="the round is of 3 clients, but the state is of 2"):
+    with pytest.raises(ValueError, match="the round is of 3 clients, but the state is of 2; .* jsplit.population.everyone"):
         algorithm.step(state, people([16, 20, 4]).round(batch, 0))
     with pytest.raises(ValueError, match="the round lacks the field `label`"):
         algorithm.step(state, drawn._replace(fields={"image": batch["image"]}))

@@ -293,7 +293,7 @@ def test_a_module_without_parameters_is_not_trainable():
             return (x > 0).astype(jnp.int32)
 
     embed = jsplit.segment(lambda w, i: w[i].sum(1), init=lambda key, i: jnp.ones((2, 3)), inputs=["i"])
-    topology = jsplit.vanilla(jsplit.segment(Ids()), embed, loss=lambda o, y: (o - y) ** 2, label="y")
+    topology = jsplit.vanilla(jsplit.segment(Ids()), embed, loss=lambda o, y: ((o - y) ** 2).mean(-1), label="y")
     assert not topology.node["smashed"].segment.trainable
     batch = {"x": jnp.ones((4, 3)), "y": jnp.zeros((4, 3))}
     trainer = jsplit.fused(topology, {"server": optax.sgd(0.1)})  # the client needs no optimizer

@@ -6,6 +6,7 @@ import copy
 
 import jax.numpy as jnp
 import pytest
+from flax.nnx import Linear, Rngs
 
 import jsplit
 from helpers import CONFIGURATIONS, make_problem
@@ -116,13 +117,20 @@ def test_what_cannot_be_computed_is_refused_and_the_culprit_named(message):
     assert "\n" not in str(error.value)
 
 
+def test_one_string_is_one_name_wherever_names_are_listed():
+    one = Node("a", plain, "client", "image", detached="image")
+    assert one == Node("a", plain, "client", ["image"], detached=["image"])
+    assert Loss("l", mean, "client", "a") == Loss("l", mean, "client", ["a"])
+    assert Topology([one], {"client": "image"}).fields == ("image",)
+    bottom, top = jsplit.segment(lambda x: x), jsplit.segment(lambda x: x)
+    assert jsplit.vanilla(bottom, top, loss=mean, fields="image").holds["client"] == ("image",)
+
+
 def test_a_bad_node_or_loss_is_refused_where_it_is_built():
     with pytest.raises(ValueError, match="`segment` must be a Segment, got function"):
         Node("a", mean, "client", ["image"])
     with pytest.raises(ValueError, match="does not name its inputs, so `inputs` must"):
         Node("a", jsplit.segment(lambda *x: x), "client")
-    with pytest.raises(ValueError, match="`inputs` must be a list of names, got 'image'"):
-        Node("a", plain, "client", "image")
     with pytest.raises(ValueError, match="`fn` must be a function, got int"):
         Loss("a", 3, "client", ["image"])
     with pytest.raises(ValueError, match="`inputs` is empty"):
@@ -138,8 +146,8 @@ def test_a_bad_node_or_loss_is_refused_where_it_is_built():
         Loss("a", mean, "client", ["image"], weight="1")
     with pytest.raises(ValueError, match=r"`holds` must be a dictionary of fields by party, got list"):
         Topology(chain(), ["image"])
-    with pytest.raises(ValueError, match="party `client`: `holds` must be a list of names, got 'image'"):
-        Topology(chain(), {"client": "image"})
+    with pytest.raises(ValueError, match="party `client`: `holds` must be a list of names, got 3"):
+        Topology(chain(), {"client": 3})
     with pytest.raises(ValueError, match="`nodes` must be a list, got Node"):
         Topology(chain()[0], HOLDS)
     with pytest.raises(ValueError, match="the field `smashed.params` has the name of the params of the node `smashed`"):
@@ -219,8 +227,27 @@ def test_a_party_may_have_several_roles():
     assert middle.holds["host"] == ("y",) and {c.name for c in middle.crossings} == {"a", "m"}
     both = jsplit.multitask(two, {"guest": hand()}, losses={"guest": mean}, fields=fields, merge=add)
     assert both.holds["guest"] == ("x", "label_guest")
-    alone = jsplit.vanilla(hand(), hand(), loss=mean, fields=["x"], client="one", server="one")
-    assert alone.holds == {"one": ("x", "label")} and alone.crossings == ()
+
+
+def test_segments_that_are_none_or_in_another_order_are_refused():
+    from_one = hand("smashed"), jsplit.segment(hand("output"), inputs=["smashed"])
+    for wrong in (mean, Linear(3, 3, rngs=Rngs(0)), None):
+        with pytest.raises(ValueError, match="`bottom` must be a segment, got a .*; make one of it by jsplit.segment, or"):
+            jsplit.vanilla(wrong, hand(), loss=mean)
+        with pytest.raises(ValueError, match="the part of `a` must be a segment"):
+            jsplit.vertical({"a": wrong}, hand(), loss=mean)
+    with pytest.raises(ValueError, match="`top` must be a segment, got a function"):
+        jsplit.vanilla(hand(), top=mean, loss=mean)
+    with pytest.raises(ValueError, match="`vanilla` takes 2 segments, `bottom`, `top`, got 3; `multihop` takes a chain"):
+        jsplit.vanilla(hand(), hand(), hand(), loss=mean)
+    with pytest.raises(ValueError, match="`u_shaped` takes 3 segments, .* got a dictionary; give its values"):
+        jsplit.u_shaped({"a": hand()}, loss=mean)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'tail'"):
+        jsplit.u_shaped(hand(), hand(), loss=mean)
+    with pytest.raises(ValueError, match="`output` at `client` reads `smashed`, which is computed after it; give the segments in"):
+        jsplit.vanilla(*reversed(from_one), loss=mean)
+    with pytest.raises(ValueError, match="every segment is at `server`, so nothing would cross"):
+        jsplit.vanilla(hand(), hand(), loss=mean, fields=["x"], client="server")
 
 
 def test_wrong_arguments_of_the_configurations_are_refused():

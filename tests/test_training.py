@@ -64,8 +64,10 @@ def test_a_link_changes_what_crosses_and_the_record_says_so():
     links = {"smashed": (quantize(8), None)}
     _, infos = train(jsplit.messages(problem.topology, optax.sgd(0.1), links=links), problem.batch, 1)
     up, down = infos[0].messages
-    assert up == ("smashed", "activation", "client", "server", (8, 8), jnp.float32, 8 * 8 + 4, 96 + (8 + 8) + 8)
+    assert up == ("smashed", "activation", "client", "server", ((64,), ()), (jnp.uint8, jnp.float32), 8 * 8 + 4, 96 + (8 + 8) + 8)
     assert down == ("smashed", "cotangent", "server", "client", (8, 8), jnp.float32, 8 * 8 * 4, 96 + (8 + 16))
+    trainer = jsplit.messages(problem.topology, optax.sgd(0.1), links={"smashed": cast(jnp.bfloat16)})
+    assert {(m.shape, str(m.dtype)) for m in train(trainer, problem.batch, 1)[1][0].messages} == {((8, 8), "bfloat16")}
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
@@ -121,8 +123,7 @@ def test_prediction_and_evaluation_are_those_of_the_whole_model(configuration, f
     problem = make_problem(configuration, "cnn", flax)
     trainer = INTERPRETERS[interpreter](problem.topology, optax.sgd(0.1))
     state, _ = train(trainer, problem.batch, 1)
-    trees = [[t for p in state.parties.values() for t in getattr(p, k).values()] for k in ("params", "state")]
-    expected = whole_inference(problem, *(jsplit.merge(*t) for t in trees))
+    expected = whole_inference(problem, *jsplit.variables(state))
     predicted = trainer.predict(state, problem.fields)
     expected = expected if configuration == "multitask" else {"output": expected}
     assert predicted.keys() == expected.keys()
@@ -262,7 +263,7 @@ TWICE = {
 @pytest.mark.parametrize("reader", TWICE)
 def test_a_value_that_is_read_twice_gets_both_cotangents(interpreter, backward, reader):
     nodes, whole, party, reads = TWICE[reader]
-    fn = (lambda a, b: a * b) if len(reads) == 2 else (lambda o: o**2)
+    fn = (lambda a, b: (a * b).mean(-1)) if len(reads) == 2 else (lambda o: (o**2).mean(-1))
     topology = by_hand(jsplit.Node("h", dense(["x"]), "alice"), *nodes, jsplit.Loss("loss", fn, party, reads))
     state, _ = train(INTERPRETERS[interpreter](topology, optax.sgd(1.0), backward=backward), {"x": X}, 1)
     expected = jax.grad(lambda w: whole(X @ w).mean())(jnp.full((4, 3), 0.1))
@@ -272,8 +273,8 @@ def test_a_value_that_is_read_twice_gets_both_cotangents(interpreter, backward, 
 @both
 def test_nodes_and_losses_may_have_the_names_of_parties(interpreter):
     topology = by_hand(
-        jsplit.Node("h", dense(["x"]), "alice"), jsplit.Loss("alice", lambda h: h**2, "bob", ["h"]),
-        jsplit.Penalty("bob", lambda h: 10 * h**2, "alice", ["h"]),
+        jsplit.Node("h", dense(["x"]), "alice"), jsplit.Loss("alice", lambda h: (h**2).mean(-1), "bob", ["h"]),
+        jsplit.Penalty("bob", lambda h: 10 * (h**2).mean(-1), "alice", ["h"]),
     )  # fmt: skip
     state, _ = train(INTERPRETERS[interpreter](topology, optax.sgd(1.0)), {"x": X}, 1)
     expected = jax.grad(lambda w: 11 * ((X @ w) ** 2).mean())(jnp.full((4, 3), 0.1))
@@ -286,7 +287,7 @@ def test_nodes_and_losses_may_have_the_names_of_parties(interpreter):
 @both
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_an_optimizer_may_keep_the_parameters_themselves(interpreter, microbatches):
-    topology = jsplit.vanilla(dense(["x"]), dense(), loss=lambda o, y: (o - y) ** 2, label="y")
+    topology = jsplit.vanilla(dense(["x"]), dense(), loss=lambda o, y: ((o - y) ** 2).mean(-1), label="y")
     batch, optimizer = {"x": X, "y": X[:, :3]}, optax.contrib.prodigy(1.0)
     state, _ = train(INTERPRETERS[interpreter](topology, optimizer, microbatches=microbatches), batch, 3)
     parts = [jnp.full((4, 3), 0.1), jnp.full((3, 3), 0.1)]
@@ -304,7 +305,7 @@ def test_parameters_that_are_integers_stay_as_they_are(interpreter):
     table = jsplit.segment(
         lambda p, x: x @ p["w"] + p["n"], init=lambda key, x: {"w": jnp.full((4, 3), 0.1), "n": jnp.int32(7)}, inputs=["x"]
     )
-    topology = by_hand(jsplit.Node("h", table, "alice"), jsplit.Loss("loss", lambda h: h**2, "alice", ["h"]))
+    topology = by_hand(jsplit.Node("h", table, "alice"), jsplit.Loss("loss", lambda h: (h**2).mean(-1), "alice", ["h"]))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=5.0))
     state, _ = train(INTERPRETERS[interpreter](topology, optimizer), {"x": X}, 2)
     params = state.parties["alice"].params["h"]
@@ -325,7 +326,7 @@ def error_feedback():
 
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_a_link_with_memory_keeps_it_from_message_to_message_in_every_interpreter(microbatches):
-    topology = jsplit.vanilla(dense(["x"]), dense(), loss=lambda o, y: (o - y) ** 2, label="y")
+    topology = jsplit.vanilla(dense(["x"]), dense(), loss=lambda o, y: ((o - y) ** 2).mean(-1), label="y")
     batch, runs = {"x": 4 * X, "y": X[:, :3]}, []
     for make in INTERPRETERS.values():
         trainer = make(topology, optax.sgd(0.01), links={"smashed": (error_feedback(), None)}, microbatches=microbatches)
@@ -351,7 +352,7 @@ def test_a_link_sees_values_and_cotangents_in_the_same_structure():
     link = jsplit.stateless(encode, lambda payload, like: payload)
     bottom = jsplit.segment(lambda w, x: {"h": x @ w, "which": x.argmax(1)}, init=lambda key, x: jnp.ones((4, 3)), inputs=["x"])
     top = jsplit.segment(lambda v: v["h"] * v["which"][:, None], inputs=["v"])
-    topology = jsplit.vanilla(bottom, top, loss=lambda o, y: (o - y) ** 2, label="y")
+    topology = jsplit.vanilla(bottom, top, loss=lambda o, y: ((o - y) ** 2).mean(-1), label="y")
     train(jsplit.messages(topology, optax.sgd(0.1), links={"smashed": link}), {"x": X, "y": X[:, :3]}, 1)
     assert seen == [{"h": (8, 3), "which": (8,)}, {"h": (8, 3), "which": None}]
 
@@ -523,6 +524,7 @@ def test_a_wrong_batch_is_refused_and_the_culprit_named(interpreter):
         "batch axes differ: `image` has 8, `label` has 3 examples": {"image": image, "label": label[:3]},
         "the batch is empty": {"image": image[:0], "label": label[:0]},
         "`label` has no batch axis": {"image": image, "label": np.int32(1)},
+        "`label` must be an array, got a list; make one by np.asarray": {"image": image, "label": label.tolist()},
         "expects `image` as float32[8,6], got float32[8,5]": {"image": image[:, :5], "label": label},
     }
     for message, batch in wrong.items():
@@ -534,6 +536,17 @@ def test_a_wrong_batch_is_refused_and_the_culprit_named(interpreter):
     refused("`microbatches` is 3, which does not divide the batch of 8", lambda: accumulating.init(0, problem.batch))
     state, info = trainer.step(state, problem.batch)  # and nothing was lost
     assert np.isfinite(info.loss)
+
+
+@both
+def test_the_optimizer_state_of_another_trainer_is_refused(interpreter):
+    problem, make = make_problem("vanilla", "mlp", "nnx"), INTERPRETERS[interpreter]
+    adam = optax.adam(0.1)
+    for own, other in ((adam, optax.sgd(0.1)), (optax.sgd(0.1), adam)):
+        of = [make(problem.topology, {"client": adam, "server": server}) for server in (own, other)]
+        state = of[1].init(0, problem.batch)
+        refused("the optimizer state of `server` is of another optimizer", lambda of=of, s=state: of[0].step(s, problem.batch))
+    refused("`state` must be that of a trainer, a TrainState, got a dict", lambda: jsplit.variables({}))
 
 
 def test_a_batch_may_be_any_mapping_and_a_seed_any_integer():
@@ -558,7 +571,7 @@ def test_what_does_not_fit_together_is_refused_when_training_starts(interpreter)
     make, batch = INTERPRETERS[interpreter], {"x": X, "y": X[:, :3]}
 
     def vanilla(bottom, top):
-        return jsplit.vanilla(bottom, top, loss=lambda o, y: (o - y) ** 2, label="y")
+        return jsplit.vanilla(bottom, top, loss=lambda o, y: ((o - y) ** 2).mean(-1), label="y")
 
     wide = jsplit.segment(lambda w, h: h @ w, init=lambda key, h: jnp.ones((5, 3)), inputs=["h"])
     sgd = optax.sgd(0.1)

@@ -21,12 +21,13 @@ from jsplit.decoupled import decoupled
 from jsplit.draw import figure, mermaid
 from jsplit.export import export
 from jsplit.fused import fused
+from jsplit.merge import merge, variables
 from jsplit.messages import messages
 from jsplit.model import segment
 from jsplit.nodes import Loss, Node, Penalty
 from jsplit.plan import Device, Network, plan
 from jsplit.precision import mixed_precision
-from jsplit.split import cut, join, merge, split
+from jsplit.split import cut, join, split
 from jsplit.staleness import stale
 from jsplit.topology import Crossing, Topology
 
@@ -78,5 +79,6 @@ __all__ = [
     "stateless",
     "u_shaped",
     "vanilla",
+    "variables",
     "vertical",
 ]

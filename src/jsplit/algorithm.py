@@ -104,7 +104,10 @@ def assemble(
         for k, way in ways.items():
             have = {x.shape[0] for x in jax.tree.leaves(parts_of(state.parties)[k])} if way == OWN else set()
             if have - {round.clients}:
-                raise ValueError(f"the round is of {round.clients} clients, but the state is of {have.pop()}.")
+                raise ValueError(
+                    f"the round is of {round.clients} clients, but the state is of {have.pop()}; a test set for each of them is "
+                    "drawn from jsplit.population.everyone(records, clients)."
+                )
         more = -len(round.client) % group(len(round.client), loops_for(state, round))
         reads, weight, client, steps, share = (
             np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])

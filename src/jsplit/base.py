@@ -140,9 +140,8 @@ class Message(NamedTuple):
         name: the value, as the topology names it.
         kind: `"activation"` (forward) or `"cotangent"` (back).
         sender, receiver: the two parties.
-        shape, dtype: of the value before its link encoded it; tuples of them where the value holds
-            several arrays.
-        bytes: size of the payload that crossed, after the link.
+        shape, dtype: of what crossed, after its link encoded it; tuples of them where that is several arrays.
+        bytes: its size.
         frame: bytes around it on a network, see `frame_bytes`; nothing in one process.
     """
 
@@ -266,9 +265,14 @@ def reason(error: Exception) -> str:
 
 def positive(name: str, value: Any) -> int:
     """The argument `name` as a plain integer from 1 on."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
-        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-    return index(value)
+    try:
+        found = 0 if isinstance(value, bool) else index(value)
+    except TypeError:
+        found = 0
+    if found < 1:
+        got = f"an array of shape {jnp.shape(value)}" if getattr(value, "shape", ()) else repr(value)
+        raise ValueError(f"`{name}` must be a positive integer, got {got}.")
+    return found
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:
@@ -277,6 +281,8 @@ def batch_of(fields: Mapping[str, PyTree]) -> int:
     for name, value in fields.items():
         for x in jax.tree.leaves(value):
             shape = jnp.shape(x)
+            if not shape and isinstance(value, (list, tuple)):
+                raise ValueError(f"`{name}` must be an array, got a {type(value).__name__}; make one by np.asarray.")
             if not shape:
                 raise ValueError(f"`{name}` has no batch axis: it is a scalar; the leading axis of each value is the batch.")
             if sizes.setdefault(name, shape[0]) != shape[0]:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from jsplit.base import Link, PyTree, stateless
 
+__all__ = ["cast", "quantize"]
+
 
 def is_floating(x) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)

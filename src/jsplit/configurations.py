@@ -7,6 +7,9 @@ inputs; for others the arguments here give them. A topology of one's own is as e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import signature
+from typing import ParamSpec
 
 import jax
 
@@ -16,11 +19,39 @@ from jsplit.nodes import Loss, Node
 from jsplit.topology import Topology
 
 LossFunction = Callable[..., jax.Array]
+P = ParamSpec("P")
 
 
+def of_segments(configuration: Callable[P, Topology]) -> Callable[P, Topology]:
+    """A configuration that says which segments it takes when it gets something else."""
+    names = [n for n, p in signature(configuration).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    takes = f"`{configuration.__name__}` takes {len(names)} segments, {', '.join(f'`{n}`' for n in names)}"
+
+    @wraps(configuration)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Topology:
+        if args and isinstance(args[0], Mapping):
+            raise ValueError(f"{takes}, got a dictionary; give its values, `*segments.values()`.")
+        if len(args) > len(names):
+            raise ValueError(f"{takes}, got {len(args)}; `multihop` takes a chain of any length.")
+        for name, part in [*zip(names, args, strict=False), *((n, kwargs[n]) for n in names if n in kwargs)]:
+            check_segment(f"`{name}`", part)
+        return configuration(*args, **kwargs)
+
+    return checked
+
+
+def check_segment(what: str, part: object) -> None:
+    if not isinstance(part, Segment):
+        raise ValueError(
+            f"{what} must be a segment, got a {type(part).__name__}; make one of it by jsplit.segment, or several of a whole "
+            "model by jsplit.split."
+        )
+
+
+@of_segments
 def vanilla(
     bottom: Segment, top: Segment, *, loss: LossFunction, client: str = "client", server: str = "server",
-    fields: Sequence[str] | None = None, label: str = "label",
+    fields: str | Sequence[str] | None = None, label: str = "label",
 ) -> Topology:  # fmt: skip
     """The client has the data and the bottom; the server has the top, the labels and the loss.
 
@@ -38,9 +69,10 @@ def vanilla(
     return build([low, high, loss_at(server, loss, high, label)], (client, low.reads), (server, [label]))
 
 
+@of_segments
 def u_shaped(
     head: Segment, body: Segment, tail: Segment, *, loss: LossFunction, client: str = "client",
-    server: str = "server", fields: Sequence[str] | None = None, label: str = "label",
+    server: str = "server", fields: str | Sequence[str] | None = None, label: str = "label",
 ) -> Topology:  # fmt: skip
     """The client has data, head, tail, labels and loss; the server has the body. Labels never leave.
 
@@ -60,7 +92,7 @@ def u_shaped(
 
 def vertical(
     bottoms: Mapping[str, Segment], top: Segment, *, loss: LossFunction, server: str = "server",
-    fields: Mapping[str, Sequence[str]] | None = None, label: str = "label",
+    fields: Mapping[str, str | Sequence[str]] | None = None, label: str = "label",
     merge: Callable[..., PyTree] | None = None,
 ) -> Topology:  # fmt: skip
     """K clients hold different fields of the same records, each with its own bottom; the server merges them.
@@ -82,7 +114,7 @@ def vertical(
 
 def extended_vanilla(
     bottoms: Mapping[str, Segment], middle: Segment, top: Segment, *, loss: LossFunction, intermediary: str = "intermediary",
-    server: str = "server", fields: Mapping[str, Sequence[str]] | None = None, label: str = "label",
+    server: str = "server", fields: Mapping[str, str | Sequence[str]] | None = None, label: str = "label",
     merge: Callable[..., PyTree] | None = None,
 ) -> Topology:  # fmt: skip
     """As `vertical`, but another client merges and runs a middle segment before the server.
@@ -105,7 +137,7 @@ def extended_vanilla(
 def multitask(
     bottoms: Mapping[str, Segment], tops: Mapping[str, Segment], *, losses: Mapping[str, LossFunction],
     labels: Mapping[str, str] | None = None, weights: Mapping[str, float] | None = None,
-    fields: Mapping[str, Sequence[str]] | None = None, merge: Callable[..., PyTree] | None = None,
+    fields: Mapping[str, str | Sequence[str]] | None = None, merge: Callable[..., PyTree] | None = None,
 ) -> Topology:  # fmt: skip
     """As `vertical`, but to several servers, each with its own task, labels and loss.
 
@@ -134,7 +166,7 @@ def multitask(
 
 
 def multihop(
-    segments: Mapping[str, Segment], *, loss: LossFunction, fields: Sequence[str] | None = None, label: str = "label"
+    segments: Mapping[str, Segment], *, loss: LossFunction, fields: str | Sequence[str] | None = None, label: str = "label"
 ) -> Topology:
     """A chain of parties, as in Tor; the last is the server, with the labels and the loss.
 
@@ -158,10 +190,12 @@ def multihop(
     return build([*nodes, loss_at(server, loss, nodes[-1], label)], *held)
 
 
-def node(part: Segment, party: str, inputs: Sequence[str] | None, default: str) -> Node:
+def node(part: Segment, party: str, inputs: str | Sequence[str] | None, default: str) -> Node:
     """A node for a segment, named and fed as the segment says, or else as given.
 
     A slice of a whole model names all that it reads, which may be more than the one value before it."""
+    check_segment(f"the part of `{party}`", part)
+    inputs = [inputs] if isinstance(inputs, str) else inputs
     inputs = part.inputs if part.shares_key and part.inputs and inputs and set(inputs) <= set(part.inputs) else inputs
     return Node(part.name or default, part, party, inputs)
 
@@ -170,7 +204,7 @@ def loss_at(party: str, loss: LossFunction, output: Node, label: str) -> Loss:
     return Loss("loss", loss, party, [output.name, label])
 
 
-def clients(bottoms: Mapping[str, Segment], fields: Mapping[str, Sequence[str]] | None) -> tuple[list[Node], list]:
+def clients(bottoms: Mapping[str, Segment], fields: Mapping[str, str | Sequence[str]] | None) -> tuple[list[Node], list]:
     if not bottoms:
         raise ValueError("`bottoms` is empty: at least one client is needed.")
     if unknown := set(fields or ()) - set(bottoms):
@@ -189,6 +223,16 @@ def merger(merge: Callable | None, lows: Sequence[Node], party: str, name: str) 
 
 def build(nodes: list[Node | Loss], *held: tuple[str, Sequence[str]]) -> Topology:
     """The topology; a party may come several times, with fields from each of its roles."""
+    parts = [n for n in nodes if isinstance(n, Node)]
+    for i, n in enumerate(parts):
+        for later in parts[i:]:
+            if later.name in n.reads:
+                raise ValueError(
+                    f"`{n.name}` at `{n.party}` reads `{later.name}`, which is computed after it; give the segments in the order "
+                    "in which they run, the client's first."
+                )
+    if len({n.party for n in parts}) == 1:
+        raise ValueError(f"every segment is at `{parts[0].party}`, so nothing would cross; `client` and `server` must differ.")
     holds: dict[str, list[str]] = {}
     for party, fields in held:
         holds.setdefault(party, []).extend(f for f in fields if f not in holds[party])

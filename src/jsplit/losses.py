@@ -66,6 +66,13 @@ def mean(topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.A
     if not hasattr(result, "dtype") or not jnp.issubdtype(result.dtype, jnp.floating):
         got = jax.typeof(result).str_short() if hasattr(result, "dtype") else type(result).__name__
         raise ValueError(f"loss `{loss.name}`: `fn` must return a floating array, got {got}.")
+    if result.ndim > 1 and result.size == len(result):
+        result = result.reshape(-1)
+    if result.ndim > 1 or (result.ndim and len(result) not in {x.shape[0] for x in jax.tree.leaves(inputs) if x.ndim}):
+        got = " and ".join(f"`{i}` {said(shapes_of(x))}" for i, x in zip(loss.reads, inputs, strict=True))
+        raise ValueError(
+            f"loss `{loss.name}`: `fn` must return a number, or one for each example, got {said(shapes_of(result))} from {got}."
+        )
     if weight is None or not any(i in topology.node or i in topology.fields for i in loss.reads):
         return jnp.mean(result)
     if result.shape[:1] != weight.shape:
@@ -73,7 +80,7 @@ def mean(topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.A
             f"loss `{loss.name}`: examples have weights, so `fn` must return one number for each, [{weight.size}], "
             f"got {said(shapes_of(result))}."
         )
-    return jnp.mean(result * weight.astype(result.dtype).reshape(-1, *[1] * (result.ndim - 1)))
+    return jnp.mean(result * weight.astype(result.dtype))
 
 
 def differentiate(topology: Topology, loss: Loss) -> Op:

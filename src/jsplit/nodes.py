@@ -25,15 +25,15 @@ class Node:
         name: of the value produced.
         segment: what computes it.
         party: who runs it and owns its parameters.
-        inputs: names of the fields and values read, in the segment's order; by default its own names.
+        inputs: names of the fields and values read, in the segment's order, or the only one; by default its own names.
         detached: those of them that get no cotangent from this node: it learns from them, they do not learn from it.
     """
 
     name: str
     segment: Segment
     party: str
-    inputs: Sequence[str] | None = None
-    detached: Sequence[str] = ()
+    inputs: str | Sequence[str] | None = None
+    detached: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_names("node", self.name, self.party)
@@ -77,7 +77,7 @@ class Loss:
     name: str
     fn: Callable[..., jax.Array]
     party: str
-    inputs: Sequence[str]
+    inputs: str | Sequence[str]
     weight: float = 1.0
     local: bool = False
 
@@ -101,7 +101,7 @@ class Loss:
         return tuple(dict.fromkeys(self.reads)) if self.weight else ()
 
 
-def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: Sequence[str], weight: float = 1.0) -> Loss:  # noqa: N802
+def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: str | Sequence[str], weight: float = 1.0) -> Loss:  # noqa: N802
     """A `Loss` that one party adds on what it already has: its parameters, its activations, its fields.
 
     It makes nothing cross. Examples: weight decay, `Penalty("decay", l2, "hospital", ["smashed.params"], 1e-4)`; a
@@ -112,7 +112,9 @@ def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: Sequenc
 
 
 def as_names(owner: str, names: Iterable[str], what: str = "`inputs`") -> tuple[str, ...]:
-    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
+    """Names as given, in a list or, where there is one alone, as a string."""
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
         raise ValueError(f"{owner}: {what} must be a list of names, got {names!r}.")
     return tuple(names)
 

@@ -1,6 +1,6 @@
 """Client populations: who has which records of a data set, and who reads which of them in which step.
 
-A population gives every record to exactly one client. A round is drawn from it, and is a function of the
+A population gives every record to exactly one client (`everyone`: to all). A round is drawn from it, and is a function of the
 population's seed and the round's number alone; ragged ends are filled up with records that count for nothing.
 """
 
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsplit.base import PyTree, batch_of, positive
+
+__all__ = ["Population", "Round", "dirichlet", "everyone", "grouped", "iid", "quantity"]
 
 
 class Round(NamedTuple):
@@ -57,8 +59,15 @@ class Population(NamedTuple):
         return tuple(map(len, self.records))
 
     def pooled(self) -> Population:
-        """One client that has all records: what training without clients reads."""
-        return Population((np.concatenate(self.records),), ("all",), self.seed)
+        """One client that has all records, each once: what training without clients reads."""
+        records = np.concatenate(self.records)
+        _, first = np.unique(records, return_index=True)
+        return Population((records[np.sort(first)],), ("all",), self.seed)
+
+    def __repr__(self) -> str:
+        least, most, k = min(self.sizes), max(self.sizes), len(self.records)
+        have = f"{least}" if least == most else f"{least} to {most}"
+        return f"Population({k} client{'s' * (k > 1)} with {have} records{' each' * (k > 1)}, seed={self.seed})"
 
     def round(
         self,
@@ -172,6 +181,12 @@ def iid(records: int, clients: int, seed: int = 0) -> Population:
     records, clients = positive("records", records), enough(records, clients)
     order = np.random.default_rng(seed).permutation(records)
     return population(np.array_split(order, clients), seed)
+
+
+def everyone(records: int, clients: int, seed: int = 0) -> Population:
+    """Every client has all records: a test set on which each is evaluated, where they have parameters of their own."""
+    records, clients = positive("records", records), positive("clients", clients)
+    return population([np.arange(records)] * clients, seed)
 
 
 def dirichlet(labels: Sequence[int] | np.ndarray, clients: int, alpha: float, seed: int = 0, least: int = 1) -> Population:

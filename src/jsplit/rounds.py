@@ -18,6 +18,8 @@ from jsplit.federation import AVERAGED, CARRIED, FRESH, OWN, PARTS
 from jsplit.parallel import together
 from jsplit.travel import travel
 
+__all__ = ["Algorithm", "alone", "centralized", "fedavg", "large_batch_sgd", "parallel", "splitfed", "take_turns"]
+
 HANDOFFS = ("peer", "server", "none")
 
 
@@ -111,6 +113,8 @@ def splitfed(
     """
     one_of("version", version, (1, 2, 3))
     mine, others = sides(trainer, client)
+    if not others:
+        raise ValueError(f"`client` names every party, {', '.join(mine)}, so nobody is left to serve; `fedavg` averages the whole.")
     low, high = {1: (AVERAGED, AVERAGED), 2: (AVERAGED, CARRIED), 3: (OWN, AVERAGED)}[version]
     found = ways(dict.fromkeys(mine, low) | dict.fromkeys(others, high), statistics, moments)
     return travel(trainer, found, server=server, loop=loop, chunk=chunk, mesh=mesh)

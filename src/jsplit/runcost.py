@@ -68,7 +68,7 @@ class RunCost:
 
 def table(runs: Sequence[RunCost]) -> str:
     """Several runs, a line each: what one client pays on average."""
-    columns = ["on average, a client of", "steps", "MACs", "FLOPs", "bytes sent", "received", "of them weights", "memory"]
+    columns = ["on average, a client of", "steps", "MACs", "FLOPs", "bytes sent", "received", "weights, both ways", "memory"]
     rows = []
     for r in runs:
         m, steps = r.mean, sum(c.steps for c in r.clients) / len(r.clients)

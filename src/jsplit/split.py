@@ -16,11 +16,11 @@ from jax.extend.core import Literal, Var
 
 from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, follow, node_key, said
 from jsplit.cutpoints import CutPoint
-from jsplit.model import names_of, overlay, segment
+from jsplit.model import names_of, segment
 from jsplit.parts import Part, divide
 from jsplit.trace import Atom, Flat, backward_slice, evaluate, shape_of, tag_arrays
 from jsplit.watch import narrowed
-from jsplit.whole import Initial, Source, Whole, by_path, dotted, initial, nest
+from jsplit.whole import Initial, Source, Whole, dotted, initial, nest
 
 
 def cut(value: PyTree, name: str) -> PyTree:
@@ -187,43 +187,6 @@ def at(tree: PyTree, path: tuple, needs: str) -> Any:
             raise ValueError(f"{needs} `{dotted(path)}`, which is not in the tree given.")
         tree = tree[k]
     return tree
-
-
-def merge(*trees: Mapping, like: PyTree = None) -> PyTree:
-    """The parameters (or statistics) of several segments as those of the whole model, copied, so that they outlive a step.
-
-    Args:
-        trees: nested dictionaries by path, as `split` makes them.
-        like: a tree in the whole model's own containers, such as `segment(model).init(key, *example)[0]`, where these
-            are not nested dictionaries: linen's boxes of partitioned parameters, lists, named tuples. The result has them.
-
-    Returns:
-        One nested dictionary, or a tree like `like`.
-
-    Raises:
-        ValueError: if two trees hold the same leaf, or `like` has other leaves.
-    """
-    merged: dict = {}
-    for tree in trees:
-        if not isinstance(tree, Mapping):
-            raise ValueError(f"`merge` takes nested dictionaries, as segments of `split` have, got a {type(tree).__name__}.")
-        for path in by_path(tree).paths:
-            ours = merged
-            for k in path:
-                ours = ours.get(k) if isinstance(ours, Mapping) else ...
-                if ours is None:
-                    break
-            if ours is not None:
-                raise ValueError(f"two of the trees hold the leaf `{dotted(path)}`.")
-        merged = overlay(merged, tree)
-    merged = jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, merged)
-    if like is None:
-        return merged
-    found, wanted = by_path(merged), by_path(like)
-    values = dict(zip(found.paths, found.shapes, strict=True))
-    if odd := [path for path in (*wanted.paths, *found.paths) if path not in values or path not in wanted.paths]:
-        raise ValueError(f"the leaf `{dotted(odd[0])}` is in {'the trees' if odd[0] in values else '`like`'} alone.")
-    return wanted.structure.unflatten([values[path] for path in wanted.paths])
 
 
 def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -> Segment:

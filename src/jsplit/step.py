@@ -51,8 +51,8 @@ class Packet:
 
 def message_of(wire: Wire, sent: PyTree) -> Message:
     """The record of a message; of what is sent only shapes and dtypes matter."""
-    payload, like = (sent.payload, sent.like) if isinstance(sent, Packet) else (sent, sent)
-    arrays = jax.tree.leaves(like)
+    payload = sent.payload if isinstance(sent, Packet) else sent
+    arrays = jax.tree.leaves(payload)
     shapes, dtypes = tuple(x.shape for x in arrays), tuple(x.dtype for x in arrays)
     shape, dtype = (shapes[0], dtypes[0]) if len(arrays) == 1 else (shapes, dtypes)
     ends = wire.sender, wire.receiver
