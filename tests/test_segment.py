@@ -84,7 +84,7 @@ def test_a_linen_segment_starts_from_the_variables_given():
     same(params, variables["params"])
     same(state["batch_stats"], variables["batch_stats"])
     same(jsplit.segment(LinenNet(), variables=freeze(variables)).init(jax.random.key(0), x)[0], params)
-    with pytest.raises(ValueError, match="the module keeps `batch_stats`, which its variables lack"):
+    with pytest.raises(ValueError, match="the module keeps `batch_stats`, which `variables` lack"):
         jsplit.segment(LinenNet(), variables={"params": variables["params"]}).init(jax.random.key(0), x)
 
 

@@ -229,12 +229,15 @@ def from_linen(module: linen.Module, call: Call, variables: Mapping[str, PyTree]
         output, new = call(module.apply, ({"params": params, **remove(state, without)},), inputs, train, **named)
         return output, {**state, **new}
 
-    return sow_anew(run, first, lambda state: bool(set(state) - {"batch_stats"}))
+    return sow_anew(run, first, lambda state: bool(set(state) - {"batch_stats"}), given=variables is not None)
 
 
-def sow_anew(run: Callable, first: Callable[..., tuple[Params, State]], may_sow: Callable[[State], bool]) -> Parts:
+def sow_anew(
+    run: Callable, first: Callable[..., tuple[Params, State]], may_sow: Callable[[State], bool], given: bool = False
+) -> Parts:
     """`init` and `apply` of a module from `run(without, params, state, key, inputs, train)`, which does without some of the
-    state: all that this call will sow, for `sow` to find nothing to add to. At the start, it is zero.
+    state: all that this call will sow, for `sow` to find nothing to add to. At the start, it is zero. A state that was `given`
+    must have all else.
     """
 
     def sown(params: Params, state: State, key: jax.Array, inputs: tuple, train: bool) -> frozenset[Path]:
@@ -250,10 +253,8 @@ def sow_anew(run: Callable, first: Callable[..., tuple[Params, State]], may_sow:
         paths = sown(params, state, key, inputs, True)
         kept = remove(state, paths)
         added = keep(after, kept, inside=False)
-        if lacking := remove(added, paths):
-            raise ValueError(
-                f"the module keeps `{next(iter(lacking))}`, which its variables lack; give all that `init` returns."
-            )
+        if given and (lacking := remove(added, paths)):
+            raise ValueError(f"the module keeps `{next(iter(lacking))}`, which `variables` lack; give all that `init` returns.")
         return params, overlay(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added), kept)
 
     def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
