@@ -138,7 +138,9 @@ def test_failures_come_with_their_probability_and_evenly_over_the_steps():
 
 def test_what_does_not_fit_is_refused():
     for records in (LABELS, 0.5, None, True):
-        with pytest.raises(ValueError, match="`records` must be a positive integer, got " + ("an array of shape" * (records is LABELS))):
+        with pytest.raises(
+            ValueError, match="`records` must be a positive integer, got " + ("an array of shape" * (records is LABELS))
+        ):
             population.iid(records, 10)
     x, people = {"x": LABELS}, population.iid(400, 4)
     cases = [

@@ -64,7 +64,16 @@ def test_a_link_changes_what_crosses_and_the_record_says_so():
     links = {"smashed": (quantize(8), None)}
     _, infos = train(jsplit.messages(problem.topology, optax.sgd(0.1), links=links), problem.batch, 1)
     up, down = infos[0].messages
-    assert up == ("smashed", "activation", "client", "server", ((64,), ()), (jnp.uint8, jnp.float32), 8 * 8 + 4, 96 + (8 + 8) + 8)
+    assert up == (
+        "smashed",
+        "activation",
+        "client",
+        "server",
+        ((64,), ()),
+        (jnp.uint8, jnp.float32),
+        8 * 8 + 4,
+        96 + (8 + 8) + 8,
+    )
     assert down == ("smashed", "cotangent", "server", "client", (8, 8), jnp.float32, 8 * 8 * 4, 96 + (8 + 16))
     trainer = jsplit.messages(problem.topology, optax.sgd(0.1), links={"smashed": cast(jnp.bfloat16)})
     assert {(m.shape, str(m.dtype)) for m in train(trainer, problem.batch, 1)[1][0].messages} == {((8, 8), "bfloat16")}

@@ -105,7 +105,7 @@ def assemble(
             have = {x.shape[0] for x in jax.tree.leaves(parts_of(state.parties)[k])} if way == OWN else set()
             if have - {round.clients}:
                 raise ValueError(
-                    f"the round is of {round.clients} clients, but the state is of {have.pop()}; a test set for each of them is "
+                    f"the round is of {round.clients} clients, but the state is of {have.pop()}; a test set for each is "
                     "drawn from jsplit.population.everyone(records, clients)."
                 )
         more = -len(round.client) % group(len(round.client), loops_for(state, round))

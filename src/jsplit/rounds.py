@@ -114,7 +114,9 @@ def splitfed(
     one_of("version", version, (1, 2, 3))
     mine, others = sides(trainer, client)
     if not others:
-        raise ValueError(f"`client` names every party, {', '.join(mine)}, so nobody is left to serve; `fedavg` averages the whole.")
+        raise ValueError(
+            f"`client` names every party, {', '.join(mine)}, so nobody is left to serve; `fedavg` averages the whole."
+        )
     low, high = {1: (AVERAGED, AVERAGED), 2: (AVERAGED, CARRIED), 3: (OWN, AVERAGED)}[version]
     found = ways(dict.fromkeys(mine, low) | dict.fromkeys(others, high), statistics, moments)
     return travel(trainer, found, server=server, loop=loop, chunk=chunk, mesh=mesh)

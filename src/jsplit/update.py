@@ -72,7 +72,9 @@ def update(config: Config, party: str) -> Op:
             if several:
                 gradient[n] = jax.tree.map(lambda g, w: (g / config.microbatches).astype(w.dtype), gradient[n], weights[n])
         if jax.tree.structure(jax.eval_shape(optimizer.init, weights)) != jax.tree.structure(state):
-            raise ValueError(f"the optimizer state of `{party}` is of another optimizer than the trainer's; take that of its `init`.")
+            raise ValueError(
+                f"the optimizer state of `{party}` is of another optimizer than the trainer's; take that of its `init`."
+            )
         updates, state = optimizer.update(gradient, state, weights)
         new: Any = put_back(old, optax.apply_updates(weights, updates))
         return step + 1, state, *[new[n] for n in grads]
