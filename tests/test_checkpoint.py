@@ -126,7 +126,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path):
 
 def test_a_run_whose_optimizer_widens_its_memory_is_restored(tmp_path):
     narrow = jsplit.segment(lambda w, x: x @ w, init=lambda key, x: jnp.ones((4, 3), jnp.bfloat16), inputs=["x"])
-    loss = jsplit.Loss("loss", lambda h: h**2, "lab", ["h"])
+    loss = jsplit.Loss("loss", lambda h: (h**2).mean(-1), "lab", ["h"])
     topology = jsplit.Topology([jsplit.Node("h", narrow, "lab"), loss], {"lab": ["x"]})
     optimizer = optax.inject_hyperparams(optax.adam)(optax.constant_schedule(0.1))
     trainer, batch = jsplit.fused(topology, optimizer), {"x": np.ones((2, 4), jnp.bfloat16)}

@@ -561,7 +561,7 @@ def test_arguments_that_do_not_fit_are_refused(mlp):
     cases = [
         (lambda: rounds.take_turns(trainer, "nobody"), "`client` must be one or several of the parties client, server"),
         (lambda: rounds.take_turns(trainer, "client", handoff="post"), "`handoff` must be one of peer, server, none"),
-        (lambda: rounds.splitfed(trainer, ["client", "server"]), "`client` names every party, client, server, so"),
+        (lambda: rounds.splitfed(trainer, ["client", "server"]), "`client` names every party, client, server, so nobody"),
         (lambda: rounds.splitfed(trainer, "client", version=4), "`version` must be one of 1, 2, 3"),
         (lambda: rounds.splitfed(trainer, "client", version=2, chunk=2), "`chunk` and `mesh` are for clients"),
         (lambda: rounds.fedavg(trainer, statistics="sum"), "`statistics` must be one of averaged, own"),

@@ -245,7 +245,7 @@ def test_segments_that_are_none_or_in_another_order_are_refused():
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'tail'"):
         jsplit.u_shaped(hand(), hand(), loss=mean)
     with pytest.raises(
-        ValueError, match="`output` at `client` reads `smashed`, which comes after it; give the segments in"
+        ValueError, match="`output` at `client` reads `smashed`, which is computed after it; give the segments in"
     ):
         jsplit.vanilla(*reversed(from_one), loss=mean)
     with pytest.raises(ValueError, match="every segment is at `server`, so nothing would cross"):

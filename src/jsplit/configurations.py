@@ -228,8 +228,8 @@ def build(nodes: list[Node | Loss], *held: tuple[str, Sequence[str]]) -> Topolog
         for later in parts[i:]:
             if later.name in n.reads:
                 raise ValueError(
-                    f"`{n.name}` at `{n.party}` reads `{later.name}`, which comes after it; give the segments in the order "
-                    "in which they run, the client's first."
+                    f"`{n.name}` at `{n.party}` reads `{later.name}`, which is computed after it; give the segments in "
+                    "the order in which they run, the client's first."
                 )
     if len({n.party for n in parts}) == 1:
         raise ValueError(f"every segment is at `{parts[0].party}`, so nothing would cross; `client` and `server` must differ.")

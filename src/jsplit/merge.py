@@ -18,7 +18,8 @@ def variables(state: TrainState) -> tuple[Params, State]:
     """The parameters and the statistics (BatchNorm's and the like) of the whole model, from the state of a trainer.
 
     The whole model with both computes in inference mode what `trainer.predict` computes. For linen it is
-    `model.apply({"params": params, **statistics}, x)`; an nnx module takes both by `nnx.update`.
+    `model.apply({"params": params, **statistics}, x)`; for nnx, `nnx.update(module, params)` and
+    `nnx.update(module, statistics)`, then `module.eval()`.
 
     Args:
         state: of a trainer whose segments `split` made; where its own containers matter, see `merge`.
