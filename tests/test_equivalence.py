@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 import jsplit
-from helpers import CONFIGURATIONS, FLAX, MODELS, STAGES, WEIGHTS, Problem, cross_entropy, make_problem
+from helpers import CONFIGURATIONS, FLAX, MODELS, STAGES, WEIGHTS, Problem, cross_entropy, make_problem, some
 
 STEPS = 20
 INTERPRETERS = {"fused": jsplit.fused, "messages": jsplit.messages}
@@ -153,7 +153,7 @@ def test_split_training_is_whole_training_in_double_precision(configuration, kin
             assert max(found.values()) < 1e-9, found
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", some(CONFIGURATIONS, lambda i: i % 2))
 def test_adam_in_float32_stays_as_close_as_measured(configuration):
     """Adam divides by the root of its second moment, so a rounding error in a gradient near zero can become a step.
 

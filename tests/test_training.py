@@ -122,12 +122,9 @@ def whole_inference(problem, params, state):
     return problem.whole.apply({"params": params, **state}, *problem.fields.values(), train=False)
 
 
-EACH = [(c, f) for c, f in zip(CONFIGURATIONS, FLAX * 3, strict=True)]
-OTHERS = [pytest.param(c, f, marks=pytest.mark.slow) for c in CONFIGURATIONS for f in FLAX if (c, f) not in EACH]
-
-
-@both
-@pytest.mark.parametrize(("configuration", "flax"), EACH + OTHERS)
+@pytest.mark.parametrize(
+    ("configuration", "flax", "interpreter"), some(product(CONFIGURATIONS, FLAX, INTERPRETERS), lambda i: i % 4 == i // 4 % 4)
+)
 def test_prediction_and_evaluation_are_those_of_the_whole_model(configuration, flax, interpreter):
     problem = make_problem(configuration, "cnn", flax)
     trainer = INTERPRETERS[interpreter](problem.topology, optax.sgd(0.1))
