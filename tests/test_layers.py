@@ -102,7 +102,8 @@ LAYERS |= {
     },
     "party.join": {
         "base", "party.agreement", "party.connections", "party.durable", "party.handover", "party.local", "party.network",
-        "party.process", "party.records", "party.shapes", "wire.certs", "wire.codec", "wire.member", "wire.rendezvous",
+        "party.process", "party.records", "party.shapes", "wire.certs", "wire.codec", "wire.member", "wire.relay",
+        "wire.rendezvous",
         "wire.seal", "wire.session",
     },
     "party.run": {"base", "party.agreement", "party.join", "party.network", "party.process", "party.records", "wire.certs"},

@@ -158,7 +158,7 @@ def test_what_cannot_be_evaluated_is_refused_before_any_connection():
         with pytest.raises(ValueError, match=f"`data` must be fields by name to {name}, not a function of the step"):
             work(agreed, "client", problem.topology, lambda step: data, records=8, **given)
         for wrong in (0, -5, 2.5, True):
-            with pytest.raises(ValueError, match=f"`records` must be a number from 1 on, got {wrong}"):
+            with pytest.raises(ValueError, match=f"`records` must be a positive integer, got {wrong}"):
                 work(agreed, "client", problem.topology, data, records=wrong, **given)
         with pytest.raises(ValueError, match="`records` is 9, `data` has 8"):
             work(agreed, "client", problem.topology, data, records=9, **given)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from operator import index
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from jsplit.base import Link, PartyState, PyTree
+from jsplit.base import Link, PartyState, PyTree, positive
 from jsplit.party.agreement import Agreement
 from jsplit.party.durable import newest
 from jsplit.party.join import prepared
@@ -30,9 +29,7 @@ def infer(
         raise ValueError("`state` or `checkpoint` must be given, and not both.")
     if callable(data):
         raise ValueError(f"`data` must be fields by name to {task}, not a function of the step.")
-    if isinstance(records, bool) or not hasattr(records, "__index__") or index(records) < 1:
-        raise ValueError(f"`records` must be a number from 1 on, got {records!r}.")
-    size, records = agreed["batch"], index(records)
+    size, records = agreed["batch"], positive("records", records)
     steps = -(-records // size)
 
     def size_of(step: int) -> int:

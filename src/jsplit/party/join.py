@@ -28,11 +28,9 @@ from jsplit.wire import codec
 from jsplit.wire.certs import Trust
 from jsplit.wire.codec import Shapes
 from jsplit.wire.member import Member
+from jsplit.wire.relay import OVERHEAD
 from jsplit.wire.rendezvous import Status
 from jsplit.wire.session import Away, Terms
-
-ROOM = codec.LARGEST_HEAD + (1 << 8)
-"""Bytes that a frame may take beyond its arrays, where it is sealed whole."""
 
 
 @dataclass
@@ -150,7 +148,7 @@ def prepared(
             names = [identity_of(agreed, p, credentials) for p in parties]
             seals = Sealer(credentials, parties, names, run, me, status.instance, limit)
         member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
-        yield Ready(agreed, party, credentials, local, records, disk, member, limit + ROOM)
+        yield Ready(agreed, party, credentials, local, records, disk, member, limit + OVERHEAD)
 
 
 def bytes_of(arrays: Shapes) -> int:

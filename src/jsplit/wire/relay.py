@@ -9,6 +9,9 @@ from jsplit.wire import codec
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.session import RemoteProtocolError
 
+OVERHEAD = 12 + 16 + codec.LARGEST_HEAD
+"""Bytes that sealing adds to a frame, at most: a nonce, a tag, and its head, which is sealed with it."""
+
 Outgoing = list[tuple[int, Frame]]
 """Frames, each with the party that it is for."""
 

@@ -27,9 +27,7 @@ from jsplit.wire.codec import Frame
 from jsplit.wire.rendezvous import Refused
 from jsplit.wire.session import RemoteProtocolError
 
-NONCE, TAG = 12, 16
-OVERHEAD = NONCE + TAG + codec.LARGEST_HEAD
-"""Bytes that sealing adds to a frame, at most."""
+NONCE = 12
 
 
 class Sealer:
