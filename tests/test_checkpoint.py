@@ -15,7 +15,7 @@ import pytest
 
 import jsplit
 from helpers import make_problem
-from jsplit.checkpoint import read
+from jsplit.core.checkpoint import read
 
 
 def trained(configuration="u_shaped", kind="cnn", steps=2, **options):

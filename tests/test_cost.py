@@ -15,8 +15,8 @@ from flax import nnx
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, MODELS, WEIGHTS, NnxOne, cross_entropy, make_problem, some
 from jsplit import runs
-from jsplit.base import frame_bytes, nbytes
 from jsplit.compress import cast, quantize
+from jsplit.core.base import frame_bytes, nbytes
 from jsplit.cost import MODES
 from jsplit.macs import macs
 from jsplit.messages import Compiled

@@ -9,7 +9,7 @@ import pytest
 
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, make_problem
-from jsplit.base import nbytes
+from jsplit.core.base import nbytes
 from jsplit.messages import Compiled
 from jsplit.step import training_ops
 from jsplit.training import configure, initial_state, place, places_of, together

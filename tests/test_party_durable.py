@@ -14,7 +14,7 @@ import pytest
 import federation
 from federation import agreed_for, bits, checked, own_of, small, together, trust_of, undisturbed
 from jsplit import party
-from jsplit.base import PartyState
+from jsplit.core.base import PartyState
 from jsplit.party import durable, join
 from jsplit.party.durable import Disk
 from jsplit.wire.member import Member

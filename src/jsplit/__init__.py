@@ -1,7 +1,8 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
 from jsplit import compress, party, population, rounds, runs
-from jsplit.base import (
+from jsplit.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
+from jsplit.core.base import (
     Info,
     Link,
     Message,
@@ -13,8 +14,7 @@ from jsplit.base import (
     identity,
     stateless,
 )
-from jsplit.checkpoint import restore, save
-from jsplit.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
+from jsplit.core.checkpoint import restore, save
 from jsplit.cost import Cost, cost
 from jsplit.cutpoints import CutPoint, cut_points
 from jsplit.decoupled import decoupled

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.base import PyTree, Trainer, TrainState, shapes_of
+from jsplit.core.base import PyTree, Trainer, TrainState, shapes_of
 from jsplit.federation import OWN, Draw, Federation, Held, Parts, RoundInfo, Ways, at, parties_of, parts_of
 from jsplit.loops import LOOPS, Loops, check_loop, convolves_on_cpu
 from jsplit.population import Round

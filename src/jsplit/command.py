@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from jsplit import party as parties
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 from jsplit.party.agreement import check_addresses
 
 STOPPED = 3

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jsplit.base import Link, PyTree, stateless
+from jsplit.core.base import Link, PyTree, stateless
 
 __all__ = ["cast", "quantize"]
 

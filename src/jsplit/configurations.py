@@ -13,7 +13,7 @@ from typing import ParamSpec
 
 import jax
 
-from jsplit.base import PyTree, Segment
+from jsplit.core.base import PyTree, Segment
 from jsplit.model import segment
 from jsplit.nodes import Loss, Node
 from jsplit.topology import Topology

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.extend.core import JaxprEqn
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 from jsplit.trace import evaluate, flatten, shape_of
 
 PART = 64

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jsplit.base import PyTree, nbytes
+from jsplit.core.base import PyTree, nbytes
 from jsplit.macs import count
 from jsplit.model import segment
 from jsplit.parts import divide

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import jax
 
-from jsplit.base import Segment
+from jsplit.core.base import Segment
 from jsplit.nodes import Loss, Node
 from jsplit.topology import Topology
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Var
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 from jsplit.trace import Atom, Equation, Flat, backward_slice, evaluate, flatten
 
 

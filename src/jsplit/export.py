@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from jax import export as jax_export
 
-from jsplit.base import PyTree, TrainState, reason, shapes_of
+from jsplit.core.base import PyTree, TrainState, reason, shapes_of
 from jsplit.topology import Topology
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jsplit.base import PartyState, PyTree
+from jsplit.core.base import PartyState, PyTree
 from jsplit.step import Config
 from jsplit.training import info_of
 

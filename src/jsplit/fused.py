@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jsplit.base import Info, PartyState, PyTree, Trainer, TrainState
+from jsplit.core.base import Info, PartyState, PyTree, Trainer, TrainState
 from jsplit.loops import convolves_on_cpu
 from jsplit.losses import of_mean_one
 from jsplit.sharding import along, check_even, constrained, one_mesh, whole

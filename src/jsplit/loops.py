@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 from jsplit.trace import bodies
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jsplit.base import PyTree, reason, said, shapes_of
+from jsplit.core.base import PyTree, reason, said, shapes_of
 from jsplit.nodes import Loss
 from jsplit.topology import Topology
 from jsplit.vjp import floating, put_back

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import jax
 
-from jsplit.base import Params, PyTree, State, TrainState
+from jsplit.core.base import Params, PyTree, State, TrainState
 from jsplit.model import overlay
 from jsplit.whole import by_path, dotted
 

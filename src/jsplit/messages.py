@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.base import Info, Message, PyTree, Trainer, TrainState
+from jsplit.core.base import Info, Message, PyTree, Trainer, TrainState
 from jsplit.divide import divide
 from jsplit.losses import of_mean_one, weight_of
 from jsplit.sharding import Meshes, at_home, check_even, constrained, gathered, zeros

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from flax.core import DenyList, unfreeze
 
-from jsplit.base import Params, PyTree, Segment, State
+from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.watch import Path, watched, watching
 
 TRAIN_FLAGS = {"train", "training", "is_training"}

@@ -11,7 +11,7 @@ from numbers import Real
 
 import jax
 
-from jsplit.base import Segment
+from jsplit.core.base import Segment
 
 OWN = ("params", "state")
 """What a party has of its own nodes beside their outputs; a loss reads it as `<node>.params`, `<node>.state`."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jsplit.algorithm import Algorithm, assemble, check_trainer
 from jsplit.averages import add_share, mean_of, nothing_yet
-from jsplit.base import Trainer, TrainState
+from jsplit.core.base import Trainer, TrainState
 from jsplit.federation import (
     AVERAGED,
     CARRIED,

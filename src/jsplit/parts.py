@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jax.extend.core import Var
 
-from jsplit.base import CUT, MODULE, follow
+from jsplit.core.base import CUT, MODULE, follow
 from jsplit.trace import backward_slice, shape_of, untagged
 from jsplit.whole import Source, Traced, Whole, dotted
 

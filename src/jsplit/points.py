@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jax.extend.core import Var
 
-from jsplit.base import CUT, MODULE
+from jsplit.core.base import CUT, MODULE
 from jsplit.trace import Atom, Flat, bodies, inside, untagged
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jsplit.base import PyTree, batch_of, positive
+from jsplit.core.base import PyTree, batch_of, positive
 
 __all__ = ["Population", "Round", "dirichlet", "everyone", "grouped", "iid", "quantity"]
 

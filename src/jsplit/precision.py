@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jsplit.base import Params, PyTree, Segment, State
+from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.model import segment
 from jsplit.watch import narrow, watching
 

@@ -13,7 +13,7 @@ import jax
 import optax
 
 from jsplit.algorithm import Algorithm, check_trainer
-from jsplit.base import Trainer
+from jsplit.core.base import Trainer
 from jsplit.federation import AVERAGED, CARRIED, FRESH, OWN, PARTS
 from jsplit.parallel import together
 from jsplit.travel import travel

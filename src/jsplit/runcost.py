@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from jsplit.core.tables import aligned, plain, si
 from jsplit.cost import Work
-from jsplit.show import aligned, plain, si
 
 
 class ClientRun(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import index
 from typing import Any
 
-from jsplit.base import PyTree, frame_bytes, nbytes
+from jsplit.core.base import PyTree, frame_bytes, nbytes
 from jsplit.cost import NOTHING, Cost, PartyCost, Work, check_mode
 from jsplit.runcost import ClientRun, RunCost, table
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from jsplit.base import PyTree, Segment, shapes_of
+from jsplit.core.base import PyTree, Segment, shapes_of
 from jsplit.nodes import Node
 from jsplit.step import Config
 from jsplit.topology import Topology

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, Var
 
-from jsplit.base import CUT, Params, PyTree, Segment, State, batch_of, follow, node_key, said
+from jsplit.core.base import CUT, Params, PyTree, Segment, State, batch_of, follow, node_key, said
 from jsplit.cutpoints import CutPoint
 from jsplit.model import names_of, segment
 from jsplit.parts import Part, divide

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, PyTree, Segment
+from jsplit.core.base import Link, PyTree, Segment
 from jsplit.nodes import Loss, Node
 from jsplit.step import Config
 from jsplit.topology import Topology

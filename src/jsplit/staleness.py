@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import PyTree, positive
+from jsplit.core.base import PyTree, positive
 
 
 class Late(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jsplit.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
+from jsplit.core.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
 from jsplit.losses import compute, cotangent, differentiate
 from jsplit.nodes import Loss, Node
 from jsplit.topology import Topology

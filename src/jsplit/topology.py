@@ -13,7 +13,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jsplit.base import follow
+from jsplit.core.base import follow
 from jsplit.nodes import OWN, Loss, Node, as_names
 
 

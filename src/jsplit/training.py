@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, positive, reason, said, shapes_of
+from jsplit.core.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, positive, reason, said, shapes_of
 from jsplit.losses import weight_of
 from jsplit.nodes import Node
 from jsplit.sharding import meshes_of

@@ -16,7 +16,7 @@ import optax
 
 from jsplit.algorithm import Algorithm, assemble, check_trainer
 from jsplit.averages import add_share, mean_of, nothing_yet
-from jsplit.base import Trainer, TrainState, positive
+from jsplit.core.base import Trainer, TrainState, positive
 from jsplit.federation import (
     AVERAGED,
     CARRIED,

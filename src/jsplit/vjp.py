@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 
 
 def floating(tree: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 
 
 class Name(NamedTuple):

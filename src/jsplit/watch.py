@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from jsplit.base import MODULE, PyTree
+from jsplit.core.base import MODULE, PyTree
 from jsplit.trace import tag_arrays
 
 Path = tuple

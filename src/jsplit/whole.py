@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
-from jsplit.base import Apply, PyTree, Segment, batch_of, reason, shapes_of
+from jsplit.core.base import Apply, PyTree, Segment, batch_of, reason, shapes_of
 from jsplit.model import names_of
 from jsplit.points import find, marked, nearest
 from jsplit.trace import Atom, Flat, flatten, shape_of, values_only

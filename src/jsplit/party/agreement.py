@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import jax
 
-from jsplit.base import Link, PyTree, Segment, identity, reason
+from jsplit.core.base import Link, PyTree, Segment, identity, reason
 from jsplit.model import names_of
 from jsplit.party import shapes
 from jsplit.party.turns import Turns

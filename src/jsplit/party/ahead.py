@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 from jsplit.party.part import Memory, Part
 from jsplit.party.records import Batches
 from jsplit.training import Places

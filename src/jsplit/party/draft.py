@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jsplit.base import Link, PyTree, reason, said, shapes_of
+from jsplit.core.base import Link, PyTree, reason, said, shapes_of
 from jsplit.party import shapes
 from jsplit.party.agreement import FORMAT, Agreement, check_addresses, checked
 from jsplit.topology import Topology

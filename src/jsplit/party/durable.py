@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jsplit.base import PartyState, TrainState
-from jsplit.checkpoint import array_of, by_path, file_of, read, restore, save, to_disk
+from jsplit.core.base import PartyState, TrainState
+from jsplit.core.checkpoint import array_of, by_path, file_of, read, restore, save, to_disk
 from jsplit.wire.session import Away
 
 log = logging.getLogger("jsplit.party")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jsplit.base import PyTree, said, shapes_of
+from jsplit.core.base import PyTree, said, shapes_of
 from jsplit.party.turns import Turns
 from jsplit.step import Config, Packet
 from jsplit.walk import Wire

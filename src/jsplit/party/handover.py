@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.base import PartyState
+from jsplit.core.base import PartyState
 from jsplit.party import shapes
 from jsplit.wire.codec import Shapes
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from jsplit.base import Link, PartyState, PyTree, positive
+from jsplit.core.base import Link, PartyState, PyTree, positive
 from jsplit.party.agreement import Agreement
 from jsplit.party.durable import newest
 from jsplit.party.join import prepared

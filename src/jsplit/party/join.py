@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from jsplit.base import Link, PartyState, PyTree
+from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement, canonical
 from jsplit.party.connections import identity_of

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, reason, said
+from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, reason, said
 from jsplit.messages import LASTING
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jsplit.base import frame_bytes, nbytes
+from jsplit.core.base import frame_bytes, nbytes
 from jsplit.party.agreement import Agreement
 from jsplit.party.connections import Connections
 from jsplit.wire.certs import Trust

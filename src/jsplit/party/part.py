@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import jax
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 from jsplit.messages import LASTING, Compiled, programs
 from jsplit.update import SUM
 from jsplit.walk import Name, Op, Turn, Wire

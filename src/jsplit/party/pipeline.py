@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
 
-from jsplit.base import PyTree
+from jsplit.core.base import PyTree
 from jsplit.party.ahead import copied, fields_of_batch
 from jsplit.party.part import Carrier, Memory, Part
 from jsplit.party.records import Batches

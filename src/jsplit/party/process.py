@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jsplit.base import PartyState, PyTree, Segment
+from jsplit.core.base import PartyState, PyTree, Segment
 from jsplit.party.agreement import Agreement
 from jsplit.party.durable import Disk, InMemory
 from jsplit.party.handover import learned, taken

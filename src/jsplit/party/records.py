@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsplit.base import PyTree, batch_of
+from jsplit.core.base import PyTree, batch_of
 
 Batches = Callable[[int], Mapping[str, PyTree]]
 

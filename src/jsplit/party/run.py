@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.base import Link, PartyState, PyTree
+from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.party.agreement import Agreement
 from jsplit.party.join import Ready, prepared
 from jsplit.party.network import RolledBack, Stopped

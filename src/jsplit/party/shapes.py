@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit import compress
-from jsplit.base import Link, PyTree, chain, reason
+from jsplit.core.base import Link, PyTree, chain, reason
 
 MAKERS = {"quantize": compress.quantize, "cast": compress.cast}
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.base import PyTree, TrainState
+from jsplit.core.base import PyTree, TrainState
 
 ABOUT = "about"
 FORMAT = "jsplit party 1"
