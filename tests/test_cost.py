@@ -18,7 +18,7 @@ from jsplit import runs
 from jsplit.compress import cast, quantize
 from jsplit.core.base import frame_bytes, nbytes
 from jsplit.cost import MODES
-from jsplit.macs import macs
+from jsplit.jaxprs.macs import macs
 from jsplit.messages import Compiled
 from jsplit.step import training_ops
 from jsplit.training import configure, initial_state, place, places_of, together

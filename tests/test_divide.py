@@ -10,8 +10,8 @@ import pytest
 
 import jsplit
 from helpers import CONFIGURATIONS, make_problem
-from jsplit.divide import divide
-from jsplit.macs import macs
+from jsplit.jaxprs.halves import divide
+from jsplit.jaxprs.macs import macs
 from jsplit.messages import Compiled, programs
 from jsplit.step import training_ops
 from jsplit.training import configure, initial_state, place, places_of, together

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen, nnx
 
-from jsplit.macs import count, macs
+from jsplit.jaxprs.macs import count, macs
 
 
 def shape(*sizes):

@@ -14,7 +14,7 @@ import pytest
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, cross_entropy, make_problem, some
 from jsplit import population, rounds
-from jsplit.convolutions import in_parts
+from jsplit.jaxprs.convolutions import in_parts
 from test_equivalence import RATES, adam, difference, momentum, optimizers, reference
 
 LOOPS = ("compiled", "python")

@@ -20,7 +20,7 @@ from jax.extend.core import Jaxpr, Var
 
 from jsplit.core.base import Link, Message, PyTree, TrainState, batch_of, nbytes, shapes_of
 from jsplit.core.tables import aligned, bars, plain, si
-from jsplit.macs import macs
+from jsplit.jaxprs.macs import macs
 from jsplit.step import Config, message_of, training_ops
 from jsplit.topology import Topology
 from jsplit.training import Optimizers, check_batch, configure, fields_of, initial_shapes, place, places_of, together, zero_sums

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from jsplit.core.base import PyTree
-from jsplit.trace import bodies
+from jsplit.jaxprs.flat import bodies
 
 
 class Loops(NamedTuple):

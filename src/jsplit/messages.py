@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jsplit.core.base import Info, Message, PyTree, Trainer, TrainState
-from jsplit.divide import divide
+from jsplit.jaxprs.halves import divide
 from jsplit.losses import of_mean_one, weight_of
 from jsplit.sharding import Meshes, at_home, check_even, constrained, gathered, zeros
 from jsplit.step import inference_ops, message_of, training_ops

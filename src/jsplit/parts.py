@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jax.extend.core import Var
 
 from jsplit.core.base import CUT, MODULE, follow
-from jsplit.trace import backward_slice, shape_of, untagged
+from jsplit.jaxprs.flat import backward_slice, shape_of, untagged
 from jsplit.whole import Source, Traced, Whole, dotted
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jax.extend.core import Var
 
 from jsplit.core.base import CUT, MODULE
-from jsplit.trace import Atom, Flat, bodies, inside, untagged
+from jsplit.jaxprs.flat import Atom, Flat, bodies, inside, untagged
 
 
 def tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:

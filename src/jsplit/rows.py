@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.convolutions import in_parts
 from jsplit.core.base import Info, PyTree, TrainState
+from jsplit.jaxprs.convolutions import in_parts
 from jsplit.loops import unrolled
 from jsplit.losses import of_mean_one
 from jsplit.nodes import Loss

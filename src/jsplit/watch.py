@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 
 from jsplit.core.base import MODULE, PyTree
-from jsplit.trace import tag_arrays
+from jsplit.jaxprs.flat import tag_arrays
 
 Path = tuple
 

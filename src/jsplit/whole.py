@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.extend.core import Var
 
 from jsplit.core.base import Apply, PyTree, Segment, batch_of, reason, shapes_of
+from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
 from jsplit.model import names_of
 from jsplit.points import find, marked, nearest
-from jsplit.trace import Atom, Flat, flatten, shape_of, values_only
 from jsplit.watch import Path, watching
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-from jsplit.trace import bodies
+from jsplit.jaxprs.flat import bodies
 
 
 class Macs(NamedTuple):

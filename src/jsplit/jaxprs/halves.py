@@ -13,7 +13,7 @@ import jax
 from jax.extend.core import Var
 
 from jsplit.core.base import PyTree
-from jsplit.trace import Atom, Equation, Flat, backward_slice, evaluate, flatten
+from jsplit.jaxprs.flat import Atom, Equation, Flat, backward_slice, evaluate, flatten
 
 
 class Result(NamedTuple):

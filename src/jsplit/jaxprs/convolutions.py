@@ -14,7 +14,7 @@ import jax
 from jax.extend.core import JaxprEqn
 
 from jsplit.core.base import PyTree
-from jsplit.trace import evaluate, flatten, shape_of
+from jsplit.jaxprs.flat import evaluate, flatten, shape_of
 
 PART = 64
 """Examples that are summed over at once."""
