@@ -23,10 +23,10 @@ from jsplit.export import export
 from jsplit.fused import fused
 from jsplit.merge import merge, variables
 from jsplit.messages import messages
-from jsplit.model import segment
 from jsplit.nodes import Loss, Node, Penalty
 from jsplit.plan import Device, Network, plan
-from jsplit.precision import mixed_precision
+from jsplit.segments.precision import mixed_precision
+from jsplit.segments.segment import segment
 from jsplit.split import cut, join, split
 from jsplit.staleness import stale
 from jsplit.topology import Crossing, Topology

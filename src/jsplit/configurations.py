@@ -14,8 +14,8 @@ from typing import ParamSpec
 import jax
 
 from jsplit.core.base import PyTree, Segment
-from jsplit.model import segment
 from jsplit.nodes import Loss, Node
+from jsplit.segments.segment import segment
 from jsplit.topology import Topology
 
 LossFunction = Callable[..., jax.Array]

@@ -11,9 +11,9 @@ import jax
 from jsplit.core.base import PyTree, nbytes
 from jsplit.jaxprs.flat import backward_slice, shape_of
 from jsplit.jaxprs.macs import count
-from jsplit.model import segment
 from jsplit.parts import divide
 from jsplit.points import separating
+from jsplit.segments.segment import segment
 from jsplit.whole import LEAF, Value, Whole, initial
 
 

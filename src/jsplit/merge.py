@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 
 from jsplit.core.base import Params, PyTree, State, TrainState
-from jsplit.model import overlay
+from jsplit.segments.segment import overlay
 from jsplit.whole import by_path, dotted
 
 

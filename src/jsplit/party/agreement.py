@@ -19,9 +19,9 @@ from typing import Any, cast
 import jax
 
 from jsplit.core.base import Link, PyTree, Segment, identity, reason
-from jsplit.model import names_of
 from jsplit.party import shapes
 from jsplit.party.turns import Turns
+from jsplit.segments.segment import names_of
 from jsplit.step import wires
 from jsplit.topology import Loss, Node, Topology
 from jsplit.training import both_ways

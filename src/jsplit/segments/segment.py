@@ -19,7 +19,7 @@ from flax import linen, nnx
 from flax.core import DenyList, unfreeze
 
 from jsplit.core.base import Params, PyTree, Segment, State
-from jsplit.watch import Path, watched, watching
+from jsplit.segments.interception import Path, watched, watching
 
 TRAIN_FLAGS = {"train", "training", "is_training"}
 EVAL_FLAGS = {"deterministic", "use_running_average"}

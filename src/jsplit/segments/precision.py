@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import Params, PyTree, Segment, State
-from jsplit.model import segment
-from jsplit.watch import narrow, watching
+from jsplit.segments.interception import narrow, watching
+from jsplit.segments.segment import segment
 
 
 def mixed_precision(model: Any, compute: Any = jnp.bfloat16, **options) -> Segment:
