@@ -16,18 +16,18 @@ from jsplit.core.base import (
 )
 from jsplit.core.checkpoint import restore, save
 from jsplit.cost import Cost, cost
-from jsplit.cutpoints import CutPoint, cut_points
 from jsplit.decoupled import decoupled
 from jsplit.draw import figure, mermaid
 from jsplit.export import export
 from jsplit.fused import fused
-from jsplit.merge import merge, variables
 from jsplit.messages import messages
 from jsplit.nodes import Loss, Node, Penalty
 from jsplit.plan import Device, Network, plan
 from jsplit.segments.precision import mixed_precision
 from jsplit.segments.segment import segment
-from jsplit.split import cut, join, split
+from jsplit.slicing.cut_points import CutPoint, cut_points
+from jsplit.slicing.merge import merge, variables
+from jsplit.slicing.split import cut, join, split
 from jsplit.staleness import stale
 from jsplit.topology import Crossing, Topology
 

@@ -13,7 +13,7 @@ from jax.extend.core import Var
 
 from jsplit.core.base import CUT, MODULE, follow
 from jsplit.jaxprs.flat import backward_slice, shape_of, untagged
-from jsplit.whole import Source, Traced, Whole, dotted
+from jsplit.slicing.traced_model import Source, Traced, Whole, dotted
 
 
 class Part(NamedTuple):

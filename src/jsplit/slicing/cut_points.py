@@ -11,10 +11,10 @@ import jax
 from jsplit.core.base import PyTree, nbytes
 from jsplit.jaxprs.flat import backward_slice, shape_of
 from jsplit.jaxprs.macs import count
-from jsplit.parts import divide
-from jsplit.points import separating
 from jsplit.segments.segment import segment
-from jsplit.whole import LEAF, Value, Whole, initial
+from jsplit.slicing.ownership import divide
+from jsplit.slicing.separators import separating
+from jsplit.slicing.traced_model import LEAF, Value, Whole, initial
 
 
 class CutPoint(NamedTuple):

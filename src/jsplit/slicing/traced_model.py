@@ -11,9 +11,9 @@ from jax.extend.core import Var
 
 from jsplit.core.base import Apply, PyTree, Segment, batch_of, reason, shapes_of
 from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
-from jsplit.points import find, marked, nearest
 from jsplit.segments.interception import Path, watching
 from jsplit.segments.segment import names_of
+from jsplit.slicing.separators import find, marked, nearest
 
 
 class Source(NamedTuple):

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jax.extend.core import Literal, Var
 
 from jsplit.core.base import CUT, Params, PyTree, Segment, State, batch_of, follow, node_key, said
-from jsplit.cutpoints import CutPoint
 from jsplit.jaxprs.flat import Atom, Flat, backward_slice, evaluate, shape_of, tag_arrays
-from jsplit.parts import Part, divide
 from jsplit.segments.interception import narrowed
 from jsplit.segments.segment import names_of, segment
-from jsplit.whole import Initial, Source, Whole, dotted, initial, nest
+from jsplit.slicing.cut_points import CutPoint
+from jsplit.slicing.ownership import Part, divide
+from jsplit.slicing.traced_model import Initial, Source, Whole, dotted, initial, nest
 
 
 def cut(value: PyTree, name: str) -> PyTree:

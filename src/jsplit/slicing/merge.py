@@ -11,7 +11,7 @@ import jax
 
 from jsplit.core.base import Params, PyTree, State, TrainState
 from jsplit.segments.segment import overlay
-from jsplit.whole import by_path, dotted
+from jsplit.slicing.traced_model import by_path, dotted
 
 
 def variables(state: TrainState) -> tuple[Params, State]:
