@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import jsplit
-from jsplit.draw import figure
+from jsplit.topology.drawing.draw import figure
 from models import Family, network, tasks_of, topology
 
 # Okabe and Ito's colours; each line is narrower than the one below it, so that all are seen where they coincide

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import jsplit
 from jsplit import Loss, Node, Penalty, Topology
-from jsplit.draw import figure, mermaid
+from jsplit.topology.drawing.draw import figure, mermaid
 
 AWKWARD = (
     "a.b/c",

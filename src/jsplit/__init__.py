@@ -1,7 +1,6 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
 from jsplit import compress, party, population, rounds, runs
-from jsplit.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
 from jsplit.core.base import (
     Info,
     Link,
@@ -16,12 +15,9 @@ from jsplit.core.base import (
 )
 from jsplit.core.checkpoint import restore, save
 from jsplit.cost import Cost, cost
-from jsplit.decoupled import decoupled
-from jsplit.draw import figure, mermaid
 from jsplit.export import export
 from jsplit.fused import fused
 from jsplit.messages import messages
-from jsplit.nodes import Loss, Node, Penalty
 from jsplit.plan import Device, Network, plan
 from jsplit.segments.precision import mixed_precision
 from jsplit.segments.segment import segment
@@ -29,7 +25,11 @@ from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.merge import merge, variables
 from jsplit.slicing.split import cut, join, split
 from jsplit.staleness import stale
-from jsplit.topology import Crossing, Topology
+from jsplit.topology.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
+from jsplit.topology.decoupled import decoupled
+from jsplit.topology.drawing.draw import figure, mermaid
+from jsplit.topology.graph import Crossing, Topology
+from jsplit.topology.nodes import Loss, Node, Penalty
 
 __all__ = [
     "Cost",

@@ -22,7 +22,7 @@ from jsplit.core.base import Link, Message, PyTree, TrainState, batch_of, nbytes
 from jsplit.core.tables import aligned, bars, plain, si
 from jsplit.jaxprs.macs import macs
 from jsplit.step import Config, message_of, training_ops
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
 from jsplit.training import Optimizers, check_batch, configure, fields_of, initial_shapes, place, places_of, together, zero_sums
 from jsplit.update import accumulate_ops, update_ops
 from jsplit.walk import Name, Op, Wire, turns

@@ -8,7 +8,7 @@ import jax
 from jax import export as jax_export
 
 from jsplit.core.base import PyTree, TrainState, reason, shapes_of
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
 
 
 def export(

@@ -18,7 +18,7 @@ from jsplit.loops import convolves_on_cpu
 from jsplit.losses import of_mean_one
 from jsplit.sharding import along, check_even, constrained, one_mesh, whole
 from jsplit.step import Config, inference_ops, training_ops
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
 from jsplit.training import (
     Links,
     Optimizers,

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree, reason, said, shapes_of
-from jsplit.nodes import Loss
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss
 from jsplit.vjp import floating, put_back
 from jsplit.walk import Name, Op
 

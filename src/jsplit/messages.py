@@ -19,7 +19,7 @@ from jsplit.jaxprs.halves import divide
 from jsplit.losses import of_mean_one, weight_of
 from jsplit.sharding import Meshes, at_home, check_even, constrained, gathered, zeros
 from jsplit.step import inference_ops, message_of, training_ops
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
 from jsplit.training import (
     Links,
     Memories,

@@ -17,9 +17,9 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jsplit.core.base import PyTree, Segment, shapes_of
-from jsplit.nodes import Node
 from jsplit.step import Config
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Node
 from jsplit.walk import Name, Wire
 
 CLIENTS = "clients"

@@ -13,10 +13,10 @@ import optax
 
 from jsplit.core.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, positive, reason, said, shapes_of
 from jsplit.losses import weight_of
-from jsplit.nodes import Node
 from jsplit.sharding import meshes_of
 from jsplit.step import Config, training_ops, wires
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Node
 from jsplit.update import SUM, accumulate_ops
 from jsplit.vjp import floating
 from jsplit.walk import Name, execute

@@ -23,7 +23,7 @@ from jsplit.party import shapes
 from jsplit.party.turns import Turns
 from jsplit.segments.segment import names_of
 from jsplit.step import wires
-from jsplit.topology import Loss, Node, Topology
+from jsplit.topology.graph import Loss, Node, Topology
 from jsplit.training import both_ways
 from jsplit.vjp import floating
 from jsplit.walk import Wire

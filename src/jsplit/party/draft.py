@@ -10,7 +10,7 @@ import jax
 from jsplit.core.base import Link, PyTree, reason, said, shapes_of
 from jsplit.party import shapes
 from jsplit.party.agreement import FORMAT, Agreement, check_addresses, checked
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
 from jsplit.training import check_batch, example, fields_of
 
 

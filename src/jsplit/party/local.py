@@ -23,7 +23,7 @@ from jsplit.party.part import Memory, Part
 from jsplit.party.pipeline import Pipeline, held, lateness
 from jsplit.party.records import Batches
 from jsplit.step import Packet, inference_ops, training_ops, wires
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
 from jsplit.training import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
 from jsplit.update import SUM, accumulate_ops, total, update_ops
 from jsplit.vjp import floating

@@ -18,7 +18,7 @@ from jsplit.party.local import Local, check_size
 from jsplit.party.network import Network
 from jsplit.party.records import Records, places_of
 from jsplit.party.turns import Turns
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
 
 log = logging.getLogger("jsplit.party")
 Own = Mapping[str, Segment | Callable] | Topology

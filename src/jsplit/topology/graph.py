@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from jsplit.core.base import follow
-from jsplit.nodes import OWN, Loss, Node, as_names
+from jsplit.topology.nodes import OWN, Loss, Node, as_names
 
 
 class Crossing(NamedTuple):

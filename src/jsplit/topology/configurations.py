@@ -14,9 +14,9 @@ from typing import ParamSpec
 import jax
 
 from jsplit.core.base import PyTree, Segment
-from jsplit.nodes import Loss, Node
 from jsplit.segments.segment import segment
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss, Node
 
 LossFunction = Callable[..., jax.Array]
 P = ParamSpec("P")

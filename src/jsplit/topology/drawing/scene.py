@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from jsplit.topology import Topology, type_of
+from jsplit.topology.graph import Topology, type_of
 
 HIGH = 0.48  # of an item, inches
 HELD = ("data", "labels")

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jsplit.sketch import HELD, HIGH, Item, Wire, rows
-from jsplit.topology import Topology
+from jsplit.topology.drawing.scene import HELD, HIGH, Item, Wire, rows
+from jsplit.topology.graph import Topology
 
 PITCH = 0.82  # of a line of items
 PAD, STRIP, SPACE, GAP = 0.18, 0.22, 0.26, 0.6  # around items, for a name, between items, between rows

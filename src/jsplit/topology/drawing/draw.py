@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jsplit.layout import Point, bend, layout, routes
-from jsplit.sketch import Item, rows, sketch, tidy
-from jsplit.topology import Topology
+from jsplit.topology.drawing.layout import Point, bend, layout, routes
+from jsplit.topology.drawing.scene import Item, rows, sketch, tidy
+from jsplit.topology.graph import Topology
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

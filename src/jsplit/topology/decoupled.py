@@ -8,8 +8,8 @@ from dataclasses import replace
 import jax
 
 from jsplit.core.base import Segment
-from jsplit.nodes import Loss, Node
-from jsplit.topology import Topology
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss, Node
 
 
 def decoupled(

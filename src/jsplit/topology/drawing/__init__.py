@@ -1,0 +1,1 @@
+"""A topology as a picture: what there is to draw, where it stands, and how it is drawn."""
