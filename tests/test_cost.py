@@ -19,9 +19,9 @@ from jsplit.compress import cast, quantize
 from jsplit.core.base import frame_bytes, nbytes
 from jsplit.cost import MODES
 from jsplit.jaxprs.macs import macs
-from jsplit.messages import Compiled
-from jsplit.step import training_ops
-from jsplit.training import configure, initial_state, place, places_of, together
+from jsplit.training.configure import configure, initial_state, place, places_of, together
+from jsplit.training.messages import Compiled
+from jsplit.training.step import training_ops
 
 LINKS = {
     "plain": lambda name: None,

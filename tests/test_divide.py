@@ -12,11 +12,11 @@ import jsplit
 from helpers import CONFIGURATIONS, make_problem
 from jsplit.jaxprs.halves import divide
 from jsplit.jaxprs.macs import macs
-from jsplit.messages import Compiled, programs
-from jsplit.step import training_ops
-from jsplit.training import configure, initial_state, place, places_of, together
-from jsplit.update import update_ops
-from jsplit.walk import Wire
+from jsplit.training.configure import configure, initial_state, place, places_of, together
+from jsplit.training.messages import Compiled, programs
+from jsplit.training.step import training_ops
+from jsplit.training.update import update_ops
+from jsplit.training.walk import Wire
 
 LASTING = ("params", "state", "optimizer", "step")
 

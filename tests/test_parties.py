@@ -10,11 +10,11 @@ import pytest
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, make_problem
 from jsplit.core.base import nbytes
-from jsplit.messages import Compiled
-from jsplit.step import training_ops
-from jsplit.training import configure, initial_state, place, places_of, together
-from jsplit.update import update_ops
-from jsplit.walk import Name, Wire
+from jsplit.training.configure import configure, initial_state, place, places_of, together
+from jsplit.training.messages import Compiled
+from jsplit.training.step import training_ops
+from jsplit.training.update import update_ops
+from jsplit.training.walk import Name, Wire
 
 
 def run_turns(problem):

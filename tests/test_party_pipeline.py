@@ -15,13 +15,13 @@ import jsplit
 from federation import Others, agreed_for, bits, checked, small, trust_of
 from helpers import make_problem
 from jsplit import party
-from jsplit.messages import LASTING, Compiled, programs
 from jsplit.party.local import Local
 from jsplit.party.pipeline import held, lateness, order
-from jsplit.step import training_ops
-from jsplit.training import collect, places_of
-from jsplit.update import update_ops
-from jsplit.walk import Name
+from jsplit.training.configure import collect, places_of
+from jsplit.training.messages import LASTING, Compiled, programs
+from jsplit.training.step import training_ops
+from jsplit.training.update import update_ops
+from jsplit.training.walk import Name
 
 
 def batch_of(problem, step):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jsplit.party.turns import Turns, turns
-from jsplit.walk import Wire
+from jsplit.training.walk import Wire
 from jsplit.wire import chunks, codec
 from jsplit.wire.difference import difference
 from jsplit.wire.member import Member

@@ -15,21 +15,21 @@ from jsplit.core.base import (
 )
 from jsplit.core.checkpoint import restore, save
 from jsplit.cost import Cost, cost
-from jsplit.export import export
-from jsplit.fused import fused
-from jsplit.messages import messages
 from jsplit.plan import Device, Network, plan
 from jsplit.segments.precision import mixed_precision
 from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.merge import merge, variables
 from jsplit.slicing.split import cut, join, split
-from jsplit.staleness import stale
 from jsplit.topology.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
 from jsplit.topology.decoupled import decoupled
 from jsplit.topology.drawing.draw import figure, mermaid
 from jsplit.topology.graph import Crossing, Topology
 from jsplit.topology.nodes import Loss, Node, Penalty
+from jsplit.training.export import export
+from jsplit.training.fused import fused
+from jsplit.training.messages import messages
+from jsplit.training.staleness import stale
 
 __all__ = [
     "Cost",

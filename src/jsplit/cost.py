@@ -21,11 +21,21 @@ from jax.extend.core import Jaxpr, Var
 from jsplit.core.base import Link, Message, PyTree, TrainState, batch_of, nbytes, shapes_of
 from jsplit.core.tables import aligned, bars, plain, si
 from jsplit.jaxprs.macs import macs
-from jsplit.step import Config, message_of, training_ops
 from jsplit.topology.graph import Topology
-from jsplit.training import Optimizers, check_batch, configure, fields_of, initial_shapes, place, places_of, together, zero_sums
-from jsplit.update import accumulate_ops, update_ops
-from jsplit.walk import Name, Op, Wire, turns
+from jsplit.training.configure import (
+    Optimizers,
+    check_batch,
+    configure,
+    fields_of,
+    initial_shapes,
+    place,
+    places_of,
+    together,
+    zero_sums,
+)
+from jsplit.training.step import Config, message_of, training_ops
+from jsplit.training.update import accumulate_ops, update_ops
+from jsplit.training.walk import Name, Op, Wire, turns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -29,11 +29,11 @@ from jsplit.federation import (
     parts_of,
     told,
 )
-from jsplit.fused import fused
 from jsplit.loops import LOOPS, Loops
 from jsplit.rows import row_by_row
-from jsplit.sharding import clients_mapped, clients_mesh
 from jsplit.spread import spread
+from jsplit.training.fused import fused
+from jsplit.training.meshes import clients_mapped, clients_mesh
 from jsplit.travel import travel
 
 

@@ -24,7 +24,7 @@ from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.split import split
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
-from jsplit.training import configure, initial_shapes
+from jsplit.training.configure import configure, initial_shapes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

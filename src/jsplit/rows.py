@@ -18,14 +18,14 @@ import numpy as np
 from jsplit.core.base import Info, PyTree, TrainState
 from jsplit.jaxprs.convolutions import in_parts
 from jsplit.loops import unrolled
-from jsplit.losses import of_mean_one
 from jsplit.spread import spread
-from jsplit.step import Config, Packet, training_ops
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
-from jsplit.training import apart, collect, info_of, place, places_of, together
-from jsplit.update import gradients, update
-from jsplit.walk import Name, Turn, Wire, turns
+from jsplit.training.configure import apart, collect, info_of, place, places_of, together
+from jsplit.training.losses import of_mean_one
+from jsplit.training.step import Config, Packet, training_ops
+from jsplit.training.update import gradients, update
+from jsplit.training.walk import Name, Turn, Wire, turns
 
 
 def row_by_row(

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PyTree, Segment
-from jsplit.step import Config
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
+from jsplit.training.step import Config
 
 
 def spread(

@@ -34,9 +34,9 @@ from jsplit.federation import (
     told,
 )
 from jsplit.loops import LOOPS, Loops
-from jsplit.sharding import CLIENTS, clients_mesh
-from jsplit.training import first_memory
-from jsplit.vjp import floating, put_back
+from jsplit.training.configure import first_memory
+from jsplit.training.meshes import CLIENTS, clients_mesh
+from jsplit.training.vjp import floating, put_back
 
 
 def travel(

@@ -22,11 +22,11 @@ from jsplit.core.base import Link, PyTree, Segment, identity, reason
 from jsplit.party import shapes
 from jsplit.party.turns import Turns
 from jsplit.segments.segment import names_of
-from jsplit.step import wires
 from jsplit.topology.graph import Loss, Node, Topology
-from jsplit.training import both_ways
-from jsplit.vjp import floating
-from jsplit.walk import Wire
+from jsplit.training.configure import both_ways
+from jsplit.training.step import wires
+from jsplit.training.vjp import floating
+from jsplit.training.walk import Wire
 
 FORMAT = "jsplit agreement 1"
 NONFINITE = ("refuse", "allow")

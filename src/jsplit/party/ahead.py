@@ -17,8 +17,8 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.party.part import Memory, Part
 from jsplit.party.records import Batches
-from jsplit.training import Places
-from jsplit.walk import Name, Wire
+from jsplit.training.configure import Places
+from jsplit.training.walk import Name, Wire
 
 
 def fields_of_batch(places: Places, batch: Mapping[str, PyTree]) -> dict[Name, PyTree]:

@@ -11,7 +11,7 @@ from jsplit.core.base import Link, PyTree, reason, said, shapes_of
 from jsplit.party import shapes
 from jsplit.party.agreement import FORMAT, Agreement, check_addresses, checked
 from jsplit.topology.graph import Topology
-from jsplit.training import check_batch, example, fields_of
+from jsplit.training.configure import check_batch, example, fields_of
 
 
 def agreement(

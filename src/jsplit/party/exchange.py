@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PyTree, said, shapes_of
 from jsplit.party.turns import Turns
-from jsplit.step import Config, Packet
-from jsplit.walk import Wire
+from jsplit.training.step import Config, Packet
+from jsplit.training.walk import Wire
 
 Arrays = Sequence[Any]
 

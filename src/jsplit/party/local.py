@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, reason, said
-from jsplit.messages import LASTING
 from jsplit.party import shapes
 from jsplit.party.agreement import Agreement
 from jsplit.party.ahead import Begun
@@ -22,12 +21,13 @@ from jsplit.party.exchange import Exchange, Wires, said_with_structure
 from jsplit.party.part import Memory, Part
 from jsplit.party.pipeline import Pipeline, held, lateness
 from jsplit.party.records import Batches
-from jsplit.step import Packet, inference_ops, training_ops, wires
 from jsplit.topology.graph import Topology
-from jsplit.training import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
-from jsplit.update import SUM, accumulate_ops, total, update_ops
-from jsplit.vjp import floating
-from jsplit.walk import Name, Wire
+from jsplit.training.configure import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
+from jsplit.training.messages import LASTING
+from jsplit.training.step import Packet, inference_ops, training_ops, wires
+from jsplit.training.update import SUM, accumulate_ops, total, update_ops
+from jsplit.training.vjp import floating
+from jsplit.training.walk import Name, Wire
 
 ENDED = object()
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import jax
 
 from jsplit.core.base import PyTree
-from jsplit.messages import LASTING, Compiled, programs
-from jsplit.update import SUM
-from jsplit.walk import Name, Op, Turn, Wire
+from jsplit.training.messages import LASTING, Compiled, programs
+from jsplit.training.update import SUM
+from jsplit.training.walk import Name, Op, Turn, Wire
 
 
 class Carrier(Protocol):

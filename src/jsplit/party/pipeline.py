@@ -16,8 +16,8 @@ from jsplit.core.base import PyTree
 from jsplit.party.ahead import copied, fields_of_batch
 from jsplit.party.part import Carrier, Memory, Part
 from jsplit.party.records import Batches
-from jsplit.training import Places
-from jsplit.walk import Name, Op
+from jsplit.training.configure import Places
+from jsplit.training.walk import Name, Op
 
 HELD = "held params"
 """The kind of the parameters that a step reads: those of its first turn."""

@@ -15,7 +15,7 @@ from itertools import cycle
 from operator import index
 from typing import Any, NamedTuple
 
-from jsplit.walk import Wire
+from jsplit.training.walk import Wire
 from jsplit.wire.session import Away, Crossing
 
 HANDOFFS = ("peer", "server", "none")

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.step import Config, cotangents, differentiable
-from jsplit.vjp import add, floating, put_back
-from jsplit.walk import Name, Op
+from jsplit.training.step import Config, cotangents, differentiable
+from jsplit.training.vjp import add, floating, put_back
+from jsplit.training.walk import Name, Op
 
 SUM = "sum of "
 """Prefix of the kind of a sum over micro-batches."""

@@ -15,11 +15,11 @@ import optax
 from jax.sharding import Mesh
 
 from jsplit.core.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
-from jsplit.losses import compute, cotangent, differentiate
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
-from jsplit.vjp import Pullback, add, floating, put_back
-from jsplit.walk import Name, Op, Wire
+from jsplit.training.losses import compute, cotangent, differentiate
+from jsplit.training.vjp import Pullback, add, floating, put_back
+from jsplit.training.walk import Name, Op, Wire
 
 
 class Config(NamedTuple):

@@ -16,11 +16,8 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import Info, Message, PyTree, Trainer, TrainState
 from jsplit.jaxprs.halves import divide
-from jsplit.losses import of_mean_one, weight_of
-from jsplit.sharding import Meshes, at_home, check_even, constrained, gathered, zeros
-from jsplit.step import inference_ops, message_of, training_ops
 from jsplit.topology.graph import Topology
-from jsplit.training import (
+from jsplit.training.configure import (
     Links,
     Memories,
     Optimizers,
@@ -36,8 +33,11 @@ from jsplit.training import (
     together,
     zero_sums,
 )
-from jsplit.update import accumulate_ops, total, update_ops
-from jsplit.walk import Name, Op, Turn, Wire, turns
+from jsplit.training.losses import of_mean_one, weight_of
+from jsplit.training.meshes import Meshes, at_home, check_even, constrained, gathered, zeros
+from jsplit.training.step import inference_ops, message_of, training_ops
+from jsplit.training.update import accumulate_ops, total, update_ops
+from jsplit.training.walk import Name, Op, Turn, Wire, turns
 
 LASTING = ("params", "state", "optimizer", "link", "key", "step")
 

@@ -17,10 +17,10 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jsplit.core.base import PyTree, Segment, shapes_of
-from jsplit.step import Config
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
-from jsplit.walk import Name, Wire
+from jsplit.training.step import Config
+from jsplit.training.walk import Name, Wire
 
 CLIENTS = "clients"
 """The axis of a mesh over which clients are spread."""

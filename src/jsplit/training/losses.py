@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jsplit.core.base import PyTree, reason, said, shapes_of
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
-from jsplit.vjp import floating, put_back
-from jsplit.walk import Name, Op
+from jsplit.training.vjp import floating, put_back
+from jsplit.training.walk import Name, Op
 
 
 def cotangent(party: str, value: str, reader: str) -> Name:

@@ -15,11 +15,8 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import Info, PartyState, PyTree, Trainer, TrainState
 from jsplit.loops import convolves_on_cpu
-from jsplit.losses import of_mean_one
-from jsplit.sharding import along, check_even, constrained, one_mesh, whole
-from jsplit.step import Config, inference_ops, training_ops
 from jsplit.topology.graph import Topology
-from jsplit.training import (
+from jsplit.training.configure import (
     Links,
     Optimizers,
     apart,
@@ -34,8 +31,11 @@ from jsplit.training import (
     together,
     zero_sums,
 )
-from jsplit.update import accumulate_ops, total, update_ops
-from jsplit.walk import Name, execute
+from jsplit.training.losses import of_mean_one
+from jsplit.training.meshes import along, check_even, constrained, one_mesh, whole
+from jsplit.training.step import Config, inference_ops, training_ops
+from jsplit.training.update import accumulate_ops, total, update_ops
+from jsplit.training.walk import Name, execute
 
 
 def fused(

@@ -12,14 +12,14 @@ import numpy as np
 import optax
 
 from jsplit.core.base import Info, Link, PartyState, PyTree, TrainState, batch_of, node_key, positive, reason, said, shapes_of
-from jsplit.losses import weight_of
-from jsplit.sharding import meshes_of
-from jsplit.step import Config, training_ops, wires
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
-from jsplit.update import SUM, accumulate_ops
-from jsplit.vjp import floating
-from jsplit.walk import Name, execute
+from jsplit.training.losses import weight_of
+from jsplit.training.meshes import meshes_of
+from jsplit.training.step import Config, training_ops, wires
+from jsplit.training.update import SUM, accumulate_ops
+from jsplit.training.vjp import floating
+from jsplit.training.walk import Name, execute
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]
