@@ -22,7 +22,7 @@ from sklearn.model_selection import train_test_split
 
 import jsplit
 from data import BUNDLED, Arrays, archive, load, sample, scaled, tables
-from jsplit.federation import Federation
+from jsplit.rounds.state import Federation
 from vision import VGG, vgg
 
 GROUPS = {"site": "site", "rec": "patient"}  # keys of a file that say whose a record is, and who that is

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jsplit.core.base import Info, PartyState, PyTree, Trainer, TrainState
-from jsplit.loops import convolves_on_cpu
+from jsplit.rounds.loops import convolves_on_cpu
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import (
     Links,

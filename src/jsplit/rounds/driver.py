@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jsplit.core.base import PyTree, Trainer, TrainState, shapes_of
-from jsplit.federation import OWN, Draw, Federation, Held, Parts, RoundInfo, Ways, at, parties_of, parts_of
-from jsplit.loops import LOOPS, Loops, check_loop, convolves_on_cpu
 from jsplit.population import Round
+from jsplit.rounds.loops import LOOPS, Loops, check_loop, convolves_on_cpu
+from jsplit.rounds.state import OWN, Draw, Federation, Held, Parts, RoundInfo, Ways, at, parties_of, parts_of
 from jsplit.training.configure import fields_of
 from jsplit.training.meshes import CLIENTS, along, one_mesh, whole
 from jsplit.training.step import Config

@@ -17,8 +17,8 @@ import numpy as np
 
 from jsplit.core.base import Info, PyTree, TrainState
 from jsplit.jaxprs.convolutions import in_parts
-from jsplit.loops import unrolled
-from jsplit.spread import spread
+from jsplit.rounds.client_axis import spread
+from jsplit.rounds.loops import unrolled
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
 from jsplit.training.configure import apart, collect, info_of, place, places_of, together

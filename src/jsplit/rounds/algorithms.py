@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from jsplit.algorithm import Algorithm, check_trainer
 from jsplit.core.base import Trainer
-from jsplit.federation import AVERAGED, CARRIED, FRESH, OWN, PARTS
-from jsplit.parallel import together
-from jsplit.travel import travel
+from jsplit.rounds.driver import Algorithm, check_trainer
+from jsplit.rounds.local_training import travel
+from jsplit.rounds.state import AVERAGED, CARRIED, FRESH, OWN, PARTS
+from jsplit.rounds.synchronous import together
 
 __all__ = ["Algorithm", "alone", "centralized", "fedavg", "large_batch_sgd", "parallel", "splitfed", "take_turns"]
 

@@ -11,10 +11,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jsplit.algorithm import Algorithm, assemble, check_trainer
-from jsplit.averages import add_share, mean_of, nothing_yet
 from jsplit.core.base import Trainer, TrainState
-from jsplit.federation import (
+from jsplit.rounds.averages import add_share, mean_of, nothing_yet
+from jsplit.rounds.client_axis import spread
+from jsplit.rounds.client_calls import row_by_row
+from jsplit.rounds.driver import Algorithm, assemble, check_trainer
+from jsplit.rounds.local_training import travel
+from jsplit.rounds.loops import LOOPS, Loops
+from jsplit.rounds.state import (
     AVERAGED,
     CARRIED,
     OWN,
@@ -29,12 +33,8 @@ from jsplit.federation import (
     parts_of,
     told,
 )
-from jsplit.loops import LOOPS, Loops
-from jsplit.rows import row_by_row
-from jsplit.spread import spread
 from jsplit.training.fused import fused
 from jsplit.training.meshes import clients_mapped, clients_mesh
-from jsplit.travel import travel
 
 
 def together(

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.algorithm import Algorithm, assemble, check_trainer
-from jsplit.averages import add_share, mean_of, nothing_yet
 from jsplit.core.base import Trainer, TrainState, positive
-from jsplit.federation import (
+from jsplit.rounds.averages import add_share, mean_of, nothing_yet
+from jsplit.rounds.driver import Algorithm, assemble, check_trainer
+from jsplit.rounds.loops import LOOPS, Loops
+from jsplit.rounds.state import (
     AVERAGED,
     CARRIED,
     FRESH,
@@ -33,7 +34,6 @@ from jsplit.federation import (
     parts_of,
     told,
 )
-from jsplit.loops import LOOPS, Loops
 from jsplit.training.configure import first_memory
 from jsplit.training.meshes import CLIENTS, clients_mesh
 from jsplit.training.vjp import floating, put_back
