@@ -17,7 +17,7 @@ from helpers import CONFIGURATIONS, FLAX, MODELS, WEIGHTS, NnxOne, cross_entropy
 from jsplit import runs
 from jsplit.compress import cast, quantize
 from jsplit.core.base import frame_bytes, nbytes
-from jsplit.cost import MODES
+from jsplit.costing.step import MODES
 from jsplit.jaxprs.macs import macs
 from jsplit.training.configure import configure, initial_state, place, places_of, together
 from jsplit.training.messages import Compiled

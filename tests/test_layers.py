@@ -144,7 +144,7 @@ LAYERS = {
         "rounds.local_training",
     },
     "rounds.algorithms": {"rounds.driver", "core.base", "rounds.state", "rounds.synchronous", "rounds.local_training"},
-    "cost": {
+    "costing.step": {
         "core.base",
         "core.tables",
         "jaxprs.macs",
@@ -154,11 +154,11 @@ LAYERS = {
         "training.update",
         "training.walk",
     },
-    "runcost": {"cost", "core.tables"},
-    "runs": {"core.base", "cost", "runcost"},
-    "plan": {
+    "costing.run_cost": {"costing.step", "core.tables"},
+    "costing.runs": {"core.base", "costing.step", "costing.run_cost"},
+    "costing.plan": {
         "core.base",
-        "cost",
+        "costing.step",
         "slicing.cut_points",
         "topology.nodes",
         "core.tables",
@@ -220,8 +220,8 @@ KNOWS = {
     "segments.interception": {"flax"},
     "topology.drawing.draw": {"matplotlib"},
     "core.tables": {"matplotlib"},
-    "cost": {"matplotlib"},
-    "plan": {"matplotlib"},
+    "costing.step": {"matplotlib"},
+    "costing.plan": {"matplotlib"},
     "wire.rpc": {"grpc"},
     "wire.certs": {"cryptography"},
     "wire.seal": {"cryptography"},

@@ -14,8 +14,8 @@ from jsplit.core.base import (
     stateless,
 )
 from jsplit.core.checkpoint import restore, save
-from jsplit.cost import Cost, cost
-from jsplit.plan import Device, Network, plan
+from jsplit.costing.plan import Device, Network, plan
+from jsplit.costing.step import Cost, cost
 from jsplit.segments.precision import mixed_precision
 from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint, cut_points

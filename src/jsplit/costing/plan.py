@@ -19,7 +19,7 @@ import optax
 
 from jsplit.core.base import Link, PyTree, batch_of, frame_bytes, identity, nbytes, shapes_of
 from jsplit.core.tables import aligned, plain, scatter, si
-from jsplit.cost import NOTHING, Walk, Work, check_mode
+from jsplit.costing.step import NOTHING, Walk, Work, check_mode
 from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.split import split
 from jsplit.topology.graph import Topology
