@@ -23,7 +23,7 @@ import optax
 
 import jsplit
 from echoes import echo_jsplit
-from jsplit.party.local import Local
+from jsplit.party.compute.local import Local
 
 WIDTH, DEPTH, CUT = 512, 6, 256
 OPTIMIZER = optax.sgd(0.01)

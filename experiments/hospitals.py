@@ -31,9 +31,9 @@ from rich.table import Table
 
 import jsplit
 from data import load
+from jsplit.party.compute.local import Local
+from jsplit.party.contract.records import Records, places_of
 from jsplit.party.durable import newest
-from jsplit.party.local import Local
-from jsplit.party.records import Records, places_of
 
 PARTIES = ("size_lab", "shape_lab", "server", "hospital")
 VICTIM = "shape_lab"

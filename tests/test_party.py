@@ -17,8 +17,8 @@ import jsplit
 from federation import agreed_for, bits, checked, own_of, small, together, train, trust_of, undisturbed
 from helpers import CONFIGURATIONS, FLAX, MODELS, make_problem
 from jsplit import party
-from jsplit.party import records
-from jsplit.party.local import Local
+from jsplit.party.compute.local import Local
+from jsplit.party.contract import records
 from jsplit.wire.rendezvous import Status, same_records
 
 LINKS = {"quantize(8)": jsplit.compress.quantize(8), "cast(bfloat16)": jsplit.compress.cast(jnp.bfloat16)}

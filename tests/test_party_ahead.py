@@ -13,7 +13,7 @@ import pytest
 import federation
 import jsplit
 from federation import Others, agreed_for, bits, checked, layer, train
-from jsplit.party.local import Local
+from jsplit.party.compute.local import Local
 
 
 def frozen_head(trainable=False):

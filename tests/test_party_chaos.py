@@ -21,8 +21,8 @@ import federation
 import jsplit
 from federation import LONG, Proxy, agreed_for, bits, own_of, small, together, trust_of, undisturbed
 from jsplit import party
-from jsplit.party.local import Local
-from jsplit.party.records import places_of
+from jsplit.party.compute.local import Local
+from jsplit.party.contract.records import places_of
 
 
 class KilledError(Exception):

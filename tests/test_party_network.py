@@ -12,10 +12,10 @@ import pytest
 
 from federation import LONG, agreed_for, small
 from jsplit import party
-from jsplit.party import connections
-from jsplit.party.connections import Connections
-from jsplit.party.line import Line
-from jsplit.party.network import Network, Stopped
+from jsplit.party.connection import connections
+from jsplit.party.connection.connections import Connections
+from jsplit.party.connection.network import Network, Stopped
+from jsplit.party.connection.outbox import Line
 from jsplit.wire.certs import PlaintextWithoutIdentity
 from jsplit.wire.channel import Closed, Ends, memory_pair
 from jsplit.wire.codec import Frame, Head, frame_of, text_of

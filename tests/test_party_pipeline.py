@@ -15,8 +15,8 @@ import jsplit
 from federation import Others, agreed_for, bits, checked, small, trust_of
 from helpers import make_problem
 from jsplit import party
-from jsplit.party.local import Local
-from jsplit.party.pipeline import held, lateness, order
+from jsplit.party.compute.local import Local
+from jsplit.party.compute.pipeline import held, lateness, order
 from jsplit.training.configure import collect, places_of
 from jsplit.training.messages import LASTING, Compiled, programs
 from jsplit.training.step import training_ops

@@ -18,8 +18,8 @@ import jsplit
 from federation import agreed_for, bits, checked, optimizers, small, together, trust_of
 from helpers import make_problem
 from jsplit import party
-from jsplit.party.records import places_of
-from jsplit.party.turns import Turns
+from jsplit.party.contract.records import places_of
+from jsplit.party.contract.turns import Turns
 
 ORDER = [("north", 2), ("south", 3), ("west", 1)]
 COUNTS = {"north": 20, "south": 9, "west": 12}

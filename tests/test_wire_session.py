@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jsplit.party.turns import Turns, turns
+from jsplit.party.contract.turns import Turns, turns
 from jsplit.training.walk import Wire
 from jsplit.wire import chunks, codec
 from jsplit.wire.difference import difference

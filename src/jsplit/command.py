@@ -19,7 +19,7 @@ import numpy as np
 
 from jsplit import party as parties
 from jsplit.core.base import PyTree
-from jsplit.party.agreement import check_addresses
+from jsplit.party.contract.agreement import check_addresses
 
 STOPPED = 3
 """Exit status of a party that was asked to stop before the end; started again, it goes on."""

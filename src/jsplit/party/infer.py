@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree, positive
-from jsplit.party.agreement import Agreement
+from jsplit.party.connection.network import RolledBack
+from jsplit.party.contract.agreement import Agreement
 from jsplit.party.durable import newest
 from jsplit.party.join import prepared
-from jsplit.party.network import RolledBack
 from jsplit.party.process import Own, Result
 from jsplit.wire.certs import Trust
 

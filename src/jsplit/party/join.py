@@ -15,15 +15,15 @@ import numpy as np
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
-from jsplit.party import shapes
-from jsplit.party.agreement import Agreement, canonical
-from jsplit.party.connections import identity_of
+from jsplit.party.compute.handover import shapes_of_learned
+from jsplit.party.compute.local import Local
+from jsplit.party.connection.connections import identity_of
+from jsplit.party.connection.network import Network
+from jsplit.party.contract import schema as shapes
+from jsplit.party.contract.agreement import Agreement, canonical
+from jsplit.party.contract.records import Batches, Records
 from jsplit.party.durable import Disk, InMemory
-from jsplit.party.handover import shapes_of_learned
-from jsplit.party.local import Local
-from jsplit.party.network import Network
 from jsplit.party.process import Own, Process, of
-from jsplit.party.records import Batches, Records
 from jsplit.wire import codec
 from jsplit.wire.certs import Trust
 from jsplit.wire.codec import Shapes

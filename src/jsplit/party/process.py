@@ -11,13 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, PyTree, Segment
-from jsplit.party.agreement import Agreement
+from jsplit.party.compute.handover import learned, taken
+from jsplit.party.compute.local import Local, check_size
+from jsplit.party.connection.network import Network
+from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.records import Records, places_of
+from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Disk, InMemory
-from jsplit.party.handover import learned, taken
-from jsplit.party.local import Local, check_size
-from jsplit.party.network import Network
-from jsplit.party.records import Records, places_of
-from jsplit.party.turns import Turns
 from jsplit.topology.graph import Topology
 
 log = logging.getLogger("jsplit.party")

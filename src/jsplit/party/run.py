@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
-from jsplit.party.agreement import Agreement
+from jsplit.party.connection.network import RolledBack, Stopped
+from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.records import Batches
 from jsplit.party.join import Ready, prepared
-from jsplit.party.network import RolledBack, Stopped
 from jsplit.party.process import Metrics, Own, Process, Result
-from jsplit.party.records import Batches
 from jsplit.wire.certs import Trust
 
 log = logging.getLogger("jsplit.party")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PartyState
-from jsplit.party import shapes
+from jsplit.party.contract import schema as shapes
 from jsplit.wire.codec import Shapes
 
 HANDED = ("params", "state", "optimizer", "links")

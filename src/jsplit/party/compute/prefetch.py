@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.party.part import Memory, Part
-from jsplit.party.records import Batches
+from jsplit.party.compute.programs import Memory, Part
+from jsplit.party.contract.records import Batches
 from jsplit.training.configure import Places
 from jsplit.training.walk import Name, Wire
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jsplit.core.base import frame_bytes, nbytes
-from jsplit.party.agreement import Agreement
-from jsplit.party.connections import Connections
+from jsplit.party.connection.connections import Connections
+from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.certs import Trust
 from jsplit.wire.member import Member
 from jsplit.wire.rendezvous import Refused

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-from jsplit.party.ahead import copied, fields_of_batch
-from jsplit.party.part import Carrier, Memory, Part
-from jsplit.party.records import Batches
+from jsplit.party.compute.prefetch import copied, fields_of_batch
+from jsplit.party.compute.programs import Carrier, Memory, Part
+from jsplit.party.contract.records import Batches
 from jsplit.training.configure import Places
 from jsplit.training.walk import Name, Op
 

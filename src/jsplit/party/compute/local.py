@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, reason, said
-from jsplit.party import shapes
-from jsplit.party.agreement import Agreement
-from jsplit.party.ahead import Begun
-from jsplit.party.exchange import Exchange, Wires, said_with_structure
-from jsplit.party.part import Memory, Part
-from jsplit.party.pipeline import Pipeline, held, lateness
-from jsplit.party.records import Batches
+from jsplit.party.compute.exchange import Exchange, Wires, said_with_structure
+from jsplit.party.compute.pipeline import Pipeline, held, lateness
+from jsplit.party.compute.prefetch import Begun
+from jsplit.party.compute.programs import Memory, Part
+from jsplit.party.contract import schema as shapes
+from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.records import Batches
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
 from jsplit.training.messages import LASTING

@@ -19,8 +19,8 @@ from typing import Any, cast
 import jax
 
 from jsplit.core.base import Link, PyTree, Segment, identity, reason
-from jsplit.party import shapes
-from jsplit.party.turns import Turns
+from jsplit.party.contract import schema as shapes
+from jsplit.party.contract.turns import Turns
 from jsplit.segments.segment import names_of
 from jsplit.topology.graph import Loss, Node, Topology
 from jsplit.training.configure import both_ways

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree, said, shapes_of
-from jsplit.party.turns import Turns
+from jsplit.party.contract.turns import Turns
 from jsplit.training.step import Config, Packet
 from jsplit.training.walk import Wire
 

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from jsplit.party.agreement import Agreement
-from jsplit.party.line import Line
+from jsplit.party.connection.outbox import Line
+from jsplit.party.contract.agreement import Agreement
 from jsplit.wire import codec
 from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.channel import Channel, Closed

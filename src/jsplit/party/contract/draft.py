@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from jsplit.core.base import Link, PyTree, reason, said, shapes_of
-from jsplit.party import shapes
-from jsplit.party.agreement import FORMAT, Agreement, check_addresses, checked
+from jsplit.party.contract import schema as shapes
+from jsplit.party.contract.agreement import FORMAT, Agreement, check_addresses, checked
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, example, fields_of
 

@@ -1,0 +1,1 @@
+"""One party's part of every step."""

@@ -1,0 +1,1 @@
+"""How a party reaches the others."""

@@ -1,0 +1,1 @@
+"""What parties agree on before they train together."""
