@@ -14,7 +14,7 @@ import optax
 
 import jsplit
 from jsplit import rounds, runs
-from jsplit.core.base import nbytes
+from jsplit.core.trees import nbytes
 from jsplit.population import Population, Round
 
 ADAM = optax.adam(1e-2, eps=1e-3)  # at the server of FedAvg

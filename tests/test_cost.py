@@ -16,11 +16,13 @@ import jsplit
 from helpers import CONFIGURATIONS, FLAX, MODELS, WEIGHTS, NnxOne, cross_entropy, make_problem, some
 from jsplit import runs
 from jsplit.compress import cast, quantize
-from jsplit.core.base import frame_bytes, nbytes
-from jsplit.costing.step import MODES
+from jsplit.core.trees import frame_bytes, nbytes
+from jsplit.costing.records import MODES
 from jsplit.jaxprs.macs import macs
-from jsplit.training.configure import configure, initial_state, place, places_of, together
-from jsplit.training.messages import Compiled
+from jsplit.training.configure import configure
+from jsplit.training.executor import CompiledWalk
+from jsplit.training.initial import initial_state
+from jsplit.training.memory import place, places_of, together
 from jsplit.training.step import training_ops
 
 LINKS = {
@@ -123,7 +125,7 @@ def test_what_a_client_keeps_between_its_turns_is_what_was_predicted(kind, mode)
     problem = make_problem("vanilla", kind, "nnx")
     config = configure(problem.topology, optax.sgd(0.1), None, mode, 1)
     memory = together(place(places_of(config), initial_state(config, 0, problem.batch), problem.batch))
-    first, _, second = Compiled(training_ops(config), []).turns
+    first, _, second = CompiledWalk(training_ops(config), []).turns
     memory.update(zip(first.writes, jax.jit(first.run)(*[memory[r] for r in first.reads]), strict=True))
     (vjp,) = [memory[r] for r in second.reads if r in memory and r.kind == "vjp"]
     params = [x for r in memory if r.kind == "params" and r.party == "client" for x in jax.tree.leaves(memory[r])]
@@ -355,7 +357,7 @@ def test_a_relay_keeps_no_message_that_no_residual_needs():
     assert kept == {"residuals": 8 * 4 * 4, "recompute": 8 * 64 * 4}
     for mode, size in kept.items():
         config = configure(topology, optax.sgd(0.1), None, mode, 1)
-        walk = Compiled(training_ops(config), [])
+        walk = CompiledWalk(training_ops(config), [])
         memories = place(places_of(config), initial_state(config, 0, batch), batch)
         assert [t.party for t in walk.turns[:4]] == ["a", "b", "c", "b"]
         until = [p.party for p in walk.programs].index("b", 2)  # the relay has had its first turn and waits

@@ -10,10 +10,12 @@ import pytest
 
 import jsplit
 from helpers import CONFIGURATIONS, make_problem
-from jsplit.jaxprs.halves import divide
+from jsplit.jaxprs.halves import split_early_late
 from jsplit.jaxprs.macs import macs
-from jsplit.training.configure import configure, initial_state, place, places_of, together
-from jsplit.training.messages import Compiled, programs
+from jsplit.training.configure import configure
+from jsplit.training.executor import CompiledWalk, programs
+from jsplit.training.initial import initial_state
+from jsplit.training.memory import place, places_of, together
 from jsplit.training.step import training_ops
 from jsplit.training.update import update_ops
 from jsplit.training.walk import Wire
@@ -25,7 +27,7 @@ def divided_turns(problem, backward="residuals"):
     """The turns of a step that are two programs, with what they read."""
     config = configure(problem.topology, optax.sgd(0.1, momentum=0.9), None, backward, 1)
     ops = [*training_ops(config), *update_ops(config)]
-    walk = Compiled(ops, [w for op in ops for w in op.writes if w.kind in (*LASTING, "loss")])
+    walk = CompiledWalk(ops, [w for op in ops for w in op.writes if w.kind in (*LASTING, "loss")])
     memory, found = together(place(places_of(config), initial_state(config, 0, problem.batch), problem.batch)), []
     for turn in walk.turns:
         values = [memory[r] for r in turn.reads]
@@ -75,9 +77,9 @@ def test_both_programs_together_are_the_turn(configuration, kind, backward):
 
 def test_only_a_turn_that_sends_and_learns_is_two_programs():
     config = configure(make_problem("vanilla", "mlp", "nnx").topology, optax.sgd(0.1), None, "residuals", 1)
-    walk = Compiled([*training_ops(config), *update_ops(config)], [])
+    walk = CompiledWalk([*training_ops(config), *update_ops(config)], [])
     assert [p.party for p in walk.programs] == ["client", "server", "server", "client"]
-    assert len(Compiled(training_ops(config)[:1], []).programs) == 1
+    assert len(CompiledWalk(training_ops(config)[:1], []).programs) == 1
 
 
 def test_halves_of_a_function_run_everything_once_and_in_order():
@@ -92,7 +94,7 @@ def test_halves_of_a_function_run_everything_once_and_in_order():
         jax.debug.callback(lambda v: seen.append(float(v)), h[0] + 10, ordered=True)
         return h, {"w": jnp.cos(h) @ w, "h": h}, 3 * jnp.tanh(w).sum()
 
-    first, second = divide(run, [True, False, False])
+    first, second = split_early_late(run, [True, False, False])
     x, w = jnp.arange(1.0, 4.0), jnp.arange(6.0).reshape(3, 2)
     carried, h = jax.jit(first)(x, w)
     later = jax.jit(second)(carried, x, w)
@@ -131,7 +133,7 @@ def test_a_remat_keeps_its_barrier():
     batch = {"x": jnp.ones((8, 4)), "y": jnp.ones((8, 4))}
     config = configure(topology, optax.sgd(0.1), None, "residuals", 1)
     ops = [*training_ops(config), *update_ops(config)]
-    walk = Compiled(ops, [w for op in ops for w in op.writes if w.kind in LASTING])
+    walk = CompiledWalk(ops, [w for op in ops for w in op.writes if w.kind in LASTING])
     memory = together(place(places_of(config), initial_state(config, 0, batch), batch))
     client, server, _ = walk.turns
     memory.update(zip(client.writes, client.run(*[memory[r] for r in client.reads]), strict=True))

@@ -276,13 +276,13 @@ def test_figure_can_be_saved(form):
 def test_importing_leaves_matplotlib_alone_and_drawing_leaves_pyplot_alone():
     code = """
 import sys
-import jsplit, jsplit.draw
+import jsplit
 assert "matplotlib" not in sys.modules
 seg = lambda name, *inputs: jsplit.segment(lambda p, *x: p, init=lambda key, *x: 0.0, inputs=inputs, name=name)
 topology = jsplit.vanilla(seg("smashed", "image"), seg("output", "smashed"), loss=lambda *x: 0.0)
-jsplit.draw.figure(topology)
+jsplit.figure(topology)
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
-print(jsplit.draw.mermaid(topology), end="")
+print(jsplit.mermaid(topology), end="")
 """
     env = os.environ | {"PYTHONHASHSEED": "7", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)

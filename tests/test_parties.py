@@ -9,9 +9,11 @@ import pytest
 
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, make_problem
-from jsplit.core.base import nbytes
-from jsplit.training.configure import configure, initial_state, place, places_of, together
-from jsplit.training.messages import Compiled
+from jsplit.core.trees import nbytes
+from jsplit.training.configure import configure
+from jsplit.training.executor import CompiledWalk
+from jsplit.training.initial import initial_state
+from jsplit.training.memory import place, places_of, together
 from jsplit.training.step import training_ops
 from jsplit.training.update import update_ops
 from jsplit.training.walk import Name, Wire
@@ -22,7 +24,7 @@ def run_turns(problem):
     config = configure(problem.topology, optax.adam(0.01), None, "residuals", 1)
     state = initial_state(config, 0, problem.batch)
     ops = [*training_ops(config), *update_ops(config)]
-    walk = Compiled(ops, [w for op in ops for w in op.writes if w.kind in ("params", "state", "optimizer", "step")])
+    walk = CompiledWalk(ops, [w for op in ops for w in op.writes if w.kind in ("params", "state", "optimizer", "step")])
     memory, seen = together(place(places_of(config), state, problem.batch)), []
     for turn in walk.turns:
         values = [memory[r] for r in turn.reads]
@@ -94,7 +96,7 @@ def test_in_recompute_mode_a_client_keeps_no_activation_between_turns():
     def kept(backward):
         config = configure(problem.topology, optax.sgd(0.1), None, backward, 1)
         state = initial_state(config, 0, problem.batch)
-        first = Compiled([*training_ops(config), *update_ops(config)], []).turns[0]
+        first = CompiledWalk([*training_ops(config), *update_ops(config)], []).turns[0]
         memory = together(place(places_of(config), state, problem.batch))
         results = dict(zip(first.writes, jax.eval_shape(first.run, *[memory[r] for r in first.reads]), strict=True))
         (vjp,) = [x for name, x in results.items() if name.kind == "vjp"]

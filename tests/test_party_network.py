@@ -15,7 +15,7 @@ from jsplit import party
 from jsplit.party.connection import connections
 from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.network import Network, Stopped
-from jsplit.party.connection.outbox import Line
+from jsplit.party.connection.outbox import Outbox
 from jsplit.wire.certs import PlaintextWithoutIdentity
 from jsplit.wire.channel import Closed, Ends, memory_pair
 from jsplit.wire.codec import Frame, Head, frame_of, text_of
@@ -213,7 +213,7 @@ def test_a_connection_that_comes_up_while_a_party_leaves_is_closed():
 
 def test_what_is_due_already_is_not_due_twice_and_what_a_peer_asks_for_without_reading_is_bounded():
     here, there = memory_pair("server", "lab")
-    line = Line(here, 60.0, 8, lambda error: None)
+    line = Outbox(here, 60.0, 8, lambda error: None)
     big = frame_of(Head("activation"), [np.zeros(8 << 20, np.uint8)])
     line.put(big)
     soon(lambda: line.busy)
@@ -231,7 +231,7 @@ def test_what_is_due_already_is_not_due_twice_and_what_a_peer_asks_for_without_r
 
 def test_a_line_that_ends_sends_what_is_due_and_closes_then():
     here, there = memory_pair("server", "lab")
-    line = Line(here, 60.0, 64, lambda error: None)
+    line = Outbox(here, 60.0, 64, lambda error: None)
     for n in range(40):
         line.put(frame_of(Head("activation", step=n), [np.zeros(600_000, np.uint8)]))
     line.end("it is enough.")

@@ -17,8 +17,8 @@ from helpers import make_problem
 from jsplit import party
 from jsplit.party.compute.local import Local
 from jsplit.party.compute.pipeline import held, lateness, order
-from jsplit.training.configure import collect, places_of
-from jsplit.training.messages import LASTING, Compiled, programs
+from jsplit.training.executor import PERSISTENT, CompiledWalk, programs
+from jsplit.training.memory import collect, places_of
 from jsplit.training.step import training_ops
 from jsplit.training.update import update_ops
 from jsplit.training.walk import Name
@@ -35,8 +35,8 @@ def in_one_thread(problem, optimizers, staleness, steps, every, **options):
     config, places = trainer.config, places_of(trainer.config)
     ops = held([*training_ops(config), *update_ops(config)])
     losses = [Name(x.party, "loss", x.name) for x in problem.topology.losses]
-    lasting = {w for op in ops for w in op.writes if w.kind in LASTING} - {at.step for at in places.values()}
-    walk = Compiled(ops, [*losses, *lasting], donate=())
+    lasting = {w for op in ops for w in op.writes if w.kind in PERSISTENT} - {at.step for at in places.values()}
+    walk = CompiledWalk(ops, [*losses, *lasting], donate=())
     of_turn = iter(zip(walk.programs, walk.functions, strict=True))
     runs = [[next(of_turn) for _ in programs(turn)] for turn in walk.turns]
     n, state, found = len(runs), trainer.init(3, problem.batch), []

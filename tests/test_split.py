@@ -16,7 +16,7 @@ from flax import linen, nnx
 from jax import export
 
 import jsplit
-from jsplit.slicing.traced_model import by_path, nest
+from jsplit.core.paths import by_path, nest
 
 # Models. Each is as small as its idea allows.
 

@@ -15,6 +15,7 @@ from flax import linen, nnx
 import jsplit
 from helpers import CONFIGURATIONS, FLAX, WEIGHTS, cross_entropy, make_problem, make_topology, some
 from jsplit.compress import cast, quantize
+from jsplit.core.base import node_key
 
 INTERPRETERS = {"fused": jsplit.fused, "messages": jsplit.messages}
 both = pytest.mark.parametrize("interpreter", INTERPRETERS)
@@ -481,7 +482,7 @@ def test_hand_made_segments_draw_different_dropout_masks():
 
     segments = [jsplit.segment(Drop(nnx.Rngs(0))) for _ in range(2)]
     masks = [
-        s.apply({}, {}, jsplit.base.node_key(jax.random.key(0), name, s), jnp.ones((4, 64)))[0]
+        s.apply({}, {}, node_key(jax.random.key(0), name, s), jnp.ones((4, 64)))[0]
         for name, s in zip(["bottom", "top"], segments, strict=True)
     ]
     assert (masks[0] != masks[1]).any()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jsplit
-from jsplit.core.base import frame_bytes, nbytes
+from jsplit.core.trees import frame_bytes, nbytes
 from jsplit.wire import codec
 from jsplit.wire.chunks import Assembler, decode, encode, split_up
 from jsplit.wire.codec import CARRIERS, DTYPES, HEADER, KINDS, KNOWN, CodecError, Head, frame_of

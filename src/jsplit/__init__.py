@@ -1,21 +1,12 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
 from jsplit import compress, party, population, rounds, runs
-from jsplit.core.base import (
-    Info,
-    Link,
-    Message,
-    PartyState,
-    Segment,
-    Trainer,
-    TrainState,
-    chain,
-    identity,
-    stateless,
-)
+from jsplit.core.base import Info, Link, Message, PartyState, Segment, Trainer, TrainState
 from jsplit.core.checkpoint import restore, save
+from jsplit.core.links import chain, identity, stateless
 from jsplit.costing.plan import Device, Network, plan
-from jsplit.costing.step import Cost, cost
+from jsplit.costing.records import Cost
+from jsplit.costing.step import cost
 from jsplit.segments.precision import mixed_precision
 from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint, cut_points

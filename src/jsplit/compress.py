@@ -12,13 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jsplit.core.base import Link, PyTree, stateless
+from jsplit.core.base import Link, PyTree
+from jsplit.core.links import stateless
+from jsplit.core.trees import is_floating
 
 __all__ = ["cast", "quantize"]
-
-
-def is_floating(x) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def cast(dtype) -> Link:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jsplit.core.base import PyTree, batch_of, positive
+from jsplit.core.base import PyTree
+from jsplit.core.checks import as_positive_int
+from jsplit.core.trees import batch_of
 
 __all__ = ["Population", "Round", "dirichlet", "everyone", "grouped", "iid", "quantity"]
 
@@ -151,15 +153,15 @@ class Population(NamedTuple):
         records, most = batch_of(fields), max(map(int, (r.max() for r in self.records)))
         if most >= records:
             raise ValueError(f"`fields` has {records} records, but the population has one of index {most}.")
-        batch = max(self.sizes) if batch is None else positive("batch", batch)
+        batch = max(self.sizes) if batch is None else as_positive_int("batch", batch)
         count = len(self.records) if clients is None else enough(len(self.records), clients, "clients")
         if steps is not None:
-            positive("steps", steps)
+            as_positive_int("steps", steps)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1), got {dropout!r}.")
         if unfinished not in ("keep", "discard"):
             raise ValueError(f'`unfinished` must be "keep" or "discard", got {unfinished!r}.')
-        return batch, positive("epochs", epochs), count
+        return batch, as_positive_int("epochs", epochs), count
 
 
 def epochs_of(
@@ -178,14 +180,14 @@ def epochs_of(
 
 def iid(records: int, clients: int, seed: int = 0) -> Population:
     """Records dealt out at random, to each client equally many, or one more."""
-    records, clients = positive("records", records), enough(records, clients)
+    records, clients = as_positive_int("records", records), enough(records, clients)
     order = np.random.default_rng(seed).permutation(records)
     return population(np.array_split(order, clients), seed)
 
 
 def everyone(records: int, clients: int, seed: int = 0) -> Population:
     """Every client has all records: a test set on which each is evaluated, where they have parameters of their own."""
-    records, clients = positive("records", records), positive("clients", clients)
+    records, clients = as_positive_int("records", records), as_positive_int("clients", clients)
     return population([np.arange(records)] * clients, seed)
 
 
@@ -225,7 +227,7 @@ def quantity(records: int, clients: int, alpha: float, seed: int = 0, least: int
     References:
         Li et al., `Federated learning on non-IID data silos <https://arxiv.org/abs/2102.02079>`_, 2022.
     """
-    records, clients, rng = positive("records", records), enough(records, clients), np.random.default_rng(seed)
+    records, clients, rng = as_positive_int("records", records), enough(records, clients), np.random.default_rng(seed)
     return drawn(
         lambda: divide(rng.permutation(records), rng.dirichlet(np.full(clients, alpha))), alpha, least, seed
     )  # fmt: skip
@@ -250,13 +252,13 @@ def drawn(draw: Any, alpha: float, least: int, seed: int) -> Population:
         raise ValueError(f"`alpha` must be positive, got {alpha!r}.")
     for _ in range(1000):
         parts = draw()
-        if min(map(len, parts)) >= positive("least", least):
+        if min(map(len, parts)) >= as_positive_int("least", least):
             return population(parts, seed)
     raise ValueError(f"`least` is {least}: in 1000 draws with `alpha` {alpha} some client always had fewer records.")
 
 
 def enough(most: int, clients: int, of: str = "records") -> int:
-    if positive("clients", clients) > most:
+    if as_positive_int("clients", clients) > most:
         raise ValueError(f"`clients` is {clients}, but there are only {most} {of}.")
     return index(clients)
 

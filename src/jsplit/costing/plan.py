@@ -17,14 +17,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.base import Link, PyTree, batch_of, frame_bytes, identity, nbytes, shapes_of
+from jsplit.core.base import Link, PyTree
+from jsplit.core.links import identity
 from jsplit.core.tables import aligned, plain, scatter, si
-from jsplit.costing.step import NOTHING, Walk, Work, check_mode
+from jsplit.core.trees import abstract, batch_of, frame_bytes, nbytes
+from jsplit.costing.records import NOTHING, Work, check_mode
+from jsplit.costing.step import Walk
 from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.split import split
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
-from jsplit.training.configure import configure, initial_shapes
+from jsplit.training.configure import configure
+from jsplit.training.initial import initial_shapes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,7 +155,7 @@ def plan(
     made = split(model, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs, **options)
     chain = Topology([*(Node(n, s, "client") for n, s in made.items()), *objective(made, points)], holds(made, example))
     config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
-    fields = dict(zip(chain.fields, map(shapes_of, example), strict=True))
+    fields = dict(zip(chain.fields, map(abstract, example), strict=True))
     state, batch = initial_shapes(config, fields), batch_of(fields)
     walk, own = Walk(config, state, fields), state.parties["client"]
     total = walk.work("client", "forward") + walk.work("client", "backward")

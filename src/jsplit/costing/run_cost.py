@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jsplit.core.tables import aligned, plain, si
-from jsplit.costing.step import Work
+from jsplit.costing.records import Work
 
 
 class ClientRun(NamedTuple):

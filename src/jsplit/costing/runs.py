@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import index
 from typing import Any
 
-from jsplit.core.base import PyTree, frame_bytes, nbytes
+from jsplit.core.base import PyTree
+from jsplit.core.trees import frame_bytes, nbytes
+from jsplit.costing.records import NOTHING, Cost, PartyCost, Work, check_mode
 from jsplit.costing.run_cost import ClientRun, RunCost, table
-from jsplit.costing.step import NOTHING, Cost, PartyCost, Work, check_mode
 
 __all__ = ["ClientRun", "RunCost", "fedavg", "large_batch_sgd", "parallel", "splitfed", "table", "take_turns"]
 

@@ -11,10 +11,10 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.extend.core import JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from jsplit.core.base import PyTree
-from jsplit.jaxprs.flat import evaluate, flatten, shape_of
+from jsplit.jaxprs.flat import bodies, evaluate, flatten, shape_of
 
 PART = 64
 """Examples that are summed over at once."""
@@ -62,3 +62,12 @@ def part_by_part(eqn: JaxprEqn, x: jax.Array, window: jax.Array) -> jax.Array:
         parts = (jax.lax.slice_in_dim(v, start, end, axis=a) for v, a in ((x, along_x), (window, along)))
         total += eqn.primitive.bind(*parts, **eqn.params)
     return total
+
+
+def convolves_on_cpu(function: Callable, *shapes: PyTree) -> bool:
+    """Whether a loop over `function` should not be compiled: it holds a convolution, and the device is a CPU."""
+
+    def convolves(jaxpr: Jaxpr) -> bool:
+        return any(e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e))) for e in jaxpr.eqns)
+
+    return jax.default_backend() == "cpu" and convolves(jax.make_jaxpr(function)(*shapes).jaxpr)

@@ -197,3 +197,10 @@ def inside(eqns: Iterable[JaxprEqn], outer: str = "") -> Iterator[tuple[str, str
             yield eqn.params["name"], outer
         for body in bodies(eqn):
             yield from inside(body.eqns, outer or eqn.primitive.name)
+
+
+CUT = "jsplit.cut/"
+
+
+MODULE = "jsplit.module/"
+"""Prefixes of the names that marked values, and the outputs of submodules, carry while a model is traced."""

@@ -39,7 +39,7 @@ class Halves(NamedTuple):
     carried: list[Var]
 
 
-def divide(run: Callable[..., tuple], early: Sequence[bool]) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+def split_early_late(run: Callable[..., tuple], early: Sequence[bool]) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
     """Two functions that together are `run`: no equation of it is in both, and all are in one.
 
     `first(*args) -> (carried, *results)` gives the results that are early and computes nothing that only others need;

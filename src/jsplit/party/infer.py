@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import optax
 
-from jsplit.core.base import Link, PartyState, PyTree, positive
+from jsplit.core.base import Link, PartyState, PyTree
+from jsplit.core.checks import as_positive_int
 from jsplit.party.connection.network import RolledBack
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.durable import newest
-from jsplit.party.join import prepared
+from jsplit.party.join import prepare
 from jsplit.party.process import Own, Result
 from jsplit.wire.certs import Trust
 
@@ -29,14 +30,14 @@ def infer(
         raise ValueError("`state` or `checkpoint` must be given, and not both.")
     if callable(data):
         raise ValueError(f"`data` must be fields by name to {task}, not a function of the step.")
-    size, records = agreed["batch"], positive("records", records)
+    size, records = agreed["batch"], as_positive_int("records", records)
     steps = -(-records // size)
 
     def size_of(step: int) -> int:
         return min(size, records - step * size)
 
     given = {"credentials": credentials, "data": data, "ids": ids, "links": links, "optimizer": optax.identity()}
-    with prepared(agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given) as ready:
+    with prepare(agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given) as ready:
         [mine] = ready.records.values()
         if mine.count not in (None, records):
             raise ValueError(f"`records` is {records}, `{'data' if mine.fields else 'ids'}` has {mine.count}.")

@@ -23,7 +23,7 @@ from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, canonical
 from jsplit.party.contract.records import Batches, Records
 from jsplit.party.durable import Disk, InMemory
-from jsplit.party.process import Own, Process, of
+from jsplit.party.process import Own, PartyRun, of
 from jsplit.wire import codec
 from jsplit.wire.certs import Trust
 from jsplit.wire.codec import Shapes
@@ -34,7 +34,7 @@ from jsplit.wire.session import Away, Terms
 
 
 @dataclass
-class Ready:
+class Prepared:
     """A party that has built its part, and that no one can reach yet.
 
     Attributes:
@@ -53,11 +53,11 @@ class Ready:
     limit: int
 
     @contextmanager
-    def connected(self, **network: Any) -> Iterator[Process]:
-        """The party, reachable; `network` as for `jsplit.party.network.Network`."""
+    def connected(self, **network: Any) -> Iterator[PartyRun]:
+        """The party, reachable; `network` as for `jsplit.party.connection.network.Network`."""
         made = Network(self.agreed, self.party, self.member, self.credentials, self.limit, **network)
         try:
-            yield Process(self.agreed, self.party, self.local, self.records, self.disk, made, self.agreed.turns)
+            yield PartyRun(self.agreed, self.party, self.local, self.records, self.disk, made, self.agreed.turns)
         finally:
             made.close()
 
@@ -88,13 +88,13 @@ def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, 
 
 
 @contextmanager
-def prepared(
+def prepare(
     agreed: Agreement, party: str, own: Own, task: str, steps: int, sizes: Callable[[int], int], *, credentials: Trust,
     data: Mapping[str, PyTree] | Batches | None = None, ids: Sequence[Any] | None = None,
     optimizer: optax.GradientTransformation | None = None, links: Mapping[str, Link] | None = None,
     backward: str = "residuals", checkpoint: str | os.PathLike | None = None, state: PartyState | None = None,
     keep_replies: bool = True,
-) -> Iterator[Ready]:  # fmt: skip
+) -> Iterator[Prepared]:  # fmt: skip
     """A party that has built its part, and found that it fits the agreement.
 
     Args:
@@ -148,7 +148,7 @@ def prepared(
             names = [identity_of(agreed, p, credentials) for p in parties]
             seals = Sealer(credentials, parties, names, run, me, status.instance, limit)
         member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
-        yield Ready(agreed, party, credentials, local, records, disk, member, limit + OVERHEAD)
+        yield Prepared(agreed, party, credentials, local, records, disk, member, limit + OVERHEAD)
 
 
 def bytes_of(arrays: Shapes) -> int:

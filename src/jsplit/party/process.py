@@ -82,7 +82,7 @@ class Result:
 
 
 @dataclass
-class Process:
+class PartyRun:
     """A party with its connections, before and between its steps."""
 
     agreed: Agreement

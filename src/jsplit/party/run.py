@@ -18,8 +18,8 @@ from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.records import Batches
-from jsplit.party.join import Ready, prepared
-from jsplit.party.process import Metrics, Own, Process, Result
+from jsplit.party.join import Prepared, prepare
+from jsplit.party.process import Metrics, Own, PartyRun, Result
 from jsplit.wire.certs import Trust
 
 log = logging.getLogger("jsplit.party")
@@ -63,7 +63,7 @@ def run(
         stop: when set, the party ends after the step it is in, with a checkpoint, or at once with the newest that it has if it
             waits for others; started again, it goes on.
         keep_replies: keep what was sent until the receiver has it. Only a test switches this off.
-        network: `listen`, `addresses`, `remind`, `pulse`; see `jsplit.party.network.Network`.
+        network: `listen`, `addresses`, `remind`, `pulse`; see `jsplit.party.connection.network.Network`.
 
     Raises:
         ValueError: naming the argument that does not fit the agreement.
@@ -71,7 +71,7 @@ def run(
         Missing: if a party did not come, or come back, for as long as agreed.
     """
     steps, size = agreed["steps"], agreed["batch"] // agreed["microbatches"]
-    with prepared(
+    with prepare(
         agreed, party, own, "train", steps, lambda step: size, credentials=credentials, data=data, ids=ids, optimizer=optimizer,
         links=links, backward=backward, checkpoint=checkpoint, keep_replies=keep_replies,
     ) as ready:  # fmt: skip
@@ -82,7 +82,7 @@ def run(
             return trained(me, on_step, asked)
 
 
-def trained(me: Process, on_step: Callable[[Metrics], Any] | None, asked: Callable[[], bool]) -> Result:
+def trained(me: PartyRun, on_step: Callable[[Metrics], Any] | None, asked: Callable[[], bool]) -> Result:
     """What is left of the run, from the newest step that all have."""
     agreed, party, steps = me.agreed, me.party, me.agreed["steps"]
     me.network.asked = asked
@@ -128,7 +128,7 @@ def trained(me: Process, on_step: Callable[[Metrics], Any] | None, asked: Callab
             return Result(me.disk.restore(newest), newest, of_all(losses), stopped=True, epoch=me.network.epoch)
 
 
-def over(ready: Ready, awaited: Sequence[str], asked: Callable[[], bool], network: Mapping[str, Any]) -> Result:
+def over(ready: Prepared, awaited: Sequence[str], asked: Callable[[], bool], network: Mapping[str, Any]) -> Result:
     """What is left of a run that all have on disk to its end: to say so to those of whom it is not known that they know."""
     steps = ready.agreed["steps"]
     if awaited:
@@ -139,7 +139,7 @@ def over(ready: Ready, awaited: Sequence[str], asked: Callable[[], bool], networ
     return Result(ready.disk.restore(steps), steps)
 
 
-def one_step(me: Process, state: PartyState, step: int, batches: Batches) -> tuple[PartyState, Metrics]:
+def one_step(me: PartyRun, state: PartyState, step: int, batches: Batches) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
@@ -153,7 +153,7 @@ def one_step(me: Process, state: PartyState, step: int, batches: Batches) -> tup
     return state, metrics
 
 
-def saved(me: Process, state: PartyState, failed: int, *, last: bool) -> int:
+def saved(me: PartyRun, state: PartyState, failed: int, *, last: bool) -> int:
     """Save a checkpoint, and delete what all are past. Gives how many times in a row that has failed.
 
     Raises:

@@ -13,6 +13,7 @@ import jax
 import optax
 
 from jsplit.core.base import Trainer
+from jsplit.core.checks import one_of
 from jsplit.rounds.driver import Algorithm, check_trainer
 from jsplit.rounds.local_training import travel
 from jsplit.rounds.state import AVERAGED, CARRIED, FRESH, OWN, PARTS
@@ -207,6 +208,3 @@ def sides(trainer: Trainer, client: str | Sequence[str]) -> tuple[list[str], lis
     return mine, [p for p in parties if p not in mine]
 
 
-def one_of(name: str, value: object, choices: Sequence) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(str, choices))}, got {value!r}.")

@@ -12,9 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jsplit.core.base import Link, PyTree, Segment
+from jsplit.core.placement import checked_mesh
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.step import Config
@@ -106,3 +109,46 @@ def for_each(one: optax.GradientTransformation) -> optax.GradientTransformation:
         return (jax.vmap(one.update) if jax.tree.leaves(updates) else one.update)(updates, state, params)
 
     return optax.GradientTransformation(init, update)
+
+
+CLIENTS = "clients"
+"""The axis of a mesh over which clients are spread."""
+
+
+def clients_mesh(mesh: Any, config: Config) -> Mesh | None:
+    """The mesh over whose axis `clients` many clients are spread, if there is one."""
+    if mesh is None:
+        return None
+    if config.mesh:
+        raise ValueError(
+            "`mesh` spreads clients, but `trainer` has one itself, which spreads the batch of each: give one of them."
+        )
+    if CLIENTS not in (mesh := checked_mesh(mesh)).shape:
+        raise ValueError(f"`mesh` must have an axis `{CLIENTS}`, it has {', '.join(map(str, mesh.shape))}.")
+    return mesh
+
+
+def clients_mapped(mapped: Callable, mesh: Mesh | None) -> Callable:
+    """`mapped`, which runs a function once for each client as `jax.vmap` does, with each device running its part of them.
+
+    Where the devices do not divide the clients, some run once more, and what that gives is dropped."""
+    if mesh is None:
+        return mapped
+
+    def outer(function: Callable, in_axes: tuple) -> Callable:
+        def run(*args: PyTree) -> PyTree:
+            count = next(x.shape[0] for a, axis in zip(args, in_axes, strict=True) if axis == 0 for x in jax.tree.leaves(a))
+            more = -count % mesh.shape[CLIENTS]
+            rows = np.arange(count + more) % count
+            specs = tuple(jax.P() if axis is None else jax.P(CLIENTS) for axis in in_axes)
+            filled = (
+                jax.tree.map(lambda x: x[rows], a) if axis == 0 and more else a for a, axis in zip(args, in_axes, strict=True)
+            )
+            spread = jax.shard_map(
+                mapped(function, in_axes), mesh=mesh, in_specs=specs, out_specs=jax.P(CLIENTS), check_vma=False
+            )
+            return jax.tree.map(lambda x: x[:count] if more else x, spread(*filled))
+
+        return run
+
+    return outer

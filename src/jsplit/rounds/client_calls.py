@@ -21,8 +21,8 @@ from jsplit.rounds.client_axis import spread
 from jsplit.rounds.loops import unrolled
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
-from jsplit.training.configure import apart, collect, info_of, place, places_of, together
-from jsplit.training.losses import of_mean_one
+from jsplit.training.losses import info_of, normalise_weight
+from jsplit.training.memory import apart, collect, place, places_of, together
 from jsplit.training.step import Config, Packet, training_ops
 from jsplit.training.update import gradients, update
 from jsplit.training.walk import Name, Turn, Wire, turns
@@ -109,7 +109,7 @@ def row_by_row(
     last = {r: i for i, (t, _) in enumerate(steps) for r in t.reads}
 
     def step(state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array) -> tuple[TrainState, Info]:
-        env: dict[Any, Any] = dict(together(place(places, state, batch, of_mean_one(weight))))
+        env: dict[Any, Any] = dict(together(place(places, state, batch, normalise_weight(weight))))
         for i, (turn, function) in enumerate(steps):
             results = function(*[env[r] for r in turn.reads])
             for r in turn.reads:

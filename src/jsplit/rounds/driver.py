@@ -14,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree, Trainer, TrainState, shapes_of
+from jsplit.core.base import PyTree, Trainer, TrainState
+from jsplit.core.placement import replicate, shard_batch
+from jsplit.core.trees import abstract
+from jsplit.jaxprs.convolutions import convolves_on_cpu
 from jsplit.population import Round
-from jsplit.rounds.loops import LOOPS, Loops, check_loop, convolves_on_cpu
+from jsplit.rounds.client_axis import CLIENTS
+from jsplit.rounds.loops import LOOPS, Loops, check_loop
 from jsplit.rounds.state import OWN, Draw, Federation, Held, Parts, RoundInfo, Ways, at, parties_of, parts_of
 from jsplit.training.configure import fields_of
-from jsplit.training.meshes import CLIENTS, along, one_mesh, whole
+from jsplit.training.meshes import one_mesh
 from jsplit.training.step import Config
 
 
@@ -87,15 +91,15 @@ def assemble(
         """Everything where it lies between rounds."""
         if mesh is None:
             return held, key
-        parts = {k: along(x, mesh, CLIENTS) if ways[k] == OWN else whole(x, mesh) for k, x in held.parts.items()}
-        return Held(parts, *whole((held.step, held.server), mesh)), whole(key, mesh)
+        parts = {k: shard_batch(x, mesh, CLIENTS) if ways[k] == OWN else replicate(x, mesh) for k, x in held.parts.items()}
+        return Held(parts, *replicate((held.step, held.server), mesh)), replicate(key, mesh)
 
     def fields(round: Round) -> dict[str, PyTree]:
         found = {f: x for f, x in round.fields.items() if f in needed}
-        return jax.tree.map(jnp.asarray, found) if mesh is None else whole(found, mesh)
+        return jax.tree.map(jnp.asarray, found) if mesh is None else replicate(found, mesh)
 
     def batch_shapes(round: Round) -> dict[str, PyTree]:
-        size, found = round.reads.shape[-1], shapes_of({f: x for f, x in round.fields.items() if f in needed})
+        size, found = round.reads.shape[-1], abstract({f: x for f, x in round.fields.items() if f in needed})
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), found)
 
     def drawn(state: Federation, round: Round) -> Draw:
@@ -131,7 +135,7 @@ def assemble(
 
             def run(held, key, fields, draw):
                 held, info = inner(held, key, fields, draw)
-                return settled(held, key)[0], whole(info, mesh)
+                return settled(held, key)[0], replicate(info, mesh)
 
             def scanned(held, key, fields, draws):
                 return jax.lax.scan(lambda now, draw: run(now, key, fields, draw), held, draws)
@@ -141,7 +145,7 @@ def assemble(
 
     def one_batch(state: Federation, round: Round) -> tuple[TrainState, dict]:
         """The shapes of one client's state and of a batch."""
-        parts, own = shapes_of(parts_of(state.parties)), state.parties[first]
+        parts, own = abstract(parts_of(state.parties)), state.parties[first]
         cut = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)  # noqa: E731
         parts = {k: jax.tree.map(cut, x) if ways[k] == OWN else x for k, x in parts.items()}
         return TrainState(parties_of(parts, own.key, own.step)), batch_shapes(round)
@@ -199,7 +203,7 @@ def assemble(
             if way == OWN:
                 parts[k] = at(parts[k], 0 if client is None else index(client))
         own = state.parties[first]
-        return trainer.predict(whole(TrainState(parties_of(parts, own.key, own.step)), mesh), whole(dict(fields), mesh))
+        return trainer.predict(replicate(TrainState(parties_of(parts, own.key, own.step)), mesh), replicate(dict(fields), mesh))
 
     return Algorithm(init, step, run, evaluate, predict, config)
 

@@ -14,8 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.base import Trainer, TrainState, positive
+from jsplit.core.base import Trainer, TrainState
+from jsplit.core.checks import as_positive_int
+from jsplit.core.trees import combine, inexact_part
 from jsplit.rounds.averages import add_share, mean_of, nothing_yet
+from jsplit.rounds.client_axis import CLIENTS, clients_mesh
 from jsplit.rounds.driver import Algorithm, assemble, check_trainer
 from jsplit.rounds.loops import LOOPS, Loops
 from jsplit.rounds.state import (
@@ -34,9 +37,7 @@ from jsplit.rounds.state import (
     parts_of,
     told,
 )
-from jsplit.training.configure import first_memory
-from jsplit.training.meshes import CLIENTS, clients_mesh
-from jsplit.training.vjp import floating, put_back
+from jsplit.training.initial import first_memory
 
 
 def travel(
@@ -67,7 +68,7 @@ def travel(
         for p, part in ways:
             if ways[p, part] == FRESH:
                 nodes = {n: x for n, x in parts[p, "params"].items() if config.topology.node[n].segment.trainable}
-                parts[p, part] = first_memory(config, p, floating(nodes)) if nodes else ()
+                parts[p, part] = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         return {k: parts[k] for k in ways}
 
     def train(parts: Parts, step, key, batch, weight):
@@ -153,13 +154,13 @@ def travel(
         memory = dict(memory)
         if server is not None:
             for p in averaged:
-                old, got = floating(shared[p, "params"]), floating(new[p, "params"])
+                old, got = inexact_part(shared[p, "params"]), inexact_part(new[p, "params"])
                 updates, memory[p] = server.update(jax.tree.map(jnp.subtract, old, got), memory[p], old)
-                new[p, "params"] = put_back(new[p, "params"], optax.apply_updates(old, updates))
+                new[p, "params"] = combine(new[p, "params"], optax.apply_updates(old, updates))
         return new, memory
 
     def first_server(parts: Parts) -> dict:
-        return {p: server.init(floating(parts[p, "params"])) for p in averaged} if server is not None else {}
+        return {p: server.init(inexact_part(parts[p, "params"])) for p in averaged} if server is not None else {}
 
     return assemble(trainer, ways, program, loop=loop, group=group, server=first_server, mesh=mesh)
 
@@ -169,7 +170,7 @@ def group_size(chunk: int | None, mesh: jax.sharding.Mesh | None, at_once: bool)
 
     By default all on an accelerator; on a CPU 8, whose states stay in its cache, or 1 where a step convolves: a convolution
     of several clients with weights of their own is slow there."""
-    chunk = None if chunk is None else positive("chunk", chunk)
+    chunk = None if chunk is None else as_positive_int("chunk", chunk)
     if not at_once and (chunk or mesh):
         raise ValueError("`chunk` and `mesh` are for clients that run at the same time; here one waits for another.")
     devices = mesh.shape[CLIENTS] if mesh is not None else 1

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr
 
 from jsplit.core.base import PyTree
-from jsplit.jaxprs.flat import bodies
 
 
 class Loops(NamedTuple):
@@ -80,10 +78,3 @@ def check_loop(loop: str) -> None:
         raise ValueError(f"`loop` must be one of {', '.join(CHOICES)}, got {loop!r}.")
 
 
-def convolves_on_cpu(function: Callable, *shapes: PyTree) -> bool:
-    """Whether a loop over `function` should not be compiled: it holds a convolution, and the device is a CPU."""
-
-    def convolves(jaxpr: Jaxpr) -> bool:
-        return any(e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e))) for e in jaxpr.eqns)
-
-    return jax.default_backend() == "cpu" and convolves(jax.make_jaxpr(function)(*shapes).jaxpr)

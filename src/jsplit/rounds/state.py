@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, PyTree
-from jsplit.training.configure import info_of
+from jsplit.training.losses import info_of
 from jsplit.training.step import Config
 
 PARTS = ("params", "state", "optimizer", "links")

@@ -1,6 +1,6 @@
 """A round in which all clients take every step together, each on a batch of its own.
 
-To the parties that they share it is one step on one large batch; how that is, `jsplit.spread` says.
+To the parties that they share it is one step on one large batch; how that is, `client_axis` says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jsplit.core.base import Trainer, TrainState
 from jsplit.rounds.averages import add_share, mean_of, nothing_yet
-from jsplit.rounds.client_axis import spread
+from jsplit.rounds.client_axis import clients_mapped, clients_mesh, spread
 from jsplit.rounds.client_calls import row_by_row
 from jsplit.rounds.driver import Algorithm, assemble, check_trainer
 from jsplit.rounds.local_training import travel
@@ -34,7 +34,6 @@ from jsplit.rounds.state import (
     told,
 )
 from jsplit.training.fused import fused
-from jsplit.training.meshes import clients_mapped, clients_mesh
 
 
 def together(

@@ -10,20 +10,19 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
+from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen, nnx
 
-from jsplit.core.base import MODULE, PyTree
-from jsplit.jaxprs.flat import tag_arrays
+from jsplit.core.base import PyTree
+from jsplit.core.trees import is_floating, narrow
+from jsplit.jaxprs.flat import MODULE, tag_arrays
 
-Path = tuple
 
-
-class Watch(NamedTuple):
+class Interception(NamedTuple):
     """What is made of a model's submodules while it runs.
 
     Attributes:
@@ -38,7 +37,7 @@ class Watch(NamedTuple):
 
 
 WATCH: Any = jax.make_user_context(None)
-"""The `Watch` that is kept, or `None`. Being part of the key of JAX's caches, it holds in functions under `jit` too."""
+"""The `Interception` that is kept, or `None`. Being part of the key of JAX's caches, it holds in functions under `jit` too."""
 
 PLACE = "_pytree__place"
 """The attribute of a watched submodule that is its path; it stays with it through every nnx transformation.
@@ -49,14 +48,14 @@ It begins as the attributes do by which Flax itself keeps books, so that who wal
 
 @contextmanager
 def watching(**changes: Any) -> Iterator[None]:
-    """While it is open, models run under a `Watch` with these attributes, in this thread."""
+    """While it is open, models run under a `Interception` with these attributes, in this thread."""
     with ExitStack() as stack:
         if WATCH.value is None:
             stack.enter_context(linen.intercept_methods(around_linen))
         if "sown" in changes:
             stack.enter_context(replaced(nnx.Module, "sow", around_sow))
             stack.enter_context(replaced(linen.Module, "sow", around_sow))
-        stack.enter_context(WATCH((WATCH.value or Watch())._replace(**changes)))
+        stack.enter_context(WATCH((WATCH.value or Interception())._replace(**changes)))
         yield
 
 
@@ -127,15 +126,6 @@ def returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
     if watch.compute is not None and all(x.dtype == watch.compute for x in jax.tree.leaves(given) if is_floating(x)):
         output = narrowed(output)
     return tag_arrays(output, MODULE + ".".join(map(str, path))) if watch.names else output
-
-
-def is_floating(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def narrow(tree: PyTree, dtype: Any) -> PyTree:
-    """The floating arrays and numbers of a pytree cast to `dtype`."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if isinstance(x, float) or is_floating(x) else x, tree)
 
 
 def narrowed(tree: PyTree) -> PyTree:

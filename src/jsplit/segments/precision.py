@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import Params, PyTree, Segment, State
-from jsplit.segments.interception import narrow, watching
+from jsplit.core.trees import narrow
+from jsplit.segments.interception import watching
 from jsplit.segments.segment import segment
 
 

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jsplit.core.base import PyTree, nbytes
+from jsplit.core.base import PyTree
+from jsplit.core.trees import nbytes
 from jsplit.jaxprs.flat import backward_slice, shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.segments.segment import segment
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.separators import separating
-from jsplit.slicing.traced_model import LEAF, Value, Whole, initial
+from jsplit.slicing.traced_model import LEAF, TracedModel, Value, initial
 
 
 class CutPoint(NamedTuple):
@@ -27,7 +28,7 @@ class CutPoint(NamedTuple):
         param_bytes: their size in bytes.
         bytes_per_example: size of the value, for one example.
         forward_macs, backward_macs: multiply-accumulates on the input's side for one example (at the batch size of the
-            example given), forward and back to all its parameters; see `jsplit.macs`.
+            example given), forward and back to all its parameters; see `jsplit.jaxprs.macs`.
     """
 
     name: str
@@ -61,7 +62,7 @@ def cut_points(
         options: as for `segment`.
     """
     made = segment(model, **options)
-    whole = Whole(made, initial(made, example), example, {}, outputs, shared_inputs)
+    whole = TracedModel(made, initial(made, example), example, {}, outputs, shared_inputs)
     traces = whole.both()
     train, infer = (separating(t.flat, *t.ends(whole.shared)) for t in traces)
     last = {p.origin: name for name, p in train.items()}

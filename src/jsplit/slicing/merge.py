@@ -10,8 +10,7 @@ from collections.abc import Mapping
 import jax
 
 from jsplit.core.base import Params, PyTree, State, TrainState
-from jsplit.segments.segment import overlay
-from jsplit.slicing.traced_model import by_path, dotted
+from jsplit.core.paths import by_path, dotted, overlay
 
 
 def variables(state: TrainState) -> tuple[Params, State]:

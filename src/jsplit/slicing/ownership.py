@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from jax.extend.core import Var
 
-from jsplit.core.base import CUT, MODULE, follow
-from jsplit.jaxprs.flat import backward_slice, shape_of, untagged
-from jsplit.slicing.traced_model import Source, Traced, Whole, dotted
+from jsplit.core.checks import topological_order
+from jsplit.core.paths import dotted
+from jsplit.jaxprs.flat import CUT, MODULE, backward_slice, shape_of, untagged
+from jsplit.slicing.traced_model import Source, Traced, TracedModel
 
 
-class Part(NamedTuple):
+class SegmentSpec(NamedTuple):
     """What one segment has of the whole: indices of leaves, and the names of what it reads."""
 
     params: list[int]
@@ -24,7 +25,7 @@ class Part(NamedTuple):
     inputs: list[str]
 
 
-def divide(whole: Whole, traces: Sequence[Traced]) -> dict[str, Part]:
+def divide(whole: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpec]:
     """The parts by the names of their values, over all `traces`; refuses what cannot be divided."""
     cuts, names = traces[0].cuts, in_order(traces[0])
     refuse_names(whole, traces)
@@ -38,7 +39,7 @@ def divide(whole: Whole, traces: Sequence[Traced]) -> dict[str, Part]:
             raise ValueError(
                 f"{cut}output `{name}` is `{describe(whole, min(reads[name]))}` itself, nothing is computed after it."
             )
-    names = follow({n: [s.which for s in reads[n] if s.kind == "cut"] for n in names}, "the cuts")
+    names = topological_order({n: [s.which for s in reads[n] if s.kind == "cut"] for n in names}, "the cuts")
     used = {s.which for found in reads.values() for s in found if s.kind == "cut"}
     for name in cuts:
         if name not in used:
@@ -54,10 +55,10 @@ def divide(whole: Whole, traces: Sequence[Traced]) -> dict[str, Part]:
         for kind, leaves in (("params", whole.params), ("state", whole.state))
     )
     inputs = {n: [s for s in (*whole.fields, *names) if reads[n] & {Source("field", s), Source("cut", s)}] for n in names}
-    return {n: Part(params[n], state[n], inputs[n]) for n in names}
+    return {n: SegmentSpec(params[n], state[n], inputs[n]) for n in names}
 
 
-def refuse_names(whole: Whole, traces: Sequence[Traced]) -> None:
+def refuse_names(whole: TracedModel, traces: Sequence[Traced]) -> None:
     """Refuse one name for two values, and one value under two names."""
     if both := set(traces[0].cuts) & {*traces[0].outputs, *whole.fields}:
         raise ValueError(f"the cut `{both.pop()}` has the name of an input or output of the model.")
@@ -103,7 +104,7 @@ def check_value(trace: Traced, name: str, found: set[Source]) -> set[Source]:
     return found
 
 
-def own_statistics(whole: Whole, traces: Sequence[Traced], reads: Mapping[str, set[Source]], owner: dict[Source, str]) -> None:
+def own_statistics(whole: TracedModel, traces: Sequence[Traced], reads: Mapping[str, set[Source]], owner: dict[Source, str]) -> None:
     """Give every statistic, and every weight that only statistics read, to a segment that can compute its update.
 
     One that some value reads is that value's. Others, as they hang together by their updates, go to the first segment
@@ -139,17 +140,17 @@ def own_statistics(whole: Whole, traces: Sequence[Traced], reads: Mapping[str, s
             refuse_statistic(whole, source, needed)
 
 
-def refuse_statistic(whole: Whole, source: Source, needed: set[Source]) -> None:
+def refuse_statistic(whole: TracedModel, source: Source, needed: set[Source]) -> None:
     what = ", ".join(f"`{describe(whole, s)}`" for s in sorted(needed))
     raise ValueError(f"statistic `{describe(whole, source)}` needs {what}, which no single segment has.")
 
 
-def describe(whole: Whole, source: Source) -> str:
+def describe(whole: TracedModel, source: Source) -> str:
     leaves = {"params": whole.params, "state": whole.state}.get(source.kind)
     return dotted(leaves.paths[source.which]) if leaves else str(source.which)
 
 
-def refuse_shared(whole: Whole, traces: Sequence[Traced], source: Source, readers: Sequence[str]) -> None:
+def refuse_shared(whole: TracedModel, traces: Sequence[Traced], source: Source, readers: Sequence[str]) -> None:
     """Say which way an input, weight or statistic takes around the cut."""
     ways = [way for trace in traces if (way := path_to(trace, source, readers[-1])) is not None]
     way = " -> ".join([describe(whole, source), *ways[0], readers[-1]])

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from jax.extend.core import Var
 
-from jsplit.core.base import CUT, MODULE
-from jsplit.jaxprs.flat import Atom, Flat, bodies, inside, untagged
+from jsplit.jaxprs.flat import CUT, MODULE, Atom, Flat, bodies, inside, untagged
 
 
 def tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
@@ -30,7 +29,7 @@ def tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
     return found
 
 
-class Point(NamedTuple):
+class Separator(NamedTuple):
     """A separating value: its variable, and the one it was before it was given further names.
 
     `family` is its name without the number that tells apart several of one name.
@@ -41,7 +40,7 @@ class Point(NamedTuple):
     family: str
 
 
-def separating(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> dict[str, Point]:
+def separating(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> dict[str, Separator]:
     """Every single value that separates `fields` from `outs`, by all its readable names, in order.
 
     A value that a submodule returns has that submodule's path as its name: `block`, or `block#2` at its
@@ -67,7 +66,7 @@ def separating(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> dict[
             for i, call in enumerate(calls):
                 full = f"{name}#{i + 1}" if len(calls) > 1 else name
                 label.update({v: f"{full}/{end}" if end else full for end, v in call.items()})
-    found: dict[str, Point] = {}
+    found: dict[str, Separator] = {}
     where: dict[Var, str] = dict.fromkeys(fields, "")  # the last submodule on the way to a variable
     origin: dict[Var, Var] = {}  # a value that only got another name: the variable it was first
     for equation in flat.equations:
@@ -85,7 +84,7 @@ def separating(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> dict[
             if total and into[v] * out_of[v] == total:
                 family = label.get(v) or "/".join(filter(None, (here, operation)))
                 names = (f"{family}#{i}" if i > 1 else family for i in range(1, len(found) + 2))
-                found[next(n for n in names if n not in found)] = Point(v, origin.get(v, v), family)
+                found[next(n for n in names if n not in found)] = Separator(v, origin.get(v, v), family)
     return found
 
 

@@ -14,13 +14,16 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, Var
 
-from jsplit.core.base import CUT, Params, PyTree, Segment, State, batch_of, follow, node_key, said
-from jsplit.jaxprs.flat import Atom, Flat, backward_slice, evaluate, shape_of, tag_arrays
+from jsplit.core.base import Params, PyTree, Segment, State, node_key
+from jsplit.core.checks import names_of, topological_order
+from jsplit.core.paths import dotted, nest
+from jsplit.core.trees import batch_of, describe
+from jsplit.jaxprs.flat import CUT, Atom, Flat, backward_slice, evaluate, shape_of, tag_arrays
 from jsplit.segments.interception import narrowed
-from jsplit.segments.segment import names_of, segment
+from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint
-from jsplit.slicing.ownership import Part, divide
-from jsplit.slicing.traced_model import Initial, Source, Whole, dotted, initial, nest
+from jsplit.slicing.ownership import SegmentSpec, divide
+from jsplit.slicing.traced_model import Initial, Source, TracedModel, initial
 
 
 def cut(value: PyTree, name: str) -> PyTree:
@@ -84,7 +87,7 @@ def split(
     """
     made = segment(model, **options)
     start = initial(made, example)
-    whole = Whole(made, start, example, name_cuts(cuts), outputs, shared_inputs)
+    whole = TracedModel(made, start, example, name_cuts(cuts), outputs, shared_inputs)
     parts = divide(whole, whole.both())
     return {name: make_segment(whole, start, name, part) for name, part in parts.items()}
 
@@ -103,7 +106,7 @@ def name_cuts(cuts: Any) -> dict[str, list[str]] | None:
     return {name: names(ends) for name, ends in zip(names(cuts.keys()), cuts.values(), strict=True)}
 
 
-def make_segment(whole: Whole, start: Initial, name: str, part: Part) -> Segment:
+def make_segment(whole: TracedModel, start: Initial, name: str, part: SegmentSpec) -> Segment:
     """The slice of the whole that computes the value `name`, as a segment of its own."""
     param_paths = [whole.params.paths[i] for i in part.params]
     state_paths = [whole.state.paths[i] for i in part.state]
@@ -124,10 +127,10 @@ def make_segment(whole: Whole, start: Initial, name: str, part: Part) -> Segment
         def give(what: str, atoms: Sequence[Atom], leaves: Sequence[Any]) -> None:
             for v, x in zip(atoms, leaves, strict=True):
                 if isinstance(x, jax.ShapeDtypeStruct):
-                    raise ValueError(f"segment `{name}` has only the shape of `{what}`, {said(x)}, and needs its value.")
+                    raise ValueError(f"segment `{name}` has only the shape of `{what}`, {describe(x)}, and needs its value.")
                 expected, got = shape_of(v), jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
                 if (expected.shape, expected.dtype) != (got.shape, got.dtype):
-                    raise ValueError(f"segment `{name}` expects `{what}` as {said(expected)}, got {said(got)}.")
+                    raise ValueError(f"segment `{name}` expects `{what}` as {describe(expected)}, got {describe(got)}.")
                 if isinstance(v, Var):
                     values[v] = x
 
@@ -212,7 +215,7 @@ def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -
             raise ValueError(f"segment `{name}` does not name its inputs; give them: jsplit.segment(..., inputs=[...]).")
     inputs = None if inputs is None else names_of("inputs", inputs)
     reads = {n: s.inputs or () for n, s in segments.items()}
-    order = follow(reads, "the segments")
+    order = topological_order(reads, "the segments")
     read = tuple(dict.fromkeys(i for n in order for i in reads[n] if i not in reads))
     if inputs is not None and not set(read) <= set(inputs):
         raise ValueError(f"`inputs` must name all that the segments read, {list(read)}, got {list(inputs)}.")

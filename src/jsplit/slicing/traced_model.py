@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
-from jsplit.core.base import Apply, PyTree, Segment, batch_of, reason, shapes_of
+from jsplit.core.base import Apply, PyTree, Segment
+from jsplit.core.checks import first_line, names_of
+from jsplit.core.paths import Leaves, by_path, dotted
+from jsplit.core.trees import abstract, batch_of
 from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
-from jsplit.segments.interception import Path, watching
-from jsplit.segments.segment import names_of
+from jsplit.segments.interception import watching
 from jsplit.slicing.separators import find, marked, nearest
 
 
@@ -73,38 +75,10 @@ class Traced(NamedTuple):
         return [v for v in others if isinstance(v, Var) and all(v is not o for o in own)]
 
 
-class Leaves(NamedTuple):
-    """A pytree by the paths of its leaves: whatever its containers were, `nest` makes it nested dicts."""
-
-    paths: list[Path]
-    shapes: list[Any]
-    structure: Any
-
-
-def by_path(tree: PyTree) -> Leaves:
-    pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
-    paths = [tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path) for path, _ in pairs]
-    return Leaves([path or ("value",) for path in paths], [leaf for _, leaf in pairs], structure)
-
-
-def nest(paths: Sequence[Path], leaves: Sequence[Any]) -> dict:
-    tree: dict = {}
-    for path, leaf in zip(paths, leaves, strict=True):
-        inner = tree
-        for k in path[:-1]:
-            inner = inner.setdefault(k, {})
-        inner[path[-1]] = leaf
-    return tree
-
-
-def dotted(path: Path) -> str:
-    return ".".join(map(str, path))
-
-
 class Initial(NamedTuple):
     """How a model starts: the equations of its `init`, and the leaves of what that returns.
 
-    It alone holds arrays (the values that an nnx module has); a `Whole` does not refer to it. A leaf that has a shape
+    It alone holds arrays (the values that an nnx module has); a `TracedModel` does not refer to it. A leaf that has a shape
     but no value stands for itself among the atoms.
     """
 
@@ -123,7 +97,7 @@ def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
     fields = {}
     for name, value in zip(names_of("inputs", names), example, strict=True):
         try:
-            fields[name] = shapes_of(value)
+            fields[name] = abstract(value)
         except TypeError as error:
             raise ValueError(f"the example of `{name}` must hold arrays, or their shapes, got {value!r}.") from error
     return fields
@@ -148,7 +122,7 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
     return Initial(flat, params, state, *atoms)
 
 
-class Whole:
+class TracedModel:
     """A whole model and the shapes of its example, without any of its values.
 
     Attributes:
@@ -199,7 +173,7 @@ class Whole:
         except Exception as error:
             self.trace(self.batch, False)  # what is wrong at any batch size is said as it is
             raise ValueError(
-                f"the batch size must be free, but the model does not run with {2 * self.batch}: {reason(error)}"
+                f"the batch size must be free, but the model does not run with {2 * self.batch}: {first_line(error)}"
             ) from error
 
     def trace(self, batch: Any, train: bool) -> Traced:

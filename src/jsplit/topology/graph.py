@@ -13,7 +13,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jsplit.core.base import follow
+from jsplit.core.checks import topological_order
 from jsplit.topology.nodes import OWN, Loss, Node, as_names
 
 
@@ -66,7 +66,7 @@ class Topology:
     def segments(self) -> tuple[Node, ...]:
         """The nodes that compute values, each after those that it reads."""
         nodes = {n.name: n for n in self.nodes if isinstance(n, Node)}
-        return tuple(nodes[name] for name in follow({name: n.reads for name, n in nodes.items()}, "the nodes"))
+        return tuple(nodes[name] for name in topological_order({name: n.reads for name, n in nodes.items()}, "the nodes"))
 
     @cached_property
     def losses(self) -> tuple[Loss, ...]:
@@ -87,22 +87,25 @@ class Topology:
         return MappingProxyType({n.name: n for n in self.segments})
 
     @cached_property
-    def trained(self) -> frozenset[str]:
+    def depends_on_params(self) -> frozenset[str]:
         """Values that depend on some parameter, so that a cotangent for them is worth computing."""
         found: set[str] = set()
         for n in self.segments:
-            if n.segment.trainable or any(i in found for i in n.pulls):
+            if n.segment.trainable or any(i in found for i in n.differentiable_inputs):
                 found.add(n.name)
         return frozenset(found)
 
     @cached_property
-    def objective(self) -> frozenset[str]:
+    def on_loss_path(self) -> frozenset[str]:
         """Values that some loss pulls on, other than through parameters it reads itself."""
-        found = {i.removesuffix(".state") if i not in self.node else i for x in self.losses for i in x.pulls} & self.node.keys()
+        found = {i.removesuffix(".state") if i not in self.node else i for x in self.losses for i in x.differentiable_inputs} & self.node.keys()
         for n in reversed(self.segments):
             if n.name in found:
-                found.update(i for i in n.pulls if i in self.node)
+                found.update(i for i in n.differentiable_inputs if i in self.node)
         return frozenset(found)
+
+    trained = property(lambda self: self.depends_on_params)  # the name until 0.1
+    objective = property(lambda self: self.on_loss_path)  # the name until 0.1
 
     @cached_property
     def crossings(self) -> tuple[Crossing, ...]:
@@ -111,8 +114,8 @@ class Topology:
         for n in (*self.segments, *self.losses):
             for i in n.reads:
                 if i in self.node and self.node[i].party != n.party:
-                    useful = isinstance(n, Loss) or n.name in self.objective
-                    back = i in self.trained and i in n.pulls and useful
+                    useful = isinstance(n, Loss) or n.name in self.on_loss_path
+                    back = i in self.depends_on_params and i in n.differentiable_inputs and useful
                     key = (i, self.node[i].party, n.party)
                     found[key] = found.get(key, False) or back
         order = [n.name for n in self.segments]

@@ -1,6 +1,6 @@
 """The parts of a topology: a `Node` computes a value at a party, a `Loss` is a term of the objective.
 
-Both name what they read, in `inputs`; `pulls` are the inputs that may get a cotangent from them.
+Both name what they read, in `inputs`; `differentiable_inputs` are the inputs that may get a cotangent from them.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ class Node:
         return tuple(self.inputs or ())
 
     @property
-    def pulls(self) -> tuple[str, ...]:
+    def differentiable_inputs(self) -> tuple[str, ...]:
         """The inputs that may get a cotangent from this node, each once."""
         return tuple(i for i in dict.fromkeys(self.reads) if i not in self.detached)
+
+    pulls = differentiable_inputs  # its name until 0.1
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ class Loss:
         return tuple(self.inputs)
 
     @property
-    def pulls(self) -> tuple[str, ...]:
+    def differentiable_inputs(self) -> tuple[str, ...]:
         """The inputs that may get a cotangent from this loss, each once."""
         return tuple(dict.fromkeys(self.reads)) if self.weight else ()
+
+    pulls = differentiable_inputs  # its name until 0.1
 
 
 def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: str | Sequence[str], weight: float = 1.0) -> Loss:  # noqa: N802

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import jax
 from jax import export as jax_export
 
-from jsplit.core.base import PyTree, TrainState, reason, shapes_of
+from jsplit.core.base import PyTree, TrainState
+from jsplit.core.checks import first_line
+from jsplit.core.trees import abstract
 from jsplit.topology.graph import Topology
 
 
@@ -44,7 +46,7 @@ def export(
     platforms = (platforms,) if isinstance(platforms, str) else platforms
     (batch,) = jax_export.symbolic_shape("batch")
     values = {
-        f: jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), shapes_of(fields[f])) for f in read
+        f: jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), abstract(fields[f])) for f in read
     }
     exported: dict[str, dict[str, jax_export.Exported]] = {party: {} for party in topology.parties}
     for n in topology.segments:
@@ -57,7 +59,7 @@ def export(
             made = jax_export.export(jax.jit(run), platforms=platforms)(*[values[i] for i in n.reads])
         except Exception as error:  # it ran with numbers
             raise ValueError(
-                f"`{n.name}` cannot be exported, it does not run with a free batch size: {reason(error)}"
+                f"`{n.name}` cannot be exported, it does not run with a free batch size: {first_line(error)}"
             ) from error
         exported[n.party][n.name] = made
         outputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.out_avals]

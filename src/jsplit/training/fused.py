@@ -14,27 +14,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jsplit.core.base import Info, PartyState, PyTree, Trainer, TrainState
-from jsplit.rounds.loops import convolves_on_cpu
+from jsplit.core.placement import replicate, shard_batch
+from jsplit.jaxprs.convolutions import convolves_on_cpu
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import (
-    Links,
-    Optimizers,
-    apart,
-    check_batch,
-    collect,
-    configure,
-    fields_of,
-    info_of,
-    initial_state,
-    place,
-    places_of,
-    together,
-    zero_sums,
-)
-from jsplit.training.losses import of_mean_one
-from jsplit.training.meshes import along, check_even, constrained, one_mesh, whole
+from jsplit.training.configure import Links, Optimizers, check_batch, configure, fields_of
+from jsplit.training.initial import initial_state
+from jsplit.training.losses import info_of, normalise_weight
+from jsplit.training.memory import apart, collect, place, places_of, together
+from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.step import Config, inference_ops, training_ops
-from jsplit.training.update import accumulate_ops, total, update_ops
+from jsplit.training.update import accumulate_ops, total, update_ops, zero_sums
 from jsplit.training.walk import Name, execute
 
 
@@ -76,15 +65,15 @@ def fused(
         ValueError: naming the argument that does not fit.
     """
     config = configure(topology, optimizer, links, backward, microbatches, mesh)
-    devices, walked = one_mesh(config), constrained(config)
+    devices, walked = one_mesh(config), with_batch_sharding(config)
     places = places_of(config)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
 
     def laid(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, dict, Any]:
-        return whole(state, devices), along(dict(batch), devices), along(weight, devices)
+        return replicate(state, devices), shard_batch(dict(batch), devices), shard_batch(weight, devices)
 
     def start(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any = None) -> dict[Name, PyTree]:
-        return together(place(places, swap_keys(state, keys), batch, of_mean_one(weight)))
+        return together(place(places, swap_keys(state, keys), batch, normalise_weight(weight)))
 
     def finish(env: dict[Name, PyTree]) -> Info:
         return info_of(topology, {x.name: env[Name(x.party, "loss", x.name)] for x in topology.losses})

@@ -5,15 +5,16 @@ The mean over the examples counts, each as often as its weight says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jsplit.core.base import PyTree, reason, said, shapes_of
+from jsplit.core.base import Info, PyTree
+from jsplit.core.checks import first_line
+from jsplit.core.trees import abstract, combine, describe, inexact_part
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
-from jsplit.training.vjp import floating, put_back
 from jsplit.training.walk import Name, Op
 
 
@@ -22,7 +23,7 @@ def cotangent(party: str, value: str, reader: str) -> Name:
     return Name(party, f"cotangent by {reader}", value)
 
 
-def source_of(topology: Topology, party: str, i: str) -> Name:
+def name_of_input(topology: Topology, party: str, i: str) -> Name:
     """Where an input of a loss lies: a value or field, or the parameters or new state of a node."""
     base, _, own = i.rpartition(".")
     return Name(party, "value", i) if i in topology.node or i in topology.fields else Name(party, own, base)
@@ -33,7 +34,7 @@ def weight_of(party: str) -> Name:
     return Name(party, "weight")
 
 
-def of_mean_one(weight: jax.Array | None) -> jax.Array | None:
+def normalise_weight(weight: jax.Array | None) -> jax.Array | None:
     """Weights of examples scaled to mean 1, so that the mean over a batch, or over its equal parts, is the weighted one."""
     if weight is None:
         return None
@@ -42,8 +43,8 @@ def of_mean_one(weight: jax.Array | None) -> jax.Array | None:
     return weight * jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
 
 
-def compute(topology: Topology, loss: Loss) -> Op:
-    reads = (weight_of(loss.party), *[source_of(topology, loss.party, i) for i in loss.reads])
+def loss_op(topology: Topology, loss: Loss) -> Op:
+    reads = (weight_of(loss.party), *[name_of_input(topology, loss.party, i) for i in loss.reads])
 
     def run(weight, *inputs):
         return (mean(topology, loss, inputs, weight),)
@@ -61,44 +62,50 @@ def mean(topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.A
     try:
         result = loss.fn(*jax.tree.map(wide, inputs))
     except Exception as error:
-        got = ", ".join(f"`{i}` {said(shapes_of(x))}" for i, x in zip(loss.reads, inputs, strict=True))
-        raise ValueError(f"loss `{loss.name}` at `{loss.party}` does not run on {got}: {reason(error)}") from error
+        got = ", ".join(f"`{i}` {describe(abstract(x))}" for i, x in zip(loss.reads, inputs, strict=True))
+        raise ValueError(f"loss `{loss.name}` at `{loss.party}` does not run on {got}: {first_line(error)}") from error
     if not hasattr(result, "dtype") or not jnp.issubdtype(result.dtype, jnp.floating):
         got = jax.typeof(result).str_short() if hasattr(result, "dtype") else type(result).__name__
         raise ValueError(f"loss `{loss.name}`: `fn` must return a floating array, got {got}.")
     if result.ndim > 1 and result.size == len(result):
         result = result.reshape(-1)
     if result.ndim > 1 or (result.ndim and len(result) not in {x.shape[0] for x in jax.tree.leaves(inputs) if x.ndim}):
-        got = " and ".join(f"`{i}` {said(shapes_of(x))}" for i, x in zip(loss.reads, inputs, strict=True))
+        got = " and ".join(f"`{i}` {describe(abstract(x))}" for i, x in zip(loss.reads, inputs, strict=True))
         raise ValueError(
-            f"loss `{loss.name}`: `fn` must return a number, or one for each example, got {said(shapes_of(result))} from {got}."
+            f"loss `{loss.name}`: `fn` must return a number, or one for each example, got {describe(abstract(result))} from {got}."
         )
     if weight is None or not any(i in topology.node or i in topology.fields for i in loss.reads):
         return jnp.mean(result)
     if result.shape[:1] != weight.shape:
         raise ValueError(
             f"loss `{loss.name}`: examples have weights, so `fn` must return one number for each, [{weight.size}], "
-            f"got {said(shapes_of(result))}."
+            f"got {describe(abstract(result))}."
         )
     return jnp.mean(result * weight.astype(result.dtype))
 
 
-def differentiate(topology: Topology, loss: Loss) -> Op:
+def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
     """Compute one loss and the cotangents of what it reads, `weight` times."""
     party = loss.party
-    places = {i: source_of(topology, party, i) for i in loss.reads}
-    free = [i for i, place in places.items() if place.what in topology.trained]  # what depends on some parameter
+    places = {i: name_of_input(topology, party, i) for i in loss.reads}
+    free = [i for i, place in places.items() if place.what in topology.depends_on_params]  # what depends on some parameter
 
     def run(weight, *inputs):
         named = dict(zip(places, inputs, strict=True))
 
         def fn(parts):
-            values = {i: put_back(x, parts[i]) if i in parts else x for i, x in named.items()}
+            values = {i: combine(x, parts[i]) if i in parts else x for i, x in named.items()}
             return mean(topology, loss, [values[i] for i in loss.reads], weight)
 
-        value, pull = jax.vjp(fn, {i: floating(named[i]) for i in free})
+        value, pull = jax.vjp(fn, {i: inexact_part(named[i]) for i in free})
         (found,) = pull(jnp.full_like(value, loss.weight))
         return value, *[found[i] for i in free]
 
     writes = [Name(party, "loss", loss.name), *[cotangent(party, i, loss.name) for i in free]]
     return Op(party, f"loss {loss.name}", (weight_of(party), *places.values()), tuple(writes), run)
+
+
+def info_of(topology: Topology, losses: Mapping[str, jax.Array]) -> Info:
+    """The losses, and their weighted sum."""
+    first, *others = [losses[x.name] if x.weight == 1 else losses[x.name] * x.weight for x in topology.losses if x.weight]
+    return Info(sum(others, first), dict(losses))

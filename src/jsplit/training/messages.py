@@ -6,7 +6,7 @@ what its party has and has received, of nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,95 +14,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.core.base import Info, Message, PyTree, Trainer, TrainState
-from jsplit.jaxprs.halves import divide
+from jsplit.core.base import Info, PyTree, Trainer, TrainState
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import (
-    Links,
-    Memories,
-    Optimizers,
-    apart,
-    check_batch,
-    collect,
-    configure,
-    fields_of,
-    info_of,
-    initial_state,
-    place,
-    places_of,
-    together,
-    zero_sums,
-)
-from jsplit.training.losses import of_mean_one, weight_of
-from jsplit.training.meshes import Meshes, at_home, check_even, constrained, gathered, zeros
-from jsplit.training.step import inference_ops, message_of, training_ops
-from jsplit.training.update import accumulate_ops, total, update_ops
-from jsplit.training.walk import Name, Op, Turn, Wire, turns
-
-LASTING = ("params", "state", "optimizer", "link", "key", "step")
-
-
-class Compiled:
-    """The turns of a walk, each jitted as one program or two, run in order against the memories of the parties.
-
-    What a program replaces of the kinds `donate` is given up for the new."""
-
-    def __init__(
-        self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes | None = None,
-        donate: Sequence[str] = ("optimizer", "params"),
-    ):  # fmt: skip
-        keep = set(keep)
-        self.turns = turns(ops, keep)
-        self.programs = [program for turn in self.turns for program in programs(turn)]
-        last = {r: i for i, program in enumerate(self.programs) for r in program.reads}
-        self.records: dict[tuple, Message] = {}
-        self.functions: list[Callable[..., tuple]] = []
-        self.spent: list[list] = []
-        for i, (party, _, reads, writes, run) in enumerate(self.programs):
-            donated = tuple(k for k, r in enumerate(reads) if r.kind in donate and r in writes)
-            self.functions.append(at_home(jax.jit(run, donate_argnums=donated), party, reads, meshes))
-            self.spent.append([r for r in reads if last[r] == i and r not in keep and r.kind not in LASTING])
-
-    def __call__(self, memories: Memories) -> list[Message]:
-        sent: list[Message] = []
-        for program, function, spent in zip(self.programs, self.functions, self.spent, strict=True):
-            own = memories[program.party]
-            results = function(*[own[r] for r in program.reads])
-            for r in spent:
-                del own[r]
-            for name, result in zip(program.writes, results, strict=True):
-                if isinstance(name, Wire):
-                    memories[name.receiver][name] = result
-                    sent.append(self.record(name, result))
-                else:
-                    own[name] = result
-        return sent
-
-    def record(self, wire: Wire, sent: PyTree) -> Message:
-        """What the message is, worked out once for each shape of what is sent."""
-        at = (wire, *[(x.shape, x.dtype) for x in jax.tree.leaves(sent)])
-        if at not in self.records:
-            self.records[at] = message_of(wire, sent)
-        return self.records[at]
-
-
-def programs(turn: Turn) -> list[Op]:
-    """A turn as it is compiled: what it sends does not wait for what its party learns.
-
-    A turn that sends and computes gradients of its parameters too is two programs: all that can be had without these
-    gradients, and then the gradients and whatever the turn reads and replaces: parameters, statistics, memories. Nobody
-    waits for the second, and each needs less memory than one program for both."""
-    sends = any(isinstance(w, Wire) for w in turn.writes)
-    if not sends or not any(w.kind == "grad" for op in turn.ops for w in op.writes):
-        return [Op(turn.party, "turn", turn.reads, turn.writes, turn.run)]
-    early = [w.kind != "grad" and w not in turn.reads for w in turn.writes]
-    at_once, later = (tuple(w for w, e in zip(turn.writes, early, strict=True) if e == which) for which in (True, False))
-    first, second = divide(turn.run, early)
-    halfway = Name(turn.party, "halfway")
-    return [
-        Op(turn.party, "send", turn.reads, (halfway, *at_once), first),
-        Op(turn.party, "learn", (halfway, *turn.reads), later, second),
-    ]
+from jsplit.training.configure import Links, Optimizers, check_batch, configure, fields_of
+from jsplit.training.executor import PERSISTENT, CompiledWalk
+from jsplit.training.initial import initial_state
+from jsplit.training.losses import info_of, normalise_weight, weight_of
+from jsplit.training.memory import apart, collect, place, places_of, together
+from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
+from jsplit.training.step import inference_ops, training_ops
+from jsplit.training.update import accumulate_ops, total, update_ops, zero_sums
+from jsplit.training.walk import Name
 
 
 def messages(
@@ -132,18 +54,18 @@ def messages(
         ValueError: naming the argument that does not fit.
     """
     config = configure(topology, optimizer, links, backward, microbatches, mesh)
-    walked = constrained(config)
+    walked = with_batch_sharding(config)
     losses = [Name(x.party, "loss", x.name) for x in topology.losses]
     outputs = [Name(topology.node[n].party, "value", n) for n in topology.sinks]
     training, adds, updates = training_ops(walked), accumulate_ops(walked), update_ops(walked)
     sums = [w for op in adds for w in op.writes]
-    lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in LASTING]
+    lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in PERSISTENT]
     if microbatches == 1:  # the last turns of the backward pass then update as well
         training, updates = [*training, *updates], []
-    walk = Compiled([*training, *(adds if microbatches > 1 else ())], [*losses, *lasting, *sums], config.mesh)
-    finish = Compiled(updates, [*lasting, *map(total, losses)], config.mesh)
-    measure = Compiled(inference_ops(walked, topology.losses), losses, config.mesh)
-    infer = Compiled(inference_ops(walked), outputs, config.mesh)
+    walk = CompiledWalk([*training, *(adds if microbatches > 1 else ())], [*losses, *lasting, *sums], config.mesh)
+    finish = CompiledWalk(updates, [*lasting, *map(total, losses)], config.mesh)
+    measure = CompiledWalk(inference_ops(walked, topology.losses), losses, config.mesh)
+    infer = CompiledWalk(inference_ops(walked), outputs, config.mesh)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     combine = partial(info_of, topology)
     if len(losses) > 1 or any(x.weight != 1 for x in topology.losses):
@@ -156,7 +78,7 @@ def messages(
         size = check_batch(topology, batch, needed, microbatches, weight)
         check_even(config, size)
         size //= microbatches
-        weight = of_mean_one(weight)
+        weight = normalise_weight(weight)
         memories = place(places, state, batch, weight)
         if microbatches == 1:
             sent = walk(memories)
@@ -178,7 +100,7 @@ def messages(
 
     def evaluate(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> Info:
         check_batch(topology, batch, needed, weight=weight)
-        memories = place(places, state, batch, of_mean_one(weight))
+        memories = place(places, state, batch, normalise_weight(weight))
         sent = measure(memories)
         return combine({n.what: memories[n.party][n] for n in losses})._replace(messages=tuple(sent))
 

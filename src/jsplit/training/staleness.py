@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.base import PyTree, positive
+from jsplit.core.base import PyTree
+from jsplit.core.checks import as_positive_int
 
 
 class Late(NamedTuple):
@@ -34,7 +35,7 @@ def stale(optimizer: optax.GradientTransformation, steps: int) -> optax.Gradient
         Zinkevich et al., `Slow learners are fast <https://arxiv.org/abs/0911.0491>`_, 2009, Algorithm 1 (delayed stochastic
         gradient descent).
     """
-    steps = positive("steps", steps)
+    steps = as_positive_int("steps", steps)
 
     def init(params: PyTree) -> Any:
         waiting = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), params)

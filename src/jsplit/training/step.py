@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jsplit.core.base import Link, Message, PyTree, frame_bytes, nbytes, node_key, said, shapes_of
+from jsplit.core.base import Link, Message, PyTree, node_key
+from jsplit.core.trees import abstract, combine, describe, frame_bytes, inexact_part, nbytes, tree_sum
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
-from jsplit.training.losses import compute, cotangent, differentiate
-from jsplit.training.vjp import Pullback, add, floating, put_back
+from jsplit.training.losses import cotangent, loss_and_cotangents_op, loss_op
+from jsplit.training.vjp import Pullback
 from jsplit.training.walk import Name, Op, Wire
 
 
@@ -81,7 +82,7 @@ def forward_ops(config: Config, *, train: bool, nodes: Sequence[Node], losses: S
 def backward_ops(config: Config) -> list[Op]:
     """From the losses back: every node after all that read it, and cotangents sent as soon as they are whole."""
     topology = config.topology
-    ops = [differentiate(topology, loss) if loss.pulls else compute(topology, loss) for loss in topology.losses]
+    ops = [loss_and_cotangents_op(topology, loss) if loss.differentiable_inputs else loss_op(topology, loss) for loss in topology.losses]
     for node in reversed(topology.segments):
         for c in topology.crossings:
             if c.name == node.name and c.returns:
@@ -102,8 +103,8 @@ def returned(party: str, value: str, receiver: str) -> Name:
 def cotangents(config: Config, value: str, party: str) -> list[Name]:
     """Where the cotangents of a value lie at a party, one from each of its own nodes and losses that read it."""
     topology = config.topology
-    readers = [n.name for n in topology.segments if n.party == party and value in n.pulls and n.name in topology.objective]
-    readers += [x.name for x in topology.losses if x.party == party and value in x.pulls]
+    readers = [n.name for n in topology.segments if n.party == party and value in n.differentiable_inputs and n.name in topology.on_loss_path]
+    readers += [x.name for x in topology.losses if x.party == party and value in x.differentiable_inputs]
     return [cotangent(party, value, reader) for reader in readers]
 
 
@@ -113,16 +114,16 @@ def all_cotangents(config: Config, node: Node) -> list[Name]:
     return cotangents(config, node.name, node.party) + [returned(node.party, node.name, party) for party in back]
 
 
-def observed(config: Config, node: Node) -> list[Name]:
+def state_cotangents(config: Config, node: Node) -> list[Name]:
     """Where the cotangents of a node's new state lie, if a penalty reads it."""
     return cotangents(config, f"{node.name}.state", node.party)
 
 
 def differentiable(config: Config, node: Node) -> bool:
-    return node.name in config.topology.trained and bool(all_cotangents(config, node) or observed(config, node))
+    return node.name in config.topology.depends_on_params and bool(all_cotangents(config, node) or state_cotangents(config, node))
 
 
-def common(config: Config, party: str) -> list[Name]:
+def rng_names(config: Config, party: str) -> list[Name]:
     """What randomness is a function of: the key, the step, and the micro-batch where there are several."""
     several = [Name(party, "micro")] if config.microbatches > 1 else []
     return [Name(party, "key"), Name(party, "step"), *several]
@@ -143,22 +144,22 @@ def crossing(config: Config, wire: Wire, sent: Sequence[Name], received: Name, *
     link = config.links.get((wire.kind, wire.what))
     label = wire.label
     if link is None:
-        send = Op(wire.sender, f"send {label}", tuple(sent), (wire,), lambda *values: (add(values),))
+        send = Op(wire.sender, f"send {label}", tuple(sent), (wire,), lambda *values: (tree_sum(values),))
         return [send, Op(wire.receiver, f"receive {label}", (wire,), (received,), lambda value: (value,))]
     memory = [Name(wire.sender, "link", label)] if train else []
-    known = common(config, wire.sender)
+    known = rng_names(config, wire.sender)
 
     def encode(*given):
-        state, key, value = given[: len(memory)], given[len(memory) :][: len(known)], add(given[len(memory) + len(known) :])
+        state, key, value = given[: len(memory)], given[len(memory) :][: len(known)], tree_sum(given[len(memory) + len(known) :])
         key = jax.random.fold_in(step_key(*key), crc32("/".join(wire).encode()))
-        payload, new = link.encode(state[0] if train else link.init(shapes_of(value)), value, key)
-        return Packet(payload, shapes_of(value)), *([new] if train else [])
+        payload, new = link.encode(state[0] if train else link.init(abstract(value)), value, key)
+        return Packet(payload, abstract(value)), *([new] if train else [])
 
     def decode(packet):
         value = link.decode(packet.payload, packet.like)
-        if (got := shapes_of(value)) != packet.like:
+        if (got := abstract(value)) != packet.like:
             raise ValueError(
-                f"link of `{wire.what}`: `decode` gives {said(got)} for the {wire.kind}, expected {said(packet.like)}."
+                f"link of `{wire.what}`: `decode` gives {describe(got)} for the {wire.kind}, expected {describe(packet.like)}."
             )
         return (value,)
 
@@ -168,8 +169,8 @@ def crossing(config: Config, wire: Wire, sent: Sequence[Name], received: Name, *
 
 def forward(config: Config, node: Node, train: bool) -> Op:
     """Run one segment; in training leave its vjp too."""
-    trained, party, known = config.topology.trained, node.party, common(config, node.party)
-    linear, watched = train and differentiable(config, node), bool(observed(config, node))
+    learned, party, known = config.topology.depends_on_params, node.party, rng_names(config, node.party)
+    linear, watched = train and differentiable(config, node), bool(state_cotangents(config, node))
     reads = [Name(party, "params", node.name), Name(party, "state", node.name), *known]
     reads += [Name(party, "value", i) for i in node.reads]
     writes = [Name(party, "value", node.name), Name(party, "state", node.name)]
@@ -181,16 +182,16 @@ def forward(config: Config, node: Node, train: bool) -> Op:
             return node.segment.apply(params, state, key, *inputs, train=train)
 
         def segment(weights, arrived):
-            values = {i: put_back(x, arrived[i]) if i in arrived else x for i, x in named.items()}
+            values = {i: combine(x, arrived[i]) if i in arrived else x for i, x in named.items()}
             args = [values[i] for i in node.reads]
-            value, new = node.segment.apply(put_back(params, weights), state, key, *args, train=True)
-            return (floating(value), floating(new) if watched else ()), (value, new)
+            value, new = node.segment.apply(combine(params, weights), state, key, *args, train=True)
+            return (inexact_part(value), inexact_part(new) if watched else ()), (value, new)
 
         segment = jax.checkpoint(segment) if config.backward == "recompute" else segment
-        free = floating(params), {i: floating(x) for i, x in named.items() if i in trained and i in node.pulls}
+        free = inexact_part(params), {i: inexact_part(x) for i, x in named.items() if i in learned and i in node.differentiable_inputs}
         (out, kept), pull, (value, new) = jax.vjp(segment, *free, has_aux=True)
         pull = Pullback.of(pull, (params, *[named[i] for i in own_fields(config, node)]))
-        return put_back(value, out), put_back(new, kept) if watched else new, pull
+        return combine(value, out), combine(new, kept) if watched else new, pull
 
     vjp = [Name(party, "vjp", node.name)] if linear else []
     return Op(party, f"forward {node.name}", tuple(reads), (*writes, *vjp), run)
@@ -199,8 +200,8 @@ def forward(config: Config, node: Node, train: bool) -> Op:
 def backward(config: Config, node: Node) -> Op:
     """Pull the cotangents of one node back to its parameters and inputs."""
     party = node.party
-    outer, inner = all_cotangents(config, node), observed(config, node)
-    inputs = [i for i in node.pulls if i in config.topology.trained]
+    outer, inner = all_cotangents(config, node), state_cotangents(config, node)
+    inputs = [i for i in node.differentiable_inputs if i in config.topology.depends_on_params]
     like = [] if outer else [Name(party, "value", node.name)]  # a penalty on the state alone: zeros for the value
     grad = [Name(party, "grad", node.name)] if node.segment.trainable else []
 
@@ -208,8 +209,8 @@ def backward(config: Config, node: Node) -> Op:
 
     def run(pull, *rest):
         known, rest = rest[: len(had)], rest[len(had) :]
-        value_ct = add(rest[: len(outer)]) if outer else jax.tree.map(jnp.zeros_like, floating(rest[0]))
-        state_ct = add(rest[-len(inner) :]) if inner else ()
+        value_ct = tree_sum(rest[: len(outer)]) if outer else jax.tree.map(jnp.zeros_like, inexact_part(rest[0]))
+        state_ct = tree_sum(rest[-len(inner) :]) if inner else ()
         weights, arrived = pull((value_ct, state_ct), known)
         return (*[weights for _ in grad], *[arrived[i] for i in inputs])
 
@@ -233,7 +234,7 @@ def inference_ops(config: Config, losses: Sequence[Loss] = ()) -> list[Op]:
     """The forward pass in inference mode, and `losses` without their cotangents."""
     config = config._replace(microbatches=1)
     ops = forward_ops(config, train=False, nodes=config.topology.segments, losses=losses)
-    return ops + [compute(config.topology, loss) for loss in losses]
+    return ops + [loss_op(config.topology, loss) for loss in losses]
 
 
 def training_ops(config: Config) -> list[Op]:

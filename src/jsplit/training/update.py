@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.training.step import Config, cotangents, differentiable
-from jsplit.training.vjp import add, floating, put_back
-from jsplit.training.walk import Name, Op
+from jsplit.core.base import PyTree
+from jsplit.core.trees import combine, inexact_part, tree_sum
+from jsplit.training.step import Config, cotangents, differentiable, training_ops
+from jsplit.training.walk import Name, Op, execute
 
 SUM = "sum of "
 """Prefix of the kind of a sum over micro-batches."""
@@ -65,10 +67,10 @@ def update(config: Config, party: str) -> Op:
 
     def run(step, state, *rest):
         old, found = dict(zip(grads, rest, strict=False)), iter(rest[len(grads) :])
-        weights, gradient = floating(old), {}
+        weights, gradient = inexact_part(old), {}
         for n, names in grads.items():
             parts = [next(found) for _ in names] or [jax.tree.map(jnp.zeros_like, weights[n])]
-            gradient[n] = add(parts)
+            gradient[n] = tree_sum(parts)
             if several:
                 gradient[n] = jax.tree.map(lambda g, w: (g / config.microbatches).astype(w.dtype), gradient[n], weights[n])
         if jax.tree.structure(jax.eval_shape(optimizer.init, weights)) != jax.tree.structure(state):
@@ -76,8 +78,22 @@ def update(config: Config, party: str) -> Op:
                 f"the optimizer state of `{party}` is of another optimizer than the trainer's; take that of its `init`."
             )
         updates, state = optimizer.update(gradient, state, weights)
-        new: Any = put_back(old, optax.apply_updates(weights, updates))
+        new: Any = combine(old, optax.apply_updates(weights, updates))
         return step + 1, state, *[new[n] for n in grads]
 
     reads = (counter, memory, *params, *[g for gs in grads.values() for g in gs])
     return Op(party, "update", reads, (counter, memory, *params), run)
+
+
+def zero_sums(config: Config, env: Mapping[Name, PyTree]) -> dict[Name, PyTree]:
+    """Zeros for the sums over micro-batches, given a memory with one micro-batch in it. Computes nothing."""
+    names = [w for op in accumulate_ops(config) for w in op.writes if isinstance(w, Name)]
+
+    def sums(env):
+        memory = {**env, **{Name(p, "micro"): jnp.int32(0) for p in config.topology.parties}}
+        execute(training_ops(config), memory)
+        return [memory[n._replace(kind=n.kind.removeprefix(SUM))] for n in names]
+
+    shapes = jax.eval_shape(sums, dict(env))
+    wide = [jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x) for x in shapes]
+    return dict(zip(names, wide, strict=True))

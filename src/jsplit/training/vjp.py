@@ -6,28 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-
-
-def floating(tree: PyTree) -> PyTree:
-    """The part of a pytree that can be differentiated: `None` in the place of every other leaf.
-
-    Cotangents and gradients have this form; `put_back` is the inverse."""
-    return jax.tree.map(lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, tree)
-
-
-def put_back(tree: PyTree, part: PyTree) -> PyTree:
-    """`tree` with the leaves of `part` in the place of its own, wherever `part` has one."""
-    return jax.tree.map(lambda x, new: x if new is None else new, tree, part)
-
-
-def add(trees: Sequence[PyTree]) -> PyTree:
-    first, *others = trees
-    for tree in others:
-        first = jax.tree.map(jnp.add, first, tree)
-    return first
 
 
 @jax.tree_util.register_pytree_node_class

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jsplit.core.base import PyTree, said, shapes_of
+from jsplit.core.base import PyTree
+from jsplit.core.trees import abstract, describe
 from jsplit.party.contract.turns import Turns
 from jsplit.training.step import Config, Packet
 from jsplit.training.walk import Wire
@@ -62,8 +63,8 @@ class Wires:
     def send(self, wire: Wire, micro: int, value: PyTree) -> None:
         payload = value.payload if isinstance(value, Packet) else value
         wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
-        if said_with_structure(shapes_of(payload)) != said_with_structure(wanted):
-            raise ValueError(f"{wire.kind} `{wire.what}` is {said(payload)}, the agreement says {said(wanted)}.")
+        if said_with_structure(abstract(payload)) != said_with_structure(wanted):
+            raise ValueError(f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says {describe(wanted)}.")
         self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
 
     def take(self, wire: Wire, micro: int) -> PyTree:

@@ -13,20 +13,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState, batch_of, reason, said
+from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState
+from jsplit.core.checks import first_line
+from jsplit.core.trees import batch_of, describe, inexact_part
 from jsplit.party.compute.exchange import Exchange, Wires, said_with_structure
 from jsplit.party.compute.pipeline import Pipeline, held, lateness
-from jsplit.party.compute.prefetch import Begun
-from jsplit.party.compute.programs import Memory, Part
+from jsplit.party.compute.prefetch import PrefetchedStep
+from jsplit.party.compute.programs import Memory, PartyPrograms
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.records import Batches
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import collect, configure, example, fields_of, first_memory, place, places_of, seed_of, start
-from jsplit.training.messages import LASTING
+from jsplit.training.configure import configure, fields_of
+from jsplit.training.executor import PERSISTENT
+from jsplit.training.initial import example, first_memory, seed_of, start
+from jsplit.training.memory import collect, place, places_of
 from jsplit.training.step import Packet, inference_ops, training_ops, wires
 from jsplit.training.update import SUM, accumulate_ops, total, update_ops
-from jsplit.training.vjp import floating
 from jsplit.training.walk import Name, Wire
 
 ENDED = object()
@@ -70,22 +73,22 @@ class Local:
         self.outputs = [Name(party, "value", n) for n in self.topology.sinks if self.topology.node[n].party == party]
         training, adds, updates = training_ops(self.config), accumulate_ops(self.config), update_ops(self.config)
         sums = [w for op in adds for w in op.writes]
-        lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in LASTING]
+        lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in PERSISTENT]
         if self.micros == 1:
             training, updates = [*training, *updates], []
         self.late: list[int] = []
         if agreed["staleness"]:  # no program gives up parameters, which steps under way may still need
-            self.walk = Part(party, held([*training, *updates]), [*losses, *lasting], donate=("optimizer",))
+            self.walk = PartyPrograms(party, held([*training, *updates]), [*losses, *lasting], donate=("optimizer",))
             self.late = lateness(self.walk.count, agreed["staleness"])
         else:
-            self.walk = Part(party, [*training, *(adds if self.micros > 1 else ())], [*losses, *lasting, *sums])
-        self.finish = Part(party, updates, [*lasting, *map(total, losses)])
-        self.measure = Part(party, inference_ops(self.config, self.topology.losses), losses)
+            self.walk = PartyPrograms(party, [*training, *(adds if self.micros > 1 else ())], [*losses, *lasting, *sums])
+        self.finish = PartyPrograms(party, updates, [*lasting, *map(total, losses)])
+        self.measure = PartyPrograms(party, inference_ops(self.config, self.topology.losses), losses)
         outputs = [Name(self.topology.node[n].party, "value", n) for n in self.topology.sinks]
-        self.infer = Part(party, inference_ops(self.config), outputs)
+        self.infer = PartyPrograms(party, inference_ops(self.config), outputs)
         self.sums = [w for op in adds for w in op.writes if isinstance(w, Name) and w.party == party]
         self.zeros: dict[Name, PyTree] | None = None
-        self.begun: Begun | None = None
+        self.begun: PrefetchedStep | None = None
         self.pipeline: Pipeline | None = None
         self.looked: list = []
 
@@ -107,7 +110,7 @@ class Local:
             try:
                 self.known[wire, size] = shapes.encoded(self.config.links.get((at.kind, at.what)), value), value
             except Exception as error:
-                raise ValueError(f"the link of `{at.what}` does not run on {said(value)}: {error}") from error
+                raise ValueError(f"the link of `{at.what}` does not run on {describe(value)}: {error}") from error
         return self.known[wire, size]
 
     def init(self, batch: Mapping[str, PyTree]) -> PartyState:
@@ -126,15 +129,15 @@ class Local:
                 continue
             params[n.name], state[n.name], made = start(n, key, [values[i] for i in n.reads], False)
             if n.name in values and said_with_structure(made) != said_with_structure(values[n.name]):
-                raise ValueError(f"node `{n.name}` gives {said(made)}, the agreement says {said(values[n.name])}.")
+                raise ValueError(f"node `{n.name}` gives {describe(made)}, the agreement says {describe(values[n.name])}.")
             values[n.name] = made
         self.check_losses(values)
         links = {}
         for wire in self.wires:
             if wire.sender == self.party and (way := self.config.links.get((wire.kind, wire.what))):
                 value = values[wire.what]
-                links[wire.label] = way.init(value if wire.kind == "activation" else floating(value))
-        trained = floating({n: x for n, x in params.items() if self.topology.node[n].segment.trainable})
+                links[wire.label] = way.init(value if wire.kind == "activation" else inexact_part(value))
+        trained = inexact_part({n: x for n, x in params.items() if self.topology.node[n].segment.trainable})
         memory = first_memory(self.config, self.party, trained) if trained else ()
         first = PartyState(params, state, memory, links, key, jnp.zeros((), jnp.int32))
         return jax.tree.map(lambda x: jnp.array(x, copy=True), first)
@@ -146,8 +149,8 @@ class Local:
                 try:
                     jax.eval_shape(x.fn, *[values[i] for i in x.reads])
                 except Exception as error:
-                    got = ", ".join(f"`{i}` {said(values[i])}" for i in x.reads)
-                    raise ValueError(f"loss `{x.name}` at `{self.name}` does not run on {got}: {reason(error)}") from error
+                    got = ", ".join(f"`{i}` {describe(values[i])}" for i in x.reads)
+                    raise ValueError(f"loss `{x.name}` at `{self.name}` does not run on {got}: {first_line(error)}") from error
 
     def step(
         self, state: PartyState, batches: Batches, step: int, exchange: Exchange
@@ -165,7 +168,7 @@ class Local:
         at = Wires(self, exchange, step, self.agreed["batch"] // self.micros)
         begun, self.begun = self.begun, None
         if begun is None or not begun.fits(batches, step, memory):
-            begun = Begun(batches, step)
+            begun = PrefetchedStep(batches, step)
         begun.gather(self.places[self.party], self.micros)
         for m, wire, value in begun.held:
             at.send(wire, m, value)
@@ -190,7 +193,7 @@ class Local:
         memory = {**self.pipeline.memory, self.places[self.party].step: jnp.int32(step + 1)}
         return collect(self.places, {self.party: memory}).parties[self.party], {n.what: own[n] for n in self.losses}
 
-    def work(self, memory: dict, begun: Begun, at: Wires) -> None:
+    def work(self, memory: dict, begun: PrefetchedStep, at: Wires) -> None:
         """All turns of all micro-batches, several of them under way at once; first what others wait for."""
         if self.micros > 1:
             if self.zeros is None:
@@ -216,7 +219,7 @@ class Local:
         """Begin the next step of this party, a little at a time."""
         if not self.works(step):
             return
-        begun = self.begun = Begun(batches, step)
+        begun = self.begun = PrefetchedStep(batches, step)
         try:
             begun.gather(self.places[self.party], self.micros)
         except Exception:  # it is raised where it belongs, in its own step

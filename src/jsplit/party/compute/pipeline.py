@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
 from jsplit.party.compute.prefetch import copied, fields_of_batch
-from jsplit.party.compute.programs import Carrier, Memory, Part
+from jsplit.party.compute.programs import Carrier, Memory, PartyPrograms
 from jsplit.party.contract.records import Batches
-from jsplit.training.configure import Places
+from jsplit.training.memory import Places
 from jsplit.training.walk import Name, Op
 
 HELD = "held params"
@@ -56,7 +56,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, part: Part, places: Places, memory: dict, batches: Batches, late: Sequence[int], first: int, last: int
+        self, part: PartyPrograms, places: Places, memory: dict, batches: Batches, late: Sequence[int], first: int, last: int
     ):  # fmt: skip
         self.part, self.places, self.memory, self.batches = part, places, memory, batches
         self.shared, self.next, self.last = part.shared - {places.step}, first, last

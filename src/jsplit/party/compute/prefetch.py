@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.party.compute.programs import Memory, Part
+from jsplit.party.compute.programs import Memory, PartyPrograms
 from jsplit.party.contract.records import Batches
-from jsplit.training.configure import Places
+from jsplit.training.memory import Places
 from jsplit.training.walk import Name, Wire
 
 
@@ -31,7 +31,7 @@ def copied(tree: PyTree) -> PyTree:
 
 
 @dataclass
-class Begun:
+class PrefetchedStep:
     """A step that has been begun.
 
     Attributes:
@@ -68,7 +68,7 @@ class Begun:
             self.own = [{micro: np.int32(m)} | copied(part) for m, part in enumerate(parts)]
         self.done = [0] * micros
 
-    def lead(self, part: Part, count: int, memory: Mapping, counter: Name) -> Iterator[None]:
+    def lead(self, part: PartyPrograms, count: int, memory: Mapping, counter: Name) -> Iterator[None]:
         """The first `count` turns of every micro-batch, one at a time, as they will be when `counter` says its step."""
         common = {**memory, counter: jnp.int32(self.step)}
         self.read = {

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from jsplit.core.base import PyTree
-from jsplit.training.messages import LASTING, Compiled, programs
+from jsplit.training.executor import PERSISTENT, CompiledWalk, programs
 from jsplit.training.update import SUM
 from jsplit.training.walk import Name, Op, Turn, Wire
 
@@ -37,7 +37,7 @@ class Memory:
         self.own.pop(name, None)
 
 
-class Part:
+class PartyPrograms:
     """One party's turns of a walk.
 
     Attributes:
@@ -50,7 +50,7 @@ class Part:
     """
 
     def __init__(self, party: str, ops: Sequence, keep: Iterable, donate: Sequence[str] = ("optimizer", "params")):
-        walk = Compiled(ops, keep, donate=donate)
+        walk = CompiledWalk(ops, keep, donate=donate)
         mine = [i for i, program in enumerate(walk.programs) if program.party == party]
         self.whole: list[Turn] = [turn for turn in walk.turns if turn.party == party]
         self.turns: list[Op] = [walk.programs[i] for i in mine]
@@ -63,7 +63,7 @@ class Part:
         first = {r: t for t, turn in reversed([*enumerate(self.turns)]) for r in turn.reads if isinstance(r, Wire)}
         self.incoming = [[wire for wire, at in first.items() if at == t] for t in range(len(self.turns))]
         self.sends = [any(isinstance(w, Wire) for w in turn.writes) for turn in self.turns]
-        lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in LASTING or SUM in w.kind)}
+        lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in PERSISTENT or SUM in w.kind)}
         self.shared = frozenset(lasts)
         self.look({})
 

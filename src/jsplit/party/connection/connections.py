@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from jsplit.party.connection.outbox import Line
+from jsplit.party.connection.outbox import Outbox
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire import codec
 from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
@@ -68,14 +68,14 @@ class Connections:
         terms = member.terms
         self.most = SPARE + sum(terms.window * terms.parts(wire) for wire in range(len(terms.crossings)))
         self.changed = threading.Condition()
-        self.lines: dict[int, Line] = {}
-        self.every: set[Line] = set()  # with those that end, or that have not said who they are
+        self.lines: dict[int, Outbox] = {}
+        self.every: set[Outbox] = set()  # with those that end, or that have not said who they are
         self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.trouble: dict[str, str] = {}
         self.fatal: Exception | None = None
         self.verdict: str | None = None  # what all are told, if it is over for all
         self.known: set[int] = set()
-        self.told: dict[int, Line] = {}
+        self.told: dict[int, Outbox] = {}
         self.closing = threading.Event()
         self.listener = None
         self.threads: list[threading.Thread] = []
@@ -133,7 +133,7 @@ class Connections:
     def serve(self, peer: int, channel: Channel) -> None:
         """Read a connection until it is lost, and see it to its end."""
         with self.changed:
-            line = Line(channel, self.patience, self.most, lambda error: self.fail(error, tell=False))
+            line = Outbox(channel, self.patience, self.most, lambda error: self.fail(error, tell=False))
             self.every.add(line)
             if self.closing.is_set():
                 line.cut(f"`{self.party}` has left.")
@@ -154,7 +154,7 @@ class Connections:
         with self.changed:
             self.every.discard(line)
 
-    def read(self, peer: int, line: Line) -> str:
+    def read(self, peer: int, line: Outbox) -> str:
         """Take what comes on a connection until it ends; gives why it did."""
         heard = False
         try:
@@ -183,7 +183,7 @@ class Connections:
             log.exception("%s: the connection with `%s` ends", self.party, line.channel.peer)
             return str(error)
 
-    def take(self, peer: int, line: Line, frame: Frame, heard: bool) -> bool:
+    def take(self, peer: int, line: Outbox, frame: Frame, heard: bool) -> bool:
         """A frame has come. A connection counts from its hello on; then the one before it is closed."""
         party = self.agreed.parties[peer]
         if not heard and frame.head.kind != "hello":
@@ -204,7 +204,7 @@ class Connections:
         self.changed.notify_all()
         return True
 
-    def refused(self, peer: int, line: Line, head: Head, error: Refused) -> None:
+    def refused(self, peer: int, line: Outbox, head: Head, error: Refused) -> None:
         """Either side refuses the other, because of a frame with this head: whom that concerns, is told and ends."""
         log.error("%s: %s", self.party, error)
         ours = head.kind != "refusal"  # this party refuses; else it was refused
@@ -225,7 +225,7 @@ class Connections:
                     self.refuse(peer, line, self.verdict)
             self.changed.notify_all()
 
-    def refuse(self, peer: int, line: Line, reason: str) -> None:
+    def refuse(self, peer: int, line: Outbox, reason: str) -> None:
         line.put(self.member.refusal(peer, reason))
         self.told[peer] = line
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jsplit.core.base import frame_bytes, nbytes
+from jsplit.core.trees import frame_bytes, nbytes
 from jsplit.party.connection.connections import Connections
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.certs import Trust
@@ -35,7 +35,7 @@ class Network:
     """What a party has sent, received and waited for on its connections.
 
     Args:
-        agreed, party, member, trust, limit, options: as for `jsplit.party.connections.Connections`.
+        agreed, party, member, trust, limit, options: as for `jsplit.party.connection.connections.Connections`.
         remind: seconds of waiting after which what may have been lost is asked for again.
 
     Attributes:

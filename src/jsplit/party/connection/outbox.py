@@ -14,7 +14,7 @@ LAST = 10.0
 """Seconds that the last frames of a connection have to go out."""
 
 
-class Line:
+class Outbox:
     """A connection, and the frames that are to go out on it, each once.
 
     Args:

@@ -18,14 +18,15 @@ from typing import Any, cast
 
 import jax
 
-from jsplit.core.base import Link, PyTree, Segment, identity, reason
+from jsplit.core.base import Link, PyTree, Segment
+from jsplit.core.checks import first_line, names_of
+from jsplit.core.links import identity
+from jsplit.core.trees import inexact_part
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.turns import Turns
-from jsplit.segments.segment import names_of
 from jsplit.topology.graph import Loss, Node, Topology
 from jsplit.training.configure import both_ways
 from jsplit.training.step import wires
-from jsplit.training.vjp import floating
 from jsplit.training.walk import Wire
 
 FORMAT = "jsplit agreement 1"
@@ -137,7 +138,7 @@ class Agreement:
     def value(self, wire: Wire, batch: int) -> PyTree:
         """Shapes and dtypes of what crosses, before its link."""
         like = shapes.read(self["values"][wire.what], batch)
-        return like if wire.kind == "activation" else floating(like)
+        return like if wire.kind == "activation" else inexact_part(like)
 
     def links(self, given: Mapping[str, Link] | None = None) -> dict[str, tuple[Link | None, Link | None]]:
         """The links of every value that has one: those of `jsplit.compress` by what the agreement calls them, or `given`."""
@@ -246,7 +247,7 @@ def checked(found: Any) -> Agreement:
         for wire in made.wires:
             made.value(wire, found["batch"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"an agreement does not hold what it must: {reason(error)}") from None
+        raise ValueError(f"an agreement does not hold what it must: {first_line(error)}") from None
     names = {s for pair in found["links"].values() for s in pair if s is not None}
     both_ways(topology, dict.fromkeys(found["links"], identity))
     if not all(isinstance(s, str) for s in names):

@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 
-from jsplit.core.base import Link, PyTree, reason, said, shapes_of
+from jsplit.core.base import Link, PyTree
+from jsplit.core.checks import first_line
+from jsplit.core.trees import abstract, describe
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import FORMAT, Agreement, check_addresses, checked
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import check_batch, example, fields_of
+from jsplit.training.configure import check_batch, fields_of
+from jsplit.training.initial import example
 
 
 def agreement(
@@ -90,7 +93,7 @@ def measured(
     for n in topology.segments:
         if n.name in (given or {}):
             scale = lambda x: jax.ShapeDtypeStruct((x.shape[0] * size // own, *x.shape[1:]), x.dtype)  # noqa: E731
-            found[n.name] = jax.tree.map(scale, shapes_of((given or {})[n.name]))
+            found[n.name] = jax.tree.map(scale, abstract((given or {})[n.name]))
         elif all(i in found for i in n.reads) and not hasattr(n.segment.init, "foreign"):
             inputs = [found[i] for i in n.reads]
             try:
@@ -102,8 +105,8 @@ def measured(
 
                 found[n.name] = jax.eval_shape(first, *inputs)
             except Exception as error:
-                got = ", ".join(f"`{i}` {said(x)}" for i, x in zip(n.reads, inputs, strict=True))
-                raise ValueError(f"node `{n.name}` at `{n.party}` does not run on {got}: {reason(error)}") from error
+                got = ", ".join(f"`{i}` {describe(x)}" for i, x in zip(n.reads, inputs, strict=True))
+                raise ValueError(f"node `{n.name}` at `{n.party}` does not run on {got}: {first_line(error)}") from error
     for c in topology.crossings:
         if c.name not in found:
             raise ValueError(f"`values` must give the shapes of `{c.name}`, which crosses and cannot be computed here.")

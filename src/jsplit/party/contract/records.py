@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsplit.core.base import PyTree, batch_of
+from jsplit.core.base import PyTree
+from jsplit.core.trees import batch_of
 
 Batches = Callable[[int], Mapping[str, PyTree]]
 

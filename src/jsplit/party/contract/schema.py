@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit import compress
-from jsplit.core.base import Link, PyTree, chain, reason
+from jsplit.core.base import Link, PyTree
+from jsplit.core.checks import first_line
+from jsplit.core.links import chain
 
 MAKERS = {"quantize": compress.quantize, "cast": compress.cast}
 
@@ -89,7 +91,7 @@ def link(spec: str | None, given: Mapping[str, Link] | None = None) -> Link | No
         try:
             parts.append(MAKERS[found[1]](*[int(argument) if argument.isdecimal() else argument] if argument else []))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"`links` has `{text.strip()}`: {reason(error)}") from None
+            raise ValueError(f"`links` has `{text.strip()}`: {first_line(error)}") from None
     return chain(*parts)
 
 
