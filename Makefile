@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow lint bench clean
 
 demo: $(VENV)/ready
-	$(BIN)/python experiments/demo.py
+	$(BIN)/python experiments/paper/demo.py
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2
@@ -20,7 +20,7 @@ lint: $(VENV)/ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/ready
-	$(BIN)/python experiments/bench_step.py
+	$(BIN)/python experiments/bench/step.py
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -18,7 +18,14 @@ from flax import linen, nnx
 
 import jsplit
 
-CONFIGURATIONS = ("vanilla", "u_shaped", "vertical", "extended_vanilla", "multitask", "multihop")
+CONFIGURATIONS = (
+    "vanilla",
+    "u_shaped",
+    "vertical",
+    "extended_vanilla",
+    "multitask",
+    "multihop",
+)
 MODELS = ("mlp", "cnn", "residual", "transformer")
 FLAX = ("nnx", "linen")
 BATCH, CLASSES = 8, 3
@@ -28,9 +35,24 @@ WIDTH = {"mlp": 8, "cnn": 4, "residual": 4, "transformer": 8}
 STAGES = {  # by configuration: the party of each stage
     "vanilla": {"bottom": "client", "middle": "server", "top": "server"},
     "u_shaped": {"bottom": "client", "middle": "server", "top": "client"},
-    "vertical": {"left_bottom": "lab", "right_bottom": "clinic", "middle": "server", "top": "server"},
-    "extended_vanilla": {"left_bottom": "lab", "right_bottom": "clinic", "middle": "intermediary", "top": "server"},
-    "multitask": {"left_bottom": "lab", "right_bottom": "clinic", "top0": "server0", "top1": "server1"},
+    "vertical": {
+        "left_bottom": "lab",
+        "right_bottom": "clinic",
+        "middle": "server",
+        "top": "server",
+    },
+    "extended_vanilla": {
+        "left_bottom": "lab",
+        "right_bottom": "clinic",
+        "middle": "intermediary",
+        "top": "server",
+    },
+    "multitask": {
+        "left_bottom": "lab",
+        "right_bottom": "clinic",
+        "top0": "server0",
+        "top1": "server1",
+    },
     "multihop": {"bottom": "one", "middle": "two", "middle2": "three", "top": "four"},
 }
 WEIGHTS = {"server0": 1.0, "server1": 0.5}
@@ -39,7 +61,10 @@ WEIGHTS = {"server0": 1.0, "server1": 0.5}
 def some(points: Iterable, often: Callable[[int], bool]) -> list:
     """The points of a sweep: those whose number `often` picks always run, the others in the slow part."""
     points = [p if isinstance(p, tuple) else (p,) for p in points]
-    return [pytest.param(*p, marks=() if often(i) else pytest.mark.slow) for i, p in enumerate(points)]
+    return [
+        pytest.param(*p, marks=() if often(i) else pytest.mark.slow)
+        for i, p in enumerate(points)
+    ]
 
 
 def merge(a, b):
@@ -50,13 +75,21 @@ def flow(configuration: str, stage: Callable, fields: tuple) -> Any:
     """One whole model: the only place that says what is computed from what."""
     cut = jsplit.cut
     if len(fields) == 2:
-        left, right = cut(stage("left_bottom", fields[0]), "left"), cut(stage("right_bottom", fields[1]), "right")
+        left, right = (
+            cut(stage("left_bottom", fields[0]), "left"),
+            cut(stage("right_bottom", fields[1]), "right"),
+        )
         both = merge(left, right)
     match configuration:
         case "vanilla":
-            return stage("top", stage("middle", cut(stage("bottom", fields[0]), "smashed")))
+            return stage(
+                "top", stage("middle", cut(stage("bottom", fields[0]), "smashed"))
+            )
         case "u_shaped":
-            return stage("top", cut(stage("middle", cut(stage("bottom", fields[0]), "up")), "down"))
+            return stage(
+                "top",
+                cut(stage("middle", cut(stage("bottom", fields[0]), "up")), "down"),
+            )
         case "vertical":
             return stage("top", stage("middle", both))
         case "extended_vanilla":
@@ -74,8 +107,13 @@ def flow(configuration: str, stage: Callable, fields: tuple) -> Any:
 
 class Attention(nnx.Module):
     def __init__(self, width, rngs):
-        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(2, width, qkv_features=8, decode=False, rngs=rngs)
+        self.norm1, self.norm2 = (
+            nnx.LayerNorm(width, rngs=rngs),
+            nnx.LayerNorm(width, rngs=rngs),
+        )
+        self.attention = nnx.MultiHeadAttention(
+            2, width, qkv_features=8, decode=False, rngs=rngs
+        )
         self.dense = nnx.Linear(width, width, rngs=rngs)
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
 
@@ -91,14 +129,19 @@ class Stage(nnx.Module):
             if role == "bottom":
                 self.embed = nnx.Embed(11, out, rngs=rngs)
             elif role == "middle":
-                self.narrow, self.block = nnx.Linear(width, out, rngs=rngs), Attention(out, rngs)
+                self.narrow, self.block = (
+                    nnx.Linear(width, out, rngs=rngs),
+                    Attention(out, rngs),
+                )
             else:
                 self.norm = nnx.LayerNorm(width, rngs=rngs)
         elif role != "top":
             if kind == "mlp":
                 self.layer = nnx.Linear(width, out, rngs=rngs)
             else:
-                self.layer = nnx.Conv(width, out, (3, 3), use_bias=False, rngs=rngs)  # BatchNorm takes a bias out again
+                self.layer = nnx.Conv(
+                    width, out, (3, 3), use_bias=False, rngs=rngs
+                )  # BatchNorm takes a bias out again
                 self.norm = nnx.BatchNorm(out, rngs=rngs)
             if kind == "cnn":
                 self.dropout = nnx.Dropout(0.2, rngs=rngs)
@@ -120,7 +163,10 @@ class Stage(nnx.Module):
             case "residual", "bottom":
                 return {"h": nnx.relu(self.norm(self.layer(h))), "skip": self.skip(h)}
             case "residual", "middle":
-                return {"h": nnx.relu(self.norm(self.layer(h["h"]))), "skip": self.skip(h["skip"])}
+                return {
+                    "h": nnx.relu(self.norm(self.layer(h["h"]))),
+                    "skip": self.skip(h["skip"]),
+                }
             case "residual", "top":
                 return self.head((h["h"] + h["skip"]).mean((1, 2)))
             case "transformer", "bottom":
@@ -136,7 +182,11 @@ def role_of(name: str) -> str:
 
 
 def width_of(kind: str, configuration: str, name: str) -> int:
-    first_after_merge = {"vertical": "middle", "extended_vanilla": "middle", "multitask": "top"}.get(configuration, "none")
+    first_after_merge = {
+        "vertical": "middle",
+        "extended_vanilla": "middle",
+        "multitask": "top",
+    }.get(configuration, "none")
     if role_of(name) == "bottom":
         return FIELD[kind][-1]
     return WIDTH[kind] * (2 if name.startswith(first_after_merge) else 1)
@@ -146,7 +196,11 @@ class NnxWhole(nnx.Module):
     def __init__(self, kind, configuration, rngs):
         self.configuration = configuration
         for name in STAGES[configuration]:
-            setattr(self, name, Stage(kind, role_of(name), width_of(kind, configuration, name), rngs))
+            setattr(
+                self,
+                name,
+                Stage(kind, role_of(name), width_of(kind, configuration, name), rngs),
+            )
 
     def flow(self, *fields):
         return flow(self.configuration, lambda name, h: getattr(self, name)(h), fields)
@@ -184,18 +238,28 @@ class LinenStage(linen.Module):
             case "cnn", "top":
                 return linen.Dense(CLASSES)(h.mean((1, 2)))
             case "cnn", _:
-                return linen.Dropout(0.2, deterministic=not train)(norm(linen.Conv(out, (3, 3), use_bias=False)(h)))
+                return linen.Dropout(0.2, deterministic=not train)(
+                    norm(linen.Conv(out, (3, 3), use_bias=False)(h))
+                )
             case "residual", "bottom":
-                return {"h": norm(linen.Conv(out, (3, 3), use_bias=False)(h)), "skip": linen.Conv(out, (1, 1))(h)}
+                return {
+                    "h": norm(linen.Conv(out, (3, 3), use_bias=False)(h)),
+                    "skip": linen.Conv(out, (1, 1))(h),
+                }
             case "residual", "middle":
-                return {"h": norm(linen.Conv(out, (3, 3), use_bias=False)(h["h"])), "skip": linen.Conv(out, (1, 1))(h["skip"])}
+                return {
+                    "h": norm(linen.Conv(out, (3, 3), use_bias=False)(h["h"])),
+                    "skip": linen.Conv(out, (1, 1))(h["skip"]),
+                }
             case "residual", "top":
                 return linen.Dense(CLASSES)((h["h"] + h["skip"]).mean((1, 2)))
             case "transformer", "bottom":
                 return linen.Embed(11, out)(h)
             case "transformer", "middle":
                 h = linen.Dense(out)(h)
-                attended = linen.MultiHeadDotProductAttention(2, qkv_features=8)(linen.LayerNorm()(h))
+                attended = linen.MultiHeadDotProductAttention(2, qkv_features=8)(
+                    linen.LayerNorm()(h)
+                )
                 h = h + linen.Dropout(0.1, deterministic=not train)(attended)
                 return h + linen.gelu(linen.Dense(out)(linen.LayerNorm()(h)))
             case "transformer", "top":
@@ -209,8 +273,10 @@ class LinenOne(linen.Module):
     @linen.compact
     def __call__(self, image, train):
         return flow(
-            self.configuration, lambda name, h: LinenStage(self.kind, role_of(name), name=name)(h, train), (image,)
-        )  # fmt: skip
+            self.configuration,
+            lambda name, h: LinenStage(self.kind, role_of(name), name=name)(h, train),
+            (image,),
+        )
 
 
 class LinenTwo(linen.Module):
@@ -219,8 +285,15 @@ class LinenTwo(linen.Module):
 
     @linen.compact
     def __call__(self, left_field, right_field, train):
-        stages = {name: LinenStage(self.kind, role_of(name), name=name) for name in STAGES[self.configuration]}
-        return flow(self.configuration, lambda name, h: stages[name](h, train), (left_field, right_field))
+        stages = {
+            name: LinenStage(self.kind, role_of(name), name=name)
+            for name in STAGES[self.configuration]
+        }
+        return flow(
+            self.configuration,
+            lambda name, h: stages[name](h, train),
+            (left_field, right_field),
+        )
 
 
 # A problem: data, a whole model with its first values, and the topology that splits it.
@@ -251,16 +324,27 @@ def widen(tree):
     return jax.tree.map(lambda x: x.astype(wide) if x.dtype == jnp.float32 else x, tree)
 
 
-def make_problem(configuration: str, kind: str, flax: str, batch: int = BATCH) -> Problem:
+def make_problem(
+    configuration: str, kind: str, flax: str, batch: int = BATCH
+) -> Problem:
     rng = np.random.default_rng(0)
     two = "left_bottom" in STAGES[configuration]
     names = ("left_field", "right_field") if two else ("image",)
     if kind == "transformer":
-        fields = {n: rng.integers(0, 11, (batch, *FIELD[kind])).astype(np.int32) for n in names}
+        fields = {
+            n: rng.integers(0, 11, (batch, *FIELD[kind])).astype(np.int32)
+            for n in names
+        }
     else:
-        fields = {n: rng.normal(size=(batch, *FIELD[kind])).astype(jnp.result_type(float)) for n in names}
+        fields = {
+            n: rng.normal(size=(batch, *FIELD[kind])).astype(jnp.result_type(float))
+            for n in names
+        }
     tasks = list(WEIGHTS) if configuration == "multitask" else []
-    labels = {n: rng.integers(0, CLASSES, batch).astype(np.int32) for n in [f"label_{t}" for t in tasks] or ["label"]}
+    labels = {
+        n: rng.integers(0, CLASSES, batch).astype(np.int32)
+        for n in [f"label_{t}" for t in tasks] or ["label"]
+    }
     variables = None
     if flax == "nnx":
         whole = (NnxTwo if two else NnxOne)(kind, configuration, nnx.Rngs(0))
@@ -268,11 +352,22 @@ def make_problem(configuration: str, kind: str, flax: str, batch: int = BATCH) -
     else:
         whole = (LinenTwo if two else LinenOne)(kind, configuration)
         variables = widen(whole.init(jax.random.key(0), *fields.values(), train=True))
-    segments = jsplit.split(whole, *fields.values(), variables=variables, outputs=tasks or None)
-    return Problem(configuration, whole, variables, fields, labels, make_topology(configuration, segments))
+    segments = jsplit.split(
+        whole, *fields.values(), variables=variables, outputs=tasks or None
+    )
+    return Problem(
+        configuration,
+        whole,
+        variables,
+        fields,
+        labels,
+        make_topology(configuration, segments),
+    )
 
 
-def make_topology(configuration: str, segments: dict[str, jsplit.Segment]) -> jsplit.Topology:
+def make_topology(
+    configuration: str, segments: dict[str, jsplit.Segment]
+) -> jsplit.Topology:
     s, party = segments, STAGES[configuration]
     bottoms = {"lab": s.get("left"), "clinic": s.get("right")}
     match configuration:
@@ -283,10 +378,19 @@ def make_topology(configuration: str, segments: dict[str, jsplit.Segment]) -> js
         case "vertical":
             return jsplit.vertical(bottoms, s["output"], loss=cross_entropy)
         case "extended_vanilla":
-            return jsplit.extended_vanilla(bottoms, s["between"], s["output"], loss=cross_entropy)
+            return jsplit.extended_vanilla(
+                bottoms, s["between"], s["output"], loss=cross_entropy
+            )
         case "multitask":
             tops = {server: s[server] for server in WEIGHTS}
-            return jsplit.multitask(bottoms, tops, losses=dict.fromkeys(tops, cross_entropy), weights=WEIGHTS)
+            return jsplit.multitask(
+                bottoms,
+                tops,
+                losses=dict.fromkeys(tops, cross_entropy),
+                weights=WEIGHTS,
+            )
         case "multihop":
-            return jsplit.multihop(dict(zip(party.values(), s.values(), strict=True)), loss=cross_entropy)
+            return jsplit.multihop(
+                dict(zip(party.values(), s.values(), strict=True)), loss=cross_entropy
+            )
     raise ValueError(configuration)

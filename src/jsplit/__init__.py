@@ -1,7 +1,15 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
 from jsplit import compress, party, population, rounds, runs
-from jsplit.core.base import Info, Link, Message, PartyState, Segment, Trainer, TrainState
+from jsplit.core.base import (
+    Info,
+    Link,
+    Message,
+    PartyState,
+    Segment,
+    Trainer,
+    TrainState,
+)
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.links import chain, identity, stateless
 from jsplit.costing.plan import Device, Network, plan
@@ -12,7 +20,14 @@ from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.merge import merge, variables
 from jsplit.slicing.split import cut, join, split
-from jsplit.topology.configurations import extended_vanilla, multihop, multitask, u_shaped, vanilla, vertical
+from jsplit.topology.configurations import (
+    extended_vanilla,
+    multihop,
+    multitask,
+    u_shaped,
+    vanilla,
+    vertical,
+)
 from jsplit.topology.decoupled import decoupled
 from jsplit.topology.drawing.draw import figure, mermaid
 from jsplit.topology.graph import Crossing, Topology

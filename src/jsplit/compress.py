@@ -31,7 +31,9 @@ def cast(dtype) -> Link:
         ValueError: if `dtype` is not floating.
     """
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`dtype` must be a floating dtype, got {dtype if dtype is None else jnp.dtype(dtype).name}.")
+        raise ValueError(
+            f"`dtype` must be a floating dtype, got {dtype if dtype is None else jnp.dtype(dtype).name}."
+        )
 
     def encode(value: PyTree, key: jax.Array) -> PyTree:
         return jax.tree.map(lambda x: x.astype(dtype) if is_floating(x) else x, value)
@@ -66,28 +68,40 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
     References:
         Alistarh et al., `QSGD <https://arxiv.org/abs/1610.02132>`_, 2017, section 3.1.
     """
-    if isinstance(bits, bool) or not hasattr(bits, "__index__") or not 2 <= index(bits) <= 8:
+    if (
+        isinstance(bits, bool)
+        or not hasattr(bits, "__index__")
+        or not 2 <= index(bits) <= 8
+    ):
         raise ValueError(f"`bits` must be an integer in 2..8, got {bits!r}.")
     top = 2 ** (bits - 1) - 1
 
     def encode(value: PyTree, key: jax.Array) -> PyTree:
         leaves, structure = jax.tree.flatten(value)
-        payload = [encode_array(x, jax.random.fold_in(key, i)) if is_floating(x) else x for i, x in enumerate(leaves)]
+        payload = [
+            encode_array(x, jax.random.fold_in(key, i)) if is_floating(x) else x
+            for i, x in enumerate(leaves)
+        ]
         return jax.tree.unflatten(structure, payload)
 
     def encode_array(x: jax.Array, key: jax.Array) -> Quantized:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         scale = jnp.max(jnp.abs(x), initial=0) / top
         level = x / jnp.where(scale > 0, scale, 1)
-        level = jnp.floor(level + (jax.random.uniform(key, x.shape, x.dtype) if stochastic else 0.5))
+        level = jnp.floor(
+            level + (jax.random.uniform(key, x.shape, x.dtype) if stochastic else 0.5)
+        )
         level = (jnp.clip(level, -top, top) + top).astype(jnp.uint8)
-        return Quantized(pack(level.ravel(), bits), jnp.where(jnp.isfinite(scale), scale, jnp.nan))
+        return Quantized(
+            pack(level.ravel(), bits), jnp.where(jnp.isfinite(scale), scale, jnp.nan)
+        )
 
     def decode(payload: PyTree, like: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(like)
         arrays = structure.flatten_up_to(payload)
         return structure.unflatten(
-            decode_array(a, shape) if is_floating(shape) else a for a, shape in zip(arrays, leaves, strict=True)
+            decode_array(a, shape) if is_floating(shape) else a
+            for a, shape in zip(arrays, leaves, strict=True)
         )
 
     def decode_array(array: Quantized, like: jax.ShapeDtypeStruct) -> jax.Array:

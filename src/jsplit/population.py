@@ -101,7 +101,9 @@ class Population(NamedTuple):
         Raises:
             ValueError: naming the argument that does not fit.
         """
-        batch, epochs, count = self.check(fields, batch, epochs, steps, clients, dropout, unfinished)
+        batch, epochs, count = self.check(
+            fields, batch, epochs, steps, clients, dropout, unfinished
+        )
         rng = np.random.default_rng([self.seed, number])
         who = np.arange(len(self.records))
         who = rng.permutation(who)[:count] if count < len(who) or shuffled else who
@@ -110,18 +112,35 @@ class Population(NamedTuple):
         weight = np.zeros(at.shape, np.float32)
         for k, c in enumerate(who):
             order, real = epochs_of(
-                self.records[c], np.random.default_rng([self.seed, number, 1 + int(c)]), batch, epochs, steps
+                self.records[c],
+                np.random.default_rng([self.seed, number, 1 + int(c)]),
+                batch,
+                epochs,
+                steps,
             )
-            at[k], weight[k, : len(order)] = np.resize(order, at[k].shape), real  # steps not taken read its own, at weight 0
+            at[k], weight[k, : len(order)] = (
+                np.resize(order, at[k].shape),
+                real,
+            )  # steps not taken read its own, at weight 0
         taken = np.array([full[c] for c in who], np.int32)
         fails = rng.random(count) < dropout
         done = np.where(fails, rng.integers(0, taken), taken).astype(np.int32)
         if unfinished == "discard":
             done = np.where(fails, 0, done).astype(np.int32)
         share = np.array([self.sizes[c] for c in who]) * (done / taken)
-        return Round(fields, at, weight, who.astype(np.int32), done, share.astype(np.float32), len(self.records))
+        return Round(
+            fields,
+            at,
+            weight,
+            who.astype(np.int32),
+            done,
+            share.astype(np.float32),
+            len(self.records),
+        )
 
-    def global_batches(self, fields: Mapping[str, PyTree], number: int, *, batch: int) -> Round:
+    def global_batches(
+        self, fields: Mapping[str, PyTree], number: int, *, batch: int
+    ) -> Round:
         """One pass over all records in batches drawn over all clients together, for `parallel`: GPSL.
 
         Each step reads `batch` records in all, however they fall on the clients; the last reads what is left.
@@ -135,45 +154,77 @@ class Population(NamedTuple):
         all_records = np.concatenate(self.records)
         parts = [order[i : i + batch] for i in range(0, len(order), batch)]
         most = max(np.bincount(owner[p]).max() for p in parts)
-        wide = 1 << int(most - 1).bit_length()  # few different shapes, whatever the draw
-        at = np.stack([np.resize(r, (len(parts), wide)) for r in self.records]).astype(np.int32)  # filled up with its own
+        wide = (
+            1 << int(most - 1).bit_length()
+        )  # few different shapes, whatever the draw
+        at = np.stack([np.resize(r, (len(parts), wide)) for r in self.records]).astype(
+            np.int32
+        )  # filled up with its own
         weight = np.zeros(at.shape, np.float32)
         for s, part in enumerate(parts):
             for c in np.unique(owner[part]):
                 mine = all_records[part[owner[part] == c]]
                 at[c, s, : len(mine)], weight[c, s, : len(mine)] = mine, 1
         count = len(self.records)
-        steps, share = np.full(count, len(parts), np.int32), np.array(self.sizes, np.float32)
-        return Round(fields, at, weight, np.arange(count, dtype=np.int32), steps, share, count)
+        steps, share = (
+            np.full(count, len(parts), np.int32),
+            np.array(self.sizes, np.float32),
+        )
+        return Round(
+            fields, at, weight, np.arange(count, dtype=np.int32), steps, share, count
+        )
 
     def check(
-        self, fields: Any, batch: Any, epochs: Any, steps: Any, clients: Any, dropout: float, unfinished: str
-    ) -> tuple[int, int, int]:  # fmt: skip
+        self,
+        fields: Any,
+        batch: Any,
+        epochs: Any,
+        steps: Any,
+        clients: Any,
+        dropout: float,
+        unfinished: str,
+    ) -> tuple[int, int, int]:
         """Batch, epochs and clients as plain integers."""
         records, most = batch_of(fields), max(map(int, (r.max() for r in self.records)))
         if most >= records:
-            raise ValueError(f"`fields` has {records} records, but the population has one of index {most}.")
+            raise ValueError(
+                f"`fields` has {records} records, but the population has one of index {most}."
+            )
         batch = max(self.sizes) if batch is None else as_positive_int("batch", batch)
-        count = len(self.records) if clients is None else enough(len(self.records), clients, "clients")
+        count = (
+            len(self.records)
+            if clients is None
+            else enough(len(self.records), clients, "clients")
+        )
         if steps is not None:
             as_positive_int("steps", steps)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1), got {dropout!r}.")
         if unfinished not in ("keep", "discard"):
-            raise ValueError(f'`unfinished` must be "keep" or "discard", got {unfinished!r}.')
+            raise ValueError(
+                f'`unfinished` must be "keep" or "discard", got {unfinished!r}.'
+            )
         return batch, as_positive_int("epochs", epochs), count
 
 
 def epochs_of(
-    records: np.ndarray, rng: np.random.Generator, batch: int, epochs: int, steps: int | None
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    records: np.ndarray,
+    rng: np.random.Generator,
+    batch: int,
+    epochs: int,
+    steps: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
     """What one client reads, [steps, batch], and how much it counts."""
     if steps is not None:
         passes = -(-steps * batch // len(records))
-        order = np.concatenate([rng.permutation(records) for _ in range(passes)])[: steps * batch]
+        order = np.concatenate([rng.permutation(records) for _ in range(passes)])[
+            : steps * batch
+        ]
         return order.reshape(steps, batch), np.ones((steps, batch), np.float32)
     whole = -(-len(records) // batch) * batch
-    orders = [np.resize(rng.permutation(records), whole) for _ in range(epochs)]  # the end is filled up from the start
+    orders = [
+        np.resize(rng.permutation(records), whole) for _ in range(epochs)
+    ]  # the end is filled up from the start
     real = np.tile((np.arange(whole) < len(records)).astype(np.float32), epochs)
     return np.concatenate(orders).reshape(-1, batch), real.reshape(-1, batch)
 
@@ -187,11 +238,20 @@ def iid(records: int, clients: int, seed: int = 0) -> Population:
 
 def everyone(records: int, clients: int, seed: int = 0) -> Population:
     """Every client has all records: a test set on which each is evaluated, where they have parameters of their own."""
-    records, clients = as_positive_int("records", records), as_positive_int("clients", clients)
+    records, clients = (
+        as_positive_int("records", records),
+        as_positive_int("clients", clients),
+    )
     return population([np.arange(records)] * clients, seed)
 
 
-def dirichlet(labels: Sequence[int] | np.ndarray, clients: int, alpha: float, seed: int = 0, least: int = 1) -> Population:
+def dirichlet(
+    labels: Sequence[int] | np.ndarray,
+    clients: int,
+    alpha: float,
+    seed: int = 0,
+    least: int = 1,
+) -> Population:
     """Label skew: the records of each class are divided over the clients in proportions drawn from a Dirichlet distribution.
 
     Args:
@@ -207,43 +267,66 @@ def dirichlet(labels: Sequence[int] | np.ndarray, clients: int, alpha: float, se
     """
     labels = np.asarray(labels)
     if labels.ndim != 1:
-        raise ValueError(f"`labels` must be a vector, one for each record, got shape {labels.shape}.")
+        raise ValueError(
+            f"`labels` must be a vector, one for each record, got shape {labels.shape}."
+        )
     clients, rng = enough(len(labels), clients), np.random.default_rng(seed)
 
     def draw() -> list[np.ndarray]:
         parts: list[list] = [[] for _ in range(clients)]
         for label in np.unique(labels):
             mine = rng.permutation(np.flatnonzero(labels == label))
-            for part, piece in zip(parts, divide(mine, rng.dirichlet(np.full(clients, alpha))), strict=True):
+            for part, piece in zip(
+                parts, divide(mine, rng.dirichlet(np.full(clients, alpha))), strict=True
+            ):
                 part.append(piece)
         return [np.concatenate(p) for p in parts]
 
     return drawn(draw, alpha, least, seed)
 
 
-def quantity(records: int, clients: int, alpha: float, seed: int = 0, least: int = 1) -> Population:
+def quantity(
+    records: int, clients: int, alpha: float, seed: int = 0, least: int = 1
+) -> Population:
     """Quantity skew: like `iid`, but the sizes are proportions drawn from a Dirichlet distribution.
 
     References:
         Li et al., `Federated learning on non-IID data silos <https://arxiv.org/abs/2102.02079>`_, 2022.
     """
-    records, clients, rng = as_positive_int("records", records), enough(records, clients), np.random.default_rng(seed)
+    records, clients, rng = (
+        as_positive_int("records", records),
+        enough(records, clients),
+        np.random.default_rng(seed),
+    )
     return drawn(
-        lambda: divide(rng.permutation(records), rng.dirichlet(np.full(clients, alpha))), alpha, least, seed
-    )  # fmt: skip
+        lambda: divide(
+            rng.permutation(records), rng.dirichlet(np.full(clients, alpha))
+        ),
+        alpha,
+        least,
+        seed,
+    )
 
 
 def grouped(groups: Sequence | np.ndarray, seed: int = 0) -> Population:
     """A client for every group that there is: a hospital, a patient. `groups` names that of each record, [records]."""
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if np.ndim(groups) != 1 or not len(names):
-        raise ValueError(f"`groups` must be a vector, one for each record, got shape {np.shape(groups)}.")
-    return Population(tuple(np.flatnonzero(member == i) for i in range(len(names))), tuple(map(str, names)), seed)
+        raise ValueError(
+            f"`groups` must be a vector, one for each record, got shape {np.shape(groups)}."
+        )
+    return Population(
+        tuple(np.flatnonzero(member == i) for i in range(len(names))),
+        tuple(map(str, names)),
+        seed,
+    )
 
 
 def divide(records: np.ndarray, proportions: np.ndarray) -> list[np.ndarray]:
     """Consecutive pieces in these proportions; every record lies in one."""
-    return np.split(records, np.round(np.cumsum(proportions)[:-1] * len(records)).astype(int))
+    return np.split(
+        records, np.round(np.cumsum(proportions)[:-1] * len(records)).astype(int)
+    )
 
 
 def drawn(draw: Any, alpha: float, least: int, seed: int) -> Population:
@@ -254,7 +337,9 @@ def drawn(draw: Any, alpha: float, least: int, seed: int) -> Population:
         parts = draw()
         if min(map(len, parts)) >= as_positive_int("least", least):
             return population(parts, seed)
-    raise ValueError(f"`least` is {least}: in 1000 draws with `alpha` {alpha} some client always had fewer records.")
+    raise ValueError(
+        f"`least` is {least}: in 1000 draws with `alpha` {alpha} some client always had fewer records."
+    )
 
 
 def enough(most: int, clients: int, of: str = "records") -> int:
@@ -264,4 +349,8 @@ def enough(most: int, clients: int, of: str = "records") -> int:
 
 
 def population(parts: Sequence[np.ndarray], seed: int) -> Population:
-    return Population(tuple(map(np.sort, parts)), tuple(f"client {i}" for i in range(len(parts))), seed)
+    return Population(
+        tuple(map(np.sort, parts)),
+        tuple(f"client {i}" for i in range(len(parts))),
+        seed,
+    )

@@ -28,7 +28,13 @@ class Apply(Protocol):
     """`apply(params, state, key, *inputs, train=True) -> (output, new_state)`, a pure function."""
 
     def __call__(
-        self, params: Params, state: State, key: jax.Array | None, /, *inputs: PyTree, train: bool = True
+        self,
+        params: Params,
+        state: State,
+        key: jax.Array | None,
+        /,
+        *inputs: PyTree,
+        train: bool = True,
     ) -> tuple[PyTree, State]: ...
 
 
@@ -169,5 +175,3 @@ class Trainer(NamedTuple):
     evaluate: Callable[..., Info]
     predict: Callable[[TrainState, Mapping[str, PyTree]], Mapping[str, PyTree]]
     config: Any = None
-
-

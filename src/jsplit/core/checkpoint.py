@@ -42,7 +42,10 @@ def save(folder: str | os.PathLike, state: TrainState) -> list[Path]:
         where = folder_of(folder, what)
         if parties:
             where.mkdir(parents=True, exist_ok=True)
-        files += [save_party(file_of(where, party), party, own) for party, own in parties.items()]
+        files += [
+            save_party(file_of(where, party), party, own)
+            for party, own in parties.items()
+        ]
     return files
 
 
@@ -60,7 +63,10 @@ def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
     found = {}
     for what, parties in like._asdict().items():
         where = folder_of(folder, what)
-        found[what] = {party: restore_party(file_of(where, party), party, own) for party, own in parties.items()}
+        found[what] = {
+            party: restore_party(file_of(where, party), party, own)
+            for party, own in parties.items()
+        }
     steps = {party: int(own.step) for party, own in found["parties"].items()}
     if len(set(steps.values())) > 1:
         raise ValueError(f"the files in {folder} stand at different steps: {steps}.")
@@ -85,7 +91,10 @@ def by_path(state: PyTree) -> dict[str, PyTree]:
     def part(key: Any) -> str:
         return quote(jax.tree_util.keystr((key,), simple=True), safe=" .#~:+-")
 
-    return {"/".join(map(part, path)): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    return {
+        "/".join(map(part, path)): x
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
 
 
 def is_key(x: jax.Array) -> bool:
@@ -102,7 +111,9 @@ def save_party(file: Path, party: str, state: PyTree) -> Path:
     for path, x in by_path(state).items():
         dtypes[path] = str(x.dtype)
         data = np.asarray(jax.random.key_data(x) if is_key(x) else x)
-        arrays[path] = data if plain(data.dtype) else data.reshape(*data.shape, 1).view(np.uint8)
+        arrays[path] = (
+            data if plain(data.dtype) else data.reshape(*data.shape, 1).view(np.uint8)
+        )
     about = json.dumps({"format": FORMAT, "party": party, "dtypes": dtypes})
     temporary = file.with_suffix(".tmp")
     try:
@@ -133,12 +144,17 @@ def restore_party(file: Path, party: str, like: PyTree) -> Any:
     if about.get("format") != FORMAT:
         raise ValueError(f"{file} is not a jsplit checkpoint.")
     if about["party"] != party:
-        raise ValueError(f"{file} is of the party `{about['party']}`, expected `{party}`.")
+        raise ValueError(
+            f"{file} is of the party `{about['party']}`, expected `{party}`."
+        )
     wanted = by_path(like)
     for path in sorted(wanted.keys() ^ about["dtypes"].keys()):
         where = "lacks" if path in wanted else "has"
         raise ValueError(f"{file} is of another model: it {where} `{path}`.")
-    leaves = [array_of(file, path, arrays[path], about["dtypes"][path], x) for path, x in wanted.items()]
+    leaves = [
+        array_of(file, path, arrays[path], about["dtypes"][path], x)
+        for path, x in wanted.items()
+    ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -148,18 +164,26 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with READING, open(file, "rb") as f, np.load(f, allow_pickle=False) as found:
             arrays = {path: found[path] for path in found.files}
         return json.loads(str(arrays.pop(ABOUT, "{}"))), arrays
-    except Exception as error:  # NumPy and zipfile raise many kinds for a file that is not whole
+    except (
+        Exception
+    ) as error:  # NumPy and zipfile raise many kinds for a file that is not whole
         raise ValueError(f"{file} is not a whole jsplit checkpoint: {error}") from error
 
 
-def array_of(file: Path, path: str, data: np.ndarray, dtype: str, like: jax.Array) -> jax.Array:
+def array_of(
+    file: Path, path: str, data: np.ndarray, dtype: str, like: jax.Array
+) -> jax.Array:
     if dtype != str(like.dtype):
         raise ValueError(f"{file}: `{path}` is {dtype}, expected {like.dtype}.")
     if is_key(like):
-        value = jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
+        value = jax.random.wrap_key_data(
+            jnp.asarray(data), impl=jax.random.key_impl(like)
+        )
     else:
         kind = np.dtype(like.dtype)
         value = jnp.asarray(data if plain(kind) else data.view(kind)[..., 0])
     if value.shape != like.shape:
-        raise ValueError(f"{file}: `{path}` is {dtype}{list(value.shape)}, expected {like.dtype}{list(like.shape)}.")
+        raise ValueError(
+            f"{file}: `{path}` is {dtype}{list(value.shape)}, expected {like.dtype}{list(like.shape)}."
+        )
     return value

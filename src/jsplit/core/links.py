@@ -9,9 +9,14 @@ import jax
 from jsplit.core.base import Link, PyTree, State
 
 
-def stateless(encode: Callable[[PyTree, jax.Array], PyTree], decode: Callable[[PyTree, PyTree], PyTree]) -> Link:
+def stateless(
+    encode: Callable[[PyTree, jax.Array], PyTree],
+    decode: Callable[[PyTree, PyTree], PyTree],
+) -> Link:
     """A `Link` without memory from `encode(value, key) -> payload` and `decode(payload, like) -> value`."""
-    return Link(lambda like: (), lambda state, value, key: (encode(value, key), state), decode)
+    return Link(
+        lambda like: (), lambda state, value, key: (encode(value, key), state), decode
+    )
 
 
 def chain(*links: Link) -> Link:
@@ -25,7 +30,9 @@ def chain(*links: Link) -> Link:
         for link in links:
             likes.append(like)
             states.append(link.init(like))
-            like, _ = jax.eval_shape(link.encode, states[-1], like, jax.eval_shape(jax.random.key, 0))
+            like, _ = jax.eval_shape(
+                link.encode, states[-1], like, jax.eval_shape(jax.random.key, 0)
+            )
         return tuple(states), likes
 
     def encode(state: State, value: PyTree, key: jax.Array) -> tuple[PyTree, State]:
@@ -40,7 +47,11 @@ def chain(*links: Link) -> Link:
             payload = link.decode(payload, shape)
         return payload
 
-    return links[0] if len(links) == 1 else Link(lambda like: walk(like)[0], encode, decode)
+    return (
+        links[0]
+        if len(links) == 1
+        else Link(lambda like: walk(like)[0], encode, decode)
+    )
 
 
 identity = chain()

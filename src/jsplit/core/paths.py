@@ -22,8 +22,13 @@ class Leaves(NamedTuple):
 
 def by_path(tree: PyTree) -> Leaves:
     pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
-    paths = [tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path) for path, _ in pairs]
-    return Leaves([path or ("value",) for path in paths], [leaf for _, leaf in pairs], structure)
+    paths = [
+        tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path)
+        for path, _ in pairs
+    ]
+    return Leaves(
+        [path or ("value",) for path in paths], [leaf for _, leaf in pairs], structure
+    )
 
 
 def nest(paths: Sequence[Path], leaves: Sequence[Any]) -> dict:

@@ -16,13 +16,23 @@ from jsplit.core.base import PyTree
 def checked_mesh(mesh: Any, name: str = "`mesh`") -> Mesh:
     """The mesh, its axes such that where arrays lie is no part of their type."""
     if not isinstance(mesh, Mesh):
-        raise ValueError(f"{name} must be a jax.sharding.Mesh, got {type(mesh).__name__}.")
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+        raise ValueError(
+            f"{name} must be a jax.sharding.Mesh, got {type(mesh).__name__}."
+        )
+    return Mesh(
+        mesh.devices,
+        mesh.axis_names,
+        axis_types=(AxisType.Auto,) * len(mesh.axis_names),
+    )
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Every array whole on every device of the mesh; without one, as it is."""
-    return tree if mesh is None else jax.tree.map(lambda x: place_array(x, NamedSharding(mesh, jax.P())), tree)
+    return (
+        tree
+        if mesh is None
+        else jax.tree.map(lambda x: place_array(x, NamedSharding(mesh, jax.P())), tree)
+    )
 
 
 def shard_batch(tree: PyTree, mesh: Mesh | None, *axes: str) -> PyTree:
@@ -45,14 +55,20 @@ def place_array(x: Any, sharding: NamedSharding) -> Any:
         return jax.lax.with_sharding_constraint(x, sharding)
     if isinstance(x, jax.Array) and x.sharding == sharding:
         return x
-    if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+    if sharding.is_fully_addressable or (
+        isinstance(x, jax.Array) and not x.is_fully_addressable
+    ):
         return jax.device_put(x, sharding)
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(place_array(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+        return jax.random.wrap_key_data(
+            place_array(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x)
+        )
     x = np.asarray(x, jnp.result_type(x))
     return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
 
 def default_mesh() -> Mesh:
     """The default device, as a mesh of one."""
-    return Mesh(np.array([*jnp.zeros(()).devices()]), ("batch",), axis_types=(AxisType.Auto,))
+    return Mesh(
+        np.array([*jnp.zeros(()).devices()]), ("batch",), axis_types=(AxisType.Auto,)
+    )

@@ -22,7 +22,13 @@ def plain(x: Any) -> Any:
         return {k: plain(v) for k, v in x.items()}
     if isinstance(x, (tuple, list)):
         return [plain(v) for v in x]
-    return x if isinstance(x, (int, float, str)) or x is None else x.item() if isinstance(x, np.number) else str(x)
+    return (
+        x
+        if isinstance(x, (int, float, str)) or x is None
+        else x.item()
+        if isinstance(x, np.number)
+        else str(x)
+    )
 
 
 def si(x: float) -> str:
@@ -38,7 +44,10 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table: the first column to the left, the others to the right."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     return [
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            c.rjust(w) if i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in (columns, *rows)
     ]
 
@@ -53,14 +62,25 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     from matplotlib.ticker import EngFormatter
 
     count = max(len(rows) for rows in panels.values())
-    drawn = Figure(figsize=(3.6 * len(panels) + 1, 0.42 * count + 1.5), layout="constrained")
+    drawn = Figure(
+        figsize=(3.6 * len(panels) + 1, 0.42 * count + 1.5), layout="constrained"
+    )
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
-        parts = list(dict.fromkeys(part for row in rows.values() for part, x in row.items() if x))
+        parts = list(
+            dict.fromkeys(part for row in rows.values() for part, x in row.items() if x)
+        )
         left = dict.fromkeys(rows, 0.0)
         for part, colour in zip(parts, COLOURS, strict=False):
             values = {name: row.get(part, 0.0) for name, row in rows.items()}
-            ax.barh(list(values), list(values.values()), left=[left[n] for n in values], height=0.6, color=colour, label=part)
+            ax.barh(
+                list(values),
+                list(values.values()),
+                left=[left[n] for n in values],
+                height=0.6,
+                color=colour,
+                label=part,
+            )
             left = {n: left[n] + x for n, x in values.items()}
         ax.set_title(title, fontsize=10, color=INK)
         ax.xaxis.set_major_formatter(EngFormatter())
@@ -69,12 +89,20 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
         ax.grid(axis="x", color="#E8E8E8")
         ax.set_axisbelow(True)
         ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8, frameon=False)
+        ax.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=2,
+            fontsize=8,
+            frameon=False,
+        )
     axes[0].invert_yaxis()
     return drawn
 
 
-def scatter(points: Sequence[tuple[float, float, str, bool, bool]], xlabel: str, ylabel: str) -> Figure:
+def scatter(
+    points: Sequence[tuple[float, float, str, bool, bool]], xlabel: str, ylabel: str
+) -> Figure:
     """Points on two logarithmic axes; those on the front are joined, numbered and named, those that do not fit are hollow.
 
     Args:
@@ -87,14 +115,40 @@ def scatter(points: Sequence[tuple[float, float, str, bool, bool]], xlabel: str,
     ax = drawn.subplots()
     front = sorted(p for p in points if p[3])
     for chosen, style in (
-        ([p for p in points if p[4] and not p[3]], {"marker": "o", "color": GREY, "label": "fits"}),
-        ([p for p in points if not p[4]], {"marker": "o", "mfc": "none", "color": GREY, "label": "too large for the client"}),
-        (front, {"marker": "D", "color": COLOURS[0], "ls": "--", "lw": 1, "label": "Pareto front"}),
+        (
+            [p for p in points if p[4] and not p[3]],
+            {"marker": "o", "color": GREY, "label": "fits"},
+        ),
+        (
+            [p for p in points if not p[4]],
+            {
+                "marker": "o",
+                "mfc": "none",
+                "color": GREY,
+                "label": "too large for the client",
+            },
+        ),
+        (
+            front,
+            {
+                "marker": "D",
+                "color": COLOURS[0],
+                "ls": "--",
+                "lw": 1,
+                "label": "Pareto front",
+            },
+        ),
     ):
         if chosen:
-            ax.plot([p[0] for p in chosen], [p[1] for p in chosen], **{"ls": "none", "ms": 6, **style})
+            ax.plot(
+                [p[0] for p in chosen],
+                [p[1] for p in chosen],
+                **{"ls": "none", "ms": 6, **style},
+            )
     for i, (x, y, name, *_) in enumerate(front, start=1):
-        ax.annotate(str(i), (x, y), (6, 5), textcoords="offset points", fontsize=9, color=INK)
+        ax.annotate(
+            str(i), (x, y), (6, 5), textcoords="offset points", fontsize=9, color=INK
+        )
         ax.plot([], [], ls="none", label=f"{i}  {name}")
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     for axis in (ax.xaxis, ax.yaxis):

@@ -13,7 +13,9 @@ from jsplit.core.base import PyTree
 
 def abstract(tree: PyTree) -> PyTree:
     """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
+    )
 
 
 def nbytes(tree: PyTree) -> int:
@@ -38,7 +40,12 @@ def frame_bytes(payload: PyTree) -> int:
 
 def describe(shapes: PyTree) -> str:
     """Shapes and dtypes in words: `float32[8,3]`, several in the order of their leaves."""
-    return " and ".join(f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(shapes)) or "nothing"
+    return (
+        " and ".join(
+            f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(shapes)
+        )
+        or "nothing"
+    )
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:
@@ -48,16 +55,26 @@ def batch_of(fields: Mapping[str, PyTree]) -> int:
         for x in jax.tree.leaves(value):
             shape = jnp.shape(x)
             if not shape and isinstance(value, (list, tuple)):
-                raise ValueError(f"`{name}` must be an array, got a {type(value).__name__}; make one by np.asarray.")
+                raise ValueError(
+                    f"`{name}` must be an array, got a {type(value).__name__}; make one by np.asarray."
+                )
             if not shape:
-                raise ValueError(f"`{name}` has no batch axis: it is a scalar; the leading axis of each value is the batch.")
+                raise ValueError(
+                    f"`{name}` has no batch axis: it is a scalar; the leading axis of each value is the batch."
+                )
             if sizes.setdefault(name, shape[0]) != shape[0]:
-                raise ValueError(f"batch axes differ: `{name}` has {sizes[name]} and {shape[0]} examples.")
+                raise ValueError(
+                    f"batch axes differ: `{name}` has {sizes[name]} and {shape[0]} examples."
+                )
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"batch axes differ: {', '.join(f'`{n}` has {s}' for n, s in sizes.items())} examples.")
+        raise ValueError(
+            f"batch axes differ: {', '.join(f'`{n}` has {s}' for n, s in sizes.items())} examples."
+        )
     size = next(iter(sizes.values()), None)
     if size is None or (isinstance(size, int) and size < 1):
-        raise ValueError(f"the batch is empty: {', '.join(f'`{n}`' for n in fields) or 'no field'} has no examples.")
+        raise ValueError(
+            f"the batch is empty: {', '.join(f'`{n}`' for n in fields) or 'no field'} has no examples."
+        )
     return size
 
 
@@ -65,7 +82,9 @@ def inexact_part(tree: PyTree) -> PyTree:
     """The part of a pytree that can be differentiated: `None` in the place of every other leaf.
 
     Cotangents and gradients have this form; `combine` is the inverse."""
-    return jax.tree.map(lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, tree)
+    return jax.tree.map(
+        lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, tree
+    )
 
 
 def combine(tree: PyTree, part: PyTree) -> PyTree:
@@ -86,4 +105,9 @@ def is_floating(x: Any) -> bool:
 
 def narrow(tree: PyTree, dtype: Any) -> PyTree:
     """The floating arrays and numbers of a pytree cast to `dtype`."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if isinstance(x, float) or is_floating(x) else x, tree)
+    return jax.tree.map(
+        lambda x: (
+            jnp.asarray(x, dtype) if isinstance(x, float) or is_floating(x) else x
+        ),
+        tree,
+    )

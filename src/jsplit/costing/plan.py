@@ -88,19 +88,36 @@ class Plan:
         return json.dumps([plain(c) for c in self.choices], indent=1)
 
     def __str__(self) -> str:
-        columns = ["cut", "front", "seconds", "bytes", "MACs", "FLOPs", "memory", "leakage"]
+        columns = [
+            "cut",
+            "front",
+            "seconds",
+            "bytes",
+            "MACs",
+            "FLOPs",
+            "memory",
+            "leakage",
+        ]
         rows = [
             [
-                c.point.name, "*" if c.front else "" if c.fits else "too large", f"{c.seconds:.4g}", si(c.bytes),
-                si(c.work.macs), si(c.work.flops), si(c.memory), "" if c.leakage is None else f"{c.leakage:.3g}",
+                c.point.name,
+                "*" if c.front else "" if c.fits else "too large",
+                f"{c.seconds:.4g}",
+                si(c.bytes),
+                si(c.work.macs),
+                si(c.work.flops),
+                si(c.memory),
+                "" if c.leakage is None else f"{c.leakage:.3g}",
             ]
             for c in self.choices
-        ]  # fmt: skip
+        ]
         return "\n".join(aligned(columns, rows))
 
     def figure(self) -> Figure:
         """Client FLOPs against bytes of a step, both logarithmic, the front marked."""
-        points = [(c.work.flops, c.bytes, c.point.name, c.front, c.fits) for c in self.choices]
+        points = [
+            (c.work.flops, c.bytes, c.point.name, c.front, c.fits) for c in self.choices
+        ]
         return scatter(points, "client FLOPs per step", "bytes per step, both ways")
 
 
@@ -133,27 +150,59 @@ def plan(
     Raises:
         ValueError: naming the argument that does not fit, or if the model has no cut point.
     """
-    for name, value, wanted in (("client", client, Device), ("link", link, Network), ("server", server or client, Device)):
+    for name, value, wanted in (
+        ("client", client, Device),
+        ("link", link, Network),
+        ("server", server or client, Device),
+    ):
         if not isinstance(value, wanted):
-            raise ValueError(f"`{name}` must be a jsplit.{wanted.__name__}, got {type(value).__name__}.")
-        if not all(isinstance(x, Real) for x in value) or not value[0] > 0 or not value[1] >= 0:
+            raise ValueError(
+                f"`{name}` must be a jsplit.{wanted.__name__}, got {type(value).__name__}."
+            )
+        if (
+            not all(isinstance(x, Real) for x in value)
+            or not value[0] > 0
+            or not value[1] >= 0
+        ):
             raise ValueError(f"`{name}` must be positive numbers, got {value}.")
     ways = (
-        (encoding, encoding) if isinstance(encoding, Link) else tuple(encoding) if isinstance(encoding, (tuple, list)) else ()
+        (encoding, encoding)
+        if isinstance(encoding, Link)
+        else tuple(encoding)
+        if isinstance(encoding, (tuple, list))
+        else ()
     )
     if len(ways) != 2 or not all(x is None or isinstance(x, Link) for x in ways):
-        raise ValueError(f"`encoding` must be a Link or a pair of them (activation, cotangent), got {encoding!r}.")
+        raise ValueError(
+            f"`encoding` must be a Link or a pair of them (activation, cotangent), got {encoding!r}."
+        )
     if leakage is not None and not callable(leakage):
-        raise ValueError(f"`leakage` must be a function of a CutPoint, got {type(leakage).__name__}.")
+        raise ValueError(
+            f"`leakage` must be a function of a CutPoint, got {type(leakage).__name__}."
+        )
     check_mode(backward)
-    points = cut_points(model, *example, outputs=outputs, shared_inputs=shared_inputs, **options)
-    points = [p for p in points if p.params]  # what comes before is the raw input, in other words
+    points = cut_points(
+        model, *example, outputs=outputs, shared_inputs=shared_inputs, **options
+    )
+    points = [
+        p for p in points if p.params
+    ]  # what comes before is the raw input, in other words
     if not points:
         raise ValueError(
             "`model` has no cut point with parameters before it: no single value separates its input from its output."
         )
-    made = split(model, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs, **options)
-    chain = Topology([*(Node(n, s, "client") for n, s in made.items()), *objective(made, points)], holds(made, example))
+    made = split(
+        model,
+        *example,
+        cuts=points,
+        outputs=outputs,
+        shared_inputs=shared_inputs,
+        **options,
+    )
+    chain = Topology(
+        [*(Node(n, s, "client") for n, s in made.items()), *objective(made, points)],
+        holds(made, example),
+    )
     config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
     fields = dict(zip(chain.fields, map(abstract, example), strict=True))
     state, batch = initial_shapes(config, fields), batch_of(fields)
@@ -162,21 +211,61 @@ def plan(
 
     choices, params, statistics, kept, work, again = [], {}, {}, {}, NOTHING, NOTHING
     for point in points:
-        params[point.name], statistics[point.name] = own.params[point.name], own.state[point.name]
+        params[point.name], statistics[point.name] = (
+            own.params[point.name],
+            own.state[point.name],
+        )
         for t in walk.traced:
             if t.op.label in (f"forward {point.name}", f"backward {point.name}"):
                 work, kept = work + t.work, kept | dict(t.kept)
-                again = again + t.work if t.kind == "forward" and backward == "recompute" else again
-        lasting = nbytes((params, statistics, jax.eval_shape(config.optimizer["client"].init, params)))
-        memory = lasting + (sum(kept.values()) if backward == "residuals" else nbytes(fields))
-        sent = sum(size_of(way or identity, jax.ShapeDtypeStruct((batch, *point.shape), point.dtype)) for way in ways)
-        seconds = (work + again).flops / client.flops + 2 * link.latency + 8 * sent / link.bits
+                again = (
+                    again + t.work
+                    if t.kind == "forward" and backward == "recompute"
+                    else again
+                )
+        lasting = nbytes(
+            (
+                params,
+                statistics,
+                jax.eval_shape(config.optimizer["client"].init, params),
+            )
+        )
+        memory = lasting + (
+            sum(kept.values()) if backward == "residuals" else nbytes(fields)
+        )
+        sent = sum(
+            size_of(
+                way or identity,
+                jax.ShapeDtypeStruct((batch, *point.shape), point.dtype),
+            )
+            for way in ways
+        )
+        seconds = (
+            (work + again).flops / client.flops
+            + 2 * link.latency
+            + 8 * sent / link.bits
+        )
         seconds += (total.flops - work.flops) / server.flops if server else 0.0
         score = None if leakage is None else float(leakage(point))
         if score is not None and isnan(score):
-            raise ValueError(f"`leakage` gives no number for the cut point `{point.name}`.")
-        choices.append(Choice(point, seconds, sent, work + again, memory, score, memory <= client.memory))
-    marked = [c._replace(front=c.fits and not any(better(o, c) for o in choices)) for c in choices]
+            raise ValueError(
+                f"`leakage` gives no number for the cut point `{point.name}`."
+            )
+        choices.append(
+            Choice(
+                point,
+                seconds,
+                sent,
+                work + again,
+                memory,
+                score,
+                memory <= client.memory,
+            )
+        )
+    marked = [
+        c._replace(front=c.fits and not any(better(o, c) for o in choices))
+        for c in choices
+    ]
     return Plan(tuple(sorted(marked, key=lambda c: (not c.fits, c.seconds, c.bytes))))
 
 
@@ -184,7 +273,11 @@ def objective(made: Mapping[str, Any], points: Sequence[CutPoint]) -> list[Loss]
     """Some loss on every output, so that there is a backward pass."""
 
     def mean(output: PyTree) -> jax.Array:
-        found = [jnp.mean(x.astype(jnp.float32)) for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        found = [
+            jnp.mean(x.astype(jnp.float32))
+            for x in jax.tree.leaves(output)
+            if jnp.issubdtype(x.dtype, jnp.inexact)
+        ]
         return sum(found, jnp.float32(0))
 
     names = {p.name for p in points}
@@ -192,17 +285,27 @@ def objective(made: Mapping[str, Any], points: Sequence[CutPoint]) -> list[Loss]
 
 
 def holds(made: Mapping[str, Any], example: Sequence[PyTree]) -> dict[str, list[str]]:
-    return {"client": list(dict.fromkeys(i for s in made.values() for i in s.inputs if i not in made))}
+    return {
+        "client": list(
+            dict.fromkeys(i for s in made.values() for i in s.inputs if i not in made)
+        )
+    }
 
 
 def size_of(encoding: Link, like: jax.ShapeDtypeStruct) -> int:
     """Bytes of one message: the encoded value and its frame."""
     key = jax.eval_shape(jax.random.key, 0)
-    payload, _ = jax.eval_shape(lambda x, key: encoding.encode(encoding.init(like), x, key), like, key)
+    payload, _ = jax.eval_shape(
+        lambda x, key: encoding.encode(encoding.init(like), x, key), like, key
+    )
     return nbytes(payload) + frame_bytes(payload)
 
 
 def better(a: Choice, b: Choice) -> bool:
     """Whether `a` fits and is as good as `b` in everything and better in something."""
     ours, theirs = ((c.seconds, c.bytes, c.leakage or 0.0) for c in (a, b))
-    return a.fits and ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
+    return (
+        a.fits
+        and ours != theirs
+        and all(x <= y for x, y in zip(ours, theirs, strict=True))
+    )

@@ -41,7 +41,9 @@ NOTHING = Work(0, 0.0)
 
 def check_mode(backward: str) -> None:
     if backward not in MODES:
-        raise ValueError(f'`backward` must be "residuals" or "recompute", got {backward!r}.')
+        raise ValueError(
+            f'`backward` must be "residuals" or "recompute", got {backward!r}.'
+        )
 
 
 class PartyCost(NamedTuple):
@@ -76,7 +78,13 @@ class PartyCost(NamedTuple):
     def memory(self, backward: str = "residuals") -> int:
         """All bytes in one backward mode."""
         check_mode(backward)
-        return self.params + self.statistics + self.optimizer + self.links + self.activations[backward]
+        return (
+            self.params
+            + self.statistics
+            + self.optimizer
+            + self.links
+            + self.activations[backward]
+        )
 
 
 @dataclass(frozen=True)
@@ -107,15 +115,26 @@ class Cost:
 
     def to_json(self) -> str:
         """All of it as a JSON object."""
-        messages = [{**m._asdict(), "shape": plain(m.shape), "dtype": plain(m.dtype)} for m in self.messages]
-        return json.dumps({"batch": self.batch, "parties": plain(self.parties), "messages": messages}, indent=1)
+        messages = [
+            {**m._asdict(), "shape": plain(m.shape), "dtype": plain(m.dtype)}
+            for m in self.messages
+        ]
+        return json.dumps(
+            {"batch": self.batch, "parties": plain(self.parties), "messages": messages},
+            indent=1,
+        )
 
     def figure(self, backward: str = "residuals") -> Figure:
         """Bars by party: arithmetic, bytes of a step, and memory in one backward mode."""
         check_mode(backward)
         parties = self.parties.items()
         work = {
-            n: {"forward": p.forward.macs, "backward": p.backward[backward].macs, "other": p.other.macs} for n, p in parties
+            n: {
+                "forward": p.forward.macs,
+                "backward": p.backward[backward].macs,
+                "other": p.other.macs,
+            }
+            for n, p in parties
         }
         sizes = {
             n: {
@@ -127,23 +146,64 @@ class Cost:
         }
         messages = {n: {"sent": p.sent, "received": p.received} for n, p in parties}
         title = f"memory, bytes ({backward})"
-        return bars({"multiply-accumulates": work, "messages, bytes": messages, title: sizes})
+        return bars(
+            {"multiply-accumulates": work, "messages, bytes": messages, title: sizes}
+        )
 
     def __str__(self) -> str:
         parties = [*self.parties.items(), ("all", self.total)]
         stages = ["forward", "backward", "recompute", "other"]
-        memory = ["sent", "received", "parameters", "statistics", "optimizer", "links", "kept", "kept, recompute"]
+        memory = [
+            "sent",
+            "received",
+            "parameters",
+            "statistics",
+            "optimizer",
+            "links",
+            "kept",
+            "kept, recompute",
+        ]
         lines = [f"one step of {self.batch} records"]
-        for title, of in (("multiply-accumulates", lambda w: w.macs), ("FLOPs by XLA", lambda w: w.flops)):
-            rows = [[n, *(si(of(w)) for w in (p.forward, *(p.backward[m] for m in MODES), p.other))] for n, p in parties]
+        for title, of in (
+            ("multiply-accumulates", lambda w: w.macs),
+            ("FLOPs by XLA", lambda w: w.flops),
+        ):
+            rows = [
+                [
+                    n,
+                    *(
+                        si(of(w))
+                        for w in (p.forward, *(p.backward[m] for m in MODES), p.other)
+                    ),
+                ]
+                for n, p in parties
+            ]
             lines += ["", *aligned([title, *stages], rows)]
         rows = []
         for n, p in parties:
             lasting = p.params, p.statistics, p.optimizer, p.links
-            rows.append([n, *map(si, (p.sent, p.received, *lasting, *(p.activations[m] for m in MODES)))])
+            rows.append(
+                [
+                    n,
+                    *map(
+                        si,
+                        (
+                            p.sent,
+                            p.received,
+                            *lasting,
+                            *(p.activations[m] for m in MODES),
+                        ),
+                    ),
+                ]
+            )
         lines += ["", *aligned(["bytes", *memory], rows)]
-        rows = [[f"{m.kind} {m.name}", m.sender, m.receiver, si(m.bytes), str(m.frame)] for m in self.messages]
-        return "\n".join([*lines, "", *aligned(["message", "from", "to", "payload", "frame"], rows)])
+        rows = [
+            [f"{m.kind} {m.name}", m.sender, m.receiver, si(m.bytes), str(m.frame)]
+            for m in self.messages
+        ]
+        return "\n".join(
+            [*lines, "", *aligned(["message", "from", "to", "payload", "frame"], rows)]
+        )
 
 
 def add(parties: Iterable[PartyCost]) -> PartyCost:

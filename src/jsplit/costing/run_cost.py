@@ -53,14 +53,32 @@ class RunCost:
     def mean(self) -> Mapping[str, float]:
         """Of one client, on average: `macs`, `flops`, `sent`, `received`, `bytes` (both ways), `weights`, `memory`."""
         n = len(self.clients)
-        sums = {what: sum(getattr(c, what) for c in self.clients) for what in ("sent", "received", "weights", "memory")}
-        sums |= {what: sum(getattr(c.work, what) for c in self.clients) for what in ("macs", "flops")}
-        return {what: x / n for what, x in (sums | {"bytes": sums["sent"] + sums["received"]}).items()}
+        sums = {
+            what: sum(getattr(c, what) for c in self.clients)
+            for what in ("sent", "received", "weights", "memory")
+        }
+        sums |= {
+            what: sum(getattr(c.work, what) for c in self.clients)
+            for what in ("macs", "flops")
+        }
+        return {
+            what: x / n
+            for what, x in (sums | {"bytes": sums["sent"] + sums["received"]}).items()
+        }
 
     def to_json(self) -> str:
         """All of it as a JSON object."""
-        server = dict(zip(("work", "sent", "received"), map(plain, self.server), strict=True))
-        return json.dumps({"algorithm": self.algorithm, "clients": plain(self.clients), "server": server}, indent=1)
+        server = dict(
+            zip(("work", "sent", "received"), map(plain, self.server), strict=True)
+        )
+        return json.dumps(
+            {
+                "algorithm": self.algorithm,
+                "clients": plain(self.clients),
+                "server": server,
+            },
+            indent=1,
+        )
 
     def __str__(self) -> str:
         return table([self])
@@ -68,7 +86,16 @@ class RunCost:
 
 def table(runs: Sequence[RunCost]) -> str:
     """Several runs, a line each: what one client pays on average."""
-    columns = ["on average, a client of", "steps", "MACs", "FLOPs", "bytes sent", "received", "weights, both ways", "memory"]
+    columns = [
+        "on average, a client of",
+        "steps",
+        "MACs",
+        "FLOPs",
+        "bytes sent",
+        "received",
+        "weights, both ways",
+        "memory",
+    ]
     rows = []
     for r in runs:
         m, steps = r.mean, sum(c.steps for c in r.clients) / len(r.clients)

@@ -15,7 +15,16 @@ from jsplit.core.trees import frame_bytes, nbytes
 from jsplit.costing.records import NOTHING, Cost, PartyCost, Work, check_mode
 from jsplit.costing.run_cost import ClientRun, RunCost, table
 
-__all__ = ["ClientRun", "RunCost", "fedavg", "large_batch_sgd", "parallel", "splitfed", "table", "take_turns"]
+__all__ = [
+    "ClientRun",
+    "RunCost",
+    "fedavg",
+    "large_batch_sgd",
+    "parallel",
+    "splitfed",
+    "table",
+    "take_turns",
+]
 
 HANDOFFS = ("peer", "server", "none")
 BOTTOMS = ("own", "shared")
@@ -52,22 +61,39 @@ def take_turns(
     records, epochs = check(records, backward, epochs=epochs)
     mine = site(cost, client)
     if handoff not in HANDOFFS:
-        raise ValueError(f"`handoff` must be one of {', '.join(HANDOFFS)}, got {handoff!r}.")
-    weights = 0 if handoff == "none" or len(records) == 1 else sum(size_of(cost.state.parties[p][:3]) for p in mine)
+        raise ValueError(
+            f"`handoff` must be one of {', '.join(HANDOFFS)}, got {handoff!r}."
+        )
+    weights = (
+        0
+        if handoff == "none" or len(records) == 1
+        else sum(size_of(cost.state.parties[p][:3]) for p in mine)
+    )
 
     def moved(k: int, steps: int) -> tuple[int, int]:
         """The last turn of all hands nothing over, and the first starts from the seed."""
-        return (epochs - (k == len(records) - 1)) * weights, (epochs - (k == 0)) * weights
+        return (epochs - (k == len(records) - 1)) * weights, (
+            epochs - (k == 0)
+        ) * weights
 
     clients, server = with_others(cost, records, mine, backward, epochs, moved)
     relayed = (epochs * len(records) - 1) * weights if handoff == "server" else 0
-    return RunCost(f"split learning, hand-off {handoff}", clients, (server[0], server[1] + relayed, server[2] + relayed))
+    return RunCost(
+        f"split learning, hand-off {handoff}",
+        clients,
+        (server[0], server[1] + relayed, server[2] + relayed),
+    )
 
 
 def parallel(
-    cost: Cost, records: Sequence[int], *, client: str | Sequence[str], epochs: int = 1, bottoms: str = "own",
+    cost: Cost,
+    records: Sequence[int],
+    *,
+    client: str | Sequence[str],
+    epochs: int = 1,
+    bottoms: str = "own",
     backward: str = "residuals",
-) -> RunCost:  # fmt: skip
+) -> RunCost:
     """Parallel split learning: every step is one of all clients, each on a batch of its own.
 
     Each client sends and receives what it does in turns, and hands nothing over. What the other parties compute on all
@@ -84,19 +110,40 @@ def parallel(
     records, epochs = check(records, backward, epochs=epochs)
     mine = site(cost, client)
     if bottoms not in BOTTOMS:
-        raise ValueError(f"`bottoms` must be one of {', '.join(BOTTOMS)}, got {bottoms!r}.")
-    weights = sum(size_of(cost.state.parties[p].params) for p in mine) if bottoms == "shared" else 0
+        raise ValueError(
+            f"`bottoms` must be one of {', '.join(BOTTOMS)}, got {bottoms!r}."
+        )
+    weights = (
+        sum(size_of(cost.state.parties[p].params) for p in mine)
+        if bottoms == "shared"
+        else 0
+    )
     clients, (work, sent, received) = with_others(
-        cost, records, mine, backward, epochs, lambda k, steps: (steps * weights, steps * weights)
+        cost,
+        records,
+        mine,
+        backward,
+        epochs,
+        lambda k, steps: (steps * weights, steps * weights),
     )
     moved = weights * sum(c.steps for c in clients)
-    return RunCost(f"parallel split learning, bottoms {bottoms}", clients, (work, sent + moved, received + moved))
+    return RunCost(
+        f"parallel split learning, bottoms {bottoms}",
+        clients,
+        (work, sent + moved, received + moved),
+    )
 
 
 def splitfed(
-    cost: Cost, records: Sequence[int], *, client: str | Sequence[str], rounds: int = 1, epochs: int = 1, version: int = 1,
+    cost: Cost,
+    records: Sequence[int],
+    *,
+    client: str | Sequence[str],
+    rounds: int = 1,
+    epochs: int = 1,
+    version: int = 1,
     backward: str = "residuals",
-) -> RunCost:  # fmt: skip
+) -> RunCost:
     """SplitFed: every round each client receives the average of the clients' halves, trains it with the others, sends it back.
 
     Args:
@@ -114,18 +161,35 @@ def splitfed(
     mine = site(cost, client)
     if version not in (1, 2, 3):
         raise ValueError(f"`version` must be one of 1, 2, 3, got {version!r}.")
-    weights = 0 if version == 3 else rounds * sum(size_of(cost.state.parties[p][:2]) for p in mine)
+    weights = (
+        0
+        if version == 3
+        else rounds * sum(size_of(cost.state.parties[p][:2]) for p in mine)
+    )
     clients, (work, sent, received) = with_others(
-        cost, records, mine, backward, rounds * epochs, lambda k, steps: (weights, weights)
+        cost,
+        records,
+        mine,
+        backward,
+        rounds * epochs,
+        lambda k, steps: (weights, weights),
     )
     moved = weights * len(records)
-    return RunCost(f"SplitFed {version}, {rounds} rounds", clients, (work, sent + moved, received + moved))
+    return RunCost(
+        f"SplitFed {version}, {rounds} rounds",
+        clients,
+        (work, sent + moved, received + moved),
+    )
 
 
 def with_others(
-    cost: Cost, records: Sequence[int], mine: Sequence[str], backward: str, epochs: int,
+    cost: Cost,
+    records: Sequence[int],
+    mine: Sequence[str],
+    backward: str,
+    epochs: int,
     moved: Callable[[int, int], tuple[int, int]],
-) -> tuple[tuple[ClientRun, ...], tuple[Work, int, int]]:  # fmt: skip
+) -> tuple[tuple[ClientRun, ...], tuple[Work, int, int]]:
     """Every client, and the others: work and messages of all steps, and of weights what `moved(client, steps)` says that a
     client sends and receives, which is not counted at the others."""
     others = [p for p in cost.parties if p not in mine]
@@ -136,15 +200,22 @@ def with_others(
         work, sent, received = exchange(mine, steps, backward, epochs)
         out, back = moved(k, count)
         memory = max(sum(c.parties[p].memory(backward) for p in mine) for c, _ in steps)
-        clients.append(ClientRun(n, count, work, sent + out, received + back, out + back, memory))
+        clients.append(
+            ClientRun(n, count, work, sent + out, received + back, out + back, memory)
+        )
         theirs = exchange(others, steps, backward, epochs)
         server = [a + b for a, b in zip(server, theirs, strict=True)]
     return tuple(clients), tuple(server)  # type: ignore[return-value]
 
 
 def fedavg(
-    cost: Cost, records: Sequence[int], *, rounds: int = 1, epochs: int = 1, backward: str = "residuals"
-) -> RunCost:  # fmt: skip
+    cost: Cost,
+    records: Sequence[int],
+    *,
+    rounds: int = 1,
+    epochs: int = 1,
+    backward: str = "residuals",
+) -> RunCost:
     """Federated averaging of the whole model: every round each client receives it, trains it on its own, and sends it back.
 
     Args:
@@ -162,12 +233,26 @@ def fedavg(
     clients = []
     for n in records:
         work, memory, steps = alone(cost, n, backward, rounds * epochs)
-        clients.append(ClientRun(n, steps, work, rounds * weights, rounds * weights, 2 * rounds * weights, memory))
+        clients.append(
+            ClientRun(
+                n,
+                steps,
+                work,
+                rounds * weights,
+                rounds * weights,
+                2 * rounds * weights,
+                memory,
+            )
+        )
     moved = rounds * len(records) * weights
-    return RunCost(f"federated averaging, {rounds} rounds", tuple(clients), (NOTHING, moved, moved))
+    return RunCost(
+        f"federated averaging, {rounds} rounds", tuple(clients), (NOTHING, moved, moved)
+    )
 
 
-def large_batch_sgd(cost: Cost, records: Sequence[int], *, epochs: int = 1, backward: str = "residuals") -> RunCost:
+def large_batch_sgd(
+    cost: Cost, records: Sequence[int], *, epochs: int = 1, backward: str = "residuals"
+) -> RunCost:
     """Synchronous SGD: in every step each client sends the gradient on a batch of its own and receives the new weights.
 
     Args:
@@ -184,7 +269,17 @@ def large_batch_sgd(cost: Cost, records: Sequence[int], *, epochs: int = 1, back
     clients = []
     for n in records:
         work, memory, steps = alone(cost, n, backward, epochs)
-        clients.append(ClientRun(n, steps, work, steps * weights, steps * weights, 2 * steps * weights, memory))
+        clients.append(
+            ClientRun(
+                n,
+                steps,
+                work,
+                steps * weights,
+                steps * weights,
+                2 * steps * weights,
+                memory,
+            )
+        )
     moved = sum(c.sent for c in clients)
     return RunCost("large-batch SGD", tuple(clients), (NOTHING, moved, moved))
 
@@ -192,10 +287,16 @@ def large_batch_sgd(cost: Cost, records: Sequence[int], *, epochs: int = 1, back
 def check(records: Sequence[int], backward: str, **positive: int) -> tuple:
     """The arguments as plain integers."""
     check_mode(backward)
-    given = list(records) if isinstance(records, Iterable) and not isinstance(records, str) else []
+    given = (
+        list(records)
+        if isinstance(records, Iterable) and not isinstance(records, str)
+        else []
+    )
     found = [whole_number(n) for n in given]
     if not found or min(found) < 1:
-        raise ValueError(f"`records` must list a positive integer for every client, got {records!r}.")
+        raise ValueError(
+            f"`records` must list a positive integer for every client, got {records!r}."
+        )
     for name, value in positive.items():
         if whole_number(value) < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
@@ -204,11 +305,21 @@ def check(records: Sequence[int], backward: str, **positive: int) -> tuple:
 
 def site(cost: Cost, client: Any) -> tuple[str, ...]:
     """The parties that a client is made of."""
-    mine = (client,) if isinstance(client, str) else tuple(client) if isinstance(client, Sequence) else ()
+    mine = (
+        (client,)
+        if isinstance(client, str)
+        else tuple(client)
+        if isinstance(client, Sequence)
+        else ()
+    )
     if not mine or len({*mine}) < len(mine):
-        raise ValueError(f"`client` must be a party or several different ones, got {client!r}.")
+        raise ValueError(
+            f"`client` must be a party or several different ones, got {client!r}."
+        )
     if unknown := [p for p in mine if p not in cost.parties]:
-        raise ValueError(f"`client` names the party `{unknown[0]}`, which is not one of {', '.join(cost.parties)}.")
+        raise ValueError(
+            f"`client` names the party `{unknown[0]}`, which is not one of {', '.join(cost.parties)}."
+        )
     return mine
 
 
@@ -221,29 +332,47 @@ def epoch(cost: Cost, records: int) -> list[tuple[Cost, int]]:
     """The steps of one pass over a client's records: the cost of one of each size, and how many."""
     full, left = divmod(records, cost.batch)
     try:
-        return [(cost.at(size), times) for size, times in ((cost.batch, full), (left, 1)) if size and times]
+        return [
+            (cost.at(size), times)
+            for size, times in ((cost.batch, full), (left, 1))
+            if size and times
+        ]
     except ValueError as error:
-        raise ValueError(f"`records` of {records} leave a last step of {left}: {error}") from error
+        raise ValueError(
+            f"`records` of {records} leave a last step of {left}: {error}"
+        ) from error
 
 
 def exchange(
-    parties: Sequence[str], steps: Sequence[tuple[Cost, int]], backward: str, epochs: int
-) -> tuple[Work, int, int]:  # fmt: skip
+    parties: Sequence[str],
+    steps: Sequence[tuple[Cost, int]],
+    backward: str,
+    epochs: int,
+) -> tuple[Work, int, int]:
     """Work, bytes sent and bytes received of some parties in some epochs; what they send each other counts on both sides."""
     work, sent, received = NOTHING, 0, 0
     for c, times in steps:
         for p in (c.parties[name] for name in parties):
             work += p.work(backward).times(epochs * times)
-            sent, received = sent + epochs * times * p.sent, received + epochs * times * p.received
+            sent, received = (
+                sent + epochs * times * p.sent,
+                received + epochs * times * p.received,
+            )
     return work, sent, received
 
 
-def alone(cost: Cost, records: int, backward: str, epochs: int) -> tuple[Work, int, int]:
+def alone(
+    cost: Cost, records: int, backward: str, epochs: int
+) -> tuple[Work, int, int]:
     """Work, memory and steps of a client that trains the whole model."""
     steps = epoch(cost, records)
     work, _, _ = exchange(list(cost.parties), steps, backward, epochs)
     whole: list[PartyCost] = [c.total for c, _ in steps]
-    return work, max(w.memory(backward) for w in whole), epochs * sum(times for _, times in steps)
+    return (
+        work,
+        max(w.memory(backward) for w in whole),
+        epochs * sum(times for _, times in steps),
+    )
 
 
 def size_of(payload: PyTree) -> int:

@@ -57,9 +57,20 @@ def cost(
     """
 
     def configured(mode: str) -> Config:
-        return configure(topology, optax.sgd(1.0) if optimizer is None else optimizer, links, mode, microbatches)
+        return configure(
+            topology,
+            optax.sgd(1.0) if optimizer is None else optimizer,
+            links,
+            mode,
+            microbatches,
+        )
 
-    check_batch(topology, batch, fields_of(topology, losses=True), configured(MODES[0]).microbatches)
+    check_batch(
+        topology,
+        batch,
+        fields_of(topology, losses=True),
+        configured(MODES[0]).microbatches,
+    )
     shapes = {name: abstract(x) for name, x in batch.items()}
     state = initial_shapes(configured(MODES[0]), shapes)
     walks = {mode: Walk(configured(mode), state, shapes) for mode in MODES}
@@ -69,7 +80,9 @@ def cost(
         own = state.parties[name]
         return PartyCost(
             forward=first.work(name, "forward"),
-            backward={mode: walk.work(name, "backward") for mode, walk in walks.items()},
+            backward={
+                mode: walk.work(name, "backward") for mode, walk in walks.items()
+            },
             other=first.work(name, "other"),
             sent=sum(m.bytes + m.frame for m in sent if m.sender == name),
             received=sum(m.bytes + m.frame for m in sent if m.receiver == name),
@@ -81,10 +94,27 @@ def cost(
         )
 
     def again(size: int) -> Cost:
-        resized = {n: jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), s) for n, s in shapes.items()}
-        return cost(topology, resized, optimizer=optimizer, links=links, microbatches=microbatches)
+        resized = {
+            n: jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), s
+            )
+            for n, s in shapes.items()
+        }
+        return cost(
+            topology,
+            resized,
+            optimizer=optimizer,
+            links=links,
+            microbatches=microbatches,
+        )
 
-    return Cost(batch_of(shapes), {p: party(p) for p in topology.parties}, tuple(sent), state, cache(again))
+    return Cost(
+        batch_of(shapes),
+        {p: party(p) for p in topology.parties},
+        tuple(sent),
+        state,
+        cache(again),
+    )
 
 
 class Traced(NamedTuple):
@@ -104,14 +134,26 @@ class Walk:
         self.messages: list[Message] = []
         self.fields = config.topology.fields
         count = config.microbatches
-        part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // count, *x.shape[1:]), x.dtype), dict(batch))
-        self.env: dict[Name | Wire, PyTree] = {**together(place(places_of(config), state, part))}
+        part = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                (x.shape[0] // count, *x.shape[1:]), x.dtype
+            ),
+            dict(batch),
+        )
+        self.env: dict[Name | Wire, PyTree] = {
+            **together(place(places_of(config), state, part))
+        }
         ops = training_ops(config)
         if count > 1:
-            self.env |= {Name(p, "micro"): jax.ShapeDtypeStruct((), jnp.int32) for p in config.topology.parties}
+            self.env |= {
+                Name(p, "micro"): jax.ShapeDtypeStruct((), jnp.int32)
+                for p in config.topology.parties
+            }
             self.env |= jax.eval_shape(lambda env: zero_sums(config, env), self.env)  # type: ignore[operator]
             ops += accumulate_ops(config)
-        for turn in turns(ops, ()):  # the order in which parties that exchange messages run them
+        for turn in turns(
+            ops, ()
+        ):  # the order in which parties that exchange messages run them
             for op in turn.ops:
                 self.trace(op, count)
         self.messages *= count
@@ -129,30 +171,61 @@ class Walk:
         work = Work(macs(jaxpr), flops).times(times)
         kind = verb if verb in ("forward", "backward") else "other"
         self.traced.append(Traced(op, kind, work, self.left(op, jaxpr, results)))
-        self.messages += [message_of(name, x) for name, x in zip(op.writes, results, strict=True) if isinstance(name, Wire)]
+        self.messages += [
+            message_of(name, x)
+            for name, x in zip(op.writes, results, strict=True)
+            if isinstance(name, Wire)
+        ]
 
     def left(self, op: Op, jaxpr: Jaxpr, results: Sequence[PyTree]) -> dict[Any, int]:
         """What stays until the backward pass for the sake of the vjp that `op` leaves: new arrays, values that came in.
 
         An array that is at once a residual and a value is one, by the place of the value."""
-        given = [(r, i, x) for r in op.reads for i, x in enumerate(jax.tree.leaves(self.env[r]))]
-        place: dict[Any, Any] = {v: (r, i) for v, (r, i, _) in zip(jaxpr.invars, given, strict=True) if r.kind == "value"}
+        given = [
+            (r, i, x)
+            for r in op.reads
+            for i, x in enumerate(jax.tree.leaves(self.env[r]))
+        ]
+        place: dict[Any, Any] = {
+            v: (r, i)
+            for v, (r, i, _) in zip(jaxpr.invars, given, strict=True)
+            if r.kind == "value"
+        }
         outs, left = iter(jaxpr.outvars), {}
         for name, result in zip(op.writes, results, strict=True):
             own = list(enumerate(islice(outs, len(jax.tree.leaves(result)))))
             if name.kind == "value":
                 place |= {v: (name, i) for i, v in own if isinstance(v, Var)}
             if name.kind == "vjp":
-                left |= {place.get(v, v): nbytes(v.aval) for _, v in own if isinstance(v, Var)}
-                held = [g for g in given if g[0].kind == "params" or (g[0].kind == "value" and g[0].what in self.fields)]
-                needed = [held[k] for k in result.places if k is not None]  # what a Pullback puts back
+                left |= {
+                    place.get(v, v): nbytes(v.aval)
+                    for _, v in own
+                    if isinstance(v, Var)
+                }
+                held = [
+                    g
+                    for g in given
+                    if g[0].kind == "params"
+                    or (g[0].kind == "value" and g[0].what in self.fields)
+                ]
+                needed = [
+                    held[k] for k in result.places if k is not None
+                ]  # what a Pullback puts back
                 left |= {(r, i): nbytes(x) for r, i, x in needed if r.kind == "value"}
         return left
 
     def work(self, party: str, kind: str) -> Work:
-        return sum((t.work for t in self.traced if t.op.party == party and t.kind == kind), NOTHING)
+        return sum(
+            (t.work for t in self.traced if t.op.party == party and t.kind == kind),
+            NOTHING,
+        )
 
     def kept(self, party: str) -> int:
-        return sum({k: size for t in self.traced if t.op.party == party for k, size in t.kept.items()}.values())
-
-
+        return sum(
+            {
+                k: size
+                for t in self.traced
+                if t.op.party == party
+                for k, size in t.kept.items()
+            }.values()
+        )

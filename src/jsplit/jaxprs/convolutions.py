@@ -33,11 +33,15 @@ def in_parts(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
             equations = list(group)
             writes = [v for e in equations for v in e.writes]
             if large:
-                found = [part_by_part(e.eqn, *[env[v] for v in e.reads]) for e in equations]
+                found = [
+                    part_by_part(e.eqn, *[env[v] for v in e.reads]) for e in equations
+                ]
             else:
                 found = evaluate(flat, equations, writes, env)
             env.update(zip(writes, found, strict=True))
-        return jax.tree.unflatten(jax.tree.structure(shapes), evaluate(flat, [], flat.outvars, env))
+        return jax.tree.unflatten(
+            jax.tree.structure(shapes), evaluate(flat, [], flat.outvars, env)
+        )
 
     return run
 
@@ -47,8 +51,14 @@ def sums_much(eqn: JaxprEqn) -> bool:
     if eqn.primitive.name != "conv_general_dilated":
         return False
     groups = eqn.params["feature_group_count"], eqn.params["batch_group_count"]
-    numbers, window, out = eqn.params["dimension_numbers"], shape_of(eqn.invars[1]).shape, shape_of(eqn.outvars[0]).shape
-    larger = prod(window[i] for i in numbers.rhs_spec[2:]) > prod(out[i] for i in numbers.out_spec[2:])
+    numbers, window, out = (
+        eqn.params["dimension_numbers"],
+        shape_of(eqn.invars[1]).shape,
+        shape_of(eqn.outvars[0]).shape,
+    )
+    larger = prod(window[i] for i in numbers.rhs_spec[2:]) > prod(
+        out[i] for i in numbers.out_spec[2:]
+    )
     return groups == (1, 1) and window[numbers.rhs_spec[1]] > PART and larger
 
 
@@ -59,7 +69,10 @@ def part_by_part(eqn: JaxprEqn, x: jax.Array, window: jax.Array) -> jax.Array:
     total: Any = 0
     for start in range(0, window.shape[along], PART):
         end = min(start + PART, window.shape[along])
-        parts = (jax.lax.slice_in_dim(v, start, end, axis=a) for v, a in ((x, along_x), (window, along)))
+        parts = (
+            jax.lax.slice_in_dim(v, start, end, axis=a)
+            for v, a in ((x, along_x), (window, along))
+        )
         total += eqn.primitive.bind(*parts, **eqn.params)
     return total
 
@@ -68,6 +81,11 @@ def convolves_on_cpu(function: Callable, *shapes: PyTree) -> bool:
     """Whether a loop over `function` should not be compiled: it holds a convolution, and the device is a CPU."""
 
     def convolves(jaxpr: Jaxpr) -> bool:
-        return any(e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e))) for e in jaxpr.eqns)
+        return any(
+            e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e)))
+            for e in jaxpr.eqns
+        )
 
-    return jax.default_backend() == "cpu" and convolves(jax.make_jaxpr(function)(*shapes).jaxpr)
+    return jax.default_backend() == "cpu" and convolves(
+        jax.make_jaxpr(function)(*shapes).jaxpr
+    )

@@ -14,10 +14,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend.core import (
+    ClosedJaxpr,
+    DropVar,
+    Jaxpr,
+    JaxprEqn,
+    Literal,
+    Var,
+    jaxpr_as_fun,
+)
 from jax.ref import AbstractRef
 
-INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+}
 REMAT = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
 Atom = Var | Literal
 
@@ -68,7 +81,9 @@ def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
     equations: list[Equation] = []
     calls = iter(range(1 << 62))
 
-    def inline(jaxpr: Jaxpr, names: dict[Var, Atom], regions: tuple[Remat, ...], nested: bool) -> list[Atom]:
+    def inline(
+        jaxpr: Jaxpr, names: dict[Var, Atom], regions: tuple[Remat, ...], nested: bool
+    ) -> list[Atom]:
         def atom(v: Atom) -> Atom:
             return v if isinstance(v, Literal) else names.get(v, v)
 
@@ -79,21 +94,47 @@ def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
                 body, around = eqn.params[INLINED.get(kind) or REMAT[kind]], regions
                 inner: dict[Var, Atom] = {}
                 if isinstance(body, ClosedJaxpr):
-                    for var, value in zip(body.jaxpr.constvars, body.consts, strict=True):
+                    for var, value in zip(
+                        body.jaxpr.constvars, body.consts, strict=True
+                    ):
                         inner[var] = fresh = Var(var.aval)
                         consts[fresh] = value
                     body = body.jaxpr
                 if kind in REMAT:
-                    around += (Remat(next(calls), eqn.params.get("policy"), eqn.params.get("prevent_cse", True)),)
+                    around += (
+                        Remat(
+                            next(calls),
+                            eqn.params.get("policy"),
+                            eqn.params.get("prevent_cse", True),
+                        ),
+                    )
                 inner.update(zip(body.invars, invars, strict=True))
-                names.update(zip(eqn.outvars, inline(body, inner, around, True), strict=True))
+                names.update(
+                    zip(eqn.outvars, inline(body, inner, around, True), strict=True)
+                )
             else:
                 if nested:  # the same body may be inlined many times: its variables need fresh names
-                    names.update({v: Var(v.aval) for v in eqn.outvars if not isinstance(v, DropVar)})
-                outvars: list[Any] = [v if isinstance(v, DropVar) else names.get(v, v) for v in eqn.outvars]
+                    names.update(
+                        {
+                            v: Var(v.aval)
+                            for v in eqn.outvars
+                            if not isinstance(v, DropVar)
+                        }
+                    )
+                outvars: list[Any] = [
+                    v if isinstance(v, DropVar) else names.get(v, v)
+                    for v in eqn.outvars
+                ]
                 reads = [v for v in invars if isinstance(v, Var)]
                 writes = [v for v in outvars if not isinstance(v, DropVar)]
-                equations.append(Equation(eqn.replace(invars=invars, outvars=outvars), regions, reads, writes))
+                equations.append(
+                    Equation(
+                        eqn.replace(invars=invars, outvars=outvars),
+                        regions,
+                        reads,
+                        writes,
+                    )
+                )
         return [atom(v) for v in jaxpr.outvars]
 
     outvars = inline(closed.jaxpr, {}, (), False)
@@ -119,7 +160,9 @@ class Slice(NamedTuple):
     reads: set[Var]
 
 
-def backward_slice(flat: Flat, outs: Iterable[Atom], stops: Iterable[Var] = ()) -> Slice:
+def backward_slice(
+    flat: Flat, outs: Iterable[Atom], stops: Iterable[Var] = ()
+) -> Slice:
     """The equations that `outs` need, going backward and never past a variable in `stops`."""
     stops, needed, kept = set(stops), {v for v in outs if isinstance(v, Var)}, []
     for equation in reversed(flat.equations):
@@ -127,29 +170,52 @@ def backward_slice(flat: Flat, outs: Iterable[Atom], stops: Iterable[Var] = ()) 
             kept.append(equation)
             needed.update(equation.reads)
     written = {v for e in kept for v in e.writes}
-    return Slice(kept[::-1], {v for v in needed if v in stops or v not in written} - flat.consts.keys())
+    return Slice(
+        kept[::-1],
+        {v for v in needed if v in stops or v not in written} - flat.consts.keys(),
+    )
 
 
-def evaluate(flat: Flat, equations: Sequence[Equation], outs: Sequence[Atom], values: Mapping[Var, Any]) -> list[Any]:
+def evaluate(
+    flat: Flat,
+    equations: Sequence[Equation],
+    outs: Sequence[Atom],
+    values: Mapping[Var, Any],
+) -> list[Any]:
     """Run `equations` from `values` of the variables they read; return the values of `outs`."""
 
-    def run(equations: Sequence[Equation], given: Sequence[Var], wanted: Sequence[Var], depth: int, *values) -> list[Any]:
+    def run(
+        equations: Sequence[Equation],
+        given: Sequence[Var],
+        wanted: Sequence[Var],
+        depth: int,
+        *values,
+    ) -> list[Any]:
         """Values of `wanted`: one remat region, or run of equations outside any, after the other."""
         env = dict(zip(given, values, strict=True))
-        runs = [(region, list(es)) for region, es in groupby(equations, lambda e: e.regions[depth : depth + 1])]
+        runs = [
+            (region, list(es))
+            for region, es in groupby(equations, lambda e: e.regions[depth : depth + 1])
+        ]
         later, needed = set(wanted), []
         for _, es in reversed(runs):
             needed.append(later)
             later = later | {v for e in es for v in e.reads}
         for (region, es), after in zip(runs, reversed(needed), strict=True):
             written = dict.fromkeys(v for e in es for v in e.writes)
-            reads = list(dict.fromkeys(v for e in es for v in e.reads if v not in written))
+            reads = list(
+                dict.fromkeys(v for e in es for v in e.reads if v not in written)
+            )
             writes = [v for v in written if v in after]
             if region:
                 part = partial(run, es, reads, writes, depth + 1)
-                function = jax.checkpoint(part, policy=region[0].policy, prevent_cse=region[0].prevent_cse)
+                function = jax.checkpoint(
+                    part, policy=region[0].policy, prevent_cse=region[0].prevent_cse
+                )
             else:
-                body = flat.empty.replace(invars=reads, outvars=writes, eqns=[e.eqn for e in es])
+                body = flat.empty.replace(
+                    invars=reads, outvars=writes, eqns=[e.eqn for e in es]
+                )
                 function = jaxpr_as_fun(ClosedJaxpr(body, ()))
             env.update(zip(writes, function(*[env[v] for v in reads]), strict=True))
         return [env[v] for v in wanted]
@@ -158,8 +224,17 @@ def evaluate(flat: Flat, equations: Sequence[Equation], outs: Sequence[Atom], va
     computed = list(dict.fromkeys(v for v in outs if isinstance(v, Var)))
     reads = {v for e in equations for v in e.reads} | set(computed)
     given = [v for v in env if v in reads]
-    env = dict(zip(computed, run(equations, given, computed, 0, *[env[v] for v in given]), strict=True))
-    return [env[v] if isinstance(v, Var) else jnp.asarray(v.val, shape_of(v).dtype) for v in outs]
+    env = dict(
+        zip(
+            computed,
+            run(equations, given, computed, 0, *[env[v] for v in given]),
+            strict=True,
+        )
+    )
+    return [
+        env[v] if isinstance(v, Var) else jnp.asarray(v.val, shape_of(v).dtype)
+        for v in outs
+    ]
 
 
 def bodies(eqn: JaxprEqn) -> Iterator[Jaxpr]:
@@ -179,8 +254,13 @@ END = "\x1f"
 def tag_arrays(tree: Any, name: str) -> Any:
     """Name every array of a pytree by `name` and its path in the tree, by JAX's own `checkpoint_name`."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    ends = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    named = [checkpoint_name(x, name + END + e) if hasattr(x, "dtype") else x for e, (_, x) in zip(ends, leaves, strict=True)]
+    ends = [
+        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves
+    ]
+    named = [
+        checkpoint_name(x, name + END + e) if hasattr(x, "dtype") else x
+        for e, (_, x) in zip(ends, leaves, strict=True)
+    ]
     return structure.unflatten(named)
 
 

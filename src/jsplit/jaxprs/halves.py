@@ -39,7 +39,9 @@ class Halves(NamedTuple):
     carried: list[Var]
 
 
-def split_early_late(run: Callable[..., tuple], early: Sequence[bool]) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+def split_early_late(
+    run: Callable[..., tuple], early: Sequence[bool]
+) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
     """Two functions that together are `run`: no equation of it is in both, and all are in one.
 
     `first(*args) -> (carried, *results)` gives the results that are early and computes nothing that only others need;
@@ -64,7 +66,9 @@ def split_early_late(run: Callable[..., tuple], early: Sequence[bool]) -> tuple[
 
     def second(carried: Sequence[jax.Array], *args: PyTree) -> tuple:
         (flat, _, half, variables), values = traced(args)
-        return compute(flat, half, {**values, **dict(zip(variables, carried, strict=True))})
+        return compute(
+            flat, half, {**values, **dict(zip(variables, carried, strict=True))}
+        )
 
     return first, second
 
@@ -74,7 +78,10 @@ def halve(run: Callable[..., tuple], early: Sequence[bool], args: tuple) -> Halv
     closed, shapes = jax.make_jaxpr(run, return_shape=True)(*args)
     flat = flatten(closed, remat=False)
     outs, structures = iter(flat.outvars), map(jax.tree.structure, shapes)
-    results = [Result(structure, list(islice(outs, structure.num_leaves))) for structure in structures]
+    results = [
+        Result(structure, list(islice(outs, structure.num_leaves)))
+        for structure in structures
+    ]
     now = [x for x, e in zip(results, early, strict=True) if e]
     later = [x for x, e in zip(results, early, strict=True) if not e]
 
@@ -83,8 +90,12 @@ def halve(run: Callable[..., tuple], early: Sequence[bool], args: tuple) -> Halv
     computed = dict.fromkeys(v for e in wanted.equations for v in e.writes)
     first, second = [], []
     for e in flat.equations:
-        (first if e.eqn.effects or any(v in computed for v in e.writes) else second).append(e)
-    needed = {v for e in second for v in e.reads} | {v for x in later for v in x.leaves if isinstance(v, Var)}
+        (
+            first if e.eqn.effects or any(v in computed for v in e.writes) else second
+        ).append(e)
+    needed = {v for e in second for v in e.reads} | {
+        v for x in later for v in x.leaves if isinstance(v, Var)
+    }
     carried = [v for v in computed if v in needed]
     handed = Result(jax.tree.structure([0] * len(carried)), [*carried])
     return Halves(flat, Half(first, [handed, *now]), Half(second, later), carried)
@@ -92,5 +103,11 @@ def halve(run: Callable[..., tuple], early: Sequence[bool], args: tuple) -> Halv
 
 def compute(flat: Flat, half: Half, values: dict[Var, Any]) -> tuple:
     """The results of one half, from the values of what it reads."""
-    found = iter(evaluate(flat, half.equations, [v for x in half.results for v in x.leaves], values))
-    return tuple(x.structure.unflatten(islice(found, len(x.leaves))) for x in half.results)
+    found = iter(
+        evaluate(
+            flat, half.equations, [v for x in half.results for v in x.leaves], values
+        )
+    )
+    return tuple(
+        x.structure.unflatten(islice(found, len(x.leaves))) for x in half.results
+    )

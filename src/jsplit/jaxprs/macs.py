@@ -50,7 +50,9 @@ def walk(equations: Iterable[JaxprEqn], trained: set[Var], once: bool = False) -
         kind = eqn.primitive.name
         if kind in CONTRACTIONS:
             own, *back = CONTRACTIONS[kind](eqn)
-            found = Macs(own, sum(n for n, flag in zip(back, flags, strict=True) if flag))
+            found = Macs(
+                own, sum(n for n, flag in zip(back, flags, strict=True) if flag)
+            )
         else:
             found = inner(eqn, flags, once)
         forward, backward = forward + found.forward, backward + found.backward
@@ -63,30 +65,47 @@ def inner(eqn: JaxprEqn, flags: Sequence[bool], once: bool) -> Macs:
     """The work in the bodies of an equation, whose last inputs are the inputs of each body."""
     found = []
     for body in bodies(eqn):
-        own = list(flags[len(flags) - len(body.invars) :]) if len(body.invars) <= len(flags) else [False] * len(body.invars)
+        own = (
+            list(flags[len(flags) - len(body.invars) :])
+            if len(body.invars) <= len(flags)
+            else [False] * len(body.invars)
+        )
         if eqn.primitive.name == "scan":
             first, last = carried(eqn, body)
             for _ in range(last - first):  # what a later turn of the loop depends on
                 trained = {v for v, flag in zip(body.invars, own, strict=True) if flag}
                 walk(body.eqns, trained)
                 carry = [
-                    a or (isinstance(v, Var) and v in trained) for a, v in zip(own[first:last], body.outvars, strict=False)
+                    a or (isinstance(v, Var) and v in trained)
+                    for a, v in zip(own[first:last], body.outvars, strict=False)
                 ]
                 if carry == own[first:last]:
                     break
                 own[first:last] = carry
-        found.append(walk(body.eqns, {v for v, flag in zip(body.invars, own, strict=True) if flag}, once))
+        found.append(
+            walk(
+                body.eqns,
+                {v for v, flag in zip(body.invars, own, strict=True) if flag},
+                once,
+            )
+        )
     if eqn.primitive.name == "cond":
         found = [max(found, key=sum)]
     times = eqn.params["length"] if eqn.primitive.name == "scan" and not once else 1
-    return Macs(*(times * sum(part) for part in zip(*found, strict=True))) if found else Macs(0, 0)
+    return (
+        Macs(*(times * sum(part) for part in zip(*found, strict=True)))
+        if found
+        else Macs(0, 0)
+    )
 
 
 def carried(eqn: JaxprEqn, body: Jaxpr) -> tuple[int, int]:
     """Which inputs of a scan are carried on: those after the constants, before those with a turn on their first axis."""
 
     def same(outer: Sequence, inner: Sequence) -> int:
-        return sum(len(shape(a)) == len(shape(b)) for a, b in zip(outer, inner, strict=True))
+        return sum(
+            len(shape(a)) == len(shape(b)) for a, b in zip(outer, inner, strict=True)
+        )
 
     last = same(eqn.invars, body.invars)
     return last - same(eqn.outvars, body.outvars), last
@@ -98,7 +117,9 @@ def shape(v: Any) -> tuple[int, ...]:
 
 def of_dot(eqn: JaxprEqn) -> tuple[int, int, int]:
     (contracting, _), _ = eqn.params["dimension_numbers"]
-    own = prod(shape(eqn.outvars[0])) * prod(shape(eqn.invars[0])[axis] for axis in contracting)
+    own = prod(shape(eqn.outvars[0])) * prod(
+        shape(eqn.invars[0])[axis] for axis in contracting
+    )
     return own, own, own
 
 
@@ -110,12 +131,35 @@ def of_convolution(eqn: JaxprEqn) -> tuple[int, int, int]:
     numbers, arrays = eqn.params["dimension_numbers"], (*eqn.invars, *eqn.outvars)
     image, kernel, out = map(shape, arrays)
     pairs = transposed = 1
-    for n, (i, k, o) in enumerate(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)):
-        stride, dilation = eqn.params["window_strides"][n], eqn.params["lhs_dilation"][n]
-        places = np.arange(kernel[k]) * eqn.params["rhs_dilation"][n] - eqn.params["padding"][n][0]
-        pairs *= int((np.add.outer(np.arange(out[o]) * stride, places) % dilation == 0).sum())
-        transposed *= int((np.subtract.outer(np.arange(image[i]) * dilation, places) % stride == 0).sum())
-    rest = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
+    for n, (i, k, o) in enumerate(
+        zip(
+            numbers.lhs_spec[2:],
+            numbers.rhs_spec[2:],
+            numbers.out_spec[2:],
+            strict=True,
+        )
+    ):
+        stride, dilation = (
+            eqn.params["window_strides"][n],
+            eqn.params["lhs_dilation"][n],
+        )
+        places = (
+            np.arange(kernel[k]) * eqn.params["rhs_dilation"][n]
+            - eqn.params["padding"][n][0]
+        )
+        pairs *= int(
+            (np.add.outer(np.arange(out[o]) * stride, places) % dilation == 0).sum()
+        )
+        transposed *= int(
+            (
+                np.subtract.outer(np.arange(image[i]) * dilation, places) % stride == 0
+            ).sum()
+        )
+    rest = (
+        out[numbers.out_spec[0]]
+        * out[numbers.out_spec[1]]
+        * kernel[numbers.rhs_spec[1]]
+    )
     return rest * pairs, rest * transposed, rest * pairs
 
 

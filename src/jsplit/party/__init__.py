@@ -12,6 +12,21 @@ from jsplit.wire.certs import read as credentials
 from jsplit.wire.rendezvous import Refused
 
 __all__ = [
-    "Agreement", "Credentials", "Metrics", "Missing", "PlaintextWithoutIdentity", "Refused", "Result", "agreement", "certs",
-    "credentials", "evaluate", "foreign", "predict", "read", "run", "turns", "write",
-]  # fmt: skip
+    "Agreement",
+    "Credentials",
+    "Metrics",
+    "Missing",
+    "PlaintextWithoutIdentity",
+    "Refused",
+    "Result",
+    "agreement",
+    "certs",
+    "credentials",
+    "evaluate",
+    "foreign",
+    "predict",
+    "read",
+    "run",
+    "turns",
+    "write",
+]

@@ -19,7 +19,15 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, TrainState
-from jsplit.core.checkpoint import array_of, by_path, file_of, read, restore, save, to_disk
+from jsplit.core.checkpoint import (
+    array_of,
+    by_path,
+    file_of,
+    read,
+    restore,
+    save,
+    to_disk,
+)
 from jsplit.wire.session import Away
 
 log = logging.getLogger("jsplit.party")
@@ -43,7 +51,9 @@ class Disk:
             has it.
     """
 
-    def __init__(self, folder: str | os.PathLike, party: str, schema: str, like: PartyState):
+    def __init__(
+        self, folder: str | os.PathLike, party: str, schema: str, like: PartyState
+    ):
         self.folder, self.party, self.like = Path(folder), party, like
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / "process", "a+b")  # noqa: SIM115 - it is open for as long as the process has the folder
@@ -61,10 +71,15 @@ class Disk:
         if there or about_of(self.folder) is not None:
             check_whose(self.folder, self.party, schema)
         else:  # nothing was ever saved here
-            write_whole(self.folder / "about.json", json.dumps({"party": self.party, "schema": schema}))
+            write_whole(
+                self.folder / "about.json",
+                json.dumps({"party": self.party, "schema": schema}),
+            )
         steps = tuple(step for step in there if self.whole(step))
         if there and not steps:
-            raise ValueError(f"`checkpoint` {self.folder} holds none that is whole, of the steps {there}.")
+            raise ValueError(
+                f"`checkpoint` {self.folder} holds none that is whole, of the steps {there}."
+            )
         return steps
 
     def close(self) -> None:
@@ -85,7 +100,9 @@ class Disk:
         return int(own.step) == step
 
     def restore(self, step: int) -> PartyState:
-        return restore(self.at(step), TrainState({self.party: self.like})).parties[self.party]
+        return restore(self.at(step), TrainState({self.party: self.like})).parties[
+            self.party
+        ]
 
     def save(self, state: PartyState) -> None:
         """Save durably. What was there before stays, whatever happens.
@@ -116,26 +133,40 @@ class Disk:
         write_whole(self.folder / "away.json", json.dumps(away))
 
     def away(self) -> Away:
-        return tuple((step, tuple(clients)) for step, clients in said(self.folder / "away.json") or [])
+        return tuple(
+            (step, tuple(clients))
+            for step, clients in said(self.folder / "away.json") or []
+        )
 
     def finish(self, steps: int, awaited: Iterable[str] = ()) -> None:
         """All have all steps on disk, so none goes back any more; who must still learn it, or show that it has."""
-        write_whole(self.folder / "done.json", json.dumps({"steps": steps, "awaited": sorted(awaited)}))
+        write_whole(
+            self.folder / "done.json",
+            json.dumps({"steps": steps, "awaited": sorted(awaited)}),
+        )
 
     def done(self, steps: int) -> list[str] | None:
         """Whom this party waits for after a run of so many steps that is over, if it is."""
         found = said(self.folder / "done.json")
-        over = isinstance(found, dict) and found.get("steps") == steps and steps in self.steps
+        over = (
+            isinstance(found, dict)
+            and found.get("steps") == steps
+            and steps in self.steps
+        )
         return found["awaited"] if over else None
 
 
 def found(folder: Path, party: str) -> list[int]:
     """The steps of which there is a checkpoint of this party, whole or not."""
-    return [step for step in steps_in(folder) if file_of(at(folder, step), party).is_file()]
+    return [
+        step for step in steps_in(folder) if file_of(at(folder, step), party).is_file()
+    ]
 
 
 def steps_in(folder: Path) -> list[int]:
-    return sorted(int(f.name) for f in folder.iterdir() if re.fullmatch(r"\d{12}", f.name))
+    return sorted(
+        int(f.name) for f in folder.iterdir() if re.fullmatch(r"\d{12}", f.name)
+    )
 
 
 def at(folder: Path, step: int) -> Path:
@@ -171,9 +202,13 @@ def check_whose(folder: Path, party: str, schema: str) -> None:
     """
     about = about_of(folder)
     if about is None:
-        raise ValueError(f"`checkpoint` {folder} does not say whose it is: about.json is missing or damaged.")
+        raise ValueError(
+            f"`checkpoint` {folder} does not say whose it is: about.json is missing or damaged."
+        )
     if about.get("party") != party:
-        raise ValueError(f"`checkpoint` {folder} is of the party `{about.get('party')}`; give `{party}` a folder of its own.")
+        raise ValueError(
+            f"`checkpoint` {folder} is of the party `{about.get('party')}`; give `{party}` a folder of its own."
+        )
     if about.get("schema") != schema:
         raise ValueError(
             f"`checkpoint` {folder} is of another agreement; give another folder, or the agreement it was begun with."
@@ -185,7 +220,9 @@ def kept_from(steps: Iterable[int], committed: int) -> int:
     return max((s for s in steps if s < committed), default=committed)
 
 
-def newest(folder: str | os.PathLike, party: str, schema: str, like: PartyState) -> PartyState:
+def newest(
+    folder: str | os.PathLike, party: str, schema: str, like: PartyState
+) -> PartyState:
     """A party as its newest whole checkpoint has it, but for what only training needs, which stays as in `like`.
 
     Raises:
@@ -200,12 +237,19 @@ def newest(folder: str | os.PathLike, party: str, schema: str, like: PartyState)
         file = file_of(at(folder, step), party)
         try:
             about, arrays = read(file)
-            leaves = [array_of(file, path, arrays[path], about["dtypes"][path], x) for path, x in by_path(bare).items()]
+            leaves = [
+                array_of(file, path, arrays[path], about["dtypes"][path], x)
+                for path, x in by_path(bare).items()
+            ]
         except (ValueError, KeyError) as error:
             log.warning("checkpoint of step %d is left aside: %s", step, error)
             continue
-        return jax.tree.unflatten(jax.tree.structure(bare), leaves)._replace(optimizer=like.optimizer, links=like.links)
-    raise ValueError(f"`checkpoint` {folder} holds none that is whole, of the steps {there}.")
+        return jax.tree.unflatten(jax.tree.structure(bare), leaves)._replace(
+            optimizer=like.optimizer, links=like.links
+        )
+    raise ValueError(
+        f"`checkpoint` {folder} holds none that is whole, of the steps {there}."
+    )
 
 
 class InMemory:
@@ -226,7 +270,9 @@ class InMemory:
         return jax.tree.map(lambda x: jnp.array(x, copy=True), self.kept[step])
 
     def save(self, state: PartyState) -> None:
-        self.kept[int(state.step)] = jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+        self.kept[int(state.step)] = jax.tree.map(
+            lambda x: jnp.array(x, copy=True), state
+        )
 
     def keep_from(self, committed: int) -> None:
         first = kept_from(self.kept, committed)
@@ -259,9 +305,15 @@ def locked(file: Any, folder: Path) -> None:
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"`checkpoint` {folder} is in use by another process of this party.") from None
+        raise ValueError(
+            f"`checkpoint` {folder} is in use by another process of this party."
+        ) from None
     except (ImportError, OSError) as error:
-        log.warning("`checkpoint` %s cannot be locked, see to it that one process uses it: %s", folder, error)
+        log.warning(
+            "`checkpoint` %s cannot be locked, see to it that one process uses it: %s",
+            folder,
+            error,
+        )
 
 
 def numbered(file: Any) -> int:

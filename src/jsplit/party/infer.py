@@ -21,26 +21,47 @@ from jsplit.wire.certs import Trust
 
 
 def infer(
-    task: str, agreed: Agreement, party: str, own: Own,
-    data: Mapping[str, PyTree] | None, records: int, credentials: Trust, ids: Sequence[Any] | None, state: PartyState | None,
-    checkpoint: str | os.PathLike | None, links: Mapping[str, Link] | None, network: Mapping[str, Any],
-) -> Result:  # fmt: skip
+    task: str,
+    agreed: Agreement,
+    party: str,
+    own: Own,
+    data: Mapping[str, PyTree] | None,
+    records: int,
+    credentials: Trust,
+    ids: Sequence[Any] | None,
+    state: PartyState | None,
+    checkpoint: str | os.PathLike | None,
+    links: Mapping[str, Link] | None,
+    network: Mapping[str, Any],
+) -> Result:
     """Forward passes over all records, in the shared order, `batch` at a time."""
     if (state is None) == (checkpoint is None):
         raise ValueError("`state` or `checkpoint` must be given, and not both.")
     if callable(data):
-        raise ValueError(f"`data` must be fields by name to {task}, not a function of the step.")
+        raise ValueError(
+            f"`data` must be fields by name to {task}, not a function of the step."
+        )
     size, records = agreed["batch"], as_positive_int("records", records)
     steps = -(-records // size)
 
     def size_of(step: int) -> int:
         return min(size, records - step * size)
 
-    given = {"credentials": credentials, "data": data, "ids": ids, "links": links, "optimizer": optax.identity()}
-    with prepare(agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given) as ready:
+    given = {
+        "credentials": credentials,
+        "data": data,
+        "ids": ids,
+        "links": links,
+        "optimizer": optax.identity(),
+    }
+    with prepare(
+        agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given
+    ) as ready:
         [mine] = ready.records.values()
         if mine.count not in (None, records):
-            raise ValueError(f"`records` is {records}, `{'data' if mine.fields else 'ids'}` has {mine.count}.")
+            raise ValueError(
+                f"`records` is {records}, `{'data' if mine.fields else 'ids'}` has {mine.count}."
+            )
         if checkpoint is not None:
             state = newest(checkpoint, party, agreed.schema, ready.disk.restore(0))
         assert state is not None
@@ -51,11 +72,22 @@ def infer(
                 try:
                     found = []
                     for step in range(steps):
-                        batch = mine.take(np.arange(step * size, step * size + size_of(step)))
-                        found.append(jax.tree.map(np.asarray, work(state, batch, step, size_of(step), me.network)))
+                        batch = mine.take(
+                            np.arange(step * size, step * size + size_of(step))
+                        )
+                        found.append(
+                            jax.tree.map(
+                                np.asarray,
+                                work(state, batch, step, size_of(step), me.network),
+                            )
+                        )
                         me.network.finished(step)
                     me.network.durable([0, steps])
-                    me.network.until(lambda: me.network.member.committed >= steps, "all to be done", agreed.parties)
+                    me.network.until(
+                        lambda: me.network.member.committed >= steps,
+                        "all to be done",
+                        agreed.parties,
+                    )
                     me.network.leave("", me.network.awaited())
                     break
                 except RolledBack:
@@ -64,16 +96,27 @@ def infer(
             outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
             return Result(state, int(state.step), outputs=mine.back(outputs))
         weights = np.array([size_of(s) for s in range(steps)]) / records
-        means = {n: float(sum(w * x[n] for w, x in zip(weights, found, strict=True))) for n in found[0]}
+        means = {
+            n: float(sum(w * x[n] for w, x in zip(weights, found, strict=True)))
+            for n in found[0]
+        }
         return Result(state, int(state.step), means)
 
 
 def evaluate(
-    agreed: Agreement, party: str, own: Own,
-    data: Mapping[str, PyTree] | None = None, *, records: int, credentials: Trust, ids: Sequence[Any] | None = None,
-    state: PartyState | None = None, checkpoint: str | os.PathLike | None = None, links: Mapping[str, Link] | None = None,
+    agreed: Agreement,
+    party: str,
+    own: Own,
+    data: Mapping[str, PyTree] | None = None,
+    *,
+    records: int,
+    credentials: Trust,
+    ids: Sequence[Any] | None = None,
+    state: PartyState | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    links: Mapping[str, Link] | None = None,
     **network: Any,
-) -> Result:  # fmt: skip
+) -> Result:
     """The means of all losses over some records, in inference mode; every party calls it at the same time.
 
     Args:
@@ -84,15 +127,36 @@ def evaluate(
     Returns:
         A `Result` with the means of the losses that this party computes.
     """
-    return infer("evaluate", agreed, party, own, data, records, credentials, ids, state, checkpoint, links, network)
+    return infer(
+        "evaluate",
+        agreed,
+        party,
+        own,
+        data,
+        records,
+        credentials,
+        ids,
+        state,
+        checkpoint,
+        links,
+        network,
+    )
 
 
 def predict(
-    agreed: Agreement, party: str, own: Own,
-    data: Mapping[str, PyTree] | None = None, *, records: int, credentials: Trust, ids: Sequence[Any] | None = None,
-    state: PartyState | None = None, checkpoint: str | os.PathLike | None = None, links: Mapping[str, Link] | None = None,
+    agreed: Agreement,
+    party: str,
+    own: Own,
+    data: Mapping[str, PyTree] | None = None,
+    *,
+    records: int,
+    credentials: Trust,
+    ids: Sequence[Any] | None = None,
+    state: PartyState | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    links: Mapping[str, Link] | None = None,
     **network: Any,
-) -> Result:  # fmt: skip
+) -> Result:
     """The outputs of the nodes that no other node reads, for some records; every party calls it at the same time.
 
     Args:
@@ -102,4 +166,17 @@ def predict(
         A `Result` with the outputs that this party computes, in the order in which it gave its records, or their ids if it
         has no field of them; without ids in the order that all share, by the ids of the others if these have any.
     """
-    return infer("predict", agreed, party, own, data, records, credentials, ids, state, checkpoint, links, network)
+    return infer(
+        "predict",
+        agreed,
+        party,
+        own,
+        data,
+        records,
+        credentials,
+        ids,
+        state,
+        checkpoint,
+        links,
+        network,
+    )

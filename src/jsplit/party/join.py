@@ -55,14 +55,31 @@ class Prepared:
     @contextmanager
     def connected(self, **network: Any) -> Iterator[PartyRun]:
         """The party, reachable; `network` as for `jsplit.party.connection.network.Network`."""
-        made = Network(self.agreed, self.party, self.member, self.credentials, self.limit, **network)
+        made = Network(
+            self.agreed,
+            self.party,
+            self.member,
+            self.credentials,
+            self.limit,
+            **network,
+        )
         try:
-            yield PartyRun(self.agreed, self.party, self.local, self.records, self.disk, made, self.agreed.turns)
+            yield PartyRun(
+                self.agreed,
+                self.party,
+                self.local,
+                self.records,
+                self.disk,
+                made,
+                self.agreed.turns,
+            )
         finally:
             made.close()
 
 
-def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, ids: Any) -> dict[str, Records]:
+def records_of(
+    agreed: Agreement, party: str, fields: Sequence[str], data: Any, ids: Any
+) -> dict[str, Records]:
     """A party's records, by client: its own, or those that it has of each if it is always there.
 
     Raises:
@@ -70,18 +87,27 @@ def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, 
     """
     turns = agreed.turns
     own = turns.client_of(party)
-    each = own is None and agreed["turns"] is not None and not callable(data) and bool(fields)
+    each = (
+        own is None
+        and agreed["turns"] is not None
+        and not callable(data)
+        and bool(fields)
+    )
     found = {}
     for client in turns.names if own is None else (turns.names[own],):
         given: Any = {} if data is None else data
         its = ids[client] if isinstance(ids, Mapping) and own is None else ids
         if each:
             if client not in given:
-                raise ValueError(f"`data` lacks the client `{client}`: `{party}` holds fields of each.")
+                raise ValueError(
+                    f"`data` lacks the client `{client}`: `{party}` holds fields of each."
+                )
             given = given[client]
         if not callable(given) and (missing := [f for f in fields if f not in given]):
             has = ", ".join(given) or "none"
-            raise ValueError(f"`data`{of(client)} lacks the field `{missing[0]}`, which `{party}` holds; it has {has}.")
+            raise ValueError(
+                f"`data`{of(client)} lacks the field `{missing[0]}`, which `{party}` holds; it has {has}."
+            )
         mine = given if callable(given) else {f: given[f] for f in fields}
         found[client] = Records(mine, its, key=agreed.schema)  # type: ignore[arg-type]
     return found
@@ -89,12 +115,23 @@ def records_of(agreed: Agreement, party: str, fields: Sequence[str], data: Any, 
 
 @contextmanager
 def prepare(
-    agreed: Agreement, party: str, own: Own, task: str, steps: int, sizes: Callable[[int], int], *, credentials: Trust,
-    data: Mapping[str, PyTree] | Batches | None = None, ids: Sequence[Any] | None = None,
-    optimizer: optax.GradientTransformation | None = None, links: Mapping[str, Link] | None = None,
-    backward: str = "residuals", checkpoint: str | os.PathLike | None = None, state: PartyState | None = None,
+    agreed: Agreement,
+    party: str,
+    own: Own,
+    task: str,
+    steps: int,
+    sizes: Callable[[int], int],
+    *,
+    credentials: Trust,
+    data: Mapping[str, PyTree] | Batches | None = None,
+    ids: Sequence[Any] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    links: Mapping[str, Link] | None = None,
+    backward: str = "residuals",
+    checkpoint: str | os.PathLike | None = None,
+    state: PartyState | None = None,
     keep_replies: bool = True,
-) -> Iterator[Prepared]:  # fmt: skip
+) -> Iterator[Prepared]:
     """A party that has built its part, and found that it fits the agreement.
 
     Args:
@@ -104,17 +141,35 @@ def prepare(
     local = Local(agreed, party, own, optimizer, links, backward)
     turns, fields = agreed.turns, local.fields(task.split()[0])
     if task != "train" and len(turns.names) > 1:
-        raise ValueError(f"`agreed` is of several clients: say whose with agreed.of, for one of {', '.join(turns.names)}.")
+        raise ValueError(
+            f"`agreed` is of several clients: say whose with agreed.of, for one of {', '.join(turns.names)}."
+        )
     records = records_of(agreed, party, fields, data, ids)
     one = next(iter(records.values()))
-    first = dict(one.batches(0)) if one.batches else {f: jax.tree.map(lambda x: x[:1], v) for f, v in one.fields.items()}
-    whole = {f: jax.ShapeDtypeStruct((1, *np.shape(x)[1:]), x.dtype) for f, x in first.items() if hasattr(x, "dtype")}
+    first = (
+        dict(one.batches(0))
+        if one.batches
+        else {f: jax.tree.map(lambda x: x[:1], v) for f, v in one.fields.items()}
+    )
+    whole = {
+        f: jax.ShapeDtypeStruct((1, *np.shape(x)[1:]), x.dtype)
+        for f, x in first.items()
+        if hasattr(x, "dtype")
+    }
     like = local.init(whole if len(whole) == len(first) else first)
     parties, wires, handed = agreed.parties, len(local.wires), shapes_of_learned(like)
-    crossings, largest, me = turns.crossings(local.wires), turns.largest, agreed.parties.index(party)
+    crossings, largest, me = (
+        turns.crossings(local.wires),
+        turns.largest,
+        agreed.parties.index(party),
+    )
 
     def shape_of(crossing: int, step: int) -> tuple:
-        return handed if crossings[crossing].kind == "weights" else shapes.arrays(local.like(crossing % wires, sizes(step))[0])
+        return (
+            handed
+            if crossings[crossing].kind == "weights"
+            else shapes.arrays(local.like(crossing % wires, sizes(step))[0])
+        )
 
     def uses(crossing: int, step: int, away: Away) -> int:
         return turns.without(away).uses(wires, crossing, step)
@@ -122,33 +177,77 @@ def prepare(
     for place, crossing in enumerate(crossings):
         if crossing.kind != "weights" or me in (crossing.sender, crossing.receiver):
             codec.check(shape_of(place, 0), f"{crossing.kind} `{crossing.what}`")
-    if largest and turns.client_of(party) is not None and (size := bytes_of(handed)) > largest:
-        raise ValueError(f"`turns` allows {largest} bytes to be handed over, `{party}` has {size}: say so with `largest`.")
+    if (
+        largest
+        and turns.client_of(party) is not None
+        and (size := bytes_of(handed)) > largest
+    ):
+        raise ValueError(
+            f"`turns` allows {largest} bytes to be handed over, `{party}` has {size}: say so with `largest`."
+        )
     said = agreed.said | {"task": task}
     run = sha256(canonical(said).encode()).digest()
     micros = agreed["microbatches"] if task == "train" else 1
-    clients = tuple(tuple(parties.index(p) for p in cast.values()) for cast in turns.clients.values()) if turns.skips else ()
+    clients = (
+        tuple(
+            tuple(parties.index(p) for p in cast.values())
+            for cast in turns.clients.values()
+        )
+        if turns.skips
+        else ()
+    )
     lag = agreed["staleness"] if task == "train" else 0
     terms = Terms(
-        run, parties, crossings, shape_of, steps, micros, 2 + 2 * lag, clients=clients, uses=uses, lag=lag,
+        run,
+        parties,
+        crossings,
+        shape_of,
+        steps,
+        micros,
+        2 + 2 * lag,
+        clients=clients,
+        uses=uses,
+        lag=lag,
         finite=agreed["nonfinite"] == "refuse",
-    )  # fmt: skip
+    )
     limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
-    said_of = {client: (r.count, r.digest) for client, r in records.items() if r.count is not None}
+    said_of = {
+        client: (r.count, r.digest)
+        for client, r in records.items()
+        if r.count is not None
+    }
     reach = agreed.reach(party)
     direct = frozenset(parties.index(p) for p, how in reach.items() if how != "lead")
-    with closing(Disk(checkpoint, party, agreed.schema, like) if checkpoint is not None else InMemory()) as disk:
+    with closing(
+        Disk(checkpoint, party, agreed.schema, like)
+        if checkpoint is not None
+        else InMemory()
+    ) as disk:
         if not disk.steps:
             disk.save(state or like)
-        status = Status(disk.instance, 0, tuple(disk.steps) if task == "train" else (0,), said_of)
+        status = Status(
+            disk.instance, 0, tuple(disk.steps) if task == "train" else (0,), said_of
+        )
         seals = None
         if "lead" in reach.values():
             from jsplit.wire.seal import Sealer
 
             names = [identity_of(agreed, p, credentials) for p in parties]
             seals = Sealer(credentials, parties, names, run, me, status.instance, limit)
-        member = Member(terms, me, parties.index(agreed["lead"]), status, said, direct, keep_replies, seals, disk.away())
-        yield Prepared(agreed, party, credentials, local, records, disk, member, limit + OVERHEAD)
+        member = Member(
+            terms,
+            me,
+            parties.index(agreed["lead"]),
+            status,
+            said,
+            direct,
+            keep_replies,
+            seals,
+            disk.away(),
+        )
+        yield Prepared(
+            agreed, party, credentials, local, records, disk, member, limit + OVERHEAD
+        )
 
 
 def bytes_of(arrays: Shapes) -> int:

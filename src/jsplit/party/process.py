@@ -49,13 +49,23 @@ class Metrics:
 
     def plain(self) -> dict[str, Any]:
         """For JSON, which has no NaN and no infinity: a loss that is not finite is `None`."""
-        return {**self.__dict__, "losses": {n: x if isfinite(x) else None for n, x in self.losses.items()}}
+        return {
+            **self.__dict__,
+            "losses": {n: x if isfinite(x) else None for n, x in self.losses.items()},
+        }
 
     def __str__(self) -> str:
         losses = ", ".join(f"{n} {x:.4f}" for n, x in self.losses.items())
-        parts = [f"step {self.step}", losses, f"{self.sent} B sent", f"{self.received} B received"]
+        parts = [
+            f"step {self.step}",
+            losses,
+            f"{self.sent} B sent",
+            f"{self.received} B received",
+        ]
         times = f"{1e3 * self.seconds:.1f} ms: compute {1e3 * self.compute:.1f}, wire {1e3 * self.wire:.1f}"
-        return ", ".join(p for p in (*parts, f"{times}, wait {1e3 * self.wait:.1f}") if p)
+        return ", ".join(
+            p for p in (*parts, f"{times}, wait {1e3 * self.wait:.1f}") if p
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,9 @@ class PartyRun:
         """An epoch, once all are there that must be: the state to go on with, and from which step. If the run is over, as the
         lead says, none begins."""
         steps, member = self.agreed["steps"], self.network.member
-        self.network.start(lambda: steps in self.disk.steps and member.committed >= steps)
+        self.network.start(
+            lambda: steps in self.disk.steps and member.committed >= steps
+        )
         start = member.start
         if start is None:
             return self.disk.restore(steps), steps
@@ -106,27 +118,48 @@ class PartyRun:
             self.disk.forget(self.turns.there_until(self.party, start.step))
             if self.network.member.rendezvous:
                 self.disk.remember(start.away)
-            if start.step not in self.disk.steps:  # it comes back, and all others have gone on
-                self.disk.save(self.disk.restore(max(self.disk.steps))._replace(step=jnp.int32(start.step)))
+            if (
+                start.step not in self.disk.steps
+            ):  # it comes back, and all others have gone on
+                self.disk.save(
+                    self.disk.restore(max(self.disk.steps))._replace(
+                        step=jnp.int32(start.step)
+                    )
+                )
         state = self.disk.restore(start.step)
         self.network.durable(self.disk.steps)
-        log.info("%s goes on from step %d, epoch %d", self.party, start.step, start.epoch)
+        log.info(
+            "%s goes on from step %d, epoch %d", self.party, start.step, start.epoch
+        )
         return state, start.step
 
     def batch(self, step: int) -> Mapping[str, PyTree]:
         """The records of a step of training."""
         start = self.network.member.start
-        size, turns, counts = self.agreed["batch"], self.turns, start.records if start else {}
+        size, turns, counts = (
+            self.agreed["batch"],
+            self.turns,
+            start.records if start else {},
+        )
         client = turns.client(step)
-        records, count = self.records[turns.names[client]], counts.get(turns.names[client])
+        records, count = (
+            self.records[turns.names[client]],
+            counts.get(turns.names[client]),
+        )
         if records.batches is not None:
             found = dict(records.batches(step))
         elif not records.fields:
             return {}
         elif count is None or count < size:
-            raise ValueError(f"there are {count or 0} records{of(turns.names[client])}, a batch takes {size}.")
+            raise ValueError(
+                f"there are {count or 0} records{of(turns.names[client])}, a batch takes {size}."
+            )
         else:
-            found = records.take(places_of(turns.steps_of(client, step), count, size, self.agreed["seed"]))
+            found = records.take(
+                places_of(
+                    turns.steps_of(client, step), count, size, self.agreed["seed"]
+                )
+            )
         check_size(found, size)
         return found
 
@@ -142,10 +175,15 @@ class PartyRun:
 
     def keep_pace(self, step: int, asked: Callable[[], bool]) -> None:
         """Before a checkpoint: a party that has no turn waits until all have the one before, or until it is asked to stop."""
-        last, member = step // self.agreed["checkpoint"] * self.agreed["checkpoint"], self.network.member
+        last, member = (
+            step // self.agreed["checkpoint"] * self.agreed["checkpoint"],
+            self.network.member,
+        )
         if not self.turns.works(self.party, step):
             what = f"its turn: not all have come to step {last}"
-            self.network.until(lambda: asked() or member.committed >= last, what, self.agreed.parties)
+            self.network.until(
+                lambda: asked() or member.committed >= last, what, self.agreed.parties
+            )
 
 
 def of(client: str) -> str:

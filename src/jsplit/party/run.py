@@ -72,9 +72,21 @@ def run(
     """
     steps, size = agreed["steps"], agreed["batch"] // agreed["microbatches"]
     with prepare(
-        agreed, party, own, "train", steps, lambda step: size, credentials=credentials, data=data, ids=ids, optimizer=optimizer,
-        links=links, backward=backward, checkpoint=checkpoint, keep_replies=keep_replies,
-    ) as ready:  # fmt: skip
+        agreed,
+        party,
+        own,
+        "train",
+        steps,
+        lambda step: size,
+        credentials=credentials,
+        data=data,
+        ids=ids,
+        optimizer=optimizer,
+        links=links,
+        backward=backward,
+        checkpoint=checkpoint,
+        keep_replies=keep_replies,
+    ) as ready:
         asked = stop.is_set if stop is not None else bool
         if (awaited := ready.disk.done(steps)) is not None:
             return over(ready, awaited, asked, network)
@@ -82,7 +94,9 @@ def run(
             return trained(me, on_step, asked)
 
 
-def trained(me: PartyRun, on_step: Callable[[Metrics], Any] | None, asked: Callable[[], bool]) -> Result:
+def trained(
+    me: PartyRun, on_step: Callable[[Metrics], Any] | None, asked: Callable[[], bool]
+) -> Result:
     """What is left of the run, from the newest step that all have."""
     agreed, party, steps = me.agreed, me.party, me.agreed["steps"]
     me.network.asked = asked
@@ -105,30 +119,62 @@ def trained(me: PartyRun, on_step: Callable[[Metrics], Any] | None, asked: Calla
                 due = (step + 1) % agreed["checkpoint"] == 0 or last
                 if due or asked():
                     me.keep_pace(step, asked)
-                    if due or not agreed["staleness"]:  # else steps are under way, of which no state can be saved
+                    if (
+                        due or not agreed["staleness"]
+                    ):  # else steps are under way, of which no state can be saved
                         failed = saved(me, state, failed, last=last)
                     if asked():
-                        me.network.leave(f"`{party}` was asked to stop after step {step + 1}.")
-                        return Result(state, step + 1, of_all(losses), stopped=True, epoch=me.network.epoch)
+                        me.network.leave(
+                            f"`{party}` was asked to stop after step {step + 1}."
+                        )
+                        return Result(
+                            state,
+                            step + 1,
+                            of_all(losses),
+                            stopped=True,
+                            epoch=me.network.epoch,
+                        )
             me.network.until(
-                lambda: me.network.member.committed >= steps, "all to have saved the last step", agreed.parties
-            )  # fmt: skip
+                lambda: me.network.member.committed >= steps,
+                "all to have saved the last step",
+                agreed.parties,
+            )
             me.disk.keep_from(steps)
             me.disk.finish(steps, me.network.awaited())
             me.disk.finish(steps, me.network.leave("", me.network.awaited()))
-            away = [(step, [me.turns.names[c] for c in gone]) for step, gone in me.turns.away]
-            return Result(state, steps, of_all(losses), epoch=me.network.epoch, away=away)
+            away = [
+                (step, [me.turns.names[c] for c in gone])
+                for step, gone in me.turns.away
+            ]
+            return Result(
+                state, steps, of_all(losses), epoch=me.network.epoch, away=away
+            )
         except RolledBack:
             log.info("%s goes back: another party has come back", party)
         except Stopped:
             newest = max(me.disk.steps)
-            log.info("%s was asked to stop while it waited; its newest checkpoint is that of step %d", party, newest)
+            log.info(
+                "%s was asked to stop while it waited; its newest checkpoint is that of step %d",
+                party,
+                newest,
+            )
             me.network.leave(f"`{party}` was asked to stop.")
             losses = {s: x for s, x in losses.items() if s < newest}
-            return Result(me.disk.restore(newest), newest, of_all(losses), stopped=True, epoch=me.network.epoch)
+            return Result(
+                me.disk.restore(newest),
+                newest,
+                of_all(losses),
+                stopped=True,
+                epoch=me.network.epoch,
+            )
 
 
-def over(ready: Prepared, awaited: Sequence[str], asked: Callable[[], bool], network: Mapping[str, Any]) -> Result:
+def over(
+    ready: Prepared,
+    awaited: Sequence[str],
+    asked: Callable[[], bool],
+    network: Mapping[str, Any],
+) -> Result:
     """What is left of a run that all have on disk to its end: to say so to those of whom it is not known that they know."""
     steps = ready.agreed["steps"]
     if awaited:
@@ -139,16 +185,24 @@ def over(ready: Prepared, awaited: Sequence[str], asked: Callable[[], bool], net
     return Result(ready.disk.restore(steps), steps)
 
 
-def one_step(me: PartyRun, state: PartyState, step: int, batches: Batches) -> tuple[PartyState, Metrics]:
+def one_step(
+    me: PartyRun, state: PartyState, step: int, batches: Batches
+) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
     state, found = me.local.step(state, batches, step, net)
     losses = {n: float(x) for n, x in found.items()}
     jax.block_until_ready((state.params, state.step))
-    seconds, wait, wire = time.monotonic() - began, net.waited - waited, net.posting - posting
+    seconds, wait, wire = (
+        time.monotonic() - began,
+        net.waited - waited,
+        net.posting - posting,
+    )
     took = (seconds, max(seconds - wait - wire, 0.0), wire, wait)
-    metrics = Metrics(step + 1, losses, net.sent - sent, net.received - received, *took, net.epoch)
+    metrics = Metrics(
+        step + 1, losses, net.sent - sent, net.received - received, *took, net.epoch
+    )
     log.debug("%s", json.dumps({"party": me.party, **metrics.plain()}))
     return state, metrics
 
@@ -164,7 +218,12 @@ def saved(me: PartyRun, state: PartyState, failed: int, *, last: bool) -> int:
     except OSError as error:
         if failed or last:
             raise
-        log.error("%s could not save step %d, older checkpoints are whole: %s", me.party, int(state.step), error)
+        log.error(
+            "%s could not save step %d, older checkpoints are whole: %s",
+            me.party,
+            int(state.step),
+            error,
+        )
         return failed + 1
     me.disk.keep_from(me.network.committed())
     me.network.durable(me.disk.steps)

@@ -19,14 +19,27 @@ from jsplit.rounds.local_training import travel
 from jsplit.rounds.state import AVERAGED, CARRIED, FRESH, OWN, PARTS
 from jsplit.rounds.synchronous import together
 
-__all__ = ["Algorithm", "alone", "centralized", "fedavg", "large_batch_sgd", "parallel", "splitfed", "take_turns"]
+__all__ = [
+    "Algorithm",
+    "alone",
+    "centralized",
+    "fedavg",
+    "large_batch_sgd",
+    "parallel",
+    "splitfed",
+    "take_turns",
+]
 
 HANDOFFS = ("peer", "server", "none")
 
 
 def take_turns(
-    trainer: Trainer, client: str | Sequence[str], *, handoff: str = "peer", loop: str = "auto"
-) -> Algorithm:  # fmt: skip
+    trainer: Trainer,
+    client: str | Sequence[str],
+    *,
+    handoff: str = "peer",
+    loop: str = "auto",
+) -> Algorithm:
     """Split learning, one client after the other: each trains with the others' parties, then hands over to the next.
 
     With hand-off, training is that of the whole model on the same sequence of batches: parameters, statistics and optimizer
@@ -49,13 +62,22 @@ def take_turns(
     one_of("handoff", handoff, HANDOFFS)
     mine, others = sides(trainer, client)
     side = OWN if handoff == "none" else CARRIED
-    return travel(trainer, ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED)), loop=loop)
+    return travel(
+        trainer,
+        ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED)),
+        loop=loop,
+    )
 
 
 def parallel(
-    trainer: Trainer, client: str | Sequence[str], *, bottoms: str = "own", statistics: str = "averaged", loop: str = "auto",
+    trainer: Trainer,
+    client: str | Sequence[str],
+    *,
+    bottoms: str = "own",
+    statistics: str = "averaged",
+    loop: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
-) -> Algorithm:  # fmt: skip
+) -> Algorithm:
     """Parallel split learning: in every step each client runs on a batch of its own, the other parties on all of them as one.
 
     The objective of a step is the mean over all examples of all clients, and every gradient is exactly its gradient. A client
@@ -85,10 +107,17 @@ def parallel(
 
 
 def splitfed(
-    trainer: Trainer, client: str | Sequence[str], *, version: int = 1, statistics: str = "averaged", moments: str = "fresh",
-    server: optax.GradientTransformation | None = None, loop: str = "auto", chunk: int | None = None,
+    trainer: Trainer,
+    client: str | Sequence[str],
+    *,
+    version: int = 1,
+    statistics: str = "averaged",
+    moments: str = "fresh",
+    server: optax.GradientTransformation | None = None,
+    loop: str = "auto",
+    chunk: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
-) -> Algorithm:  # fmt: skip
+) -> Algorithm:
     """SplitFed: in a round each client trains with the other parties; then halves are averaged, each client by its share.
 
     Version 1: every client has copies of the other parties to train with, and all halves are averaged. Version 2: the other
@@ -118,16 +147,25 @@ def splitfed(
         raise ValueError(
             f"`client` names every party, {', '.join(mine)}, so nobody is left to serve; `fedavg` averages the whole."
         )
-    low, high = {1: (AVERAGED, AVERAGED), 2: (AVERAGED, CARRIED), 3: (OWN, AVERAGED)}[version]
-    found = ways(dict.fromkeys(mine, low) | dict.fromkeys(others, high), statistics, moments)
+    low, high = {1: (AVERAGED, AVERAGED), 2: (AVERAGED, CARRIED), 3: (OWN, AVERAGED)}[
+        version
+    ]
+    found = ways(
+        dict.fromkeys(mine, low) | dict.fromkeys(others, high), statistics, moments
+    )
     return travel(trainer, found, server=server, loop=loop, chunk=chunk, mesh=mesh)
 
 
 def fedavg(
-    trainer: Trainer, *, statistics: str = "averaged", moments: str = "fresh",
-    server: optax.GradientTransformation | None = None, loop: str = "auto", chunk: int | None = None,
+    trainer: Trainer,
+    *,
+    statistics: str = "averaged",
+    moments: str = "fresh",
+    server: optax.GradientTransformation | None = None,
+    loop: str = "auto",
+    chunk: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
-) -> Algorithm:  # fmt: skip
+) -> Algorithm:
     """Federated averaging: each client trains the whole model, all parties of the topology; then it is averaged.
 
     Args:
@@ -139,13 +177,21 @@ def fedavg(
         <https://arxiv.org/abs/1602.05629>`_, 2017, Algorithm 1; Reddi et al., `Adaptive federated optimization
         <https://arxiv.org/abs/2003.00295>`_, 2021, Algorithm 1.
     """
-    found = ways(dict.fromkeys(check_trainer(trainer).topology.parties, AVERAGED), statistics, moments)
+    found = ways(
+        dict.fromkeys(check_trainer(trainer).topology.parties, AVERAGED),
+        statistics,
+        moments,
+    )
     return travel(trainer, found, server=server, loop=loop, chunk=chunk, mesh=mesh)
 
 
 def large_batch_sgd(
-    trainer: Trainer, *, statistics: str = "averaged", loop: str = "auto", mesh: jax.sharding.Mesh | None = None
-) -> Algorithm:  # fmt: skip
+    trainer: Trainer,
+    *,
+    statistics: str = "averaged",
+    loop: str = "auto",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Algorithm:
     """Synchronous SGD: in every step each client computes the gradient of the whole model on a batch of its own, and all step
     along the mean over all examples.
 
@@ -157,7 +203,12 @@ def large_batch_sgd(
         Chen et al., `Revisiting distributed synchronous SGD <https://arxiv.org/abs/1604.00981>`_, 2016.
     """
     return parallel(
-        trainer, check_trainer(trainer).topology.parties, bottoms="shared", statistics=statistics, loop=loop, mesh=mesh
+        trainer,
+        check_trainer(trainer).topology.parties,
+        bottoms="shared",
+        statistics=statistics,
+        loop=loop,
+        mesh=mesh,
     )
 
 
@@ -168,12 +219,20 @@ def centralized(trainer: Trainer, *, loop: str = "auto") -> Algorithm:
         trainer: of any topology of the model.
         loop: as for `take_turns`.
     """
-    return travel(trainer, ways(dict.fromkeys(check_trainer(trainer).topology.parties, CARRIED)), loop=loop)
+    return travel(
+        trainer,
+        ways(dict.fromkeys(check_trainer(trainer).topology.parties, CARRIED)),
+        loop=loop,
+    )
 
 
 def alone(
-    trainer: Trainer, *, loop: str = "auto", chunk: int | None = None, mesh: jax.sharding.Mesh | None = None
-) -> Algorithm:  # fmt: skip
+    trainer: Trainer,
+    *,
+    loop: str = "auto",
+    chunk: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Algorithm:
     """Every client trains the whole model on its own data, and nobody learns from another: what joining in must beat.
 
     Args:
@@ -184,7 +243,12 @@ def alone(
     return travel(trainer, found, loop=loop, chunk=chunk, mesh=mesh)
 
 
-def ways(side: dict[str, str], statistics: str = "averaged", moments: str = "fresh", links: str | None = None) -> dict:
+def ways(
+    side: dict[str, str],
+    statistics: str = "averaged",
+    moments: str = "fresh",
+    links: str | None = None,
+) -> dict:
     """How each part travels, from how each party's parameters do.
 
     The memory of a link is carried where all is, and else each client's own."""
@@ -202,9 +266,15 @@ def ways(side: dict[str, str], statistics: str = "averaged", moments: str = "fre
 def sides(trainer: Trainer, client: str | Sequence[str]) -> tuple[list[str], list[str]]:
     """The parties that a client is made of, and all others."""
     parties = check_trainer(trainer).topology.parties
-    mine = [client] if isinstance(client, str) else list(client) if isinstance(client, Sequence) else []
+    mine = (
+        [client]
+        if isinstance(client, str)
+        else list(client)
+        if isinstance(client, Sequence)
+        else []
+    )
     if not mine or len({*mine}) < len(mine) or not {*mine} <= {*parties}:
-        raise ValueError(f"`client` must be one or several of the parties {', '.join(parties)}, got {client!r}.")
+        raise ValueError(
+            f"`client` must be one or several of the parties {', '.join(parties)}, got {client!r}."
+        )
     return mine, [p for p in parties if p not in mine]
-
-

@@ -24,8 +24,14 @@ from jsplit.training.step import Config
 
 
 def spread(
-    config: Config, clients: Collection[str], count: int, *, own: bool, mapped: Callable = jax.vmap, first: Any = 0
-) -> Config:  # fmt: skip
+    config: Config,
+    clients: Collection[str],
+    count: int,
+    *,
+    own: bool,
+    mapped: Callable = jax.vmap,
+    first: Any = 0,
+) -> Config:
     """The same training with `count` clients, each of them the parties `clients`.
 
     Args:
@@ -45,7 +51,13 @@ def spread(
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
     def keys(key: jax.Array | None) -> Any:
-        return None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
+        return (
+            None
+            if key is None
+            else jax.vmap(lambda i: jax.random.fold_in(key, i))(
+                first + jnp.arange(count)
+            )
+        )
 
     def segment(one: Segment) -> Segment:
         def apply(params, state, key, *inputs, train=True):
@@ -53,20 +65,28 @@ def spread(
                 return one.apply(params, state, key, *inputs, train=train)
 
             axes = 0 if own else None, 0, None if key is None else 0, 0
-            value, new = mapped(run, in_axes=axes)(params, state, keys(key), apart(inputs))
+            value, new = mapped(run, in_axes=axes)(
+                params, state, keys(key), apart(inputs)
+            )
             return joined(value), new
 
         return replace(one, apply=apply)
 
     def loss(term: Loss) -> Loss:
         topology = config.topology
-        kinds = [i if i in topology.node or i in topology.fields else i.rpartition(".")[2] for i in term.reads]
+        kinds = [
+            i if i in topology.node or i in topology.fields else i.rpartition(".")[2]
+            for i in term.reads
+        ]
         axes = tuple(None if kind == "params" and not own else 0 for kind in kinds)
         if set(axes) == {None}:
             return term
 
         def fn(*inputs):
-            rows = [x if kind in ("params", "state") else apart(x) for kind, x in zip(kinds, inputs, strict=True)]
+            rows = [
+                x if kind in ("params", "state") else apart(x)
+                for kind, x in zip(kinds, inputs, strict=True)
+            ]
             result = mapped(term.fn, in_axes=axes)(*rows)
             return joined(result) if result.ndim > 1 else result
 
@@ -74,10 +94,17 @@ def spread(
 
     def link(one: Link) -> Link:
         def row(like):
-            return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // count, *x.shape[1:]), x.dtype), like)
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(
+                    (x.shape[0] // count, *x.shape[1:]), x.dtype
+                ),
+                like,
+            )
 
         def init(like):
-            return jax.tree.map(lambda x: jnp.repeat(x[None], count, 0), one.init(row(like)))
+            return jax.tree.map(
+                lambda x: jnp.repeat(x[None], count, 0), one.init(row(like))
+            )
 
         def encode(state, value, key):
             return jax.vmap(one.encode)(state, apart(value), keys(key))
@@ -90,23 +117,37 @@ def spread(
     nodes: list[Node | Loss] = []
     for n in config.topology.nodes:
         if n.party in clients:
-            n = replace(n, segment=segment(n.segment)) if isinstance(n, Node) else loss(n)
+            n = (
+                replace(n, segment=segment(n.segment))
+                if isinstance(n, Node)
+                else loss(n)
+            )
         nodes.append(n)
     links = {at: link(x) for at, x in config.links.items()}
     optimizer: Mapping[str, optax.GradientTransformation] = config.optimizer
     if own:
-        optimizer = {p: for_each(x) if p in clients else x for p, x in optimizer.items()}
-    return config._replace(topology=Topology(nodes, config.topology.holds), links=links, optimizer=optimizer)
+        optimizer = {
+            p: for_each(x) if p in clients else x for p, x in optimizer.items()
+        }
+    return config._replace(
+        topology=Topology(nodes, config.topology.holds),
+        links=links,
+        optimizer=optimizer,
+    )
 
 
 def for_each(one: optax.GradientTransformation) -> optax.GradientTransformation:
     """An optimizer for each of several sets of parameters, which lie along the first axis; of none, where there is no array."""
 
     def init(params):
-        return jax.vmap(one.init)(params) if jax.tree.leaves(params) else one.init(params)
+        return (
+            jax.vmap(one.init)(params) if jax.tree.leaves(params) else one.init(params)
+        )
 
     def update(updates, state, params=None):
-        return (jax.vmap(one.update) if jax.tree.leaves(updates) else one.update)(updates, state, params)
+        return (jax.vmap(one.update) if jax.tree.leaves(updates) else one.update)(
+            updates, state, params
+        )
 
     return optax.GradientTransformation(init, update)
 
@@ -124,7 +165,9 @@ def clients_mesh(mesh: Any, config: Config) -> Mesh | None:
             "`mesh` spreads clients, but `trainer` has one itself, which spreads the batch of each: give one of them."
         )
     if CLIENTS not in (mesh := checked_mesh(mesh)).shape:
-        raise ValueError(f"`mesh` must have an axis `{CLIENTS}`, it has {', '.join(map(str, mesh.shape))}.")
+        raise ValueError(
+            f"`mesh` must have an axis `{CLIENTS}`, it has {', '.join(map(str, mesh.shape))}."
+        )
     return mesh
 
 
@@ -137,15 +180,27 @@ def clients_mapped(mapped: Callable, mesh: Mesh | None) -> Callable:
 
     def outer(function: Callable, in_axes: tuple) -> Callable:
         def run(*args: PyTree) -> PyTree:
-            count = next(x.shape[0] for a, axis in zip(args, in_axes, strict=True) if axis == 0 for x in jax.tree.leaves(a))
+            count = next(
+                x.shape[0]
+                for a, axis in zip(args, in_axes, strict=True)
+                if axis == 0
+                for x in jax.tree.leaves(a)
+            )
             more = -count % mesh.shape[CLIENTS]
             rows = np.arange(count + more) % count
-            specs = tuple(jax.P() if axis is None else jax.P(CLIENTS) for axis in in_axes)
+            specs = tuple(
+                jax.P() if axis is None else jax.P(CLIENTS) for axis in in_axes
+            )
             filled = (
-                jax.tree.map(lambda x: x[rows], a) if axis == 0 and more else a for a, axis in zip(args, in_axes, strict=True)
+                jax.tree.map(lambda x: x[rows], a) if axis == 0 and more else a
+                for a, axis in zip(args, in_axes, strict=True)
             )
             spread = jax.shard_map(
-                mapped(function, in_axes), mesh=mesh, in_specs=specs, out_specs=jax.P(CLIENTS), check_vma=False
+                mapped(function, in_axes),
+                mesh=mesh,
+                in_specs=specs,
+                out_specs=jax.P(CLIENTS),
+                check_vma=False,
             )
             return jax.tree.map(lambda x: x[:count] if more else x, spread(*filled))
 

@@ -30,7 +30,7 @@ from jsplit.training.walk import Name, Turn, Wire, turns
 
 def row_by_row(
     config: Config, clients: Collection[str], count: int, *, own: bool
-) -> Callable[..., tuple[TrainState, Info]]:  # fmt: skip
+) -> Callable[..., tuple[TrainState, Info]]:
     """The `step` of a trainer of `spread(config, clients, count, own=own)`, whose turns are compiled one by one.
 
     What each client has lies along a leading axis, client after client: [count, ...], or of values [count * batch, ...]. What
@@ -44,72 +44,133 @@ def row_by_row(
     """
     topology = config.topology
     # A client's loss is the mean over its own examples; the objective holds the mean of these means.
-    nodes = [replace(n, weight=n.weight / count) if isinstance(n, Loss) and n.party in clients else n for n in topology.nodes]
+    nodes = [
+        replace(n, weight=n.weight / count)
+        if isinstance(n, Loss) and n.party in clients
+        else n
+        for n in topology.nodes
+    ]
     single = config._replace(topology=Topology(nodes, topology.holds))
     losses = [Name(x.party, "loss", x.name) for x in topology.losses]
-    learned = {g for p in clients for names in gradients(config, p).values() for g in names}
-    places, others = places_of(config), [p for p in topology.parties if p not in clients]
-    keep = {*losses, *learned, *(n for at in places.values() for n in (*at.state.values(), *at.links.values()))}
-    keep |= {n for p in others for n in (*places[p].params.values(), places[p].optimizer, places[p].step)}
+    learned = {
+        g for p in clients for names in gradients(config, p).values() for g in names
+    }
+    places, others = (
+        places_of(config),
+        [p for p in topology.parties if p not in clients],
+    )
+    keep = {
+        *losses,
+        *learned,
+        *(
+            n
+            for at in places.values()
+            for n in (*at.state.values(), *at.links.values())
+        ),
+    }
+    keep |= {
+        n
+        for p in others
+        for n in (*places[p].params.values(), places[p].optimizer, places[p].step)
+    }
 
     def walk(config: Config) -> list[Turn]:
         """All but the clients' updates."""
-        return turns([*training_ops(config), *[update(config, p) for p in others]], keep)
+        return turns(
+            [*training_ops(config), *[update(config, p) for p in others]], keep
+        )
 
     def client(number: Any) -> list[Turn]:
         return walk(spread(single, clients, 1, own=own, mapped=unrolled, first=number))
 
     many = spread(config, clients, count, own=own)
     every, updates = walk(many), [update(many, p) for p in clients]
-    between = {w for t in every if t.party in clients for w in t.writes if isinstance(w, Name) and w not in keep}
+    between = {
+        w
+        for t in every
+        if t.party in clients
+        for w in t.writes
+        if isinstance(w, Name) and w not in keep
+    }
     shared = {"key", "step"} if own else {"key", "step", "params"}
 
     def in_rows(name: Name | Wire) -> bool:
         if isinstance(name, Wire):
             return True
-        return name not in between and name.kind not in shared and (own or name not in learned)
+        return (
+            name not in between
+            and name.kind not in shared
+            and (own or name not in learned)
+        )
 
     def for_each(i: int, turn: Turn) -> Callable[..., list]:
         """A turn of a party of the clients, once for each client."""
 
         def once(number, values):
-            rows = [row(x, number, count) if in_rows(r) else x for x, r in zip(values, turn.reads, strict=True)]
+            rows = [
+                row(x, number, count) if in_rows(r) else x
+                for x, r in zip(values, turn.reads, strict=True)
+            ]
             return client(number)[i].run(*rows)
 
         @jax.jit
         def empty(values):
             made = zip(turn.writes, jax.eval_shape(once, 0, values), strict=True)
-            return {w: zeros(x, count if in_rows(w) else None) for w, x in made if w not in between}
+            return {
+                w: zeros(x, count if in_rows(w) else None)
+                for w, x in made
+                if w not in between
+            }
 
         @partial(jax.jit, donate_argnums=0)
         def call(found, number, values):
             made = dict(zip(turn.writes, once(number, values), strict=True))
             for w, x in found.items():
-                found[w] = put(x, made.pop(w), number) if in_rows(w) else jax.tree.map(jnp.add, x, made.pop(w))
+                found[w] = (
+                    put(x, made.pop(w), number)
+                    if in_rows(w)
+                    else jax.tree.map(jnp.add, x, made.pop(w))
+                )
             return found, made
 
         def run(*values):
             def of(k):
-                return [x[k] if r in between else x for x, r in zip(values, turn.reads, strict=True)]
+                return [
+                    x[k] if r in between else x
+                    for x, r in zip(values, turn.reads, strict=True)
+                ]
 
             found, rest = empty(of(0)), []
             for k in range(count):
                 found, left = call(found, np.int32(k), of(k))
                 rest.append(left)
-            return [found[w] if w in found else [x[w] for x in rest] for w in turn.writes]
+            return [
+                found[w] if w in found else [x[w] for x in rest] for w in turn.writes
+            ]
 
         return run
 
     def at_once(turn: Turn) -> Callable[..., tuple]:
-        donated = tuple(k for k, r in enumerate(turn.reads) if r.kind in ("optimizer", "params") and r in turn.writes)
+        donated = tuple(
+            k
+            for k, r in enumerate(turn.reads)
+            if r.kind in ("optimizer", "params") and r in turn.writes
+        )
         return jax.jit(in_parts(turn.run), donate_argnums=donated)
 
-    steps = [(t, for_each(i, t) if t.party in clients else at_once(t)) for i, t in enumerate(every)]
+    steps = [
+        (t, for_each(i, t) if t.party in clients else at_once(t))
+        for i, t in enumerate(every)
+    ]
     steps += [(op, jax.jit(op.run)) for op in updates]
     last = {r: i for i, (t, _) in enumerate(steps) for r in t.reads}
 
-    def step(state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array) -> tuple[TrainState, Info]:
-        env: dict[Any, Any] = dict(together(place(places, state, batch, normalise_weight(weight))))
+    def step(
+        state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array
+    ) -> tuple[TrainState, Info]:
+        env: dict[Any, Any] = dict(
+            together(place(places, state, batch, normalise_weight(weight)))
+        )
         for i, (turn, function) in enumerate(steps):
             results = function(*[env[r] for r in turn.reads])
             for r in turn.reads:
@@ -125,7 +186,12 @@ def row_by_row(
 def row(x: PyTree, number: Any, count: int) -> PyTree:
     """One client's part of what all have."""
     if isinstance(x, Packet):
-        like = jax.tree.map(lambda s: jax.ShapeDtypeStruct((s.shape[0] // count, *s.shape[1:]), s.dtype), x.like)
+        like = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(
+                (s.shape[0] // count, *s.shape[1:]), s.dtype
+            ),
+            x.like,
+        )
         return Packet(row(x.payload, number, count), like)
 
     def cut(x):
@@ -139,10 +205,19 @@ def zeros(like: PyTree, count: int | None) -> PyTree:
     """Room for what every client has, given the shapes of what one has (a number of each is [count]); or for the sum of it."""
 
     def grown(x):
-        return x.shape if count is None else (count * x.shape[0], *x.shape[1:]) if x.shape else (count,)
+        return (
+            x.shape
+            if count is None
+            else (count * x.shape[0], *x.shape[1:])
+            if x.shape
+            else (count,)
+        )
 
     if isinstance(like, Packet):
-        return Packet(zeros(like.payload, count), jax.tree.map(lambda x: jax.ShapeDtypeStruct(grown(x), x.dtype), like.like))
+        return Packet(
+            zeros(like.payload, count),
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(grown(x), x.dtype), like.like),
+        )
     return jax.tree.map(lambda x: jnp.zeros(grown(x), x.dtype), like)
 
 

@@ -58,10 +58,20 @@ def unrolled(function: Callable, in_axes: tuple) -> Callable:
 
     def run(*args):
         def row(i):
-            return [a if axis is None else jax.tree.map(lambda x: x[i], a) for a, axis in zip(args, in_axes, strict=True)]
+            return [
+                a if axis is None else jax.tree.map(lambda x: x[i], a)
+                for a, axis in zip(args, in_axes, strict=True)
+            ]
 
-        count = next(x.shape[0] for a, axis in zip(args, in_axes, strict=True) if axis == 0 for x in jax.tree.leaves(a))
-        return jax.tree.map(lambda *x: jnp.stack(x), *[function(*row(i)) for i in range(count)])
+        count = next(
+            x.shape[0]
+            for a, axis in zip(args, in_axes, strict=True)
+            if axis == 0
+            for x in jax.tree.leaves(a)
+        )
+        return jax.tree.map(
+            lambda *x: jnp.stack(x), *[function(*row(i)) for i in range(count)]
+        )
 
     return run
 
@@ -76,5 +86,3 @@ CHOICES = ("auto", *LOOPS)
 def check_loop(loop: str) -> None:
     if loop not in CHOICES:
         raise ValueError(f"`loop` must be one of {', '.join(CHOICES)}, got {loop!r}.")
-
-

@@ -78,12 +78,18 @@ class Sums(NamedTuple):
 def no_sums(config: Config) -> Sums:
     """Zeros, each an array of its own, since they are donated."""
     kind = jnp.result_type(float)
-    return Sums({x.name: jnp.zeros((), kind) for x in config.topology.losses}, jnp.zeros((), kind))
+    return Sums(
+        {x.name: jnp.zeros((), kind) for x in config.topology.losses},
+        jnp.zeros((), kind),
+    )
 
 
 def add_losses(sums: Sums, losses: Mapping[str, jax.Array], count: jax.Array) -> Sums:
     """The sums after a batch of `count` examples."""
-    return Sums({n: s + losses[n].astype(s.dtype) * count for n, s in sums.losses.items()}, sums.examples + count)
+    return Sums(
+        {n: s + losses[n].astype(s.dtype) * count for n, s in sums.losses.items()},
+        sums.examples + count,
+    )
 
 
 def told(config: Config, sums: Sums) -> RoundInfo:
@@ -94,7 +100,11 @@ def told(config: Config, sums: Sums) -> RoundInfo:
 
 
 def parts_of(parties: Mapping[str, PartyState]) -> Parts:
-    return {(p, part): x for p, own in parties.items() for part, x in zip(PARTS, own, strict=False)}
+    return {
+        (p, part): x
+        for p, own in parties.items()
+        for part, x in zip(PARTS, own, strict=False)
+    }
 
 
 def parties_of(parts: Parts, key: Any, step: Any) -> dict[str, PartyState]:

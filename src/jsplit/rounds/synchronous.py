@@ -37,8 +37,13 @@ from jsplit.training.fused import fused
 
 
 def together(
-    trainer: Trainer, ways: Ways, clients: Collection[str], *, loop: str = "auto", mesh: jax.sharding.Mesh | None = None
-) -> Algorithm:  # fmt: skip
+    trainer: Trainer,
+    ways: Ways,
+    clients: Collection[str],
+    *,
+    loop: str = "auto",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Algorithm:
     """The algorithm in which the parties `clients` are there once for each client, and all step at the same time.
 
     Args:
@@ -52,7 +57,9 @@ def together(
     config = check_trainer(trainer)
     mesh = clients_mesh(mesh, config)
     if config.microbatches > 1:
-        raise ValueError("`trainer` has micro-batches, which clients that step together do not: give each a smaller batch.")
+        raise ValueError(
+            "`trainer` has micro-batches, which clients that step together do not: give each a smaller batch."
+        )
     own = any(ways[p, "params"] == OWN for p in clients)
 
     def in_rows(loops: Loops) -> bool:
@@ -64,25 +71,46 @@ def together(
         if in_rows(loops):
             return row_by_row(config, clients, count, own=own)
         mapped = loops.each if own else jax.vmap
-        many = spread(config, clients, count, own=own, mapped=clients_mapped(mapped, mesh))
-        links = {n: (many.links.get(("activation", n)), many.links.get(("cotangent", n))) for _, n in many.links}
-        return fused(many.topology, many.optimizer, links=links, backward=many.backward, mesh=many.mesh).step
+        many = spread(
+            config, clients, count, own=own, mapped=clients_mapped(mapped, mesh)
+        )
+        links = {
+            n: (many.links.get(("activation", n)), many.links.get(("cotangent", n)))
+            for _, n in many.links
+        }
+        return fused(
+            many.topology,
+            many.optimizer,
+            links=links,
+            backward=many.backward,
+            mesh=many.mesh,
+        ).step
 
     def program(loops: Loops, ragged: bool, training: bool) -> Callable:
         steps: dict[int, Callable] = {}
 
         def begin(shared, live, fields, reads, weight):
             """States of all clients where they are averaged, their batch, how much each example counts, and each client."""
-            every = {k: jax.tree.map(lambda x: jnp.repeat(x[None], len(live), 0), x) for k, x in shared.items()}
+            every = {
+                k: jax.tree.map(lambda x: jnp.repeat(x[None], len(live), 0), x)
+                for k, x in shared.items()
+            }
             weight = weight * live[:, None]
-            return every, at(fields, reads.reshape(-1)), weight.reshape(-1), weight.sum(1)
+            return (
+                every,
+                at(fields, reads.reshape(-1)),
+                weight.reshape(-1),
+                weight.sum(1),
+            )
 
         def finish(old, new, live, of, losses, sums, examples):
             """What is a client's own stays as it is where it takes no step, or has no example in it."""
             live = live & (of > 0)
             for k in old:
                 if k in averaged:
-                    sums_of = jax.tree.map(lambda x, y: add_share(of, nothing_yet(x), y), old[k], new[k])
+                    sums_of = jax.tree.map(
+                        lambda x, y: add_share(of, nothing_yet(x), y), old[k], new[k]
+                    )
                     new[k] = jax.tree.map(partial(mean_of, of.sum()), old[k], sums_of)
                 else:
                     new[k] = jax.tree.map(lambda x, y: keep(live, x, y), old[k], new[k])
@@ -93,11 +121,17 @@ def together(
             parts, step, sums, examples = carry
             if len(live) not in steps:
                 steps[len(live)] = step_of(len(live), loops)
-            every, batch, weight, of = begin({k: parts[k] for k in averaged}, live, fields, reads, weight)
-            state, info = steps[len(live)](TrainState(parties_of(parts | every, key, step)), batch, weight)
+            every, batch, weight, of = begin(
+                {k: parts[k] for k in averaged}, live, fields, reads, weight
+            )
+            state, info = steps[len(live)](
+                TrainState(parties_of(parts | every, key, step)), batch, weight
+            )
             new = parts_of(state.parties)
             old = {k: x for k, x in parts.items() if ways[k] == OWN or k in averaged}
-            found, *counted = finish(old, {k: new[k] for k in old}, live, of, info.losses, sums, examples)
+            found, *counted = finish(
+                old, {k: new[k] for k in old}, live, of, info.losses, sums, examples
+            )
             return new | found, step + 1, *counted
 
         if in_rows(loops):
@@ -108,29 +142,44 @@ def together(
         def whole_round(held: Held, key, fields, draw: Draw):
             parts, step, memory = held
             kept = {k: x for k, x in parts.items() if ways[k] == OWN}
-            parts = {k: at(x, draw.client) if k in kept else x for k, x in parts.items()}
+            parts = {
+                k: at(x, draw.client) if k in kept else x for k, x in parts.items()
+            }
 
             def body(s, carry):
-                return one(carry, s < draw.steps, key, fields, draw.reads[:, s], draw.weight[:, s])
+                return one(
+                    carry,
+                    s < draw.steps,
+                    key,
+                    fields,
+                    draw.reads[:, s],
+                    draw.weight[:, s],
+                )
 
             examples = jnp.zeros(len(draw.client), jnp.result_type(float))
             carry = parts, step, no_sums(config), examples
             parts, step, sums, examples = loops.times(draw.steps.max(), body, carry)
             for k, x in kept.items():
-                parts[k] = jax.tree.map(lambda old, new: old.at[draw.client].set(new, mode="drop"), x, parts[k])
+                parts[k] = jax.tree.map(
+                    lambda old, new: old.at[draw.client].set(new, mode="drop"),
+                    x,
+                    parts[k],
+                )
             info: RoundInfo = told(config, sums)._replace(each={}, examples=examples)
             return Held(parts, step, memory), info
 
         return whole_round
 
     if mesh is not None:  # to evaluate, nothing has to be carried on
-        ways_to_evaluate = {k: AVERAGED if way == CARRIED else way for k, way in ways.items()}
+        ways_to_evaluate = {
+            k: AVERAGED if way == CARRIED else way for k, way in ways.items()
+        }
         alone = travel(trainer, ways_to_evaluate, loop=loop, chunk=1, mesh=mesh)
     else:
         alone = travel(trainer, ways, loop=loop)
-    return assemble(trainer, ways, program, loop=loop, group=lambda count, loops: 1, mesh=mesh)._replace(
-        evaluate=alone.evaluate
-    )
+    return assemble(
+        trainer, ways, program, loop=loop, group=lambda count, loops: 1, mesh=mesh
+    )._replace(evaluate=alone.evaluate)
 
 
 def keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:

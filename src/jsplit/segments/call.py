@@ -32,23 +32,52 @@ class Call:
         names = [p.name for p in parameters]
         self.flags = [n for n in names if n in TRAIN_FLAGS | EVAL_FLAGS]
         self.takes_key = not self.is_module and "key" in names
-        self.free = not parameters or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.free = not parameters or any(
+            p.kind is p.VAR_POSITIONAL for p in parameters
+        )
         told = {*self.flags, *(["key"] if self.takes_key else [])}
-        taken = [p for p in parameters if p.name not in told and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        taken = [
+            p
+            for p in parameters
+            if p.name not in told and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
         known = [p.name for p in taken]
         required = [p.name for p in taken if p.default is p.empty]
         if not self.free and len(inputs or ()) > len(known):
             raise ValueError(f"`inputs` names {inputs}, but the model takes {known}.")
-        self.inputs = tuple(inputs or (() if self.free else required)) or (None if self.free else ())
-        first = list(inputs) if inputs and set(inputs) <= set(known) else [] if inputs else required
+        self.inputs = tuple(inputs or (() if self.free else required)) or (
+            None if self.free else ()
+        )
+        first = (
+            list(inputs)
+            if inputs and set(inputs) <= set(known)
+            else []
+            if inputs
+            else required
+        )
         self.order = [*first, *(n for n in known if n not in first)]
-        leading = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        leading = [
+            p.name
+            for p in parameters
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         same = [a == b for a, b in zip(self.order, leading, strict=False)]
         self.lead = None if self.free else [*same, False].index(False)
 
-    def __call__(self, function: Callable, first: tuple, inputs: tuple, train: bool, **named: PyTree) -> PyTree:
-        if not self.free and not len(self.inputs or ()) <= len(inputs) <= len(self.order):
-            raise ValueError(f"the model takes inputs {self.inputs}, got {len(inputs)}.")
+    def __call__(
+        self,
+        function: Callable,
+        first: tuple,
+        inputs: tuple,
+        train: bool,
+        **named: PyTree,
+    ) -> PyTree:
+        if not self.free and not len(self.inputs or ()) <= len(inputs) <= len(
+            self.order
+        ):
+            raise ValueError(
+                f"the model takes inputs {self.inputs}, got {len(inputs)}."
+            )
         named |= {flag: train == (flag in TRAIN_FLAGS) for flag in self.flags}
         if self.lead is not None:
             named |= zip(self.order[self.lead :], inputs[self.lead :], strict=False)

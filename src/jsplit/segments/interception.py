@@ -63,10 +63,14 @@ def watching(**changes: Any) -> Iterator[None]:
 def watched(module: nnx.Module) -> Iterator[None]:
     """While it is open, the submodules of `module`, which must be a copy, are watched; those of linen always are."""
     with ExitStack() as stack:
-        for path, child in list(nnx.iter_modules(module)) if WATCH.value is not None else ():
+        for path, child in (
+            list(nnx.iter_modules(module)) if WATCH.value is not None else ()
+        ):
             vars(child)[PLACE] = path
             if path and "__call__" in dir(type(child)):
-                stack.enter_context(replaced(type(child), "__call__", partial(around_nnx, type(child))))
+                stack.enter_context(
+                    replaced(type(child), "__call__", partial(around_nnx, type(child)))
+                )
         yield
 
 
@@ -99,22 +103,45 @@ def replaced(kind: type, name: str, around: Callable) -> Iterator[None]:
                 delattr(kind, name) if own is None else setattr(kind, name, own)
 
 
-def around_linen(method: Callable, args: tuple, kwargs: dict, context: linen.module.InterceptorContext) -> PyTree:
+def around_linen(
+    method: Callable,
+    args: tuple,
+    kwargs: dict,
+    context: linen.module.InterceptorContext,
+) -> PyTree:
     output = method(*args, **kwargs)
-    return returned(output, context.module.path, (args, kwargs)) if context.method_name == "__call__" else output
+    return (
+        returned(output, context.module.path, (args, kwargs))
+        if context.method_name == "__call__"
+        else output
+    )
 
 
-def around_nnx(kind: type, call: Callable, module: nnx.Module, *args: Any, **kwargs: Any) -> PyTree:
-    output = call(module, *args, **kwargs)  # from a class below, this is `super().__call__`, whose output has no name yet
-    return returned(output, vars(module).get(PLACE, ()), (args, kwargs)) if type(module) is kind else output
+def around_nnx(
+    kind: type, call: Callable, module: nnx.Module, *args: Any, **kwargs: Any
+) -> PyTree:
+    output = call(
+        module, *args, **kwargs
+    )  # from a class below, this is `super().__call__`, whose output has no name yet
+    return (
+        returned(output, vars(module).get(PLACE, ()), (args, kwargs))
+        if type(module) is kind
+        else output
+    )
 
 
 def around_sow(sow: Callable, *args: Any, **kwargs: Any) -> Any:
     watch = WATCH.value
     if watch is not None and watch.sown is not None:
-        module, collection, name = list(inspect.signature(sow).bind(*args, **kwargs).arguments.values())[:3]
+        module, collection, name = list(
+            inspect.signature(sow).bind(*args, **kwargs).arguments.values()
+        )[:3]
         is_linen = isinstance(module, linen.Module)
-        watch.sown((collection, *module.path, name) if is_linen else (*vars(module).get(PLACE, ()), name))
+        watch.sown(
+            (collection, *module.path, name)
+            if is_linen
+            else (*vars(module).get(PLACE, ()), name)
+        )
     return sow(*args, **kwargs)
 
 
@@ -123,12 +150,18 @@ def returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
     watch = WATCH.value
     if watch is None or not path:
         return output
-    if watch.compute is not None and all(x.dtype == watch.compute for x in jax.tree.leaves(given) if is_floating(x)):
+    if watch.compute is not None and all(
+        x.dtype == watch.compute for x in jax.tree.leaves(given) if is_floating(x)
+    ):
         output = narrowed(output)
-    return tag_arrays(output, MODULE + ".".join(map(str, path))) if watch.names else output
+    return (
+        tag_arrays(output, MODULE + ".".join(map(str, path))) if watch.names else output
+    )
 
 
 def narrowed(tree: PyTree) -> PyTree:
     """A pytree in the dtype in which the watched model computes."""
     watch = WATCH.value
-    return tree if watch is None or watch.compute is None else narrow(tree, watch.compute)
+    return (
+        tree if watch is None or watch.compute is None else narrow(tree, watch.compute)
+    )

@@ -43,17 +43,33 @@ def mixed_precision(model: Any, compute: Any = jnp.bfloat16, **options) -> Segme
     except TypeError:
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`compute` must be a floating dtype, got {compute if dtype is None else dtype.name!r}.")
+        raise ValueError(
+            f"`compute` must be a floating dtype, got {compute if dtype is None else dtype.name!r}."
+        )
     wide = segment(model, **options)
 
-    def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
+    def apply(
+        params: Params,
+        state: State,
+        key: jax.Array | None,
+        *inputs: PyTree,
+        train: bool = True,
+    ):
         with watching(compute=dtype):
-            output, new = wide.apply(narrow(params, dtype), state, key, *narrow(inputs, dtype), train=train)
+            output, new = wide.apply(
+                narrow(params, dtype), state, key, *narrow(inputs, dtype), train=train
+            )
         before = dict(jax.tree_util.tree_leaves_with_path(state))
-        return narrow(output, dtype), jax.tree_util.tree_map_with_path(lambda path, x: as_wide_as(before.get(path), x), new)
+        return narrow(output, dtype), jax.tree_util.tree_map_with_path(
+            lambda path, x: as_wide_as(before.get(path), x), new
+        )
 
     return replace(wide, apply=apply)
 
 
 def as_wide_as(old: Any, x: Any) -> Any:
-    return x if old is None or old.dtype == jnp.result_type(x) else jnp.asarray(x, old.dtype)
+    return (
+        x
+        if old is None or old.dtype == jnp.result_type(x)
+        else jnp.asarray(x, old.dtype)
+    )

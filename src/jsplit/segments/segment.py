@@ -57,24 +57,41 @@ def segment(
             parameters would become constants.
     """
     if variables is not None and not isinstance(model, linen.Module):
-        raise ValueError(f"`variables` belongs to a linen module, got a {type(model).__name__}.")
+        raise ValueError(
+            f"`variables` belongs to a linen module, got a {type(model).__name__}."
+        )
     if variables is not None and "params" not in variables:
-        raise ValueError(f"`variables` must hold the collection `params`, as `module.init` returns it, got {list(variables)}.")
+        raise ValueError(
+            f"`variables` must hold the collection `params`, as `module.init` returns it, got {list(variables)}."
+        )
     if init is not None and isinstance(model, (nnx.Module, linen.Module, Segment)):
-        raise ValueError(f"`init` belongs to a plain function, got a {type(model).__name__}, which has its own.")
+        raise ValueError(
+            f"`init` belongs to a plain function, got a {type(model).__name__}, which has its own."
+        )
     if isinstance(model, type):
-        raise ValueError(f"`model` must be a module or a function, got the class `{model.__name__}`; make one of it first.")
+        raise ValueError(
+            f"`model` must be a module or a function, got the class `{model.__name__}`; make one of it first."
+        )
     names = None if inputs is None else names_of("inputs", inputs, twice=True)
     if isinstance(model, Segment):
         return Segment(
-            model.init, model.apply, tuple(names or model.inputs or ()) or None, name or model.name,
-            model.trainable, model.shares_key,
-        )  # fmt: skip
+            model.init,
+            model.apply,
+            tuple(names or model.inputs or ()) or None,
+            name or model.name,
+            model.trainable,
+            model.shares_key,
+        )
     if not callable(model):
-        raise ValueError(f"`model` must be a Flax module or a function, got {type(model).__name__}, which has no `__call__`.")
+        raise ValueError(
+            f"`model` must be a Flax module or a function, got {type(model).__name__}, which has no `__call__`."
+        )
     call = Call(model, names, skip=1 if init is not None else 0)
     if isinstance(model, nnx.Module):
-        parts, trainable = from_nnx(model, call), bool(jax.tree.leaves(nnx.state(model, nnx.Param)))
+        parts, trainable = (
+            from_nnx(model, call),
+            bool(jax.tree.leaves(nnx.state(model, nnx.Param))),
+        )
     elif isinstance(model, linen.Module):
         parts, trainable = from_linen(model, call, variables), True
     else:
@@ -91,7 +108,11 @@ def refuse_modules(function: Callable) -> None:
             continue
         known.add(id(x))
         if isinstance(x, (nnx.Module, linen.Module)):
-            if jax.tree.leaves(nnx.state(x, nnx.Param)) if isinstance(x, nnx.Module) else x.scope is not None:
+            if (
+                jax.tree.leaves(nnx.state(x, nnx.Param))
+                if isinstance(x, nnx.Module)
+                else x.scope is not None
+            ):
                 raise ValueError(
                     f"`model` holds a {type(x).__name__}, whose parameters would become constants; pass the module itself, "
                     "or a function of parameters and inputs that holds no module, with its `init`."
@@ -104,28 +125,61 @@ def refuse_modules(function: Callable) -> None:
             for cell in x.__closure__ or ():
                 with suppress(ValueError):  # a cell that is empty yet
                     todo.append(cell.cell_contents)
-            todo += [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values(), getattr(x, "__wrapped__", None)]
-            near = (x.__globals__[n] for n in globals_of(x.__code__) if n in x.__globals__)
-            todo += [g for g in near if getattr(inspect.unwrap(g), "__globals__", x.__globals__) is x.__globals__]
+            todo += [
+                *(x.__defaults__ or ()),
+                *(x.__kwdefaults__ or {}).values(),
+                getattr(x, "__wrapped__", None),
+            ]
+            near = (
+                x.__globals__[n] for n in globals_of(x.__code__) if n in x.__globals__
+            )
+            todo += [
+                g
+                for g in near
+                if getattr(inspect.unwrap(g), "__globals__", x.__globals__)
+                is x.__globals__
+            ]
         elif callable(x):
-            held = [getattr(x, a, None) for a in ("__wrapped__", "__self__", "__func__", "func", "args", "keywords")]
+            held = [
+                getattr(x, a, None)
+                for a in (
+                    "__wrapped__",
+                    "__self__",
+                    "__func__",
+                    "func",
+                    "args",
+                    "keywords",
+                )
+            ]
             todo += [*held, *getattr(x, "__dict__", {}).values()]
 
 
 def globals_of(code: CodeType) -> set[str]:
     """The names of the globals that a function reads, in its inner functions too."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    return names.union(*(globals_of(c) for c in code.co_consts if isinstance(c, CodeType)))
+    return names.union(
+        *(globals_of(c) for c in code.co_consts if isinstance(c, CodeType))
+    )
 
 
-def from_function(function: Callable, call: Call, init: Callable[..., Params] | None) -> Parts:
+def from_function(
+    function: Callable, call: Call, init: Callable[..., Params] | None
+) -> Parts:
     def start(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
         return ({} if init is None else init(key, *inputs)), {}
 
-    def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
-        named = {"key": jax.random.key(0) if key is None else key} if call.takes_key else {}
-        return call(function, () if init is None else (params,), inputs, train, **named), state
+    def apply(
+        params: Params,
+        state: State,
+        key: jax.Array | None,
+        *inputs: PyTree,
+        train: bool = True,
+    ):
+        named = (
+            {"key": jax.random.key(0) if key is None else key} if call.takes_key else {}
+        )
+        return call(
+            function, () if init is None else (params,), inputs, train, **named
+        ), state
 
     return start, apply
-
-

@@ -47,7 +47,11 @@ class CutPoint(NamedTuple):
 
 
 def cut_points(
-    model: Any, *example: PyTree, outputs: Sequence[str] | None = None, shared_inputs: Sequence[str] = (), **options
+    model: Any,
+    *example: PyTree,
+    outputs: Sequence[str] | None = None,
+    shared_inputs: Sequence[str] = (),
+    **options,
 ) -> list[CutPoint]:
     """Every place where one value separates input from output, from the input on.
 
@@ -62,24 +66,54 @@ def cut_points(
         options: as for `segment`.
     """
     made = segment(model, **options)
-    whole = TracedModel(made, initial(made, example), example, {}, outputs, shared_inputs)
+    whole = TracedModel(
+        made, initial(made, example), example, {}, outputs, shared_inputs
+    )
     traces = whole.both()
     train, infer = (separating(t.flat, *t.ends(whole.shared)) for t in traces)
     last = {p.origin: name for name, p in train.items()}
     families = [Counter(p.family for p in points.values()) for points in (train, infer)]
     found = []
     for name, point in train.items():
-        if name not in last.values() or name not in infer or families[0][point.family] != families[1][point.family]:
+        if (
+            name not in last.values()
+            or name not in infer
+            or families[0][point.family] != families[1][point.family]
+        ):
             continue  # a name must mean the same place in both modes
         pair = (point.variable, infer[name].variable)
         try:
-            parts = divide(whole, [t._replace(cuts={name: Value(LEAF, [v])}) for t, v in zip(traces, pair, strict=True)])
+            parts = divide(
+                whole,
+                [
+                    t._replace(cuts={name: Value(LEAF, [v])})
+                    for t, v in zip(traces, pair, strict=True)
+                ],
+            )
         except ValueError:
             continue
         params = [whole.params.shapes[i] for i in parts[name].params]
-        one, same = (jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in map(shape_of, pair))
+        one, same = (
+            jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in map(shape_of, pair)
+        )
         if one == same:
-            piece, weights = backward_slice(traces[0].flat, [point.variable]), traces[0].weights
-            work = (n / whole.batch for n in count((e.eqn for e in piece.equations), weights))
-            found.append(CutPoint(name, one.shape, one.dtype, sum(p.size for p in params), nbytes(params), nbytes(one), *work))
+            piece, weights = (
+                backward_slice(traces[0].flat, [point.variable]),
+                traces[0].weights,
+            )
+            work = (
+                n / whole.batch
+                for n in count((e.eqn for e in piece.equations), weights)
+            )
+            found.append(
+                CutPoint(
+                    name,
+                    one.shape,
+                    one.dtype,
+                    sum(p.size for p in params),
+                    nbytes(params),
+                    nbytes(one),
+                    *work,
+                )
+            )
     return found

@@ -30,9 +30,13 @@ def variables(state: TrainState) -> tuple[Params, State]:
         ValueError: if two segments hold the same leaf, as those of several models may.
     """
     if not isinstance(state, TrainState):
-        raise ValueError(f"`state` must be that of a trainer, a TrainState, got a {type(state).__name__}.")
+        raise ValueError(
+            f"`state` must be that of a trainer, a TrainState, got a {type(state).__name__}."
+        )
     parties = state.parties.values()
-    return merge(*(x for p in parties for x in p.params.values())), merge(*(x for p in parties for x in p.state.values()))
+    return merge(*(x for p in parties for x in p.params.values())), merge(
+        *(x for p in parties for x in p.state.values())
+    )
 
 
 def merge(*trees: Mapping, like: PyTree = None) -> PyTree:
@@ -52,7 +56,9 @@ def merge(*trees: Mapping, like: PyTree = None) -> PyTree:
     merged: dict = {}
     for tree in trees:
         if not isinstance(tree, Mapping):
-            raise ValueError(f"`merge` takes nested dictionaries, as segments of `split` have, got a {type(tree).__name__}.")
+            raise ValueError(
+                f"`merge` takes nested dictionaries, as segments of `split` have, got a {type(tree).__name__}."
+            )
         for path in by_path(tree).paths:
             ours = merged
             for k in path:
@@ -67,6 +73,12 @@ def merge(*trees: Mapping, like: PyTree = None) -> PyTree:
         return merged
     found, wanted = by_path(merged), by_path(like)
     values = dict(zip(found.paths, found.shapes, strict=True))
-    if odd := [path for path in (*wanted.paths, *found.paths) if path not in values or path not in wanted.paths]:
-        raise ValueError(f"the leaf `{dotted(odd[0])}` is in {'the trees' if odd[0] in values else '`like`'} alone.")
+    if odd := [
+        path
+        for path in (*wanted.paths, *found.paths)
+        if path not in values or path not in wanted.paths
+    ]:
+        raise ValueError(
+            f"the leaf `{dotted(odd[0])}` is in {'the trees' if odd[0] in values else '`like`'} alone."
+        )
     return wanted.structure.unflatten([values[path] for path in wanted.paths])

@@ -18,7 +18,15 @@ from jsplit.core.base import Params, PyTree, Segment, State, node_key
 from jsplit.core.checks import names_of, topological_order
 from jsplit.core.paths import dotted, nest
 from jsplit.core.trees import batch_of, describe
-from jsplit.jaxprs.flat import CUT, Atom, Flat, backward_slice, evaluate, shape_of, tag_arrays
+from jsplit.jaxprs.flat import (
+    CUT,
+    Atom,
+    Flat,
+    backward_slice,
+    evaluate,
+    shape_of,
+    tag_arrays,
+)
 from jsplit.segments.interception import narrowed
 from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint
@@ -41,7 +49,9 @@ def cut(value: PyTree, name: str) -> PyTree:
         ValueError: if `name` is no such name, or `value` holds no array.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"`name` of a cut must be an identifier, or several joined by dots, got {name!r}.")
+        raise ValueError(
+            f"`name` of a cut must be an identifier, or several joined by dots, got {name!r}."
+        )
     if not jax.tree.leaves(value):
         raise ValueError(f"`value` of the cut `{name}` holds no array.")
     return tag_arrays(narrowed(value), CUT + name)
@@ -50,7 +60,9 @@ def cut(value: PyTree, name: str) -> PyTree:
 def split(
     model: Any,
     *example: PyTree,
-    cuts: Mapping[str, str | CutPoint | Sequence[str | CutPoint]] | Sequence[str | CutPoint] | None = None,
+    cuts: Mapping[str, str | CutPoint | Sequence[str | CutPoint]]
+    | Sequence[str | CutPoint]
+    | None = None,
     outputs: Sequence[str] | None = None,
     shared_inputs: Sequence[str] = (),
     **options,
@@ -89,7 +101,9 @@ def split(
     start = initial(made, example)
     whole = TracedModel(made, start, example, name_cuts(cuts), outputs, shared_inputs)
     parts = divide(whole, whole.both())
-    return {name: make_segment(whole, start, name, part) for name, part in parts.items()}
+    return {
+        name: make_segment(whole, start, name, part) for name, part in parts.items()
+    }
 
 
 def name_cuts(cuts: Any) -> dict[str, list[str]] | None:
@@ -97,29 +111,52 @@ def name_cuts(cuts: Any) -> dict[str, list[str]] | None:
 
     def names(ends: Any) -> list[str]:
         several = isinstance(ends, Iterable) and not isinstance(ends, (str, CutPoint))
-        return names_of("cuts", [end.name if isinstance(end, CutPoint) else end for end in (ends if several else [ends])])
+        return names_of(
+            "cuts",
+            [
+                end.name if isinstance(end, CutPoint) else end
+                for end in (ends if several else [ends])
+            ],
+        )
 
     if cuts is None:
         return None
     if not isinstance(cuts, Mapping):
         return {name: [name] for name in names(cuts)}
-    return {name: names(ends) for name, ends in zip(names(cuts.keys()), cuts.values(), strict=True)}
+    return {
+        name: names(ends)
+        for name, ends in zip(names(cuts.keys()), cuts.values(), strict=True)
+    }
 
 
-def make_segment(whole: TracedModel, start: Initial, name: str, part: SegmentSpec) -> Segment:
+def make_segment(
+    whole: TracedModel, start: Initial, name: str, part: SegmentSpec
+) -> Segment:
     """The slice of the whole that computes the value `name`, as a segment of its own."""
     param_paths = [whole.params.paths[i] for i in part.params]
     state_paths = [whole.state.paths[i] for i in part.state]
-    starts = [start.params_atoms[i] for i in part.params] + [start.state_atoms[i] for i in part.state]
+    starts = [start.params_atoms[i] for i in part.params] + [
+        start.state_atoms[i] for i in part.state
+    ]
     begin = restrict(start.flat, starts)
 
     def init(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
         leaves = begin(as_key(key))
-        return nest(param_paths, leaves[: len(param_paths)]), nest(state_paths, leaves[len(param_paths) :])
+        return nest(param_paths, leaves[: len(param_paths)]), nest(
+            state_paths, leaves[len(param_paths) :]
+        )
 
-    def apply(params: Params, state: State, key: jax.Array | None, *inputs: PyTree, train: bool = True):
+    def apply(
+        params: Params,
+        state: State,
+        key: jax.Array | None,
+        *inputs: PyTree,
+        train: bool = True,
+    ):
         if len(inputs) != len(part.inputs):
-            raise ValueError(f"segment `{name}` takes the inputs {part.inputs}, got {len(inputs)} values.")
+            raise ValueError(
+                f"segment `{name}` takes the inputs {part.inputs}, got {len(inputs)} values."
+            )
         named = dict(zip(part.inputs, inputs, strict=True))
         trace = whole.trace(batch_of(named), train)
         values: dict[Var, Any] = {}
@@ -127,25 +164,46 @@ def make_segment(whole: TracedModel, start: Initial, name: str, part: SegmentSpe
         def give(what: str, atoms: Sequence[Atom], leaves: Sequence[Any]) -> None:
             for v, x in zip(atoms, leaves, strict=True):
                 if isinstance(x, jax.ShapeDtypeStruct):
-                    raise ValueError(f"segment `{name}` has only the shape of `{what}`, {describe(x)}, and needs its value.")
-                expected, got = shape_of(v), jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+                    raise ValueError(
+                        f"segment `{name}` has only the shape of `{what}`, {describe(x)}, and needs its value."
+                    )
+                expected, got = (
+                    shape_of(v),
+                    jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)),
+                )
                 if (expected.shape, expected.dtype) != (got.shape, got.dtype):
-                    raise ValueError(f"segment `{name}` expects `{what}` as {describe(expected)}, got {describe(got)}.")
+                    raise ValueError(
+                        f"segment `{name}` expects `{what}` as {describe(expected)}, got {describe(got)}."
+                    )
                 if isinstance(v, Var):
                     values[v] = x
 
         give("key", trace.variables[Source("key", 0)], [as_key(key)])
         for i, path in zip(part.params, param_paths, strict=True):
-            give(dotted(path), trace.variables[Source("params", i)], [at(params, path, f"segment `{name}` needs the weight")])
+            give(
+                dotted(path),
+                trace.variables[Source("params", i)],
+                [at(params, path, f"segment `{name}` needs the weight")],
+            )
         for i, path in zip(part.state, state_paths, strict=True):
-            give(dotted(path), trace.variables[Source("state", i)], [at(state, path, f"segment `{name}` needs the statistic")])
+            give(
+                dotted(path),
+                trace.variables[Source("state", i)],
+                [at(state, path, f"segment `{name}` needs the statistic")],
+            )
         for n, value in named.items():
-            expected = trace.cuts[n].structure if n in trace.cuts else whole.structure(n)
+            expected = (
+                trace.cuts[n].structure if n in trace.cuts else whole.structure(n)
+            )
             if jax.tree.structure(value) != expected:
-                raise ValueError(f"segment `{name}` expects `{n}` as {expected}, got {jax.tree.structure(value)}.")
+                raise ValueError(
+                    f"segment `{name}` expects `{n}` as {expected}, got {jax.tree.structure(value)}."
+                )
             give(
                 n,
-                trace.cuts[n].atoms if n in trace.cuts else trace.variables.get(Source("field", n), []),
+                trace.cuts[n].atoms
+                if n in trace.cuts
+                else trace.variables.get(Source("field", n), []),
                 jax.tree.leaves(value),
             )
         new_state = [trace.new_state[i] for i in part.state]
@@ -153,26 +211,48 @@ def make_segment(whole: TracedModel, start: Initial, name: str, part: SegmentSpe
         piece = backward_slice(trace.flat, outs, trace.stops(name))
         results = evaluate(trace.flat, piece.equations, outs, values)
         count = len(results) - len(new_state)
-        return trace.values[name].structure.unflatten(results[:count]), nest(state_paths, results[count:])
+        return trace.values[name].structure.unflatten(results[:count]), nest(
+            state_paths, results[count:]
+        )
 
-    return Segment(init, apply, tuple(part.inputs), name, trainable=bool(part.params), shares_key=True)
+    return Segment(
+        init,
+        apply,
+        tuple(part.inputs),
+        name,
+        trainable=bool(part.params),
+        shares_key=True,
+    )
 
 
-def restrict(flat: Flat, outs: Sequence[Atom | jax.ShapeDtypeStruct]) -> Callable[[jax.Array], list]:
+def restrict(
+    flat: Flat, outs: Sequence[Atom | jax.ShapeDtypeStruct]
+) -> Callable[[jax.Array], list]:
     """The part of an initialiser that gives `outs`, holding no array that it does not need."""
     atoms = [v for v in outs if not isinstance(v, jax.ShapeDtypeStruct)]
     piece = backward_slice(flat, atoms)
-    read = {v for e in piece.equations for v in e.reads} | {v for v in atoms if isinstance(v, Var)}
-    own = flat._replace(consts={v: x for v, x in flat.consts.items() if v in read}, equations=[], outvars=[])
+    read = {v for e in piece.equations for v in e.reads} | {
+        v for v in atoms if isinstance(v, Var)
+    }
+    own = flat._replace(
+        consts={v: x for v, x in flat.consts.items() if v in read},
+        equations=[],
+        outvars=[],
+    )
     known = {v: own.consts[v] for v in atoms if isinstance(v, Var) and v in own.consts}
-    known |= {v: v for v in outs if isinstance(v, jax.ShapeDtypeStruct)}  # what has no value stands for itself
+    known |= {
+        v: v for v in outs if isinstance(v, jax.ShapeDtypeStruct)
+    }  # what has no value stands for itself
     computed = [v for v in atoms if isinstance(v, Literal) or v not in known]
     variable = flat.invars[0]
     run = jax.jit(lambda key: evaluate(own, piece.equations, computed, {variable: key}))
 
     def start(key: jax.Array) -> list:
         results = iter(run(key) if computed else ())
-        return [next(results) if isinstance(v, Literal) or v not in known else known[v] for v in outs]
+        return [
+            next(results) if isinstance(v, Literal) or v not in known else known[v]
+            for v in outs
+        ]
 
     return start
 
@@ -181,18 +261,26 @@ def as_key(key: jax.Array | None) -> jax.Array:
     """A typed key; `None` is any key, for where none is used."""
     if key is None:
         return jax.random.key(0)
-    return key if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    return (
+        key
+        if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
+        else jax.random.wrap_key_data(key)
+    )
 
 
 def at(tree: PyTree, path: tuple, needs: str) -> Any:
     for k in path:
         if not isinstance(tree, Mapping) or k not in tree:
-            raise ValueError(f"{needs} `{dotted(path)}`, which is not in the tree given.")
+            raise ValueError(
+                f"{needs} `{dotted(path)}`, which is not in the tree given."
+            )
         tree = tree[k]
     return tree
 
 
-def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -> Segment:
+def join(
+    segments: Mapping[str, Segment], inputs: Sequence[str] | None = None
+) -> Segment:
     """Segments, walked one after the other, as one; the inverse of `split`.
 
     Parameters and state are `{name: those of the segment}`. The output is the value that no segment reads, or a
@@ -207,18 +295,26 @@ def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -
         ValueError: if a segment does not name its inputs, two read each other's output, or `inputs` names others.
     """
     if not isinstance(segments, Mapping):
-        raise ValueError(f"`segments` must be a dictionary by the names of what they produce, got a {type(segments).__name__}.")
+        raise ValueError(
+            f"`segments` must be a dictionary by the names of what they produce, got a {type(segments).__name__}."
+        )
     for name, made in segments.items():
         if not isinstance(made, Segment):
-            raise ValueError(f"`{name}` must be a segment, got a {type(made).__name__}; make one of it by jsplit.segment.")
+            raise ValueError(
+                f"`{name}` must be a segment, got a {type(made).__name__}; make one of it by jsplit.segment."
+            )
         if made.inputs is None:
-            raise ValueError(f"segment `{name}` does not name its inputs; give them: jsplit.segment(..., inputs=[...]).")
+            raise ValueError(
+                f"segment `{name}` does not name its inputs; give them: jsplit.segment(..., inputs=[...])."
+            )
     inputs = None if inputs is None else names_of("inputs", inputs)
     reads = {n: s.inputs or () for n, s in segments.items()}
     order = topological_order(reads, "the segments")
     read = tuple(dict.fromkeys(i for n in order for i in reads[n] if i not in reads))
     if inputs is not None and not set(read) <= set(inputs):
-        raise ValueError(f"`inputs` must name all that the segments read, {list(read)}, got {list(inputs)}.")
+        raise ValueError(
+            f"`inputs` must name all that the segments read, {list(read)}, got {list(inputs)}."
+        )
     if inputs is not None and (produced := [i for i in inputs if i in reads]):
         raise ValueError(f"`inputs` names `{produced[0]}`, which a segment produces.")
     names = read if inputs is None else tuple(inputs)
@@ -226,7 +322,9 @@ def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -
 
     def walk(run: Callable[[str, list], PyTree], values: tuple) -> dict:
         if len(values) != len(names):
-            raise ValueError(f"the joined segments take the inputs {list(names)}, got {len(values)} values.")
+            raise ValueError(
+                f"the joined segments take the inputs {list(names)}, got {len(values)} values."
+            )
         env = dict(zip(names, values, strict=True))
         for n in order:
             env[n] = run(n, [env[i] for i in reads[n]])
@@ -238,20 +336,36 @@ def join(segments: Mapping[str, Segment], inputs: Sequence[str] | None = None) -
         def run(n, args):
             own = node_key(key, n, segments[n])
             params[n], state[n] = segments[n].init(own, *args)
-            return jax.eval_shape(lambda *a: segments[n].apply(*a)[0], params[n], state[n], own, *args)
+            return jax.eval_shape(
+                lambda *a: segments[n].apply(*a)[0], params[n], state[n], own, *args
+            )
 
         walk(run, values)
         return params, state
 
-    def apply(params: Params, state: State, key: jax.Array | None, *values: PyTree, train: bool = True):
+    def apply(
+        params: Params,
+        state: State,
+        key: jax.Array | None,
+        *values: PyTree,
+        train: bool = True,
+    ):
         new = {}
 
         def run(n, args):
             own = None if key is None else node_key(key, n, segments[n])
-            output, new[n] = segments[n].apply(params[n], state[n], own, *args, train=train)
+            output, new[n] = segments[n].apply(
+                params[n], state[n], own, *args, train=train
+            )
             return output
 
         env = walk(run, values)
         return (env[ends[0]] if len(ends) == 1 else {n: env[n] for n in ends}), new
 
-    return Segment(init, apply, names, trainable=any(s.trainable for s in segments.values()), shares_key=True)
+    return Segment(
+        init,
+        apply,
+        names,
+        trainable=any(s.trainable for s in segments.values()),
+        shares_key=True,
+    )

@@ -24,16 +24,27 @@ P = ParamSpec("P")
 
 def of_segments(configuration: Callable[P, Topology]) -> Callable[P, Topology]:
     """A configuration that says which segments it takes when it gets something else."""
-    names = [n for n, p in signature(configuration).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    names = [
+        n
+        for n, p in signature(configuration).parameters.items()
+        if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
     takes = f"`{configuration.__name__}` takes {len(names)} segments, {', '.join(f'`{n}`' for n in names)}"
 
     @wraps(configuration)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Topology:
         if args and isinstance(args[0], Mapping):
-            raise ValueError(f"{takes}, got a dictionary; give its values, `*segments.values()`.")
+            raise ValueError(
+                f"{takes}, got a dictionary; give its values, `*segments.values()`."
+            )
         if len(args) > len(names):
-            raise ValueError(f"{takes}, got {len(args)}; `multihop` takes a chain of any length.")
-        for name, part in [*zip(names, args, strict=False), *((n, kwargs[n]) for n in names if n in kwargs)]:
+            raise ValueError(
+                f"{takes}, got {len(args)}; `multihop` takes a chain of any length."
+            )
+        for name, part in [
+            *zip(names, args, strict=False),
+            *((n, kwargs[n]) for n in names if n in kwargs),
+        ]:
             check_segment(f"`{name}`", part)
         return configuration(*args, **kwargs)
 
@@ -50,9 +61,15 @@ def check_segment(what: str, part: object) -> None:
 
 @of_segments
 def vanilla(
-    bottom: Segment, top: Segment, *, loss: LossFunction, client: str = "client", server: str = "server",
-    fields: str | Sequence[str] | None = None, label: str = "label",
-) -> Topology:  # fmt: skip
+    bottom: Segment,
+    top: Segment,
+    *,
+    loss: LossFunction,
+    client: str = "client",
+    server: str = "server",
+    fields: str | Sequence[str] | None = None,
+    label: str = "label",
+) -> Topology:
     """The client has the data and the bottom; the server has the top, the labels and the loss.
 
     One activation goes up, one cotangent comes down (Vepakomma et al. 2018, Figure 2a).
@@ -66,14 +83,25 @@ def vanilla(
     """
     low = node(bottom, client, fields, "smashed")
     high = node(top, server, [low.name], "output")
-    return build([low, high, loss_at(server, loss, high, label)], (client, low.reads), (server, [label]))
+    return build(
+        [low, high, loss_at(server, loss, high, label)],
+        (client, low.reads),
+        (server, [label]),
+    )
 
 
 @of_segments
 def u_shaped(
-    head: Segment, body: Segment, tail: Segment, *, loss: LossFunction, client: str = "client",
-    server: str = "server", fields: str | Sequence[str] | None = None, label: str = "label",
-) -> Topology:  # fmt: skip
+    head: Segment,
+    body: Segment,
+    tail: Segment,
+    *,
+    loss: LossFunction,
+    client: str = "client",
+    server: str = "server",
+    fields: str | Sequence[str] | None = None,
+    label: str = "label",
+) -> Topology:
     """The client has data, head, tail, labels and loss; the server has the body. Labels never leave.
 
     Four messages a step: two activations, two cotangents (Vepakomma et al. 2018, Figure 2b). The tail reads the
@@ -87,14 +115,23 @@ def u_shaped(
     mid = node(body, server, [low.name], "down")
     high = node(tail, client, [mid.name], "output")
     own = [i for i in (*low.reads, *high.reads) if i not in (low.name, mid.name)]
-    return build([low, mid, high, loss_at(client, loss, high, label)], (client, [*own, label]), (server, []))
+    return build(
+        [low, mid, high, loss_at(client, loss, high, label)],
+        (client, [*own, label]),
+        (server, []),
+    )
 
 
 def vertical(
-    bottoms: Mapping[str, Segment], top: Segment, *, loss: LossFunction, server: str = "server",
-    fields: Mapping[str, str | Sequence[str]] | None = None, label: str = "label",
+    bottoms: Mapping[str, Segment],
+    top: Segment,
+    *,
+    loss: LossFunction,
+    server: str = "server",
+    fields: Mapping[str, str | Sequence[str]] | None = None,
+    label: str = "label",
     merge: Callable[..., PyTree] | None = None,
-) -> Topology:  # fmt: skip
+) -> Topology:
     """K clients hold different fields of the same records, each with its own bottom; the server merges them.
 
     K activations go up, K cotangents come down (Vepakomma et al. 2018, Figure 2c).
@@ -109,14 +146,25 @@ def vertical(
     lows, held = clients(bottoms, fields)
     merged, inputs = merger(merge, lows, server, "merged")
     high = node(top, server, inputs, "output")
-    return build([*lows, *merged, high, loss_at(server, loss, high, label)], *held, (server, [label]))
+    return build(
+        [*lows, *merged, high, loss_at(server, loss, high, label)],
+        *held,
+        (server, [label]),
+    )
 
 
 def extended_vanilla(
-    bottoms: Mapping[str, Segment], middle: Segment, top: Segment, *, loss: LossFunction, intermediary: str = "intermediary",
-    server: str = "server", fields: Mapping[str, str | Sequence[str]] | None = None, label: str = "label",
+    bottoms: Mapping[str, Segment],
+    middle: Segment,
+    top: Segment,
+    *,
+    loss: LossFunction,
+    intermediary: str = "intermediary",
+    server: str = "server",
+    fields: Mapping[str, str | Sequence[str]] | None = None,
+    label: str = "label",
     merge: Callable[..., PyTree] | None = None,
-) -> Topology:  # fmt: skip
+) -> Topology:
     """As `vertical`, but another client merges and runs a middle segment before the server.
 
     K + 1 activations go up, K + 1 cotangents come down (Vepakomma et al. 2018, Figure 4a).
@@ -135,10 +183,15 @@ def extended_vanilla(
 
 
 def multitask(
-    bottoms: Mapping[str, Segment], tops: Mapping[str, Segment], *, losses: Mapping[str, LossFunction],
-    labels: Mapping[str, str] | None = None, weights: Mapping[str, float] | None = None,
-    fields: Mapping[str, str | Sequence[str]] | None = None, merge: Callable[..., PyTree] | None = None,
-) -> Topology:  # fmt: skip
+    bottoms: Mapping[str, Segment],
+    tops: Mapping[str, Segment],
+    *,
+    losses: Mapping[str, LossFunction],
+    labels: Mapping[str, str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    fields: Mapping[str, str | Sequence[str]] | None = None,
+    merge: Callable[..., PyTree] | None = None,
+) -> Topology:
     """As `vertical`, but to several servers, each with its own task, labels and loss.
 
     Every bottom's value goes to every server; the cotangents that come back add up (Vepakomma et al. 2018, Figure 4b).
@@ -151,22 +204,40 @@ def multitask(
         bottoms, fields, merge: as in `vertical`; each server merges for itself.
     """
     if set(losses) != set(tops):
-        raise ValueError(f"`losses` is for {sorted(losses)}, `tops` for {sorted(tops)}; every server needs both.")
+        raise ValueError(
+            f"`losses` is for {sorted(losses)}, `tops` for {sorted(tops)}; every server needs both."
+        )
     for what, given in (("labels", labels), ("weights", weights)):
         if unknown := set(given or ()) - set(tops):
-            raise ValueError(f"`{what}` names `{sorted(unknown)[0]}`, which has no top; there are {sorted(tops)}.")
+            raise ValueError(
+                f"`{what}` names `{sorted(unknown)[0]}`, which has no top; there are {sorted(tops)}."
+            )
     lows, held = clients(bottoms, fields)
     nodes, labels = [], {s: (labels or {}).get(s, f"label_{s}") for s in tops}
     for server, top in tops.items():
         merged, inputs = merger(merge, lows, server, f"merged_{server}")
         high = node(top, server, inputs, f"output_{server}")
         weight = (weights or {}).get(server, 1.0)
-        nodes += [*merged, high, Loss(f"loss_{server}", losses[server], server, [high.name, labels[server]], weight)]
+        nodes += [
+            *merged,
+            high,
+            Loss(
+                f"loss_{server}",
+                losses[server],
+                server,
+                [high.name, labels[server]],
+                weight,
+            ),
+        ]
     return build([*lows, *nodes], *held, *((s, [labels[s]]) for s in tops))
 
 
 def multihop(
-    segments: Mapping[str, Segment], *, loss: LossFunction, fields: str | Sequence[str] | None = None, label: str = "label"
+    segments: Mapping[str, Segment],
+    *,
+    loss: LossFunction,
+    fields: str | Sequence[str] | None = None,
+    label: str = "label",
 ) -> Topology:
     """A chain of parties, as in Tor; the last is the server, with the labels and the loss.
 
@@ -180,23 +251,41 @@ def multihop(
         ValueError: if there are fewer than two parties.
     """
     if len(segments) < 2:
-        raise ValueError(f"`segments` must be a chain of at least two parties, got {list(segments)}.")
+        raise ValueError(
+            f"`segments` must be a chain of at least two parties, got {list(segments)}."
+        )
     (first, *others), nodes = segments.items(), []
     nodes.append(node(first[1], first[0], fields, "hop1"))
     for i, (party, each) in enumerate(others, start=2):
-        nodes.append(node(each, party, [nodes[-1].name], f"hop{i}" if i < len(segments) else "output"))
+        nodes.append(
+            node(
+                each,
+                party,
+                [nodes[-1].name],
+                f"hop{i}" if i < len(segments) else "output",
+            )
+        )
     server = nodes[-1].party
     held = [(first[0], nodes[0].reads), *((p, ()) for p in segments), (server, [label])]
     return build([*nodes, loss_at(server, loss, nodes[-1], label)], *held)
 
 
-def node(part: Segment, party: str, inputs: str | Sequence[str] | None, default: str) -> Node:
+def node(
+    part: Segment, party: str, inputs: str | Sequence[str] | None, default: str
+) -> Node:
     """A node for a segment, named and fed as the segment says, or else as given.
 
     A slice of a whole model names all that it reads, which may be more than the one value before it."""
     check_segment(f"the part of `{party}`", part)
     inputs = [inputs] if isinstance(inputs, str) else inputs
-    inputs = part.inputs if part.shares_key and part.inputs and inputs and set(inputs) <= set(part.inputs) else inputs
+    inputs = (
+        part.inputs
+        if part.shares_key
+        and part.inputs
+        and inputs
+        and set(inputs) <= set(part.inputs)
+        else inputs
+    )
     return Node(part.name or default, part, party, inputs)
 
 
@@ -204,16 +293,25 @@ def loss_at(party: str, loss: LossFunction, output: Node, label: str) -> Loss:
     return Loss("loss", loss, party, [output.name, label])
 
 
-def clients(bottoms: Mapping[str, Segment], fields: Mapping[str, str | Sequence[str]] | None) -> tuple[list[Node], list]:
+def clients(
+    bottoms: Mapping[str, Segment], fields: Mapping[str, str | Sequence[str]] | None
+) -> tuple[list[Node], list]:
     if not bottoms:
         raise ValueError("`bottoms` is empty: at least one client is needed.")
     if unknown := set(fields or ()) - set(bottoms):
-        raise ValueError(f"`fields` names `{sorted(unknown)[0]}`, which has no bottom; there are {sorted(bottoms)}.")
-    lows = [node(part, party, (fields or {}).get(party), f"smashed_{party}") for party, part in bottoms.items()]
+        raise ValueError(
+            f"`fields` names `{sorted(unknown)[0]}`, which has no bottom; there are {sorted(bottoms)}."
+        )
+    lows = [
+        node(part, party, (fields or {}).get(party), f"smashed_{party}")
+        for party, part in bottoms.items()
+    ]
     return lows, [(n.party, n.reads) for n in lows]
 
 
-def merger(merge: Callable | None, lows: Sequence[Node], party: str, name: str) -> tuple[list[Node], list[str]]:
+def merger(
+    merge: Callable | None, lows: Sequence[Node], party: str, name: str
+) -> tuple[list[Node], list[str]]:
     """The node that merges, if any, and what the next one reads."""
     names = [n.name for n in lows]
     if merge is None:
@@ -232,7 +330,9 @@ def build(nodes: list[Node | Loss], *held: tuple[str, Sequence[str]]) -> Topolog
                     "the order in which they run, the client's first."
                 )
     if len({n.party for n in parts}) == 1:
-        raise ValueError(f"every segment is at `{parts[0].party}`, so nothing would cross; `client` and `server` must differ.")
+        raise ValueError(
+            f"every segment is at `{parts[0].party}`, so nothing would cross; `client` and `server` must differ."
+        )
     holds: dict[str, list[str]] = {}
     for party, fields in held:
         holds.setdefault(party, []).extend(f for f in fields if f not in holds[party])

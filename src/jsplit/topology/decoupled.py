@@ -13,8 +13,14 @@ from jsplit.topology.nodes import Loss, Node
 
 
 def decoupled(
-    topology: Topology, value: str, head: Segment, *, loss: Callable[..., jax.Array], label: str = "label", weight: float = 1.0
-) -> Topology:  # fmt: skip
+    topology: Topology,
+    value: str,
+    head: Segment,
+    *,
+    loss: Callable[..., jax.Array],
+    label: str = "label",
+    weight: float = 1.0,
+) -> Topology:
     """The topology in which the party that makes `value` learns from an auxiliary head, and no cotangent of it comes back.
 
     Its segments train on the local loss alone; whoever receives the value trains on it as it is. Any trainer and any
@@ -38,16 +44,25 @@ def decoupled(
     """
     returning = [c for c in topology.crossings if c.name == value and c.returns]
     if not returning:
-        there = ", ".join(dict.fromkeys(c.name for c in topology.crossings if c.returns)) or "none"
-        raise ValueError(f"`value` must be a value whose cotangent comes back, got {value!r}; there are {there}.")
+        there = (
+            ", ".join(dict.fromkeys(c.name for c in topology.crossings if c.returns))
+            or "none"
+        )
+        raise ValueError(
+            f"`value` must be a value whose cotangent comes back, got {value!r}; there are {there}."
+        )
     if label not in topology.fields:
-        raise ValueError(f"`label` must be a field, got {label!r}; there are {', '.join(topology.fields)}.")
+        raise ValueError(
+            f"`label` must be a field, got {label!r}; there are {', '.join(topology.fields)}."
+        )
     party, nodes = topology.node[value].party, []
     for n in topology.nodes:
         if isinstance(n, Node) and n.party != party and value in n.reads:
             n = replace(n, detached=(*n.detached, value))
         elif isinstance(n, Loss) and n.party != party and value in n.reads:
-            raise ValueError(f"the loss `{n.name}` at `{n.party}` reads `{value}` itself, so its cotangent must come back.")
+            raise ValueError(
+                f"the loss `{n.name}` at `{n.party}` reads `{value}` itself, so its cotangent must come back."
+            )
         nodes.append(n)
     nodes.append(Node(f"{value} head", head, party, [value]))
     nodes.append(Loss(f"{value} loss", loss, party, [f"{value} head", label], weight))

@@ -44,10 +44,17 @@ class Topology:
 
     def __post_init__(self) -> None:
         if not isinstance(self.holds, Mapping):
-            raise ValueError(f"`holds` must be a dictionary of fields by party, got {type(self.holds).__name__}.")
+            raise ValueError(
+                f"`holds` must be a dictionary of fields by party, got {type(self.holds).__name__}."
+            )
         if not isinstance(self.nodes, Iterable):
-            raise ValueError(f"`nodes` must be a list, got {type(self.nodes).__name__}.")
-        held = {party: as_names(f"party `{party}`", fields, "`holds`") for party, fields in self.holds.items()}
+            raise ValueError(
+                f"`nodes` must be a list, got {type(self.nodes).__name__}."
+            )
+        held = {
+            party: as_names(f"party `{party}`", fields, "`holds`")
+            for party, fields in self.holds.items()
+        }
         object.__setattr__(self, "holds", MappingProxyType(held))
         object.__setattr__(self, "nodes", tuple(self.nodes))
         validate(self)
@@ -66,7 +73,12 @@ class Topology:
     def segments(self) -> tuple[Node, ...]:
         """The nodes that compute values, each after those that it reads."""
         nodes = {n.name: n for n in self.nodes if isinstance(n, Node)}
-        return tuple(nodes[name] for name in topological_order({name: n.reads for name, n in nodes.items()}, "the nodes"))
+        return tuple(
+            nodes[name]
+            for name in topological_order(
+                {name: n.reads for name, n in nodes.items()}, "the nodes"
+            )
+        )
 
     @cached_property
     def losses(self) -> tuple[Loss, ...]:
@@ -75,7 +87,11 @@ class Topology:
     @cached_property
     def parties(self) -> tuple[str, ...]:
         """Every party, in the order of its first part in a step."""
-        return tuple(dict.fromkeys([n.party for n in (*self.segments, *self.losses)] + list(self.holds)))
+        return tuple(
+            dict.fromkeys(
+                [n.party for n in (*self.segments, *self.losses)] + list(self.holds)
+            )
+        )
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
@@ -98,7 +114,11 @@ class Topology:
     @cached_property
     def on_loss_path(self) -> frozenset[str]:
         """Values that some loss pulls on, other than through parameters it reads itself."""
-        found = {i.removesuffix(".state") if i not in self.node else i for x in self.losses for i in x.differentiable_inputs} & self.node.keys()
+        found = {
+            i.removesuffix(".state") if i not in self.node else i
+            for x in self.losses
+            for i in x.differentiable_inputs
+        } & self.node.keys()
         for n in reversed(self.segments):
             if n.name in found:
                 found.update(i for i in n.differentiable_inputs if i in self.node)
@@ -115,7 +135,11 @@ class Topology:
             for i in n.reads:
                 if i in self.node and self.node[i].party != n.party:
                     useful = isinstance(n, Loss) or n.name in self.on_loss_path
-                    back = i in self.depends_on_params and i in n.differentiable_inputs and useful
+                    back = (
+                        i in self.depends_on_params
+                        and i in n.differentiable_inputs
+                        and useful
+                    )
                     key = (i, self.node[i].party, n.party)
                     found[key] = found.get(key, False) or back
         order = [n.name for n in self.segments]
@@ -132,12 +156,18 @@ class Topology:
         width = max(map(len, self.parties))
         rows = []
         for party in self.parties:
-            has = [f"holds {', '.join(self.holds[party])}"] if self.holds.get(party) else []
+            has = (
+                [f"holds {', '.join(self.holds[party])}"]
+                if self.holds.get(party)
+                else []
+            )
             own = [n for n in (*self.segments, *self.losses) if n.party == party]
             has += [f"{n.name} = {type_of(n)}({', '.join(n.reads)})" for n in own]
             rows.append(f"  {party:{width}}  {'; '.join(has)}")
         for c in self.crossings:
-            rows.append(f"  {c.name}: {c.sender} {'<->' if c.returns else '->'} {c.receiver}")
+            rows.append(
+                f"  {c.name}: {c.sender} {'<->' if c.returns else '->'} {c.receiver}"
+            )
         return "\n".join(["Topology", *rows])
 
 
@@ -150,7 +180,9 @@ def type_of(node: Node | Loss) -> str:
 def validate(topology: Topology) -> None:
     for n in topology.nodes:
         if not isinstance(n, (Node, Loss)):
-            raise ValueError(f"`nodes` must hold Node and Loss, got {type(n).__name__}.")
+            raise ValueError(
+                f"`nodes` must hold Node and Loss, got {type(n).__name__}."
+            )
     if not any(isinstance(n, Node) for n in topology.nodes):
         raise ValueError("`nodes` holds no Node: there is nothing to compute.")
     names = [n.name for n in topology.nodes]
@@ -158,11 +190,17 @@ def validate(topology: Topology) -> None:
         if names.count(name) > 1:
             raise ValueError(f"two nodes are named `{name}`.")
         if name in topology.fields:
-            raise ValueError(f"node `{name}` has the name of a field that `{holders(topology, name)[0]}` holds.")
-    for what, name in [("field", f) for f in topology.fields] + [("node", n) for n in names]:
+            raise ValueError(
+                f"node `{name}` has the name of a field that `{holders(topology, name)[0]}` holds."
+            )
+    for what, name in [("field", f) for f in topology.fields] + [
+        ("node", n) for n in names
+    ]:
         base, _, own = name.rpartition(".")
         if own in OWN and base in topology.node:
-            raise ValueError(f"the {what} `{name}` has the name of the {own} of the node `{base}`.")
+            raise ValueError(
+                f"the {what} `{name}` has the name of the {own} of the node `{base}`."
+            )
     for node in (*topology.segments, *topology.losses):
         what = f"{'node' if isinstance(node, Node) else 'loss'} `{node.name}` at `{node.party}`"
         for i in node.reads:
@@ -172,7 +210,11 @@ def validate(topology: Topology) -> None:
 def check_input(topology: Topology, node: Node | Loss, what: str, i: str) -> None:
     base, _, own = i.rpartition(".")
     if i in topology.node:
-        if isinstance(node, Loss) and node.local and topology.node[i].party != node.party:
+        if (
+            isinstance(node, Loss)
+            and node.local
+            and topology.node[i].party != node.party
+        ):
             raise ValueError(
                 f"penalty `{node.name}` at `{node.party}` reads `{i}`, which `{topology.node[i].party}` makes: a penalty reads "
                 "only what its party has."
@@ -180,16 +222,24 @@ def check_input(topology: Topology, node: Node | Loss, what: str, i: str) -> Non
     elif i in topology.fields:
         if i not in topology.holds.get(node.party, ()):
             owners = " and ".join(f"`{p}`" for p in holders(topology, i))
-            raise ValueError(f"{what} reads the field `{i}`, which only {owners} holds; raw inputs and labels do not cross.")
+            raise ValueError(
+                f"{what} reads the field `{i}`, which only {owners} holds; raw inputs and labels do not cross."
+            )
     elif isinstance(node, Loss) and own in OWN and base in topology.node:
         if topology.node[base].party != node.party:
-            raise ValueError(f"{what} reads `{i}`, which belongs to `{topology.node[base].party}`.")
+            raise ValueError(
+                f"{what} reads `{i}`, which belongs to `{topology.node[base].party}`."
+            )
     elif any(i == x.name for x in topology.losses):
-        raise ValueError(f"{what} reads `{i}`, which is a loss; losses add up and are read by no one.")
+        raise ValueError(
+            f"{what} reads `{i}`, which is a loss; losses add up and are read by no one."
+        )
     else:
         known = [*topology.node, *topology.fields]
         close = get_close_matches(i, known, 2) or known
-        raise ValueError(f"{what} reads `{i}`, which no node produces and no party holds; there are {', '.join(close)}.")
+        raise ValueError(
+            f"{what} reads `{i}`, which no node produces and no party holds; there are {', '.join(close)}."
+        )
 
 
 def holders(topology: Topology, field: str) -> list[str]:

@@ -43,11 +43,19 @@ class Node:
             )
         inputs = self.segment.inputs if self.inputs is None else self.inputs
         if inputs is None:
-            raise ValueError(f"node `{self.name}`: its segment does not name its inputs, so `inputs` must.")
+            raise ValueError(
+                f"node `{self.name}`: its segment does not name its inputs, so `inputs` must."
+            )
         object.__setattr__(self, "inputs", as_names(f"node `{self.name}`", inputs))
-        object.__setattr__(self, "detached", as_names(f"node `{self.name}`", self.detached, "`detached`"))
+        object.__setattr__(
+            self,
+            "detached",
+            as_names(f"node `{self.name}`", self.detached, "`detached`"),
+        )
         if unknown := [i for i in self.detached if i not in self.reads]:
-            raise ValueError(f"node `{self.name}`: `detached` names `{unknown[0]}`, which is none of its inputs.")
+            raise ValueError(
+                f"node `{self.name}`: `detached` names `{unknown[0]}`, which is none of its inputs."
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -86,12 +94,18 @@ class Loss:
     def __post_init__(self) -> None:
         check_names("loss", self.name, self.party)
         if not callable(self.fn):
-            raise ValueError(f"loss `{self.name}`: `fn` must be a function, got {type(self.fn).__name__}.")
+            raise ValueError(
+                f"loss `{self.name}`: `fn` must be a function, got {type(self.fn).__name__}."
+            )
         if not isinstance(self.weight, Real):
-            raise ValueError(f"loss `{self.name}`: `weight` must be a number, got {self.weight!r}.")
+            raise ValueError(
+                f"loss `{self.name}`: `weight` must be a number, got {self.weight!r}."
+            )
         object.__setattr__(self, "inputs", as_names(f"loss `{self.name}`", self.inputs))
         if not self.reads:
-            raise ValueError(f"loss `{self.name}`: `inputs` is empty, so it depends on nothing.")
+            raise ValueError(
+                f"loss `{self.name}`: `inputs` is empty, so it depends on nothing."
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -105,7 +119,13 @@ class Loss:
     pulls = differentiable_inputs  # its name until 0.1
 
 
-def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: str | Sequence[str], weight: float = 1.0) -> Loss:  # noqa: N802
+def Penalty(
+    name: str,
+    fn: Callable[..., jax.Array],
+    party: str,
+    inputs: str | Sequence[str],
+    weight: float = 1.0,
+) -> Loss:  # noqa: N802
     """A `Loss` that one party adds on what it already has: its parameters, its activations, its fields.
 
     It makes nothing cross. Examples: weight decay, `Penalty("decay", l2, "hospital", ["smashed.params"], 1e-4)`; a
@@ -115,7 +135,9 @@ def Penalty(name: str, fn: Callable[..., jax.Array], party: str, inputs: str | S
     return Loss(name, fn, party, inputs, weight, local=True)
 
 
-def as_names(owner: str, names: Iterable[str], what: str = "`inputs`") -> tuple[str, ...]:
+def as_names(
+    owner: str, names: Iterable[str], what: str = "`inputs`"
+) -> tuple[str, ...]:
     """Names as given, in a list or, where there is one alone, as a string."""
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
@@ -126,4 +148,6 @@ def as_names(owner: str, names: Iterable[str], what: str = "`inputs`") -> tuple[
 def check_names(kind: str, name: str, party: str) -> None:
     for what, value in (("name", name), ("party", party)):
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{kind} {name!r}: `{what}` must be a name, got {value!r}.")
+            raise ValueError(
+                f"{kind} {name!r}: `{what}` must be a name, got {value!r}."
+            )

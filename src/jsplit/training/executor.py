@@ -22,9 +22,12 @@ class CompiledWalk:
     What a program replaces of the kinds `donate` is given up for the new."""
 
     def __init__(
-        self, ops: Sequence[Op], keep: Iterable[Name | Wire], meshes: Meshes | None = None,
+        self,
+        ops: Sequence[Op],
+        keep: Iterable[Name | Wire],
+        meshes: Meshes | None = None,
         donate: Sequence[str] = ("optimizer", "params"),
-    ):  # fmt: skip
+    ):
         keep = set(keep)
         self.turns = turns(ops, keep)
         self.programs = [program for turn in self.turns for program in programs(turn)]
@@ -33,13 +36,27 @@ class CompiledWalk:
         self.functions: list[Callable[..., tuple]] = []
         self.spent: list[list] = []
         for i, (party, _, reads, writes, run) in enumerate(self.programs):
-            donated = tuple(k for k, r in enumerate(reads) if r.kind in donate and r in writes)
-            self.functions.append(on_party_devices(jax.jit(run, donate_argnums=donated), party, reads, meshes))
-            self.spent.append([r for r in reads if last[r] == i and r not in keep and r.kind not in PERSISTENT])
+            donated = tuple(
+                k for k, r in enumerate(reads) if r.kind in donate and r in writes
+            )
+            self.functions.append(
+                on_party_devices(
+                    jax.jit(run, donate_argnums=donated), party, reads, meshes
+                )
+            )
+            self.spent.append(
+                [
+                    r
+                    for r in reads
+                    if last[r] == i and r not in keep and r.kind not in PERSISTENT
+                ]
+            )
 
     def __call__(self, memories: Memories) -> list[Message]:
         sent: list[Message] = []
-        for program, function, spent in zip(self.programs, self.functions, self.spent, strict=True):
+        for program, function, spent in zip(
+            self.programs, self.functions, self.spent, strict=True
+        ):
             own = memories[program.party]
             results = function(*[own[r] for r in program.reads])
             for r in spent:
@@ -70,7 +87,10 @@ def programs(turn: Turn) -> list[Op]:
     if not sends or not any(w.kind == "grad" for op in turn.ops for w in op.writes):
         return [Op(turn.party, "turn", turn.reads, turn.writes, turn.run)]
     early = [w.kind != "grad" and w not in turn.reads for w in turn.writes]
-    at_once, later = (tuple(w for w, e in zip(turn.writes, early, strict=True) if e == which) for which in (True, False))
+    at_once, later = (
+        tuple(w for w, e in zip(turn.writes, early, strict=True) if e == which)
+        for which in (True, False)
+    )
     first, second = split_early_late(turn.run, early)
     halfway = Name(turn.party, "halfway")
     return [

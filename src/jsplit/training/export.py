@@ -39,16 +39,26 @@ def export(
     """
     read = {i for n in topology.segments for i in n.reads if i in topology.fields}
     if missing := sorted(read - fields.keys()):
-        raise ValueError(f"`fields` lacks `{missing[0]}`; it has {', '.join(fields) or 'none'}.")
+        raise ValueError(
+            f"`fields` lacks `{missing[0]}`; it has {', '.join(fields) or 'none'}."
+        )
     for n in topology.segments:
         if n.party not in state.parties or n.name not in state.parties[n.party].params:
-            raise ValueError(f"`state` is of another topology: it has nothing of the node `{n.name}` at `{n.party}`.")
+            raise ValueError(
+                f"`state` is of another topology: it has nothing of the node `{n.name}` at `{n.party}`."
+            )
     platforms = (platforms,) if isinstance(platforms, str) else platforms
     (batch,) = jax_export.symbolic_shape("batch")
     values = {
-        f: jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), abstract(fields[f])) for f in read
+        f: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype),
+            abstract(fields[f]),
+        )
+        for f in read
     }
-    exported: dict[str, dict[str, jax_export.Exported]] = {party: {} for party in topology.parties}
+    exported: dict[str, dict[str, jax_export.Exported]] = {
+        party: {} for party in topology.parties
+    }
     for n in topology.segments:
         own = state.parties[n.party]
 
@@ -56,7 +66,9 @@ def export(
             return n.segment.apply(params, statistics, None, *inputs, train=False)[0]
 
         try:
-            made = jax_export.export(jax.jit(run), platforms=platforms)(*[values[i] for i in n.reads])
+            made = jax_export.export(jax.jit(run), platforms=platforms)(
+                *[values[i] for i in n.reads]
+            )
         except Exception as error:  # it ran with numbers
             raise ValueError(
                 f"`{n.name}` cannot be exported, it does not run with a free batch size: {first_line(error)}"

@@ -17,7 +17,13 @@ from jsplit.core.base import Info, PartyState, PyTree, Trainer, TrainState
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.jaxprs.convolutions import convolves_on_cpu
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import Links, Optimizers, check_batch, configure, fields_of
+from jsplit.training.configure import (
+    Links,
+    Optimizers,
+    check_batch,
+    configure,
+    fields_of,
+)
 from jsplit.training.initial import initial_state
 from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.memory import apart, collect, place, places_of, together
@@ -69,17 +75,32 @@ def fused(
     places = places_of(config)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
 
-    def laid(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, dict, Any]:
-        return replicate(state, devices), shard_batch(dict(batch), devices), shard_batch(weight, devices)
+    def laid(
+        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
+    ) -> tuple[TrainState, dict, Any]:
+        return (
+            replicate(state, devices),
+            shard_batch(dict(batch), devices),
+            shard_batch(weight, devices),
+        )
 
-    def start(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any = None) -> dict[Name, PyTree]:
-        return together(place(places, swap_keys(state, keys), batch, normalise_weight(weight)))
+    def start(
+        state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any = None
+    ) -> dict[Name, PyTree]:
+        return together(
+            place(places, swap_keys(state, keys), batch, normalise_weight(weight))
+        )
 
     def finish(env: dict[Name, PyTree]) -> Info:
-        return info_of(topology, {x.name: env[Name(x.party, "loss", x.name)] for x in topology.losses})
+        return info_of(
+            topology,
+            {x.name: env[Name(x.party, "loss", x.name)] for x in topology.losses},
+        )
 
     @partial(jax.jit, donate_argnums=0)
-    def train(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any) -> tuple[TrainState, Info]:
+    def train(
+        state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any
+    ) -> tuple[TrainState, Info]:
         env = start(state, keys, batch, weight)
         if microbatches == 1:
             execute(training_ops(walked), env)
@@ -89,25 +110,35 @@ def fused(
         return swap_keys(collect(places, apart(places, env))), finish(env)
 
     @jax.jit
-    def measure(state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any) -> Info:
+    def measure(
+        state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any
+    ) -> Info:
         env = start(state, keys, batch, weight)
         execute(inference_ops(walked, topology.losses), env)
         return finish(env)
 
     @jax.jit
-    def infer(state: TrainState, keys: Keys, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    def infer(
+        state: TrainState, keys: Keys, fields: Mapping[str, PyTree]
+    ) -> dict[str, PyTree]:
         env = start(state, keys, fields)
         execute(inference_ops(walked), env)
-        return {n: env[Name(topology.node[n].party, "value", n)] for n in topology.sinks}
+        return {
+            n: env[Name(topology.node[n].party, "value", n)] for n in topology.sinks
+        }
 
-    def step(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, Info]:
+    def step(
+        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
+    ) -> tuple[TrainState, Info]:
         check_even(config, check_batch(topology, batch, needed, microbatches, weight))
         state, batch, weight = laid(state, batch, weight)
         keys = keys_of(state)
         state, info = train(swap_keys(state), keys, batch, weight)
         return swap_keys(state, keys), info
 
-    def evaluate(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> Info:
+    def evaluate(
+        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
+    ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
         state, batch, weight = laid(state, batch, weight)
         return measure(swap_keys(state), keys_of(state), batch, weight)
@@ -131,7 +162,9 @@ def swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> Train
     """The state with other keys, or with none: a compiled step hands typed keys back slowly, and never changes them."""
     found = {}
     for party, (params, own, optimizer, links, _, step) in state.parties.items():
-        found[party] = PartyState(params, own, optimizer, links, keys[party] if keys else None, step)  # type: ignore[arg-type]
+        found[party] = PartyState(
+            params, own, optimizer, links, keys[party] if keys else None, step
+        )  # type: ignore[arg-type]
     return TrainState(found)
 
 
@@ -139,13 +172,24 @@ def run_microbatches(config: Config, env: dict) -> None:
     """Forward and backward over each part of the batch in turn; sums of gradients, means of losses."""
     count, topology = config.microbatches, config.topology
     fields = {n: x for n, x in env.items() if n.kind in ("value", "weight")}
-    parts = jax.tree.map(lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), fields)
-    fixed = {n: x for n, x in env.items() if n.kind not in ("value", "weight", "state", "link")}
+    parts = jax.tree.map(
+        lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), fields
+    )
+    fixed = {
+        n: x
+        for n, x in env.items()
+        if n.kind not in ("value", "weight", "state", "link")
+    }
     ops = training_ops(config) + accumulate_ops(config)
 
     def body(carry: dict, part: tuple) -> tuple[dict, None]:
         fields, number = part
-        memory = {**fixed, **carry, **fields, **{Name(p, "micro"): number for p in topology.parties}}
+        memory = {
+            **fixed,
+            **carry,
+            **fields,
+            **{Name(p, "micro"): number for p in topology.parties},
+        }
         execute(ops, memory)
         return {n: memory[n] for n in carry}, None
 
@@ -153,7 +197,9 @@ def run_microbatches(config: Config, env: dict) -> None:
     carry |= zero_sums(config, {**env, **jax.tree.map(lambda x: x[0], parts)})
     parts = parts, jnp.arange(count)
     first = jax.tree.map(lambda x: x[0], parts)
-    carry, _ = jax.lax.scan(body, carry, parts, unroll=convolves_on_cpu(body, carry, first))
+    carry, _ = jax.lax.scan(
+        body, carry, parts, unroll=convolves_on_cpu(body, carry, first)
+    )
     env.update(carry)
     for x in topology.losses:
         name = Name(x.party, "loss", x.name)

@@ -33,10 +33,14 @@ def places_of(config: Config) -> dict[str, Places]:
     for p in topology.parties:
         own = [n.name for n in topology.segments if n.party == p]
         found[p] = Places(
-            {n: Name(p, "params", n) for n in own}, {n: Name(p, "state", n) for n in own}, Name(p, "optimizer"),
-            {w.label: Name(p, "link", w.label) for w in linked if w.sender == p}, Name(p, "key"), Name(p, "step"),
+            {n: Name(p, "params", n) for n in own},
+            {n: Name(p, "state", n) for n in own},
+            Name(p, "optimizer"),
+            {w.label: Name(p, "link", w.label) for w in linked if w.sender == p},
+            Name(p, "key"),
+            Name(p, "step"),
             {f: Name(p, "value", f) for f in topology.holds.get(p, ())},
-        )  # fmt: skip
+        )
     return found
 
 
@@ -44,21 +48,38 @@ Memories = dict[str, dict]
 
 
 def place(
-    places: Mapping[str, Places], state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array | None = None
-) -> Memories:  # fmt: skip
+    places: Mapping[str, Places],
+    state: TrainState,
+    batch: Mapping[str, PyTree],
+    weight: jax.Array | None = None,
+) -> Memories:
     """The memory of each party at the start of a step: its state, its fields, and how much each example counts."""
     memories: Memories = {}
     if state.parties.keys() != places.keys():
-        raise ValueError(f"the state is of another trainer: it has the parties {list(state.parties)}, expected {list(places)}.")
+        raise ValueError(
+            f"the state is of another trainer: it has the parties {list(state.parties)}, expected {list(places)}."
+        )
     for party, at in places.items():
         own = state.parties[party]
-        for what, names, kept in (("nodes", at.params, own.params), ("links", at.links, own.links)):
+        for what, names, kept in (
+            ("nodes", at.params, own.params),
+            ("links", at.links, own.links),
+        ):
             if names.keys() != kept.keys():
                 raise ValueError(
                     f"the state of `{party}` is of another trainer: it has the {what} {list(kept)}, expected {list(names)}."
                 )
-        memory = {at.optimizer: own.optimizer, at.key: own.key, at.step: own.step, weight_of(party): weight}
-        for names, kept in ((at.params, own.params), (at.state, own.state), (at.links, own.links)):
+        memory = {
+            at.optimizer: own.optimizer,
+            at.key: own.key,
+            at.step: own.step,
+            weight_of(party): weight,
+        }
+        for names, kept in (
+            (at.params, own.params),
+            (at.state, own.state),
+            (at.links, own.links),
+        ):
             for n, name in names.items():
                 memory[name] = kept[n]
         for f, name in at.fields.items():
@@ -73,8 +94,13 @@ def collect(places: Mapping[str, Places], memories: Memories) -> TrainState:
     parties = {}
     for party, at in places.items():
         memory = memories[party]
-        params, state, links = ({n: memory[name] for n, name in names.items()} for names in (at.params, at.state, at.links))
-        parties[party] = PartyState(params, state, memory[at.optimizer], links, memory[at.key], memory[at.step])
+        params, state, links = (
+            {n: memory[name] for n, name in names.items()}
+            for names in (at.params, at.state, at.links)
+        )
+        parties[party] = PartyState(
+            params, state, memory[at.optimizer], links, memory[at.key], memory[at.step]
+        )
     return TrainState(parties)
 
 

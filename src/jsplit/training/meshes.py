@@ -38,8 +38,12 @@ def meshes_of(topology: Topology, mesh: Any) -> dict[str, Mesh]:
         return dict.fromkeys(topology.parties, checked_mesh(mesh))
     for party in mesh:
         if party not in topology.parties:
-            raise ValueError(f"`mesh` names the party `{party}`, which is not one of {', '.join(topology.parties)}.")
-    found = {party: checked_mesh(x, f"`mesh` of `{party}`") for party, x in mesh.items()}
+            raise ValueError(
+                f"`mesh` names the party `{party}`, which is not one of {', '.join(topology.parties)}."
+            )
+    found = {
+        party: checked_mesh(x, f"`mesh` of `{party}`") for party, x in mesh.items()
+    }
     for party, x in found.items():
         elsewhere = any(d.process_index != jax.process_index() for d in x.devices.flat)
         if elsewhere and {found.get(p) for p in topology.parties} != {x}:
@@ -53,7 +57,9 @@ def one_mesh(config: Config) -> Mesh | None:
     """The mesh that all parties share, if they have one: one program runs on one set of devices."""
     of = {party: config.mesh.get(party) for party in config.topology.parties}
     if len({*of.values()}) > 1:
-        said = ", ".join(f"`{p}` has {'none' if m is None else dict(m.shape)}" for p, m in of.items())
+        said = ", ".join(
+            f"`{p}` has {'none' if m is None else dict(m.shape)}" for p, m in of.items()
+        )
         raise ValueError(
             f"`mesh` must be the same for all parties, whose steps are one program here; {said}. In jsplit.messages each may "
             "have its own."
@@ -65,7 +71,11 @@ def check_even(config: Config, size: int) -> None:
     """Refuse a batch to train on that the devices of a party do not divide."""
     for party, mesh in config.mesh.items():
         if size % (mesh.size * config.microbatches):
-            part = f"each of the {config.microbatches} micro-batches" if config.microbatches > 1 else "the batch"
+            part = (
+                f"each of the {config.microbatches} micro-batches"
+                if config.microbatches > 1
+                else "the batch"
+            )
             raise ValueError(
                 f"{part} of {size // config.microbatches} examples does not divide over the {mesh.size} devices of the mesh of "
                 f"`{party}`; fill it up with examples of weight 0."
@@ -77,22 +87,29 @@ def with_batch_sharding(config: Config) -> Config:
 
     def segment(one: Segment, mesh: Mesh) -> Segment:
         def apply(params, state, key, *inputs, train=True):
-            return one.apply(params, state, key, *shard_batch(inputs, mesh), train=train)
+            return one.apply(
+                params, state, key, *shard_batch(inputs, mesh), train=train
+            )
 
         return replace(one, apply=apply)
 
     if not config.mesh:
         return config
     nodes = [
-        replace(n, segment=segment(n.segment, config.mesh[n.party])) if isinstance(n, Node) and n.party in config.mesh else n
+        replace(n, segment=segment(n.segment, config.mesh[n.party]))
+        if isinstance(n, Node) and n.party in config.mesh
+        else n
         for n in config.topology.nodes
     ]
     return config._replace(topology=Topology(nodes, config.topology.holds))
 
 
 def on_party_devices(
-    function: Callable[..., tuple], party: str, reads: Sequence[Name | Wire], meshes: Meshes | None
-) -> Callable[..., tuple]:  # fmt: skip
+    function: Callable[..., tuple],
+    party: str,
+    reads: Sequence[Name | Wire],
+    meshes: Meshes | None,
+) -> Callable[..., tuple]:
     """A turn that runs on the devices of its party, which what it reads is moved to; where nobody has a mesh, as it is."""
     if not meshes:
         return function
@@ -101,7 +118,11 @@ def on_party_devices(
     def lay(name: Name | Wire, x: PyTree) -> PyTree:
         if isinstance(name, Wire) or name.kind in ("value", "weight"):
             return shard_batch(x, mesh)
-        return replicate(x, mesh) if name.kind in ("params", "state", "optimizer", "link", "key", "step") else x
+        return (
+            replicate(x, mesh)
+            if name.kind in ("params", "state", "optimizer", "link", "key", "step")
+            else x
+        )
 
     return lambda *values: function(*map(lay, reads, values))
 
@@ -118,6 +139,7 @@ def zeros(function: Callable[..., PyTree], config: Config) -> Callable[..., PyTr
     """A function that gives zeros, whatever it is given: where parties have devices of their own, on none in particular."""
     if not config.mesh:
         return jax.jit(function)
-    return lambda *given: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *abstract(given)))
-
-
+    return lambda *given: jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(function, *abstract(given)),
+    )

@@ -16,7 +16,13 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import Info, PyTree, Trainer, TrainState
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import Links, Optimizers, check_batch, configure, fields_of
+from jsplit.training.configure import (
+    Links,
+    Optimizers,
+    check_batch,
+    configure,
+    fields_of,
+)
 from jsplit.training.executor import PERSISTENT, CompiledWalk
 from jsplit.training.initial import initial_state
 from jsplit.training.losses import info_of, normalise_weight, weight_of
@@ -57,12 +63,22 @@ def messages(
     walked = with_batch_sharding(config)
     losses = [Name(x.party, "loss", x.name) for x in topology.losses]
     outputs = [Name(topology.node[n].party, "value", n) for n in topology.sinks]
-    training, adds, updates = training_ops(walked), accumulate_ops(walked), update_ops(walked)
+    training, adds, updates = (
+        training_ops(walked),
+        accumulate_ops(walked),
+        update_ops(walked),
+    )
     sums = [w for op in adds for w in op.writes]
-    lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in PERSISTENT]
+    lasting = [
+        w for op in (*training, *updates) for w in op.writes if w.kind in PERSISTENT
+    ]
     if microbatches == 1:  # the last turns of the backward pass then update as well
         training, updates = [*training, *updates], []
-    walk = CompiledWalk([*training, *(adds if microbatches > 1 else ())], [*losses, *lasting, *sums], config.mesh)
+    walk = CompiledWalk(
+        [*training, *(adds if microbatches > 1 else ())],
+        [*losses, *lasting, *sums],
+        config.mesh,
+    )
     finish = CompiledWalk(updates, [*lasting, *map(total, losses)], config.mesh)
     measure = CompiledWalk(inference_ops(walked, topology.losses), losses, config.mesh)
     infer = CompiledWalk(inference_ops(walked), outputs, config.mesh)
@@ -72,9 +88,14 @@ def messages(
         combine = jax.jit(combine)
     combine = gathered(combine, config)
     places = places_of(config)
-    zeros_for = zeros(lambda state, part: zero_sums(config, together(place(places, state, part))), config)
+    zeros_for = zeros(
+        lambda state, part: zero_sums(config, together(place(places, state, part))),
+        config,
+    )
 
-    def step(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> tuple[TrainState, Info]:
+    def step(
+        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
+    ) -> tuple[TrainState, Info]:
         size = check_batch(topology, batch, needed, microbatches, weight)
         check_even(config, size)
         size //= microbatches
@@ -84,25 +105,42 @@ def messages(
             sent = walk(memories)
             found = {n.what: memories[n.party][n] for n in losses}
         else:
-            parts = [jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], dict(batch)) for m in range(microbatches)]
+            parts = [
+                jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], dict(batch))
+                for m in range(microbatches)
+            ]
             for party, zeros in apart(places, zeros_for(state, parts[0])).items():
                 memories[party].update(zeros)
             sent = []
             for number, part in enumerate(parts):
                 for party, own in memories.items():
                     own[Name(party, "micro")] = np.int32(number)
-                    own[weight_of(party)] = None if weight is None else weight[number * size : (number + 1) * size]
-                    own.update({name: part[f] for f, name in places[party].fields.items() if f in part})
+                    own[weight_of(party)] = (
+                        None
+                        if weight is None
+                        else weight[number * size : (number + 1) * size]
+                    )
+                    own.update(
+                        {
+                            name: part[f]
+                            for f, name in places[party].fields.items()
+                            if f in part
+                        }
+                    )
                 sent += walk(memories)
             sent += finish(memories)
             found = {n.what: memories[n.party][total(n)] / microbatches for n in losses}
         return collect(places, memories), combine(found)._replace(messages=tuple(sent))
 
-    def evaluate(state: TrainState, batch: Mapping[str, PyTree], weight: Any = None) -> Info:
+    def evaluate(
+        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
+    ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
         memories = place(places, state, batch, normalise_weight(weight))
         sent = measure(memories)
-        return combine({n.what: memories[n.party][n] for n in losses})._replace(messages=tuple(sent))
+        return combine({n.what: memories[n.party][n] for n in losses})._replace(
+            messages=tuple(sent)
+        )
 
     def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)

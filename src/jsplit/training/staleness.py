@@ -20,7 +20,9 @@ class Late(NamedTuple):
     inner: Any
 
 
-def stale(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+def stale(
+    optimizer: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformation:
     """`optimizer`, with every gradient applied exactly `steps` steps after it was computed.
 
     Given to a server, every cotangent it returns comes from parameters that lack its last `steps` gradients: an asynchronous
@@ -41,12 +43,20 @@ def stale(optimizer: optax.GradientTransformation, steps: int) -> optax.Gradient
         waiting = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), params)
         return Late(waiting, jnp.zeros((), jnp.int32), optimizer.init(params))
 
-    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+    def update(
+        updates: PyTree, state: Any, params: PyTree = None
+    ) -> tuple[PyTree, Any]:
         place, due = state.asked % steps, state.asked >= steps
-        found, inner = optimizer.update(jax.tree.map(lambda x: x[place], state.waiting), state.inner, params)
+        found, inner = optimizer.update(
+            jax.tree.map(lambda x: x[place], state.waiting), state.inner, params
+        )
         found = jax.tree.map(lambda x: jnp.where(due, x, 0), found)
-        inner = jax.tree.map(lambda new, old: jnp.where(due, new, old), inner, state.inner)
-        waiting = jax.tree.map(lambda x, g: x.at[place].set(g.astype(x.dtype)), state.waiting, updates)
+        inner = jax.tree.map(
+            lambda new, old: jnp.where(due, new, old), inner, state.inner
+        )
+        waiting = jax.tree.map(
+            lambda x, g: x.at[place].set(g.astype(x.dtype)), state.waiting, updates
+        )
         return found, Late(waiting, state.asked + 1, inner)
 
     return optax.GradientTransformation(init, update)

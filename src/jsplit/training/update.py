@@ -23,7 +23,8 @@ def gradients(config: Config, party: str) -> dict[str, list[Name]]:
     topology = config.topology
     own = [n for n in topology.segments if n.party == party and n.segment.trainable]
     return {
-        n.name: [Name(party, "grad", n.name)] * differentiable(config, n) + cotangents(config, f"{n.name}.params", party)
+        n.name: [Name(party, "grad", n.name)] * differentiable(config, n)
+        + cotangents(config, f"{n.name}.params", party)
         for n in own
     }
 
@@ -33,12 +34,20 @@ def accumulate_ops(config: Config) -> list[Op]:
     ops = []
     for party in config.topology.parties:
         names = [n for ns in gradients(config, party).values() for n in ns]
-        names += [Name(party, "loss", x.name) for x in config.topology.losses if x.party == party]
+        names += [
+            Name(party, "loss", x.name)
+            for x in config.topology.losses
+            if x.party == party
+        ]
         sums = tuple(total(n) for n in names)
 
         def run(*values):
             half = len(values) // 2
-            return tuple(jax.tree.map(lambda s, v: s + v.astype(s.dtype), values[:half], values[half:]))
+            return tuple(
+                jax.tree.map(
+                    lambda s, v: s + v.astype(s.dtype), values[:half], values[half:]
+                )
+            )
 
         if names:
             ops.append(Op(party, "accumulate", (*sums, *names), sums, run))
@@ -58,7 +67,10 @@ def update_ops(config: Config) -> list[Op]:
 def update(config: Config, party: str) -> Op:
     """The optimizer step of one party, over the floating leaves of its parameters; others stay as they are."""
     several = config.microbatches > 1
-    grads = {n: [total(g) if several else g for g in gs] for n, gs in gradients(config, party).items()}
+    grads = {
+        n: [total(g) if several else g for g in gs]
+        for n, gs in gradients(config, party).items()
+    }
     counter, memory = Name(party, "step"), Name(party, "optimizer")
     params = [Name(party, "params", n) for n in grads]
     if not grads:
@@ -69,11 +81,19 @@ def update(config: Config, party: str) -> Op:
         old, found = dict(zip(grads, rest, strict=False)), iter(rest[len(grads) :])
         weights, gradient = inexact_part(old), {}
         for n, names in grads.items():
-            parts = [next(found) for _ in names] or [jax.tree.map(jnp.zeros_like, weights[n])]
+            parts = [next(found) for _ in names] or [
+                jax.tree.map(jnp.zeros_like, weights[n])
+            ]
             gradient[n] = tree_sum(parts)
             if several:
-                gradient[n] = jax.tree.map(lambda g, w: (g / config.microbatches).astype(w.dtype), gradient[n], weights[n])
-        if jax.tree.structure(jax.eval_shape(optimizer.init, weights)) != jax.tree.structure(state):
+                gradient[n] = jax.tree.map(
+                    lambda g, w: (g / config.microbatches).astype(w.dtype),
+                    gradient[n],
+                    weights[n],
+                )
+        if jax.tree.structure(
+            jax.eval_shape(optimizer.init, weights)
+        ) != jax.tree.structure(state):
             raise ValueError(
                 f"the optimizer state of `{party}` is of another optimizer than the trainer's; take that of its `init`."
             )
@@ -87,13 +107,23 @@ def update(config: Config, party: str) -> Op:
 
 def zero_sums(config: Config, env: Mapping[Name, PyTree]) -> dict[Name, PyTree]:
     """Zeros for the sums over micro-batches, given a memory with one micro-batch in it. Computes nothing."""
-    names = [w for op in accumulate_ops(config) for w in op.writes if isinstance(w, Name)]
+    names = [
+        w for op in accumulate_ops(config) for w in op.writes if isinstance(w, Name)
+    ]
 
     def sums(env):
-        memory = {**env, **{Name(p, "micro"): jnp.int32(0) for p in config.topology.parties}}
+        memory = {
+            **env,
+            **{Name(p, "micro"): jnp.int32(0) for p in config.topology.parties},
+        }
         execute(training_ops(config), memory)
         return [memory[n._replace(kind=n.kind.removeprefix(SUM))] for n in names]
 
     shapes = jax.eval_shape(sums, dict(env))
-    wide = [jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x) for x in shapes]
+    wide = [
+        jax.tree.map(
+            lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x
+        )
+        for x in shapes
+    ]
     return dict(zip(names, wide, strict=True))

@@ -26,11 +26,17 @@ class Pullback:
         known = {id(x): k for k, x in enumerate(jax.tree.leaves(had))}
         leaves, structure = jax.tree.flatten(pull)
         places = tuple(known.get(id(x)) for x in leaves)
-        return cls([x for x, k in zip(leaves, places, strict=True) if k is None], places, structure)
+        return cls(
+            [x for x, k in zip(leaves, places, strict=True) if k is None],
+            places,
+            structure,
+        )
 
     def __call__(self, cotangents: PyTree, had: PyTree) -> PyTree:
         new, leaves = iter(self.new), jax.tree.leaves(had)
-        return self.structure.unflatten([next(new) if k is None else leaves[k] for k in self.places])(cotangents)
+        return self.structure.unflatten(
+            [next(new) if k is None else leaves[k] for k in self.places]
+        )(cotangents)
 
     def tree_flatten(self):
         return (self.new,), (self.places, self.structure)

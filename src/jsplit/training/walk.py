@@ -68,10 +68,13 @@ def turns(ops: Sequence[Op], keep: Iterable[Name | Wire]) -> list[Turn]:
     An operation waits for every earlier one that writes what it reads, or touches what it writes."""
     before: list[set[int]] = []
     for j, op in enumerate(ops):
-        before.append({
-            i for i, o in enumerate(ops[:j])
-            if {*o.writes} & {*op.reads, *op.writes} or {*o.reads} & {*op.writes}
-        })  # fmt: skip
+        before.append(
+            {
+                i
+                for i, o in enumerate(ops[:j])
+                if {*o.writes} & {*op.reads, *op.writes} or {*o.reads} & {*op.writes}
+            }
+        )
     done: set[int] = set()
     groups: list[list[int]] = []
     while len(done) < len(ops):
@@ -92,6 +95,10 @@ def turns(ops: Sequence[Op], keep: Iterable[Name | Wire]) -> list[Turn]:
         for op in own:
             reads.update(dict.fromkeys(r for r in op.reads if r not in seen))
             seen.update(op.writes)
-        made.append(Turn(own[0].party, own, tuple(reads), tuple(w for w in written if w in later)))
+        made.append(
+            Turn(
+                own[0].party, own, tuple(reads), tuple(w for w in written if w in later)
+            )
+        )
         later = (later - written.keys()) | reads.keys()
     return made[::-1]

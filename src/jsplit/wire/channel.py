@@ -58,7 +58,10 @@ class Pipe:
 
     def put(self, chunk: bytes, timeout: float | None = None) -> None:
         with self.changed:
-            if not self.changed.wait_for(lambda: self.reason is not None or len(self.chunks) < self.bound, timeout):
+            if not self.changed.wait_for(
+                lambda: self.reason is not None or len(self.chunks) < self.bound,
+                timeout,
+            ):
                 raise TimeoutError(f"the peer has not read for {timeout:g} s.")
             if self.reason is not None:
                 raise Closed(self.reason)
@@ -67,7 +70,9 @@ class Pipe:
 
     def get(self, timeout: float | None = None) -> bytes:
         with self.changed:
-            if not self.changed.wait_for(lambda: self.reason is not None or self.chunks, timeout):
+            if not self.changed.wait_for(
+                lambda: self.reason is not None or self.chunks, timeout
+            ):
                 raise TimeoutError(f"nothing came for {timeout:g} s.")
             if not self.chunks:
                 raise Closed(self.reason)
@@ -105,7 +110,13 @@ class Ends:
     """
 
     def __init__(
-        self, peer: str, outward: Pipe, inward: Pipe, limit: int, accept: Accept = lambda head: None, chunk: int = CHUNK
+        self,
+        peer: str,
+        outward: Pipe,
+        inward: Pipe,
+        limit: int,
+        accept: Accept = lambda head: None,
+        chunk: int = CHUNK,
     ):
         self.peer, self.outward, self.inward, self.chunk = peer, outward, inward, chunk
         self.assembler = Assembler(limit, accept)
@@ -141,9 +152,15 @@ class Ends:
 
 
 def memory_pair(
-    a: str, b: str, limit: int = 1 << 30, accept: tuple[Accept, Accept] | None = None, chunk: int = CHUNK
+    a: str,
+    b: str,
+    limit: int = 1 << 30,
+    accept: tuple[Accept, Accept] | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Ends, Ends]:
     """Two ends of a channel within this process: that of party `a`, whose peer is `b`, and that of `b`."""
     there, back = Pipe(), Pipe()
     ours, theirs = accept or (lambda head: None, lambda head: None)
-    return Ends(b, there, back, limit, ours, chunk), Ends(a, back, there, limit, theirs, chunk)
+    return Ends(b, there, back, limit, ours, chunk), Ends(
+        a, back, there, limit, theirs, chunk
+    )

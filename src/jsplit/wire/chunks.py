@@ -11,7 +11,16 @@ from math import prod
 
 import numpy as np
 
-from jsplit.wire.codec import CARRIERS, LARGEST_TEXT, Accept, CodecError, Frame, Head, pack, unpack
+from jsplit.wire.codec import (
+    CARRIERS,
+    LARGEST_TEXT,
+    Accept,
+    CodecError,
+    Frame,
+    Head,
+    pack,
+    unpack,
+)
 
 ALIGNED = 64
 
@@ -63,12 +72,16 @@ class Assembler:
         if self.head is None:
             head = unpack(rest, self.limit)
             if head.kind not in CARRIERS and head.size > LARGEST_TEXT:
-                raise CodecError(f"a frame of the kind {head.kind} has {head.size} bytes, at most {LARGEST_TEXT} are read.")
+                raise CodecError(
+                    f"a frame of the kind {head.kind} has {head.size} bytes, at most {LARGEST_TEXT} are read."
+                )
             self.accept(head)
             self.head, self.body, self.at = head, aligned(head.size), 0
             rest = rest[head.bytes :]
         if self.at + len(rest) > len(self.body):
-            raise CodecError(f"{self.at + len(rest)} bytes came for a frame of {len(self.body)}.")
+            raise CodecError(
+                f"{self.at + len(rest)} bytes came for a frame of {len(self.body)}."
+            )
         self.body[self.at : self.at + len(rest)] = rest
         self.at += len(rest)
         if self.at < len(self.body):
@@ -90,7 +103,9 @@ def arrays_of(head: Head, body: memoryview) -> tuple[np.ndarray, ...]:
     arrays, at = [], 0
     for dtype, shape in head.shapes:
         size = prod(shape) * dtype.itemsize
-        part = np.frombuffer(body, np.uint8, size, at) if size else np.empty(0, np.uint8)
+        part = (
+            np.frombuffer(body, np.uint8, size, at) if size else np.empty(0, np.uint8)
+        )
         if dtype.kind == "b" and size and part.max() > 1:
             raise CodecError("an array of bool holds other bytes than 0 and 1.")
         part = part.copy() if at % max(dtype.alignment, 1) else part
@@ -99,7 +114,9 @@ def arrays_of(head: Head, body: memoryview) -> tuple[np.ndarray, ...]:
     return tuple(arrays)
 
 
-def decode(data: bytes | memoryview, limit: int, accept: Accept = lambda head: None) -> Frame:
+def decode(
+    data: bytes | memoryview, limit: int, accept: Accept = lambda head: None
+) -> Frame:
     """The frame that `data` holds; the inverse of `encode`.
 
     Raises:

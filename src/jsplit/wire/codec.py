@@ -18,15 +18,50 @@ import jax.numpy as jnp
 import numpy as np
 
 MAGIC, VERSION = b"jspl", 1
-KINDS = ("hello", "start", "sync", "checkpoint", "committed", "bye", "refusal", "key", "activation", "cotangent", "weights")
+KINDS = (
+    "hello",
+    "start",
+    "sync",
+    "checkpoint",
+    "committed",
+    "bye",
+    "refusal",
+    "key",
+    "activation",
+    "cotangent",
+    "weights",
+)
 CARRIERS = ("activation", "cotangent", "weights")
 """The kinds that carry values; the body of all others is JSON."""
 DTYPES = (
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
-    "complex64", "complex128", "bfloat16", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn",
-    "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
-)  # fmt: skip
-CODES = {jnp.dtype(getattr(jnp, name + "_" if name == "bool" else name)): code for code, name in enumerate(DTYPES)}
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "bfloat16",
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+)
+CODES = {
+    jnp.dtype(getattr(jnp, name + "_" if name == "bool" else name)): code
+    for code, name in enumerate(DTYPES)
+}
 KNOWN = tuple(CODES)
 HEADER = struct.Struct("<4s4B32sQQQIHHHHQ12s")
 """Magic; version, kind, flags, 0; run; epoch; instance; step; micro; value; sender; receiver; arrays; size; checksum."""
@@ -83,11 +118,22 @@ class Head:
     @property
     def bytes(self) -> int:
         """Bytes of the head itself: 96, and for each array 8 and 8 for each axis."""
-        return HEADER.size + sum(ARRAY.size + 8 * len(shape) for _, shape in self.shapes)
+        return HEADER.size + sum(
+            ARRAY.size + 8 * len(shape) for _, shape in self.shapes
+        )
 
     def id(self) -> tuple:
         """What tells a repeated frame from a new one."""
-        return (self.run, self.epoch, self.sender, self.receiver, self.kind, self.value, self.step, self.micro)
+        return (
+            self.run,
+            self.epoch,
+            self.sender,
+            self.receiver,
+            self.kind,
+            self.value,
+            self.step,
+            self.micro,
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +159,9 @@ def text_of(head: Head, about: Mapping[str, Any]) -> Frame:
     """A frame whose body is JSON; `about` is the inverse."""
     data = json.dumps(about, sort_keys=True, separators=(",", ":")).encode()
     if len(data) > LARGEST_TEXT:
-        raise ValueError(f"`about` takes {len(data)} bytes, at most {LARGEST_TEXT} can be sent.")
+        raise ValueError(
+            f"`about` takes {len(data)} bytes, at most {LARGEST_TEXT} can be sent."
+        )
     return frame_of(head, [np.frombuffer(data, np.uint8)])
 
 
@@ -126,9 +174,13 @@ def about(frame: Frame) -> dict[str, Any]:
     try:
         found = json.loads(frame.arrays[0].tobytes().decode())
     except (ValueError, IndexError, RecursionError) as error:
-        raise CodecError(f"a frame of the kind {frame.head.kind} must hold JSON: {type(error).__name__}.") from None
+        raise CodecError(
+            f"a frame of the kind {frame.head.kind} must hold JSON: {type(error).__name__}."
+        ) from None
     if not isinstance(found, dict):
-        raise CodecError(f"a frame of the kind {frame.head.kind} must hold a JSON object, got {type(found).__name__}.")
+        raise CodecError(
+            f"a frame of the kind {frame.head.kind} must hold a JSON object, got {type(found).__name__}."
+        )
     return found
 
 
@@ -139,20 +191,40 @@ def check(shapes: Shapes, what: str = "`arrays`") -> None:
         ValueError: saying so of `what`.
     """
     if len(shapes) > MOST_ARRAYS:
-        raise ValueError(f"{what} must be at most {MOST_ARRAYS} arrays, got {len(shapes)}.")
+        raise ValueError(
+            f"{what} must be at most {MOST_ARRAYS} arrays, got {len(shapes)}."
+        )
     for dtype, shape in shapes:
         if dtype not in CODES or len(shape) > MOST_AXES:
-            raise ValueError(f"{what} holds {dtype}{list(shape)}, which has no form on the wire.")
+            raise ValueError(
+                f"{what} holds {dtype}{list(shape)}, which has no form on the wire."
+            )
 
 
 def pack(head: Head) -> bytes:
     """The head as bytes; `unpack` is the inverse."""
     check(head.shapes)
-    rows = [ARRAY.pack(CODES[dtype], len(shape)) + struct.pack(f"<{len(shape)}Q", *shape) for dtype, shape in head.shapes]
+    rows = [
+        ARRAY.pack(CODES[dtype], len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
+        for dtype, shape in head.shapes
+    ]
     fields = (
-        MAGIC, VERSION, KINDS.index(head.kind), SEALED * head.sealed, 0, head.run, head.epoch, head.instance, head.step,
-        head.micro, head.value, head.sender, head.receiver, len(head.shapes), head.size,
-    )  # fmt: skip
+        MAGIC,
+        VERSION,
+        KINDS.index(head.kind),
+        SEALED * head.sealed,
+        0,
+        head.run,
+        head.epoch,
+        head.instance,
+        head.step,
+        head.micro,
+        head.value,
+        head.sender,
+        head.receiver,
+        len(head.shapes),
+        head.size,
+    )
     rest, open_head = b"".join(rows), HEADER.pack(*fields, bytes(12))[:-12]
     return open_head + checksum(open_head, rest) + rest
 
@@ -176,17 +248,38 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
     data = memoryview(data)
     if len(data) < HEADER.size:
         raise CodecError(f"a frame begins with {HEADER.size} bytes, got {len(data)}.")
-    (magic, version, kind, flags, zero, run, epoch, instance, step, micro, value, sender, receiver, arrays, size, check) = (
-        HEADER.unpack_from(data)
-    )
+    (
+        magic,
+        version,
+        kind,
+        flags,
+        zero,
+        run,
+        epoch,
+        instance,
+        step,
+        micro,
+        value,
+        sender,
+        receiver,
+        arrays,
+        size,
+        check,
+    ) = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise CodecError(f"a frame begins with {MAGIC!r}, got {magic!r}.")
     if version != VERSION:
-        raise CodecError(f"version {version} of the protocol came, this is version {VERSION}.")
+        raise CodecError(
+            f"version {version} of the protocol came, this is version {VERSION}."
+        )
     if kind >= len(KINDS) or flags > SEALED or zero or arrays > MOST_ARRAYS:
-        raise CodecError(f"a frame has the kind {kind}, the flags {flags}, {arrays} arrays: there is no such frame.")
+        raise CodecError(
+            f"a frame has the kind {kind}, the flags {flags}, {arrays} arrays: there is no such frame."
+        )
     if size > limit:
-        raise CodecError(f"a frame of {size} bytes came, at most {limit} were agreed upon.")
+        raise CodecError(
+            f"a frame of {size} bytes came, at most {limit} were agreed upon."
+        )
     at, shapes, total = HEADER.size, [], 0
     for _ in range(arrays):
         if len(data) < at + ARRAY.size:
@@ -194,7 +287,9 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
         code, axes = ARRAY.unpack_from(data, at)
         at += ARRAY.size
         if code >= len(KNOWN) or axes > MOST_AXES or any(data[at - 6 : at]):
-            raise CodecError(f"an array has the dtype {code} and {axes} axes: there is no such array.")
+            raise CodecError(
+                f"an array has the dtype {code} and {axes} axes: there is no such array."
+            )
         if len(data) < at + 8 * axes:
             raise CodecError("a frame ends within its head.")
         shape = struct.unpack_from(f"<{axes}Q", data, at)
@@ -204,14 +299,30 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
     if checksum(data[: HEADER.size - 12], data[HEADER.size : at]) != check:
         raise CodecError("the checksum of a frame's head does not fit.")
     if total != size:
-        raise CodecError(f"the arrays of a frame take {total} bytes, its header says {size}.")
+        raise CodecError(
+            f"the arrays of a frame take {total} bytes, its header says {size}."
+        )
     if any(prod(n or 1 for n in shape) >= 1 << 58 for _, shape in shapes):
         raise CodecError("an array has an axis that no array can have.")
     return Head(
-        KINDS[kind], run, epoch, instance, sender, receiver, step, micro, value, tuple(shapes), bool(flags & SEALED)
-    )  # fmt: skip
+        KINDS[kind],
+        run,
+        epoch,
+        instance,
+        sender,
+        receiver,
+        step,
+        micro,
+        value,
+        tuple(shapes),
+        bool(flags & SEALED),
+    )
 
 
 def finite(arrays: Sequence[np.ndarray]) -> bool:
     """Whether no array holds NaN or an infinite value."""
-    return all(bool(np.isfinite(x).all()) for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact))
+    return all(
+        bool(np.isfinite(x).all())
+        for x in arrays
+        if jnp.issubdtype(x.dtype, jnp.inexact)
+    )

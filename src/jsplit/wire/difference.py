@@ -22,7 +22,9 @@ def differences(a: Any, b: Any, at: str) -> Iterable[tuple[str, Any, Any]]:
             yield from differences(a.get(k), b.get(k), f"{at}.{k}" if at else str(k))
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differences(x, y, f"{at}[{x.get('name', i) if isinstance(x, Mapping) else i}]")
+            yield from differences(
+                x, y, f"{at}[{x.get('name', i) if isinstance(x, Mapping) else i}]"
+            )
     elif a != b or type(a) is not type(b):
         yield at or "agreement", a, b
 

@@ -38,11 +38,17 @@ class Seals(Protocol):
 
 def passed_on(head: Head, lead: str) -> None:
     """Refuse what must not go by way of the lead as it is."""
-    if head.kind not in ("sync", "key") and not (head.kind in codec.CARRIERS and head.sealed):
-        raise RemoteProtocolError(f"{head.kind} came by way of `{lead}` and is not sealed.")
+    if head.kind not in ("sync", "key") and not (
+        head.kind in codec.CARRIERS and head.sealed
+    ):
+        raise RemoteProtocolError(
+            f"{head.kind} came by way of `{lead}` and is not sealed."
+        )
 
 
-def sealed(seals: Seals, outgoing: Outgoing, relayed: Callable[[int], bool]) -> Outgoing:
+def sealed(
+    seals: Seals, outgoing: Outgoing, relayed: Callable[[int], bool]
+) -> Outgoing:
     """Seal what goes by way of the lead; what cannot be sealed yet is left out, and is asked for again."""
     found = []
     for peer, frame in outgoing:

@@ -51,20 +51,41 @@ class Start:
     @staticmethod
     def of(found: Mapping[str, Any], terms: Terms) -> Start:
         """Checked, as all that comes from another party."""
-        instances, records, away = found.get("instances"), found.get("records"), found.get("away")
-        if not isinstance(instances, list) or len(instances) != len(terms.parties) or not are_numbers(instances):
+        instances, records, away = (
+            found.get("instances"),
+            found.get("records"),
+            found.get("away"),
+        )
+        if (
+            not isinstance(instances, list)
+            or len(instances) != len(terms.parties)
+            or not are_numbers(instances)
+        ):
             raise RemoteProtocolError("the lead does not say who is there.")
         if not isinstance(records, dict) or not are_numbers([*records.values()]):
             raise RemoteProtocolError("the lead does not say which records all have.")
         for x in away if isinstance(away, list) else [away]:
-            if not isinstance(x, list) or len(x) != 2 or not are_numbers([x[0]]) or not are_numbers(x[1], len(terms.clients)):
+            if (
+                not isinstance(x, list)
+                or len(x) != 2
+                or not are_numbers([x[0]])
+                or not are_numbers(x[1], len(terms.clients))
+            ):
                 raise RemoteProtocolError("the lead does not say who is passed over.")
         gone = tuple((step, tuple(clients)) for step, clients in away or ())
-        return Start(number(found, "epoch"), number(found, "step"), tuple(instances), records, gone)
+        return Start(
+            number(found, "epoch"),
+            number(found, "step"),
+            tuple(instances),
+            records,
+            gone,
+        )
 
 
 def are_numbers(found: Any, end: int = 1 << 63) -> bool:
-    return isinstance(found, list) and all(type(n) is int and 0 <= n < end for n in found)
+    return isinstance(found, list) and all(
+        type(n) is int and 0 <= n < end for n in found
+    )
 
 
 @dataclass(frozen=True)
@@ -100,8 +121,13 @@ class Status:
 
 
 def is_said(x: Any) -> bool:
-    return (isinstance(x, list) and len(x) == 2 and type(x[0]) is int and 0 <= x[0] < 1 << 63
-            and (x[1] is None or type(x[1]) is str))  # fmt: skip
+    return (
+        isinstance(x, list)
+        and len(x) == 2
+        and type(x[0]) is int
+        and 0 <= x[0] < 1 << 63
+        and (x[1] is None or type(x[1]) is str)
+    )
 
 
 @dataclass
@@ -133,9 +159,14 @@ class Rendezvous:
             RemoteProtocolError: if it says what cannot be.
         """
         if max(status.epoch, status.known) > self.newest() + MOST_EPOCHS:
-            raise RemoteProtocolError(f"`{self.terms.name(party)}` says that epoch {status.known} has begun.")
+            raise RemoteProtocolError(
+                f"`{self.terms.name(party)}` says that epoch {status.known} has begun."
+            )
         if (known := self.there.get(party)) and known.instance == status.instance:
-            if (known.epoch, max(known.durable, default=-1)) > (status.epoch, max(status.durable, default=-1)):
+            if (known.epoch, max(known.durable, default=-1)) > (
+                status.epoch,
+                max(status.durable, default=-1),
+            ):
                 return None  # said earlier, and late
         before = dict(self.there), {*self.missing}, {*self.returned}
         if party in self.missing:
@@ -154,7 +185,10 @@ class Rendezvous:
 
     def newest(self) -> int:
         """The newest epoch of which anyone has said to have heard."""
-        return max([max(s.epoch, s.known) for s in self.there.values()] + [self.start.epoch if self.start else 0])
+        return max(
+            [max(s.epoch, s.known) for s in self.there.values()]
+            + [self.start.epoch if self.start else 0]
+        )
 
     def skip(self, parties: Iterable[int]) -> Start | None:
         """Go on without some parties, if those that are left can. Gives the epoch that begins so."""
@@ -173,17 +207,35 @@ class Rendezvous:
         """The next epoch, if all are there that must be, and something has changed."""
         if any(p not in self.there for p in self.present):
             return None
-        instances = tuple(0 if p in self.missing else self.there[p].instance for p in range(len(self.terms.parties)))
+        instances = tuple(
+            0 if p in self.missing else self.there[p].instance
+            for p in range(len(self.terms.parties))
+        )
         if self.start is not None and self.start.instances == instances:
             return None
-        records = same_records({self.terms.parties[p]: self.there[p] for p in self.present})
+        records = same_records(
+            {self.terms.parties[p]: self.there[p] for p in self.present}
+        )
         if (step := self.common()) is None:
-            has = "; ".join(f"`{self.terms.parties[p]}` {list(self.there[p].durable) or 'none'}" for p in self.present)
-            raise Refused(f"the parties have no checkpoint in common, so none can go on: {has}.")
+            has = "; ".join(
+                f"`{self.terms.parties[p]}` {list(self.there[p].durable) or 'none'}"
+                for p in self.present
+            )
+            raise Refused(
+                f"the parties have no checkpoint in common, so none can go on: {has}."
+            )
         epoch = 1 + self.newest()
-        now = tuple(c for c, client in enumerate(self.terms.clients) if any(p in self.missing for p in client))
+        now = tuple(
+            c
+            for c, client in enumerate(self.terms.clients)
+            if any(p in self.missing for p in client)
+        )
         before = tuple(x for x in self.away if x[0] < step)
-        self.away = before if now == (before[-1][1] if before else ()) else (*before, (step, now))
+        self.away = (
+            before
+            if now == (before[-1][1] if before else ())
+            else (*before, (step, now))
+        )
         self.start = Start(epoch, step, instances, records, self.away)
         return self.start
 
@@ -192,11 +244,16 @@ class Rendezvous:
         having = [p for p in self.present if p not in self.returned]
         if any(p not in self.there for p in having):
             return None
-        return max(set.intersection(*(set(self.there[p].durable) for p in having)), default=None)
+        return max(
+            set.intersection(*(set(self.there[p].durable) for p in having)),
+            default=None,
+        )
 
     def committed(self) -> int | None:
         """The newest step that all have on disk, if all are in this epoch, so that none goes back to an older one."""
-        if self.start is None or any(self.there[p].epoch != self.start.epoch for p in self.present):
+        if self.start is None or any(
+            self.there[p].epoch != self.start.epoch for p in self.present
+        ):
             return None
         return self.common()
 
@@ -208,23 +265,35 @@ def same_records(said: Mapping[str, Status]) -> dict[str, int]:
         Refused: if they are not the same, giving counts.
     """
     clients = dict.fromkeys(c for s in said.values() for c in s.records)
-    return {client: same(client, {p: s.records[client] for p, s in said.items() if client in s.records}) for client in clients}
+    return {
+        client: same(
+            client,
+            {p: s.records[client] for p, s in said.items() if client in s.records},
+        )
+        for client in clients
+    }
 
 
 def same(client: str, having: Mapping[str, Said]) -> int:
     counts, of = [n for n, _ in having.values()], f" of `{client}`" if client else ""
     if len({*counts}) > 1:
         each = ", ".join(f"`{p}` {n}" for p, (n, _) in having.items())
-        raise Refused(f"the parties do not have the same records{of}: {each}; at least {max(counts) - min(counts)} are "
-                      "missing at one of them.")  # fmt: skip
+        raise Refused(
+            f"the parties do not have the same records{of}: {each}; at least {max(counts) - min(counts)} are "
+            "missing at one of them."
+        )
     bare = [p for p, (_, digest) in having.items() if digest is None]
     if 0 < len(bare) < len(having):
-        raise Refused(f"the parties do not have the same records{of}: {', '.join(f'`{p}`' for p in bare)} gave them without "
-                      "ids, others with ids; with them or without, it must be the same at all.")  # fmt: skip
+        raise Refused(
+            f"the parties do not have the same records{of}: {', '.join(f'`{p}`' for p in bare)} gave them without "
+            "ids, others with ids; with them or without, it must be the same at all."
+        )
     first, *others = having
     if odd := [p for p in others if having[p][1] != having[first][1]]:
-        raise Refused(f"the parties do not have the same records{of}: all have {counts[0]}, but those of "
-                      f"{', '.join(f'`{p}`' for p in odd)} are not those of `{first}`.")  # fmt: skip
+        raise Refused(
+            f"the parties do not have the same records{of}: all have {counts[0]}, but those of "
+            f"{', '.join(f'`{p}`' for p in odd)} are not those of `{first}`."
+        )
     return counts[0]
 
 

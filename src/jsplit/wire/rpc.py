@@ -36,15 +36,26 @@ class Pulse(NamedTuple):
     def options(self) -> list[tuple[str, int]]:
         every, wait = (max(int(1000 * s), 1) for s in self)
         return [
-            ("grpc.keepalive_time_ms", every), ("grpc.keepalive_timeout_ms", wait),
-            ("grpc.http2.ping_timeout_ms", wait),  # else a side that goes on sending never notices
-            ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.keepalive_time_ms", every),
+            ("grpc.keepalive_timeout_ms", wait),
+            (
+                "grpc.http2.ping_timeout_ms",
+                wait,
+            ),  # else a side that goes on sending never notices
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", min(every, 1000)),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", min(every, 1000) // 2),
+            (
+                "grpc.http2.min_recv_ping_interval_without_data_ms",
+                min(every, 1000) // 2,
+            ),
             ("grpc.http2.max_ping_strikes", 0),
-            ("grpc.max_receive_message_length", CHUNK + LARGEST_HEAD), ("grpc.max_send_message_length", CHUNK + LARGEST_HEAD),
-            ("grpc.use_local_subchannel_pool", 1), ("grpc.so_reuseport", 0), ("grpc.enable_http_proxy", 0),
-        ]  # fmt: skip
+            ("grpc.max_receive_message_length", CHUNK + LARGEST_HEAD),
+            ("grpc.max_send_message_length", CHUNK + LARGEST_HEAD),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.so_reuseport", 0),
+            ("grpc.enable_http_proxy", 0),
+        ]
 
 
 PULSE = Pulse()
@@ -68,22 +79,41 @@ class Listener:
     """
 
     def __init__(
-        self, address: str, trust: Trust, allowed: Mapping[str, str], met: Met, limit: int, pulse: Pulse = PULSE
-    ):  # fmt: skip
-        self.allowed, self.met, self.limit, self.secure = allowed, met, limit, isinstance(trust, Credentials)
+        self,
+        address: str,
+        trust: Trust,
+        allowed: Mapping[str, str],
+        met: Met,
+        limit: int,
+        pulse: Pulse = PULSE,
+    ):
+        self.allowed, self.met, self.limit, self.secure = (
+            allowed,
+            met,
+            limit,
+            isinstance(trust, Credentials),
+        )
         workers = 2 * len(allowed) + 4
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="jsplit-listen")
-        self.server = grpc.server(self.pool, options=pulse.options(), maximum_concurrent_rpcs=workers)
+        self.server = grpc.server(
+            self.pool, options=pulse.options(), maximum_concurrent_rpcs=workers
+        )
         handler = grpc.stream_stream_rpc_method_handler(self.talk)
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        self.server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+        )
         try:
             if isinstance(trust, Credentials):
                 pair = [(trust.key, trust.certificate)]
-                self.port = self.server.add_secure_port(address, grpc.ssl_server_credentials(pair, trust.authority, True))
+                self.port = self.server.add_secure_port(
+                    address, grpc.ssl_server_credentials(pair, trust.authority, True)
+                )
             else:
                 self.port = self.server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ValueError(f"`address` {address} cannot be listened at: {error}") from None
+            raise ValueError(
+                f"`address` {address} cannot be listened at: {error}"
+            ) from None
         if not self.port:
             raise ValueError(f"`address` {address} cannot be listened at.")
         self.server.start()
@@ -91,17 +121,30 @@ class Listener:
     def who(self, context: grpc.ServicerContext) -> tuple[str | None, str]:
         """The party that connects, if it is on the allow-list, and what it showed."""
         if self.secure:
-            shown = [str(x, errors="replace") for x in context.auth_context().get("peer_uri", ())]  # type: ignore[arg-type]
+            shown = [
+                str(x, errors="replace")
+                for x in context.auth_context().get("peer_uri", ())
+            ]  # type: ignore[arg-type]
         else:
             shown = [str(v) for k, v in context.invocation_metadata() if k == PARTY]
         found = [self.allowed[x] for x in shown if x in self.allowed]
-        return (found[0] if len(found) == 1 else None), ", ".join(shown) or "no identity"
+        return (found[0] if len(found) == 1 else None), ", ".join(
+            shown
+        ) or "no identity"
 
-    def talk(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def talk(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
         party, shown = self.who(context)
         if party is None:
-            log.warning("refused a connection from %s: %s is not on the allow-list", context.peer(), shown)
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{shown} is not on the allow-list")
+            log.warning(
+                "refused a connection from %s: %s is not on the allow-list",
+                context.peer(),
+                shown,
+            )
+            context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"{shown} is not on the allow-list"
+            )
         outward, inward = Pipe(), Pipe()
 
         def close(reason: str) -> None:
@@ -120,13 +163,19 @@ class Listener:
 
         def meet() -> None:
             try:
-                self.met(party, lambda accept: Ends(party, outward, inward, self.limit, accept))
+                self.met(
+                    party,
+                    lambda accept: Ends(party, outward, inward, self.limit, accept),
+                )
             finally:
                 close("")
 
         context.add_callback(lambda: close(f"the connection with `{party}` broke."))
         context.send_initial_metadata(())
-        threads = [threading.Thread(target=run, name=f"jsplit-{run.__name__}", daemon=True) for run in (pump, meet)]
+        threads = [
+            threading.Thread(target=run, name=f"jsplit-{run.__name__}", daemon=True)
+            for run in (pump, meet)
+        ]
         for thread in threads:
             thread.start()
         yield from outward
@@ -150,7 +199,9 @@ class Connection(Ends):
         self.call, self.line, self.ended = call, line, ended
 
     def close(self, reason: str = "", wait: float = 0.0) -> None:
-        super().close(reason)  # this ends the stream one way; then the listener ends the other
+        super().close(
+            reason
+        )  # this ends the stream one way; then the listener ends the other
         if wait:
             self.ended.wait(wait)
         self.call.cancel()
@@ -158,9 +209,16 @@ class Connection(Ends):
 
 
 def dial(
-    address: str, peer: str, trust: Trust, limit: int, accept: Accept = lambda head: None, *, host: str | None = None,
-    timeout: float = 10.0, pulse: Pulse = PULSE,
-) -> Connection:  # fmt: skip
+    address: str,
+    peer: str,
+    trust: Trust,
+    limit: int,
+    accept: Accept = lambda head: None,
+    *,
+    host: str | None = None,
+    timeout: float = 10.0,
+    pulse: Pulse = PULSE,
+) -> Connection:
     """Connect with a party that listens; its certificate must name it.
 
     Args:
@@ -177,13 +235,18 @@ def dial(
         Closed: if there is no connection in time, or the peer is not `peer`, or it refuses this party; the message says which
             is known.
     """
-    options: list[tuple[str, Any]] = [*pulse.options(), ("grpc.initial_reconnect_backoff_ms", 100)]
+    options: list[tuple[str, Any]] = [
+        *pulse.options(),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+    ]
     metadata = ()
     if isinstance(trust, Credentials):
         options.append(("grpc.ssl_target_name_override", host or host_of(peer)))
         line = grpc.secure_channel(
-            address, grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate), options
-        )  # fmt: skip
+            address,
+            grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate),
+            options,
+        )
     else:
         line = grpc.insecure_channel(address, options)
         metadata = ((PARTY, trust.party), (PEER, peer))
@@ -207,7 +270,9 @@ def dial(
         ended.set()
 
     threading.Thread(target=pump, name="jsplit-pump", daemon=True).start()
-    made = Connection(peer, outward, inward, limit, accept, call=call, line=line, ended=ended)
+    made = Connection(
+        peer, outward, inward, limit, accept, call=call, line=line, ended=ended
+    )
     if not there.wait(timeout):
         made.close(f"no connection with `{peer}` at {address} within {timeout:g} s.")
     if inward.reason is not None:

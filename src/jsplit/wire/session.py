@@ -74,7 +74,9 @@ class Terms:
 
     def within(self, wire: int, step: int, micro: int = 0) -> bool:
         """Whether there is such a step and micro-batch; weights may be handed over after the last step."""
-        return step < self.steps + (self.crossings[wire].kind == "weights") and micro < self.parts(wire)
+        return step < self.steps + (
+            self.crossings[wire].kind == "weights"
+        ) and micro < self.parts(wire)
 
     def used(self, wire: int, step: int, away: Away) -> bool:
         """Whether a wire is used in a step."""
@@ -82,7 +84,11 @@ class Terms:
 
     def between(self, sender: int, receiver: int) -> tuple[int, ...]:
         """The wires that go from one party to another."""
-        return tuple(i for i, c in enumerate(self.crossings) if (c.sender, c.receiver) == (sender, receiver))
+        return tuple(
+            i
+            for i, c in enumerate(self.crossings)
+            if (c.sender, c.receiver) == (sender, receiver)
+        )
 
     def name(self, place: int) -> str:
         return self.parties[place] if place < len(self.parties) else f"party {place}"
@@ -123,13 +129,28 @@ class Session:
         self.sends = self.terms.between(self.me, self.peer)
         self.receives = self.terms.between(self.peer, self.me)
 
-    def begin(self, epoch: int, step: int, instances: tuple[int, int] = (0, 0), away: Away = ()) -> None:
+    def begin(
+        self,
+        epoch: int,
+        step: int,
+        instances: tuple[int, int] = (0, 0),
+        away: Away = (),
+    ) -> None:
         """Forget everything and go on from `step`; frames of other epochs, or other instances of the peer, are void."""
         if epoch <= self.epoch:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
         self.epoch, self.instances, self.away, self.kept = epoch, instances, away, {}
-        self.due, self.next = ({w: self.position(w, step) for w in own} for own in (self.sends, self.receives))
-        self.had, self.done, self.mine, self.told, self.last = dict(self.due), step, step, step, step - 1
+        self.due, self.next = (
+            {w: self.position(w, step) for w in own}
+            for own in (self.sends, self.receives)
+        )
+        self.had, self.done, self.mine, self.told, self.last = (
+            dict(self.due),
+            step,
+            step,
+            step,
+            step - 1,
+        )
 
     def position(self, wire: int, step: int, micro: int = 0) -> int:
         """The place of a frame among all of its wire."""
@@ -149,7 +170,9 @@ class Session:
     def finished(self, step: int) -> bool:
         """This party has finished a step. Gives whether the peer must be told: its window moves, and no value says so."""
         self.mine = step + 1
-        return self.last < step and any(self.uses(w, self.mine) > self.uses(w, self.told) for w in self.receives)
+        return self.last < step and any(
+            self.uses(w, self.mine) > self.uses(w, self.told) for w in self.receives
+        )
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Frame:
         """The frame of the next message on a wire, kept until the peer has it.
@@ -157,31 +180,58 @@ class Session:
         Raises:
             LocalProtocolError: if it is not the next one, or its shapes are not those agreed upon.
         """
-        position, crossing = self.position(wire, step, micro), self.terms.crossings[wire]
-        there = self.terms.within(wire, step, micro) and self.terms.used(wire, step, self.away)
+        position, crossing = (
+            self.position(wire, step, micro),
+            self.terms.crossings[wire],
+        )
+        there = self.terms.within(wire, step, micro) and self.terms.used(
+            wire, step, self.away
+        )
         if self.due.get(wire) != position or not there:
-            raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is sent next.")
+            raise LocalProtocolError(
+                f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is sent next."
+            )
         if not self.may_send(wire, step):
-            raise LocalProtocolError(f"`{self.terms.name(self.peer)}` is not known to have come near step {step}.")
-        frame = codec.frame_of(self.head(crossing.kind, step=step, micro=micro, value=wire), arrays)
+            raise LocalProtocolError(
+                f"`{self.terms.name(self.peer)}` is not known to have come near step {step}."
+            )
+        frame = codec.frame_of(
+            self.head(crossing.kind, step=step, micro=micro, value=wire), arrays
+        )
         if frame.head.shapes != self.terms.shapes(wire, step):
-            raise LocalProtocolError(f"{crossing.kind} `{crossing.what}` is {said(frame.head.shapes)}, "
-                                     f"the agreement says {said(self.terms.shapes(wire, step))}.")  # fmt: skip
+            raise LocalProtocolError(
+                f"{crossing.kind} `{crossing.what}` is {said(frame.head.shapes)}, "
+                f"the agreement says {said(self.terms.shapes(wire, step))}."
+            )
         self.due[wire] = position + 1
-        self.last, self.told = max(self.last, step), max(self.told, step - self.terms.lag)
+        self.last, self.told = (
+            max(self.last, step),
+            max(self.told, step - self.terms.lag),
+        )
         if self.cache:
             self.kept[wire, position] = frame
         return frame
 
     def head(self, kind: str, *, step: int = 0, micro: int = 0, value: int = 0) -> Head:
         ends = self.me, self.peer
-        return Head(kind, self.terms.run, self.epoch, self.instances[0], *ends, step, micro, value)
+        return Head(
+            kind,
+            self.terms.run,
+            self.epoch,
+            self.instances[0],
+            *ends,
+            step,
+            micro,
+            value,
+        )
 
     def sync(self, *, again: bool) -> Frame:
         """What this party has received, by wire, and finished; with `again`, whatever else was sent shall be sent again."""
         self.told = self.mine
         received = {str(w): n for w, n in self.next.items()}
-        return codec.text_of(self.head("sync"), {"next": received, "done": self.mine, "again": again})
+        return codec.text_of(
+            self.head("sync"), {"next": received, "done": self.mine, "again": again}
+        )
 
     def accept(self, head: Head) -> None:
         """Refuse, before anything is allocated for it, what the peer may not send.
@@ -191,22 +241,36 @@ class Session:
         """
         who = f"`{self.terms.name(self.peer)}`"
         if (head.sender, head.receiver) != (self.peer, self.me):
-            raise RemoteProtocolError(f"{who} sent a frame from `{self.terms.name(head.sender)}` to "
-                                      f"`{self.terms.name(head.receiver)}`.")  # fmt: skip
+            raise RemoteProtocolError(
+                f"{who} sent a frame from `{self.terms.name(head.sender)}` to "
+                f"`{self.terms.name(head.receiver)}`."
+            )
         if head.run != self.terms.run:
             raise RemoteProtocolError(f"{who} sent a frame of another run.")
         if head.kind not in codec.CARRIERS:
             return
         wire = head.value
         if wire not in self.receives or self.terms.crossings[wire].kind != head.kind:
-            raise RemoteProtocolError(f"{who} may not send {head.kind} {wire} to `{self.terms.name(self.me)}`.")
+            raise RemoteProtocolError(
+                f"{who} may not send {head.kind} {wire} to `{self.terms.name(self.me)}`."
+            )
         there = self.terms.within(wire, head.step, head.micro)
-        if not there or self.current(head) and not self.terms.used(wire, head.step, self.away):
+        if (
+            not there
+            or self.current(head)
+            and not self.terms.used(wire, head.step, self.away)
+        ):
             what = f"{head.kind} `{self.terms.crossings[wire].what}` of step {head.step}, {head.micro}"
-            raise RemoteProtocolError(f"{who} sent {what}, which there is not in a run of {self.terms.steps} steps.")
-        if not head.sealed and head.shapes != (agreed := self.terms.shapes(wire, head.step)):
+            raise RemoteProtocolError(
+                f"{who} sent {what}, which there is not in a run of {self.terms.steps} steps."
+            )
+        if not head.sealed and head.shapes != (
+            agreed := self.terms.shapes(wire, head.step)
+        ):
             what = f"{head.kind} `{self.terms.crossings[wire].what}`"
-            raise RemoteProtocolError(f"{who} sent {what} as {said(head.shapes)}, the agreement says {said(agreed)}.")
+            raise RemoteProtocolError(
+                f"{who} sent {what} as {said(head.shapes)}, the agreement says {said(agreed)}."
+            )
 
     def receive(self, frame: Frame) -> tuple[Frame | None, list[Frame]]:
         """What a frame means: a message to be applied, if it is the next one of its wire, and the frames to be sent now.
@@ -221,13 +285,20 @@ class Session:
         if head.kind == "sync":
             return None, self.synced(codec.about(frame))
         if head.kind not in codec.CARRIERS:
-            raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value.")
-        position, expected = self.position(head.value, head.step, head.micro), self.next[head.value]
+            raise RemoteProtocolError(
+                f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value."
+            )
+        position, expected = (
+            self.position(head.value, head.step, head.micro),
+            self.next[head.value],
+        )
         self.has(head.step - self.terms.lag)
         if position < expected:
             return None, []
         if not self.near(head.value, head.step, self.mine):
-            raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` is at step {head.step}, beyond the window.")
+            raise RemoteProtocolError(
+                f"`{self.terms.name(self.peer)}` is at step {head.step}, beyond the window."
+            )
         if position > expected:
             return None, [self.sync(again=True)]
         self.next[head.value] = position + 1
@@ -241,24 +312,38 @@ class Session:
         """The peer has finished so many steps, so it has all that was sent for them."""
         self.done = max(self.done, done)
         for wire, position in self.had.items():
-            self.had[wire] = max(position, min(self.position(wire, self.done), self.due[wire]))
+            self.had[wire] = max(
+                position, min(self.position(wire, self.done), self.due[wire])
+            )
         self.drop()
 
     def drop(self) -> None:
         """Forget what the peer has."""
-        self.kept = {at: frame for at, frame in self.kept.items() if at[1] >= self.had[at[0]]}
+        self.kept = {
+            at: frame for at, frame in self.kept.items() if at[1] >= self.had[at[0]]
+        }
 
     def synced(self, said: Mapping[str, Any]) -> list[Frame]:
         """Drop what the peer says it has; give what it lacks, if it asks for it."""
         found, done = said.get("next"), said.get("done")
-        if not isinstance(found, dict) or found.keys() != {str(w) for w in self.sends} or type(done) is not int:
-            raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` does not say what it has received.")
+        if (
+            not isinstance(found, dict)
+            or found.keys() != {str(w) for w in self.sends}
+            or type(done) is not int
+        ):
+            raise RemoteProtocolError(
+                f"`{self.terms.name(self.peer)}` does not say what it has received."
+            )
         has = {w: found[str(w)] for w in self.sends}
         for wire, position in has.items():
             if type(position) is not int or not 0 <= position <= self.due[wire]:
                 what = self.terms.crossings[wire].what
-                raise RemoteProtocolError(f"`{self.terms.name(self.peer)}` says it has {position!r} messages of `{what}`.")
-        self.had = {w: max(n, self.had[w]) for w, n in has.items()}  # what is said may be late
+                raise RemoteProtocolError(
+                    f"`{self.terms.name(self.peer)}` says it has {position!r} messages of `{what}`."
+                )
+        self.had = {
+            w: max(n, self.had[w]) for w, n in has.items()
+        }  # what is said may be late
         self.has(min(done, self.terms.steps))
         if not said.get("again"):
             return []

@@ -36,7 +36,9 @@ class Exchange(Protocol):
 
 
 def said_with_structure(tree: PyTree) -> tuple:
-    return jax.tree.structure(tree), tuple((x.shape, jnp.dtype(x.dtype)) for x in jax.tree.leaves(tree))
+    return jax.tree.structure(tree), tuple(
+        (x.shape, jnp.dtype(x.dtype)) for x in jax.tree.leaves(tree)
+    )
 
 
 class Known(Protocol):
@@ -64,13 +66,22 @@ class Wires:
         payload = value.payload if isinstance(value, Packet) else value
         wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
         if said_with_structure(abstract(payload)) != said_with_structure(wanted):
-            raise ValueError(f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says {describe(wanted)}.")
+            raise ValueError(
+                f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says {describe(wanted)}."
+            )
         self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
 
     def take(self, wire: Wire, micro: int) -> PyTree:
         payload, value = self.local.like(self.local.wires.index(wire), self.size)
-        found = jax.tree.unflatten(jax.tree.structure(payload), self.exchange.take(self.at(wire), self.step, micro))
-        return Packet(found, value) if (wire.kind, wire.what) in self.local.config.links else found
+        found = jax.tree.unflatten(
+            jax.tree.structure(payload),
+            self.exchange.take(self.at(wire), self.step, micro),
+        )
+        return (
+            Packet(found, value)
+            if (wire.kind, wire.what) in self.local.config.links
+            else found
+        )
 
     def there(self, wire: Wire, micro: int) -> bool:
         return self.exchange.there(self.at(wire), self.step, micro)

@@ -18,14 +18,19 @@ HANDED = ("params", "state", "optimizer", "links")
 
 def learned(state: PartyState) -> list[Any]:
     """Parameters, statistics, optimizer state and memory of links, as arrays; `taken` is the inverse."""
-    return [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(parts(state))]
+    return [
+        jax.random.key_data(x) if is_key(x) else x
+        for x in jax.tree.leaves(parts(state))
+    ]
 
 
 def taken(state: PartyState, arrays: Iterable[Any]) -> PartyState:
     """A party's state with what another has learned in its place."""
     own, structure = jax.tree.flatten(parts(state))
     found = [
-        jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(y)) if is_key(y) else jnp.asarray(x)
+        jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(y))
+        if is_key(y)
+        else jnp.asarray(x)
         for x, y in zip(arrays, own, strict=True)
     ]
     return state._replace(**jax.tree.unflatten(structure, found))
@@ -41,4 +46,6 @@ def parts(state: PartyState) -> dict[str, Any]:
 
 
 def is_key(x: Any) -> bool:
-    return jnp.issubdtype(np.result_type(x) if np.isscalar(x) else x.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(
+        np.result_type(x) if np.isscalar(x) else x.dtype, jax.dtypes.prng_key
+    )

@@ -51,42 +51,90 @@ class Local:
     """
 
     def __init__(
-        self, agreed: Agreement, party: str, own: Mapping[str, Segment | Callable] | Topology,
-        optimizer: optax.GradientTransformation | None = None, links: Mapping[str, Link] | None = None,
+        self,
+        agreed: Agreement,
+        party: str,
+        own: Mapping[str, Segment | Callable] | Topology,
+        optimizer: optax.GradientTransformation | None = None,
+        links: Mapping[str, Link] | None = None,
         backward: str = "residuals",
-    ):  # fmt: skip
+    ):
         if party not in agreed.parties:
-            raise ValueError(f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}.")
+            raise ValueError(
+                f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
+            )
         self.name, party = party, agreed.turns.role[party]
-        self.agreed, self.party, self.micros, self.turns = agreed, party, agreed["microbatches"], agreed.turns
+        self.agreed, self.party, self.micros, self.turns = (
+            agreed,
+            party,
+            agreed["microbatches"],
+            agreed.turns,
+        )
         self.topology = agreed.topology(party, own)
-        owners = dict.fromkeys(n.party for n in self.topology.segments if n.segment.trainable)
+        owners = dict.fromkeys(
+            n.party for n in self.topology.segments if n.segment.trainable
+        )
         if party in owners and optimizer is None:
             raise ValueError(f"`optimizer` is missing: `{party}` owns parameters.")
-        optimizers = {p: optimizer if p == party and optimizer is not None else optax.identity() for p in owners}
-        self.config = configure(self.topology, optimizers, agreed.links(links), backward, self.micros)
+        optimizers = {
+            p: optimizer if p == party and optimizer is not None else optax.identity()
+            for p in owners
+        }
+        self.config = configure(
+            self.topology, optimizers, agreed.links(links), backward, self.micros
+        )
         self.places = {party: places_of(self.config)[party]}
         self.wires = wires(self.topology)
         self.known: dict[tuple[int, int], tuple] = {}
         losses = [Name(x.party, "loss", x.name) for x in self.topology.losses]
         self.losses = [n for n in losses if n.party == party]
-        self.outputs = [Name(party, "value", n) for n in self.topology.sinks if self.topology.node[n].party == party]
-        training, adds, updates = training_ops(self.config), accumulate_ops(self.config), update_ops(self.config)
+        self.outputs = [
+            Name(party, "value", n)
+            for n in self.topology.sinks
+            if self.topology.node[n].party == party
+        ]
+        training, adds, updates = (
+            training_ops(self.config),
+            accumulate_ops(self.config),
+            update_ops(self.config),
+        )
         sums = [w for op in adds for w in op.writes]
-        lasting = [w for op in (*training, *updates) for w in op.writes if w.kind in PERSISTENT]
+        lasting = [
+            w for op in (*training, *updates) for w in op.writes if w.kind in PERSISTENT
+        ]
         if self.micros == 1:
             training, updates = [*training, *updates], []
         self.late: list[int] = []
-        if agreed["staleness"]:  # no program gives up parameters, which steps under way may still need
-            self.walk = PartyPrograms(party, held([*training, *updates]), [*losses, *lasting], donate=("optimizer",))
+        if agreed[
+            "staleness"
+        ]:  # no program gives up parameters, which steps under way may still need
+            self.walk = PartyPrograms(
+                party,
+                held([*training, *updates]),
+                [*losses, *lasting],
+                donate=("optimizer",),
+            )
             self.late = lateness(self.walk.count, agreed["staleness"])
         else:
-            self.walk = PartyPrograms(party, [*training, *(adds if self.micros > 1 else ())], [*losses, *lasting, *sums])
+            self.walk = PartyPrograms(
+                party,
+                [*training, *(adds if self.micros > 1 else ())],
+                [*losses, *lasting, *sums],
+            )
         self.finish = PartyPrograms(party, updates, [*lasting, *map(total, losses)])
-        self.measure = PartyPrograms(party, inference_ops(self.config, self.topology.losses), losses)
-        outputs = [Name(self.topology.node[n].party, "value", n) for n in self.topology.sinks]
+        self.measure = PartyPrograms(
+            party, inference_ops(self.config, self.topology.losses), losses
+        )
+        outputs = [
+            Name(self.topology.node[n].party, "value", n) for n in self.topology.sinks
+        ]
         self.infer = PartyPrograms(party, inference_ops(self.config), outputs)
-        self.sums = [w for op in adds for w in op.writes if isinstance(w, Name) and w.party == party]
+        self.sums = [
+            w
+            for op in adds
+            for w in op.writes
+            if isinstance(w, Name) and w.party == party
+        ]
         self.zeros: dict[Name, PyTree] | None = None
         self.begun: PrefetchedStep | None = None
         self.pipeline: Pipeline | None = None
@@ -98,8 +146,18 @@ class Local:
 
     def fields(self, task: str) -> list[str]:
         """The fields of this party that a task needs."""
-        readers = (*self.topology.segments, *self.topology.losses) if task != "predict" else self.topology.segments
-        needed = {i for n in readers if n.party == self.party for i in n.reads if i in self.topology.fields}
+        readers = (
+            (*self.topology.segments, *self.topology.losses)
+            if task != "predict"
+            else self.topology.segments
+        )
+        needed = {
+            i
+            for n in readers
+            if n.party == self.party
+            for i in n.reads
+            if i in self.topology.fields
+        }
         return sorted(needed & fields_of(self.topology, losses=task != "predict"))
 
     def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]:
@@ -108,9 +166,14 @@ class Local:
             at = self.wires[wire]
             value = self.agreed.value(at, size)
             try:
-                self.known[wire, size] = shapes.encoded(self.config.links.get((at.kind, at.what)), value), value
+                self.known[wire, size] = (
+                    shapes.encoded(self.config.links.get((at.kind, at.what)), value),
+                    value,
+                )
             except Exception as error:
-                raise ValueError(f"the link of `{at.what}` does not run on {describe(value)}: {error}") from error
+                raise ValueError(
+                    f"the link of `{at.what}` does not run on {describe(value)}: {error}"
+                ) from error
         return self.known[wire, size]
 
     def init(self, batch: Mapping[str, PyTree]) -> PartyState:
@@ -127,17 +190,29 @@ class Local:
         for n in self.topology.segments:
             if n.party != self.party:
                 continue
-            params[n.name], state[n.name], made = start(n, key, [values[i] for i in n.reads], False)
-            if n.name in values and said_with_structure(made) != said_with_structure(values[n.name]):
-                raise ValueError(f"node `{n.name}` gives {describe(made)}, the agreement says {describe(values[n.name])}.")
+            params[n.name], state[n.name], made = start(
+                n, key, [values[i] for i in n.reads], False
+            )
+            if n.name in values and said_with_structure(made) != said_with_structure(
+                values[n.name]
+            ):
+                raise ValueError(
+                    f"node `{n.name}` gives {describe(made)}, the agreement says {describe(values[n.name])}."
+                )
             values[n.name] = made
         self.check_losses(values)
         links = {}
         for wire in self.wires:
-            if wire.sender == self.party and (way := self.config.links.get((wire.kind, wire.what))):
+            if wire.sender == self.party and (
+                way := self.config.links.get((wire.kind, wire.what))
+            ):
                 value = values[wire.what]
-                links[wire.label] = way.init(value if wire.kind == "activation" else inexact_part(value))
-        trained = inexact_part({n: x for n, x in params.items() if self.topology.node[n].segment.trainable})
+                links[wire.label] = way.init(
+                    value if wire.kind == "activation" else inexact_part(value)
+                )
+        trained = inexact_part(
+            {n: x for n, x in params.items() if self.topology.node[n].segment.trainable}
+        )
         memory = first_memory(self.config, self.party, trained) if trained else ()
         first = PartyState(params, state, memory, links, key, jnp.zeros((), jnp.int32))
         return jax.tree.map(lambda x: jnp.array(x, copy=True), first)
@@ -150,7 +225,9 @@ class Local:
                     jax.eval_shape(x.fn, *[values[i] for i in x.reads])
                 except Exception as error:
                     got = ", ".join(f"`{i}` {describe(values[i])}" for i in x.reads)
-                    raise ValueError(f"loss `{x.name}` at `{self.name}` does not run on {got}: {first_line(error)}") from error
+                    raise ValueError(
+                        f"loss `{x.name}` at `{self.name}` does not run on {got}: {first_line(error)}"
+                    ) from error
 
     def step(
         self, state: PartyState, batches: Batches, step: int, exchange: Exchange
@@ -188,10 +265,25 @@ class Local:
             memory = place(self.places, TrainState({self.party: state}), {})[self.party]
             every = self.agreed["checkpoint"]
             last = min(step // every * every + every, self.agreed["steps"])
-            self.pipeline = Pipeline(self.walk, self.places[self.party], memory, batches, self.late, step, last)
-        own = self.pipeline.step(step, lambda number: Wires(self, exchange, number, self.agreed["batch"]))
-        memory = {**self.pipeline.memory, self.places[self.party].step: jnp.int32(step + 1)}
-        return collect(self.places, {self.party: memory}).parties[self.party], {n.what: own[n] for n in self.losses}
+            self.pipeline = Pipeline(
+                self.walk,
+                self.places[self.party],
+                memory,
+                batches,
+                self.late,
+                step,
+                last,
+            )
+        own = self.pipeline.step(
+            step, lambda number: Wires(self, exchange, number, self.agreed["batch"])
+        )
+        memory = {
+            **self.pipeline.memory,
+            self.places[self.party].step: jnp.int32(step + 1),
+        }
+        return collect(self.places, {self.party: memory}).parties[self.party], {
+            n.what: own[n] for n in self.losses
+        }
 
     def work(self, memory: dict, begun: PrefetchedStep, at: Wires) -> None:
         """All turns of all micro-batches, several of them under way at once; first what others wait for."""
@@ -200,10 +292,16 @@ class Local:
                 self.zeros = self.zero_sums({**memory, **begun.own[0]}, at.size)
             memory.update(self.zeros)
         own = [Memory(memory, part, self.walk.shared) for part in begun.own]
-        waiting = [(m, t) for m in range(self.micros) for t in range(begun.done[m], len(self.walk.turns))]
+        waiting = [
+            (m, t)
+            for m in range(self.micros)
+            for t in range(begun.done[m], len(self.walk.turns))
+        ]
         ahead = self.ahead(begun.batches, at.step + 1, memory)
         while waiting:
-            absent = {(m, t): self.absent(m, t, at) for m, t in self.walk.ready(waiting)}
+            absent = {
+                (m, t): self.absent(m, t, at) for m, t in self.walk.ready(waiting)
+            }
             if able := [task for task, wanted in absent.items() if not wanted]:
                 m, t = task = min(able, key=lambda x: (not self.walk.sends[x[1]], x))
                 self.walk.turn(t, own[m], at, m)
@@ -227,7 +325,9 @@ class Local:
             return
         yield
         counter = self.places[self.party].step
-        count = self.walk.leading((self.walk.changing | self.finish.changing) - {counter})
+        count = self.walk.leading(
+            (self.walk.changing | self.finish.changing) - {counter}
+        )
         yield from begun.lead(self.walk, count, memory, counter)
 
     def zero_sums(self, memory: dict, size: int) -> dict[Name, PyTree]:
@@ -240,24 +340,55 @@ class Local:
                 for r in turn.reads:
                     if isinstance(r, Wire):
                         payload, value = self.like(self.wires.index(r), size)
-                        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), payload)
+                        zeros = jax.tree.map(
+                            lambda x: jnp.zeros(x.shape, x.dtype), payload
+                        )
                         linked = (r.kind, r.what) in self.config.links
                         memory[r] = Packet(zeros, value) if linked else zeros
                 for op in ops:
-                    memory.update(zip(op.writes, op.run(*[memory[r] for r in op.reads]), strict=True))
-            return [memory[n._replace(kind=n.kind.removeprefix(SUM))] for n in self.sums]
+                    memory.update(
+                        zip(
+                            op.writes,
+                            op.run(*[memory[r] for r in op.reads]),
+                            strict=True,
+                        )
+                    )
+            return [
+                memory[n._replace(kind=n.kind.removeprefix(SUM))] for n in self.sums
+            ]
 
-        found = jax.eval_shape(sums, {**memory, Name(self.party, "micro"): jnp.int32(0)})
-        wide = [jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x) for x in found]
+        found = jax.eval_shape(
+            sums, {**memory, Name(self.party, "micro"): jnp.int32(0)}
+        )
+        wide = [
+            jax.tree.map(
+                lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x
+            )
+            for x in found
+        ]
         return dict(zip(self.sums, wide, strict=True))
 
-    def evaluate(self, state: PartyState, batch: Mapping[str, PyTree], step: int, size: int, exchange: Exchange) -> dict:
+    def evaluate(
+        self,
+        state: PartyState,
+        batch: Mapping[str, PyTree],
+        step: int,
+        size: int,
+        exchange: Exchange,
+    ) -> dict:
         """The losses that this party computes, in inference mode."""
         memory = place(self.places, TrainState({self.party: state}), batch)[self.party]
         self.measure.run(memory, Wires(self, exchange, step, size), 0)
         return {n.what: memory[n] for n in self.losses}
 
-    def predict(self, state: PartyState, batch: Mapping[str, PyTree], step: int, size: int, exchange: Exchange) -> dict:
+    def predict(
+        self,
+        state: PartyState,
+        batch: Mapping[str, PyTree],
+        step: int,
+        size: int,
+        exchange: Exchange,
+    ) -> dict:
         """The outputs that this party computes, in inference mode."""
         memory = place(self.places, TrainState({self.party: state}), batch)[self.party]
         self.infer.run(memory, Wires(self, exchange, step, size), 0)

@@ -28,17 +28,24 @@ def lateness(turns: int, staleness: int) -> list[int]:
     return [i * staleness // max(turns - 1, 1) for i in range(turns)]
 
 
-def order(own: Sequence[int], late: Sequence[int], first: int, last: int) -> Iterator[tuple[int, int]]:
+def order(
+    own: Sequence[int], late: Sequence[int], first: int, last: int
+) -> Iterator[tuple[int, int]]:
     """Step and turn, of some turns of all steps from `first` up to `last`, as they follow one another."""
     for time in range(first, last + max(late)):
-        yield from ((time - late[i], i) for i in sorted(own) if first <= time - late[i] < last)
+        yield from (
+            (time - late[i], i) for i in sorted(own) if first <= time - late[i] < last
+        )
 
 
 def held(ops: Sequence[Op]) -> list[Op]:
     """A training step of which only the update reads parameters as they are now."""
 
     def read(op: Op) -> Op:
-        reads = (r._replace(kind=HELD) if isinstance(r, Name) and r.kind == "params" else r for r in op.reads)
+        reads = (
+            r._replace(kind=HELD) if isinstance(r, Name) and r.kind == "params" else r
+            for r in op.reads
+        )
         return op if op.label == "update" else op._replace(reads=tuple(reads))
 
     return [read(op) for op in ops]
@@ -56,9 +63,21 @@ class Pipeline:
     """
 
     def __init__(
-        self, part: PartyPrograms, places: Places, memory: dict, batches: Batches, late: Sequence[int], first: int, last: int
-    ):  # fmt: skip
-        self.part, self.places, self.memory, self.batches = part, places, memory, batches
+        self,
+        part: PartyPrograms,
+        places: Places,
+        memory: dict,
+        batches: Batches,
+        late: Sequence[int],
+        first: int,
+        last: int,
+    ):
+        self.part, self.places, self.memory, self.batches = (
+            part,
+            places,
+            memory,
+            batches,
+        )
         self.shared, self.next, self.last = part.shared - {places.step}, first, last
         self.order = order(list(part.programs_of), late, first, last)
         self.under_way: dict[int, Memory] = {}
@@ -72,7 +91,9 @@ class Pipeline:
         final = max(self.part.programs_of)
         for number, turn in self.order:
             if number not in self.under_way:
-                self.under_way[number] = Memory(self.memory, self.begin(number), self.shared)
+                self.under_way[number] = Memory(
+                    self.memory, self.begin(number), self.shared
+                )
             for program in self.part.programs_of[turn]:
                 self.part.turn(program, self.under_way[number], at(number), 0)
             if (number, turn) == (step, final):
@@ -82,5 +103,8 @@ class Pipeline:
 
     def begin(self, step: int) -> dict[Name, PyTree]:
         fields = copied(fields_of_batch(self.places, self.batches(step)))
-        params = {name._replace(kind=HELD): self.memory[name] for name in self.places.params.values()}
+        params = {
+            name._replace(kind=HELD): self.memory[name]
+            for name in self.places.params.values()
+        }
         return {**fields, **params, self.places.step: jnp.int32(step)}

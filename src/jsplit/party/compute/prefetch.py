@@ -51,7 +51,11 @@ class PrefetchedStep:
 
     def fits(self, batches: Batches, step: int, memory: Mapping) -> bool:
         """Whether it would begin just so from this memory."""
-        same = (a is b for n, x in self.read.items() for a, b in zip(*map(jax.tree.leaves, (x, memory[n])), strict=True))
+        same = (
+            a is b
+            for n, x in self.read.items()
+            for a, b in zip(*map(jax.tree.leaves, (x, memory[n])), strict=True)
+        )
         return self.batches is batches and self.step == step and all(same)
 
     def gather(self, places: Places, micros: int) -> None:
@@ -63,17 +67,31 @@ class PrefetchedStep:
         if micros == 1:
             self.own = [copied(fields)]
         else:
-            size = {x.shape[0] for x in jax.tree.leaves(fields)}.pop() // micros if fields else 0
-            parts = [jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], fields) for m in range(micros)]
-            self.own = [{micro: np.int32(m)} | copied(part) for m, part in enumerate(parts)]
+            size = (
+                {x.shape[0] for x in jax.tree.leaves(fields)}.pop() // micros
+                if fields
+                else 0
+            )
+            parts = [
+                jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], fields)
+                for m in range(micros)
+            ]
+            self.own = [
+                {micro: np.int32(m)} | copied(part) for m, part in enumerate(parts)
+            ]
         self.done = [0] * micros
 
-    def lead(self, part: PartyPrograms, count: int, memory: Mapping, counter: Name) -> Iterator[None]:
+    def lead(
+        self, part: PartyPrograms, count: int, memory: Mapping, counter: Name
+    ) -> Iterator[None]:
         """The first `count` turns of every micro-batch, one at a time, as they will be when `counter` says its step."""
         common = {**memory, counter: jnp.int32(self.step)}
         self.read = {
-            r: memory[r] for turn in part.turns[:count] for r in turn.reads if r in memory and r != counter
-        }  # fmt: skip
+            r: memory[r]
+            for turn in part.turns[:count]
+            for r in turn.reads
+            if r in memory and r != counter
+        }
         for m, own in enumerate(self.own):
             mine = Memory(common, own, part.shared)
             for t in range(count):

@@ -49,27 +49,54 @@ class PartyPrograms:
         shared: what outlasts a micro-batch and is written by some turn; changing: that part of it which `look` found not empty.
     """
 
-    def __init__(self, party: str, ops: Sequence, keep: Iterable, donate: Sequence[str] = ("optimizer", "params")):
+    def __init__(
+        self,
+        party: str,
+        ops: Sequence,
+        keep: Iterable,
+        donate: Sequence[str] = ("optimizer", "params"),
+    ):
         walk = CompiledWalk(ops, keep, donate=donate)
         mine = [i for i, program in enumerate(walk.programs) if program.party == party]
         self.whole: list[Turn] = [turn for turn in walk.turns if turn.party == party]
         self.turns: list[Op] = [walk.programs[i] for i in mine]
         numbers = iter(range(len(self.turns)))
-        self.programs_of = {i: [next(numbers) for _ in programs(t)] for i, t in enumerate(walk.turns) if t.party == party}
+        self.programs_of = {
+            i: [next(numbers) for _ in programs(t)]
+            for i, t in enumerate(walk.turns)
+            if t.party == party
+        }
         self.count = len(walk.turns)
         self.used = [used(turn, p) for turn in self.whole for p in programs(turn)]
         self.functions = [walk.functions[i] for i in mine]
         self.spent = [walk.spent[i] for i in mine]
-        first = {r: t for t, turn in reversed([*enumerate(self.turns)]) for r in turn.reads if isinstance(r, Wire)}
-        self.incoming = [[wire for wire, at in first.items() if at == t] for t in range(len(self.turns))]
-        self.sends = [any(isinstance(w, Wire) for w in turn.writes) for turn in self.turns]
-        lasts = {w for t in self.turns for w in t.writes if isinstance(w, Name) and (w.kind in PERSISTENT or SUM in w.kind)}
+        first = {
+            r: t
+            for t, turn in reversed([*enumerate(self.turns)])
+            for r in turn.reads
+            if isinstance(r, Wire)
+        }
+        self.incoming = [
+            [wire for wire, at in first.items() if at == t]
+            for t in range(len(self.turns))
+        ]
+        self.sends = [
+            any(isinstance(w, Wire) for w in turn.writes) for turn in self.turns
+        ]
+        lasts = {
+            w
+            for t in self.turns
+            for w in t.writes
+            if isinstance(w, Name) and (w.kind in PERSISTENT or SUM in w.kind)
+        }
         self.shared = frozenset(lasts)
         self.look({})
 
     def look(self, memory: Mapping) -> None:
         """Leave out of what turns change whatever is empty, as the statistics of a segment that has none."""
-        self.changing = frozenset(n for n in self.shared if n not in memory or jax.tree.leaves(memory[n]))
+        self.changing = frozenset(
+            n for n in self.shared if n not in memory or jax.tree.leaves(memory[n])
+        )
         self.touch = [
             (self.changing & {*reads, *t.writes}, self.changing & {*t.writes})
             for reads, t in zip(self.used, self.turns, strict=True)
@@ -94,7 +121,11 @@ class PartyPrograms:
 
     def leading(self, changed: Set[Name]) -> int:
         """How many turns come before all that wait for a message or touch what is `changed`."""
-        bound = (t for t, turn in enumerate(self.turns) if self.incoming[t] or changed & {*self.used[t], *turn.writes})
+        bound = (
+            t
+            for t, turn in enumerate(self.turns)
+            if self.incoming[t] or changed & {*self.used[t], *turn.writes}
+        )
         return next(bound, len(self.turns))
 
     def ready(self, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -29,7 +29,11 @@ SPARE = 64
 
 def identity_of(agreed: Agreement, party: str, trust: Trust) -> str:
     """What a party's certificate says, or without certificates its name."""
-    return agreed["identities"].get(party, uri_of(party)) if isinstance(trust, Credentials) else party
+    return (
+        agreed["identities"].get(party, uri_of(party))
+        if isinstance(trust, Credentials)
+        else party
+    )
 
 
 class Connections:
@@ -57,19 +61,43 @@ class Connections:
     """
 
     def __init__(
-        self, agreed: Agreement, party: str, member: Member, trust: Trust, limit: int, *, listen: str | None = None,
-        addresses: Mapping[str, str] | None = None, pulse: Sequence[float] = (),
-    ):  # fmt: skip
+        self,
+        agreed: Agreement,
+        party: str,
+        member: Member,
+        trust: Trust,
+        limit: int,
+        *,
+        listen: str | None = None,
+        addresses: Mapping[str, str] | None = None,
+        pulse: Sequence[float] = (),
+    ):
         from jsplit.wire import rpc
 
-        where = agreed.replace(addresses={**agreed["addresses"], **(addresses or {})})["addresses"]
-        self.agreed, self.party, self.member, self.trust, self.limit = agreed, party, member, trust, limit
-        self.patience, self.pulse, self.rpc = float(agreed["patience"]), rpc.Pulse(*pulse), rpc
+        where = agreed.replace(addresses={**agreed["addresses"], **(addresses or {})})[
+            "addresses"
+        ]
+        self.agreed, self.party, self.member, self.trust, self.limit = (
+            agreed,
+            party,
+            member,
+            trust,
+            limit,
+        )
+        self.patience, self.pulse, self.rpc = (
+            float(agreed["patience"]),
+            rpc.Pulse(*pulse),
+            rpc,
+        )
         terms = member.terms
-        self.most = SPARE + sum(terms.window * terms.parts(wire) for wire in range(len(terms.crossings)))
+        self.most = SPARE + sum(
+            terms.window * terms.parts(wire) for wire in range(len(terms.crossings))
+        )
         self.changed = threading.Condition()
         self.lines: dict[int, Outbox] = {}
-        self.every: set[Outbox] = set()  # with those that end, or that have not said who they are
+        self.every: set[Outbox] = (
+            set()
+        )  # with those that end, or that have not said who they are
         self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.trouble: dict[str, str] = {}
         self.fatal: Exception | None = None
@@ -80,14 +108,28 @@ class Connections:
         self.listener = None
         self.threads: list[threading.Thread] = []
         if party in agreed["addresses"]:
-            known = {identity_of(agreed, p, trust): p for p in agreed.parties if p != party}
+            known = {
+                identity_of(agreed, p, trust): p for p in agreed.parties if p != party
+            }
             self.listener = rpc.Listener(
-                listen or agreed["addresses"][party], trust, known, self.met, limit, self.pulse
-            )  # fmt: skip
+                listen or agreed["addresses"][party],
+                trust,
+                known,
+                self.met,
+                limit,
+                self.pulse,
+            )
         for other, how in agreed.reach(party).items():
             if how == "dial":
                 given = (other, where[other])
-                self.threads.append(threading.Thread(target=self.dial, args=given, name=f"jsplit-dial-{other}", daemon=True))
+                self.threads.append(
+                    threading.Thread(
+                        target=self.dial,
+                        args=given,
+                        name=f"jsplit-dial-{other}",
+                        daemon=True,
+                    )
+                )
         for thread in self.threads:
             thread.start()
 
@@ -103,9 +145,15 @@ class Connections:
             while not self.closing.is_set():
                 try:
                     channel = self.rpc.dial(
-                        address, party, self.trust, self.limit, lambda head: self.accept(peer, head), host=host,
-                        timeout=min(self.patience, 10.0), pulse=self.pulse,
-                    )  # fmt: skip
+                        address,
+                        party,
+                        self.trust,
+                        self.limit,
+                        lambda head: self.accept(peer, head),
+                        host=host,
+                        timeout=min(self.patience, 10.0),
+                        pulse=self.pulse,
+                    )
                 except Closed as error:
                     self.note(peer, str(error))
                 else:
@@ -120,7 +168,9 @@ class Connections:
     def note(self, peer: int, trouble: str) -> None:
         party = self.agreed.parties[peer]
         with self.changed:
-            if peer in self.member.gone or self.trouble.get(party) == trouble:  # if it is gone, it has said why it left
+            if (
+                peer in self.member.gone or self.trouble.get(party) == trouble
+            ):  # if it is gone, it has said why it left
                 return
             self.trouble[party] = trouble
             if not self.closing.is_set():
@@ -133,7 +183,12 @@ class Connections:
     def serve(self, peer: int, channel: Channel) -> None:
         """Read a connection until it is lost, and see it to its end."""
         with self.changed:
-            line = Outbox(channel, self.patience, self.most, lambda error: self.fail(error, tell=False))
+            line = Outbox(
+                channel,
+                self.patience,
+                self.most,
+                lambda error: self.fail(error, tell=False),
+            )
             self.every.add(line)
             if self.closing.is_set():
                 line.cut(f"`{self.party}` has left.")
@@ -144,7 +199,9 @@ class Connections:
                 self.refuse(peer, line, self.verdict)
         trouble = self.read(peer, line)
         with self.changed:
-            if self.lines.get(peer, line) is line:  # else a newer one has taken its place
+            if (
+                self.lines.get(peer, line) is line
+            ):  # else a newer one has taken its place
                 self.lines.pop(peer, None)
                 self.lost.setdefault(peer, time.monotonic())
                 self.note(peer, trouble)
@@ -174,20 +231,26 @@ class Connections:
         except Closed as error:
             return str(error)
         except (CodecError, RemoteProtocolError) as error:
-            log.warning("%s refused what `%s` sent: %s", self.party, line.channel.peer, error)
+            log.warning(
+                "%s refused what `%s` sent: %s", self.party, line.channel.peer, error
+            )
             return str(error)
         except LocalProtocolError as error:
             self.fail(error, tell=False)
             return str(error)
         except Exception as error:  # whatever a peer may bring about costs it its connection, and this party nothing else
-            log.exception("%s: the connection with `%s` ends", self.party, line.channel.peer)
+            log.exception(
+                "%s: the connection with `%s` ends", self.party, line.channel.peer
+            )
             return str(error)
 
     def take(self, peer: int, line: Outbox, frame: Frame, heard: bool) -> bool:
         """A frame has come. A connection counts from its hello on; then the one before it is closed."""
         party = self.agreed.parties[peer]
         if not heard and frame.head.kind != "hello":
-            raise RemoteProtocolError(f"`{party}` sent {frame.head.kind} before it said hello.")
+            raise RemoteProtocolError(
+                f"`{party}` sent {frame.head.kind} before it said hello."
+            )
         outgoing = self.member.receive(peer, frame)
         if not heard:
             if (old := self.lines.get(peer)) and old is not line:
@@ -198,7 +261,9 @@ class Connections:
             self.trouble.pop(party, None)
         if frame.head.kind == "bye":
             reason = str(codec.about(frame).get("reason") or "")[:1000]
-            self.trouble[party] = f"`{party}` has left{': ' + reason if reason else '.'}"
+            self.trouble[party] = (
+                f"`{party}` has left{': ' + reason if reason else '.'}"
+            )
             log.info("%s: %s", self.party, self.trouble[party])
         self.post(outgoing)
         self.changed.notify_all()
@@ -208,8 +273,15 @@ class Connections:
         """Either side refuses the other, because of a frame with this head: whom that concerns, is told and ends."""
         log.error("%s: %s", self.party, error)
         ours = head.kind != "refusal"  # this party refuses; else it was refused
-        same, lead = head.run == self.member.terms.run, self.member.rendezvous is not None
-        everyone = same and not error.alone and (head.epoch == self.member.epoch > 0 or ours and lead)
+        same, lead = (
+            head.run == self.member.terms.run,
+            self.member.rendezvous is not None,
+        )
+        everyone = (
+            same
+            and not error.alone
+            and (head.epoch == self.member.epoch > 0 or ours and lead)
+        )
         if ours:
             line.put(self.member.refusal(peer, str(error)))
         if everyone or self.agreed.reach(self.party)[line.channel.peer] == "dial":
@@ -251,7 +323,11 @@ class Connections:
         """Leave, at the latest now. If it is over for all, those whose connection is down may come back before, to be told."""
         end = time.monotonic() + TELLING
         with self.changed:
-            while self.verdict is not None and not self.all_told() and time.monotonic() < end:
+            while (
+                self.verdict is not None
+                and not self.all_told()
+                and time.monotonic() < end
+            ):
                 self.changed.wait(0.05)
         self.leave("it could not go on.")
         if self.listener:
@@ -261,4 +337,6 @@ class Connections:
 
     def all_told(self) -> bool:
         """Whether all that have been here have left, or were told that it is over."""
-        return all(p in self.told and self.told[p].idle for p in self.known - self.member.gone)
+        return all(
+            p in self.told and self.told[p].idle for p in self.known - self.member.gone
+        )

@@ -46,18 +46,45 @@ class Network:
     """
 
     def __init__(
-        self, agreed: Agreement, party: str, member: Member, trust: Trust, limit: int, *, remind: float = 5.0, **options: Any
+        self,
+        agreed: Agreement,
+        party: str,
+        member: Member,
+        trust: Trust,
+        limit: int,
+        *,
+        remind: float = 5.0,
+        **options: Any,
     ):
-        self.agreed, self.party, self.member, self.remind = agreed, party, member, remind
-        self.sent, self.received, self.waited, self.posting, self.epoch = 0, 0, 0.0, 0.0, member.epoch
+        self.agreed, self.party, self.member, self.remind = (
+            agreed,
+            party,
+            member,
+            remind,
+        )
+        self.sent, self.received, self.waited, self.posting, self.epoch = (
+            0,
+            0,
+            0.0,
+            0.0,
+            member.epoch,
+        )
         self.asked: Callable[[], bool] = bool
         # where clients may be passed over the lead finds out first, and those that are left need time to go on without
         self.wait_for = float(agreed["patience"]) * (3 if agreed.turns.skips else 1)
         self.connections = Connections(agreed, party, member, trust, limit, **options)
-        self.changed, self.post, self.close = self.connections.changed, self.connections.post, self.connections.close
+        self.changed, self.post, self.close = (
+            self.connections.changed,
+            self.connections.post,
+            self.connections.close,
+        )
 
     def until(
-        self, there: Callable[[], Any], what: str | Callable[[], str], whom: Sequence[str] = (), patience: float | None = None
+        self,
+        there: Callable[[], Any],
+        what: str | Callable[[], str],
+        whom: Sequence[str] = (),
+        patience: float | None = None,
     ) -> None:
         """Wait until something is there.
 
@@ -82,9 +109,13 @@ class Network:
                 if self.pass_over(now):
                     continue
                 if now - began > patience:
-                    trouble = "; ".join(t for p in whom if (t := self.connections.trouble.get(p)))
+                    trouble = "; ".join(
+                        t for p in whom if (t := self.connections.trouble.get(p))
+                    )
                     what = what() if callable(what) else what
-                    raise Missing(f"`{self.party}` waited {patience:g} s for {what}{': ' + trouble if trouble else ''}")
+                    raise Missing(
+                        f"`{self.party}` waited {patience:g} s for {what}{': ' + trouble if trouble else ''}"
+                    )
                 if now - last > self.remind:
                     last = now
                     self.post(self.member.remind())
@@ -96,15 +127,28 @@ class Network:
         member, turns = self.member, self.agreed.turns
         if not turns.skips or member.rendezvous is None:
             return False
-        gone = [p for p, since in self.connections.lost.items() if now - since > self.agreed["patience"]]
-        late = [p for p in gone if p not in member.rendezvous.missing and turns.client_of(self.agreed.parties[p]) is not None]
+        gone = [
+            p
+            for p, since in self.connections.lost.items()
+            if now - since > self.agreed["patience"]
+        ]
+        late = [
+            p
+            for p in gone
+            if p not in member.rendezvous.missing
+            and turns.client_of(self.agreed.parties[p]) is not None
+        ]
         try:
             outgoing = member.skip(late) if late else []
         except Refused as error:
             self.connections.fail(error, tell=True)
             raise
         if outgoing:
-            log.warning("%s goes on without %s", self.party, ", ".join(f"`{self.agreed.parties[p]}`" for p in late))
+            log.warning(
+                "%s goes on without %s",
+                self.party,
+                ", ".join(f"`{self.agreed.parties[p]}`" for p in late),
+            )
         self.post(outgoing)
         return bool(outgoing)
 
@@ -113,12 +157,18 @@ class Network:
         names = [p for p in self.agreed.parties if p != self.party]
 
         def there() -> bool:
-            return self.member.start is not None and self.member.epoch >= self.epoch or over()
+            return (
+                self.member.start is not None
+                and self.member.epoch >= self.epoch
+                or over()
+            )
 
         with self.changed:
             self.epoch = self.member.epoch
             if not there():
-                log.info("%s waits for the other parties, %s", self.party, self.absent())
+                log.info(
+                    "%s waits for the other parties, %s", self.party, self.absent()
+                )
         while True:
             try:
                 self.until(there, lambda: f"the other parties, {self.absent()}", names)
@@ -129,16 +179,35 @@ class Network:
 
     def absent(self) -> str:
         with self.changed:
-            there = self.member.rendezvous.there if self.member.rendezvous else self.connections.lines
-            missing = [p for i, p in enumerate(self.agreed.parties) if i not in there and p != self.party]
-        return f"of whom {', '.join(f'`{p}`' for p in missing)} did not come" if missing else "of whom all were connected"
+            there = (
+                self.member.rendezvous.there
+                if self.member.rendezvous
+                else self.connections.lines
+            )
+            missing = [
+                p
+                for i, p in enumerate(self.agreed.parties)
+                if i not in there and p != self.party
+            ]
+        return (
+            f"of whom {', '.join(f'`{p}`' for p in missing)} did not come"
+            if missing
+            else "of whom all were connected"
+        )
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> None:
         crossing = self.member.terms.crossings[wire]
-        session, peer = self.member.sessions[crossing.receiver], self.agreed.parties[crossing.receiver]
+        session, peer = (
+            self.member.sessions[crossing.receiver],
+            self.agreed.parties[crossing.receiver],
+        )
         data = [np.asarray(x) for x in arrays]
         if not session.may_send(wire, step):
-            self.until(lambda: session.may_send(wire, step), f"`{peer}` to take `{crossing.what}`", [peer])
+            self.until(
+                lambda: session.may_send(wire, step),
+                f"`{peer}` to take `{crossing.what}`",
+                [peer],
+            )
         began = time.monotonic()
         with self.changed:
             self.current()
@@ -191,7 +260,11 @@ class Network:
     def awaited(self) -> list[str]:
         """Whose goodbye this party waits for: the lead for that of all, others for the lead's."""
         member = self.member
-        others = {*member.sessions} - member.rendezvous.missing if member.rendezvous else {member.lead}
+        others = (
+            {*member.sessions} - member.rendezvous.missing
+            if member.rendezvous
+            else {member.lead}
+        )
         return [self.agreed.parties[p] for p in sorted(others)]
 
     def leave(self, reason: str, awaited: Sequence[str] = ()) -> list[str]:
@@ -202,15 +275,28 @@ class Network:
             awaited: whose goodbye is waited for.
         """
         told: dict[int, Any] = {}
-        left, end = {self.agreed.parties.index(p) for p in awaited}, time.monotonic() + self.agreed["patience"]
+        left, end = (
+            {self.agreed.parties.index(p) for p in awaited},
+            time.monotonic() + self.agreed["patience"],
+        )
         with self.changed:
             while True:
-                for p, line in self.connections.lines.items():  # one that has come again may not have heard it
+                for (
+                    p,
+                    line,
+                ) in (
+                    self.connections.lines.items()
+                ):  # one that has come again may not have heard it
                     if told.get(p) is not line:
                         line.put(self.member.bye(p, reason))
                         told[p] = line
                 now = time.monotonic()
-                if self.member.done >= left or self.connections.fatal or self.asked() or now > end:
+                if (
+                    self.member.done >= left
+                    or self.connections.fatal
+                    or self.asked()
+                    or now > end
+                ):
                     break
                 self.changed.wait(min(end - now, 0.5))
             left -= self.member.done

@@ -24,26 +24,45 @@ class Outbox:
         failed: called with an error that is not the connection's, as of a frame that has no form on the wire.
     """
 
-    def __init__(self, channel: Channel, patience: float, most: int, failed: Callable[[Exception], None]):
-        self.channel, self.patience, self.most, self.failed = channel, patience, most, failed
+    def __init__(
+        self,
+        channel: Channel,
+        patience: float,
+        most: int,
+        failed: Callable[[Exception], None],
+    ):
+        self.channel, self.patience, self.most, self.failed = (
+            channel,
+            patience,
+            most,
+            failed,
+        )
         self.due: OrderedDict[tuple, Frame] = OrderedDict()
         self.changed = threading.Condition()
         self.busy = self.broken = False
         self.ends: float | None = None
         self.reason = ""
-        self.thread = threading.Thread(target=self.write, name=f"jsplit-write-{channel.peer}", daemon=True)
+        self.thread = threading.Thread(
+            target=self.write, name=f"jsplit-write-{channel.peer}", daemon=True
+        )
         self.thread.start()
 
     def put(self, frame: Frame) -> None:
         """Let a frame go out, unless the same is due already, or the connection ends."""
-        same = () if frame.head.kind in CARRIERS else tuple(x.tobytes() for x in frame.arrays)
+        same = (
+            ()
+            if frame.head.kind in CARRIERS
+            else tuple(x.tobytes() for x in frame.arrays)
+        )
         with self.changed:
             if self.ends is None:
                 self.due.setdefault((frame.head.id(), same), frame)
                 self.changed.notify_all()
             full = len(self.due) > self.most
         if full:
-            self.cut(f"`{self.channel.peer}` does not read what it is sent, {self.most} frames were due.")
+            self.cut(
+                f"`{self.channel.peer}` does not read what it is sent, {self.most} frames were due."
+            )
 
     def write(self) -> None:
         try:
@@ -51,7 +70,9 @@ class Outbox:
                 self.channel.send(frame, self.patience)
         except (Closed, TimeoutError) as error:
             self.cut(str(error))
-        except Exception as error:  # not the peer's doing: without this party, all would wait for it
+        except (
+            Exception
+        ) as error:  # not the peer's doing: without this party, all would wait for it
             self.cut(str(error))
             self.failed(error)
         else:

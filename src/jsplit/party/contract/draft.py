@@ -67,34 +67,79 @@ def agreement(
     crossing = dict.fromkeys(c.name for c in topology.crossings)
     lead = lead if lead is not None else next(iter(addresses), None)
     if odd := [n for n, x in (links or {}).items() if isinstance(x, Link)]:
-        raise ValueError(f'`links` of `{odd[0]}` must be a name, as "quantize(8)", from which each party makes the link.')
+        raise ValueError(
+            f'`links` of `{odd[0]}` must be a name, as "quantize(8)", from which each party makes the link.'
+        )
     check_addresses(addresses)
-    pairs = {n: list(x) if isinstance(x, (list, tuple)) else [x, x] for n, x in (links or {}).items()}
-    return checked({
-        "format": FORMAT, "parties": list(topology.parties), "lead": lead, "addresses": dict(addresses),
-        "holds": {p: list(fields) for p, fields in topology.holds.items()},
-        "nodes": [{"name": n.name, "party": n.party, "reads": list(n.reads), "trainable": n.segment.trainable}
-                  for n in topology.segments],
-        "losses": [{"name": x.name, "party": x.party, "reads": list(x.reads), "weight": float(x.weight), "local": x.local}
-                   for x in topology.losses],
-        "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing}, "links": pairs,
-        "batch": size, "microbatches": microbatches, "steps": steps, "seed": seed, "checkpoint": checkpoint,
-        "turns": turns, "staleness": staleness, "nonfinite": nonfinite,
-        "patience": patience, "identities": dict(identities or {}), "hosts": dict(hosts or {}),
-    })  # fmt: skip
+    pairs = {
+        n: list(x) if isinstance(x, (list, tuple)) else [x, x]
+        for n, x in (links or {}).items()
+    }
+    return checked(
+        {
+            "format": FORMAT,
+            "parties": list(topology.parties),
+            "lead": lead,
+            "addresses": dict(addresses),
+            "holds": {p: list(fields) for p, fields in topology.holds.items()},
+            "nodes": [
+                {
+                    "name": n.name,
+                    "party": n.party,
+                    "reads": list(n.reads),
+                    "trainable": n.segment.trainable,
+                }
+                for n in topology.segments
+            ],
+            "losses": [
+                {
+                    "name": x.name,
+                    "party": x.party,
+                    "reads": list(x.reads),
+                    "weight": float(x.weight),
+                    "local": x.local,
+                }
+                for x in topology.losses
+            ],
+            "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing},
+            "links": pairs,
+            "batch": size,
+            "microbatches": microbatches,
+            "steps": steps,
+            "seed": seed,
+            "checkpoint": checkpoint,
+            "turns": turns,
+            "staleness": staleness,
+            "nonfinite": nonfinite,
+            "patience": patience,
+            "identities": dict(identities or {}),
+            "hosts": dict(hosts or {}),
+        }
+    )
 
 
 def measured(
-    topology: Topology, batch: Mapping[str, PyTree], size: int, given: Mapping[str, PyTree] | None
-) -> dict[str, PyTree]:  # fmt: skip
+    topology: Topology,
+    batch: Mapping[str, PyTree],
+    size: int,
+    given: Mapping[str, PyTree] | None,
+) -> dict[str, PyTree]:
     """Shapes of every value at a batch size. Computes nothing."""
-    found = {f: example(f, batch[f], size) for f in fields_of(topology, losses=False) if f in batch}
+    found = {
+        f: example(f, batch[f], size)
+        for f in fields_of(topology, losses=False)
+        if f in batch
+    }
     own = next(iter(jax.tree.leaves(dict(batch)))).shape[0]
     for n in topology.segments:
         if n.name in (given or {}):
-            scale = lambda x: jax.ShapeDtypeStruct((x.shape[0] * size // own, *x.shape[1:]), x.dtype)  # noqa: E731
+            scale = lambda x: jax.ShapeDtypeStruct(
+                (x.shape[0] * size // own, *x.shape[1:]), x.dtype
+            )  # noqa: E731
             found[n.name] = jax.tree.map(scale, abstract((given or {})[n.name]))
-        elif all(i in found for i in n.reads) and not hasattr(n.segment.init, "foreign"):
+        elif all(i in found for i in n.reads) and not hasattr(
+            n.segment.init, "foreign"
+        ):
             inputs = [found[i] for i in n.reads]
             try:
 
@@ -105,9 +150,15 @@ def measured(
 
                 found[n.name] = jax.eval_shape(first, *inputs)
             except Exception as error:
-                got = ", ".join(f"`{i}` {describe(x)}" for i, x in zip(n.reads, inputs, strict=True))
-                raise ValueError(f"node `{n.name}` at `{n.party}` does not run on {got}: {first_line(error)}") from error
+                got = ", ".join(
+                    f"`{i}` {describe(x)}" for i, x in zip(n.reads, inputs, strict=True)
+                )
+                raise ValueError(
+                    f"node `{n.name}` at `{n.party}` does not run on {got}: {first_line(error)}"
+                ) from error
     for c in topology.crossings:
         if c.name not in found:
-            raise ValueError(f"`values` must give the shapes of `{c.name}`, which crosses and cannot be computed here.")
+            raise ValueError(
+                f"`values` must give the shapes of `{c.name}`, which crosses and cannot be computed here."
+            )
     return found

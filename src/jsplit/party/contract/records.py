@@ -33,21 +33,41 @@ class Records:
         ValueError: if there is not one id for each record, or an id is there twice or is none; it gives counts, no ids.
     """
 
-    def __init__(self, fields: Mapping[str, PyTree] | Batches, ids: Sequence[Any] | None = None, *, key: str = ""):
+    def __init__(
+        self,
+        fields: Mapping[str, PyTree] | Batches,
+        ids: Sequence[Any] | None = None,
+        *,
+        key: str = "",
+    ):
         self.batches = fields if callable(fields) else None
         self.fields = {} if callable(fields) else dict(fields)
         self.order: np.ndarray | None = None
-        self.count = batch_of(self.fields) if self.fields else len(ids) if ids is not None and not self.batches else None
+        self.count = (
+            batch_of(self.fields)
+            if self.fields
+            else len(ids)
+            if ids is not None and not self.batches
+            else None
+        )
         self.digest: str | None = None
         if ids is not None:
             if len(ids) != self.count:
-                raise ValueError(f"`ids` has {len(ids)} entries for {self.count or 0} records.")
+                raise ValueError(
+                    f"`ids` has {len(ids)} entries for {self.count or 0} records."
+                )
             names = [name_of(i) for i in ids]
             if odd := names.count(b""):
-                raise ValueError(f"`ids` of {len(names)} records: {odd} are neither strings nor integers.")
+                raise ValueError(
+                    f"`ids` of {len(names)} records: {odd} are neither strings nor integers."
+                )
             if twice := len(names) - len({*names}):
-                raise ValueError(f"`ids` of {len(names)} records: {twice} are there more than once.")
-            self.order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+                raise ValueError(
+                    f"`ids` of {len(names)} records: {twice} are there more than once."
+                )
+            self.order = np.array(
+                sorted(range(len(names)), key=names.__getitem__), np.int64
+            )
             found = blake2b(digest_size=16, key=key.encode()[:64])
             for i in self.order:
                 found.update(len(names[i]).to_bytes(8, "little") + names[i])
@@ -70,7 +90,9 @@ def name_of(i: Any) -> bytes:
     """An id in bytes, the same at every party that has it; nothing if it is none."""
     if isinstance(i, str):
         return f"str:{i}".encode()
-    whole = hasattr(i, "__index__") or (isinstance(i, (float, np.floating)) and float(i).is_integer())
+    whole = hasattr(i, "__index__") or (
+        isinstance(i, (float, np.floating)) and float(i).is_integer()
+    )
     return f"int:{int(i)}".encode() if whole else b""
 
 

@@ -34,9 +34,14 @@ def write(small: Any, large: Any, batch: int, name: str) -> Any:
     if kind is dict and all(isinstance(k, str) for k in small):
         return {k: write(small[k], large[k], batch, name) for k in sorted(small)}
     if kind in (list, tuple):
-        return [kind.__name__, *(write(a, b, batch, name) for a, b in zip(small, large, strict=True))]
+        return [
+            kind.__name__,
+            *(write(a, b, batch, name) for a, b in zip(small, large, strict=True)),
+        ]
     if not hasattr(small, "dtype"):
-        raise ValueError(f"`{name}` crosses as a {type(small).__name__}; across a network go arrays in dictionaries and lists.")
+        raise ValueError(
+            f"`{name}` crosses as a {type(small).__name__}; across a network go arrays in dictionaries and lists."
+        )
     axes = []
     for n, twice in zip(small.shape, large.shape, strict=True):
         if n == twice:
@@ -44,7 +49,9 @@ def write(small: Any, large: Any, batch: int, name: str) -> Any:
         elif twice == 2 * n and n % batch == 0:
             axes.append("batch" if n == batch else f"{n // batch}*batch")
         else:
-            raise ValueError(f"`{name}` has an axis of {n} at a batch of {batch} and of {twice} at twice that.")
+            raise ValueError(
+                f"`{name}` has an axis of {n} at a batch of {batch} and of {twice} at twice that."
+            )
     return f"{small.dtype}[{','.join(axes)}]"
 
 
@@ -57,13 +64,17 @@ def read(words: Any, batch: int) -> PyTree:
     if isinstance(words, list) and words[:1] in (["list"], ["tuple"]):
         parts = [read(v, batch) for v in words[1:]]
         return parts if words[0] == "list" else tuple(parts)
-    found = re.fullmatch(r"(\w+)\[((?:(?:\d+\*)?batch|\d+)?(?:,(?:(?:\d+\*)?batch|\d+))*)\]", str(words))
+    found = re.fullmatch(
+        r"(\w+)\[((?:(?:\d+\*)?batch|\d+)?(?:,(?:(?:\d+\*)?batch|\d+))*)\]", str(words)
+    )
     if not found:
         raise ValueError(f"{words!r} is no shape; it is written as 'float32[batch,8]'.")
     try:
         dtype = jnp.dtype(found[1])
     except TypeError:
-        raise ValueError(f"{words!r} has the dtype {found[1]}, which there is not.") from None
+        raise ValueError(
+            f"{words!r} has the dtype {found[1]}, which there is not."
+        ) from None
 
     def axis(text: str) -> int:
         times, _, of = text.rpartition("*")
@@ -89,9 +100,17 @@ def link(spec: str | None, given: Mapping[str, Link] | None = None) -> Link | No
             )
         argument = found[2]
         try:
-            parts.append(MAKERS[found[1]](*[int(argument) if argument.isdecimal() else argument] if argument else []))
+            parts.append(
+                MAKERS[found[1]](
+                    *[int(argument) if argument.isdecimal() else argument]
+                    if argument
+                    else []
+                )
+            )
         except (TypeError, ValueError) as error:
-            raise ValueError(f"`links` has `{text.strip()}`: {first_line(error)}") from None
+            raise ValueError(
+                f"`links` has `{text.strip()}`: {first_line(error)}"
+            ) from None
     return chain(*parts)
 
 

@@ -25,9 +25,13 @@ ONE = ""
 
 
 def turns(
-    clients: Mapping[str, Mapping[str, str]], order: Sequence[tuple[str, int]], handoff: str = "peer", *,
-    missing: str = "wait", largest: int = 1 << 30,
-) -> dict[str, Any]:  # fmt: skip
+    clients: Mapping[str, Mapping[str, str]],
+    order: Sequence[tuple[str, int]],
+    handoff: str = "peer",
+    *,
+    missing: str = "wait",
+    largest: int = 1 << 30,
+) -> dict[str, Any]:
     """Clients that take turns, for `jsplit.party.agreement`.
 
     Args:
@@ -48,7 +52,13 @@ def turns(
         <https://arxiv.org/abs/1810.06060>`_, 2018, section 3.
     """
     casts = {c: dict(cast) for c, cast in clients.items()}
-    return {"clients": casts, "order": [list(x) for x in order], "handoff": handoff, "missing": missing, "largest": largest}
+    return {
+        "clients": casts,
+        "order": [list(x) for x in order],
+        "handoff": handoff,
+        "missing": missing,
+        "largest": largest,
+    }
 
 
 class Hand(NamedTuple):
@@ -74,24 +84,38 @@ class Turns:
 
     def __init__(self, said: Any, roles: Sequence[str], steps: int, away: Away = ()):
         self.said, self.roles, self.steps, self.away = said, roles, steps, away
-        found = {"clients": {ONE: {}}, "order": [[ONE, steps]], "handoff": "none"} if said is None else check(said, roles)
+        found = (
+            {"clients": {ONE: {}}, "order": [[ONE, steps]], "handoff": "none"}
+            if said is None
+            else check(said, roles)
+        )
         self.handoff, self.skips = found["handoff"], found.get("missing") == "skip"
         self.clients: dict[str, dict[str, str]] = found["clients"]
         self.largest: int = found["largest"] if self.handoff != "none" else 0
         self.taken = list(next(iter(self.clients.values())))
         self.fixed = [r for r in roles if r not in self.taken]
-        self.role = {p: r for cast in self.clients.values() for r, p in cast.items()} | {r: r for r in self.fixed}
+        self.role = {
+            p: r for cast in self.clients.values() for r, p in cast.items()
+        } | {r: r for r in self.fixed}
         if len(self.role) < len(self.fixed) + len(self.clients) * len(self.taken):
-            raise ValueError("`turns` gives a party two roles, or a client the name of a party that is always there.")
+            raise ValueError(
+                "`turns` gives a party two roles, or a client the name of a party that is always there."
+            )
         self.names = tuple(self.clients)
         self.order = [(self.names.index(c), n) for c, n in found["order"]]
 
     def without(self, away: Away) -> Turns:
         """The turns of a run in which these were away."""
-        return self if away == self.away else Turns(self.said, self.roles, self.steps, away)
+        return (
+            self
+            if away == self.away
+            else Turns(self.said, self.roles, self.steps, away)
+        )
 
     def away_at(self, step: int) -> tuple[int, ...]:
-        return next((clients for begin, clients in reversed(self.away) if begin <= step), ())
+        return next(
+            (clients for begin, clients in reversed(self.away) if begin <= step), ()
+        )
 
     @cached_property
     def turn(self) -> tuple[list[int], list[int]]:
@@ -103,7 +127,16 @@ class Turns:
             if client not in self.away_at(at):
                 begins.append(at)
                 whose.append(client)
-                at = min([at + count, *[step for step, gone in self.away if at < step and client in gone]])
+                at = min(
+                    [
+                        at + count,
+                        *[
+                            step
+                            for step, gone in self.away
+                            if at < step and client in gone
+                        ],
+                    ]
+                )
         return begins, whose
 
     def client(self, step: int) -> int:
@@ -113,7 +146,14 @@ class Turns:
 
     def client_of(self, party: str) -> int | None:
         """The client that a party is of, unless it is always there."""
-        return next((i for i, cast in enumerate(self.clients.values()) if party in cast.values()), None)
+        return next(
+            (
+                i
+                for i, cast in enumerate(self.clients.values())
+                if party in cast.values()
+            ),
+            None,
+        )
 
     def works(self, party: str, step: int) -> bool:
         return self.client_of(party) in (None, self.client(step))
@@ -142,7 +182,9 @@ class Turns:
         """By client, where its turns begin, and how many steps it has taken before each, and in the end."""
         begins, whose = self.turn
         found: list[tuple[list[int], list[int]]] = [([], [0]) for _ in self.names]
-        for begin, end, client in zip(begins, [*begins[1:], self.steps], whose, strict=True):
+        for begin, end, client in zip(
+            begins, [*begins[1:], self.steps], whose, strict=True
+        ):
             starts, before = found[client]
             starts.append(begin)
             before.append(before[-1] + end - begin)
@@ -154,7 +196,11 @@ class Turns:
             return step
         starts, before = self.taken_before[client]
         turn = bisect_right(starts, step) - 1
-        return min(before[turn] + step - starts[turn], before[turn + 1]) if turn >= 0 else 0
+        return (
+            min(before[turn] + step - starts[turn], before[turn + 1])
+            if turn >= 0
+            else 0
+        )
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
@@ -165,7 +211,11 @@ class Turns:
     @cached_property
     def hands(self) -> list[Hand]:
         """Every hand-over that there can be."""
-        return [Hand(r, self.player(r, a), self.player(r, b)) for a, b in self.pairs for r in self.taken]
+        return [
+            Hand(r, self.player(r, a), self.player(r, b))
+            for a, b in self.pairs
+            for r in self.taken
+        ]
 
     @cached_property
     def times(self) -> list[list[int]]:
@@ -177,22 +227,37 @@ class Turns:
         for i, step in enumerate([*begins[1:], self.steps], 1):
             gone = self.away_at(step)
             giver = next((c for c in reversed(whose[:i]) if c not in gone), None)
-            for taker in [whose[i]] if i < len(whose) else [c for c in everyone if c not in gone]:
+            for taker in (
+                [whose[i]] if i < len(whose) else [c for c in everyone if c not in gone]
+            ):
                 if giver not in (None, taker):
                     found.setdefault((giver, taker), []).append(step)
         return [found.get(pair, []) for pair in self.pairs for _ in self.taken]
 
     def hands_of(self, party: str, step: int) -> list[tuple[int, Hand]]:
         """The hand-overs of a party before a step, with their places among all."""
-        return [(i, h) for i, (h, steps) in enumerate(zip(self.hands, self.times, strict=True))
-                if party in (h.sender, h.receiver) and steps[bisect_left(steps, step) :][:1] == [step]]  # fmt: skip
+        return [
+            (i, h)
+            for i, (h, steps) in enumerate(zip(self.hands, self.times, strict=True))
+            if party in (h.sender, h.receiver)
+            and steps[bisect_left(steps, step) :][:1] == [step]
+        ]
 
     def crossings(self, wires: Sequence[Wire]) -> tuple[Crossing, ...]:
         """Everything that ever crosses: each client's wires, client by client, and then what is handed over."""
-        clients, place = range(len(self.names)), {p: i for i, p in enumerate(self.parties)}
-        ends = [(w.kind, w.what, self.player(w.sender, c), self.player(w.receiver, c)) for c in clients for w in wires]
+        clients, place = (
+            range(len(self.names)),
+            {p: i for i, p in enumerate(self.parties)},
+        )
+        ends = [
+            (w.kind, w.what, self.player(w.sender, c), self.player(w.receiver, c))
+            for c in clients
+            for w in wires
+        ]
         ends += [("weights", h.role, h.sender, h.receiver) for h in self.hands]
-        return tuple(Crossing(kind, what, place[a], place[b]) for kind, what, a, b in ends)
+        return tuple(
+            Crossing(kind, what, place[a], place[b]) for kind, what, a, b in ends
+        )
 
     def uses(self, wires: int, crossing: int, step: int) -> int:
         """In how many of the steps before this one a crossing is used, where each client has so many wires."""
@@ -203,30 +268,71 @@ class Turns:
     @cached_property
     def parties(self) -> tuple[str, ...]:
         """All parties; their places are what frames say."""
-        return (*dict.fromkeys(p for cast in self.clients.values() for p in cast.values()), *self.fixed)
+        return (
+            *dict.fromkeys(p for cast in self.clients.values() for p in cast.values()),
+            *self.fixed,
+        )
 
 
 def check(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
     """What was said, after all of it was looked at."""
-    if not isinstance(said, Mapping) or said.keys() != {"clients", "order", "handoff", "missing", "largest"}:
+    if not isinstance(said, Mapping) or said.keys() != {
+        "clients",
+        "order",
+        "handoff",
+        "missing",
+        "largest",
+    }:
         raise ValueError("`turns` must be what jsplit.party.turns gives.")
     clients, order = said["clients"], said["order"]
     if said["handoff"] not in HANDOFFS:
-        raise ValueError(f"`handoff` must be one of {', '.join(HANDOFFS)}, got {said['handoff']!r}.")
+        raise ValueError(
+            f"`handoff` must be one of {', '.join(HANDOFFS)}, got {said['handoff']!r}."
+        )
     if said["missing"] not in MISSING:
-        raise ValueError(f"`missing` must be one of {', '.join(MISSING)}, got {said['missing']!r}.")
-    if not isinstance(clients, Mapping) or not clients or not all(isinstance(c, Mapping) and c for c in clients.values()):
-        raise ValueError(f"`clients` must give for each client which party plays which role, got {clients!r}.")
-    if isinstance(said["largest"], bool) or not isinstance(said["largest"], int) or said["largest"] < 1:
-        raise ValueError(f"`largest` must be a number of bytes, got {said['largest']!r}.")
+        raise ValueError(
+            f"`missing` must be one of {', '.join(MISSING)}, got {said['missing']!r}."
+        )
+    if (
+        not isinstance(clients, Mapping)
+        or not clients
+        or not all(isinstance(c, Mapping) and c for c in clients.values())
+    ):
+        raise ValueError(
+            f"`clients` must give for each client which party plays which role, got {clients!r}."
+        )
+    if (
+        isinstance(said["largest"], bool)
+        or not isinstance(said["largest"], int)
+        or said["largest"] < 1
+    ):
+        raise ValueError(
+            f"`largest` must be a number of bytes, got {said['largest']!r}."
+        )
     first = next(iter(clients.values())).keys()
     for name, cast in clients.items():
-        if cast.keys() != first or not cast.keys() <= {*roles} or not all(isinstance(p, str) for p in cast.values()):
-            raise ValueError(f"`clients` must give each the same roles, of {', '.join(roles)}; `{name}` has {dict(cast)!r}.")
+        if (
+            cast.keys() != first
+            or not cast.keys() <= {*roles}
+            or not all(isinstance(p, str) for p in cast.values())
+        ):
+            raise ValueError(
+                f"`clients` must give each the same roles, of {', '.join(roles)}; `{name}` has {dict(cast)!r}."
+            )
     if not isinstance(order, Sequence) or not order:
-        raise ValueError(f"`order` must say who trains for how many steps, got {order!r}.")
+        raise ValueError(
+            f"`order` must say who trains for how many steps, got {order!r}."
+        )
     for turn in order:
-        if (not isinstance(turn, Sequence) or len(turn) != 2 or turn[0] not in clients or isinstance(turn[1], bool)
-                or not hasattr(turn[1], "__index__") or index(turn[1]) < 1):  # fmt: skip
-            raise ValueError(f"`order` must hold clients and how many steps each takes, got {turn!r}.")
+        if (
+            not isinstance(turn, Sequence)
+            or len(turn) != 2
+            or turn[0] not in clients
+            or isinstance(turn[1], bool)
+            or not hasattr(turn[1], "__index__")
+            or index(turn[1]) < 1
+        ):
+            raise ValueError(
+                f"`order` must hold clients and how many steps each takes, got {turn!r}."
+            )
     return said

@@ -18,20 +18,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHAPES = {  # in Mermaid: cylinder, parallelogram, box, stadium, hexagon, circle
-    "data": ('[("', '")]'), "labels": ('[/"', '"/]'), "segment": ('["', '"]'), "loss": ('(["', '"])'),
-    "penalty": ('{{"', '"}}'), "fork": ('(("', '"))'),
-}  # fmt: skip
+    "data": ('[("', '")]'),
+    "labels": ('[/"', '"/]'),
+    "segment": ('["', '"]'),
+    "loss": ('(["', '"])'),
+    "penalty": ('{{"', '"}}'),
+    "fork": ('(("', '"))'),
+}
 PANELS = (  # by row: the panel, its frame, its layers
-    ("#E6F1FA", "#1F5F8B", "#5E9FCB"), ("#FCF1DC", "#805300", "#E0A437"),
-    ("#E0F2EA", "#005F46", "#52B594"), ("#F6E8F1", "#7D3963", "#C686AC"),
-)  # fmt: skip
+    ("#E6F1FA", "#1F5F8B", "#5E9FCB"),
+    ("#FCF1DC", "#805300", "#E0A437"),
+    ("#E0F2EA", "#005F46", "#52B594"),
+    ("#F6E8F1", "#7D3963", "#C686AC"),
+)
 INK, GREY, RED, ROSE = "#222222", "#808080", "#C0311A", "#FBE3DC"
 SIZE = 8.5  # of text, points; all else is in inches
 KEY = 1.0, 0.23  # an entry of the legend
 CYLINDER = (  # a body and a lid, as `Path` draws them in a box from -1 to 1
-    (-1, 0.7), (-1, -0.7), (-1, -1.1), (1, -1.1), (1, -0.7), (1, 0.7),
-    (1, 1.1), (-1, 1.1), (-1, 0.7), (-1, 0.3), (1, 0.3), (1, 0.7),
-)  # fmt: skip
+    (-1, 0.7),
+    (-1, -0.7),
+    (-1, -1.1),
+    (1, -1.1),
+    (1, -0.7),
+    (1, 0.7),
+    (1, 1.1),
+    (-1, 1.1),
+    (-1, 0.7),
+    (-1, 0.3),
+    (1, 0.3),
+    (1, 0.7),
+)
 
 
 def mermaid(topology: Topology) -> str:
@@ -54,11 +70,17 @@ def mermaid(topology: Topology) -> str:
     number = {x: f"n{i}" for i, x in enumerate(items)}
     lines, arrows, back = ["flowchart LR"], [], []
     for p, party in enumerate(topology.parties):
-        own = [f"    {number[x]}{quoted(x.name).join(SHAPES[x.kind])}" for x in items if x.party == party]
+        own = [
+            f"    {number[x]}{quoted(x.name).join(SHAPES[x.kind])}"
+            for x in items
+            if x.party == party
+        ]
         lines += [f'  subgraph p{p}["{quoted(party)}"]', *own, "  end"]
     for w in wires:
         source, target, name = number[w.source], number[w.target], quoted(w.name)
-        arrows.append(f'  {source} -->|"{name}"| {target}' if name else f"  {source} --> {target}")
+        arrows.append(
+            f'  {source} -->|"{name}"| {target}' if name else f"  {source} --> {target}"
+        )
         if w.returns:
             back.append(str(len(arrows)))
             arrows.append(f'  {target} -.->|"cotangent of {name}"| {source}')
@@ -70,8 +92,13 @@ def quoted(name: str) -> str:
     """A name as it may stand between quotes in Mermaid: character codes for all but letters, digits and marks amid them."""
     text = tidy(name)
     around = zip(" " + text, text, text[1:] + " ", strict=False)
-    plain = [c.isalnum() or c == " " or (c in "_-." and a.isalnum() and b.isalnum()) for a, c, b in around]
-    return "".join(c if as_is else f"#{ord(c)};" for c, as_is in zip(text, plain, strict=True))
+    plain = [
+        c.isalnum() or c == " " or (c in "_-." and a.isalnum() and b.isalnum())
+        for a, c, b in around
+    ]
+    return "".join(
+        c if as_is else f"#{ord(c)};" for c, as_is in zip(text, plain, strict=True)
+    )
 
 
 def figure(topology: Topology, ax: Axes | None = None) -> Figure:
@@ -97,24 +124,44 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
 
     def length(text: str, weight: str = "normal") -> float:
         font = FontProperties(size=SIZE, weight=weight)
-        return text_to_path.get_text_width_height_descent(tidy(text), font, False)[0] / 68  # 72 points less some slack
+        return (
+            text_to_path.get_text_width_height_descent(tidy(text), font, False)[0] / 68
+        )  # 72 points less some slack
 
     items, wires = sketch(topology)
     for i in items:
-        ends = sum(1 + w.returns for w in wires if w.crosses and i in (w.source, w.target))
+        ends = sum(
+            1 + w.returns for w in wires if w.crosses and i in (w.source, w.target)
+        )
         if i.kind != "fork":
-            i.w = max(length(i.name) + 0.4, 0.9 if i.kind == "segment" else 0.65, 0.13 * ends)
-    plan = layout(topology, items, wires, {p: length(p, "bold") for p in topology.parties})
-    keys = [k for k in SHAPES if k != "fork" and any(i.kind == k for i in items)] + ["activation"] * bool(wires)
+            i.w = max(
+                length(i.name) + 0.4, 0.9 if i.kind == "segment" else 0.65, 0.13 * ends
+            )
+    plan = layout(
+        topology, items, wires, {p: length(p, "bold") for p in topology.parties}
+    )
+    keys = [k for k in SHAPES if k != "fork" and any(i.kind == k for i in items)] + [
+        "activation"
+    ] * bool(wires)
     keys += ["cotangent"] * any(w.returns for w in wires) + ["cut"] * bool(plan.cuts)
-    wide, high = max(p.x + p.w / 2 for p in plan.panels), max(p.y + p.h / 2 for p in plan.panels)
+    wide, high = (
+        max(p.x + p.w / 2 for p in plan.panels),
+        max(p.y + p.h / 2 for p in plan.panels),
+    )
     lines = math.ceil(len(keys) / max(wide // KEY[0], 2))
     columns = math.ceil(len(keys) / lines)
     size = max(wide, KEY[0] * columns) + 0.2, high + KEY[1] * lines + 0.3
     ax = ax or Figure(figsize=size).add_axes((0, 0, 1, 1))
-    room = ax.get_window_extent().transformed(ax.figure.figure.dpi_scale_trans.inverted())
+    room = ax.get_window_extent().transformed(
+        ax.figure.figure.dpi_scale_trans.inverted()
+    )
     unit = min(1.0, room.width / size[0], room.height / size[1])
-    x, y, w, h = size[0] / 2 - 0.1, high + 0.1 - size[1] / 2, room.width / unit / 2, room.height / unit / 2
+    x, y, w, h = (
+        size[0] / 2 - 0.1,
+        high + 0.1 - size[1] / 2,
+        room.width / unit / 2,
+        room.height / unit / 2,
+    )
     ax.set(xlim=(x - w, x + w), ylim=(y - h, y + h), aspect="equal")
     ax.set_axis_off()
 
@@ -122,19 +169,44 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
     for p in plan.panels:
         face, frame, _ = colours[p.name]
         rounded(ax, p.x, p.y, p.w, p.h, 0.12, fc=face, ec=frame, lw=unit, zorder=1)
-        write(ax, p.x - p.w / 2 + 0.18, p.y, p.name, unit, rotation=90, weight="bold", color=frame)
+        write(
+            ax,
+            p.x - p.w / 2 + 0.18,
+            p.y,
+            p.name,
+            unit,
+            rotation=90,
+            weight="bold",
+            color=frame,
+        )
     for i in items:
         symbol(ax, i, colours[i.party], plan.legs[i].across, unit)
     for w, back, points in routes(wires, plan.legs):
-        ends = (w.target.party, w.source.party) if back else (w.source.party, w.target.party)
-        arrow(ax, points[::-1] if back else points, back, unit, (w.name, *ends) if w.crosses else ())
+        ends = (
+            (w.target.party, w.source.party)
+            if back
+            else (w.source.party, w.target.party)
+        )
+        arrow(
+            ax,
+            points[::-1] if back else points,
+            back,
+            unit,
+            (w.name, *ends) if w.crosses else (),
+        )
     cut = {"ls": (0, (6, 4)), "color": GREY, "lw": unit, "zorder": 2}
     for y in plan.cuts:
         ax.plot([0, wide], [y, y], **cut)
     for n, key in enumerate(keys):
         x, y = n % columns * KEY[0], -(n // columns + 1) * KEY[1]
         if key in SHAPES:
-            symbol(ax, Item(key, x=x + 0.14, y=y, w=0.28, h=0.16), (INK, INK, GREY), False, unit)
+            symbol(
+                ax,
+                Item(key, x=x + 0.14, y=y, w=0.28, h=0.16),
+                (INK, INK, GREY),
+                False,
+                unit,
+            )
         elif key == "cut":
             ax.plot([x, x + 0.28], [y, y], **cut)
         else:
@@ -144,7 +216,13 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
 
 
 def write(ax: Axes, x: float, y: float, text: str, unit: float, **how) -> None:
-    how = {"ha": "center", "va": "center", "color": INK, "zorder": 5, "fontsize": SIZE * unit} | how
+    how = {
+        "ha": "center",
+        "va": "center",
+        "color": INK,
+        "zorder": 5,
+        "fontsize": SIZE * unit,
+    } | how
     ax.text(x, y, tidy(text), parse_math=False, usetex=False, **how)
 
 
@@ -152,22 +230,57 @@ def rounded(ax: Axes, x: float, y: float, w: float, h: float, r: float, **how) -
     from matplotlib.patches import FancyBboxPatch
 
     box = (x - w / 2 + r, y - h / 2 + r), w - 2 * r, h - 2 * r
-    ax.add_patch(FancyBboxPatch(*box, boxstyle=f"round,pad={r},rounding_size={r}", **how))
+    ax.add_patch(
+        FancyBboxPatch(*box, boxstyle=f"round,pad={r},rounding_size={r}", **how)
+    )
 
 
-def arrow(ax: Axes, points: Sequence[Point], back: bool, unit: float, crossing: tuple[str, ...] = ()) -> None:
+def arrow(
+    ax: Axes,
+    points: Sequence[Point],
+    back: bool,
+    unit: float,
+    crossing: tuple[str, ...] = (),
+) -> None:
     """Draws an arrow. The shaft of one that crosses has a `gid`: what it is, the value, and from whom to whom."""
     from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path
 
-    kind, ls, color = ("cotangent", (0, (3.5, 2)), RED) if back else ("activation", "-", INK)
+    kind, ls, color = (
+        ("cotangent", (0, (3.5, 2)), RED) if back else ("activation", "-", INK)
+    )
     vertices = bend(points)
-    (x, y), first, last = vertices[-1], step(vertices[0], vertices[1]), step(vertices[-1], vertices[-2])
-    path = Path([vertices[0], first, *vertices[1:-1], last], [Path.MOVETO, Path.LINETO, *[Path.CURVE4] * (len(vertices) - 1)])
+    (x, y), first, last = (
+        vertices[-1],
+        step(vertices[0], vertices[1]),
+        step(vertices[-1], vertices[-2]),
+    )
+    path = Path(
+        [vertices[0], first, *vertices[1:-1], last],
+        [Path.MOVETO, Path.LINETO, *[Path.CURVE4] * (len(vertices) - 1)],
+    )
     gid = " ".join([kind, *crossing]) if crossing else None
-    ax.add_patch(PathPatch(path, fill=False, ls=ls, ec=color, lw=1.1 * unit, capstyle="butt", zorder=3, gid=gid))
+    ax.add_patch(
+        PathPatch(
+            path,
+            fill=False,
+            ls=ls,
+            ec=color,
+            lw=1.1 * unit,
+            capstyle="butt",
+            zorder=3,
+            gid=gid,
+        )
+    )
     dx, dy = (last[0] - x) / 2, (last[1] - y) / 2
-    ax.add_patch(Polygon([(x, y), (last[0] + dy, last[1] - dx), (last[0] - dy, last[1] + dx)], fc=color, ec="none", zorder=3))
+    ax.add_patch(
+        Polygon(
+            [(x, y), (last[0] + dy, last[1] - dx), (last[0] - dy, last[1] + dx)],
+            fc=color,
+            ec="none",
+            zorder=3,
+        )
+    )
 
 
 def step(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
@@ -176,13 +289,19 @@ def step(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
     return a[0] + far * (b[0] - a[0]), a[1] + far * (b[1] - a[1])
 
 
-def symbol(ax: Axes, i: Item, colours: Sequence[str], across: bool, unit: float) -> None:
+def symbol(
+    ax: Axes, i: Item, colours: Sequence[str], across: bool, unit: float
+) -> None:
     """Draws an item and its name."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     def outline(corners, codes, **how):
-        ax.add_patch(PathPatch(Path([(x + a * w / 2, y + b * h / 2) for a, b in corners], codes), **how))
+        ax.add_patch(
+            PathPatch(
+                Path([(x + a * w / 2, y + b * h / 2) for a, b in corners], codes), **how
+            )
+        )
 
     x, y, w, h = i.x, i.y, i.w, i.h
     how = {"ec": INK, "fc": "white", "lw": 0.9 * unit, "zorder": 4}
@@ -191,9 +310,26 @@ def symbol(ax: Axes, i: Item, colours: Sequence[str], across: bool, unit: float)
         thin, apart = 0.095 * h, 0.15 * h
         for far in (0.5 * thin, 0.5 * thin + apart):
             for sign in (-1, 1):
-                bar = (x + sign * (w / 2 - far), y, thin, h) if across else (x, y + sign * (h / 2 - far), w, thin)
-                rounded(ax, *bar, thin / 2, **how | {"ec": colours[1], "fc": colours[2], "lw": 0.5 * unit})
-        rounded(ax, x, y, w - 4 * apart * across, h - 4 * apart * (not across), 0.1 * h, **how | {"ec": colours[1]})
+                bar = (
+                    (x + sign * (w / 2 - far), y, thin, h)
+                    if across
+                    else (x, y + sign * (h / 2 - far), w, thin)
+                )
+                rounded(
+                    ax,
+                    *bar,
+                    thin / 2,
+                    **how | {"ec": colours[1], "fc": colours[2], "lw": 0.5 * unit},
+                )
+        rounded(
+            ax,
+            x,
+            y,
+            w - 4 * apart * across,
+            h - 4 * apart * (not across),
+            0.1 * h,
+            **how | {"ec": colours[1]},
+        )
     elif i.kind == "data":
         outline(CYLINDER, [1, 2, 4, 4, 4, 2, 4, 4, 4, 4, 4, 4], **how)
         y -= 0.08 * h
@@ -203,8 +339,12 @@ def symbol(ax: Axes, i: Item, colours: Sequence[str], across: bool, unit: float)
             rounded(ax, x + s, y - s, w - 0.18 * h, 0.8 * h, 0.04 * h, **how)
     elif i.kind == "penalty":
         s = 1 - 0.6 * h / w
-        outline([(-1, 0), (-s, -1), (s, -1), (1, 0), (s, 1), (-s, 1), (-1, 0)], None, **rosy)
+        outline(
+            [(-1, 0), (-s, -1), (s, -1), (1, 0), (s, 1), (-s, 1), (-1, 0)], None, **rosy
+        )
     else:
-        rounded(ax, x, y, w, h, h / 2, **rosy if i.kind == "loss" else how | {"fc": INK})
+        rounded(
+            ax, x, y, w, h, h / 2, **rosy if i.kind == "loss" else how | {"fc": INK}
+        )
     if i.kind != "fork":
         write(ax, x, y, i.name, unit)

@@ -59,25 +59,51 @@ def sketch(topology: Topology) -> tuple[list[Item], list[Wire]]:
             readers = [n for n in own if name in n.reads]
             kinds = {type_of(n) for n in readers}
             kind = "labels" if "loss" in kinds and "segment" not in kinds else "data"
-            items[party, name] = Item(kind, name, party, min((visit[n.name][party] for n in readers), default=1))
+            items[party, name] = Item(
+                kind,
+                name,
+                party,
+                min((visit[n.name][party] for n in readers), default=1),
+            )
         for n in own:
             h = HIGH if type_of(n) == "segment" else 0.36
-            items[party, n.name] = Item(type_of(n), n.name, party, visit[n.name][party], h=h)
+            items[party, n.name] = Item(
+                type_of(n), n.name, party, visit[n.name][party], h=h
+            )
     crossing, forks, inside = [], [], defaultdict(list)
     for c in topology.crossings:
-        readers = [items[n.party, n.name] for n in nodes if n.party == c.receiver and c.name in n.reads]
+        readers = [
+            items[n.party, n.name]
+            for n in nodes
+            if n.party == c.receiver and c.name in n.reads
+        ]
         door = readers[0]
         if len(readers) > 1:
-            door = Item("fork", c.name, c.receiver, min(x.visit for x in readers), w=0.08, h=0.08)
+            door = Item(
+                "fork",
+                c.name,
+                c.receiver,
+                min(x.visit for x in readers),
+                w=0.08,
+                h=0.08,
+            )
             forks.append(door)
             inside.update({(door, x): [] for x in readers})
         crossing.append(Wire(items[c.sender, c.name], door, c.name, True, c.returns))
     for n in nodes:
         for i in n.reads:
-            base, _, own = (i, "", "") if i in topology.node or i in topology.fields else i.rpartition(".")
+            base, _, own = (
+                (i, "", "")
+                if i in topology.node or i in topology.fields
+                else i.rpartition(".")
+            )
             if (n.party, base) in items:
-                inside[items[n.party, base], items[n.party, n.name]] += [own] if own else []
-    return [*items.values(), *forks], crossing + [Wire(s, t, ", ".join(own)) for (s, t), own in inside.items()]
+                inside[items[n.party, base], items[n.party, n.name]] += (
+                    [own] if own else []
+                )
+    return [*items.values(), *forks], crossing + [
+        Wire(s, t, ", ".join(own)) for (s, t), own in inside.items()
+    ]
 
 
 def visits(topology: Topology) -> dict[str, dict[str, int]]:
@@ -87,7 +113,10 @@ def visits(topology: Topology) -> dict[str, dict[str, int]]:
         mine = found[n.name] = {n.party: 1}
         for i in n.reads:
             for party, count in found.get(i, {}).items():
-                mine[party] = max(mine.get(party, 0), count + (party == n.party != topology.node[i].party))
+                mine[party] = max(
+                    mine.get(party, 0),
+                    count + (party == n.party != topology.node[i].party),
+                )
     return found
 
 
@@ -106,4 +135,6 @@ def rows(topology: Topology) -> dict[str, int]:
         for a in sends:
             row.update({b: max(row[b], row[a] + 1) for b in sends[a]})
     # a party that nothing reaches stands right below the first it sends to
-    return row | {a: min(row[b] for b in to) - 1 for a, to in sends.items() if to and row[a] == 0}
+    return row | {
+        a: min(row[b] for b in to) - 1 for a, to in sends.items() if to and row[a] == 0
+    }

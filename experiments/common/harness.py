@@ -1,0 +1,303 @@
+"""What the experiments with many clients share: records as one field, networks cut after their first layer, a learning rate
+that can be set without compiling anew, and how good the clients' models are.
+
+A file of records may say whose each is, as `site_train` or `rec_train` (a hospital, a patient); that makes the clients.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from sklearn.model_selection import train_test_split
+
+import jsplit
+from experiments.common.data import (
+    BUNDLED,
+    Arrays,
+    archive,
+    load,
+    sample,
+    scaled,
+    tables,
+)
+from experiments.common.vision import VGG, vgg
+from jsplit.rounds.state import Federation
+
+GROUPS = {
+    "site": "site",
+    "rec": "patient",
+}  # keys of a file that say whose a record is, and who that is
+SAME_PERSON = {
+    202: 201
+}  # two recordings of one person in MIT-BIH: whoever trains on one must not be tested on the other
+WIDTH = 32  # of the client's layer in a dense network
+FILTERS = (8, 32, 64)  # the client has the first
+NETWORKS = ("dense", "small", "convolutional", *(f"vgg{depth}" for depth in VGG))
+
+RATES = (
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+    1.0,
+    3.0,
+)  # of learning, that every way to train chooses from
+VALID = 0.15  # of the training records, to choose on
+
+
+class Records(NamedTuple):
+    """A data set whose records are one field.
+
+    Attributes:
+        name: for tables, figures and file names.
+        train, valid, test: `record` and `label`, and where it is known `group`: whose the record is.
+        classes: how many.
+        grouping: what a group is.
+    """
+
+    name: str
+    train: Arrays
+    valid: Arrays
+    test: Arrays
+    classes: int
+    grouping: str = ""
+
+
+def records(name: str, limit: int | None = None, seed: int = 0) -> Records:
+    """The data set `name`, as for `data.load`, with at most `limit` records in each part; of those for training, `VALID` of
+    all are set aside.
+    """
+    grouping = ""
+    if name in BUNDLED:
+        data = load(name, seed=seed)
+        axis = 2 if name == "digits" else 1
+        task = next(iter(data.tasks))
+        parts = [
+            {
+                "record": np.concatenate([part[f] for f in data.owners], axis),
+                "label": part[task],
+            }
+            for part in (data.train, data.test)
+        ]
+    else:
+        archive(name)  # says what is wrong with the file
+        with np.load(name) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        parts = [
+            {"label": arrays[f"y_{part}"].astype(np.int32)}
+            for part in ("train", "test")
+        ]
+        for part, x in zip(parts, prepared(arrays), strict=True):
+            part["record"] = x
+        if key := next((k for k in GROUPS if f"{k}_train" in arrays), None):
+            names, grouping = arrays.get(f"{key}_names"), GROUPS[key]
+            for part, of in zip(parts, ("train", "test"), strict=True):
+                own = [SAME_PERSON.get(int(g), int(g)) for g in arrays[f"{key}_{of}"]]
+                part["group"] = np.array(
+                    [str(g if names is None else names[g]) for g in own]
+                )
+            train, test = (set(part["group"]) for part in parts)
+            if not test <= train:  # a test on other patients
+                parts[1] = pick(
+                    parts[1], ~np.isin(parts[1]["group"], list(train & test))
+                )
+    rng = np.random.default_rng(seed)
+    train, test = (sample(part, limit, rng) for part in parts)
+    label, number = train["label"], round(VALID * len(train["label"]))
+    each = np.unique(label, return_counts=True)[1]
+    by = (
+        label
+        if each.min() > 1 and min(number, len(label) - number) >= len(each)
+        else None
+    )
+    kept, aside = train_test_split(
+        np.arange(len(label)), test_size=VALID, stratify=by, random_state=seed
+    )
+    classes = int(max(part["label"].max() for part in parts)) + 1
+    return Records(
+        Path(name).stem, pick(train, kept), pick(train, aside), test, classes, grouping
+    )
+
+
+def prepared(arrays: Arrays) -> Sequence[np.ndarray]:
+    """Training and test records, scaled by what training records show; of images by what a byte can be."""
+    x, x_test = arrays["x_train"], arrays["x_test"]
+    if x.ndim > 2:
+        whole = scaled(x, x_test)
+        return [2 * part - 1 for part in whole] if x.dtype == np.uint8 else whole
+    columns = list(range(x.shape[1]))
+    parts = tables(
+        x,
+        x_test,
+        {"record": columns},
+        arrays.get("is_categorical", np.zeros(len(columns), bool)),
+    )
+    return [part["record"] for part in parts]
+
+
+def pick(arrays: Arrays, which: np.ndarray) -> Arrays:
+    return {name: x[which] for name, x in arrays.items()}
+
+
+def fields(arrays: Arrays) -> dict[str, jax.Array]:
+    """What training reads, on the device."""
+    return {name: jnp.asarray(arrays[name]) for name in ("record", "label")}
+
+
+# The networks: no BatchNorm, whose statistics every algorithm would treat in another way.
+
+
+class Dense(nnx.Module):
+    """Dense layers, the first at the client."""
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], classes: int, *, rngs: nnx.Rngs
+    ):
+        sizes = [inputs, *widths, classes]
+        self.layers = nnx.List(
+            [
+                nnx.Linear(a, b, rngs=rngs)
+                for a, b in zip(sizes, sizes[1:], strict=False)
+            ]
+        )
+
+    def __call__(self, record: jax.Array) -> jax.Array:
+        first, *others = self.layers
+        h = jsplit.cut(first(record.reshape(record.shape[0], -1)), "smashed")
+        for layer in others:
+            h = layer(nnx.relu(h))
+        return h
+
+
+class Convolutional(nnx.Module):
+    """Convolutions that halve an image or a signal, the first at the client, and two dense layers."""
+
+    def __init__(self, shape: Sequence[int], classes: int, *, rngs: nnx.Rngs):
+        *space, channels = shape
+        sizes = [channels, *FILTERS]
+        conv = partial(
+            nnx.Conv,
+            kernel_size=(3,) * len(space),
+            strides=(2,) * len(space),
+            rngs=rngs,
+        )
+        self.layers = nnx.List(
+            [conv(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        )
+        for _ in FILTERS:
+            space = [(n + 1) // 2 for n in space]
+        self.dense = nnx.Linear(FILTERS[-1] * int(np.prod(space)), 128, rngs=rngs)
+        self.last = nnx.Linear(128, classes, rngs=rngs)
+
+    def __call__(self, record: jax.Array) -> jax.Array:
+        first, *others = self.layers
+        h = nnx.relu(jsplit.cut(first(record), "smashed"))
+        for layer in others:
+            h = nnx.relu(layer(h))
+        return self.last(nnx.relu(self.dense(h.reshape(h.shape[0], -1))))
+
+
+def network(name: str, shape: Sequence[int], classes: int) -> jsplit.Segment:
+    """The whole network, whose parameters are drawn from the key that it starts from."""
+    if name.startswith("vgg"):
+        make = partial(vgg, int(name[3:]), classes, shape[0])
+    elif name == "convolutional":
+        make = partial(Convolutional, shape, classes)
+    else:
+        make = partial(
+            Dense,
+            int(np.prod(shape)),
+            (WIDTH,) if name == "small" else (WIDTH, 256, 256),
+            classes,
+        )
+    whole = jsplit.segment(make(rngs=nnx.Rngs(0)), inputs="record")
+
+    def init(key: jax.Array, *inputs: jax.Array):
+        return jsplit.segment(make(rngs=nnx.Rngs(key))).init(key, *inputs)
+
+    return replace(whole, init=init)
+
+
+def topology(name: str, data: Records) -> jsplit.Topology:
+    """The network cut after its first layer: clients have the records and that layer, the server the rest and the labels."""
+    shape = data.train["record"].shape[1:]
+    cuts = ["conv1_1"] if name.startswith("vgg") else None
+    example = jax.ShapeDtypeStruct((2, *shape), "float32")
+    segments = jsplit.split(network(name, shape, data.classes), example, cuts=cuts)
+    return jsplit.vanilla(
+        *segments.values(), loss=optax.softmax_cross_entropy_with_integer_labels
+    )
+
+
+def trainer(parts: jsplit.Topology) -> jsplit.Trainer:
+    """Plain SGD at every party; `with_rate` sets how fast."""
+    return jsplit.fused(parts, optax.inject_hyperparams(optax.sgd)(learning_rate=0.0))
+
+
+def cost_of(parts: jsplit.Topology, data: Records, batch: int) -> jsplit.Cost:
+    """What a step costs: plain SGD has no state to send."""
+    shapes = {
+        n: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+        for n, x in fields(pick(data.train, [0])).items()
+    }
+    return jsplit.cost(parts, shapes)
+
+
+def with_rate(state: Federation, rate: float) -> Federation:
+    """The state with the learning rate of every party, and of every client that has its own, set."""
+
+    def set_rate(memory: Any) -> Any:
+        if not hasattr(memory, "hyperparams"):
+            return memory
+        return memory._replace(
+            hyperparams={
+                n: jnp.full_like(x, rate) for n, x in memory.hyperparams.items()
+            }
+        )
+
+    return state._replace(
+        parties={
+            p: own._replace(optimizer=set_rate(own.optimizer))
+            for p, own in state.parties.items()
+        }
+    )
+
+
+def best(
+    accuracy: Callable[[float], float], advance: Callable[[int, str], None]
+) -> tuple[float, dict[str, float]]:
+    """The rate at which `accuracy` is highest, the lower of two that are equal, and the accuracy at each."""
+    found = {}
+    for rate in RATES:
+        found[rate] = accuracy(rate)
+        advance(1, f"rate {rate:g}: {found[rate]:.3f}")
+    return max(found, key=lambda r: found[r]), {f"{r:g}": x for r, x in found.items()}
+
+
+def positive(text: str) -> int:
+    """An argument that must be a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def correct(
+    predict: Callable, state: Federation, part: Arrays, clients: int | None = None
+) -> np.ndarray:
+    """Whether each record is classified rightly, [models, records]: by the one model that all share, or by each client's."""
+    record, label = jnp.asarray(part["record"]), part["label"]
+    outputs = [
+        predict(state, {"record": record}, client=k)["output"]
+        for k in ([None] if clients is None else range(clients))
+    ]
+    return np.stack([np.argmax(x, -1) == label for x in outputs])

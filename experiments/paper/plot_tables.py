@@ -1,0 +1,89 @@
+"""Figure of tables.py: what a client sends and receives against the number of clients, with the paper's numbers on it.
+
+python experiments/paper/plot_tables.py results/tables.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+COLOURS = {"split": "#0072B2", "federated": "#D55E00", "large-batch SGD": "#009E73"}
+CLIENTS = (100, 500)
+
+
+def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
+    """Split learning's bytes fall with the number of clients, those of federated averaging do not."""
+    drawn = Figure(figsize=(7.5, 4.8), layout="constrained")
+    ax, clients, giga = drawn.subplots(), np.geomspace(20, 2000, 100), table["giga"]
+    ax.plot(
+        clients,
+        table["split_total"] / clients / giga,
+        color=COLOURS["split"],
+        label="split, 2 passes",
+    )
+    federated = table["rounds"] * table["round_trip"] / giga
+    ax.plot(
+        clients,
+        np.full(100, federated),
+        color=COLOURS["federated"],
+        label=f"federated, {table['rounds']:.1f} rounds",
+    )
+    for method, colour in COLOURS.items():
+        ax.plot(
+            CLIENTS,
+            paper[method]["GB"],
+            "o",
+            color=colour,
+            ms=7,
+            label=f"{method}, Table 2",
+        )
+    ax.axvline(table["crossover"], color="#999999", ls=":", lw=1)
+    ax.annotate(
+        f"{table['crossover']:.0f} clients",
+        (table["crossover"], 20),
+        (5, 0),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="clients that share 50 000 records",
+        ylabel="GB (2^30 bytes) per client",
+    )
+    ax.set_title("ResNet-50 at 224 x 224: who sends less", fontsize=11)
+    ax.grid(color="#EEEEEE")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="lower left", frameon=False, fontsize=8, ncols=2)
+    return drawn
+
+
+def main() -> None:
+    from experiments.paper.tables import PAPER
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "rows",
+        type=Path,
+        nargs="?",
+        default=Path("results/tables.json"),
+        help="what tables.py wrote",
+    )
+    file = parser.parse_args().rows
+    if not file.is_file():
+        parser.exit(2, f"{parser.prog}: there is no {file}; run tables.py first\n")
+    written = file.parent / "tables_regimes.png"
+    regimes(json.loads(file.read_text())["table2"], PAPER).savefig(written, dpi=150)
+    print(f"wrote {written}")
+
+
+if __name__ == "__main__":
+    main()

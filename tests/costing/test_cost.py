@@ -1,0 +1,608 @@
+"""What is predicted is what happens: messages to the byte, memory to the array, work to the operation."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jsplit
+from jsplit import runs
+from jsplit.compress import cast, quantize
+from jsplit.core.trees import frame_bytes, nbytes
+from jsplit.costing.records import MODES
+from jsplit.jaxprs.macs import macs
+from jsplit.training.configure import configure
+from jsplit.training.executor import CompiledWalk
+from jsplit.training.initial import initial_state
+from jsplit.training.memory import place, places_of, together
+from jsplit.training.step import training_ops
+from tests.helpers import (
+    CONFIGURATIONS,
+    FLAX,
+    MODELS,
+    WEIGHTS,
+    NnxOne,
+    cross_entropy,
+    make_problem,
+    some,
+)
+
+LINKS = {
+    "plain": lambda name: None,
+    "cast": lambda name: cast(jnp.bfloat16),
+    "quantize": lambda name: quantize(5),
+    "chain": lambda name: (jsplit.chain(cast(jnp.float16), quantize(3)), None),
+}
+
+
+def links_for(topology, kind):
+    return {
+        c.name: link
+        for c in topology.crossings
+        if (link := LINKS[kind](c.name)) is not None
+    }
+
+
+def measured(topology, batch, **options):
+    trainer = jsplit.messages(
+        topology, options.pop("optimizer", optax.sgd(0.1)), **options
+    )
+    state = trainer.init(0, batch)
+    return trainer.step(state, batch)[1].messages
+
+
+@pytest.mark.parametrize(
+    ("configuration", "kind"),
+    some(product(CONFIGURATIONS, LINKS), lambda i: (i + i // 4) % 4 == 1),
+)
+def test_the_messages_of_a_run_are_the_predicted_ones_exactly(configuration, kind):
+    model = MODELS[(CONFIGURATIONS.index(configuration) + list(LINKS).index(kind)) % 4]
+    problem = make_problem(configuration, model, FLAX[len(kind) % 2])
+    links = links_for(problem.topology, kind)
+    predicted = jsplit.cost(problem.topology, problem.batch, links=links)
+    assert predicted.messages == measured(problem.topology, problem.batch, links=links)
+    for name, party in predicted.parties.items():
+        assert party.sent == sum(
+            m.bytes + m.frame for m in predicted.messages if m.sender == name
+        )
+        assert party.received == sum(
+            m.bytes + m.frame for m in predicted.messages if m.receiver == name
+        )
+
+
+def test_micro_batches_send_the_predicted_messages_and_keep_less():
+    problem = make_problem("u_shaped", "cnn", "nnx")
+    options = {"microbatches": 2, "links": {"up": quantize(8)}}
+    predicted = jsplit.cost(problem.topology, problem.batch, **options)
+    assert predicted.messages == measured(problem.topology, problem.batch, **options)
+    full = jsplit.cost(problem.topology, problem.batch)
+    assert predicted.total.forward.macs == full.total.forward.macs
+    assert (
+        predicted.total.backward["residuals"].macs
+        == full.total.backward["residuals"].macs
+    )
+    assert (
+        predicted.parties["server"].activations["residuals"]
+        < full.parties["server"].activations["residuals"]
+    )
+
+
+def whole_macs(problem):
+    """Of value and gradient of the whole model in plain Flax."""
+    graph, params, rest = nnx.split(problem.whole, nnx.Param, ...)
+    fields = list(problem.fields.values())
+
+    def forward(params):
+        return nnx.merge(graph, params, rest, copy=True)(*fields)
+
+    def loss(params):
+        output = forward(params)
+        if problem.configuration == "multitask":
+            return sum(
+                w * cross_entropy(output[s], problem.batch[f"label_{s}"]).mean()
+                for s, w in WEIGHTS.items()
+            )
+        return cross_entropy(output, problem.batch["label"]).mean()
+
+    return (
+        macs(jax.make_jaxpr(f)(params).jaxpr)
+        for f in (forward, jax.value_and_grad(loss))
+    )
+
+
+@pytest.mark.parametrize(
+    ("configuration", "kind"),
+    some(product(CONFIGURATIONS, ["cnn", "transformer"]), lambda i: (i + i // 2) % 2),
+)
+def test_the_work_of_all_parties_is_the_whole_model_s(configuration, kind):
+    problem = make_problem(configuration, kind, "nnx")
+    total = jsplit.cost(problem.topology, problem.batch).total
+    forward, both = whole_macs(problem)
+    assert total.forward.macs == forward > 0
+    assert total.forward.macs + total.backward["residuals"].macs == both
+    assert total.other.macs == 0
+    assert total.backward["recompute"].macs >= total.backward["residuals"].macs
+    assert (
+        total.forward.flops > total.forward.macs
+    )  # XLA counts two for each but no padding, and elementwise work
+
+
+def test_flops_are_those_of_xla_for_the_very_function():
+    layer = jsplit.segment(
+        lambda w, x: jnp.tanh(x @ w),
+        init=lambda key, x: jnp.ones((64, 32)),
+        inputs=["x"],
+    )
+    topology = jsplit.Topology(
+        [jsplit.Node("h", layer, "lab"), jsplit.Loss("loss", jnp.mean, "lab", ["h"])],
+        {"lab": ["x"]},
+    )
+    party = jsplit.cost(topology, {"x": np.ones((16, 64), np.float32)}).parties["lab"]
+    expected = jax.jit(lambda w, x: jax.vjp(lambda w: jnp.tanh(x @ w), w)).lower(
+        jnp.ones((64, 32)), jnp.ones((16, 64))
+    )
+    assert (
+        party.forward.macs == 16 * 64 * 32
+        and party.backward["residuals"].macs == 16 * 64 * 32
+    )
+    assert party.forward.flops == pytest.approx(
+        expected.cost_analysis()["flops"], rel=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("configuration", "flax"), [("u_shaped", "nnx"), ("vertical", "linen")]
+)
+def test_memory_that_lasts_is_that_of_the_state(configuration, flax):
+    problem = make_problem(configuration, "cnn", flax)
+    predicted = jsplit.cost(problem.topology, problem.batch, optimizer=optax.adam(0.1))
+    state = jsplit.fused(problem.topology, optax.adam(0.1)).init(0, problem.batch)
+    for name, own in state.parties.items():
+        party = predicted.parties[name]
+        assert (party.params, party.statistics, party.optimizer) == tuple(
+            map(nbytes, (own.params, own.state, own.optimizer))
+        )
+        for mode in MODES:
+            assert (
+                party.memory(mode)
+                == party.params
+                + party.statistics
+                + party.optimizer
+                + party.activations[mode]
+            )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_a_client_keeps_between_its_turns_is_what_was_predicted(kind, mode):
+    """All that its second turn reads of what was there after its first, but for what it always has."""
+    problem = make_problem("vanilla", kind, "nnx")
+    config = configure(problem.topology, optax.sgd(0.1), None, mode, 1)
+    memory = together(
+        place(places_of(config), initial_state(config, 0, problem.batch), problem.batch)
+    )
+    first, _, second = CompiledWalk(training_ops(config), []).turns
+    memory.update(
+        zip(
+            first.writes,
+            jax.jit(first.run)(*[memory[r] for r in first.reads]),
+            strict=True,
+        )
+    )
+    (vjp,) = [memory[r] for r in second.reads if r in memory and r.kind == "vjp"]
+    params = [
+        x
+        for r in memory
+        if r.kind == "params" and r.party == "client"
+        for x in jax.tree.leaves(memory[r])
+    ]
+    image_needed = any(k is not None and k >= len(params) for k in vjp.places)
+    predicted = (
+        jsplit.cost(problem.topology, problem.batch).parties["client"].activations[mode]
+    )
+    assert predicted == nbytes(vjp.new) + image_needed * nbytes(problem.fields) > 0
+    if mode == "recompute":  # constant but for the key that dropout reads
+        assert image_needed and nbytes(vjp.new) <= 64
+
+
+def test_shapes_are_enough():
+    model = nnx.eval_shape(lambda: NnxOne("cnn", "vanilla", nnx.Rngs(0)))
+    image, label = (
+        jax.ShapeDtypeStruct((8, 6, 6, 1), jnp.float32),
+        jax.ShapeDtypeStruct((8,), jnp.int32),
+    )
+    topology = jsplit.vanilla(*jsplit.split(model, image).values(), loss=cross_entropy)
+    batch = {"image": image, "label": label}
+    found = jsplit.cost(topology, batch, optimizer=optax.adam(0.1))
+    real = make_problem("vanilla", "cnn", "nnx")
+    expected = jsplit.cost(real.topology, real.batch, optimizer=optax.adam(0.1))
+    assert found == expected
+    with pytest.raises(
+        ValueError, match="`smashed` at `client`: its model has shapes but no values"
+    ):
+        jsplit.fused(topology, optax.sgd(0.1)).init(0, real.batch)
+
+
+def test_the_cost_at_another_batch_size_is_that_of_a_batch_of_that_size():
+    small, large = (
+        make_problem("vertical", "cnn", "nnx", batch=4),
+        make_problem("vertical", "cnn", "nnx"),
+    )
+    assert jsplit.cost(large.topology, large.batch).at(4) == jsplit.cost(
+        small.topology, small.batch
+    )
+
+
+def test_a_cost_is_a_table_json_and_a_figure():
+    problem = make_problem("vertical", "mlp", "nnx")
+    found = jsplit.cost(problem.topology, problem.batch)
+    lines = str(found).splitlines()
+    assert [line.split()[0] for line in lines[3:7]] == [
+        "lab",
+        "clinic",
+        "server",
+        "all",
+    ]
+    assert (
+        sum(line.startswith(("activation ", "cotangent ")) for line in lines)
+        == len(found.messages)
+        == 4
+    )
+    stored = json.loads(found.to_json())
+    assert (
+        stored["batch"] == 8
+        and stored["parties"]["lab"]["sent"] == found.parties["lab"].sent
+    )
+    assert stored["messages"][0] | {"shape": (8, 8)} == {
+        **found.messages[0]._asdict(),
+        "dtype": "float32",
+    }
+    titles = [ax.get_title() for ax in found.figure().axes]
+    assert titles == [
+        "multiply-accumulates",
+        "messages, bytes",
+        "memory, bytes (residuals)",
+    ]
+
+
+def test_wrong_arguments_are_refused_as_by_an_interpreter():
+    problem = make_problem("vanilla", "mlp", "nnx")
+    with pytest.raises(ValueError, match="`links` names `smash`, which does not cross"):
+        jsplit.cost(
+            problem.topology, problem.batch, links={"smash": cast(jnp.bfloat16)}
+        )
+    with pytest.raises(ValueError, match="the batch lacks the field `label`"):
+        jsplit.cost(problem.topology, problem.fields)
+
+
+# Whole runs.
+
+
+def step_bytes(cost):
+    return sum(m.bytes + m.frame for m in cost.messages)
+
+
+def weights_of(cost, *parties):
+    """Parameters, statistics and optimizer state of some parties as one message each."""
+    return sum(
+        nbytes(s) + frame_bytes(s) for p in parties for s in [cost.state.parties[p][:3]]
+    )
+
+
+@pytest.fixture(scope="module")
+def vanilla():
+    problem = make_problem("vanilla", "cnn", "nnx")
+    return problem, jsplit.cost(
+        problem.topology, problem.batch, optimizer=optax.adam(0.1)
+    )
+
+
+@pytest.fixture(scope="module")
+def messages_of(vanilla):
+    """The messages of a step, by the size of its batch."""
+    problem, _ = vanilla
+    return {
+        n: measured(problem.topology, {f: x[:n] for f, x in problem.batch.items()})
+        for n in (8, 4, 3)
+    }
+
+
+@pytest.mark.parametrize(
+    ("handoff", "moves"), [("none", 0), ("peer", 1), ("server", 2)]
+)
+def test_a_run_in_turns_sends_what_its_steps_and_hand_offs_send(
+    vanilla, messages_of, handoff, moves
+):
+    """Walked through step by step, with every message counted at its sender and at its receiver."""
+    _, cost = vanilla
+    records, epochs = [20, 8, 3], 2
+    run = runs.take_turns(
+        cost, records, client="client", epochs=epochs, handoff=handoff
+    )
+    weights, sent, received, server = (
+        weights_of(cost, "client"),
+        [0] * 3,
+        [0] * 3,
+        [0, 0],
+    )
+    turns = [k for _ in range(epochs) for k in range(3)]
+    for t, k in enumerate(turns):
+        for size in [8] * (records[k] // 8) + [records[k] % 8] * (records[k] % 8 > 0):
+            for m in messages_of[size]:
+                ends = (sent, received) if m.sender == "client" else (received, sent)
+                ends[0][k] += m.bytes + m.frame
+                server[m.sender == "client"] += m.bytes + m.frame
+        if t < len(turns) - 1 and moves:
+            sent[k], received[turns[t + 1]] = (
+                sent[k] + weights,
+                received[turns[t + 1]] + weights,
+            )
+            server = [x + weights * (moves == 2) for x in server]
+    assert [(c.sent, c.received) for c in run.clients] == list(
+        zip(sent, received, strict=True)
+    )
+    assert list(run.server[1:]) == server
+    assert [c.steps for c in run.clients] == [2 * 3, 2 * 1, 2 * 1]
+    assert sum(c.weights for c in run.clients) == 2 * (moves > 0) * weights * (
+        len(turns) - 1
+    )
+
+
+def test_the_work_of_a_run_grows_with_records_and_epochs(vanilla):
+    _, cost = vanilla
+    run = runs.take_turns(cost, [16, 8], client="client", epochs=3)
+    one = cost.parties["client"].work()
+    assert [c.work.macs for c in run.clients] == [6 * one.macs, 3 * one.macs]
+    assert run.server[0].macs == 9 * cost.parties["server"].work().macs
+    more = runs.take_turns(
+        cost, [16, 8], client="client", epochs=3, backward="recompute"
+    )
+    assert (
+        more.clients[0].work.macs > run.clients[0].work.macs
+        and more.clients[0].memory < run.clients[0].memory
+    )
+
+
+def test_clients_together_cost_what_they_do_in_turns_and_what_their_shared_halves_cost(
+    vanilla,
+):
+    """The gradient up and the weights down in every step where they are summed, twice the half in a round where averaged."""
+    _, cost = vanilla
+    records, own = [20, 8, 3], cost.state.parties["client"]
+    turns = runs.take_turns(cost, records, client="client", epochs=6, handoff="none")
+    for run, size, times in (
+        (runs.parallel(cost, records, client="client", epochs=6), 0, [0, 0, 0]),
+        (
+            runs.parallel(cost, records, client="client", epochs=6, bottoms="shared"),
+            [own.params],
+            [18, 6, 6],
+        ),
+        (
+            runs.splitfed(cost, records, client="client", rounds=3, epochs=2),
+            [own.params, own.state],
+            [3, 3, 3],
+        ),
+        (
+            runs.splitfed(
+                cost, records, client="client", rounds=3, epochs=2, version=2
+            ),
+            [own.params, own.state],
+            [3, 3, 3],
+        ),
+        (
+            runs.splitfed(
+                cost, records, client="client", rounds=3, epochs=2, version=3
+            ),
+            0,
+            [0, 0, 0],
+        ),
+    ):
+        size = nbytes(size) + frame_bytes(size) if size else 0
+        more = [
+            (b.sent - a.sent, b.received - a.received, b.weights)
+            for a, b in zip(turns.clients, run.clients, strict=True)
+        ]
+        assert more == [(size * n, size * n, 2 * size * n) for n in times]
+        assert [x[:3] + x[6:] for x in run.clients] == [
+            x[:3] + x[6:] for x in turns.clients
+        ]
+        assert run.server == (
+            turns.server[0],
+            *(x + size * sum(times) for x in turns.server[1:]),
+        )
+
+
+def test_federated_averaging_moves_the_whole_model_twice_a_round(vanilla):
+    _, cost = vanilla
+    model = [(p.params, p.state) for p in cost.state.parties.values()]
+    run = runs.fedavg(cost, [16, 5], rounds=3, epochs=2)
+    size = nbytes(model) + frame_bytes(model)
+    assert [(c.sent, c.received, c.weights) for c in run.clients] == [
+        (3 * size, 3 * size, 6 * size)
+    ] * 2
+    assert run.server[1:] == (6 * size, 6 * size)
+    assert run.clients[0].work.macs == 3 * 2 * 2 * cost.total.work().macs
+    assert [c.steps for c in run.clients] == [12, 6]
+
+
+def test_large_batch_sgd_moves_the_gradient_and_the_weights_in_every_step(vanilla):
+    _, cost = vanilla
+    gradient = [p.params for p in cost.state.parties.values()]
+    run = runs.large_batch_sgd(cost, [16, 5], epochs=2)
+    size = nbytes(gradient) + frame_bytes(gradient)
+    assert [(c.steps, c.sent, c.received) for c in run.clients] == [
+        (4, 4 * size, 4 * size),
+        (2, 2 * size, 2 * size),
+    ]
+
+
+def test_who_sends_less_changes_where_the_formula_says():
+    """Singh et al. 2019: without hand-off, 2 p q / K against 2 N; with it, eta N more for each move."""
+    problem = make_problem("vanilla", "mlp", "nnx")
+    cost = jsplit.cost(problem.topology, problem.batch)
+    q = (
+        2 * 8 * 4 + 2 * (96 + 8 + 16) / 8
+    )  # bytes of one record's activation and cotangent, with a share of two frames
+    model = [(p.params, p.state) for p in cost.state.parties.values()]
+    n = 2 * (nbytes(model) + frame_bytes(model))
+    for p, k in ((8 * 64, 8), (8 * 64, 64)):
+        split = runs.take_turns(
+            cost, [p // k] * k, client="client", handoff="none"
+        ).mean["bytes"]
+        assert (
+            split == pytest.approx(p / k * q)
+            and runs.fedavg(cost, [p // k] * k).mean["bytes"] == n
+        )
+    assert p / 8 * q > n > p / 64 * q  # the regimes lie on either side
+
+
+def test_sites_of_several_parties_are_one_client():
+    problem = make_problem("vertical", "mlp", "nnx")
+    cost = jsplit.cost(problem.topology, problem.batch)
+    run = runs.take_turns(cost, [8, 8], client=["lab", "clinic"])
+    site = cost.parties["lab"].work() + cost.parties["clinic"].work()
+    assert (
+        run.clients[0].work == site
+        and run.server[0].macs == 2 * cost.parties["server"].work().macs
+    )
+    assert run.clients[0].weights == weights_of(cost, "lab", "clinic")
+
+
+def test_runs_are_tables_and_json(vanilla):
+    _, cost = vanilla
+    found = [
+        runs.take_turns(cost, [8, 3], client="client"),
+        runs.fedavg(cost, [8, 3], rounds=2),
+    ]
+    assert runs.table(found).splitlines()[1].startswith("split learning, hand-off peer")
+    assert str(found[1]).splitlines()[1].startswith("federated averaging, 2 rounds")
+    assert (
+        json.loads(found[0].to_json())["clients"][0]["sent"] == found[0].clients[0].sent
+    )
+
+
+def test_wrong_runs_are_refused(vanilla):
+    _, cost = vanilla
+    wrong = {
+        "`client` names the party `clinet`, which is not one of client, server": {
+            "client": "clinet"
+        },
+        "`handoff` must be one of peer, server, none, got 'mail'": {
+            "client": "client",
+            "handoff": "mail",
+        },
+        "`epochs` must be a positive integer, got 0": {"client": "client", "epochs": 0},
+    }
+    for message, options in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            runs.take_turns(cost, [8], **options)
+    with pytest.raises(
+        ValueError, match="`bottoms` must be one of own, shared, got 'both'"
+    ):
+        runs.parallel(cost, [8], client="client", bottoms="both")
+    with pytest.raises(ValueError, match="`version` must be one of 1, 2, 3, got 4"):
+        runs.splitfed(cost, [8], client="client", version=4)
+    for records in ([], [8, 0], [8.5], ["8"], 8, "88"):
+        with pytest.raises(
+            ValueError,
+            match="`records` must list a positive integer for every client, got",
+        ):
+            runs.fedavg(cost, records)
+    for client in ([], 3, ["client", "client"]):
+        with pytest.raises(
+            ValueError, match="`client` must be a party or several different ones, got"
+        ):
+            runs.take_turns(cost, [8], client=client)
+    with pytest.raises(
+        ValueError, match="`rounds` must be a positive integer, got 1.5"
+    ):
+        runs.fedavg(cost, [8], rounds=1.5)
+    for call in (
+        lambda: runs.fedavg(cost, [8], backward="x"),
+        lambda: cost.figure("x"),
+        lambda: cost.total.work("x"),
+    ):
+        with pytest.raises(
+            ValueError, match='`backward` must be "residuals" or "recompute", got \'x\''
+        ):
+            call()
+    problem = make_problem("vanilla", "mlp", "nnx")
+    halves = jsplit.cost(problem.topology, problem.batch, microbatches=2)
+    with pytest.raises(
+        ValueError,
+        match="`records` of 9 leave a last step of 1: `microbatches` is 2, which does not divide",
+    ):
+        runs.fedavg(halves, [9])
+
+
+def test_records_may_be_any_integers(vanilla):
+    _, cost = vanilla
+    run = runs.fedavg(cost, np.array([8, 3]), rounds=np.int64(2))
+    assert (
+        run == runs.fedavg(cost, [8, 3], rounds=2)
+        and json.loads(run.to_json())["clients"][0]["records"] == 8
+    )
+
+
+def test_the_memory_of_links_counts():
+    zeros = lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)  # noqa: E731
+    link = jsplit.Link(
+        zeros, lambda memory, value, key: (value, memory), lambda payload, like: payload
+    )
+    problem = make_problem("vanilla", "mlp", "nnx")
+    party = jsplit.cost(
+        problem.topology, problem.batch, links={"smashed": (link, None)}
+    ).parties["client"]
+    assert (
+        party.links == 8 * 8 * 4
+        and party.memory()
+        == party.params + party.links + party.activations["residuals"]
+    )
+
+
+def test_a_relay_keeps_no_message_that_no_residual_needs():
+    """It sums what it receives over some features first, so its vjp needs the sums only."""
+    up = jsplit.segment(
+        lambda p, x: x @ p, init=lambda key, x: jnp.ones((6, 64)), inputs=["x"]
+    )
+    relay = jsplit.segment(
+        lambda p, h: h.reshape(-1, 4, 16).sum(2) @ p,
+        init=lambda key, h: jnp.ones((4, 4)),
+        inputs=["h"],
+    )
+    top = jsplit.segment(
+        lambda p, h: h @ p, init=lambda key, h: jnp.ones((4, 1)), inputs=["h"]
+    )
+    topology = jsplit.multihop(
+        {"a": up, "b": relay, "c": top}, loss=lambda o, y: (o - y) ** 2, label="y"
+    )
+    batch = {"x": jnp.ones((8, 6)), "y": jnp.ones((8, 1))}
+    kept = jsplit.cost(topology, batch).parties["b"].activations
+    assert kept == {"residuals": 8 * 4 * 4, "recompute": 8 * 64 * 4}
+    for mode, size in kept.items():
+        config = configure(topology, optax.sgd(0.1), None, mode, 1)
+        walk = CompiledWalk(training_ops(config), [])
+        memories = place(places_of(config), initial_state(config, 0, batch), batch)
+        assert [t.party for t in walk.turns[:4]] == ["a", "b", "c", "b"]
+        until = [p.party for p in walk.programs].index(
+            "b", 2
+        )  # the relay has had its first turn and waits
+        walk.programs, walk.functions, walk.spent = (
+            walk.programs[:until],
+            walk.functions[:until],
+            walk.spent[:until],
+        )
+        walk(memories)
+        held = {
+            name: nbytes(x)
+            for name, x in memories["b"].items()
+            if getattr(name, "kind", "") in ("value", "vjp")
+        }
+        assert sum(held.values()) == size, held

@@ -1,0 +1,312 @@
+"""A plan's numbers are those of the cut itself, and its front is the Pareto front."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+import jsplit
+from jsplit import Device, Network
+from jsplit.compress import quantize
+from tests.helpers import cross_entropy
+
+
+class Net(nnx.Module):
+    """Two values that could be cut at convolutions, two at dense layers; BatchNorm on the client's side of most."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(2, 3, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(3, rngs=rngs)
+        self.dense = nnx.Linear(3, 8, rngs=rngs)
+        self.head = nnx.Linear(8, 4, rngs=rngs)
+
+    def __call__(self, image):
+        h = nnx.relu(self.norm(self.conv(image))).mean((1, 2))
+        return self.head(jnp.tanh(self.dense(h)))
+
+
+IMAGE = jax.ShapeDtypeStruct((6, 8, 8, 2), jnp.float32)
+SLOW, LINK = Device(1e6), Network(1e6, 0.01)
+
+
+def abstract():
+    return nnx.eval_shape(lambda: Net(nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return jsplit.plan(
+        abstract(),
+        IMAGE,
+        client=SLOW,
+        link=LINK,
+        server=Device(1e7),
+        optimizer=optax.adam(0.1),
+    )
+
+
+def test_every_choice_costs_what_that_cut_costs(found):
+    names = [p.name for p in jsplit.cut_points(abstract(), IMAGE)]
+    assert sorted(c.point.name for c in found.choices) == sorted(names)
+    for choice in found.choices:
+        parts = jsplit.split(abstract(), IMAGE, cuts=[choice.point])
+        topology = jsplit.vanilla(*parts.values(), loss=cross_entropy)
+        batch = {"image": IMAGE, "label": jax.ShapeDtypeStruct((6,), jnp.int32)}
+        cost = jsplit.cost(topology, batch, optimizer=optax.adam(0.1))
+        client = cost.parties["client"]
+        assert choice.work.macs == (client.forward + client.backward["residuals"]).macs
+        assert choice.work.macs == 6 * (
+            choice.point.forward_macs + choice.point.backward_macs
+        )
+        assert choice.work.flops == pytest.approx(
+            (client.forward + client.backward["residuals"]).flops, rel=0.02
+        )
+        assert choice.bytes == sum(m.bytes + m.frame for m in cost.messages)
+        assert choice.memory == client.memory()
+        other = cost.total.work().flops - choice.work.flops
+        expected = (
+            choice.work.flops / 1e6 + 2 * 0.01 + 8 * choice.bytes / 1e6 + other / 1e7
+        )
+        assert choice.seconds == pytest.approx(expected, rel=0.02)
+
+
+def test_the_front_is_what_nothing_beats(found):
+    for c in found.choices:
+        beaten = any(
+            o.seconds <= c.seconds
+            and o.bytes <= c.bytes
+            and (o.seconds, o.bytes) != (c.seconds, c.bytes)
+            for o in found.choices
+        )
+        assert c.front == (not beaten)
+    assert 0 < len(found.front) < len(found.choices)
+    assert [c.seconds for c in found.choices] == sorted(
+        c.seconds for c in found.choices
+    )
+
+
+def test_a_faster_client_moves_the_cut_deeper_and_a_faster_network_moves_it_up():
+    def best(client, bits):
+        return (
+            jsplit.plan(
+                abstract(),
+                IMAGE,
+                client=Device(client),
+                link=Network(bits),
+                server=Device(1e12),
+            )
+            .choices[0]
+            .point
+        )
+
+    slow, fast = best(1e5, 1e12), best(1e12, 1e5)
+    names = [p.name for p in jsplit.cut_points(abstract(), IMAGE)]
+    assert (
+        names.index(slow.name) < names.index(fast.name)
+        and slow.bytes_per_example > fast.bytes_per_example
+    )
+
+
+def test_a_link_s_encoding_and_a_small_memory_count(found):
+    limit = sorted(c.memory for c in found.choices)[len(found.choices) // 2]
+    narrow = jsplit.plan(
+        abstract(),
+        IMAGE,
+        client=Device(1e6, limit),
+        link=LINK,
+        encoding=quantize(8),
+        optimizer=optax.adam(0.1),
+    )
+    plain = {c.point.name: c for c in found.choices}
+    for c in narrow.choices:
+        values = (
+            6 * int(np.prod(c.point.shape))
+        )  # a byte each in place of four, and a scale of 4, framed for 8 and an axis of 8
+        axes = 1 + len(c.point.shape)
+        assert c.bytes == plain[c.point.name].bytes - 2 * (
+            3 * values - 4 - 8 - 8 + 8 * axes
+        )
+        assert c.fits == (c.memory <= limit) and not (c.front and not c.fits)
+    fits = [c.fits for c in narrow.choices]
+    assert set(fits) == {True, False} and fits == sorted(fits, reverse=True)
+
+
+def test_recomputing_takes_less_memory_and_more_time(found):
+    again = jsplit.plan(
+        abstract(),
+        IMAGE,
+        client=SLOW,
+        link=LINK,
+        optimizer=optax.adam(0.1),
+        backward="recompute",
+    )
+    before = {c.point.name: c for c in found.choices}
+    deep = next(c for c in again.choices if c.point.name == "dense")
+    assert deep.memory < before["dense"].memory
+    assert deep.work.macs == before["dense"].work.macs + 6 * deep.point.forward_macs
+
+
+def test_a_loop_costs_all_its_turns_and_decides():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(8, 4, rngs=rngs)
+            self.rnn = nnx.RNN(nnx.SimpleCell(4, 64, rngs=rngs))
+
+        def __call__(self, x):
+            return self.rnn(self.first(x))[:, -1]
+
+    x = jax.ShapeDtypeStruct((4, 100, 8), jnp.float32)
+    model = nnx.eval_shape(lambda: Net(nnx.Rngs(0)))
+    found = jsplit.plan(
+        model, x, client=Device(1e8), link=Network(1e9), server=Device(1e12)
+    )
+    assert all(c.work.flops >= 2 * c.work.macs for c in found.choices)
+    assert found.choices[0].point.shape == (100, 4) and found.choices[
+        -1
+    ].point.name.startswith("rnn")
+
+
+def test_what_comes_before_any_parameter_is_no_choice():
+    model = lambda p, x: jnp.tanh(jnp.reshape(x, (len(x), -1)) / 255 @ p["a"]) @ p["b"]  # noqa: E731
+    start = lambda key, x: {"a": jnp.ones((6, 5)), "b": jnp.ones((5, 2))}  # noqa: E731
+    assert "div" in [
+        p.name for p in jsplit.cut_points(model, jnp.ones((4, 3, 2)), init=start)
+    ]
+    found = jsplit.plan(model, jnp.ones((4, 3, 2)), init=start, client=SLOW, link=LINK)
+    assert {c.point.name for c in found.choices} == {"dot_general", "tanh"}
+
+
+def test_the_two_ways_may_be_encoded_differently(found):
+    one_way = jsplit.plan(
+        abstract(),
+        IMAGE,
+        client=SLOW,
+        link=LINK,
+        encoding=(quantize(8), None),
+        optimizer=optax.adam(0.1),
+    )
+    both = jsplit.plan(
+        abstract(),
+        IMAGE,
+        client=SLOW,
+        link=LINK,
+        encoding=quantize(8),
+        optimizer=optax.adam(0.1),
+    )
+    size = lambda plan: sum(c.bytes for c in plan.choices)  # noqa: E731
+    assert 2 * size(one_way) == size(both) + size(found)
+
+
+def test_a_leakage_score_is_a_third_aim(found):
+    deeper = jsplit.plan(
+        abstract(),
+        IMAGE,
+        client=SLOW,
+        link=LINK,
+        server=Device(1e7),
+        leakage=lambda p: 1 / p.forward_macs,
+    )
+    assert {c.point.name for c in found.front} < {c.point.name for c in deeper.front}
+    assert all(c.leakage == 1 / c.point.forward_macs for c in deeper.choices)
+
+
+def test_any_model_can_be_planned():
+    class Linen(linen.Module):
+        @linen.compact
+        def __call__(self, x, train):
+            h = linen.BatchNorm(use_running_average=not train)(linen.Dense(5)(x))
+            return linen.Dense(2)(linen.relu(h))
+
+    assert (
+        len(jsplit.plan(Linen(), jnp.ones((4, 3)), client=SLOW, link=LINK).choices) >= 3
+    )
+    function = jsplit.plan(
+        lambda p, x: jnp.sin(x @ p["a"]) @ p["b"],
+        jnp.ones((4, 3)),
+        client=SLOW,
+        link=LINK,
+        init=lambda key, x: {"a": jnp.ones((3, 5)), "b": jnp.ones((5, 2))},
+    )
+    assert [c.point.shape for c in function.choices].count((5,)) == 2
+
+
+def test_a_plan_is_a_table_json_and_a_figure(found):
+    lines = str(found).splitlines()
+    assert lines[0].split() == [
+        "cut",
+        "front",
+        "seconds",
+        "bytes",
+        "MACs",
+        "FLOPs",
+        "memory",
+        "leakage",
+    ]
+    assert (
+        len(lines) == 1 + len(found.choices) and found.choices[0].point.name in lines[1]
+    )
+    assert (
+        json.loads(found.to_json())[0]["point"]["name"] == found.choices[0].point.name
+    )
+    drawn = found.figure()
+    assert drawn.axes[0].get_xscale() == drawn.axes[0].get_yscale() == "log"
+    named = {
+        t.get_text().split(None, 1)[1]
+        for t in drawn.legends[0].get_texts()
+        if t.get_text()[0].isdigit()
+    }
+    assert named == {c.point.name for c in found.front}
+
+
+def test_wrong_arguments_are_refused():
+    wrong = {
+        "`client` must be a jsplit.Device, got float": {"client": 1e9, "link": LINK},
+        "`link` must be a jsplit.Network, got Device": {"client": SLOW, "link": SLOW},
+        "`server` must be a jsplit.Device, got int": {
+            "client": SLOW,
+            "link": LINK,
+            "server": 3,
+        },
+        "`client` must be positive numbers, got": {"client": Device(0.0), "link": LINK},
+        "`client` must be positive numbers, got Device.flops='fast'": {
+            "client": Device("fast"),
+            "link": LINK,
+        },
+        "`encoding` must be a Link or a pair of them": {
+            "client": SLOW,
+            "link": LINK,
+            "encoding": "q8",
+        },
+        "`leakage` must be a function of a CutPoint, got int": {
+            "client": SLOW,
+            "link": LINK,
+            "leakage": 3,
+        },
+        "`leakage` gives no number for the cut point": {
+            "client": SLOW,
+            "link": LINK,
+            "leakage": lambda p: float("nan"),
+        },
+        '`backward` must be "residuals" or "recompute"': {
+            "client": SLOW,
+            "link": LINK,
+            "backward": "both",
+        },
+    }
+    for message, options in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            jsplit.plan(abstract(), IMAGE, **options)
+    with pytest.raises(ValueError, match="`model` has no cut point"):
+        jsplit.plan(
+            lambda p, x: x @ p,
+            jnp.ones((2, 3)),
+            init=lambda key, x: jnp.ones((3, 3)),
+            client=SLOW,
+            link=LINK,
+        )

@@ -1,0 +1,159 @@
+"""The rooms of the house: which may know which, and in each room, which file may know which."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jsplit
+
+SOURCE = Path(jsplit.__file__).parent
+
+# From the ground up: a room may import from those named beside it, and from itself.
+ROOMS = {
+    "core": "",
+    "jaxprs": "core",
+    "segments": "core jaxprs",
+    "slicing": "core jaxprs segments",
+    "compress": "core",
+    "topology": "core segments",
+    "training": "core jaxprs topology",
+    "population": "core",
+    "rounds": "core jaxprs topology training population",
+    "costing": "core jaxprs slicing topology training",
+    "runs": "costing",
+    "wire": "",
+    "party": "core compress topology training wire",
+    "command": "core party",
+}
+# Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
+INSIDE = {
+    "core": "base checks tables checkpoint links paths placement trees",
+    "jaxprs": "flat convolutions halves macs",
+    "segments": "call interception flax segment precision",
+    "slicing": "merge separators traced_model ownership cut_points split",
+    "topology": "nodes graph configurations decoupled drawing.scene drawing.layout drawing.draw",
+    "training": (
+        "export staleness vjp walk losses step memory meshes update configure executor "
+        "initial fused messages"
+    ),
+    "rounds": (
+        "averages client_axis loops state client_calls driver local_training synchronous "
+        "algorithms"
+    ),
+    "costing": "records run_cost step plan runs",
+    "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
+    "party": (
+        "compute.programs connection.outbox contract.records contract.schema contract.turns "
+        "durable compute.exchange compute.handover compute.prefetch contract.agreement "
+        "compute.pipeline connection.connections contract.draft compute.local "
+        "connection.network process join infer run"
+    ),
+}
+OUTSIDE = {"jax", "optax", "numpy"}
+KNOWS = {  # packages beyond these, and the only files that may import them
+    "segments.segment": {"flax"},
+    "segments.call": {"flax"},
+    "segments.flax": {"flax"},
+    "segments.interception": {"flax"},
+    "topology.drawing.draw": {"matplotlib"},
+    "core.tables": {"matplotlib"},
+    "costing.records": {"matplotlib"},
+    "costing.step": {"matplotlib"},
+    "costing.plan": {"matplotlib"},
+    "wire.rpc": {"grpc"},
+    "wire.certs": {"cryptography"},
+    "wire.seal": {"cryptography"},
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = {
+    ".".join(f.relative_to(SOURCE).with_suffix("").parts): f
+    for f in FILES
+    if f.name != "__init__.py"
+}
+
+
+def imports(file: Path) -> set[str]:
+    """All that a file imports, modules of jsplit by their dotted names within it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{a.name}" for a in node.names}
+            modules = {f"jsplit.{m}" for m in MODULES}
+            found |= {i if i in modules else str(node.module) for i in inner}
+    return {n.removeprefix("jsplit.") for n in found}
+
+
+def ours(file: Path) -> set[str]:
+    return {n for n in imports(file) if n.split(".")[0] in ROOMS}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_imports_only_rooms_below_its_own_and_files_before_it(name):
+    room, _, own = name.partition(".")
+    below = {room, *ROOMS[room].split()}
+    assert {n.split(".")[0] for n in ours(MODULES[name])} <= below
+    if own:
+        row = INSIDE[room].split()
+        inside = {
+            n.removeprefix(f"{room}.")
+            for n in ours(MODULES[name])
+            if n.startswith(f"{room}.")
+        }
+        assert inside <= {*row[: row.index(own)]}
+
+
+def test_the_table_has_every_file_once():
+    inside = [
+        f"{room}.{file}" for room, files in INSIDE.items() for file in files.split()
+    ]
+    assert sorted(inside) == sorted(m for m in MODULES if "." in m)
+    assert {m.split(".")[0] for m in MODULES} == {*ROOMS}
+    for room, below in ROOMS.items():  # so no room can know one that knows it
+        assert [*ROOMS].index(room) >= max(
+            (1 + [*ROOMS].index(b) for b in below.split()), default=0
+        )
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.name == "__init__.py"], ids=lambda f: f.parent.name
+)
+def test_a_door_only_hands_on_names(file):
+    tree = ast.parse(file.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body[1:]:
+        hands_on = isinstance(node, (ast.ImportFrom, ast.Import))
+        lists = isinstance(node, ast.Assign) and node.targets[0].id in {
+            "__all__",
+            "__version__",
+        }
+        assert hands_on or lists, ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_knows_only_the_packages_it_may(name):
+    found = (
+        {n.split(".")[0] for n in imports(MODULES[name])}
+        - {"jsplit", *ROOMS}
+        - sys.stdlib_module_names
+    )
+    assert found <= OUTSIDE | KNOWS.get(name, set())
+    assert not any("_src" in n for n in imports(MODULES[name])), (
+        "only public interfaces"
+    )
+
+
+def test_importing_jsplit_imports_no_extra():
+    code = "import jsplit, sys; print({'grpc', 'cryptography', 'matplotlib', 'sklearn', 'torch'} & set(sys.modules))"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "set()"
+    )

@@ -1,0 +1,320 @@
+"""The command: certificates, an agreement, and what a user can mend in one line. Its processes are in test_party_chaos."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from jsplit import command, party
+from tests.party import federation
+
+PARTS = """
+from tests.party import federation
+SMALL = federation.small()
+
+
+def agreed():
+    return federation.agreed_for(SMALL, steps=3)
+
+
+def given(name):
+    return {"own": SMALL.topology, "data": federation.own_of(SMALL, name), "ids": [f"r{i}" for i in range(8)],
+            "optimizer": federation.optimizers(SMALL.topology)[name]}
+
+
+def wrong(name="x"):
+    return 3
+
+
+def slip(name):
+    return {"optimiser": 3}
+
+
+def raises(name="x"):
+    raise ValueError("my file has no rows")
+
+
+def interrupts():
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts.py").write_text(PARTS)
+    return tmp_path
+
+
+def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
+    monkeypatch.setattr(
+        command.signal, "signal", lambda *_: None
+    )  # several parties are threads of one process here
+    assert command.main(["certs", "certs", "lab", "clinic", "server"]) == 0
+    assert command.main(["agree", "agreement.json", "parts.py:agreed"]) == 0
+    assert command.main(["show", "agreement.json"]) == 0
+    said = capsys.readouterr().out
+    assert "certs/lab.key" in said and party.read("agreement.json").hash in said
+    assert 'left to server: "float32[batch,4]"' in said
+
+    def together(*words):
+        def one(p):
+            more = [
+                ["--out", f"{p}.npz"] if words[0] == "predict" else [],
+                ["--log", f"{p}.log"] if words[0] == "train" else [],
+            ]
+            return command.main(
+                [
+                    words[0],
+                    "agreement.json",
+                    p,
+                    "parts.py:given",
+                    "--certs",
+                    "certs",
+                    "--checkpoint",
+                    f"state/{p}",
+                    *words[1:],
+                    *more[0],
+                    *more[1],
+                ]
+            )
+
+        return federation.together(["lab", "clinic", "server"], one)
+
+    assert set(together("train").values()) == {0}
+    log = [
+        json.loads(line) for line in (folder / "server.log").read_text().splitlines()
+    ]
+    assert [x["step"] for x in log] == [1, 2, 3] and {
+        "losses",
+        "sent",
+        "received",
+        "compute",
+        "wire",
+        "wait",
+        "time",
+    } <= log[0].keys()
+    assert "[3/3] step 3, loss" in capsys.readouterr().out
+    assert set(together("evaluate", "--records", "8").values()) == {0}
+    assert "server: loss " in capsys.readouterr().out
+    assert set(together("predict", "--records", "8").values()) == {0}
+    assert (
+        (np.load("server.npz")["y"]).shape == (8, 1)
+        and not (folder / "lab.npz").exists()
+    )
+    assert threading.active_count() < 30
+
+
+TURNS = """
+from tests.party import federation
+from jsplit import party
+PAIR = federation.small("pair")
+
+
+def agreed():
+    clients = {c: {"client": c} for c in ("north", "south")}
+    return federation.agreed_for(PAIR, steps=5, turns=party.turns(clients, [("north", 2), ("south", 1)]))
+
+
+def given(name):
+    own, ids = federation.own_of(PAIR, "server" if name == "server" else "client"), [f"r{i}" for i in range(8)]
+    if name == "server":
+        own, ids = dict.fromkeys(("north", "south"), own), dict.fromkeys(("north", "south"), ids)
+    return {"own": PAIR.topology, "data": own, "ids": ids, "optimizer": federation.optimizers(PAIR.topology)["client"]}
+"""
+
+
+def test_clients_that_take_turns(folder, capsys, monkeypatch):
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    (folder / "turns.py").write_text(TURNS)
+    command.main(["certs", "certs", "north", "south", "server"])
+    command.main(["agree", "agreement.json", "turns.py:agreed"])
+    command.main(["show", "agreement.json"])
+    said = capsys.readouterr().out
+    assert (
+        "client south: south is client" in said
+        and "turns: north 2, south 1, and so on; hand-off peer, a missing client: wait"
+        in said
+    )
+
+    def work(words, parties):
+        return federation.together(
+            parties,
+            lambda p: command.main(
+                [
+                    words[0],
+                    "agreement.json",
+                    p,
+                    "turns.py:given",
+                    "--certs",
+                    "certs",
+                    "--checkpoint",
+                    f"state/{p}",
+                    *words[1:],
+                ]
+            ),
+        )
+
+    assert set(work(["train"], ["north", "south", "server"]).values()) == {0}
+    said = capsys.readouterr().out
+    assert "[5/5] step 5, loss" in said and "north: done after step 5" in said
+    assert set(
+        work(
+            ["evaluate", "--records", "8", "--client", "north"], ["north", "server"]
+        ).values()
+    ) == {0}
+    assert "server: loss " in capsys.readouterr().out
+    assert (
+        command.main(
+            [
+                "evaluate",
+                "agreement.json",
+                "server",
+                "turns.py:given",
+                "--certs",
+                "certs",
+                "--checkpoint",
+                "state/server",
+                "--records",
+                "8",
+            ]
+        )
+        == 2
+    )
+    assert "say whose with agreed.of" in capsys.readouterr().err
+
+
+TRAIN = [
+    "train",
+    "agreement.json",
+    "lab",
+    "parts.py:given",
+    "--plaintext-without-identity",
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["certs", "c", "lab", "lab"], "`parties` must name"),
+        (["agree", "a.json", "parts.py:wrong"], "must give an agreement"),
+        (
+            ["agree", "a.json", "parts.txt:x"],
+            "must be in a Python file, whose name ends in .py; got parts.txt",
+        ),
+        (["agree", "a.json", "parts.py:raises"], "my file has no rows (raised in"),
+        (["agree", "a.json", "none.py:x"], "there is no file none.py"),
+        (["agree", "a.json", "parts.py:y"], "names `y`"),
+        (["show", "none.json"], "none.json holds no agreement"),
+        (
+            ["train", "agreement.json", "nobody", "parts.py:given", "--certs", "c"],
+            "must be one of lab, clinic, server",
+        ),
+        (
+            ["train", "agreement.json", "lab", "parts.py:given", "--certs", "c"],
+            "there is no file c/lab.crt",
+        ),
+        (
+            ["train", "agreement.json", "lab", "parts.py:wrong", "--certs", "c"],
+            "must give a dictionary",
+        ),
+        (
+            [*TRAIN, "--address", "sevrer=x:1"],
+            "must be party=host:port, for one of lab, clinic, server, got sevrer=x:1",
+        ),
+        ([*TRAIN, "--listen", "8476"], "must say host:port for `--listen`, got '8476'"),
+        (
+            [
+                "train",
+                "agreement.json",
+                "lab",
+                "parts.py:slip",
+                "--plaintext-without-identity",
+            ],
+            "gives `optimiser`; it may give",
+        ),
+        ([*TRAIN, "--address", "server"], "`--address` must be party=host:port"),
+        (
+            [*TRAIN, "--pulse", "0", "5"],
+            "`--pulse` must be two positive numbers of seconds",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(folder, capsys, words, message):
+    (folder / "parts.txt").write_text(PARTS)
+    command.main(["agree", "agreement.json", "parts.py:agreed"])
+    assert command.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_where_an_error_came_from_is_said_on_demand(folder, capsys):
+    assert command.main(["agree", "a.json", "parts.py:raises", "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error and 'raise ValueError("my file has no rows")' in error
+
+
+def test_an_interrupt_is_one_line_and_status_130(folder, capsys):
+    assert command.main(["agree", "a.json", "parts.py:interrupts"]) == 130
+    assert capsys.readouterr().err == "jsplit agree: interrupted\n"
+
+
+def test_the_log_is_json_whatever_the_losses_are(tmp_path):
+    with open(tmp_path / "log", "w") as f:
+        command.Progress(9, f)(
+            party.Metrics(
+                1,
+                {"a": float("nan"), "b": 0.5, "c": float("inf")},
+                0,
+                0,
+                0.1,
+                0.1,
+                0.0,
+                0.0,
+                1,
+            )
+        )
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    found = json.loads((tmp_path / "log").read_text(), parse_constant=refuse)
+    assert found["losses"] == {"a": None, "b": 0.5, "c": None} and found["step"] == 1
+
+
+def test_what_is_said_of_the_network_reaches_it(folder, monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        command.parties, "run", lambda *_, **options: given.update(options) or 1 / 0
+    )
+    command.main(["agree", "agreement.json", "parts.py:agreed"])
+    with pytest.raises(ZeroDivisionError):
+        command.main(
+            [
+                *TRAIN,
+                "--pulse",
+                "30",
+                "60",
+                "--address",
+                "server=x:1",
+                "--listen",
+                "y:2",
+            ]
+        )
+    assert (given["pulse"], given["addresses"], given["listen"]) == (
+        (30.0, 60.0),
+        {"server": "x:1"},
+        "y:2",
+    )
+
+
+def test_encryption_or_none_must_be_said(folder, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["train", "agreement.json", "lab", "parts.py:given"])
+    assert (
+        "one of the arguments --certs --plaintext-without-identity is required"
+        in capsys.readouterr().err
+    )

@@ -1,0 +1,355 @@
+"""A party's connections, without any model: how they begin, how they end, and who is told what when it is over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jsplit import party
+from jsplit.party.connection import connections
+from jsplit.party.connection.connections import Connections
+from jsplit.party.connection.network import Network, Stopped
+from jsplit.party.connection.outbox import Outbox
+from jsplit.wire.certs import PlaintextWithoutIdentity
+from jsplit.wire.channel import Closed, Ends, memory_pair
+from jsplit.wire.codec import Frame, Head, frame_of, text_of
+from jsplit.wire.member import Member
+from jsplit.wire.rendezvous import Refused, Status
+from jsplit.wire.session import Terms
+from tests.party.federation import LONG, agreed_for, small
+
+LAB, CLINIC, SERVER = 0, 1, 2
+
+
+def network_of(agreed, name, instance=5, durable=(0,), **options) -> Network:
+    """A party of a run in which nothing crosses."""
+    parties = agreed.parties
+    clients = tuple(
+        tuple(parties.index(p) for p in cast.values())
+        for cast in agreed.turns.clients.values()
+    )
+    terms = Terms(
+        b"r" * 32,
+        parties,
+        (),
+        lambda wire, step: (),
+        3,
+        clients=clients if agreed.turns.skips else (),
+    )
+    direct = frozenset(
+        parties.index(p) for p, how in agreed.reach(name).items() if how != "lead"
+    )
+    status, lead = Status(instance, 0, durable), parties.index(agreed["lead"])
+    member = Member(terms, parties.index(name), lead, status, {"steps": 3}, direct)
+    return Network(
+        agreed,
+        name,
+        member,
+        PlaintextWithoutIdentity(name),
+        1 << 20,
+        remind=0.2,
+        **options,
+    )
+
+
+@contextmanager
+def started(agreed=None):
+    """All parties, once their first epoch has begun."""
+    agreed = agreed or agreed_for(small(), patience=20.0)
+    found = [network_of(agreed, name) for name in agreed.parties]
+    try:
+        threads = [threading.Thread(target=n.start) for n in found]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(LONG)
+        assert [n.epoch for n in found] == [1] * len(found)
+        yield found
+    finally:
+        for n in found:
+            n.connections.verdict = None  # whoever is still there need not be told
+            n.close()
+
+
+def soon(there, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def gated(network):
+    """Whether a party can dial, from now on."""
+    gate, dial = threading.Event(), network.connections.rpc.dial
+
+    def wait(*args, **options):
+        gate.wait(LONG)
+        return dial(*args, **options)
+
+    network.connections.rpc = SimpleNamespace(dial=wait)
+    return gate
+
+
+def error_of(network, patience=8.0) -> BaseException:
+    with pytest.raises(Exception) as found:
+        network.until(lambda: False, "the end", network.agreed.parties, patience)
+    return found.value
+
+
+# It is over.
+
+
+def test_a_refusal_goes_out_before_its_connection_is_closed_however_late(monkeypatch):
+    send = Ends.send
+
+    def late(self, frame, timeout):
+        time.sleep(1.2 * (frame.head.kind == "refusal"))
+        send(self, frame, timeout)
+
+    monkeypatch.setattr(Ends, "send", late)
+    with started() as (lab, clinic, server):
+        server.connections.fail(Refused("it is over."), tell=True)
+        server.close()
+        assert [str(error_of(n)) for n in (lab, clinic, server)] == ["it is over."] * 3
+
+
+def test_who_is_away_when_it_is_over_is_told_when_it_comes_back():
+    with started() as (lab, clinic, server):
+        gate = gated(lab)
+        lab.connections.lines[SERVER].cut("as if it were lost")
+        soon(lambda: LAB not in server.connections.lines)
+        server.connections.fail(Refused("it is over."), tell=True)
+        closing = threading.Thread(target=server.close)
+        closing.start()
+        assert isinstance(error_of(clinic), Refused)
+        gate.set()
+        assert str(error_of(lab)) == "it is over."
+        closing.join(30.0)
+        assert not closing.is_alive()
+
+
+def test_who_does_not_come_back_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr(connections, "TELLING", 0.3)
+    with started() as (lab, _, server):
+        gate = gated(lab)
+        lab.connections.lines[SERVER].cut("as if it were lost")
+        soon(lambda: LAB not in server.connections.lines)
+        server.connections.fail(Refused("it is over."), tell=True)
+        began = time.monotonic()
+        server.close()
+        assert 0.3 <= time.monotonic() - began < 5
+        gate.set()
+
+
+def test_what_the_lead_finds_while_it_passes_somebody_over_is_told_to_all():
+    turns = party.turns(
+        {c: {"client": c} for c in ("north", "south")},
+        [("north", 1), ("south", 1)],
+        missing="skip",
+    )
+    agreed = agreed_for(small("pair"), patience=0.5, turns=turns)
+    north, server = (
+        network_of(agreed, "north", durable=(1,)),
+        network_of(agreed, "server"),
+    )
+    try:
+        soon(lambda: 0 in server.member.rendezvous.there)
+        for n in (server, north):
+            assert isinstance(
+                found := error_of(n), Refused
+            ) and "no checkpoint in common" in str(found)
+            if n is server:
+                server.close()
+    finally:
+        north.close()
+
+
+def test_a_frame_that_has_no_form_on_the_wire_ends_the_party_that_sends_it():
+    with started() as (lab, clinic, _):
+        shapes = ((np.dtype("M8[s]"), (1,)),)
+        lab.connections.lines[SERVER].put(
+            Frame(Head("activation", shapes=shapes), (np.zeros(1, "M8[s]"),))
+        )
+        assert isinstance(
+            found := error_of(lab), ValueError
+        ) and "no form on the wire" in str(found)
+        assert clinic.connections.fatal is None
+
+
+def test_a_party_that_cannot_dial_at_all_ends():
+    with started() as (lab, *_):
+
+        def broken(*args, **options):
+            raise KeyError("host")
+
+        lab.connections.rpc = SimpleNamespace(dial=broken)
+        lab.connections.lines[SERVER].cut("as if it were lost")
+        assert isinstance(error_of(lab), KeyError)
+
+
+# A connection begins with a hello, and counts from then on.
+
+
+def test_an_older_process_of_a_party_is_told_so_and_disturbs_nobody():
+    with started() as (lab, _, server):
+        line = server.connections.lines[LAB]
+        older = network_of(lab.agreed, "lab", instance=4)
+        try:
+            assert str(error_of(older)) == "another process of `lab` was started later."
+        finally:
+            older.close()
+        assert server.connections.lines[LAB] is line and line.ends is None
+        assert all(
+            n.connections.fatal is None and n.member.epoch == 1 for n in (lab, server)
+        )
+
+
+def test_a_newer_process_of_a_party_takes_the_place_of_an_older_one_which_ends():
+    with started() as (lab, clinic, server):
+        newer = network_of(lab.agreed, "lab", instance=6)
+        try:
+            newer.start()
+            assert str(error_of(lab)) == "another process of `lab` was started later."
+            assert (
+                server.member.start.instances == (6, 5, 5)
+                and server.connections.fatal is None
+            )
+        finally:
+            newer.close()
+
+
+def test_a_connection_on_which_nobody_says_hello_counts_for_nothing():
+    with started() as (_, _, server):
+        line = server.connections.lines[LAB]
+        here, there = memory_pair("server", "lab")
+        reading = threading.Thread(target=server.connections.serve, args=(LAB, here))
+        reading.start()
+        assert there.receive(5.0).head.kind == "hello"
+        there.send(
+            text_of(Head("bye", sender=LAB, receiver=SERVER, run=b"r" * 32), {}), 1.0
+        )
+        reading.join(5.0)
+        assert (
+            not reading.is_alive()
+            and here.inward.reason
+            and server.connections.lines[LAB] is line
+        )
+
+
+def test_a_connection_that_comes_up_while_a_party_leaves_is_closed():
+    with started() as (lab, *_):
+        lab.leave("it is enough.")
+        here, there = memory_pair("lab", "server")
+        reading = threading.Thread(
+            target=lab.connections.serve, args=(SERVER, here), daemon=True
+        )
+        reading.start()
+        with pytest.raises(Closed, match="`lab` has left"):
+            there.receive(1.0)
+        soon(
+            lambda: (
+                not (
+                    reading.is_alive() or lab.connections.lines or lab.connections.every
+                )
+            )
+        )
+
+
+# What is due.
+
+
+def test_what_is_due_already_is_not_due_twice_and_what_a_peer_asks_for_without_reading_is_bounded():
+    here, there = memory_pair("server", "lab")
+    line = Outbox(here, 60.0, 8, lambda error: None)
+    big = frame_of(Head("activation"), [np.zeros(8 << 20, np.uint8)])
+    line.put(big)
+    soon(lambda: line.busy)
+    for n in range(8):
+        for _ in range(3):
+            line.put(text_of(Head("sync"), {"next": n}))
+    assert len(line.due) == 8 and line.ends is None
+    line.put(text_of(Head("start"), {}))
+    assert not line.due and not line.idle
+    with pytest.raises(Closed, match="does not read what it is sent, 8 frames"):
+        while True:
+            there.receive(1.0)
+    line.join()
+
+
+def test_a_line_that_ends_sends_what_is_due_and_closes_then():
+    here, there = memory_pair("server", "lab")
+    line = Outbox(here, 60.0, 64, lambda error: None)
+    for n in range(40):
+        line.put(frame_of(Head("activation", step=n), [np.zeros(600_000, np.uint8)]))
+    line.end("it is enough.")
+    line.put(text_of(Head("start"), {}))  # too late
+    assert [there.receive(5.0).head.step for _ in range(40)] == list(range(40))
+    with pytest.raises(Closed, match="it is enough"):
+        there.receive(5.0)
+    line.join()
+
+
+# What is said of others.
+
+
+def test_missing_says_why_a_party_has_left_and_nothing_of_what_is_well_again():
+    with started() as (lab, clinic, server):
+        gate = gated(clinic)
+        clinic.connections.lines[SERVER].cut("as if it were lost")
+        soon(lambda: "clinic" in server.connections.trouble)
+        gate.set()
+        lab.leave("`lab` was asked to stop.")
+        soon(
+            lambda: (
+                CLINIC in server.connections.lines
+                and "lab" in server.connections.trouble
+            )
+        )
+        soon(lambda: LAB not in server.connections.lines)
+        found = error_of(server, 0.3)
+        assert isinstance(found, party.Missing)
+        assert (
+            str(found)
+            == "`server` waited 0.3 s for the end: `lab` has left: `lab` was asked to stop."
+        )
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        (
+            {"nobody": "a:1"},
+            "`addresses` names the party `nobody`, which is not one of lab, clinic, server",
+        ),
+        ({"server": 8476}, "`addresses` must say host:port for `server`, got 8476"),
+        ({"server": "a"}, "must say host:port"),
+        ({"server": "a:"}, "must say host:port"),
+        ({"server": ":1"}, "must say host:port"),
+        ({"server": "a:70000"}, "must say host:port"),
+    ],
+)
+def test_addresses_that_are_none_are_refused_and_named(addresses, message):
+    agreed = agreed_for(small())
+    with pytest.raises(ValueError, match=message):
+        Connections(
+            agreed, "lab", None, PlaintextWithoutIdentity("lab"), 1, addresses=addresses
+        )  # type: ignore[arg-type]
+
+
+def test_who_is_asked_to_stop_waits_no_more_and_can_still_leave():
+    with started() as (lab, _, server):
+        asked = threading.Event()
+        lab.asked = asked.is_set
+        threading.Timer(0.1, asked.set).start()
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            lab.until(lambda: False, "the end")
+        assert time.monotonic() - began < 2
+        lab.until(lambda: True, "what is there")
+        lab.leave("`lab` was asked to stop.")
+        soon(lambda: LAB in server.member.gone)
