@@ -21,11 +21,11 @@ from jsplit import party as parties
 from jsplit.core.base import PyTree
 from jsplit.party.contract.agreement import check_addresses
 
-STOPPED = 3
+_STOPPED = 3
 """Exit status of a party that was asked to stop before the end; started again, it goes on."""
-INTERRUPTED = 130
+_INTERRUPTED = 130
 """Exit status after Ctrl-C."""
-BROUGHT = {
+_BROUGHT = {
     "own",
     "data",
     "optimizer",
@@ -36,12 +36,12 @@ BROUGHT = {
     "remind",
 }
 """What the function of a party may give."""
-PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend are one line."""
-    options = parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr
     )
@@ -52,27 +52,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         print(
-            f"jsplit {options.command}: {error}{whence(error, options)}",
+            f"jsplit {options.command}: {error}{_whence(error, options)}",
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
         print(f"jsplit {options.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _INTERRUPTED
 
 
-def whence(error: BaseException, options: argparse.Namespace) -> str:
+def _whence(error: BaseException, options: argparse.Namespace) -> str:
     """Where an error came from, if it was raised by the user's own function and not by jsplit."""
     own = str(Path(getattr(options, "function", "").rpartition(":")[0]).resolve())
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename).resolve().is_relative_to(PACKAGE):
+        if Path(frame.filename).resolve().is_relative_to(_PACKAGE):
             break
         if str(Path(frame.filename).resolve()) == own:
             return f" (raised in {frame.filename}, line {frame.lineno}; --debug says how it came to that)"
     return ""
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="jsplit",
         description="Split learning between parties on different machines.",
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path)
     one.add_argument("parties", nargs="+")
     one.add_argument("--days", type=int, default=30)
-    one.set_defaults(run=certs)
+    one.set_defaults(run=_certs)
     one = commands.add_parser(
         "agree",
         parents=[every],
@@ -101,12 +101,12 @@ def parser() -> argparse.ArgumentParser:
         "function",
         help="file.py:function, which takes nothing and gives a jsplit.party.agreement",
     )
-    one.set_defaults(run=agree)
+    one.set_defaults(run=_agree)
     one = commands.add_parser(
         "show", parents=[every], help="say what an agreement holds"
     )
     one.add_argument("agreement", type=Path)
-    one.set_defaults(run=show)
+    one.set_defaults(run=_show)
     for name, text in (
         ("train", "train"),
         ("evaluate", "the mean losses of"),
@@ -175,18 +175,18 @@ def parser() -> argparse.ArgumentParser:
                 help="how many records there are, the same at all",
             )
             one.add_argument("--client", help="whose records, where clients take turns")
-        one.set_defaults(run=train if name == "train" else infer)
+        one.set_defaults(run=_train if name == "train" else _infer)
     return top
 
 
-def certs(options: argparse.Namespace) -> int:
+def _certs(options: argparse.Namespace) -> int:
     for file in parties.certs(options.folder, options.parties, days=options.days):
         print(file)
     return 0
 
 
-def agree(options: argparse.Namespace) -> int:
-    agreed = load(options.function)()
+def _agree(options: argparse.Namespace) -> int:
+    agreed = _load(options.function)()
     if not isinstance(agreed, parties.Agreement):
         raise ValueError(
             f"`{options.function}` must give an agreement, got {type(agreed).__name__}."
@@ -195,7 +195,7 @@ def agree(options: argparse.Namespace) -> int:
     return 0
 
 
-def show(options: argparse.Namespace) -> int:
+def _show(options: argparse.Namespace) -> int:
     agreed = parties.read(options.agreement)
     print(agreed.topology_of_strangers)
     for wire in agreed.wires:
@@ -224,8 +224,8 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
-def train(options: argparse.Namespace) -> int:
-    agreed, given, network = common(options)
+def _train(options: argparse.Namespace) -> int:
+    agreed, given, network = _common(options)
     stop, log = (
         threading.Event(),
         options.log.open("a", buffering=1) if options.log else None,
@@ -249,11 +249,11 @@ def train(options: argparse.Namespace) -> int:
     print(
         f"{options.party}: {'stopped' if result.stopped else 'done'} after step {result.step}{', ' + last if last else ''}"
     )
-    return STOPPED if result.stopped else 0
+    return _STOPPED if result.stopped else 0
 
 
-def infer(options: argparse.Namespace) -> int:
-    agreed, given, network = common(options)
+def _infer(options: argparse.Namespace) -> int:
+    agreed, given, network = _common(options)
     if options.client:
         agreed = agreed.of(options.client)
         network["addresses"] = {
@@ -270,26 +270,26 @@ def infer(options: argparse.Namespace) -> int:
     for name, x in result.losses.items():
         print(f"{options.party}: {name} {x:.6f}")
     if options.command == "predict" and result.outputs:
-        np.savez(options.out, **flat(result.outputs))  # type: ignore[arg-type]
+        np.savez(options.out, **_flat(result.outputs))  # type: ignore[arg-type]
         print(options.out)
     elif not result.losses:
         print(f"{options.party}: done, nothing of the result is computed here")
     return 0
 
 
-def flat(tree: PyTree, at: str = "") -> dict[str, np.ndarray]:
+def _flat(tree: PyTree, at: str = "") -> dict[str, np.ndarray]:
     """Arrays by the path to them."""
     if isinstance(tree, (Mapping, list, tuple)):
         parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
         return {
             k: x
             for name, part in parts
-            for k, x in flat(part, f"{at}/{name}" if at else str(name)).items()
+            for k, x in _flat(part, f"{at}/{name}" if at else str(name)).items()
         }
     return {at: np.asarray(tree)}
 
 
-def common(
+def _common(
     options: argparse.Namespace,
 ) -> tuple[parties.Agreement, dict[str, Any], dict[str, Any]]:
     """What every party's process needs: the agreement, what the party brings, and how it is reached."""
@@ -298,14 +298,14 @@ def common(
         raise ValueError(
             f"`party` must be one of {', '.join(agreed.parties)}, got {options.party!r}."
         )
-    given = load(options.function)(options.party)
+    given = _load(options.function)(options.party)
     if not isinstance(given, Mapping):
         raise ValueError(
             f"`{options.function}` must give a dictionary of arguments, got {type(given).__name__}."
         )
-    if unknown := given.keys() - BROUGHT:
+    if unknown := given.keys() - _BROUGHT:
         raise ValueError(
-            f"`{options.function}` gives `{min(unknown)}`; it may give {', '.join(sorted(BROUGHT))}."
+            f"`{options.function}` gives `{min(unknown)}`; it may give {', '.join(sorted(_BROUGHT))}."
         )
     plaintext = options.plaintext_without_identity
     trust = (
@@ -331,7 +331,7 @@ def common(
     return agreed, {**given, "credentials": trust}, network
 
 
-def load(spec: str) -> Callable[..., Any]:
+def _load(spec: str) -> Callable[..., Any]:
     """The function that `file.py:function` names."""
     file, _, name = spec.rpartition(":")
     if not Path(file).is_file():

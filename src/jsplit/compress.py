@@ -44,7 +44,7 @@ def cast(dtype) -> Link:
     return stateless(encode, decode)
 
 
-class Quantized(NamedTuple):
+class _Quantized(NamedTuple):
     """Levels of one array, `bits` bits each, packed into uint8 [ceil(size * bits / 8)], and their scale."""
 
     levels: jax.Array
@@ -84,7 +84,7 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
         ]
         return jax.tree.unflatten(structure, payload)
 
-    def encode_array(x: jax.Array, key: jax.Array) -> Quantized:
+    def encode_array(x: jax.Array, key: jax.Array) -> _Quantized:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         scale = jnp.max(jnp.abs(x), initial=0) / top
         level = x / jnp.where(scale > 0, scale, 1)
@@ -92,7 +92,7 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
             level + (jax.random.uniform(key, x.shape, x.dtype) if stochastic else 0.5)
         )
         level = (jnp.clip(level, -top, top) + top).astype(jnp.uint8)
-        return Quantized(
+        return _Quantized(
             pack(level.ravel(), bits), jnp.where(jnp.isfinite(scale), scale, jnp.nan)
         )
 
@@ -104,7 +104,7 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
             for a, shape in zip(arrays, leaves, strict=True)
         )
 
-    def decode_array(array: Quantized, like: jax.ShapeDtypeStruct) -> jax.Array:
+    def decode_array(array: _Quantized, like: jax.ShapeDtypeStruct) -> jax.Array:
         level = unpack(array.levels, bits, like.size).astype(array.scale.dtype) - top
         return (level * array.scale).reshape(like.shape).astype(like.dtype)
 

@@ -111,7 +111,7 @@ class Population(NamedTuple):
         at = np.zeros((count, max(full), batch), np.int32)
         weight = np.zeros(at.shape, np.float32)
         for k, c in enumerate(who):
-            order, real = epochs_of(
+            order, real = _epochs_of(
                 self.records[c],
                 np.random.default_rng([self.seed, number, 1 + int(c)]),
                 batch,
@@ -194,7 +194,7 @@ class Population(NamedTuple):
         count = (
             len(self.records)
             if clients is None
-            else enough(len(self.records), clients, "clients")
+            else _enough(len(self.records), clients, "clients")
         )
         if steps is not None:
             as_positive_int("steps", steps)
@@ -207,7 +207,7 @@ class Population(NamedTuple):
         return batch, as_positive_int("epochs", epochs), count
 
 
-def epochs_of(
+def _epochs_of(
     records: np.ndarray,
     rng: np.random.Generator,
     batch: int,
@@ -231,7 +231,7 @@ def epochs_of(
 
 def iid(records: int, clients: int, seed: int = 0) -> Population:
     """Records dealt out at random, to each client equally many, or one more."""
-    records, clients = as_positive_int("records", records), enough(records, clients)
+    records, clients = as_positive_int("records", records), _enough(records, clients)
     order = np.random.default_rng(seed).permutation(records)
     return population(np.array_split(order, clients), seed)
 
@@ -270,19 +270,21 @@ def dirichlet(
         raise ValueError(
             f"`labels` must be a vector, one for each record, got shape {labels.shape}."
         )
-    clients, rng = enough(len(labels), clients), np.random.default_rng(seed)
+    clients, rng = _enough(len(labels), clients), np.random.default_rng(seed)
 
     def draw() -> list[np.ndarray]:
         parts: list[list] = [[] for _ in range(clients)]
         for label in np.unique(labels):
             mine = rng.permutation(np.flatnonzero(labels == label))
             for part, piece in zip(
-                parts, divide(mine, rng.dirichlet(np.full(clients, alpha))), strict=True
+                parts,
+                _divide(mine, rng.dirichlet(np.full(clients, alpha))),
+                strict=True,
             ):
                 part.append(piece)
         return [np.concatenate(p) for p in parts]
 
-    return drawn(draw, alpha, least, seed)
+    return _drawn(draw, alpha, least, seed)
 
 
 def quantity(
@@ -295,11 +297,11 @@ def quantity(
     """
     records, clients, rng = (
         as_positive_int("records", records),
-        enough(records, clients),
+        _enough(records, clients),
         np.random.default_rng(seed),
     )
-    return drawn(
-        lambda: divide(
+    return _drawn(
+        lambda: _divide(
             rng.permutation(records), rng.dirichlet(np.full(clients, alpha))
         ),
         alpha,
@@ -322,14 +324,14 @@ def grouped(groups: Sequence | np.ndarray, seed: int = 0) -> Population:
     )
 
 
-def divide(records: np.ndarray, proportions: np.ndarray) -> list[np.ndarray]:
+def _divide(records: np.ndarray, proportions: np.ndarray) -> list[np.ndarray]:
     """Consecutive pieces in these proportions; every record lies in one."""
     return np.split(
         records, np.round(np.cumsum(proportions)[:-1] * len(records)).astype(int)
     )
 
 
-def drawn(draw: Any, alpha: float, least: int, seed: int) -> Population:
+def _drawn(draw: Any, alpha: float, least: int, seed: int) -> Population:
     """The first draw in which every client has enough."""
     if not alpha > 0:
         raise ValueError(f"`alpha` must be positive, got {alpha!r}.")
@@ -342,7 +344,7 @@ def drawn(draw: Any, alpha: float, least: int, seed: int) -> Population:
     )
 
 
-def enough(most: int, clients: int, of: str = "records") -> int:
+def _enough(most: int, clients: int, of: str = "records") -> int:
     if as_positive_int("clients", clients) > most:
         raise ValueError(f"`clients` is {clients}, but there are only {most} {of}.")
     return index(clients)

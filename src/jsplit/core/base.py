@@ -18,7 +18,7 @@ Params = PyTree
 State = PyTree
 
 
-class Init(Protocol):
+class _Init(Protocol):
     """`init(key, *inputs) -> (params, state)`; only the shapes and dtypes of `inputs` matter."""
 
     def __call__(self, key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]: ...
@@ -60,7 +60,7 @@ class Segment:
             is, as all slices of one whole model must, for their masks to be the whole model's.
     """
 
-    init: Init
+    init: _Init
     apply: Apply
     inputs: tuple[str, ...] | None = None
     name: str | None = None

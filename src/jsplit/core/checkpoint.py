@@ -20,10 +20,10 @@ import numpy as np
 
 from jsplit.core.base import PyTree, TrainState
 
-ABOUT = "about"
-FORMAT = "jsplit party 1"
-LONGEST = 200  # characters of a party in a file name
-READING = Lock()
+_ABOUT = "about"
+_FORMAT = "jsplit party 1"
+_LONGEST = 200  # characters of a party in a file name
+_READING = Lock()
 """NumPy parses the head of an array as Python, which fails now and then in CPython 3.11.7 where two threads do it at once:
 "AST constructor recursion depth mismatch"."""
 
@@ -39,11 +39,11 @@ def save(folder: str | os.PathLike, state: TrainState) -> list[Path]:
     """
     files = []
     for what, parties in state._asdict().items():
-        where = folder_of(folder, what)
+        where = _folder_of(folder, what)
         if parties:
             where.mkdir(parents=True, exist_ok=True)
         files += [
-            save_party(file_of(where, party), party, own)
+            _save_party(file_of(where, party), party, own)
             for party, own in parties.items()
         ]
     return files
@@ -62,9 +62,9 @@ def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
     """
     found = {}
     for what, parties in like._asdict().items():
-        where = folder_of(folder, what)
+        where = _folder_of(folder, what)
         found[what] = {
-            party: restore_party(file_of(where, party), party, own)
+            party: _restore_party(file_of(where, party), party, own)
             for party, own in parties.items()
         }
     steps = {party: int(own.step) for party, own in found["parties"].items()}
@@ -73,15 +73,15 @@ def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
     return like._replace(**found)
 
 
-def folder_of(folder: str | os.PathLike, what: str) -> Path:
+def _folder_of(folder: str | os.PathLike, what: str) -> Path:
     return Path(folder) if what == "parties" else Path(folder) / what
 
 
 def file_of(folder: str | os.PathLike, party: str) -> Path:
     """A file name of its own for every party, readable where the name is."""
     name = quote(party, safe="")
-    if len(name) > LONGEST:
-        name = f"{name[:LONGEST]}~{sha256(party.encode()).hexdigest()[:16]}"
+    if len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}~{sha256(party.encode()).hexdigest()[:16]}"
     return Path(folder) / f"{name}.npz"
 
 
@@ -97,28 +97,28 @@ def by_path(state: PyTree) -> dict[str, PyTree]:
     }
 
 
-def is_key(x: jax.Array) -> bool:
+def _is_key(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def plain(dtype: np.dtype) -> bool:
+def _plain(dtype: np.dtype) -> bool:
     """Whether NumPy's own format knows the dtype; bfloat16 and its like are stored as their bytes."""
     return dtype.kind in "biufc"
 
 
-def save_party(file: Path, party: str, state: PyTree) -> Path:
+def _save_party(file: Path, party: str, state: PyTree) -> Path:
     arrays, dtypes = {}, {}
     for path, x in by_path(state).items():
         dtypes[path] = str(x.dtype)
-        data = np.asarray(jax.random.key_data(x) if is_key(x) else x)
+        data = np.asarray(jax.random.key_data(x) if _is_key(x) else x)
         arrays[path] = (
-            data if plain(data.dtype) else data.reshape(*data.shape, 1).view(np.uint8)
+            data if _plain(data.dtype) else data.reshape(*data.shape, 1).view(np.uint8)
         )
-    about = json.dumps({"format": FORMAT, "party": party, "dtypes": dtypes})
+    about = json.dumps({"format": _FORMAT, "party": party, "dtypes": dtypes})
     temporary = file.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as f:
-            np.savez(f, **{ABOUT: np.array(about)}, **arrays)
+            np.savez(f, **{_ABOUT: np.array(about)}, **arrays)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, file)
@@ -137,11 +137,11 @@ def to_disk(folder: Path) -> None:
         os.close(handle)
 
 
-def restore_party(file: Path, party: str, like: PyTree) -> Any:
+def _restore_party(file: Path, party: str, like: PyTree) -> Any:
     if not file.is_file():
         raise ValueError(f"there is no file {file} for the party `{party}`.")
     about, arrays = read(file)
-    if about.get("format") != FORMAT:
+    if about.get("format") != _FORMAT:
         raise ValueError(f"{file} is not a jsplit checkpoint.")
     if about["party"] != party:
         raise ValueError(
@@ -161,9 +161,9 @@ def restore_party(file: Path, party: str, like: PyTree) -> Any:
 def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a file holds: what it says of itself, and its arrays by path."""
     try:
-        with READING, open(file, "rb") as f, np.load(f, allow_pickle=False) as found:
+        with _READING, open(file, "rb") as f, np.load(f, allow_pickle=False) as found:
             arrays = {path: found[path] for path in found.files}
-        return json.loads(str(arrays.pop(ABOUT, "{}"))), arrays
+        return json.loads(str(arrays.pop(_ABOUT, "{}"))), arrays
     except (
         Exception
     ) as error:  # NumPy and zipfile raise many kinds for a file that is not whole
@@ -175,13 +175,13 @@ def array_of(
 ) -> jax.Array:
     if dtype != str(like.dtype):
         raise ValueError(f"{file}: `{path}` is {dtype}, expected {like.dtype}.")
-    if is_key(like):
+    if _is_key(like):
         value = jax.random.wrap_key_data(
             jnp.asarray(data), impl=jax.random.key_impl(like)
         )
     else:
         kind = np.dtype(like.dtype)
-        value = jnp.asarray(data if plain(kind) else data.view(kind)[..., 0])
+        value = jnp.asarray(data if _plain(kind) else data.view(kind)[..., 0])
     if value.shape != like.shape:
         raise ValueError(
             f"{file}: `{path}` is {dtype}{list(value.shape)}, expected {like.dtype}{list(like.shape)}."

@@ -31,7 +31,7 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return (
         tree
         if mesh is None
-        else jax.tree.map(lambda x: place_array(x, NamedSharding(mesh, jax.P())), tree)
+        else jax.tree.map(lambda x: _place_array(x, NamedSharding(mesh, jax.P())), tree)
     )
 
 
@@ -44,12 +44,12 @@ def shard_batch(tree: PyTree, mesh: Mesh | None, *axes: str) -> PyTree:
 
     def lay(x: Any) -> Any:
         even = jnp.ndim(x) > 0 and jnp.shape(x)[0] % parts == 0
-        return place_array(x, NamedSharding(mesh, jax.P(axes) if even else jax.P()))
+        return _place_array(x, NamedSharding(mesh, jax.P(axes) if even else jax.P()))
 
     return jax.tree.map(lay, tree)
 
 
-def place_array(x: Any, sharding: NamedSharding) -> Any:
+def _place_array(x: Any, sharding: NamedSharding) -> Any:
     """An array where it shall lie. Of an array of this process that others have as well, each takes its own part."""
     if isinstance(x, Tracer):
         return jax.lax.with_sharding_constraint(x, sharding)
@@ -61,7 +61,7 @@ def place_array(x: Any, sharding: NamedSharding) -> Any:
         return jax.device_put(x, sharding)
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(
-            place_array(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x)
+            _place_array(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x)
         )
     x = np.asarray(x, jnp.result_type(x))
     return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])

@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-INK, GREY = "#222222", "#9A9A9A"
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_INK, _GREY = "#222222", "#9A9A9A"
 
 
 def plain(x: Any) -> Any:
@@ -71,7 +71,7 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
             dict.fromkeys(part for row in rows.values() for part, x in row.items() if x)
         )
         left = dict.fromkeys(rows, 0.0)
-        for part, colour in zip(parts, COLOURS, strict=False):
+        for part, colour in zip(parts, _COLOURS, strict=False):
             values = {name: row.get(part, 0.0) for name, row in rows.items()}
             ax.barh(
                 list(values),
@@ -82,7 +82,7 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
                 label=part,
             )
             left = {n: left[n] + x for n, x in values.items()}
-        ax.set_title(title, fontsize=10, color=INK)
+        ax.set_title(title, fontsize=10, color=_INK)
         ax.xaxis.set_major_formatter(EngFormatter())
         ax.tick_params(length=0)
         ax.locator_params(axis="x", nbins=5)
@@ -117,14 +117,14 @@ def scatter(
     for chosen, style in (
         (
             [p for p in points if p[4] and not p[3]],
-            {"marker": "o", "color": GREY, "label": "fits"},
+            {"marker": "o", "color": _GREY, "label": "fits"},
         ),
         (
             [p for p in points if not p[4]],
             {
                 "marker": "o",
                 "mfc": "none",
-                "color": GREY,
+                "color": _GREY,
                 "label": "too large for the client",
             },
         ),
@@ -132,7 +132,7 @@ def scatter(
             front,
             {
                 "marker": "D",
-                "color": COLOURS[0],
+                "color": _COLOURS[0],
                 "ls": "--",
                 "lw": 1,
                 "label": "Pareto front",
@@ -147,7 +147,7 @@ def scatter(
             )
     for i, (x, y, name, *_) in enumerate(front, start=1):
         ax.annotate(
-            str(i), (x, y), (6, 5), textcoords="offset points", fontsize=9, color=INK
+            str(i), (x, y), (6, 5), textcoords="offset points", fontsize=9, color=_INK
         )
         ax.plot([], [], ls="none", label=f"{i}  {name}")
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)

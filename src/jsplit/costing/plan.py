@@ -48,7 +48,7 @@ class Network(NamedTuple):
     latency: float = 0.0
 
 
-class Choice(NamedTuple):
+class _Choice(NamedTuple):
     """One place to cut, and what a training step then costs.
 
     Attributes:
@@ -73,13 +73,13 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class _Plan:
     """All choices, the quickest that fits first. `print` shows a table, `figure` draws them."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[_Choice, ...]
 
     @property
-    def front(self) -> tuple[Choice, ...]:
+    def front(self) -> tuple[_Choice, ...]:
         """The Pareto front of seconds, bytes and, if scored, leakage."""
         return tuple(c for c in self.choices if c.front)
 
@@ -134,7 +134,7 @@ def plan(
     outputs: Sequence[str] | None = None,
     shared_inputs: Sequence[str] = (),
     **options: Any,
-) -> Plan:
+) -> _Plan:
     """Rank every entry of `cut_points` that has parameters before it by the time and the bytes of a training step.
 
     Args:
@@ -200,8 +200,8 @@ def plan(
         **options,
     )
     chain = Topology(
-        [*(Node(n, s, "client") for n, s in made.items()), *objective(made, points)],
-        holds(made, example),
+        [*(Node(n, s, "client") for n, s in made.items()), *_objective(made, points)],
+        _holds(made, example),
     )
     config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
     fields = dict(zip(chain.fields, map(abstract, example), strict=True))
@@ -234,7 +234,7 @@ def plan(
             sum(kept.values()) if backward == "residuals" else nbytes(fields)
         )
         sent = sum(
-            size_of(
+            _size_of(
                 way or identity,
                 jax.ShapeDtypeStruct((batch, *point.shape), point.dtype),
             )
@@ -252,7 +252,7 @@ def plan(
                 f"`leakage` gives no number for the cut point `{point.name}`."
             )
         choices.append(
-            Choice(
+            _Choice(
                 point,
                 seconds,
                 sent,
@@ -263,13 +263,13 @@ def plan(
             )
         )
     marked = [
-        c._replace(front=c.fits and not any(better(o, c) for o in choices))
+        c._replace(front=c.fits and not any(_better(o, c) for o in choices))
         for c in choices
     ]
-    return Plan(tuple(sorted(marked, key=lambda c: (not c.fits, c.seconds, c.bytes))))
+    return _Plan(tuple(sorted(marked, key=lambda c: (not c.fits, c.seconds, c.bytes))))
 
 
-def objective(made: Mapping[str, Any], points: Sequence[CutPoint]) -> list[Loss]:
+def _objective(made: Mapping[str, Any], points: Sequence[CutPoint]) -> list[Loss]:
     """Some loss on every output, so that there is a backward pass."""
 
     def mean(output: PyTree) -> jax.Array:
@@ -284,7 +284,7 @@ def objective(made: Mapping[str, Any], points: Sequence[CutPoint]) -> list[Loss]
     return [Loss(f"loss of {n}", mean, "client", [n]) for n in made if n not in names]
 
 
-def holds(made: Mapping[str, Any], example: Sequence[PyTree]) -> dict[str, list[str]]:
+def _holds(made: Mapping[str, Any], example: Sequence[PyTree]) -> dict[str, list[str]]:
     return {
         "client": list(
             dict.fromkeys(i for s in made.values() for i in s.inputs if i not in made)
@@ -292,7 +292,7 @@ def holds(made: Mapping[str, Any], example: Sequence[PyTree]) -> dict[str, list[
     }
 
 
-def size_of(encoding: Link, like: jax.ShapeDtypeStruct) -> int:
+def _size_of(encoding: Link, like: jax.ShapeDtypeStruct) -> int:
     """Bytes of one message: the encoded value and its frame."""
     key = jax.eval_shape(jax.random.key, 0)
     payload, _ = jax.eval_shape(
@@ -301,7 +301,7 @@ def size_of(encoding: Link, like: jax.ShapeDtypeStruct) -> int:
     return nbytes(payload) + frame_bytes(payload)
 
 
-def better(a: Choice, b: Choice) -> bool:
+def _better(a: _Choice, b: _Choice) -> bool:
     """Whether `a` fits and is as good as `b` in everything and better in something."""
     ours, theirs = ((c.seconds, c.bytes, c.leakage or 0.0) for c in (a, b))
     return (

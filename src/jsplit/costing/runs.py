@@ -26,8 +26,8 @@ __all__ = [
     "take_turns",
 ]
 
-HANDOFFS = ("peer", "server", "none")
-BOTTOMS = ("own", "shared")
+_HANDOFFS = ("peer", "server", "none")
+_BOTTOMS = ("own", "shared")
 
 
 def take_turns(
@@ -58,16 +58,16 @@ def take_turns(
         <https://arxiv.org/abs/1810.06060>`_, 2018; Singh et al., `Detailed comparison of communication efficiency of split
         learning and federated learning <https://arxiv.org/abs/1909.09145>`_, 2019.
     """
-    records, epochs = check(records, backward, epochs=epochs)
-    mine = site(cost, client)
-    if handoff not in HANDOFFS:
+    records, epochs = _check(records, backward, epochs=epochs)
+    mine = _site(cost, client)
+    if handoff not in _HANDOFFS:
         raise ValueError(
-            f"`handoff` must be one of {', '.join(HANDOFFS)}, got {handoff!r}."
+            f"`handoff` must be one of {', '.join(_HANDOFFS)}, got {handoff!r}."
         )
     weights = (
         0
         if handoff == "none" or len(records) == 1
-        else sum(size_of(cost.state.parties[p][:3]) for p in mine)
+        else sum(_size_of(cost.state.parties[p][:3]) for p in mine)
     )
 
     def moved(k: int, steps: int) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def take_turns(
             epochs - (k == 0)
         ) * weights
 
-    clients, server = with_others(cost, records, mine, backward, epochs, moved)
+    clients, server = _with_others(cost, records, mine, backward, epochs, moved)
     relayed = (epochs * len(records) - 1) * weights if handoff == "server" else 0
     return RunCost(
         f"split learning, hand-off {handoff}",
@@ -107,18 +107,18 @@ def parallel(
     References:
         Jeon and Kim, `Privacy-sensitive parallel split learning <https://doi.org/10.1109/ICOIN48656.2020.9016486>`_, 2020.
     """
-    records, epochs = check(records, backward, epochs=epochs)
-    mine = site(cost, client)
-    if bottoms not in BOTTOMS:
+    records, epochs = _check(records, backward, epochs=epochs)
+    mine = _site(cost, client)
+    if bottoms not in _BOTTOMS:
         raise ValueError(
-            f"`bottoms` must be one of {', '.join(BOTTOMS)}, got {bottoms!r}."
+            f"`bottoms` must be one of {', '.join(_BOTTOMS)}, got {bottoms!r}."
         )
     weights = (
-        sum(size_of(cost.state.parties[p].params) for p in mine)
+        sum(_size_of(cost.state.parties[p].params) for p in mine)
         if bottoms == "shared"
         else 0
     )
-    clients, (work, sent, received) = with_others(
+    clients, (work, sent, received) = _with_others(
         cost,
         records,
         mine,
@@ -157,16 +157,16 @@ def splitfed(
         with all clients in every round; Gawali et al., `Comparison of privacy-preserving distributed deep learning methods in
         healthcare <https://arxiv.org/abs/2012.12591>`_, 2021, for version 3.
     """
-    records, rounds, epochs = check(records, backward, rounds=rounds, epochs=epochs)
-    mine = site(cost, client)
+    records, rounds, epochs = _check(records, backward, rounds=rounds, epochs=epochs)
+    mine = _site(cost, client)
     if version not in (1, 2, 3):
         raise ValueError(f"`version` must be one of 1, 2, 3, got {version!r}.")
     weights = (
         0
         if version == 3
-        else rounds * sum(size_of(cost.state.parties[p][:2]) for p in mine)
+        else rounds * sum(_size_of(cost.state.parties[p][:2]) for p in mine)
     )
-    clients, (work, sent, received) = with_others(
+    clients, (work, sent, received) = _with_others(
         cost,
         records,
         mine,
@@ -182,7 +182,7 @@ def splitfed(
     )
 
 
-def with_others(
+def _with_others(
     cost: Cost,
     records: Sequence[int],
     mine: Sequence[str],
@@ -195,15 +195,15 @@ def with_others(
     others = [p for p in cost.parties if p not in mine]
     clients, server = [], [NOTHING, 0, 0]
     for k, n in enumerate(records):
-        steps = epoch(cost, n)
+        steps = _epoch(cost, n)
         count = epochs * sum(times for _, times in steps)
-        work, sent, received = exchange(mine, steps, backward, epochs)
+        work, sent, received = _exchange(mine, steps, backward, epochs)
         out, back = moved(k, count)
         memory = max(sum(c.parties[p].memory(backward) for p in mine) for c, _ in steps)
         clients.append(
             ClientRun(n, count, work, sent + out, received + back, out + back, memory)
         )
-        theirs = exchange(others, steps, backward, epochs)
+        theirs = _exchange(others, steps, backward, epochs)
         server = [a + b for a, b in zip(server, theirs, strict=True)]
     return tuple(clients), tuple(server)  # type: ignore[return-value]
 
@@ -228,11 +228,11 @@ def fedavg(
         McMahan et al., `Communication-efficient learning of deep networks from decentralized data
         <https://arxiv.org/abs/1602.05629>`_, 2017, Algorithm 1, with all clients in every round.
     """
-    records, rounds, epochs = check(records, backward, rounds=rounds, epochs=epochs)
-    weights = size_of([(p.params, p.state) for p in cost.state.parties.values()])
+    records, rounds, epochs = _check(records, backward, rounds=rounds, epochs=epochs)
+    weights = _size_of([(p.params, p.state) for p in cost.state.parties.values()])
     clients = []
     for n in records:
-        work, memory, steps = alone(cost, n, backward, rounds * epochs)
+        work, memory, steps = _alone(cost, n, backward, rounds * epochs)
         clients.append(
             ClientRun(
                 n,
@@ -264,11 +264,11 @@ def large_batch_sgd(
     References:
         Chen et al., `Revisiting distributed synchronous SGD <https://arxiv.org/abs/1604.00981>`_, 2016.
     """
-    records, epochs = check(records, backward, epochs=epochs)
-    weights = size_of([p.params for p in cost.state.parties.values()])
+    records, epochs = _check(records, backward, epochs=epochs)
+    weights = _size_of([p.params for p in cost.state.parties.values()])
     clients = []
     for n in records:
-        work, memory, steps = alone(cost, n, backward, epochs)
+        work, memory, steps = _alone(cost, n, backward, epochs)
         clients.append(
             ClientRun(
                 n,
@@ -284,7 +284,7 @@ def large_batch_sgd(
     return RunCost("large-batch SGD", tuple(clients), (NOTHING, moved, moved))
 
 
-def check(records: Sequence[int], backward: str, **positive: int) -> tuple:
+def _check(records: Sequence[int], backward: str, **positive: int) -> tuple:
     """The arguments as plain integers."""
     check_mode(backward)
     given = (
@@ -292,18 +292,18 @@ def check(records: Sequence[int], backward: str, **positive: int) -> tuple:
         if isinstance(records, Iterable) and not isinstance(records, str)
         else []
     )
-    found = [whole_number(n) for n in given]
+    found = [_whole_number(n) for n in given]
     if not found or min(found) < 1:
         raise ValueError(
             f"`records` must list a positive integer for every client, got {records!r}."
         )
     for name, value in positive.items():
-        if whole_number(value) < 1:
+        if _whole_number(value) < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-    return found, *map(whole_number, positive.values())
+    return found, *map(_whole_number, positive.values())
 
 
-def site(cost: Cost, client: Any) -> tuple[str, ...]:
+def _site(cost: Cost, client: Any) -> tuple[str, ...]:
     """The parties that a client is made of."""
     mine = (
         (client,)
@@ -323,12 +323,12 @@ def site(cost: Cost, client: Any) -> tuple[str, ...]:
     return mine
 
 
-def whole_number(n: Any) -> int:
+def _whole_number(n: Any) -> int:
     """An integer of any kind as Python's own; 0 for what is none."""
     return index(n) if hasattr(n, "__index__") and not isinstance(n, bool) else 0
 
 
-def epoch(cost: Cost, records: int) -> list[tuple[Cost, int]]:
+def _epoch(cost: Cost, records: int) -> list[tuple[Cost, int]]:
     """The steps of one pass over a client's records: the cost of one of each size, and how many."""
     full, left = divmod(records, cost.batch)
     try:
@@ -343,7 +343,7 @@ def epoch(cost: Cost, records: int) -> list[tuple[Cost, int]]:
         ) from error
 
 
-def exchange(
+def _exchange(
     parties: Sequence[str],
     steps: Sequence[tuple[Cost, int]],
     backward: str,
@@ -361,12 +361,12 @@ def exchange(
     return work, sent, received
 
 
-def alone(
+def _alone(
     cost: Cost, records: int, backward: str, epochs: int
 ) -> tuple[Work, int, int]:
     """Work, memory and steps of a client that trains the whole model."""
-    steps = epoch(cost, records)
-    work, _, _ = exchange(list(cost.parties), steps, backward, epochs)
+    steps = _epoch(cost, records)
+    work, _, _ = _exchange(list(cost.parties), steps, backward, epochs)
     whole: list[PartyCost] = [c.total for c, _ in steps]
     return (
         work,
@@ -375,6 +375,6 @@ def alone(
     )
 
 
-def size_of(payload: PyTree) -> int:
+def _size_of(payload: PyTree) -> int:
     """Bytes of one message that carries weights."""
     return nbytes(payload) + frame_bytes(payload)

@@ -117,7 +117,7 @@ def cost(
     )
 
 
-class Traced(NamedTuple):
+class _Traced(NamedTuple):
     """One operation on shapes: its work in a step, and the size of each array that it leaves for the backward pass."""
 
     op: Op
@@ -130,7 +130,7 @@ class Walk:
     """A training step traced operation by operation on shapes: the work, what is kept, and what is sent."""
 
     def __init__(self, config: Config, state: TrainState, batch: Mapping[str, PyTree]):
-        self.traced: list[Traced] = []
+        self.traced: list[_Traced] = []
         self.messages: list[Message] = []
         self.fields = config.topology.fields
         count = config.microbatches
@@ -170,7 +170,7 @@ class Walk:
         flops += 2 * (macs(jaxpr) - macs(jaxpr, once=True))
         work = Work(macs(jaxpr), flops).times(times)
         kind = verb if verb in ("forward", "backward") else "other"
-        self.traced.append(Traced(op, kind, work, self.left(op, jaxpr, results)))
+        self.traced.append(_Traced(op, kind, work, self.left(op, jaxpr, results)))
         self.messages += [
             message_of(name, x)
             for name, x in zip(op.writes, results, strict=True)

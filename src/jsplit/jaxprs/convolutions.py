@@ -16,7 +16,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from jsplit.core.base import PyTree
 from jsplit.jaxprs.flat import bodies, evaluate, flatten, shape_of
 
-PART = 64
+_PART = 64
 """Examples that are summed over at once."""
 
 
@@ -29,12 +29,12 @@ def in_parts(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         flat = flatten(closed, remat=False)
         env: dict[Any, Any] = dict(zip(flat.invars, jax.tree.leaves(args), strict=True))
-        for large, group in groupby(flat.equations, lambda e: sums_much(e.eqn)):
+        for large, group in groupby(flat.equations, lambda e: _sums_much(e.eqn)):
             equations = list(group)
             writes = [v for e in equations for v in e.writes]
             if large:
                 found = [
-                    part_by_part(e.eqn, *[env[v] for v in e.reads]) for e in equations
+                    _part_by_part(e.eqn, *[env[v] for v in e.reads]) for e in equations
                 ]
             else:
                 found = evaluate(flat, equations, writes, env)
@@ -46,7 +46,7 @@ def in_parts(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return run
 
 
-def sums_much(eqn: JaxprEqn) -> bool:
+def _sums_much(eqn: JaxprEqn) -> bool:
     """Whether it is a convolution that sums over more than one part, and whose window is larger than its result."""
     if eqn.primitive.name != "conv_general_dilated":
         return False
@@ -59,16 +59,16 @@ def sums_much(eqn: JaxprEqn) -> bool:
     larger = prod(window[i] for i in numbers.rhs_spec[2:]) > prod(
         out[i] for i in numbers.out_spec[2:]
     )
-    return groups == (1, 1) and window[numbers.rhs_spec[1]] > PART and larger
+    return groups == (1, 1) and window[numbers.rhs_spec[1]] > _PART and larger
 
 
-def part_by_part(eqn: JaxprEqn, x: jax.Array, window: jax.Array) -> jax.Array:
+def _part_by_part(eqn: JaxprEqn, x: jax.Array, window: jax.Array) -> jax.Array:
     """A convolution as the sum of those of parts of what it sums over."""
     _, along_x, *_ = eqn.params["dimension_numbers"].lhs_spec
     _, along, *_ = eqn.params["dimension_numbers"].rhs_spec
     total: Any = 0
-    for start in range(0, window.shape[along], PART):
-        end = min(start + PART, window.shape[along])
+    for start in range(0, window.shape[along], _PART):
+        end = min(start + _PART, window.shape[along])
         parts = (
             jax.lax.slice_in_dim(v, start, end, axis=a)
             for v, a in ((x, along_x), (window, along))

@@ -25,17 +25,17 @@ from jax.extend.core import (
 )
 from jax.ref import AbstractRef
 
-INLINED = {
+_INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
 }
-REMAT = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
+_REMAT = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
 Atom = Var | Literal
 
 
-class Remat(NamedTuple):
+class _Remat(NamedTuple):
     """One `jax.checkpoint` region: which call it was, and how it was asked to save."""
 
     number: int
@@ -47,7 +47,7 @@ class Equation(NamedTuple):
     """One equation, the remat regions around it, outermost first, and the variables it reads and writes."""
 
     eqn: JaxprEqn
-    regions: tuple[Remat, ...]
+    regions: tuple[_Remat, ...]
     reads: list[Var]
     writes: list[Var]
 
@@ -82,7 +82,7 @@ def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
     calls = iter(range(1 << 62))
 
     def inline(
-        jaxpr: Jaxpr, names: dict[Var, Atom], regions: tuple[Remat, ...], nested: bool
+        jaxpr: Jaxpr, names: dict[Var, Atom], regions: tuple[_Remat, ...], nested: bool
     ) -> list[Atom]:
         def atom(v: Atom) -> Atom:
             return v if isinstance(v, Literal) else names.get(v, v)
@@ -90,8 +90,8 @@ def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
         for eqn in jaxpr.eqns:
             invars = [atom(v) for v in eqn.invars]
             kind = eqn.primitive.name
-            if kind in INLINED or (remat and kind in REMAT):
-                body, around = eqn.params[INLINED.get(kind) or REMAT[kind]], regions
+            if kind in _INLINED or (remat and kind in _REMAT):
+                body, around = eqn.params[_INLINED.get(kind) or _REMAT[kind]], regions
                 inner: dict[Var, Atom] = {}
                 if isinstance(body, ClosedJaxpr):
                     for var, value in zip(
@@ -100,9 +100,9 @@ def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
                         inner[var] = fresh = Var(var.aval)
                         consts[fresh] = value
                     body = body.jaxpr
-                if kind in REMAT:
+                if kind in _REMAT:
                     around += (
-                        Remat(
+                        _Remat(
                             next(calls),
                             eqn.params.get("policy"),
                             eqn.params.get("prevent_cse", True),
@@ -153,7 +153,7 @@ def values_only(flat: Flat) -> Flat:
     return flat
 
 
-class Slice(NamedTuple):
+class _Slice(NamedTuple):
     """What it takes to compute some variables: the equations, and the variables read from outside."""
 
     equations: list[Equation]
@@ -162,7 +162,7 @@ class Slice(NamedTuple):
 
 def backward_slice(
     flat: Flat, outs: Iterable[Atom], stops: Iterable[Var] = ()
-) -> Slice:
+) -> _Slice:
     """The equations that `outs` need, going backward and never past a variable in `stops`."""
     stops, needed, kept = set(stops), {v for v in outs if isinstance(v, Var)}, []
     for equation in reversed(flat.equations):
@@ -170,7 +170,7 @@ def backward_slice(
             kept.append(equation)
             needed.update(equation.reads)
     written = {v for e in kept for v in e.writes}
-    return Slice(
+    return _Slice(
         kept[::-1],
         {v for v in needed if v in stops or v not in written} - flat.consts.keys(),
     )
@@ -247,7 +247,7 @@ def bodies(eqn: JaxprEqn) -> Iterator[Jaxpr]:
                 yield inner
 
 
-END = "\x1f"
+_END = "\x1f"
 """Between a name and a path within the pytree that was named: no identifier, and hardly a key, holds it."""
 
 
@@ -258,7 +258,7 @@ def tag_arrays(tree: Any, name: str) -> Any:
         jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves
     ]
     named = [
-        checkpoint_name(x, name + END + e) if hasattr(x, "dtype") else x
+        checkpoint_name(x, name + _END + e) if hasattr(x, "dtype") else x
         for e, (_, x) in zip(ends, leaves, strict=True)
     ]
     return structure.unflatten(named)
@@ -266,7 +266,7 @@ def tag_arrays(tree: Any, name: str) -> Any:
 
 def untagged(tag: str) -> tuple[str, str]:
     """The name, and the path within the pytree that was named."""
-    name, _, end = tag.partition(END)
+    name, _, end = tag.partition(_END)
     return name, end
 
 

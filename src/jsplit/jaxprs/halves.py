@@ -16,26 +16,26 @@ from jsplit.core.base import PyTree
 from jsplit.jaxprs.flat import Atom, Equation, Flat, backward_slice, evaluate, flatten
 
 
-class Result(NamedTuple):
+class _Result(NamedTuple):
     """A pytree that a traced function computes: its structure, and the variables at its leaves."""
 
     structure: Any
     leaves: list[Atom]
 
 
-class Half(NamedTuple):
+class _Half(NamedTuple):
     """Some equations of a traced function, and the results to be had after them."""
 
     equations: list[Equation]
-    results: list[Result]
+    results: list[_Result]
 
 
-class Halves(NamedTuple):
+class _Halves(NamedTuple):
     """A traced function in two: the second half reads what is `carried` over from the first."""
 
     flat: Flat
-    first: Half
-    second: Half
+    first: _Half
+    second: _Half
     carried: list[Var]
 
 
@@ -51,35 +51,35 @@ def split_early_late(
         run: a pure function, traced once for both halves and anew for arguments of other shapes.
         early: for each of its results, whether the first half gives it.
     """
-    known: dict[Any, Halves] = {}
+    known: dict[Any, _Halves] = {}
 
-    def traced(args: tuple) -> tuple[Halves, dict[Var, Any]]:
+    def traced(args: tuple) -> tuple[_Halves, dict[Var, Any]]:
         leaves, structure = jax.tree.flatten(args)
         like = structure, tuple(map(jax.typeof, leaves))
         if like not in known:
-            known[like] = halve(run, early, args)
+            known[like] = _halve(run, early, args)
         return known[like], dict(zip(known[like].flat.invars, leaves, strict=True))
 
     def first(*args: PyTree) -> tuple:
         (flat, half, _, _), values = traced(args)
-        return compute(flat, half, values)
+        return _compute(flat, half, values)
 
     def second(carried: Sequence[jax.Array], *args: PyTree) -> tuple:
         (flat, _, half, variables), values = traced(args)
-        return compute(
+        return _compute(
             flat, half, {**values, **dict(zip(variables, carried, strict=True))}
         )
 
     return first, second
 
 
-def halve(run: Callable[..., tuple], early: Sequence[bool], args: tuple) -> Halves:
+def _halve(run: Callable[..., tuple], early: Sequence[bool], args: tuple) -> _Halves:
     """Trace `run` and divide its equations. A remat stays whole: what it recomputes serves all its results."""
     closed, shapes = jax.make_jaxpr(run, return_shape=True)(*args)
     flat = flatten(closed, remat=False)
     outs, structures = iter(flat.outvars), map(jax.tree.structure, shapes)
     results = [
-        Result(structure, list(islice(outs, structure.num_leaves)))
+        _Result(structure, list(islice(outs, structure.num_leaves)))
         for structure in structures
     ]
     now = [x for x, e in zip(results, early, strict=True) if e]
@@ -97,11 +97,11 @@ def halve(run: Callable[..., tuple], early: Sequence[bool], args: tuple) -> Halv
         v for x in later for v in x.leaves if isinstance(v, Var)
     }
     carried = [v for v in computed if v in needed]
-    handed = Result(jax.tree.structure([0] * len(carried)), [*carried])
-    return Halves(flat, Half(first, [handed, *now]), Half(second, later), carried)
+    handed = _Result(jax.tree.structure([0] * len(carried)), [*carried])
+    return _Halves(flat, _Half(first, [handed, *now]), _Half(second, later), carried)
 
 
-def compute(flat: Flat, half: Half, values: dict[Var, Any]) -> tuple:
+def _compute(flat: Flat, half: _Half, values: dict[Var, Any]) -> tuple:
     """The results of one half, from the values of what it reads."""
     found = iter(
         evaluate(

@@ -16,7 +16,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Var
 from jsplit.jaxprs.flat import bodies
 
 
-class Macs(NamedTuple):
+class _Macs(NamedTuple):
     """Multiply-accumulates of a function, and of pulling cotangents back through it (reverse mode, nothing recomputed)."""
 
     forward: int
@@ -30,38 +30,40 @@ def macs(jaxpr: Jaxpr, *, once: bool = False) -> int:
     (times its length) and `cond` (its costliest branch). The body of a `while`, whose trips are not known, counts once. A
     convolution counts its padding, as papers do, but not the zeros that a dilation of its input inserts.
     """
-    return walk(jaxpr.eqns, set(), once).forward
+    return _walk(jaxpr.eqns, set(), once).forward
 
 
-def count(equations: Iterable[JaxprEqn], trained: Collection[Var]) -> Macs:
+def count(equations: Iterable[JaxprEqn], trained: Collection[Var]) -> _Macs:
     """The multiply-accumulates of `equations`, and of their cotangents back to the variables in `trained`.
 
     A contraction of two arrays costs one more for each of the two that depends on something in `trained`: the
     cotangent is a contraction of the same sizes (of a convolution's input, with the padding of its transpose).
     """
-    return walk(equations, set(trained))
+    return _walk(equations, set(trained))
 
 
-def walk(equations: Iterable[JaxprEqn], trained: set[Var], once: bool = False) -> Macs:
+def _walk(
+    equations: Iterable[JaxprEqn], trained: set[Var], once: bool = False
+) -> _Macs:
     """`count`, which adds to `trained` what depends on it."""
     forward = backward = 0
     for eqn in equations:
         flags = [isinstance(v, Var) and v in trained for v in eqn.invars]
         kind = eqn.primitive.name
-        if kind in CONTRACTIONS:
-            own, *back = CONTRACTIONS[kind](eqn)
-            found = Macs(
+        if kind in _CONTRACTIONS:
+            own, *back = _CONTRACTIONS[kind](eqn)
+            found = _Macs(
                 own, sum(n for n, flag in zip(back, flags, strict=True) if flag)
             )
         else:
-            found = inner(eqn, flags, once)
+            found = _inner(eqn, flags, once)
         forward, backward = forward + found.forward, backward + found.backward
         if any(flags):
             trained.update(v for v in eqn.outvars if isinstance(v, Var))
-    return Macs(forward, backward)
+    return _Macs(forward, backward)
 
 
-def inner(eqn: JaxprEqn, flags: Sequence[bool], once: bool) -> Macs:
+def _inner(eqn: JaxprEqn, flags: Sequence[bool], once: bool) -> _Macs:
     """The work in the bodies of an equation, whose last inputs are the inputs of each body."""
     found = []
     for body in bodies(eqn):
@@ -71,10 +73,10 @@ def inner(eqn: JaxprEqn, flags: Sequence[bool], once: bool) -> Macs:
             else [False] * len(body.invars)
         )
         if eqn.primitive.name == "scan":
-            first, last = carried(eqn, body)
+            first, last = _carried(eqn, body)
             for _ in range(last - first):  # what a later turn of the loop depends on
                 trained = {v for v, flag in zip(body.invars, own, strict=True) if flag}
-                walk(body.eqns, trained)
+                _walk(body.eqns, trained)
                 carry = [
                     a or (isinstance(v, Var) and v in trained)
                     for a, v in zip(own[first:last], body.outvars, strict=False)
@@ -83,7 +85,7 @@ def inner(eqn: JaxprEqn, flags: Sequence[bool], once: bool) -> Macs:
                     break
                 own[first:last] = carry
         found.append(
-            walk(
+            _walk(
                 body.eqns,
                 {v for v, flag in zip(body.invars, own, strict=True) if flag},
                 once,
@@ -93,13 +95,13 @@ def inner(eqn: JaxprEqn, flags: Sequence[bool], once: bool) -> Macs:
         found = [max(found, key=sum)]
     times = eqn.params["length"] if eqn.primitive.name == "scan" and not once else 1
     return (
-        Macs(*(times * sum(part) for part in zip(*found, strict=True)))
+        _Macs(*(times * sum(part) for part in zip(*found, strict=True)))
         if found
-        else Macs(0, 0)
+        else _Macs(0, 0)
     )
 
 
-def carried(eqn: JaxprEqn, body: Jaxpr) -> tuple[int, int]:
+def _carried(eqn: JaxprEqn, body: Jaxpr) -> tuple[int, int]:
     """Which inputs of a scan are carried on: those after the constants, before those with a turn on their first axis."""
 
     def same(outer: Sequence, inner: Sequence) -> int:
@@ -115,7 +117,7 @@ def shape(v: Any) -> tuple[int, ...]:
     return v.aval.shape
 
 
-def of_dot(eqn: JaxprEqn) -> tuple[int, int, int]:
+def _of_dot(eqn: JaxprEqn) -> tuple[int, int, int]:
     (contracting, _), _ = eqn.params["dimension_numbers"]
     own = prod(shape(eqn.outvars[0])) * prod(
         shape(eqn.invars[0])[axis] for axis in contracting
@@ -123,7 +125,7 @@ def of_dot(eqn: JaxprEqn) -> tuple[int, int, int]:
     return own, own, own
 
 
-def of_convolution(eqn: JaxprEqn) -> tuple[int, int, int]:
+def _of_convolution(eqn: JaxprEqn) -> tuple[int, int, int]:
     """Batch x output features x input features of the kernel x, along each axis in space, pairs of output and kernel.
 
     For the cotangent of the input it is pairs of input and kernel.
@@ -163,5 +165,5 @@ def of_convolution(eqn: JaxprEqn) -> tuple[int, int, int]:
     return rest * pairs, rest * transposed, rest * pairs
 
 
-CONTRACTIONS = {"dot_general": of_dot, "conv_general_dilated": of_convolution}
+_CONTRACTIONS = {"dot_general": _of_dot, "conv_general_dilated": _of_convolution}
 """By primitive: the multiply-accumulates of it, and of the cotangents of its two inputs."""

@@ -30,7 +30,7 @@ from jsplit.core.checkpoint import (
 )
 from jsplit.wire.session import Away
 
-log = logging.getLogger("jsplit.party")
+_log = logging.getLogger("jsplit.party")
 
 
 class Disk:
@@ -58,8 +58,8 @@ class Disk:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / "process", "a+b")  # noqa: SIM115 - it is open for as long as the process has the folder
         try:
-            locked(self.lock, self.folder)
-            self.instance = numbered(self.lock)
+            _locked(self.lock, self.folder)
+            self.instance = _numbered(self.lock)
             self.steps = self.gone_over(schema)
         except BaseException:
             self.close()
@@ -68,8 +68,8 @@ class Disk:
     def gone_over(self, schema: str) -> tuple[int, ...]:
         """The steps of the checkpoints that are whole, after a look at whose they are."""
         there = self.found()
-        if there or about_of(self.folder) is not None:
-            check_whose(self.folder, self.party, schema)
+        if there or _about_of(self.folder) is not None:
+            _check_whose(self.folder, self.party, schema)
         else:  # nothing was ever saved here
             write_whole(
                 self.folder / "about.json",
@@ -86,16 +86,16 @@ class Disk:
         self.lock.close()
 
     def found(self) -> list[int]:
-        return found(self.folder, self.party)
+        return _found(self.folder, self.party)
 
     def at(self, step: int) -> Path:
-        return at(self.folder, step)
+        return _at(self.folder, step)
 
     def whole(self, step: int) -> bool:
         try:
             own = self.restore(step)
         except ValueError as error:
-            log.warning("checkpoint of step %d is left aside: %s", step, error)
+            _log.warning("checkpoint of step %d is left aside: %s", step, error)
             return False
         return int(own.step) == step
 
@@ -117,14 +117,14 @@ class Disk:
 
     def keep_from(self, committed: int) -> None:
         """Delete what is older than the step that all have, and than the one before it, which counts if that is damaged."""
-        first = kept_from(self.steps, committed)
-        for step in [s for s in steps_in(self.folder) if s < first]:
+        first = _kept_from(self.steps, committed)
+        for step in [s for s in _steps_in(self.folder) if s < first]:
             shutil.rmtree(self.at(step), ignore_errors=True)
         self.steps = tuple(s for s in self.steps if s >= first)
 
     def forget(self, after: int) -> None:
         """Delete what is newer than a step from which others went on differently."""
-        for step in [s for s in steps_in(self.folder) if s > after]:
+        for step in [s for s in _steps_in(self.folder) if s > after]:
             shutil.rmtree(self.at(step))
         self.steps = tuple(s for s in self.steps if s <= after)
 
@@ -135,7 +135,7 @@ class Disk:
     def away(self) -> Away:
         return tuple(
             (step, tuple(clients))
-            for step, clients in said(self.folder / "away.json") or []
+            for step, clients in _said(self.folder / "away.json") or []
         )
 
     def finish(self, steps: int, awaited: Iterable[str] = ()) -> None:
@@ -147,7 +147,7 @@ class Disk:
 
     def done(self, steps: int) -> list[str] | None:
         """Whom this party waits for after a run of so many steps that is over, if it is."""
-        found = said(self.folder / "done.json")
+        found = _said(self.folder / "done.json")
         over = (
             isinstance(found, dict)
             and found.get("steps") == steps
@@ -156,24 +156,26 @@ class Disk:
         return found["awaited"] if over else None
 
 
-def found(folder: Path, party: str) -> list[int]:
+def _found(folder: Path, party: str) -> list[int]:
     """The steps of which there is a checkpoint of this party, whole or not."""
     return [
-        step for step in steps_in(folder) if file_of(at(folder, step), party).is_file()
+        step
+        for step in _steps_in(folder)
+        if file_of(_at(folder, step), party).is_file()
     ]
 
 
-def steps_in(folder: Path) -> list[int]:
+def _steps_in(folder: Path) -> list[int]:
     return sorted(
         int(f.name) for f in folder.iterdir() if re.fullmatch(r"\d{12}", f.name)
     )
 
 
-def at(folder: Path, step: int) -> Path:
+def _at(folder: Path, step: int) -> Path:
     return folder / f"{step:012}"
 
 
-def said(file: Path) -> Any:
+def _said(file: Path) -> Any:
     """What a file of JSON says, `None` if there is none.
 
     Raises:
@@ -185,22 +187,22 @@ def said(file: Path) -> Any:
         raise ValueError(f"{file} is damaged: {error}") from None
 
 
-def about_of(folder: Path) -> dict[str, Any] | None:
+def _about_of(folder: Path) -> dict[str, Any] | None:
     """Whose checkpoints a folder says that it holds, if it does."""
     try:
-        found = said(folder / "about.json")
+        found = _said(folder / "about.json")
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
 
-def check_whose(folder: Path, party: str, schema: str) -> None:
+def _check_whose(folder: Path, party: str, schema: str) -> None:
     """Refuse the checkpoints of another party or agreement.
 
     Raises:
         ValueError: saying whose they are.
     """
-    about = about_of(folder)
+    about = _about_of(folder)
     if about is None:
         raise ValueError(
             f"`checkpoint` {folder} does not say whose it is: about.json is missing or damaged."
@@ -215,7 +217,7 @@ def check_whose(folder: Path, party: str, schema: str) -> None:
         )
 
 
-def kept_from(steps: Iterable[int], committed: int) -> int:
+def _kept_from(steps: Iterable[int], committed: int) -> int:
     """The first step that is kept: the newest before the one that all have, or that one if there is none."""
     return max((s for s in steps if s < committed), default=committed)
 
@@ -229,12 +231,12 @@ def newest(
         ValueError: if there is none, or it is of another agreement.
     """
     folder = Path(folder)
-    if not folder.is_dir() or not (there := found(folder, party)):
+    if not folder.is_dir() or not (there := _found(folder, party)):
         raise ValueError(f"`checkpoint` {folder} holds none of the party `{party}`.")
-    check_whose(folder, party, schema)
+    _check_whose(folder, party, schema)
     bare = like._replace(optimizer=(), links={})
     for step in reversed(there):
-        file = file_of(at(folder, step), party)
+        file = file_of(_at(folder, step), party)
         try:
             about, arrays = read(file)
             leaves = [
@@ -242,7 +244,7 @@ def newest(
                 for path, x in by_path(bare).items()
             ]
         except (ValueError, KeyError) as error:
-            log.warning("checkpoint of step %d is left aside: %s", step, error)
+            _log.warning("checkpoint of step %d is left aside: %s", step, error)
             continue
         return jax.tree.unflatten(jax.tree.structure(bare), leaves)._replace(
             optimizer=like.optimizer, links=like.links
@@ -275,7 +277,7 @@ class InMemory:
         )
 
     def keep_from(self, committed: int) -> None:
-        first = kept_from(self.kept, committed)
+        first = _kept_from(self.kept, committed)
         self.kept = {s: x for s, x in self.kept.items() if s >= first}
 
     def forget(self, after: int) -> None:
@@ -294,7 +296,7 @@ class InMemory:
         return None
 
 
-def locked(file: Any, folder: Path) -> None:
+def _locked(file: Any, folder: Path) -> None:
     """Hold a file for this process alone, where the system can do that.
 
     Raises:
@@ -309,14 +311,14 @@ def locked(file: Any, folder: Path) -> None:
             f"`checkpoint` {folder} is in use by another process of this party."
         ) from None
     except (ImportError, OSError) as error:
-        log.warning(
+        _log.warning(
             "`checkpoint` %s cannot be locked, see to it that one process uses it: %s",
             folder,
             error,
         )
 
 
-def numbered(file: Any) -> int:
+def _numbered(file: Any) -> int:
     """A number for this process: the time, or one more than the number before, if the clock was set back."""
     file.seek(0)
     before = file.read()

@@ -20,7 +20,7 @@ from jsplit.party.process import Own, Result
 from jsplit.wire.certs import Trust
 
 
-def infer(
+def _infer(
     task: str,
     agreed: Agreement,
     party: str,
@@ -127,7 +127,7 @@ def evaluate(
     Returns:
         A `Result` with the means of the losses that this party computes.
     """
-    return infer(
+    return _infer(
         "evaluate",
         agreed,
         party,
@@ -166,7 +166,7 @@ def predict(
         A `Result` with the outputs that this party computes, in the order in which it gave its records, or their ids if it
         has no field of them; without ids in the order that all share, by the ids of the others if these have any.
     """
-    return infer(
+    return _infer(
         "predict",
         agreed,
         party,

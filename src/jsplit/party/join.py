@@ -77,7 +77,7 @@ class Prepared:
             made.close()
 
 
-def records_of(
+def _records_of(
     agreed: Agreement, party: str, fields: Sequence[str], data: Any, ids: Any
 ) -> dict[str, Records]:
     """A party's records, by client: its own, or those that it has of each if it is always there.
@@ -144,7 +144,7 @@ def prepare(
         raise ValueError(
             f"`agreed` is of several clients: say whose with agreed.of, for one of {', '.join(turns.names)}."
         )
-    records = records_of(agreed, party, fields, data, ids)
+    records = _records_of(agreed, party, fields, data, ids)
     one = next(iter(records.values()))
     first = (
         dict(one.batches(0))
@@ -180,7 +180,7 @@ def prepare(
     if (
         largest
         and turns.client_of(party) is not None
-        and (size := bytes_of(handed)) > largest
+        and (size := _bytes_of(handed)) > largest
     ):
         raise ValueError(
             f"`turns` allows {largest} bytes to be handed over, `{party}` has {size}: say so with `largest`."
@@ -210,7 +210,7 @@ def prepare(
         lag=lag,
         finite=agreed["nonfinite"] == "refuse",
     )
-    limit = max(largest, *[bytes_of(shape_of(w, 0)) for w in range(wires)])
+    limit = max(largest, *[_bytes_of(shape_of(w, 0)) for w in range(wires)])
     said_of = {
         client: (r.count, r.digest)
         for client, r in records.items()
@@ -250,5 +250,5 @@ def prepare(
         )
 
 
-def bytes_of(arrays: Shapes) -> int:
+def _bytes_of(arrays: Shapes) -> int:
     return sum(prod(shape) * dtype.itemsize for dtype, shape in arrays)

@@ -20,7 +20,7 @@ from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Disk, InMemory
 from jsplit.topology.graph import Topology
 
-log = logging.getLogger("jsplit.party")
+_log = logging.getLogger("jsplit.party")
 Own = Mapping[str, Segment | Callable] | Topology
 """What a party brings: its segments and loss functions by name, or a topology that has them."""
 
@@ -128,7 +128,7 @@ class PartyRun:
                 )
         state = self.disk.restore(start.step)
         self.network.durable(self.disk.steps)
-        log.info(
+        _log.info(
             "%s goes on from step %d, epoch %d", self.party, start.step, start.epoch
         )
         return state, start.step

@@ -22,7 +22,7 @@ from jsplit.party.join import Prepared, prepare
 from jsplit.party.process import Metrics, Own, PartyRun, Result
 from jsplit.wire.certs import Trust
 
-log = logging.getLogger("jsplit.party")
+_log = logging.getLogger("jsplit.party")
 
 
 def run(
@@ -89,12 +89,12 @@ def run(
     ) as ready:
         asked = stop.is_set if stop is not None else bool
         if (awaited := ready.disk.done(steps)) is not None:
-            return over(ready, awaited, asked, network)
+            return _over(ready, awaited, asked, network)
         with ready.connected(**network) as me:
-            return trained(me, on_step, asked)
+            return _trained(me, on_step, asked)
 
 
-def trained(
+def _trained(
     me: PartyRun, on_step: Callable[[Metrics], Any] | None, asked: Callable[[], bool]
 ) -> Result:
     """What is left of the run, from the newest step that all have."""
@@ -108,7 +108,7 @@ def trained(
             for step in range(first, steps):
                 state = me.hand_over(state, step)
                 if me.turns.works(party, step):
-                    state, metrics = one_step(me, state, step, batches)
+                    state, metrics = _one_step(me, state, step, batches)
                     losses[step] = dict(metrics.losses)
                     if on_step:
                         on_step(metrics)
@@ -122,7 +122,7 @@ def trained(
                     if (
                         due or not agreed["staleness"]
                     ):  # else steps are under way, of which no state can be saved
-                        failed = saved(me, state, failed, last=last)
+                        failed = _saved(me, state, failed, last=last)
                     if asked():
                         me.network.leave(
                             f"`{party}` was asked to stop after step {step + 1}."
@@ -130,7 +130,7 @@ def trained(
                         return Result(
                             state,
                             step + 1,
-                            of_all(losses),
+                            _of_all(losses),
                             stopped=True,
                             epoch=me.network.epoch,
                         )
@@ -147,13 +147,13 @@ def trained(
                 for step, gone in me.turns.away
             ]
             return Result(
-                state, steps, of_all(losses), epoch=me.network.epoch, away=away
+                state, steps, _of_all(losses), epoch=me.network.epoch, away=away
             )
         except RolledBack:
-            log.info("%s goes back: another party has come back", party)
+            _log.info("%s goes back: another party has come back", party)
         except Stopped:
             newest = max(me.disk.steps)
-            log.info(
+            _log.info(
                 "%s was asked to stop while it waited; its newest checkpoint is that of step %d",
                 party,
                 newest,
@@ -163,13 +163,13 @@ def trained(
             return Result(
                 me.disk.restore(newest),
                 newest,
-                of_all(losses),
+                _of_all(losses),
                 stopped=True,
                 epoch=me.network.epoch,
             )
 
 
-def over(
+def _over(
     ready: Prepared,
     awaited: Sequence[str],
     asked: Callable[[], bool],
@@ -185,7 +185,7 @@ def over(
     return Result(ready.disk.restore(steps), steps)
 
 
-def one_step(
+def _one_step(
     me: PartyRun, state: PartyState, step: int, batches: Batches
 ) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
@@ -203,11 +203,11 @@ def one_step(
     metrics = Metrics(
         step + 1, losses, net.sent - sent, net.received - received, *took, net.epoch
     )
-    log.debug("%s", json.dumps({"party": me.party, **metrics.plain()}))
+    _log.debug("%s", json.dumps({"party": me.party, **metrics.plain()}))
     return state, metrics
 
 
-def saved(me: PartyRun, state: PartyState, failed: int, *, last: bool) -> int:
+def _saved(me: PartyRun, state: PartyState, failed: int, *, last: bool) -> int:
     """Save a checkpoint, and delete what all are past. Gives how many times in a row that has failed.
 
     Raises:
@@ -218,7 +218,7 @@ def saved(me: PartyRun, state: PartyState, failed: int, *, last: bool) -> int:
     except OSError as error:
         if failed or last:
             raise
-        log.error(
+        _log.error(
             "%s could not save step %d, older checkpoints are whole: %s",
             me.party,
             int(state.step),
@@ -230,6 +230,6 @@ def saved(me: PartyRun, state: PartyState, failed: int, *, last: bool) -> int:
     return 0
 
 
-def of_all(losses: Mapping[int, Mapping[str, float]]) -> dict[str, list[float]]:
+def _of_all(losses: Mapping[int, Mapping[str, float]]) -> dict[str, list[float]]:
     names = next(iter(losses.values()), {})
     return {n: [losses[s][n] for s in sorted(losses)] for n in names}

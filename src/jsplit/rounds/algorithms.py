@@ -30,7 +30,7 @@ __all__ = [
     "take_turns",
 ]
 
-HANDOFFS = ("peer", "server", "none")
+_HANDOFFS = ("peer", "server", "none")
 
 
 def take_turns(
@@ -59,12 +59,12 @@ def take_turns(
         <https://arxiv.org/abs/1810.06060>`_, 2018, section 3; Vepakomma et al., `Split learning for health
         <https://arxiv.org/abs/1812.00564>`_, 2018.
     """
-    one_of("handoff", handoff, HANDOFFS)
-    mine, others = sides(trainer, client)
+    one_of("handoff", handoff, _HANDOFFS)
+    mine, others = _sides(trainer, client)
     side = OWN if handoff == "none" else CARRIED
     return travel(
         trainer,
-        ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED)),
+        _ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED)),
         loop=loop,
     )
 
@@ -98,9 +98,9 @@ def parallel(
     """
     one_of("bottoms", bottoms, ("own", "shared"))
     one_of("statistics", statistics, ("averaged", "own"))
-    mine, others = sides(trainer, client)
+    mine, others = _sides(trainer, client)
     side = OWN if bottoms == "own" else CARRIED
-    found = ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED), links=OWN)
+    found = _ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED), links=OWN)
     if statistics == "own":
         found |= {(p, "state"): OWN for p in mine}
     return together(trainer, found, mine, loop=loop, mesh=mesh)
@@ -142,7 +142,7 @@ def splitfed(
         <https://arxiv.org/abs/2012.12591>`_, 2021, for version 3.
     """
     one_of("version", version, (1, 2, 3))
-    mine, others = sides(trainer, client)
+    mine, others = _sides(trainer, client)
     if not others:
         raise ValueError(
             f"`client` names every party, {', '.join(mine)}, so nobody is left to serve; `fedavg` averages the whole."
@@ -150,7 +150,7 @@ def splitfed(
     low, high = {1: (AVERAGED, AVERAGED), 2: (AVERAGED, CARRIED), 3: (OWN, AVERAGED)}[
         version
     ]
-    found = ways(
+    found = _ways(
         dict.fromkeys(mine, low) | dict.fromkeys(others, high), statistics, moments
     )
     return travel(trainer, found, server=server, loop=loop, chunk=chunk, mesh=mesh)
@@ -177,7 +177,7 @@ def fedavg(
         <https://arxiv.org/abs/1602.05629>`_, 2017, Algorithm 1; Reddi et al., `Adaptive federated optimization
         <https://arxiv.org/abs/2003.00295>`_, 2021, Algorithm 1.
     """
-    found = ways(
+    found = _ways(
         dict.fromkeys(check_trainer(trainer).topology.parties, AVERAGED),
         statistics,
         moments,
@@ -221,7 +221,7 @@ def centralized(trainer: Trainer, *, loop: str = "auto") -> Algorithm:
     """
     return travel(
         trainer,
-        ways(dict.fromkeys(check_trainer(trainer).topology.parties, CARRIED)),
+        _ways(dict.fromkeys(check_trainer(trainer).topology.parties, CARRIED)),
         loop=loop,
     )
 
@@ -239,11 +239,11 @@ def alone(
         trainer: of any topology of the model.
         loop, chunk, mesh: as for `splitfed`.
     """
-    found = ways(dict.fromkeys(check_trainer(trainer).topology.parties, OWN))
+    found = _ways(dict.fromkeys(check_trainer(trainer).topology.parties, OWN))
     return travel(trainer, found, loop=loop, chunk=chunk, mesh=mesh)
 
 
-def ways(
+def _ways(
     side: dict[str, str],
     statistics: str = "averaged",
     moments: str = "fresh",
@@ -263,7 +263,9 @@ def ways(
     return found
 
 
-def sides(trainer: Trainer, client: str | Sequence[str]) -> tuple[list[str], list[str]]:
+def _sides(
+    trainer: Trainer, client: str | Sequence[str]
+) -> tuple[list[str], list[str]]:
     """The parties that a client is made of, and all others."""
     parties = check_trainer(trainer).topology.parties
     mine = (

@@ -127,7 +127,7 @@ def spread(
     optimizer: Mapping[str, optax.GradientTransformation] = config.optimizer
     if own:
         optimizer = {
-            p: for_each(x) if p in clients else x for p, x in optimizer.items()
+            p: _for_each(x) if p in clients else x for p, x in optimizer.items()
         }
     return config._replace(
         topology=Topology(nodes, config.topology.holds),
@@ -136,7 +136,7 @@ def spread(
     )
 
 
-def for_each(one: optax.GradientTransformation) -> optax.GradientTransformation:
+def _for_each(one: optax.GradientTransformation) -> optax.GradientTransformation:
     """An optimizer for each of several sets of parameters, which lie along the first axis; of none, where there is no array."""
 
     def init(params):

@@ -108,7 +108,7 @@ def row_by_row(
 
         def once(number, values):
             rows = [
-                row(x, number, count) if in_rows(r) else x
+                _row(x, number, count) if in_rows(r) else x
                 for x, r in zip(values, turn.reads, strict=True)
             ]
             return client(number)[i].run(*rows)
@@ -117,7 +117,7 @@ def row_by_row(
         def empty(values):
             made = zip(turn.writes, jax.eval_shape(once, 0, values), strict=True)
             return {
-                w: zeros(x, count if in_rows(w) else None)
+                w: _zeros(x, count if in_rows(w) else None)
                 for w, x in made
                 if w not in between
             }
@@ -127,7 +127,7 @@ def row_by_row(
             made = dict(zip(turn.writes, once(number, values), strict=True))
             for w, x in found.items():
                 found[w] = (
-                    put(x, made.pop(w), number)
+                    _put(x, made.pop(w), number)
                     if in_rows(w)
                     else jax.tree.map(jnp.add, x, made.pop(w))
                 )
@@ -183,7 +183,7 @@ def row_by_row(
     return step
 
 
-def row(x: PyTree, number: Any, count: int) -> PyTree:
+def _row(x: PyTree, number: Any, count: int) -> PyTree:
     """One client's part of what all have."""
     if isinstance(x, Packet):
         like = jax.tree.map(
@@ -192,7 +192,7 @@ def row(x: PyTree, number: Any, count: int) -> PyTree:
             ),
             x.like,
         )
-        return Packet(row(x.payload, number, count), like)
+        return Packet(_row(x.payload, number, count), like)
 
     def cut(x):
         size = x.shape[0] // count
@@ -201,7 +201,7 @@ def row(x: PyTree, number: Any, count: int) -> PyTree:
     return jax.tree.map(cut, x)
 
 
-def zeros(like: PyTree, count: int | None) -> PyTree:
+def _zeros(like: PyTree, count: int | None) -> PyTree:
     """Room for what every client has, given the shapes of what one has (a number of each is [count]); or for the sum of it."""
 
     def grown(x):
@@ -215,16 +215,16 @@ def zeros(like: PyTree, count: int | None) -> PyTree:
 
     if isinstance(like, Packet):
         return Packet(
-            zeros(like.payload, count),
+            _zeros(like.payload, count),
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(grown(x), x.dtype), like.like),
         )
     return jax.tree.map(lambda x: jnp.zeros(grown(x), x.dtype), like)
 
 
-def put(into: PyTree, x: PyTree, number: Any) -> PyTree:
-    """What all have, with one client's part in its place; the inverse of `row`."""
+def _put(into: PyTree, x: PyTree, number: Any) -> PyTree:
+    """What all have, with one client's part in its place; the inverse of `_row`."""
     if isinstance(x, Packet):
-        return Packet(put(into.payload, x.payload, number), into.like)
+        return Packet(_put(into.payload, x.payload, number), into.like)
 
     def put_in(into, x):
         x = x if x.ndim else x[None]

@@ -98,7 +98,7 @@ def assemble(
     first = config.topology.parties[0]
 
     def init(key: jax.Array | int, round: Round) -> Federation:
-        check_round(round, needed)
+        _check_round(round, needed)
         parts = parts_of((state := trainer.init(key, batch_shapes(round))).parties)
         for k, way in ways.items():
             if way == OWN:
@@ -137,7 +137,7 @@ def assemble(
 
     def drawn(state: Federation, round: Round) -> Draw:
         """The arrays of a round, filled up with clients that take no step to a whole number of groups."""
-        check_round(round, needed)
+        _check_round(round, needed)
         for k, way in ways.items():
             have = (
                 {x.shape[0] for x in jax.tree.leaves(parts_of(state.parties)[k])}
@@ -284,7 +284,7 @@ def assemble(
     return Algorithm(init, step, run, evaluate, predict, config)
 
 
-def check_round(round: Any, needed: set[str]) -> None:
+def _check_round(round: Any, needed: set[str]) -> None:
     if not isinstance(round, Round):
         raise ValueError(
             f"`round` must be a Round, as a population draws it, got {type(round).__name__}."

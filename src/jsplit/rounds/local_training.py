@@ -66,7 +66,7 @@ def travel(
         )
     mesh = clients_mesh(mesh, config)
     at_once = CARRIED not in ways.values()
-    group = group_size(chunk, mesh, at_once)
+    group = _group_size(chunk, mesh, at_once)
     averaged = [p for p in config.topology.parties if ways[p, "params"] == AVERAGED]
 
     def start(shared: Parts, own: Parts) -> Parts:
@@ -245,7 +245,7 @@ def travel(
     )
 
 
-def group_size(
+def _group_size(
     chunk: int | None, mesh: jax.sharding.Mesh | None, at_once: bool
 ) -> Callable[[int, Loops], int]:
     """How many of so many clients run at once: `chunk` on each device.

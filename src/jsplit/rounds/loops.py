@@ -31,15 +31,15 @@ class Loops(NamedTuple):
     step: Callable[..., Callable]
 
 
-def plain(function: Callable, **_: Any) -> Callable:
+def _plain(function: Callable, **_: Any) -> Callable:
     return function
 
 
-def times_compiled(count: Any, body: Callable, carry: PyTree) -> PyTree:
+def _times_compiled(count: Any, body: Callable, carry: PyTree) -> PyTree:
     return jax.lax.fori_loop(0, count, body, carry)
 
 
-def over_python(body: Callable, carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+def _over_python(body: Callable, carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
     ys = []
     for i in range(len(jax.tree.leaves(xs)[0])):
         carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
@@ -47,7 +47,7 @@ def over_python(body: Callable, carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTr
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
-def times_python(count: Any, body: Callable, carry: PyTree) -> PyTree:
+def _times_python(count: Any, body: Callable, carry: PyTree) -> PyTree:
     for i in range(int(count)):
         carry = body(i, carry)
     return carry
@@ -77,12 +77,12 @@ def unrolled(function: Callable, in_axes: tuple) -> Callable:
 
 
 LOOPS = {
-    "compiled": Loops(jax.lax.scan, times_compiled, jax.vmap, jax.jit, plain),
-    "python": Loops(over_python, times_python, unrolled, plain, jax.jit),
+    "compiled": Loops(jax.lax.scan, _times_compiled, jax.vmap, jax.jit, _plain),
+    "python": Loops(_over_python, _times_python, unrolled, _plain, jax.jit),
 }
-CHOICES = ("auto", *LOOPS)
+_CHOICES = ("auto", *LOOPS)
 
 
 def check_loop(loop: str) -> None:
-    if loop not in CHOICES:
-        raise ValueError(f"`loop` must be one of {', '.join(CHOICES)}, got {loop!r}.")
+    if loop not in _CHOICES:
+        raise ValueError(f"`loop` must be one of {', '.join(_CHOICES)}, got {loop!r}.")

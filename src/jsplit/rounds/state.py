@@ -15,10 +15,10 @@ from jsplit.training.step import Config
 PARTS = ("params", "state", "optimizer", "links")
 CARRIED, AVERAGED, OWN, FRESH = "carried", "averaged", "own", "fresh"
 
-Part = tuple[str, str]
+_Part = tuple[str, str]
 """A party, and a part of its state."""
-Parts = dict[Part, PyTree]
-Ways = Mapping[Part, str]
+Parts = dict[_Part, PyTree]
+Ways = Mapping[_Part, str]
 """How each part gets from one client's turn to the next."""
 
 
@@ -68,31 +68,31 @@ class Draw(NamedTuple):
     before: Any
 
 
-class Sums(NamedTuple):
+class _Sums(NamedTuple):
     """Sums over examples: of each loss, and how many they were."""
 
     losses: dict[str, jax.Array]
     examples: jax.Array
 
 
-def no_sums(config: Config) -> Sums:
+def no_sums(config: Config) -> _Sums:
     """Zeros, each an array of its own, since they are donated."""
     kind = jnp.result_type(float)
-    return Sums(
+    return _Sums(
         {x.name: jnp.zeros((), kind) for x in config.topology.losses},
         jnp.zeros((), kind),
     )
 
 
-def add_losses(sums: Sums, losses: Mapping[str, jax.Array], count: jax.Array) -> Sums:
+def add_losses(sums: _Sums, losses: Mapping[str, jax.Array], count: jax.Array) -> _Sums:
     """The sums after a batch of `count` examples."""
-    return Sums(
+    return _Sums(
         {n: s + losses[n].astype(s.dtype) * count for n, s in sums.losses.items()},
         sums.examples + count,
     )
 
 
-def told(config: Config, sums: Sums) -> RoundInfo:
+def told(config: Config, sums: _Sums) -> RoundInfo:
     """What to tell of the sums of K clients, [K]."""
     losses = {n: x.sum() / sums.examples.sum() for n, x in sums.losses.items()}
     each = {n: x / sums.examples for n, x in sums.losses.items()}

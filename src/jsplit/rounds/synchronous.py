@@ -113,7 +113,9 @@ def together(
                     )
                     new[k] = jax.tree.map(partial(mean_of, of.sum()), old[k], sums_of)
                 else:
-                    new[k] = jax.tree.map(lambda x, y: keep(live, x, y), old[k], new[k])
+                    new[k] = jax.tree.map(
+                        lambda x, y: _keep(live, x, y), old[k], new[k]
+                    )
             return new, add_losses(sums, losses, of.sum()), examples + of
 
         def one(carry, live, key, fields, reads, weight):
@@ -182,6 +184,6 @@ def together(
     )._replace(evaluate=alone.evaluate)
 
 
-def keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+def _keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
     """Of each client the new array if it took the step."""
     return jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old)

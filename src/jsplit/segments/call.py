@@ -9,10 +9,10 @@ from flax import linen, nnx
 
 from jsplit.core.base import Params, PyTree, State
 
-TRAIN_FLAGS = {"train", "training", "is_training"}
+_TRAIN_FLAGS = {"train", "training", "is_training"}
 
 
-EVAL_FLAGS = {"deterministic", "use_running_average"}
+_EVAL_FLAGS = {"deterministic", "use_running_average"}
 
 
 class Call:
@@ -30,7 +30,7 @@ class Call:
             parameters = []
         parameters = parameters[1 if self.is_module else skip :]
         names = [p.name for p in parameters]
-        self.flags = [n for n in names if n in TRAIN_FLAGS | EVAL_FLAGS]
+        self.flags = [n for n in names if n in _TRAIN_FLAGS | _EVAL_FLAGS]
         self.takes_key = not self.is_module and "key" in names
         self.free = not parameters or any(
             p.kind is p.VAR_POSITIONAL for p in parameters
@@ -78,7 +78,7 @@ class Call:
             raise ValueError(
                 f"the model takes inputs {self.inputs}, got {len(inputs)}."
             )
-        named |= {flag: train == (flag in TRAIN_FLAGS) for flag in self.flags}
+        named |= {flag: train == (flag in _TRAIN_FLAGS) for flag in self.flags}
         if self.lead is not None:
             named |= zip(self.order[self.lead :], inputs[self.lead :], strict=False)
         return function(*first, *inputs[: self.lead], **named)

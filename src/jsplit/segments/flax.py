@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from flax import linen, nnx
 from flax.core import DenyList, unfreeze
 
 from jsplit.core.base import Params, PyTree, State
-from jsplit.core.paths import keep, overlay, remove
+from jsplit.core.paths import Path, keep, overlay, remove
 from jsplit.segments.call import Call, Parts
 from jsplit.segments.interception import watched, watching
 
@@ -69,7 +68,7 @@ def from_nnx(module: nnx.Module, call: Call) -> Parts:
             )
         )
 
-    return sow_anew(run, lambda key, *inputs: first, lambda state: may_sow)
+    return _sow_anew(run, lambda key, *inputs: first, lambda state: may_sow)
 
 
 def from_linen(
@@ -105,7 +104,7 @@ def from_linen(
         )
         return output, {**state, **new}
 
-    return sow_anew(
+    return _sow_anew(
         run,
         first,
         lambda state: bool(set(state) - {"batch_stats"}),
@@ -113,7 +112,7 @@ def from_linen(
     )
 
 
-def sow_anew(
+def _sow_anew(
     run: Callable,
     first: Callable[..., tuple[Params, State]],
     may_sow: Callable[[State], bool],

@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
-from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
@@ -18,11 +17,12 @@ import jax
 from flax import linen, nnx
 
 from jsplit.core.base import PyTree
+from jsplit.core.paths import Path
 from jsplit.core.trees import is_floating, narrow
 from jsplit.jaxprs.flat import MODULE, tag_arrays
 
 
-class Interception(NamedTuple):
+class _Interception(NamedTuple):
     """What is made of a model's submodules while it runs.
 
     Attributes:
@@ -36,10 +36,10 @@ class Interception(NamedTuple):
     sown: Callable[[Path], None] | None = None
 
 
-WATCH: Any = jax.make_user_context(None)
-"""The `Interception` that is kept, or `None`. Being part of the key of JAX's caches, it holds in functions under `jit` too."""
+_WATCH: Any = jax.make_user_context(None)
+"""The `_Interception` that is kept, or `None`. Being part of the key of JAX's caches, it holds in functions under `jit` too."""
 
-PLACE = "_pytree__place"
+_PLACE = "_pytree__place"
 """The attribute of a watched submodule that is its path; it stays with it through every nnx transformation.
 
 It begins as the attributes do by which Flax itself keeps books, so that who walks through a module's own leaves it out.
@@ -48,14 +48,16 @@ It begins as the attributes do by which Flax itself keeps books, so that who wal
 
 @contextmanager
 def watching(**changes: Any) -> Iterator[None]:
-    """While it is open, models run under a `Interception` with these attributes, in this thread."""
+    """While it is open, models run under a `_Interception` with these attributes, in this thread."""
     with ExitStack() as stack:
-        if WATCH.value is None:
-            stack.enter_context(linen.intercept_methods(around_linen))
+        if _WATCH.value is None:
+            stack.enter_context(linen.intercept_methods(_around_linen))
         if "sown" in changes:
-            stack.enter_context(replaced(nnx.Module, "sow", around_sow))
-            stack.enter_context(replaced(linen.Module, "sow", around_sow))
-        stack.enter_context(WATCH((WATCH.value or Interception())._replace(**changes)))
+            stack.enter_context(_replaced(nnx.Module, "sow", _around_sow))
+            stack.enter_context(_replaced(linen.Module, "sow", _around_sow))
+        stack.enter_context(
+            _WATCH((_WATCH.value or _Interception())._replace(**changes))
+        )
         yield
 
 
@@ -64,46 +66,48 @@ def watched(module: nnx.Module) -> Iterator[None]:
     """While it is open, the submodules of `module`, which must be a copy, are watched; those of linen always are."""
     with ExitStack() as stack:
         for path, child in (
-            list(nnx.iter_modules(module)) if WATCH.value is not None else ()
+            list(nnx.iter_modules(module)) if _WATCH.value is not None else ()
         ):
-            vars(child)[PLACE] = path
+            vars(child)[_PLACE] = path
             if path and "__call__" in dir(type(child)):
                 stack.enter_context(
-                    replaced(type(child), "__call__", partial(around_nnx, type(child)))
+                    _replaced(
+                        type(child), "__call__", partial(_around_nnx, type(child))
+                    )
                 )
         yield
 
 
-REPLACED: dict[tuple[type, str], list] = {}
+_REPLACED: dict[tuple[type, str], list] = {}
 """For each replaced method how many open contexts replace it, and what the class itself had by that name, if anything."""
-LOCK = RLock()
+_LOCK = RLock()
 
 
 @contextmanager
-def replaced(kind: type, name: str, around: Callable) -> Iterator[None]:
+def _replaced(kind: type, name: str, around: Callable) -> Iterator[None]:
     """While any such context is open, `kind.name` is `around(kind.name, ...)`; it must change nothing unwatched."""
-    with LOCK:
-        if (kind, name) not in REPLACED:
+    with _LOCK:
+        if (kind, name) not in _REPLACED:
             original = getattr(kind, name)
 
             @wraps(original, updated=())
             def method(*args, **kwargs):
                 return around(original, *args, **kwargs)
 
-            REPLACED[kind, name] = [0, vars(kind).get(name)]
+            _REPLACED[kind, name] = [0, vars(kind).get(name)]
             setattr(kind, name, method)
-        REPLACED[kind, name][0] += 1
+        _REPLACED[kind, name][0] += 1
     try:
         yield
     finally:
-        with LOCK:
-            REPLACED[kind, name][0] -= 1
-            if not REPLACED[kind, name][0]:
-                _, own = REPLACED.pop((kind, name))
+        with _LOCK:
+            _REPLACED[kind, name][0] -= 1
+            if not _REPLACED[kind, name][0]:
+                _, own = _REPLACED.pop((kind, name))
                 delattr(kind, name) if own is None else setattr(kind, name, own)
 
 
-def around_linen(
+def _around_linen(
     method: Callable,
     args: tuple,
     kwargs: dict,
@@ -111,27 +115,27 @@ def around_linen(
 ) -> PyTree:
     output = method(*args, **kwargs)
     return (
-        returned(output, context.module.path, (args, kwargs))
+        _returned(output, context.module.path, (args, kwargs))
         if context.method_name == "__call__"
         else output
     )
 
 
-def around_nnx(
+def _around_nnx(
     kind: type, call: Callable, module: nnx.Module, *args: Any, **kwargs: Any
 ) -> PyTree:
     output = call(
         module, *args, **kwargs
     )  # from a class below, this is `super().__call__`, whose output has no name yet
     return (
-        returned(output, vars(module).get(PLACE, ()), (args, kwargs))
+        _returned(output, vars(module).get(_PLACE, ()), (args, kwargs))
         if type(module) is kind
         else output
     )
 
 
-def around_sow(sow: Callable, *args: Any, **kwargs: Any) -> Any:
-    watch = WATCH.value
+def _around_sow(sow: Callable, *args: Any, **kwargs: Any) -> Any:
+    watch = _WATCH.value
     if watch is not None and watch.sown is not None:
         module, collection, name = list(
             inspect.signature(sow).bind(*args, **kwargs).arguments.values()
@@ -140,14 +144,14 @@ def around_sow(sow: Callable, *args: Any, **kwargs: Any) -> Any:
         watch.sown(
             (collection, *module.path, name)
             if is_linen
-            else (*vars(module).get(PLACE, ()), name)
+            else (*vars(module).get(_PLACE, ()), name)
         )
     return sow(*args, **kwargs)
 
 
-def returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
+def _returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
     """What the submodule at `path` returns, as it is watched; the model itself has the path `()`."""
-    watch = WATCH.value
+    watch = _WATCH.value
     if watch is None or not path:
         return output
     if watch.compute is not None and all(
@@ -161,7 +165,7 @@ def returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
 
 def narrowed(tree: PyTree) -> PyTree:
     """A pytree in the dtype in which the watched model computes."""
-    watch = WATCH.value
+    watch = _WATCH.value
     return (
         tree if watch is None or watch.compute is None else narrow(tree, watch.compute)
     )

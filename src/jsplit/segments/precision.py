@@ -61,13 +61,13 @@ def mixed_precision(model: Any, compute: Any = jnp.bfloat16, **options) -> Segme
             )
         before = dict(jax.tree_util.tree_leaves_with_path(state))
         return narrow(output, dtype), jax.tree_util.tree_map_with_path(
-            lambda path, x: as_wide_as(before.get(path), x), new
+            lambda path, x: _as_wide_as(before.get(path), x), new
         )
 
     return replace(wide, apply=apply)
 
 
-def as_wide_as(old: Any, x: Any) -> Any:
+def _as_wide_as(old: Any, x: Any) -> Any:
     return (
         x
         if old is None or old.dtype == jnp.result_type(x)

@@ -95,12 +95,12 @@ def segment(
     elif isinstance(model, linen.Module):
         parts, trainable = from_linen(model, call, variables), True
     else:
-        refuse_modules(model)
-        parts, trainable = from_function(model, call, init), init is not None
+        _refuse_modules(model)
+        parts, trainable = _from_function(model, call, init), init is not None
     return Segment(*parts, inputs=call.inputs, name=name, trainable=trainable)
 
 
-def refuse_modules(function: Callable) -> None:
+def _refuse_modules(function: Callable) -> None:
     """Refuse a function that wraps, binds, encloses or reads a global module whose parameters would become constants."""
     todo, known = [function], set()
     for x in todo:  # grows while it is walked
@@ -131,7 +131,7 @@ def refuse_modules(function: Callable) -> None:
                 getattr(x, "__wrapped__", None),
             ]
             near = (
-                x.__globals__[n] for n in globals_of(x.__code__) if n in x.__globals__
+                x.__globals__[n] for n in _globals_of(x.__code__) if n in x.__globals__
             )
             todo += [
                 g
@@ -154,15 +154,15 @@ def refuse_modules(function: Callable) -> None:
             todo += [*held, *getattr(x, "__dict__", {}).values()]
 
 
-def globals_of(code: CodeType) -> set[str]:
+def _globals_of(code: CodeType) -> set[str]:
     """The names of the globals that a function reads, in its inner functions too."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
     return names.union(
-        *(globals_of(c) for c in code.co_consts if isinstance(c, CodeType))
+        *(_globals_of(c) for c in code.co_consts if isinstance(c, CodeType))
     )
 
 
-def from_function(
+def _from_function(
     function: Callable, call: Call, init: Callable[..., Params] | None
 ) -> Parts:
     def start(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:

@@ -27,8 +27,8 @@ class SegmentSpec(NamedTuple):
 
 def divide(whole: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpec]:
     """The parts by the names of their values, over all `traces`; refuses what cannot be divided."""
-    cuts, names = traces[0].cuts, in_order(traces[0])
-    refuse_names(whole, traces)
+    cuts, names = traces[0].cuts, _in_order(traces[0])
+    _refuse_names(whole, traces)
     reads: dict[str, set[Source]] = {name: set() for name in names}
     pieces = {
         name: [
@@ -38,7 +38,7 @@ def divide(whole: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
     }
     for name in names:
         for trace, piece in zip(traces, pieces[name], strict=True):
-            reads[name] |= check_value(trace, name, sources(trace, piece.reads))
+            reads[name] |= _check_value(trace, name, _sources(trace, piece.reads))
         if name not in cuts and not any(
             e.eqn.primitive.name != "name"
             for piece in pieces[name]
@@ -53,7 +53,7 @@ def divide(whole: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
                 "",
             )
             raise ValueError(
-                f"{cut}output `{name}` is `{describe(whole, min(reads[name]))}` itself, nothing is computed after it."
+                f"{cut}output `{name}` is `{_describe(whole, min(reads[name]))}` itself, nothing is computed after it."
             )
     names = topological_order(
         {n: [s.which for s in reads[n] if s.kind == "cut"] for n in names}, "the cuts"
@@ -72,10 +72,10 @@ def divide(whole: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
             if owner.setdefault(source, name) != name and not (
                 source.kind == "field" and source.which in whole.shared
             ):
-                refuse_shared(
+                _refuse_shared(
                     whole, traces, source, [n for n in names if source in reads[n]]
                 )
-    own_statistics(whole, traces, reads, owner)
+    _own_statistics(whole, traces, reads, owner)
     params, state = (
         {
             n: [
@@ -98,7 +98,7 @@ def divide(whole: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
     return {n: SegmentSpec(params[n], state[n], inputs[n]) for n in names}
 
 
-def refuse_names(whole: TracedModel, traces: Sequence[Traced]) -> None:
+def _refuse_names(whole: TracedModel, traces: Sequence[Traced]) -> None:
     """Refuse one name for two values, and one value under two names."""
     if both := set(traces[0].cuts) & {*traces[0].outputs, *whole.fields}:
         raise ValueError(
@@ -114,7 +114,7 @@ def refuse_names(whole: TracedModel, traces: Sequence[Traced]) -> None:
                     )
 
 
-def in_order(trace: Traced) -> list[str]:
+def _in_order(trace: Traced) -> list[str]:
     """Cuts in the order in which the model computes them, then outputs."""
     position = {v: i for i, e in enumerate(trace.flat.equations) for v in e.writes}
     last = {
@@ -126,12 +126,12 @@ def in_order(trace: Traced) -> list[str]:
     return [*sorted(last, key=lambda n: last[n]), *trace.outputs]
 
 
-def sources(trace: Traced, variables: Iterable[Var]) -> set[Source]:
+def _sources(trace: Traced, variables: Iterable[Var]) -> set[Source]:
     cuts = {v: Source("cut", n) for n, value in trace.cuts.items() for v in value.atoms}
     return {cuts.get(v) or trace.sources[v] for v in variables}
 
 
-def check_value(trace: Traced, name: str, found: set[Source]) -> set[Source]:
+def _check_value(trace: Traced, name: str, found: set[Source]) -> set[Source]:
     """What the value `name` is computed from; refused if it is no result of a segment."""
     atoms = trace.values[name].atoms
     what = f"cut `{name}`" if name in trace.cuts else f"output `{name}`"
@@ -161,7 +161,7 @@ def check_value(trace: Traced, name: str, found: set[Source]) -> set[Source]:
     return found
 
 
-def own_statistics(
+def _own_statistics(
     whole: TracedModel,
     traces: Sequence[Traced],
     reads: Mapping[str, set[Source]],
@@ -176,7 +176,7 @@ def own_statistics(
     for i in range(len(whole.state.paths)):
         found = set[Source]()
         for trace in traces:
-            found |= sources(
+            found |= _sources(
                 trace,
                 backward_slice(trace.flat, [trace.new_state[i]], trace.stops("")).reads,
             )
@@ -199,7 +199,7 @@ def own_statistics(
         able = [n for n in reads if group - loose <= reads[n]]
         able += [n for n in reads if group - loose <= reads[n] | {Source("cut", n)}]
         if not able:
-            refuse_statistic(
+            _refuse_statistic(
                 whole, min(s for s in loose if s.kind == "state"), group - loose
             )
         owner.update(
@@ -211,35 +211,35 @@ def own_statistics(
             s in reads[name] or owner.get(s) == name or s == Source("cut", name)
             for s in needed
         ):
-            refuse_statistic(whole, source, needed)
+            _refuse_statistic(whole, source, needed)
 
 
-def refuse_statistic(whole: TracedModel, source: Source, needed: set[Source]) -> None:
-    what = ", ".join(f"`{describe(whole, s)}`" for s in sorted(needed))
+def _refuse_statistic(whole: TracedModel, source: Source, needed: set[Source]) -> None:
+    what = ", ".join(f"`{_describe(whole, s)}`" for s in sorted(needed))
     raise ValueError(
-        f"statistic `{describe(whole, source)}` needs {what}, which no single segment has."
+        f"statistic `{_describe(whole, source)}` needs {what}, which no single segment has."
     )
 
 
-def describe(whole: TracedModel, source: Source) -> str:
+def _describe(whole: TracedModel, source: Source) -> str:
     leaves = {"params": whole.params, "state": whole.state}.get(source.kind)
     return dotted(leaves.paths[source.which]) if leaves else str(source.which)
 
 
-def refuse_shared(
+def _refuse_shared(
     whole: TracedModel, traces: Sequence[Traced], source: Source, readers: Sequence[str]
 ) -> None:
     """Say which way an input, weight or statistic takes around the cut."""
     ways = [
         way
         for trace in traces
-        if (way := path_to(trace, source, readers[-1])) is not None
+        if (way := _path_to(trace, source, readers[-1])) is not None
     ]
-    way = " -> ".join([describe(whole, source), *ways[0], readers[-1]])
+    way = " -> ".join([_describe(whole, source), *ways[0], readers[-1]])
     both = " and ".join(f"`{n}`" for n in readers)
     cuts = ", ".join(f"`{n}`" for n in readers if n in traces[0].cuts)
     what = {"params": "weight", "state": "statistic", "field": "input"}[source.kind]
-    said = f"the {what} `{describe(whole, source)}`"
+    said = f"the {what} `{_describe(whole, source)}`"
     if not cuts:
         raise ValueError(
             f"{said} is read by {both} ({way}), and no cut lies before both; cut where they part."
@@ -252,7 +252,7 @@ def refuse_shared(
     )
 
 
-def path_to(trace: Traced, source: Source, name: str) -> list[str] | None:
+def _path_to(trace: Traced, source: Source, name: str) -> list[str] | None:
     """Names of the steps from an input of the whole to the value `name`, around the cuts: submodules where named."""
     piece = backward_slice(trace.flat, trace.values[name].atoms, trace.stops(name))
     came: dict[Var, tuple[Var | None, str]] = {

@@ -16,7 +16,7 @@ from jax.extend.core import Var
 from jsplit.jaxprs.flat import CUT, MODULE, Atom, Flat, bodies, inside, untagged
 
 
-def tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
+def _tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
     """By name, each time that name was given: the variables by their paths in the pytree that was named."""
     found: dict[str, list[dict[str, Var]]] = {}
     for equation in flat.equations:
@@ -31,7 +31,7 @@ def tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
     return found
 
 
-class Separator(NamedTuple):
+class _Separator(NamedTuple):
     """A separating value: its variable, and the one it was before it was given further names.
 
     `family` is its name without the number that tells apart several of one name.
@@ -44,7 +44,7 @@ class Separator(NamedTuple):
 
 def separating(
     flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]
-) -> dict[str, Separator]:
+) -> dict[str, _Separator]:
     """Every single value that separates `fields` from `outs`, by all its readable names, in order.
 
     A value that a submodule returns has that submodule's path as its name: `block`, or `block#2` at its
@@ -68,13 +68,13 @@ def separating(
 
     label: dict[Var, str] = {}
     for prefix in (MODULE, CUT):
-        for name, calls in tagged(flat, prefix).items():
+        for name, calls in _tagged(flat, prefix).items():
             for i, call in enumerate(calls):
                 full = f"{name}#{i + 1}" if len(calls) > 1 else name
                 label.update(
                     {v: f"{full}/{end}" if end else full for end, v in call.items()}
                 )
-    found: dict[str, Separator] = {}
+    found: dict[str, _Separator] = {}
     where: dict[Var, str] = dict.fromkeys(
         fields, ""
     )  # the last submodule on the way to a variable
@@ -101,7 +101,7 @@ def separating(
                     f"{family}#{i}" if i > 1 else family
                     for i in range(1, len(found) + 2)
                 )
-                found[next(n for n in names if n not in found)] = Separator(
+                found[next(n for n in names if n not in found)] = _Separator(
                     v, origin.get(v, v), family
                 )
     return found
@@ -112,8 +112,8 @@ def find(
 ) -> list[tuple[str, Var]]:
     """What a name points at, by keys: a marked value, a submodule's output, or one separating value; or nothing."""
     cuts, modules, points = (
-        tagged(flat, CUT),
-        tagged(flat, MODULE),
+        _tagged(flat, CUT),
+        _tagged(flat, MODULE),
         separating(flat, fields, outs),
     )
     path, _, number = (
@@ -151,8 +151,8 @@ def nearest(
 ) -> list[str]:
     """The names that could have been meant by one that does not exist."""
     known = (
-        tagged(flat, CUT).keys()
-        | tagged(flat, MODULE).keys()
+        _tagged(flat, CUT).keys()
+        | _tagged(flat, MODULE).keys()
         | separating(flat, fields, outs).keys()
     )
     return get_close_matches(name, known, 3) or sorted(known)[:8]
@@ -166,7 +166,7 @@ def marked(flat: Flat) -> list[str]:
     return list(
         dict.fromkeys(
             [
-                *tagged(flat, CUT),
+                *_tagged(flat, CUT),
                 *(untagged(tag.removeprefix(CUT))[0] for tag in within),
             ]
         )

@@ -99,14 +99,14 @@ def split(
     """
     made = segment(model, **options)
     start = initial(made, example)
-    whole = TracedModel(made, start, example, name_cuts(cuts), outputs, shared_inputs)
+    whole = TracedModel(made, start, example, _name_cuts(cuts), outputs, shared_inputs)
     parts = divide(whole, whole.both())
     return {
-        name: make_segment(whole, start, name, part) for name, part in parts.items()
+        name: _make_segment(whole, start, name, part) for name, part in parts.items()
     }
 
 
-def name_cuts(cuts: Any) -> dict[str, list[str]] | None:
+def _name_cuts(cuts: Any) -> dict[str, list[str]] | None:
     """For each cut its name and the names of the values it holds."""
 
     def names(ends: Any) -> list[str]:
@@ -129,7 +129,7 @@ def name_cuts(cuts: Any) -> dict[str, list[str]] | None:
     }
 
 
-def make_segment(
+def _make_segment(
     whole: TracedModel, start: Initial, name: str, part: SegmentSpec
 ) -> Segment:
     """The slice of the whole that computes the value `name`, as a segment of its own."""
@@ -138,10 +138,10 @@ def make_segment(
     starts = [start.params_atoms[i] for i in part.params] + [
         start.state_atoms[i] for i in part.state
     ]
-    begin = restrict(start.flat, starts)
+    begin = _restrict(start.flat, starts)
 
     def init(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
-        leaves = begin(as_key(key))
+        leaves = begin(_as_key(key))
         return nest(param_paths, leaves[: len(param_paths)]), nest(
             state_paths, leaves[len(param_paths) :]
         )
@@ -178,18 +178,18 @@ def make_segment(
                 if isinstance(v, Var):
                     values[v] = x
 
-        give("key", trace.variables[Source("key", 0)], [as_key(key)])
+        give("key", trace.variables[Source("key", 0)], [_as_key(key)])
         for i, path in zip(part.params, param_paths, strict=True):
             give(
                 dotted(path),
                 trace.variables[Source("params", i)],
-                [at(params, path, f"segment `{name}` needs the weight")],
+                [_at(params, path, f"segment `{name}` needs the weight")],
             )
         for i, path in zip(part.state, state_paths, strict=True):
             give(
                 dotted(path),
                 trace.variables[Source("state", i)],
-                [at(state, path, f"segment `{name}` needs the statistic")],
+                [_at(state, path, f"segment `{name}` needs the statistic")],
             )
         for n, value in named.items():
             expected = (
@@ -225,7 +225,7 @@ def make_segment(
     )
 
 
-def restrict(
+def _restrict(
     flat: Flat, outs: Sequence[Atom | jax.ShapeDtypeStruct]
 ) -> Callable[[jax.Array], list]:
     """The part of an initialiser that gives `outs`, holding no array that it does not need."""
@@ -257,7 +257,7 @@ def restrict(
     return start
 
 
-def as_key(key: jax.Array | None) -> jax.Array:
+def _as_key(key: jax.Array | None) -> jax.Array:
     """A typed key; `None` is any key, for where none is used."""
     if key is None:
         return jax.random.key(0)
@@ -268,7 +268,7 @@ def as_key(key: jax.Array | None) -> jax.Array:
     )
 
 
-def at(tree: PyTree, path: tuple, needs: str) -> Any:
+def _at(tree: PyTree, path: tuple, needs: str) -> Any:
     for k in path:
         if not isinstance(tree, Mapping) or k not in tree:
             raise ValueError(

@@ -99,7 +99,7 @@ class Initial(NamedTuple):
     state_atoms: list[Atom | jax.ShapeDtypeStruct]
 
 
-def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
+def _fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
     """The shapes of the example by the names of the model's inputs."""
     names = list(
         model.inputs or (f"input{i}" if i else "input" for i in range(len(example)))
@@ -123,7 +123,7 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
     """Trace `model.init`."""
     zeros = [
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), e)
-        for e in fields_of(model, example).values()
+        for e in _fields_of(model, example).values()
     ]
     leaves: list[Leaves] = []
 
@@ -180,7 +180,7 @@ class TracedModel:
         shared: Sequence[str] = (),
     ):
         self.apply: Apply = model.apply
-        fields = fields_of(model, example)
+        fields = _fields_of(model, example)
         self.fields, self.example = list(fields), list(fields.values())
         self.batch = batch_of(fields)
         self.key = jax.eval_shape(jax.random.key, 0)

@@ -18,11 +18,11 @@ from jsplit.segments.segment import segment
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 
-LossFunction = Callable[..., jax.Array]
+_LossFunction = Callable[..., jax.Array]
 P = ParamSpec("P")
 
 
-def of_segments(configuration: Callable[P, Topology]) -> Callable[P, Topology]:
+def _of_segments(configuration: Callable[P, Topology]) -> Callable[P, Topology]:
     """A configuration that says which segments it takes when it gets something else."""
     names = [
         n
@@ -45,13 +45,13 @@ def of_segments(configuration: Callable[P, Topology]) -> Callable[P, Topology]:
             *zip(names, args, strict=False),
             *((n, kwargs[n]) for n in names if n in kwargs),
         ]:
-            check_segment(f"`{name}`", part)
+            _check_segment(f"`{name}`", part)
         return configuration(*args, **kwargs)
 
     return checked
 
 
-def check_segment(what: str, part: object) -> None:
+def _check_segment(what: str, part: object) -> None:
     if not isinstance(part, Segment):
         raise ValueError(
             f"{what} must be a segment, got a {type(part).__name__}; make one of it by jsplit.segment, or several of a whole "
@@ -59,12 +59,12 @@ def check_segment(what: str, part: object) -> None:
         )
 
 
-@of_segments
+@_of_segments
 def vanilla(
     bottom: Segment,
     top: Segment,
     *,
-    loss: LossFunction,
+    loss: _LossFunction,
     client: str = "client",
     server: str = "server",
     fields: str | Sequence[str] | None = None,
@@ -83,20 +83,20 @@ def vanilla(
     """
     low = node(bottom, client, fields, "smashed")
     high = node(top, server, [low.name], "output")
-    return build(
-        [low, high, loss_at(server, loss, high, label)],
+    return _build(
+        [low, high, _loss_at(server, loss, high, label)],
         (client, low.reads),
         (server, [label]),
     )
 
 
-@of_segments
+@_of_segments
 def u_shaped(
     head: Segment,
     body: Segment,
     tail: Segment,
     *,
-    loss: LossFunction,
+    loss: _LossFunction,
     client: str = "client",
     server: str = "server",
     fields: str | Sequence[str] | None = None,
@@ -115,8 +115,8 @@ def u_shaped(
     mid = node(body, server, [low.name], "down")
     high = node(tail, client, [mid.name], "output")
     own = [i for i in (*low.reads, *high.reads) if i not in (low.name, mid.name)]
-    return build(
-        [low, mid, high, loss_at(client, loss, high, label)],
+    return _build(
+        [low, mid, high, _loss_at(client, loss, high, label)],
         (client, [*own, label]),
         (server, []),
     )
@@ -126,7 +126,7 @@ def vertical(
     bottoms: Mapping[str, Segment],
     top: Segment,
     *,
-    loss: LossFunction,
+    loss: _LossFunction,
     server: str = "server",
     fields: Mapping[str, str | Sequence[str]] | None = None,
     label: str = "label",
@@ -143,11 +143,11 @@ def vertical(
         fields: by client, what its bottom reads; by default its own names.
         loss, server, label: as in `vanilla`.
     """
-    lows, held = clients(bottoms, fields)
-    merged, inputs = merger(merge, lows, server, "merged")
+    lows, held = _clients(bottoms, fields)
+    merged, inputs = _merger(merge, lows, server, "merged")
     high = node(top, server, inputs, "output")
-    return build(
-        [*lows, *merged, high, loss_at(server, loss, high, label)],
+    return _build(
+        [*lows, *merged, high, _loss_at(server, loss, high, label)],
         *held,
         (server, [label]),
     )
@@ -158,7 +158,7 @@ def extended_vanilla(
     middle: Segment,
     top: Segment,
     *,
-    loss: LossFunction,
+    loss: _LossFunction,
     intermediary: str = "intermediary",
     server: str = "server",
     fields: Mapping[str, str | Sequence[str]] | None = None,
@@ -174,19 +174,19 @@ def extended_vanilla(
         top: at `server`; reads what `middle` produces.
         bottoms, loss, server, fields, label, merge: as in `vertical`.
     """
-    lows, held = clients(bottoms, fields)
-    merged, inputs = merger(merge, lows, intermediary, "merged")
+    lows, held = _clients(bottoms, fields)
+    merged, inputs = _merger(merge, lows, intermediary, "merged")
     mid = node(middle, intermediary, inputs, "middle")
     high = node(top, server, [mid.name], "output")
-    nodes = [*lows, *merged, mid, high, loss_at(server, loss, high, label)]
-    return build(nodes, *held, (intermediary, []), (server, [label]))
+    nodes = [*lows, *merged, mid, high, _loss_at(server, loss, high, label)]
+    return _build(nodes, *held, (intermediary, []), (server, [label]))
 
 
 def multitask(
     bottoms: Mapping[str, Segment],
     tops: Mapping[str, Segment],
     *,
-    losses: Mapping[str, LossFunction],
+    losses: Mapping[str, _LossFunction],
     labels: Mapping[str, str] | None = None,
     weights: Mapping[str, float] | None = None,
     fields: Mapping[str, str | Sequence[str]] | None = None,
@@ -212,10 +212,10 @@ def multitask(
             raise ValueError(
                 f"`{what}` names `{sorted(unknown)[0]}`, which has no top; there are {sorted(tops)}."
             )
-    lows, held = clients(bottoms, fields)
+    lows, held = _clients(bottoms, fields)
     nodes, labels = [], {s: (labels or {}).get(s, f"label_{s}") for s in tops}
     for server, top in tops.items():
-        merged, inputs = merger(merge, lows, server, f"merged_{server}")
+        merged, inputs = _merger(merge, lows, server, f"merged_{server}")
         high = node(top, server, inputs, f"output_{server}")
         weight = (weights or {}).get(server, 1.0)
         nodes += [
@@ -229,13 +229,13 @@ def multitask(
                 weight,
             ),
         ]
-    return build([*lows, *nodes], *held, *((s, [labels[s]]) for s in tops))
+    return _build([*lows, *nodes], *held, *((s, [labels[s]]) for s in tops))
 
 
 def multihop(
     segments: Mapping[str, Segment],
     *,
-    loss: LossFunction,
+    loss: _LossFunction,
     fields: str | Sequence[str] | None = None,
     label: str = "label",
 ) -> Topology:
@@ -267,7 +267,7 @@ def multihop(
         )
     server = nodes[-1].party
     held = [(first[0], nodes[0].reads), *((p, ()) for p in segments), (server, [label])]
-    return build([*nodes, loss_at(server, loss, nodes[-1], label)], *held)
+    return _build([*nodes, _loss_at(server, loss, nodes[-1], label)], *held)
 
 
 def node(
@@ -276,7 +276,7 @@ def node(
     """A node for a segment, named and fed as the segment says, or else as given.
 
     A slice of a whole model names all that it reads, which may be more than the one value before it."""
-    check_segment(f"the part of `{party}`", part)
+    _check_segment(f"the part of `{party}`", part)
     inputs = [inputs] if isinstance(inputs, str) else inputs
     inputs = (
         part.inputs
@@ -289,11 +289,11 @@ def node(
     return Node(part.name or default, part, party, inputs)
 
 
-def loss_at(party: str, loss: LossFunction, output: Node, label: str) -> Loss:
+def _loss_at(party: str, loss: _LossFunction, output: Node, label: str) -> Loss:
     return Loss("loss", loss, party, [output.name, label])
 
 
-def clients(
+def _clients(
     bottoms: Mapping[str, Segment], fields: Mapping[str, str | Sequence[str]] | None
 ) -> tuple[list[Node], list]:
     if not bottoms:
@@ -309,7 +309,7 @@ def clients(
     return lows, [(n.party, n.reads) for n in lows]
 
 
-def merger(
+def _merger(
     merge: Callable | None, lows: Sequence[Node], party: str, name: str
 ) -> tuple[list[Node], list[str]]:
     """The node that merges, if any, and what the next one reads."""
@@ -319,7 +319,7 @@ def merger(
     return [Node(name, segment(merge, inputs=names), party, names)], [name]
 
 
-def build(nodes: list[Node | Loss], *held: tuple[str, Sequence[str]]) -> Topology:
+def _build(nodes: list[Node | Loss], *held: tuple[str, Sequence[str]]) -> Topology:
     """The topology; a party may come several times, with fields from each of its roles."""
     parts = [n for n in nodes if isinstance(n, Node)]
     for i, n in enumerate(parts):

@@ -57,7 +57,7 @@ class Topology:
         }
         object.__setattr__(self, "holds", MappingProxyType(held))
         object.__setattr__(self, "nodes", tuple(self.nodes))
-        validate(self)
+        _validate(self)
 
     def __reduce__(self) -> tuple:
         return Topology, (self.nodes, dict(self.holds))
@@ -177,7 +177,7 @@ def type_of(node: Node | Loss) -> str:
     return "metric" if not node.weight else "penalty" if node.local else "loss"
 
 
-def validate(topology: Topology) -> None:
+def _validate(topology: Topology) -> None:
     for n in topology.nodes:
         if not isinstance(n, (Node, Loss)):
             raise ValueError(
@@ -191,7 +191,7 @@ def validate(topology: Topology) -> None:
             raise ValueError(f"two nodes are named `{name}`.")
         if name in topology.fields:
             raise ValueError(
-                f"node `{name}` has the name of a field that `{holders(topology, name)[0]}` holds."
+                f"node `{name}` has the name of a field that `{_holders(topology, name)[0]}` holds."
             )
     for what, name in [("field", f) for f in topology.fields] + [
         ("node", n) for n in names
@@ -204,10 +204,10 @@ def validate(topology: Topology) -> None:
     for node in (*topology.segments, *topology.losses):
         what = f"{'node' if isinstance(node, Node) else 'loss'} `{node.name}` at `{node.party}`"
         for i in node.reads:
-            check_input(topology, node, what, i)
+            _check_input(topology, node, what, i)
 
 
-def check_input(topology: Topology, node: Node | Loss, what: str, i: str) -> None:
+def _check_input(topology: Topology, node: Node | Loss, what: str, i: str) -> None:
     base, _, own = i.rpartition(".")
     if i in topology.node:
         if (
@@ -221,7 +221,7 @@ def check_input(topology: Topology, node: Node | Loss, what: str, i: str) -> Non
             )
     elif i in topology.fields:
         if i not in topology.holds.get(node.party, ()):
-            owners = " and ".join(f"`{p}`" for p in holders(topology, i))
+            owners = " and ".join(f"`{p}`" for p in _holders(topology, i))
             raise ValueError(
                 f"{what} reads the field `{i}`, which only {owners} holds; raw inputs and labels do not cross."
             )
@@ -242,5 +242,5 @@ def check_input(topology: Topology, node: Node | Loss, what: str, i: str) -> Non
         )
 
 
-def holders(topology: Topology, field: str) -> list[str]:
+def _holders(topology: Topology, field: str) -> list[str]:
     return [party for party, fields in topology.holds.items() if field in fields]

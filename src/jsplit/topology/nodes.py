@@ -36,7 +36,7 @@ class Node:
     detached: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        check_names("node", self.name, self.party)
+        _check_names("node", self.name, self.party)
         if not isinstance(self.segment, Segment):
             raise ValueError(
                 f"node `{self.name}`: `segment` must be a Segment, got {type(self.segment).__name__}; see jsplit.segment."
@@ -92,7 +92,7 @@ class Loss:
     local: bool = False
 
     def __post_init__(self) -> None:
-        check_names("loss", self.name, self.party)
+        _check_names("loss", self.name, self.party)
         if not callable(self.fn):
             raise ValueError(
                 f"loss `{self.name}`: `fn` must be a function, got {type(self.fn).__name__}."
@@ -145,7 +145,7 @@ def as_names(
     return tuple(names)
 
 
-def check_names(kind: str, name: str, party: str) -> None:
+def _check_names(kind: str, name: str, party: str) -> None:
     for what, value in (("name", name), ("party", party)):
         if not isinstance(value, str) or not value:
             raise ValueError(

@@ -85,10 +85,10 @@ def fused(
         )
 
     def start(
-        state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any = None
+        state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any = None
     ) -> dict[Name, PyTree]:
         return together(
-            place(places, swap_keys(state, keys), batch, normalise_weight(weight))
+            place(places, _swap_keys(state, keys), batch, normalise_weight(weight))
         )
 
     def finish(env: dict[Name, PyTree]) -> Info:
@@ -99,19 +99,19 @@ def fused(
 
     @partial(jax.jit, donate_argnums=0)
     def train(
-        state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any
+        state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any
     ) -> tuple[TrainState, Info]:
         env = start(state, keys, batch, weight)
         if microbatches == 1:
             execute(training_ops(walked), env)
         else:
-            run_microbatches(walked, env)
+            _run_microbatches(walked, env)
         execute(update_ops(walked), env)
-        return swap_keys(collect(places, apart(places, env))), finish(env)
+        return _swap_keys(collect(places, apart(places, env))), finish(env)
 
     @jax.jit
     def measure(
-        state: TrainState, keys: Keys, batch: Mapping[str, PyTree], weight: Any
+        state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any
     ) -> Info:
         env = start(state, keys, batch, weight)
         execute(inference_ops(walked, topology.losses), env)
@@ -119,7 +119,7 @@ def fused(
 
     @jax.jit
     def infer(
-        state: TrainState, keys: Keys, fields: Mapping[str, PyTree]
+        state: TrainState, keys: _Keys, fields: Mapping[str, PyTree]
     ) -> dict[str, PyTree]:
         env = start(state, keys, fields)
         execute(inference_ops(walked), env)
@@ -132,33 +132,33 @@ def fused(
     ) -> tuple[TrainState, Info]:
         check_even(config, check_batch(topology, batch, needed, microbatches, weight))
         state, batch, weight = laid(state, batch, weight)
-        keys = keys_of(state)
-        state, info = train(swap_keys(state), keys, batch, weight)
-        return swap_keys(state, keys), info
+        keys = _keys_of(state)
+        state, info = train(_swap_keys(state), keys, batch, weight)
+        return _swap_keys(state, keys), info
 
     def evaluate(
         state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
     ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
         state, batch, weight = laid(state, batch, weight)
-        return measure(swap_keys(state), keys_of(state), batch, weight)
+        return measure(_swap_keys(state), _keys_of(state), batch, weight)
 
     def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
         state, fields, _ = laid(state, fields)
-        return infer(swap_keys(state), keys_of(state), fields)
+        return infer(_swap_keys(state), _keys_of(state), fields)
 
     return Trainer(partial(initial_state, config), step, evaluate, predict, config)
 
 
-Keys = Mapping[str, jax.Array]
+_Keys = Mapping[str, jax.Array]
 
 
-def keys_of(state: TrainState) -> dict[str, jax.Array]:
+def _keys_of(state: TrainState) -> dict[str, jax.Array]:
     return {party: own.key for party, own in state.parties.items()}
 
 
-def swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> TrainState:
+def _swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> TrainState:
     """The state with other keys, or with none: a compiled step hands typed keys back slowly, and never changes them."""
     found = {}
     for party, (params, own, optimizer, links, _, step) in state.parties.items():
@@ -168,7 +168,7 @@ def swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> Train
     return TrainState(found)
 
 
-def run_microbatches(config: Config, env: dict) -> None:
+def _run_microbatches(config: Config, env: dict) -> None:
     """Forward and backward over each part of the batch in turn; sums of gradients, means of losses."""
     count, topology = config.microbatches, config.topology
     fields = {n: x for n, x in env.items() if n.kind in ("value", "weight")}

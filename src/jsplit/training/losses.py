@@ -23,7 +23,7 @@ def cotangent(party: str, value: str, reader: str) -> Name:
     return Name(party, f"cotangent by {reader}", value)
 
 
-def name_of_input(topology: Topology, party: str, i: str) -> Name:
+def _name_of_input(topology: Topology, party: str, i: str) -> Name:
     """Where an input of a loss lies: a value or field, or the parameters or new state of a node."""
     base, _, own = i.rpartition(".")
     return (
@@ -52,11 +52,11 @@ def normalise_weight(weight: jax.Array | None) -> jax.Array | None:
 def loss_op(topology: Topology, loss: Loss) -> Op:
     reads = (
         weight_of(loss.party),
-        *[name_of_input(topology, loss.party, i) for i in loss.reads],
+        *[_name_of_input(topology, loss.party, i) for i in loss.reads],
     )
 
     def run(weight, *inputs):
-        return (mean(topology, loss, inputs, weight),)
+        return (_mean(topology, loss, inputs, weight),)
 
     return Op(
         loss.party,
@@ -67,7 +67,7 @@ def loss_op(topology: Topology, loss: Loss) -> Op:
     )
 
 
-def mean(
+def _mean(
     topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None
 ) -> jax.Array:
     """The mean of what a loss returns, of each example as often as it counts."""
@@ -125,7 +125,7 @@ def mean(
 def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
     """Compute one loss and the cotangents of what it reads, `weight` times."""
     party = loss.party
-    places = {i: name_of_input(topology, party, i) for i in loss.reads}
+    places = {i: _name_of_input(topology, party, i) for i in loss.reads}
     free = [
         i for i, place in places.items() if place.what in topology.depends_on_params
     ]  # what depends on some parameter
@@ -137,7 +137,7 @@ def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
             values = {
                 i: combine(x, parts[i]) if i in parts else x for i, x in named.items()
             }
-            return mean(topology, loss, [values[i] for i in loss.reads], weight)
+            return _mean(topology, loss, [values[i] for i in loss.reads], weight)
 
         value, pull = jax.vjp(fn, {i: inexact_part(named[i]) for i in free})
         (found,) = pull(jnp.full_like(value, loss.weight))

@@ -12,7 +12,7 @@ from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int
 
 
-class Late(NamedTuple):
+class _Late(NamedTuple):
     """Gradients under way, [steps, ...] each, in a ring; how many updates were asked for; the optimizer's own state."""
 
     waiting: PyTree
@@ -41,7 +41,7 @@ def stale(
 
     def init(params: PyTree) -> Any:
         waiting = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), params)
-        return Late(waiting, jnp.zeros((), jnp.int32), optimizer.init(params))
+        return _Late(waiting, jnp.zeros((), jnp.int32), optimizer.init(params))
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None
@@ -57,6 +57,6 @@ def stale(
         waiting = jax.tree.map(
             lambda x, g: x.at[place].set(g.astype(x.dtype)), state.waiting, updates
         )
-        return found, Late(waiting, state.asked + 1, inner)
+        return found, _Late(waiting, state.asked + 1, inner)
 
     return optax.GradientTransformation(init, update)

@@ -75,7 +75,7 @@ def message_of(wire: Wire, sent: PyTree) -> Message:
     )
 
 
-def forward_ops(
+def _forward_ops(
     config: Config, *, train: bool, nodes: Sequence[Node], losses: Sequence[Loss]
 ) -> list[Op]:
     """Run `nodes`, and send what they and `losses` read."""
@@ -91,7 +91,7 @@ def forward_ops(
             ):
                 arrived.add((i, node.party))
                 sender = topology.node[i].party
-                ops += crossing(
+                ops += _crossing(
                     config,
                     Wire("activation", i, sender, node.party),
                     [Name(sender, "value", i)],
@@ -99,11 +99,11 @@ def forward_ops(
                     train=train,
                 )
         if isinstance(node, Node):
-            ops.append(forward(config, node, train))
+            ops.append(_forward(config, node, train))
     return ops
 
 
-def backward_ops(config: Config) -> list[Op]:
+def _backward_ops(config: Config) -> list[Op]:
     """From the losses back: every node after all that read it, and cotangents sent as soon as they are whole."""
     topology = config.topology
     ops = [
@@ -115,18 +115,18 @@ def backward_ops(config: Config) -> list[Op]:
     for node in reversed(topology.segments):
         for c in topology.crossings:
             if c.name == node.name and c.returns:
-                ops += crossing(
+                ops += _crossing(
                     config,
                     Wire("cotangent", c.name, c.receiver, c.sender),
                     cotangents(config, c.name, c.receiver),
-                    returned(c.sender, c.name, c.receiver),
+                    _returned(c.sender, c.name, c.receiver),
                 )
         if differentiable(config, node):
-            ops.append(backward(config, node))
+            ops.append(_backward(config, node))
     return ops
 
 
-def returned(party: str, value: str, receiver: str) -> Name:
+def _returned(party: str, value: str, receiver: str) -> Name:
     """Where the cotangent of a value lies that came back from another party."""
     return Name(party, f"cotangent from {receiver}", value)
 
@@ -149,7 +149,7 @@ def cotangents(config: Config, value: str, party: str) -> list[Name]:
     return [cotangent(party, value, reader) for reader in readers]
 
 
-def all_cotangents(config: Config, node: Node) -> list[Name]:
+def _all_cotangents(config: Config, node: Node) -> list[Name]:
     """Those that the node's own party computes, and those that come over a crossing."""
     back = [
         c.receiver
@@ -157,28 +157,28 @@ def all_cotangents(config: Config, node: Node) -> list[Name]:
         if c.name == node.name and c.returns
     ]
     return cotangents(config, node.name, node.party) + [
-        returned(node.party, node.name, party) for party in back
+        _returned(node.party, node.name, party) for party in back
     ]
 
 
-def state_cotangents(config: Config, node: Node) -> list[Name]:
+def _state_cotangents(config: Config, node: Node) -> list[Name]:
     """Where the cotangents of a node's new state lie, if a penalty reads it."""
     return cotangents(config, f"{node.name}.state", node.party)
 
 
 def differentiable(config: Config, node: Node) -> bool:
     return node.name in config.topology.depends_on_params and bool(
-        all_cotangents(config, node) or state_cotangents(config, node)
+        _all_cotangents(config, node) or _state_cotangents(config, node)
     )
 
 
-def rng_names(config: Config, party: str) -> list[Name]:
+def _rng_names(config: Config, party: str) -> list[Name]:
     """What randomness is a function of: the key, the step, and the micro-batch where there are several."""
     several = [Name(party, "micro")] if config.microbatches > 1 else []
     return [Name(party, "key"), Name(party, "step"), *several]
 
 
-def step_key(key: jax.Array, step: jax.Array, *micro: jax.Array) -> jax.Array:
+def _step_key(key: jax.Array, step: jax.Array, *micro: jax.Array) -> jax.Array:
     """The key of one step, on which all parties agree: `fold_in(key, step)`.
 
     With several micro-batches each folds in its number once more."""
@@ -186,7 +186,7 @@ def step_key(key: jax.Array, step: jax.Array, *micro: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, micro[0]) if micro else key
 
 
-def crossing(
+def _crossing(
     config: Config,
     wire: Wire,
     sent: Sequence[Name],
@@ -218,7 +218,7 @@ def crossing(
             ),
         ]
     memory = [Name(wire.sender, "link", label)] if train else []
-    known = rng_names(config, wire.sender)
+    known = _rng_names(config, wire.sender)
 
     def encode(*given):
         state, key, value = (
@@ -226,7 +226,7 @@ def crossing(
             given[len(memory) :][: len(known)],
             tree_sum(given[len(memory) + len(known) :]),
         )
-        key = jax.random.fold_in(step_key(*key), crc32("/".join(wire).encode()))
+        key = jax.random.fold_in(_step_key(*key), crc32("/".join(wire).encode()))
         payload, new = link.encode(
             state[0] if train else link.init(abstract(value)), value, key
         )
@@ -246,16 +246,16 @@ def crossing(
     return [send, Op(wire.receiver, f"receive {label}", (wire,), (received,), decode)]
 
 
-def forward(config: Config, node: Node, train: bool) -> Op:
+def _forward(config: Config, node: Node, train: bool) -> Op:
     """Run one segment; in training leave its vjp too."""
     learned, party, known = (
         config.topology.depends_on_params,
         node.party,
-        rng_names(config, node.party),
+        _rng_names(config, node.party),
     )
     linear, watched = (
         train and differentiable(config, node),
-        bool(state_cotangents(config, node)),
+        bool(_state_cotangents(config, node)),
     )
     reads = [Name(party, "params", node.name), Name(party, "state", node.name), *known]
     reads += [Name(party, "value", i) for i in node.reads]
@@ -263,7 +263,7 @@ def forward(config: Config, node: Node, train: bool) -> Op:
 
     def run(params, state, *rest):
         key, inputs = (
-            node_key(step_key(*rest[: len(known)]), node.name, node.segment),
+            node_key(_step_key(*rest[: len(known)]), node.name, node.segment),
             rest[len(known) :],
         )
         named = dict(zip(node.reads, inputs, strict=True))
@@ -295,7 +295,7 @@ def forward(config: Config, node: Node, train: bool) -> Op:
         )
         (out, kept), pull, (value, new) = jax.vjp(segment, *free, has_aux=True)
         pull = Pullback.of(
-            pull, (params, *[named[i] for i in own_fields(config, node)])
+            pull, (params, *[named[i] for i in _own_fields(config, node)])
         )
         return combine(value, out), combine(new, kept) if watched else new, pull
 
@@ -303,10 +303,10 @@ def forward(config: Config, node: Node, train: bool) -> Op:
     return Op(party, f"forward {node.name}", tuple(reads), (*writes, *vjp), run)
 
 
-def backward(config: Config, node: Node) -> Op:
+def _backward(config: Config, node: Node) -> Op:
     """Pull the cotangents of one node back to its parameters and inputs."""
     party = node.party
-    outer, inner = all_cotangents(config, node), state_cotangents(config, node)
+    outer, inner = _all_cotangents(config, node), _state_cotangents(config, node)
     inputs = [
         i for i in node.differentiable_inputs if i in config.topology.depends_on_params
     ]
@@ -317,7 +317,7 @@ def backward(config: Config, node: Node) -> Op:
 
     had = [
         Name(party, "params", node.name),
-        *[Name(party, "value", i) for i in own_fields(config, node)],
+        *[Name(party, "value", i) for i in _own_fields(config, node)],
     ]
 
     def run(pull, *rest):
@@ -336,7 +336,7 @@ def backward(config: Config, node: Node) -> Op:
     return Op(party, f"backward {node.name}", reads, writes, run)
 
 
-def own_fields(config: Config, node: Node) -> list[str]:
+def _own_fields(config: Config, node: Node) -> list[str]:
     """The fields among a node's inputs: its party holds them anyway, while a message that no residual needs may go."""
     return [i for i in dict.fromkeys(node.reads) if i in config.topology.fields]
 
@@ -354,7 +354,7 @@ def wires(topology: Topology) -> list[Wire]:
 def inference_ops(config: Config, losses: Sequence[Loss] = ()) -> list[Op]:
     """The forward pass in inference mode, and `losses` without their cotangents."""
     config = config._replace(microbatches=1)
-    ops = forward_ops(
+    ops = _forward_ops(
         config, train=False, nodes=config.topology.segments, losses=losses
     )
     return ops + [loss_op(config.topology, loss) for loss in losses]
@@ -363,6 +363,6 @@ def inference_ops(config: Config, losses: Sequence[Loss] = ()) -> list[Op]:
 def training_ops(config: Config) -> list[Op]:
     """Forward and backward over one (micro-)batch."""
     topology = config.topology
-    return forward_ops(
+    return _forward_ops(
         config, train=True, nodes=topology.segments, losses=topology.losses
-    ) + backward_ops(config)
+    ) + _backward_ops(config)

@@ -69,11 +69,11 @@ def read(folder: str | os.PathLike, party: str) -> Credentials:
                 f"there is no file {file}; `jsplit certs` makes certificates to try with."
             )
     found = Credentials(*(file.read_bytes() for file in files))
-    check(found, *files)
+    _check(found, *files)
     return found
 
 
-def check(own: Credentials, certificate: Any, key: Any, authority: Any) -> None:
+def _check(own: Credentials, certificate: Any, key: Any, authority: Any) -> None:
     """Refuse credentials that no connection could be made with; else TLS would say only that the handshake failed.
 
     Args:

@@ -18,7 +18,7 @@ from jsplit.wire.codec import Accept, Frame
 CHUNK = 1 << 19
 """Bytes that are sent at a time: large enough that a chunk costs little, and small enough that one side decrypts while the
 other encrypts, and that allocators keep what they give for it."""
-BOUND = 4
+_BOUND = 4
 """Chunks that wait in a pipe; who puts one more waits until there is room."""
 
 
@@ -49,9 +49,9 @@ class Channel(Protocol):
 
 
 class Pipe:
-    """Chunks, one after the other, `BOUND` at most; what was put in before it was closed can still be taken out."""
+    """Chunks, one after the other, `_BOUND` at most; what was put in before it was closed can still be taken out."""
 
-    def __init__(self, bound: int = BOUND):
+    def __init__(self, bound: int = _BOUND):
         self.bound, self.chunks = bound, deque[bytes]()
         self.changed = threading.Condition()
         self.reason: str | None = None

@@ -22,15 +22,15 @@ from jsplit.wire.codec import (
     unpack,
 )
 
-ALIGNED = 64
+_ALIGNED = 64
 
 
 def encode(frame: Frame) -> list[bytes | memoryview]:
     """The buffers that make up a frame, in order; the arrays are not copied."""
-    return [pack(frame.head), *[raw(x) for x in frame.arrays if x.nbytes]]
+    return [pack(frame.head), *[_raw(x) for x in frame.arrays if x.nbytes]]
 
 
-def raw(array: np.ndarray) -> memoryview:
+def _raw(array: np.ndarray) -> memoryview:
     """The bytes of a contiguous array of any dtype."""
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
@@ -65,7 +65,7 @@ class Assembler:
     def __init__(self, limit: int, accept: Accept = lambda head: None):
         self.limit, self.accept = limit, accept
         self.head: Head | None = None
-        self.body, self.at = aligned(0), 0
+        self.body, self.at = _aligned(0), 0
 
     def feed(self, chunk: bytes | memoryview) -> Frame | None:
         rest = memoryview(chunk)
@@ -76,7 +76,7 @@ class Assembler:
                     f"a frame of the kind {head.kind} has {head.size} bytes, at most {LARGEST_TEXT} are read."
                 )
             self.accept(head)
-            self.head, self.body, self.at = head, aligned(head.size), 0
+            self.head, self.body, self.at = head, _aligned(head.size), 0
             rest = rest[head.bytes :]
         if self.at + len(rest) > len(self.body):
             raise CodecError(
@@ -86,19 +86,19 @@ class Assembler:
         self.at += len(rest)
         if self.at < len(self.body):
             return None
-        frame = Frame(self.head, arrays_of(self.head, self.body))
+        frame = Frame(self.head, _arrays_of(self.head, self.body))
         self.head = None
         return frame
 
 
-def aligned(size: int) -> memoryview:
+def _aligned(size: int) -> memoryview:
     """So many bytes of new memory, laid so that JAX can use arrays in it without a copy."""
-    memory = np.empty(size + ALIGNED, np.uint8)
-    first = -memory.ctypes.data % ALIGNED
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    first = -memory.ctypes.data % _ALIGNED
     return memoryview(memory[first : first + size])  # type: ignore[arg-type]
 
 
-def arrays_of(head: Head, body: memoryview) -> tuple[np.ndarray, ...]:
+def _arrays_of(head: Head, body: memoryview) -> tuple[np.ndarray, ...]:
     """The arrays that lie in a body; those whose place does not suit their dtype are copied."""
     arrays, at = [], 0
     for dtype, shape in head.shapes:

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-MAGIC, VERSION = b"jspl", 1
+_MAGIC, _VERSION = b"jspl", 1
 KINDS = (
     "hello",
     "start",
@@ -58,23 +58,23 @@ DTYPES = (
     "float8_e5m2fnuz",
     "float8_e8m0fnu",
 )
-CODES = {
+_CODES = {
     jnp.dtype(getattr(jnp, name + "_" if name == "bool" else name)): code
     for code, name in enumerate(DTYPES)
 }
-KNOWN = tuple(CODES)
+KNOWN = tuple(_CODES)
 HEADER = struct.Struct("<4s4B32sQQQIHHHHQ12s")
 """Magic; version, kind, flags, 0; run; epoch; instance; step; micro; value; sender; receiver; arrays; size; checksum."""
-ARRAY = struct.Struct("<2B6x")
+_ARRAY = struct.Struct("<2B6x")
 """Of one array: dtype, number of axes; then 8 bytes for each axis."""
-MOST_ARRAYS, MOST_AXES = 1 << 14, 16
-LARGEST_HEAD = HEADER.size + MOST_ARRAYS * (ARRAY.size + 8 * MOST_AXES)
+_MOST_ARRAYS, _MOST_AXES = 1 << 14, 16
+LARGEST_HEAD = HEADER.size + _MOST_ARRAYS * (_ARRAY.size + 8 * _MOST_AXES)
 """Bytes of a head: about 2.2 MB, which a party takes for a frame before it knows whether it wants it."""
 LARGEST_TEXT = 1 << 20
 """Bytes of a body of JSON."""
-SEALED = 1
-RUN = 32
-NO_RUN = bytes(RUN)
+_SEALED = 1
+_RUN = 32
+_NO_RUN = bytes(_RUN)
 
 Shapes = tuple[tuple[np.dtype, tuple[int, ...]], ...]
 
@@ -99,7 +99,7 @@ class Head:
     """
 
     kind: str
-    run: bytes = NO_RUN
+    run: bytes = _NO_RUN
     epoch: int = 0
     instance: int = 0
     sender: int = 0
@@ -119,7 +119,7 @@ class Head:
     def bytes(self) -> int:
         """Bytes of the head itself: 96, and for each array 8 and 8 for each axis."""
         return HEADER.size + sum(
-            ARRAY.size + 8 * len(shape) for _, shape in self.shapes
+            _ARRAY.size + 8 * len(shape) for _, shape in self.shapes
         )
 
     def id(self) -> tuple:
@@ -190,12 +190,12 @@ def check(shapes: Shapes, what: str = "`arrays`") -> None:
     Raises:
         ValueError: saying so of `what`.
     """
-    if len(shapes) > MOST_ARRAYS:
+    if len(shapes) > _MOST_ARRAYS:
         raise ValueError(
-            f"{what} must be at most {MOST_ARRAYS} arrays, got {len(shapes)}."
+            f"{what} must be at most {_MOST_ARRAYS} arrays, got {len(shapes)}."
         )
     for dtype, shape in shapes:
-        if dtype not in CODES or len(shape) > MOST_AXES:
+        if dtype not in _CODES or len(shape) > _MOST_AXES:
             raise ValueError(
                 f"{what} holds {dtype}{list(shape)}, which has no form on the wire."
             )
@@ -205,14 +205,14 @@ def pack(head: Head) -> bytes:
     """The head as bytes; `unpack` is the inverse."""
     check(head.shapes)
     rows = [
-        ARRAY.pack(CODES[dtype], len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
+        _ARRAY.pack(_CODES[dtype], len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
         for dtype, shape in head.shapes
     ]
     fields = (
-        MAGIC,
-        VERSION,
+        _MAGIC,
+        _VERSION,
         KINDS.index(head.kind),
-        SEALED * head.sealed,
+        _SEALED * head.sealed,
         0,
         head.run,
         head.epoch,
@@ -266,13 +266,13 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
         size,
         check,
     ) = HEADER.unpack_from(data)
-    if magic != MAGIC:
-        raise CodecError(f"a frame begins with {MAGIC!r}, got {magic!r}.")
-    if version != VERSION:
+    if magic != _MAGIC:
+        raise CodecError(f"a frame begins with {_MAGIC!r}, got {magic!r}.")
+    if version != _VERSION:
         raise CodecError(
-            f"version {version} of the protocol came, this is version {VERSION}."
+            f"version {version} of the protocol came, this is version {_VERSION}."
         )
-    if kind >= len(KINDS) or flags > SEALED or zero or arrays > MOST_ARRAYS:
+    if kind >= len(KINDS) or flags > _SEALED or zero or arrays > _MOST_ARRAYS:
         raise CodecError(
             f"a frame has the kind {kind}, the flags {flags}, {arrays} arrays: there is no such frame."
         )
@@ -282,11 +282,11 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
         )
     at, shapes, total = HEADER.size, [], 0
     for _ in range(arrays):
-        if len(data) < at + ARRAY.size:
+        if len(data) < at + _ARRAY.size:
             raise CodecError("a frame ends within its head.")
-        code, axes = ARRAY.unpack_from(data, at)
-        at += ARRAY.size
-        if code >= len(KNOWN) or axes > MOST_AXES or any(data[at - 6 : at]):
+        code, axes = _ARRAY.unpack_from(data, at)
+        at += _ARRAY.size
+        if code >= len(KNOWN) or axes > _MOST_AXES or any(data[at - 6 : at]):
             raise CodecError(
                 f"an array has the dtype {code} and {axes} axes: there is no such array."
             )
@@ -315,7 +315,7 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
         micro,
         value,
         tuple(shapes),
-        bool(flags & SEALED),
+        bool(flags & _SEALED),
     )
 
 

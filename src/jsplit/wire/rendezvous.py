@@ -23,10 +23,10 @@ class Refused(RuntimeError):
 
 MOST_DURABLE = 64
 """Checkpoints that a party tells the lead, at most: its newest ones."""
-MOST_EPOCHS = 1 << 32
+_MOST_EPOCHS = 1 << 32
 """By how much the epoch that a party has heard of may be ahead of those that all others have."""
 
-Said = tuple[int, str | None]
+_Said = tuple[int, str | None]
 """Of some records: how many there are, and a digest of their ids, if they have any."""
 
 
@@ -59,17 +59,17 @@ class Start:
         if (
             not isinstance(instances, list)
             or len(instances) != len(terms.parties)
-            or not are_numbers(instances)
+            or not _are_numbers(instances)
         ):
             raise RemoteProtocolError("the lead does not say who is there.")
-        if not isinstance(records, dict) or not are_numbers([*records.values()]):
+        if not isinstance(records, dict) or not _are_numbers([*records.values()]):
             raise RemoteProtocolError("the lead does not say which records all have.")
         for x in away if isinstance(away, list) else [away]:
             if (
                 not isinstance(x, list)
                 or len(x) != 2
-                or not are_numbers([x[0]])
-                or not are_numbers(x[1], len(terms.clients))
+                or not _are_numbers([x[0]])
+                or not _are_numbers(x[1], len(terms.clients))
             ):
                 raise RemoteProtocolError("the lead does not say who is passed over.")
         gone = tuple((step, tuple(clients)) for step, clients in away or ())
@@ -82,7 +82,7 @@ class Start:
         )
 
 
-def are_numbers(found: Any, end: int = 1 << 63) -> bool:
+def _are_numbers(found: Any, end: int = 1 << 63) -> bool:
     return isinstance(found, list) and all(
         type(n) is int and 0 <= n < end for n in found
     )
@@ -102,7 +102,7 @@ class Status:
     instance: int
     epoch: int
     durable: tuple[int, ...]
-    records: Mapping[str, Said] = field(default_factory=dict)
+    records: Mapping[str, _Said] = field(default_factory=dict)
     known: int = 0
 
     @staticmethod
@@ -110,17 +110,17 @@ class Status:
         """Checked, as all that comes from another party."""
         numbers = [found.get("instance"), found.get("epoch"), found.get("known")]
         durable, records = found.get("durable"), found.get("records")
-        if not are_numbers(numbers, 1 << 62) or not isinstance(durable, list):
+        if not _are_numbers(numbers, 1 << 62) or not isinstance(durable, list):
             raise RemoteProtocolError(f"`{who}` does not say which process it is.")
-        if len(durable) > MOST_DURABLE or not are_numbers(durable):
+        if len(durable) > MOST_DURABLE or not _are_numbers(durable):
             raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
-        if not isinstance(records, dict) or not all(map(is_said, records.values())):
+        if not isinstance(records, dict) or not all(map(_is_said, records.values())):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
         said = {client: tuple(x) for client, x in records.items()}
         return Status(numbers[0], numbers[1], tuple(sorted(durable)), said, numbers[2])  # type: ignore[arg-type]
 
 
-def is_said(x: Any) -> bool:
+def _is_said(x: Any) -> bool:
     return (
         isinstance(x, list)
         and len(x) == 2
@@ -158,7 +158,7 @@ class Rendezvous:
                 party that comes, in whose place the one before still counts.
             RemoteProtocolError: if it says what cannot be.
         """
-        if max(status.epoch, status.known) > self.newest() + MOST_EPOCHS:
+        if max(status.epoch, status.known) > self.newest() + _MOST_EPOCHS:
             raise RemoteProtocolError(
                 f"`{self.terms.name(party)}` says that epoch {status.known} has begun."
             )
@@ -266,7 +266,7 @@ def same_records(said: Mapping[str, Status]) -> dict[str, int]:
     """
     clients = dict.fromkeys(c for s in said.values() for c in s.records)
     return {
-        client: same(
+        client: _same(
             client,
             {p: s.records[client] for p, s in said.items() if client in s.records},
         )
@@ -274,7 +274,7 @@ def same_records(said: Mapping[str, Status]) -> dict[str, int]:
     }
 
 
-def same(client: str, having: Mapping[str, Said]) -> int:
+def _same(client: str, having: Mapping[str, _Said]) -> int:
     counts, of = [n for n, _ in having.values()], f" of `{client}`" if client else ""
     if len({*counts}) > 1:
         each = ", ".join(f"`{p}` {n}" for p, (n, _) in having.items())

@@ -18,9 +18,9 @@ from jsplit.wire.certs import Credentials, Trust, host_of
 from jsplit.wire.channel import CHUNK, Closed, Ends, Pipe
 from jsplit.wire.codec import LARGEST_HEAD, Accept
 
-SERVICE, METHOD = "jsplit.Wire", "talk"
-PARTY, PEER = "jsplit-party", "jsplit-peer"  # only where there are no certificates
-log = logging.getLogger("jsplit.wire")
+_SERVICE, _METHOD = "jsplit.Wire", "talk"
+_PARTY, _PEER = "jsplit-party", "jsplit-peer"  # only where there are no certificates
+_log = logging.getLogger("jsplit.wire")
 
 
 class Pulse(NamedTuple):
@@ -58,8 +58,8 @@ class Pulse(NamedTuple):
         ]
 
 
-PULSE = Pulse()
-Met = Callable[[str, Callable[[Accept], Ends]], Any]
+_PULSE = Pulse()
+_Met = Callable[[str, Callable[[Accept], Ends]], Any]
 """`met(party, open)`: called for every connection; `open(accept)` gives its channel, and it lasts until that is closed."""
 
 
@@ -83,9 +83,9 @@ class Listener:
         address: str,
         trust: Trust,
         allowed: Mapping[str, str],
-        met: Met,
+        met: _Met,
         limit: int,
-        pulse: Pulse = PULSE,
+        pulse: Pulse = _PULSE,
     ):
         self.allowed, self.met, self.limit, self.secure = (
             allowed,
@@ -100,7 +100,7 @@ class Listener:
         )
         handler = grpc.stream_stream_rpc_method_handler(self.talk)
         self.server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+            (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
         )
         try:
             if isinstance(trust, Credentials):
@@ -126,7 +126,7 @@ class Listener:
                 for x in context.auth_context().get("peer_uri", ())
             ]  # type: ignore[arg-type]
         else:
-            shown = [str(v) for k, v in context.invocation_metadata() if k == PARTY]
+            shown = [str(v) for k, v in context.invocation_metadata() if k == _PARTY]
         found = [self.allowed[x] for x in shown if x in self.allowed]
         return (found[0] if len(found) == 1 else None), ", ".join(
             shown
@@ -137,7 +137,7 @@ class Listener:
     ) -> Iterator[bytes]:
         party, shown = self.who(context)
         if party is None:
-            log.warning(
+            _log.warning(
                 "refused a connection from %s: %s is not on the allow-list",
                 context.peer(),
                 shown,
@@ -185,7 +185,7 @@ class Listener:
         self.pool.shutdown(wait=False)
 
 
-class Connection(Ends):
+class _Connection(Ends):
     """The end of a channel that dialled; closing it closes the connection.
 
     Args:
@@ -217,8 +217,8 @@ def dial(
     *,
     host: str | None = None,
     timeout: float = 10.0,
-    pulse: Pulse = PULSE,
-) -> Connection:
+    pulse: Pulse = _PULSE,
+) -> _Connection:
     """Connect with a party that listens; its certificate must name it.
 
     Args:
@@ -249,10 +249,12 @@ def dial(
         )
     else:
         line = grpc.insecure_channel(address, options)
-        metadata = ((PARTY, trust.party), (PEER, peer))
+        metadata = ((_PARTY, trust.party), (_PEER, peer))
     outward, inward = Pipe(), Pipe()
     there, ended = threading.Event(), threading.Event()
-    call = line.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outward), metadata=metadata)
+    call = line.stream_stream(f"/{_SERVICE}/{_METHOD}")(
+        iter(outward), metadata=metadata
+    )
 
     def pump() -> None:
         try:
@@ -263,14 +265,14 @@ def dial(
                     inward.put(chunk)
             reason = f"`{peer}` closed the connection."
         except grpc.RpcError as error:
-            reason = why(peer, error)
+            reason = _why(peer, error)
         outward.close(reason)
         inward.close(reason)
         there.set()
         ended.set()
 
     threading.Thread(target=pump, name="jsplit-pump", daemon=True).start()
-    made = Connection(
+    made = _Connection(
         peer, outward, inward, limit, accept, call=call, line=line, ended=ended
     )
     if not there.wait(timeout):
@@ -281,7 +283,7 @@ def dial(
     return made
 
 
-def why(peer: str, error: grpc.RpcError) -> str:
+def _why(peer: str, error: grpc.RpcError) -> str:
     """What gRPC says of a broken call, in one line."""
     code = error.code().name if isinstance(error, grpc.Call) else type(error).__name__  # type: ignore[union-attr]
     details = error.details() if isinstance(error, grpc.Call) else ""  # type: ignore[union-attr]

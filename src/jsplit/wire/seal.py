@@ -30,7 +30,7 @@ from jsplit.wire.codec import Frame
 from jsplit.wire.rendezvous import Refused
 from jsplit.wire.session import RemoteProtocolError
 
-NONCE = 12
+_NONCE = 12
 
 
 class Sealer:
@@ -82,7 +82,9 @@ class Sealer:
         if not isinstance(self.trust, Credentials):
             return {"public": self.public.hex()}
         key = serialization.load_pem_private_key(self.trust.key, None)
-        signature = sign(key, self.statement(self.me, peer, self.instance, self.public))
+        signature = _sign(
+            key, self.statement(self.me, peer, self.instance, self.public)
+        )
         return {
             "public": self.public.hex(),
             "certificate": self.trust.certificate.decode(),
@@ -101,7 +103,7 @@ class Sealer:
             if isinstance(self.trust, Credentials):
                 chain = x509.load_pem_x509_certificates(offer["certificate"].encode())
                 self.check(peer, chain)
-                verify(
+                _verify(
                     chain[0],
                     bytes.fromhex(offer["signature"]),
                     self.statement(peer, self.me, instance, public),
@@ -182,7 +184,7 @@ class Sealer:
     def seal(self, frame: Frame) -> Frame:
         """The frame, encrypted whole for its receiver; the head outside says only where it goes and which it is."""
         self.count += 1
-        nonce = self.count.to_bytes(NONCE, "big")
+        nonce = self.count.to_bytes(_NONCE, "big")
         data = nonce + self.keys[frame.head.receiver][1].encrypt(
             nonce, b"".join(chunks.encode(frame)), None
         )
@@ -204,7 +206,8 @@ class Sealer:
         data = frame.arrays[0].tobytes()
         try:
             found = chunks.decode(
-                self.keys[peer][2].decrypt(data[:NONCE], data[NONCE:], None), self.limit
+                self.keys[peer][2].decrypt(data[:_NONCE], data[_NONCE:], None),
+                self.limit,
             )
         except (InvalidTag, ValueError):
             raise RemoteProtocolError(
@@ -221,25 +224,25 @@ class Sealer:
         return found
 
 
-def sign(key: Any, statement: bytes) -> bytes:
+def _sign(key: Any, statement: bytes) -> bytes:
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(statement, ec.ECDSA(hashes.SHA256()))
     if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(statement, pss(), hashes.SHA256())
+        return key.sign(statement, _pss(), hashes.SHA256())
     raise ValueError(
         f"`key` must be an elliptic curve or RSA key, got {type(key).__name__}."
     )
 
 
-def verify(certificate: x509.Certificate, signature: bytes, statement: bytes) -> None:
+def _verify(certificate: x509.Certificate, signature: bytes, statement: bytes) -> None:
     key = certificate.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey):
         key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
     elif isinstance(key, rsa.RSAPublicKey):
-        key.verify(signature, statement, pss(), hashes.SHA256())
+        key.verify(signature, statement, _pss(), hashes.SHA256())
     else:
         raise ValueError(f"a certificate has a key of the kind {type(key).__name__}.")
 
 
-def pss() -> padding.PSS:
+def _pss() -> padding.PSS:
     return padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)

@@ -200,8 +200,8 @@ class Session:
         )
         if frame.head.shapes != self.terms.shapes(wire, step):
             raise LocalProtocolError(
-                f"{crossing.kind} `{crossing.what}` is {said(frame.head.shapes)}, "
-                f"the agreement says {said(self.terms.shapes(wire, step))}."
+                f"{crossing.kind} `{crossing.what}` is {_said(frame.head.shapes)}, "
+                f"the agreement says {_said(self.terms.shapes(wire, step))}."
             )
         self.due[wire] = position + 1
         self.last, self.told = (
@@ -269,7 +269,7 @@ class Session:
         ):
             what = f"{head.kind} `{self.terms.crossings[wire].what}`"
             raise RemoteProtocolError(
-                f"{who} sent {what} as {said(head.shapes)}, the agreement says {said(agreed)}."
+                f"{who} sent {what} as {_said(head.shapes)}, the agreement says {_said(agreed)}."
             )
 
     def receive(self, frame: Frame) -> tuple[Frame | None, list[Frame]]:
@@ -357,6 +357,6 @@ class Session:
         return [self.kept[at] for at in sorted(lacking, key=lambda at: at[1])]
 
 
-def said(shapes: Shapes) -> str:
+def _said(shapes: Shapes) -> str:
     """Dtypes and shapes in words."""
     return " and ".join(f"{d}[{','.join(map(str, s))}]" for d, s in shapes) or "nothing"

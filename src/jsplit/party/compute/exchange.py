@@ -14,19 +14,19 @@ from jsplit.party.contract.turns import Turns
 from jsplit.training.step import Config, Packet
 from jsplit.training.walk import Wire
 
-Arrays = Sequence[Any]
+_Arrays = Sequence[Any]
 
 
 class Exchange(Protocol):
     """How a party sends and receives: by the place of a wire in the agreement, in a step and micro-batch."""
 
-    def send(self, wire: int, step: int, micro: int, arrays: Arrays) -> None: ...
+    def send(self, wire: int, step: int, micro: int, arrays: _Arrays) -> None: ...
 
     def there(self, wire: int, step: int, micro: int) -> bool:
         """Whether the arrays have come."""
         ...
 
-    def take(self, wire: int, step: int, micro: int) -> Arrays:
+    def take(self, wire: int, step: int, micro: int) -> _Arrays:
         """The arrays; waits for them."""
         ...
 
@@ -41,7 +41,7 @@ def said_with_structure(tree: PyTree) -> tuple:
     )
 
 
-class Known(Protocol):
+class _Known(Protocol):
     """What a party knows of all wires."""
 
     turns: Turns
@@ -54,7 +54,7 @@ class Known(Protocol):
 class Wires:
     """The wires of one step, as pytrees: `Exchange` knows only arrays."""
 
-    def __init__(self, local: Known, exchange: Exchange, step: int, size: int):
+    def __init__(self, local: _Known, exchange: Exchange, step: int, size: int):
         self.local, self.exchange, self.step, self.size = local, exchange, step, size
 
     def at(self, wire: Wire) -> int:

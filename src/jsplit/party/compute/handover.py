@@ -13,23 +13,23 @@ from jsplit.core.base import PartyState
 from jsplit.party.contract import schema as shapes
 from jsplit.wire.codec import Shapes
 
-HANDED = ("params", "state", "optimizer", "links")
+_HANDED = ("params", "state", "optimizer", "links")
 
 
 def learned(state: PartyState) -> list[Any]:
     """Parameters, statistics, optimizer state and memory of links, as arrays; `taken` is the inverse."""
     return [
-        jax.random.key_data(x) if is_key(x) else x
-        for x in jax.tree.leaves(parts(state))
+        jax.random.key_data(x) if _is_key(x) else x
+        for x in jax.tree.leaves(_parts(state))
     ]
 
 
 def taken(state: PartyState, arrays: Iterable[Any]) -> PartyState:
     """A party's state with what another has learned in its place."""
-    own, structure = jax.tree.flatten(parts(state))
+    own, structure = jax.tree.flatten(_parts(state))
     found = [
         jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(y))
-        if is_key(y)
+        if _is_key(y)
         else jnp.asarray(x)
         for x, y in zip(arrays, own, strict=True)
     ]
@@ -41,11 +41,11 @@ def shapes_of_learned(state: PartyState) -> Shapes:
     return shapes.arrays(jax.eval_shape(learned, state))
 
 
-def parts(state: PartyState) -> dict[str, Any]:
-    return {part: getattr(state, part) for part in HANDED}
+def _parts(state: PartyState) -> dict[str, Any]:
+    return {part: getattr(state, part) for part in _HANDED}
 
 
-def is_key(x: Any) -> bool:
+def _is_key(x: Any) -> bool:
     return jnp.issubdtype(
         np.result_type(x) if np.isscalar(x) else x.dtype, jax.dtypes.prng_key
     )

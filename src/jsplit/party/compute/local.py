@@ -32,7 +32,7 @@ from jsplit.training.step import Packet, inference_ops, training_ops, wires
 from jsplit.training.update import SUM, accumulate_ops, total, update_ops
 from jsplit.training.walk import Name, Wire
 
-ENDED = object()
+_ENDED = object()
 
 
 class Local:
@@ -306,7 +306,7 @@ class Local:
                 m, t = task = min(able, key=lambda x: (not self.walk.sends[x[1]], x))
                 self.walk.turn(t, own[m], at, m)
                 waiting.remove(task)
-            elif next(ahead, ENDED) is ENDED:
+            elif next(ahead, _ENDED) is _ENDED:
                 at.wait([x for wanted in absent.values() for x in wanted])
 
     def absent(self, m: int, t: int, at: Wires) -> list[tuple[Wire, int]]:

@@ -19,7 +19,7 @@ from jsplit.party.contract.records import Batches
 from jsplit.training.memory import Places
 from jsplit.training.walk import Name, Op
 
-HELD = "held params"
+_HELD = "held params"
 """The kind of the parameters that a step reads: those of its first turn."""
 
 
@@ -43,7 +43,7 @@ def held(ops: Sequence[Op]) -> list[Op]:
 
     def read(op: Op) -> Op:
         reads = (
-            r._replace(kind=HELD) if isinstance(r, Name) and r.kind == "params" else r
+            r._replace(kind=_HELD) if isinstance(r, Name) and r.kind == "params" else r
             for r in op.reads
         )
         return op if op.label == "update" else op._replace(reads=tuple(reads))
@@ -104,7 +104,7 @@ class Pipeline:
     def begin(self, step: int) -> dict[Name, PyTree]:
         fields = copied(fields_of_batch(self.places, self.batches(step)))
         params = {
-            name._replace(kind=HELD): self.memory[name]
+            name._replace(kind=_HELD): self.memory[name]
             for name in self.places.params.values()
         }
         return {**fields, **params, self.places.step: jnp.int32(step)}

@@ -67,7 +67,7 @@ class PartyPrograms:
             if t.party == party
         }
         self.count = len(walk.turns)
-        self.used = [used(turn, p) for turn in self.whole for p in programs(turn)]
+        self.used = [_used(turn, p) for turn in self.whole for p in programs(turn)]
         self.functions = [walk.functions[i] for i in mine]
         self.spent = [walk.spent[i] for i in mine]
         first = {
@@ -142,7 +142,7 @@ class PartyPrograms:
         return bool(write_u & touch_t or write_t & touch_u)
 
 
-def used(turn: Turn, program: Op) -> set[Name | Wire]:
+def _used(turn: Turn, program: Op) -> set[Name | Wire]:
     """What a program of a turn needs of what it reads: the first of two needs nothing that only the second does."""
     if program.label != "send":
         return {*program.reads}

@@ -18,12 +18,12 @@ from jsplit.wire.member import Member, Outgoing
 from jsplit.wire.rendezvous import Refused
 from jsplit.wire.session import LocalProtocolError, RemoteProtocolError
 
-log = logging.getLogger("jsplit.party")
-SLOWEST = 5.0
+_log = logging.getLogger("jsplit.party")
+_SLOWEST = 5.0
 """Seconds between two attempts to connect, at most."""
-TELLING = 5.0
+_TELLING = 5.0
 """Seconds that a party whose run is over for all stays, at most, until those that it had a connection with know why."""
-SPARE = 64
+_SPARE = 64
 """Frames that may be due on a connection beyond those that carry values: what control frames say is soon said."""
 
 
@@ -90,7 +90,7 @@ class Connections:
             rpc,
         )
         terms = member.terms
-        self.most = SPARE + sum(
+        self.most = _SPARE + sum(
             terms.window * terms.parts(wire) for wire in range(len(terms.crossings))
         )
         self.changed = threading.Condition()
@@ -161,7 +161,7 @@ class Connections:
                     self.serve(peer, channel)
                     pause = 0.05 if time.monotonic() - began > 1 else pause
                 self.closing.wait(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, SLOWEST)
+                pause = min(2 * pause, _SLOWEST)
         except Exception as error:  # not the peer's doing: nobody dials it any more
             self.fail(error, tell=False)
 
@@ -174,7 +174,7 @@ class Connections:
                 return
             self.trouble[party] = trouble
             if not self.closing.is_set():
-                log.info("%s: %s", self.party, trouble)
+                _log.info("%s: %s", self.party, trouble)
 
     def accept(self, peer: int, head: Head) -> None:
         with self.changed:
@@ -231,7 +231,7 @@ class Connections:
         except Closed as error:
             return str(error)
         except (CodecError, RemoteProtocolError) as error:
-            log.warning(
+            _log.warning(
                 "%s refused what `%s` sent: %s", self.party, line.channel.peer, error
             )
             return str(error)
@@ -239,7 +239,7 @@ class Connections:
             self.fail(error, tell=False)
             return str(error)
         except Exception as error:  # whatever a peer may bring about costs it its connection, and this party nothing else
-            log.exception(
+            _log.exception(
                 "%s: the connection with `%s` ends", self.party, line.channel.peer
             )
             return str(error)
@@ -264,14 +264,14 @@ class Connections:
             self.trouble[party] = (
                 f"`{party}` has left{': ' + reason if reason else '.'}"
             )
-            log.info("%s: %s", self.party, self.trouble[party])
+            _log.info("%s: %s", self.party, self.trouble[party])
         self.post(outgoing)
         self.changed.notify_all()
         return True
 
     def refused(self, peer: int, line: Outbox, head: Head, error: Refused) -> None:
         """Either side refuses the other, because of a frame with this head: whom that concerns, is told and ends."""
-        log.error("%s: %s", self.party, error)
+        _log.error("%s: %s", self.party, error)
         ours = head.kind != "refusal"  # this party refuses; else it was refused
         same, lead = (
             head.run == self.member.terms.run,
@@ -321,7 +321,7 @@ class Connections:
 
     def close(self) -> None:
         """Leave, at the latest now. If it is over for all, those whose connection is down may come back before, to be told."""
-        end = time.monotonic() + TELLING
+        end = time.monotonic() + _TELLING
         with self.changed:
             while (
                 self.verdict is not None

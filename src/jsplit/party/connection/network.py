@@ -16,7 +16,7 @@ from jsplit.wire.certs import Trust
 from jsplit.wire.member import Member
 from jsplit.wire.rendezvous import Refused
 
-log = logging.getLogger("jsplit.party")
+_log = logging.getLogger("jsplit.party")
 
 
 class Missing(TimeoutError):
@@ -144,7 +144,7 @@ class Network:
             self.connections.fail(error, tell=True)
             raise
         if outgoing:
-            log.warning(
+            _log.warning(
                 "%s goes on without %s",
                 self.party,
                 ", ".join(f"`{self.agreed.parties[p]}`" for p in late),
@@ -166,7 +166,7 @@ class Network:
         with self.changed:
             self.epoch = self.member.epoch
             if not there():
-                log.info(
+                _log.info(
                     "%s waits for the other parties, %s", self.party, self.absent()
                 )
         while True:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from jsplit.wire.channel import Channel, Closed
 from jsplit.wire.codec import CARRIERS, Frame
 
-LAST = 10.0
+_LAST = 10.0
 """Seconds that the last frames of a connection have to go out."""
 
 
@@ -100,10 +100,10 @@ class Outbox:
             return not (self.due or self.busy or self.broken)
 
     def end(self, reason: str) -> None:
-        """Close the connection after all that is due went out; `join` waits until that is done, for `LAST` seconds at most."""
+        """Close the connection after all that is due went out; `join` waits until that is done, for `_LAST` seconds at most."""
         with self.changed:
             if self.ends is None:
-                self.reason, self.ends = reason, time.monotonic() + LAST
+                self.reason, self.ends = reason, time.monotonic() + _LAST
             self.changed.notify_all()
 
     def join(self) -> None:

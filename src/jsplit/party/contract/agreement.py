@@ -30,8 +30,8 @@ from jsplit.training.step import wires
 from jsplit.training.walk import Wire
 
 FORMAT = "jsplit agreement 1"
-NONFINITE = ("refuse", "allow")
-NEEDED = (
+_NONFINITE = ("refuse", "allow")
+_NEEDED = (
     "format",
     "parties",
     "lead",
@@ -53,7 +53,7 @@ NEEDED = (
     "identities",
     "hosts",
 )
-SCHEMA = (
+_SCHEMA = (
     "parties",
     "holds",
     "nodes",
@@ -65,7 +65,7 @@ SCHEMA = (
     "staleness",
     "seed",
 )
-SCHEMA_OF_TURNS = ("clients", "order", "handoff")
+_SCHEMA_OF_TURNS = ("clients", "order", "handoff")
 """What a checkpoint depends on; the rest, as addresses and the number of steps, may change between two runs."""
 
 
@@ -133,9 +133,9 @@ class Agreement:
     def schema(self) -> str:
         """Hash of what a checkpoint depends on."""
         turns = json.loads(self.whole) if self.whole else self["turns"]
-        who = turns and {k: turns[k] for k in SCHEMA_OF_TURNS}
+        who = turns and {k: turns[k] for k in _SCHEMA_OF_TURNS}
         return sha256(
-            canonical({**{k: self[k] for k in SCHEMA}, "turns": who}).encode()
+            canonical({**{k: self[k] for k in _SCHEMA}, "turns": who}).encode()
         ).hexdigest()
 
     def replace(self, **changes: Any) -> Agreement:
@@ -154,7 +154,7 @@ class Agreement:
         Raises:
             ValueError: naming what is missing or not the party's.
         """
-        given = brought(own, party)
+        given = _brought(own, party)
         nodes: list[Node | Loss] = []
         for n in self["nodes"]:
             mine = (
@@ -175,7 +175,7 @@ class Agreement:
             fn = (
                 given.pop(x["name"], None)
                 if x["party"] == party
-                else refusing(f"loss `{x['name']}`", x["party"])
+                else _refusing(f"loss `{x['name']}`", x["party"])
             )
             if fn is None or not callable(fn):
                 raise ValueError(
@@ -247,7 +247,7 @@ def canonical(tree: Any) -> str:
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def brought(
+def _brought(
     own: Mapping[str, Any] | Topology | None, party: str | None
 ) -> dict[str, Any]:
     """What a party brings, by name."""
@@ -263,7 +263,7 @@ def brought(
     return dict(own or {})
 
 
-def refusing(what: str, party: str) -> Callable[..., Any]:
+def _refusing(what: str, party: str) -> Callable[..., Any]:
     def refuse(*_: Any, **__: Any) -> Any:
         raise ValueError(f"{what} is of `{party}`: no one else can run it.")
 
@@ -277,7 +277,7 @@ def foreign(
     inputs: str | Sequence[str] | None = None,
 ) -> Segment:
     """A segment that only `party` has. It says whether it trains, and refuses to run; `inputs` as for `jsplit.segment`."""
-    refuse = refusing(f"node `{name}`", party)
+    refuse = _refusing(f"node `{name}`", party)
     refuse.foreign = True  # type: ignore[attr-defined]
     return Segment(
         refuse,
@@ -314,10 +314,10 @@ def checked(found: Any) -> Agreement:
     """An agreement, after all in it was looked at."""
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"an agreement says `format`: {FORMAT!r}.")
-    for name in (*NEEDED, *found):
-        if name not in found or name not in NEEDED:
+    for name in (*_NEEDED, *found):
+        if name not in found or name not in _NEEDED:
             raise ValueError(
-                f"an agreement {'lacks' if name in NEEDED else 'has'} `{name}`."
+                f"an agreement {'lacks' if name in _NEEDED else 'has'} `{name}`."
             )
     for name, least in (
         ("batch", 1),
@@ -353,9 +353,9 @@ def checked(found: Any) -> Agreement:
         raise ValueError(
             f"`patience` must be a positive number of seconds, got {found['patience']!r}."
         )
-    if found["nonfinite"] not in NONFINITE:
+    if found["nonfinite"] not in _NONFINITE:
         raise ValueError(
-            f"`nonfinite` must be one of {', '.join(NONFINITE)}, got {found['nonfinite']!r}."
+            f"`nonfinite` must be one of {', '.join(_NONFINITE)}, got {found['nonfinite']!r}."
         )
     parties = Turns(found["turns"], found["parties"], found["steps"]).parties
     for name in ("addresses", "identities", "hosts"):

@@ -63,7 +63,7 @@ def agreement(
         ValueError: naming the argument that does not fit.
     """
     size = check_batch(topology, batch, set(), microbatches)
-    small, large = (measured(topology, batch, n, values) for n in (size, 2 * size))
+    small, large = (_measured(topology, batch, n, values) for n in (size, 2 * size))
     crossing = dict.fromkeys(c.name for c in topology.crossings)
     lead = lead if lead is not None else next(iter(addresses), None)
     if odd := [n for n, x in (links or {}).items() if isinstance(x, Link)]:
@@ -118,7 +118,7 @@ def agreement(
     )
 
 
-def measured(
+def _measured(
     topology: Topology,
     batch: Mapping[str, PyTree],
     size: int,

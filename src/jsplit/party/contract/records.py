@@ -56,7 +56,7 @@ class Records:
                 raise ValueError(
                     f"`ids` has {len(ids)} entries for {self.count or 0} records."
                 )
-            names = [name_of(i) for i in ids]
+            names = [_name_of(i) for i in ids]
             if odd := names.count(b""):
                 raise ValueError(
                     f"`ids` of {len(names)} records: {odd} are neither strings nor integers."
@@ -86,7 +86,7 @@ class Records:
         return jax.tree.map(lambda x: x[place], outputs)
 
 
-def name_of(i: Any) -> bytes:
+def _name_of(i: Any) -> bytes:
     """An id in bytes, the same at every party that has it; nothing if it is none."""
     if isinstance(i, str):
         return f"str:{i}".encode()
@@ -102,11 +102,11 @@ def places_of(step: int, count: int, batch: int, seed: int) -> np.ndarray:
     Each pass goes through all in another order and leaves out the last ones that fill no batch.
     """
     number, at = divmod(step, count // batch)
-    return shuffled(number, count, seed)[at * batch : (at + 1) * batch]
+    return _shuffled(number, count, seed)[at * batch : (at + 1) * batch]
 
 
 @lru_cache(4)
-def shuffled(number: int, count: int, seed: int) -> np.ndarray:
+def _shuffled(number: int, count: int, seed: int) -> np.ndarray:
     """The order of a pass. It is drawn once for all steps of the pass, of a few parties or clients at a time."""
     found = np.random.default_rng([seed, number]).permutation(count)
     found.flags.writeable = False

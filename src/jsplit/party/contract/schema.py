@@ -19,7 +19,7 @@ from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import first_line
 from jsplit.core.links import chain
 
-MAKERS = {"quantize": compress.quantize, "cast": compress.cast}
+_MAKERS = {"quantize": compress.quantize, "cast": compress.cast}
 
 
 def write(small: Any, large: Any, batch: int, name: str) -> Any:
@@ -94,14 +94,14 @@ def link(spec: str | None, given: Mapping[str, Link] | None = None) -> Link | No
     parts = []
     for text in spec.split("|"):
         found = re.fullmatch(r"\s*(\w+)\((\w*)\)\s*", text)
-        if not found or found[1] not in MAKERS:
+        if not found or found[1] not in _MAKERS:
             raise ValueError(
                 f"`links` has `{text.strip()}`; there are quantize(bits), cast(dtype), and those you give by name."
             )
         argument = found[2]
         try:
             parts.append(
-                MAKERS[found[1]](
+                _MAKERS[found[1]](
                     *[int(argument) if argument.isdecimal() else argument]
                     if argument
                     else []
@@ -118,9 +118,9 @@ def check_link(spec: str) -> None:
     """Refuse what can only be a slip: a link of ours with arguments that it does not take, or a name close to one of ours."""
     for text in map(str.strip, spec.split("|")):
         name = text.partition("(")[0]
-        if name in MAKERS:
+        if name in _MAKERS:
             link(text)
-        elif close := get_close_matches(name, MAKERS, 1):
+        elif close := get_close_matches(name, _MAKERS, 1):
             raise ValueError(f"`links` has `{text}`; is `{close[0]}` meant?")
 
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from jsplit.training.walk import Wire
 from jsplit.wire.session import Away, Crossing
 
-HANDOFFS = ("peer", "server", "none")
-MISSING = ("wait", "skip")
-ONE = ""
+_HANDOFFS = ("peer", "server", "none")
+_MISSING = ("wait", "skip")
+_ONE = ""
 """The name of the client where there are no turns."""
 
 
@@ -61,7 +61,7 @@ def turns(
     }
 
 
-class Hand(NamedTuple):
+class _Hand(NamedTuple):
     """A hand-over: of what a role has learned, from one party to another."""
 
     role: str
@@ -85,9 +85,9 @@ class Turns:
     def __init__(self, said: Any, roles: Sequence[str], steps: int, away: Away = ()):
         self.said, self.roles, self.steps, self.away = said, roles, steps, away
         found = (
-            {"clients": {ONE: {}}, "order": [[ONE, steps]], "handoff": "none"}
+            {"clients": {_ONE: {}}, "order": [[_ONE, steps]], "handoff": "none"}
             if said is None
-            else check(said, roles)
+            else _check(said, roles)
         )
         self.handoff, self.skips = found["handoff"], found.get("missing") == "skip"
         self.clients: dict[str, dict[str, str]] = found["clients"]
@@ -209,10 +209,10 @@ class Turns:
         return [(a, b) for a in clients for b in clients if a != b]
 
     @cached_property
-    def hands(self) -> list[Hand]:
+    def hands(self) -> list[_Hand]:
         """Every hand-over that there can be."""
         return [
-            Hand(r, self.player(r, a), self.player(r, b))
+            _Hand(r, self.player(r, a), self.player(r, b))
             for a, b in self.pairs
             for r in self.taken
         ]
@@ -234,7 +234,7 @@ class Turns:
                     found.setdefault((giver, taker), []).append(step)
         return [found.get(pair, []) for pair in self.pairs for _ in self.taken]
 
-    def hands_of(self, party: str, step: int) -> list[tuple[int, Hand]]:
+    def hands_of(self, party: str, step: int) -> list[tuple[int, _Hand]]:
         """The hand-overs of a party before a step, with their places among all."""
         return [
             (i, h)
@@ -274,7 +274,7 @@ class Turns:
         )
 
 
-def check(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
+def _check(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
     """What was said, after all of it was looked at."""
     if not isinstance(said, Mapping) or said.keys() != {
         "clients",
@@ -285,13 +285,13 @@ def check(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
     }:
         raise ValueError("`turns` must be what jsplit.party.turns gives.")
     clients, order = said["clients"], said["order"]
-    if said["handoff"] not in HANDOFFS:
+    if said["handoff"] not in _HANDOFFS:
         raise ValueError(
-            f"`handoff` must be one of {', '.join(HANDOFFS)}, got {said['handoff']!r}."
+            f"`handoff` must be one of {', '.join(_HANDOFFS)}, got {said['handoff']!r}."
         )
-    if said["missing"] not in MISSING:
+    if said["missing"] not in _MISSING:
         raise ValueError(
-            f"`missing` must be one of {', '.join(MISSING)}, got {said['missing']!r}."
+            f"`missing` must be one of {', '.join(_MISSING)}, got {said['missing']!r}."
         )
     if (
         not isinstance(clients, Mapping)

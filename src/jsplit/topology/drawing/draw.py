@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHAPES = {  # in Mermaid: cylinder, parallelogram, box, stadium, hexagon, circle
+_SHAPES = {  # in Mermaid: cylinder, parallelogram, box, stadium, hexagon, circle
     "data": ('[("', '")]'),
     "labels": ('[/"', '"/]'),
     "segment": ('["', '"]'),
@@ -25,16 +25,16 @@ SHAPES = {  # in Mermaid: cylinder, parallelogram, box, stadium, hexagon, circle
     "penalty": ('{{"', '"}}'),
     "fork": ('(("', '"))'),
 }
-PANELS = (  # by row: the panel, its frame, its layers
+_PANELS = (  # by row: the panel, its frame, its layers
     ("#E6F1FA", "#1F5F8B", "#5E9FCB"),
     ("#FCF1DC", "#805300", "#E0A437"),
     ("#E0F2EA", "#005F46", "#52B594"),
     ("#F6E8F1", "#7D3963", "#C686AC"),
 )
-INK, GREY, RED, ROSE = "#222222", "#808080", "#C0311A", "#FBE3DC"
-SIZE = 8.5  # of text, points; all else is in inches
-KEY = 1.0, 0.23  # an entry of the legend
-CYLINDER = (  # a body and a lid, as `Path` draws them in a box from -1 to 1
+_INK, _GREY, _RED, _ROSE = "#222222", "#808080", "#C0311A", "#FBE3DC"
+_SIZE = 8.5  # of text, points; all else is in inches
+_KEY = 1.0, 0.23  # an entry of the legend
+_CYLINDER = (  # a body and a lid, as `Path` draws them in a box from -1 to 1
     (-1, 0.7),
     (-1, -0.7),
     (-1, -1.1),
@@ -71,24 +71,24 @@ def mermaid(topology: Topology) -> str:
     lines, arrows, back = ["flowchart LR"], [], []
     for p, party in enumerate(topology.parties):
         own = [
-            f"    {number[x]}{quoted(x.name).join(SHAPES[x.kind])}"
+            f"    {number[x]}{_quoted(x.name).join(_SHAPES[x.kind])}"
             for x in items
             if x.party == party
         ]
-        lines += [f'  subgraph p{p}["{quoted(party)}"]', *own, "  end"]
+        lines += [f'  subgraph p{p}["{_quoted(party)}"]', *own, "  end"]
     for w in wires:
-        source, target, name = number[w.source], number[w.target], quoted(w.name)
+        source, target, name = number[w.source], number[w.target], _quoted(w.name)
         arrows.append(
             f'  {source} -->|"{name}"| {target}' if name else f"  {source} --> {target}"
         )
         if w.returns:
             back.append(str(len(arrows)))
             arrows.append(f'  {target} -.->|"cotangent of {name}"| {source}')
-    style = [f"  linkStyle {','.join(back)} stroke:{RED}"] if back else []
+    style = [f"  linkStyle {','.join(back)} stroke:{_RED}"] if back else []
     return "\n".join([*lines, *arrows, *style]) + "\n"
 
 
-def quoted(name: str) -> str:
+def _quoted(name: str) -> str:
     """A name as it may stand between quotes in Mermaid: character codes for all but letters, digits and marks amid them."""
     text = tidy(name)
     around = zip(" " + text, text, text[1:] + " ", strict=False)
@@ -123,7 +123,7 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
     from matplotlib.textpath import text_to_path
 
     def length(text: str, weight: str = "normal") -> float:
-        font = FontProperties(size=SIZE, weight=weight)
+        font = FontProperties(size=_SIZE, weight=weight)
         return (
             text_to_path.get_text_width_height_descent(tidy(text), font, False)[0] / 68
         )  # 72 points less some slack
@@ -140,7 +140,7 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
     plan = layout(
         topology, items, wires, {p: length(p, "bold") for p in topology.parties}
     )
-    keys = [k for k in SHAPES if k != "fork" and any(i.kind == k for i in items)] + [
+    keys = [k for k in _SHAPES if k != "fork" and any(i.kind == k for i in items)] + [
         "activation"
     ] * bool(wires)
     keys += ["cotangent"] * any(w.returns for w in wires) + ["cut"] * bool(plan.cuts)
@@ -148,9 +148,9 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
         max(p.x + p.w / 2 for p in plan.panels),
         max(p.y + p.h / 2 for p in plan.panels),
     )
-    lines = math.ceil(len(keys) / max(wide // KEY[0], 2))
+    lines = math.ceil(len(keys) / max(wide // _KEY[0], 2))
     columns = math.ceil(len(keys) / lines)
-    size = max(wide, KEY[0] * columns) + 0.2, high + KEY[1] * lines + 0.3
+    size = max(wide, _KEY[0] * columns) + 0.2, high + _KEY[1] * lines + 0.3
     ax = ax or Figure(figsize=size).add_axes((0, 0, 1, 1))
     room = ax.get_window_extent().transformed(
         ax.figure.figure.dpi_scale_trans.inverted()
@@ -165,10 +165,10 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
     ax.set(xlim=(x - w, x + w), ylim=(y - h, y + h), aspect="equal")
     ax.set_axis_off()
 
-    colours = {p: PANELS[r % len(PANELS)] for p, r in rows(topology).items()}
+    colours = {p: _PANELS[r % len(_PANELS)] for p, r in rows(topology).items()}
     for p in plan.panels:
         face, frame, _ = colours[p.name]
-        rounded(ax, p.x, p.y, p.w, p.h, 0.12, fc=face, ec=frame, lw=unit, zorder=1)
+        _rounded(ax, p.x, p.y, p.w, p.h, 0.12, fc=face, ec=frame, lw=unit, zorder=1)
         write(
             ax,
             p.x - p.w / 2 + 0.18,
@@ -180,37 +180,37 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
             color=frame,
         )
     for i in items:
-        symbol(ax, i, colours[i.party], plan.legs[i].across, unit)
+        _symbol(ax, i, colours[i.party], plan.legs[i].across, unit)
     for w, back, points in routes(wires, plan.legs):
         ends = (
             (w.target.party, w.source.party)
             if back
             else (w.source.party, w.target.party)
         )
-        arrow(
+        _arrow(
             ax,
             points[::-1] if back else points,
             back,
             unit,
             (w.name, *ends) if w.crosses else (),
         )
-    cut = {"ls": (0, (6, 4)), "color": GREY, "lw": unit, "zorder": 2}
+    cut = {"ls": (0, (6, 4)), "color": _GREY, "lw": unit, "zorder": 2}
     for y in plan.cuts:
         ax.plot([0, wide], [y, y], **cut)
     for n, key in enumerate(keys):
-        x, y = n % columns * KEY[0], -(n // columns + 1) * KEY[1]
-        if key in SHAPES:
-            symbol(
+        x, y = n % columns * _KEY[0], -(n // columns + 1) * _KEY[1]
+        if key in _SHAPES:
+            _symbol(
                 ax,
                 Item(key, x=x + 0.14, y=y, w=0.28, h=0.16),
-                (INK, INK, GREY),
+                (_INK, _INK, _GREY),
                 False,
                 unit,
             )
         elif key == "cut":
             ax.plot([x, x + 0.28], [y, y], **cut)
         else:
-            arrow(ax, [(x, y, "h"), (x + 0.28, y, "h")], key == "cotangent", unit)
+            _arrow(ax, [(x, y, "h"), (x + 0.28, y, "h")], key == "cotangent", unit)
         write(ax, x + 0.34, y, key, 0.9 * unit, ha="left")
     return ax.figure.figure
 
@@ -219,14 +219,14 @@ def write(ax: Axes, x: float, y: float, text: str, unit: float, **how) -> None:
     how = {
         "ha": "center",
         "va": "center",
-        "color": INK,
+        "color": _INK,
         "zorder": 5,
-        "fontsize": SIZE * unit,
+        "fontsize": _SIZE * unit,
     } | how
     ax.text(x, y, tidy(text), parse_math=False, usetex=False, **how)
 
 
-def rounded(ax: Axes, x: float, y: float, w: float, h: float, r: float, **how) -> None:
+def _rounded(ax: Axes, x: float, y: float, w: float, h: float, r: float, **how) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     box = (x - w / 2 + r, y - h / 2 + r), w - 2 * r, h - 2 * r
@@ -235,7 +235,7 @@ def rounded(ax: Axes, x: float, y: float, w: float, h: float, r: float, **how) -
     )
 
 
-def arrow(
+def _arrow(
     ax: Axes,
     points: Sequence[Point],
     back: bool,
@@ -247,7 +247,7 @@ def arrow(
     from matplotlib.path import Path
 
     kind, ls, color = (
-        ("cotangent", (0, (3.5, 2)), RED) if back else ("activation", "-", INK)
+        ("cotangent", (0, (3.5, 2)), _RED) if back else ("activation", "-", _INK)
     )
     vertices = bend(points)
     (x, y), first, last = (
@@ -289,7 +289,7 @@ def step(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
     return a[0] + far * (b[0] - a[0]), a[1] + far * (b[1] - a[1])
 
 
-def symbol(
+def _symbol(
     ax: Axes, i: Item, colours: Sequence[str], across: bool, unit: float
 ) -> None:
     """Draws an item and its name."""
@@ -304,8 +304,8 @@ def symbol(
         )
 
     x, y, w, h = i.x, i.y, i.w, i.h
-    how = {"ec": INK, "fc": "white", "lw": 0.9 * unit, "zorder": 4}
-    rosy = how | {"ec": RED, "fc": ROSE}
+    how = {"ec": _INK, "fc": "white", "lw": 0.9 * unit, "zorder": 4}
+    rosy = how | {"ec": _RED, "fc": _ROSE}
     if i.kind == "segment":
         thin, apart = 0.095 * h, 0.15 * h
         for far in (0.5 * thin, 0.5 * thin + apart):
@@ -315,13 +315,13 @@ def symbol(
                     if across
                     else (x, y + sign * (h / 2 - far), w, thin)
                 )
-                rounded(
+                _rounded(
                     ax,
                     *bar,
                     thin / 2,
                     **how | {"ec": colours[1], "fc": colours[2], "lw": 0.5 * unit},
                 )
-        rounded(
+        _rounded(
             ax,
             x,
             y,
@@ -331,20 +331,20 @@ def symbol(
             **how | {"ec": colours[1]},
         )
     elif i.kind == "data":
-        outline(CYLINDER, [1, 2, 4, 4, 4, 2, 4, 4, 4, 4, 4, 4], **how)
+        outline(_CYLINDER, [1, 2, 4, 4, 4, 2, 4, 4, 4, 4, 4, 4], **how)
         y -= 0.08 * h
     elif i.kind == "labels":
         x, y = x - 0.09 * h, y + 0.09 * h
         for s in (0.18 * h, 0.09 * h, 0.0):
-            rounded(ax, x + s, y - s, w - 0.18 * h, 0.8 * h, 0.04 * h, **how)
+            _rounded(ax, x + s, y - s, w - 0.18 * h, 0.8 * h, 0.04 * h, **how)
     elif i.kind == "penalty":
         s = 1 - 0.6 * h / w
         outline(
             [(-1, 0), (-s, -1), (s, -1), (1, 0), (s, 1), (-s, 1), (-1, 0)], None, **rosy
         )
     else:
-        rounded(
-            ax, x, y, w, h, h / 2, **rosy if i.kind == "loss" else how | {"fc": INK}
+        _rounded(
+            ax, x, y, w, h, h / 2, **rosy if i.kind == "loss" else how | {"fc": _INK}
         )
     if i.kind != "fork":
         write(ax, x, y, i.name, unit)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from jsplit.topology.drawing.scene import HELD, HIGH, Item, Wire, rows
 from jsplit.topology.graph import Topology
 
-PITCH = 0.82  # of a line of items
-PAD, STRIP, SPACE, GAP = (
+_PITCH = 0.82  # of a line of items
+_PAD, _STRIP, _SPACE, _GAP = (
     0.18,
     0.22,
     0.26,
@@ -28,7 +28,7 @@ Point = tuple[float, float, str]
 
 
 @dataclass(eq=False)
-class Leg:
+class _Leg:
     """What a party does in one visit: lines of items, from below. In a U the client has two legs, the server one, across."""
 
     row: int
@@ -41,26 +41,26 @@ class Leg:
     right: float = 0.0
 
 
-class Plan(NamedTuple):
+class _Plan(NamedTuple):
     """The panels, the leg of every item, and the heights of the cuts; places and sizes are in the items themselves."""
 
     panels: list[Item]
-    legs: dict[Item, Leg]
+    legs: dict[Item, _Leg]
     cuts: list[float]
 
 
 def layout(
     topology: Topology, items: list[Item], wires: list[Wire], names: Mapping[str, float]
-) -> Plan:
+) -> _Plan:
     """Places items of known widths: panels in rows, legs side by side in a panel, lines of items in a leg."""
     row = rows(topology)
     panels = {p: Item("panel", p, p) for p in row}
     strips = [
         [panels[p] for p in row if row[p] == r] for r in range(1 + max(row.values()))
     ]
-    visited: dict[tuple[str, int], Leg] = {}
+    visited: dict[tuple[str, int], _Leg] = {}
     for i in sorted(items, key=lambda i: i.visit):
-        visited.setdefault((i.party, i.visit), Leg(row[i.party])).own.append(i)
+        visited.setdefault((i.party, i.visit), _Leg(row[i.party])).own.append(i)
     legs = {i: leg for leg in visited.values() for i in leg.own}
     mine = {
         panel: [leg for (p, _), leg in visited.items() if p == panel.name]
@@ -73,12 +73,12 @@ def layout(
                 len(own) == len(strip) == 1,
                 len(own) == 1 and 2 * strip.index(panel) < len(strip) - 1,
             )
-            arrange(leg, legs, wires, alone, mirrored)
+            _arrange(leg, legs, wires, alone, mirrored)
     for w in wires:
-        for line in passed(w, legs, strips):
+        for line in _passed(w, legs, strips):
             w.lanes.append(Item("lane"))
             line.append(w.lanes[-1])
-    place_across(
+    _place_across(
         mine, strips, [(legs[w.source], legs[w.target]) for w in wires if w.crosses]
     )
 
@@ -86,9 +86,9 @@ def layout(
     for r, strip in enumerate(strips):
         own = [leg for leg in visited.values() if leg.row == r]
         tall = max([len(leg.lines) for leg in own], default=1)
-        inner = (tall - 1) * PITCH + HIGH
+        inner = (tall - 1) * _PITCH + HIGH
         high = max(
-            [inner + 2 * PAD, *(names[p.name] + 0.3 for p in strip if p in mine)]
+            [inner + 2 * _PAD, *(names[p.name] + 0.3 for p in strip if p in mine)]
         )
         for p in strip:
             p.y, p.h = y + high / 2, high
@@ -97,7 +97,7 @@ def layout(
                 leg.lines, start=tall - len(leg.lines) if leg.high else 0
             ):
                 for i in line:
-                    i.x, i.y = leg.x + i.x, y + (high - inner + HIGH) / 2 + n * PITCH
+                    i.x, i.y = leg.x + i.x, y + (high - inner + HIGH) / 2 + n * _PITCH
         ends = [
             sorted((legs[w.source], legs[w.target]), key=lambda leg: leg.row)
             for w in wires
@@ -106,16 +106,16 @@ def layout(
         reach = max(
             [abs(a.x - b.x) for a, b in ends if a.row <= r < b.row], default=0.0
         )
-        gap = GAP + min(
+        gap = _GAP + min(
             max(0.0, reach - 1) * 0.2, 0.8
         )  # wires that go far aside need room to do so
         cuts.append(y + high + gap / 2)
         y += high + gap
-    return Plan(list(mine), legs, cuts[:-1])
+    return _Plan(list(mine), legs, cuts[:-1])
 
 
-def arrange(
-    leg: Leg, legs: Mapping[Item, Leg], wires: list[Wire], alone: bool, mirrored: bool
+def _arrange(
+    leg: _Leg, legs: Mapping[Item, _Leg], wires: list[Wire], alone: bool, mirrored: bool
 ) -> None:
     """Lines by depth in the flow. Penalties stand beside what they read, fields beside a reader that has other inputs."""
     sent = {
@@ -180,8 +180,8 @@ def arrange(
         leg.lines.reverse()
 
 
-def passed(
-    w: Wire, legs: Mapping[Item, Leg], strips: list[list[Item]]
+def _passed(
+    w: Wire, legs: Mapping[Item, _Leg], strips: list[list[Item]]
 ) -> list[list[Item]]:
     """The lines and rows that a wire passes on its way."""
     a, b = legs[w.source], legs[w.target]
@@ -198,16 +198,16 @@ def passed(
     return a.lines[m + 1 : n] if m < n else a.lines[n + 1 : m][::-1]
 
 
-def place_across(
-    mine: Mapping[Item, list[Leg]],
+def _place_across(
+    mine: Mapping[Item, list[_Leg]],
     strips: list[list[Item]],
-    pairs: list[tuple[Leg, Leg]],
+    pairs: list[tuple[_Leg, _Leg]],
 ) -> None:
     """Across the figure: places items from the middle of their leg, then panels, all rows equally wide, and legs."""
     for leg in (leg for own in mine.values() for leg in own):
         for line in leg.lines:
             for n, i in enumerate(line):
-                i.x = sum(j.w + SPACE for j in line[:n]) + i.w / 2
+                i.x = sum(j.w + _SPACE for j in line[:n]) + i.w / 2
             spine = [i for i in line if i.kind != "lane" and not i.beside] or line
             middle = (spine[0].x - spine[0].w / 2 + spine[-1].x + spine[-1].w / 2) / 2
             for i in line:
@@ -226,23 +226,25 @@ def place_across(
         leg.left = max(other.left for other in alone)
     for p, own in mine.items():
         p.w = (
-            STRIP
-            + 2 * PAD
-            + max(sum(leg.left + leg.right + 2 * SPACE for leg in own) - 2 * SPACE, 0.6)
+            _STRIP
+            + 2 * _PAD
+            + max(
+                sum(leg.left + leg.right + 2 * _SPACE for leg in own) - 2 * _SPACE, 0.6
+            )
         )
-    wide = max(sum(p.w + SPACE for p in strip) for strip in strips)
+    wide = max(sum(p.w + _SPACE for p in strip) for strip in strips)
     for strip in strips:
         x, spare = (
             0.0,
-            (wide - sum(p.w + SPACE for p in strip)) / sum(p in mine for p in strip),
+            (wide - sum(p.w + _SPACE for p in strip)) / sum(p in mine for p in strip),
         )
         for p in strip:
-            at, own = x + STRIP + PAD, mine.get(p, [])
+            at, own = x + _STRIP + _PAD, mine.get(p, [])
             for leg in own:
                 leg.x = at + spare / len(own) / 2 + leg.left
-                at += spare / len(own) + leg.left + leg.right + 2 * SPACE
+                at += spare / len(own) + leg.left + leg.right + 2 * _SPACE
             p.w += spare if p in mine else 0.0
-            p.x, x = x + p.w / 2, x + p.w + SPACE
+            p.x, x = x + p.w / 2, x + p.w + _SPACE
     for _ in range(
         50
     ):  # a leg with a row to itself comes to stand amid those it exchanges with
@@ -251,20 +253,20 @@ def place_across(
                 leg.x
             ]
             leg.x = min(
-                max(sum(near) / len(near), STRIP + PAD + leg.left),
-                p.w - PAD - leg.right,
+                max(sum(near) / len(near), _STRIP + _PAD + leg.left),
+                p.w - _PAD - leg.right,
             )
 
 
 def routes(
-    wires: list[Wire], legs: Mapping[Item, Leg]
+    wires: list[Wire], legs: Mapping[Item, _Leg]
 ) -> list[tuple[Wire, bool, list[Point]]]:
     """Every wire and, if it returns, the same once more beside it, with True: the points from source to target."""
     slots: dict[tuple[Item, str], list] = defaultdict(list)
     for w in wires:
         chain = [w.source, *w.lanes, w.target]
         for here, there in (chain[:2], chain[:-3:-1]):
-            side = side_of(here, there, w.crosses, legs)
+            side = _side_of(here, there, w.crosses, legs)
             outer = (
                 1
                 if side in ("top", "bottom") or (there.y < here.y) == (side == "right")
@@ -300,7 +302,7 @@ def routes(
     return found
 
 
-def side_of(here: Item, there: Item, crosses: bool, legs: Mapping[Item, Leg]) -> str:
+def _side_of(here: Item, there: Item, crosses: bool, legs: Mapping[Item, _Leg]) -> str:
     """On which side of an item a wire ends that leads to another, or from there."""
     line = [
         i.x for i in legs if i.party == here.party and i.y == here.y and i is not here

@@ -51,7 +51,7 @@ def tidy(name: str) -> str:
 
 def sketch(topology: Topology) -> tuple[list[Item], list[Wire]]:
     """All items and wires of a topology. For every crossing exactly one wire crosses."""
-    visit, nodes = visits(topology), (*topology.segments, *topology.losses)
+    visit, nodes = _visits(topology), (*topology.segments, *topology.losses)
     items: dict[tuple[str, str], Item] = {}
     for party in topology.parties:
         own = [n for n in nodes if n.party == party]
@@ -106,7 +106,7 @@ def sketch(topology: Topology) -> tuple[list[Item], list[Wire]]:
     ]
 
 
-def visits(topology: Topology) -> dict[str, dict[str, int]]:
+def _visits(topology: Topology) -> dict[str, dict[str, int]]:
     """By node and party, how often the computation that leads to the node has come to the party."""
     found: dict[str, dict[str, int]] = {}
     for n in (*topology.segments, *topology.losses):
