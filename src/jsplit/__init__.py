@@ -20,18 +20,22 @@ from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.merge import merge, variables
 from jsplit.slicing.split import cut, join, split
-from jsplit.topology.configurations import (
+from jsplit.topology import (
+    Crossing,
+    Loss,
+    Node,
+    Penalty,
+    Topology,
+    decoupled,
     extended_vanilla,
+    figure,
+    mermaid,
     multihop,
     multitask,
     u_shaped,
     vanilla,
     vertical,
 )
-from jsplit.topology.decoupled import decoupled
-from jsplit.topology.drawing.draw import figure, mermaid
-from jsplit.topology.graph import Crossing, Topology
-from jsplit.topology.nodes import Loss, Node, Penalty
 from jsplit.training.export import export
 from jsplit.training.fused import fused
 from jsplit.training.messages import messages

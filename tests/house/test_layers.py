@@ -36,7 +36,12 @@ INSIDE = {
     "jaxprs": "flat convolutions halves macs",
     "segments": "call interception flax segment precision",
     "slicing": "merge separators traced_model ownership cut_points split",
-    "topology": "nodes graph configurations decoupled drawing.scene drawing.layout drawing.draw",
+    "topology": (
+        "handoffs names nodes validation crossings graph configurations.building "
+        "configurations.chains configurations.merging decoupling drawing.scene "
+        "drawing.legs drawing.across drawing.layout drawing.routes drawing.symbols "
+        "drawing.flowchart drawing.picture"
+    ),
     "training": (
         "export staleness vjp walk losses step memory meshes update configure executor "
         "initial fused messages"
@@ -60,7 +65,8 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.call": {"flax"},
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
-    "topology.drawing.draw": {"matplotlib"},
+    "topology.drawing.picture": {"matplotlib"},
+    "topology.drawing.symbols": {"matplotlib"},
     "core.tables": {"matplotlib"},
     "costing.records": {"matplotlib"},
     "costing.step": {"matplotlib"},
