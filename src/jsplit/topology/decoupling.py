@@ -23,9 +23,10 @@ def decoupled(
 ) -> Topology:
     """A topology whose party that makes `value` learns from an auxiliary head instead.
 
-    No cotangent of `value` comes back. The segments before it train on the local loss
-    alone; whoever receives the value trains on it as it is. Any trainer and any algorithm
-    over rounds takes the result. For several cuts, call it once for each.
+    No cotangent of `value` comes back. The segments before it train on the local
+    loss alone; whoever receives the value trains on it as it is. Any trainer and
+    any algorithm over rounds takes the result. For several cuts, call it once for
+    each.
 
     Args:
         topology: Any topology.

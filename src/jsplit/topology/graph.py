@@ -106,6 +106,8 @@ class Topology:
         """
         return replace(self, nodes=(*self.nodes, *nodes))
 
+    # What follows from the nodes is cached: interpreters ask for it in every trace, and a
+    # frozen topology cannot change.
     @cached_property
     def segments(self) -> tuple[Node, ...]:
         """The nodes that compute values, each after those that it reads.
@@ -198,6 +200,7 @@ class Topology:
             ['output']
         """
         found: set[str] = set()
+        # In the order of the computation, so that a node's inputs are judged before it.
         for n in self.segments:
             inherits = any(i in found for i in n.differentiable_inputs)
             if n.segment.trainable or inherits:
@@ -227,6 +230,7 @@ class Topology:
                 made = i if i in self.node else i.removesuffix(".state")
                 if made in self.node:
                     found.add(made)
+        # Backwards, so that a node's readers are judged before it.
         for n in reversed(self.segments):
             if n.name in found:
                 found.update(i for i in n.differentiable_inputs if i in self.node)

@@ -1,6 +1,7 @@
 """How clients that take one role in turn share what they learn.
 
-Rounds train so, runs are costed so, and parties agree on it: the choices are listed once.
+Rounds train so, runs are costed so, and parties agree on it: the choices are
+listed once.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 HANDOFFS = ("peer", "server", "none")
 """How what a client's side has learned gets to the next client in turn.
 
-`"peer"` sends it straight, `"server"` up and down again; with `"none"` each client
-keeps its own.
+`"peer"` sends it straight, `"server"` up and down again; with `"none"` each
+client keeps its own.
 """
 
-# Steps of all clients at once hand nothing over, so there the choice is another one.
+# Steps of all clients at once hand nothing over: the choice is another one.
 BOTTOMS = ("own", "shared")
-"""Whose the client's segments are where all clients step together: each its own, or one."""
+"""Whose the clients' segments are where all step together.
+
+`"own"`: each client has its own; `"shared"`: there is one for all.
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 OWN = ("params", "state")
-"""What a loss may read of a node of its own party: `<node>.params`, `<node>.state`."""
+"""What a loss may read of its party's nodes: `<node>.params`, `<node>.state`."""
 
 
 def as_names(

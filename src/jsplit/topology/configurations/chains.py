@@ -63,6 +63,7 @@ def vanilla(
           smashed: hospital <-> server
     """
     low = make_node(bottom, client, fields, "smashed")
+    # By the node's name, as a segment that `split` made brings one of its own.
     high = make_node(top, server, [low.name], "output")
     nodes = [low, high, loss_at(server, loss, high, label)]
     return build(nodes, [(client, low.reads), (server, [label])])
@@ -124,9 +125,11 @@ def u_shaped(
     # What the tail reads beside the two values is a field of the client, or an error
     # that `Topology` names.
     own = [i for i in (*low.reads, *high.reads) if i not in (low.name, mid.name)]
+    # The server is listed, though it holds nothing: that is the point of a U.
     return build(nodes, [(client, [*own, label]), (server, [])])
 
 
+# Not `takes_segments`: here a dictionary is right, since a chain has any length.
 def multihop(
     segments: Mapping[str, Segment],
     *,
@@ -173,6 +176,8 @@ def multihop(
     nodes = []
     reads = fields
     for i, (party, part) in enumerate(segments.items(), start=1):
+        # The last is called as in all configurations, so that code that reads what a
+        # trainer predicts fits each of them.
         name = f"hop{i}" if i < len(segments) else "output"
         nodes.append(make_node(part, party, reads, name))
         reads = [nodes[-1].name]

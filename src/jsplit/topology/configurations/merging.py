@@ -68,6 +68,8 @@ def vertical(
     merged, inputs = merger(merge, lows, server, "merged")
     high = make_node(top, server, inputs, "output")
     nodes = [*lows, *merged, high, loss_at(server, loss, high, label)]
+    # The server may be one of the clients, the active party of vertical learning: it then
+    # holds its own fields and the labels.
     return build(nodes, [*held, (server, [label])])
 
 
@@ -124,6 +126,7 @@ def extended_vanilla(
     lows, held = client_nodes(bottoms, fields)
     merged, inputs = merger(merge, lows, intermediary, "merged")
     mid = make_node(middle, intermediary, inputs, "middle")
+    # Only what the middle makes goes on: the server never sees a client's own value.
     high = make_node(top, server, [mid.name], "output")
     nodes = [*lows, *merged, mid, high, loss_at(server, loss, high, label)]
     # The intermediary may be one of the clients too: `build` adds up the fields of roles.
@@ -176,6 +179,7 @@ def multitask(
         >>> [c.receiver for c in topology.crossings]
         ['prognosis', 'therapy']
     """
+    # Matched by name, so a slip of the pen would leave a task without its loss.
     if set(losses) != set(tops):
         raise ValueError(
             f"`losses` is for {sorted(losses)}, `tops` for {sorted(tops)}; "
@@ -193,6 +197,8 @@ def multitask(
     nodes: list[Node | Loss] = [*lows]
     roles: list[Held] = [*held]
     for server, top in tops.items():
+        # Names of its own for each server: a field or a value has one meaning in all of
+        # the topology.
         label = (labels or {}).get(server, f"label_{server}")
         weight = (weights or {}).get(server, 1.0)
         # Merged at each server anew. One merger at one of them would show its value to
