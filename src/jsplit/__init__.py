@@ -12,9 +12,7 @@ from jsplit.core.base import (
 )
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.links import chain, identity, stateless
-from jsplit.costing.plan import Device, Network, plan
-from jsplit.costing.records import Cost
-from jsplit.costing.step import cost
+from jsplit.costing import Cost, Device, Network, cost, plan
 from jsplit.segments.precision import mixed_precision
 from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint, cut_points

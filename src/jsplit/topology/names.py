@@ -8,9 +8,7 @@ OWN = ("params", "state")
 """What a loss may read of its party's nodes: `<node>.params`, `<node>.state`."""
 
 
-def as_names(
-    owner: str, names: Iterable[str], what: str = "`inputs`"
-) -> tuple[str, ...]:
+def as_names(owner: str, names: Iterable[str], what: str = "inputs") -> tuple[str, ...]:
     """Names as a tuple, from a list or, where there is one alone, from a string.
 
     Args:
@@ -24,7 +22,7 @@ def as_names(
     # A string is iterable too: without this "image" would be five names.
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{owner}: {what} must be a list of names, got {names!r}.")
+        raise ValueError(f"{owner}: `{what}` must be a list of names, got {names!r}.")
     return tuple(names)
 
 

@@ -79,7 +79,7 @@ class Node:
                 "so `inputs` must."
             )
         owner = f"node `{self.name}`"
-        detached = as_names(owner, self.detached, "`detached`")
+        detached = as_names(owner, self.detached, "detached")
         # Tuples, so that a node is hashable and equal to its like however the user
         # wrote the names; the dataclass is frozen, so only `object` can set them.
         object.__setattr__(self, "inputs", as_names(owner, inputs))
