@@ -52,7 +52,7 @@ INSIDE = {
     ),
     "costing": (
         "records step_cost step cost_of_step run_cost passes split_runs baseline_runs "
-        "cut_plan planning"
+        "machines cut_plan planning"
     ),
     "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
     "party": (

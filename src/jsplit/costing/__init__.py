@@ -2,7 +2,8 @@
 
 from jsplit.costing.baseline_runs import fedavg, large_batch_sgd
 from jsplit.costing.cost_of_step import cost
-from jsplit.costing.cut_plan import Choice, CutPlan, Device, Network
+from jsplit.costing.cut_plan import Choice, CutPlan
+from jsplit.costing.machines import Device, Network
 from jsplit.costing.planning import plan
 from jsplit.costing.records import PartyCost, Work
 from jsplit.costing.run_cost import ClientRun, Exchange, RunCost, table

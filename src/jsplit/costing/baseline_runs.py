@@ -1,6 +1,7 @@
 """What whole runs of the baselines cost each client, which trains all of the model.
 
-No activation is sent, only weights or gradients, to a server that computes nothing.
+No activation is sent, only weights or gradients, to a server that computes
+nothing.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ def fedavg(
 ) -> RunCost:
     """What federated averaging of the whole model costs.
 
-    Every round each client receives the model, trains it on its own, and sends it back.
+    Every round each client receives the model, trains it on its own, and
+    sends it back.
 
     Args:
-        cost: The cost of one step of any topology of the model; the client runs all its
-            parts.
+        cost: The cost of one step of any topology of the model; the client
+            runs all its parts.
         records: How many each client holds.
         rounds: Rounds of averaging.
         epochs: Passes over a client's data in each round.
@@ -41,9 +43,9 @@ def fedavg(
         ValueError: Naming the argument that does not fit.
 
     References:
-        McMahan et al., `Communication-efficient learning of deep networks from
-        decentralized data <https://arxiv.org/abs/1602.05629>`_, 2017, Algorithm 1, with
-        all clients in every round.
+        McMahan et al., `Communication-efficient learning of deep networks
+        from decentralized data <https://arxiv.org/abs/1602.05629>`_, 2017,
+        Algorithm 1, with all clients in every round.
 
     Example:
         >>> import jax, jsplit
@@ -58,6 +60,7 @@ def fedavg(
     records = check_records(records, backward)
     rounds = as_positive_int("rounds", rounds)
     epochs = as_positive_int("epochs", epochs)
+    # In one message, as the client trains all parts of the model.
     model = [(p.params, p.state) for p in cost.state.parties.values()]
     moved = rounds * size_of(model)
 
@@ -71,12 +74,12 @@ def large_batch_sgd(
 ) -> RunCost:
     """What synchronous SGD with a large batch costs.
 
-    In every step each client sends the gradient on a batch of its own and receives the
-    new weights.
+    In every step each client sends the gradient on a batch of its own and
+    receives the new weights.
 
     Args:
-        cost: The cost of one step of any topology of the model, of the batch size of one
-            client.
+        cost: The cost of one step of any topology of the model, of the
+            batch size of one client.
         records: How many each client holds.
         epochs: Passes over all data.
         backward: The backward mode, `"residuals"` or `"recompute"`.
@@ -117,7 +120,8 @@ def _run(name: str, passes: Passes, weights: Sequence[int]) -> RunCost:
     Args:
         name: The algorithm's.
         passes: The steps of all clients.
-        weights: By client, the bytes that it sends, and as many that it receives.
+        weights: By client, the bytes that it sends, and as many that it
+            receives.
     """
     # A client is all parties at once, so what they would send each other stays with it.
     everyone = [*passes.cost.parties]

@@ -1,6 +1,7 @@
 """`cost`: what a training step costs each party, from shapes alone.
 
-The numbers are those of the functions that an interpreter would run; `step` traces them.
+The numbers are those of the functions that an interpreter would run; `step`
+traces them.
 """
 
 from __future__ import annotations
@@ -31,23 +32,25 @@ def cost(
 ) -> Cost:
     """What one training step costs each party, before anything runs.
 
-    Every operation of the step is traced on shapes, so a network of any size is costed in
-    seconds and no weight is allocated. The messages equal those that `jsplit.messages`
-    records, and the work, summed over parties, is the whole model's.
+    Every operation of the step is traced on shapes, so a network of any
+    size is costed in seconds and no weight is allocated. The messages equal
+    those that `jsplit.messages` records, and the work, summed over parties,
+    is the whole model's.
 
     Args:
-        topology: Who computes what. Its segments may come from a model without values
-            (`nnx.eval_shape`).
-        batch: The fields, arrays or `jax.ShapeDtypeStruct`, each [batch, ...].
-        optimizer: One for all parties, or one for each by name; by default plain SGD,
-            which keeps nothing.
-        links: What happens to values on their way, by the name of the value: a link, or
-            a pair of them (activation, cotangent).
+        topology: Who computes what. Its segments may come from a model
+            without values (`nnx.eval_shape`).
+        batch: The fields, arrays or `jax.ShapeDtypeStruct`, each [batch,
+            ...].
+        optimizer: One for all parties, or one for each by name; by default
+            plain SGD, which keeps nothing.
+        links: What happens to values on their way, by the name of the
+            value: a link, or a pair of them (activation, cotangent).
         microbatches: Into how many parts each batch is divided.
 
     Returns:
-        A `Cost`: by party, for both backward modes. `print` shows tables, `figure` draws
-        bars.
+        A `Cost`: by party, for both backward modes. `print` shows tables,
+        `figure` draws bars.
 
     Raises:
         ValueError: Naming the argument that does not fit.
@@ -62,12 +65,14 @@ def cost(
         >>> client.sent, client.params  # 32 numbers of 4 bytes and a frame; 4 weights
         (248, 16)
     """
+    # There must be some; plain SGD keeps no state, so it adds nothing to the memory.
     optimizer = optax.sgd(1.0) if optimizer is None else optimizer
     configs = {
         mode: configure(topology, optimizer, links, mode, microbatches)
         for mode in MODES
     }
     config = configs[MODES[0]]
+    # Before anything is traced: else a wrong field is met somewhere in a segment.
     check_batch(topology, batch, fields_of(topology, losses=True), config.microbatches)
     shapes = {name: abstract(x) for name, x in batch.items()}
     state = initial_shapes(config, shapes)

@@ -1,13 +1,13 @@
-"""What is asked of a cut planner, machines and network, and what it answers, as records.
+"""What `plan` answers: the choices of a cut, as records that print, draw and keep.
 
-`planning` computes the answer.
+A new aim beside seconds, bytes and leakage is a field of `Choice`, and a
+term of `is_better`.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from jsplit.core.tables import aligned, plain, scatter, si
@@ -18,55 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Device(NamedTuple):
-    """A computer.
-
-    Attributes:
-        flops: Floating-point operations a second that it sustains.
-        memory: Bytes that it has for training.
-
-    Example:
-        >>> import jsplit
-        >>> jsplit.Device(flops=50e9, memory=4e9).memory
-        4000000000.0
-    """
-
-    flops: float
-    memory: float = inf
-
-
-class Network(NamedTuple):
-    """A connection.
-
-    Attributes:
-        bits: Bits a second, each way.
-        latency: Seconds that a message takes one way, however small it is.
-
-    Example:
-        >>> import jsplit
-        >>> jsplit.Network(bits=100e6, latency=0.02).latency
-        0.02
-    """
-
-    bits: float
-    latency: float = 0.0
-
-
 class Choice(NamedTuple):
     """One place to cut, and what a training step then costs.
 
     Attributes:
         point: The place.
-        seconds: Of a step: the client's arithmetic, the server's if known, and the two
-            messages, one after the other.
-        bytes: Of the activation and of its cotangent, encoded, with their frames.
+        seconds: Of a step: the client's arithmetic, the server's if known,
+            and the two messages, one after the other.
+        bytes: Of the activation and of its cotangent, encoded, with their
+            frames.
         work: The client's arithmetic, forward and back.
-        memory: Bytes at the client: parameters, statistics, optimizer state, and what it
-            keeps for the backward pass.
+        memory: Bytes at the client: parameters, statistics, optimizer
+            state, and what it keeps for the backward pass.
         leakage: The score asked for, if any; less is better.
         fits: Whether the client has the memory.
-        front: Whether it fits, and no other choice that fits is as good in everything
-            and better in something.
+        front: Whether it fits, and no other choice that fits is as good in
+            everything and better in something.
 
     Example:
         >>> import jsplit
@@ -83,7 +50,7 @@ class Choice(NamedTuple):
     memory: int
     leakage: float | None
     fits: bool
-    front: bool = False
+    front: bool = False  # known when all choices are there
 
 
 @dataclass(frozen=True)
@@ -105,6 +72,7 @@ class CutPlan:
 
     choices: tuple[Choice, ...]
 
+    # Computed, so that the two can never disagree.
     @property
     def front(self) -> tuple[Choice, ...]:
         """The Pareto front of seconds, bytes and, if scored, leakage.
@@ -126,7 +94,8 @@ class CutPlan:
         """All choices as a JSON list.
 
         Returns:
-            A text; each choice is an object with the names of its attributes.
+            A text; each choice is an object with the names of its
+            attributes.
 
         Example:
             >>> from jsplit.costing import CutPlan
@@ -141,7 +110,8 @@ class CutPlan:
         Both axes are logarithmic; the front is marked.
 
         Returns:
-            A figure of Matplotlib's own, not pyplot's, so it opens no window.
+            A figure of Matplotlib's own, not pyplot's, so it opens no
+            window.
 
         Example:
             >>> import jsplit
@@ -151,6 +121,7 @@ class CutPlan:
             >>> CutPlan((choice,)).figure().axes[0].get_xscale()
             'log'
         """
+        # No seconds: they follow from the two, and change with the machines.
         points = [
             (c.work.flops, c.bytes, c.point.name, c.front, c.fits) for c in self.choices
         ]
@@ -163,6 +134,8 @@ class CutPlan:
         for c in self.choices:
             # What does not fit is on no front, so one column is enough for both.
             mark = "*" if c.front else "" if c.fits else "too large"
+            # Empty without a score: 0 would be the best there is.
+            leakage = "" if c.leakage is None else f"{c.leakage:.3g}"
             rows.append(
                 [
                     c.point.name,
@@ -172,7 +145,7 @@ class CutPlan:
                     si(c.work.macs),
                     si(c.work.flops),
                     si(c.memory),
-                    "" if c.leakage is None else f"{c.leakage:.3g}",
+                    leakage,
                 ]
             )
         return "\n".join(aligned(columns, rows))

@@ -1,6 +1,7 @@
 """Passes of clients over their records: the steps, and what is computed and sent in them.
 
-All algorithms of runs are counted by these sums; what weights they move is their own.
+All algorithms of runs are counted by these sums; what weights they move is
+their own.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Passes:
             received: Bytes of weights that it receives.
         """
         own = self.exchange(client, parties)
+        # Weights are messages of their own, on top of those of the steps.
         return ClientRun(
             self.records[client],
             self.steps_of(client),
@@ -81,6 +83,7 @@ class Passes:
 
     def _sizes(self, client: int) -> list[tuple[Cost, int]]:
         """The steps of one pass: the cost of one of each size, and how many there are."""
+        # Looked up each time: what is expensive, the cost of a size, is cached by `cost`.
         full, left = divmod(self.records[client], self.cost.batch)
         found = []
         try:
@@ -101,7 +104,8 @@ def check_records(records: Sequence[int], backward: str) -> tuple[int, ...]:
     """The records of each client as plain integers; the backward mode is checked as well.
 
     Raises:
-        ValueError: If `backward` is no mode, or a client has no whole number of records.
+        ValueError: If `backward` is no mode, or a client has no whole
+            number of records.
     """
     check_mode(backward)
     # A string is iterable too, and "88" is no list of two clients.
@@ -121,13 +125,15 @@ def check_site(cost: Cost, client: str | Sequence[str]) -> tuple[str, ...]:
     """The parties that a client is made of.
 
     Raises:
-        ValueError: If `client` is no party of `cost` and no list of different ones.
+        ValueError: If `client` is no party of `cost` and no list of
+            different ones.
     """
     mine: tuple[str, ...] = ()
     if isinstance(client, str):
         mine = (client,)
     elif isinstance(client, Sequence):
         mine = tuple(client)
+    # One listed twice would be paid twice.
     if not mine or len({*mine}) < len(mine):
         raise ValueError(
             f"`client` must be a party or several different ones, got {client!r}."
@@ -143,4 +149,5 @@ def check_site(cost: Cost, client: str | Sequence[str]) -> tuple[str, ...]:
 
 def size_of(payload: PyTree) -> int:
     """Bytes of one message that carries weights."""
+    # One frame around all of it, however many arrays there are.
     return nbytes(payload) + frame_bytes(payload)

@@ -1,14 +1,14 @@
 """`plan`: where to cut, every place ranked by what it costs a client over a network.
 
-A model cut at all its cut points at once is a chain; what a client pays for a cut is what
-the chain costs up to there. So one traced step of one chain gives the cost of every cut.
+A model cut at all its cut points at once is a chain; what a client pays for
+a cut is what the chain costs up to there. So one traced step of one chain
+gives the cost of every cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isnan
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -18,9 +18,10 @@ import optax
 from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
 from jsplit.core.links import identity
 from jsplit.core.trees import abstract, batch_of, nbytes
-from jsplit.costing.cut_plan import Choice, CutPlan, Device, Network, is_better
+from jsplit.costing.cut_plan import Choice, CutPlan, is_better
+from jsplit.costing.machines import Device, Network, Setting, check_setting
 from jsplit.costing.passes import size_of
-from jsplit.costing.records import NOTHING, Work, check_mode
+from jsplit.costing.records import NOTHING, Work
 from jsplit.costing.step import TracedStep
 from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.split import split
@@ -28,6 +29,8 @@ from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.configure import configure
 from jsplit.training.initial import initial_shapes
+
+_CLIENT = "client"
 
 
 def plan(
@@ -48,35 +51,39 @@ def plan(
 ) -> CutPlan:
     """Every place to cut a model, ranked by the time and the bytes of a training step.
 
-    Listed is each of `cut_points` that has parameters before it. Nothing runs.
+    Listed is each of `cut_points` that has parameters before it. Nothing
+    runs.
 
     Args:
         model: A Flax nnx or linen module, a function or a `Segment`.
-        *example: The model's inputs, arrays or `jax.ShapeDtypeStruct`, each [batch, ...],
-            with the batch size of a step. Only shapes and dtypes count.
+        *example: The model's inputs, arrays or `jax.ShapeDtypeStruct`, each
+            [batch, ...], with the batch size of a step. Only shapes and
+            dtypes count.
         client: What the client can do.
         link: The network between client and server.
         server: What the server can do; without it, its time is left out.
-        encoding: What happens to the activation and to its cotangent on the way, as
-            `jsplit.compress.quantize(8)`, or a pair.
-        optimizer: The client's, whose state takes memory; by default plain SGD, which
-            has none.
-        backward: The backward mode; `"recompute"` counts the client's whole forward pass
-            twice, though XLA may leave out its end.
+        encoding: What happens to the activation and to its cotangent on the
+            way, as `jsplit.compress.quantize(8)`, or a pair.
+        optimizer: The client's, whose state takes memory; by default plain
+            SGD, which has none.
+        backward: The backward mode; `"recompute"` counts the client's whole
+            forward pass twice, though XLA may leave out its end.
         leakage: A score of each point, from outside; less is better.
-        outputs: Names of what the model returns, where each is a segment of its own; see
-            `jsplit.split`.
-        shared_inputs: Inputs that more than one segment may read (a mask, say).
+        outputs: Names of what the model returns, where each is a segment of
+            its own; see `jsplit.split`.
+        shared_inputs: Inputs that more than one segment may read (a mask,
+            say).
         init: Of a function with parameters, `init(key, *inputs) -> params`.
         variables: Of a linen module, what `module.init` would return.
-        inputs: Names of the model's positional inputs; by default those of its signature.
+        inputs: Names of the model's positional inputs; by default those of
+            its signature.
 
     Returns:
         A `CutPlan`. `print` shows a table, `figure` draws it.
 
     Raises:
-        ValueError: Naming the argument that does not fit, or if the model has no cut
-            point with parameters before it.
+        ValueError: Naming the argument that does not fit, or if the model
+            has no cut point with parameters before it.
 
     Example:
         >>> import jax, jsplit
@@ -93,18 +100,10 @@ def plan(
         >>> [(c.point.name, c.bytes, c.front) for c in plan.choices]
         [('dot_general', 432, True), ('tanh', 432, False)]
     """
-    setting = _check(client, link, server, encoding, backward, leakage)
-    # Named one by one: what `split` and `cut_points` take in common.
-    of_model = {"outputs": outputs, "shared_inputs": shared_inputs}
-    of_model |= {"init": init, "variables": variables, "inputs": inputs}
-    points = [p for p in cut_points(model, *example, **of_model) if p.params]
-    # What comes before any parameter is the raw input in other words: it may not cross.
-    if not points:
-        raise ValueError(
-            "`model` has no cut point with parameters before it: no single value "
-            "separates its input from its output."
-        )
-    segments = split(model, *example, cuts=points, **of_model)
+    setting = check_setting(client, link, server, encoding, backward, leakage)
+    points, segments = _divide(
+        model, example, outputs, shared_inputs, init, variables, inputs
+    )
     chain = _chain(segments, {p.name for p in points})
 
     # The links of the real crossings are counted apart: in the chain nothing crosses.
@@ -123,64 +122,43 @@ def plan(
     return _ranked(choices)
 
 
-_CLIENT = "client"
-
-
-class _Setting(NamedTuple):
-    """The arguments of `plan` that are not about the model, checked."""
-
-    client: Device
-    link: Network
-    server: Device | None
-    ways: tuple[Link | None, Link | None]
-    backward: str
-    leakage: Callable[[CutPoint], float] | None
-
-
-def _check(
-    client: Device,
-    link: Network,
-    server: Device | None,
-    encoding: Link | tuple[Link | None, Link | None],
-    backward: str,
-    leakage: Callable[[CutPoint], float] | None,
-) -> _Setting:
-    _check_numbers("client", client, Device)
-    _check_numbers("link", link, Network)
-    if server is not None:
-        _check_numbers("server", server, Device)
-
-    # A link is a tuple itself, so it is asked for first.
-    ways: tuple = ()
-    if isinstance(encoding, Link):
-        ways = (encoding, encoding)
-    elif isinstance(encoding, (tuple, list)):
-        ways = tuple(encoding)
-    if len(ways) != 2 or not all(x is None or isinstance(x, Link) for x in ways):
+def _divide(
+    model: Callable[..., PyTree] | Segment,
+    example: Sequence[PyTree],
+    outputs: Sequence[str] | None,
+    shared_inputs: Sequence[str],
+    init: Callable[..., Params] | None,
+    variables: Mapping[str, PyTree] | None,
+    inputs: Sequence[str] | None,
+) -> tuple[list[CutPoint], dict[str, Segment]]:
+    """The places to choose from, and the model cut at all of them."""
+    points = cut_points(
+        model,
+        *example,
+        outputs=outputs,
+        shared_inputs=shared_inputs,
+        init=init,
+        variables=variables,
+        inputs=inputs,
+    )
+    # What comes before any parameter is the raw input in other words: it may not cross.
+    points = [p for p in points if p.params]
+    if not points:
         raise ValueError(
-            "`encoding` must be a Link or a pair of them (activation, cotangent), "
-            f"got {encoding!r}."
+            "`model` has no cut point with parameters before it: no single value "
+            "separates its input from its output."
         )
-    if leakage is not None and not callable(leakage):
-        raise ValueError(
-            f"`leakage` must be a function of a CutPoint, got {type(leakage).__name__}."
-        )
-    check_mode(backward)
-    return _Setting(client, link, server, ways, backward, leakage)
-
-
-def _check_numbers(
-    name: str, value: Device | Network, wanted: type[Device] | type[Network]
-) -> None:
-    if not isinstance(value, wanted):
-        raise ValueError(
-            f"`{name}` must be a jsplit.{wanted.__name__}, got {type(value).__name__}."
-        )
-    rate, other = value
-    numbers = isinstance(rate, Real) and isinstance(other, Real)
-    # A rate divides. A latency may be 0, and memory infinite; NaN fails either test.
-    if not numbers or not rate > 0 or not other >= 0:
-        raise ValueError(f"`{name}` must be positive numbers, got {value}.")
+    segments = split(
+        model,
+        *example,
+        cuts=points,
+        outputs=outputs,
+        shared_inputs=shared_inputs,
+        init=init,
+        variables=variables,
+        inputs=inputs,
+    )
+    return points, segments
 
 
 def _chain(segments: Mapping[str, Segment], cuts: set[str]) -> Topology:
@@ -244,7 +222,7 @@ def _prefixes(
 
 
 def _choice(
-    setting: _Setting,
+    setting: Setting,
     prefix: _Prefix,
     lasting: int,
     fields: Mapping[str, PyTree],
@@ -286,7 +264,7 @@ def _score(
     if leakage is None:
         return None
     score = float(leakage(point))
-    # NaN is neither better nor worse than any score, so each such point were on the front.
+    # NaN is neither better nor worse than any score, so it would put a point on the front.
     if isnan(score):
         raise ValueError(f"`leakage` gives no number for the cut point `{point.name}`.")
     return score

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+# The first is the default everywhere, and the one that common numbers are taken from.
 MODES = ("residuals", "recompute")
 """The backward modes, as `jsplit.fused` takes them."""
 
@@ -16,12 +17,13 @@ class Work(NamedTuple):
     """Arithmetic, by two conventions. Works add up.
 
     Attributes:
-        macs: Multiply-accumulates of matrix products and convolutions, counted from
-            the jaxpr; see `jsplit.jaxprs.macs`.
-        flops: Floating-point operations by XLA's cost analysis of the lowered
-            function, before it is optimised: two for a multiply-accumulate, one for
-            each elementwise operation. XLA leaves out padding, and counts the body of
-            a loop once; the multiply-accumulates of its further turns are added here.
+        macs: Multiply-accumulates of matrix products and convolutions,
+            counted from the jaxpr; see `jsplit.jaxprs.macs`.
+        flops: Floating-point operations by XLA's cost analysis of the
+            lowered function, before it is optimised: two for a
+            multiply-accumulate, one for each elementwise operation. XLA
+            leaves out padding, and counts the body of a loop once; the
+            multiply-accumulates of its further turns are added here.
 
     Example:
         >>> from jsplit.costing import Work
@@ -53,6 +55,7 @@ class Work(NamedTuple):
         return Work(self.macs * n, self.flops * n)
 
 
+# Where a sum of works starts: Python's own 0 cannot be added to one.
 NOTHING = Work(0, 0.0)
 
 
@@ -73,19 +76,20 @@ class PartyCost(NamedTuple):
 
     Attributes:
         forward: Work of the forward pass.
-        backward: Work of the backward pass, by backward mode; `"recompute"` holds a
-            forward pass once more.
-        other: Work of losses and penalties with their derivatives, of links, and of
-            the optimizer.
+        backward: Work of the backward pass, by backward mode; `"recompute"`
+            holds a forward pass once more.
+        other: Work of losses and penalties with their derivatives, of
+            links, and of the optimizer.
         sent: Bytes of messages sent, payloads after their links and frames.
         received: Bytes of messages received, payloads and frames.
         params: Bytes of parameters.
         statistics: Bytes of statistics, as those of BatchNorm.
         optimizer: Bytes of optimizer state.
         links: Bytes that links keep from step to step.
-        activations: Bytes kept from the forward to the backward pass (of one
-            micro-batch), by backward mode: residuals, and the fields and messages
-            among them. Gradients and scratch space are not counted.
+        activations: Bytes kept from the forward to the backward pass (of
+            one micro-batch), by backward mode: residuals, and the fields
+            and messages among them. Gradients and scratch space are not
+            counted.
 
     Example:
         >>> import jax, jsplit
@@ -102,6 +106,7 @@ class PartyCost(NamedTuple):
     other: Work
     sent: int
     received: int
+    # Apart, not as one sum: of the four only some are handed over or averaged.
     params: int
     statistics: int
     optimizer: int
@@ -149,6 +154,7 @@ class PartyCost(NamedTuple):
             (220, 130)
         """
         check_mode(backward)
+        # Without gradients: how many of them live at once is up to XLA.
         lasting = self.params + self.statistics + self.optimizer + self.links
         return lasting + self.activations[backward]
 

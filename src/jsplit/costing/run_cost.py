@@ -14,6 +14,7 @@ from jsplit.core.tables import aligned, plain, si
 from jsplit.costing.records import Work
 
 
+# A tuple, as are the others: runs are compared, unpacked and summed entry by entry.
 class Exchange(NamedTuple):
     """What some parties compute and exchange.
 
@@ -42,8 +43,10 @@ class ClientRun(NamedTuple):
         work: Its arithmetic.
         sent: Bytes sent, frames and weights included.
         received: Bytes received, frames and weights included.
-        weights: Of these, both ways, the bytes that carry weights or their gradients.
-        memory: The most bytes that it holds at once, gradients and scratch space aside.
+        weights: Of these, both ways, the bytes that carry weights or their
+            gradients.
+        memory: The most bytes that it holds at once, gradients and scratch
+            space aside.
 
     Example:
         >>> from jsplit.costing import Work
@@ -89,8 +92,8 @@ class RunCost:
         """What one client pays on average.
 
         Returns:
-            `macs`, `flops`, and in bytes `sent`, `received`, `bytes` (both ways),
-            `weights` and `memory`.
+            `macs`, `flops`, and in bytes `sent`, `received`, `bytes` (both
+            ways), `weights` and `memory`.
 
         Example:
             >>> from jsplit.costing import Exchange, Work
@@ -100,6 +103,7 @@ class RunCost:
             >>> RunCost("by hand", (client,), Exchange(work, 200, 100)).mean["bytes"]
             300.0
         """
+        # By name, as the keys are those of the record.
         sums: dict[str, float] = {}
         for what in ("sent", "received", "weights", "memory"):
             sums[what] = sum(getattr(c, what) for c in self.clients)
@@ -124,6 +128,7 @@ class RunCost:
             >>> json.loads(run.to_json())["clients"][0]["steps"]
             16
         """
+        # No mean: it follows from the clients.
         found = {
             "algorithm": self.algorithm,
             "clients": plain(self.clients),
@@ -132,6 +137,7 @@ class RunCost:
         return json.dumps(found, indent=1)
 
     def __str__(self) -> str:
+        # As the line that it is among several runs.
         return table([self])
 
 

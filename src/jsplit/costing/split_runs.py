@@ -1,7 +1,8 @@
 """What whole runs of split learning cost each client: in turns, in parallel, federated.
 
-All follow from the cost of one step, by formulas that `docs/cost.md` derives: who
-computes what how often, and what is sent how often. Nothing runs.
+All follow from the cost of one step, by formulas that `docs/cost.md`
+derives: who computes what how often, and what is sent how often. Nothing
+runs.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ def take_turns(
 ) -> RunCost:
     """What split learning costs, one client after another.
 
-    In each epoch every client takes its steps with the server, then hands over what its
-    side has learned: parameters, statistics and optimizer state.
+    In each epoch every client takes its steps with the server, then hands
+    over what its side has learned: parameters, statistics and optimizer
+    state.
 
     Args:
-        cost: The cost of one step, of the batch size to be used; a client's last step of
-            an epoch takes the records that are left.
+        cost: The cost of one step, of the batch size to be used; a client's
+            last step of an epoch takes the records that are left.
         records: How many each client holds.
-        client: The party that is there once for every client, or the parties, where a
-            client is a site of several.
+        client: The party that is there once for every client, or the
+            parties, where a client is a site of several.
         epochs: Passes over all data.
-        handoff: How what the client's side has learned gets to the next client: `"peer"`
-            sends it straight, `"server"` up and down again; with `"none"` each keeps its
-            own.
+        handoff: How what the client's side has learned gets to the next
+            client: `"peer"` sends it straight, `"server"` up and down
+            again; with `"none"` each keeps its own.
         backward: The backward mode, `"residuals"` or `"recompute"`.
 
     Returns:
@@ -49,9 +51,10 @@ def take_turns(
         ValueError: Naming the argument that does not fit.
 
     References:
-        Gupta and Raskar, `Distributed learning of deep neural network over multiple
-        agents <https://arxiv.org/abs/1810.06060>`_, 2018; Singh et al., `Detailed
-        comparison of communication efficiency of split learning and federated learning
+        Gupta and Raskar, `Distributed learning of deep neural network over
+        multiple agents <https://arxiv.org/abs/1810.06060>`_, 2018; Singh et
+        al., `Detailed comparison of communication efficiency of split
+        learning and federated learning
         <https://arxiv.org/abs/1909.09145>`_, 2019.
 
     Example:
@@ -71,9 +74,12 @@ def take_turns(
     mine = check_site(cost, client)
     one_of("handoff", handoff, HANDOFFS)
     weights = 0
+    # A client alone has nobody to hand over to.
     if handoff != "none" and len(records) > 1:
         for party in mine:
             own = cost.state.parties[party]
+            # A message for each party of a site: they are different machines. The memory
+            # of links stays, since it belongs to the connection.
             weights += size_of((own.params, own.state, own.optimizer))
 
     def moved(k: int, steps: int) -> tuple[int, int]:
@@ -99,18 +105,19 @@ def parallel(
 ) -> RunCost:
     """What parallel split learning costs: every step is one of all clients.
 
-    Each client has a batch of its own, sends and receives what it does in turns, and
-    hands nothing over. What the other parties compute on all batches as one is counted
-    as on one after the other, so their optimizers' steps are counted once for each.
+    Each client has a batch of its own, sends and receives what it does in
+    turns, and hands nothing over. What the other parties compute on all
+    batches as one is counted as on one after the other, so their
+    optimizers' steps are counted once for each.
 
     Args:
         cost: The cost of one step of one client.
         records: How many each client holds.
-        client: The party that is there once for every client, or the parties, where a
-            client is a site of several.
+        client: The party that is there once for every client, or the
+            parties, where a client is a site of several.
         epochs: Passes over all data.
-        bottoms: `"own"`, or `"shared"`: then in every step each client sends the
-            gradient of its side and receives the new weights.
+        bottoms: `"own"`, or `"shared"`: then in every step each client
+            sends the gradient of its side and receives the new weights.
         backward: The backward mode, `"residuals"` or `"recompute"`.
 
     Returns:
@@ -141,6 +148,7 @@ def parallel(
         # Statistics stay: of a step only gradients are summed.
         weights = sum(size_of(cost.state.parties[p].params) for p in mine)
 
+    # Every step is one of all clients, so the server hands the sum back each time.
     def moved(k: int, steps: int) -> tuple[int, int]:
         return steps * weights, steps * weights
 
@@ -162,19 +170,19 @@ def splitfed(
 ) -> RunCost:
     """What SplitFed costs.
 
-    Every round each client receives the average of the clients' halves, trains it with
-    the others, and sends it back. Parameters and statistics are averaged; optimizer
-    states, should they be as well, come on top.
+    Every round each client receives the average of the clients' halves,
+    trains it with the others, and sends it back. Parameters and statistics
+    are averaged; optimizer states, should they be as well, come on top.
 
     Args:
         cost: The cost of one step of one client.
         records: How many each client holds.
-        client: The party that is there once for every client, or the parties, where a
-            client is a site of several.
+        client: The party that is there once for every client, or the
+            parties, where a client is a site of several.
         rounds: Rounds of averaging.
         epochs: Passes over a client's data in each round.
-        version: 1 and 2 cost the same; in 3 every client keeps its half, and nothing of
-            it is sent.
+        version: 1 and 2 cost the same; in 3 every client keeps its half,
+            and nothing of it is sent.
         backward: The backward mode, `"residuals"` or `"recompute"`.
 
     Returns:
@@ -184,10 +192,11 @@ def splitfed(
         ValueError: Naming the argument that does not fit.
 
     References:
-        Thapa et al., `SplitFed: when federated learning meets split learning
-        <https://arxiv.org/abs/2004.12088>`_, 2022, with all clients in every round;
-        Gawali et al., `Comparison of privacy-preserving distributed deep learning methods
-        in healthcare <https://arxiv.org/abs/2012.12591>`_, 2021, for version 3.
+        Thapa et al., `SplitFed: when federated learning meets split
+        learning <https://arxiv.org/abs/2004.12088>`_, 2022, with all
+        clients in every round; Gawali et al., `Comparison of
+        privacy-preserving distributed deep learning methods in healthcare
+        <https://arxiv.org/abs/2012.12591>`_, 2021, for version 3.
 
     Example:
         >>> import jax, jsplit
@@ -204,6 +213,7 @@ def splitfed(
     epochs = as_positive_int("epochs", epochs)
     mine = check_site(cost, client)
     one_of("version", version, (1, 2, 3))
+    # 1 and 2 differ at the server alone, which averages its halves or has only one.
     weights = 0
     if version != 3:
         for party in mine:
@@ -231,9 +241,12 @@ def _run(
         name: The algorithm's.
         passes: The steps of all clients.
         mine: The parties that a client is made of.
-        moved: `moved(client, steps)`, bytes of weights that a client sends and receives.
-        relayed: Bytes of weights that the others receive, and as many that they send.
+        moved: `moved(client, steps)`, bytes of weights that a client sends
+            and receives.
+        relayed: Bytes of weights that the others receive, and as many that
+            they send.
     """
+    # A step of a client is one of the others' as well: they are paid for all clients.
     others = [p for p in passes.cost.parties if p not in mine]
     clients: list[ClientRun] = []
     work, sent, received = NOTHING, relayed, relayed

@@ -1,6 +1,7 @@
 """One training step traced on shapes, operation by operation: what `cost` adds up.
 
-Nothing is allocated; each operation is a function that an interpreter would run.
+Nothing is allocated; each operation is a function that an interpreter would
+run.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class TracedStep:
                 Name(p, "micro"): jax.ShapeDtypeStruct((), jnp.int32)
                 for p in config.topology.parties
             }
-            self.env |= jax.eval_shape(lambda env: zero_sums(config, env), self.env)  # type: ignore[operator]
+            sums = jax.eval_shape(lambda env: zero_sums(config, env), self.env)
+            self.env |= sums  # type: ignore[operator]
             ops += accumulate_ops(config)
         # In the order in which parties that exchange messages run them, so that the
         # messages come in the order in which `jsplit.messages` records them.
@@ -110,8 +112,9 @@ class TracedStep:
         """The arrays that the vjp which `op` leaves keeps until the backward pass.
 
         Returns:
-            Bytes by array. An array that is a value too goes by the place of the value,
-            so it counts once however many vjps keep it; a new one by its variable.
+            Bytes by array. An array that is a value too goes by the place
+            of the value, so it counts once however many vjps keep it; a new
+            one by its variable.
         """
         given = [
             (name, i, x)

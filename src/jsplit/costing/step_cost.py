@@ -22,8 +22,8 @@ class Cost:
     Attributes:
         batch: Records in the step.
         parties: What it costs each party.
-        messages: Every message of the step in order, equal to `info.messages` of a
-            step that `jsplit.messages` runs.
+        messages: Every message of the step in order, equal to
+            `info.messages` of a step that `jsplit.messages` runs.
         state: The shapes of every party's state.
         again: `again(batch)`, the cost of a step of another size; see `at`.
 
@@ -40,7 +40,7 @@ class Cost:
     batch: int
     parties: Mapping[str, PartyCost]
     messages: tuple[Message, ...]
-    # Two costs are equal if their numbers are: shapes and functions have no say.
+    # Not compared: functions are equal only to themselves, so no two costs would be.
     state: TrainState = field(repr=False, compare=False)
     again: Callable[[int], Cost] = field(repr=False, compare=False)
 
@@ -51,7 +51,8 @@ class Cost:
             batch: Records in that step.
 
         Returns:
-            A `Cost` of the same topology, optimizer, links and micro-batches.
+            A `Cost` of the same topology, optimizer, links and
+            micro-batches.
 
         Raises:
             ValueError: If the micro-batches do not divide `batch`.
@@ -65,6 +66,7 @@ class Cost:
             >>> jsplit.cost(topology, {"x": x, "label": label}).at(2).messages[0].bytes
             32
         """
+        # By far the commonest size: all steps of a pass but the last.
         return self if batch == self.batch else self.again(batch)
 
     @property
@@ -121,7 +123,8 @@ class Cost:
             backward: The backward mode, `"residuals"` or `"recompute"`.
 
         Returns:
-            A figure of Matplotlib's own, not pyplot's, so it opens no window.
+            A figure of Matplotlib's own, not pyplot's, so it opens no
+            window.
 
         Raises:
             ValueError: If `backward` is no mode.
@@ -129,7 +132,7 @@ class Cost:
         Example:
             >>> import jax, jsplit
             >>> part = jsplit.segment(lambda x: x)
-            >>> trained = jsplit.segment(lambda w, x: w * x, init=lambda key, x: x[0])
+            >>> trained = jsplit.segment(lambda w, x: x @ w, init=lambda key, x: x[:4])
             >>> topology = jsplit.vanilla(part, trained, loss=lambda y, label: y[:, 0])
             >>> x, label = (jax.ShapeDtypeStruct((8, n), "float32") for n in (4, 1))
             >>> cost = jsplit.cost(topology, {"x": x, "label": label})
@@ -137,6 +140,7 @@ class Cost:
             ['multiply-accumulates', 'messages, bytes']
         """
         check_mode(backward)
+        # Multiply-accumulates, not FLOPs: papers on split learning count so.
         work, messages, memory = {}, {}, {}
         for name, p in self.parties.items():
             work[name] = {
@@ -160,6 +164,7 @@ class Cost:
         return bars(panels)
 
     def __str__(self) -> str:
+        # Last, as the sum below a column.
         rows = {**self.parties, "all": self.total}
         tables = [
             _work_table("multiply-accumulates", lambda work: work.macs, rows),

@@ -23,33 +23,37 @@ def decoupled(
 ) -> Topology:
     """A topology whose party that makes `value` learns from an auxiliary head instead.
 
-    No cotangent of `value` comes back. The segments before it train on the local
-    loss alone; whoever receives the value trains on it as it is. Any trainer and
-    any algorithm over rounds takes the result. For several cuts, call it once for
-    each.
+    No cotangent of `value` comes back. The segments before it train on the
+    local loss alone; whoever receives the value trains on it as it is. Any
+    trainer and any algorithm over rounds takes the result. For several
+    cuts, call it once for each.
 
     Args:
         topology: Any topology.
         value: What crosses, by the name of the node that makes it.
-        head: The auxiliary segment, run where the value is made and thrown away after
-            training. It reads the value alone.
-        loss: `loss(output of the head, label)`, a scalar or one number per example.
-        label: The field that the loss reads. The party holds it from now on: a local
-            loss needs labels.
+        head: The auxiliary segment, run where the value is made and thrown
+            away after training. It reads the value alone.
+        loss: `loss(output of the head, label)`, a scalar or one number per
+            example.
+        label: The field that the loss reads. The party holds it from now
+            on: a local loss needs labels.
         weight: Weight of the local loss in the objective.
 
     Returns:
-        A new topology, with the node `<value> head` and the loss `<value> loss`.
+        A new topology, with the node `<value> head` and the loss `<value>
+        loss`.
 
     Raises:
-        ValueError: If `value` does not cross, if a loss elsewhere reads it itself, so
-            that its cotangent must come back, or if `label` is no field.
+        ValueError: If `value` does not cross, if a loss elsewhere reads it
+            itself, so that its cotangent must come back, or if `label` is
+            no field.
 
     References:
         Belilovsky et al., `Decoupled greedy learning of CNNs
-        <https://arxiv.org/abs/1901.08164>`_, 2020, Algorithm 1, with the cut in the
-        place of each layer; in federated split learning: Han et al., Accelerating
-        federated learning with split learning on locally generated losses, 2021.
+        <https://arxiv.org/abs/1901.08164>`_, 2020, Algorithm 1, with the
+        cut in the place of each layer; in federated split learning: Han et
+        al., Accelerating federated learning with split learning on locally
+        generated losses, 2021.
 
     Example:
         >>> import jsplit

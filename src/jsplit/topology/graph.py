@@ -1,7 +1,8 @@
 """A `Topology`: who computes what, who holds what, and therefore what crosses.
 
-Nodes name the values they read, so what crosses between parties follows and is never
-written down. Whatever else follows from the nodes is a property here.
+Nodes name the values they read, so what crosses between parties follows and
+is never written down. Whatever else follows from the nodes is a property
+here.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from jsplit.topology.validation import validate
 class Topology:
     """Segments at parties, the fields they hold, and the losses.
 
-    Frozen, hashable, and valid once built. Printing one shows who holds and computes
-    what, and what crosses: `<->` where a cotangent comes back.
+    Frozen, hashable, and valid once built. Printing one shows who holds and
+    computes what, and what crosses: `<->` where a cotangent comes back.
 
     Attributes:
         nodes: `Node` and `Loss`, in any order.
-        holds: The data fields of each party. Labels are fields like any other.
+        holds: The data fields of each party. Labels are fields like any
+            other.
 
     Raises:
-        ValueError: Naming the culprit, if a name is taken twice; an input is no field
-            and no value; a field is read by a party that does not hold it; a loss
-            cannot be computed; nodes read each other in a circle.
+        ValueError: Naming the culprit, if a name is taken twice; an input
+            is no field and no value; a field is read by a party that does
+            not hold it; a loss cannot be computed; nodes read each other in
+            a circle.
 
     Example:
         >>> import jsplit, optax

@@ -1,7 +1,7 @@
 """How clients that take one role in turn share what they learn.
 
-Rounds train so, runs are costed so, and parties agree on it: the choices are
-listed once.
+Rounds train so, runs are costed so, and parties agree on it: the choices
+are listed once.
 """
 
 from __future__ import annotations

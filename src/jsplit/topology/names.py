@@ -17,7 +17,8 @@ def as_names(owner: str, names: Iterable[str], what: str = "inputs") -> tuple[st
         what: Which argument they are, for the error.
 
     Raises:
-        ValueError: If `names` is no list, or holds something that is no string.
+        ValueError: If `names` is no list, or holds something that is no
+            string.
     """
     # A string is iterable too: without this "image" would be five names.
     names = (names,) if isinstance(names, str) else names

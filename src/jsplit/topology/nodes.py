@@ -1,7 +1,7 @@
 """The parts of a topology: a `Node` computes a value, a `Loss` a term of the objective.
 
-Both name what they read in `inputs`. A new sort of part (beside segments, losses,
-metrics and penalties) starts here, with its `NodeKind`.
+Both name what they read in `inputs`. A new sort of part (beside segments,
+losses, metrics and penalties) starts here, with its `NodeKind`.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ class Node:
         name: Name of the value produced.
         segment: What computes it.
         party: Who runs the segment and owns its parameters.
-        inputs: Names of the fields and values read, in the segment's order, or the only
-            one; by default the names that the segment itself has for its inputs.
-        detached: Those inputs that get no cotangent from this node: the node learns
-            from them, but what makes them does not learn from the node.
+        inputs: Names of the fields and values read, in the segment's order,
+            or the only one; by default the names that the segment itself
+            has for its inputs.
+        detached: Those inputs that get no cotangent from this node: the
+            node learns from them, but what makes them does not learn from
+            the node.
 
     Raises:
-        ValueError: If `segment` is no Segment, a name is not a string, `inputs` is
-            missing and the segment does not name its own, or `detached` names
-            something that is no input.
+        ValueError: If `segment` is no Segment, a name is not a string,
+            `inputs` is missing and the segment does not name its own, or
+            `detached` names something that is no input.
 
     Example:
         >>> import jsplit
@@ -136,20 +138,21 @@ class Loss:
 
     Attributes:
         name: Name of the loss.
-        fn: `fn(*inputs)`, a scalar or one number per example, [batch]; its mean counts.
-            Floating inputs narrower than float32 arrive as float32.
+        fn: `fn(*inputs)`, a scalar or one number per example, [batch]; its
+            mean counts. Floating inputs narrower than float32 arrive as
+            float32.
         party: Who computes it.
-        inputs: Names of fields and values; also `<node>.params` and `<node>.state` of
-            the party's own nodes (the state is the one after the step's forward pass,
-            with all that the segment sowed).
-        weight: Factor in the objective; 0 makes the loss a metric, which is computed
-            but not trained for.
-        local: Whether the loss may read only what the party already has, so that it
-            makes nothing cross. See `Penalty`.
+        inputs: Names of fields and values; also `<node>.params` and
+            `<node>.state` of the party's own nodes (the state is the one
+            after the step's forward pass, with all that the segment sowed).
+        weight: Factor in the objective; 0 makes the loss a metric, which is
+            computed but not trained for.
+        local: Whether the loss may read only what the party already has, so
+            that it makes nothing cross. See `Penalty`.
 
     Raises:
-        ValueError: If `fn` is no function, `weight` no number, `inputs` is empty, or a
-            name is not a string.
+        ValueError: If `fn` is no function, `weight` no number, `inputs` is
+            empty, or a name is not a string.
 
     Example:
         >>> import jsplit, optax
@@ -226,29 +229,31 @@ def Penalty(
 ) -> Loss:
     """A loss that one party adds on what it already has, so that nothing crosses for it.
 
-    It reads the party's own parameters, activations and fields. Three uses: weight decay,
-    `Penalty("decay", l2, "hospital", ["smashed.params"], 1e-4)`; a regulariser sown inside
-    a module, `Penalty("sown", total, "hospital", ["smashed.state"])`; NoPeek,
-    `Penalty("nopeek", correlation, "hospital", ["image", "smashed"])`.
+    It reads the party's own parameters, activations and fields. Three uses:
+    weight decay, `Penalty("decay", l2, "hospital", ["smashed.params"],
+    1e-4)`; a regulariser sown inside a module, `Penalty("sown", total,
+    "hospital", ["smashed.state"])`; NoPeek, `Penalty("nopeek", correlation,
+    "hospital", ["image", "smashed"])`.
 
     Args:
         name: Name of the penalty.
         fn: `fn(*inputs)`, a scalar or one number per example, [batch].
         party: Who computes it.
-        inputs: Names of the party's own fields and values, or `<node>.params` and
-            `<node>.state` of its own nodes.
+        inputs: Names of the party's own fields and values, or
+            `<node>.params` and `<node>.state` of its own nodes.
         weight: Factor in the objective.
 
     Returns:
         A `Loss` whose `local` is true.
 
     Raises:
-        ValueError: As for `Loss`; `Topology` raises where the penalty reads something
-            that its party does not have.
+        ValueError: As for `Loss`; `Topology` raises where the penalty reads
+            something that its party does not have.
 
     References:
-        Vepakomma et al., `NoPeek: information leakage reduction to share activations
-        in distributed deep learning <https://arxiv.org/abs/2008.09161>`_, 2020.
+        Vepakomma et al., `NoPeek: information leakage reduction to share
+        activations in distributed deep learning
+        <https://arxiv.org/abs/2008.09161>`_, 2020.
 
     Example:
         >>> import jsplit, optax

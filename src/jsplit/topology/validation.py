@@ -1,6 +1,7 @@
 """What a topology may be: every input is made or held where it is read, and names are clear.
 
-Each check names the culprit. A new rule about parts, parties or fields is added here.
+Each check names the culprit. A new rule about parts, parties or fields is
+added here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the configurations are built from: named nodes, mergers, and the checked whole.
 
-A segment made by `split` knows its name and its inputs; for others the arguments of a
-configuration give them.
+A segment made by `split` knows its name and its inputs; for others the
+arguments of a configuration give them.
 """
 
 from __future__ import annotations
@@ -133,10 +133,12 @@ def build(nodes: Sequence[Node | Loss], held: Iterable[Held]) -> Topology:
 
     Args:
         nodes: In the order of the computation.
-        held: By role; a party may come several times, with fields from each of its roles.
+        held: By role; a party may come several times, with fields from each
+            of its roles.
 
     Raises:
-        ValueError: If a segment reads what is computed after it, or nothing would cross.
+        ValueError: If a segment reads what is computed after it, or nothing
+            would cross.
     """
     parts = [n for n in nodes if isinstance(n, Node)]
     # A `Topology` may list its nodes in any order. Here the order is an argument of the

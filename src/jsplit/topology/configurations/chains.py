@@ -34,7 +34,8 @@ def vanilla(
     Args:
         bottom: The client's segment.
         top: The server's segment; it reads what `bottom` produces.
-        loss: `loss(output, label)`, a scalar or one number per example, [batch].
+        loss: `loss(output, label)`, a scalar or one number per example,
+            [batch].
         client: Name of the client.
         server: Name of the server.
         fields: What `bottom` reads; by default its own names.
@@ -44,8 +45,8 @@ def vanilla(
         A `Topology` of two parties.
 
     Raises:
-        ValueError: If an argument is no segment, the segments are given in another
-            order than they run, or both parties have one name.
+        ValueError: If an argument is no segment, the segments are given in
+            another order than they run, or both parties have one name.
 
     References:
         Vepakomma et al., `Split learning for health
@@ -83,15 +84,16 @@ def u_shaped(
 ) -> Topology:
     """A topology whose client has data, head, tail, labels and loss; the server the body.
 
-    Labels never leave the client. Four messages a step: two activations, two cotangents.
-    The tail reads the body's output and, if it was split so, also the head's output or
-    the client's fields.
+    Labels never leave the client. Four messages a step: two activations,
+    two cotangents. The tail reads the body's output and, if it was split
+    so, also the head's output or the client's fields.
 
     Args:
         head: The client's first segment.
         body: The server's segment; it reads what `head` produces.
         tail: The client's last segment; it reads what `body` produces.
-        loss: `loss(output, label)`, a scalar or one number per example, [batch].
+        loss: `loss(output, label)`, a scalar or one number per example,
+            [batch].
         client: Name of the client.
         server: Name of the server.
         fields: What `head` reads; by default its own names.
@@ -101,8 +103,8 @@ def u_shaped(
         A `Topology` of two parties.
 
     Raises:
-        ValueError: If an argument is no segment, the segments are given in another
-            order than they run, or both parties have one name.
+        ValueError: If an argument is no segment, the segments are given in
+            another order than they run, or both parties have one name.
 
     References:
         Vepakomma et al., `Split learning for health
@@ -139,11 +141,14 @@ def multihop(
 ) -> Topology:
     """A topology of a chain of parties, as in Tor; the last has the labels and the loss.
 
-    Each sees only its predecessor's activation and its successor's cotangent.
+    Each sees only its predecessor's activation and its successor's
+    cotangent.
 
     Args:
-        segments: By party, in the order of the chain; the first reads the fields.
-        loss: `loss(output, label)`, a scalar or one number per example, [batch].
+        segments: By party, in the order of the chain; the first reads the
+            fields.
+        loss: `loss(output, label)`, a scalar or one number per example,
+            [batch].
         fields: What the first segment reads; by default its own names.
         label: The field with the labels.
 
@@ -151,7 +156,8 @@ def multihop(
         A `Topology` with as many parties as segments.
 
     Raises:
-        ValueError: If there are fewer than two parties, or one of them has no segment.
+        ValueError: If there are fewer than two parties, or one of them has
+            no segment.
 
     References:
         Vepakomma et al., `Split learning for health

@@ -30,25 +30,28 @@ def vertical(
 ) -> Topology:
     """A topology of K clients with different fields of the same records; the server merges.
 
-    Each client has a bottom of its own. K activations go up, K cotangents come down.
+    Each client has a bottom of its own. K activations go up, K cotangents
+    come down.
 
     Args:
         bottoms: By client; each produces a value of its own.
-        top: The server's segment; it reads all values in order or, with `merge`, their
-            merger.
-        loss: `loss(output, label)`, a scalar or one number per example, [batch].
+        top: The server's segment; it reads all values in order or, with
+            `merge`, their merger.
+        loss: `loss(output, label)`, a scalar or one number per example,
+            [batch].
         server: Name of the server.
         fields: By client, what its bottom reads; by default its own names.
         label: The field with the labels.
-        merge: `merge(*values) -> value`, a concatenation, say; without it `top` takes K
-            inputs.
+        merge: `merge(*values) -> value`, a concatenation, say; without it
+            `top` takes K inputs.
 
     Returns:
-        A `Topology` of K + 1 parties, or K where the server is one of the clients.
+        A `Topology` of K + 1 parties, or K where the server is one of the
+        clients.
 
     Raises:
-        ValueError: If there is no client, a part is no segment, or `fields` names a
-            client that has no bottom.
+        ValueError: If there is no client, a part is no segment, or `fields`
+            names a client that has no bottom.
 
     References:
         Vepakomma et al., `Split learning for health
@@ -87,27 +90,29 @@ def extended_vanilla(
 ) -> Topology:
     """A topology as `vertical`, but another client merges before the server.
 
-    That client, the intermediary, runs a middle segment. K + 1 activations go up, K + 1
-    cotangents come down.
+    That client, the intermediary, runs a middle segment. K + 1 activations
+    go up, K + 1 cotangents come down.
 
     Args:
         bottoms: By client; each produces a value of its own.
-        middle: The intermediary's segment; it reads the bottoms' values or, with
-            `merge`, their merger.
+        middle: The intermediary's segment; it reads the bottoms' values or,
+            with `merge`, their merger.
         top: The server's segment; it reads what `middle` produces.
-        loss: `loss(output, label)`, a scalar or one number per example, [batch].
+        loss: `loss(output, label)`, a scalar or one number per example,
+            [batch].
         intermediary: Name of the client that merges.
         server: Name of the server.
         fields: By client, what its bottom reads; by default its own names.
         label: The field with the labels.
-        merge: `merge(*values) -> value`; without it `middle` takes K inputs.
+        merge: `merge(*values) -> value`; without it `middle` takes K
+            inputs.
 
     Returns:
         A `Topology` of up to K + 2 parties.
 
     Raises:
-        ValueError: If there is no client, a part is no segment, or `fields` names a
-            client that has no bottom.
+        ValueError: If there is no client, a part is no segment, or `fields`
+            names a client that has no bottom.
 
     References:
         Vepakomma et al., `Split learning for health
@@ -145,12 +150,15 @@ def multitask(
 ) -> Topology:
     """A topology as `vertical`, but with several servers: tasks, labels, losses of their own.
 
-    Every bottom's value goes to every server; the cotangents that come back add up.
+    Every bottom's value goes to every server; the cotangents that come back
+    add up.
 
     Args:
         bottoms: By client; each produces a value of its own.
-        tops: By server; each reads all values in order or, with `merge`, their merger.
-        losses: By server, `loss(output, label)`, a scalar or one number per example.
+        tops: By server; each reads all values in order or, with `merge`,
+            their merger.
+        losses: By server, `loss(output, label)`, a scalar or one number per
+            example.
         labels: By server, its field of labels; by default `label_<server>`.
         weights: By server, the weight of its loss; 1 by default.
         fields: By client, what its bottom reads; by default its own names.
@@ -160,8 +168,9 @@ def multitask(
         A `Topology` with a party for every client and every server.
 
     Raises:
-        ValueError: If `losses` and `tops` are not for the same servers, `labels` or
-            `weights` name another one, there is no client, or a part is no segment.
+        ValueError: If `losses` and `tops` are not for the same servers,
+            `labels` or `weights` name another one, there is no client, or a
+            part is no segment.
 
     References:
         Vepakomma et al., `Split learning for health

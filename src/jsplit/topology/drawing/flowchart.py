@@ -20,10 +20,11 @@ _RED = "#C0311A"
 def mermaid(topology: Topology) -> str:
     """A Mermaid flowchart of who holds what, who computes what, and what crosses.
 
-    One subgraph per party; cylinders are data, parallelograms labels, boxes segments,
-    stadiums losses and metrics, hexagons penalties. A crossing is one solid arrow with
-    the value's name and, if it returns, one dotted arrow back; a value that several
-    nodes of its receiver read arrives once, at a circle.
+    One subgraph per party; cylinders are data, parallelograms labels, boxes
+    segments, stadiums losses and metrics, hexagons penalties. A crossing is
+    one solid arrow with the value's name and, if it returns, one dotted
+    arrow back; a value that several nodes of its receiver read arrives
+    once, at a circle.
 
     Args:
         topology: Any topology.
@@ -91,8 +92,9 @@ def _arrows(wires: list[Wire], number: dict[Item, str]) -> list[str]:
 def _quoted(name: str) -> str:
     """A name as it may stand between quotes in Mermaid.
 
-    Character codes stand for all but letters, digits, and marks amid them: Mermaid takes
-    quotes, brackets, Markdown and its own keywords within a label for syntax.
+    Character codes stand for all but letters, digits, and marks amid them:
+    Mermaid takes quotes, brackets, Markdown and its own keywords within a
+    label for syntax.
     """
     text = tidy(name)
     found = []

@@ -1,7 +1,8 @@
 """Where the items of a sketch stand in a figure, and between which rows the cuts are.
 
-Parties stand in rows, those with the data first and above them those they send to, with
-a cut between the rows. All is in inches, from below and from the left.
+Parties stand in rows, those with the data first and above them those they
+send to, with a cut between the rows. All is in inches, from below and from
+the left.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Plan(NamedTuple):
 def rows(topology: Topology) -> dict[str, int]:
     """By party, its row from below.
 
-    A party stands above all that send to it, except where the computation comes back.
+    A party stands above all that send to it, except where the computation
+    comes back.
     """
     sends: dict[str, list[str]] = {party: [] for party in topology.parties}
 

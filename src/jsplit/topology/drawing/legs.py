@@ -18,8 +18,10 @@ class Leg:
     Attributes:
         row: The row of the party, from below.
         own: Its items, in the order in which they were found.
-        lines: The same in lines, from below, with the lanes of wires that pass.
-        across: Whether it is one line, which wires enter and leave at the sides.
+        lines: The same in lines, from below, with the lanes of wires that
+            pass.
+        across: Whether it is one line, which wires enter and leave at the
+            sides.
         high: Whether it stands at the top of its panel.
         x: Where its middle is, inches from the left.
         left: How far it reaches to the left of `x`.
@@ -45,7 +47,8 @@ def arrange(
 ) -> None:
     """Put a leg's items into lines by their depth in the flow.
 
-    Penalties stand beside what they read, fields beside a reader with other inputs.
+    Penalties stand beside what they read, fields beside a reader with other
+    inputs.
 
     Args:
         leg: What to arrange.

@@ -46,19 +46,20 @@ _CUT = (0, (6, 4))  # dashes
 def figure(topology: Topology, ax: Axes | None = None) -> Figure:
     """A figure of who holds what, who computes what, and what crosses.
 
-    A panel is a party; in it cylinders are data, sheets labels, stacked bars the layers
-    of a segment, rounded shapes losses (white: metrics) and hexagons penalties. Solid
-    arrows are activations; dashed ones are the cotangents that come back over a cut, the
-    dashed line between two rows. The layout follows from the topology, whatever that is.
+    A panel is a party; in it cylinders are data, sheets labels, stacked
+    bars the layers of a segment, rounded shapes losses (white: metrics) and
+    hexagons penalties. Solid arrows are activations; dashed ones are the
+    cotangents that come back over a cut, the dashed line between two rows.
+    The layout follows from the topology, whatever that is.
 
     Args:
         topology: Any topology.
-        ax: Where to draw, as large as it is when this is called; by default in a new
-            figure of the size that fits.
+        ax: Where to draw, as large as it is when this is called; by default
+            in a new figure of the size that fits.
 
     Returns:
-        The figure. It is Matplotlib's own, not pyplot's, so it opens no window:
-        `figure(topology).savefig("u.pdf")`.
+        The figure. It is Matplotlib's own, not pyplot's, so it opens no
+        window: `figure(topology).savefig("u.pdf")`.
 
     References:
         Vepakomma et al., `Split learning for health

@@ -30,7 +30,8 @@ class Route(NamedTuple):
     Attributes:
         wire: The wire.
         back: Whether this is the cotangent.
-        points: The points passed, from the source of the wire to its target.
+        points: The points passed, from the source of the wire to its
+            target.
     """
 
     wire: Wire

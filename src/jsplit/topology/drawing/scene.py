@@ -1,7 +1,7 @@
 """A topology as items and wires: what there is to draw, before anything has a place.
 
-Every crossing is exactly one wire; a value that several nodes of its receiver read
-arrives once, at a fork.
+Every crossing is exactly one wire; a value that several nodes of its
+receiver read arrives once, at a fork.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Item:
         kind: What it stands for.
         name: What is written in it.
         party: Whose it is.
-        visit: How often the computation has come to the party by then: the tail of a U
-            belongs to the second visit.
+        visit: How often the computation has come to the party by then: the
+            tail of a U belongs to the second visit.
         beside: The item at whose side it stands, if it does.
         x: Centre, inches from the left.
         y: Centre, inches from below.

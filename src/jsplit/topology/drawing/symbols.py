@@ -60,7 +60,8 @@ class Canvas:
 
     Attributes:
         ax: Axes whose units are inches of the layout.
-        unit: Inches on paper for one of the layout: text and lines shrink with it.
+        unit: Inches on paper for one of the layout: text and lines shrink
+            with it.
     """
 
     ax: Axes
@@ -185,8 +186,8 @@ def draw_item(canvas: Canvas, item: Item, colours: Colours, across: bool) -> Non
         canvas: Where to draw.
         item: What to draw, with its place.
         colours: Those of its party.
-        across: Whether values enter at its side: the layers of a segment then stand
-            upright.
+        across: Whether values enter at its side: the layers of a segment
+            then stand upright.
     """
     box = Box(item.x, item.y, item.w, item.h)
     style = Style()
