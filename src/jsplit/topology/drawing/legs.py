@@ -67,8 +67,8 @@ def arrange(
     falls = from_above == {True} or (not from_above and up == {False})
     leg.high = falls or (not from_above and True in up)
 
-    # What comes from below and goes there again (or above) turns round in the leg. A
-    # loss ends the computation, so there is nothing to turn.
+    # What comes from one side and goes back to it turns round in the leg. A loss ends
+    # the computation, so there is nothing to turn.
     turns = up == from_above and len(up) == 1
     ends = any(i.kind in (ItemKind.LOSS, ItemKind.METRIC) for i in leg.own)
     leg.across = alone and turns and not ends
