@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 import jsplit
 from experiments.common.models import Family, network, tasks_of, topology
-from jsplit.topology.drawing.draw import figure
+from jsplit import figure
 
 # Okabe and Ito's colours; each line is narrower than the one below it, so that all are seen where they coincide
 LINES = {

@@ -12,26 +12,28 @@ from jsplit.core.base import (
 )
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.links import chain, identity, stateless
-from jsplit.costing.plan import Device, Network, plan
-from jsplit.costing.records import Cost
-from jsplit.costing.step import cost
+from jsplit.costing import Cost, Device, Network, cost, plan
 from jsplit.segments.precision import mixed_precision
 from jsplit.segments.segment import segment
 from jsplit.slicing.cut_points import CutPoint, cut_points
 from jsplit.slicing.merge import merge, variables
 from jsplit.slicing.split import cut, join, split
-from jsplit.topology.configurations import (
+from jsplit.topology import (
+    Crossing,
+    Loss,
+    Node,
+    Penalty,
+    Topology,
+    decoupled,
     extended_vanilla,
+    figure,
+    mermaid,
     multihop,
     multitask,
     u_shaped,
     vanilla,
     vertical,
 )
-from jsplit.topology.decoupled import decoupled
-from jsplit.topology.drawing.draw import figure, mermaid
-from jsplit.topology.graph import Crossing, Topology
-from jsplit.topology.nodes import Loss, Node, Penalty
 from jsplit.training.export import export
 from jsplit.training.fused import fused
 from jsplit.training.messages import messages

@@ -1,6 +1,9 @@
-"""What whole training runs cost each client: a door to `jsplit.costing.runs`."""
+"""What whole training runs cost each client: a door to `jsplit.costing`.
 
-from jsplit.costing.runs import (
+Each function is the twin of an algorithm of `jsplit.rounds`, with its name.
+"""
+
+from jsplit.costing import (
     ClientRun,
     RunCost,
     fedavg,

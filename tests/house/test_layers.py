@@ -36,7 +36,12 @@ INSIDE = {
     "jaxprs": "flat convolutions halves macs",
     "segments": "call interception flax segment precision",
     "slicing": "merge separators traced_model ownership cut_points split",
-    "topology": "nodes graph configurations decoupled drawing.scene drawing.layout drawing.draw",
+    "topology": (
+        "handoffs names nodes validation crossings graph configurations.building "
+        "configurations.chains configurations.merging decoupling drawing.scene "
+        "drawing.legs drawing.across drawing.layout drawing.routes drawing.symbols "
+        "drawing.flowchart drawing.picture"
+    ),
     "training": (
         "export staleness vjp walk losses step memory meshes update configure executor "
         "initial fused messages"
@@ -45,7 +50,10 @@ INSIDE = {
         "averages client_axis loops state client_calls driver local_training synchronous "
         "algorithms"
     ),
-    "costing": "records run_cost step plan runs",
+    "costing": (
+        "records step_cost step cost_of_step run_cost passes split_runs baseline_runs "
+        "machines cut_plan planning"
+    ),
     "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
     "party": (
         "compute.programs connection.outbox contract.records contract.schema contract.turns "
@@ -60,11 +68,11 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.call": {"flax"},
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
-    "topology.drawing.draw": {"matplotlib"},
+    "topology.drawing.picture": {"matplotlib"},
+    "topology.drawing.symbols": {"matplotlib"},
     "core.tables": {"matplotlib"},
-    "costing.records": {"matplotlib"},
-    "costing.step": {"matplotlib"},
-    "costing.plan": {"matplotlib"},
+    "costing.step_cost": {"matplotlib"},
+    "costing.cut_plan": {"matplotlib"},
     "wire.rpc": {"grpc"},
     "wire.certs": {"cryptography"},
     "wire.seal": {"cryptography"},

@@ -12,11 +12,11 @@ from collections import Counter
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import jsplit
-from jsplit import Loss, Node, Penalty, Topology
-from jsplit.topology.drawing.draw import figure, mermaid
+from jsplit import Loss, Node, Penalty, Topology, figure, mermaid
 
 AWKWARD = (
     "a.b/c",
@@ -136,6 +136,7 @@ ODD = {
         Penalty("decay", loss, "client", ["smashed.params"]),
         Penalty("nopeek", loss, "client", ["image", "smashed"]),
     ),
+    "metric": VANILLA.add(Loss("errors", loss, "server", ["output", "label"], 0.0)),
     "fork": VANILLA.add(Loss("extra", loss, "server", ["smashed"])),
     "untrained": jsplit.vanilla(
         jsplit.segment(lambda image: image, name="smashed"),
@@ -323,6 +324,14 @@ def test_a_value_read_by_two_nodes_of_its_receiver_arrives_once():
 def test_a_penalty_on_parameters_says_so():
     arrows = parsed(mermaid(ODD["penalties"]))[2]
     assert (("smashed", "client"), "-->", "params", ("decay", "client")) in arrows
+
+
+def test_a_metric_is_drawn_as_a_loss_that_nothing_learns_from():
+    assert '(["errors"])' in mermaid(ODD["metric"])
+    shapes = figure(ODD["metric"]).axes[0].patches
+    colours = {to_hex(p.get_facecolor()) for p in shapes}
+    assert {"#fbe3dc", "#ffffff"} <= colours and "#222222" in colours
+    assert '[/"label"/]' in mermaid(ODD["metric"])
 
 
 def test_labels_are_fields_that_a_loss_but_no_segment_reads():

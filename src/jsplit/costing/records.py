@@ -1,45 +1,70 @@
-"""What a step costs, as records that print, draw and keep themselves."""
+"""What a step costs one party: arithmetic by two conventions, bytes sent, memory kept.
+
+A new quantity is a field of `PartyCost`, filled in `cost_of_step`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from jsplit.core.base import Message, TrainState
-from jsplit.core.tables import aligned, bars, plain, si
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+# The first is the default everywhere, and the one that common numbers are taken from.
 MODES = ("residuals", "recompute")
+"""The backward modes, as `jsplit.fused` takes them."""
 
 
 class Work(NamedTuple):
-    """Arithmetic, by two conventions.
+    """Arithmetic, by two conventions. Works add up.
 
     Attributes:
-        macs: multiply-accumulates of matrix products and convolutions, counted from the jaxpr; see `jsplit.jaxprs.macs`.
-        flops: floating-point operations by XLA's cost analysis of the lowered function, before it is optimised: two for
-            a multiply-accumulate, one for each elementwise operation. XLA leaves out padding, and counts the body of a
-            loop once; the multiply-accumulates of its further turns are added here.
+        macs: Multiply-accumulates of matrix products and convolutions,
+            counted from the jaxpr; see `jsplit.jaxprs.macs`.
+        flops: Floating-point operations by XLA's cost analysis of the
+            lowered function, before it is optimised: two for a
+            multiply-accumulate, one for each elementwise operation. XLA
+            leaves out padding, and counts the body of a loop once; the
+            multiply-accumulates of its further turns are added here.
+
+    Example:
+        >>> from jsplit.costing import Work
+        >>> Work(8, 16.0) + Work(2, 5.0)
+        Work(macs=10, flops=21.0)
     """
 
     macs: int
     flops: float
 
-    def __add__(self, other: Any) -> Work:
+    # A tuple's `+` concatenates; of two works only the sum makes sense.
+    def __add__(self, other: Work) -> Work:  # type: ignore[override]
         return Work(self.macs + other.macs, self.flops + other.flops)
 
-    def times(self, n: float) -> Work:
-        return Work(self.macs * n, self.flops * n)  # type: ignore[arg-type]
+    def times(self, n: int) -> Work:
+        """The work of `n` repetitions.
+
+        Args:
+            n: How often.
+
+        Returns:
+            Both numbers, multiplied.
+
+        Example:
+            >>> from jsplit.costing import Work
+            >>> Work(8, 16.0).times(3)
+            Work(macs=24, flops=48.0)
+        """
+        return Work(self.macs * n, self.flops * n)
 
 
+# Where a sum of works starts: Python's own 0 cannot be added to one.
 NOTHING = Work(0, 0.0)
 
 
 def check_mode(backward: str) -> None:
+    """Refuse what is no backward mode.
+
+    Raises:
+        ValueError: If `backward` is none of `MODES`.
+    """
     if backward not in MODES:
         raise ValueError(
             f'`backward` must be "residuals" or "recompute", got {backward!r}.'
@@ -50,13 +75,30 @@ class PartyCost(NamedTuple):
     """What one step costs one party.
 
     Attributes:
-        forward: work of the forward pass.
-        backward: work of the backward pass, by backward mode; `"recompute"` holds a forward pass once more.
-        other: work of losses and penalties with their derivatives, links, and the optimizer.
-        sent, received: bytes of messages, payloads after their links and frames.
-        params, statistics, optimizer, links: bytes of memory that lasts.
-        activations: bytes that are kept from the forward to the backward pass (of one micro-batch), by backward
-            mode: residuals, and the fields and messages among them. Gradients and scratch space are not counted.
+        forward: Work of the forward pass.
+        backward: Work of the backward pass, by backward mode; `"recompute"`
+            holds a forward pass once more.
+        other: Work of losses and penalties with their derivatives, of
+            links, and of the optimizer.
+        sent: Bytes of messages sent, payloads after their links and frames.
+        received: Bytes of messages received, payloads and frames.
+        params: Bytes of parameters.
+        statistics: Bytes of statistics, as those of BatchNorm.
+        optimizer: Bytes of optimizer state.
+        links: Bytes that links keep from step to step.
+        activations: Bytes kept from the forward to the backward pass (of
+            one micro-batch), by backward mode: residuals, and the fields
+            and messages among them. Gradients and scratch space are not
+            counted.
+
+    Example:
+        >>> import jax, jsplit
+        >>> part = jsplit.segment(lambda w, x: w * x, init=lambda key, x: x[0])
+        >>> topology = jsplit.vanilla(part, part, loss=lambda y, label: y[:, 0])
+        >>> x, label = (jax.ShapeDtypeStruct((8, n), "float32") for n in (4, 1))
+        >>> cost = jsplit.cost(topology, {"x": x, "label": label})
+        >>> cost.parties["server"].params
+        16
     """
 
     forward: Work
@@ -64,6 +106,7 @@ class PartyCost(NamedTuple):
     other: Work
     sent: int
     received: int
+    # Apart, not as one sum: of the four only some are handed over or averaged.
     params: int
     statistics: int
     optimizer: int
@@ -71,148 +114,60 @@ class PartyCost(NamedTuple):
     activations: Mapping[str, int]
 
     def work(self, backward: str = "residuals") -> Work:
-        """All arithmetic of a step in one backward mode."""
+        """All arithmetic of a step.
+
+        Args:
+            backward: The backward mode, `"residuals"` or `"recompute"`.
+
+        Returns:
+            The sum of forward pass, backward pass and all else.
+
+        Raises:
+            ValueError: If `backward` is no mode.
+
+        Example:
+            >>> from jsplit.costing import PartyCost, Work
+            >>> one, back = Work(1, 2.0), {"residuals": Work(2, 4.0)}
+            >>> PartyCost(one, back, one, 0, 0, 0, 0, 0, 0, {}).work()
+            Work(macs=4, flops=8.0)
+        """
         check_mode(backward)
         return self.forward + self.backward[backward] + self.other
 
     def memory(self, backward: str = "residuals") -> int:
-        """All bytes in one backward mode."""
+        """All bytes that the party holds at once, gradients and scratch space aside.
+
+        Args:
+            backward: The backward mode, `"residuals"` or `"recompute"`.
+
+        Returns:
+            The sum of what lasts and of what is kept for the backward pass.
+
+        Raises:
+            ValueError: If `backward` is no mode.
+
+        Example:
+            >>> from jsplit.costing import PartyCost, Work
+            >>> none, kept = Work(0, 0.0), {"residuals": 100, "recompute": 10}
+            >>> cost = PartyCost(none, {}, none, 0, 0, 40, 0, 80, 0, kept)
+            >>> cost.memory(), cost.memory("recompute")
+            (220, 130)
+        """
         check_mode(backward)
-        return (
-            self.params
-            + self.statistics
-            + self.optimizer
-            + self.links
-            + self.activations[backward]
-        )
+        # Without gradients: how many of them live at once is up to XLA.
+        lasting = self.params + self.statistics + self.optimizer + self.links
+        return lasting + self.activations[backward]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one training step costs.
-
-    Attributes:
-        batch: records in the step.
-        parties: what it costs each.
-        messages: every message of the step in order, equal to `info.messages` of a step that `jsplit.messages` runs.
-        state: the shapes of every party's state.
-    """
-
-    batch: int
-    parties: Mapping[str, PartyCost]
-    messages: tuple[Message, ...]
-    state: TrainState = field(repr=False, compare=False)
-    again: Callable[[int], Cost] = field(repr=False, compare=False)
-
-    def at(self, batch: int) -> Cost:
-        """The cost of a step of another size."""
-        return self if batch == self.batch else self.again(batch)
-
-    @property
-    def total(self) -> PartyCost:
-        """Over all parties; the work is that of the whole model."""
-        return add(self.parties.values())
-
-    def to_json(self) -> str:
-        """All of it as a JSON object."""
-        messages = [
-            {**m._asdict(), "shape": plain(m.shape), "dtype": plain(m.dtype)}
-            for m in self.messages
-        ]
-        return json.dumps(
-            {"batch": self.batch, "parties": plain(self.parties), "messages": messages},
-            indent=1,
-        )
-
-    def figure(self, backward: str = "residuals") -> Figure:
-        """Bars by party: arithmetic, bytes of a step, and memory in one backward mode."""
-        check_mode(backward)
-        parties = self.parties.items()
-        work = {
-            n: {
-                "forward": p.forward.macs,
-                "backward": p.backward[backward].macs,
-                "other": p.other.macs,
-            }
-            for n, p in parties
-        }
-        sizes = {
-            n: {
-                "parameters": p.params + p.statistics,
-                "optimizer": p.optimizer + p.links,
-                "activations": p.activations[backward],
-            }
-            for n, p in parties
-        }
-        messages = {n: {"sent": p.sent, "received": p.received} for n, p in parties}
-        title = f"memory, bytes ({backward})"
-        return bars(
-            {"multiply-accumulates": work, "messages, bytes": messages, title: sizes}
-        )
-
-    def __str__(self) -> str:
-        parties = [*self.parties.items(), ("all", self.total)]
-        stages = ["forward", "backward", "recompute", "other"]
-        memory = [
-            "sent",
-            "received",
-            "parameters",
-            "statistics",
-            "optimizer",
-            "links",
-            "kept",
-            "kept, recompute",
-        ]
-        lines = [f"one step of {self.batch} records"]
-        for title, of in (
-            ("multiply-accumulates", lambda w: w.macs),
-            ("FLOPs by XLA", lambda w: w.flops),
-        ):
-            rows = [
-                [
-                    n,
-                    *(
-                        si(of(w))
-                        for w in (p.forward, *(p.backward[m] for m in MODES), p.other)
-                    ),
-                ]
-                for n, p in parties
-            ]
-            lines += ["", *aligned([title, *stages], rows)]
-        rows = []
-        for n, p in parties:
-            lasting = p.params, p.statistics, p.optimizer, p.links
-            rows.append(
-                [
-                    n,
-                    *map(
-                        si,
-                        (
-                            p.sent,
-                            p.received,
-                            *lasting,
-                            *(p.activations[m] for m in MODES),
-                        ),
-                    ),
-                ]
-            )
-        lines += ["", *aligned(["bytes", *memory], rows)]
-        rows = [
-            [f"{m.kind} {m.name}", m.sender, m.receiver, si(m.bytes), str(m.frame)]
-            for m in self.messages
-        ]
-        return "\n".join(
-            [*lines, "", *aligned(["message", "from", "to", "payload", "frame"], rows)]
-        )
-
-
-def add(parties: Iterable[PartyCost]) -> PartyCost:
-    """The sums of all that the parties have."""
+def total_of(parties: Iterable[PartyCost]) -> PartyCost:
+    """The sums of all that the parties have, field by field."""
 
     def total(*values: Any) -> Any:
         first = values[0]
         if isinstance(first, Mapping):
             return {mode: total(*(v[mode] for v in values)) for mode in first}
+        # From the first on: a plain sum starts at 0, to which no work can be added.
         return sum(values[1:], first)
 
+    # `zip` of records, so that a field added to them is summed without a line here.
     return PartyCost(*map(total, *parties))

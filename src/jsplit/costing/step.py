@@ -1,138 +1,66 @@
-"""What a training step costs each party, before anything runs: arithmetic, bytes sent, memory kept.
+"""One training step traced on shapes, operation by operation: what `cost` adds up.
 
-Every operation of the walk is traced on shapes alone, so a network of any size is costed in seconds and
-no weight is allocated. The numbers are those of the functions that an interpreter would run.
+Nothing is allocated; each operation is a function that an interpreter would
+run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.extend.core import Jaxpr, Var
 
-from jsplit.core.base import Link, Message, PyTree, TrainState
-from jsplit.core.trees import abstract, batch_of, nbytes
-from jsplit.costing.records import MODES, NOTHING, Cost, PartyCost, Work
+from jsplit.core.base import Message, PyTree, TrainState
+from jsplit.core.trees import abstract, nbytes
+from jsplit.costing.records import NOTHING, Work
 from jsplit.jaxprs.macs import macs
-from jsplit.topology.graph import Topology
-from jsplit.training.configure import Optimizers, check_batch, configure, fields_of
-from jsplit.training.initial import initial_shapes
 from jsplit.training.memory import place, places_of, together
 from jsplit.training.step import Config, message_of, training_ops
 from jsplit.training.update import accumulate_ops, update_ops, zero_sums
 from jsplit.training.walk import Name, Op, Wire, turns
 
-if TYPE_CHECKING:
-    pass
+_Sizes = dict[Hashable, int]
+_Leaf = tuple[Name | Wire, int, jax.ShapeDtypeStruct]
+"""The name of something read, and the number and shape of one of its leaves."""
 
 
-def cost(
-    topology: Topology,
-    batch: Mapping[str, PyTree],
-    *,
-    optimizer: Optimizers | None = None,
-    links: Mapping[str, Link | tuple[Link | None, Link | None]] | None = None,
-    microbatches: int = 1,
-) -> Cost:
-    """What one training step costs each party, from shapes alone.
+class Traced(NamedTuple):
+    """One operation on shapes.
 
-    Its messages equal those that `jsplit.messages` records, and its work, summed over parties, is the whole model's.
-
-    Args:
-        topology: who computes what. Its segments may come from a model without values (`nnx.eval_shape`).
-        batch: the fields, arrays or `jax.ShapeDtypeStruct`, each [batch, ...].
-        optimizer, links, microbatches: as for `jsplit.fused`; without an optimizer, plain SGD, which keeps nothing.
-
-    Returns:
-        A `Cost`: by party, for both backward modes. `print` shows a table, `figure` draws bars.
-
-    Raises:
-        ValueError: naming the argument that does not fit.
+    Attributes:
+        op: The operation.
+        kind: "forward", "backward" or "other".
+        work: Its work in a step, in all micro-batches.
+        kept: Bytes of each array that it leaves for the backward pass.
     """
-
-    def configured(mode: str) -> Config:
-        return configure(
-            topology,
-            optax.sgd(1.0) if optimizer is None else optimizer,
-            links,
-            mode,
-            microbatches,
-        )
-
-    check_batch(
-        topology,
-        batch,
-        fields_of(topology, losses=True),
-        configured(MODES[0]).microbatches,
-    )
-    shapes = {name: abstract(x) for name, x in batch.items()}
-    state = initial_shapes(configured(MODES[0]), shapes)
-    walks = {mode: Walk(configured(mode), state, shapes) for mode in MODES}
-    first, sent = walks[MODES[0]], walks[MODES[0]].messages
-
-    def party(name: str) -> PartyCost:
-        own = state.parties[name]
-        return PartyCost(
-            forward=first.work(name, "forward"),
-            backward={
-                mode: walk.work(name, "backward") for mode, walk in walks.items()
-            },
-            other=first.work(name, "other"),
-            sent=sum(m.bytes + m.frame for m in sent if m.sender == name),
-            received=sum(m.bytes + m.frame for m in sent if m.receiver == name),
-            params=nbytes(own.params),
-            statistics=nbytes(own.state),
-            optimizer=nbytes(own.optimizer),
-            links=nbytes(own.links),
-            activations={mode: walk.kept(name) for mode, walk in walks.items()},
-        )
-
-    def again(size: int) -> Cost:
-        resized = {
-            n: jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), s
-            )
-            for n, s in shapes.items()
-        }
-        return cost(
-            topology,
-            resized,
-            optimizer=optimizer,
-            links=links,
-            microbatches=microbatches,
-        )
-
-    return Cost(
-        batch_of(shapes),
-        {p: party(p) for p in topology.parties},
-        tuple(sent),
-        state,
-        cache(again),
-    )
-
-
-class _Traced(NamedTuple):
-    """One operation on shapes: its work in a step, and the size of each array that it leaves for the backward pass."""
 
     op: Op
     kind: str
     work: Work
-    kept: Mapping[Any, int]
+    kept: Mapping[Hashable, int]
 
 
-class Walk:
-    """A training step traced operation by operation on shapes: the work, what is kept, and what is sent."""
+class TracedStep:
+    """A training step traced operation by operation: its work, memory and messages.
+
+    Attributes:
+        traced: The operations in order.
+        messages: The messages in order.
+
+    Args:
+        config: The step's configuration, with its backward mode.
+        state: The shapes of all parties' state.
+        batch: The shapes of the fields.
+    """
 
     def __init__(self, config: Config, state: TrainState, batch: Mapping[str, PyTree]):
-        self.traced: list[_Traced] = []
+        self.traced: list[Traced] = []
         self.messages: list[Message] = []
-        self.fields = config.topology.fields
+        self._fields = config.topology.fields
         count = config.microbatches
         part = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
@@ -149,83 +77,97 @@ class Walk:
                 Name(p, "micro"): jax.ShapeDtypeStruct((), jnp.int32)
                 for p in config.topology.parties
             }
-            self.env |= jax.eval_shape(lambda env: zero_sums(config, env), self.env)  # type: ignore[operator]
+            sums = jax.eval_shape(lambda env: zero_sums(config, env), self.env)
+            self.env |= sums  # type: ignore[operator]
             ops += accumulate_ops(config)
-        for turn in turns(
-            ops, ()
-        ):  # the order in which parties that exchange messages run them
+        # In the order in which parties that exchange messages run them, so that the
+        # messages come in the order in which `jsplit.messages` records them.
+        for turn in turns(ops, ()):
             for op in turn.ops:
-                self.trace(op, count)
+                self._trace(op, count)
+        # All micro-batches are alike: one is traced, and counted as often as there are.
         self.messages *= count
         for op in update_ops(config):
-            self.trace(op, 1)
+            self._trace(op, 1)
 
-    def trace(self, op: Op, times: int) -> None:
+    def _trace(self, op: Op, times: int) -> None:
         traced = jax.jit(op.run).trace(*[self.env[r] for r in op.reads])
         results = [abstract(x) for x in traced.out_info]
         self.env.update(zip(op.writes, results, strict=True))
         verb = op.label.partition(" ")[0]
         jaxpr = traced.jaxpr.jaxpr
         flops = (traced.lower().cost_analysis() or {}).get("flops", 0.0)  # type: ignore[union-attr]
+        # XLA counts the body of a loop once, whatever the number of its turns.
         flops += 2 * (macs(jaxpr) - macs(jaxpr, once=True))
         work = Work(macs(jaxpr), flops).times(times)
         kind = verb if verb in ("forward", "backward") else "other"
-        self.traced.append(_Traced(op, kind, work, self.left(op, jaxpr, results)))
+        self.traced.append(Traced(op, kind, work, self._left(op, jaxpr, results)))
         self.messages += [
             message_of(name, x)
             for name, x in zip(op.writes, results, strict=True)
             if isinstance(name, Wire)
         ]
 
-    def left(self, op: Op, jaxpr: Jaxpr, results: Sequence[PyTree]) -> dict[Any, int]:
-        """What stays until the backward pass for the sake of the vjp that `op` leaves: new arrays, values that came in.
+    def _left(self, op: Op, jaxpr: Jaxpr, results: Sequence[PyTree]) -> _Sizes:
+        """The arrays that the vjp which `op` leaves keeps until the backward pass.
 
-        An array that is at once a residual and a value is one, by the place of the value."""
+        Returns:
+            Bytes by array. An array that is a value too goes by the place
+            of the value, so it counts once however many vjps keep it; a new
+            one by its variable.
+        """
         given = [
-            (r, i, x)
-            for r in op.reads
-            for i, x in enumerate(jax.tree.leaves(self.env[r]))
+            (name, i, x)
+            for name in op.reads
+            for i, x in enumerate(jax.tree.leaves(self.env[name]))
         ]
-        place: dict[Any, Any] = {
-            v: (r, i)
-            for v, (r, i, _) in zip(jaxpr.invars, given, strict=True)
-            if r.kind == "value"
-        }
-        outs, left = iter(jaxpr.outvars), {}
-        for name, result in zip(op.writes, results, strict=True):
-            own = list(enumerate(islice(outs, len(jax.tree.leaves(result)))))
+        placed: dict[Var, Hashable] = {}
+        for var, (name, i, _) in zip(jaxpr.invars, given, strict=True):
             if name.kind == "value":
-                place |= {v: (name, i) for i, v in own if isinstance(v, Var)}
-            if name.kind == "vjp":
-                left |= {
-                    place.get(v, v): nbytes(v.aval)
-                    for _, v in own
-                    if isinstance(v, Var)
-                }
-                held = [
-                    g
-                    for g in given
-                    if g[0].kind == "params"
-                    or (g[0].kind == "value" and g[0].what in self.fields)
-                ]
-                needed = [
-                    held[k] for k in result.places if k is not None
-                ]  # what a Pullback puts back
-                left |= {(r, i): nbytes(x) for r, i, x in needed if r.kind == "value"}
+                placed[var] = (name, i)
+
+        left: dict[Hashable, int] = {}
+        # Results are flattened one after the other, in the order of `op.writes`; the
+        # value of a segment comes before its vjp, so it has its place by then.
+        outs = iter(jaxpr.outvars)
+        for name, result in zip(op.writes, results, strict=True):
+            own = list(islice(outs, len(jax.tree.leaves(result))))
+            if name.kind == "value":
+                for i, var in enumerate(own):
+                    # What is no variable is a constant of the program.
+                    if isinstance(var, Var):
+                        placed[var] = (name, i)
+            elif name.kind == "vjp":
+                for var in own:
+                    if isinstance(var, Var):
+                        left[placed.get(var, var)] = nbytes(var.aval)
+                left |= self._put_back(given, result.places)
         return left
 
+    def _put_back(self, given: Sequence[_Leaf], places: Sequence[int | None]) -> _Sizes:
+        """The fields that a `Pullback` leaves out, and needs when it is called.
+
+        The parameters among what it leaves out are there anyway.
+        """
+        # In the order in which the forward operation hands them to `Pullback.of`.
+        had = [
+            leaf
+            for leaf in given
+            if leaf[0].kind == "params"
+            or (leaf[0].kind == "value" and leaf[0].what in self._fields)
+        ]
+        needed = [had[place] for place in places if place is not None]
+        return {(r, i): nbytes(x) for r, i, x in needed if r.kind == "value"}
+
     def work(self, party: str, kind: str) -> Work:
-        return sum(
-            (t.work for t in self.traced if t.op.party == party and t.kind == kind),
-            NOTHING,
-        )
+        """All work of a party of one kind: "forward", "backward" or "other"."""
+        own = (t for t in self.traced if t.op.party == party and t.kind == kind)
+        return sum((t.work for t in own), NOTHING)
 
     def kept(self, party: str) -> int:
-        return sum(
-            {
-                k: size
-                for t in self.traced
-                if t.op.party == party
-                for k, size in t.kept.items()
-            }.values()
-        )
+        """Bytes that a party keeps for the backward pass, each array once."""
+        sizes: dict[Hashable, int] = {}
+        for t in self.traced:
+            if t.op.party == party:
+                sizes.update(t.kept)
+        return sum(sizes.values())

@@ -1,1 +1,32 @@
-"""Who computes what and who holds what, as data; the six configurations; and pictures of all that."""
+"""Who computes what and who holds what, as data; the six configurations; the drawings."""
+
+from jsplit.topology.configurations import (
+    extended_vanilla,
+    multihop,
+    multitask,
+    u_shaped,
+    vanilla,
+    vertical,
+)
+from jsplit.topology.crossings import Crossing
+from jsplit.topology.decoupling import decoupled
+from jsplit.topology.drawing import figure, mermaid
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss, Node, Penalty
+
+__all__ = [
+    "Crossing",
+    "Loss",
+    "Node",
+    "Penalty",
+    "Topology",
+    "decoupled",
+    "extended_vanilla",
+    "figure",
+    "mermaid",
+    "multihop",
+    "multitask",
+    "u_shaped",
+    "vanilla",
+    "vertical",
+]

@@ -1,33 +1,66 @@
 """A topology as items and wires: what there is to draw, before anything has a place.
 
-Every crossing is exactly one wire; a value that several nodes of its receiver read arrives once, at a fork.
+Every crossing is exactly one wire; a value that several nodes of its
+receiver read arrives once, at a fork.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from jsplit.topology.graph import Topology, type_of
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss, Node, NodeKind, kind_of
 
-HIGH = 0.48  # of an item, inches
-HELD = ("data", "labels")
+HIGH = 0.48  # of a segment or a field, inches
+_LOW = 0.36  # of a loss, a metric or a penalty
+_FORK = 0.08
 
 
+class ItemKind(StrEnum):
+    """What an item stands for; the value is what a legend calls it."""
+
+    DATA = "data"
+    LABELS = "labels"
+    SEGMENT = "segment"
+    LOSS = "loss"
+    METRIC = "metric"
+    PENALTY = "penalty"
+    FORK = "fork"  # a value with several readers at one party
+    PANEL = "panel"  # a party
+    LANE = "lane"  # a place in a line of items, kept free for a wire
+
+    # Enum's own hash is a Python function; dictionaries of kinds need none.
+    __hash__ = str.__hash__
+
+
+HELD = (ItemKind.DATA, ItemKind.LABELS)
+
+
+# Compared by identity: two clients may draw the same field, and items are keys.
 @dataclass(eq=False)
 class Item:
-    """Something drawn: data, labels, a segment, a loss, a penalty, the fork of a value with several readers at a party.
+    """Something drawn, or kept free, with its place once there is a layout.
 
-    `visit` counts how often the computation has come to the party by then: the tail of a U belongs to the second
-    visit. In a figure also panels and lanes, which are kept free for a wire, are items.
+    Attributes:
+        kind: What it stands for.
+        name: What is written in it.
+        party: Whose it is.
+        visit: How often the computation has come to the party by then: the
+            tail of a U belongs to the second visit.
+        beside: The item at whose side it stands, if it does.
+        x: Centre, inches from the left.
+        y: Centre, inches from below.
+        w: Width, inches.
+        h: Height, inches.
     """
 
-    kind: str
+    kind: ItemKind
     name: str = ""
     party: str = ""
     visit: int = 1
-    beside: Item | None = None  # the one at whose side it stands
-    x: float = 0.0  # centre and size, inches
+    beside: Item | None = None
+    x: float = 0.0
     y: float = 0.0
     w: float = 0.3
     h: float = HIGH
@@ -35,7 +68,16 @@ class Item:
 
 @dataclass(eq=False)
 class Wire:
-    """What one item gives another; `name` is the value that crosses or, for a penalty, `params` or `state`."""
+    """What one item gives another.
+
+    Attributes:
+        source: The item that gives.
+        target: The item that gets.
+        name: The value that crosses or, for a penalty, `params` or `state`.
+        crosses: Whether it goes from one party to another.
+        returns: Whether a cotangent comes back.
+        lanes: Places on its way that are kept free for it.
+    """
 
     source: Item
     target: Item
@@ -46,95 +88,81 @@ class Wire:
 
 
 def tidy(name: str) -> str:
+    """A name on one line."""
     return " ".join(name.split())
 
 
 def sketch(topology: Topology) -> tuple[list[Item], list[Wire]]:
-    """All items and wires of a topology. For every crossing exactly one wire crosses."""
-    visit, nodes = _visits(topology), (*topology.segments, *topology.losses)
+    """All items and wires of a topology; for every crossing exactly one wire crosses."""
+    items = _items_of(topology)
+    nodes = (*topology.segments, *topology.losses)
+    crossing: list[Wire] = []
+    forks: list[Item] = []
+    # By ends, the names of what goes there: two reads of one node are one wire.
+    inside: dict[tuple[Item, Item], list[str]] = {}
+
+    for c in topology.crossings:
+        reading = [n for n in nodes if n.party == c.receiver and c.name in n.reads]
+        readers = [items[n.party, n.name] for n in reading]
+        door = readers[0]
+        if len(readers) > 1:
+            first = min(x.visit for x in readers)
+            door = Item(ItemKind.FORK, c.name, c.receiver, first, w=_FORK, h=_FORK)
+            forks.append(door)
+            inside.update({(door, x): [] for x in readers})
+        source = items[c.sender, c.name]
+        crossing.append(Wire(source, door, c.name, True, c.returns))
+
+    for n in nodes:
+        for i in n.reads:
+            base, _, own = i.rpartition(".")
+            # A name with a dot may be a value's own: only what is none is a part of one.
+            if i in topology.node or i in topology.fields:
+                base, own = i, ""
+            # What lies at another party has come over a crossing, drawn above.
+            if (n.party, base) in items:
+                ends = items[n.party, base], items[n.party, n.name]
+                inside.setdefault(ends, []).extend([own] if own else [])
+
+    within = [Wire(s, t, ", ".join(own)) for (s, t), own in inside.items()]
+    return [*items.values(), *forks], crossing + within
+
+
+def _items_of(topology: Topology) -> dict[tuple[str, str], Item]:
+    """By party and name, an item for every field that a party holds and every node."""
+    visit = _visits(topology)
+    nodes = (*topology.segments, *topology.losses)
     items: dict[tuple[str, str], Item] = {}
     for party in topology.parties:
         own = [n for n in nodes if n.party == party]
         for name in topology.holds.get(party, ()):
             readers = [n for n in own if name in n.reads]
-            kinds = {type_of(n) for n in readers}
-            kind = "labels" if "loss" in kinds and "segment" not in kinds else "data"
-            items[party, name] = Item(
-                kind,
-                name,
-                party,
-                min((visit[n.name][party] for n in readers), default=1),
-            )
+            first = min((visit[n.name][party] for n in readers), default=1)
+            items[party, name] = Item(_kind_of_field(readers), name, party, first)
         for n in own:
-            h = HIGH if type_of(n) == "segment" else 0.36
-            items[party, n.name] = Item(
-                type_of(n), n.name, party, visit[n.name][party], h=h
-            )
-    crossing, forks, inside = [], [], defaultdict(list)
-    for c in topology.crossings:
-        readers = [
-            items[n.party, n.name]
-            for n in nodes
-            if n.party == c.receiver and c.name in n.reads
-        ]
-        door = readers[0]
-        if len(readers) > 1:
-            door = Item(
-                "fork",
-                c.name,
-                c.receiver,
-                min(x.visit for x in readers),
-                w=0.08,
-                h=0.08,
-            )
-            forks.append(door)
-            inside.update({(door, x): [] for x in readers})
-        crossing.append(Wire(items[c.sender, c.name], door, c.name, True, c.returns))
-    for n in nodes:
-        for i in n.reads:
-            base, _, own = (
-                (i, "", "")
-                if i in topology.node or i in topology.fields
-                else i.rpartition(".")
-            )
-            if (n.party, base) in items:
-                inside[items[n.party, base], items[n.party, n.name]] += (
-                    [own] if own else []
-                )
-    return [*items.values(), *forks], crossing + [
-        Wire(s, t, ", ".join(own)) for (s, t), own in inside.items()
-    ]
+            kind = ItemKind(kind_of(n))
+            h = HIGH if kind == ItemKind.SEGMENT else _LOW
+            items[party, n.name] = Item(kind, n.name, party, visit[n.name][party], h=h)
+    return items
+
+
+def _kind_of_field(readers: list[Node | Loss]) -> ItemKind:
+    """Labels are what a loss or a metric compares with, and no segment computes on."""
+    kinds = {kind_of(n) for n in readers}
+    compared = kinds & {NodeKind.LOSS, NodeKind.METRIC}
+    if compared and NodeKind.SEGMENT not in kinds:
+        return ItemKind.LABELS
+    return ItemKind.DATA
 
 
 def _visits(topology: Topology) -> dict[str, dict[str, int]]:
-    """By node and party, how often the computation that leads to the node has come to the party."""
+    """By node and party, how often the computation up to the node has come to the party."""
     found: dict[str, dict[str, int]] = {}
     for n in (*topology.segments, *topology.losses):
         mine = found[n.name] = {n.party: 1}
         for i in n.reads:
+            # A field has no entry: it has always been where it is read.
             for party, count in found.get(i, {}).items():
-                mine[party] = max(
-                    mine.get(party, 0),
-                    count + (party == n.party != topology.node[i].party),
-                )
+                comes_back = party == n.party != topology.node[i].party
+                mine[party] = max(mine.get(party, 0), count + comes_back)
     return found
-
-
-def rows(topology: Topology) -> dict[str, int]:
-    """By party, its row from below: above all that send to it, except where the computation comes back."""
-    sends: dict[str, list[str]] = {party: [] for party in topology.parties}
-
-    def reaches(a: str, b: str) -> bool:
-        return a == b or any(reaches(c, b) for c in sends[a])
-
-    for c in topology.crossings:
-        if not reaches(c.receiver, c.sender):
-            sends[c.sender].append(c.receiver)
-    row = dict.fromkeys(sends, 0)
-    for _ in sends:
-        for a in sends:
-            row.update({b: max(row[b], row[a] + 1) for b in sends[a]})
-    # a party that nothing reaches stands right below the first it sends to
-    return row | {
-        a: min(row[b] for b in to) - 1 for a, to in sends.items() if to and row[a] == 0
-    }

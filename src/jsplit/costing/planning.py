@@ -1,0 +1,292 @@
+"""`plan`: where to cut, every place ranked by what it costs a client over a network.
+
+A model cut at all its cut points at once is a chain; what a client pays for
+a cut is what the chain costs up to there. So one traced step of one chain
+gives the cost of every cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isnan
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
+from jsplit.core.links import identity
+from jsplit.core.trees import abstract, batch_of, nbytes
+from jsplit.costing.cut_plan import Choice, CutPlan, is_better
+from jsplit.costing.machines import Device, Network, Setting, check_setting
+from jsplit.costing.passes import size_of
+from jsplit.costing.records import NOTHING, Work
+from jsplit.costing.step import TracedStep
+from jsplit.slicing.cut_points import CutPoint, cut_points
+from jsplit.slicing.split import split
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss, Node
+from jsplit.training.configure import configure
+from jsplit.training.initial import initial_shapes
+
+_CLIENT = "client"
+
+
+def plan(
+    model: Callable[..., PyTree] | Segment,
+    *example: PyTree,
+    client: Device,
+    link: Network,
+    server: Device | None = None,
+    encoding: Link | tuple[Link | None, Link | None] = identity,
+    optimizer: optax.GradientTransformation | None = None,
+    backward: str = "residuals",
+    leakage: Callable[[CutPoint], float] | None = None,
+    outputs: Sequence[str] | None = None,
+    shared_inputs: Sequence[str] = (),
+    init: Callable[..., Params] | None = None,
+    variables: Mapping[str, PyTree] | None = None,
+    inputs: Sequence[str] | None = None,
+) -> CutPlan:
+    """Every place to cut a model, ranked by the time and the bytes of a training step.
+
+    Listed is each of `cut_points` that has parameters before it. Nothing
+    runs.
+
+    Args:
+        model: A Flax nnx or linen module, a function or a `Segment`.
+        *example: The model's inputs, arrays or `jax.ShapeDtypeStruct`, each
+            [batch, ...], with the batch size of a step. Only shapes and
+            dtypes count.
+        client: What the client can do.
+        link: The network between client and server.
+        server: What the server can do; without it, its time is left out.
+        encoding: What happens to the activation and to its cotangent on the
+            way, as `jsplit.compress.quantize(8)`, or a pair.
+        optimizer: The client's, whose state takes memory; by default plain
+            SGD, which has none.
+        backward: The backward mode; `"recompute"` counts the client's whole
+            forward pass twice, though XLA may leave out its end.
+        leakage: A score of each point, from outside; less is better.
+        outputs: Names of what the model returns, where each is a segment of
+            its own; see `jsplit.split`.
+        shared_inputs: Inputs that more than one segment may read (a mask,
+            say).
+        init: Of a function with parameters, `init(key, *inputs) -> params`.
+        variables: Of a linen module, what `module.init` would return.
+        inputs: Names of the model's positional inputs; by default those of
+            its signature.
+
+    Returns:
+        A `CutPlan`. `print` shows a table, `figure` draws it.
+
+    Raises:
+        ValueError: Naming the argument that does not fit, or if the model
+            has no cut point with parameters before it.
+
+    Example:
+        >>> import jax, jsplit
+        >>> import jax.numpy as jnp
+        >>> model = lambda w, x: jnp.tanh(x @ w["a"]) @ w["b"]
+        >>> start = lambda key, x: {"a": jnp.ones((4, 3)), "b": jnp.ones((3, 2))}
+        >>> plan = jsplit.plan(
+        ...     model,
+        ...     jax.ShapeDtypeStruct((8, 4), jnp.float32),
+        ...     init=start,
+        ...     client=jsplit.Device(flops=1e6),
+        ...     link=jsplit.Network(bits=1e6),
+        ... )
+        >>> [(c.point.name, c.bytes, c.front) for c in plan.choices]
+        [('dot_general', 432, True), ('tanh', 432, False)]
+    """
+    setting = check_setting(client, link, server, encoding, backward, leakage)
+    points, segments = _divide(
+        model, example, outputs, shared_inputs, init, variables, inputs
+    )
+    chain = _chain(segments, {p.name for p in points})
+
+    # The links of the real crossings are counted apart: in the chain nothing crosses.
+    config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
+    fields = dict(zip(chain.fields, map(abstract, example), strict=True))
+    state = initial_shapes(config, fields)
+    step = TracedStep(config, state, fields)
+
+    total = step.work(_CLIENT, "forward") + step.work(_CLIENT, "backward")
+    own = config.optimizer[_CLIENT]
+    choices = []
+    for prefix in _prefixes(points, step, state.parties[_CLIENT]):
+        optimizer_state = jax.eval_shape(own.init, prefix.params)
+        lasting = nbytes((prefix.params, prefix.statistics, optimizer_state))
+        choices.append(_choice(setting, prefix, lasting, fields, total))
+    return _ranked(choices)
+
+
+def _divide(
+    model: Callable[..., PyTree] | Segment,
+    example: Sequence[PyTree],
+    outputs: Sequence[str] | None,
+    shared_inputs: Sequence[str],
+    init: Callable[..., Params] | None,
+    variables: Mapping[str, PyTree] | None,
+    inputs: Sequence[str] | None,
+) -> tuple[list[CutPoint], dict[str, Segment]]:
+    """The places to choose from, and the model cut at all of them."""
+    points = cut_points(
+        model,
+        *example,
+        outputs=outputs,
+        shared_inputs=shared_inputs,
+        init=init,
+        variables=variables,
+        inputs=inputs,
+    )
+    # What comes before any parameter is the raw input in other words: it may not cross.
+    points = [p for p in points if p.params]
+    if not points:
+        raise ValueError(
+            "`model` has no cut point with parameters before it: no single value "
+            "separates its input from its output."
+        )
+    segments = split(
+        model,
+        *example,
+        cuts=points,
+        outputs=outputs,
+        shared_inputs=shared_inputs,
+        init=init,
+        variables=variables,
+        inputs=inputs,
+    )
+    return points, segments
+
+
+def _chain(segments: Mapping[str, Segment], cuts: set[str]) -> Topology:
+    """All segments at one party, with some loss on every output."""
+
+    def mean(output: PyTree) -> jax.Array:
+        total = jnp.float32(0)
+        for x in jax.tree.leaves(output):
+            if jnp.issubdtype(x.dtype, jnp.inexact):
+                total = total + jnp.mean(x.astype(jnp.float32))
+        return total
+
+    nodes: list[Node | Loss] = [Node(n, s, _CLIENT) for n, s in segments.items()]
+    # Which loss does not matter: only segments are counted. Without one there would be
+    # no backward pass.
+    for name in segments:
+        if name not in cuts:
+            nodes.append(Loss(f"loss of {name}", mean, _CLIENT, [name]))
+    read = dict.fromkeys(i for s in segments.values() for i in s.inputs or ())
+    return Topology(nodes, {_CLIENT: [i for i in read if i not in segments]})
+
+
+class _Prefix(NamedTuple):
+    """What a client has that holds the model up to a point, in one training step.
+
+    Attributes:
+        point: Where its part ends.
+        params: Shapes of its parameters, by segment.
+        statistics: Shapes of its statistics, by segment.
+        kept: Bytes that it keeps for the backward pass.
+        forward: Work of its forward pass.
+        work: Work of its forward and backward pass, nothing computed twice.
+    """
+
+    point: CutPoint
+    params: dict[str, PyTree]
+    statistics: dict[str, PyTree]
+    kept: int
+    forward: Work
+    work: Work
+
+
+def _prefixes(
+    points: Sequence[CutPoint], step: TracedStep, own: PartyState
+) -> Iterator[_Prefix]:
+    """The client's part for each point, each longer by one segment than the one before."""
+    params, statistics, kept = {}, {}, {}
+    forward = work = NOTHING
+    for point in points:
+        params[point.name] = own.params[point.name]
+        statistics[point.name] = own.state[point.name]
+        for t in step.traced:
+            if t.op.label in (f"forward {point.name}", f"backward {point.name}"):
+                work += t.work
+                # By array: one that two segments keep counts once.
+                kept.update(t.kept)
+                if t.kind == "forward":
+                    forward += t.work
+        size = sum(kept.values())
+        yield _Prefix(point, {**params}, {**statistics}, size, forward, work)
+
+
+def _choice(
+    setting: Setting,
+    prefix: _Prefix,
+    lasting: int,
+    fields: Mapping[str, PyTree],
+    total: Work,
+) -> Choice:
+    """What a step costs where the client has `prefix`.
+
+    Args:
+        setting: The machines, the network, and what happens on the way.
+        prefix: The client's part.
+        lasting: Bytes of its parameters, statistics and optimizer state.
+        fields: The shapes of the client's inputs.
+        total: Work of the whole model.
+    """
+    client, link, server, ways, backward, leakage = setting
+    point, work = prefix.point, prefix.work
+    kept = prefix.kept
+    if backward == "recompute":
+        work += prefix.forward
+        kept = nbytes(fields)
+    shape = (batch_of(fields), *point.shape)
+    like = jax.ShapeDtypeStruct(shape, point.dtype)
+    sent = sum(_encoded_size(way or identity, like) for way in ways)
+
+    # One after the other: nobody computes while a message is under way.
+    seconds = work.flops / client.flops + 2 * link.latency + 8 * sent / link.bits
+    if server is not None:
+        # The server has the rest, and it need not compute anything twice.
+        seconds += (total.flops - prefix.work.flops) / server.flops
+    memory = lasting + kept
+    fits = memory <= client.memory
+    score = _score(leakage, point)
+    return Choice(point, seconds, sent, work, memory, score, fits)
+
+
+def _score(
+    leakage: Callable[[CutPoint], float] | None, point: CutPoint
+) -> float | None:
+    if leakage is None:
+        return None
+    score = float(leakage(point))
+    # NaN is neither better nor worse than any score, so it would put a point on the front.
+    if isnan(score):
+        raise ValueError(f"`leakage` gives no number for the cut point `{point.name}`.")
+    return score
+
+
+def _ranked(choices: Sequence[Choice]) -> CutPlan:
+    """The front marked, and what fits first, then the quickest, then the smallest."""
+    marked = []
+    for c in choices:
+        beaten = any(is_better(other, c) for other in choices)
+        marked.append(c._replace(front=c.fits and not beaten))
+    marked.sort(key=lambda c: (not c.fits, c.seconds, c.bytes))
+    return CutPlan(tuple(marked))
+
+
+def _encoded_size(encoding: Link, like: jax.ShapeDtypeStruct) -> int:
+    """Bytes of one message: the encoded value and its frame."""
+
+    def encode(x: PyTree, key: jax.Array) -> tuple[PyTree, PyTree]:
+        return encoding.encode(encoding.init(like), x, key)
+
+    # A key's shape differs from those of arrays, hence traced rather than written down.
+    key = jax.eval_shape(jax.random.key, 0)
+    payload, _ = jax.eval_shape(encode, like, key)
+    return size_of(payload)

@@ -1,0 +1,21 @@
+"""The six configurations of Vepakomma et al. 2018, each a few lines over one `Topology`.
+
+What crosses follows from who owns which segment. A topology of one's own is
+as easy: write its nodes.
+"""
+
+from jsplit.topology.configurations.chains import multihop, u_shaped, vanilla
+from jsplit.topology.configurations.merging import (
+    extended_vanilla,
+    multitask,
+    vertical,
+)
+
+__all__ = [
+    "extended_vanilla",
+    "multihop",
+    "multitask",
+    "u_shaped",
+    "vanilla",
+    "vertical",
+]

@@ -1,0 +1,119 @@
+"""What a topology may be: every input is made or held where it is read, and names are clear.
+
+Each check names the culprit. A new rule about parts, parties or fields is
+added here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from jsplit.topology.names import OWN
+from jsplit.topology.nodes import Loss, Node, in_order
+
+_Holds = Mapping[str, Sequence[str]]
+
+
+def validate(nodes: Sequence[Node | Loss], holds: _Holds) -> None:
+    """Refuse parts and holdings that make no topology.
+
+    Args:
+        nodes: What the user gave as `nodes`.
+        holds: The fields of each party.
+
+    Raises:
+        ValueError: Naming the culprit.
+    """
+    for n in nodes:
+        if not isinstance(n, (Node, Loss)):
+            raise ValueError(
+                f"`nodes` must hold Node and Loss, got {type(n).__name__}."
+            )
+    computing = {n.name: n for n in nodes if isinstance(n, Node)}
+    if not computing:
+        raise ValueError("`nodes` holds no Node: there is nothing to compute.")
+
+    _check_names(nodes, computing, holds)
+    # In the order of the computation, so that of several culprits the first is named:
+    # the others often follow from it.
+    losses = [n for n in nodes if isinstance(n, Loss)]
+    for node in (*in_order(computing.values()), *losses):
+        for name in node.reads:
+            _check_input(node, name, computing, losses, holds)
+
+
+def _check_names(
+    nodes: Sequence[Node | Loss], computing: Mapping[str, Node], holds: _Holds
+) -> None:
+    """A name means one thing, in every party."""
+    names = [n.name for n in nodes]
+    fields = dict.fromkeys(f for held in holds.values() for f in held)
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two nodes are named `{name}`.")
+        if name in fields:
+            holder = _holders(holds, name)[0]
+            raise ValueError(
+                f"node `{name}` has the name of a field that `{holder}` holds."
+            )
+
+    # `smashed.params` is how a loss reads parameters, so nothing else may be named so.
+    called = [("field", f) for f in fields] + [("node", n) for n in names]
+    for what, name in called:
+        base, _, own = name.rpartition(".")
+        if own in OWN and base in computing:
+            raise ValueError(
+                f"the {what} `{name}` has the name of the {own} of the node `{base}`."
+            )
+
+
+def _check_input(
+    node: Node | Loss,
+    name: str,
+    computing: Mapping[str, Node],
+    losses: Sequence[Loss],
+    holds: _Holds,
+) -> None:
+    """What `node` reads as `name` exists, and may be read at its party."""
+    what = f"{'node' if isinstance(node, Node) else 'loss'} `{node.name}`"
+    what = f"{what} at `{node.party}`"
+    base, _, own = name.rpartition(".")
+
+    # A value first: it may cross, so a node elsewhere is fine. All else must be at home.
+    if name in computing:
+        maker = computing[name].party
+        if isinstance(node, Loss) and node.local and maker != node.party:
+            raise ValueError(
+                f"penalty `{node.name}` at `{node.party}` reads `{name}`, which "
+                f"`{maker}` makes: a penalty reads only what its party has."
+            )
+    elif owners := _holders(holds, name):
+        if node.party not in owners:
+            listed = " and ".join(f"`{p}`" for p in owners)
+            raise ValueError(
+                f"{what} reads the field `{name}`, which only {listed} holds; "
+                "raw inputs and labels do not cross."
+            )
+    elif isinstance(node, Loss) and own in OWN and base in computing:
+        owner = computing[base].party
+        if owner != node.party:
+            raise ValueError(f"{what} reads `{name}`, which belongs to `{owner}`.")
+    elif any(name == x.name for x in losses):
+        raise ValueError(
+            f"{what} reads `{name}`, which is a loss; "
+            "losses add up and are read by no one."
+        )
+    else:
+        fields = dict.fromkeys(f for held in holds.values() for f in held)
+        there = [*(n.name for n in in_order(computing.values())), *fields]
+        # A slip of the pen is the usual cause, so names alike are shown if there are any.
+        close = get_close_matches(name, there, 2) or there
+        raise ValueError(
+            f"{what} reads `{name}`, which no node produces and no party holds; "
+            f"there are {', '.join(close)}."
+        )
+
+
+def _holders(holds: _Holds, field: str) -> list[str]:
+    return [party for party, fields in holds.items() if field in fields]
