@@ -1,4 +1,4 @@
-"""One form of a state, one executor: loading and saving are inverse, turns keep to their parties."""
+"""One form of a state, one executor: loading and saving are inverse, turns are a party's own."""
 
 from __future__ import annotations
 
