@@ -43,8 +43,8 @@ INSIDE = {
         "drawing.flowchart drawing.picture"
     ),
     "training": (
-        "export staleness vjp walk losses step memory meshes update configure executor "
-        "initial fused messages"
+        "export staleness vjp kinds walk config crossing cotangents losses segment_ops "
+        "step store meshes update walks configure executor initial signatures fused messages"
     ),
     "rounds": (
         "averages client_axis loops state client_calls driver local_training synchronous "
@@ -56,9 +56,10 @@ INSIDE = {
     ),
     "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
     "party": (
-        "compute.programs connection.outbox contract.records contract.schema contract.turns "
-        "durable compute.exchange compute.handover compute.prefetch contract.agreement "
-        "compute.pipeline connection.connections contract.draft compute.local "
+        "compute.programs connection.outbox contract.records contract.schema "
+        "contract.turns durable compute.exchange compute.handover compute.prefetch "
+        "contract.agreement compute.pipeline compute.interleave compute.first_state "
+        "compute.own_config connection.connections contract.draft compute.local "
         "connection.network process join infer run"
     ),
 }

@@ -20,6 +20,10 @@ from jsplit.costing.step_cost import Cost
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import Optimizers, check_batch, configure, fields_of
 from jsplit.training.initial import initial_shapes
+from jsplit.training.kinds import OpKind
+
+# Losses, links and the optimizer: all that is neither pass of a segment.
+_OTHER = tuple(k for k in OpKind if k not in (OpKind.FORWARD, OpKind.BACKWARD))
 
 
 def cost(
@@ -86,9 +90,11 @@ def cost(
         sent = [m.bytes + m.frame for m in messages if m.sender == party]
         received = [m.bytes + m.frame for m in messages if m.receiver == party]
         return PartyCost(
-            forward=first.work(party, "forward"),
-            backward={mode: s.work(party, "backward") for mode, s in steps.items()},
-            other=first.work(party, "other"),
+            forward=first.work(party, OpKind.FORWARD),
+            backward={
+                mode: s.work(party, OpKind.BACKWARD) for mode, s in steps.items()
+            },
+            other=first.work(party, *_OTHER),
             sent=sum(sent),
             received=sum(received),
             params=nbytes(own.params),

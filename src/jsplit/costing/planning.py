@@ -29,6 +29,7 @@ from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.configure import configure
 from jsplit.training.initial import initial_shapes
+from jsplit.training.kinds import OpKind
 
 _CLIENT = "client"
 
@@ -112,7 +113,7 @@ def plan(
     state = initial_shapes(config, fields)
     step = TracedStep(config, state, fields)
 
-    total = step.work(_CLIENT, "forward") + step.work(_CLIENT, "backward")
+    total = step.work(_CLIENT, OpKind.FORWARD, OpKind.BACKWARD)
     own = config.optimizer[_CLIENT]
     choices = []
     for prefix in _prefixes(points, step, state.parties[_CLIENT]):
@@ -211,11 +212,12 @@ def _prefixes(
         params[point.name] = own.params[point.name]
         statistics[point.name] = own.state[point.name]
         for t in step.traced:
-            if t.op.label in (f"forward {point.name}", f"backward {point.name}"):
+            of_segment = t.op.kind in (OpKind.FORWARD, OpKind.BACKWARD)
+            if of_segment and t.op.what == point.name:
                 work += t.work
                 # By array: one that two segments keep counts once.
                 kept.update(t.kept)
-                if t.kind == "forward":
+                if t.op.kind == OpKind.FORWARD:
                     forward += t.work
         size = sum(kept.values())
         yield _Prefix(point, {**params}, {**statistics}, size, forward, work)

@@ -18,8 +18,11 @@ from jsplit.core.base import Message, PyTree, TrainState
 from jsplit.core.trees import abstract, nbytes
 from jsplit.costing.records import NOTHING, Work
 from jsplit.jaxprs.macs import macs
-from jsplit.training.memory import place, places_of, together
-from jsplit.training.step import Config, message_of, training_ops
+from jsplit.training.config import Config
+from jsplit.training.crossing import message_of
+from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.step import training_ops
+from jsplit.training.store import Store, layout_of, load
 from jsplit.training.update import accumulate_ops, update_ops, zero_sums
 from jsplit.training.walk import Name, Op, Wire, turns
 
@@ -33,13 +36,11 @@ class Traced(NamedTuple):
 
     Attributes:
         op: The operation.
-        kind: "forward", "backward" or "other".
         work: Its work in a step, in all micro-batches.
         kept: Bytes of each array that it leaves for the backward pass.
     """
 
     op: Op
-    kind: str
     work: Work
     kept: Mapping[Hashable, int]
 
@@ -68,18 +69,16 @@ class TracedStep:
             ),
             dict(batch),
         )
-        self.env: dict[Name | Wire, PyTree] = {
-            **together(place(places_of(config), state, part))
-        }
+        self.env: Store = load(layout_of(config), state, part)
         ops = training_ops(config)
         if count > 1:
             self.env |= {
-                Name(p, "micro"): jax.ShapeDtypeStruct((), jnp.int32)
+                Name(p, Kind.MICRO): jax.ShapeDtypeStruct((), jnp.int32)
                 for p in config.topology.parties
             }
-            sums = jax.eval_shape(lambda env: zero_sums(config, env), self.env)
-            self.env |= sums  # type: ignore[operator]
             ops += accumulate_ops(config)
+            # Traced, so that no sum is allocated.
+            self.env |= jax.eval_shape(lambda env: zero_sums(ops, env), self.env)
         # In the order in which parties that exchange messages run them, so that the
         # messages come in the order in which `jsplit.messages` records them.
         for turn in turns(ops, ()):
@@ -94,14 +93,12 @@ class TracedStep:
         traced = jax.jit(op.run).trace(*[self.env[r] for r in op.reads])
         results = [abstract(x) for x in traced.out_info]
         self.env.update(zip(op.writes, results, strict=True))
-        verb = op.label.partition(" ")[0]
         jaxpr = traced.jaxpr.jaxpr
         flops = (traced.lower().cost_analysis() or {}).get("flops", 0.0)  # type: ignore[union-attr]
         # XLA counts the body of a loop once, whatever the number of its turns.
         flops += 2 * (macs(jaxpr) - macs(jaxpr, once=True))
         work = Work(macs(jaxpr), flops).times(times)
-        kind = verb if verb in ("forward", "backward") else "other"
-        self.traced.append(Traced(op, kind, work, self._left(op, jaxpr, results)))
+        self.traced.append(Traced(op, work, self._left(op, jaxpr, results)))
         self.messages += [
             message_of(name, x)
             for name, x in zip(op.writes, results, strict=True)
@@ -123,7 +120,7 @@ class TracedStep:
         ]
         placed: dict[Var, Hashable] = {}
         for var, (name, i, _) in zip(jaxpr.invars, given, strict=True):
-            if name.kind == "value":
+            if name.kind == Kind.VALUE:
                 placed[var] = (name, i)
 
         left: dict[Hashable, int] = {}
@@ -132,12 +129,12 @@ class TracedStep:
         outs = iter(jaxpr.outvars)
         for name, result in zip(op.writes, results, strict=True):
             own = list(islice(outs, len(jax.tree.leaves(result))))
-            if name.kind == "value":
+            if name.kind == Kind.VALUE:
                 for i, var in enumerate(own):
                     # What is no variable is a constant of the program.
                     if isinstance(var, Var):
                         placed[var] = (name, i)
-            elif name.kind == "vjp":
+            elif name.kind == Kind.VJP:
                 for var in own:
                     if isinstance(var, Var):
                         left[placed.get(var, var)] = nbytes(var.aval)
@@ -153,15 +150,15 @@ class TracedStep:
         had = [
             leaf
             for leaf in given
-            if leaf[0].kind == "params"
-            or (leaf[0].kind == "value" and leaf[0].what in self._fields)
+            if leaf[0].kind == Kind.PARAMS
+            or (leaf[0].kind == Kind.VALUE and leaf[0].what in self._fields)
         ]
         needed = [had[place] for place in places if place is not None]
-        return {(r, i): nbytes(x) for r, i, x in needed if r.kind == "value"}
+        return {(r, i): nbytes(x) for r, i, x in needed if r.kind == Kind.VALUE}
 
-    def work(self, party: str, kind: str) -> Work:
-        """All work of a party of one kind: "forward", "backward" or "other"."""
-        own = (t for t in self.traced if t.op.party == party and t.kind == kind)
+    def work(self, party: str, *kinds: OpKind) -> Work:
+        """All work of a party in operations of these kinds."""
+        own = (t for t in self.traced if t.op.party == party and t.op.kind in kinds)
         return sum((t.work for t in own), NOTHING)
 
     def kept(self, party: str) -> int:

@@ -20,7 +20,7 @@ from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.placement import checked_mesh
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
-from jsplit.training.step import Config
+from jsplit.training.config import Config
 
 
 def spread(

@@ -21,10 +21,13 @@ from jsplit.rounds.client_axis import spread
 from jsplit.rounds.loops import unrolled
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
-from jsplit.training.losses import info_of, normalise_weight
-from jsplit.training.memory import apart, collect, place, places_of, together
-from jsplit.training.step import Config, Packet, training_ops
-from jsplit.training.update import gradients, update
+from jsplit.training.config import Config
+from jsplit.training.crossing import Packet
+from jsplit.training.executor import CompiledWalk, InProcess, Piece, whole
+from jsplit.training.losses import info_of, loss_name, normalise_weight
+from jsplit.training.step import training_ops
+from jsplit.training.store import layout_of, load, save_back
+from jsplit.training.update import gradients, update_op
 from jsplit.training.walk import Name, Turn, Wire, turns
 
 
@@ -51,12 +54,12 @@ def row_by_row(
         for n in topology.nodes
     ]
     single = config._replace(topology=Topology(nodes, topology.holds))
-    losses = [Name(x.party, "loss", x.name) for x in topology.losses]
+    losses = [loss_name(x) for x in topology.losses]
     learned = {
         g for p in clients for names in gradients(config, p).values() for g in names
     }
     places, others = (
-        places_of(config),
+        layout_of(config),
         [p for p in topology.parties if p not in clients],
     )
     keep = {
@@ -77,14 +80,14 @@ def row_by_row(
     def walk(config: Config) -> list[Turn]:
         """All but the clients' updates."""
         return turns(
-            [*training_ops(config), *[update(config, p) for p in others]], keep
+            [*training_ops(config), *[update_op(config, p) for p in others]], keep
         )
 
     def client(number: Any) -> list[Turn]:
         return walk(spread(single, clients, 1, own=own, mapped=unrolled, first=number))
 
     many = spread(config, clients, count, own=own)
-    every, updates = walk(many), [update(many, p) for p in clients]
+    every, updates = walk(many), [update_op(many, p) for p in clients]
     between = {
         w
         for t in every
@@ -158,27 +161,24 @@ def row_by_row(
         )
         return jax.jit(in_parts(turn.run), donate_argnums=donated)
 
-    steps = [
-        (t, for_each(i, t) if t.party in clients else at_once(t))
-        for i, t in enumerate(every)
-    ]
-    steps += [(op, jax.jit(op.run)) for op in updates]
-    last = {r: i for i, (t, _) in enumerate(steps) for r in t.reads}
+    def compiler(i: int, turn: Turn) -> list[Piece]:
+        if i >= len(every):
+            return whole(turn, jax.jit(turn.run))
+        return whole(
+            turn, for_each(i, turn) if turn.party in clients else at_once(turn)
+        )
+
+    # The clients' updates come last, and are no part of their turns: one for all.
+    last = [Turn(op.party, (op,), op.reads, op.writes) for op in updates]
+    compiled = CompiledWalk([*every, *last], keep, compiler)
 
     def step(
         state: TrainState, batch: Mapping[str, PyTree], weight: jax.Array
     ) -> tuple[TrainState, Info]:
-        env: dict[Any, Any] = dict(
-            together(place(places, state, batch, normalise_weight(weight)))
-        )
-        for i, (turn, function) in enumerate(steps):
-            results = function(*[env[r] for r in turn.reads])
-            for r in turn.reads:
-                if last[r] == i and (isinstance(r, Wire) or r in between):
-                    del env[r]
-            env.update(zip(turn.writes, results, strict=True))
-        info = info_of(topology, {n.what: env[n].mean() for n in losses})
-        return collect(places, apart(places, env)), info
+        store = load(places, state, batch, normalise_weight(weight))
+        compiled(store, InProcess())
+        info = info_of(topology, {n.what: store[n].mean() for n in losses})
+        return save_back(places, store), info
 
     return step
 

@@ -33,9 +33,9 @@ from jsplit.rounds.state import (
     parties_of,
     parts_of,
 )
+from jsplit.training.config import Config
 from jsplit.training.configure import fields_of
 from jsplit.training.meshes import one_mesh
-from jsplit.training.step import Config
 
 
 class Algorithm(NamedTuple):

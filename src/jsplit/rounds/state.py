@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, PyTree
+from jsplit.training.config import Config
 from jsplit.training.losses import info_of
-from jsplit.training.step import Config
 
 PARTS = ("params", "state", "optimizer", "links")
 CARRIED, AVERAGED, OWN, FRESH = "carried", "averaged", "own", "fresh"
