@@ -22,8 +22,9 @@ ROOMS = {
     "compress": "core",
     "topology": "core segments",
     "training": "core jaxprs topology",
-    "population": "core",
-    "rounds": "core jaxprs topology training population",
+    "populations": "core",
+    "population": "populations",
+    "rounds": "core jaxprs topology training populations",
     "costing": "core jaxprs slicing topology training",
     "runs": "costing",
     "wire": "",
@@ -41,6 +42,7 @@ INSIDE = {
         "export staleness vjp walk losses step memory meshes update configure executor "
         "initial fused messages"
     ),
+    "populations": "checks round reading population partitions",
     "rounds": (
         "averages client_axis loops state client_calls driver local_training synchronous "
         "algorithms"

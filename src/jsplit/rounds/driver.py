@@ -18,7 +18,7 @@ from jsplit.core.base import PyTree, Trainer, TrainState
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trees import abstract
 from jsplit.jaxprs.convolutions import convolves_on_cpu
-from jsplit.population import Round
+from jsplit.populations.round import Round
 from jsplit.rounds.client_axis import CLIENTS
 from jsplit.rounds.loops import LOOPS, Loops, check_loop
 from jsplit.rounds.state import (
