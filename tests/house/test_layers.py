@@ -44,8 +44,9 @@ INSIDE = {
     ),
     "populations": "checks round reading population partitions",
     "rounds": (
-        "averages client_axis loops state client_calls driver local_training synchronous "
-        "algorithms"
+        "averages loops sharing state algorithm client_mesh carry forms inputs method "
+        "programs driver for_each_client local_training client_axis client_rows "
+        "client_calls all_steps synchronous tables algorithms baselines"
     ),
     "costing": "records run_cost step plan runs",
     "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",

@@ -8,7 +8,7 @@ from jsplit.core.checks import as_positive_int
 
 
 def at_most(most: int, clients: int, of: str = "records") -> int:
-    """Return `clients` as a plain positive integer, after checking that it is at most `most`."""
+    """Return `clients` as a plain integer from 1 to `most`."""
     if as_positive_int("clients", clients) > most:
         raise ValueError(f"`clients` is {clients}, but there are only {most} {of}.")
     return index(clients)
