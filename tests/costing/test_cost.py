@@ -19,10 +19,11 @@ from jsplit.core.trees import frame_bytes, nbytes
 from jsplit.costing.records import MODES
 from jsplit.jaxprs.macs import macs
 from jsplit.training.configure import configure
-from jsplit.training.executor import CompiledWalk
+from jsplit.training.executor import CompiledWalk, InProcess
 from jsplit.training.initial import initial_state
-from jsplit.training.memory import place, places_of, together
 from jsplit.training.step import training_ops
+from jsplit.training.store import layout_of, load
+from jsplit.training.walk import turns
 from tests.helpers import (
     CONFIGURATIONS,
     FLAX,
@@ -185,10 +186,9 @@ def test_what_a_client_keeps_between_its_turns_is_what_was_predicted(kind, mode)
     """All that its second turn reads of what was there after its first, but for what it always has."""
     problem = make_problem("vanilla", kind, "nnx")
     config = configure(problem.topology, optax.sgd(0.1), None, mode, 1)
-    memory = together(
-        place(places_of(config), initial_state(config, 0, problem.batch), problem.batch)
-    )
-    first, _, second = CompiledWalk(training_ops(config), []).turns
+    state = initial_state(config, 0, problem.batch)
+    memory = load(layout_of(config), state, problem.batch)
+    first, _, second = turns(training_ops(config), [])
     memory.update(
         zip(
             first.writes,
@@ -588,21 +588,17 @@ def test_a_relay_keeps_no_message_that_no_residual_needs():
     assert kept == {"residuals": 8 * 4 * 4, "recompute": 8 * 64 * 4}
     for mode, size in kept.items():
         config = configure(topology, optax.sgd(0.1), None, mode, 1)
-        walk = CompiledWalk(training_ops(config), [])
-        memories = place(places_of(config), initial_state(config, 0, batch), batch)
+        walk = CompiledWalk(turns(training_ops(config), []), [])
+        store = load(layout_of(config), initial_state(config, 0, batch), batch)
         assert [t.party for t in walk.turns[:4]] == ["a", "b", "c", "b"]
         until = [p.party for p in walk.programs].index(
             "b", 2
         )  # the relay has had its first turn and waits
-        walk.programs, walk.functions, walk.spent = (
-            walk.programs[:until],
-            walk.functions[:until],
-            walk.spent[:until],
-        )
-        walk(memories)
+        walk.programs = walk.programs[:until]
+        walk(store, InProcess())
         held = {
             name: nbytes(x)
-            for name, x in memories["b"].items()
-            if getattr(name, "kind", "") in ("value", "vjp")
+            for name, x in store.items()
+            if name.kind in ("value", "vjp") and name.party == "b"
         }
         assert sum(held.values()) == size, held

@@ -39,8 +39,8 @@ INSIDE = {
     "slicing": "merge separators traced_model ownership cut_points split",
     "topology": "nodes graph configurations decoupled drawing.scene drawing.layout drawing.draw",
     "training": (
-        "export staleness vjp walk losses step memory meshes update configure executor "
-        "initial fused messages"
+        "export staleness vjp kinds walk config crossing cotangents losses segment_ops "
+        "step store meshes update walks configure executor initial fused messages"
     ),
     "populations": "checks round reading population partitions",
     "rounds": (
@@ -53,7 +53,7 @@ INSIDE = {
     "party": (
         "compute.programs connection.outbox contract.records contract.schema contract.turns "
         "durable compute.exchange compute.handover compute.prefetch contract.agreement "
-        "compute.pipeline connection.connections contract.draft compute.local "
+        "compute.pipeline compute.interleave connection.connections contract.draft compute.local "
         "connection.network process join infer run"
     ),
 }

@@ -12,12 +12,12 @@ import jsplit
 from jsplit.jaxprs.halves import split_early_late
 from jsplit.jaxprs.macs import macs
 from jsplit.training.configure import configure
-from jsplit.training.executor import CompiledWalk, programs
+from jsplit.training.executor import CompiledWalk, send_first
 from jsplit.training.initial import initial_state
-from jsplit.training.memory import place, places_of, together
 from jsplit.training.step import training_ops
+from jsplit.training.store import layout_of, load
 from jsplit.training.update import update_ops
-from jsplit.training.walk import Wire
+from jsplit.training.walk import Wire, turns
 from tests.helpers import CONFIGURATIONS, make_problem
 
 LASTING = ("params", "state", "optimizer", "step")
@@ -29,23 +29,15 @@ def divided_turns(problem, backward="residuals"):
         problem.topology, optax.sgd(0.1, momentum=0.9), None, backward, 1
     )
     ops = [*training_ops(config), *update_ops(config)]
-    walk = CompiledWalk(
-        ops, [w for op in ops for w in op.writes if w.kind in (*LASTING, "loss")]
-    )
+    keep = [w for op in ops for w in op.writes if w.kind in (*LASTING, "loss")]
     memory, found = (
-        together(
-            place(
-                places_of(config),
-                initial_state(config, 0, problem.batch),
-                problem.batch,
-            )
-        ),
+        load(layout_of(config), initial_state(config, 0, problem.batch), problem.batch),
         [],
     )
-    for turn in walk.turns:
+    for turn in turns(ops, keep):
         values = [memory[r] for r in turn.reads]
         memory.update(zip(turn.writes, jax.jit(turn.run)(*values), strict=True))
-        if len(pair := programs(turn)) == 2:
+        if len(pair := send_first(turn)) == 2:
             found.append((turn, values, pair))
     return found
 
@@ -116,9 +108,9 @@ def test_only_a_turn_that_sends_and_learns_is_two_programs():
         "residuals",
         1,
     )
-    walk = CompiledWalk([*training_ops(config), *update_ops(config)], [])
+    walk = CompiledWalk(turns([*training_ops(config), *update_ops(config)], []), [])
     assert [p.party for p in walk.programs] == ["client", "server", "server", "client"]
-    assert len(CompiledWalk(training_ops(config)[:1], []).programs) == 1
+    assert len(CompiledWalk(turns(training_ops(config)[:1], []), []).programs) == 1
 
 
 def test_halves_of_a_function_run_everything_once_and_in_order():
@@ -199,11 +191,13 @@ def test_a_remat_keeps_its_barrier():
     batch = {"x": jnp.ones((8, 4)), "y": jnp.ones((8, 4))}
     config = configure(topology, optax.sgd(0.1), None, "residuals", 1)
     ops = [*training_ops(config), *update_ops(config)]
-    walk = CompiledWalk(ops, [w for op in ops for w in op.writes if w.kind in LASTING])
-    memory = together(place(places_of(config), initial_state(config, 0, batch), batch))
-    client, server, _ = walk.turns
+    keep = [w for op in ops for w in op.writes if w.kind in LASTING]
+    memory = load(layout_of(config), initial_state(config, 0, batch), batch)
+    client, server, _ = turns(ops, keep)
     memory.update(
         zip(client.writes, client.run(*[memory[r] for r in client.reads]), strict=True)
     )
-    lowered = jax.jit(programs(server)[0].run).lower(*[memory[r] for r in server.reads])
+    lowered = jax.jit(send_first(server)[0].run).lower(
+        *[memory[r] for r in server.reads]
+    )
     assert "optimization_barrier" in lowered.as_text()

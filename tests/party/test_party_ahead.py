@@ -46,19 +46,19 @@ def steps_of(problem, micros, late, steps=3):
         others.log.append(("batch", step, 0))
         return {f: x + step for f, x in problem.batch.items()}
 
-    state, first = local.init(problem.batch), local.walk.functions[0]
+    state, first = local.init(problem.batch), local.walk.programs[0]
 
     def counted(*args):
         others.log.append(
             (
                 "forward",
-                int(args[local.walk.turns[0].reads.index(local.places["client"].step)]),
+                int(args[first.reads.index(local.layout["client"].step)]),
                 0,
             )
         )
-        return first(*args)
+        return first.function(*args)
 
-    local.walk.functions[0] = counted
+    local.walk.programs[0] = first._replace(function=counted)
     for step in range(steps):
         state, _ = local.step(state, batches, step, others)
         state = state._replace(step=jnp.int32(step + 1))

@@ -14,11 +14,12 @@ import jsplit
 from jsplit import party
 from jsplit.party.compute.local import Local
 from jsplit.party.compute.pipeline import held, lateness, order
-from jsplit.training.executor import PERSISTENT, CompiledWalk, programs
-from jsplit.training.memory import collect, places_of
+from jsplit.training.executor import CompiledWalk, jitted
+from jsplit.training.kinds import PERSISTENT
 from jsplit.training.step import training_ops
+from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.update import update_ops
-from jsplit.training.walk import Name
+from jsplit.training.walk import Name, turns
 from tests.helpers import make_problem
 from tests.party import federation
 from tests.party.federation import Others, agreed_for, bits, checked, small, trust_of
@@ -32,30 +33,20 @@ def batch_of(problem, step):
 def in_one_thread(problem, optimizers, staleness, steps, every, **options):
     """All turns of all parties in the order of the definition; the losses of every step, and the last state."""
     trainer = jsplit.messages(problem.topology, optimizers, **options)
-    config, places = trainer.config, places_of(trainer.config)
+    config, places = trainer.config, layout_of(trainer.config)
     ops = held([*training_ops(config), *update_ops(config)])
     losses = [Name(x.party, "loss", x.name) for x in problem.topology.losses]
     lasting = {w for op in ops for w in op.writes if w.kind in PERSISTENT} - {
         at.step for at in places.values()
     }
-    walk = CompiledWalk(ops, [*losses, *lasting], donate=())
-    of_turn = iter(zip(walk.programs, walk.functions, strict=True))
-    runs = [[next(of_turn) for _ in programs(turn)] for turn in walk.turns]
+    keep = [*losses, *lasting]
+    walk = CompiledWalk(turns(ops, keep), keep, jitted(donate=()))
+    runs = [
+        [program for program in walk.programs if program.turn == i]
+        for i in range(len(walk.turns))
+    ]
     n, state, found = len(runs), trainer.init(3, problem.batch), []
-    memory = {}
-    for p, at in places.items():
-        own = state.parties[p]
-        memory |= {
-            at.optimizer: own.optimizer,
-            at.key: own.key,
-            Name(p, "weight"): None,
-        }
-        for names, kept in (
-            (at.params, own.params),
-            (at.state, own.state),
-            (at.links, own.links),
-        ):
-            memory |= {name: kept[k] for k, name in names.items()}
+    memory = load(places, state, {})
     for first in range(0, steps, every):
         last = min(first + every, steps)
         tasks = sorted(
@@ -77,8 +68,8 @@ def in_one_thread(problem, optimizers, staleness, steps, every, **options):
                     if f in places[p].fields
                 }
                 own[t][places[p].step] = jnp.int32(t)
-            for program, run in runs[i]:
-                results = run(
+            for program in runs[i]:
+                results = program.function(
                     *[own[t][r] if r in own[t] else memory[r] for r in program.reads]
                 )
                 for name, x in zip(program.writes, results, strict=True):
@@ -86,8 +77,8 @@ def in_one_thread(problem, optimizers, staleness, steps, every, **options):
         found += [
             {x.what: float(own[t][x]) for x in losses} for t in range(first, last)
         ]
-    memories = {p: memory | {at.step: jnp.int32(steps)} for p, at in places.items()}
-    return found, collect(places, memories)
+    memory |= {at.step: jnp.int32(steps) for at in places.values()}
+    return found, save_back(places, memory)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ import pytest
 import jsplit
 from jsplit.core.trees import nbytes
 from jsplit.training.configure import configure
-from jsplit.training.executor import CompiledWalk
 from jsplit.training.initial import initial_state
-from jsplit.training.memory import place, places_of, together
 from jsplit.training.step import training_ops
+from jsplit.training.store import layout_of, load
 from jsplit.training.update import update_ops
-from jsplit.training.walk import Name, Wire
+from jsplit.training.walk import Name, Wire, turns
 from tests.helpers import CONFIGURATIONS, FLAX, make_problem
 
 
@@ -24,17 +23,14 @@ def run_turns(problem):
     config = configure(problem.topology, optax.adam(0.01), None, "residuals", 1)
     state = initial_state(config, 0, problem.batch)
     ops = [*training_ops(config), *update_ops(config)]
-    walk = CompiledWalk(
-        ops,
-        [
-            w
-            for op in ops
-            for w in op.writes
-            if w.kind in ("params", "state", "optimizer", "step")
-        ],
-    )
-    memory, seen = together(place(places_of(config), state, problem.batch)), []
-    for turn in walk.turns:
+    keep = [
+        w
+        for op in ops
+        for w in op.writes
+        if w.kind in ("params", "state", "optimizer", "step")
+    ]
+    memory, seen = load(layout_of(config), state, problem.batch), []
+    for turn in turns(ops, keep):
         values = [memory[r] for r in turn.reads]
         jaxpr, shapes = jax.make_jaxpr(turn.run, return_shape=True)(*values)
         seen.append((turn, values, jaxpr))
@@ -140,8 +136,8 @@ def test_in_recompute_mode_a_client_keeps_no_activation_between_turns():
     def kept(backward):
         config = configure(problem.topology, optax.sgd(0.1), None, backward, 1)
         state = initial_state(config, 0, problem.batch)
-        first = CompiledWalk([*training_ops(config), *update_ops(config)], []).turns[0]
-        memory = together(place(places_of(config), state, problem.batch))
+        first = turns([*training_ops(config), *update_ops(config)], [])[0]
+        memory = load(layout_of(config), state, problem.batch)
         results = dict(
             zip(
                 first.writes,

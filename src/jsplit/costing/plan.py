@@ -216,7 +216,7 @@ def plan(
             own.state[point.name],
         )
         for t in walk.traced:
-            if t.op.label in (f"forward {point.name}", f"backward {point.name}"):
+            if t.op.what == point.name and t.kind in ("forward", "backward"):
                 work, kept = work + t.work, kept | dict(t.kept)
                 again = (
                     again + t.work

@@ -21,10 +21,13 @@ from jsplit.core.trees import abstract, batch_of, nbytes
 from jsplit.costing.records import MODES, NOTHING, Cost, PartyCost, Work
 from jsplit.jaxprs.macs import macs
 from jsplit.topology.graph import Topology
+from jsplit.training.config import Config
 from jsplit.training.configure import Optimizers, check_batch, configure, fields_of
+from jsplit.training.crossing import message_of
 from jsplit.training.initial import initial_shapes
-from jsplit.training.memory import place, places_of, together
-from jsplit.training.step import Config, message_of, training_ops
+from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.step import training_ops
+from jsplit.training.store import Store, layout_of, load
 from jsplit.training.update import accumulate_ops, update_ops, zero_sums
 from jsplit.training.walk import Name, Op, Wire, turns
 
@@ -140,17 +143,16 @@ class Walk:
             ),
             dict(batch),
         )
-        self.env: dict[Name | Wire, PyTree] = {
-            **together(place(places_of(config), state, part))
-        }
+        self.env: Store = load(layout_of(config), state, part)
         ops = training_ops(config)
         if count > 1:
             self.env |= {
-                Name(p, "micro"): jax.ShapeDtypeStruct((), jnp.int32)
+                Name(p, Kind.MICRO): jax.ShapeDtypeStruct((), jnp.int32)
                 for p in config.topology.parties
             }
-            self.env |= jax.eval_shape(lambda env: zero_sums(config, env), self.env)  # type: ignore[operator]
             ops += accumulate_ops(config)
+            # Traced, so that no sum is allocated.
+            self.env |= jax.eval_shape(lambda env: zero_sums(ops, env), self.env)
         for turn in turns(
             ops, ()
         ):  # the order in which parties that exchange messages run them
@@ -164,12 +166,11 @@ class Walk:
         traced = jax.jit(op.run).trace(*[self.env[r] for r in op.reads])
         results = [abstract(x) for x in traced.out_info]
         self.env.update(zip(op.writes, results, strict=True))
-        verb = op.label.partition(" ")[0]
         jaxpr = traced.jaxpr.jaxpr
         flops = (traced.lower().cost_analysis() or {}).get("flops", 0.0)  # type: ignore[union-attr]
         flops += 2 * (macs(jaxpr) - macs(jaxpr, once=True))
         work = Work(macs(jaxpr), flops).times(times)
-        kind = verb if verb in ("forward", "backward") else "other"
+        kind = op.kind if op.kind in (OpKind.FORWARD, OpKind.BACKWARD) else "other"
         self.traced.append(_Traced(op, kind, work, self.left(op, jaxpr, results)))
         self.messages += [
             message_of(name, x)

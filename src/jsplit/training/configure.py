@@ -12,8 +12,8 @@ from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import as_positive_int
 from jsplit.core.trees import batch_of
 from jsplit.topology.graph import Topology
+from jsplit.training.config import Config
 from jsplit.training.meshes import meshes_of
-from jsplit.training.step import Config
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]

@@ -17,6 +17,7 @@ from jsplit.core.base import Info, PartyState, PyTree, Trainer, TrainState
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.jaxprs.convolutions import convolves_on_cpu
 from jsplit.topology.graph import Topology
+from jsplit.training.config import Config
 from jsplit.training.configure import (
     Links,
     Optimizers,
@@ -25,12 +26,13 @@ from jsplit.training.configure import (
     fields_of,
 )
 from jsplit.training.initial import initial_state
+from jsplit.training.kinds import Kind
 from jsplit.training.losses import info_of, normalise_weight
-from jsplit.training.memory import apart, collect, place, places_of, together
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
-from jsplit.training.step import Config, inference_ops, training_ops
-from jsplit.training.update import accumulate_ops, total, update_ops, zero_sums
-from jsplit.training.walk import Name, execute
+from jsplit.training.store import layout_of, load, save_back
+from jsplit.training.update import total, zero_sums
+from jsplit.training.walk import Name, Store, execute
+from jsplit.training.walks import Walks, walks_of
 
 
 def fused(
@@ -72,7 +74,7 @@ def fused(
     """
     config = configure(topology, optimizer, links, backward, microbatches, mesh)
     devices, walked = one_mesh(config), with_batch_sharding(config)
-    places = places_of(config)
+    layout, walks = layout_of(config), walks_of(walked)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
 
     def laid(
@@ -86,46 +88,39 @@ def fused(
 
     def start(
         state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any = None
-    ) -> dict[Name, PyTree]:
-        return together(
-            place(places, _swap_keys(state, keys), batch, normalise_weight(weight))
-        )
+    ) -> Store:
+        return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
 
-    def finish(env: dict[Name, PyTree]) -> Info:
-        return info_of(
-            topology,
-            {x.name: env[Name(x.party, "loss", x.name)] for x in topology.losses},
-        )
+    def losses_in(store: Store) -> Info:
+        return info_of(topology, {n.what: store[n] for n in walks.losses})
 
     @partial(jax.jit, donate_argnums=0)
     def train(
         state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any
     ) -> tuple[TrainState, Info]:
-        env = start(state, keys, batch, weight)
+        store = start(state, keys, batch, weight)
         if microbatches == 1:
-            execute(training_ops(walked), env)
+            execute(walks.train.ops, store)
         else:
-            _run_microbatches(walked, env)
-        execute(update_ops(walked), env)
-        return _swap_keys(collect(places, apart(places, env))), finish(env)
+            _run_microbatches(walked, walks, store)
+            execute(walks.finish.ops, store)
+        return _swap_keys(save_back(layout, store)), losses_in(store)
 
     @jax.jit
     def measure(
         state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any
     ) -> Info:
-        env = start(state, keys, batch, weight)
-        execute(inference_ops(walked, topology.losses), env)
-        return finish(env)
+        store = start(state, keys, batch, weight)
+        execute(walks.measure.ops, store)
+        return losses_in(store)
 
     @jax.jit
     def infer(
         state: TrainState, keys: _Keys, fields: Mapping[str, PyTree]
     ) -> dict[str, PyTree]:
-        env = start(state, keys, fields)
-        execute(inference_ops(walked), env)
-        return {
-            n: env[Name(topology.node[n].party, "value", n)] for n in topology.sinks
-        }
+        store = start(state, keys, fields)
+        execute(walks.infer.ops, store)
+        return {n.what: store[n] for n in walks.outputs}
 
     def step(
         state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
@@ -168,39 +163,27 @@ def _swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> Trai
     return TrainState(found)
 
 
-def _run_microbatches(config: Config, env: dict) -> None:
+def _run_microbatches(config: Config, walks: Walks, store: Store) -> None:
     """Forward and backward over each part of the batch in turn; sums of gradients, means of losses."""
-    count, topology = config.microbatches, config.topology
-    fields = {n: x for n, x in env.items() if n.kind in ("value", "weight")}
+    count, ops = config.microbatches, walks.train.ops
+    divided = {n: x for n, x in store.items() if n.kind in (Kind.VALUE, Kind.WEIGHT)}
     parts = jax.tree.map(
-        lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), fields
+        lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), divided
     )
-    fixed = {
-        n: x
-        for n, x in env.items()
-        if n.kind not in ("value", "weight", "state", "link")
-    }
-    ops = training_ops(config) + accumulate_ops(config)
+    first = jax.tree.map(lambda x: x[0], parts)
+    carry = {n: x for n, x in store.items() if n.kind in (Kind.STATE, Kind.LINK)}
+    fixed = {n: x for n, x in store.items() if n not in divided and n not in carry}
+    carry |= zero_sums(ops, {**store, **first})
+    numbers = [Name(p, Kind.MICRO) for p in config.topology.parties]
 
-    def body(carry: dict, part: tuple) -> tuple[dict, None]:
+    def body(carry: Store, part: tuple) -> tuple[Store, None]:
         fields, number = part
-        memory = {
-            **fixed,
-            **carry,
-            **fields,
-            **{Name(p, "micro"): number for p in topology.parties},
-        }
+        memory = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
         execute(ops, memory)
         return {n: memory[n] for n in carry}, None
 
-    carry = {n: x for n, x in env.items() if n.kind in ("state", "link")}
-    carry |= zero_sums(config, {**env, **jax.tree.map(lambda x: x[0], parts)})
-    parts = parts, jnp.arange(count)
-    first = jax.tree.map(lambda x: x[0], parts)
-    carry, _ = jax.lax.scan(
-        body, carry, parts, unroll=convolves_on_cpu(body, carry, first)
-    )
-    env.update(carry)
-    for x in topology.losses:
-        name = Name(x.party, "loss", x.name)
-        env[name] = env[total(name)] / count
+    unroll = convolves_on_cpu(body, carry, (first, jnp.int32(0)))
+    carry, _ = jax.lax.scan(body, carry, (parts, jnp.arange(count)), unroll=unroll)
+    store.update(carry)
+    for name in walks.losses:
+        store[name] = store[total(name)] / count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import index
 
 import jax
@@ -13,8 +13,10 @@ from jsplit.core.base import PartyState, PyTree, TrainState, node_key
 from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract, describe, inexact_part
 from jsplit.topology.nodes import Node
+from jsplit.training.config import Config
 from jsplit.training.configure import check_batch, fields_of
-from jsplit.training.step import Config, wires
+from jsplit.training.crossing import wires
+from jsplit.training.kinds import WireKind
 
 
 def initial_state(
@@ -33,48 +35,80 @@ def initial_state(
         ValueError: if the batch is wrong, a segment does not run on its inputs, one with parameters passes on only integers,
             or an optimizer does not run on the parameters.
     """
-    topology = config.topology
-    key = seed_of(key)
-    size = (
-        check_batch(
-            topology, batch, fields_of(topology, losses=True), config.microbatches
-        )
-        // config.microbatches
-    )
-    values: dict[str, PyTree] = {
-        f: example(f, batch[f], size) for f in topology.fields if f in batch
-    }
-    params: dict[str, dict] = {p: {} for p in topology.parties}
-    state: dict[str, dict] = {p: {} for p in topology.parties}
-    for n in topology.segments:
-        params[n.party][n.name], state[n.party][n.name], values[n.name] = start(
-            n, key, [values[i] for i in n.reads], shapes_only
-        )
-        if (
-            n.name in topology.depends_on_params & topology.on_loss_path
-            and not jax.tree.leaves(inexact_part(values[n.name]))
-        ):
+    topology, key = config.topology, seed_of(key)
+    needed = fields_of(topology, losses=True)
+    size = check_batch(topology, batch, needed, config.microbatches)
+    size //= config.microbatches
+    values = {f: example(f, batch[f], size) for f in topology.fields if f in batch}
+    trained = topology.depends_on_params & topology.on_loss_path
+
+    def check(node: Node, value: PyTree) -> None:
+        if node.name in trained and not jax.tree.leaves(inexact_part(value)):
             raise ValueError(
-                f"node `{n.name}` at `{n.party}` has parameters before it but passes on {describe(values[n.name])}: "
-                "no gradient can come back."
+                f"node `{node.name}` at `{node.party}` has parameters before it but "
+                f"passes on {describe(value)}: no gradient can come back."
             )
-    links: dict[str, dict] = {p: {} for p in topology.parties}
+
+    parties = topology.parties
+    return TrainState(
+        first_states(config, parties, key, values, check, shapes_only=shapes_only)
+    )
+
+
+def first_states(
+    config: Config,
+    parties: Collection[str],
+    key: jax.Array,
+    values: dict[str, PyTree],
+    check: Callable[[Node, PyTree], None],
+    *,
+    shapes_only: bool = False,
+) -> dict[str, PartyState]:
+    """The first state of some parties.
+
+    Args:
+        config: of the training.
+        parties: whose state it is; a party on its own machine makes its own alone.
+        key: the key that all have agreed on.
+        values: shapes of fields, and of values that other parties compute; those of the
+            parties' own nodes are put there.
+        check: what a node's value must pass, given its shapes, before others read it.
+        shapes_only: whether a model without values is accepted, as zeros.
+
+    Returns:
+        By party, its first state. Every array in it is a copy of its own.
+    """
+    topology = config.topology
+    params: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
+    state: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
+    for n in topology.segments:
+        if n.party in params:
+            inputs = [values[i] for i in n.reads]
+            own, statistics, value = start(n, key, inputs, shapes_only)
+            check(n, value)
+            params[n.party][n.name], state[n.party][n.name] = own, statistics
+            values[n.name] = value
+
+    links: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
     for wire in wires(topology):
-        if link := config.links.get((wire.kind, wire.what)):
-            value = values[wire.what]
-            links[wire.sender][wire.label] = link.init(
-                value if wire.kind == "activation" else inexact_part(value)
-            )
-    parties = {}
-    for p in topology.parties:
-        trained = inexact_part(
-            {n: x for n, x in params[p].items() if topology.node[n].segment.trainable}
-        )
-        memory = first_memory(config, p, trained) if trained else ()
-        parties[p] = PartyState(
-            params[p], state[p], memory, links[p], key, jnp.zeros((), jnp.int32)
-        )
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), TrainState(parties))
+        link = config.links.get((wire.kind, wire.what))
+        if link is not None and wire.sender in links:
+            like = values[wire.what]
+            # A cotangent has the structure of its value, without what is not floating.
+            like = like if wire.kind == WireKind.ACTIVATION else inexact_part(like)
+            links[wire.sender][wire.label] = link.init(like)
+
+    found = {}
+    for p in parties:
+        nodes = {
+            n: x for n, x in params[p].items() if topology.node[n].segment.trainable
+        }
+        memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
+        step = jnp.zeros((), jnp.int32)
+        found[p] = PartyState(params[p], state[p], memory, links[p], key, step)
+    # A step donates its state: no two parts of it may share a buffer, nor one with the
+    # user's model or key.
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), found)
 
 
 def seed_of(key: jax.Array | int) -> jax.Array:

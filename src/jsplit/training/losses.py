@@ -15,27 +15,29 @@ from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract, combine, describe, inexact_part
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
+from jsplit.training.cotangents import cotangent
+from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.walk import Name, Op
-
-
-def cotangent(party: str, value: str, reader: str) -> Name:
-    """Where the cotangent of a value lies that one node or loss of the party computes."""
-    return Name(party, f"cotangent by {reader}", value)
 
 
 def _name_of_input(topology: Topology, party: str, i: str) -> Name:
     """Where an input of a loss lies: a value or field, or the parameters or new state of a node."""
     base, _, own = i.rpartition(".")
     return (
-        Name(party, "value", i)
+        Name(party, Kind.VALUE, i)
         if i in topology.node or i in topology.fields
-        else Name(party, own, base)
+        else Name(party, Kind(own), base)
     )
+
+
+def loss_name(loss: Loss) -> Name:
+    """Where the value of a loss lies."""
+    return Name(loss.party, Kind.LOSS, loss.name)
 
 
 def weight_of(party: str) -> Name:
     """Where it lies how much each example counts, [batch], of mean 1; `None` where all count alike."""
-    return Name(party, "weight")
+    return Name(party, Kind.WEIGHT)
 
 
 def normalise_weight(weight: jax.Array | None) -> jax.Array | None:
@@ -60,9 +62,10 @@ def loss_op(topology: Topology, loss: Loss) -> Op:
 
     return Op(
         loss.party,
-        f"loss {loss.name}",
+        OpKind.LOSS,
+        loss.name,
         reads,
-        (Name(loss.party, "loss", loss.name),),
+        (loss_name(loss),),
         run,
     )
 
@@ -144,12 +147,13 @@ def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
         return value, *[found[i] for i in free]
 
     writes = [
-        Name(party, "loss", loss.name),
+        loss_name(loss),
         *[cotangent(party, i, loss.name) for i in free],
     ]
     return Op(
         party,
-        f"loss {loss.name}",
+        OpKind.LOSS,
+        loss.name,
         (weight_of(party), *places.values()),
         tuple(writes),
         run,

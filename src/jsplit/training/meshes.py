@@ -19,7 +19,8 @@ from jsplit.core.placement import checked_mesh, default_mesh, replicate, shard_b
 from jsplit.core.trees import abstract
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
-from jsplit.training.step import Config
+from jsplit.training.config import Config
+from jsplit.training.kinds import PERSISTENT, Kind
 from jsplit.training.walk import Name, Wire
 
 Meshes = Mapping[str, Mesh]
@@ -116,13 +117,9 @@ def on_party_devices(
     mesh = meshes.get(party) or default_mesh()
 
     def lay(name: Name | Wire, x: PyTree) -> PyTree:
-        if isinstance(name, Wire) or name.kind in ("value", "weight"):
+        if isinstance(name, Wire) or name.kind in (Kind.VALUE, Kind.WEIGHT):
             return shard_batch(x, mesh)
-        return (
-            replicate(x, mesh)
-            if name.kind in ("params", "state", "optimizer", "link", "key", "step")
-            else x
-        )
+        return replicate(x, mesh) if name.kind in PERSISTENT else x
 
     return lambda *values: function(*map(lay, reads, values))
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.core.base import Info, PyTree, Trainer, TrainState
+from jsplit.core.base import Info, Message, PyTree, Trainer, TrainState
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import (
     Links,
@@ -23,14 +23,13 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
-from jsplit.training.executor import PERSISTENT, CompiledWalk
+from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
-from jsplit.training.losses import info_of, normalise_weight, weight_of
-from jsplit.training.memory import apart, collect, place, places_of, together
+from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
-from jsplit.training.step import inference_ops, training_ops
-from jsplit.training.update import accumulate_ops, total, update_ops, zero_sums
-from jsplit.training.walk import Name
+from jsplit.training.store import layout_of, load, save_back
+from jsplit.training.update import total, zero_sums
+from jsplit.training.walks import walks_of
 
 
 def messages(
@@ -60,92 +59,73 @@ def messages(
         ValueError: naming the argument that does not fit.
     """
     config = configure(topology, optimizer, links, backward, microbatches, mesh)
-    walked = with_batch_sharding(config)
-    losses = [Name(x.party, "loss", x.name) for x in topology.losses]
-    outputs = [Name(topology.node[n].party, "value", n) for n in topology.sinks]
-    training, adds, updates = (
-        training_ops(walked),
-        accumulate_ops(walked),
-        update_ops(walked),
+    walks = walks_of(with_batch_sharding(config))
+    walk, finish, measure, infer = (
+        CompiledWalk(w.turns(), w.keep, jitted(meshes=config.mesh)) for w in walks[:4]
     )
-    sums = [w for op in adds for w in op.writes]
-    lasting = [
-        w for op in (*training, *updates) for w in op.writes if w.kind in PERSISTENT
-    ]
-    if microbatches == 1:  # the last turns of the backward pass then update as well
-        training, updates = [*training, *updates], []
-    walk = CompiledWalk(
-        [*training, *(adds if microbatches > 1 else ())],
-        [*losses, *lasting, *sums],
-        config.mesh,
-    )
-    finish = CompiledWalk(updates, [*lasting, *map(total, losses)], config.mesh)
-    measure = CompiledWalk(inference_ops(walked, topology.losses), losses, config.mesh)
-    infer = CompiledWalk(inference_ops(walked), outputs, config.mesh)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     combine = partial(info_of, topology)
-    if len(losses) > 1 or any(x.weight != 1 for x in topology.losses):
+    if len(topology.losses) > 1 or any(x.weight != 1 for x in topology.losses):
         combine = jax.jit(combine)
     combine = gathered(combine, config)
-    places = places_of(config)
+    layout = layout_of(config)
     zeros_for = zeros(
-        lambda state, part: zero_sums(config, together(place(places, state, part))),
+        lambda state, part: zero_sums(walks.train.ops, load(layout, state, part)),
         config,
     )
+    known: dict[tuple, Message] = {}
 
     def step(
         state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
     ) -> tuple[TrainState, Info]:
         size = check_batch(topology, batch, needed, microbatches, weight)
         check_even(config, size)
-        size //= microbatches
         weight = normalise_weight(weight)
-        memories = place(places, state, batch, weight)
+        store, carrier = load(layout, state, batch, weight), Recorder(known)
         if microbatches == 1:
-            sent = walk(memories)
-            found = {n.what: memories[n.party][n] for n in losses}
+            walk(store, carrier)
+            found = {n.what: store[n] for n in walks.losses}
         else:
+            size //= microbatches
             parts = [
                 jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], dict(batch))
                 for m in range(microbatches)
             ]
-            for party, zeros in apart(places, zeros_for(state, parts[0])).items():
-                memories[party].update(zeros)
-            sent = []
+            store.update(zeros_for(state, parts[0]))
             for number, part in enumerate(parts):
-                for party, own in memories.items():
-                    own[Name(party, "micro")] = np.int32(number)
-                    own[weight_of(party)] = (
+                for at in layout.values():
+                    store[at.micro] = np.int32(number)
+                    store[at.weight] = (
                         None
                         if weight is None
                         else weight[number * size : (number + 1) * size]
                     )
-                    own.update(
-                        {
-                            name: part[f]
-                            for f, name in places[party].fields.items()
-                            if f in part
-                        }
+                    store.update(
+                        {name: part[f] for f, name in at.fields.items() if f in part}
                     )
-                sent += walk(memories)
-            sent += finish(memories)
-            found = {n.what: memories[n.party][total(n)] / microbatches for n in losses}
-        return collect(places, memories), combine(found)._replace(messages=tuple(sent))
+                walk(store, carrier)
+            finish(store, carrier)
+            found = {n.what: store[total(n)] / microbatches for n in walks.losses}
+        info = combine(found)._replace(messages=tuple(carrier.messages))
+        return save_back(layout, store), info
 
     def evaluate(
         state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
     ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
-        memories = place(places, state, batch, normalise_weight(weight))
-        sent = measure(memories)
-        return combine({n.what: memories[n.party][n] for n in losses})._replace(
-            messages=tuple(sent)
+        store, carrier = (
+            load(layout, state, batch, normalise_weight(weight)),
+            Recorder(known),
+        )
+        measure(store, carrier)
+        return combine({n.what: store[n] for n in walks.losses})._replace(
+            messages=tuple(carrier.messages)
         )
 
     def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
-        memories = place(places, state, fields)
-        infer(memories)
-        return {n.what: memories[n.party][n] for n in outputs}
+        store = load(layout, state, fields)
+        infer(store, InProcess())
+        return {n.what: store[n] for n in walks.outputs}
 
     return Trainer(partial(initial_state, config), step, evaluate, predict, config)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jsplit.core.base import PyTree
 from jsplit.core.trees import abstract, describe
 from jsplit.party.contract.turns import Turns
-from jsplit.training.step import Config, Packet
+from jsplit.training.config import Config
+from jsplit.training.crossing import Packet
 from jsplit.training.walk import Wire
 
 _Arrays = Sequence[Any]
@@ -62,7 +63,7 @@ class Wires:
         wires = self.local.wires
         return self.local.turns.client(self.step) * len(wires) + wires.index(wire)
 
-    def send(self, wire: Wire, micro: int, value: PyTree) -> None:
+    def send(self, wire: Wire, value: PyTree, micro: int) -> None:
         payload = value.payload if isinstance(value, Packet) else value
         wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
         if said_with_structure(abstract(payload)) != said_with_structure(wanted):

@@ -14,13 +14,11 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
 from jsplit.party.compute.prefetch import copied, fields_of_batch
-from jsplit.party.compute.programs import Carrier, Memory, PartyPrograms
+from jsplit.party.compute.programs import MicroStore, PartyPrograms, StepCarrier
 from jsplit.party.contract.records import Batches
-from jsplit.training.memory import Places
-from jsplit.training.walk import Name, Op
-
-_HELD = "held params"
-"""The kind of the parameters that a step reads: those of its first turn."""
+from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.store import PartyLayout
+from jsplit.training.walk import Name, Op, Store
 
 
 def lateness(turns: int, staleness: int) -> list[int]:
@@ -43,10 +41,12 @@ def held(ops: Sequence[Op]) -> list[Op]:
 
     def read(op: Op) -> Op:
         reads = (
-            r._replace(kind=_HELD) if isinstance(r, Name) and r.kind == "params" else r
+            r._replace(kind=Kind.HELD_PARAMS)
+            if isinstance(r, Name) and r.kind == Kind.PARAMS
+            else r
             for r in op.reads
         )
-        return op if op.label == "update" else op._replace(reads=tuple(reads))
+        return op if op.kind == OpKind.UPDATE else op._replace(reads=tuple(reads))
 
     return [read(op) for op in ops]
 
@@ -65,36 +65,36 @@ class Pipeline:
     def __init__(
         self,
         part: PartyPrograms,
-        places: Places,
+        layout: PartyLayout,
         memory: dict,
         batches: Batches,
         late: Sequence[int],
         first: int,
         last: int,
     ):
-        self.part, self.places, self.memory, self.batches = (
+        self.part, self.layout, self.memory, self.batches = (
             part,
-            places,
+            layout,
             memory,
             batches,
         )
-        self.shared, self.next, self.last = part.shared - {places.step}, first, last
-        self.order = order(list(part.programs_of), late, first, last)
-        self.under_way: dict[int, Memory] = {}
+        self.shared, self.next, self.last = part.shared - {layout.step}, first, last
+        self.order = order(list(part.by_turn), late, first, last)
+        self.under_way: dict[int, MicroStore] = {}
 
     def fits(self, batches: Batches, step: int) -> bool:
         """Whether this is the step that comes next, of the same run."""
         return self.batches is batches and self.next == step < self.last
 
-    def step(self, step: int, at: Callable[[int], Carrier]) -> dict[Name, PyTree]:
+    def step(self, step: int, at: Callable[[int], StepCarrier]) -> dict[Name, PyTree]:
         """All turns that come no later than the last one of this step; what the step itself has left in its memory."""
-        final = max(self.part.programs_of)
+        final = max(self.part.by_turn)
         for number, turn in self.order:
             if number not in self.under_way:
-                self.under_way[number] = Memory(
+                self.under_way[number] = MicroStore(
                     self.memory, self.begin(number), self.shared
                 )
-            for program in self.part.programs_of[turn]:
+            for program in self.part.by_turn[turn]:
                 self.part.turn(program, self.under_way[number], at(number), 0)
             if (number, turn) == (step, final):
                 break
@@ -102,9 +102,9 @@ class Pipeline:
         return self.under_way.pop(step).own
 
     def begin(self, step: int) -> dict[Name, PyTree]:
-        fields = copied(fields_of_batch(self.places, self.batches(step)))
+        fields = copied(fields_of_batch(self.layout, self.batches(step)))
         params = {
-            name._replace(kind=_HELD): self.memory[name]
-            for name in self.places.params.values()
+            name._replace(kind=Kind.HELD_PARAMS): self.memory[name]
+            for name in self.layout.params.values()
         }
-        return {**fields, **params, self.places.step: jnp.int32(step)}
+        return {**fields, **params, self.layout.step: jnp.int32(step)}

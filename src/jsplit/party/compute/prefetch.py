@@ -15,14 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.party.compute.programs import Memory, PartyPrograms
+from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.records import Batches
-from jsplit.training.memory import Places
-from jsplit.training.walk import Name, Wire
+from jsplit.training.store import PartyLayout
+from jsplit.training.walk import Name, Store, Wire
 
 
-def fields_of_batch(places: Places, batch: Mapping[str, PyTree]) -> dict[Name, PyTree]:
-    return {places.fields[f]: x for f, x in batch.items() if f in places.fields}
+def fields_of_batch(
+    layout: PartyLayout, batch: Mapping[str, PyTree]
+) -> dict[Name, PyTree]:
+    return {layout.fields[f]: x for f, x in batch.items() if f in layout.fields}
 
 
 def copied(tree: PyTree) -> PyTree:
@@ -58,12 +60,11 @@ class PrefetchedStep:
         )
         return self.batches is batches and self.step == step and all(same)
 
-    def gather(self, places: Places, micros: int) -> None:
+    def gather(self, layout: PartyLayout, micros: int) -> None:
         """Make the batch, in arrays of this party's own, unless it is there."""
         if self.own:
             return
-        micro = places.step._replace(kind="micro")
-        fields = fields_of_batch(places, self.batches(self.step))
+        fields = fields_of_batch(layout, self.batches(self.step))
         if micros == 1:
             self.own = [copied(fields)]
         else:
@@ -77,7 +78,8 @@ class PrefetchedStep:
                 for m in range(micros)
             ]
             self.own = [
-                {micro: np.int32(m)} | copied(part) for m, part in enumerate(parts)
+                {layout.micro: np.int32(m)} | copied(part)
+                for m, part in enumerate(parts)
             ]
         self.done = [0] * micros
 
@@ -88,18 +90,18 @@ class PrefetchedStep:
         common = {**memory, counter: jnp.int32(self.step)}
         self.read = {
             r: memory[r]
-            for turn in part.turns[:count]
-            for r in turn.reads
+            for program in part.programs[:count]
+            for r in program.reads
             if r in memory and r != counter
         }
         for m, own in enumerate(self.own):
-            mine = Memory(common, own, part.shared)
+            mine = MicroStore(common, own, part.shared)
             for t in range(count):
                 part.turn(t, mine, self, m)
                 self.done[m] = t + 1
                 yield
 
-    def send(self, wire: Wire, micro: int, value: PyTree) -> None:
+    def send(self, wire: Wire, value: PyTree, micro: int) -> None:
         self.held.append((micro, wire, value))
 
     def take(self, wire: Wire, micro: int) -> PyTree:

@@ -1,153 +1,172 @@
-"""One party's programs of a walk, run as messages come: those of one micro-batch while another waits."""
+"""One party's programs of a walk, which wait for messages and may run for several micro-batches at once.
+
+The executor runs each; here stands which of them may run before which others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence, Set
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import jax
 
 from jsplit.core.base import PyTree
-from jsplit.training.executor import PERSISTENT, CompiledWalk, programs
-from jsplit.training.update import SUM
-from jsplit.training.walk import Name, Op, Turn, Wire
+from jsplit.training.executor import CompiledWalk, Program, jitted, run_program
+from jsplit.training.kinds import PERSISTENT, Kind
+from jsplit.training.walk import Address, Name, Op, Store, Walk, Wire
 
 
-class Carrier(Protocol):
-    """What carries the messages of one step."""
+class StepCarrier(Protocol):
+    """What carries the messages of one step, of all its micro-batches."""
 
-    def send(self, wire: Wire, micro: int, value: PyTree) -> None: ...
+    def send(self, wire: Wire, value: PyTree, micro: int) -> None:
+        """Send the value of one micro-batch."""
+        ...
 
-    def take(self, wire: Wire, micro: int) -> PyTree: ...
+    def take(self, wire: Wire, micro: int) -> PyTree:
+        """The value of one micro-batch; waits for it."""
+        ...
 
 
-class Memory:
-    """The memory of one micro-batch: its own things, before those that all share."""
+class _OfMicrobatch:
+    """The messages of one micro-batch, as the executor sends and takes them."""
 
-    def __init__(self, common: dict, own: dict, shared: frozenset[Name]):
+    def __init__(self, at: StepCarrier, micro: int):
+        # Partial functions, not methods: a message goes through no Python frame more.
+        self.send = partial(at.send, micro=micro)
+        self.take = partial(at.take, micro=micro)
+
+
+class MicroStore:
+    """The store of one micro-batch: its own things, before those that all share.
+
+    Args:
+        common: what all micro-batches share; writes of `shared` names go there.
+        own: all else that it writes.
+        shared: the names that outlast a micro-batch.
+    """
+
+    def __init__(self, common: Store, own: Store, shared: frozenset[Name]):
         self.common, self.own, self.shared = common, own, shared
 
-    def __getitem__(self, name: Any) -> Any:
+    def __getitem__(self, name: Address) -> PyTree:
         return self.own[name] if name in self.own else self.common[name]
 
-    def __setitem__(self, name: Any, value: Any) -> None:
+    def __setitem__(self, name: Address, value: PyTree) -> None:
         (self.common if name in self.shared else self.own)[name] = value
 
-    def __delitem__(self, name: Any) -> None:
+    def __delitem__(self, name: Address) -> None:
+        # What is common has its last use in the last micro-batch, which no turn knows.
         self.own.pop(name, None)
 
 
+class _Touched(NamedTuple):
+    """What a program touches of all that changes, and what of it the program writes."""
+
+    touches: Set[Name]
+    writes: Set[Name]
+
+
 class PartyPrograms:
-    """One party's turns of a walk.
+    """One party's programs of a walk.
+
+    Args:
+        party: whose they are.
+        walk: that of all parties.
+        donate: buffers of these kinds are donated by the program that replaces them.
 
     Attributes:
-        whole: as the walk has them.
-        turns: as they are compiled, each to one program or two.
-        programs_of: which of these each turn is, by its place among the `count` turns of all parties.
-        incoming: the wires that each waits for.
-        sends: whether others wait for it.
-        shared: what outlasts a micro-batch and is written by some turn; changing: that part of it which `look` found not empty.
+        programs: in order.
+        ops: the operations that they are made of.
+        count: how many turns the walk has, of all parties.
+        by_turn: of each turn of this party, by its place among those of all, its programs.
+        sends: of each program, whether others wait for it.
+        shared: what outlasts a micro-batch and is written by some program.
+        changing: that part of it which `look` did not find empty.
     """
 
     def __init__(
         self,
         party: str,
-        ops: Sequence,
-        keep: Iterable,
-        donate: Sequence[str] = ("optimizer", "params"),
+        walk: Walk,
+        donate: Collection[Kind] = (Kind.OPTIMIZER, Kind.PARAMS),
     ):
-        walk = CompiledWalk(ops, keep, donate=donate)
-        mine = [i for i, program in enumerate(walk.programs) if program.party == party]
-        self.whole: list[Turn] = [turn for turn in walk.turns if turn.party == party]
-        self.turns: list[Op] = [walk.programs[i] for i in mine]
-        numbers = iter(range(len(self.turns)))
-        self.programs_of = {
-            i: [next(numbers) for _ in programs(t)]
-            for i, t in enumerate(walk.turns)
-            if t.party == party
-        }
-        self.count = len(walk.turns)
-        self.used = [_used(turn, p) for turn in self.whole for p in programs(turn)]
-        self.functions = [walk.functions[i] for i in mine]
-        self.spent = [walk.spent[i] for i in mine]
-        first = {
-            r: t
-            for t, turn in reversed([*enumerate(self.turns)])
-            for r in turn.reads
-            if isinstance(r, Wire)
-        }
-        self.incoming = [
-            [wire for wire, at in first.items() if at == t]
-            for t in range(len(self.turns))
+        compiled = CompiledWalk(walk.turns(), walk.keep, jitted(donate))
+        own = [turn for turn in compiled.turns if turn.party == party]
+        self.count = len(compiled.turns)
+        self.ops: list[Op] = [op for turn in own for op in turn.ops]
+        self.programs: list[Program] = [
+            program for program in compiled.programs if program.party == party
         ]
+        self.by_turn: dict[int, list[int]] = {}
+        for t, program in enumerate(self.programs):
+            self.by_turn.setdefault(program.turn, []).append(t)
+
         self.sends = [
-            any(isinstance(w, Wire) for w in turn.writes) for turn in self.turns
+            any(isinstance(w, Wire) for w in program.writes)
+            for program in self.programs
         ]
-        lasts = {
+        written = [w for program in self.programs for w in program.writes]
+        self.shared = frozenset(
             w
-            for t in self.turns
-            for w in t.writes
-            if isinstance(w, Name) and (w.kind in PERSISTENT or SUM in w.kind)
-        }
-        self.shared = frozenset(lasts)
+            for w in written
+            if isinstance(w, Name) and (w.kind in PERSISTENT or w.summed)
+        )
         self.look({})
 
-    def look(self, memory: Mapping) -> None:
-        """Leave out of what turns change whatever is empty, as the statistics of a segment that has none."""
+    def look(self, store: Mapping[Address, PyTree]) -> None:
+        """Leave out of what changes whatever is empty, as the statistics of a segment without any.
+
+        Programs that touch nothing else in common can then run in any order.
+        """
         self.changing = frozenset(
-            n for n in self.shared if n not in memory or jax.tree.leaves(memory[n])
+            n for n in self.shared if n not in store or jax.tree.leaves(store[n])
         )
-        self.touch = [
-            (self.changing & {*reads, *t.writes}, self.changing & {*t.writes})
-            for reads, t in zip(self.used, self.turns, strict=True)
-        ]
+        self.touched: list[_Touched] = []
+        for program in self.programs:
+            written = self.changing & {*program.writes}
+            self.touched.append(
+                _Touched(written | (self.changing & program.needs), written)
+            )
 
-    def run(self, memory: Any, at: Carrier, micro: int) -> None:
-        for t in range(len(self.turns)):
-            self.turn(t, memory, at, micro)
+    def run(self, store: Store, at: StepCarrier) -> None:
+        """All programs in order, of a step without micro-batches."""
+        for t in range(len(self.programs)):
+            self.turn(t, store, at, 0)
 
-    def turn(self, t: int, memory: Any, at: Carrier, micro: int) -> None:
-        turn = self.turns[t]
-        for wire in self.incoming[t]:
-            memory[wire] = at.take(wire, micro)
-        results = self.functions[t](*[memory[r] for r in turn.reads])
-        for r in self.spent[t]:
-            del memory[r]
-        for name, result in zip(turn.writes, results, strict=True):
-            if isinstance(name, Wire):
-                at.send(name, micro, result)
-            else:
-                memory[name] = result
+    def turn(
+        self, t: int, store: Store | MicroStore, at: StepCarrier, micro: int
+    ) -> None:
+        """One program of one micro-batch."""
+        run_program(self.programs[t], store, _OfMicrobatch(at, micro))
 
     def leading(self, changed: Set[Name]) -> int:
-        """How many turns come before all that wait for a message or touch what is `changed`."""
-        bound = (
-            t
-            for t, turn in enumerate(self.turns)
-            if self.incoming[t] or changed & {*self.used[t], *turn.writes}
-        )
-        return next(bound, len(self.turns))
+        """How many programs come before all that wait for a message or touch what is `changed`."""
+        for t, program in enumerate(self.programs):
+            if program.waits_for or changed & {*program.needs, *program.writes}:
+                return t
+        return len(self.programs)
 
     def ready(self, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Which of the turns that are left may run now, as far as their memory goes, oldest first."""
+        """Which programs may run now, as far as their stores go, oldest first.
+
+        Args:
+            waiting: micro-batch and program of all that have not run yet, in order.
+        """
         found = []
         for i, (m, t) in enumerate(waiting):
-            if not any(k == m or u == t or self.conflict(u, t) for k, u in waiting[:i]):
+            blocked = any(
+                # Within a micro-batch programs run in order. Across micro-batches each
+                # program does, and two that share what one of them changes.
+                k == m or u == t or self._conflict(u, t)
+                for k, u in waiting[:i]
+            )
+            if not blocked:
                 found.append((m, t))
         return found
 
-    def conflict(self, u: int, t: int) -> bool:
-        """Whether one of two turns changes what the other touches."""
-        (touch_u, write_u), (touch_t, write_t) = self.touch[u], self.touch[t]
-        return bool(write_u & touch_t or write_t & touch_u)
-
-
-def _used(turn: Turn, program: Op) -> set[Name | Wire]:
-    """What a program of a turn needs of what it reads: the first of two needs nothing that only the second does."""
-    if program.label != "send":
-        return {*program.reads}
-    needed = {*program.writes}
-    for op in reversed(turn.ops):
-        if needed & {*op.writes}:
-            needed |= {*op.reads}
-    return needed & {*program.reads}
+    def _conflict(self, u: int, t: int) -> bool:
+        """Whether one of two programs changes what the other touches."""
+        one, other = self.touched[u], self.touched[t]
+        return bool(one.writes & other.touches or other.writes & one.touches)

@@ -26,7 +26,7 @@ from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.turns import Turns
 from jsplit.topology.graph import Loss, Node, Topology
 from jsplit.training.configure import both_ways
-from jsplit.training.step import wires
+from jsplit.training.crossing import wires
 from jsplit.training.walk import Wire
 
 FORMAT = "jsplit agreement 1"

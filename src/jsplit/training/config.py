@@ -1,0 +1,32 @@
+"""What a trainer is asked for, in the form that everything after its construction reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import optax
+from jax.sharding import Mesh
+
+from jsplit.core.base import Link
+from jsplit.topology.graph import Topology
+
+
+class Config(NamedTuple):
+    """The arguments of `jsplit.fused` or `jsplit.messages`, checked and spelled out.
+
+    Attributes:
+        topology: who computes what.
+        optimizer: one for every party that owns parameters.
+        links: by the kind of message, "activation" or "cotangent", and the name of the value.
+        backward: "residuals" or "recompute".
+        microbatches: how many equal parts a batch is divided into.
+        mesh: by party, its devices; parties without an entry use the default device.
+    """
+
+    topology: Topology
+    optimizer: Mapping[str, optax.GradientTransformation]
+    links: Mapping[tuple[str, str], Link]
+    backward: str
+    microbatches: int
+    mesh: Mapping[str, Mesh] = {}

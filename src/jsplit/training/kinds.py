@@ -1,0 +1,62 @@
+"""The kinds of things that a step reads and writes, of messages and of operations.
+
+Each is listed once, here; everything else compares members and takes no label apart.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What sort of thing a `Name` stands for."""
+
+    PARAMS = "params"
+    STATE = "state"
+    OPTIMIZER = "optimizer"
+    LINK = "link"
+    KEY = "key"
+    STEP = "step"
+    VALUE = "value"
+    WEIGHT = "weight"
+    MICRO = "micro"
+    VJP = "vjp"
+    GRAD = "grad"
+    COTANGENT = "cotangent"
+    LOSS = "loss"
+    HALFWAY = "halfway"
+    HELD_PARAMS = "held params"
+
+    # `Enum.__hash__` is Python code; names are hashed several times in every turn.
+    __hash__ = str.__hash__
+
+
+# What training changes, and each party keeps for itself, hands over or averages.
+LEARNED = (Kind.PARAMS, Kind.STATE, Kind.OPTIMIZER, Kind.LINK)
+
+# What outlasts a step: all else is dropped after its last use.
+PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP)
+
+
+class WireKind(StrEnum):
+    """What a message carries: a value forward, or its cotangent back."""
+
+    ACTIVATION = "activation"
+    COTANGENT = "cotangent"
+
+    # As for `Kind`: wires are keys too.
+    __hash__ = str.__hash__
+
+
+class OpKind(StrEnum):
+    """What an operation of a walk does."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    LOSS = "loss"
+    SEND = "send"
+    RECEIVE = "receive"
+    ACCUMULATE = "accumulate"
+    UPDATE = "update"
+
+    __hash__ = str.__hash__

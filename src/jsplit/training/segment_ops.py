@@ -1,0 +1,124 @@
+"""One segment as operations at its party: its forward pass, and its vjp in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core.base import PyTree, node_key
+from jsplit.core.trees import combine, inexact_part, tree_sum
+from jsplit.topology.nodes import Node
+from jsplit.training.config import Config
+from jsplit.training.cotangents import (
+    all_cotangents,
+    cotangent,
+    needs_vjp,
+    state_cotangents,
+)
+from jsplit.training.crossing import rng_names, step_key
+from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.vjp import Pullback
+from jsplit.training.walk import Name, Op
+
+
+def forward_op(config: Config, node: Node, train: bool) -> Op:
+    """Run one segment; in training leave its vjp too, if cotangents will come."""
+    party, known = node.party, rng_names(config, node.party)
+    differentiated = train and needs_vjp(config, node)
+    params, state = (
+        Name(party, Kind.PARAMS, node.name),
+        Name(party, Kind.STATE, node.name),
+    )
+    value, vjp = Name(party, Kind.VALUE, node.name), Name(party, Kind.VJP, node.name)
+    inputs = [Name(party, Kind.VALUE, i) for i in node.reads]
+
+    def run(params, state, *rest):
+        key, inputs = rest[: len(known)], rest[len(known) :]
+        key = node_key(step_key(*key), node.name, node.segment)
+        if differentiated:
+            return _forward_and_vjp(config, node, params, state, key, inputs)
+        return node.segment.apply(params, state, key, *inputs, train=train)
+
+    reads = (params, state, *known, *inputs)
+    writes = (value, state, vjp) if differentiated else (value, state)
+    return Op(party, OpKind.FORWARD, node.name, reads, writes, run)
+
+
+def _forward_and_vjp(
+    config: Config,
+    node: Node,
+    params: PyTree,
+    state: PyTree,
+    key: jax.Array,
+    inputs: tuple[PyTree, ...],
+) -> tuple[PyTree, PyTree, Pullback]:
+    """The value and new state of a segment, and its vjp."""
+    # One entry for each value: a node that reads a value twice has one cotangent for it.
+    named = dict(zip(node.reads, inputs, strict=True))
+    with_state = bool(state_cotangents(config, node))
+
+    def segment(weights: PyTree, arrived: Mapping[str, PyTree]):
+        values = named | {i: combine(named[i], x) for i, x in arrived.items()}
+        args = [values[i] for i in node.reads]
+        value, new = node.segment.apply(
+            combine(params, weights), state, key, *args, train=True
+        )
+        # Only what has cotangents is differentiated. The same results as auxiliary ones
+        # carry the rest: integers, and a state that no penalty reads.
+        outputs = inexact_part(value), inexact_part(new) if with_state else ()
+        return outputs, (value, new)
+
+    if config.backward == "recompute":
+        segment = jax.checkpoint(segment)
+    weights = inexact_part(params)
+    arrived = {
+        i: inexact_part(x)
+        for i, x in named.items()
+        if i in config.topology.depends_on_params and i in node.differentiable_inputs
+    }
+    (out, new_out), pull, (value, new) = jax.vjp(
+        segment, weights, arrived, has_aux=True
+    )
+    held = (params, *[named[i] for i in _own_fields(config, node)])
+    new = combine(new, new_out) if with_state else new
+    return combine(value, out), new, Pullback.of(pull, held)
+
+
+def backward_op(config: Config, node: Node) -> Op:
+    """Pull the cotangents of one node back to its parameters and inputs."""
+    party = node.party
+    of_value, of_state = all_cotangents(config, node), state_cotangents(config, node)
+    inputs = [
+        i for i in node.differentiable_inputs if i in config.topology.depends_on_params
+    ]
+    # Where a penalty reads the state alone, the cotangent of the value is zeros like it.
+    like = [] if of_value else [Name(party, Kind.VALUE, node.name)]
+    grad = [Name(party, Kind.GRAD, node.name)] if node.segment.trainable else []
+    held = [
+        Name(party, Kind.PARAMS, node.name),
+        *[Name(party, Kind.VALUE, i) for i in _own_fields(config, node)],
+    ]
+
+    def run(pull, *rest):
+        held_values, rest = rest[: len(held)], rest[len(held) :]
+        if of_value:
+            value_ct = tree_sum(rest[: len(of_value)])
+        else:
+            value_ct = jax.tree.map(jnp.zeros_like, inexact_part(rest[0]))
+        state_ct = tree_sum(rest[-len(of_state) :]) if of_state else ()
+        weights, arrived = pull((value_ct, state_ct), held_values)
+        return (*[weights for _ in grad], *[arrived[i] for i in inputs])
+
+    reads = (Name(party, Kind.VJP, node.name), *held, *of_value, *like, *of_state)
+    writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
+    return Op(party, OpKind.BACKWARD, node.name, reads, writes, run)
+
+
+def _own_fields(config: Config, node: Node) -> list[str]:
+    """The fields among a node's inputs, which its vjp need not hold.
+
+    Its party has them anyway, while a message that no residual needs can be dropped.
+    """
+    return [i for i in dict.fromkeys(node.reads) if i in config.topology.fields]

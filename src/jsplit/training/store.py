@@ -1,0 +1,155 @@
+"""The store: everything at hand while a step runs, by the names of what it is.
+
+`load` puts a state and a batch into it and `save_back` makes a state of it. Nothing else
+turns one form into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.training.config import Config
+from jsplit.training.crossing import wires
+from jsplit.training.kinds import Kind
+from jsplit.training.walk import Name, Store
+
+
+class PartyLayout(NamedTuple):
+    """Under which names one party's state lies in a store, and each field that it holds.
+
+    Attributes:
+        params: parameters, by node.
+        state: statistics, by node.
+        optimizer: the state of its optimizer.
+        links: memory of the links it sends through, by the label of the message.
+        key: the key that the parties agreed on.
+        step: the number of steps taken.
+        fields: fields of the batch.
+        weight: how much each example counts, [batch]; `None` lies there if all count alike.
+        micro: the number of the micro-batch.
+    """
+
+    params: dict[str, Name]
+    state: dict[str, Name]
+    optimizer: Name
+    links: dict[str, Name]
+    key: Name
+    step: Name
+    fields: dict[str, Name]
+    weight: Name
+    micro: Name
+
+
+Layout = Mapping[str, PartyLayout]
+"""By party. A party on its own machine has a layout of one entry."""
+
+
+def layout_of(config: Config) -> dict[str, PartyLayout]:
+    """The layout of all parties."""
+    topology = config.topology
+    linked = [w for w in wires(topology) if (w.kind, w.what) in config.links]
+    found = {}
+    for p in topology.parties:
+        own = [n.name for n in topology.segments if n.party == p]
+        labels = [w.label for w in linked if w.sender == p]
+        found[p] = PartyLayout(
+            params={n: Name(p, Kind.PARAMS, n) for n in own},
+            state={n: Name(p, Kind.STATE, n) for n in own},
+            optimizer=Name(p, Kind.OPTIMIZER),
+            links={label: Name(p, Kind.LINK, label) for label in labels},
+            key=Name(p, Kind.KEY),
+            step=Name(p, Kind.STEP),
+            fields={f: Name(p, Kind.VALUE, f) for f in topology.holds.get(p, ())},
+            weight=Name(p, Kind.WEIGHT),
+            micro=Name(p, Kind.MICRO),
+        )
+    return found
+
+
+def load(
+    layout: Layout,
+    state: TrainState,
+    batch: Mapping[str, PyTree] | None = None,
+    weight: jax.Array | None = None,
+) -> Store:
+    """A store with the state of every party in it, and a batch if one is given.
+
+    Args:
+        layout: of the parties whose state it is.
+        state: what they carry from step to step.
+        batch: fields, [batch, ...] each, which go to every party that holds them; others are
+            left out. Without a batch there are no weights in the store either.
+        weight: how much each example counts, [batch] of mean 1; `None`: all count alike.
+
+    Returns:
+        The store; `save_back` is the inverse.
+
+    Raises:
+        ValueError: if the state has other parties, nodes or links than the layout.
+    """
+    if state.parties.keys() != layout.keys():
+        raise ValueError(
+            f"the state is of another trainer: it has the parties {list(state.parties)}, "
+            f"expected {list(layout)}."
+        )
+    store: Store = {}
+    for party, at in layout.items():
+        own = state.parties[party]
+        if at.params.keys() != own.params.keys():
+            raise _of_another_trainer(party, "nodes", own.params, at.params)
+        if at.links.keys() != own.links.keys():
+            raise _of_another_trainer(party, "links", own.links, at.links)
+
+        # Plain loops: this runs in every step, and each comprehension is a call.
+        for n, name in at.params.items():
+            store[name] = own.params[n]
+        for n, name in at.state.items():
+            store[name] = own.state[n]
+        for label, name in at.links.items():
+            store[name] = own.links[label]
+        store[at.optimizer] = own.optimizer
+        store[at.key] = own.key
+        store[at.step] = own.step
+
+        if batch is not None:
+            store[at.weight] = weight
+            for f, name in at.fields.items():
+                if f in batch:
+                    store[name] = batch[f]
+    return store
+
+
+def _of_another_trainer(
+    party: str, what: str, got: Mapping, expected: Mapping
+) -> ValueError:
+    return ValueError(
+        f"the state of `{party}` is of another trainer: it has the {what} {list(got)}, "
+        f"expected {list(expected)}."
+    )
+
+
+def save_back(layout: Layout, store: Mapping[Name, PyTree]) -> TrainState:
+    """The state that lies in a store; the inverse of `load`."""
+    parties = {}
+    for party, at in layout.items():
+        parties[party] = PartyState(
+            {n: store[name] for n, name in at.params.items()},
+            {n: store[name] for n, name in at.state.items()},
+            store[at.optimizer],
+            {label: store[name] for label, name in at.links.items()},
+            store[at.key],
+            store[at.step],
+        )
+    return TrainState(parties)
+
+
+def key_and_step(layout: Layout, key: PyTree, step: PyTree) -> dict[Name, PyTree]:
+    """One key and one number of steps, at all parties."""
+    found: dict[Name, PyTree] = {}
+    for at in layout.values():
+        found[at.key], found[at.step] = key, step
+    return found
