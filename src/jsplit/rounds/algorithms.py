@@ -71,6 +71,9 @@ def take_turns(
         >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> print(jsplit.rounds.take_turns(trainer, "client").sharing)
+        party    params    state  optimizer    links
+        client  carried  carried    carried  carried
+        server  carried  carried    carried  carried
     """
     one_of("handoff", handoff, ("peer", "server", "none"))
     mine, others = client_and_others(trainer, client)
@@ -133,6 +136,9 @@ def parallel(
         >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> print(jsplit.rounds.parallel(trainer, "client", bottoms="shared").sharing)
+        party    params     state  optimizer  links
+        client  carried  averaged    carried    own
+        server  carried   carried    carried    own
     """
     one_of("bottoms", bottoms, ("own", "shared"))
     one_of("statistics", statistics, ("averaged", "own"))
@@ -214,6 +220,9 @@ def splitfed(
         >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> print(jsplit.rounds.splitfed(trainer, "client", version=3).sharing)
+        party     params     state  optimizer  links
+        client       own       own        own    own
+        server  averaged  averaged      fresh    own
     """
     one_of("version", version, (1, 2, 3))
     mine, others = client_and_others(trainer, client)

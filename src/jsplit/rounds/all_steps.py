@@ -34,7 +34,7 @@ from jsplit.rounds.loops import Backend
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
-from jsplit.training.walk import Name, Store
+from jsplit.training.walk import Address, Store
 
 TrainStep = Callable[..., tuple[TrainState, Info]]
 """`step(state, batch, weight) -> (state, info)`, that of a trainer."""
@@ -198,7 +198,7 @@ class AllSteps:
         sums = add_losses(sums, losses, counts.sum())
         return kept, sums, examples + counts
 
-    def _is_averaged(self, name: Name) -> bool:
+    def _is_averaged(self, name: Address) -> bool:
         """Return whether it is averaged over the clients after every step."""
         return self.sharing[name] is Sharing.AVERAGED
 

@@ -64,6 +64,9 @@ def fedavg(
         >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> print(jsplit.rounds.fedavg(trainer).sharing)
+        party     params     state  optimizer  links
+        client  averaged  averaged      fresh    own
+        server  averaged  averaged      fresh    own
     """
     # Every client has all parties: the topology is only the way to write
     # the model down, and what crosses in it crosses nowhere.
@@ -116,6 +119,9 @@ def large_batch_sgd(
         >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> print(jsplit.rounds.large_batch_sgd(trainer).sharing)
+        party    params     state  optimizer  links
+        client  carried  averaged    carried    own
+        server  carried  averaged    carried    own
     """
     # A client is the whole model here, so nothing of it crosses to others.
     everybody = check_trainer(trainer).topology.parties
@@ -151,6 +157,9 @@ def centralized(trainer: Trainer, *, loop: str = "auto") -> Algorithm:
         >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> print(jsplit.rounds.centralized(trainer).sharing)
+        party    params    state  optimizer    links
+        client  carried  carried    carried  carried
+        server  carried  carried    carried  carried
     """
     # With one client, turns with hand-off are plain training.
     parties = check_trainer(trainer).topology.parties
@@ -188,6 +197,9 @@ def alone(
         >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> print(jsplit.rounds.alone(trainer).sharing)
+        party   params  state  optimizer  links
+        client     own    own        own    own
+        server     own    own        own    own
     """
     # Nothing is averaged, so optimizer states are each client's own as
     # well.

@@ -94,10 +94,8 @@ class _ClientAxis:
         """Put the batches of all together, the inverse of `split`."""
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
-    def keys(self, key: jax.Array | None) -> jax.Array | None:
-        """Return a key for each client: that of the step, with its place folded in."""
-        if key is None:
-            return None
+    def keys(self, key: jax.Array) -> jax.Array:
+        """Return a key for each client: the step's, with its place folded in."""
         places = self.first + jnp.arange(self.count)
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
 
@@ -110,8 +108,9 @@ class _ClientAxis:
 
             # In inference there is no key.
             axes = (0 if self.own else None, 0, None if key is None else 0, 0)
+            keys = None if key is None else self.keys(key)
             run_all = self.vmap(run, in_axes=axes)
-            value, new = run_all(params, state, self.keys(key), self.split(inputs))
+            value, new = run_all(params, state, keys, self.split(inputs))
             return self.join(value), new
 
         return replace(one, apply=apply)

@@ -216,5 +216,5 @@ def _params(store: Store, party: str) -> dict[str, PyTree]:
     return {
         name.what: x
         for name, x in store.items()
-        if name.party == party and name.kind == Kind.PARAMS
+        if isinstance(name, Name) and name[:2] == (party, Kind.PARAMS)
     }

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jsplit.core.tables import aligned
 from jsplit.training.kinds import LEARNED
-from jsplit.training.walk import Name, Store
+from jsplit.training.walk import Address, Name, Store
 
 _COLUMNS = {kind: column for column, kind in enumerate(LEARNED)}
 """By the kind of a name, the column of the table that says how it is shared."""
@@ -95,8 +95,10 @@ class SharingTable:
     # A table in a notebook is read, not evaluated.
     __repr__ = __str__
 
-    def __getitem__(self, name: Name) -> Sharing:
+    def __getitem__(self, name: Address) -> Sharing:
         """Return how the thing that lies at `name` is shared."""
+        # Messages lie in a store only while a step runs.
+        assert isinstance(name, Name)
         return self.parties[name.party][_COLUMNS[name.kind]]
 
     def __contains__(self, sharing: Sharing) -> bool:
