@@ -40,7 +40,7 @@ INSIDE = {
     "topology": "nodes graph configurations decoupled drawing.scene drawing.layout drawing.draw",
     "training": (
         "export staleness vjp kinds walk config crossing cotangents losses segment_ops "
-        "step store meshes update walks configure executor initial fused messages"
+        "step store meshes update walks configure executor initial signatures fused messages"
     ),
     "populations": "checks round reading population partitions",
     "rounds": (
@@ -51,9 +51,10 @@ INSIDE = {
     "costing": "records run_cost step plan runs",
     "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
     "party": (
-        "compute.programs connection.outbox contract.records contract.schema contract.turns "
-        "durable compute.exchange compute.handover compute.prefetch contract.agreement "
-        "compute.pipeline compute.interleave connection.connections contract.draft compute.local "
+        "compute.programs connection.outbox contract.records contract.schema "
+        "contract.turns durable compute.exchange compute.handover compute.prefetch "
+        "contract.agreement compute.pipeline compute.interleave compute.first_state "
+        "compute.own_config connection.connections contract.draft compute.local "
         "connection.network process join infer run"
     ),
 }

@@ -18,10 +18,12 @@ class Config(NamedTuple):
     Attributes:
         topology: who computes what.
         optimizer: one for every party that owns parameters.
-        links: by the kind of message, "activation" or "cotangent", and the name of the value.
+        links: by the kind of message, "activation" or "cotangent", and
+            the name of the value.
         backward: "residuals" or "recompute".
         microbatches: how many equal parts a batch is divided into.
-        mesh: by party, its devices; parties without an entry use the default device.
+        mesh: by party, its devices; parties without an entry use the
+            default device.
     """
 
     topology: Topology

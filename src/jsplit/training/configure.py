@@ -1,4 +1,4 @@
-"""What every interpreter of a topology shares: checked arguments, the first state, checked batches."""
+"""The arguments of an interpreter, checked, and the batches that it is given, checked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jsplit.core.checks import as_positive_int
 from jsplit.core.trees import batch_of
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
+from jsplit.training.kinds import WireKind
 from jsplit.training.meshes import meshes_of
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
@@ -27,7 +28,19 @@ def configure(
     microbatches: int,
     mesh: Any = None,
 ) -> Config:
-    """The arguments of an interpreter, checked and spelled out.
+    """Check the arguments of an interpreter, and spell them out.
+
+    Args:
+        topology: as for `jsplit.fused`, and so are all others.
+        optimizer: one for all parties, or one for each that owns
+            parameters.
+        links: by the name of a value.
+        backward: "residuals" or "recompute".
+        microbatches: how many.
+        mesh: one for all parties, or by party.
+
+    Returns:
+        The configuration.
 
     Raises:
         ValueError: naming the culprit.
@@ -36,6 +49,8 @@ def configure(
         raise ValueError(
             f"`topology` must be a Topology, got {type(topology).__name__}."
         )
+    # Losses of weight 0 are metrics: they are told, and nothing is
+    # differentiated for them.
     if not any(x.weight for x in topology.losses):
         raise ValueError(
             "`topology` has no loss, so there is nothing to train for; add a jsplit.Loss."
@@ -45,28 +60,9 @@ def configure(
             f'`backward` must be "residuals" or "recompute", got {backward!r}.'
         )
     microbatches = as_positive_int("microbatches", microbatches)
-    owners = dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
-    if not isinstance(optimizer, Mapping):
-        optimizer = dict.fromkeys(owners, optimizer)
-    for party in optimizer:
-        if party not in topology.parties:
-            raise ValueError(
-                f"`optimizer` names the party `{party}`, which is not one of {', '.join(topology.parties)}."
-            )
-    for party in owners:
-        if party not in optimizer:
-            raise ValueError(
-                f"`optimizer` has none for the party `{party}`, which owns parameters."
-            )
-        if not callable(getattr(optimizer[party], "init", None)) or not callable(
-            getattr(optimizer[party], "update", None)
-        ):
-            raise ValueError(
-                f"`optimizer` of `{party}` must be an optax optimizer, got {type(optimizer[party]).__name__}."
-            )
     return Config(
         topology,
-        optimizer,
+        _optimizer_of_each(topology, optimizer),
         both_ways(topology, links),
         backward,
         microbatches,
@@ -74,38 +70,85 @@ def configure(
     )
 
 
+def _optimizer_of_each(
+    topology: Topology, optimizer: Optimizers
+) -> Mapping[str, optax.GradientTransformation]:
+    """By party, its optimizer; at least those that own parameters have one."""
+    owners = dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
+    if not isinstance(optimizer, Mapping):
+        optimizer = dict.fromkeys(owners, optimizer)
+    for party in optimizer:
+        if party not in topology.parties:
+            raise ValueError(
+                f"`optimizer` names the party `{party}`, which is not one of "
+                f"{', '.join(topology.parties)}."
+            )
+    for party in owners:
+        if party not in optimizer:
+            raise ValueError(
+                f"`optimizer` has none for the party `{party}`, which owns parameters."
+            )
+        # By its methods: optimizers that take extra arguments are of
+        # another class.
+        one = optimizer[party]
+        has_both = all(callable(getattr(one, n, None)) for n in ("init", "update"))
+        if not has_both:
+            raise ValueError(
+                f"`optimizer` of `{party}` must be an optax optimizer, got "
+                f"{type(one).__name__}."
+            )
+    return optimizer
+
+
 def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], Link]:
-    crossing = {c.name for c in topology.crossings}
-    found, links = {}, {} if links is None else links
-    if not isinstance(links, Mapping) or isinstance(links, Link):
+    """By kind of message and name of the value, the link that it crosses through.
+
+    Args:
+        topology: whose values cross.
+        links: as for `jsplit.fused`: a link for both ways, or a pair.
+
+    Returns:
+        Only crossings that have a link.
+
+    Raises:
+        ValueError: if a name does not cross, or what is given is no
+            link.
+    """
+    # A Link is a tuple, and not a mapping by the names of its fields.
+    if links is not None and (
+        not isinstance(links, Mapping) or isinstance(links, Link)
+    ):
         raise ValueError(
-            f"`links` must be a dictionary by the names of values that cross, got {type(links).__name__}."
+            "`links` must be a dictionary by the names of values that cross, got "
+            f"{type(links).__name__}."
         )
-    for name, link in links.items():
+    crossing = {c.name for c in topology.crossings}
+    found: dict[tuple[str, str], Link] = {}
+    for name, link in (links or {}).items():
         if name not in crossing:
             there = ", ".join(sorted(crossing)) or "none"
             raise ValueError(
                 f"`links` names `{name}`, which does not cross; there are {there}."
             )
-        pair = (
-            (link, link)
-            if isinstance(link, Link)
-            else tuple(link)
-            if isinstance(link, (tuple, list))
-            else ()
-        )
-        if len(pair) != 2 or not all(x is None or isinstance(x, Link) for x in pair):
-            raise ValueError(
-                f"`links` of `{name}` must be a Link or a pair of them (activation, cotangent), got {link!r}."
-            )
-        found.update(
-            {
-                (kind, name): x
-                for kind, x in zip(("activation", "cotangent"), pair, strict=True)
-                if x is not None
-            }
-        )
+        for kind, one in zip(WireKind, _pair(name, link), strict=True):
+            if one is not None:
+                found[kind, name] = one
     return found
+
+
+def _pair(name: str, link: Any) -> tuple[Link | None, Link | None]:
+    """The links of the activation and of the cotangent, in the order of `WireKind`."""
+    # A Link is a tuple too, so it is asked for first.
+    if isinstance(link, Link):
+        return link, link
+    is_pair = isinstance(link, (tuple, list)) and len(link) == 2
+    if not is_pair or not all(x is None or isinstance(x, Link) for x in link):
+        raise ValueError(
+            f"`links` of `{name}` must be a Link or a pair of them (activation, "
+            f"cotangent), got {link!r}."
+        )
+    up, down = link
+    return up, down
 
 
 def check_batch(
@@ -115,34 +158,55 @@ def check_batch(
     microbatches: int = 1,
     weight: Any = None,
 ) -> int:
-    """The batch size, after checking that every field is there and all have the same, positive one."""
+    """Check that a batch has all fields that are needed, and none that nobody holds.
+
+    Args:
+        topology: who holds which field.
+        batch: fields, [batch, ...] each.
+        needed: fields that must be there.
+        microbatches: what must divide the batch size.
+        weight: how much each example counts, [batch].
+
+    Returns:
+        The batch size, which all fields share.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    # It runs in every step: one pass, and a call only for what it
+    # cannot see itself.
     if not isinstance(batch, Mapping):
         raise ValueError(
             f"the batch must be a dictionary of fields, got {type(batch).__name__}."
         )
+    # What is missing is told before what is too much: it is most often
+    # one misspelt name.
     if needed - batch.keys():
         missing = sorted(needed - batch.keys())[0]
-        raise ValueError(
-            f"the batch lacks the field `{missing}`; it has {', '.join(map(str, batch)) or 'none'}."
-        )
+        there = ", ".join(map(str, batch)) or "none"
+        raise ValueError(f"the batch lacks the field `{missing}`; it has {there}.")
     for name in batch:
         if name not in topology.fields:
             raise ValueError(
-                f"the batch has a field `{name}`, which no party holds; there are {', '.join(topology.fields)}."
+                f"the batch has a field `{name}`, which no party holds; there are "
+                f"{', '.join(topology.fields)}."
             )
     size = batch_of(batch)
     if size % microbatches:
         raise ValueError(
-            f"`microbatches` is {microbatches}, which does not divide the batch of {size} examples."
+            f"`microbatches` is {microbatches}, which does not divide the batch of "
+            f"{size} examples."
         )
     if weight is not None and jnp.shape(weight) != (size,):
         raise ValueError(
-            f"`weight` must hold one number for each of the {size} examples, got shape {jnp.shape(weight)}."
+            f"`weight` must hold one number for each of the {size} examples, got shape "
+            f"{jnp.shape(weight)}."
         )
     return size
 
 
 def fields_of(topology: Topology, *, losses: bool) -> set[str]:
     """The fields that the nodes, and the losses if asked, read."""
+    # Labels are read by losses alone: to predict, nobody needs them.
     readers = (*topology.segments, *topology.losses) if losses else topology.segments
     return {i for n in readers for i in n.reads if i in topology.fields}

@@ -21,7 +21,8 @@ def returned(party: str, value: str, sender: str) -> Name:
 def cotangents(config: Config, value: str, party: str) -> list[Name]:
     """The cotangents of a value that a party computes, one for each node or loss that reads it."""
     topology = config.topology
-    # A node off the way to every loss gets no cotangent, so it gives none.
+    # A node off the way to every loss gets no cotangent, so it gives
+    # none.
     readers = [
         n.name
         for n in topology.segments
@@ -39,6 +40,8 @@ def cotangents(config: Config, value: str, party: str) -> list[Name]:
 
 def all_cotangents(config: Config, node: Node) -> list[Name]:
     """Those of a node's value that its party computes, and those that come over a crossing."""
+    # One of each receiver: it has summed those of its own readers
+    # before it sends.
     back = [
         c.receiver
         for c in config.topology.crossings
@@ -55,5 +58,7 @@ def state_cotangents(config: Config, node: Node) -> list[Name]:
 
 def needs_vjp(config: Config, node: Node) -> bool:
     """Whether a node's forward pass in training must leave a vjp."""
+    # No cotangent, no vjp: the outputs that only metrics read cost
+    # nothing in training.
     reached = all_cotangents(config, node) or state_cotangents(config, node)
     return node.name in config.topology.depends_on_params and bool(reached)

@@ -1,4 +1,8 @@
-"""A value on its way to another party: encoded by its link where it leaves, decoded where it arrives."""
+"""A value on its way to another party, encoded by its link and decoded again.
+
+Here are the operations at both ends of a crossing, and the messages
+between them.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +41,9 @@ class Packet:
         self.payload, self.like = payload, like
 
     def tree_flatten(self):
-        # Shapes are part of the structure: compiled code must know them, and
-        # structures are compared and hashed, which a tree of shapes cannot be.
+        # Shapes are part of the structure: compiled code must know
+        # them, and structures are compared and hashed, which a tree of
+        # shapes cannot be.
         leaves, structure = jax.tree.flatten(self.like)
         return (self.payload,), (tuple((x.shape, x.dtype) for x in leaves), structure)
 
@@ -72,7 +77,7 @@ def message_of(wire: Wire, sent: PyTree) -> Message:
 
 
 def rng_names(config: Config, party: str) -> list[Name]:
-    """What randomness is a function of: the key, the step, and the micro-batch if there are several."""
+    """What randomness is a function of: the key, the step and, with several, the micro-batch."""
     several = [Name(party, Kind.MICRO)] if config.microbatches > 1 else []
     return [Name(party, Kind.KEY), Name(party, Kind.STEP), *several]
 
@@ -99,14 +104,18 @@ def crossing_ops(
     Args:
         config: whose links and randomness are used.
         wire: the message.
-        sent: what lies at the sender; several things are summed before they are sent.
+        sent: what lies at the sender; several things are summed before
+            they are sent.
         received: where the decoded value lies at the receiver.
-        train: whether the link's memory is read and written; in inference it starts anew.
+        train: whether the link's memory is read and written; in
+            inference it starts anew.
 
     Returns:
         Two operations, one at each end.
     """
     link = config.links.get((wire.kind, wire.what))
+    # Without a link there are no packets and no keys: what is sent is
+    # what arrives.
     if link is None:
         return [
             Op(
@@ -144,7 +153,8 @@ def _encode_op(
             given[at_key:at_value],
             tree_sum(given[at_value:]),
         )
-        # Each crossing draws for itself: the message's name is folded into the step's key.
+        # Each crossing draws for itself: the message's name is folded
+        # into the step's key.
         key = jax.random.fold_in(step_key(*key), crc32("/".join(wire).encode()))
         like = abstract(value)
         before = state[0] if train else link.init(like)
@@ -160,6 +170,8 @@ def _decode_op(wire: Wire, link: Link, received: Name) -> Op:
 
     def decode(packet):
         value = link.decode(packet.payload, packet.like)
+        # A wrong shape would fail, or broadcast, far from the link that
+        # made it.
         if (got := abstract(value)) != packet.like:
             raise ValueError(
                 f"link of `{wire.what}`: `decode` gives {describe(got)} for the "

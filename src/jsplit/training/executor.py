@@ -1,7 +1,8 @@
 """The executor: turns of a walk as compiled programs, run in order against a store.
 
-How a turn becomes compiled functions, and what carries messages, are arguments. So one
-executor serves parties in one process, clients row by row, and a party over a network.
+How a turn becomes compiled functions, and what carries messages, are
+arguments. So one executor serves parties in one process, clients row by
+row, and a party over a network.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class InProcess:
 
     def __init__(self) -> None:
         under_way: dict[Wire, PyTree] = {}
-        # Methods of the dictionary itself: no Python runs for a message.
+        # Methods of the dictionary itself: no Python runs for a
+        # message.
         self.send = under_way.__setitem__
         self.take = under_way.pop
 
@@ -55,9 +57,12 @@ class Recorder:
     """Messages between parties of one process, each recorded as it is sent.
 
     Args:
-        known: records by wire and shapes, worked out once and shared by all steps.
+        known: records by wire and shapes, worked out once and shared by
+            all steps.
     """
 
+    # A record is a function of wire, shapes and dtypes, and these
+    # seldom change.
     def __init__(self, known: dict[tuple, Message]):
         self.known = known
         self.messages: list[Message] = []
@@ -121,7 +126,8 @@ class CompiledWalk:
     """The turns of a walk as compiled programs.
 
     Args:
-        turns: what each party does between messages, in an order in which they can run.
+        turns: what each party does between messages, in an order in
+            which they can run.
         keep: what must be left at the end.
         compiler: how a turn is compiled; by default as `jitted` does.
 
@@ -143,10 +149,14 @@ class CompiledWalk:
             _check_own(turn)
             pieces += [(i, turn.party, piece) for piece in compiler(i, turn)]
 
+        # Nothing can be dropped before all is known: the last program
+        # that reads a name may belong to a turn much later.
         keep, seen = set(keep), set()
         last = {r: k for k, (_, _, piece) in enumerate(pieces) for r in piece.reads}
         self.programs: list[Program] = []
         for k, (i, party, (reads, writes, needs, run)) in enumerate(pieces):
+            # The two programs of a turn read the same messages; the
+            # first takes them.
             new = [r for r in dict.fromkeys(reads) if r not in seen]
             seen.update(new)
             waits_for = tuple(r for r in new if isinstance(r, Wire))
@@ -167,11 +177,14 @@ class CompiledWalk:
 
 def run_program(program: Program, store: StoreLike, carrier: Carrier) -> None:
     """Run one program on what lies in a store and what has been sent."""
+    # Hot: one frame of Python for a program, whatever carries its
+    # messages.
     for wire in program.waits_for:
         store[wire] = carrier.take(wire)
     results = program.function(*[store[r] for r in program.reads])
 
-    # Before new things are stored: the turn may write anew what was last read here.
+    # Before new things are stored: the turn may write anew what was
+    # last read here.
     for address in program.dead_after:
         del store[address]
     for address, result in zip(program.writes, results, strict=True):
@@ -198,13 +211,16 @@ def jitted(
     """Compile every turn by `jax.jit`, in two programs where others wait for what it sends.
 
     Args:
-        donate: buffers of these kinds are donated by the program that replaces them.
+        donate: buffers of these kinds are donated by the program that
+            replaces them.
         meshes: by party, the devices that it computes on.
     """
 
     def compiler(number: int, turn: Turn) -> list[Piece]:
         made = []
         for piece in send_first(turn):
+            # Only what comes back in the same place: XLA writes the new
+            # over the old.
             donated = tuple(
                 k
                 for k, r in enumerate(piece.reads)
@@ -226,16 +242,18 @@ def whole(turn: Turn, run: Callable[..., Sequence]) -> list[Piece]:
 def send_first(turn: Turn) -> list[Piece]:
     """A turn in two pieces if it sends something and computes gradients of its parameters.
 
-    The first gives all that can be had without these gradients. The second gives the
-    gradients, and whatever the turn reads and replaces: parameters, statistics, memories.
-    Nobody waits for the second, and each needs less memory than one program for both.
+    The first gives all that can be had without these gradients. The
+    second gives the gradients, and whatever the turn reads and
+    replaces: parameters, statistics, memories. Nobody waits for the
+    second, and each needs less memory than one program for both.
     """
     sends = any(isinstance(w, Wire) for w in turn.writes)
     learns = any(_is_gradient(w) for op in turn.ops for w in op.writes)
     if not sends or not learns:
         return whole(turn, turn.run)
 
-    # What is replaced comes in the second: both read the turn's inputs as they were.
+    # What is replaced comes in the second: both read the turn's inputs
+    # as they were.
     early = [not _is_gradient(w) and w not in turn.reads for w in turn.writes]
     sent = tuple(w for w, e in zip(turn.writes, early, strict=True) if e)
     learned = tuple(w for w, e in zip(turn.writes, early, strict=True) if not e)
@@ -258,6 +276,8 @@ def _is_gradient(address: Address) -> bool:
 def _needed(turn: Turn, results: Iterable[Address]) -> frozenset[Address]:
     """What some results of a turn depend on, of what it reads."""
     needed = {*results}
+    # From the end back, each operation once: those after it have said
+    # what they need.
     for op in reversed(turn.ops):
         if needed & {*op.writes}:
             needed |= {*op.reads}

@@ -11,6 +11,7 @@ from jsplit.core.base import PyTree, TrainState
 from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract
 from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Node
 
 
 def export(
@@ -20,60 +21,115 @@ def export(
     *,
     platforms: str | Sequence[str] | None = None,
 ) -> dict[str, dict[str, jax_export.Exported]]:
-    """Every party's segments in inference mode, with its weights inside and the batch size free.
+    """Export every party's segments in inference mode, with the batch size free.
 
-    `export(...)["hospital"]["smashed"].call(image)` computes the node's value. `.serialize()` makes bytes of it (this
-    needs the extra `jsplit[export]`), which `jax.export.deserialize` reads anywhere, without the model's code.
+    The weights are inside.
+    `export(...)["hospital"]["smashed"].call(image)` computes the node's
+    value. `.serialize()` makes bytes of it (this needs the extra
+    `jsplit[export]`), which `jax.export.deserialize` reads anywhere,
+    without the model's code.
 
     Args:
         topology: of the trainer.
         state: the trained state.
-        fields: a batch, for shapes and dtypes alone; those fields that the nodes read.
-        platforms: where it shall run, as `("cpu", "cuda", "tpu")`; by default where it is exported.
+        fields: a batch, for shapes and dtypes alone; those fields that
+            the nodes read, [batch, ...] each.
+        platforms: where it shall run, as `("cpu", "cuda", "tpu")`; by
+            default where it is exported.
 
     Returns:
-        By party and node, the exported functions of the node's inputs, in their order.
+        By party and node, the exported functions of the node's inputs,
+        in their order.
 
     Raises:
-        ValueError: if a field is missing, the state is of another topology, or a segment does not run with the batch size free.
+        ValueError: if a field is missing, the state is of another
+            topology, or a segment does not run with the batch size
+            free.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit
+        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"], name="h")
+        >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
+        >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+        >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+        >>> state = jsplit.fused(topology, {}).init(0, batch)
+        >>> exported = jsplit.export(topology, state, {"x": batch["x"]})
+        >>> {party: list(nodes) for party, nodes in exported.items()}
+        {'client': ['h'], 'server': ['sum']}
+        >>> exported["client"]["h"].call(jnp.ones((7, 3))).shape
+        (7, 3)
     """
-    read = {i for n in topology.segments for i in n.reads if i in topology.fields}
-    if missing := sorted(read - fields.keys()):
-        raise ValueError(
-            f"`fields` lacks `{missing[0]}`; it has {', '.join(fields) or 'none'}."
-        )
-    for n in topology.segments:
-        if n.party not in state.parties or n.name not in state.parties[n.party].params:
-            raise ValueError(
-                f"`state` is of another topology: it has nothing of the node `{n.name}` at `{n.party}`."
-            )
+    _check_complete(topology, state, fields)
     platforms = (platforms,) if isinstance(platforms, str) else platforms
     (batch,) = jax_export.symbolic_shape("batch")
+
+    def with_free_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+
+    # The same symbol for all: sizes of two values that a node reads
+    # must be known equal.
     values = {
-        f: jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype),
-            abstract(fields[f]),
-        )
-        for f in read
+        f: jax.tree.map(with_free_batch, abstract(fields[f]))
+        for f in _fields_read(topology)
     }
     exported: dict[str, dict[str, jax_export.Exported]] = {
         party: {} for party in topology.parties
     }
     for n in topology.segments:
-        own = state.parties[n.party]
-
-        def run(*inputs, n=n, params=own.params[n.name], statistics=own.state[n.name]):
-            return n.segment.apply(params, statistics, None, *inputs, train=False)[0]
-
-        try:
-            made = jax_export.export(jax.jit(run), platforms=platforms)(
-                *[values[i] for i in n.reads]
-            )
-        except Exception as error:  # it ran with numbers
-            raise ValueError(
-                f"`{n.name}` cannot be exported, it does not run with a free batch size: {first_line(error)}"
-            ) from error
+        inputs = [values[i] for i in n.reads]
+        made = _exported(n, state, inputs, platforms)
         exported[n.party][n.name] = made
+
+        # Nodes downstream are given what this one gives, in the same
+        # symbol.
         outputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.out_avals]
         values[n.name] = jax.tree.unflatten(made.out_tree, outputs)
     return exported
+
+
+def _fields_read(topology: Topology) -> set[str]:
+    """The fields that nodes read; those of losses alone are not needed."""
+    return {i for n in topology.segments for i in n.reads if i in topology.fields}
+
+
+def _check_complete(
+    topology: Topology, state: TrainState, fields: Mapping[str, PyTree]
+) -> None:
+    """Refuse missing fields, and a state of another topology."""
+    if missing := sorted(_fields_read(topology) - fields.keys()):
+        raise ValueError(
+            f"`fields` lacks `{missing[0]}`; it has {', '.join(fields) or 'none'}."
+        )
+    for n in topology.segments:
+        own = state.parties.get(n.party)
+        if own is None or n.name not in own.params:
+            raise ValueError(
+                f"`state` is of another topology: it has nothing of the node `{n.name}` "
+                f"at `{n.party}`."
+            )
+
+
+def _exported(
+    node: Node,
+    state: TrainState,
+    inputs: Sequence[PyTree],
+    platforms: Sequence[str] | None,
+) -> jax_export.Exported:
+    """One node with its weights, exported for inputs of these shapes."""
+    own = state.parties[node.party]
+    params, statistics = own.params[node.name], own.state[node.name]
+
+    def run(*inputs: PyTree) -> PyTree:
+        # Inference draws nothing, so there is no key.
+        value, _ = node.segment.apply(params, statistics, None, *inputs, train=False)
+        return value
+
+    try:
+        return jax_export.export(jax.jit(run), platforms=platforms)(*inputs)
+    except Exception as error:
+        # It ran with numbers in training, so it is the free size that
+        # it cannot have.
+        raise ValueError(
+            f"`{node.name}` cannot be exported, it does not run with a free batch size: "
+            f"{first_line(error)}"
+        ) from error

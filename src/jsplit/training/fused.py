@@ -1,13 +1,14 @@
 """The whole step of all parties in one `jit`: for simulation, and for training on one machine.
 
-Every crossing still goes through its link, so the numbers are those of parties that exchange messages.
+Every crossing still goes through its link, so the numbers are those of
+parties that exchange messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +30,19 @@ from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
 from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
+from jsplit.training.signatures import (
+    EvaluateFn,
+    InitFn,
+    PredictFn,
+    StepFn,
+    documented_as,
+)
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
+
+Fields = Mapping[str, PyTree]
 
 
 def fused(
@@ -46,60 +56,118 @@ def fused(
 ) -> Trainer:
     """Train a topology with each step compiled as one program.
 
-    Equals `messages`, and training the whole model with the same optimizer on each part, to float tolerance.
+    Equals `messages`, and training the whole model with the same
+    optimizer on each part, to float tolerance.
 
     Args:
         topology: who computes what.
-        optimizer: one optax optimizer per party that owns parameters, over those of all its nodes; or one
-            for all, each party with a state of its own. One that looks at all parameters together, as
-            `optax.clip_by_global_norm` does, sees those of its party alone.
-        links: by the name of a value that crosses, what happens to it: one `Link` for the activation and for its
-            cotangent, or a pair (activation, cotangent), either of which may be `None`. By default
-            values cross as they are.
-        backward: `"residuals"` keeps what the forward pass computed until the backward pass; `"recompute"` keeps a
-            segment's inputs only, and computes the rest again with the same key, parameters and state. Both
-            give the same gradients.
-        microbatches: how many equal parts a batch is divided into; gradients and losses are their mean, statistics are
-            updated part after part. Equal to the full batch where no segment mixes examples (BatchNorm) or draws
-            random numbers.
-        mesh: devices over which the batch is spread, along all axes of the mesh; parameters lie on each. The numbers are
-            those of one device: statistics are of the whole batch. In training the devices must divide the batch; in
-            inference a batch that they do not divide is computed by each.
+        optimizer: one optax optimizer per party that owns parameters,
+            over those of all its nodes; or one for all, each party with
+            a state of its own. One that looks at all parameters
+            together, as `optax.clip_by_global_norm` does, sees those of
+            its party alone.
+        links: by the name of a value that crosses, what happens to it:
+            one `Link` for the activation and for its cotangent, or a
+            pair (activation, cotangent), either of which may be `None`.
+            By default values cross as they are.
+        backward: `"residuals"` keeps what the forward pass computed
+            until the backward pass; `"recompute"` keeps a segment's
+            inputs only, and computes the rest again with the same key,
+            parameters and state. Both give the same gradients.
+        microbatches: how many equal parts a batch is divided into;
+            gradients and losses are their mean, statistics are updated
+            part after part. Equal to the full batch where no segment
+            mixes examples (BatchNorm) or draws random numbers.
+        mesh: devices over which the batch is spread, along all axes of
+            the mesh; parameters lie on each. The numbers are those of
+            one device: statistics are of the whole batch. In training
+            the devices must divide the batch; in inference a batch that
+            they do not divide is computed by each.
 
     Returns:
         A `Trainer`. `step` donates the state that it is given.
 
     Raises:
         ValueError: naming the argument that does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit, optax
+        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
+        >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+        >>> trainer = jsplit.fused(topology, {})
+        >>> state = trainer.init(0, {"x": jnp.ones((4, 3)), "label": jnp.ones(4)})
+        >>> trainer.predict(state, {"x": jnp.ones((2, 3))})["sum"].shape
+        (2,)
     """
     config = configure(topology, optimizer, links, backward, microbatches, mesh)
-    devices, walked = one_mesh(config), with_batch_sharding(config)
-    layout, walks = layout_of(config), walks_of(walked)
+    devices = one_mesh(config)
+    train, measure, infer = _programs(config)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
 
-    def laid(
-        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
-    ) -> tuple[TrainState, dict, Any]:
-        return (
-            replicate(state, devices),
-            shard_batch(dict(batch), devices),
-            shard_batch(weight, devices),
-        )
+    @documented_as(InitFn)
+    def init(key: jax.Array | int, batch: Fields) -> TrainState:
+        return initial_state(config, key, batch)
+
+    @documented_as(StepFn)
+    def step(
+        state: TrainState, batch: Fields, weight: Any = None
+    ) -> tuple[TrainState, Info]:
+        size = check_batch(topology, batch, needed, microbatches, weight)
+        # Without a mesh nothing is moved, and nothing is called to find
+        # that out.
+        if devices is not None:
+            check_even(config, size)
+            state, batch, weight = _laid(devices, state, batch, weight)
+        keys = _keys_of(state)
+        state, info = train(_swap_keys(state), keys, dict(batch), weight)
+        return _swap_keys(state, keys), info
+
+    @documented_as(EvaluateFn)
+    def evaluate(state: TrainState, batch: Fields, weight: Any = None) -> Info:
+        check_batch(topology, batch, needed, weight=weight)
+        state, batch, weight = _laid(devices, state, batch, weight)
+        return measure(_swap_keys(state), _keys_of(state), batch, weight)
+
+    @documented_as(PredictFn)
+    def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
+        check_batch(topology, fields, inputs)
+        state, fields, _ = _laid(devices, state, fields, None)
+        return infer(_swap_keys(state), _keys_of(state), fields)
+
+    return Trainer(init, step, evaluate, predict, config)
+
+
+class _Programs(NamedTuple):
+    """The three compiled programs of a trainer, of (state, keys, batch, ...) each."""
+
+    train: Callable[..., tuple[TrainState, Info]]
+    measure: Callable[..., Info]
+    infer: Callable[..., dict[str, PyTree]]
+
+
+def _programs(config: Config) -> _Programs:
+    """Compile each walk as one program."""
+    topology, layout = config.topology, layout_of(config)
+    walked = with_batch_sharding(config)
+    walks = walks_of(walked)
 
     def start(
-        state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any = None
+        state: TrainState, keys: _Keys, batch: Fields, weight: Any = None
     ) -> Store:
         return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
 
     def losses_in(store: Store) -> Info:
         return info_of(topology, {n.what: store[n] for n in walks.losses})
 
+    # Only the state is donated: keys and batch are the caller's, who
+    # may use them again.
     @partial(jax.jit, donate_argnums=0)
     def train(
-        state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any
+        state: TrainState, keys: _Keys, batch: Fields, weight: Any
     ) -> tuple[TrainState, Info]:
         store = start(state, keys, batch, weight)
-        if microbatches == 1:
+        if config.microbatches == 1:
             execute(walks.train.ops, store)
         else:
             _run_microbatches(walked, walks, store)
@@ -107,81 +175,81 @@ def fused(
         return _swap_keys(save_back(layout, store)), losses_in(store)
 
     @jax.jit
-    def measure(
-        state: TrainState, keys: _Keys, batch: Mapping[str, PyTree], weight: Any
-    ) -> Info:
+    def measure(state: TrainState, keys: _Keys, batch: Fields, weight: Any) -> Info:
         store = start(state, keys, batch, weight)
         execute(walks.measure.ops, store)
         return losses_in(store)
 
     @jax.jit
-    def infer(
-        state: TrainState, keys: _Keys, fields: Mapping[str, PyTree]
-    ) -> dict[str, PyTree]:
+    def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
         store = start(state, keys, fields)
         execute(walks.infer.ops, store)
         return {n.what: store[n] for n in walks.outputs}
 
-    def step(
-        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
-    ) -> tuple[TrainState, Info]:
-        check_even(config, check_batch(topology, batch, needed, microbatches, weight))
-        state, batch, weight = laid(state, batch, weight)
-        keys = _keys_of(state)
-        state, info = train(_swap_keys(state), keys, batch, weight)
-        return _swap_keys(state, keys), info
+    return _Programs(train, measure, infer)
 
-    def evaluate(
-        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
-    ) -> Info:
-        check_batch(topology, batch, needed, weight=weight)
-        state, batch, weight = laid(state, batch, weight)
-        return measure(_swap_keys(state), _keys_of(state), batch, weight)
 
-    def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
-        check_batch(topology, fields, inputs)
-        state, fields, _ = laid(state, fields)
-        return infer(_swap_keys(state), _keys_of(state), fields)
-
-    return Trainer(partial(initial_state, config), step, evaluate, predict, config)
+def _laid(
+    devices: Mesh | None, state: TrainState, batch: Fields, weight: Any
+) -> tuple[TrainState, dict[str, PyTree], Any]:
+    """The arguments of a program where it computes; without a mesh, as they are."""
+    return (
+        replicate(state, devices),
+        # A plain dictionary: programs do not take every mapping for a
+        # pytree.
+        shard_batch(dict(batch), devices),
+        shard_batch(weight, devices),
+    )
 
 
 _Keys = Mapping[str, jax.Array]
 
 
 def _keys_of(state: TrainState) -> dict[str, jax.Array]:
+    """The key of every party."""
     return {party: own.key for party, own in state.parties.items()}
 
 
 def _swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> TrainState:
-    """The state with other keys, or with none: a compiled step hands typed keys back slowly, and never changes them."""
+    """The state with other keys, or with none."""
+    # A compiled step hands typed keys back slowly, and never changes
+    # them: they go in beside the state, and stay outside when it comes
+    # back.
     found = {}
     for party, (params, own, optimizer, links, _, step) in state.parties.items():
-        found[party] = PartyState(
-            params, own, optimizer, links, keys[party] if keys else None, step
-        )  # type: ignore[arg-type]
+        key: Any = keys[party] if keys else None
+        found[party] = PartyState(params, own, optimizer, links, key, step)
     return TrainState(found)
 
 
 def _run_microbatches(config: Config, walks: Walks, store: Store) -> None:
-    """Forward and backward over each part of the batch in turn; sums of gradients, means of losses."""
+    """Run forward and backward passes over each part of the batch in turn.
+
+    Afterwards the store holds the sums of gradients, and the means of
+    losses.
+    """
     count, ops = config.microbatches, walks.train.ops
     divided = {n: x for n, x in store.items() if n.kind in (Kind.VALUE, Kind.WEIGHT)}
     parts = jax.tree.map(
         lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), divided
     )
     first = jax.tree.map(lambda x: x[0], parts)
+
+    # Statistics and memories of links go from part to part, as in
+    # `messages`.
     carry = {n: x for n, x in store.items() if n.kind in (Kind.STATE, Kind.LINK)}
     fixed = {n: x for n, x in store.items() if n not in divided and n not in carry}
     carry |= zero_sums(ops, {**store, **first})
     numbers = [Name(p, Kind.MICRO) for p in config.topology.parties]
 
-    def body(carry: Store, part: tuple) -> tuple[Store, None]:
+    def body(carry: Store, part: tuple[Store, jax.Array]) -> tuple[Store, None]:
         fields, number = part
         memory = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
         execute(ops, memory)
         return {n: memory[n] for n in carry}, None
 
+    # XLA runs convolutions inside loops 20 to 100 times slower on a
+    # CPU.
     unroll = convolves_on_cpu(body, carry, (first, jnp.int32(0)))
     carry, _ = jax.lax.scan(body, carry, (parts, jnp.arange(count)), unroll=unroll)
     store.update(carry)

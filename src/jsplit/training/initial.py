@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import index
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,22 @@ def initial_state(
     *,
     shapes_only: bool = False,
 ) -> TrainState:
-    """Every party's first state: each segment initialised on the shapes that reach it.
+    """The first state of all parties.
 
-    Every array in it is a copy of its own, since the state is donated step by step. With `shapes_only`, values that a
-    model does not have (of `nnx.eval_shape`) are zeros.
+    Args:
+        config: of the training.
+        key: a PRNG key or a seed.
+        batch: fields, [batch, ...] each, of which only shapes matter.
+        shapes_only: whether a model without values (of
+            `nnx.eval_shape`) is accepted, as zeros.
+
+    Returns:
+        A state at step 0. Every array in it is a copy of its own.
 
     Raises:
-        ValueError: if the batch is wrong, a segment does not run on its inputs, one with parameters passes on only integers,
-            or an optimizer does not run on the parameters.
+        ValueError: if the batch is wrong, a segment does not run on its
+            inputs, one with parameters before it passes on only
+            integers, or an optimizer does not run on the parameters.
     """
     topology, key = config.topology, seed_of(key)
     needed = fields_of(topology, losses=True)
@@ -68,15 +77,19 @@ def first_states(
 
     Args:
         config: of the training.
-        parties: whose state it is; a party on its own machine makes its own alone.
+        parties: whose state it is; a party on its own machine makes its
+            own alone.
         key: the key that all have agreed on.
-        values: shapes of fields, and of values that other parties compute; those of the
-            parties' own nodes are put there.
-        check: what a node's value must pass, given its shapes, before others read it.
-        shapes_only: whether a model without values is accepted, as zeros.
+        values: shapes of fields, and of values that other parties
+            compute; those of the parties' own nodes are put there.
+        check: what a node's value must pass, given its shapes, before
+            others read it.
+        shapes_only: whether a model without values is accepted, as
+            zeros.
 
     Returns:
-        By party, its first state. Every array in it is a copy of its own.
+        By party, its first state. Every array in it is a copy of its
+        own.
     """
     topology = config.topology
     params: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
@@ -84,7 +97,7 @@ def first_states(
     for n in topology.segments:
         if n.party in params:
             inputs = [values[i] for i in n.reads]
-            own, statistics, value = start(n, key, inputs, shapes_only)
+            own, statistics, value = _start(n, key, inputs, shapes_only)
             check(n, value)
             params[n.party][n.name], state[n.party][n.name] = own, statistics
             values[n.name] = value
@@ -94,7 +107,8 @@ def first_states(
         link = config.links.get((wire.kind, wire.what))
         if link is not None and wire.sender in links:
             like = values[wire.what]
-            # A cotangent has the structure of its value, without what is not floating.
+            # A cotangent has the structure of its value, without what
+            # is not floating.
             like = like if wire.kind == WireKind.ACTIVATION else inexact_part(like)
             links[wire.sender][wire.label] = link.init(like)
 
@@ -106,23 +120,30 @@ def first_states(
         memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         step = jnp.zeros((), jnp.int32)
         found[p] = PartyState(params[p], state[p], memory, links[p], key, step)
-    # A step donates its state: no two parts of it may share a buffer, nor one with the
-    # user's model or key.
+    # A step donates its state: no two parts of it may share a buffer,
+    # nor one with the user's model or key.
     return jax.tree.map(lambda x: jnp.array(x, copy=True), found)
 
 
 def seed_of(key: jax.Array | int) -> jax.Array:
-    """The key itself, typed or raw, or that of a seed."""
-    if hasattr(key, "dtype"):
-        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)  # type: ignore[union-attr]
-        if jnp.ndim(key) == (0 if typed else 1) and (typed or key.dtype == jnp.uint32):  # type: ignore[union-attr]
-            return key  # type: ignore[return-value]
+    """The key itself, typed or raw, or that of a seed.
+
+    Raises:
+        ValueError: if it is neither a key nor an integer.
+    """
+    if isinstance(key, (jax.Array, np.ndarray, np.generic)):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        # A raw key is a row of uint32; a scalar of any integer type is
+        # a seed.
+        if jnp.ndim(key) == (0 if typed else 1) and (typed or key.dtype == jnp.uint32):
+            return cast(jax.Array, key)
         if jnp.ndim(key):
+            got = f"{key.dtype}{list(jnp.shape(key))}"
             raise ValueError(
-                f"`key` must be one PRNG key or an integer seed, got {key.dtype}{list(jnp.shape(key))}."
-            )  # type: ignore[union-attr]
+                f"`key` must be one PRNG key or an integer seed, got {got}."
+            )
     try:
-        return jax.random.key(index(key))  # type: ignore[arg-type]
+        return jax.random.key(index(cast(int, key)))
     except TypeError:
         raise ValueError(
             f"`key` must be a PRNG key or an integer seed, got {type(key).__name__}."
@@ -130,29 +151,44 @@ def seed_of(key: jax.Array | int) -> jax.Array:
 
 
 def example(field: str, value: PyTree, size: int) -> PyTree:
-    """The shapes of a field of the batch, `size` examples of it."""
-    for x in jax.tree.leaves(value):
-        if (
-            not isinstance(x, (jax.Array, jax.ShapeDtypeStruct))
-            and np.asarray(x).dtype.kind not in "biufcV"
-        ):
+    """The shapes of a field of the batch, `size` examples of it.
+
+    Raises:
+        ValueError: if it holds no array, or other things than numbers.
+    """
+    leaves = jax.tree.leaves(value)
+    for x in leaves:
+        known = isinstance(x, (jax.Array, jax.ShapeDtypeStruct))
+        # "V" are the types of ml_dtypes, as bfloat16 is to NumPy.
+        if not known and np.asarray(x).dtype.kind not in "biufcV":
             raise ValueError(
-                f"field `{field}` of the batch must hold numbers, got {np.asarray(x).dtype}."
+                f"field `{field}` of the batch must hold numbers, got "
+                f"{np.asarray(x).dtype}."
             )
-    if not jax.tree.leaves(value):
+    if not leaves:
         raise ValueError(f"field `{field}` of the batch holds no array, got {value!r}.")
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), abstract(value)
     )
 
 
-def start(
+def _start(
     node: Node, key: jax.Array, inputs: Sequence[PyTree], shapes_only: bool
 ) -> tuple[PyTree, PyTree, PyTree]:
-    """First parameters and state of a node, and the shapes of its value, given those of its inputs."""
+    """First parameters and state of a node, and the shapes of its value.
+
+    Args:
+        node: which.
+        key: the key of all.
+        inputs: the shapes that the node reads.
+        shapes_only: whether a model without values is accepted, as
+            zeros.
+    """
     where = f"node `{node.name}` at `{node.party}`"
     own = node_key(key, node.name, node.segment)
     try:
+        # A segment's `init` may compute with its inputs, as Flax does,
+        # so they are arrays.
         zeros = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), i) for i in inputs]
         params, state = node.segment.init(own, *zeros)
         value, new = jax.eval_shape(
@@ -165,19 +201,24 @@ def start(
         raise ValueError(
             f"{where} does not run on {got}: {first_line(error)}"
         ) from error
+
+    # A state of another form would fail in the second step, far from
+    # its cause.
     was, now = (jax.tree.map(lambda x: str(x.dtype), abstract(x)) for x in (state, new))
-    if jax.tree.structure(was) != jax.tree.structure(now) or jax.tree.leaves(
-        was
-    ) != jax.tree.leaves(now):
+    same = jax.tree.structure(was) == jax.tree.structure(now)
+    if not same or jax.tree.leaves(was) != jax.tree.leaves(now):
         raise ValueError(
-            f"{where}: `apply` must give back a state of the structure and dtypes it got, {was}, got {now}."
+            f"{where}: `apply` must give back a state of the structure and dtypes it "
+            f"got, {was}, got {now}."
         )
-    if any(
-        isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((params, state))
-    ):
+
+    # A model of `nnx.eval_shape` has shapes in the place of arrays.
+    leaves = jax.tree.leaves((params, state))
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
         if not shapes_only:
             raise ValueError(
-                f"{where}: its model has shapes but no values, so it can be divided and costed, but not trained."
+                f"{where}: its model has shapes but no values, so it can be divided and "
+                "costed, but not trained."
             )
         params, state = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), (params, state)
@@ -186,9 +227,21 @@ def start(
 
 
 def first_memory(config: Config, party: str, params: PyTree) -> PyTree:
-    """The optimizer's first state, of the dtypes that it has after a step, so that no step needs another trace.
+    """The first state of a party's optimizer.
 
-    Refuses an optimizer that needs more than gradients and parameters."""
+    Args:
+        config: of the training.
+        party: whose optimizer.
+        params: the floating leaves of its parameters, by node.
+
+    Returns:
+        The state, of the dtypes that it has after a step, so that no
+        step needs another trace.
+
+    Raises:
+        ValueError: if the optimizer needs more than gradients and
+            parameters.
+    """
     optimizer = config.optimizer[party]
     try:
         memory = optimizer.init(params)
@@ -197,13 +250,17 @@ def first_memory(config: Config, party: str, params: PyTree) -> PyTree:
         )
     except Exception as error:
         raise ValueError(
-            f"`optimizer` of `{party}` does not run on its parameters: {first_line(error)}"
+            f"`optimizer` of `{party}` does not run on its parameters: "
+            f"{first_line(error)}"
         ) from error
     return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
 
 
 def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:
-    """The shapes and dtypes of every party's first state. Computes nothing and allocates no weights."""
+    """The shapes and dtypes of every party's first state.
+
+    Computes nothing and allocates no weights.
+    """
     return jax.eval_shape(
         lambda key: initial_state(config, key, batch, shapes_only=True),
         jax.eval_shape(jax.random.key, 0),

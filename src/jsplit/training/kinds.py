@@ -1,6 +1,7 @@
 """The kinds of things that a step reads and writes, of messages and of operations.
 
-Each is listed once, here; everything else compares members and takes no label apart.
+Each is listed once, here; everything else compares members and takes no
+label apart.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ class Kind(StrEnum):
     HALFWAY = "halfway"
     HELD_PARAMS = "held params"
 
-    # `Enum.__hash__` is Python code; names are hashed several times in every turn.
+    # `Enum.__hash__` is Python code; names are hashed several times in
+    # every turn.
     __hash__ = str.__hash__
 
 
-# What training changes, and each party keeps for itself, hands over or averages.
+# What training changes, and each party keeps for itself, hands over or
+# averages.
 LEARNED = (Kind.PARAMS, Kind.STATE, Kind.OPTIMIZER, Kind.LINK)
 
 # What outlasts a step: all else is dropped after its last use.

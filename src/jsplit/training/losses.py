@@ -20,148 +20,142 @@ from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.walk import Name, Op
 
 
-def _name_of_input(topology: Topology, party: str, i: str) -> Name:
-    """Where an input of a loss lies: a value or field, or the parameters or new state of a node."""
-    base, _, own = i.rpartition(".")
-    return (
-        Name(party, Kind.VALUE, i)
-        if i in topology.node or i in topology.fields
-        else Name(party, Kind(own), base)
-    )
-
-
 def loss_name(loss: Loss) -> Name:
     """Where the value of a loss lies."""
     return Name(loss.party, Kind.LOSS, loss.name)
 
 
-def weight_of(party: str) -> Name:
-    """Where it lies how much each example counts, [batch], of mean 1; `None` where all count alike."""
-    return Name(party, Kind.WEIGHT)
+def _name_of_input(topology: Topology, party: str, i: str) -> Name:
+    """Where an input of a loss lies: a value, a field, or the parameters or state of a node."""
+    if i in topology.node or i in topology.fields:
+        return Name(party, Kind.VALUE, i)
+    # The topology has checked that all else is written "node.params" or
+    # "node.state".
+    node, _, own = i.rpartition(".")
+    return Name(party, Kind(own), node)
 
 
 def normalise_weight(weight: jax.Array | None) -> jax.Array | None:
-    """Weights of examples scaled to mean 1, so that the mean over a batch, or over its equal parts, is the weighted one."""
+    """Scale the weights of examples, [batch], to mean 1.
+
+    Then the mean over a batch of what is weighted so, or over its equal
+    parts, is the weighted mean.
+    """
     if weight is None:
         return None
     weight = jnp.asarray(weight, jnp.result_type(float))
     whole = weight.sum()
-    return weight * jnp.where(
-        whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0
-    )
+    # All weights may be 0; the inner `where` keeps the other branch
+    # from dividing by it.
+    scale = jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
+    return weight * scale
 
 
 def loss_op(topology: Topology, loss: Loss) -> Op:
-    reads = (
-        weight_of(loss.party),
-        *[_name_of_input(topology, loss.party, i) for i in loss.reads],
-    )
+    """Compute one loss, of which nothing is differentiated."""
+    weight = Name(loss.party, Kind.WEIGHT)
+    inputs = [_name_of_input(topology, loss.party, i) for i in loss.reads]
 
     def run(weight, *inputs):
         return (_mean(topology, loss, inputs, weight),)
 
-    return Op(
-        loss.party,
-        OpKind.LOSS,
-        loss.name,
-        reads,
-        (loss_name(loss),),
-        run,
-    )
+    reads = (weight, *inputs)
+    return Op(loss.party, OpKind.LOSS, loss.name, reads, (loss_name(loss),), run)
+
+
+def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
+    """Compute one loss and the cotangents of what it reads, times the loss's weight."""
+    party = loss.party
+    # One entry for each name: a loss may read a value twice.
+    names = {i: _name_of_input(topology, party, i) for i in loss.reads}
+    differentiable = [
+        i for i, name in names.items() if name.what in topology.depends_on_params
+    ]
+
+    def run(weight, *inputs):
+        named = dict(zip(names, inputs, strict=True))
+
+        def fn(parts):
+            values = named | {i: combine(named[i], x) for i, x in parts.items()}
+            return _mean(topology, loss, [values[i] for i in loss.reads], weight)
+
+        parts = {i: inexact_part(named[i]) for i in differentiable}
+        value, pull = jax.vjp(fn, parts)
+        (found,) = pull(jnp.full_like(value, loss.weight))
+        return value, *[found[i] for i in differentiable]
+
+    reads = (Name(party, Kind.WEIGHT), *names.values())
+    found = [cotangent(party, i, loss.name) for i in differentiable]
+    writes = (loss_name(loss), *found)
+    return Op(party, OpKind.LOSS, loss.name, reads, writes, run)
 
 
 def _mean(
     topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None
 ) -> jax.Array:
     """The mean of what a loss returns, of each example as often as it counts."""
+    result = _per_example(loss, inputs)
 
-    def wide(x):
-        narrow = (
-            jnp.issubdtype(jnp.result_type(x), jnp.floating) and x.dtype.itemsize < 4
-        )
-        return x.astype(jnp.float32) if narrow else x
-
-    try:
-        result = loss.fn(*jax.tree.map(wide, inputs))
-    except Exception as error:
-        got = ", ".join(
-            f"`{i}` {describe(abstract(x))}"
-            for i, x in zip(loss.reads, inputs, strict=True)
-        )
-        raise ValueError(
-            f"loss `{loss.name}` at `{loss.party}` does not run on {got}: {first_line(error)}"
-        ) from error
-    if not hasattr(result, "dtype") or not jnp.issubdtype(result.dtype, jnp.floating):
-        got = (
-            jax.typeof(result).str_short()
-            if hasattr(result, "dtype")
-            else type(result).__name__
-        )
-        raise ValueError(
-            f"loss `{loss.name}`: `fn` must return a floating array, got {got}."
-        )
-    if result.ndim > 1 and result.size == len(result):
-        result = result.reshape(-1)
-    if result.ndim > 1 or (
-        result.ndim
-        and len(result) not in {x.shape[0] for x in jax.tree.leaves(inputs) if x.ndim}
-    ):
-        got = " and ".join(
-            f"`{i}` {describe(abstract(x))}"
-            for i, x in zip(loss.reads, inputs, strict=True)
-        )
-        raise ValueError(
-            f"loss `{loss.name}`: `fn` must return a number, or one for each example, got {describe(abstract(result))} from {got}."
-        )
-    if weight is None or not any(
-        i in topology.node or i in topology.fields for i in loss.reads
-    ):
+    # A penalty on parameters or states alone has no examples to weigh.
+    of_examples = any(i in topology.node or i in topology.fields for i in loss.reads)
+    if weight is None or not of_examples:
         return jnp.mean(result)
     if result.shape[:1] != weight.shape:
         raise ValueError(
-            f"loss `{loss.name}`: examples have weights, so `fn` must return one number for each, [{weight.size}], "
-            f"got {describe(abstract(result))}."
+            f"loss `{loss.name}`: examples have weights, so `fn` must return one number "
+            f"for each, [{weight.size}], got {describe(abstract(result))}."
         )
     return jnp.mean(result * weight.astype(result.dtype))
 
 
-def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
-    """Compute one loss and the cotangents of what it reads, `weight` times."""
-    party = loss.party
-    places = {i: _name_of_input(topology, party, i) for i in loss.reads}
-    free = [
-        i for i, place in places.items() if place.what in topology.depends_on_params
-    ]  # what depends on some parameter
+def _per_example(loss: Loss, inputs: Sequence[PyTree]) -> jax.Array:
+    """What a loss returns, checked: one number, or one for each example."""
 
-    def run(weight, *inputs):
-        named = dict(zip(places, inputs, strict=True))
+    def got(joined: str) -> str:
+        shapes = [describe(abstract(x)) for x in inputs]
+        return joined.join(
+            f"`{i}` {shape}" for i, shape in zip(loss.reads, shapes, strict=True)
+        )
 
-        def fn(parts):
-            values = {
-                i: combine(x, parts[i]) if i in parts else x for i, x in named.items()
-            }
-            return _mean(topology, loss, [values[i] for i in loss.reads], weight)
+    try:
+        result = loss.fn(*jax.tree.map(_wide, inputs))
+    except Exception as error:
+        raise ValueError(
+            f"loss `{loss.name}` at `{loss.party}` does not run on {got(', ')}: "
+            f"{first_line(error)}"
+        ) from error
+    if not hasattr(result, "dtype") or not jnp.issubdtype(result.dtype, jnp.floating):
+        array = hasattr(result, "dtype")
+        kind = jax.typeof(result).str_short() if array else type(result).__name__
+        raise ValueError(
+            f"loss `{loss.name}`: `fn` must return a floating array, got {kind}."
+        )
 
-        value, pull = jax.vjp(fn, {i: inexact_part(named[i]) for i in free})
-        (found,) = pull(jnp.full_like(value, loss.weight))
-        return value, *[found[i] for i in free]
+    # [batch, 1] is one number for each example, as a last layer of
+    # width 1 gives it.
+    if result.ndim > 1 and result.size == len(result):
+        result = result.reshape(-1)
+    sizes = {x.shape[0] for x in jax.tree.leaves(inputs) if x.ndim}
+    if result.ndim > 1 or (result.ndim and len(result) not in sizes):
+        raise ValueError(
+            f"loss `{loss.name}`: `fn` must return a number, or one for each example, got "
+            f"{describe(abstract(result))} from {got(' and ')}."
+        )
+    return result
 
-    writes = [
-        loss_name(loss),
-        *[cotangent(party, i, loss.name) for i in free],
-    ]
-    return Op(
-        party,
-        OpKind.LOSS,
-        loss.name,
-        (weight_of(party), *places.values()),
-        tuple(writes),
-        run,
-    )
+
+def _wide(x: jax.Array) -> jax.Array:
+    """An array of less than 32 bits floating as float32."""
+    # The log of a sum of exponentials, and the mean over a batch, lose
+    # too much in 16 bits.
+    floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    return x.astype(jnp.float32) if floating and x.dtype.itemsize < 4 else x
 
 
 def info_of(topology: Topology, losses: Mapping[str, jax.Array]) -> Info:
     """The losses, and their weighted sum."""
+    # Neither a product with 1 nor a sum with 0: eagerly each would be a
+    # program to run.
     first, *others = [
         losses[x.name] if x.weight == 1 else losses[x.name] * x.weight
         for x in topology.losses

@@ -1,7 +1,9 @@
-"""Where arrays lie when there are several devices: whole on every one of them, or spread along their leading axis.
+"""Where arrays lie when a party has several devices: whole on each, or spread along the batch.
 
-A computation on arrays that lie so is one program over all devices of a mesh, in one process or in several, and means what
-it means on one device: a mean over a batch is over the whole batch, wherever its parts lie.
+A computation on arrays that lie so is one program over all devices of a
+mesh, in one process or in several, and means what it means on one
+device: a mean over a batch is over the whole batch, wherever its parts
+lie.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.kinds import PERSISTENT, Kind
-from jsplit.training.walk import Name, Wire
+from jsplit.training.walk import Address, Wire
 
 Meshes = Mapping[str, Mesh]
 """By party, the devices that it computes on."""
@@ -29,6 +31,13 @@ Meshes = Mapping[str, Mesh]
 
 def meshes_of(topology: Topology, mesh: Any) -> dict[str, Mesh]:
     """By party, the mesh that it is given; one for all is given to each.
+
+    Args:
+        topology: whose parties there are.
+        mesh: a mesh, or meshes by party, or `None`.
+
+    Returns:
+        The meshes; a party without one has no entry.
 
     Raises:
         ValueError: naming the party.
@@ -40,92 +49,121 @@ def meshes_of(topology: Topology, mesh: Any) -> dict[str, Mesh]:
     for party in mesh:
         if party not in topology.parties:
             raise ValueError(
-                f"`mesh` names the party `{party}`, which is not one of {', '.join(topology.parties)}."
+                f"`mesh` names the party `{party}`, which is not one of "
+                f"{', '.join(topology.parties)}."
             )
     found = {
         party: checked_mesh(x, f"`mesh` of `{party}`") for party, x in mesh.items()
     }
+    # A process that has none of a party's devices could not hand it a
+    # message.
     for party, x in found.items():
         elsewhere = any(d.process_index != jax.process_index() for d in x.devices.flat)
         if elsewhere and {found.get(p) for p in topology.parties} != {x}:
             raise ValueError(
-                f"`mesh` of `{party}` has devices of other processes, out of reach for the other parties: give all parties it."
+                f"`mesh` of `{party}` has devices of other processes, out of reach for "
+                "the other parties: give all parties it."
             )
     return found
 
 
 def one_mesh(config: Config) -> Mesh | None:
-    """The mesh that all parties share, if they have one: one program runs on one set of devices."""
+    """The mesh that all parties share, if they have one.
+
+    Raises:
+        ValueError: if they have several: one program runs on one set of
+            devices.
+    """
     of = {party: config.mesh.get(party) for party in config.topology.parties}
     if len({*of.values()}) > 1:
         said = ", ".join(
             f"`{p}` has {'none' if m is None else dict(m.shape)}" for p, m in of.items()
         )
         raise ValueError(
-            f"`mesh` must be the same for all parties, whose steps are one program here; {said}. In jsplit.messages each may "
-            "have its own."
+            "`mesh` must be the same for all parties, whose steps are one program here; "
+            f"{said}. In jsplit.messages each may have its own."
         )
     return of[config.topology.parties[0]]
 
 
 def check_even(config: Config, size: int) -> None:
-    """Refuse a batch to train on that the devices of a party do not divide."""
+    """Refuse a batch to train on that the devices of a party do not divide.
+
+    In inference each device would compute all of it; in training that
+    would be slow without a word.
+    """
+    count = config.microbatches
     for party, mesh in config.mesh.items():
-        if size % (mesh.size * config.microbatches):
-            part = (
-                f"each of the {config.microbatches} micro-batches"
-                if config.microbatches > 1
-                else "the batch"
-            )
+        if size % (mesh.size * count):
+            several = f"each of the {count} micro-batches"
+            part = several if count > 1 else "the batch"
             raise ValueError(
-                f"{part} of {size // config.microbatches} examples does not divide over the {mesh.size} devices of the mesh of "
-                f"`{party}`; fill it up with examples of weight 0."
+                f"{part} of {size // count} examples does not divide over the "
+                f"{mesh.size} devices of the mesh of `{party}`; fill it up with examples "
+                "of weight 0."
             )
 
 
 def with_batch_sharding(config: Config) -> Config:
-    """The same training, in which a party with a mesh computes on inputs that are spread over it."""
-
-    def segment(one: Segment, mesh: Mesh) -> Segment:
-        def apply(params, state, key, *inputs, train=True):
-            return one.apply(
-                params, state, key, *shard_batch(inputs, mesh), train=train
-            )
-
-        return replace(one, apply=apply)
-
+    """The same training, in which a party with a mesh computes on inputs spread over it."""
     if not config.mesh:
         return config
-    nodes = [
-        replace(n, segment=segment(n.segment, config.mesh[n.party]))
-        if isinstance(n, Node) and n.party in config.mesh
-        else n
-        for n in config.topology.nodes
-    ]
+
+    # At every segment's inputs, since XLA may choose another layout for
+    # what is between.
+    nodes = []
+    for n in config.topology.nodes:
+        if isinstance(n, Node) and n.party in config.mesh:
+            n = replace(n, segment=_on_shards(n.segment, config.mesh[n.party]))
+        nodes.append(n)
     return config._replace(topology=Topology(nodes, config.topology.holds))
+
+
+def _on_shards(segment: Segment, mesh: Mesh) -> Segment:
+    """A segment whose inputs are spread over a mesh before it computes."""
+
+    def apply(params, state, key, *inputs, train=True):
+        spread = shard_batch(inputs, mesh)
+        return segment.apply(params, state, key, *spread, train=train)
+
+    return replace(segment, apply=apply)
 
 
 def on_party_devices(
     function: Callable[..., tuple],
     party: str,
-    reads: Sequence[Name | Wire],
+    reads: Sequence[Address],
     meshes: Meshes | None,
 ) -> Callable[..., tuple]:
-    """A turn that runs on the devices of its party, which what it reads is moved to; where nobody has a mesh, as it is."""
+    """A turn that runs on the devices of its party, to which what it reads is moved.
+
+    Args:
+        function: the turn, of the values of `reads`.
+        party: whose it is; without a mesh of its own it computes on the
+            default device.
+        reads: what each argument is.
+        meshes: by party; where nobody has one, `function` is given back
+            as it is.
+    """
     if not meshes:
         return function
     mesh = meshes.get(party) or default_mesh()
 
-    def lay(name: Name | Wire, x: PyTree) -> PyTree:
+    def lay(name: Address, x: PyTree) -> PyTree:
         if isinstance(name, Wire) or name.kind in (Kind.VALUE, Kind.WEIGHT):
             return shard_batch(x, mesh)
+        # What an earlier turn of this party left lies where it should
+        # already.
         return replicate(x, mesh) if name.kind in PERSISTENT else x
 
     return lambda *values: function(*map(lay, reads, values))
 
 
 def gathered(combine: Callable[[dict], Any], config: Config) -> Callable[[dict], Any]:
-    """A function of the losses of all parties, which are moved to the devices of the party that has the first."""
+    """A function of the losses of all parties, which lie on different devices.
+
+    They are moved to the devices of the party that has the first.
+    """
     if not config.mesh:
         return combine
     mesh = config.mesh.get(config.topology.losses[0].party) or default_mesh()
@@ -133,10 +171,15 @@ def gathered(combine: Callable[[dict], Any], config: Config) -> Callable[[dict],
 
 
 def zeros(function: Callable[..., PyTree], config: Config) -> Callable[..., PyTree]:
-    """A function that gives zeros, whatever it is given: where parties have devices of their own, on none in particular."""
+    """A function that gives zeros, whatever it is given: one made fast, or bound to no device."""
     if not config.mesh:
         return jax.jit(function)
-    return lambda *given: jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(function, *abstract(given)),
-    )
+
+    # One program for arguments on devices of several parties cannot be
+    # compiled; shapes are enough, and zeros that are not committed to a
+    # device go to any.
+    def run(*given: PyTree) -> PyTree:
+        shapes = jax.eval_shape(function, *abstract(given))
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return run

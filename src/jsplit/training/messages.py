@@ -1,12 +1,12 @@
-"""Party by party: each runs its own jitted turns, and what crosses is an explicit, recorded message.
+"""Party by party: each runs its own jitted turns, and what crosses is an explicit message.
 
-All parties live in one process here, but each has a memory of its own, and a turn is a function of
-what its party has and has received, of nothing else.
+All parties live in one process here, but every turn is a function of
+what its party has and has been sent, of nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import Info, Message, PyTree, Trainer, TrainState
 from jsplit.topology.graph import Topology
+from jsplit.training.config import Config
 from jsplit.training.configure import (
     Links,
     Optimizers,
@@ -27,9 +28,19 @@ from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
 from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
-from jsplit.training.store import layout_of, load, save_back
+from jsplit.training.signatures import (
+    EvaluateFn,
+    InitFn,
+    PredictFn,
+    StepFn,
+    documented_as,
+)
+from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
-from jsplit.training.walks import walks_of
+from jsplit.training.walk import Store, Walk
+from jsplit.training.walks import Walks, walks_of
+
+Fields = Mapping[str, PyTree]
 
 
 def messages(
@@ -41,91 +52,173 @@ def messages(
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
 ) -> Trainer:
-    """Train a topology party by party, with every activation and cotangent exchanged explicitly.
+    """Train a topology party by party, with every activation and cotangent sent explicitly.
 
-    Equals `fused` to float tolerance. `info.messages` of every call lists what crossed: name, kind,
-    sender, receiver, shape, dtype and the bytes of the payload.
+    Equals `fused` to float tolerance. `info.messages` of every call
+    lists what crossed: name, kind, sender, receiver, shape, dtype and
+    the bytes of the payload.
 
     Args:
-        topology, optimizer, links, backward, microbatches: as for `fused`.
-        mesh: by party, the devices over which it spreads what it computes along the batch, as for `fused`; a party without a
-            mesh computes on the default device, and what crosses moves from one's devices to the other's. One mesh alone is
-            every party's.
+        topology: who computes what.
+        optimizer: one optax optimizer per party that owns parameters,
+            over those of all its nodes; or one for all, each party with
+            a state of its own.
+        links: by the name of a value that crosses, what happens to it:
+            one `Link` for the activation and for its cotangent, or a
+            pair (activation, cotangent), either of which may be `None`.
+        backward: `"residuals"` keeps what the forward pass computed
+            until the backward pass; `"recompute"` keeps a segment's
+            inputs only, and computes the rest again. Both give the same
+            gradients.
+        microbatches: how many equal parts a batch is divided into;
+            gradients and losses are their mean, statistics are updated
+            part after part.
+        mesh: by party, the devices over which it spreads what it
+            computes along the batch; a party without a mesh computes on
+            the default device, and what crosses moves from one's
+            devices to the other's. One mesh alone is every party's.
 
     Returns:
-        A `Trainer`. `step` donates the parameters and optimizer states that it is given.
+        A `Trainer`. `step` donates the parameters and optimizer states
+        that it is given.
 
     Raises:
         ValueError: naming the argument that does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit, optax
+        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
+        >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+        >>> trainer = jsplit.messages(topology, {})
+        >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+        >>> info = trainer.evaluate(trainer.init(0, batch), batch)
+        >>> [(m.sender, m.kind, m.receiver, m.bytes) for m in info.messages]
+        [('client', 'activation', 'server', 48)]
     """
     config = configure(topology, optimizer, links, backward, microbatches, mesh)
+    layout, run = layout_of(config), partial(_compiled, config)
     walks = walks_of(with_batch_sharding(config))
-    walk, finish, measure, infer = (
-        CompiledWalk(w.turns(), w.keep, jitted(meshes=config.mesh)) for w in walks[:4]
-    )
+    train = _train(config, layout, walks)
+    measure, infer = run(walks.measure), run(walks.infer)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
-    combine = partial(info_of, topology)
-    if len(topology.losses) > 1 or any(x.weight != 1 for x in topology.losses):
-        combine = jax.jit(combine)
-    combine = gathered(combine, config)
-    layout = layout_of(config)
-    zeros_for = zeros(
-        lambda state, part: zero_sums(walks.train.ops, load(layout, state, part)),
-        config,
-    )
+    combine = _combine(config)
+    # Records of messages by their shapes: a trainer makes each once,
+    # not in every step.
     known: dict[tuple, Message] = {}
 
+    @documented_as(InitFn)
+    def init(key: jax.Array | int, batch: Fields) -> TrainState:
+        return initial_state(config, key, batch)
+
+    @documented_as(StepFn)
     def step(
-        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
+        state: TrainState, batch: Fields, weight: Any = None
     ) -> tuple[TrainState, Info]:
         size = check_batch(topology, batch, needed, microbatches, weight)
-        check_even(config, size)
-        weight = normalise_weight(weight)
-        store, carrier = load(layout, state, batch, weight), Recorder(known)
-        if microbatches == 1:
-            walk(store, carrier)
-            found = {n.what: store[n] for n in walks.losses}
-        else:
-            size //= microbatches
-            parts = [
-                jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], dict(batch))
-                for m in range(microbatches)
-            ]
-            store.update(zeros_for(state, parts[0]))
-            for number, part in enumerate(parts):
-                for at in layout.values():
-                    store[at.micro] = np.int32(number)
-                    store[at.weight] = (
-                        None
-                        if weight is None
-                        else weight[number * size : (number + 1) * size]
-                    )
-                    store.update(
-                        {name: part[f] for f, name in at.fields.items() if f in part}
-                    )
-                walk(store, carrier)
-            finish(store, carrier)
-            found = {n.what: store[total(n)] / microbatches for n in walks.losses}
-        info = combine(found)._replace(messages=tuple(carrier.messages))
+        if config.mesh:
+            check_even(config, size)
+        weight = None if weight is None else normalise_weight(weight)
+        carrier = Recorder(known)
+        store, losses = train(state, batch, weight, carrier)
+        info = combine(losses)._replace(messages=tuple(carrier.messages))
         return save_back(layout, store), info
 
-    def evaluate(
-        state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
-    ) -> Info:
+    @documented_as(EvaluateFn)
+    def evaluate(state: TrainState, batch: Fields, weight: Any = None) -> Info:
         check_batch(topology, batch, needed, weight=weight)
         store, carrier = (
             load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),
         )
         measure(store, carrier)
-        return combine({n.what: store[n] for n in walks.losses})._replace(
-            messages=tuple(carrier.messages)
-        )
+        losses = {n.what: store[n] for n in walks.losses}
+        return combine(losses)._replace(messages=tuple(carrier.messages))
 
-    def predict(state: TrainState, fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    @documented_as(PredictFn)
+    def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
+        # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields)
         infer(store, InProcess())
         return {n.what: store[n] for n in walks.outputs}
 
-    return Trainer(partial(initial_state, config), step, evaluate, predict, config)
+    return Trainer(init, step, evaluate, predict, config)
+
+
+def _compiled(config: Config, walk: Walk) -> CompiledWalk:
+    """A walk whose turns run on the devices of their parties."""
+    return CompiledWalk(walk.turns(), walk.keep, jitted(meshes=config.mesh))
+
+
+_Train = Callable[
+    [TrainState, Fields, Any, Recorder], tuple[Store, dict[str, jax.Array]]
+]
+
+
+def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
+    """A step: `train(state, batch, weight, carrier) -> (store, losses)`."""
+    count = config.microbatches
+    run = _compiled(config, walks.train)
+    if count == 1:
+
+        def at_once(
+            state: TrainState, batch: Fields, weight: Any, carrier: Recorder
+        ) -> tuple[Store, dict[str, jax.Array]]:
+            store = load(layout, state, batch, weight)
+            run(store, carrier)
+            return store, {n.what: store[n] for n in walks.losses}
+
+        return at_once
+
+    # The update runs once, after all parts; its turns send nothing.
+    finish = _compiled(config, walks.finish)
+    zeros_for = zeros(
+        lambda state, part: zero_sums(walks.train.ops, load(layout, state, part)),
+        config,
+    )
+
+    def in_parts(
+        state: TrainState, batch: Fields, weight: Any, carrier: Recorder
+    ) -> tuple[Store, dict[str, jax.Array]]:
+        # No weights are a tree without leaves, so they are divided like
+        # the fields.
+        parts = [_part((dict(batch), weight), m, count) for m in range(count)]
+        store = load(layout, state, *parts[0])
+        store.update(zeros_for(state, parts[0][0]))
+        for number, (fields, share) in enumerate(parts):
+            # A turn may have dropped them after their last use: all are
+            # set anew.
+            for at in layout.values():
+                store[at.micro], store[at.weight] = np.int32(number), share
+                for f, name in at.fields.items():
+                    if f in fields:
+                        store[name] = fields[f]
+            run(store, carrier)
+        finish(store, carrier)
+        return store, {n.what: store[total(n)] / count for n in walks.losses}
+
+    return in_parts
+
+
+def _part(tree: PyTree, number: int, count: int) -> PyTree:
+    """One of `count` equal parts of every array, along its first axis."""
+
+    def cut(x: Any) -> Any:
+        # A slice of what the caller gave, NumPy or JAX: no copy before
+        # it is needed.
+        size = len(x) // count
+        return x[number * size : (number + 1) * size]
+
+    return jax.tree.map(cut, tree)
+
+
+def _combine(config: Config) -> Callable[[dict[str, jax.Array]], Info]:
+    """How the losses of all parties become what a step tells."""
+    combine: Callable[[dict[str, jax.Array]], Info] = partial(info_of, config.topology)
+    losses = config.topology.losses
+    # One loss of weight 1 is the total as it is: nothing is computed,
+    # so nothing compiled.
+    if len(losses) > 1 or any(x.weight != 1 for x in losses):
+        combine = jax.jit(combine)
+    return gathered(combine, config)

@@ -55,7 +55,8 @@ def _forward_and_vjp(
     inputs: tuple[PyTree, ...],
 ) -> tuple[PyTree, PyTree, Pullback]:
     """The value and new state of a segment, and its vjp."""
-    # One entry for each value: a node that reads a value twice has one cotangent for it.
+    # One entry for each value: a node that reads a value twice has one
+    # cotangent for it.
     named = dict(zip(node.reads, inputs, strict=True))
     with_state = bool(state_cotangents(config, node))
 
@@ -65,8 +66,9 @@ def _forward_and_vjp(
         value, new = node.segment.apply(
             combine(params, weights), state, key, *args, train=True
         )
-        # Only what has cotangents is differentiated. The same results as auxiliary ones
-        # carry the rest: integers, and a state that no penalty reads.
+        # Only what has cotangents is differentiated. The same results
+        # as auxiliary ones carry the rest: integers, and a state that
+        # no penalty reads.
         outputs = inexact_part(value), inexact_part(new) if with_state else ()
         return outputs, (value, new)
 
@@ -93,7 +95,8 @@ def backward_op(config: Config, node: Node) -> Op:
     inputs = [
         i for i in node.differentiable_inputs if i in config.topology.depends_on_params
     ]
-    # Where a penalty reads the state alone, the cotangent of the value is zeros like it.
+    # Where a penalty reads the state alone, the cotangent of the value
+    # is zeros like it.
     like = [] if of_value else [Name(party, Kind.VALUE, node.name)]
     grad = [Name(party, Kind.GRAD, node.name)] if node.segment.trainable else []
     held = [
@@ -119,6 +122,7 @@ def backward_op(config: Config, node: Node) -> Op:
 def _own_fields(config: Config, node: Node) -> list[str]:
     """The fields among a node's inputs, which its vjp need not hold.
 
-    Its party has them anyway, while a message that no residual needs can be dropped.
+    Its party has them anyway, while a message that no residual needs
+    can be dropped.
     """
     return [i for i in dict.fromkeys(node.reads) if i in config.topology.fields]

@@ -1,6 +1,7 @@
 """A training step as a walk: forward in order, and backward in reverse by `jax.vjp` at every cut.
 
-Every interpreter runs these same operations, so every interpreter gives the same numbers.
+Every interpreter runs these same operations, so every interpreter gives
+the same numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def training_ops(config: Config) -> list[Op]:
 
 def inference_ops(config: Config, losses: Sequence[Loss] = ()) -> list[Op]:
     """The forward pass in inference mode, and `losses` without their cotangents."""
-    # A batch is not divided in inference, so no key depends on a micro-batch.
+    # A batch is not divided in inference, so no key depends on a
+    # micro-batch.
     config = config._replace(microbatches=1)
     ops = _forward_ops(config, losses, train=False)
     return ops + [loss_op(config.topology, loss) for loss in losses]
@@ -39,7 +41,8 @@ def _forward_ops(config: Config, losses: Sequence[Loss], *, train: bool) -> list
 
     for reader in (*config.topology.segments, *losses):
         for i in reader.reads:
-            # A value goes to a party once, however many of its nodes read it.
+            # A value goes to a party once, however many of its nodes
+            # read it.
             elsewhere = i in node_of and node_of[i].party != reader.party
             if elsewhere and (i, reader.party) not in arrived:
                 arrived.add((i, reader.party))

@@ -1,7 +1,7 @@
 """The store: everything at hand while a step runs, by the names of what it is.
 
-`load` puts a state and a batch into it and `save_back` makes a state of it. Nothing else
-turns one form into the other.
+`load` puts a state and a batch into it and `save_back` makes a state of
+it. Nothing else turns one form into the other.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ class PartyLayout(NamedTuple):
         params: parameters, by node.
         state: statistics, by node.
         optimizer: the state of its optimizer.
-        links: memory of the links it sends through, by the label of the message.
+        links: memory of the links it sends through, by the label of the
+            message.
         key: the key that the parties agreed on.
         step: the number of steps taken.
         fields: fields of the batch.
-        weight: how much each example counts, [batch]; `None` lies there if all count alike.
+        weight: how much each example counts, [batch]; `None` lies there
+            if all count alike.
         micro: the number of the micro-batch.
     """
 
@@ -51,6 +53,7 @@ Layout = Mapping[str, PartyLayout]
 def layout_of(config: Config) -> dict[str, PartyLayout]:
     """The layout of all parties."""
     topology = config.topology
+    # Only the sender's end of a link has a memory.
     linked = [w for w in wires(topology) if (w.kind, w.what) in config.links]
     found = {}
     for p in topology.parties:
@@ -81,16 +84,21 @@ def load(
     Args:
         layout: of the parties whose state it is.
         state: what they carry from step to step.
-        batch: fields, [batch, ...] each, which go to every party that holds them; others are
-            left out. Without a batch there are no weights in the store either.
-        weight: how much each example counts, [batch] of mean 1; `None`: all count alike.
+        batch: fields, [batch, ...] each, which go to every party that
+            holds them; others are left out. Without a batch there are
+            no weights in the store either.
+        weight: how much each example counts, [batch] of mean 1; `None`:
+            all count alike.
 
     Returns:
         The store; `save_back` is the inverse.
 
     Raises:
-        ValueError: if the state has other parties, nodes or links than the layout.
+        ValueError: if the state has other parties, nodes or links than
+            the layout.
     """
+    # By name, not only by structure: another trainer's state could have
+    # the same shapes.
     if state.parties.keys() != layout.keys():
         raise ValueError(
             f"the state is of another trainer: it has the parties {list(state.parties)}, "
@@ -104,7 +112,8 @@ def load(
         if at.links.keys() != own.links.keys():
             raise _of_another_trainer(party, "links", own.links, at.links)
 
-        # Plain loops: this runs in every step, and each comprehension is a call.
+        # Plain loops: this runs in every step, and each comprehension
+        # is a call.
         for n, name in at.params.items():
             store[name] = own.params[n]
         for n, name in at.state.items():
@@ -115,6 +124,8 @@ def load(
         store[at.key] = own.key
         store[at.step] = own.step
 
+        # A field that several parties hold lies at each: names are of
+        # one party alone.
         if batch is not None:
             store[at.weight] = weight
             for f, name in at.fields.items():
@@ -123,6 +134,7 @@ def load(
     return store
 
 
+# Errors are made apart, so that what runs in every step stays short.
 def _of_another_trainer(
     party: str, what: str, got: Mapping, expected: Mapping
 ) -> ValueError:
@@ -132,8 +144,10 @@ def _of_another_trainer(
     )
 
 
-def save_back(layout: Layout, store: Mapping[Name, PyTree]) -> TrainState:
+def save_back(layout: Layout, store: Store) -> TrainState:
     """The state that lies in a store; the inverse of `load`."""
+    # In the order of the layout: so are the parties of a state that
+    # `load` was given.
     parties = {}
     for party, at in layout.items():
         parties[party] = PartyState(
@@ -147,9 +161,21 @@ def save_back(layout: Layout, store: Mapping[Name, PyTree]) -> TrainState:
     return TrainState(parties)
 
 
-def key_and_step(layout: Layout, key: PyTree, step: PyTree) -> dict[Name, PyTree]:
-    """One key and one number of steps, at all parties."""
-    found: dict[Name, PyTree] = {}
+def key_and_step(layout: Layout, key: PyTree, step: PyTree) -> Store:
+    """One key and one number of steps, at all parties.
+
+    Args:
+        layout: of the parties.
+        key: the key that they agreed on.
+        step: the number of steps taken.
+
+    Returns:
+        That part of a store which, with all that is of the kinds
+        `LEARNED`, is a state.
+    """
+    # Two names may hold one array here: whoever donates a store must
+    # copy.
+    found: Store = {}
     for at in layout.values():
         found[at.key], found[at.step] = key, step
     return found

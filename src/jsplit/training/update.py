@@ -1,4 +1,8 @@
-"""From gradients to the next parameters: sums over micro-batches, and one optimizer step a party."""
+"""From gradients to the next parameters.
+
+Gradients of micro-batches are summed, and each party takes one step of
+its optimizer.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,12 @@ from jsplit.training.walk import Name, Op, Store, execute
 def gradients(config: Config, party: str) -> dict[str, list[Name]]:
     """By node, the gradients of its parameters.
 
-    There may be one of the backward pass, and one of each penalty on the parameters; a node
-    without any has an empty list.
+    There may be one of the backward pass, and one of each penalty on
+    the parameters; a node without any has an empty list.
     """
     found: dict[str, list[Name]] = {}
+    # The order counts: floating sums are of their terms in this order,
+    # everywhere.
     for n in config.topology.segments:
         if n.party == party and n.segment.trainable:
             found[n.name] = cotangents(config, f"{n.name}.params", party)
@@ -64,14 +70,18 @@ def zero_sums(ops: Sequence[Op], store: Store) -> Store:
     """Zeros for the sums over micro-batches. Computes nothing.
 
     Args:
-        ops: those of one micro-batch, with the accumulation; of all parties, or of one.
-        store: what they read of one micro-batch, and of one party's the messages that it is
-            sent; shapes are enough.
+        ops: those of one micro-batch, with the accumulation; of all
+            parties, or of one.
+        store: what they read of one micro-batch, and of one party's the
+            messages that it is sent; shapes are enough.
 
     Returns:
-        By the name of each sum, zeros; at least float32, so that many small terms add up.
+        By the name of each sum, zeros; at least float32, so that many
+        small terms add up.
     """
     adds = [op for op in ops if op.kind == OpKind.ACCUMULATE]
+    # Without the accumulation, which reads the sums that are to be made
+    # here.
     others = [op for op in ops if op.kind != OpKind.ACCUMULATE]
     sums = [w for op in adds for w in op.writes if isinstance(w, Name)]
     numbers = _micro_names(others)
@@ -106,6 +116,8 @@ def update_op(config: Config, party: str) -> Op:
     """
     step, memory = Name(party, Kind.STEP), Name(party, Kind.OPTIMIZER)
     grads = gradients(config, party)
+    # A party without parameters counts steps nevertheless: randomness
+    # is a function of them.
     if not grads:
         return Op(party, OpKind.UPDATE, "", (step,), (step,), lambda step: (step + 1,))
     if config.microbatches > 1:
@@ -133,10 +145,13 @@ def update_op(config: Config, party: str) -> Op:
 
 def _gradient(config: Config, weights: PyTree, terms: Sequence[PyTree]) -> PyTree:
     """The gradient of one node's parameters; zeros where no term reaches them."""
-    # An optimizer is over all nodes of its party, so each must have a gradient.
+    # An optimizer is over all nodes of its party, so each must have a
+    # gradient.
     if not terms:
         terms = [jax.tree.map(jnp.zeros_like, weights)]
     gradient = tree_sum(terms)
+    # With one micro-batch nothing is divided or cast, so that XLA sees
+    # the plain step.
     count = config.microbatches
     if count == 1:
         return gradient

@@ -1,8 +1,12 @@
-"""Differentiation at a cut: the part of a pytree that has a cotangent, and vjps that hold only what is new."""
+"""The vjp of a segment as a pytree that goes from one turn to the next.
+
+It holds only what its party has not anyway.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,37 +14,42 @@ import jax
 from jsplit.core.base import PyTree
 
 
-@jax.tree_util.register_pytree_node_class
+# Registered as a dataclass, which JAX flattens without a call into
+# Python.
+@jax.tree_util.register_dataclass
+@dataclass
 class Pullback:
-    """The vjp of a segment without the arrays that its party has anyway: they are put back when it is called.
+    """The vjp of a segment without the arrays that its party has anyway.
 
-    A compiled function copies what it only hands through, so whatever goes from one turn to the next would be held twice.
+    They are put back when it is called. A compiled function copies what
+    it only hands through, so whatever goes from one turn to the next
+    would else be held twice.
+
+    Attributes:
+        new: the arrays that the party has nowhere else.
+        places: by leaf of the vjp, its place among what the party has;
+            `None`: it is new.
+        structure: of the vjp.
     """
 
-    def __init__(self, new: Sequence, places: tuple, structure: Any):
-        self.new, self.places, self.structure = new, places, structure
+    new: list[Any]
+    places: tuple[int | None, ...] = field(metadata={"static": True})
+    structure: Any = field(metadata={"static": True})
 
     @classmethod
     def of(cls, pull: Any, had: PyTree) -> Pullback:
         """`pull` without the leaves of `had`."""
+        # Within one trace, what is the same array is the same object.
         known = {id(x): k for k, x in enumerate(jax.tree.leaves(had))}
         leaves, structure = jax.tree.flatten(pull)
         places = tuple(known.get(id(x)) for x in leaves)
-        return cls(
-            [x for x, k in zip(leaves, places, strict=True) if k is None],
-            places,
-            structure,
-        )
+        new = [x for x in leaves if id(x) not in known]
+        return cls(new, places, structure)
 
     def __call__(self, cotangents: PyTree, had: PyTree) -> PyTree:
+        """The vjp at some cotangents, with the leaves of `had` back in their places."""
         new, leaves = iter(self.new), jax.tree.leaves(had)
-        return self.structure.unflatten(
-            [next(new) if k is None else leaves[k] for k in self.places]
-        )(cotangents)
-
-    def tree_flatten(self):
-        return (self.new,), (self.places, self.structure)
-
-    @classmethod
-    def tree_unflatten(cls, known, children):
-        return cls(children[0], *known)
+        held: Sequence[Any] = [
+            next(new) if k is None else leaves[k] for k in self.places
+        ]
+        return self.structure.unflatten(held)(cotangents)

@@ -1,7 +1,8 @@
 """A walk: operations at parties, each of which reads and writes names of its own party.
 
-A walk is run whole, operation by operation (`execute`), or in turns (`turns`): the longest
-runs of operations that one party can do before it must wait for a message.
+A walk is run whole, operation by operation (`execute`), or in turns
+(`turns`): the longest runs of operations that one party can do before
+it must wait for a message.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ class Name(NamedTuple):
 
     Attributes:
         party: whose it is.
-        kind: what sort of thing it is. `name[:2]` is the group (party, kind).
-        what: the node, value, loss or message that it belongs to; "" where a party has one.
-        reader: of a cotangent that the party computes: the node or loss that computes it.
-        sender: of a cotangent that came over a crossing: the party that sent it.
-        summed: whether it is the sum over micro-batches of what lies at the name without.
+        kind: what sort of thing it is. `name[:2]` is the group (party,
+            kind).
+        what: the node, value, loss or message that it belongs to; ""
+            where a party has one.
+        reader: of a cotangent that the party computes: the node or loss
+            that computes it.
+        sender: of a cotangent that came over a crossing: the party that
+            sent it.
+        summed: whether it is the sum over micro-batches of what lies at
+            the name without.
     """
 
     party: str
@@ -47,6 +53,9 @@ class Wire(NamedTuple):
         return f"{self.kind} {self.what} to {self.receiver}"
 
 
+# Both are tuples of strings of different lengths, so none equals one of
+# the other, and all can be sorted: JAX sorts the keys of a dictionary
+# that is a pytree.
 Address = Name | Wire
 Store = dict[Address, PyTree]
 """All that is at hand while a walk runs. Its names tell whose each thing is."""
@@ -115,8 +124,8 @@ def turns(ops: Sequence[Op], keep: Iterable[Address]) -> list[Turn]:
 
     Args:
         ops: the walk.
-        keep: what must be left at the end; a turn gives back no other name that no later
-            turn reads.
+        keep: what must be left at the end; a turn gives back no other
+            name that no later turn reads.
 
     Returns:
         The turns, in an order in which they can run.
@@ -124,7 +133,8 @@ def turns(ops: Sequence[Op], keep: Iterable[Address]) -> list[Turn]:
     made: list[Turn] = []
     later = set(keep)
 
-    # From the last turn back, since what a turn must give is what those after it read.
+    # From the last turn back, since what a turn must give is what those
+    # after it read.
     for group in reversed(_grouped(ops)):
         reads, written = _reads_and_writes(group)
         writes = tuple(w for w in written if w in later)
@@ -144,7 +154,8 @@ def _grouped(ops: Sequence[Op]) -> list[list[Op]]:
         party = next(ops[j].party for j in left if before[j] <= done)
         group: list[Op] = []
 
-        # `done` grows within the loop: an operation may follow one of its own turn.
+        # `done` grows within the loop: an operation may follow one of
+        # its own turn.
         for j in left:
             if ops[j].party == party and before[j] <= done:
                 group.append(ops[j])
@@ -158,10 +169,12 @@ def _must_wait_for(ops: Sequence[Op]) -> list[set[int]]:
     waits: list[set[int]] = []
     for j, op in enumerate(ops):
         reads, writes = {*op.reads}, {*op.writes}
+        # Quadratic, but walks have tens of operations and are cut once.
         earlier: set[int] = set()
         for i, other in enumerate(ops[:j]):
             needs_its_results = reads & {*other.writes}
-            # What another reads or writes must not be replaced before it has run.
+            # What another reads or writes must not be replaced before
+            # it has run.
             replaces = writes & {*other.reads, *other.writes}
             if needs_its_results or replaces:
                 earlier.add(i)

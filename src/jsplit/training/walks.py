@@ -16,13 +16,15 @@ class Walks(NamedTuple):
     """The walks of a configuration, and where their results lie.
 
     Attributes:
-        train: one batch, with the update; with several micro-batches one of them, added to
-            the sums, without the update.
-        finish: the update from the sums; empty where there is one micro-batch.
+        train: one batch, with the update; with several micro-batches
+            one of them, added to the sums, without the update.
+        finish: the update from the sums; empty where there is one
+            micro-batch.
         measure: the losses, in inference mode.
         infer: the outputs, in inference mode.
         losses: where the value of each loss lies.
-        outputs: where the value of each node lies that no other node reads.
+        outputs: where the value of each node lies that no other node
+            reads.
     """
 
     train: Walk
@@ -37,6 +39,8 @@ def walks_of(config: Config) -> Walks:
     """The walks of all parties."""
     topology = config.topology
     losses = tuple(loss_name(x) for x in topology.losses)
+    # Sinks: values that other nodes read are on the way, and stay with
+    # their parties.
     outputs = tuple(Name(topology.node[n].party, Kind.VALUE, n) for n in topology.sinks)
     train, updates = training_ops(config), update_ops(config)
     lasting = frozenset(
@@ -49,6 +53,8 @@ def walks_of(config: Config) -> Walks:
         adds = accumulate_ops(config)
         train, sums = train + adds, tuple(w for op in adds for w in op.writes)
 
+    # Inference keeps nothing of a state: none of it may be lost when a
+    # call is over.
     measure, infer = inference_ops(config, topology.losses), inference_ops(config)
     return Walks(
         train=Walk(tuple(train), lasting.union(losses, sums)),

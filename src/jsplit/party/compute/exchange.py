@@ -1,4 +1,8 @@
-"""How a party's programs meet its connections: wires carry pytrees, an exchange carries arrays."""
+"""How a party's programs meet its connections.
+
+Programs send and take pytrees on wires; an exchange carries arrays, by
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,15 @@ _Arrays = Sequence[Any]
 
 
 class Exchange(Protocol):
-    """How a party sends and receives: by the place of a wire in the agreement, in a step and micro-batch."""
+    """How a party sends and receives arrays.
 
-    def send(self, wire: int, step: int, micro: int, arrays: _Arrays) -> None: ...
+    Every method is told the place of a wire in the agreement, the step
+    and the micro-batch.
+    """
+
+    def send(self, wire: int, step: int, micro: int, arrays: _Arrays) -> None:
+        """Send the arrays; does not wait until they have come."""
+        ...
 
     def there(self, wire: int, step: int, micro: int) -> bool:
         """Whether the arrays have come."""
@@ -37,9 +47,11 @@ class Exchange(Protocol):
 
 
 def said_with_structure(tree: PyTree) -> tuple:
-    return jax.tree.structure(tree), tuple(
-        (x.shape, jnp.dtype(x.dtype)) for x in jax.tree.leaves(tree)
-    )
+    """The structure, shapes and dtypes of a pytree, to be compared."""
+    # A dtype may be given as a type, as `jnp.float32` is: made one
+    # form.
+    leaves = [(x.shape, jnp.dtype(x.dtype)) for x in jax.tree.leaves(tree)]
+    return jax.tree.structure(tree), tuple(leaves)
 
 
 class _Known(Protocol):
@@ -53,39 +65,51 @@ class _Known(Protocol):
 
 
 class Wires:
-    """The wires of one step, as pytrees: `Exchange` knows only arrays."""
+    """The wires of one step.
+
+    Args:
+        local: what the party knows of all wires.
+        exchange: what carries their arrays.
+        step: which step.
+        size: how many examples a micro-batch of it has.
+    """
 
     def __init__(self, local: _Known, exchange: Exchange, step: int, size: int):
         self.local, self.exchange, self.step, self.size = local, exchange, step, size
 
     def at(self, wire: Wire) -> int:
         """The place of a wire among all crossings: each client's are its own."""
+        # So frames of two clients in one role never meet.
         wires = self.local.wires
         return self.local.turns.client(self.step) * len(wires) + wires.index(wire)
 
     def send(self, wire: Wire, value: PyTree, micro: int) -> None:
+        """Send what a program gave, if it has the shapes that were agreed on."""
         payload = value.payload if isinstance(value, Packet) else value
         wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
+        # The receiver would refuse it too, but the fault is here: it is
+        # told here.
         if said_with_structure(abstract(payload)) != said_with_structure(wanted):
             raise ValueError(
-                f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says {describe(wanted)}."
+                f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says "
+                f"{describe(wanted)}."
             )
         self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
 
     def take(self, wire: Wire, micro: int) -> PyTree:
+        """The value that a program reads; waits for it."""
         payload, value = self.local.like(self.local.wires.index(wire), self.size)
-        found = jax.tree.unflatten(
-            jax.tree.structure(payload),
-            self.exchange.take(self.at(wire), self.step, micro),
-        )
-        return (
-            Packet(found, value)
-            if (wire.kind, wire.what) in self.local.config.links
-            else found
-        )
+        arrays = self.exchange.take(self.at(wire), self.step, micro)
+        # Structures never cross: both ends know them from the
+        # agreement.
+        found = jax.tree.unflatten(jax.tree.structure(payload), arrays)
+        linked = (wire.kind, wire.what) in self.local.config.links
+        return Packet(found, value) if linked else found
 
     def there(self, wire: Wire, micro: int) -> bool:
+        """Whether the message of a micro-batch has come."""
         return self.exchange.there(self.at(wire), self.step, micro)
 
     def wait(self, wanted: Iterable[tuple[Wire, int]]) -> None:
+        """Until one of several messages has come."""
         self.exchange.wait([(self.at(w), self.step, m) for w, m in wanted])

@@ -1,4 +1,8 @@
-"""What one party has learned in a role, as arrays for the next that plays it: all of its state but key and step."""
+"""What one party has learned in a role, as arrays for the next that plays it.
+
+It is all of a party's state but key and step, which all parties have in
+common.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,18 @@ from jsplit.core.base import PartyState
 from jsplit.party.contract import schema as shapes
 from jsplit.wire.codec import Shapes
 
+# Fields of a `PartyState`, in the order in which their arrays follow
+# one another.
 _HANDED = ("params", "state", "optimizer", "links")
 
 
 def learned(state: PartyState) -> list[Any]:
-    """Parameters, statistics, optimizer state and memory of links, as arrays; `taken` is the inverse."""
+    """Parameters, statistics, optimizer state and memory of links, as arrays.
+
+    `taken` is the inverse.
+    """
+    # Frames carry numbers: a typed key in a state goes as what it is
+    # made of.
     return [
         jax.random.key_data(x) if _is_key(x) else x
         for x in jax.tree.leaves(_parts(state))
@@ -25,14 +36,24 @@ def learned(state: PartyState) -> list[Any]:
 
 
 def taken(state: PartyState, arrays: Iterable[Any]) -> PartyState:
-    """A party's state with what another has learned in its place."""
+    """A party's state with what another has learned in its place.
+
+    Args:
+        state: of the party that takes over, for its structure.
+        arrays: as `learned` gives them.
+
+    Returns:
+        The state, with the party's own key and step.
+    """
     own, structure = jax.tree.flatten(_parts(state))
-    found = [
-        jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(y))
-        if _is_key(y)
-        else jnp.asarray(x)
-        for x, y in zip(arrays, own, strict=True)
-    ]
+    found = []
+    for x, old in zip(arrays, own, strict=True):
+        x = jnp.asarray(x)
+        # Which generator a key is of does not cross: it is that of the
+        # key in its place.
+        if _is_key(old):
+            x = jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
+        found.append(x)
     return state._replace(**jax.tree.unflatten(structure, found))
 
 
@@ -46,6 +67,6 @@ def _parts(state: PartyState) -> dict[str, Any]:
 
 
 def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(
-        np.result_type(x) if np.isscalar(x) else x.dtype, jax.dtypes.prng_key
-    )
+    # A state may hold plain numbers of Python, which have no dtype.
+    dtype = np.result_type(x) if np.isscalar(x) else x.dtype
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)

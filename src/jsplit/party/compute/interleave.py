@@ -1,7 +1,7 @@
-"""The micro-batches of one step, several of them under way at once, in the order in which messages come.
+"""The micro-batches of one step, several under way at once, in the order in which messages come.
 
-Whatever the order, the numbers are the same: programs that share what one of them changes
-keep theirs.
+Whatever the order, the numbers are the same: programs that share what
+one of them changes keep theirs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def interleave(
         stores: one for each micro-batch.
         done: how many programs of each micro-batch have run before.
         at: what carries messages.
-        meanwhile: work to do, a little at a time, while none of the programs can run.
+        meanwhile: work to do, a little at a time, while none of the
+            programs can run.
     """
     waiting = [
         (m, t) for m in range(len(stores)) for t in range(done[m], len(part.programs))
@@ -54,7 +55,8 @@ def interleave(
         }
         able = [task for task, wanted in absent.items() if not wanted]
         if able:
-            # Others wait for what is sent: that first, and then the oldest micro-batch.
+            # Others wait for what is sent: that first, and then the
+            # oldest micro-batch.
             task = min(able, key=lambda task: (not part.sends[task[1]], task))
             m, t = task
             part.turn(t, stores[m], at, m)

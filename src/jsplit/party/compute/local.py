@@ -1,9 +1,10 @@
 """What one party computes: its own turns of the walk that all share, and nothing of anyone else's.
 
-The turns are those of `jsplit.messages`, function by function, so their results are the same bit
-for bit. With several micro-batches a turn of a later one may run while an earlier one waits for a
-message, but only if the two touch nothing in common that either changes; so the order in which
-messages arrive changes nothing.
+The turns are those of `jsplit.messages`, function by function, so their
+results are the same bit for bit. With several micro-batches a turn of a
+later one may run while an earlier one waits for a message, but only if
+the two touch nothing in common that either changes; so the order in
+which messages arrive changes nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState
-from jsplit.core.checks import first_line
 from jsplit.core.trees import batch_of, describe
-from jsplit.party.compute.exchange import Exchange, Wires, said_with_structure
+from jsplit.party.compute.exchange import Exchange, Wires
+from jsplit.party.compute.first_state import first_state
 from jsplit.party.compute.interleave import interleave
+from jsplit.party.compute.own_config import own_config
 from jsplit.party.compute.pipeline import Pipeline, held, lateness
 from jsplit.party.compute.prefetch import PrefetchedStep
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
@@ -27,11 +29,8 @@ from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.records import Batches
 from jsplit.topology.graph import Topology
-from jsplit.topology.nodes import Node
-from jsplit.training.config import Config
-from jsplit.training.configure import configure, fields_of
+from jsplit.training.configure import fields_of
 from jsplit.training.crossing import Packet, wires
-from jsplit.training.initial import example, first_states, seed_of
 from jsplit.training.kinds import Kind
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
@@ -45,9 +44,11 @@ class Local:
     Args:
         agreed: what the parties have agreed on.
         party: whose part this is.
-        own: its segments and loss functions by name, or a topology that has them.
+        own: its segments and loss functions by name, or a topology that
+            has them.
         optimizer: its optimizer, if it owns parameters.
-        links: links of its own, by the names that the agreement gives them.
+        links: links of its own, by the names that the agreement gives
+            them.
         backward: mode, as for `jsplit.fused`; the others need not know.
 
     Raises:
@@ -67,8 +68,8 @@ class Local:
             raise ValueError(
                 f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
             )
-        # A client by its own name plays a role of the topology, under whose name all
-        # its things lie.
+        # A client by its own name plays a role of the topology, under
+        # whose name all its things lie.
         role = agreed.turns.role[party]
         self.name, self.party, self.agreed, self.turns = (
             party,
@@ -78,7 +79,7 @@ class Local:
         )
         self.micros: int = agreed["microbatches"]
         self.topology = agreed.topology(role, own)
-        self.config = _configured(
+        self.config = own_config(
             agreed, self.topology, role, optimizer, links, backward
         )
         self.layout = {role: layout_of(self.config)[role]}
@@ -90,7 +91,8 @@ class Local:
         self.outputs = [n for n in walks.outputs if n.party == role]
         self.late: list[int] = []
         if agreed["staleness"]:
-            # No program may take the buffers of parameters, which steps under way need.
+            # No program may take the buffers of parameters, which steps
+            # under way need.
             train = walks.train._replace(ops=tuple(held(walks.train.ops)))
             self.walk = PartyPrograms(role, train, donate=(Kind.OPTIMIZER,))
             self.late = lateness(self.walk.count, agreed["staleness"])
@@ -111,6 +113,7 @@ class Local:
 
     def fields(self, task: str) -> list[str]:
         """The fields of this party that a task, "train", "evaluate" or "predict", needs."""
+        # Labels are asked of nobody who only predicts.
         with_losses = task != "predict"
         readers = (
             *self.topology.segments,
@@ -125,6 +128,7 @@ class Local:
         Raises:
             ValueError: if its link does not run on these shapes.
         """
+        # Asked for every message, so it is traced once for each size.
         if (wire, size) not in self._shapes:
             at = self.wires[wire]
             value = self.agreed.value(at, size)
@@ -142,52 +146,27 @@ class Local:
         """The party's first state: what `messages` would begin with, of this party alone.
 
         Raises:
-            ValueError: if a segment does not run on its inputs, or gives other shapes than agreed.
+            ValueError: if a segment does not run on its inputs, or
+                gives other shapes than agreed.
         """
-        key, size = seed_of(self.agreed["seed"]), self.agreed["batch"] // self.micros
-        said = {n: shapes.read(x, size) for n, x in self.agreed["values"].items()}
-        values = said | {f: example(f, x, size) for f, x in batch.items()}
-
-        def check(node: Node, value: PyTree) -> None:
-            agreed = said.get(node.name, value)
-            if said_with_structure(value) != said_with_structure(agreed):
-                raise ValueError(
-                    f"node `{node.name}` gives {describe(value)}, the agreement says "
-                    f"{describe(agreed)}."
-                )
-
-        first = first_states(self.config, [self.party], key, values, check)
-        self._check_losses(values)
-        return first[self.party]
-
-    def _check_losses(self, values: Mapping[str, PyTree]) -> None:
-        """Refuse losses that do not run on values of these shapes.
-
-        Those that read parameters or states show it in their first step.
-        """
-        for x in self.topology.losses:
-            if x.party == self.party and all(i in values for i in x.reads):
-                try:
-                    jax.eval_shape(x.fn, *[values[i] for i in x.reads])
-                except Exception as error:
-                    got = ", ".join(f"`{i}` {describe(values[i])}" for i in x.reads)
-                    raise ValueError(
-                        f"loss `{x.name}` at `{self.name}` does not run on {got}: "
-                        f"{first_line(error)}"
-                    ) from error
+        return first_state(self.agreed, self.config, self.party, self.name, batch)
 
     def step(
         self, state: PartyState, batches: Batches, step: int, exchange: Exchange
     ) -> tuple[PartyState, dict[str, jax.Array]]:
         """One step with the others: the next state, and the losses that this party computes.
 
-        While it waits it begins the next one: gathers the batch, and computes what no turn of
-        this step can change. That counts if the next step finds everything as it was read, and
-        the same `batches`.
+        While it waits it begins the next one: gathers the batch, and
+        computes what no turn of this step can change. That counts if
+        the next step finds everything as it was read, and the same
+        `batches`.
         """
         if self.late:
             return self._overlapped(state, batches, step, exchange)
+        # Fields lie in the stores of micro-batches, and so may those of
+        # two steps.
         store = self._load(state, {})
+        # Once is enough: what is empty in one state is in all.
         if not self._looked:
             self.walk.look(store)
             self.finish.look(store)
@@ -198,6 +177,8 @@ class Local:
         if begun is None or not begun.fits(batches, step, store):
             begun = PrefetchedStep(batches, step)
         begun.gather(self.layout[self.party], self.micros)
+        # Now is their step: what was computed ahead goes first, in the
+        # order of sending.
         for micro, wire, value in begun.held:
             at.send(wire, value, micro)
         if self.micros > 1:
@@ -224,7 +205,8 @@ class Local:
     ) -> tuple[PartyState, dict[str, jax.Array]]:
         """One step, with turns of the steps after it.
 
-        After a step at whose end all save their state, nothing is under way.
+        After a step at whose end all save their state, nothing is under
+        way.
         """
         layout = self.layout[self.party]
         if self._pipeline is None or not self._pipeline.fits(batches, step):
@@ -236,8 +218,9 @@ class Local:
         own = self._pipeline.step(
             step, lambda number: Wires(self, exchange, number, self.agreed["batch"])
         )
-        # Each step under way has a number of its own; the state has that of its end.
-        store = {**self._pipeline.memory, layout.step: jnp.int32(step + 1)}
+        # Each step under way has a number of its own; the state has
+        # that of its end.
+        store = {**self._pipeline.store, layout.step: jnp.int32(step + 1)}
         return self._save_back(store), {n.what: own[n] for n in self.losses}
 
     def _ahead(
@@ -254,7 +237,8 @@ class Local:
             self._begun = None
             return
         yield
-        # That the step's number changes is known: the turns ahead are given the next.
+        # That the step's number changes is known: the turns ahead are
+        # given the next.
         changed = (self.walk.changing | self.finish.changing) - {layout.step}
         count = self.walk.leading(changed)
         yield from begun.lead(self.walk, count, store, layout.step)
@@ -262,6 +246,7 @@ class Local:
     def _zero_sums(self, store: Store, size: int) -> Store:
         """Zeros for the sums over micro-batches, made in the first step and kept."""
         if self._zeros is None:
+            # Shapes of what comes are known before anything has come.
             received: Store = {}
             for number, wire in enumerate(self.wires):
                 if wire.receiver == self.party:
@@ -296,26 +281,6 @@ class Local:
         store = self._load(state, batch)
         self.infer.run(store, Wires(self, exchange, step, size))
         return {n.what: store[n] for n in self.outputs}
-
-
-def _configured(
-    agreed: Agreement,
-    topology: Topology,
-    party: str,
-    optimizer: optax.GradientTransformation | None,
-    links: Mapping[str, Link] | None,
-    backward: str,
-) -> Config:
-    """The configuration that all share, as far as one party can know it."""
-    owners = dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
-    if party in owners and optimizer is None:
-        raise ValueError(f"`optimizer` is missing: `{party}` owns parameters.")
-    # The others' optimizers are their own affair; their updates never run here.
-    optimizers = dict.fromkeys(owners, optax.identity())
-    if party in owners and optimizer is not None:
-        optimizers[party] = optimizer
-    made = agreed.links(links)
-    return configure(topology, optimizers, made, backward, agreed["microbatches"])
 
 
 def check_size(batch: Mapping[str, PyTree], size: int) -> None:

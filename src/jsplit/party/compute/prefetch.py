@@ -1,14 +1,15 @@
-"""What a party does of a step before its time, while it waits for others: the batch, and turns that nothing can change.
+"""What a party does of a step before its time, while it waits for others.
 
-These are the turns before its first message in which nothing is read that a turn of the step before changes: those of frozen
-segments. What they send is held until their step has come, as the session expects it.
+It makes the batch, and runs the programs before the first message in
+which nothing is read that the step before changes: those of frozen
+segments. What they send is held until their step has come, as the
+session expects it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +19,19 @@ from jsplit.core.base import PyTree
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.records import Batches
 from jsplit.training.store import PartyLayout
-from jsplit.training.walk import Name, Store, Wire
+from jsplit.training.walk import Address, Name, Store, Wire
 
 
-def fields_of_batch(
-    layout: PartyLayout, batch: Mapping[str, PyTree]
-) -> dict[Name, PyTree]:
+def fields_of_batch(layout: PartyLayout, batch: Mapping[str, PyTree]) -> Store:
+    """The fields of a batch that the party holds, under their names."""
     return {layout.fields[f]: x for f, x in batch.items() if f in layout.fields}
 
 
 def copied(tree: PyTree) -> PyTree:
-    """In arrays of this party's own: whoever gave a batch may fill the same memory with the next."""
+    """The same in arrays of this party's own."""
+    # Whoever gave a batch may fill the same memory with the next, while
+    # this one is still read: on a CPU, JAX takes NumPy's memory as it
+    # is.
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
@@ -37,62 +40,76 @@ class PrefetchedStep:
     """A step that has been begun.
 
     Attributes:
-        batches: what gives its batch; `step`: its number.
-        own: the memory of each micro-batch, once the batch is there.
-        done: how many turns of each are done.
+        batches: what gives its batch.
+        step: its number.
+        own: the store of each micro-batch, once the batch is there.
+        done: how many programs of each have run.
         held: what these have sent: micro-batch, wire, value.
         read: what they have read that outlasts a step.
     """
 
     batches: Batches
     step: int
-    own: list[dict] = field(default_factory=list)
+    own: list[Store] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
     held: list[tuple[int, Wire, PyTree]] = field(default_factory=list)
-    read: dict[Any, PyTree] = field(default_factory=dict)
+    read: dict[Address, PyTree] = field(default_factory=dict)
 
-    def fits(self, batches: Batches, step: int, memory: Mapping) -> bool:
-        """Whether it would begin just so from this memory."""
-        same = (
-            a is b
-            for n, x in self.read.items()
-            for a, b in zip(*map(jax.tree.leaves, (x, memory[n])), strict=True)
-        )
-        return self.batches is batches and self.step == step and all(same)
+    def fits(
+        self, batches: Batches, step: int, store: Mapping[Address, PyTree]
+    ) -> bool:
+        """Whether it would begin just so from this store."""
+        if self.batches is not batches or self.step != step:
+            return False
+        # By identity: a state that came from a checkpoint may have the
+        # same values and is not what was read, and comparing values
+        # would wait for them.
+        for name, x in self.read.items():
+            was, now = jax.tree.leaves(x), jax.tree.leaves(store[name])
+            if any(a is not b for a, b in zip(was, now, strict=True)):
+                return False
+        return True
 
     def gather(self, layout: PartyLayout, micros: int) -> None:
         """Make the batch, in arrays of this party's own, unless it is there."""
         if self.own:
             return
         fields = fields_of_batch(layout, self.batches(self.step))
+        self.done = [0] * micros
         if micros == 1:
             self.own = [copied(fields)]
-        else:
-            size = (
-                {x.shape[0] for x in jax.tree.leaves(fields)}.pop() // micros
-                if fields
-                else 0
-            )
-            parts = [
-                jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], fields)
-                for m in range(micros)
-            ]
-            self.own = [
-                {layout.micro: np.int32(m)} | copied(part)
-                for m, part in enumerate(parts)
-            ]
-        self.done = [0] * micros
+            return
+        for m in range(micros):
+            # A party without fields has micro-batches too: it is told
+            # which each is.
+            part = jax.tree.map(lambda x, m=m: _part(x, m, micros), fields)
+            self.own.append({layout.micro: np.int32(m)} | copied(part))
 
     def lead(
-        self, part: PartyPrograms, count: int, memory: Mapping, counter: Name
+        self,
+        part: PartyPrograms,
+        count: int,
+        store: Mapping[Address, PyTree],
+        counter: Name,
     ) -> Iterator[None]:
-        """The first `count` turns of every micro-batch, one at a time, as they will be when `counter` says its step."""
-        common = {**memory, counter: jnp.int32(self.step)}
+        """Run the first programs of every micro-batch, one at a time.
+
+        Args:
+            part: the programs.
+            count: how many of them.
+            store: what they read, as it is now and will be in their
+                step.
+            counter: where the number of the step lies, which they read
+                as it will be.
+        """
+        # A copy: nothing that these programs leave may be seen by the
+        # step under way.
+        common = {**store, counter: jnp.int32(self.step)}
         self.read = {
-            r: memory[r]
+            r: store[r]
             for program in part.programs[:count]
             for r in program.reads
-            if r in memory and r != counter
+            if r in store and r != counter
         }
         for m, own in enumerate(self.own):
             mine = MicroStore(common, own, part.shared)
@@ -102,7 +119,15 @@ class PrefetchedStep:
                 yield
 
     def send(self, wire: Wire, value: PyTree, micro: int) -> None:
+        """Hold what is sent until its step."""
         self.held.append((micro, wire, value))
 
     def take(self, wire: Wire, micro: int) -> PyTree:
+        """Nothing has been sent before its step, so no program here may ask."""
         raise ValueError(f"{wire.label} is not there before its step.")
+
+
+def _part(x: PyTree, number: int, count: int) -> PyTree:
+    """One of `count` equal parts of an array, along its first axis."""
+    size = x.shape[0] // count
+    return x[number * size : (number + 1) * size]

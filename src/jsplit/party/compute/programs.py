@@ -1,6 +1,7 @@
-"""One party's programs of a walk, which wait for messages and may run for several micro-batches at once.
+"""One party's programs of a walk, which wait for messages and serve several micro-batches.
 
-The executor runs each; here stands which of them may run before which others.
+The executor runs each; here stands which of them may run before which
+others.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class _OfMicrobatch:
     """The messages of one micro-batch, as the executor sends and takes them."""
 
     def __init__(self, at: StepCarrier, micro: int):
-        # Partial functions, not methods: a message goes through no Python frame more.
+        # Partial functions, not methods: a message goes through no
+        # Python frame more.
         self.send = partial(at.send, micro=micro)
         self.take = partial(at.take, micro=micro)
 
@@ -42,7 +44,8 @@ class MicroStore:
     """The store of one micro-batch: its own things, before those that all share.
 
     Args:
-        common: what all micro-batches share; writes of `shared` names go there.
+        common: what all micro-batches share; writes of `shared` names
+            go there.
         own: all else that it writes.
         shared: the names that outlast a micro-batch.
     """
@@ -57,7 +60,8 @@ class MicroStore:
         (self.common if name in self.shared else self.own)[name] = value
 
     def __delitem__(self, name: Address) -> None:
-        # What is common has its last use in the last micro-batch, which no turn knows.
+        # What is common has its last use in the last micro-batch, which
+        # no turn knows.
         self.own.pop(name, None)
 
 
@@ -74,15 +78,18 @@ class PartyPrograms:
     Args:
         party: whose they are.
         walk: that of all parties.
-        donate: buffers of these kinds are donated by the program that replaces them.
+        donate: buffers of these kinds are donated by the program that
+            replaces them.
 
     Attributes:
         programs: in order.
         ops: the operations that they are made of.
         count: how many turns the walk has, of all parties.
-        by_turn: of each turn of this party, by its place among those of all, its programs.
+        by_turn: of each turn of this party, by its place among those of
+            all, its programs.
         sends: of each program, whether others wait for it.
-        shared: what outlasts a micro-batch and is written by some program.
+        shared: what outlasts a micro-batch and is written by some
+            program.
         changing: that part of it which `look` did not find empty.
     """
 
@@ -118,7 +125,8 @@ class PartyPrograms:
     def look(self, store: Mapping[Address, PyTree]) -> None:
         """Leave out of what changes whatever is empty, as the statistics of a segment without any.
 
-        Programs that touch nothing else in common can then run in any order.
+        Programs that touch nothing else in common can then run in any
+        order.
         """
         self.changing = frozenset(
             n for n in self.shared if n not in store or jax.tree.leaves(store[n])
@@ -152,13 +160,15 @@ class PartyPrograms:
         """Which programs may run now, as far as their stores go, oldest first.
 
         Args:
-            waiting: micro-batch and program of all that have not run yet, in order.
+            waiting: micro-batch and program of all that have not run
+                yet, in order.
         """
         found = []
         for i, (m, t) in enumerate(waiting):
             blocked = any(
-                # Within a micro-batch programs run in order. Across micro-batches each
-                # program does, and two that share what one of them changes.
+                # Within a micro-batch programs run in order. Across
+                # micro-batches each program does, and two that share
+                # what one of them changes.
                 k == m or u == t or self._conflict(u, t)
                 for k, u in waiting[:i]
             )

@@ -1,0 +1,76 @@
+"""The first state of one party, made of its own segments and of the shapes that all agreed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+
+from jsplit.core.base import PartyState, PyTree
+from jsplit.core.checks import first_line
+from jsplit.core.trees import describe
+from jsplit.party.compute.exchange import said_with_structure
+from jsplit.party.contract import schema as shapes
+from jsplit.party.contract.agreement import Agreement
+from jsplit.topology.nodes import Node
+from jsplit.training.config import Config
+from jsplit.training.initial import example, first_states, seed_of
+
+
+def first_state(
+    agreed: Agreement,
+    config: Config,
+    party: str,
+    name: str,
+    batch: Mapping[str, PyTree],
+) -> PartyState:
+    """What `messages` would begin with, of this party alone.
+
+    Args:
+        agreed: what the parties have agreed on.
+        config: of the training, with the party's own segments in it.
+        party: whose state it is, as the topology calls it.
+        name: whose state it is, as the agreement calls it.
+        batch: the party's fields, for shapes and dtypes alone.
+
+    Raises:
+        ValueError: if a segment does not run on its inputs, or gives
+            other shapes than agreed.
+    """
+    size = agreed["batch"] // config.microbatches
+    said = {n: shapes.read(x, size) for n, x in agreed["values"].items()}
+    values = said | {f: example(f, x, size) for f, x in batch.items()}
+
+    def check(node: Node, value: PyTree) -> None:
+        # What crosses is agreed on; what stays with its party is its
+        # own affair.
+        wanted = said.get(node.name, value)
+        if said_with_structure(value) != said_with_structure(wanted):
+            raise ValueError(
+                f"node `{node.name}` gives {describe(value)}, the agreement says "
+                f"{describe(wanted)}."
+            )
+
+    # The seed is common, so this party makes the very arrays that one
+    # process would.
+    first = first_states(config, [party], seed_of(agreed["seed"]), values, check)
+    _check_losses(config, party, name, values)
+    return first[party]
+
+
+def _check_losses(
+    config: Config, party: str, name: str, values: Mapping[str, PyTree]
+) -> None:
+    """Refuse losses that do not run on values of these shapes, before others are met."""
+    for x in config.topology.losses:
+        # Those that read parameters or states show it in their first
+        # step.
+        if x.party != party or any(i not in values for i in x.reads):
+            continue
+        try:
+            jax.eval_shape(x.fn, *[values[i] for i in x.reads])
+        except Exception as error:
+            got = ", ".join(f"`{i}` {describe(values[i])}" for i in x.reads)
+            raise ValueError(
+                f"loss `{x.name}` at `{name}` does not run on {got}: {first_line(error)}"
+            ) from error
