@@ -17,7 +17,7 @@ from jsplit.rounds.state import Federation, RoundInfo
 from jsplit.training.config import Config
 
 
-class Init(Protocol):
+class InitClients(Protocol):
     """`init(key, round) -> state`: make the first state of all clients."""
 
     # Of the round only shapes matter, so that a state can be made before
@@ -25,7 +25,7 @@ class Init(Protocol):
     def __call__(self, key: jax.Array | int, round: Round) -> Federation: ...
 
 
-class Step(Protocol):
+class TrainRound(Protocol):
     """`step(state, round) -> (state, info)`: train one round."""
 
     # The state that goes in is used up: its buffers are donated.
@@ -34,7 +34,7 @@ class Step(Protocol):
     ) -> tuple[Federation, RoundInfo]: ...
 
 
-class Run(Protocol):
+class TrainRounds(Protocol):
     """`run(state, rounds) -> (state, infos)`: train several rounds."""
 
     # In one program where that is fast; then only its shapes are compiled
@@ -44,14 +44,14 @@ class Run(Protocol):
     ) -> tuple[Federation, RoundInfo]: ...
 
 
-class Evaluate(Protocol):
+class EvaluateRound(Protocol):
     """`evaluate(state, round) -> info`: measure losses in inference mode."""
 
     # The state is not used up.
     def __call__(self, state: Federation, round: Round) -> RoundInfo: ...
 
 
-class Predict(Protocol):
+class PredictAsClient(Protocol):
     """`predict(state, fields, client=None) -> {node: output}`."""
 
     # `client` is needed only where clients have parameters of their own.
@@ -87,10 +87,10 @@ class Algorithm(NamedTuple):
         ('init', 'step', 'run', 'evaluate', 'predict', 'config', 'sharing')
     """
 
-    init: Init
-    step: Step
-    run: Run
-    evaluate: Evaluate
-    predict: Predict
+    init: InitClients
+    step: TrainRound
+    run: TrainRounds
+    evaluate: EvaluateRound
+    predict: PredictAsClient
     config: Config
     sharing: SharingTable

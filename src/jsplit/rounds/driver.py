@@ -23,7 +23,7 @@ from jsplit.rounds.inputs import (
     fields_read,
     round_arrays,
 )
-from jsplit.rounds.loops import Backend, check_loop
+from jsplit.rounds.loops import check_loop
 from jsplit.rounds.method import RoundMethod, check_trainer
 from jsplit.rounds.programs import Programs
 from jsplit.rounds.sharing import Sharing
@@ -49,7 +49,7 @@ def make_algorithm(method: RoundMethod, loop: str) -> Algorithm:
     check_loop(loop)
     needed = frozenset(fields_of(config.topology, losses=True))
     forms = StateForms(layout_of(config), method.sharing, method.mesh)
-    driver = _Driver(method, forms, needed, Programs(method, forms, loop))
+    driver = _Driver(method, forms, needed, Programs(method, forms, needed, loop))
     return Algorithm(
         init=driver.init,
         step=driver.step,
@@ -144,7 +144,7 @@ class _Driver:
                 f"the shapes {sorted(shapes)}."
             )
 
-        if not self._backend(state, rounds[0]).one_program:
+        if not self.programs.backend(state, rounds[0]).one_program:
             infos = []
             for one in rounds:
                 state, info = self.step(state, one)
@@ -235,12 +235,8 @@ class _Driver:
         check_round(round, self.needed)
         check_clients(round, self.forms.own(state.parties))
         # A step of one client says how loops run, and with it how large groups are.
-        backend = self._backend(state, round)
+        backend = self.programs.backend(state, round)
         return round_arrays(round, self.method.group_size(len(round.client), backend))
-
-    def _backend(self, state: Federation, round: Round) -> Backend:
-        """Return how loops run."""
-        return self.programs.backend(state, batch_shapes(round, self.needed))
 
 
 def _first_clients(info: RoundInfo, count: int) -> RoundInfo:

@@ -1,4 +1,4 @@
-"""The state of many clients in its two forms: as users hold it, and as a program carries it.
+"""The state of many clients in its two forms: as users hold it, and as programs do.
 
 Both are made from one store, keyed by name: a state of many clients is
 that of one, with a leading axis [clients] wherever a part is each client's
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,8 @@ from jsplit.rounds.carry import RoundCarry, rows_of
 from jsplit.rounds.client_mesh import CLIENTS
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.rounds.state import Federation
-from jsplit.training.kinds import LEARNED
 from jsplit.training.store import Layout, key_and_step, load, save_back
-from jsplit.training.walk import Store
+from jsplit.training.walk import Name, Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,24 @@ class StateForms:
     def learned(self, parties: Mapping) -> Store:
         """Return what training changes, by name: all but key and step."""
         store = load(self.layout, TrainState(parties))
-        return {name: x for name, x in store.items() if name.kind in LEARNED}
+        for at in self.layout.values():
+            del store[at.key], store[at.step]
+        return store
 
     def own(self, parties: Mapping) -> Store:
         """Return what each client has of its own, [clients, ...]."""
-        return self.sharing.pick(self.learned(parties), Sharing.OWN)
+        store = load(self.layout, TrainState(parties))
+        return {name: store[name] for name in self._own_names}
+
+    @cached_property
+    def _own_names(self) -> list[Name]:
+        # Found out once: this is asked in every round, which a small model
+        # trains in less than a millisecond.
+        names: list[Name] = []
+        for at in self.layout.values():
+            names += [*at.params.values(), *at.state.values(), *at.links.values()]
+            names.append(at.optimizer)
+        return [name for name in names if self.sharing[name] is Sharing.OWN]
 
     def open(self, state: Federation) -> tuple[RoundCarry, jax.Array]:
         """Return what a program carries in the place of a state, and the key."""

@@ -5,17 +5,17 @@ How loops run is found out when the first round is given, and stays so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
-from jsplit.core.base import PyTree
 from jsplit.core.placement import replicate
+from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.forms import StateForms
-from jsplit.rounds.inputs import is_ragged
+from jsplit.rounds.inputs import batch_shapes, is_ragged
 from jsplit.rounds.loops import Backend, choose_backend
 from jsplit.rounds.method import RoundMethod, RoundProgram
 from jsplit.rounds.state import Federation, RoundInfo
@@ -28,26 +28,24 @@ class Programs:
     Attributes:
         method: what a round computes.
         forms: the forms of a state of many clients.
+        needed: the fields that are read.
         loop: how loops run, as the user says.
     """
 
     method: RoundMethod
     forms: StateForms
+    needed: frozenset[str]
     loop: str
     # At most one; filled by the first round, whose shapes a step is traced for.
     _backends: list[Backend] = field(default_factory=list)
     _compiled: dict[tuple[bool, bool, bool], Callable] = field(default_factory=dict)
 
-    def backend(self, state: Federation, batch: Mapping[str, PyTree]) -> Backend:
-        """Return how loops run.
-
-        Args:
-            state: of many clients.
-            batch: shapes and dtypes of one client's batch.
-        """
+    def backend(self, state: Federation, round: Round) -> Backend:
+        """Return how loops run, given a state and a round to train it on."""
         if not self._backends:
             train = self.method.trainer.step
             one = self.forms.shapes_of_one(state)
+            batch = batch_shapes(round, self.needed)
             # The info holds records of messages, which cannot be traced.
             self._backends.append(
                 choose_backend(self.loop, lambda *a: train(*a)[0], one, batch)
