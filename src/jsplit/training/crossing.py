@@ -66,7 +66,7 @@ def message_of(wire: Wire, sent: PyTree) -> Message:
     return Message(
         wire.what,
         # A plain string: users print messages and write them to files.
-        wire.kind.value,
+        str(wire.kind),
         wire.sender,
         wire.receiver,
         shape,

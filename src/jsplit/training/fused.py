@@ -32,6 +32,7 @@ from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.signatures import (
     EvaluateFn,
+    Fields,
     InitFn,
     PredictFn,
     StepFn,
@@ -41,8 +42,6 @@ from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
-
-Fields = Mapping[str, PyTree]
 
 
 def fused(

@@ -30,6 +30,7 @@ from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.signatures import (
     EvaluateFn,
+    Fields,
     InitFn,
     PredictFn,
     StepFn,
@@ -39,8 +40,6 @@ from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
 from jsplit.training.walk import Store, Walk
 from jsplit.training.walks import Walks, walks_of
-
-Fields = Mapping[str, PyTree]
 
 
 def messages(

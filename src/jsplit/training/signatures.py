@@ -17,12 +17,15 @@ from jsplit.core.base import Info, PyTree, TrainState
 # function's own.
 _F = TypeVar("_F", bound=Callable)
 
+Fields = Mapping[str, PyTree]
+"""A batch: fields by name, [batch, ...] each."""
+
 
 # Said once for both interpreters, which promise the same.
 class InitFn(Protocol):
     """The form of `trainer.init`."""
 
-    def __call__(self, key: jax.Array | int, batch: Mapping[str, PyTree]) -> TrainState:
+    def __call__(self, key: jax.Array | int, batch: Fields) -> TrainState:
         """Make the first state of all parties.
 
         Args:
@@ -40,7 +43,7 @@ class StepFn(Protocol):
     """The form of `trainer.step`."""
 
     def __call__(
-        self, state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
+        self, state: TrainState, batch: Fields, weight: Any = None
     ) -> tuple[TrainState, Info]:
         """Train all parties on one batch.
 
@@ -61,9 +64,7 @@ class StepFn(Protocol):
 class EvaluateFn(Protocol):
     """The form of `trainer.evaluate`."""
 
-    def __call__(
-        self, state: TrainState, batch: Mapping[str, PyTree], weight: Any = None
-    ) -> Info:
+    def __call__(self, state: TrainState, batch: Fields, weight: Any = None) -> Info:
         """Compute the losses on one batch in inference mode; changes nothing.
 
         Args:
@@ -82,9 +83,7 @@ class EvaluateFn(Protocol):
 class PredictFn(Protocol):
     """The form of `trainer.predict`."""
 
-    def __call__(
-        self, state: TrainState, fields: Mapping[str, PyTree]
-    ) -> Mapping[str, PyTree]:
+    def __call__(self, state: TrainState, fields: Fields) -> Mapping[str, PyTree]:
         """Compute the outputs of the topology in inference mode; changes nothing.
 
         Args:
