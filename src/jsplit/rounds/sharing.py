@@ -106,13 +106,42 @@ class SharingTable:
         return any(sharing in parts for parts in self.parties.values())
 
     def pick(self, store: Store, *sharing: Sharing) -> Store:
-        """Return what of `store` is shared in one of these ways, by name."""
+        """Return what of a store is shared in one of these ways.
+
+        Args:
+            store: parts of the states of parties, by name.
+            *sharing: the ways that are asked for.
+
+        Returns:
+            Those parts, by name.
+
+        Example:
+            >>> from jsplit.rounds import PartySharing, Sharing, SharingTable
+            >>> table = SharingTable({"client": PartySharing(*[Sharing.OWN] * 4)})
+            >>> table.pick({}, Sharing.OWN)
+            {}
+        """
         # Run once for a round or while tracing, never for a step: an
         # enum's hash is a call into Python.
         return {name: x for name, x in store.items() if self[name] in sharing}
 
     def replace(self, old: Sharing, new: Sharing) -> SharingTable:
-        """Return the table with `new` wherever it says `old`."""
+        """Return the table with `new` wherever it says `old`.
+
+        Args:
+            old: what is replaced.
+            new: what comes in its place.
+
+        Returns:
+            A new table.
+
+        Example:
+            >>> from jsplit.rounds import PartySharing, Sharing, SharingTable
+            >>> table = SharingTable({"client": PartySharing(*[Sharing.OWN] * 4)})
+            >>> print(table.replace(Sharing.OWN, Sharing.CARRIED))
+            party    params    state  optimizer    links
+            client  carried  carried    carried  carried
+        """
         found = {}
         for party, parts in self.parties.items():
             found[party] = PartySharing(*(new if s is old else s for s in parts))
