@@ -60,8 +60,6 @@ def test_a_warm_step_takes_few_calls_of_python(make, calls, files):
 @pytest.mark.parametrize("make", [jsplit.fused, jsplit.messages])
 def test_the_functions_of_a_trainer_say_what_they_do(make):
     segment = jsplit.segment(lambda x: x, inputs=["x"])
-    trainer = make(
-        jsplit.vanilla(segment, segment, loss=lambda o, y: (o - y) ** 2), {}
-    )
+    trainer = make(jsplit.vanilla(segment, segment, loss=lambda o, y: (o - y) ** 2), {})
     for function in trainer[:4]:
         assert "Args:" in function.__doc__ and "Returns:" in function.__doc__

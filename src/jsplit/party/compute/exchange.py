@@ -83,7 +83,7 @@ class Wires:
         wires = self.local.wires
         return self.local.turns.client(self.step) * len(wires) + wires.index(wire)
 
-    def send(self, wire: Wire, value: PyTree, micro: int) -> None:
+    def send(self, micro: int, wire: Wire, value: PyTree) -> None:
         """Send what a program gave, if it has the shapes that were agreed on."""
         payload = value.payload if isinstance(value, Packet) else value
         wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
@@ -96,7 +96,7 @@ class Wires:
             )
         self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
 
-    def take(self, wire: Wire, micro: int) -> PyTree:
+    def take(self, micro: int, wire: Wire) -> PyTree:
         """The value that a program reads; waits for it."""
         payload, value = self.local.like(self.local.wires.index(wire), self.size)
         arrays = self.exchange.take(self.at(wire), self.step, micro)

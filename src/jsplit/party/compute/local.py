@@ -180,7 +180,7 @@ class Local:
         # Now is their step: what was computed ahead goes first, in the
         # order of sending.
         for micro, wire, value in begun.held:
-            at.send(wire, value, micro)
+            at.send(micro, wire, value)
         if self.micros > 1:
             store.update(self._zero_sums({**store, **begun.own[0]}, at.size))
 

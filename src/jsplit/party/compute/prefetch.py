@@ -118,11 +118,11 @@ class PrefetchedStep:
                 self.done[m] = t + 1
                 yield
 
-    def send(self, wire: Wire, value: PyTree, micro: int) -> None:
+    def send(self, micro: int, wire: Wire, value: PyTree) -> None:
         """Hold what is sent until its step."""
         self.held.append((micro, wire, value))
 
-    def take(self, wire: Wire, micro: int) -> PyTree:
+    def take(self, micro: int, wire: Wire) -> PyTree:
         """Nothing has been sent before its step, so no program here may ask."""
         raise ValueError(f"{wire.label} is not there before its step.")
 

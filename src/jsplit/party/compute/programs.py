@@ -21,11 +21,11 @@ from jsplit.training.walk import Address, Name, Op, Store, Walk, Wire
 class StepCarrier(Protocol):
     """What carries the messages of one step, of all its micro-batches."""
 
-    def send(self, wire: Wire, value: PyTree, micro: int) -> None:
+    def send(self, micro: int, wire: Wire, value: PyTree) -> None:
         """Send the value of one micro-batch."""
         ...
 
-    def take(self, wire: Wire, micro: int) -> PyTree:
+    def take(self, micro: int, wire: Wire) -> PyTree:
         """The value of one micro-batch; waits for it."""
         ...
 
@@ -36,8 +36,8 @@ class _OfMicrobatch:
     def __init__(self, at: StepCarrier, micro: int):
         # Partial functions, not methods: a message goes through no
         # Python frame more.
-        self.send = partial(at.send, micro=micro)
-        self.take = partial(at.take, micro=micro)
+        self.send = partial(at.send, micro)
+        self.take = partial(at.take, micro)
 
 
 class MicroStore:
