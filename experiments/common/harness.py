@@ -31,7 +31,7 @@ from experiments.common.data import (
     tables,
 )
 from experiments.common.vision import VGG, vgg
-from jsplit.rounds.state import Federation
+from jsplit.rounds import Federation
 
 GROUPS = {
     "site": "site",

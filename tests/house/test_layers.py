@@ -22,8 +22,9 @@ ROOMS = {
     "compress": "core",
     "topology": "core segments",
     "training": "core jaxprs topology",
-    "population": "core",
-    "rounds": "core jaxprs topology training population",
+    "populations": "core",
+    "population": "populations",
+    "rounds": "core jaxprs topology training populations",
     "costing": "core jaxprs slicing topology training",
     "runs": "costing",
     "wire": "",
@@ -46,9 +47,11 @@ INSIDE = {
         "export staleness vjp kinds walk config crossing cotangents losses segment_ops "
         "step store meshes update walks configure executor initial signatures fused messages"
     ),
+    "populations": "checks round reading population partitions",
     "rounds": (
-        "averages client_axis loops state client_calls driver local_training synchronous "
-        "algorithms"
+        "averages loops sharing state algorithm client_mesh carry forms inputs method "
+        "programs driver for_each_client local_training client_axis client_rows "
+        "client_calls all_steps synchronous tables algorithms baselines"
     ),
     "costing": (
         "records step_cost step cost_of_step run_cost passes split_runs baseline_runs "

@@ -1,8 +1,13 @@
-"""Ways to train many clients: split learning in turns, in parallel and federated, and the baselines, under one signature.
+"""Split learning of many clients: in turns, in parallel, and federated.
 
-Each takes a trainer of one client's topology and gives an `Algorithm`: `init / step -> (state, info)`, a step being a round
-that a `jsplit.population` draws. Randomness is numbered as if the clients of a round took turns, so one client alone trains
-as the trainer would; where clients step together, each has a key of its own in every step.
+Each takes a trainer of one client's topology and gives an `Algorithm`,
+whose step is a round that a `jsplit.population` draws. Each is a table of
+what travels, which `local_training` or `synchronous` runs; a new one is a
+function here.
+
+Randomness is numbered as if the clients of a round took turns, so one
+client alone trains as the trainer would. Where clients step together, each
+has a key of its own in every step.
 """
 
 from __future__ import annotations
@@ -14,23 +19,11 @@ import optax
 
 from jsplit.core.base import Trainer
 from jsplit.core.checks import one_of
-from jsplit.rounds.driver import Algorithm, check_trainer
-from jsplit.rounds.local_training import travel
-from jsplit.rounds.state import AVERAGED, CARRIED, FRESH, OWN, PARTS
-from jsplit.rounds.synchronous import together
-
-__all__ = [
-    "Algorithm",
-    "alone",
-    "centralized",
-    "fedavg",
-    "large_batch_sgd",
-    "parallel",
-    "splitfed",
-    "take_turns",
-]
-
-_HANDOFFS = ("peer", "server", "none")
+from jsplit.rounds.algorithm import Algorithm
+from jsplit.rounds.local_training import local_training
+from jsplit.rounds.sharing import Sharing
+from jsplit.rounds.synchronous import synchronous
+from jsplit.rounds.tables import client_and_others, sharing_table
 
 
 def take_turns(
@@ -40,33 +33,56 @@ def take_turns(
     handoff: str = "peer",
     loop: str = "auto",
 ) -> Algorithm:
-    """Split learning, one client after the other: each trains with the others' parties, then hands over to the next.
+    """Split learning, one client after the other: each trains, then hands over to the next.
 
-    With hand-off, training is that of the whole model on the same sequence of batches: parameters, statistics and optimizer
-    state go from client to client.
+    With hand-off, training is that of the whole model on the same sequence
+    of batches: parameters, statistics and optimizer state go from client
+    to client.
 
     Args:
-        trainer: of one client's topology.
-        client: the party, or the parties, that are there once for every client (a hospital with its labs).
-        handoff: how what the client's side has learned gets to the next client: `"peer"` straight, `"server"` up and down
-            again; with `"none"` each client keeps its own. The first two differ in who sees it and in bytes
-            (`jsplit.runs.take_turns`), not in numbers.
-        loop: `"compiled"`, a round in one program; `"python"`, Python over one compiled step; `"auto"`, compiled but for
-            convolutions on a CPU. The numbers are the same.
+        trainer: a trainer of one client's topology.
+        client: the party, or the parties, that are there once for every
+            client (a hospital with its labs).
+        handoff: how what the client's side has learned gets to the next
+            client: `"peer"` straight, `"server"` up and down again; with
+            `"none"` each client keeps its own. The first two differ in who
+            sees it and in bytes (`jsplit.runs.take_turns`), not in
+            numbers.
+        loop: `"compiled"`, a round in one program; `"python"`, Python over
+            one compiled step; `"auto"`, compiled but for convolutions on a
+            CPU. The numbers are the same.
+
+    Returns:
+        The algorithm, a step of which is a round.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
 
     References:
-        Gupta and Raskar, `Distributed learning of deep neural network over multiple agents
-        <https://arxiv.org/abs/1810.06060>`_, 2018, section 3; Vepakomma et al., `Split learning for health
+        Gupta and Raskar, `Distributed learning of deep neural network over
+        multiple agents <https://arxiv.org/abs/1810.06060>`_, 2018, section
+        3; Vepakomma et al., `Split learning for health
         <https://arxiv.org/abs/1812.00564>`_, 2018.
+
+    Example:
+        >>> import jsplit, optax
+        >>> low = jsplit.segment(lambda x: 2 * x, name="smashed", inputs=["x"])
+        >>> high = jsplit.segment(lambda h: h + 1, name="output", inputs=["smashed"])
+        >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
+        >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+        >>> print(jsplit.rounds.take_turns(trainer, "client").sharing)
+        party    params    state  optimizer    links
+        client  carried  carried    carried  carried
+        server  carried  carried    carried  carried
     """
-    one_of("handoff", handoff, _HANDOFFS)
-    mine, others = _sides(trainer, client)
-    side = OWN if handoff == "none" else CARRIED
-    return travel(
-        trainer,
-        _ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED)),
-        loop=loop,
+    one_of("handoff", handoff, ("peer", "server", "none"))
+    mine, others = client_and_others(trainer, client)
+    # Over a peer or over the server, the same gets to the next client.
+    side = Sharing.OWN if handoff == "none" else Sharing.CARRIED
+    sharing = sharing_table(
+        {**dict.fromkeys(mine, side), **dict.fromkeys(others, Sharing.CARRIED)}
     )
+    return local_training(trainer, sharing, loop=loop)
 
 
 def parallel(
@@ -78,32 +94,68 @@ def parallel(
     loop: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
-    """Parallel split learning: in every step each client runs on a batch of its own, the other parties on all of them as one.
+    """Parallel split learning: in every step all clients run, each on a batch of its own.
 
-    The objective of a step is the mean over all examples of all clients, and every gradient is exactly its gradient. A client
-    that has no batch left takes no step, so where clients are unequal the last steps of a round are those of the largest
-    alone; of a population's `global_batches`, which is GPSL, every step is of all, by their records.
+    The other parties run on the batches of all clients as one. The
+    objective of a step is the mean over all examples of all clients, and
+    every gradient is exactly its gradient. A client that has no batch left
+    takes no step, so where clients are unequal the last steps of a round
+    are those of the largest alone. Of a population's `global_batches`,
+    which is GPSL, every step is of all, by their records.
 
     Args:
-        trainer, client, loop: as for `take_turns`.
-        bottoms: `"own"`, each client has parameters and an optimizer of its own, or `"shared"`, all have the same: their
-            gradients are summed, which is one step on one large batch.
-        statistics: of BatchNorm in shared bottoms: `"averaged"` over the clients by their examples after each step, or each
-            client's `"own"`. Other parties' are of the large batch.
+        trainer: a trainer of one client's topology, without micro-batches.
+        client: the party, or the parties, that are there once for every
+            client.
+        bottoms: `"own"`, each client has parameters and an optimizer of
+            its own, or `"shared"`, all have the same: their gradients are
+            summed, which is one step on one large batch.
+        statistics: how those of BatchNorm in shared bottoms are shared:
+            `"averaged"` over the clients by their examples after each
+            step, or each client's `"own"`. Other parties' are of the large
+            batch.
+        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
         mesh: a mesh with an axis `clients` over which they are spread.
 
+    Returns:
+        The algorithm, a step of which is a round.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+
     References:
-        Jeon and Kim, `Privacy-sensitive parallel split learning <https://doi.org/10.1109/ICOIN48656.2020.9016486>`_, 2020;
-        Kohankhaki et al., `Parallel split learning with global sampling <https://arxiv.org/abs/2407.15738>`_, 2024.
+        Jeon and Kim, `Privacy-sensitive parallel split learning
+        <https://doi.org/10.1109/ICOIN48656.2020.9016486>`_, 2020;
+        Kohankhaki et al., `Parallel split learning with global sampling
+        <https://arxiv.org/abs/2407.15738>`_, 2024.
+
+    Example:
+        >>> import jsplit, optax
+        >>> low = jsplit.segment(lambda x: 2 * x, name="smashed", inputs=["x"])
+        >>> high = jsplit.segment(lambda h: h + 1, name="output", inputs=["smashed"])
+        >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
+        >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+        >>> print(jsplit.rounds.parallel(trainer, "client", bottoms="shared").sharing)
+        party    params     state  optimizer  links
+        client  carried  averaged    carried    own
+        server  carried   carried    carried    own
     """
     one_of("bottoms", bottoms, ("own", "shared"))
     one_of("statistics", statistics, ("averaged", "own"))
-    mine, others = _sides(trainer, client)
-    side = OWN if bottoms == "own" else CARRIED
-    found = _ways(dict.fromkeys(mine, side) | dict.fromkeys(others, CARRIED), links=OWN)
-    if statistics == "own":
-        found |= {(p, "state"): OWN for p in mine}
-    return together(trainer, found, mine, loop=loop, mesh=mesh)
+    mine, others = client_and_others(trainer, client)
+    side = Sharing.OWN if bottoms == "own" else Sharing.CARRIED
+    # Shared bottoms are carried from step to step, while statistics come
+    # apart in a step: each client's are of its own batch.
+    own = bottoms == "own" or statistics == "own"
+    sharing = sharing_table(
+        {**dict.fromkeys(mine, side), **dict.fromkeys(others, Sharing.CARRIED)},
+        states={party: Sharing.OWN if own else Sharing.AVERAGED for party in mine},
+        # Each client's part of the batch goes through links of its own.
+        links=Sharing.OWN,
+    )
+    # Where nothing is averaged over a round there is nothing for a server
+    # optimizer to apply, and no `chunk`: all clients are one batch.
+    return synchronous(trainer, sharing, mine, loop=loop, mesh=mesh)
 
 
 def splitfed(
@@ -118,165 +170,79 @@ def splitfed(
     chunk: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
-    """SplitFed: in a round each client trains with the other parties; then halves are averaged, each client by its share.
+    """SplitFed: in a round each client trains with the other parties; then halves are averaged.
 
-    Version 1: every client has copies of the other parties to train with, and all halves are averaged. Version 2: the other
-    parties train with one client after the other, in the round's order (let it be `shuffled`), and the clients' halves are
-    averaged. Version 3: every client keeps its own half; the copies of the other parties are averaged.
+    Version 1: every client has copies of the other parties to train with,
+    and all halves are averaged, each client by its share. Version 2: the
+    other parties train with one client after the other, in the round's
+    order (let it be `shuffled`), and the clients' halves are averaged.
+    Version 3: every client keeps its own half; the copies of the other
+    parties are averaged.
 
     Args:
-        trainer, client, loop: as for `take_turns`.
+        trainer: a trainer of one client's topology.
+        client: the party, or the parties, that are there once for every
+            client.
         version: 1, 2 or 3.
-        statistics: of BatchNorm in halves that are averaged: `"averaged"` as well, or each client's `"own"`.
-        moments: optimizer states of halves that are averaged: `"fresh"` in every round, `"averaged"`, or each client's `"own"`.
-            Fresh ones count steps from 0 again, so a schedule starts anew in every round.
-        server: an optimizer that applies the average: what a round moved is the gradient it takes a step along, with the
-            sign turned. By default the average is taken as it is, which is `optax.sgd(1.0)`.
-        chunk: how many clients run at the same time, on each device. More take more memory; by default all, on a CPU 8, or
-            1 where a step convolves.
+        statistics: how those of BatchNorm are shared in halves that are
+            averaged: `"averaged"` as well, or each client's `"own"`.
+        moments: how optimizer states are shared of halves that are
+            averaged: `"fresh"` in every round, `"averaged"`, or each
+            client's `"own"`. Fresh ones count steps from 0 again, so a
+            schedule starts anew in every round.
+        server: an optimizer that applies the average: what a round moved
+            is the gradient it takes a step along, with the sign turned. By
+            default the average is taken as it is, which is
+            `optax.sgd(1.0)`.
+        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
+        chunk: how many clients run at the same time, on each device. More
+            take more memory; by default all, on a CPU 8, or 1 where a step
+            convolves.
         mesh: a mesh with an axis `clients` over which they are spread.
 
+    Returns:
+        The algorithm, a step of which is a round.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+
     References:
-        Thapa et al., `SplitFed: when federated learning meets split learning <https://arxiv.org/abs/2004.12088>`_, 2022,
-        Algorithms 1 and 2; Gawali et al., `Comparison of privacy-preserving distributed deep learning methods in healthcare
+        Thapa et al., `SplitFed: when federated learning meets split
+        learning <https://arxiv.org/abs/2004.12088>`_, 2022, Algorithms 1
+        and 2; Gawali et al., `Comparison of privacy-preserving distributed
+        deep learning methods in healthcare
         <https://arxiv.org/abs/2012.12591>`_, 2021, for version 3.
+
+    Example:
+        >>> import jsplit, optax
+        >>> low = jsplit.segment(lambda x: 2 * x, name="smashed", inputs=["x"])
+        >>> high = jsplit.segment(lambda h: h + 1, name="output", inputs=["smashed"])
+        >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
+        >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+        >>> print(jsplit.rounds.splitfed(trainer, "client", version=3).sharing)
+        party     params     state  optimizer  links
+        client       own       own        own    own
+        server  averaged  averaged      fresh    own
     """
     one_of("version", version, (1, 2, 3))
-    mine, others = _sides(trainer, client)
+    mine, others = client_and_others(trainer, client)
+    # All parties averaged would be computed just as well, but not split.
     if not others:
         raise ValueError(
-            f"`client` names every party, {', '.join(mine)}, so nobody is left to serve; `fedavg` averages the whole."
+            f"`client` names every party, {', '.join(mine)}, so nobody is left to "
+            "serve; `fedavg` averages the whole."
         )
-    low, high = {1: (AVERAGED, AVERAGED), 2: (AVERAGED, CARRIED), 3: (OWN, AVERAGED)}[
-        version
-    ]
-    found = _ways(
-        dict.fromkeys(mine, low) | dict.fromkeys(others, high), statistics, moments
-    )
-    return travel(trainer, found, server=server, loop=loop, chunk=chunk, mesh=mesh)
-
-
-def fedavg(
-    trainer: Trainer,
-    *,
-    statistics: str = "averaged",
-    moments: str = "fresh",
-    server: optax.GradientTransformation | None = None,
-    loop: str = "auto",
-    chunk: int | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-) -> Algorithm:
-    """Federated averaging: each client trains the whole model, all parties of the topology; then it is averaged.
-
-    Args:
-        trainer: of any topology of the model.
-        statistics, moments, server, loop, chunk, mesh: as for `splitfed`. With a `server` optimizer this is FedOpt.
-
-    References:
-        McMahan et al., `Communication-efficient learning of deep networks from decentralized data
-        <https://arxiv.org/abs/1602.05629>`_, 2017, Algorithm 1; Reddi et al., `Adaptive federated optimization
-        <https://arxiv.org/abs/2003.00295>`_, 2021, Algorithm 1.
-    """
-    found = _ways(
-        dict.fromkeys(check_trainer(trainer).topology.parties, AVERAGED),
-        statistics,
-        moments,
-    )
-    return travel(trainer, found, server=server, loop=loop, chunk=chunk, mesh=mesh)
-
-
-def large_batch_sgd(
-    trainer: Trainer,
-    *,
-    statistics: str = "averaged",
-    loop: str = "auto",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Algorithm:
-    """Synchronous SGD: in every step each client computes the gradient of the whole model on a batch of its own, and all step
-    along the mean over all examples.
-
-    Args:
-        trainer: of any topology of the model.
-        statistics, loop, mesh: as for `parallel`.
-
-    References:
-        Chen et al., `Revisiting distributed synchronous SGD <https://arxiv.org/abs/1604.00981>`_, 2016.
-    """
-    return parallel(
-        trainer,
-        check_trainer(trainer).topology.parties,
-        bottoms="shared",
+    # A party whose half is carried trains with one client after the other.
+    client_side, server_side = {
+        1: (Sharing.AVERAGED, Sharing.AVERAGED),
+        2: (Sharing.AVERAGED, Sharing.CARRIED),
+        3: (Sharing.OWN, Sharing.AVERAGED),
+    }[version]
+    sharing = sharing_table(
+        {**dict.fromkeys(mine, client_side), **dict.fromkeys(others, server_side)},
         statistics=statistics,
-        loop=loop,
-        mesh=mesh,
+        moments=moments,
     )
-
-
-def centralized(trainer: Trainer, *, loop: str = "auto") -> Algorithm:
-    """The whole model on all data in one place: give it rounds of `population.pooled()`.
-
-    Args:
-        trainer: of any topology of the model.
-        loop: as for `take_turns`.
-    """
-    return travel(
-        trainer,
-        _ways(dict.fromkeys(check_trainer(trainer).topology.parties, CARRIED)),
-        loop=loop,
+    return local_training(
+        trainer, sharing, server=server, loop=loop, chunk=chunk, mesh=mesh
     )
-
-
-def alone(
-    trainer: Trainer,
-    *,
-    loop: str = "auto",
-    chunk: int | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-) -> Algorithm:
-    """Every client trains the whole model on its own data, and nobody learns from another: what joining in must beat.
-
-    Args:
-        trainer: of any topology of the model.
-        loop, chunk, mesh: as for `splitfed`.
-    """
-    found = _ways(dict.fromkeys(check_trainer(trainer).topology.parties, OWN))
-    return travel(trainer, found, loop=loop, chunk=chunk, mesh=mesh)
-
-
-def _ways(
-    side: dict[str, str],
-    statistics: str = "averaged",
-    moments: str = "fresh",
-    links: str | None = None,
-) -> dict:
-    """How each part travels, from how each party's parameters do.
-
-    The memory of a link is carried where all is, and else each client's own."""
-    one_of("statistics", statistics, (AVERAGED, OWN))
-    one_of("moments", moments, (FRESH, AVERAGED, OWN))
-    links = links or (CARRIED if {*side.values()} == {CARRIED} else OWN)
-    found = {}
-    for p, way in side.items():
-        found |= {(p, part): way for part in PARTS} | {(p, "links"): links}
-        if way == AVERAGED:
-            found |= {(p, "state"): statistics, (p, "optimizer"): moments}
-    return found
-
-
-def _sides(
-    trainer: Trainer, client: str | Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """The parties that a client is made of, and all others."""
-    parties = check_trainer(trainer).topology.parties
-    mine = (
-        [client]
-        if isinstance(client, str)
-        else list(client)
-        if isinstance(client, Sequence)
-        else []
-    )
-    if not mine or len({*mine}) < len(mine) or not {*mine} <= {*parties}:
-        raise ValueError(
-            f"`client` must be one or several of the parties {', '.join(parties)}, got {client!r}."
-        )
-    return mine, [p for p in parties if p not in mine]

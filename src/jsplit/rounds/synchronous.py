@@ -1,83 +1,135 @@
-"""A round in which all clients take every step together, each on a batch of its own.
+"""Rounds in which all clients step together: parallel split learning, large-batch SGD.
 
-To the parties that they share it is one step on one large batch; how that is, `client_axis` says.
+In every step each client runs on a batch of its own, and the other parties on all
+of them as one. `client_axis` says how clients that step together are one
+topology, `all_steps` loops over the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
+from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from jsplit.core.base import Trainer, TrainState
-from jsplit.rounds.averages import add_share, mean_of, nothing_yet
-from jsplit.rounds.client_axis import clients_mapped, clients_mesh, spread
-from jsplit.rounds.client_calls import row_by_row
-from jsplit.rounds.driver import Algorithm, assemble, check_trainer
-from jsplit.rounds.local_training import travel
-from jsplit.rounds.loops import LOOPS, Loops
-from jsplit.rounds.state import (
-    AVERAGED,
-    CARRIED,
-    OWN,
-    Draw,
-    Held,
-    RoundInfo,
-    Ways,
-    add_losses,
-    at,
-    no_sums,
-    parties_of,
-    parts_of,
-    told,
-)
+from jsplit.core.base import PyTree, Trainer
+from jsplit.rounds.algorithm import Algorithm
+from jsplit.rounds.all_steps import AllSteps, TrainStep
+from jsplit.rounds.client_axis import vmap_clients
+from jsplit.rounds.client_calls import one_call_per_client
+from jsplit.rounds.client_mesh import clients_mesh, vmap_over_devices
+from jsplit.rounds.driver import make_algorithm
+from jsplit.rounds.forms import StateForms
+from jsplit.rounds.local_training import local_training
+from jsplit.rounds.loops import Backend
+from jsplit.rounds.method import RoundProgram, check_trainer
+from jsplit.rounds.sharing import Sharing, SharingTable
+from jsplit.training.config import Config
 from jsplit.training.fused import fused
+from jsplit.training.kinds import WireKind
+from jsplit.training.store import layout_of
+from jsplit.training.walk import Store
 
 
-def together(
+def synchronous(
     trainer: Trainer,
-    ways: Ways,
+    sharing: SharingTable,
     clients: Collection[str],
     *,
     loop: str = "auto",
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
-    """The algorithm in which the parties `clients` are there once for each client, and all step at the same time.
+    """Make the algorithm in which all clients step at the same time.
 
     Args:
         trainer: of one client's topology.
-        ways: each part of a party's state is one client's own, or is carried from step to step. A state of the clients that is
-            carried is averaged after each step, each client by its examples.
+        sharing: each part is one client's own, or carried from step to
+            step. Statistics of the clients' parties may be averaged: after
+            every step, each client by its examples in it.
         clients: the parties that a client is made of.
         loop: how loops run.
         mesh: over whose axis `clients` the clients are spread.
+
+    Returns:
+        The algorithm.
+
+    Raises:
+        ValueError: if the trainer has micro-batches, or an argument does
+            not fit.
     """
     config = check_trainer(trainer)
     mesh = clients_mesh(mesh, config)
     if config.microbatches > 1:
         raise ValueError(
-            "`trainer` has micro-batches, which clients that step together do not: give each a smaller batch."
+            "`trainer` has micro-batches, which clients that step together do not: "
+            "give each a smaller batch."
         )
-    own = any(ways[p, "params"] == OWN for p in clients)
+    forms = StateForms(layout_of(config), sharing, mesh)
+    method = Synchronous(trainer, config, forms, sharing, tuple(clients), mesh)
+    trained = make_algorithm(method, loop)
 
-    def in_rows(loops: Loops) -> bool:
-        return mesh is None and loops is LOOPS["python"]
-
-    averaged = [(p, "state") for p in clients if ways[p, "state"] == CARRIED]
-
-    def step_of(count: int, loops: Loops) -> Callable:
-        if in_rows(loops):
-            return row_by_row(config, clients, count, own=own)
-        mapped = loops.each if own else jax.vmap
-        many = spread(
-            config, clients, count, own=own, mapped=clients_mapped(mapped, mesh)
+    # Clients are measured one by one, so that losses are known by client.
+    if mesh is None:
+        measured = local_training(trainer, sharing, loop=loop)
+    else:
+        # Nothing is carried from one to the next where nobody trains, so
+        # they may be measured at the same time, which a mesh asks for.
+        measured = local_training(
+            trainer,
+            sharing.replace(Sharing.CARRIED, Sharing.AVERAGED),
+            loop=loop,
+            chunk=1,
+            mesh=mesh,
         )
-        links = {
-            n: (many.links.get(("activation", n)), many.links.get(("cotangent", n)))
-            for _, n in many.links
-        }
+    return trained._replace(evaluate=measured.evaluate)
+
+
+@dataclass(frozen=True, eq=False)
+class Synchronous:
+    """What the driver must know of rounds in which all clients step together."""
+
+    trainer: Trainer
+    config: Config
+    forms: StateForms
+    sharing: SharingTable
+    clients: tuple[str, ...]
+    mesh: Mesh | None
+
+    def server_init(self, store: Store) -> dict[str, PyTree]:
+        """Return nothing: no optimizer applies averages here."""
+        return {}
+
+    def group_size(self, count: int, backend: Backend) -> int:
+        """Return 1: there are no groups to fill up, since all run at once."""
+        return 1
+
+    def round_program(
+        self, backend: Backend, *, ragged: bool, training: bool
+    ) -> RoundProgram:
+        """Return the loop over the steps of a round."""
+        # Every step has weights, ragged or not: a client that takes no
+        # step has weight 0 in the large batch.
+        return AllSteps(
+            self.config,
+            self.forms,
+            backend,
+            train_step=lambda count: self._train_step(count, backend),
+            many_programs=backend.calls_each_client(self.mesh),
+        )
+
+    def _train_step(self, count: int, backend: Backend) -> TrainStep:
+        """Return the step of a trainer of `count` clients at once."""
+        own = any(self.sharing.parties[p].params is Sharing.OWN for p in self.clients)
+        if backend.calls_each_client(self.mesh):
+            return one_call_per_client(self.config, self.clients, count, own=own)
+        vmap = vmap_over_devices(backend.shared_weights_vmap(own), self.mesh)
+        many = vmap_clients(self.config, self.clients, count, own=own, vmap=vmap)
+        links = {}
+        for _, value in many.links:
+            links[value] = (
+                many.links.get((WireKind.ACTIVATION, value)),
+                many.links.get((WireKind.COTANGENT, value)),
+            )
         return fused(
             many.topology,
             many.optimizer,
@@ -85,105 +137,3 @@ def together(
             backward=many.backward,
             mesh=many.mesh,
         ).step
-
-    def program(loops: Loops, ragged: bool, training: bool) -> Callable:
-        steps: dict[int, Callable] = {}
-
-        def begin(shared, live, fields, reads, weight):
-            """States of all clients where they are averaged, their batch, how much each example counts, and each client."""
-            every = {
-                k: jax.tree.map(lambda x: jnp.repeat(x[None], len(live), 0), x)
-                for k, x in shared.items()
-            }
-            weight = weight * live[:, None]
-            return (
-                every,
-                at(fields, reads.reshape(-1)),
-                weight.reshape(-1),
-                weight.sum(1),
-            )
-
-        def finish(old, new, live, of, losses, sums, examples):
-            """What is a client's own stays as it is where it takes no step, or has no example in it."""
-            live = live & (of > 0)
-            for k in old:
-                if k in averaged:
-                    sums_of = jax.tree.map(
-                        lambda x, y: add_share(of, nothing_yet(x), y), old[k], new[k]
-                    )
-                    new[k] = jax.tree.map(partial(mean_of, of.sum()), old[k], sums_of)
-                else:
-                    new[k] = jax.tree.map(
-                        lambda x, y: _keep(live, x, y), old[k], new[k]
-                    )
-            return new, add_losses(sums, losses, of.sum()), examples + of
-
-        def one(carry, live, key, fields, reads, weight):
-            """One step of all clients, [K, B] records."""
-            parts, step, sums, examples = carry
-            if len(live) not in steps:
-                steps[len(live)] = step_of(len(live), loops)
-            every, batch, weight, of = begin(
-                {k: parts[k] for k in averaged}, live, fields, reads, weight
-            )
-            state, info = steps[len(live)](
-                TrainState(parties_of(parts | every, key, step)), batch, weight
-            )
-            new = parts_of(state.parties)
-            old = {k: x for k, x in parts.items() if ways[k] == OWN or k in averaged}
-            found, *counted = finish(
-                old, {k: new[k] for k in old}, live, of, info.losses, sums, examples
-            )
-            return new | found, step + 1, *counted
-
-        if in_rows(loops):
-            begin, finish = jax.jit(begin), jax.jit(finish)
-        else:
-            one = loops.step(one, donate_argnums=0)
-
-        def whole_round(held: Held, key, fields, draw: Draw):
-            parts, step, memory = held
-            kept = {k: x for k, x in parts.items() if ways[k] == OWN}
-            parts = {
-                k: at(x, draw.client) if k in kept else x for k, x in parts.items()
-            }
-
-            def body(s, carry):
-                return one(
-                    carry,
-                    s < draw.steps,
-                    key,
-                    fields,
-                    draw.reads[:, s],
-                    draw.weight[:, s],
-                )
-
-            examples = jnp.zeros(len(draw.client), jnp.result_type(float))
-            carry = parts, step, no_sums(config), examples
-            parts, step, sums, examples = loops.times(draw.steps.max(), body, carry)
-            for k, x in kept.items():
-                parts[k] = jax.tree.map(
-                    lambda old, new: old.at[draw.client].set(new, mode="drop"),
-                    x,
-                    parts[k],
-                )
-            info: RoundInfo = told(config, sums)._replace(each={}, examples=examples)
-            return Held(parts, step, memory), info
-
-        return whole_round
-
-    if mesh is not None:  # to evaluate, nothing has to be carried on
-        ways_to_evaluate = {
-            k: AVERAGED if way == CARRIED else way for k, way in ways.items()
-        }
-        alone = travel(trainer, ways_to_evaluate, loop=loop, chunk=1, mesh=mesh)
-    else:
-        alone = travel(trainer, ways, loop=loop)
-    return assemble(
-        trainer, ways, program, loop=loop, group=lambda count, loops: 1, mesh=mesh
-    )._replace(evaluate=alone.evaluate)
-
-
-def _keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    """Of each client the new array if it took the step."""
-    return jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old)

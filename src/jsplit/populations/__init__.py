@@ -1,0 +1,1 @@
+"""Client populations: who has which records, and what a round reads of them."""

@@ -1,0 +1,60 @@
+"""The record of one round: which clients take part, and which records each reads in each step.
+
+It holds NumPy arrays of fixed shapes, so that rounds of one shape share a
+compiled program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jsplit.core.base import PyTree
+
+
+class Round(NamedTuple):
+    """What a round of training reads: K clients, each in up to S steps, batches of B records.
+
+    A `Population` draws it. The algorithms of `jsplit.rounds` take it as their
+    batch.
+
+    Attributes:
+        fields: the whole data set by field, [records, ...].
+        reads: the records read, int32 [K, S, B].
+        weight: how much each record counts, float32 [K, S, B]: 1, or 0 for one
+            that only fills up the shape. Those are again records of the same
+            client.
+        client: which clients take part, in their order, int32 [K].
+        steps: how many steps each client takes, int32 [K]. The rest of its S
+            are not taken.
+        share: the weight of each client where clients are averaged, float32
+            [K]: the number of its records, times the fraction of its steps
+            that it takes.
+        clients: how many clients there are in all.
+
+    Example:
+        Three and five records, in batches of four: the first client takes one
+        step, the second two, and what fills up a batch has weight 0.
+
+        >>> import numpy as np
+        >>> from jsplit.population import Population
+        >>> people = Population((np.arange(3), np.arange(3, 8)), ("few", "more"))
+        >>> drawn = people.round({"x": np.zeros(8)}, 0, batch=4)
+        >>> drawn.reads.shape, drawn.steps.tolist(), drawn.share.tolist()
+        ((2, 2, 4), [1, 2], [3.0, 5.0])
+        >>> drawn.weight.sum(2).astype(int).tolist()
+        [[3, 0], [4, 1]]
+    """
+
+    # A pytree of the user's. A round is never traced whole, so it may lie on
+    # the host or a device.
+    fields: Mapping[str, PyTree]
+    # Int32, since JAX would narrow int64 indices anyway, with a warning.
+    reads: np.ndarray
+    weight: np.ndarray
+    client: np.ndarray
+    steps: np.ndarray
+    share: np.ndarray
+    clients: int

@@ -1,0 +1,96 @@
+"""The signature that every algorithm over rounds has: five functions, a config and a table.
+
+It is that of a `jsplit.Trainer`, whose batches are rounds of a population.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+
+from jsplit.core.base import PyTree
+from jsplit.populations.round import Round
+from jsplit.rounds.sharing import SharingTable
+from jsplit.rounds.state import Federation, RoundInfo
+from jsplit.training.config import Config
+
+
+class InitClients(Protocol):
+    """`init(key, round) -> state`: make the first state of all clients."""
+
+    # Of the round only shapes matter, so that a state can be made before
+    # there is any data.
+    def __call__(self, key: jax.Array | int, round: Round) -> Federation: ...
+
+
+class TrainRound(Protocol):
+    """`step(state, round) -> (state, info)`: train one round."""
+
+    # The state that goes in is used up: its buffers are donated.
+    def __call__(
+        self, state: Federation, round: Round
+    ) -> tuple[Federation, RoundInfo]: ...
+
+
+class TrainRounds(Protocol):
+    """`run(state, rounds) -> (state, infos)`: train several rounds."""
+
+    # In one program where that is fast; then only its shapes are compiled
+    # for.
+    def __call__(
+        self, state: Federation, rounds: Iterable[Round]
+    ) -> tuple[Federation, RoundInfo]: ...
+
+
+class EvaluateRound(Protocol):
+    """`evaluate(state, round) -> info`: measure losses in inference mode."""
+
+    # The state is not used up.
+    def __call__(self, state: Federation, round: Round) -> RoundInfo: ...
+
+
+class PredictAsClient(Protocol):
+    """`predict(state, fields, client=None) -> {node: output}`."""
+
+    # `client` is needed only where clients have parameters of their own.
+    def __call__(
+        self,
+        state: Federation,
+        fields: Mapping[str, PyTree],
+        client: int | None = None,
+    ) -> Mapping[str, PyTree]: ...
+
+
+class Algorithm(NamedTuple):
+    """A way to train many clients: the signature of a `Trainer`, whose batches are rounds.
+
+    Attributes:
+        init: `init(key, round) -> state`; of the round only shapes matter.
+        step: `step(state, round) -> (state, info)`. The state that goes in
+            is used up.
+        run: `run(state, rounds) -> (state, infos)`, several rounds of
+            equal shapes on the same data, in one program where that is
+            fast; the infos have a leading axis [rounds].
+        evaluate: `evaluate(state, round) -> info`, in inference mode, by
+            client and overall; changes nothing.
+        predict: `predict(state, fields, client=None) -> {node: output}`;
+            `client` says whose, where clients have parts of their own.
+        config: that of the trainer.
+        sharing: how each part of each party's state gets from one client
+            to the next; prints as a table.
+
+    Example:
+        >>> import jsplit
+        >>> jsplit.rounds.Algorithm._fields
+        ('init', 'step', 'run', 'evaluate', 'predict', 'config', 'sharing')
+    """
+
+    init: InitClients
+    step: TrainRound
+    run: TrainRounds
+    evaluate: EvaluateRound
+    predict: PredictAsClient
+    config: Config
+    sharing: SharingTable

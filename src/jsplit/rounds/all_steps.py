@@ -1,0 +1,208 @@
+"""The loop over the steps of a round in which all clients step together.
+
+In pseudo-code::
+
+    for each step s:
+        every client runs on its batch s, the others on all of them as one
+        each client that took the step keeps what it has learned
+        statistics that clients share are averaged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core.base import Info, PyTree, TrainState
+from jsplit.rounds.averages import add_clients, mean_of, zero_sums
+from jsplit.rounds.carry import (
+    LossSums,
+    RoundArrays,
+    RoundCarry,
+    add_losses,
+    info_of_round,
+    put_rows,
+    rows_of,
+    zero_losses,
+)
+from jsplit.rounds.forms import StateForms
+from jsplit.rounds.loops import Backend
+from jsplit.rounds.sharing import Sharing
+from jsplit.rounds.state import RoundInfo
+from jsplit.training.config import Config
+from jsplit.training.walk import Address, Store
+
+TrainStep = Callable[..., tuple[TrainState, Info]]
+"""`step(state, batch, weight) -> (state, info)`, that of a trainer."""
+
+
+class AllClients(NamedTuple):
+    """All clients of a round between two steps.
+
+    Attributes:
+        store: their states along a leading axis [K], and the states of
+            those they train with.
+        step: the number of the next step.
+        sums: sums of losses over all clients.
+        examples: how many examples each client had, [K].
+    """
+
+    store: Store
+    step: jax.Array
+    sums: LossSums
+    examples: jax.Array
+
+
+class AllSteps:
+    """All steps of a round of clients that take each together.
+
+    Args:
+        config: of one client's topology.
+        forms: of the state of all clients, and how it is shared.
+        backend: how loops run.
+        train_step: by how many clients take part, a step of them all.
+        many_programs: whether such a step is many programs, run by Python.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        forms: StateForms,
+        backend: Backend,
+        train_step: Callable[[int], TrainStep],
+        many_programs: bool,
+    ):
+        self.config, self.forms, self.sharing = config, forms, forms.sharing
+        self.backend, self.train_step = backend, train_step
+        # Made once: each holds compiled programs.
+        self.trainers: dict[int, TrainStep] = {}
+        if many_programs:
+            # Then what comes before and after a step is compiled by itself.
+            self.begin, self.finish = jax.jit(self._begin), jax.jit(self._finish)
+            self.step = self._step
+        else:
+            self.begin, self.finish = self._begin, self._finish
+            self.step = backend.jit_step(self._step, donate_argnums=0)
+
+    def __call__(
+        self,
+        carry: RoundCarry,
+        key: jax.Array,
+        fields: Mapping[str, PyTree],
+        arrays: RoundArrays,
+    ) -> tuple[RoundCarry, RoundInfo]:
+        """Run the round."""
+        config, sharing = self.config, self.sharing
+        store, step, memory = carry
+        own = sharing.pick(store, Sharing.OWN)
+        taking_part = {**store, **rows_of(own, arrays.client)}
+
+        def one(s: jax.Array, now: AllClients) -> AllClients:
+            reads, weight = arrays.reads[:, s], arrays.weight[:, s]
+            return self.step(now, s < arrays.steps, key, fields, reads, weight)
+
+        examples = jnp.zeros(len(arrays.client), jnp.result_type(float))
+        now = AllClients(taking_part, step, zero_losses(config), examples)
+        now = self.backend.fori_loop(arrays.steps.max(), one, now)
+
+        mine = sharing.pick(now.store, Sharing.OWN)
+        store = {**now.store, **put_rows(own, arrays.client, mine)}
+        # A loss of the large batch is nobody's alone.
+        info = info_of_round(config, now.sums)._replace(each={}, examples=now.examples)
+        return RoundCarry(store, now.step, memory), info
+
+    def _step(
+        self,
+        now: AllClients,
+        live: jax.Array,
+        key: jax.Array,
+        fields: Mapping[str, PyTree],
+        reads: jax.Array,
+        weight: jax.Array,
+    ) -> AllClients:
+        """Run one step of all clients, on [K, B] records."""
+        count = len(live)
+        if count not in self.trainers:
+            self.trainers[count] = self.train_step(count)
+        shared = {n: x for n, x in now.store.items() if self._is_averaged(n)}
+        repeated, batch, weight, counts = self.begin(
+            shared, live, fields, reads, weight
+        )
+        state = self.forms.one({**now.store, **repeated}, key, now.step)
+        state, info = self.trainers[count](state, batch, weight)
+
+        new = self.forms.learned(state.parties)
+        # What other parties have is new, whoever took the step: it is one step
+        # on the large batch.
+        by_client = {
+            n: x
+            for n, x in now.store.items()
+            if self._is_averaged(n) or self.sharing[n] is Sharing.OWN
+        }
+        stepped = {n: new[n] for n in by_client}
+        kept, sums, examples = self.finish(
+            by_client, stepped, live, counts, info.losses, now.sums, now.examples
+        )
+        return AllClients({**new, **kept}, now.step + 1, sums, examples)
+
+    def _begin(
+        self,
+        shared: Store,
+        live: jax.Array,
+        fields: Mapping[str, PyTree],
+        reads: jax.Array,
+        weight: jax.Array,
+    ) -> tuple[Store, PyTree, jax.Array, jax.Array]:
+        """Prepare a step.
+
+        Returns:
+            For each client a copy of what is averaged after the step, the
+            large batch, how much each example of it counts, and the sum of
+            that by client.
+        """
+
+        def repeat(x: jax.Array) -> jax.Array:
+            return jnp.repeat(x[None], len(live), 0)
+
+        weight = weight * live[:, None]
+        batch = rows_of(fields, reads.reshape(-1))
+        repeated = jax.tree.map(repeat, shared)
+        return repeated, batch, weight.reshape(-1), weight.sum(1)
+
+    def _finish(
+        self,
+        old: Store,
+        new: Store,
+        live: jax.Array,
+        counts: jax.Array,
+        losses: Mapping[str, jax.Array],
+        sums: LossSums,
+        examples: jax.Array,
+    ) -> tuple[Store, LossSums, jax.Array]:
+        """Average statistics; keep what a client had where it took no step."""
+        # In global batches a client may have no example in a step that it
+        # takes: a step of gradient 0 would still move it, by momentum or
+        # weight decay.
+        live = live & (counts > 0)
+        kept = {}
+        for name, before in old.items():
+            if self._is_averaged(name):
+                total = add_clients(zero_sums(before), new[name], counts)
+                kept[name] = mean_of(total, counts.sum(), before)
+            else:
+                kept[name] = jax.tree.map(partial(_keep, live), before, new[name])
+        sums = add_losses(sums, losses, counts.sum())
+        return kept, sums, examples + counts
+
+    def _is_averaged(self, name: Address) -> bool:
+        """Return whether it is averaged over the clients after every step."""
+        return self.sharing[name] is Sharing.AVERAGED
+
+
+def _keep(live: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """Return of each client the new array if it took the step."""
+    return jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -1,0 +1,114 @@
+"""What the program of a round takes and carries: the state of all clients, and the round as arrays.
+
+Records that JAX traces, and sums of losses over the examples of a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core.base import PyTree
+from jsplit.rounds.state import RoundInfo
+from jsplit.training.config import Config
+from jsplit.training.losses import info_of
+from jsplit.training.walk import Store
+
+
+class RoundCarry(NamedTuple):
+    """What goes from round to round.
+
+    Attributes:
+        store: the state of every party; what is each client's own has a
+            leading axis [clients].
+        step: how many steps were taken, int32.
+        server: by party, the memory of the optimizer that applies
+            averages.
+    """
+
+    # The key is not here: it never changes, and a compiled program hands
+    # typed keys back slowly.
+    store: Store
+    step: jax.Array
+    server: Mapping[str, PyTree]
+
+
+class RoundArrays(NamedTuple):
+    """The arrays of a `Round`, filled up with clients that take no step to whole groups.
+
+    Attributes:
+        reads: the records read, int32 [K, S, B].
+        weight: how much each counts, float32 [K, S, B].
+        client: which clients take part, int32 [K]; what fills up has the
+            number of a client that there is not.
+        steps: how many steps each takes, int32 [K].
+        share: its weight in an average, float32 [K].
+        before: how many steps the clients before it take, int32 [K].
+    """
+
+    reads: Any
+    weight: Any
+    client: Any
+    steps: Any
+    share: Any
+    before: Any
+
+
+class LossSums(NamedTuple):
+    """Sums over examples: of each loss, and how many examples they were."""
+
+    losses: dict[str, jax.Array]
+    examples: jax.Array
+
+
+def zero_losses(config: Config) -> LossSums:
+    """Return the sums before the first example."""
+    dtype = jnp.result_type(float)
+    # Each zero is an array of its own, since they are donated step by
+    # step.
+    losses = {x.name: jnp.zeros((), dtype) for x in config.topology.losses}
+    return LossSums(losses, jnp.zeros((), dtype))
+
+
+def add_losses(
+    sums: LossSums, losses: Mapping[str, jax.Array], count: jax.Array
+) -> LossSums:
+    """Return the sums after a batch of `count` examples with these mean losses."""
+    new = {}
+    for name, total in sums.losses.items():
+        # In the dtype of the sum: a loss in half precision would stop
+        # growing.
+        new[name] = total + losses[name].astype(total.dtype) * count
+    return LossSums(new, sums.examples + count)
+
+
+def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
+    """Return what to tell of sums by client, [K], or of all together, []."""
+    # Sums first, then one division: a client counts by its examples, also
+    # one that has none.
+    losses = {n: x.sum() / sums.examples.sum() for n, x in sums.losses.items()}
+    each = {n: x / sums.examples for n, x in sums.losses.items()}
+    loss = info_of(config.topology, losses).loss
+    return RoundInfo(loss, losses, each, sums.examples)
+
+
+def rows_of(tree: PyTree, where: Any) -> PyTree:
+    """Return every array of a tree, indexed along its first axis by `where`."""
+    return jax.tree.map(lambda x: x[where], tree)
+
+
+def put_rows(tree: PyTree, where: jax.Array, rows: PyTree) -> PyTree:
+    """Return the tree with `rows` in the places `where` along the first axis of its arrays.
+
+    This is the inverse of `rows_of`.
+    """
+
+    def put(x: jax.Array, new: jax.Array) -> jax.Array:
+        # Clients that only fill up a group have a place beyond the end, so
+        # what they would write is dropped.
+        return x.at[where].set(new, mode="drop")
+
+    return jax.tree.map(put, tree, rows)

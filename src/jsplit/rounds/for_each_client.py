@@ -1,0 +1,254 @@
+"""The loop over the clients of a round, each of which takes its steps.
+
+An algorithm says what a client and the server do in `client_init`,
+`client_step`, `client_final` and `server_update` (as in fedjax). How many
+clients run at once, and on which devices, is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jsplit.core.base import PyTree
+from jsplit.rounds.averages import zero_sums
+from jsplit.rounds.carry import (
+    LossSums,
+    RoundArrays,
+    RoundCarry,
+    info_of_round,
+    put_rows,
+    rows_of,
+)
+from jsplit.rounds.client_mesh import over_clients
+from jsplit.rounds.loops import Backend
+from jsplit.rounds.sharing import Sharing, SharingTable
+from jsplit.rounds.state import RoundInfo
+from jsplit.training.config import Config
+from jsplit.training.walk import Store
+
+
+class Client(NamedTuple):
+    """One client in its turn, or several along a leading axis.
+
+    Attributes:
+        store: its state, and the states of those it trains with.
+        step: the number of its next step, by which randomness is numbered.
+        sums: sums of its losses so far.
+    """
+
+    store: Store
+    step: jax.Array
+    sums: LossSums
+
+
+class Shared(NamedTuple):
+    """What clients share in a round.
+
+    Attributes:
+        store: what each starts from: as it was before the round where it
+            is averaged, as the client before left it where it is carried.
+        sums: of what is averaged, the sums over the clients so far.
+    """
+
+    store: Store
+    sums: Store
+
+
+class ClientMethod(Protocol):
+    """What a client and the server do in a round."""
+
+    @property
+    def sharing(self) -> SharingTable:
+        """How each part of a state gets from one client to the next."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """Over whose axis `clients` they are spread."""
+        ...
+
+    def group_size(self, count: int, backend: Backend) -> int:
+        """Return how many of `count` clients run at once; 1: one after the other."""
+        ...
+
+    def client_init(self, shared: Store, own: Store, step: jax.Array) -> Client:
+        """Return the client at the start of its turn."""
+        ...
+
+    def client_step(
+        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+    ) -> Client:
+        """Return the client after it has trained on one batch."""
+        ...
+
+    def client_measure(
+        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+    ) -> Client:
+        """Return the client after it has measured its losses on one batch."""
+        ...
+
+    def client_final(self, shared: Shared, store: Store, share: jax.Array) -> Shared:
+        """Return what is shared after one client's turn, or several clients'."""
+        ...
+
+    def server_update(
+        self, memory: Mapping[str, PyTree], shared: Shared, total: jax.Array
+    ) -> tuple[Store, Mapping[str, PyTree]]:
+        """Return what is shared after the round, and the server's new memory."""
+        ...
+
+
+class ForEachClient:
+    """A round in which each client takes its steps, for itself or after another.
+
+    Args:
+        method: what a client and the server do, and how many clients run
+            at once.
+        config: of the trainer.
+        backend: how loops run.
+        ragged: whether an example may count other than 1.
+        training: whether the round trains, or only measures losses.
+    """
+
+    def __init__(
+        self,
+        method: ClientMethod,
+        config: Config,
+        backend: Backend,
+        ragged: bool,
+        training: bool,
+    ):
+        self.method, self.config, self.backend = method, config, backend
+        self.ragged, self.training = ragged, training
+        mesh = method.mesh
+        jit = backend.jit_step
+        # A client is donated step by step; one that only measures is the
+        # same after every step, so its arrays must stay.
+        donate = (0,) if training else ()
+
+        # Of one client.
+        self.client_init = jit(method.client_init)
+        self.client_step = jit(self._step, donate_argnums=donate)
+
+        # Of several at once, each device its part of them.
+        axes = (None, 0, 0)
+        inits = jax.vmap(method.client_init, in_axes=axes)
+        self.clients_init = jit(over_clients(inits, mesh, axes))
+        axes = (0, 0, None, None, 0, 0)
+        steps = backend.vmap(self._step, in_axes=axes)
+        steps = over_clients(steps, mesh, axes)
+        self.clients_step = jit(steps, donate_argnums=donate)
+
+        # Of what they share.
+        self.client_final = jit(method.client_final)
+        self.server_update = jit(method.server_update)
+
+    def __call__(
+        self,
+        carry: RoundCarry,
+        key: jax.Array,
+        fields: Mapping[str, PyTree],
+        arrays: RoundArrays,
+    ) -> tuple[RoundCarry, RoundInfo]:
+        """Run the round."""
+        store, step, memory = carry
+        pick = self.method.sharing.pick
+        own = pick(store, Sharing.OWN)
+        averaged = pick(store, Sharing.AVERAGED) if self.training else {}
+        shared = Shared(
+            pick(store, Sharing.CARRIED, Sharing.AVERAGED), zero_sums(averaged)
+        )
+
+        def turn(
+            shared: Shared, client: tuple[Store, RoundArrays]
+        ) -> tuple[Shared, tuple[Store, LossSums]]:
+            mine, its = client
+            now = self._all_steps(shared, mine, step + its.before, its, key, fields)
+            if self.training:
+                shared = self.client_final(shared, now.store, its.share)
+            return shared, (pick(now.store, Sharing.OWN), now.sums)
+
+        size = self.method.group_size(len(arrays.client), self.backend)
+        in_groups = size > 1 or self.method.mesh is not None
+        clients = rows_of(own, arrays.client), arrays
+        if in_groups:
+            clients = _grouped(clients, size)
+        shared, (mine, sums) = self.backend.scan(turn, shared, clients)
+        if in_groups:
+            mine, sums = _ungrouped((mine, sums))
+
+        info = info_of_round(self.config, sums)
+        if not self.training:
+            return carry, info
+        own = put_rows(own, arrays.client, mine)
+        total = arrays.share.sum()
+        new, memory = self.server_update(memory, shared, total)
+        # What is fresh is made in every turn, and stays here as it was.
+        store = {**store, **new, **own}
+        return RoundCarry(store, step + arrays.steps.sum(), memory), info
+
+    def _all_steps(
+        self,
+        shared: Shared,
+        own: Store,
+        step: jax.Array,
+        arrays: RoundArrays,
+        key: jax.Array,
+        fields: Mapping[str, PyTree],
+    ) -> Client:
+        """Run all steps of a client, or of several at once, each as many as it takes."""
+        if not jnp.ndim(arrays.steps):
+
+            def one(s: jax.Array, client: Client) -> Client:
+                reads, weight = arrays.reads[s], arrays.weight[s]
+                return self.client_step(client, None, key, fields, reads, weight)
+
+            client = self.client_init(shared.store, own, step)
+            return self.backend.fori_loop(arrays.steps, one, client)
+
+        def together(s: jax.Array, clients: Client) -> Client:
+            reads, weight = arrays.reads[:, s], arrays.weight[:, s]
+            live = s < arrays.steps
+            return self.clients_step(clients, live, key, fields, reads, weight)
+
+        clients = self.clients_init(shared.store, own, step)
+        return self.backend.fori_loop(arrays.steps.max(), together, clients)
+
+    def _step(
+        self,
+        client: Client,
+        live: jax.Array | None,
+        key: jax.Array,
+        fields: Mapping[str, PyTree],
+        reads: jax.Array,
+        weight: jax.Array,
+    ) -> Client:
+        """Run one step of one client, if it still takes one."""
+        method = self.method
+        step = method.client_step if self.training else method.client_measure
+        # Where every example counts 1, the trainer need not know weights:
+        # a loss may then be one number for a batch.
+        weights = weight if self.ragged else None
+        batch = rows_of(fields, reads)
+        new = step(client, key, batch, weights, weight.sum())
+        if live is None:
+            return new
+        # Clients that run at once all run until the last is through; what
+        # one computes beyond its own steps is thrown away.
+        return jax.tree.map(partial(jnp.where, live), new, client)
+
+
+def _grouped(tree: PyTree, size: int) -> PyTree:
+    """Divide the clients into groups: [clients, ...] to [groups, size, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tree)
+
+
+def _ungrouped(tree: PyTree) -> PyTree:
+    """Put the groups together, the inverse of `_grouped`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)

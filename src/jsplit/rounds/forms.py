@@ -1,0 +1,124 @@
+"""The state of many clients in its two forms: as users hold it, and as programs do.
+
+Both are made from one store, keyed by name: a state of many clients is
+that of one, with a leading axis [clients] wherever a part is each client's
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jsplit.core.base import PyTree, TrainState
+from jsplit.core.placement import replicate, shard_batch
+from jsplit.core.trees import abstract
+from jsplit.rounds.carry import RoundCarry, rows_of
+from jsplit.rounds.client_mesh import CLIENTS
+from jsplit.rounds.sharing import Sharing, SharingTable
+from jsplit.rounds.state import Federation
+from jsplit.training.store import Layout, key_and_step, load, save_back
+from jsplit.training.walk import Name, Store
+
+
+@dataclass(frozen=True, eq=False)
+class StateForms:
+    """Takes states of many clients apart, and puts them together.
+
+    Attributes:
+        layout: under which names each party's state lies in a store.
+        sharing: which parts are each client's own.
+        mesh: over whose axis `clients` these lie spread.
+    """
+
+    layout: Layout
+    sharing: SharingTable
+    mesh: Mesh | None
+
+    def learned(self, parties: Mapping) -> Store:
+        """Return what training changes, by name: all but key and step."""
+        store = load(self.layout, TrainState(parties))
+        for at in self.layout.values():
+            del store[at.key], store[at.step]
+        return store
+
+    def own(self, parties: Mapping) -> Store:
+        """Return what each client has of its own, [clients, ...]."""
+        store = load(self.layout, TrainState(parties))
+        return {name: store[name] for name in self._own_names}
+
+    @cached_property
+    def _own_names(self) -> list[Name]:
+        # Found out once: this is asked in every round, which a small model
+        # trains in less than a millisecond.
+        names: list[Name] = []
+        for at in self.layout.values():
+            names += [*at.params.values(), *at.state.values(), *at.links.values()]
+            names.append(at.optimizer)
+        return [name for name in names if self.sharing[name] is Sharing.OWN]
+
+    def open(self, state: Federation) -> tuple[RoundCarry, jax.Array]:
+        """Return what a program carries in the place of a state, and the key."""
+        # Key and step are the same at all parties, so those of any will
+        # do.
+        party = next(iter(self.layout))
+        _, _, _, _, key, step = state.parties[party]
+        carry = RoundCarry(self.learned(state.parties), step, state.server)
+        return self.at_rest(carry, key)
+
+    def close(self, carry: RoundCarry, key: jax.Array) -> Federation:
+        """Return the state that a program carried; the inverse of `open`."""
+        return Federation(self.one(carry.store, key, carry.step).parties, carry.server)
+
+    def one(self, store: Store, key: jax.Array, step: jax.Array) -> TrainState:
+        """Return a state of one client, at a key and a step."""
+        store = {**store, **key_and_step(self.layout, key, step)}
+        return save_back(self.layout, store)
+
+    def at_rest(
+        self, carry: RoundCarry, key: jax.Array
+    ) -> tuple[RoundCarry, jax.Array]:
+        """Put everything where it lies between rounds."""
+        if self.mesh is None:
+            return carry, key
+        store = {}
+        for name, x in carry.store.items():
+            if self.sharing[name] is Sharing.OWN:
+                # Each device has its own clients, so nothing moves when
+                # they train.
+                store[name] = shard_batch(x, self.mesh, CLIENTS)
+            else:
+                store[name] = replicate(x, self.mesh)
+        step, server, key = replicate((carry.step, carry.server, key), self.mesh)
+        return RoundCarry(store, step, server), key
+
+    def repeat_own(self, store: Store, clients: int) -> Store:
+        """Return the store with each client's own parts, [clients, ...], all alike."""
+
+        def repeat(x: jax.Array) -> jax.Array:
+            return jnp.repeat(x[None], clients, 0)
+
+        own = self.sharing.pick(store, Sharing.OWN)
+        return {**store, **{n: jax.tree.map(repeat, x) for n, x in own.items()}}
+
+    def of_client(self, state: Federation, client: int) -> TrainState:
+        """Return the state of one client, and of those it trains with."""
+        mine = {n: rows_of(x, client) for n, x in self.own(state.parties).items()}
+        store = {**load(self.layout, TrainState(state.parties)), **mine}
+        return replicate(save_back(self.layout, store), self.mesh)
+
+    def shapes_of_one(self, state: Federation) -> TrainState:
+        """Return the shapes and dtypes of a state of one client."""
+
+        def row(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+        # Nothing is indexed: arrays of another process could not be.
+        own: PyTree = jax.tree.map(row, abstract(self.own(state.parties)))
+        store = {**abstract(load(self.layout, TrainState(state.parties))), **own}
+        return save_back(self.layout, store)

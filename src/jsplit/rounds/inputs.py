@@ -1,0 +1,87 @@
+"""A round that a user gives, checked, and as the arrays that programs take."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import jax
+import numpy as np
+
+from jsplit.core.base import PyTree
+from jsplit.core.trees import abstract
+from jsplit.populations.round import Round
+from jsplit.rounds.carry import RoundArrays
+
+
+def check_round(round: Round, needed: Collection[str]) -> None:
+    """Refuse what is no round, or lacks one of the fields `needed`."""
+    if not isinstance(round, Round):
+        raise ValueError(
+            "`round` must be a Round, as a population draws it, got "
+            f"{type(round).__name__}."
+        )
+    if missing := set(needed) - round.fields.keys():
+        have = ", ".join(round.fields) or "none"
+        # The first by name: which of several is named must not change.
+        raise ValueError(
+            f"the round lacks the field `{sorted(missing)[0]}`; it has {have}."
+        )
+
+
+def check_clients(round: Round, own: PyTree) -> None:
+    """Refuse a round of another number of clients than have `own` parts."""
+    # JAX clamps an index out of range, so clients would silently be
+    # others.
+    for x in jax.tree.leaves(own):
+        if x.shape[0] != round.clients:
+            raise ValueError(
+                f"the round is of {round.clients} clients, but the state is of "
+                f"{x.shape[0]}; a test set for each is drawn from "
+                "jsplit.population.everyone(records, clients)."
+            )
+
+
+def fields_read(round: Round, needed: Collection[str]) -> dict[str, PyTree]:
+    """Return the fields of the round that are `needed`."""
+    # What nobody reads is not moved to a device.
+    return {name: x for name, x in round.fields.items() if name in needed}
+
+
+def batch_shapes(round: Round, needed: Collection[str]) -> Mapping[str, PyTree]:
+    """Return the shapes and dtypes of one client's batch in one step."""
+    size = round.reads.shape[-1]
+
+    def batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(batch, abstract(fields_read(round, needed)))
+
+
+def round_arrays(round: Round, group: int) -> RoundArrays:
+    """Return the arrays of a round, filled up to whole groups of `group` clients.
+
+    Those who fill up take no step.
+    """
+    count = len(round.client)
+    more = -count % group
+    reads, weight, client, steps, share = (
+        np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])
+        for x in (round.reads, round.weight, round.client, round.steps, round.share)
+    )
+    # The number of nobody: what it would write is dropped. With a number
+    # of somebody, it would write that client's old state over its new one.
+    client[count:] = round.clients
+
+    # Steps are numbered as if clients took turns, so that randomness does
+    # not depend on how many run at once.
+    before = np.cumsum(steps, dtype=np.int32) - steps
+    return RoundArrays(reads, weight, client, steps, share, before)
+
+
+def is_ragged(arrays: RoundArrays) -> bool:
+    """Return whether an example counts other than 1 in a step that is taken."""
+    # Where none does, trainers get no weights: a loss may then be one
+    # number for a batch. Weights of steps that are not taken do not
+    # matter.
+    taken = np.arange(arrays.weight.shape[-2]) < arrays.steps[..., None]
+    return bool(np.any((arrays.weight != 1) & taken[..., None]))

@@ -1,0 +1,95 @@
+"""What the driver must know of a way to spend a round: the interface of a round method.
+
+`LocalTraining` and `Synchronous` are two. A third is a dataclass with the
+same methods, handed to `make_algorithm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from jsplit.core.base import PyTree, Trainer
+from jsplit.rounds.carry import RoundArrays, RoundCarry
+from jsplit.rounds.loops import Backend
+from jsplit.rounds.sharing import SharingTable
+from jsplit.rounds.state import RoundInfo
+from jsplit.training.config import Config
+from jsplit.training.meshes import one_mesh
+from jsplit.training.walk import Store
+
+
+class RoundProgram(Protocol):
+    """What a round computes, as a function of arrays."""
+
+    # It is compiled as a whole, or runs in Python over compiled steps; so
+    # it may use no Python value of an array but through its backend.
+    def __call__(
+        self,
+        carry: RoundCarry,
+        key: jax.Array,
+        fields: Mapping[str, PyTree],
+        arrays: RoundArrays,
+    ) -> tuple[RoundCarry, RoundInfo]: ...
+
+
+class RoundMethod(Protocol):
+    """A way to spend a round: what the driver must know of it."""
+
+    @property
+    def trainer(self) -> Trainer:
+        """Trains one client with those it trains with."""
+        ...
+
+    @property
+    def sharing(self) -> SharingTable:
+        """How each part of a party's state gets from one client to the next."""
+        ...
+
+    # All else lies on every device.
+    @property
+    def mesh(self) -> Mesh | None:
+        """Over whose axis `clients` what each client has of its own lies spread."""
+        ...
+
+    def server_init(self, store: Store) -> Mapping[str, PyTree]:
+        """Return the first memory of the optimizer that applies averages, by party."""
+        ...
+
+    # Asked before a program is built: a round is filled up to whole
+    # groups.
+    def group_size(self, count: int, backend: Backend) -> int:
+        """Return how many of `count` clients run at once."""
+        ...
+
+    def round_program(
+        self, backend: Backend, *, ragged: bool, training: bool
+    ) -> RoundProgram:
+        """Return what a round computes, where loops run so.
+
+        Args:
+            backend: how loops run.
+            ragged: whether an example may count other than 1.
+            training: whether the round trains, or only measures losses.
+        """
+        ...
+
+
+def check_trainer(trainer: Trainer) -> Config:
+    """Return the config of a trainer whose step can be part of one program.
+
+    Raises:
+        ValueError: if it is no trainer, or its parties have different
+            meshes.
+    """
+    if not isinstance(trainer, Trainer) or not isinstance(trainer.config, Config):
+        raise ValueError(
+            "`trainer` must be one of jsplit.fused or jsplit.messages, got "
+            f"{type(trainer).__name__}."
+        )
+    # A round is one program, and one program runs on one set of devices.
+    one_mesh(trainer.config)
+    return trainer.config
