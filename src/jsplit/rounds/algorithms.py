@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from jsplit.core.base import Trainer
 from jsplit.core.checks import one_of
+from jsplit.core.trainer import Trainer
 from jsplit.rounds.driver import Algorithm, check_trainer
 from jsplit.rounds.local_training import travel
 from jsplit.rounds.state import AVERAGED, CARRIED, FRESH, OWN, PARTS

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree, Trainer, TrainState
+from jsplit.core.base import PyTree, TrainState
 from jsplit.core.placement import replicate, shard_batch
+from jsplit.core.trainer import Trainer
 from jsplit.core.trees import abstract
 from jsplit.jaxprs.convolutions import convolves_on_cpu
 from jsplit.population import Round

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.base import Trainer, TrainState
+from jsplit.core.base import TrainState
 from jsplit.core.checks import as_positive_int
+from jsplit.core.trainer import Trainer
 from jsplit.core.trees import combine, inexact_part
 from jsplit.rounds.averages import add_share, mean_of, nothing_yet
 from jsplit.rounds.client_axis import CLIENTS, clients_mesh

@@ -11,7 +11,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jsplit.core.base import Trainer, TrainState
+from jsplit.core.base import TrainState
+from jsplit.core.trainer import Trainer
 from jsplit.rounds.averages import add_share, mean_of, nothing_yet
 from jsplit.rounds.client_axis import clients_mapped, clients_mesh, spread
 from jsplit.rounds.client_calls import row_by_row

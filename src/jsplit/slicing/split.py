@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, Var
 
-from jsplit.core.base import Params, PyTree, Segment, State, node_key
+from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import names_of, topological_order
+from jsplit.core.keys import node_key
 from jsplit.core.paths import dotted, nest
 from jsplit.core.trees import batch_of, describe
 from jsplit.jaxprs.flat import (

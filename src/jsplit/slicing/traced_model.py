@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
-from jsplit.core.base import Apply, PyTree, Segment
+from jsplit.core.base import PyTree, Segment, SegmentApply
 from jsplit.core.checks import first_line, names_of
 from jsplit.core.paths import Leaves, by_path, dotted
 from jsplit.core.trees import abstract, batch_of
@@ -179,7 +179,7 @@ class TracedModel:
         outputs: Sequence[str] | None = None,
         shared: Sequence[str] = (),
     ):
-        self.apply: Apply = model.apply
+        self.apply: SegmentApply = model.apply
         fields = _fields_of(model, example)
         self.fields, self.example = list(fields), list(fields.values())
         self.batch = batch_of(fields)

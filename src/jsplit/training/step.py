@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jsplit.core.base import Link, Message, PyTree, node_key
+from jsplit.core.base import Link, Message, PyTree
+from jsplit.core.keys import node_key
 from jsplit.core.trees import (
     abstract,
     combine,
