@@ -32,7 +32,7 @@ ROOMS = {
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
-    "core": "base trainer keys checks tables checkpoint links paths placement trees",
+    "core": "base typed_jax trainer keys checks tables checkpoint links paths placement trees",
     "jaxprs": "flat convolutions halves macs",
     "segments": "call interception flax segment precision",
     "slicing": "merge separators traced_model ownership cut_points split",

@@ -1,8 +1,8 @@
 """The records that everything in jsplit takes and returns.
 
-A `Segment` computes, a `Link` carries, a `PartyState` is what a party learns. A record
-that several rooms share belongs here; what computes with one does not. This file imports
-nothing of ours.
+A `Segment` computes, a `Link` carries, a `PartyState` is what a party
+learns. A record that several rooms share belongs here; what computes with
+one does not. This file imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-# Python has no type for "a pytree". The alias marks where the user's own containers
-# pass through; everything that jsplit makes itself has a type of its own.
+# Python has no type for "a pytree". The alias marks where the user's own
+# containers pass through; everything that jsplit makes itself has a type of
+# its own.
 PyTree = Any
 Params = PyTree
 State = PyTree
@@ -25,19 +26,20 @@ Fields = Mapping[str, PyTree]
 class SegmentInit(Protocol):
     """Make a segment's first parameters and state.
 
-    Called as `init(key, *inputs) -> (params, state)`. Only the shapes and dtypes of
-    `inputs` matter.
+    Called as `init(key, *inputs) -> (params, state)`. Only the shapes and
+    dtypes of `inputs` matter.
     """
 
-    # Positional only: the inputs of a segment have names that are the user's, and any of
-    # them may be called `key`.
+    # Positional only: the inputs of a segment have names that are the
+    # user's, and any of them may be called `key`.
     def __call__(self, key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]: ...
 
 
 class SegmentApply(Protocol):
     """Compute a segment's output, and the state that it leaves; a pure function.
 
-    Called as `apply(params, state, key, *inputs, train=True) -> (output, new_state)`.
+    Called as `apply(params, state, key, *inputs, train=True) -> (output,
+    new_state)`.
     """
 
     def __call__(
@@ -51,31 +53,33 @@ class SegmentApply(Protocol):
     ) -> tuple[PyTree, State]: ...
 
 
-# A dataclass and not a named tuple: JAX would take a tuple for a pytree, and look for
-# arrays in it. This one is static: it is hashed, by identity of its functions, as part of
-# the key under which compiled programs are found again.
+# A dataclass and not a named tuple: JAX would take a tuple for a pytree,
+# and look for arrays in it. This one is static: it is hashed, by identity
+# of its functions, as part of the key under which compiled programs are
+# found again.
 @dataclass(frozen=True)
 class Segment:
     """A pure function with parameters of its own: the part of a network that one party runs.
 
-    `jsplit.segment` makes one from a Flax module or a function, `jsplit.split` makes
-    several from a whole model, and it can be written by hand. Nothing that uses a segment
-    can tell which.
+    `jsplit.segment` makes one from a Flax module or a function,
+    `jsplit.split` makes several from a whole model, and it can be written
+    by hand. Nothing that uses a segment can tell which.
 
     Attributes:
         init: `init(key, *inputs) -> (params, state)`.
-        apply: `apply(params, state, key, *inputs, train=True) -> (output, new_state)`.
-            `state` holds what training changes without a gradient (BatchNorm statistics
-            and the like). `key` feeds dropout and may be `None` where `train` is `False`.
-        inputs: names of the positional inputs, if known. A `Node` reads the values of
-            these names unless told otherwise.
+        apply: `apply(params, state, key, *inputs, train=True) -> (output,
+            new_state)`. `state` holds what training changes without a
+            gradient (BatchNorm statistics and the like). `key` feeds
+            dropout and may be `None` where `train` is `False`.
+        inputs: names of the positional inputs, if known. A `Node` reads the
+            values of these names unless told otherwise.
         name: name of the value that the segment produces, if known.
-        trainable: whether there may be parameters. A party that owns only segments
-            without any needs no optimizer.
-        shares_key: `False`: in a topology the segment gets a key of its own, so that two
-            segments never draw the same dropout mask. `True`: it gets the step's key as
-            it is, as all slices of one whole model must, for their masks to be the whole
-            model's.
+        trainable: whether there may be parameters. A party that owns only
+            segments without any needs no optimizer.
+        shares_key: `False`: in a topology the segment gets a key of its
+            own, so that two segments never draw the same dropout mask.
+            `True`: it gets the step's key as it is, as all slices of one
+            whole model must, for their masks to be the whole model's.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -106,17 +110,18 @@ class Segment:
 class Link(NamedTuple):
     """What happens to a value, or to a cotangent, on a crossing from one party to another.
 
-    `decode(encode(value))` stands outside the differentiated function: the receiver
-    computes with what it decoded, the sender with what it had.
+    `decode(encode(value))` stands outside the differentiated function: the
+    receiver computes with what it decoded, the sender with what it had.
 
     Attributes:
-        init: `init(like) -> state` makes the sender's memory, `()` if it needs none. Every
-            crossing and direction has one of its own; in inference it starts anew.
-        encode: `encode(state, value, key) -> (payload, state)`. The payload is what is
-            sent. A cotangent has the structure of its value, with `None` for leaves that
-            have none (integers).
-        decode: `decode(payload, like) -> value`, of the shapes and dtypes of `like`, a tree
-            of `jax.ShapeDtypeStruct`.
+        init: `init(like) -> state` makes the sender's memory, `()` if it
+            needs none. Every crossing and direction has one of its own; in
+            inference it starts anew.
+        encode: `encode(state, value, key) -> (payload, state)`. The payload
+            is what is sent. A cotangent has the structure of its value,
+            with `None` for leaves that have none (integers).
+        decode: `decode(payload, like) -> value`, of the shapes and dtypes
+            of `like`, a tree of `jax.ShapeDtypeStruct`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -144,13 +149,13 @@ class Message(NamedTuple):
         kind: `"activation"` (forward) or `"cotangent"` (back).
         sender: the party that sent it.
         receiver: the party that it went to.
-        shape: of what crossed, after its link encoded it; a tuple of shapes where that is
-            several arrays.
-        dtype: of what crossed, after its link encoded it; a tuple of dtypes where that is
-            several arrays.
+        shape: of what crossed, after its link encoded it; a tuple of shapes
+            where that is several arrays.
+        dtype: of what crossed, after its link encoded it; a tuple of dtypes
+            where that is several arrays.
         bytes: size of what crossed.
-        frame: bytes of the frame around it on a network: 96, and for each array 8 and 8
-            for each axis. In one process nothing adds them.
+        frame: bytes of the frame around it on a network: 96, and for each
+            array 8 and 8 for each axis. In one process nothing adds them.
 
     Example:
         >>> import numpy as np, jsplit
@@ -165,8 +170,8 @@ class Message(NamedTuple):
     kind: str
     sender: str
     receiver: str
-    # Of what crossed, not of the value: a link may make several arrays of one, or one of
-    # several, so neither has a fixed form.
+    # Of what crossed, not of the value: a link may make several arrays of
+    # one, or one of several, so neither has a fixed form.
     shape: tuple[int, ...] | tuple[tuple[int, ...], ...]
     dtype: np.dtype[Any] | tuple[np.dtype[Any], ...]
     bytes: int
@@ -179,10 +184,12 @@ class PartyState(NamedTuple):
     Attributes:
         params: parameters, by node.
         state: BatchNorm statistics and other mutable collections, by node.
-        optimizer: state of the party's one optimizer, over all its `params`.
-        links: memory of the links that this party sends through, by crossing.
-        key: the seed key on which the parties agreed; randomness is a function of
-            (key, step).
+        optimizer: state of the party's one optimizer, over all its
+            `params`.
+        links: memory of the links that this party sends through, by
+            crossing.
+        key: the seed key on which the parties agreed; randomness is a
+            function of (key, step).
         step: number of steps taken, int32 [].
 
     Example:
@@ -199,19 +206,20 @@ class PartyState(NamedTuple):
     state: Mapping[str, State]
     optimizer: PyTree
     links: Mapping[str, State]
-    # Never split from step to step: a key for step n is folded from this one and n, so any
-    # step can be replayed from a checkpoint without those before it.
+    # Never split from step to step: a key for step n is folded from this
+    # one and n, so any step can be replayed from a checkpoint without those
+    # before it.
     key: jax.Array
-    # An array and not an int: a number that is part of the program would compile every
-    # step anew.
+    # An array and not an int: a number that is part of the program would
+    # compile every step anew.
     step: jax.Array
 
 
 class TrainState(NamedTuple):
     """The state of every party.
 
-    In one process the states of all parties lie side by side. On its own machine a party
-    has only its own.
+    In one process the states of all parties lie side by side. On its own
+    machine a party has only its own.
 
     Attributes:
         parties: the state of each party, by its name.
@@ -232,8 +240,10 @@ class Info(NamedTuple):
 
     Attributes:
         loss: sum of all losses, each times its weight, float [].
-        losses: every loss and metric before its weight, by name, float [] each.
-        messages: what crossed, in order; empty where the interpreter sends nothing.
+        losses: every loss and metric before its weight, by name, float []
+            each.
+        messages: what crossed, in order; empty where the interpreter sends
+            nothing.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -244,6 +254,6 @@ class Info(NamedTuple):
 
     loss: jax.Array
     losses: Mapping[str, jax.Array]
-    # Only `messages` fills it: inside the one program of `fused` there is no moment at
-    # which something crosses.
+    # Only `messages` fills it: inside the one program of `fused` there is
+    # no moment at which something crosses.
     messages: tuple[Message, ...] = ()

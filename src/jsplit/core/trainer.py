@@ -1,7 +1,7 @@
 """A way to train: four functions, their arguments and what they give.
 
-Interpreters make a `Trainer`, users call it. What a function of it must do, whoever makes
-it, is said at its Protocol here.
+Interpreters make a `Trainer`, users call it. What a function of it
+must do, whoever makes it, is said at its Protocol here.
 """
 
 from __future__ import annotations
@@ -15,28 +15,31 @@ from jax.typing import ArrayLike
 from jsplit.core.base import Fields, Info, PyTree, TrainState
 
 
-# The docstrings of the four `__call__` are given to the functions that trainers hold, so
-# that `help(trainer.step)` says something: closures have no place of their own for it.
+# The docstrings of the four `__call__` are given to the functions
+# that trainers hold, so that `help(trainer.step)` says something:
+# closures have no place of their own for it.
 class InitFn(Protocol):
     """The form of `trainer.init`; see `__call__`."""
 
     def __call__(self, key: jax.Array | int, batch: Fields) -> TrainState:
         """Make the first state of all parties.
 
-        Parameters are those that the segments' own `init` gives; optimizers and links start
-        from them. The same key gives the same state in every interpreter.
+        Parameters are those that the segments' own `init` gives;
+        optimizers and links start from them. The same key gives the
+        same state in every interpreter.
 
         Args:
             key: a PRNG key, or an integer seed of one.
-            batch: every field that the topology reads, by name, each an array or pytree
-                [batch, ...]. Only shapes and dtypes matter.
+            batch: every field that the topology reads, by name, each
+                an array or pytree [batch, ...]. Only shapes and
+                dtypes matter.
 
         Returns:
             A `TrainState` at step 0.
 
         Raises:
-            ValueError: if `key` is neither, if a field is lacking or unknown, or if a segment
-                does not fit what it reads.
+            ValueError: if `key` is neither, if a field is lacking or
+                unknown, or if a segment does not fit what it reads.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -62,24 +65,28 @@ class StepFn(Protocol):
     ) -> tuple[TrainState, Info]:
         """Train all parties on one batch.
 
-        Every party computes its segments, the losses are differentiated, and each party's
-        optimizer updates its own parameters.
+        Every party computes its segments, the losses are
+        differentiated, and each party's optimizer updates its own
+        parameters.
 
-        The state that goes in is used up, since its buffers are donated; go on with the one
-        that comes out.
+        The state that goes in is used up, since its buffers are
+        donated; go on with the one that comes out.
 
         Args:
             state: of all parties, from `init` or the step before.
-            batch: every field that the topology reads, by name, each an array or pytree
-                [batch, ...].
-            weight: how much each example counts in the mean that a loss takes, [batch]; 0
-                leaves it out. By default all count alike.
+            batch: every field that the topology reads, by name, each
+                an array or pytree [batch, ...].
+            weight: how much each example counts in the mean that a
+                loss takes, [batch]; 0 leaves it out. By default all
+                count alike.
 
         Returns:
-            The new state, and the `Info` of this step: losses before the update.
+            The new state, and the `Info` of this step: losses before
+            the update.
 
         Raises:
-            ValueError: if a field is lacking or unknown, or batch axes differ.
+            ValueError: if a field is lacking or unknown, or batch
+                axes differ.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -107,16 +114,18 @@ class EvaluateFn(Protocol):
 
         Args:
             state: of all parties; it is not used up.
-            batch: every field that the topology reads, by name, each an array or pytree
-                [batch, ...].
-            weight: how much each example counts in the mean that a loss takes, [batch]; 0
-                leaves it out. By default all count alike.
+            batch: every field that the topology reads, by name, each
+                an array or pytree [batch, ...].
+            weight: how much each example counts in the mean that a
+                loss takes, [batch]; 0 leaves it out. By default all
+                count alike.
 
         Returns:
             The `Info` of this batch.
 
         Raises:
-            ValueError: if a field is lacking or unknown, or batch axes differ.
+            ValueError: if a field is lacking or unknown, or batch
+                axes differ.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -140,14 +149,16 @@ class PredictFn(Protocol):
 
         Args:
             state: of all parties; it is not used up.
-            fields: the fields that the nodes read, by name, each an array or pytree
-                [batch, ...]; labels are not needed.
+            fields: the fields that the nodes read, by name, each an
+                array or pytree [batch, ...]; labels are not needed.
 
         Returns:
-            By node, the output of each node that no other node reads, [batch, ...].
+            By node, the output of each node that no other node reads,
+            [batch, ...].
 
         Raises:
-            ValueError: if a field is lacking or unknown, or batch axes differ.
+            ValueError: if a field is lacking or unknown, or batch
+                axes differ.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -163,23 +174,28 @@ class PredictFn(Protocol):
         ...
 
 
-# Four functions and no object: a way to train has no memory of its own, so one function
-# can be replaced (`trainer._replace(step=...)`) and any of them jitted.
+# Four functions and no object: a way to train has no memory of its
+# own, so one function can be replaced (`trainer._replace(step=...)`)
+# and any of them jitted.
 class Trainer(NamedTuple):
     """A way to train one topology.
 
     All interpreters have this signature.
 
     Attributes:
-        init: `init(key, batch) -> state` makes the first state, see `InitFn`.
-        step: `step(state, batch, weight=None) -> (state, info)` trains on one batch, see
-            `StepFn`. The state that goes in is used up (its buffers are donated); go on
-            with the one that comes out.
-        evaluate: `evaluate(state, batch, weight=None) -> info` computes losses in inference
-            mode, see `EvaluateFn`.
-        predict: `predict(state, fields) -> {node: output}` computes the outputs of the
-            nodes that no other node reads, see `PredictFn`.
-        config: what the trainer was asked for: topology, optimizers, links and modes.
+        init: `init(key, batch) -> state` makes the first state, see
+            `InitFn`.
+        step: `step(state, batch, weight=None) -> (state, info)`
+            trains on one batch, see `StepFn`. The state that goes in
+            is used up (its buffers are donated); go on with the one
+            that comes out.
+        evaluate: `evaluate(state, batch, weight=None) -> info`
+            computes losses in inference mode, see `EvaluateFn`.
+        predict: `predict(state, fields) -> {node: output}` computes
+            the outputs of the nodes that no other node reads, see
+            `PredictFn`.
+        config: what the trainer was asked for: topology, optimizers,
+            links and modes.
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
@@ -195,6 +211,6 @@ class Trainer(NamedTuple):
     step: StepFn
     evaluate: EvaluateFn
     predict: PredictFn
-    # An object to whoever only trains: its type belongs to the room that configures, which
-    # stands above this one.
+    # An object to whoever only trains: its type belongs to the room
+    # that configures, which stands above this one.
     config: Any = None

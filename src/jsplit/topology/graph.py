@@ -52,7 +52,7 @@ class Topology:
                 f"`nodes` must be a list, got {type(self.nodes).__name__}."
             )
         held = {
-            party: as_names(f"party `{party}`", fields, "`holds`")
+            party: as_names(f"party `{party}`", fields, "holds")
             for party, fields in self.holds.items()
         }
         object.__setattr__(self, "holds", MappingProxyType(held))

@@ -12,6 +12,7 @@ from numbers import Real
 import jax
 
 from jsplit.core.base import Segment
+from jsplit.core.checks import names_of
 
 OWN = ("params", "state")
 """What a party has of its own nodes beside their outputs; a loss reads it as `<node>.params`, `<node>.state`."""
@@ -50,7 +51,7 @@ class Node:
         object.__setattr__(
             self,
             "detached",
-            as_names(f"node `{self.name}`", self.detached, "`detached`"),
+            as_names(f"node `{self.name}`", self.detached, "detached"),
         )
         if unknown := [i for i in self.detached if i not in self.reads]:
             raise ValueError(
@@ -135,14 +136,9 @@ def Penalty(
     return Loss(name, fn, party, inputs, weight, local=True)
 
 
-def as_names(
-    owner: str, names: Iterable[str], what: str = "`inputs`"
-) -> tuple[str, ...]:
+def as_names(owner: str, names: Iterable[str], what: str = "inputs") -> tuple[str, ...]:
     """Names as given, in a list or, where there is one alone, as a string."""
-    names = (names,) if isinstance(names, str) else names
-    if not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{owner}: {what} must be a list of names, got {names!r}.")
-    return tuple(names)
+    return tuple(names_of(what, names, owner=owner, twice=True))
 
 
 def _check_names(kind: str, name: str, party: str) -> None:
