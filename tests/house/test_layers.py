@@ -33,9 +33,12 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": "base typed_jax trainer keys checks tables checkpoint links paths placement trees",
-    "jaxprs": "flat convolutions halves macs",
-    "segments": "call interception flax segment precision",
-    "slicing": "merge separators traced_model ownership cut_points split",
+    "jaxprs": "flat slices tags convolutions halves macs",
+    "segments": "call captured interception flax segment precision",
+    "slicing": (
+        "mark join merge trace initial separators traced_model refusals statistics "
+        "ownership cut_points slice_segment split"
+    ),
     "topology": "nodes graph configurations decoupled drawing.scene drawing.layout drawing.draw",
     "training": (
         "export staleness vjp walk losses step memory meshes update configure executor "
@@ -58,6 +61,8 @@ OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.segment": {"flax"},
     "segments.call": {"flax"},
+    "segments.captured": {"flax"},
+    "segments.precision": {"flax"},
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "topology.drawing.draw": {"matplotlib"},
