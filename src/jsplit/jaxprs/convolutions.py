@@ -1,8 +1,9 @@
 """Convolutions on a CPU, where XLA is slow at two things, and what is done about it.
 
-A convolution that sums over more than some two hundred examples, as weight gradients do,
-takes 2 to 8 times as long for each; and one within a compiled loop takes many times as long
-as the same one called from Python.
+A convolution that sums over more than some two hundred examples,
+as weight gradients do, takes 2 to 8 times as long for each; and
+one within a compiled loop takes many times as long as the same
+one called from Python.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from jsplit.core.base import PyTree
 from jsplit.jaxprs.flat import Equation, bodies, flatten, shape_of
 from jsplit.jaxprs.slices import evaluate
 
-# Examples that are summed over at once: well below the two hundred at which XLA's kernel
-# becomes slow, and enough that a sum of the parts costs nothing beside them.
+# Examples that are summed over at once: well below the two
+# hundred at which XLA's kernel becomes slow, and enough that a
+# sum of the parts costs nothing beside them.
 _PART = 64
 
 
 def in_parts(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """The same function with each weight gradient of a convolution as a sum over parts.
 
-    Exact but for the order of a sum, whatever else the function does with the batch. It is
-    meant to be compiled.
+    Exact but for the order of a sum, whatever else the function
+    does with the batch. It is meant to be compiled.
 
     Args:
         function: of pytrees of arrays.
@@ -39,8 +41,8 @@ def in_parts(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
     def run(*args: PyTree) -> PyTree:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-        # A remat stays one equation. Its convolutions are left as they are: inlined, it
-        # would not be recomputed any more.
+        # A remat stays one equation. Its convolutions are left as
+        # they are: inlined, it would not be recomputed any more.
         flat = flatten(closed, remat=False)
         env: dict[Var, Any] = dict(flat.consts)
         env.update(zip(flat.invars, jax.tree.leaves(args), strict=True))
@@ -66,13 +68,14 @@ def _sums_much(equation: Equation) -> bool:
         return False
 
     params = eqn.params
-    # In a grouped one the axis that is summed over means two things, and cannot be cut
-    # anywhere.
+    # In a grouped one the axis that is summed over means two
+    # things, and cannot be cut anywhere.
     if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
         return False
 
-    # A gradient is known by its shapes: the window that slides over the image is the
-    # cotangent, nearly as large as the image, and what comes out is as small as a kernel.
+    # A gradient is known by its shapes: the window that slides
+    # over the image is the cotangent, nearly as large as the
+    # image, and what comes out is as small as a kernel.
     numbers = params["dimension_numbers"]
     window, out = shape_of(eqn.invars[1]).shape, shape_of(eqn.outvars[0]).shape
     window_size = prod(window[axis] for axis in numbers.rhs_spec[2:])
@@ -85,8 +88,8 @@ def _part_by_part(equation: Equation, env: dict[Var, Any]) -> jax.Array:
     eqn = equation.eqn
     x, window = (env[v] for v in equation.reads)
     numbers = eqn.params["dimension_numbers"]
-    # In a gradient what is summed over is the batch: it stands where a plain convolution
-    # has its features.
+    # In a gradient what is summed over is the batch: it stands
+    # where a plain convolution has its features.
     along_x, along = numbers.lhs_spec[1], numbers.rhs_spec[1]
     length = window.shape[along]
 
@@ -109,8 +112,9 @@ def convolves_on_cpu(function: Callable[..., PyTree], *shapes: PyTree) -> bool:
     Returns:
         `True` if it holds a convolution and the device is a CPU.
     """
-    # Within a compiled loop XLA's CPU backend does not use its fast convolution: 20 to 100
-    # times slower was measured. Tracing is skipped where it would not matter.
+    # Within a compiled loop XLA's CPU backend does not use its
+    # fast convolution: 20 to 100 times slower was measured.
+    # Tracing is skipped where it would not matter.
     if jax.default_backend() != "cpu":
         return False
     return _convolves(jax.make_jaxpr(function)(*shapes).jaxpr)

@@ -1,8 +1,9 @@
 """A traced function as a flat list of equations.
 
-Nested `jit` is inlined. The bodies of `remat` are inlined too, but remembered, so that each
-slice recomputes its own part of them. Built on the public `jax.extend.core` alone. What
-takes slices and runs them is in `jaxprs/slices.py`.
+Nested `jit` is inlined. The bodies of `remat` are inlined too, but
+remembered, so that each slice recomputes its own part of them. Built on the
+public `jax.extend.core` alone. What takes slices and runs them is in
+`jaxprs/slices.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
 from jax.ref import AbstractRef
 
-# By primitive, the parameter that holds the body. JAX has renamed some of them; a version
-# knows only some of the names, and the others do no harm.
+# By primitive, the parameter that holds the body. JAX has renamed some of
+# them; a version knows only some of the names, and the others do no harm.
 _INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -47,8 +48,8 @@ class Equation(NamedTuple):
 
     eqn: JaxprEqn
     regions: tuple[Remat, ...]
-    # Without literals and dropped results, which no slice asks for: it is these two that
-    # are walked over and over.
+    # Without literals and dropped results, which no slice asks for: it is
+    # these two that are walked over and over.
     reads: list[Var]
     writes: list[Var]
 
@@ -82,8 +83,8 @@ def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
 
     Args:
         closed: as `jax.make_jaxpr` gives it.
-        remat: whether the bodies of `jax.checkpoint` are inlined too; else each stays one
-            equation.
+        remat: whether the bodies of `jax.checkpoint` are inlined too; else
+            each stays one equation.
 
     Returns:
         The flat program. Variables of the outermost jaxpr stay the same.
@@ -117,8 +118,8 @@ class _Inliner:
 
         Args:
             jaxpr: the body.
-            names: what its variables are in the flat program, where they are not
-                themselves; those that it writes are added.
+            names: what its variables are in the flat program, where they
+                are not themselves; those that it writes are added.
             regions: the remat regions around it.
             nested: whether it is the body of a call.
 
@@ -132,8 +133,8 @@ class _Inliner:
                 names.update(zip(eqn.outvars, outs, strict=True))
                 continue
 
-            # JAX traces a function once and calls one body many times: each time its
-            # variables need names of their own.
+            # JAX traces a function once and calls one body many times: each
+            # time its variables need names of their own.
             if nested:
                 kept = [v for v in eqn.outvars if not isinstance(v, DropVar)]
                 names.update({v: Var(v.aval) for v in kept})
@@ -153,8 +154,8 @@ class _Inliner:
                 self.consts[fresh] = value
             body = body.jaxpr
 
-        # A number for each call, since two regions that follow each other may have been
-        # asked to save alike, and are yet two.
+        # A number for each call, since two regions that follow each other
+        # may have been asked to save alike, and are yet two.
         if kind in _REMAT:
             policy = eqn.params.get("policy")
             prevent_cse = eqn.params.get("prevent_cse", True)
@@ -198,8 +199,8 @@ def values_only(flat: Flat) -> Flat:
         ValueError: if it changes an array in place.
     """
     for e in flat.equations:
-        # A slice would have to know which other slices write to the same reference, and in
-        # which order.
+        # A slice would have to know which other slices write to the same
+        # reference, and in which order.
         if any(isinstance(v.aval, AbstractRef) for v in (*e.reads, *e.writes)):
             where = e.eqn.primitive.name
             raise ValueError(

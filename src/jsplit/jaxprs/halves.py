@@ -1,7 +1,7 @@
 """A function in two halves: what some of its results need, and the rest.
 
-The second half goes on from the first. A party sends what the first half gives while the
-second is still to come.
+The second half goes on from the first. A party sends what the
+first half gives while the second is still to come.
 """
 
 from __future__ import annotations
@@ -48,20 +48,24 @@ def split_early_late(
 ) -> tuple[_Function, _Function]:
     """Divide a function into two that together are it.
 
-    No equation of it is in both, and all are in one. What acts beyond its results, as a
-    callback does, stays in order in the first.
+    No equation of it is in both, and all are in one. What acts
+    beyond its results, as a callback does, stays in order in the
+    first.
 
     Args:
-        run: a pure function, traced once for both halves and anew for arguments of other
-            shapes.
-        early: for each of its results, whether the first half gives it.
+        run: a pure function, traced once for both halves and anew
+            for arguments of other shapes.
+        early: for each of its results, whether the first half
+            gives it.
 
     Returns:
-        `first(*args) -> (carried, *results)` gives the results that are early, and computes
-        nothing that only others need; `second(carried, *args)` gives the others.
+        `first(*args) -> (carried, *results)` gives the results
+        that are early, and computes nothing that only others
+        need; `second(carried, *args)` gives the others.
     """
-    # By structure and shapes of the arguments, as `jit` keeps its own: each half is jitted
-    # alone, and both must be halves of one trace.
+    # By structure and shapes of the arguments, as `jit` keeps its
+    # own: each half is jitted alone, and both must be halves of
+    # one trace.
     known: dict[Any, _Halves] = {}
 
     def traced(args: tuple[PyTree, ...]) -> tuple[_Halves, dict[Var, Any]]:
@@ -87,7 +91,8 @@ def split_early_late(
 def _halve(run: _Function, early: Sequence[bool], args: tuple[PyTree, ...]) -> _Halves:
     """Trace a function and divide its equations."""
     closed, shapes = jax.make_jaxpr(run, return_shape=True)(*args)
-    # A remat stays whole: what it recomputes serves all its results.
+    # A remat stays whole: what it recomputes serves all its
+    # results.
     flat = flatten(closed, remat=False)
     results = _results_of(flat.outvars, shapes)
     now = [x for x, is_early in zip(results, early, strict=True) if is_early]
@@ -120,8 +125,9 @@ def _divide(
     flat: Flat, wanted: Sequence[Atom]
 ) -> tuple[list[Equation], list[Equation]]:
     """The equations that some values need, and the others, each in their order."""
-    # What acts (a callback, a write to a reference) is never left for later: what follows
-    # it in the first half may see what it did.
+    # What acts (a callback, a write to a reference) is never left
+    # for later: what follows it in the first half may see what it
+    # did.
     acting = [v for e in flat.equations if e.eqn.effects for v in (*e.reads, *e.writes)]
     needed = backward_slice(flat, [*acting, *wanted])
     computed = {v for e in needed.equations for v in e.writes}

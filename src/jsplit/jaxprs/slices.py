@@ -1,6 +1,7 @@
 """Slices of a flat program: which equations some values need, and running them.
 
-`backward_slice` finds the equations, `evaluate` runs them from the values that they read.
+`backward_slice` finds the equations, `evaluate` runs them from the values
+that they read.
 """
 
 from __future__ import annotations
@@ -40,21 +41,22 @@ def backward_slice(
         stops: variables that are given, and not computed.
 
     Returns:
-        The equations from `outs` backward, never past a variable in `stops`.
+        The equations from `outs` backward, never past a variable in
+        `stops`.
     """
     stops = set(stops)
     needed = {v for v in outs if isinstance(v, Var)}
     kept: list[Equation] = []
-    # Backward, so that whatever reads a variable has been seen before what writes it: one
-    # pass is enough.
+    # Backward, so that whatever reads a variable has been seen before what
+    # writes it: one pass is enough.
     for equation in reversed(flat.equations):
         if any(v in needed and v not in stops for v in equation.writes):
             kept.append(equation)
             needed.update(equation.reads)
     kept.reverse()
 
-    # An equation with several results may have been kept for another than the one that is a
-    # stop: the stop is still read from outside.
+    # An equation with several results may have been kept for another than
+    # the one that is a stop: the stop is still read from outside.
     written = {v for e in kept for v in e.writes}
     reads = {v for v in needed if v in stops or v not in written}
     return _Slice(kept, reads - flat.consts.keys())
@@ -71,7 +73,8 @@ def evaluate(
     Args:
         flat: the program, for its constants.
         equations: in an order in which they can run.
-        outs: the values to return; they may be inputs, constants or literals.
+        outs: the values to return; they may be inputs, constants or
+            literals.
         values: of the variables that `equations` and `outs` read.
 
     Returns:
@@ -79,7 +82,8 @@ def evaluate(
     """
     env = {**flat.consts, **values}
     computed = list(dict.fromkeys(v for v in outs if isinstance(v, Var)))
-    # Only what is read goes in: a remat region keeps its inputs for the backward pass.
+    # Only what is read goes in: a remat region keeps its inputs for the
+    # backward pass.
     reads = {v for e in equations for v in e.reads} | set(computed)
     given = [v for v in env if v in reads]
     found = _run(flat, equations, given, computed, 0, *[env[v] for v in given])
@@ -87,8 +91,8 @@ def evaluate(
     env = dict(zip(computed, found, strict=True))
     results: list[Any] = []
     for v in outs:
-        # A literal is a Python or NumPy number; its own dtype may be another than the
-        # program gave it.
+        # A literal is a Python or NumPy number; its own dtype may be
+        # another than the program gave it.
         value = env[v] if isinstance(v, Var) else jnp.asarray(v.val, shape_of(v).dtype)
         results.append(value)
     return results
@@ -115,7 +119,8 @@ def _pieces(
     grouped = groupby(equations, lambda e: e.regions[depth : depth + 1])
     groups = [(regions, list(group)) for regions, group in grouped]
 
-    # From the end: what a piece must give is what all later ones read, and the results.
+    # From the end: what a piece must give is what all later ones read, and
+    # the results.
     later = set(wanted)
     pieces: list[_Piece] = []
     for regions, group in reversed(groups):
@@ -136,8 +141,8 @@ def _run(
     """Run equations piece by piece, each remat region under `jax.checkpoint` again."""
     env = dict(zip(given, values, strict=True))
     for piece in _pieces(equations, wanted, depth):
-        # Dictionaries as ordered sets: the order of variables is part of the program, and
-        # of the key under which it is compiled once.
+        # Dictionaries as ordered sets: the order of variables is part of
+        # the program, and of the key under which it is compiled once.
         written = dict.fromkeys(v for e in piece.equations for v in e.writes)
         read = dict.fromkeys(v for e in piece.equations for v in e.reads)
         reads = [v for v in read if v not in written]

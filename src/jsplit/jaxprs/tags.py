@@ -1,7 +1,8 @@
 """Names on values of a traced function, and finding them again.
 
-JAX's own `checkpoint_name` leaves an equation of the primitive `name` in the jaxpr. It is
-the identity, and goes through `jit`, `grad`, `vmap` and every Flax transformation.
+JAX's own `checkpoint_name` leaves an equation of the primitive `name` in
+the jaxpr. It is the identity, and goes through `jit`, `grad`, `vmap` and
+every Flax transformation.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from jax.extend.core import JaxprEqn
 from jsplit.core.base import PyTree
 from jsplit.jaxprs.flat import bodies
 
-# Prefixes, since a user's own code may name values by `checkpoint_name` for a remat policy.
+# Prefixes, since a user's own code may name values by `checkpoint_name` for
+# a remat policy.
 CUT = "jsplit.cut/"
 """Before the name of a value that `jsplit.cut` marked."""
 
 MODULE = "jsplit.module/"
 """Before the path of a submodule, on what it returns while a model is traced."""
 
-# Between a name and a path within the pytree that was named: no identifier, and hardly a
-# key of a dictionary, holds it.
+# Between a name and a path within the pytree that was named: no identifier,
+# and hardly a key of a dictionary, holds it.
 _END = "\x1f"
 
 
@@ -40,8 +42,8 @@ def tag_arrays(tree: PyTree, name: str) -> PyTree:
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     named = []
     for path, x in leaves:
-        # Numbers and strings in a pytree are no values of the program, and a name would
-        # make arrays of them.
+        # Numbers and strings in a pytree are no values of the program, and
+        # a name would make arrays of them.
         if hasattr(x, "dtype"):
             end = jax.tree_util.keystr(path, simple=True, separator=".")
             x = checkpoint_name(x, name + _END + end)
@@ -64,12 +66,13 @@ def tags_in_bodies(
         eqns: the equations to look into.
         outer: the primitive in whose body they are, if they are in one.
 
-    Yields:
-        Each name, with the primitive of the outermost equation around it.
+    Yields: Each name, with the primitive of the outermost equation around
+        it.
     """
     for eqn in eqns:
         if eqn.primitive.name == "name" and outer:
             yield eqn.params["name"], outer
-        # The outermost is what a user must cut before or after, however deep the name is.
+        # The outermost is what a user must cut before or after, however
+        # deep the name is.
         for body in bodies(eqn):
             yield from tags_in_bodies(body.eqns, outer or eqn.primitive.name)

@@ -1,6 +1,7 @@
 """How a model is called: which arguments are inputs, and which say whether it trains.
 
-A name by which libraries tell a model its mode is added here, in one of the two tables.
+A name by which libraries tell a model its mode is added here, in one of the
+two tables.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ _COLLECTING = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 class Call:
     """How a model is called.
 
-    Inputs go by position as far as they are the leading parameters, and by keyword from
-    there on.
+    Inputs go by position as far as they are the leading parameters, and by
+    keyword from there on.
 
     Attributes:
         flags: the parameters that tell the mode.
         takes_key: whether a function wants the key.
-        free: whether nothing is known of the parameters: any number of inputs is taken.
+        free: whether nothing is known of the parameters: any number of
+            inputs is taken.
         inputs: names of the inputs, if known.
         order: the parameters that inputs go to, in their order.
         lead: how many of them go by position; `None`: all.
@@ -55,8 +57,8 @@ class Call:
         parameters = _parameters(model, is_module)[1 if is_module else skip :]
         names = [p.name for p in parameters]
         self.flags = [n for n in names if n in _TRAIN_FLAGS | _EVAL_FLAGS]
-        # A module draws from its own streams, so a `key` of its `__call__` is an input (of
-        # attention, say).
+        # A module draws from its own streams, so a `key` of its `__call__`
+        # is an input (of attention, say).
         self.takes_key = not is_module and "key" in names
         collects = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.free = not parameters or collects
@@ -131,8 +133,9 @@ def _in_order(
     inputs: Sequence[str] | None, known: Sequence[str], required: Sequence[str]
 ) -> list[str]:
     """The parameters in the order in which inputs fill them."""
-    # Names of parameters say which parameter is meant. Other names are those of values, and
-    # say nothing about it: they are taken in the order of the signature.
+    # Names of parameters say which parameter is meant. Other names are
+    # those of values, and say nothing about it: they are taken in the order
+    # of the signature.
     first: Sequence[str] = required
     if inputs:
         first = inputs if set(inputs) <= set(known) else ()

@@ -1,7 +1,8 @@
 """Modules that a plain function holds: their parameters would become constants.
 
-A function is searched for them through all by which Python lets it hold an object: what it
-wraps, binds or encloses, its defaults, and the globals that it reads.
+A function is searched for them through all by which Python lets it hold an
+object: what it wraps, binds or encloses, its defaults, and the globals that
+it reads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import jax
 from flax import linen, nnx
 
-# Where `functools.partial`, bound methods and decorated callables keep what they call.
+# Where `functools.partial`, bound methods and decorated callables keep what
+# they call.
 _HOLDING = ("__wrapped__", "__self__", "__func__", "func", "args", "keywords")
 
 
@@ -32,7 +34,8 @@ def refuse_captured_modules(function: Callable[..., Any]) -> None:
     known: set[int] = set()
     todo: list[Any] = [function]
     for x in todo:  # it grows while it is walked
-        # By identity: what a closure holds may have no hash, and may hold itself.
+        # By identity: what a closure holds may have no hash, and may hold
+        # itself.
         if id(x) in known or isinstance(x, type):
             continue
         known.add(id(x))
@@ -52,7 +55,8 @@ def refuse_captured_modules(function: Callable[..., Any]) -> None:
 def _has_parameters(module: nnx.Module | linen.Module) -> bool:
     if isinstance(module, nnx.Module):
         return bool(jax.tree.leaves(nnx.state(module, nnx.Param)))
-    # A linen module is a description until it is bound to a scope, which has its variables.
+    # A linen module is a description until it is bound to a scope, which
+    # has its variables.
     return module.scope is not None
 
 
@@ -73,7 +77,8 @@ def _held_by(x: Any) -> Iterable[Any]:
 def _held_by_function(function: FunctionType) -> list[Any]:
     held: list[Any] = []
     for cell in function.__closure__ or ():
-        # A cell may be empty yet: of a function that is defined further down.
+        # A cell may be empty yet: of a function that is defined further
+        # down.
         with suppress(ValueError):
             held.append(cell.cell_contents)
 
@@ -83,8 +88,9 @@ def _held_by_function(function: FunctionType) -> list[Any]:
 
     own = function.__globals__
     for name in _globals_of(function.__code__):
-        # Functions of other modules are not followed: they lead all through the libraries
-        # that the user's module imports, and none of those holds the user's weights.
+        # Functions of other modules are not followed: they lead all through
+        # the libraries that the user's module imports, and none of those
+        # holds the user's weights.
         if name in own:
             there = getattr(inspect.unwrap(own[name]), "__globals__", own)
             if there is own:

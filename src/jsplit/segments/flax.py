@@ -1,7 +1,7 @@
 """Flax modules as pure functions of parameters, state, key and inputs.
 
-Where parameters, statistics and random streams live in nnx and in linen is known here and
-nowhere else.
+Where parameters, statistics and random streams live in nnx and in linen is
+known here and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jsplit.core.trees import abstract
 from jsplit.segments.call import Call, InitApply
 from jsplit.segments.interception import intercepted_submodules, intercepting
 
-# linen: neither is fed back. Parameters have a place of their own, and intermediates are
-# what a call leaves for whoever looks at it.
+# linen: neither is fed back. Parameters have a place of their own, and
+# intermediates are what a call leaves for whoever looks at it.
 _NOT_STATE = ("params", "intermediates")
 
 
@@ -47,13 +47,14 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
         call: how it is called.
 
     Returns:
-        Functions over nested dictionaries; `init` gives the values that it has now.
+        Functions over nested dictionaries; `init` gives the values that it
+        has now.
     """
     module = _copy_of(module)
     graph, params, streams, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
     first = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
-    # `run` holds structures and shapes and no values: a segment must not keep alive the
-    # weights that another party trains.
+    # `run` holds structures and shapes and no values: a segment must not
+    # keep alive the weights that another party trains.
     known = jax.tree.map(lambda x: None, first[1])
     shapes = [abstract(part) for part in (params, streams, state)]
     streams_by_tag = _stream_tags(module)
@@ -70,7 +71,8 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
         model = nnx.merge(graph, *shapes, copy=True)
         nnx.pop(model, lambda path, _: path in without)
         nnx.update(model, params)
-        # What the module did not have when it was taken apart, it makes for itself.
+        # What the module did not have when it was taken apart, it makes for
+        # itself.
         nnx.update(model, keep(remove(state, without), known, inside=True))
         _reseed(model, streams_by_tag, key)
         model.train() if train else model.eval()
@@ -86,8 +88,8 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
 def _copy_of(module: nnx.Module) -> nnx.Module:
     """A module of the same arrays in variables of its own."""
     module = nnx.merge(*nnx.split(module))
-    # Plain variables: those that are references to mutable arrays could not be traced as
-    # values.
+    # Plain variables: those that are references to mutable arrays could not
+    # be traced as values.
     module = nnx.with_vars(module, ref=False, hijax=False)
     nnx.pop(module, nnx.Intermediate)
     return module
@@ -96,14 +98,16 @@ def _copy_of(module: nnx.Module) -> nnx.Module:
 def _stream_tags(module: nnx.Module) -> list[str]:
     """The names of a module's random streams."""
     tags = {x.tag for _, x in nnx.iter_graph(module) if isinstance(x, nnx.RngStream)}
-    # Sorted, since which stream is the first says which gets the key itself.
+    # Sorted, since which stream is the first says which gets the key
+    # itself.
     return sorted(tags)
 
 
 def _may_sow(module: nnx.Module) -> bool:
     """Whether a module has state of a kind that may be sown."""
-    # What was sown before is in the state of a module that has run. BatchNorm's statistics
-    # are not sown, and a trace for each call is spared where they are all there is.
+    # What was sown before is in the state of a module that has run.
+    # BatchNorm's statistics are not sown, and a trace for each call is
+    # spared where they are all there is.
     sown = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.BatchStat))
     return bool(nnx.state(module, sown))
 
@@ -124,13 +128,16 @@ def from_linen(
     Args:
         module: the module.
         call: how it is called.
-        variables: what `init` gives, instead of what the module's own would.
+        variables: what `init` gives, instead of what the module's own
+            would.
 
     Returns:
-        Functions over what linen makes: dictionaries, or its boxes of parameters.
+        Functions over what linen makes: dictionaries, or its boxes of
+        parameters.
     """
 
-    # Compiled: a module's own `init` computes its whole output, one operation at a time.
+    # Compiled: a module's own `init` computes its whole output, one
+    # operation at a time.
     @jax.jit
     def fresh(key: jax.Array, *inputs: PyTree) -> Mapping[str, PyTree]:
         return call(module.init, (key,), inputs, train=True)
@@ -153,8 +160,8 @@ def from_linen(
         train: bool,
     ) -> tuple[PyTree, State]:
         given = {"params": params, **remove(state, without)}
-        # All collections but these may change; a collection that this call makes anew is
-        # part of what comes out.
+        # All collections but these may change; a collection that this call
+        # makes anew is part of what comes out.
         named = {"rngs": key, "mutable": DenyList(_NOT_STATE)}
         output, new = call(module.apply, (given,), inputs, train, **named)
         return output, {**state, **new}
@@ -173,14 +180,15 @@ def _sow_anew(
 ) -> InitApply:
     """`init` and `apply` of a module which sows anew on every call.
 
-    What a call will sow is taken out of the state before, for `sow`, which adds to what it
-    finds, to find nothing. At the start it is zero.
+    What a call will sow is taken out of the state before, for `sow`, which
+    adds to what it finds, to find nothing. At the start it is zero.
 
     Args:
         run: one call of the module, without some of its state.
         first: parameters and state as they are found.
         may_sow: whether a module with such a state may sow.
-        complete: whether the first state must have all that the module does not sow.
+        complete: whether the first state must have all that the module does
+            not sow.
 
     Returns:
         `init` and `apply` of a segment.
@@ -202,8 +210,9 @@ def _sow_anew(
             ) -> State:
                 return run((), params, state, key, inputs, train)[1]
 
-            # A lambda that is new each time is part of the key of JAX's caches, so that no
-            # `jit` within the module has run with it and is passed over.
+            # A lambda that is new each time is part of the key of JAX's
+            # caches, so that no `jit` within the module has run with it and
+            # is passed over.
             with intercepting(sown=lambda path: found.add(path)):
                 jax.eval_shape(traced, params, state, key, inputs)
         return frozenset(found)
@@ -212,8 +221,8 @@ def _sow_anew(
         params, state = first(key, *inputs)
         paths = sown(params, state, key, inputs, True)
         kept = remove(state, paths)
-        # The structure after a call is that of every state from then on: what a step
-        # carries may not change its structure.
+        # The structure after a call is that of every state from then on:
+        # what a step carries may not change its structure.
         after = jax.eval_shape(lambda *a: apply(*a)[1], params, state, key, *inputs)
         added = keep(after, kept, inside=False)
         if complete and (lacking := remove(added, paths)):

@@ -1,9 +1,9 @@
 """Standing between a model and its submodules while it runs.
 
-What submodules return gets a name or a dtype, and what they sow is noted. The model, its
-classes and its values stay what they are: linen tells of every call itself, and of nnx,
-whose modules carry their path meanwhile, the methods concerned are replaced for as long as
-such a model runs.
+What submodules return gets a name or a dtype, and what they sow is noted.
+The model, its classes and its values stay what they are: linen tells of
+every call itself, and of nnx, whose modules carry their path meanwhile, the
+methods concerned are replaced for as long as such a model runs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class _Interception(NamedTuple):
     """What is made of a model's submodules while it runs.
 
     Attributes:
-        names: whether what a submodule returns carries the submodule's path as a name, so
-            that a cut can be placed there.
-        compute: the dtype to which floating values are cast that a submodule returns, if it
-            is given no wider ones.
+        names: whether what a submodule returns carries the submodule's path
+            as a name, so that a cut can be placed there.
+        compute: the dtype to which floating values are cast that a
+            submodule returns, if it is given no wider ones.
         sown: is told the path of everything that is sown.
     """
 
@@ -40,13 +40,15 @@ class _Interception(NamedTuple):
     sown: Callable[[Path], None] | None = None
 
 
-# The interception of this thread, or `None`. A context of JAX's and not a variable of ours:
-# it is part of the key of JAX's caches, so it holds in functions under `jit` too.
+# The interception of this thread, or `None`. A context of JAX's and not a
+# variable of ours: it is part of the key of JAX's caches, so it holds in
+# functions under `jit` too.
 _CURRENT: Any = jax.make_user_context(None)
 
-# The attribute of a submodule that is its path; it stays with it through every nnx
-# transformation. It begins as the attributes do by which Flax itself keeps books, so that
-# who walks through a module's own leaves it out.
+# The attribute of a submodule that is its path; it stays with it through
+# every nnx transformation. It begins as the attributes do by which Flax
+# itself keeps books, so that who walks through a module's own leaves it
+# out.
 _PATH = "_pytree__place"
 
 
@@ -55,13 +57,14 @@ def intercepting(**changes: Any) -> Iterator[None]:
     """Run models under an interception, in this thread, while it is open.
 
     Args:
-        **changes: attributes of `_Interception`; those of one that is open already stay.
+        **changes: attributes of `_Interception`; those of one that is open
+            already stay.
     """
     with ExitStack() as stack:
         if _CURRENT.value is None:
             stack.enter_context(linen.intercept_methods(_around_linen))
-        # Every module sows by one method, so that it is enough to replace it in two
-        # classes, whichever module runs.
+        # Every module sows by one method, so that it is enough to replace
+        # it in two classes, whichever module runs.
         if "sown" in changes:
             stack.enter_context(_replaced(nnx.Module, "sow", _around_sow))
             stack.enter_context(_replaced(linen.Module, "sow", _around_sow))
@@ -75,11 +78,13 @@ def intercepted_submodules(module: nnx.Module) -> Iterator[None]:
     """Intercept the submodules of an nnx module while it is open; linen's always are.
 
     Args:
-        module: it must be a copy, since its submodules are given an attribute.
+        module: it must be a copy, since its submodules are given an
+            attribute.
     """
     with ExitStack() as stack:
         modules = nnx.iter_modules(module) if _CURRENT.value is not None else ()
-        # A list, before the first attribute is set: the iteration goes over attributes.
+        # A list, before the first attribute is set: the iteration goes over
+        # attributes.
         for path, child in list(modules):
             vars(child)[_PATH] = path
             kind = type(child)
@@ -94,14 +99,16 @@ class _Replacement:
 
     def __init__(self, own: Any):
         self.contexts = 0
-        # What the class itself has by that name; `None` where it inherits it, and the
-        # replacement must be deleted to bring the inherited one back.
+        # What the class itself has by that name; `None` where it inherits
+        # it, and the replacement must be deleted to bring the inherited one
+        # back.
         self.own = own
 
 
 _REPLACED: dict[tuple[type, str], _Replacement] = {}
 
-# Models run in several threads (a party computes ahead), and a class is one for all.
+# Models run in several threads (a party computes ahead), and a class is one
+# for all.
 _LOCK = RLock()
 
 
@@ -112,8 +119,9 @@ def _replaced(kind: type, name: str, around: Callable[..., Any]) -> Iterator[Non
     Args:
         kind: the class.
         name: of the method.
-        around: `around(method, *args)` is called instead; it must change nothing where
-            there is no interception, since other threads call it too.
+        around: `around(method, *args)` is called instead; it must change
+            nothing where there is no interception, since other threads call
+            it too.
     """
     with _LOCK:
         if (kind, name) not in _REPLACED:
@@ -133,8 +141,8 @@ def _replaced(kind: type, name: str, around: Callable[..., Any]) -> Iterator[Non
 def _replace(kind: type, name: str, around: Callable[..., Any]) -> None:
     original = getattr(kind, name)
 
-    # Signature and name are kept: Flax and users look at them. Not the attributes, since
-    # some decorators keep state of the original there.
+    # Signature and name are kept: Flax and users look at them. Not the
+    # attributes, since some decorators keep state of the original there.
     @wraps(original, updated=())
     def method(*args: Any, **kwargs: Any) -> Any:
         return around(original, *args, **kwargs)
@@ -157,7 +165,8 @@ def _around_linen(
     context: linen.module.InterceptorContext,
 ) -> PyTree:
     output = method(*args, **kwargs)
-    # linen intercepts every method of a module, also `setup` and those of one's own.
+    # linen intercepts every method of a module, also `setup` and those of
+    # one's own.
     if context.method_name != "__call__":
         return output
     return _returned(output, context.module.path, (args, kwargs))
@@ -171,7 +180,8 @@ def _around_nnx(
     **kwargs: Any,
 ) -> PyTree:
     output = call(module, *args, **kwargs)
-    # From a class below, this is `super().__call__`, whose output has no name yet.
+    # From a class below, this is `super().__call__`, whose output has no
+    # name yet.
     if type(module) is not kind:
         return output
     return _returned(output, vars(module).get(_PATH, ()), (args, kwargs))
@@ -180,7 +190,8 @@ def _around_nnx(
 def _around_sow(sow: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     current = _CURRENT.value
     if current is not None and current.sown is not None:
-        # By its signature: the three first arguments may be given by keyword.
+        # By its signature: the three first arguments may be given by
+        # keyword.
         given = inspect.signature(sow).bind(*args, **kwargs).arguments
         module, collection, name = list(given.values())[:3]
         if isinstance(module, linen.Module):
@@ -208,7 +219,8 @@ def _returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
 
     if current.compute is not None:
         floating = [x for x in jax.tree.leaves(given) if is_floating(x)]
-        # Given something wider, it is meant to compute wide, and so what it returns is.
+        # Given something wider, it is meant to compute wide, and so what it
+        # returns is.
         if all(x.dtype == current.compute for x in floating):
             output = in_compute_dtype(output)
     if current.names:

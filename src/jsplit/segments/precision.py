@@ -1,8 +1,9 @@
 """Mixed precision: compute narrow, keep parameters and statistics wide.
 
-It is a property of a hand-made segment, or of a whole model before it is split (what
-`split` gives has its dtypes fixed): the casts are part of the traced function, so
-activations cross in the narrow dtype and gradients come back wide.
+It is a property of a hand-made segment, or of a whole model before it is
+split (what `split` gives has its dtypes fixed): the casts are part of the
+traced function, so activations cross in the narrow dtype and gradients come
+back wide.
 """
 
 from __future__ import annotations
@@ -34,22 +35,25 @@ def mixed_precision(
 ) -> Segment:
     """Make a segment that casts parameters and inputs to a narrow dtype at every call.
 
-    A submodule that is given no wider values returns none, whatever it computes in inside
-    (an `Embed`, a normalisation). What `jsplit.cut` marks has the dtype `compute`, which
-    halves its bytes with bfloat16. What the model's own code widens, by a float32 table or
-    the float32 carry of a recurrent cell, stays wide up to there.
+    A submodule that is given no wider values returns none, whatever it
+    computes in inside (an `Embed`, a normalisation). What `jsplit.cut`
+    marks has the dtype `compute`, which halves its bytes with bfloat16.
+    What the model's own code widens, by a float32 table or the float32
+    carry of a recurrent cell, stays wide up to there.
 
-    Parameters and their gradients keep their dtype (float32), and so do statistics; losses
-    are computed in float32. Split it like any model:
+    Parameters and their gradients keep their dtype (float32), and so do
+    statistics; losses are computed in float32. Split it like any model:
     `split(mixed_precision(net), image)`.
 
     Args:
-        model: a Flax nnx or linen module, a function or a `Segment`, as `segment` takes it.
+        model: a Flax nnx or linen module, a function or a `Segment`, as
+            `segment` takes it.
         compute: a floating dtype.
         init: for functions with parameters, `init(key, *inputs) -> params`.
-        variables: for linen, what `module.init` would return: start from these values.
-        inputs: names of the positional inputs, or the name of the only one; by default
-            those of the signature that have no default.
+        variables: for linen, what `module.init` would return: start from
+            these values.
+        inputs: names of the positional inputs, or the name of the only one;
+            by default those of the signature that have no default.
         name: name of the value produced.
 
     Returns:
@@ -59,8 +63,8 @@ def mixed_precision(
         ValueError: if `compute` is not floating.
 
     References:
-        Micikevicius et al., `Mixed precision training <https://arxiv.org/abs/1710.03740>`_,
-        2018.
+        Micikevicius et al., `Mixed precision training
+        <https://arxiv.org/abs/1710.03740>`_, 2018.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -82,8 +86,8 @@ def mixed_precision(
         *inputs: PyTree,
         train: bool = True,
     ) -> tuple[PyTree, State]:
-        # Parameters are cast within: the derivative of a cast is a cast back, so gradients
-        # come out as wide as the parameters.
+        # Parameters are cast within: the derivative of a cast is a cast
+        # back, so gradients come out as wide as the parameters.
         params, inputs = narrow(params, dtype), narrow(inputs, dtype)
         with intercepting(compute=dtype):
             output, new = wide.apply(params, state, key, *inputs, train=train)
@@ -111,7 +115,8 @@ def _as_wide_as(state: State, new: State) -> State:
     before = dict(jax.tree_util.tree_leaves_with_path(state))
 
     def widened(path: tuple[Any, ...], x: Any) -> Any:
-        # What was not there before (the first call makes it) keeps its own dtype.
+        # What was not there before (the first call makes it) keeps its own
+        # dtype.
         old = before.get(path)
         if old is None or old.dtype == jnp.result_type(x):
             return x

@@ -1,8 +1,9 @@
 """From a Flax module or a plain function to a `Segment`.
 
-A Flax nnx module, a Flax linen module and a function differ in where parameters, statistics
-and random streams live. Here all become explicit arguments of one pure function. Another
-kind of model is taken in here, by functions like those of `segments/flax.py`.
+A Flax nnx module, a Flax linen module and a function differ in where
+parameters, statistics and random streams live. Here all become explicit
+arguments of one pure function. Another kind of model is taken in here,
+by functions like those of `segments/flax.py`.
 """
 
 from __future__ import annotations
@@ -31,38 +32,44 @@ def segment(
 ) -> Segment:
     """Make a `Segment` that computes what a model computes.
 
-    - **nnx module**: parameters are its `nnx.Param` variables, state is every other
-      variable except random streams; `init` returns the values that the module has now,
-      whatever the key. `train` switches it with `module.train()` and `module.eval()`. The
-      module itself is never changed. Its random streams are reseeded from the key on every
-      call, as by `nnx.reseed(module, <stream>=key)`.
-    - **linen module**: parameters are the collection `params`, state is every other
-      collection but `intermediates`; `init` is `module.init(key, ...)`. The key is
-      `apply`'s `rngs`, for every stream.
-    - **function**: `model(params, *inputs)` with `init(key, *inputs) -> params`, or,
-      without `init`, `model(*inputs)` with no parameters. A parameter called `key` receives
-      the key.
+    - **nnx module**: parameters are its `nnx.Param` variables, state is
+      every other variable except random streams; `init` returns the
+      values that the module has now, whatever the key. `train` switches
+      it with `module.train()` and `module.eval()`. The module itself is
+      never changed. Its random streams are reseeded from the key on
+      every call, as by `nnx.reseed(module, <stream>=key)`.
+    - **linen module**: parameters are the collection `params`, state is
+      every other collection but `intermediates`; `init` is
+      `module.init(key, ...)`. The key is `apply`'s `rngs`, for every
+      stream.
+    - **function**: `model(params, *inputs)` with `init(key, *inputs) ->
+      params`, or, without `init`, `model(*inputs)` with no parameters.
+      A parameter called `key` receives the key.
 
-    A `__call__` or function that takes any of `train`, `training`, `is_training`,
-    `deterministic` and `use_running_average` is told the mode by these names. What a module
-    sows is sown anew on every call: it is part of the new state, so a `Penalty` can read
-    it, and never fed back.
+    A `__call__` or function that takes any of `train`, `training`,
+    `is_training`, `deterministic` and `use_running_average` is told the
+    mode by these names. What a module sows is sown anew on every call:
+    it is part of the new state, so a `Penalty` can read it, and never
+    fed back.
 
     Args:
-        model: what to wrap; a `Segment` is returned with `inputs` and `name` replaced where
-            given.
-        init: for functions with parameters, `init(key, *inputs) -> params`.
-        variables: for linen, what `module.init` would return: start from these values.
-        inputs: names of the positional inputs, or the name of the only one; by default
-            those of the signature that have no default.
+        model: what to wrap; a `Segment` is returned with `inputs` and
+            `name` replaced where given.
+        init: for functions with parameters, `init(key, *inputs) ->
+            params`.
+        variables: for linen, what `module.init` would return: start
+            from these values.
+        inputs: names of the positional inputs, or the name of the only
+            one; by default those of the signature that have no default.
         name: name of the value produced.
 
     Returns:
         A `Segment`.
 
     Raises:
-        ValueError: if an argument does not belong to this kind of model, or if a function
-            holds a module whose parameters would become constants.
+        ValueError: if an argument does not belong to this kind of
+            model, or if a function holds a module whose parameters
+            would become constants.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -87,7 +94,8 @@ def segment(
         known = tuple(names or model.inputs or ()) or None
         return replace(model, inputs=known, name=name or model.name)
 
-    # With an `init`, the first argument of a function is its parameters.
+    # With an `init`, the first argument of a function is its
+    # parameters.
     call = Call(model, names, skip=0 if init is None else 1)
     functions, trainable = _functions_of(model, call, init, variables)
     return Segment(*functions, inputs=call.inputs, name=name, trainable=trainable)
@@ -111,7 +119,8 @@ def _check_arguments(
         raise ValueError(
             f"`init` belongs to a plain function, got a {kind}, which has its own."
         )
-    # A class is callable, and would be taken for a function that makes modules.
+    # A class is callable, and would be taken for a function that makes
+    # modules.
     if isinstance(model, type):
         raise ValueError(
             f"`model` must be a module or a function, got the class `{model.__name__}`; "
@@ -160,8 +169,8 @@ def _from_function(
         first = () if init is None else (params,)
         named: dict[str, PyTree] = {}
         if call.takes_key:
-            # In inference there may be no key, and a function that does not draw from it
-            # then must still get one.
+            # In inference there may be no key, and a function that does
+            # not draw from it then must still get one.
             named["key"] = jax.random.key(0) if key is None else key
         return call(function, first, inputs, train, **named), state
 

@@ -26,17 +26,18 @@ class CutPoint(NamedTuple):
     """A place where one value separates the model's input from its output.
 
     Attributes:
-        name: what `split(..., cuts=[...])` takes; a submodule's path where one returns the
-            value.
+        name: what `split(..., cuts=[...])` takes; a submodule's path where
+            one returns the value.
         shape: of the value, for one example (without the batch axis).
         dtype: of the value.
         params: number of parameters on the input's side.
         param_bytes: their size in bytes.
         bytes_per_example: size of the value in bytes, for one example.
-        forward_macs: multiply-accumulates of the forward pass on the input's side, for one
-            example (at the batch size of the example given).
-        backward_macs: multiply-accumulates back to all parameters on the input's side, for
-            one example.
+        forward_macs: multiply-accumulates of the forward pass on the
+            input's side, for one example (at the batch size of the example
+            given).
+        backward_macs: multiply-accumulates back to all parameters on the
+            input's side, for one example.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -87,21 +88,24 @@ def cut_points(
 ) -> list[CutPoint]:
     """List every place where one value separates input from output, from the input on.
 
-    A place counts if `split` takes a cut there: no weight, statistic or input is read on
-    both sides, something is computed before it and after it, and its leading axis is the
-    batch, in training and in inference mode. A place that has several names is listed by
-    the outermost.
+    A place counts if `split` takes a cut there: no weight, statistic or
+    input is read on both sides, something is computed before it and after
+    it, and its leading axis is the batch, in training and in inference
+    mode. A place that has several names is listed by the outermost.
 
     Args:
-        model: a Flax nnx or linen module, a function or a `Segment`, as `segment` takes it.
-        *example: the model's inputs, arrays or `jax.ShapeDtypeStruct`, each [batch, ...].
-        outputs: names of what the model returns, where each is a segment of its own; by
-            default all of it is one, `"output"`.
-        shared_inputs: inputs that more than one segment may read (a mask, say).
+        model: a Flax nnx or linen module, a function or a `Segment`, as
+            `segment` takes it.
+        *example: the model's inputs, arrays or `jax.ShapeDtypeStruct`, each
+            [batch, ...].
+        outputs: names of what the model returns, where each is a segment of
+            its own; by default all of it is one, `"output"`.
+        shared_inputs: inputs that more than one segment may read (a mask,
+            say).
         init: for functions with parameters, `init(key, *inputs) -> params`.
         variables: for linen, what `module.init` would return.
-        inputs: names of the positional inputs, or the name of the only one; by default
-            those of the signature that have no default.
+        inputs: names of the positional inputs, or the name of the only one;
+            by default those of the signature that have no default.
         name: as `segment` takes it; it has no effect here.
 
     Returns:
@@ -128,13 +132,15 @@ def cut_points(
             trace._replace(cuts={name: value})
             for trace, value in zip((train, infer), values, strict=True)
         ]
-        # Whether a cut is possible is asked of `divide`, which alone knows the rules.
+        # Whether a cut is possible is asked of `divide`, which alone knows
+        # the rules.
         try:
             specs = divide(traced, traces)
         except ValueError:
             continue
 
-        # For one example, at both batch sizes: else its other axes depend on the batch.
+        # For one example, at both batch sizes: else its other axes depend
+        # on the batch.
         one, same = (_of_one_example(value) for value in values)
         if one == same:
             found.append(_cut_point(traced, train, name, values[0], specs[name]))
@@ -147,16 +153,16 @@ def _in_both_modes(
     """The separating values by name, as they are in training and in inference."""
     points = separating(train.flat, *train.ends(traced.shared))
     others = separating(infer.flat, *infer.ends(traced.shared))
-    # The last name of a value is the outermost: a submodule's output is named after all
-    # that is named inside of it.
+    # The last name of a value is the outermost: a submodule's output is
+    # named after all that is named inside of it.
     last = {point.origin: name for name, point in points.items()}
     in_train = Counter(point.family for point in points.values())
     in_infer = Counter(point.family for point in others.values())
 
     found: dict[str, tuple[Value, Value]] = {}
     for name, point in points.items():
-        # A name must mean the same place in both modes: `relu#2` does not where dropout
-        # makes one `relu` more.
+        # A name must mean the same place in both modes: `relu#2` does not
+        # where dropout makes one `relu` more.
         same_place = in_train[point.family] == in_infer[point.family]
         if last[point.origin] == name and name in others and same_place:
             there = others[name]

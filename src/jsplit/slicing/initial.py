@@ -16,16 +16,16 @@ from jsplit.core.trees import abstract
 from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
 from jsplit.jaxprs.slices import backward_slice, evaluate
 
-# A leaf of which only the shape is known (a frozen weight that is loaded later) stands for
-# itself among the atoms.
+# A leaf of which only the shape is known (a frozen weight that is loaded
+# later) stands for itself among the atoms.
 Leaf = Atom | jax.ShapeDtypeStruct
 
 
 class Initial(NamedTuple):
     """How a model starts: the equations of its `init`, and the leaves of what it returns.
 
-    It alone holds arrays (the values that an nnx module has); a `TracedModel` does not
-    refer to it.
+    It alone holds arrays (the values that an nnx module has); a
+    `TracedModel` does not refer to it.
 
     Attributes:
         flat: the equations.
@@ -53,7 +53,8 @@ def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
         The shapes, by name.
 
     Raises:
-        ValueError: if there are more or fewer than the model takes, or one is no array.
+        ValueError: if there are more or fewer than the model takes, or one
+            is no array.
     """
     unnamed = (f"input{i}" if i else "input" for i in range(len(example)))
     names = list(model.inputs or unnamed)
@@ -83,8 +84,9 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
 
     def start(key: jax.Array) -> list[Any]:
         trees = [by_path(tree) for tree in model.init(key, *zeros)]
-        # What leaves the trace by the back door must hold no tracer: only leaves that are
-        # mere shapes stay in it, and the others come out as results.
+        # What leaves the trace by the back door must hold no tracer: only
+        # leaves that are mere shapes stay in it, and the others come out as
+        # results.
         found[:] = [tree._replace(shapes=_only_shapes(tree)) for tree in trees]
         return [x for tree in trees for x in tree.shapes if not _is_shape(x)]
 
@@ -130,8 +132,8 @@ def initialiser(flat: Flat, outs: Sequence[Leaf]) -> Callable[[jax.Array], list[
     consts = {v: x for v, x in flat.consts.items() if v in read}
     own = flat._replace(consts=consts, equations=[], outvars=[])
 
-    # What needs no computing is not put through a program, which would copy it: the values
-    # of an nnx module are constants of its `init`.
+    # What needs no computing is not put through a program, which would copy
+    # it: the values of an nnx module are constants of its `init`.
     known: dict[Any, Any] = {}
     for v in outs:
         if isinstance(v, jax.ShapeDtypeStruct):

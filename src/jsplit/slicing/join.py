@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -17,21 +17,22 @@ def join(
 ) -> Segment:
     """Make one segment that computes what several compute, one after the other.
 
-    It is the inverse of `split`. Parameters and state are `{name: those of the segment}`.
-    The output is the value that no segment reads, or a dictionary of them if there are
-    several.
+    It is the inverse of `split`. Parameters and state are `{name: those of
+    the segment}`. The output is the value that no segment reads, or a
+    dictionary of them if there are several.
 
     Args:
         segments: by the names of what they produce.
-        inputs: the names of what no segment produces, in the order in which the joined
-            segment takes it; by default in the order in which the segments read it.
+        inputs: the names of what no segment produces, in the order in which
+            the joined segment takes it; by default in the order in which
+            the segments read it.
 
     Returns:
         A `Segment`.
 
     Raises:
-        ValueError: if a segment does not name its inputs, two read each other's output, or
-            `inputs` names others.
+        ValueError: if a segment does not name its inputs, two read each
+            other's output, or `inputs` names others.
 
     Example:
         >>> import jsplit
@@ -45,35 +46,23 @@ def join(
     reads = {name: made.inputs or () for name, made in segments.items()}
     order = topological_order(reads, "the segments")
     names = _input_names(order, reads, inputs)
-    ends = [n for n in order if not any(n in read for read in reads.values())]
-
-    def walk(
-        run: Callable[[str, list[PyTree]], PyTree], values: tuple[PyTree, ...]
-    ) -> dict[str, PyTree]:
-        """All values, as `run` makes each from those that it reads."""
-        if len(values) != len(names):
-            raise ValueError(
-                f"the joined segments take the inputs {list(names)}, got {len(values)} "
-                "values."
-            )
-        env = dict(zip(names, values, strict=True))
-        for n in order:
-            env[n] = run(n, [env[i] for i in reads[n]])
-        return env
+    plan = _Plan(names, order, reads)
 
     def init(key: jax.Array, /, *values: PyTree) -> tuple[Params, State]:
         params: dict[str, Params] = {}
         state: dict[str, State] = {}
 
         def run(n: str, args: list[PyTree]) -> PyTree:
-            # The key that the node has in a topology, so that joining changes no number.
+            # The key that the node has in a topology, so that joining changes
+            # no number.
             own = node_key(key, n, segments[n])
             params[n], state[n] = segments[n].init(own, *args)
-            # Shapes are enough for the next: nothing is computed twice, or at all.
+            # Shapes are enough for the next: nothing is computed twice, or at
+            # all.
             given = params[n], state[n], own
             return jax.eval_shape(lambda *a: segments[n].apply(*a)[0], *given, *args)
 
-        walk(run, values)
+        plan.walk(run, values)
         return params, state
 
     def apply(
@@ -92,14 +81,46 @@ def join(
             output, new[n] = segments[n].apply(*given, *args, train=train)
             return output
 
-        env = walk(run, values)
-        # One output is itself, as a model returns it.
-        output = env[ends[0]] if len(ends) == 1 else {n: env[n] for n in ends}
-        return output, new
+        return plan.output(plan.walk(run, values)), new
 
     # It hands on the step's key and folds it for those that want their own.
     trainable = any(made.trainable for made in segments.values())
     return Segment(init, apply, names, trainable=trainable, shares_key=True)
+
+
+class _Plan(NamedTuple):
+    """In which order segments run, and what each reads.
+
+    Attributes:
+        inputs: the names of what no segment produces.
+        order: the segments, each after those that it reads.
+        reads: by segment, the names of its inputs.
+    """
+
+    inputs: tuple[str, ...]
+    order: Sequence[str]
+    reads: Mapping[str, Sequence[str]]
+
+    def walk(
+        self, run: Callable[[str, list[PyTree]], PyTree], values: tuple[PyTree, ...]
+    ) -> dict[str, PyTree]:
+        """All values, as `run` makes each from those that it reads."""
+        if len(values) != len(self.inputs):
+            raise ValueError(
+                f"the joined segments take the inputs {list(self.inputs)}, got "
+                f"{len(values)} values."
+            )
+        env = dict(zip(self.inputs, values, strict=True))
+        for n in self.order:
+            env[n] = run(n, [env[i] for i in self.reads[n]])
+        return env
+
+    def output(self, env: Mapping[str, PyTree]) -> PyTree:
+        """The values that no segment reads."""
+        read = {i for inputs in self.reads.values() for i in inputs}
+        ends = [n for n in self.order if n not in read]
+        # One output is itself, as a model returns it.
+        return env[ends[0]] if len(ends) == 1 else {n: env[n] for n in ends}
 
 
 def _check_segments(segments: Mapping[str, Segment]) -> None:
@@ -139,7 +160,8 @@ def _input_names(
         raise ValueError(
             f"`inputs` must name all that the segments read, {read}, got {names}."
         )
-    # More than the segments read is fine: a model may take what it does not use.
+    # More than the segments read is fine: a model may take what it does not
+    # use.
     produced = [i for i in names if i in reads]
     if produced:
         raise ValueError(f"`inputs` names `{produced[0]}`, which a segment produces.")

@@ -1,7 +1,7 @@
 """From the trees of several segments of `jsplit.split` back to those of the whole model.
 
-Segments own disjoint leaves of the whole, each at the path that it has there, so nothing is
-lost and nothing counts twice.
+Segments own disjoint leaves of the whole, each at the path that it has
+there, so nothing is lost and nothing counts twice.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from jsplit.core.paths import Path, by_path, dotted, overlay
 def variables(state: TrainState) -> tuple[Params, State]:
     """Put the parameters and the statistics of the whole model together again.
 
-    The whole model with both computes in inference mode what `trainer.predict` computes.
-    For linen it is `model.apply({"params": params, **statistics}, x)`; for nnx,
-    `nnx.update(module, params)` and `nnx.update(module, statistics)`, then `module.eval()`.
+    The whole model with both computes in inference mode what
+    `trainer.predict` computes. For linen it is `model.apply({"params":
+    params, **statistics}, x)`; for nnx, `nnx.update(module, params)` and
+    `nnx.update(module, statistics)`, then `module.eval()`.
 
     Args:
-        state: of a trainer whose segments `split` made; where its own containers matter,
-            see `merge`.
+        state: of a trainer whose segments `split` made; where its own
+            containers matter, see `merge`.
 
     Returns:
         Two nested dictionaries, `(params, statistics)`.
 
     Raises:
-        ValueError: if two segments hold the same leaf, as those of several models may.
+        ValueError: if two segments hold the same leaf, as those of several
+            models may.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -63,16 +65,17 @@ def merge(*trees: Mapping[Any, PyTree], like: PyTree = None) -> PyTree:
     Args:
         *trees: nested dictionaries by path, as `split` makes them.
         like: a tree in the whole model's own containers, such as
-            `segment(model).init(key, *example)[0]`, where these are not nested
-            dictionaries: linen's boxes of partitioned parameters, lists, named tuples. The
-            result has them.
+            `segment(model).init(key, *example)[0]`, where these are not
+            nested dictionaries: linen's boxes of partitioned parameters,
+            lists, named tuples. The result has them.
 
     Returns:
-        One nested dictionary, or a tree like `like`; its arrays are copies, so that they
-        outlive a step.
+        One nested dictionary, or a tree like `like`; its arrays are copies,
+        so that they outlive a step.
 
     Raises:
-        ValueError: if two trees hold the same leaf, or `like` has other leaves.
+        ValueError: if two trees hold the same leaf, or `like` has other
+            leaves.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -94,7 +97,8 @@ def merge(*trees: Mapping[Any, PyTree], like: PyTree = None) -> PyTree:
                 raise ValueError(f"two of the trees hold the leaf `{dotted(path)}`.")
         merged = overlay(merged, tree)
 
-    # A step donates its state: what was not copied would be deleted with it.
+    # A step donates its state: what was not copied would be deleted with
+    # it.
     copied = jax.tree.map(_copy, merged)
     return copied if like is None else _in_containers(copied, like)
 
@@ -107,7 +111,8 @@ def _holds(tree: Mapping[Any, PyTree], path: Path) -> bool:
     """Whether a tree has a leaf at a path, or on the way to it."""
     inner: PyTree = tree
     for key in path:
-        # A leaf on the way: one of the two trees has an array where the other goes on.
+        # A leaf on the way: one of the two trees has an array where the
+        # other goes on.
         if not isinstance(inner, Mapping):
             return True
         inner = inner.get(key)

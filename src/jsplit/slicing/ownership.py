@@ -1,8 +1,9 @@
 """Who reads what: the segments into which cuts divide a whole model.
 
-The segment of a value is the backward slice from it that stops at the other cuts. What the
-slice reads, in training or in inference mode, is the segment's. An input, a weight or a
-statistic that two segments read is refused.
+The segment of a value is the backward slice from it that stops at the other
+cuts. What the slice reads, in training or in inference mode, is the
+segment's. An input, a weight or a statistic that two segments read is
+refused.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
         traces: in both modes, with the same cuts.
 
     Returns:
-        The segments by the names of their values, each after those that it reads.
+        The segments by the names of their values, each after those that it
+        reads.
 
     Raises:
         ValueError: if it cannot be divided there, naming the culprit.
@@ -61,7 +63,8 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
     own_statistics(model, traces, reads, owner)
 
     def leaves_of(name: str, kind: SourceKind, count: int) -> list[int]:
-        # What nobody reads goes to the last, so that no leaf of the model is lost.
+        # What nobody reads goes to the last, so that no leaf of the model
+        # is lost.
         owners = [owner.get(Source(kind, i), names[-1]) for i in range(count)]
         return [i for i, own in enumerate(owners) if own == name]
 
@@ -112,8 +115,8 @@ def _in_order(trace: Traced) -> list[str]:
         position.update(dict.fromkeys(equation.writes, i))
 
     def last(name: str) -> int:
-        # A cut is there when all its values are. Literals are no keys, and there from the
-        # start.
+        # A cut is there when all its values are. Literals are no keys, and
+        # there from the start.
         atoms = [v for v in trace.cuts[name].atoms if isinstance(v, Var)]
         return max((position.get(v, -1) for v in atoms), default=-1)
 
@@ -156,7 +159,8 @@ def _check_value(trace: Traced, name: str, found: set[Source]) -> None:
         found: what it is computed from.
 
     Raises:
-        ValueError: if it holds a raw input, has no batch axis, or depends on no input.
+        ValueError: if it holds a raw input, has no batch axis, or depends
+            on no input.
     """
     is_cut = name in trace.cuts
     what = f"cut `{name}`" if is_cut else f"output `{name}`"
@@ -215,7 +219,8 @@ def _owners(
     one_reader = (SourceKind.PARAMS, SourceKind.STATE, SourceKind.FIELD)
     owner: dict[Source, str] = {}
     for name in names:
-        # Sorted, so that which culprit is named does not depend on the order of a set.
+        # Sorted, so that which culprit is named does not depend on the
+        # order of a set.
         for source in sorted(s for s in reads[name] if s.kind in one_reader):
             is_first = owner.setdefault(source, name) == name
             is_field = source.kind == SourceKind.FIELD

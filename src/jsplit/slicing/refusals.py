@@ -65,7 +65,8 @@ def refuse_shared(
     both = " and ".join(f"`{n}`" for n in readers)
     cuts = ", ".join(f"`{n}`" for n in readers if n in traces[0].cuts)
 
-    # Two outputs that part behind no cut: there is nothing that it could go around.
+    # Two outputs that part behind no cut: there is nothing that it could go
+    # around.
     if not cuts:
         raise ValueError(
             f"{said} is read by {both} ({way}), and no cut lies before both; cut where "
@@ -98,8 +99,8 @@ def _path_to(trace: Traced, source: Source, name: str) -> list[str] | None:
         name: the value.
 
     Returns:
-        Its steps, by the names of submodules where they have one; `None` if there is no
-        way.
+        Its steps, by the names of submodules where they have one; `None` if
+        there is no way.
     """
     piece = backward_slice(trace.flat, trace.values[name].atoms, trace.stops(name))
     # From where each variable was reached, and by which step.

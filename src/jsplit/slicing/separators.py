@@ -1,8 +1,8 @@
 """Where in a traced model a name points, and where one value separates input from output.
 
-A value separates if and only if (paths from the inputs to it) x (paths from it to the
-outputs) is the number of all paths; counted exactly, in integers, in two passes over the
-equations.
+A value separates if and only if (paths from the inputs to it) x (paths from
+it to the outputs) is the number of all paths; counted exactly, in integers,
+in two passes over the equations.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def _tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
         prefix: `CUT` or `MODULE`.
 
     Returns:
-        By name, each time that name was given: the variables by their paths in the pytree
-        that was named.
+        By name, each time that name was given: the variables by their paths
+        in the pytree that was named.
     """
     found: dict[str, list[dict[str, Var]]] = {}
     for equation in flat.equations:
@@ -36,7 +36,8 @@ def _tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
             continue
         name, end = untagged(eqn.params["name"].removeprefix(prefix))
         calls = found.setdefault(name, [{}])
-        # A path that is there already begins the next call: a pytree has each path once.
+        # A path that is there already begins the next call: a pytree has
+        # each path once.
         if end in calls[-1]:
             calls.append({})
         calls[-1][end] = equation.writes[0]
@@ -49,7 +50,8 @@ class _Separator(NamedTuple):
     Attributes:
         variable: the value.
         origin: the variable that it was before it was given further names.
-        family: its name without the number that tells apart several of one name.
+        family: its name without the number that tells apart several of one
+            name.
     """
 
     variable: Var
@@ -70,8 +72,9 @@ class _Paths(NamedTuple):
 
 
 def _count_paths(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> _Paths:
-    # Python's integers, which have no end: the number of paths doubles with every residual
-    # block, and a rounded one would find separators that are none.
+    # Python's integers, which have no end: the number of paths doubles with
+    # every residual block, and a rounded one would find separators that are
+    # none.
     into: dict[Var, int] = defaultdict(int, dict.fromkeys(fields, 1))
     for equation in flat.equations:
         paths = sum(into[v] for v in equation.reads if v in into)
@@ -92,10 +95,11 @@ def separating(
 ) -> dict[str, _Separator]:
     """Find every single value that separates inputs from outputs.
 
-    A value that a submodule returns has that submodule's path as its name: `block`, or
-    `block#2` at its second of several calls, or `block/key` where the submodule returns
-    several. Others are named after the last submodule before them and the operation that
-    makes them, as `encoder.conv/relu`; the second of that name ends in `#2`.
+    A value that a submodule returns has that submodule's path as its name:
+    `block`, or `block#2` at its second of several calls, or `block/key`
+    where the submodule returns several. Others are named after the last
+    submodule before them and the operation that makes them, as
+    `encoder.conv/relu`; the second of that name ends in `#2`.
 
     Args:
         flat: the program.
@@ -134,7 +138,8 @@ def separating(
 def _labels(flat: Flat) -> dict[Var, str]:
     """The names that users know: those of submodules' outputs and of marked values."""
     label: dict[Var, str] = {}
-    # Cuts last: where a marked value is a submodule's output, its own name counts.
+    # Cuts last: where a marked value is a submodule's output, its own name
+    # counts.
     for prefix in (MODULE, CUT):
         for name, calls in _tagged(flat, prefix).items():
             for i, call in enumerate(calls, start=1):
@@ -147,8 +152,8 @@ def _labels(flat: Flat) -> dict[Var, str]:
 def _operation(equation: Equation) -> str:
     """What an equation does, by the name that a user knows."""
     operation = equation.eqn.primitive.name
-    # `relu` and the like are functions with a derivative of their own: the primitive says
-    # only that, and the function's name is in its body.
+    # `relu` and the like are functions with a derivative of their own: the
+    # primitive says only that, and the function's name is in its body.
     if operation.startswith("custom_"):
         for body in bodies(equation.eqn):
             return body.debug_info.func_name
@@ -169,8 +174,8 @@ def find(
 ) -> list[tuple[str, Var]]:
     """Find the values that a name points at.
 
-    A name is looked for among marked values, then submodules' outputs, then separating
-    values.
+    A name is looked for among marked values, then submodules' outputs, then
+    separating values.
 
     Args:
         flat: the program.
@@ -179,11 +184,12 @@ def find(
         name: what a user wrote.
 
     Returns:
-        The variables, each with its path in the pytree that was named; none if there is no
-        such name.
+        The variables, each with its path in the pytree that was named; none
+        if there is no such name.
 
     Raises:
-        ValueError: if the name is in the body of a loop or branch, or means several calls.
+        ValueError: if the name is in the body of a loop or branch, or means
+            several calls.
     """
     cuts, modules = _tagged(flat, CUT), _tagged(flat, MODULE)
     points = separating(flat, fields, outs)
@@ -192,8 +198,8 @@ def find(
 
     within = _names_in_bodies(flat)
     body = within.get(CUT + name)
-    # A submodule may run in a loop and outside of it: only where it is nowhere else is the
-    # loop the reason.
+    # A submodule may run in a loop and outside of it: only where it is
+    # nowhere else is the loop the reason.
     if body is None and not (calls or name in cuts or name in points):
         body = within.get(MODULE + path)
     if body:

@@ -33,14 +33,15 @@ def slice_segment(
         spec: what the segment has of the model.
 
     Returns:
-        A `Segment` whose parameters and state are nested dictionaries by path.
+        A `Segment` whose parameters and state are nested dictionaries by
+        path.
     """
     param_paths = [model.params.paths[i] for i in spec.params]
     state_paths = [model.state.paths[i] for i in spec.state]
     starts = [start.params_atoms[i] for i in spec.params]
     starts += [start.state_atoms[i] for i in spec.state]
-    # Made here, so that `init` does not keep all of `start`, which holds the values of the
-    # other segments too.
+    # Made here, so that `init` does not keep all of `start`, which holds
+    # the values of the other segments too.
     begin = initialiser(start.flat, starts)
     count = len(param_paths)
 
@@ -71,8 +72,8 @@ def slice_segment(
         for field, value in named.items():
             given.take_input(model, field, value)
 
-        # The trace's own slice, found again at each trace of the segment: the equations
-        # differ between modes and batch sizes.
+        # The trace's own slice, found again at each trace of the segment:
+        # the equations differ between modes and batch sizes.
         value = trace.values[name]
         outs = [*value.atoms, *(trace.new_state[i] for i in spec.state)]
         piece = backward_slice(trace.flat, outs, trace.stops(name))
@@ -80,8 +81,8 @@ def slice_segment(
         leaves, new_state = results[: len(value.atoms)], results[len(value.atoms) :]
         return value.structure.unflatten(leaves), nest(state_paths, new_state)
 
-    # A slice shares the step's key with its siblings, for the masks of dropout to be the
-    # whole model's.
+    # A slice shares the step's key with its siblings, for the masks of
+    # dropout to be the whole model's.
     return Segment(
         init,
         apply,
@@ -117,7 +118,8 @@ class _Given:
             kind: which of both.
             numbers: of the leaves.
             paths: to the leaves.
-            tree: nested dictionaries; what else is in them is not looked at.
+            tree: nested dictionaries; what else is in them is not looked
+                at.
 
         Raises:
             ValueError: if a leaf is lacking, or of another shape or dtype.
@@ -153,8 +155,8 @@ class _Given:
                     f"segment `{self.segment}` has only the shape of `{what}`, "
                     f"{describe(x)}, and needs its value."
                 )
-            # Checked here: the equations would broadcast, or fail with a name that no user
-            # has seen.
+            # Checked here: the equations would broadcast, or fail with a
+            # name that no user has seen.
             expected = shape_of(v)
             got = jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
             if (expected.shape, expected.dtype) != (got.shape, got.dtype):

@@ -1,8 +1,10 @@
 """One whole model into segments, by slicing its jaxpr at the cuts.
 
-The segment of a cut is the backward slice from the cut's values that stops at the other
-cuts. So it provably reads nothing but what the slice lists: its own parameters, its fields,
-the cuts before it. Composed again, the slices are the whole model, equation for equation.
+The segment of a cut is the backward slice from the cut's values
+that stops at the other cuts. So it provably reads nothing but
+what the slice lists: its own parameters, its fields, the cuts
+before it. Composed again, the slices are the whole model,
+equation for equation.
 """
 
 from __future__ import annotations
@@ -36,40 +38,55 @@ def split(
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
-    Walked in order, the segments compute what the whole computes: outputs, gradients,
-    statistics and, given the same key, dropout. A statistic belongs to the segment that
-    reads it, or else to the one that can compute its update. The batch size is free; a new
-    one is traced anew. What gives no value (`jax.debug.print`) is in no segment.
+    Walked in order, the segments compute what the whole computes:
+    outputs, gradients, statistics and, given the same key,
+    dropout. A statistic belongs to the segment that reads it, or
+    else to the one that can compute its update. The batch size is
+    free; a new one is traced anew. What gives no value
+    (`jax.debug.print`) is in no segment.
 
     Args:
-        model: a Flax nnx or linen module, a function or a `Segment`, as `segment` takes it.
-        *example: its inputs, arrays or `jax.ShapeDtypeStruct`, each [batch, ...]; only
-            shapes and dtypes count.
-        cuts: where to cut: names of `jsplit.cut` in the model's code, paths of submodules
-            whose output is meant (`"encoder.block1"`; `"block#2"` is the second call), or
-            entries of `cut_points`. A mapping gives the cut a name of its own, and may join
-            several places to one cut: `{"smashed": ["conv3", "skip"]}`. By default every
-            `jsplit.cut` in the code, in either mode.
-        outputs: names of what the model returns, where each is a segment of its own: the
-            keys of a returned dictionary, or names for the elements of a tuple. By default
-            all of it is one, `"output"`.
-        shared_inputs: inputs that more than one segment may read (a mask, say).
-        init: for functions with parameters, `init(key, *inputs) -> params`.
-        variables: for linen, what `module.init` would return: start from these values.
-        inputs: names of the positional inputs, or the name of the only one; by default
-            those of the signature that have no default.
-        name: as `segment` takes it; segments are named by what they produce all the same.
+        model: a Flax nnx or linen module, a function or a
+            `Segment`, as `segment` takes it.
+        *example: its inputs, arrays or `jax.ShapeDtypeStruct`,
+            each [batch, ...]; only shapes and dtypes count.
+        cuts: where to cut: names of `jsplit.cut` in the model's
+            code, paths of submodules whose output is meant
+            (`"encoder.block1"`; `"block#2"` is the second call),
+            or entries of `cut_points`. A mapping gives the cut a
+            name of its own, and may join several places to one
+            cut: `{"smashed": ["conv3", "skip"]}`. By default
+            every `jsplit.cut` in the code, in either mode.
+        outputs: names of what the model returns, where each is a
+            segment of its own: the keys of a returned dictionary,
+            or names for the elements of a tuple. By default all
+            of it is one, `"output"`.
+        shared_inputs: inputs that more than one segment may read
+            (a mask, say).
+        init: for functions with parameters, `init(key, *inputs)
+            -> params`.
+        variables: for linen, what `module.init` would return:
+            start from these values.
+        inputs: names of the positional inputs, or the name of the
+            only one; by default those of the signature that have
+            no default.
+        name: as `segment` takes it; segments are named by what
+            they produce all the same.
 
     Returns:
-        Segments by the name of what they produce, cuts first, each after those it reads.
-        The inputs of a segment are named as the model's inputs and the cuts. Parameters are
-        nested dictionaries by path; `merge` puts them together again.
+        Segments by the name of what they produce, cuts first,
+        each after those it reads. The inputs of a segment are
+        named as the model's inputs and the cuts. Parameters are
+        nested dictionaries by path; `merge` puts them together
+        again.
 
     Raises:
-        ValueError: naming the culprit and the path: a cut that does not exist, exists in
-            one mode only, lies in the body of a loop, or separates nothing; a skip
-            connection around a cut; a weight or a statistic read on both sides; a cut that
-            holds a raw input, or whose leading axis is not the batch; cuts that need each
+        ValueError: naming the culprit and the path: a cut that
+            does not exist, exists in one mode only, lies in the
+            body of a loop, or separates nothing; a skip
+            connection around a cut; a weight or a statistic read
+            on both sides; a cut that holds a raw input, or whose
+            leading axis is not the batch; cuts that need each
             other; one name for two values; a mutable array.
 
     Example:
@@ -90,9 +107,13 @@ def split(
         {'head': {'bias': (2,), 'kernel': (4, 2)}}
     """
     made = segment(model, init=init, variables=variables, inputs=inputs, name=name)
+    # Apart from the traced model, which all segments hold: it
+    # must not keep the arrays of all others alive in each of
+    # them.
     start = initial(made, example)
     places = _places_of(cuts)
     traced = TracedModel(made, start, example, places, outputs, shared_inputs)
+    # In both modes, since a segment owns what it reads in either.
     specs = divide(traced, traced.both_modes())
     return {n: slice_segment(traced, start, n, spec) for n, spec in specs.items()}
 
@@ -101,6 +122,7 @@ def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:
     """For each cut its name, and the names of the values that it holds."""
     if cuts is None:
         return None
+    # In a list, the name of a place is the name of the cut there.
     if not isinstance(cuts, Mapping):
         return {name: [name] for name in _names(cuts)}
     ends = zip(_names(cuts.keys()), cuts.values(), strict=True)
@@ -109,7 +131,8 @@ def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:
 
 def _names(ends: Any) -> list[str]:
     """The names of places, which may be cut points, in a list or alone."""
-    # A cut point is a tuple, and a string an iterable; neither is a list of places.
+    # A cut point is a tuple, and a string an iterable; neither is
+    # a list of places.
     alone = isinstance(ends, str | CutPoint) or not isinstance(ends, Iterable)
     places = [ends] if alone else [*ends]
     return names_of(

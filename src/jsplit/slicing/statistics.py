@@ -26,15 +26,16 @@ def own_statistics(
 ) -> None:
     """Give every statistic to a segment, and every weight that only statistics read.
 
-    One that some value reads is that value's. Others, as they hang together by their
-    updates, go to the first segment that has what these need; counters that need nothing go
-    to the last.
+    One that some value reads is that value's. Others, as they hang together
+    by their updates, go to the first segment that has what these need;
+    counters that need nothing go to the last.
 
     Args:
         model: the model.
         traces: in both modes.
         reads: by value, what its segment reads.
-        owner: by leaf, the value whose segment has it; what is given is added.
+        owner: by leaf, the value whose segment has it; what is given is
+            added.
 
     Raises:
         ValueError: if no single segment has what an update needs.
@@ -51,7 +52,8 @@ def own_statistics(
         last = list(reads)[-1]
         owner.update(dict.fromkeys(loose, able if outside else last))
 
-    # Those that had an owner from the start, by what reads them, may need what it has not.
+    # Those that had an owner from the start, by what reads them, may need
+    # what it has not.
     for source, needed in needs.items():
         name = owner[source]
         at_hand = reads[name] | {Source(SourceKind.CUT, name)}
@@ -96,7 +98,8 @@ def _groups(
             continue
         group = {source, *needed}
         loose = _without_owner(group, owner)
-        # Two updates that read one leaf without an owner must be at one party.
+        # Two updates that read one leaf without an owner must be at one
+        # party.
         for other in [g for g in groups if g & loose]:
             groups.remove(other)
             group |= other
@@ -113,7 +116,8 @@ def _able(reads: Mapping[str, set[Source]], needed: set[Source]) -> str | None:
     for name, read in reads.items():
         if needed <= read:
             return name
-    # A segment also has the cut that it computes; those that read it were asked first.
+    # A segment also has the cut that it computes; those that read it were
+    # asked first.
     for name, read in reads.items():
         if needed <= read | {Source(SourceKind.CUT, name)}:
             return name

@@ -1,6 +1,7 @@
 """One trace of a whole model: its equations, and what its variables are.
 
-A trace is of one mode at one batch size. Making them is the matter of `traced_model.py`.
+A trace is of one mode at one batch size. Making them is the matter of
+`traced_model.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class SourceKind(StrEnum):
     FIELD = "field"
     CUT = "cut"
 
-    # Sources are in sets all over this room, and Enum's own hash is a Python function.
+    # Sources are in sets all over this room, and Enum's own hash is a
+    # Python function.
     __hash__ = str.__hash__
 
 
@@ -34,8 +36,8 @@ class Source(NamedTuple):
 
     Attributes:
         kind: what sort of thing.
-        which: the number of the leaf for parameters and state, the name for fields and
-            cuts.
+        which: the number of the leaf for parameters and state, the name for
+            fields and cuts.
     """
 
     kind: SourceKind
@@ -103,7 +105,8 @@ class Traced(NamedTuple):
         stops: list[Var] = []
         for other, value in self.cuts.items():
             for v in value.atoms if other != name else ():
-                # By identity: literals, which may be among them, cannot be compared.
+                # By identity: literals, which may be among them, cannot be
+                # compared.
                 if isinstance(v, Var) and all(v is not o for o in own):
                     stops.append(v)
         return stops

@@ -48,8 +48,8 @@ class TracedModel:
             model: the model.
             start: its `init`, for the leaves of its parameters and state.
             example: its inputs, or their shapes.
-            cuts: for each cut, the names whose values it holds; by default every
-                `jsplit.cut` in the code.
+            cuts: for each cut, the names whose values it holds; by default
+                every `jsplit.cut` in the code.
             outputs: names of its outputs.
             shared: names of the inputs that several segments may read.
 
@@ -77,10 +77,12 @@ class TracedModel:
             )
 
         self._traces: dict[Hashable, Traced] = {}
-        # None yet: which there are is seen in traces, which are then given their cuts.
+        # None yet: which there are is seen in traces, which are then given
+        # their cuts.
         self.cuts: dict[str, list[str]] = {}
         if cuts is None:
-            # In both modes: a cut that is in one alone is refused by name, later.
+            # In both modes: a cut that is in one alone is refused by name,
+            # later.
             found = [n for trace in self.both_modes() for n in marked(trace.flat)]
             cuts = {name: [name] for name in found}
         self.cuts = {name: list(ends) for name, ends in cuts.items()}
@@ -96,8 +98,8 @@ class TracedModel:
             ValueError: if the model does not run at another batch size.
         """
         train = self.trace(self.batch, True)
-        # At two batch sizes, so that an axis that is only by chance as long as the batch is
-        # not taken for it.
+        # At two batch sizes, so that an axis that is only by chance as long
+        # as the batch is not taken for it.
         double = 2 * self.batch
         try:
             return [train, self.trace(double, False)]
@@ -141,8 +143,9 @@ class TracedModel:
         fields = [jax.tree.map(with_batch, e) for e in self.example]
         structures: list[Any] = []
 
-        # A new function each time: `make_jaxpr` caches by identity, and would not see that
-        # JAX's configuration, or the interception, is another.
+        # A new function each time: `make_jaxpr` caches by identity, and
+        # would not see that JAX's configuration, or the interception, is
+        # another.
         def run(
             params: list[Any], state: list[Any], key: jax.Array, *fields: PyTree
         ) -> tuple[list[Any], list[Any]]:
@@ -184,7 +187,8 @@ class TracedModel:
         """The leaves of a new state, in the order of the old ones."""
         after = by_path(new)
         found = dict(zip(after.paths, after.shapes, strict=True))
-        # In inference a model may return less than it has: what lacks is as it was.
+        # In inference a model may return less than it has: what lacks is as
+        # it was.
         pairs = zip(self.state.paths, state, strict=True)
         return [found.get(path, old) for path, old in pairs]
 
@@ -201,7 +205,8 @@ class TracedModel:
         """Give the outputs of a trace their names.
 
         Args:
-            output: what the model returned, with atoms in the place of arrays.
+            output: what the model returned, with atoms in the place of
+                arrays.
 
         Returns:
             The outputs by name.
@@ -239,7 +244,8 @@ class TracedModel:
             train: the mode of the trace.
 
         Returns:
-            An array where there is one, else a dictionary by their tags or order.
+            An array where there is one, else a dictionary by their tags or
+            order.
         """
         keyed: list[tuple[str, Atom]] = []
         for end in ends:
