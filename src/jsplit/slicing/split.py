@@ -91,20 +91,17 @@ def split(
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
-        >>> from flax import nnx
-        >>> class Net(nnx.Module):
-        ...     def __init__(self, rngs):
-        ...         self.stem = nnx.Linear(3, 4, rngs=rngs)
-        ...         self.head = nnx.Linear(4, 2, rngs=rngs)
-        ...
-        ...     def __call__(self, image):
-        ...         return self.head(jsplit.cut(self.stem(image), "smashed"))
-        >>> segments = jsplit.split(Net(nnx.Rngs(0)), jnp.ones((8, 3)))
+        >>> def model(weights, image):
+        ...     h = jsplit.cut(image @ weights["stem"], "smashed")
+        ...     return h @ weights["head"]
+        >>> def init(key, image):
+        ...     return {"stem": jnp.zeros((3, 4)), "head": jnp.zeros((4, 2))}
+        >>> segments = jsplit.split(model, jnp.ones((8, 3)), init=init)
         >>> list(segments.values())
         [Segment(image -> smashed), Segment(smashed -> output)]
         >>> params, _ = segments["output"].init(jax.random.key(0), jnp.ones((8, 4)))
         >>> jax.tree.map(jnp.shape, params)
-        {'head': {'bias': (2,), 'kernel': (4, 2)}}
+        {'head': (4, 2)}
     """
     made = segment(model, init=init, variables=variables, inputs=inputs, name=name)
     # Apart from the traced model, which all segments hold: it
