@@ -62,7 +62,6 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.segment": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},
-    "segments.precision": {"flax"},
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "topology.drawing.draw": {"matplotlib"},

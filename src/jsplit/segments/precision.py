@@ -15,17 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
 from jax.typing import DTypeLike
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.trees import narrow
 from jsplit.segments.interception import intercepting
-from jsplit.segments.segment import segment
+from jsplit.segments.segment import Model, segment
 
 
 def mixed_precision(
-    model: nnx.Module | linen.Module | Callable[..., Any] | Segment,
+    model: Model,
     compute: DTypeLike = jnp.bfloat16,
     *,
     init: Callable[..., Params] | None = None,

@@ -21,9 +21,12 @@ from jsplit.segments.call import Call, InitApply
 from jsplit.segments.captured import refuse_captured_modules
 from jsplit.segments.flax import from_linen, from_nnx
 
+Model = nnx.Module | linen.Module | Callable[..., Any] | Segment
+"""What `segment`, and all that takes whole models, makes a segment of."""
+
 
 def segment(
-    model: nnx.Module | linen.Module | Callable[..., Any] | Segment,
+    model: Model,
     *,
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,

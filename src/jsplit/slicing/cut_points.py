@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jsplit.core.trees import nbytes
 from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
-from jsplit.segments.segment import segment
+from jsplit.segments.segment import Model, segment
 from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import separating
@@ -77,7 +77,7 @@ class CutPoint(NamedTuple):
 
 
 def cut_points(
-    model: Any,
+    model: Model,
     *example: PyTree,
     outputs: Sequence[str] | None = None,
     shared_inputs: Sequence[str] = (),

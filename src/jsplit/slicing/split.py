@@ -14,7 +14,7 @@ from typing import Any
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
-from jsplit.segments.segment import segment
+from jsplit.segments.segment import Model, segment
 from jsplit.slicing.cut_points import CutPoint
 from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import divide
@@ -26,7 +26,7 @@ Cuts = Mapping[str, End | Sequence[End]] | Sequence[End]
 
 
 def split(
-    model: Any,
+    model: Model,
     *example: PyTree,
     cuts: Cuts | None = None,
     outputs: Sequence[str] | None = None,
