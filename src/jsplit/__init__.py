@@ -1,7 +1,7 @@
 """Split learning in JAX: parties train one network together, and training split equals training it whole."""
 
 from jsplit import compress, party, population, rounds, runs
-from jsplit.core.base import (
+from jsplit.core import (
     Info,
     Link,
     Message,
@@ -9,15 +9,15 @@ from jsplit.core.base import (
     Segment,
     Trainer,
     TrainState,
+    chain,
+    identity,
+    restore,
+    save,
+    stateless,
 )
-from jsplit.core.checkpoint import restore, save
-from jsplit.core.links import chain, identity, stateless
 from jsplit.costing import Cost, Device, Network, cost, plan
-from jsplit.segments.precision import mixed_precision
-from jsplit.segments.segment import segment
-from jsplit.slicing.cut_points import CutPoint, cut_points
-from jsplit.slicing.merge import merge, variables
-from jsplit.slicing.split import cut, join, split
+from jsplit.segments import mixed_precision, segment
+from jsplit.slicing import CutPoint, cut, cut_points, join, merge, split, variables
 from jsplit.topology import (
     Crossing,
     Loss,

@@ -33,36 +33,40 @@ ROOMS = {
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
-    "core": "base checks tables checkpoint links paths placement trees",
-    "jaxprs": "flat convolutions halves macs",
-    "segments": "call interception flax segment precision",
-    "slicing": "merge separators traced_model ownership cut_points split",
+    "core": "base checks tables trainer typed_jax keys links paths checkpoint placement trees",
+    "jaxprs": "flat macs slices tags convolutions halves",
+    "segments": "call captured interception flax segment precision",
+    "slicing": (
+        "initial join mark merge separators trace traced_model refusals statistics "
+        "ownership cut_points slice_segment split"
+    ),
     "topology": (
-        "handoffs names nodes validation crossings graph configurations.building "
-        "configurations.chains configurations.merging decoupling drawing.scene "
-        "drawing.legs drawing.across drawing.layout drawing.routes drawing.symbols "
-        "drawing.flowchart drawing.picture"
+        "handoffs names nodes crossings validation graph configurations.building "
+        "decoupling drawing.scene configurations.chains configurations.merging "
+        "drawing.flowchart drawing.legs drawing.across drawing.routes drawing.layout "
+        "drawing.symbols drawing.picture"
     ),
     "training": (
-        "export staleness vjp kinds walk config crossing cotangents losses segment_ops "
-        "step store meshes update walks configure executor initial signatures fused messages"
+        "config export kinds signatures staleness vjp walk cotangents crossing meshes "
+        "configure executor losses segment_ops store initial step update walks fused "
+        "messages"
     ),
-    "populations": "checks round reading population partitions",
+    "populations": "checks reading round population partitions",
     "rounds": (
-        "averages loops sharing state algorithm client_mesh carry forms inputs method "
-        "programs driver for_each_client local_training client_axis client_rows "
-        "client_calls all_steps synchronous tables algorithms baselines"
+        "averages client_rows loops sharing state algorithm carry client_axis client_mesh "
+        "client_calls for_each_client forms inputs method all_steps programs tables "
+        "driver local_training synchronous algorithms baselines"
     ),
     "costing": (
-        "records step_cost step cost_of_step run_cost passes split_runs baseline_runs "
-        "machines cut_plan planning"
+        "records cut_plan machines run_cost step step_cost cost_of_step passes "
+        "baseline_runs planning split_runs"
     ),
     "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
     "party": (
         "compute.programs connection.outbox contract.records contract.schema "
-        "contract.turns durable compute.exchange compute.handover compute.prefetch "
-        "contract.agreement compute.pipeline compute.interleave compute.first_state "
-        "compute.own_config connection.connections contract.draft compute.local "
+        "contract.turns durable compute.exchange compute.handover compute.interleave "
+        "compute.prefetch contract.agreement compute.first_state compute.own_config "
+        "compute.pipeline connection.connections contract.draft compute.local "
         "connection.network process join infer run"
     ),
 }
@@ -70,6 +74,7 @@ OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.segment": {"flax"},
     "segments.call": {"flax"},
+    "segments.captured": {"flax"},
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "topology.drawing.picture": {"matplotlib"},

@@ -168,7 +168,7 @@ def test_a_bad_node_or_loss_is_refused_where_it_is_built():
     with pytest.raises(ValueError, match="`inputs` is empty"):
         Loss("a", mean, "client", [])
 
-    with pytest.raises(ValueError, match="`inputs` must be a list of names, got 3"):
+    with pytest.raises(ValueError, match="`inputs` must be names, got 3"):
         Node("a", plain, "client", 3)
     with pytest.raises(ValueError, match="node 3: `name` must be a name, got 3"):
         Node(3, plain, "client")
@@ -181,7 +181,7 @@ def test_a_bad_node_or_loss_is_refused_where_it_is_built():
     ):
         Topology(chain(), ["image"])
     with pytest.raises(
-        ValueError, match="party `client`: `holds` must be a list of names, got 3"
+        ValueError, match="party `client`: `holds` must be names, got 3"
     ):
         Topology(chain(), {"client": 3})
     with pytest.raises(ValueError, match="`nodes` must be a list, got Node"):

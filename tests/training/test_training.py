@@ -14,7 +14,7 @@ from flax import linen, nnx
 
 import jsplit
 from jsplit.compress import cast, quantize
-from jsplit.core.base import node_key
+from jsplit.core.keys import node_key
 from tests.helpers import (
     CONFIGURATIONS,
     FLAX,

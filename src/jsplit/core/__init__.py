@@ -1,1 +1,25 @@
-"""Records, and the small tools that every room uses: trees, checks, links, where arrays lie, files and tables."""
+"""Records, and the small tools that every room uses: trees, keys, checks, links, files."""
+
+from jsplit.core.base import Info, Link, Message, PartyState, Segment, TrainState
+from jsplit.core.checkpoint import restore, save
+from jsplit.core.links import chain, identity, stateless
+from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
+
+__all__ = [
+    "EvaluateFn",
+    "Info",
+    "InitFn",
+    "Link",
+    "Message",
+    "PartyState",
+    "PredictFn",
+    "Segment",
+    "StepFn",
+    "TrainState",
+    "Trainer",
+    "chain",
+    "identity",
+    "restore",
+    "save",
+    "stateless",
+]

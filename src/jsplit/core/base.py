@@ -1,7 +1,8 @@
-"""The whole vocabulary: a `Segment` computes, a `Link` carries, a `Trainer` trains.
+"""The records that everything in jsplit takes and returns.
 
-Everything else in jsplit takes and returns these three records, so that whatever is
-built from them composes. This file imports nothing of ours.
+A `Segment` computes, a `Link` carries, a `PartyState` is what a party
+learns. A record that several rooms share belongs here; what computes with
+one does not. This file imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -9,23 +10,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
-from zlib import crc32
 
 import jax
+import numpy as np
 
+# Python has no type for "a pytree". The alias marks where the user's own
+# containers pass through; everything that jsplit makes itself has a type of
+# its own.
 PyTree = Any
 Params = PyTree
 State = PyTree
+Fields = Mapping[str, PyTree]
 
 
-class _Init(Protocol):
-    """`init(key, *inputs) -> (params, state)`; only the shapes and dtypes of `inputs` matter."""
+class SegmentInit(Protocol):
+    """Make a segment's first parameters and state.
 
+    Called as `init(key, *inputs) -> (params, state)`. Only the shapes and
+    dtypes of `inputs` matter.
+    """
+
+    # Positional only: the inputs of a segment have names that are the
+    # user's, and any of them may be called `key`.
     def __call__(self, key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]: ...
 
 
-class Apply(Protocol):
-    """`apply(params, state, key, *inputs, train=True) -> (output, new_state)`, a pure function."""
+class SegmentApply(Protocol):
+    """Compute a segment's output, and the state that it leaves; a pure function.
+
+    Called as `apply(params, state, key, *inputs, train=True) -> (output,
+    new_state)`.
+    """
 
     def __call__(
         self,
@@ -38,30 +53,51 @@ class Apply(Protocol):
     ) -> tuple[PyTree, State]: ...
 
 
+# A dataclass and not a named tuple: JAX would take a tuple for a pytree,
+# and look for arrays in it. This one is static: it is hashed, by identity
+# of its functions, as part of the key under which compiled programs are
+# found again.
 @dataclass(frozen=True)
 class Segment:
     """A pure function with parameters of its own: the part of a network that one party runs.
 
-    Made by `jsplit.segment` from a Flax module or a function, by `jsplit.split` from a part of a
-    whole model, or by hand; nothing that uses a segment can tell which.
+    `jsplit.segment` makes one from a Flax module or a function,
+    `jsplit.split` makes several from a whole model, and it can be written
+    by hand. Nothing that uses a segment can tell which.
 
     Attributes:
         init: `init(key, *inputs) -> (params, state)`.
-        apply: `apply(params, state, key, *inputs, train=True) -> (output, new_state)`. `state`
-            holds what training changes without a gradient (BatchNorm statistics and the like), `key`
-            feeds dropout and may be `None` where `train` is `False`.
-        inputs: names of the positional inputs, if known. A `Node` reads the values of these names
-            unless told otherwise.
+        apply: `apply(params, state, key, *inputs, train=True) -> (output,
+            new_state)`. `state` holds what training changes without a
+            gradient (BatchNorm statistics and the like). `key` feeds
+            dropout and may be `None` where `train` is `False`.
+        inputs: names of the positional inputs, if known. A `Node` reads the
+            values of these names unless told otherwise.
         name: name of the value that the segment produces, if known.
-        trainable: whether there may be parameters. A party that owns only segments without any needs no
-            optimizer.
-        shares_key: `False`: in a topology the segment gets a key of its own, so that two
-            segments never draw the same dropout mask. `True`: it gets the step's key as it
-            is, as all slices of one whole model must, for their masks to be the whole model's.
+        trainable: whether there may be parameters. A party that owns only
+            segments without any needs no optimizer.
+        shares_key: `False`: in a topology the segment gets a key of its
+            own, so that two segments never draw the same dropout mask.
+            `True`: it gets the step's key as it is, as all slices of one
+            whole model must, for their masks to be the whole model's.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> def init(key, x):
+        ...     return {"scale": jnp.ones(x.shape[1:])}, {}
+        >>> def apply(params, state, key, x, train=True):
+        ...     return params["scale"] * x, state
+        >>> scale = jsplit.Segment(init, apply, inputs=("x",), name="h")
+        >>> scale
+        Segment(x -> h)
+        >>> params, state = scale.init(jax.random.key(0), jnp.zeros((4, 3)))
+        >>> output, state = scale.apply(params, state, None, jnp.zeros((4, 3)))
+        >>> output.shape
+        (4, 3)
     """
 
-    init: _Init
-    apply: Apply
+    init: SegmentInit
+    apply: SegmentApply
     inputs: tuple[str, ...] | None = None
     name: str | None = None
     trainable: bool = True
@@ -74,25 +110,35 @@ class Segment:
 class Link(NamedTuple):
     """What happens to a value, or to a cotangent, on a crossing from one party to another.
 
-    `decode(encode(value))` stands outside the differentiated function: the receiver computes with
-    what it decoded, the sender with what it had.
+    `decode(encode(value))` stands outside the differentiated function: the
+    receiver computes with what it decoded, the sender with what it had.
 
     Attributes:
-        init: `init(like) -> state`, the sender's memory (`()` if it needs none). One for every crossing and direction;
-            in inference it starts anew.
-        encode: `encode(state, value, key) -> (payload, state)`; the payload is what is sent. A cotangent has the structure
-            of its value, with `None` for leaves that have none (integers).
-        decode: `decode(payload, like) -> value`, of the shapes and dtypes of `like`, a tree of `jax.ShapeDtypeStruct`.
+        init: `init(like) -> state` makes the sender's memory, `()` if it
+            needs none. Every crossing and direction has one of its own; in
+            inference it starts anew.
+        encode: `encode(state, value, key) -> (payload, state)`. The payload
+            is what is sent. A cotangent has the structure of its value,
+            with `None` for leaves that have none (integers).
+        decode: `decode(payload, like) -> value`, of the shapes and dtypes
+            of `like`, a tree of `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> half = jsplit.Link(
+        ...     init=lambda like: (),
+        ...     encode=lambda state, value, key: (value.astype(jnp.float16), state),
+        ...     decode=lambda payload, like: payload.astype(like.dtype),
+        ... )
+        >>> h = jnp.ones((4, 3))
+        >>> payload, state = half.encode(half.init(h), h, jax.random.key(0))
+        >>> payload.dtype, half.decode(payload, jax.typeof(h)).dtype
+        (dtype('float16'), dtype('float32'))
     """
 
     init: Callable[[PyTree], State]
     encode: Callable[[State, PyTree, jax.Array], tuple[PyTree, State]]
     decode: Callable[[PyTree, PyTree], PyTree]
-
-
-def node_key(key: jax.Array, name: str, segment: Segment) -> jax.Array:
-    """The key that `segment` reads as node `name`: `key` itself, or one folded from the name."""
-    return key if segment.shares_key else jax.random.fold_in(key, crc32(name.encode()))
 
 
 class Message(NamedTuple):
@@ -101,18 +147,33 @@ class Message(NamedTuple):
     Attributes:
         name: the value, as the topology names it.
         kind: `"activation"` (forward) or `"cotangent"` (back).
-        sender, receiver: the two parties.
-        shape, dtype: of what crossed, after its link encoded it; tuples of them where that is several arrays.
-        bytes: its size.
-        frame: bytes around it on a network, see `frame_bytes`; nothing in one process.
+        sender: the party that sent it.
+        receiver: the party that it went to.
+        shape: of what crossed, after its link encoded it; a tuple of shapes
+            where that is several arrays.
+        dtype: of what crossed, after its link encoded it; a tuple of dtypes
+            where that is several arrays.
+        bytes: size of what crossed.
+        frame: bytes of the frame around it on a network: 96, and for each
+            array 8 and 8 for each axis. In one process nothing adds them.
+
+    Example:
+        >>> import numpy as np, jsplit
+        >>> message = jsplit.Message(
+        ...     "h", "activation", "client", "server", (4, 3), np.dtype("float32"), 48, 120
+        ... )
+        >>> message.bytes
+        48
     """
 
     name: str
     kind: str
     sender: str
     receiver: str
-    shape: tuple
-    dtype: Any
+    # Of what crossed, not of the value: a link may make several arrays of
+    # one, or one of several, so neither has a fixed form.
+    shape: tuple[int, ...] | tuple[tuple[int, ...], ...]
+    dtype: np.dtype[Any] | tuple[np.dtype[Any], ...]
     bytes: int
     frame: int
 
@@ -123,55 +184,76 @@ class PartyState(NamedTuple):
     Attributes:
         params: parameters, by node.
         state: BatchNorm statistics and other mutable collections, by node.
-        optimizer: state of the party's one optimizer, over all its `params`.
-        links: memory of the links this party sends through, by crossing.
-        key: the seed key on which the parties agreed; randomness is a function of (key, step).
-        step: number of steps taken, int32.
+        optimizer: state of the party's one optimizer, over all its
+            `params`.
+        links: memory of the links that this party sends through, by
+            crossing.
+        key: the seed key on which the parties agreed; randomness is a
+            function of (key, step).
+        step: number of steps taken, int32 [].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> params = {"h": {"weight": jnp.ones(3)}}
+        >>> own = jsplit.PartyState(
+        ...     params, {"h": {}}, (), {}, jax.random.key(0), jnp.int32(0)
+        ... )
+        >>> own._replace(step=own.step + 1).step.dtype
+        dtype('int32')
     """
 
     params: Mapping[str, Params]
     state: Mapping[str, State]
     optimizer: PyTree
     links: Mapping[str, State]
+    # Never split from step to step: a key for step n is folded from this
+    # one and n, so any step can be replayed from a checkpoint without those
+    # before it.
     key: jax.Array
+    # An array and not an int: a number that is part of the program would
+    # compile every step anew.
     step: jax.Array
 
 
 class TrainState(NamedTuple):
-    """The state of every party. In one process they lie side by side; apart, each has only its own."""
+    """The state of every party.
+
+    In one process the states of all parties lie side by side. On its own
+    machine a party has only its own.
+
+    Attributes:
+        parties: the state of each party, by its name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> own = jsplit.PartyState({}, {}, (), {}, jax.random.key(0), jnp.int32(0))
+        >>> state = jsplit.TrainState({"client": own, "server": own})
+        >>> list(state.parties)
+        ['client', 'server']
+    """
 
     parties: Mapping[str, PartyState]
 
 
 class Info(NamedTuple):
-    """What a step is worth telling.
+    """What a step has to tell beside the new state.
 
     Attributes:
-        loss: sum of all losses, each times its weight.
-        losses: every loss and metric before its weight, by name.
-        messages: what crossed, in order; empty where the interpreter sends nothing.
+        loss: sum of all losses, each times its weight, float [].
+        losses: every loss and metric before its weight, by name, float []
+            each.
+        messages: what crossed, in order; empty where the interpreter sends
+            nothing.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit
+        >>> info = jsplit.Info(jnp.float32(1), {"loss": jnp.float32(1)})
+        >>> info.messages
+        ()
     """
 
     loss: jax.Array
     losses: Mapping[str, jax.Array]
+    # Only `messages` fills it: inside the one program of `fused` there is
+    # no moment at which something crosses.
     messages: tuple[Message, ...] = ()
-
-
-class Trainer(NamedTuple):
-    """A way to train. All interpreters, and all algorithms over many clients, have this signature.
-
-    Attributes:
-        init: `init(key, batch) -> state`.
-        step: `step(state, batch, weight=None) -> (state, info)`. `weight`, [batch], says how much each example counts in
-            the mean that a loss takes; 0 leaves it out. The state that goes in is used up (its buffers are donated); go on
-            with the one that comes out.
-        evaluate: `evaluate(state, batch, weight=None) -> info`, in inference mode; changes nothing.
-        predict: `predict(state, fields) -> {node: output}` for the nodes that no other node reads.
-        config: what the trainer was asked for: topology, optimizers, links and modes.
-    """
-
-    init: Callable[..., TrainState]
-    step: Callable[..., tuple[TrainState, Info]]
-    evaluate: Callable[..., Info]
-    predict: Callable[[TrainState, Mapping[str, PyTree]], Mapping[str, PyTree]]
-    config: Any = None

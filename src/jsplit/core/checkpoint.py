@@ -1,13 +1,14 @@
-"""Each party's state in a file of its own: parameters, statistics, optimizer, links, key and step.
+"""Each party's state in a file of its own: parameters, optimizer, links, key and step.
 
-A file is a plain NumPy archive (`np.load` lists what is in it by path), written so that a crash
-leaves either the old one or the new one, whole.
+A file is a plain NumPy archive (`np.load` lists what is in it by path),
+written so that a crash leaves either the old one or the new one, whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
@@ -15,111 +16,183 @@ from typing import Any
 from urllib.parse import quote
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.base import PyTree, TrainState
+from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.keys import is_key
+from jsplit.core.typed_jax import (
+    KeyEntry,
+    asarray,
+    keystr,
+    leaves_with_path,
+    tree_structure,
+    tree_unflatten,
+    wrap_key_data,
+)
 
 _ABOUT = "about"
 _FORMAT = "jsplit party 1"
-_LONGEST = 200  # characters of a party in a file name
+_LONGEST = 200  # characters; file systems take 255 bytes, and a suffix follows
+
+# NumPy parses the head of an array as Python, which fails now and then in
+# CPython 3.11.7 where two threads do it at once: "AST constructor recursion
+# depth mismatch".
 _READING = Lock()
-"""NumPy parses the head of an array as Python, which fails now and then in CPython 3.11.7 where two threads do it at once:
-"AST constructor recursion depth mismatch"."""
+
+# Keys are quoted in a path but for these, which are no trouble in an
+# archive's names.
+_UNQUOTED = " .#~:+-"
 
 
-def save(folder: str | os.PathLike, state: TrainState) -> list[Path]:
-    """Write `<folder>/<party>.npz` for every party in `state`; `restore` is the inverse.
+def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
+    """Write the state of every party to a file of its own, `<folder>/<party>.npz`.
 
-    No file holds anything of another party. A party on its own machine saves a `TrainState` of itself alone. What the
-    state of many clients has by party beside `parties` goes into a folder of that name, `<folder>/server/<party>.npz`.
+    `restore` is the inverse. No file holds anything of another party. A
+    party on its own machine saves a `TrainState` of itself alone. What the
+    state of many clients has by party beside `parties` goes into a folder
+    of that name, `<folder>/server/<party>.npz`.
+
+    Args:
+        folder: where the files go; it is made if it is not there.
+        state: of a trainer, or of an algorithm over rounds.
 
     Returns:
         The files written.
+
+    Raises:
+        OSError: if a file cannot be written; an older one is then as it
+            was.
+
+    Example:
+        >>> import tempfile, jax, jax.numpy as jnp, jsplit
+        >>> params = {"h": {"weight": jnp.ones(3)}}
+        >>> own = jsplit.PartyState(
+        ...     params, {"h": {}}, (), {}, jax.random.key(0), jnp.int32(7)
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = jsplit.save(folder, jsplit.TrainState({"client": own}))
+        >>> [file.name for file in files]
+        ['client.npz']
     """
-    files = []
-    for what, parties in state._asdict().items():
+    files: list[Path] = []
+    for what, parties in _by_field(state).items():
         where = _folder_of(folder, what)
+        # A field without parties makes no folder: an algorithm without a
+        # server's optimizer saves what a trainer saves.
         if parties:
             where.mkdir(parents=True, exist_ok=True)
-        files += [
-            _save_party(file_of(where, party), party, own)
-            for party, own in parties.items()
-        ]
+        for party, own in parties.items():
+            files.append(_save_party(file_of(where, party), party, own))
     return files
 
 
-def restore(folder: str | os.PathLike, like: TrainState) -> TrainState:
-    """The state that `save` wrote, for every party in `like`, bit for bit.
+def restore(folder: str | os.PathLike[str], like: TrainState) -> TrainState:
+    """Read the state that `save` wrote, for every party in `like`, bit for bit.
 
     Args:
         folder: where the files are.
-        like: a state of the same shapes and dtypes, as from `trainer.init`, or from that of an algorithm over rounds.
+        like: a state of the same shapes and dtypes, as from `trainer.init`,
+            or from that of an algorithm over rounds.
+
+    Returns:
+        A state of the type and structure of `like`.
 
     Raises:
-        ValueError: naming file and array, if a file is missing, of another party, of another model, or if the
-            parties stand at different steps.
+        ValueError: naming file and array, if a file is missing, of another
+            party, of another model, or if the parties stand at different
+            steps.
+
+    Example:
+        >>> import tempfile, jax, jax.numpy as jnp, jsplit
+        >>> params = {"h": {"weight": jnp.ones(3)}}
+        >>> own = jsplit.PartyState(
+        ...     params, {"h": {}}, (), {}, jax.random.key(0), jnp.int32(7)
+        ... )
+        >>> like = jsplit.TrainState({"client": own._replace(step=jnp.int32(0))})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = jsplit.save(folder, jsplit.TrainState({"client": own}))
+        ...     state = jsplit.restore(folder, like)
+        >>> int(state.parties["client"].step)
+        7
     """
-    found = {}
-    for what, parties in like._asdict().items():
+    found: dict[str, Any] = {}
+    steps: dict[str, int] = {}
+    for what, parties in _by_field(like).items():
         where = _folder_of(folder, what)
-        found[what] = {
-            party: _restore_party(file_of(where, party), party, own)
-            for party, own in parties.items()
-        }
-    steps = {party: int(own.step) for party, own in found["parties"].items()}
+        found[what] = {}
+        for party, own in parties.items():
+            found[what][party] = _restore_party(file_of(where, party), party, own)
+            # Only parties count steps; what else an algorithm has by party
+            # need not.
+            if what == "parties":
+                steps[party] = int(found[what][party].step)
+
     if len(set(steps.values())) > 1:
         raise ValueError(f"the files in {folder} stand at different steps: {steps}.")
     return like._replace(**found)
 
 
-def _folder_of(folder: str | os.PathLike, what: str) -> Path:
+def _by_field(state: TrainState) -> dict[str, Mapping[str, PartyState]]:
+    """All that a state has by party; that of an algorithm has more than `parties`."""
+    return state._asdict()
+
+
+def _folder_of(folder: str | os.PathLike[str], what: str) -> Path:
     return Path(folder) if what == "parties" else Path(folder) / what
 
 
-def file_of(folder: str | os.PathLike, party: str) -> Path:
+def file_of(folder: str | os.PathLike[str], party: str) -> Path:
     """A file name of its own for every party, readable where the name is."""
     name = quote(party, safe="")
     if len(name) > _LONGEST:
+        # A hash, since two long names may begin alike.
         name = f"{name[:_LONGEST]}~{sha256(party.encode()).hexdigest()[:16]}"
     return Path(folder) / f"{name}.npz"
 
 
-def by_path(state: PyTree) -> dict[str, PyTree]:
-    """Leaves by the path to them; slashes within a key are quoted, so that no two paths are alike."""
+def arrays_by_path(state: PyTree) -> dict[str, Any]:
+    """The arrays of a pytree by the paths to them, written with slashes."""
 
-    def part(key: Any) -> str:
-        return quote(jax.tree_util.keystr((key,), simple=True), safe=" .#~:+-")
+    def quoted(entry: KeyEntry) -> str:
+        # A slash within a key is quoted, so that no two paths are written
+        # alike.
+        return quote(keystr((entry,), simple=True), safe=_UNQUOTED)
 
-    return {
-        "/".join(map(part, path)): x
-        for path, x in jax.tree_util.tree_leaves_with_path(state)
-    }
-
-
-def _is_key(x: jax.Array) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    found: dict[str, Any] = {}
+    for path, x in leaves_with_path(state):
+        found["/".join(quoted(entry) for entry in path)] = x
+    return found
 
 
-def _plain(dtype: np.dtype) -> bool:
-    """Whether NumPy's own format knows the dtype; bfloat16 and its like are stored as their bytes."""
+def _plain(dtype: np.dtype[Any]) -> bool:
+    """Whether NumPy's own format knows the dtype."""
+    # Others (bfloat16, float8) would come back as raw bytes that have lost
+    # their dtype.
     return dtype.kind in "biufc"
 
 
 def _save_party(file: Path, party: str, state: PyTree) -> Path:
-    arrays, dtypes = {}, {}
-    for path, x in by_path(state).items():
+    """Write one file so that a crash leaves either the old one or the new one."""
+    arrays: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
+    for path, x in arrays_by_path(state).items():
         dtypes[path] = str(x.dtype)
-        data = np.asarray(jax.random.key_data(x) if _is_key(x) else x)
-        arrays[path] = (
-            data if _plain(data.dtype) else data.reshape(*data.shape, 1).view(np.uint8)
-        )
+        data = np.asarray(jax.random.key_data(x) if is_key(x) else x)
+        if not _plain(data.dtype):
+            # Stored as bytes, on an axis of their own: an array without
+            # axes has no last one that could be viewed otherwise.
+            data = data.reshape(*data.shape, 1).view(np.uint8)
+        arrays[path] = data
+
     about = json.dumps({"format": _FORMAT, "party": party, "dtypes": dtypes})
+    archive: dict[str, Any] = {_ABOUT: np.array(about), **arrays}
     temporary = file.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as f:
-            np.savez(f, **{_ABOUT: np.array(about)}, **arrays)
+            np.savez(f, **archive)
             f.flush()
+            # On disk before the name is changed: else a crash of the
+            # machine could leave the new name on a file that is not whole.
             os.fsync(f.fileno())
         os.replace(temporary, file)
     finally:
@@ -129,7 +202,7 @@ def _save_party(file: Path, party: str, state: PyTree) -> Path:
 
 
 def to_disk(folder: Path) -> None:
-    """The names in a folder are on disk, as what was written under them."""
+    """Write the names in a folder to disk, as `fsync` of a file does not."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -137,53 +210,77 @@ def to_disk(folder: Path) -> None:
         os.close(handle)
 
 
-def _restore_party(file: Path, party: str, like: PyTree) -> Any:
+def _restore_party(file: Path, party: str, like: PyTree) -> PyTree:
     if not file.is_file():
         raise ValueError(f"there is no file {file} for the party `{party}`.")
+
     about, arrays = read(file)
     if about.get("format") != _FORMAT:
         raise ValueError(f"{file} is not a jsplit checkpoint.")
     if about["party"] != party:
-        raise ValueError(
-            f"{file} is of the party `{about['party']}`, expected `{party}`."
-        )
-    wanted = by_path(like)
-    for path in sorted(wanted.keys() ^ about["dtypes"].keys()):
+        other = about["party"]
+        raise ValueError(f"{file} is of the party `{other}`, expected `{party}`.")
+
+    wanted = arrays_by_path(like)
+    dtypes: dict[str, str] = about["dtypes"]
+    for path in sorted(wanted.keys() ^ dtypes.keys()):
         where = "lacks" if path in wanted else "has"
         raise ValueError(f"{file} is of another model: it {where} `{path}`.")
-    leaves = [
-        array_of(file, path, arrays[path], about["dtypes"][path], x)
-        for path, x in wanted.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    # In the order of `like`: an archive's own order is that of the state
+    # that was saved, whose dictionaries may have been filled otherwise.
+    leaves: list[jax.Array] = []
+    for path, x in wanted.items():
+        leaves.append(array_of(file, path, arrays[path], dtypes[path], x))
+    return tree_unflatten(tree_structure(like), leaves)
 
 
-def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What a file holds: what it says of itself, and its arrays by path."""
+def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    """Read a file: what it says of itself, and its arrays by path.
+
+    Raises:
+        ValueError: if it is not whole.
+    """
     try:
         with _READING, open(file, "rb") as f, np.load(f, allow_pickle=False) as found:
             arrays = {path: found[path] for path in found.files}
         return json.loads(str(arrays.pop(_ABOUT, "{}"))), arrays
-    except (
-        Exception
-    ) as error:  # NumPy and zipfile raise many kinds for a file that is not whole
+    # NumPy, zipfile and zlib raise many kinds for a file that is not whole,
+    # and say in none of them which file it is.
+    except Exception as error:
         raise ValueError(f"{file} is not a whole jsplit checkpoint: {error}") from error
 
 
 def array_of(
-    file: Path, path: str, data: np.ndarray, dtype: str, like: jax.Array
+    file: Path, path: str, data: np.ndarray[Any, Any], dtype: str, like: jax.Array
 ) -> jax.Array:
+    """Make an array of a checkpoint into one as `like` has it.
+
+    Args:
+        file: for the error.
+        path: for the error.
+        data: what the archive holds at that path.
+        dtype: what was saved there, as the file says.
+        like: an array, or its shape.
+
+    Returns:
+        The array, bit for bit as it was saved.
+
+    Raises:
+        ValueError: if dtype or shape are not those of `like`.
+    """
     if dtype != str(like.dtype):
         raise ValueError(f"{file}: `{path}` is {dtype}, expected {like.dtype}.")
-    if _is_key(like):
-        value = jax.random.wrap_key_data(
-            jnp.asarray(data), impl=jax.random.key_impl(like)
-        )
+
+    if is_key(like):
+        value = wrap_key_data(asarray(data), impl=jax.random.key_impl(like))
     else:
         kind = np.dtype(like.dtype)
-        value = jnp.asarray(data if _plain(kind) else data.view(kind)[..., 0])
+        value = asarray(data if _plain(kind) else data.view(kind)[..., 0])
+
     if value.shape != like.shape:
+        found, expected = list(value.shape), list(like.shape)
         raise ValueError(
-            f"{file}: `{path}` is {dtype}{list(value.shape)}, expected {like.dtype}{list(like.shape)}."
+            f"{file}: `{path}` is {dtype}{found}, expected {like.dtype}{expected}."
         )
     return value

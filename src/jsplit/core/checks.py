@@ -1,4 +1,8 @@
-"""Arguments that users give, checked: the error names the argument, what was expected, and what came."""
+"""Arguments that users give, checked where they are given.
+
+An error names the argument in backticks, says what was expected, and what
+came. A check that two rooms need is written here.
+"""
 
 from __future__ import annotations
 
@@ -6,66 +10,125 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from typing import Any
 
-import jax.numpy as jnp
-
 
 def topological_order(reads: Mapping[str, Sequence[str]], what: str) -> list[str]:
-    """The names in the order given, but each after those it reads."""
+    """Sort names so that each comes after those that it reads.
+
+    Args:
+        reads: by name, the names that it reads; those that are no key are
+            given.
+        what: what the names are, for the error: "the nodes".
+
+    Returns:
+        The names, in the order given as far as that is possible.
+
+    Raises:
+        ValueError: if some read each other's values in a circle, naming
+            them.
+    """
     order: list[str] = []
     while left := [n for n in reads if n not in order]:
         ready = [n for n in left if not any(i in left for i in reads[n])]
         if not ready:
-            while loose := [n for n in left if not any(n in reads[m] for m in left)]:
-                left = [n for n in left if n not in loose]
-            raise ValueError(
-                f"{what} {', '.join(f'`{n}`' for n in left)} read each other's values in a circle."
-            )
+            circle = " ".join([what, ", ".join(f"`{n}`" for n in _circle(left, reads))])
+            raise ValueError(f"{circle} read each other's values in a circle.")
+
+        # One at a time: taking all that are ready would put a later name
+        # before an earlier one that becomes ready by the first of them, and
+        # lose the user's order.
         order.append(ready[0])
     return order
 
 
+def _circle(left: Sequence[str], reads: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of `left` that lie on a circle, without what only hangs on it."""
+    found = list(left)
+    # All of `left` wait for a circle, but what nobody else waits for is not
+    # on one: it would only lengthen the list of culprits.
+    while loose := [n for n in found if not any(n in reads[m] for m in found)]:
+        found = [n for n in found if n not in loose]
+    return found
+
+
 def first_line(error: Exception) -> str:
     """Kind and first line of an error that somebody else's code raised."""
-    return ": ".join(
-        filter(None, (type(error).__name__, str(error).strip().partition("\n")[0]))
-    )
+    # JAX's errors run over pages, and an error of ours must fit into a line
+    # of a log.
+    message = str(error).strip().partition("\n")[0]
+    kind = type(error).__name__
+    return f"{kind}: {message}" if message else kind
 
 
 def as_positive_int(name: str, value: Any) -> int:
-    """The argument `name` as a plain integer from 1 on."""
+    """Check that an argument is an integer from 1 on.
+
+    Args:
+        name: of the argument.
+        value: an integer of any kind, also of NumPy or JAX.
+
+    Returns:
+        The same as a Python integer.
+
+    Raises:
+        ValueError: if it is anything else, a bool or a float too.
+    """
     try:
+        # `index` and not `int`, which would take 2.5 for 2; and True is an
+        # integer to it.
         found = 0 if isinstance(value, bool) else index(value)
     except TypeError:
         found = 0
+
     if found < 1:
-        got = (
-            f"an array of shape {jnp.shape(value)}"
-            if getattr(value, "shape", ())
-            else repr(value)
-        )
+        # An array is not printed: it may be of any size.
+        shape = getattr(value, "shape", ())
+        got = f"an array of shape {shape}" if shape else repr(value)
         raise ValueError(f"`{name}` must be a positive integer, got {got}.")
     return found
 
 
-def names_of(what: str, names: Any, twice: bool = False) -> list[str]:
-    """The argument `what` as a list of names, of one if it is a string; they differ unless a name may come `twice`."""
-    found = (
-        [names]
-        if isinstance(names, str)
-        else list(names)
-        if isinstance(names, Iterable)
-        else [names]
-    )
+def names_of(
+    what: str, names: Any, *, owner: str = "", twice: bool = False
+) -> list[str]:
+    """Check that an argument is a list of names.
+
+    Args:
+        what: the argument.
+        names: strings in any iterable, or one alone.
+        owner: whose argument it is, for the error: "node `top`".
+        twice: whether a name may come more than once.
+
+    Returns:
+        The names, as a list.
+
+    Raises:
+        ValueError: if something in it is no string, or comes twice.
+    """
+    # A string is an iterable of its letters, and is never meant so.
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        names = [names]
+    found: list[Any] = [*names]
+
+    place = f"{owner}: `{what}`" if owner else f"`{what}`"
     for i, name in enumerate(found):
         if not isinstance(name, str):
-            raise ValueError(f"`{what}` must be names, got {name!r}.")
+            raise ValueError(f"{place} must be names, got {name!r}.")
         if name in found[:i] and not twice:
-            raise ValueError(f"`{what}` names `{name}` twice.")
+            raise ValueError(f"{place} names `{name}` twice.")
     return found
 
 
-def one_of(name: str, value: object, choices: Sequence) -> None:
+def one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse an argument that is none of its choices.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        choices: what may be given.
+
+    Raises:
+        ValueError: naming the choices.
+    """
     if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(str, choices))}, got {value!r}."
-        )
+        known = ", ".join(map(str, choices))
+        raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")

@@ -1,80 +1,133 @@
-"""Trees by the paths of their leaves: what is inside what, and trees that are laid over others."""
+"""Trees by the paths of their leaves: what is inside what, and trees laid over others.
+
+Slices of one model hold its leaves at the paths that these have in the
+whole, as nested dictionaries. What works on pytrees without asking for
+paths is in `core/trees.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import jax
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 from jsplit.core.base import PyTree
+from jsplit.core.typed_jax import KeyEntry, TreeDef, leaves_with_path, tree_structure
 
-Path = tuple
+Path = tuple[Hashable, ...]
+Nested = Mapping[Any, PyTree]
 
 
 class Leaves(NamedTuple):
-    """A pytree by the paths of its leaves: whatever its containers were, `nest` makes it nested dicts."""
+    """A pytree by the paths of its leaves; `nest` makes nested dictionaries of them.
+
+    Attributes:
+        paths: of each leaf, whatever the containers around it were.
+        shapes: the leaves themselves, or their shapes, in the same order.
+        structure: of the pytree, to put leaves back into its own
+            containers.
+    """
 
     paths: list[Path]
     shapes: list[Any]
-    structure: Any
+    structure: TreeDef
 
 
 def by_path(tree: PyTree) -> Leaves:
-    pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
-    paths = [
-        tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path)
-        for path, _ in pairs
-    ]
-    return Leaves(
-        [path or ("value",) for path in paths], [leaf for _, leaf in pairs], structure
-    )
+    """Take a pytree apart into leaves and the paths to them."""
+    paths: list[Path] = []
+    leaves: list[Any] = []
+    for entries, leaf in leaves_with_path(tree):
+        path = tuple(_plain_key(entry) for entry in entries)
+        # A tree that is one array has no path, and a dictionary needs a
+        # name for it.
+        paths.append(path or ("value",))
+        leaves.append(leaf)
+    return Leaves(paths, leaves, tree_structure(tree))
 
 
-def nest(paths: Sequence[Path], leaves: Sequence[Any]) -> dict:
-    tree: dict = {}
+def _plain_key(entry: KeyEntry) -> Hashable:
+    """What a container calls one of its elements: a key, a number or a name."""
+    # Each of JAX's classes of entries calls it otherwise, and containers
+    # that are registered elsewhere bring classes of their own.
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return getattr(entry, attribute)
+    return entry
+
+
+def nest(paths: Sequence[Path], leaves: Sequence[Any]) -> dict[Any, PyTree]:
+    """Put leaves into nested dictionaries by their paths; `by_path` is the inverse."""
+    tree: dict[Any, PyTree] = {}
     for path, leaf in zip(paths, leaves, strict=True):
         inner = tree
-        for k in path[:-1]:
-            inner = inner.setdefault(k, {})
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
         inner[path[-1]] = leaf
     return tree
 
 
 def dotted(path: Path) -> str:
+    """A path as users write it: `encoder.conv.kernel`."""
     return ".".join(map(str, path))
 
 
-def remove(tree: Mapping, paths: Collection[Path]) -> dict:
-    """Nested dicts without what lies at any of `paths`."""
-    kept = {}
-    for k, v in tree.items():
-        below = [path[1:] for path in paths if path[:1] == (k,)]
-        if below and () not in below and isinstance(v, Mapping):
-            v = remove(v, below)
-            below = [] if v else [()]
-        if () not in below:
-            kept[k] = v
+def _is_nested(x: PyTree) -> TypeGuard[Nested]:
+    return isinstance(x, Mapping)
+
+
+def remove(tree: Nested, paths: Collection[Path]) -> dict[Any, PyTree]:
+    """Nested dictionaries without what lies at any of `paths`."""
+    kept: dict[Any, PyTree] = {}
+    for key, value in tree.items():
+        below = [path[1:] for path in paths if path[:1] == (key,)]
+        if () in below:
+            continue  # one of the paths ends here
+
+        if below and _is_nested(value):
+            value = remove(value, below)
+            # An empty dictionary is another structure than none: a
+            # collection whose entries are all gone must be gone too.
+            if not value:
+                continue
+        kept[key] = value
     return kept
 
 
-def keep(tree: Mapping, other: Mapping, *, inside: bool) -> dict:
-    """The part of nested dicts `tree` whose paths are (`inside`) or are not in `other`."""
-    kept = {}
-    for k, v in tree.items():
-        if isinstance(v, Mapping) and isinstance(other.get(k), Mapping):
-            if sub := keep(v, other[k], inside=inside):
-                kept[k] = sub
-        elif (k in other) == inside:
-            kept[k] = v
+def keep(tree: Nested, other: Nested, *, inside: bool) -> dict[Any, PyTree]:
+    """The part of nested dictionaries that another tree has, or lacks.
+
+    Args:
+        tree: what is divided.
+        other: only its keys are looked at.
+        inside: `True` keeps the paths that are in `other`, `False` those
+            that are not.
+
+    Returns:
+        That part of `tree`.
+    """
+    kept: dict[Any, PyTree] = {}
+    for key, value in tree.items():
+        against = other.get(key)
+        if _is_nested(value) and _is_nested(against):
+            part = keep(value, against, inside=inside)
+            # As in `remove`: no empty dictionary stays where nothing was
+            # kept.
+            if part:
+                kept[key] = part
+        elif (key in other) == inside:
+            kept[key] = value
     return kept
 
 
-def overlay(*trees: Mapping) -> dict:
-    """Nested dicts laid over one another; where two hold the same leaf, the last one counts."""
-    merged: dict = {}
+def overlay(*trees: Nested) -> dict[Any, PyTree]:
+    """Nested dictionaries laid over one another; the last that holds a leaf counts."""
+    merged: dict[Any, PyTree] = {}
     for tree in trees:
-        for k, v in tree.items():
-            both = isinstance(v, Mapping) and isinstance(merged.get(k), Mapping)
-            merged[k] = overlay(merged[k], v) if both else v
+        for key, value in tree.items():
+            under = merged.get(key)
+            # A new dictionary, never one changed in place: it would be the
+            # caller's.
+            if _is_nested(value) and _is_nested(under):
+                value = overlay(under, value)
+            merged[key] = value
     return merged

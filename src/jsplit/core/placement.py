@@ -1,4 +1,7 @@
-"""Where arrays lie: whole on every device of a mesh, or divided along their leading axis."""
+"""Where arrays lie: whole on every device of a mesh, or divided along their leading axis.
+
+Numbers do not depend on it: a mesh says where, and never what, is computed.
+"""
 
 from __future__ import annotations
 
@@ -11,64 +14,107 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jsplit.core.base import PyTree
+from jsplit.core.keys import is_key
+from jsplit.core.typed_jax import constrain, device_put, wrap_key_data, zeros
 
 
-def checked_mesh(mesh: Any, name: str = "`mesh`") -> Mesh:
-    """The mesh, its axes such that where arrays lie is no part of their type."""
+def checked_mesh(mesh: object, name: str = "`mesh`") -> Mesh:
+    """Check that an argument is a mesh.
+
+    Args:
+        mesh: the argument.
+        name: what the error calls it, with its backticks.
+
+    Returns:
+        A mesh of the same devices and axes.
+
+    Raises:
+        ValueError: if it is none.
+    """
     if not isinstance(mesh, Mesh):
-        raise ValueError(
-            f"{name} must be a jax.sharding.Mesh, got {type(mesh).__name__}."
-        )
-    return Mesh(
-        mesh.devices,
-        mesh.axis_names,
-        axis_types=(AxisType.Auto,) * len(mesh.axis_names),
-    )
+        kind = type(mesh).__name__
+        raise ValueError(f"{name} must be a jax.sharding.Mesh, got {kind}.")
+
+    # With explicit axes, where an array lies would be part of its type, and
+    # what a user's model computes with it could be refused.
+    kinds = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Every array whole on every device of the mesh; without one, as it is."""
-    return (
-        tree
-        if mesh is None
-        else jax.tree.map(lambda x: _place_array(x, NamedSharding(mesh, jax.P())), tree)
-    )
-
-
-def shard_batch(tree: PyTree, mesh: Mesh | None, *axes: str) -> PyTree:
-    """Every array spread along its leading axis over these axes of the mesh, or all; whole where they do not divide it."""
+    """Lay every array whole on every device of a mesh; without one, leave it as it is."""
     if mesh is None:
         return tree
-    axes = axes or mesh.axis_names
-    parts = int(np.prod([mesh.shape[a] for a in axes]))
 
-    def lay(x: Any) -> Any:
-        even = jnp.ndim(x) > 0 and jnp.shape(x)[0] % parts == 0
-        return _place_array(x, NamedSharding(mesh, jax.P(axes) if even else jax.P()))
+    sharding = NamedSharding(mesh, jax.P())
+
+    def lay(x: PyTree) -> PyTree:
+        return _place_array(x, sharding)
 
     return jax.tree.map(lay, tree)
 
 
-def _place_array(x: Any, sharding: NamedSharding) -> Any:
-    """An array where it shall lie. Of an array of this process that others have as well, each takes its own part."""
+def shard_batch(tree: PyTree, mesh: Mesh | None, *axes: str) -> PyTree:
+    """Spread every array along its leading axis over a mesh.
+
+    Args:
+        tree: arrays, [batch, ...].
+        mesh: without one, all stays as it is.
+        *axes: the axes of the mesh to spread over; by default all.
+
+    Returns:
+        The same arrays. One whose leading axis the devices do not divide
+        lies whole on each of them.
+    """
+    if mesh is None:
+        return tree
+
+    axes = axes or mesh.axis_names
+    parts = int(np.prod([mesh.shape[axis] for axis in axes]))
+    spread, whole = NamedSharding(mesh, jax.P(axes)), NamedSharding(mesh, jax.P())
+
+    def lay(x: PyTree) -> PyTree:
+        shape = jnp.shape(x)
+        # XLA refuses shards of different sizes; the same numbers computed
+        # on each device are slower and right.
+        even = bool(shape) and shape[0] % parts == 0
+        return _place_array(x, spread if even else whole)
+
+    return jax.tree.map(lay, tree)
+
+
+def _place_array(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array where it shall lie."""
     if isinstance(x, Tracer):
-        return jax.lax.with_sharding_constraint(x, sharding)
+        return constrain(x, sharding)
     if isinstance(x, jax.Array) and x.sharding == sharding:
         return x
-    if sharding.is_fully_addressable or (
-        isinstance(x, jax.Array) and not x.is_fully_addressable
-    ):
-        return jax.device_put(x, sharding)
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            _place_array(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x)
-        )
-    x = np.asarray(x, jnp.result_type(x))
-    return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+    # The devices of this process alone, or an array that already spans
+    # processes: JAX can move it by itself.
+    spans = isinstance(x, jax.Array) and not x.is_fully_addressable
+    if sharding.is_fully_addressable or spans:
+        return device_put(x, sharding)
+
+    # NumPy has no typed keys, so what they are made of is placed, and
+    # wrapped again.
+    if isinstance(x, jax.Array) and is_key(x):
+        data = _place_array(jax.random.key_data(x), sharding)
+        return wrap_key_data(data, impl=jax.random.key_impl(x))
+
+    # Every process has the whole array and must not send it: each takes the
+    # parts that its own devices hold.
+    local = np.asarray(x, jnp.result_type(x))
+
+    def part(where: Any) -> np.ndarray[Any, Any]:
+        return local[where]
+
+    return jax.make_array_from_callback(local.shape, sharding, part)
 
 
 def default_mesh() -> Mesh:
     """The default device, as a mesh of one."""
-    return Mesh(
-        np.array([*jnp.zeros(()).devices()]), ("batch",), axis_types=(AxisType.Auto,)
-    )
+    # Asked of an array: `jax.devices()[0]` is not it under
+    # `jax.default_device`.
+    device = [*zeros(()).devices()]
+    return Mesh(np.array(device), ("batch",), axis_types=(AxisType.Auto,))

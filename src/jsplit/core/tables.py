@@ -1,163 +1,207 @@
-"""Numbers shown: as text in columns, as what JSON can hold, as bars, and as points on two axes."""
+"""Numbers shown: as text in columns, as what JSON can hold, as bars, as points on two axes.
+
+Nothing here knows what the numbers are; the rooms that have some say what a
+column means.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Told apart by people who do not see red or green (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-_INK, _GREY = "#222222", "#9A9A9A"
+_INK, _GREY, _PALE = "#222222", "#9A9A9A", "#E8E8E8"
 
 
 def plain(x: Any) -> Any:
-    """The same as JSON has it."""
-    if isinstance(x, tuple) and hasattr(x, "_asdict"):
-        return {k: plain(v) for k, v in x._asdict().items()}  # type: ignore[attr-defined]
+    """A record, and all in it, as JSON can hold it."""
+    # Before tuples, which named tuples are: their names are worth keeping.
+    if hasattr(x, "_asdict") and isinstance(x, tuple):
+        return plain(cast(Any, x)._asdict())
     if isinstance(x, Mapping):
-        return {k: plain(v) for k, v in x.items()}
-    if isinstance(x, (tuple, list)):
-        return [plain(v) for v in x]
-    return (
-        x
-        if isinstance(x, (int, float, str)) or x is None
-        else x.item()
-        if isinstance(x, np.number)
-        else str(x)
-    )
+        mapping = cast(Mapping[Any, Any], x)
+        return {key: plain(value) for key, value in mapping.items()}
+    if isinstance(x, tuple | list):
+        return [plain(value) for value in cast(Sequence[Any], x)]
+
+    if isinstance(x, int | float | str) or x is None:
+        return x
+    if isinstance(x, np.number):
+        return cast(Any, x).item()
+    return str(x)
 
 
 def si(x: float) -> str:
-    """A number with a decimal prefix, four digits: `1.234 M`."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(x) < 999.95 or prefix == "P":
+    """A number of four digits with a decimal prefix: `1.234 M`."""
+    for prefix in ("", "k", "M", "G", "T"):
+        # Not 1000: 999.96 would be written `1000`, and not `1 k`.
+        if abs(x) < 999.95:
             return f"{x:.4g} {prefix}".strip()
         x /= 1000
-    return ""
+    return f"{x:.4g} P"
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
+    """Write a table in columns of even width.
+
+    Args:
+        columns: the heads.
+        rows: a cell for each column.
+
+    Returns:
+        Its lines: the first column to the left, the others, which are
+        numbers, to the right.
+    """
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    return [
-        "  ".join(
-            c.rjust(w) if i else c.ljust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (columns, *rows)
-    ]
+    lines: list[str] = []
+    for first, *others in (columns, *rows):
+        cells = [first.ljust(widths[0])]
+        cells += [c.rjust(w) for c, w in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """One panel for each quantity, one horizontal bar for each row in it, stacked from its parts.
+    """Draw one panel for each quantity, with a horizontal bar for each row in it.
 
     Args:
-        panels: by title (with the unit), by row, by part: a number.
+        panels: by title (with the unit), by row, by part: a number. The
+            parts of a row are stacked.
+
+    Returns:
+        The figure.
     """
+    # Here and not above: importing jsplit must not import matplotlib, which
+    # is an extra.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
 
     count = max(len(rows) for rows in panels.values())
-    drawn = Figure(
-        figsize=(3.6 * len(panels) + 1, 0.42 * count + 1.5), layout="constrained"
-    )
-    axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
-        parts = list(
-            dict.fromkeys(part for row in rows.values() for part, x in row.items() if x)
-        )
-        left = dict.fromkeys(rows, 0.0)
-        for part, colour in zip(parts, _COLOURS, strict=False):
-            values = {name: row.get(part, 0.0) for name, row in rows.items()}
-            ax.barh(
-                list(values),
-                list(values.values()),
-                left=[left[n] for n in values],
-                height=0.6,
-                color=colour,
-                label=part,
-            )
-            left = {n: left[n] + x for n, x in values.items()}
-        ax.set_title(title, fontsize=10, color=_INK)
-        ax.xaxis.set_major_formatter(EngFormatter())
-        ax.tick_params(length=0)
-        ax.locator_params(axis="x", nbins=5)
-        ax.grid(axis="x", color="#E8E8E8")
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.14),
-            ncols=2,
-            fontsize=8,
-            frameon=False,
-        )
-    axes[0].invert_yaxis()
+    size = (3.6 * len(panels) + 1, 0.42 * count + 1.5)
+    drawn = Figure(figsize=size, layout="constrained")
+    axes: Any = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
+    for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        _stack(ax, rows)
+        _dress_bars(ax, title)
+    # Rows from top to bottom, as they are listed. Once, since the panels
+    # share the axis.
+    axes[0][0].invert_yaxis()
     return drawn
+
+
+def _stack(ax: Any, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw the bars of one panel, part by part."""
+    # A part that is zero everywhere would take a colour and a line of the
+    # legend.
+    parts: dict[str, None] = {}
+    for row in rows.values():
+        parts |= {part: None for part, x in row.items() if x}
+
+    left = dict.fromkeys(rows, 0.0)
+    for part, colour in zip(parts, _COLOURS, strict=False):
+        values = {name: row.get(part, 0.0) for name, row in rows.items()}
+        ax.barh(
+            list(values),
+            list(values.values()),
+            left=list(left.values()),
+            height=0.6,
+            color=colour,
+            label=part,
+        )
+        left = {name: left[name] + x for name, x in values.items()}
+
+
+def _dress_bars(ax: Any, title: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    ax.set_title(title, fontsize=10, color=_INK)
+    ax.xaxis.set_major_formatter(EngFormatter())
+    ax.tick_params(length=0)
+    ax.locator_params(axis="x", nbins=5)
+    ax.grid(axis="x", color=_PALE)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    # Below the axis: over the bars it would hide the longest.
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def scatter(
     points: Sequence[tuple[float, float, str, bool, bool]], xlabel: str, ylabel: str
 ) -> Figure:
-    """Points on two logarithmic axes; those on the front are joined, numbered and named, those that do not fit are hollow.
+    """Draw points on two logarithmic axes.
 
     Args:
-        points: `(x, y, name, front, fits)`.
+        points: `(x, y, name, front, fits)`. Those on the front are joined,
+            numbered and named; those that do not fit are hollow.
+        xlabel: what x is.
+        ylabel: what y is.
+
+    Returns:
+        The figure.
     """
     from matplotlib.figure import Figure
+
+    drawn: Any = Figure(figsize=(9.5, 5.2), layout="constrained")
+    ax = drawn.subplots()
+    _draw_points(ax, points)
+
+    # Numbers at the points and names in the legend: names of submodules are
+    # long, and points of a front lie close together.
+    front = sorted(p for p in points if p[3])
+    for i, (x, y, name, *_) in enumerate(front, start=1):
+        at = {"xytext": (6, 5), "textcoords": "offset points"}
+        ax.annotate(str(i), (x, y), fontsize=9, color=_INK, **at)
+        ax.plot([], [], ls="none", label=f"{i}  {name}")
+
+    _dress_points(ax, xlabel, ylabel)
+    where = "outside right upper"
+    drawn.legend(loc=where, frameon=False, fontsize=8, handlelength=1.2)
+    return drawn
+
+
+def _draw_points(
+    ax: Any, points: Sequence[tuple[float, float, str, bool, bool]]
+) -> None:
+    """Draw the three sorts of points, those on the front last and above the others."""
+    fitting = [p for p in points if p[4] and not p[3]]
+    too_large = [p for p in points if not p[4]]
+    front = sorted(p for p in points if p[3])
+
+    def draw(chosen: Sequence[tuple[Any, ...]], **style: Any) -> None:
+        # What has no points must not stand in the legend.
+        if chosen:
+            xs, ys = [p[0] for p in chosen], [p[1] for p in chosen]
+            ax.plot(xs, ys, ms=6, **style)
+
+    draw(fitting, marker="o", ls="none", color=_GREY, label="fits")
+    hollow = {"mfc": "none", "color": _GREY, "label": "too large for the client"}
+    draw(too_large, marker="o", ls="none", **hollow)
+    line = {"color": _COLOURS[0], "ls": "--", "lw": 1, "label": "Pareto front"}
+    draw(front, marker="D", **line)
+
+
+def _dress_points(ax: Any, xlabel: str, ylabel: str) -> None:
     from matplotlib.ticker import EngFormatter, NullFormatter
 
-    drawn = Figure(figsize=(9.5, 5.2), layout="constrained")
-    ax = drawn.subplots()
-    front = sorted(p for p in points if p[3])
-    for chosen, style in (
-        (
-            [p for p in points if p[4] and not p[3]],
-            {"marker": "o", "color": _GREY, "label": "fits"},
-        ),
-        (
-            [p for p in points if not p[4]],
-            {
-                "marker": "o",
-                "mfc": "none",
-                "color": _GREY,
-                "label": "too large for the client",
-            },
-        ),
-        (
-            front,
-            {
-                "marker": "D",
-                "color": _COLOURS[0],
-                "ls": "--",
-                "lw": 1,
-                "label": "Pareto front",
-            },
-        ),
-    ):
-        if chosen:
-            ax.plot(
-                [p[0] for p in chosen],
-                [p[1] for p in chosen],
-                **{"ls": "none", "ms": 6, **style},
-            )
-    for i, (x, y, name, *_) in enumerate(front, start=1):
-        ax.annotate(
-            str(i), (x, y), (6, 5), textcoords="offset points", fontsize=9, color=_INK
-        )
-        ax.plot([], [], ls="none", label=f"{i}  {name}")
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(EngFormatter())
         low, high = axis.get_view_interval()
+        # Less than a decade may hold no power of ten, and then no number at
+        # all; on more than one, minor numbers would overlap.
         axis.set_minor_formatter(EngFormatter() if high < 10 * low else NullFormatter())
     ax.margins(0.12)
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    drawn.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=1.2)
-    return drawn

@@ -1,113 +1,170 @@
-"""Pytrees of arrays: their shapes, their sizes, and the part of them that can be differentiated."""
+"""Pytrees of arrays: their shapes, their sizes, and the part that can be differentiated.
+
+What is not about the arrays but about the paths to them is in
+`core/paths.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.keys import is_key
+from jsplit.core.typed_jax import asarray, eval_shape
 
 
 def abstract(tree: PyTree) -> PyTree:
     """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
-    )
+
+    def shape(x: PyTree) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+
+    return jax.tree.map(shape, tree)
 
 
 def nbytes(tree: PyTree) -> int:
-    """The size of a pytree of arrays, or of their shapes; a PRNG key counts as what it is made of."""
-
-    def size(x: Any) -> int:
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.eval_shape(jax.random.key_data, x)
-        return x.size * x.dtype.itemsize
-
-    return sum(map(size, jax.tree.leaves(tree)))
+    """The size of a pytree of arrays, or of their shapes, in bytes."""
+    total = 0
+    for x in jax.tree.leaves(tree):
+        # A typed key has an item size of its own; in a file or a
+        # message it is the integers that it is made of.
+        if is_key(x):
+            x = eval_shape(jax.random.key_data, x)
+        total += x.size * x.dtype.itemsize
+    return total
 
 
 def frame_bytes(payload: PyTree) -> int:
-    """The size of the frame around a message: which message it is, and the dtype and shape of each of its arrays.
+    """The size of the frame around a message, in bytes.
 
-    96 bytes (protocol and version, run, epoch, sender, receiver, step, micro-batch, kind, value, sizes, checksum), and for each
-    array 8 and 8 for each axis. What gRPC, TLS and TCP add below is not counted.
+    96 bytes (protocol and version, run, epoch, sender, receiver,
+    step, micro-batch, kind, value, sizes, checksum), and for each
+    array 8 and 8 for each axis. What gRPC, TLS and TCP add below is
+    not counted.
     """
+    # Said here and not in the wire's codec, which knows no pytree:
+    # costs need the number where nothing is sent. A test holds it to
+    # what the codec packs.
     return 96 + sum(8 + 8 * len(x.shape) for x in jax.tree.leaves(payload))
 
 
 def describe(shapes: PyTree) -> str:
-    """Shapes and dtypes in words: `float32[8,3]`, several in the order of their leaves."""
-    return (
-        " and ".join(
-            f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(shapes)
-        )
-        or "nothing"
-    )
+    """Shapes and dtypes in words: `float32[8,3]`, several joined by "and"."""
+    words: list[str] = []
+    for x in jax.tree.leaves(shapes):
+        sizes = ",".join(str(size) for size in x.shape)
+        words.append(f"{x.dtype}[{sizes}]")
+    return " and ".join(words) or "nothing"
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:
-    """The length of the leading axis that all arrays of all fields share."""
-    sizes: dict[str, Any] = {}
+    """The length of the leading axis that all arrays of all fields share.
+
+    Args:
+        fields: arrays or their shapes by name, each a pytree, [batch,
+            ...].
+
+    Returns:
+        The batch size; where a model is exported with a free one, a
+        symbolic one.
+
+    Raises:
+        ValueError: if sizes differ, there is no example, or something
+            has no batch axis.
+    """
+    sizes: dict[str, int] = {}
     for name, value in fields.items():
         for x in jax.tree.leaves(value):
             shape = jnp.shape(x)
-            if not shape and isinstance(value, (list, tuple)):
-                raise ValueError(
-                    f"`{name}` must be an array, got a {type(value).__name__}; make one by np.asarray."
-                )
             if not shape:
+                _refuse_scalar(name, value)
+
+            size = sizes.setdefault(name, shape[0])
+            if size != shape[0]:
                 raise ValueError(
-                    f"`{name}` has no batch axis: it is a scalar; the leading axis of each value is the batch."
+                    f"batch axes differ: `{name}` has {size} and {shape[0]} examples."
                 )
-            if sizes.setdefault(name, shape[0]) != shape[0]:
-                raise ValueError(
-                    f"batch axes differ: `{name}` has {sizes[name]} and {shape[0]} examples."
-                )
+
     if len(set(sizes.values())) > 1:
-        raise ValueError(
-            f"batch axes differ: {', '.join(f'`{n}` has {s}' for n, s in sizes.items())} examples."
-        )
-    size = next(iter(sizes.values()), None)
-    if size is None or (isinstance(size, int) and size < 1):
-        raise ValueError(
-            f"the batch is empty: {', '.join(f'`{n}`' for n in fields) or 'no field'} has no examples."
-        )
+        found = ", ".join(f"`{n}` has {size}" for n, size in sizes.items())
+        raise ValueError(f"batch axes differ: {found} examples.")
+
+    size = next(iter(sizes.values()), 0)
+    # A symbolic size (of `jax.export`) is no int, and whether it is
+    # below 1 cannot be asked.
+    if type(size) is int and size < 1:
+        names = ", ".join(f"`{n}`" for n in fields) or "no field"
+        raise ValueError(f"the batch is empty: {names} has no examples.")
     return size
 
 
-def inexact_part(tree: PyTree) -> PyTree:
-    """The part of a pytree that can be differentiated: `None` in the place of every other leaf.
-
-    Cotangents and gradients have this form; `combine` is the inverse."""
-    return jax.tree.map(
-        lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, tree
+def _refuse_scalar(name: str, value: PyTree) -> None:
+    # A list of numbers is a pytree of scalars to JAX, and hardly
+    # meant so.
+    kind: str = type(value).__name__
+    if isinstance(value, list | tuple):
+        raise ValueError(
+            f"`{name}` must be an array, got a {kind}; make one by np.asarray."
+        )
+    raise ValueError(
+        f"`{name}` has no batch axis: it is a scalar; the leading axis of each value is "
+        "the batch."
     )
+
+
+def inexact_part(tree: PyTree) -> PyTree:
+    """The part of a pytree that can be differentiated.
+
+    Cotangents and gradients have this form; `combine` is the inverse.
+
+    Returns:
+        The same containers with `None` in the place of every other
+        leaf.
+    """
+
+    # None and not a zero of `float0`, which optimizers and links do
+    # not know: to JAX a None is a container without leaves, and
+    # everything passes it by.
+    def part(x: PyTree) -> PyTree:
+        return x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None
+
+    return jax.tree.map(part, tree)
 
 
 def combine(tree: PyTree, part: PyTree) -> PyTree:
-    """`tree` with the leaves of `part` in the place of its own, wherever `part` has one."""
-    return jax.tree.map(lambda x, new: x if new is None else new, tree, part)
+    """`tree` with the leaves of `part` in the place of its own, wherever it has one."""
+
+    def chosen(old: PyTree, new: PyTree) -> PyTree:
+        return old if new is None else new
+
+    return jax.tree.map(chosen, tree, part)
 
 
 def tree_sum(trees: Sequence[PyTree]) -> PyTree:
-    first, *others = trees
-    for tree in others:
-        first = jax.tree.map(jnp.add, first, tree)
-    return first
+    """The sum of pytrees of one structure, leaf by leaf, from the first to the last."""
+    # Not from zero: adding one would be an operation in the program,
+    # and would turn -0.0 into 0.0.
+    total = trees[0]
+    for tree in trees[1:]:
+        total = jax.tree.map(jnp.add, total, tree)
+    return total
 
 
-def is_floating(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+def is_floating(x: PyTree) -> bool:
+    """Whether `x` is an array, or the shape of one, of a floating dtype."""
+    return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
-def narrow(tree: PyTree, dtype: Any) -> PyTree:
-    """The floating arrays and numbers of a pytree cast to `dtype`."""
-    return jax.tree.map(
-        lambda x: (
-            jnp.asarray(x, dtype) if isinstance(x, float) or is_floating(x) else x
-        ),
-        tree,
-    )
+def narrow(tree: PyTree, dtype: np.dtype) -> PyTree:
+    """The floating arrays and numbers of a pytree cast to `dtype`; all else as it is."""
+
+    def cast(x: PyTree) -> PyTree:
+        # A Python float has no dtype, and would widen what it meets
+        # as soon as it is an array.
+        return asarray(x, dtype) if isinstance(x, float) or is_floating(x) else x
+
+    return jax.tree.map(cast, tree)

@@ -1,6 +1,9 @@
-"""Convolutions that sum over a large batch, as weight gradients do: on a CPU they are fast over a small one.
+"""Convolutions on a CPU, where XLA is slow at two things, and what is done about it.
 
-XLA's convolution for a CPU takes 2 to 8 times as long for each example when it sums over more than some two hundred.
+A convolution that sums over more than some two hundred examples,
+as weight gradients do, takes 2 to 8 times as long for each; and
+one within a compiled loop takes many times as long as the same
+one called from Python.
 """
 
 from __future__ import annotations
@@ -11,81 +14,116 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr, Var
 
 from jsplit.core.base import PyTree
-from jsplit.jaxprs.flat import bodies, evaluate, flatten, shape_of
+from jsplit.jaxprs.flat import Equation, bodies, flatten, shape_of
+from jsplit.jaxprs.slices import evaluate
 
+# Examples that are summed over at once: well below the two
+# hundred at which XLA's kernel becomes slow, and enough that a
+# sum of the parts costs nothing beside them.
 _PART = 64
-"""Examples that are summed over at once."""
 
 
 def in_parts(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """The same function, to be compiled: each weight gradient of a convolution as a sum over parts of the batch.
+    """The same function with each weight gradient of a convolution as a sum over parts.
 
-    Exact but for the order of a sum, whatever else the function does with the batch."""
+    Exact but for the order of a sum, whatever else the function
+    does with the batch. It is meant to be compiled.
+
+    Args:
+        function: of pytrees of arrays.
+
+    Returns:
+        A function of the same arguments and results.
+    """
 
     def run(*args: PyTree) -> PyTree:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        # A remat stays one equation. Its convolutions are left as
+        # they are: inlined, it would not be recomputed any more.
         flat = flatten(closed, remat=False)
-        env: dict[Any, Any] = dict(zip(flat.invars, jax.tree.leaves(args), strict=True))
-        for large, group in groupby(flat.equations, lambda e: _sums_much(e.eqn)):
+        env: dict[Var, Any] = dict(flat.consts)
+        env.update(zip(flat.invars, jax.tree.leaves(args), strict=True))
+        for large, group in groupby(flat.equations, _sums_much):
             equations = list(group)
             writes = [v for e in equations for v in e.writes]
             if large:
-                found = [
-                    _part_by_part(e.eqn, *[env[v] for v in e.reads]) for e in equations
-                ]
+                found = [_part_by_part(e, env) for e in equations]
             else:
                 found = evaluate(flat, equations, writes, env)
             env.update(zip(writes, found, strict=True))
-        return jax.tree.unflatten(
-            jax.tree.structure(shapes), evaluate(flat, [], flat.outvars, env)
-        )
+
+        results = evaluate(flat, [], flat.outvars, env)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run
 
 
-def _sums_much(eqn: JaxprEqn) -> bool:
-    """Whether it is a convolution that sums over more than one part, and whose window is larger than its result."""
+def _sums_much(equation: Equation) -> bool:
+    """Whether it is a weight gradient of a convolution, over more than one part."""
+    eqn = equation.eqn
     if eqn.primitive.name != "conv_general_dilated":
         return False
-    groups = eqn.params["feature_group_count"], eqn.params["batch_group_count"]
-    numbers, window, out = (
-        eqn.params["dimension_numbers"],
-        shape_of(eqn.invars[1]).shape,
-        shape_of(eqn.outvars[0]).shape,
-    )
-    larger = prod(window[i] for i in numbers.rhs_spec[2:]) > prod(
-        out[i] for i in numbers.out_spec[2:]
-    )
-    return groups == (1, 1) and window[numbers.rhs_spec[1]] > _PART and larger
+
+    params = eqn.params
+    # In a grouped one the axis that is summed over means two
+    # things, and cannot be cut anywhere.
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+        return False
+
+    # A gradient is known by its shapes: the window that slides
+    # over the image is the cotangent, nearly as large as the
+    # image, and what comes out is as small as a kernel.
+    numbers = params["dimension_numbers"]
+    window, out = shape_of(eqn.invars[1]).shape, shape_of(eqn.outvars[0]).shape
+    window_size = prod(window[axis] for axis in numbers.rhs_spec[2:])
+    out_size = prod(out[axis] for axis in numbers.out_spec[2:])
+    return window[numbers.rhs_spec[1]] > _PART and window_size > out_size
 
 
-def _part_by_part(eqn: JaxprEqn, x: jax.Array, window: jax.Array) -> jax.Array:
+def _part_by_part(equation: Equation, env: dict[Var, Any]) -> jax.Array:
     """A convolution as the sum of those of parts of what it sums over."""
-    _, along_x, *_ = eqn.params["dimension_numbers"].lhs_spec
-    _, along, *_ = eqn.params["dimension_numbers"].rhs_spec
+    eqn = equation.eqn
+    x, window = (env[v] for v in equation.reads)
+    numbers = eqn.params["dimension_numbers"]
+    # In a gradient what is summed over is the batch: it stands
+    # where a plain convolution has its features.
+    along_x, along = numbers.lhs_spec[1], numbers.rhs_spec[1]
+    length = window.shape[along]
+
     total: Any = 0
-    for start in range(0, window.shape[along], _PART):
-        end = min(start + _PART, window.shape[along])
-        parts = (
-            jax.lax.slice_in_dim(v, start, end, axis=a)
-            for v, a in ((x, along_x), (window, along))
-        )
-        total += eqn.primitive.bind(*parts, **eqn.params)
+    for start in range(0, length, _PART):
+        end = min(start + _PART, length)
+        x_part = jax.lax.slice_in_dim(x, start, end, axis=along_x)
+        window_part = jax.lax.slice_in_dim(window, start, end, axis=along)
+        total += eqn.primitive.bind(x_part, window_part, **eqn.params)
     return total
 
 
-def convolves_on_cpu(function: Callable, *shapes: PyTree) -> bool:
-    """Whether a loop over `function` should not be compiled: it holds a convolution, and the device is a CPU."""
+def convolves_on_cpu(function: Callable[..., PyTree], *shapes: PyTree) -> bool:
+    """Whether a loop over a function should be run from Python, and not compiled.
 
-    def convolves(jaxpr: Jaxpr) -> bool:
-        return any(
-            e.primitive.name == "conv_general_dilated" or any(map(convolves, bodies(e)))
-            for e in jaxpr.eqns
-        )
+    Args:
+        function: what each turn of the loop does.
+        *shapes: of its arguments.
 
-    return jax.default_backend() == "cpu" and convolves(
-        jax.make_jaxpr(function)(*shapes).jaxpr
-    )
+    Returns:
+        `True` if it holds a convolution and the device is a CPU.
+    """
+    # Within a compiled loop XLA's CPU backend does not use its
+    # fast convolution: 20 to 100 times slower was measured.
+    # Tracing is skipped where it would not matter.
+    if jax.default_backend() != "cpu":
+        return False
+    return _convolves(jax.make_jaxpr(function)(*shapes).jaxpr)
+
+
+def _convolves(jaxpr: Jaxpr) -> bool:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            return True
+        if any(_convolves(body) for body in bodies(eqn)):
+            return True
+    return False

@@ -1,30 +1,23 @@
-"""A model as a flat list of equations, and slices of it that run on their own.
+"""A traced function as a flat list of equations.
 
-Nested `jit` is inlined; the bodies of `remat` are inlined too, but remembered, so that each slice
-recomputes its own part of them. Built on the public `jax.extend.core` alone.
+Nested `jit` is inlined. The bodies of `remat` are inlined too, but
+remembered, so that each slice recomputes its own part of them. Built on the
+public `jax.extend.core` alone. What takes slices and runs them is in
+`jaxprs/slices.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import (
-    ClosedJaxpr,
-    DropVar,
-    Jaxpr,
-    JaxprEqn,
-    Literal,
-    Var,
-    jaxpr_as_fun,
-)
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
 from jax.ref import AbstractRef
 
+# By primitive, the parameter that holds the body. JAX has renamed some of
+# them; a version knows only some of the names, and the others do no harm.
 _INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -35,34 +28,38 @@ _REMAT = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
 Atom = Var | Literal
 
 
-class _Remat(NamedTuple):
+class Remat(NamedTuple):
     """One `jax.checkpoint` region: which call it was, and how it was asked to save."""
 
     number: int
-    policy: Callable | None
+    policy: Callable[..., Any] | None
     prevent_cse: bool
 
 
 class Equation(NamedTuple):
-    """One equation, the remat regions around it, outermost first, and the variables it reads and writes."""
+    """One equation of a flat program.
+
+    Attributes:
+        eqn: the equation itself.
+        regions: the remat regions around it, outermost first.
+        reads: the variables that it reads.
+        writes: the variables that it writes.
+    """
 
     eqn: JaxprEqn
-    regions: tuple[_Remat, ...]
+    regions: tuple[Remat, ...]
+    # Without literals and dropped results, which no slice asks for: it is
+    # these two that are walked over and over.
     reads: list[Var]
     writes: list[Var]
-
-
-def shape_of(v: Atom) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of a variable or literal."""
-    aval: Any = v.aval
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
 class Flat(NamedTuple):
     """A jaxpr with every call inlined.
 
     Attributes:
-        invars, outvars: as in the jaxpr; an output may be a literal or an input.
+        invars: as in the jaxpr.
+        outvars: as in the jaxpr; one may be a literal or an input.
         consts: captured arrays, by variable.
         equations: in an order in which they can run.
         empty: a jaxpr without equations, to be filled.
@@ -75,212 +72,150 @@ class Flat(NamedTuple):
     empty: Jaxpr
 
 
+def shape_of(v: Atom) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a variable or literal."""
+    aval: Any = v.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
 def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
-    """Inline every `jit` of a traced function, and every `remat` unless told not to."""
-    consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    equations: list[Equation] = []
-    calls = iter(range(1 << 62))
+    """Inline every call of a traced function.
+
+    Args:
+        closed: as `jax.make_jaxpr` gives it.
+        remat: whether the bodies of `jax.checkpoint` are inlined too; else
+            each stays one equation.
+
+    Returns:
+        The flat program. Variables of the outermost jaxpr stay the same.
+    """
+    inliner = _Inliner(closed, remat)
+    outvars = inliner.inline(closed.jaxpr, {}, (), nested=False)
+    empty = closed.jaxpr.replace(constvars=[], invars=[], outvars=[], eqns=[])
+    return Flat(closed.jaxpr.invars, outvars, inliner.consts, inliner.equations, empty)
+
+
+class _Inliner:
+    """The equations and constants that have been found so far."""
+
+    def __init__(self, closed: ClosedJaxpr, remat: bool):
+        self.bodies = {**_INLINED, **(_REMAT if remat else {})}
+        self.consts: dict[Var, Any] = dict(
+            zip(closed.jaxpr.constvars, closed.consts, strict=True)
+        )
+        self.equations: list[Equation] = []
+        self.numbers = count()
 
     def inline(
-        jaxpr: Jaxpr, names: dict[Var, Atom], regions: tuple[_Remat, ...], nested: bool
+        self,
+        jaxpr: Jaxpr,
+        names: dict[Var, Atom],
+        regions: tuple[Remat, ...],
+        *,
+        nested: bool,
     ) -> list[Atom]:
-        def atom(v: Atom) -> Atom:
-            return v if isinstance(v, Literal) else names.get(v, v)
+        """Take over the equations of one body.
 
+        Args:
+            jaxpr: the body.
+            names: what its variables are in the flat program, where they
+                are not themselves; those that it writes are added.
+            regions: the remat regions around it.
+            nested: whether it is the body of a call.
+
+        Returns:
+            What its outputs are in the flat program.
+        """
         for eqn in jaxpr.eqns:
-            invars = [atom(v) for v in eqn.invars]
-            kind = eqn.primitive.name
-            if kind in _INLINED or (remat and kind in _REMAT):
-                body, around = eqn.params[_INLINED.get(kind) or _REMAT[kind]], regions
-                inner: dict[Var, Atom] = {}
-                if isinstance(body, ClosedJaxpr):
-                    for var, value in zip(
-                        body.jaxpr.constvars, body.consts, strict=True
-                    ):
-                        inner[var] = fresh = Var(var.aval)
-                        consts[fresh] = value
-                    body = body.jaxpr
-                if kind in _REMAT:
-                    around += (
-                        _Remat(
-                            next(calls),
-                            eqn.params.get("policy"),
-                            eqn.params.get("prevent_cse", True),
-                        ),
-                    )
-                inner.update(zip(body.invars, invars, strict=True))
-                names.update(
-                    zip(eqn.outvars, inline(body, inner, around, True), strict=True)
-                )
-            else:
-                if nested:  # the same body may be inlined many times: its variables need fresh names
-                    names.update(
-                        {
-                            v: Var(v.aval)
-                            for v in eqn.outvars
-                            if not isinstance(v, DropVar)
-                        }
-                    )
-                outvars: list[Any] = [
-                    v if isinstance(v, DropVar) else names.get(v, v)
-                    for v in eqn.outvars
-                ]
-                reads = [v for v in invars if isinstance(v, Var)]
-                writes = [v for v in outvars if not isinstance(v, DropVar)]
-                equations.append(
-                    Equation(
-                        eqn.replace(invars=invars, outvars=outvars),
-                        regions,
-                        reads,
-                        writes,
-                    )
-                )
-        return [atom(v) for v in jaxpr.outvars]
+            invars = [_renamed(v, names) for v in eqn.invars]
+            if eqn.primitive.name in self.bodies:
+                outs = self._inline_call(eqn, invars, regions)
+                names.update(zip(eqn.outvars, outs, strict=True))
+                continue
 
-    outvars = inline(closed.jaxpr, {}, (), False)
-    empty = closed.jaxpr.replace(constvars=[], invars=[], outvars=[], eqns=[])
-    return Flat(closed.jaxpr.invars, outvars, consts, equations, empty)
+            # JAX traces a function once and calls one body many times: each
+            # time its variables need names of their own.
+            if nested:
+                kept = [v for v in eqn.outvars if not isinstance(v, DropVar)]
+                names.update({v: Var(v.aval) for v in kept})
+            self._append(eqn, invars, names, regions)
+        return [_renamed(v, names) for v in jaxpr.outvars]
+
+    def _inline_call(
+        self, eqn: JaxprEqn, invars: Sequence[Atom], regions: tuple[Remat, ...]
+    ) -> list[Atom]:
+        """Take over the body of a call; what its outputs are in the flat program."""
+        kind = eqn.primitive.name
+        body = eqn.params[self.bodies[kind]]
+        names: dict[Var, Atom] = {}
+        if isinstance(body, ClosedJaxpr):
+            for var, value in zip(body.jaxpr.constvars, body.consts, strict=True):
+                names[var] = fresh = Var(var.aval)
+                self.consts[fresh] = value
+            body = body.jaxpr
+
+        # A number for each call, since two regions that follow each other
+        # may have been asked to save alike, and are yet two.
+        if kind in _REMAT:
+            policy = eqn.params.get("policy")
+            prevent_cse = eqn.params.get("prevent_cse", True)
+            regions += (Remat(next(self.numbers), policy, prevent_cse),)
+
+        names.update(zip(body.invars, invars, strict=True))
+        return self.inline(body, names, regions, nested=True)
+
+    def _append(
+        self,
+        eqn: JaxprEqn,
+        invars: list[Atom],
+        names: dict[Var, Atom],
+        regions: tuple[Remat, ...],
+    ) -> None:
+        outvars: list[Any] = [
+            v if isinstance(v, DropVar) else names.get(v, v) for v in eqn.outvars
+        ]
+        reads = [v for v in invars if isinstance(v, Var)]
+        writes = [v for v in outvars if not isinstance(v, DropVar)]
+        renamed = eqn.replace(invars=invars, outvars=outvars)
+        self.equations.append(Equation(renamed, regions, reads, writes))
+
+
+def _renamed(v: Atom, names: dict[Var, Atom]) -> Atom:
+    """What a variable or literal of a body is in the flat program."""
+    # A literal cannot be a key: it may hold an array, which has no hash.
+    return v if isinstance(v, Literal) else names.get(v, v)
 
 
 def values_only(flat: Flat) -> Flat:
-    """`flat` itself; what is not a function of values, a mutable array, is refused."""
+    """Refuse a program that is no function of values.
+
+    Args:
+        flat: the program.
+
+    Returns:
+        The same program.
+
+    Raises:
+        ValueError: if it changes an array in place.
+    """
     for e in flat.equations:
+        # A slice would have to know which other slices write to the same
+        # reference, and in which order.
         if any(isinstance(v.aval, AbstractRef) for v in (*e.reads, *e.writes)):
+            where = e.eqn.primitive.name
             raise ValueError(
-                f"the model uses a mutable array reference (in `{e.eqn.primitive.name}`): what changes in place cannot be "
-                "divided between parties; compute new arrays instead."
+                f"the model uses a mutable array reference (in `{where}`): what changes "
+                "in place cannot be divided between parties; compute new arrays instead."
             )
     return flat
 
 
-class _Slice(NamedTuple):
-    """What it takes to compute some variables: the equations, and the variables read from outside."""
-
-    equations: list[Equation]
-    reads: set[Var]
-
-
-def backward_slice(
-    flat: Flat, outs: Iterable[Atom], stops: Iterable[Var] = ()
-) -> _Slice:
-    """The equations that `outs` need, going backward and never past a variable in `stops`."""
-    stops, needed, kept = set(stops), {v for v in outs if isinstance(v, Var)}, []
-    for equation in reversed(flat.equations):
-        if any(v in needed and v not in stops for v in equation.writes):
-            kept.append(equation)
-            needed.update(equation.reads)
-    written = {v for e in kept for v in e.writes}
-    return _Slice(
-        kept[::-1],
-        {v for v in needed if v in stops or v not in written} - flat.consts.keys(),
-    )
-
-
-def evaluate(
-    flat: Flat,
-    equations: Sequence[Equation],
-    outs: Sequence[Atom],
-    values: Mapping[Var, Any],
-) -> list[Any]:
-    """Run `equations` from `values` of the variables they read; return the values of `outs`."""
-
-    def run(
-        equations: Sequence[Equation],
-        given: Sequence[Var],
-        wanted: Sequence[Var],
-        depth: int,
-        *values,
-    ) -> list[Any]:
-        """Values of `wanted`: one remat region, or run of equations outside any, after the other."""
-        env = dict(zip(given, values, strict=True))
-        runs = [
-            (region, list(es))
-            for region, es in groupby(equations, lambda e: e.regions[depth : depth + 1])
-        ]
-        later, needed = set(wanted), []
-        for _, es in reversed(runs):
-            needed.append(later)
-            later = later | {v for e in es for v in e.reads}
-        for (region, es), after in zip(runs, reversed(needed), strict=True):
-            written = dict.fromkeys(v for e in es for v in e.writes)
-            reads = list(
-                dict.fromkeys(v for e in es for v in e.reads if v not in written)
-            )
-            writes = [v for v in written if v in after]
-            if region:
-                part = partial(run, es, reads, writes, depth + 1)
-                function = jax.checkpoint(
-                    part, policy=region[0].policy, prevent_cse=region[0].prevent_cse
-                )
-            else:
-                body = flat.empty.replace(
-                    invars=reads, outvars=writes, eqns=[e.eqn for e in es]
-                )
-                function = jaxpr_as_fun(ClosedJaxpr(body, ()))
-            env.update(zip(writes, function(*[env[v] for v in reads]), strict=True))
-        return [env[v] for v in wanted]
-
-    env = {**flat.consts, **values}
-    computed = list(dict.fromkeys(v for v in outs if isinstance(v, Var)))
-    reads = {v for e in equations for v in e.reads} | set(computed)
-    given = [v for v in env if v in reads]
-    env = dict(
-        zip(
-            computed,
-            run(equations, given, computed, 0, *[env[v] for v in given]),
-            strict=True,
-        )
-    )
-    return [
-        env[v] if isinstance(v, Var) else jnp.asarray(v.val, shape_of(v).dtype)
-        for v in outs
-    ]
-
-
 def bodies(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """The jaxprs inside an equation's parameters: of a scan, a cond, a custom derivative."""
+    """The jaxprs in an equation's parameters: of a scan, a cond, a custom derivative."""
     for value in eqn.params.values():
-        for inner in value if isinstance(value, (tuple, list)) else (value,):
+        # Branches of a `cond` come as a tuple, the body of a `scan` alone.
+        for inner in value if isinstance(value, tuple | list) else (value,):
             if isinstance(inner, ClosedJaxpr):
                 yield inner.jaxpr
             elif isinstance(inner, Jaxpr):
                 yield inner
-
-
-_END = "\x1f"
-"""Between a name and a path within the pytree that was named: no identifier, and hardly a key, holds it."""
-
-
-def tag_arrays(tree: Any, name: str) -> Any:
-    """Name every array of a pytree by `name` and its path in the tree, by JAX's own `checkpoint_name`."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    ends = [
-        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves
-    ]
-    named = [
-        checkpoint_name(x, name + _END + e) if hasattr(x, "dtype") else x
-        for e, (_, x) in zip(ends, leaves, strict=True)
-    ]
-    return structure.unflatten(named)
-
-
-def untagged(tag: str) -> tuple[str, str]:
-    """The name, and the path within the pytree that was named."""
-    name, _, end = tag.partition(_END)
-    return name, end
-
-
-def inside(eqns: Iterable[JaxprEqn], outer: str = "") -> Iterator[tuple[str, str]]:
-    """Every name tag that lies in the body of some equation, with the name of that equation's primitive."""
-    for eqn in eqns:
-        if eqn.primitive.name == "name" and outer:
-            yield eqn.params["name"], outer
-        for body in bodies(eqn):
-            yield from inside(body.eqns, outer or eqn.primitive.name)
-
-
-CUT = "jsplit.cut/"
-
-
-MODULE = "jsplit.module/"
-"""Prefixes of the names that marked values, and the outputs of submodules, carry while a model is traced."""

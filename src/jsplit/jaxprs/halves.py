@@ -1,11 +1,12 @@
-"""A function in two halves: what some of its results need, and the rest, which goes on from there.
+"""A function in two halves: what some of its results need, and the rest.
 
-A party can send what the first half gives while the second is still to come.
+The second half goes on from the first. A party sends what the
+first half gives while the second is still to come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -13,11 +14,14 @@ import jax
 from jax.extend.core import Var
 
 from jsplit.core.base import PyTree
-from jsplit.jaxprs.flat import Atom, Equation, Flat, backward_slice, evaluate, flatten
+from jsplit.jaxprs.flat import Atom, Equation, Flat, flatten
+from jsplit.jaxprs.slices import backward_slice, evaluate
+
+_Function = Callable[..., tuple[PyTree, ...]]
 
 
 class _Result(NamedTuple):
-    """A pytree that a traced function computes: its structure, and the variables at its leaves."""
+    """A pytree that a function computes: its structure, and the variables at its leaves."""
 
     structure: Any
     leaves: list[Atom]
@@ -31,7 +35,7 @@ class _Half(NamedTuple):
 
 
 class _Halves(NamedTuple):
-    """A traced function in two: the second half reads what is `carried` over from the first."""
+    """A traced function in two: the second half reads what is `carried` over."""
 
     flat: Flat
     first: _Half
@@ -40,74 +44,107 @@ class _Halves(NamedTuple):
 
 
 def split_early_late(
-    run: Callable[..., tuple], early: Sequence[bool]
-) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
-    """Two functions that together are `run`: no equation of it is in both, and all are in one.
+    run: _Function, early: Sequence[bool]
+) -> tuple[_Function, _Function]:
+    """Divide a function into two that together are it.
 
-    `first(*args) -> (carried, *results)` gives the results that are early and computes nothing that only others need;
-    `second(carried, *args)` gives the others. What acts beyond its results, as a callback does, stays in order in the first.
+    No equation of it is in both, and all are in one. What acts
+    beyond its results, as a callback does, stays in order in the
+    first.
 
     Args:
-        run: a pure function, traced once for both halves and anew for arguments of other shapes.
-        early: for each of its results, whether the first half gives it.
+        run: a pure function, traced once for both halves and anew
+            for arguments of other shapes.
+        early: for each of its results, whether the first half
+            gives it.
+
+    Returns:
+        `first(*args) -> (carried, *results)` gives the results
+        that are early, and computes nothing that only others
+        need; `second(carried, *args)` gives the others.
     """
+    # By structure and shapes of the arguments, as `jit` keeps its
+    # own: each half is jitted alone, and both must be halves of
+    # one trace.
     known: dict[Any, _Halves] = {}
 
-    def traced(args: tuple) -> tuple[_Halves, dict[Var, Any]]:
+    def traced(args: tuple[PyTree, ...]) -> tuple[_Halves, dict[Var, Any]]:
         leaves, structure = jax.tree.flatten(args)
         like = structure, tuple(map(jax.typeof, leaves))
         if like not in known:
             known[like] = _halve(run, early, args)
-        return known[like], dict(zip(known[like].flat.invars, leaves, strict=True))
+        halves = known[like]
+        return halves, dict(zip(halves.flat.invars, leaves, strict=True))
 
-    def first(*args: PyTree) -> tuple:
-        (flat, half, _, _), values = traced(args)
-        return _compute(flat, half, values)
+    def first(*args: PyTree) -> tuple[PyTree, ...]:
+        halves, values = traced(args)
+        return _compute(halves.flat, halves.first, values)
 
-    def second(carried: Sequence[jax.Array], *args: PyTree) -> tuple:
-        (flat, _, half, variables), values = traced(args)
-        return _compute(
-            flat, half, {**values, **dict(zip(variables, carried, strict=True))}
-        )
+    def second(carried: Sequence[jax.Array], *args: PyTree) -> tuple[PyTree, ...]:
+        halves, values = traced(args)
+        values.update(zip(halves.carried, carried, strict=True))
+        return _compute(halves.flat, halves.second, values)
 
     return first, second
 
 
-def _halve(run: Callable[..., tuple], early: Sequence[bool], args: tuple) -> _Halves:
-    """Trace `run` and divide its equations. A remat stays whole: what it recomputes serves all its results."""
+def _halve(run: _Function, early: Sequence[bool], args: tuple[PyTree, ...]) -> _Halves:
+    """Trace a function and divide its equations."""
     closed, shapes = jax.make_jaxpr(run, return_shape=True)(*args)
+    # A remat stays whole: what it recomputes serves all its
+    # results.
     flat = flatten(closed, remat=False)
-    outs, structures = iter(flat.outvars), map(jax.tree.structure, shapes)
-    results = [
-        _Result(structure, list(islice(outs, structure.num_leaves)))
-        for structure in structures
-    ]
-    now = [x for x, e in zip(results, early, strict=True) if e]
-    later = [x for x, e in zip(results, early, strict=True) if not e]
+    results = _results_of(flat.outvars, shapes)
+    now = [x for x, is_early in zip(results, early, strict=True) if is_early]
+    later = [x for x, is_early in zip(results, early, strict=True) if not is_early]
 
-    acting = [v for e in flat.equations if e.eqn.effects for v in (*e.reads, *e.writes)]
-    wanted = backward_slice(flat, [*acting, *(v for x in now for v in x.leaves)])
-    computed = dict.fromkeys(v for e in wanted.equations for v in e.writes)
-    first, second = [], []
-    for e in flat.equations:
-        (
-            first if e.eqn.effects or any(v in computed for v in e.writes) else second
-        ).append(e)
-    needed = {v for e in second for v in e.reads} | {
-        v for x in later for v in x.leaves if isinstance(v, Var)
-    }
-    carried = [v for v in computed if v in needed]
-    handed = _Result(jax.tree.structure([0] * len(carried)), [*carried])
+    first, second = _divide(flat, [v for x in now for v in x.leaves])
+    written = dict.fromkeys(v for e in first for v in e.writes)
+    needed = {v for e in second for v in e.reads}
+    needed |= {v for x in later for v in x.leaves if isinstance(v, Var)}
+    carried = [v for v in written if v in needed]
+
+    # Handed over as a list, as one more result of the first half.
+    structure = jax.tree.structure([0] * len(carried))
+    handed = _Result(structure, [*carried])
     return _Halves(flat, _Half(first, [handed, *now]), _Half(second, later), carried)
 
 
-def _compute(flat: Flat, half: _Half, values: dict[Var, Any]) -> tuple:
+def _results_of(outvars: Sequence[Atom], shapes: Sequence[PyTree]) -> list[_Result]:
+    """The variables of each result of a function."""
+    outs: Iterator[Atom] = iter(outvars)
+    results: list[_Result] = []
+    for shape in shapes:
+        structure = jax.tree.structure(shape)
+        leaves = list(islice(outs, structure.num_leaves))
+        results.append(_Result(structure, leaves))
+    return results
+
+
+def _divide(
+    flat: Flat, wanted: Sequence[Atom]
+) -> tuple[list[Equation], list[Equation]]:
+    """The equations that some values need, and the others, each in their order."""
+    # What acts (a callback, a write to a reference) is never left
+    # for later: what follows it in the first half may see what it
+    # did.
+    acting = [v for e in flat.equations if e.eqn.effects for v in (*e.reads, *e.writes)]
+    needed = backward_slice(flat, [*acting, *wanted])
+    computed = {v for e in needed.equations for v in e.writes}
+
+    first: list[Equation] = []
+    second: list[Equation] = []
+    for e in flat.equations:
+        is_first = e.eqn.effects or any(v in computed for v in e.writes)
+        (first if is_first else second).append(e)
+    return first, second
+
+
+def _compute(flat: Flat, half: _Half, values: dict[Var, Any]) -> tuple[PyTree, ...]:
     """The results of one half, from the values of what it reads."""
-    found = iter(
-        evaluate(
-            flat, half.equations, [v for x in half.results for v in x.leaves], values
-        )
-    )
-    return tuple(
-        x.structure.unflatten(islice(found, len(x.leaves))) for x in half.results
-    )
+    outs = [v for x in half.results for v in x.leaves]
+    found = iter(evaluate(flat, half.equations, outs, values))
+    results: list[PyTree] = []
+    for x in half.results:
+        results.append(x.structure.unflatten(islice(found, len(x.leaves))))
+    return tuple(results)

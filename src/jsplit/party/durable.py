@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import (
     array_of,
-    by_path,
+    arrays_by_path,
     file_of,
     read,
     restore,
@@ -241,7 +241,7 @@ def newest(
             about, arrays = read(file)
             leaves = [
                 array_of(file, path, arrays[path], about["dtypes"][path], x)
-                for path, x in by_path(bare).items()
+                for path, x in arrays_by_path(bare).items()
             ]
         except (ValueError, KeyError) as error:
             _log.warning("checkpoint of step %d is left aside: %s", step, error)

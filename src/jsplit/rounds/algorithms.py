@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from jsplit.core.base import Trainer
 from jsplit.core.checks import one_of
+from jsplit.core.trainer import Trainer
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.local_training import local_training
 from jsplit.rounds.sharing import Sharing

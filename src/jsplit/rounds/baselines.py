@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import optax
 
-from jsplit.core.base import Trainer
+from jsplit.core.trainer import Trainer
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.algorithms import parallel
 from jsplit.rounds.local_training import local_training

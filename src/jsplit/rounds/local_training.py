@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree, Trainer
+from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int
+from jsplit.core.trainer import Trainer
 from jsplit.core.trees import combine, inexact_part
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.averages import add_clients, mean_of

@@ -12,7 +12,8 @@ from typing import Protocol
 import jax
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree, Trainer
+from jsplit.core.base import PyTree
+from jsplit.core.trainer import Trainer
 from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.loops import Backend
 from jsplit.rounds.sharing import SharingTable

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree, Trainer
+from jsplit.core.base import PyTree
+from jsplit.core.trainer import Trainer
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.all_steps import AllSteps, TrainStep
 from jsplit.rounds.client_axis import vmap_clients

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jsplit.core.base import Trainer
 from jsplit.core.checks import one_of
+from jsplit.core.trainer import Trainer
 from jsplit.rounds.method import check_trainer
 from jsplit.rounds.sharing import PartySharing, Sharing, SharingTable
 

@@ -1,1 +1,6 @@
-"""From a Flax module or a function to a `Segment`. The only room that knows Flax."""
+"""Flax modules and functions as segments: the only room that knows Flax."""
+
+from jsplit.segments.precision import mixed_precision
+from jsplit.segments.segment import segment
+
+__all__ = ["mixed_precision", "segment"]

@@ -1,165 +1,249 @@
-"""Flax modules as pure functions: where parameters, statistics and random streams live in nnx and in linen."""
+"""Flax modules as pure functions of parameters, state, key and inputs.
+
+Where parameters, statistics and random streams live in nnx and in linen is
+known here and nowhere else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 from flax.core import DenyList, unfreeze
 
-from jsplit.core.base import Params, PyTree, State
+from jsplit.core.base import Params, PyTree, SegmentInit, State
 from jsplit.core.paths import Path, keep, overlay, remove
-from jsplit.segments.call import Call, Parts
-from jsplit.segments.interception import watched, watching
+from jsplit.core.trees import abstract
+from jsplit.segments.call import Call, InitApply
+from jsplit.segments.interception import intercepted_submodules, intercepting
+
+# linen: neither is fed back. Parameters have a place of their own, and
+# intermediates are what a call leaves for whoever looks at it.
+_NOT_STATE = ("params", "intermediates")
 
 
-def from_nnx(module: nnx.Module, call: Call) -> Parts:
-    module = nnx.merge(
-        *nnx.split(module)
-    )  # shares arrays, not variables: the caller's module stays as it is
-    module = nnx.with_vars(module, ref=False, hijax=False)
-    nnx.pop(module, nnx.Intermediate)
+class _Run(Protocol):
+    """One call of a module, which is not told some of its state."""
+
+    def __call__(
+        self,
+        without: Collection[Path],
+        params: Params,
+        state: State,
+        key: jax.Array,
+        inputs: tuple[PyTree, ...],
+        train: bool,
+    ) -> tuple[PyTree, State]: ...
+
+
+def from_nnx(module: nnx.Module, call: Call) -> InitApply:
+    """`init` and `apply` of an nnx module.
+
+    Args:
+        module: it stays as it is.
+        call: how it is called.
+
+    Returns:
+        Functions over nested dictionaries; `init` gives the values that it
+        has now.
+    """
+    module = _copy_of(module)
     graph, params, streams, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
     first = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
-    known = jax.tree.map(
-        lambda x: None, first[1]
-    )  # `apply` holds the structure, not the values
-    shapes = [
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), s)
-        for s in (params, streams, state)
-    ]
-    tags = sorted(
-        {
-            stream.tag
-            for _, stream in nnx.iter_graph(module)
-            if isinstance(stream, nnx.RngStream)
-        }
-    )
-    may_sow = bool(
-        nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.BatchStat)))
-    )
+    # `run` holds structures and shapes and no values: a segment must not
+    # keep alive the weights that another party trains.
+    known = jax.tree.map(lambda x: None, first[1])
+    shapes = [abstract(part) for part in (params, streams, state)]
+    streams_by_tag = _stream_tags(module)
+    may_sow = _may_sow(module)
 
     def run(
         without: Collection[Path],
         params: Params,
         state: State,
         key: jax.Array,
-        inputs: tuple,
+        inputs: tuple[PyTree, ...],
         train: bool,
-    ):
+    ) -> tuple[PyTree, State]:
         model = nnx.merge(graph, *shapes, copy=True)
         nnx.pop(model, lambda path, _: path in without)
         nnx.update(model, params)
+        # What the module did not have when it was taken apart, it makes for
+        # itself.
         nnx.update(model, keep(remove(state, without), known, inside=True))
-        reseed: dict[str, Any] = {
-            tag: key if i == 0 else jax.random.fold_in(key, i)
-            for i, tag in enumerate(tags)
-        }
-        nnx.reseed(model, policy="match_shape", **reseed)
+        _reseed(model, streams_by_tag, key)
         model.train() if train else model.eval()
-        with watched(model):
+
+        with intercepted_submodules(model):
             output = call(model, (), inputs, train)
-        return output, nnx.to_pure_dict(
-            nnx.state(
-                model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
-            )
-        )
+        carried = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
+        return output, nnx.to_pure_dict(nnx.state(model, carried))
 
     return _sow_anew(run, lambda key, *inputs: first, lambda state: may_sow)
 
 
+def _copy_of(module: nnx.Module) -> nnx.Module:
+    """A module of the same arrays in variables of its own."""
+    module = nnx.merge(*nnx.split(module))
+    # Plain variables: those that are references to mutable arrays could not
+    # be traced as values.
+    module = nnx.with_vars(module, ref=False, hijax=False)
+    nnx.pop(module, nnx.Intermediate)
+    return module
+
+
+def _stream_tags(module: nnx.Module) -> list[str]:
+    """The names of a module's random streams."""
+    tags = {x.tag for _, x in nnx.iter_graph(module) if isinstance(x, nnx.RngStream)}
+    # Sorted, since which stream is the first says which gets the key
+    # itself.
+    return sorted(tags)
+
+
+def _may_sow(module: nnx.Module) -> bool:
+    """Whether a module has state of a kind that may be sown."""
+    # What was sown before is in the state of a module that has run.
+    # BatchNorm's statistics are not sown, and a trace for each call is
+    # spared where they are all there is.
+    sown = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.BatchStat))
+    return bool(nnx.state(module, sown))
+
+
+def _reseed(model: nnx.Module, tags: list[str], key: jax.Array) -> None:
+    """Draw every stream from the key; the first gets the key itself."""
+    seeds: dict[str, Any] = {}
+    for i, tag in enumerate(tags):
+        seeds[tag] = key if i == 0 else jax.random.fold_in(key, i)
+    nnx.reseed(model, policy="match_shape", **seeds)
+
+
 def from_linen(
     module: linen.Module, call: Call, variables: Mapping[str, PyTree] | None
-) -> Parts:
-    fixed = ("params", "intermediates")
+) -> InitApply:
+    """`init` and `apply` of a linen module.
 
+    Args:
+        module: the module.
+        call: how it is called.
+        variables: what `init` gives, instead of what the module's own
+            would.
+
+    Returns:
+        Functions over what linen makes: dictionaries, or its boxes of
+        parameters.
+    """
+
+    # Compiled: a module's own `init` computes its whole output, one
+    # operation at a time.
     @jax.jit
     def fresh(key: jax.Array, *inputs: PyTree) -> Mapping[str, PyTree]:
         return call(module.init, (key,), inputs, train=True)
 
     def first(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
-        given = fresh(key, *inputs) if variables is None else unfreeze(variables)  # type: ignore[arg-type]
-        return given.get("params", {}), {
-            k: v for k, v in given.items() if k not in fixed
-        }
+        found: Mapping[str, PyTree]
+        if variables is None:
+            found = fresh(key, *inputs)
+        else:
+            found = unfreeze(variables)  # type: ignore[arg-type]
+        state = {k: v for k, v in found.items() if k not in _NOT_STATE}
+        return found.get("params", {}), state
 
     def run(
         without: Collection[Path],
         params: Params,
         state: State,
         key: jax.Array,
-        inputs: tuple,
+        inputs: tuple[PyTree, ...],
         train: bool,
-    ):
-        named = {"rngs": key, "mutable": DenyList(fixed)}
-        output, new = call(
-            module.apply,
-            ({"params": params, **remove(state, without)},),
-            inputs,
-            train,
-            **named,
-        )
+    ) -> tuple[PyTree, State]:
+        given = {"params": params, **remove(state, without)}
+        # All collections but these may change; a collection that this call
+        # makes anew is part of what comes out.
+        named = {"rngs": key, "mutable": DenyList(_NOT_STATE)}
+        output, new = call(module.apply, (given,), inputs, train, **named)
         return output, {**state, **new}
 
-    return _sow_anew(
-        run,
-        first,
-        lambda state: bool(set(state) - {"batch_stats"}),
-        given=variables is not None,
-    )
+    def may_sow(state: State) -> bool:
+        return bool(set(state) - {"batch_stats"})
+
+    return _sow_anew(run, first, may_sow, complete=variables is not None)
 
 
 def _sow_anew(
-    run: Callable,
-    first: Callable[..., tuple[Params, State]],
+    run: _Run,
+    first: SegmentInit,
     may_sow: Callable[[State], bool],
-    given: bool = False,
-) -> Parts:
-    """`init` and `apply` of a module from `run(without, params, state, key, inputs, train)`, which does without some of the
-    state: all that this call will sow, for `sow` to find nothing to add to. At the start, it is zero. A state that was `given`
-    must have all else.
+    complete: bool = False,
+) -> InitApply:
+    """`init` and `apply` of a module which sows anew on every call.
+
+    What a call will sow is taken out of the state before, for `sow`, which
+    adds to what it finds, to find nothing. At the start it is zero.
+
+    Args:
+        run: one call of the module, without some of its state.
+        first: parameters and state as they are found.
+        may_sow: whether a module with such a state may sow.
+        complete: whether the first state must have all that the module does
+            not sow.
+
+    Returns:
+        `init` and `apply` of a segment.
     """
 
     def sown(
-        params: Params, state: State, key: jax.Array, inputs: tuple, train: bool
+        params: Params,
+        state: State,
+        key: jax.Array,
+        inputs: tuple[PyTree, ...],
+        train: bool,
     ) -> frozenset[Path]:
+        """The paths to which a call sows, from a trace of it."""
         found: set[Path] = set()
         if may_sow(state):
-            with watching(
-                sown=lambda path: found.add(path)
-            ):  # a new function each time, so that no `jit` has run with it
-                jax.eval_shape(
-                    lambda *a: run((), *a, train)[1], params, state, key, inputs
-                )
+
+            def traced(
+                params: Params, state: State, key: jax.Array, inputs: tuple[PyTree, ...]
+            ) -> State:
+                return run((), params, state, key, inputs, train)[1]
+
+            # A lambda that is new each time is part of the key of JAX's
+            # caches, so that no `jit` within the module has run with it and
+            # is passed over.
+            with intercepting(sown=lambda path: found.add(path)):
+                jax.eval_shape(traced, params, state, key, inputs)
         return frozenset(found)
 
-    def init(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
+    def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
         params, state = first(key, *inputs)
-        after = jax.eval_shape(lambda *a: apply(*a)[1], params, state, key, *inputs)
         paths = sown(params, state, key, inputs, True)
         kept = remove(state, paths)
+        # The structure after a call is that of every state from then on:
+        # what a step carries may not change its structure.
+        after = jax.eval_shape(lambda *a: apply(*a)[1], params, state, key, *inputs)
         added = keep(after, kept, inside=False)
-        if given and (lacking := remove(added, paths)):
+        if complete and (lacking := remove(added, paths)):
+            name = next(iter(lacking))
             raise ValueError(
-                f"the module keeps `{next(iter(lacking))}`, which `variables` lack; give all that `init` returns."
+                f"the module keeps `{name}`, which `variables` lack; give all that `init` "
+                "returns."
             )
-        return params, overlay(
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added), kept
-        )
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added)
+        return params, overlay(zeros, kept)
 
     def apply(
         params: Params,
         state: State,
         key: jax.Array | None,
+        /,
         *inputs: PyTree,
         train: bool = True,
-    ):
+    ) -> tuple[PyTree, State]:
         key = jax.random.key(0) if key is None else key
-        return run(
-            sown(params, state, key, inputs, train), params, state, key, inputs, train
-        )
+        without = sown(params, state, key, inputs, train)
+        return run(without, params, state, key, inputs, train)
 
     return init, apply

@@ -1,13 +1,15 @@
-"""Watching a model's submodules while it runs: what they return gets a name or a dtype, what they sow is noted.
+"""Standing between a model and its submodules while it runs.
 
-The model, its classes and its values stay what they are: linen tells of every call itself, and of nnx, whose modules
-carry their path meanwhile, the methods concerned are replaced for as long as a watched model runs.
+What submodules return gets a name or a dtype, and what they sow is noted.
+The model, its classes and its values stay what they are: linen tells of
+every call itself, and of nnx, whose modules carry their path meanwhile, the
+methods concerned are replaced for as long as such a model runs.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from threading import RLock
@@ -19,15 +21,17 @@ from flax import linen, nnx
 from jsplit.core.base import PyTree
 from jsplit.core.paths import Path
 from jsplit.core.trees import is_floating, narrow
-from jsplit.jaxprs.flat import MODULE, tag_arrays
+from jsplit.jaxprs.tags import MODULE, tag_arrays
 
 
 class _Interception(NamedTuple):
     """What is made of a model's submodules while it runs.
 
     Attributes:
-        names: whether what a submodule returns carries the submodule's path as a name, so that a cut can be placed there.
-        compute: the dtype to which floating values are cast that a submodule returns, if it is given no wider ones.
+        names: whether what a submodule returns carries the submodule's path
+            as a name, so that a cut can be placed there.
+        compute: the dtype to which floating values are cast that a
+            submodule returns, if it is given no wider ones.
         sown: is told the path of everything that is sown.
     """
 
@@ -36,136 +40,197 @@ class _Interception(NamedTuple):
     sown: Callable[[Path], None] | None = None
 
 
-_WATCH: Any = jax.make_user_context(None)
-"""The `_Interception` that is kept, or `None`. Being part of the key of JAX's caches, it holds in functions under `jit` too."""
+# The interception of this thread, or `None`. A context of JAX's and not a
+# variable of ours: it is part of the key of JAX's caches, so it holds in
+# functions under `jit` too.
+_CURRENT: Any = jax.make_user_context(None)
 
-_PLACE = "_pytree__place"
-"""The attribute of a watched submodule that is its path; it stays with it through every nnx transformation.
-
-It begins as the attributes do by which Flax itself keeps books, so that who walks through a module's own leaves it out.
-"""
+# The attribute of a submodule that is its path; it stays with it through
+# every nnx transformation. It begins as the attributes do by which Flax
+# itself keeps books, so that who walks through a module's own leaves it
+# out.
+_PATH = "_pytree__place"
 
 
 @contextmanager
-def watching(**changes: Any) -> Iterator[None]:
-    """While it is open, models run under a `_Interception` with these attributes, in this thread."""
+def intercepting(**changes: Any) -> Iterator[None]:
+    """Run models under an interception, in this thread, while it is open.
+
+    Args:
+        **changes: attributes of `_Interception`; those of one that is open
+            already stay.
+    """
     with ExitStack() as stack:
-        if _WATCH.value is None:
+        if _CURRENT.value is None:
             stack.enter_context(linen.intercept_methods(_around_linen))
+        # Every module sows by one method, so that it is enough to replace
+        # it in two classes, whichever module runs.
         if "sown" in changes:
             stack.enter_context(_replaced(nnx.Module, "sow", _around_sow))
             stack.enter_context(_replaced(linen.Module, "sow", _around_sow))
-        stack.enter_context(
-            _WATCH((_WATCH.value or _Interception())._replace(**changes))
-        )
+        current = _CURRENT.value or _Interception()
+        stack.enter_context(_CURRENT(current._replace(**changes)))
         yield
 
 
 @contextmanager
-def watched(module: nnx.Module) -> Iterator[None]:
-    """While it is open, the submodules of `module`, which must be a copy, are watched; those of linen always are."""
+def intercepted_submodules(module: nnx.Module) -> Iterator[None]:
+    """Intercept the submodules of an nnx module while it is open; linen's always are.
+
+    Args:
+        module: it must be a copy, since its submodules are given an
+            attribute.
+    """
     with ExitStack() as stack:
-        for path, child in (
-            list(nnx.iter_modules(module)) if _WATCH.value is not None else ()
-        ):
-            vars(child)[_PLACE] = path
-            if path and "__call__" in dir(type(child)):
-                stack.enter_context(
-                    _replaced(
-                        type(child), "__call__", partial(_around_nnx, type(child))
-                    )
-                )
+        modules = nnx.iter_modules(module) if _CURRENT.value is not None else ()
+        # A list, before the first attribute is set: the iteration goes over
+        # attributes.
+        for path, child in list(modules):
+            vars(child)[_PATH] = path
+            kind = type(child)
+            if path and "__call__" in dir(kind):
+                around = partial(_around_nnx, kind)
+                stack.enter_context(_replaced(kind, "__call__", around))
         yield
 
 
-_REPLACED: dict[tuple[type, str], list] = {}
-"""For each replaced method how many open contexts replace it, and what the class itself had by that name, if anything."""
+class _Replacement:
+    """A method that is replaced: by how many open contexts, and what the class had."""
+
+    def __init__(self, own: Any):
+        self.contexts = 0
+        # What the class itself has by that name; `None` where it inherits
+        # it, and the replacement must be deleted to bring the inherited one
+        # back.
+        self.own = own
+
+
+_REPLACED: dict[tuple[type, str], _Replacement] = {}
+
+# Models run in several threads (a party computes ahead), and a class is one
+# for all.
 _LOCK = RLock()
 
 
 @contextmanager
-def _replaced(kind: type, name: str, around: Callable) -> Iterator[None]:
-    """While any such context is open, `kind.name` is `around(kind.name, ...)`; it must change nothing unwatched."""
+def _replaced(kind: type, name: str, around: Callable[..., Any]) -> Iterator[None]:
+    """Replace a method of a class while any such context is open.
+
+    Args:
+        kind: the class.
+        name: of the method.
+        around: `around(method, *args)` is called instead; it must change
+            nothing where there is no interception, since other threads call
+            it too.
+    """
     with _LOCK:
         if (kind, name) not in _REPLACED:
-            original = getattr(kind, name)
-
-            @wraps(original, updated=())
-            def method(*args, **kwargs):
-                return around(original, *args, **kwargs)
-
-            _REPLACED[kind, name] = [0, vars(kind).get(name)]
-            setattr(kind, name, method)
-        _REPLACED[kind, name][0] += 1
+            _replace(kind, name, around)
+        _REPLACED[kind, name].contexts += 1
     try:
         yield
     finally:
         with _LOCK:
-            _REPLACED[kind, name][0] -= 1
-            if not _REPLACED[kind, name][0]:
-                _, own = _REPLACED.pop((kind, name))
-                delattr(kind, name) if own is None else setattr(kind, name, own)
+            replacement = _REPLACED[kind, name]
+            replacement.contexts -= 1
+            if not replacement.contexts:
+                del _REPLACED[kind, name]
+                _put_back(kind, name, replacement.own)
+
+
+def _replace(kind: type, name: str, around: Callable[..., Any]) -> None:
+    original = getattr(kind, name)
+
+    # Signature and name are kept: Flax and users look at them. Not the
+    # attributes, since some decorators keep state of the original there.
+    @wraps(original, updated=())
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
+
+    _REPLACED[kind, name] = _Replacement(vars(kind).get(name))
+    setattr(kind, name, method)
+
+
+def _put_back(kind: type, name: str, own: Any) -> None:
+    if own is None:
+        delattr(kind, name)
+    else:
+        setattr(kind, name, own)
 
 
 def _around_linen(
-    method: Callable,
-    args: tuple,
-    kwargs: dict,
+    method: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
     context: linen.module.InterceptorContext,
 ) -> PyTree:
     output = method(*args, **kwargs)
-    return (
-        _returned(output, context.module.path, (args, kwargs))
-        if context.method_name == "__call__"
-        else output
-    )
+    # linen intercepts every method of a module, also `setup` and those of
+    # one's own.
+    if context.method_name != "__call__":
+        return output
+    return _returned(output, context.module.path, (args, kwargs))
 
 
 def _around_nnx(
-    kind: type, call: Callable, module: nnx.Module, *args: Any, **kwargs: Any
+    kind: type,
+    call: Callable[..., Any],
+    module: nnx.Module,
+    *args: Any,
+    **kwargs: Any,
 ) -> PyTree:
-    output = call(
-        module, *args, **kwargs
-    )  # from a class below, this is `super().__call__`, whose output has no name yet
-    return (
-        _returned(output, vars(module).get(_PLACE, ()), (args, kwargs))
-        if type(module) is kind
-        else output
-    )
+    output = call(module, *args, **kwargs)
+    # From a class below, this is `super().__call__`, whose output has no
+    # name yet.
+    if type(module) is not kind:
+        return output
+    return _returned(output, vars(module).get(_PATH, ()), (args, kwargs))
 
 
-def _around_sow(sow: Callable, *args: Any, **kwargs: Any) -> Any:
-    watch = _WATCH.value
-    if watch is not None and watch.sown is not None:
-        module, collection, name = list(
-            inspect.signature(sow).bind(*args, **kwargs).arguments.values()
-        )[:3]
-        is_linen = isinstance(module, linen.Module)
-        watch.sown(
-            (collection, *module.path, name)
-            if is_linen
-            else (*vars(module).get(_PLACE, ()), name)
-        )
+def _around_sow(sow: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    current = _CURRENT.value
+    if current is not None and current.sown is not None:
+        # By its signature: the three first arguments may be given by
+        # keyword.
+        given = inspect.signature(sow).bind(*args, **kwargs).arguments
+        module, collection, name = list(given.values())[:3]
+        if isinstance(module, linen.Module):
+            path = (collection, *module.path, name)
+        else:
+            path = (*vars(module).get(_PATH, ()), name)
+        current.sown(path)
     return sow(*args, **kwargs)
 
 
 def _returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
-    """What the submodule at `path` returns, as it is watched; the model itself has the path `()`."""
-    watch = _WATCH.value
-    if watch is None or not path:
+    """What a submodule returns, as the interception has it.
+
+    Args:
+        output: what it returned.
+        path: its own; the model itself has the path `()`.
+        given: its arguments.
+
+    Returns:
+        The output, cast and named as asked.
+    """
+    current = _CURRENT.value
+    if current is None or not path:
         return output
-    if watch.compute is not None and all(
-        x.dtype == watch.compute for x in jax.tree.leaves(given) if is_floating(x)
-    ):
-        output = narrowed(output)
-    return (
-        tag_arrays(output, MODULE + ".".join(map(str, path))) if watch.names else output
-    )
+
+    if current.compute is not None:
+        floating = [x for x in jax.tree.leaves(given) if is_floating(x)]
+        # Given something wider, it is meant to compute wide, and so what it
+        # returns is.
+        if all(x.dtype == current.compute for x in floating):
+            output = in_compute_dtype(output)
+    if current.names:
+        output = tag_arrays(output, MODULE + ".".join(map(str, path)))
+    return output
 
 
-def narrowed(tree: PyTree) -> PyTree:
-    """A pytree in the dtype in which the watched model computes."""
-    watch = _WATCH.value
-    return (
-        tree if watch is None or watch.compute is None else narrow(tree, watch.compute)
-    )
+def in_compute_dtype(tree: PyTree) -> PyTree:
+    """A pytree in the dtype in which the model that runs is asked to compute."""
+    current = _CURRENT.value
+    if current is None or current.compute is None:
+        return tree
+    return narrow(tree, current.compute)

@@ -1,39 +1,57 @@
-"""Every place where a model can be cut in two, with what it costs the one who has the input."""
+"""Every place where a model can be cut in two, with what it costs who has the input."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
+import numpy as np
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Params, PyTree
 from jsplit.core.trees import nbytes
-from jsplit.jaxprs.flat import backward_slice, shape_of
+from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.macs import count
-from jsplit.segments.segment import segment
-from jsplit.slicing.ownership import divide
+from jsplit.jaxprs.slices import backward_slice
+from jsplit.segments.segment import Model, segment
+from jsplit.slicing.initial import initial
+from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import separating
-from jsplit.slicing.traced_model import LEAF, TracedModel, Value, initial
+from jsplit.slicing.trace import LEAF, Traced, Value
+from jsplit.slicing.traced_model import TracedModel
 
 
 class CutPoint(NamedTuple):
     """A place where one value separates the model's input from its output.
 
     Attributes:
-        name: what `split(..., cuts=[...])` takes; a submodule's path where one returns the value.
-        shape, dtype: of the value, for one example (without the batch axis).
+        name: what `split(..., cuts=[...])` takes; a submodule's path where
+            one returns the value.
+        shape: of the value, for one example (without the batch axis).
+        dtype: of the value.
         params: number of parameters on the input's side.
         param_bytes: their size in bytes.
-        bytes_per_example: size of the value, for one example.
-        forward_macs, backward_macs: multiply-accumulates on the input's side for one example (at the batch size of the
-            example given), forward and back to all its parameters; see `jsplit.jaxprs.macs`.
+        bytes_per_example: size of the value in bytes, for one example.
+        forward_macs: multiply-accumulates of the forward pass on the
+            input's side, for one example (at the batch size of the example
+            given).
+        backward_macs: multiply-accumulates back to all parameters on the
+            input's side, for one example.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit
+        >>> def model(weight, x):
+        ...     return jnp.tanh(jsplit.cut(x @ weight, "h")) * 2
+        >>> init = lambda key, x: jnp.zeros((3, 2))
+        >>> point = jsplit.cut_points(model, jnp.ones((4, 3)), init=init)[0]
+        >>> point.name, point.shape, point.params, point.bytes_per_example
+        ('h', (2,), 6, 8)
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: np.dtype
     params: int
     param_bytes: int
     bytes_per_example: int
@@ -42,78 +60,136 @@ class CutPoint(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """FLOPs of a training step on the input's side for one example, two for each multiply-accumulate."""
+        """FLOPs of a training step on the input's side, for one example.
+
+        Two for each multiply-accumulate, forward and back.
+
+        Returns:
+            Their number.
+
+        Example:
+            >>> import numpy as np, jsplit
+            >>> point = jsplit.CutPoint("h", (2,), np.dtype("float32"), 6, 24, 8, 6.0, 6.0)
+            >>> point.flops
+            24.0
+        """
         return 2 * (self.forward_macs + self.backward_macs)
 
 
 def cut_points(
-    model: Any,
+    model: Model,
     *example: PyTree,
     outputs: Sequence[str] | None = None,
     shared_inputs: Sequence[str] = (),
-    **options,
+    init: Callable[..., Params] | None = None,
+    variables: Mapping[str, PyTree] | None = None,
+    inputs: Sequence[str] | None = None,
+    name: str | None = None,
 ) -> list[CutPoint]:
-    """Every place where one value separates input from output, from the input on.
+    """List every place where one value separates input from output, from the input on.
 
-    A place counts if `split` takes a cut there: no weight, statistic or input is read on both sides, something is computed
-    before it and after it, and its leading axis is the batch, in training and in inference mode. A place that has several
-    names is listed by the outermost.
+    A place counts if `split` takes a cut there: no weight, statistic or
+    input is read on both sides, something is computed before it and after
+    it, and its leading axis is the batch, in training and in inference
+    mode. A place that has several names is listed by the outermost.
 
     Args:
-        model: as for `split`.
-        example: the model's inputs, arrays or `jax.ShapeDtypeStruct`, each [batch, ...].
-        outputs, shared_inputs: as for `split`.
-        options: as for `segment`.
+        model: a Flax nnx or linen module, a function or a `Segment`, as
+            `segment` takes it.
+        *example: the model's inputs, arrays or `jax.ShapeDtypeStruct`, each
+            [batch, ...].
+        outputs: names of what the model returns, where each is a segment of
+            its own; by default all of it is one, `"output"`.
+        shared_inputs: inputs that more than one segment may read (a mask,
+            say).
+        init: for functions with parameters, `init(key, *inputs) -> params`.
+        variables: for linen, what `module.init` would return.
+        inputs: names of the positional inputs, or the name of the only one;
+            by default those of the signature that have no default.
+        name: as `segment` takes it; it has no effect here.
+
+    Returns:
+        The places, each with its costs. Nothing is computed.
+
+    Raises:
+        ValueError: if the arguments do not fit the model.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> def model(x):
+        ...     h = jax.nn.relu(2 * x)
+        ...     return jnp.tanh(h + 1)
+        >>> [point.name for point in jsplit.cut_points(model, jnp.ones((4, 3)))]
+        ['mul', 'relu', 'add']
     """
-    made = segment(model, **options)
-    whole = TracedModel(
-        made, initial(made, example), example, {}, outputs, shared_inputs
-    )
-    traces = whole.both()
-    train, infer = (separating(t.flat, *t.ends(whole.shared)) for t in traces)
-    last = {p.origin: name for name, p in train.items()}
-    families = [Counter(p.family for p in points.values()) for points in (train, infer)]
-    found = []
-    for name, point in train.items():
-        if (
-            name not in last.values()
-            or name not in infer
-            or families[0][point.family] != families[1][point.family]
-        ):
-            continue  # a name must mean the same place in both modes
-        pair = (point.variable, infer[name].variable)
+    made = segment(model, init=init, variables=variables, inputs=inputs, name=name)
+    start = initial(made, example)
+    traced = TracedModel(made, start, example, {}, outputs, shared_inputs)
+    train, infer = traced.both_modes()
+    found: list[CutPoint] = []
+    for name, values in _in_both_modes(traced, train, infer).items():
+        traces = [
+            trace._replace(cuts={name: value})
+            for trace, value in zip((train, infer), values, strict=True)
+        ]
+        # Whether a cut is possible is asked of `divide`, which alone knows
+        # the rules.
         try:
-            parts = divide(
-                whole,
-                [
-                    t._replace(cuts={name: Value(LEAF, [v])})
-                    for t, v in zip(traces, pair, strict=True)
-                ],
-            )
+            specs = divide(traced, traces)
         except ValueError:
             continue
-        params = [whole.params.shapes[i] for i in parts[name].params]
-        one, same = (
-            jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in map(shape_of, pair)
-        )
+
+        # For one example, at both batch sizes: else its other axes depend
+        # on the batch.
+        one, same = (_of_one_example(value) for value in values)
         if one == same:
-            piece, weights = (
-                backward_slice(traces[0].flat, [point.variable]),
-                traces[0].weights,
-            )
-            work = (
-                n / whole.batch
-                for n in count((e.eqn for e in piece.equations), weights)
-            )
-            found.append(
-                CutPoint(
-                    name,
-                    one.shape,
-                    one.dtype,
-                    sum(p.size for p in params),
-                    nbytes(params),
-                    nbytes(one),
-                    *work,
-                )
-            )
+            found.append(_cut_point(traced, train, name, values[0], specs[name]))
     return found
+
+
+def _in_both_modes(
+    traced: TracedModel, train: Traced, infer: Traced
+) -> dict[str, tuple[Value, Value]]:
+    """The separating values by name, as they are in training and in inference."""
+    points = separating(train.flat, *train.ends(traced.shared))
+    others = separating(infer.flat, *infer.ends(traced.shared))
+    # The last name of a value is the outermost: a submodule's output is
+    # named after all that is named inside of it.
+    last = {point.origin: name for name, point in points.items()}
+    in_train = Counter(point.family for point in points.values())
+    in_infer = Counter(point.family for point in others.values())
+
+    found: dict[str, tuple[Value, Value]] = {}
+    for name, point in points.items():
+        # A name must mean the same place in both modes: `relu#2` does not
+        # where dropout makes one `relu` more.
+        same_place = in_train[point.family] == in_infer[point.family]
+        if last[point.origin] == name and name in others and same_place:
+            there = others[name]
+            found[name] = Value(LEAF, [point.variable]), Value(LEAF, [there.variable])
+    return found
+
+
+def _of_one_example(value: Value) -> jax.ShapeDtypeStruct:
+    shape = shape_of(value.atoms[0])
+    return jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype)
+
+
+def _cut_point(
+    traced: TracedModel, trace: Traced, name: str, value: Value, spec: SegmentSpec
+) -> CutPoint:
+    """A place with the costs of the side that has the input."""
+    params = [traced.params.shapes[i] for i in spec.params]
+    one = _of_one_example(value)
+    piece = backward_slice(trace.flat, value.atoms)
+    work = count((e.eqn for e in piece.equations), trace.weights)
+    return CutPoint(
+        name,
+        one.shape,
+        one.dtype,
+        sum(p.size for p in params),
+        nbytes(params),
+        nbytes(one),
+        work.forward / traced.batch,
+        work.backward / traced.batch,
+    )

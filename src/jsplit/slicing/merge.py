@@ -1,84 +1,132 @@
 """From the trees of several segments of `jsplit.split` back to those of the whole model.
 
-Segments own disjoint leaves of the whole, each at the path that it has there, so nothing is lost and nothing counts twice.
+Segments own disjoint leaves of the whole, each at the path that it has
+there, so nothing is lost and nothing counts twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from jsplit.core.base import Params, PyTree, State, TrainState
-from jsplit.core.paths import by_path, dotted, overlay
+from jsplit.core.paths import Path, by_path, dotted, overlay
 
 
 def variables(state: TrainState) -> tuple[Params, State]:
-    """The parameters and the statistics (BatchNorm's and the like) of the whole model, from the state of a trainer.
+    """Put the parameters and the statistics of the whole model together again.
 
-    The whole model with both computes in inference mode what `trainer.predict` computes. For linen it is
-    `model.apply({"params": params, **statistics}, x)`; for nnx, `nnx.update(module, params)` and
+    The whole model with both computes in inference mode what
+    `trainer.predict` computes. For linen it is `model.apply({"params":
+    params, **statistics}, x)`; for nnx, `nnx.update(module, params)` and
     `nnx.update(module, statistics)`, then `module.eval()`.
 
     Args:
-        state: of a trainer whose segments `split` made; where its own containers matter, see `merge`.
+        state: of a trainer whose segments `split` made; where its own
+            containers matter, see `merge`.
 
     Returns:
         Two nested dictionaries, `(params, statistics)`.
 
     Raises:
-        ValueError: if two segments hold the same leaf, as those of several models may.
+        ValueError: if two segments hold the same leaf, as those of several
+            models may.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> def own(params):
+        ...     key = jax.random.key(0)
+        ...     return jsplit.PartyState(params, {}, (), {}, key, jnp.int32(0))
+        >>> client = own({"h": {"stem": {"weight": jnp.ones(3)}}})
+        >>> server = own({"output": {"head": {"weight": jnp.ones(2)}}})
+        >>> state = jsplit.TrainState({"client": client, "server": server})
+        >>> params, statistics = jsplit.variables(state)
+        >>> sorted(params), statistics
+        (['head', 'stem'], {})
     """
     if not isinstance(state, TrainState):
+        kind = type(state).__name__
         raise ValueError(
-            f"`state` must be that of a trainer, a TrainState, got a {type(state).__name__}."
+            f"`state` must be that of a trainer, a TrainState, got a {kind}."
         )
-    parties = state.parties.values()
-    return merge(*(x for p in parties for x in p.params.values())), merge(
-        *(x for p in parties for x in p.state.values())
-    )
+    params: list[Params] = []
+    statistics: list[State] = []
+    for party in state.parties.values():
+        params += party.params.values()
+        statistics += party.state.values()
+    return merge(*params), merge(*statistics)
 
 
-def merge(*trees: Mapping, like: PyTree = None) -> PyTree:
-    """The parameters (or statistics) of several segments as those of the whole model, copied, so that they outlive a step.
+def merge(*trees: Mapping[Any, PyTree], like: PyTree = None) -> PyTree:
+    """Put the parameters (or statistics) of several segments together again.
 
     Args:
-        trees: nested dictionaries by path, as `split` makes them.
-        like: a tree in the whole model's own containers, such as `segment(model).init(key, *example)[0]`, where these
-            are not nested dictionaries: linen's boxes of partitioned parameters, lists, named tuples. The result has them.
+        *trees: nested dictionaries by path, as `split` makes them.
+        like: a tree in the whole model's own containers, such as
+            `segment(model).init(key, *example)[0]`, where these are not
+            nested dictionaries: linen's boxes of partitioned parameters,
+            lists, named tuples. The result has them.
 
     Returns:
-        One nested dictionary, or a tree like `like`.
+        One nested dictionary, or a tree like `like`; its arrays are copies,
+        so that they outlive a step.
 
     Raises:
-        ValueError: if two trees hold the same leaf, or `like` has other leaves.
+        ValueError: if two trees hold the same leaf, or `like` has other
+            leaves.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> stem = {"stem": {"weight": jnp.ones(3)}}
+        >>> head = {"head": {"weight": jnp.ones(2)}}
+        >>> jax.tree.map(jnp.shape, jsplit.merge(stem, head))
+        {'head': {'weight': (2,)}, 'stem': {'weight': (3,)}}
     """
-    merged: dict = {}
+    merged: dict[Any, PyTree] = {}
     for tree in trees:
         if not isinstance(tree, Mapping):
+            kind = type(tree).__name__
             raise ValueError(
-                f"`merge` takes nested dictionaries, as segments of `split` have, got a {type(tree).__name__}."
+                "`merge` takes nested dictionaries, as segments of `split` have, got a "
+                f"{kind}."
             )
         for path in by_path(tree).paths:
-            ours = merged
-            for k in path:
-                ours = ours.get(k) if isinstance(ours, Mapping) else ...
-                if ours is None:
-                    break
-            if ours is not None:
+            if _holds(merged, path):
                 raise ValueError(f"two of the trees hold the leaf `{dotted(path)}`.")
         merged = overlay(merged, tree)
-    merged = jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, merged)
-    if like is None:
-        return merged
+
+    # A step donates its state: what was not copied would be deleted with
+    # it.
+    copied = jax.tree.map(_copy, merged)
+    return copied if like is None else _in_containers(copied, like)
+
+
+def _copy(x: PyTree) -> PyTree:
+    return x.copy() if isinstance(x, jax.Array) else x
+
+
+def _holds(tree: Mapping[Any, PyTree], path: Path) -> bool:
+    """Whether a tree has a leaf at a path, or on the way to it."""
+    inner: PyTree = tree
+    for key in path:
+        # A leaf on the way: one of the two trees has an array where the
+        # other goes on.
+        if not isinstance(inner, Mapping):
+            return True
+        inner = inner.get(key)
+        if inner is None:
+            return False
+    return True
+
+
+def _in_containers(merged: PyTree, like: PyTree) -> PyTree:
+    """The leaves of nested dictionaries in the containers of `like`."""
     found, wanted = by_path(merged), by_path(like)
     values = dict(zip(found.paths, found.shapes, strict=True))
-    if odd := [
-        path
-        for path in (*wanted.paths, *found.paths)
-        if path not in values or path not in wanted.paths
-    ]:
-        raise ValueError(
-            f"the leaf `{dotted(odd[0])}` is in {'the trees' if odd[0] in values else '`like`'} alone."
-        )
+    for path in (*wanted.paths, *found.paths):
+        if path not in values or path not in wanted.paths:
+            where = "the trees" if path in values else "`like`"
+            raise ValueError(f"the leaf `{dotted(path)}` is in {where} alone.")
     return wanted.structure.unflatten([values[path] for path in wanted.paths])

@@ -1,7 +1,8 @@
 """Where in a traced model a name points, and where one value separates input from output.
 
-A value separates if and only if (paths from the inputs to it) x (paths from it to the outputs)
-is the number of all paths; counted exactly, in integers, in two passes over the equations.
+A value separates if and only if (paths from the inputs to it) x (paths from
+it to the outputs) is the number of all paths; counted exactly, in integers,
+in two passes over the equations.
 """
 
 from __future__ import annotations
@@ -13,28 +14,44 @@ from typing import NamedTuple
 
 from jax.extend.core import Var
 
-from jsplit.jaxprs.flat import CUT, MODULE, Atom, Flat, bodies, inside, untagged
+from jsplit.jaxprs.flat import Atom, Equation, Flat, bodies
+from jsplit.jaxprs.tags import CUT, MODULE, tags_in_bodies, untagged
 
 
 def _tagged(flat: Flat, prefix: str) -> dict[str, list[dict[str, Var]]]:
-    """By name, each time that name was given: the variables by their paths in the pytree that was named."""
+    """Find the values that were named under a prefix.
+
+    Args:
+        flat: the program.
+        prefix: `CUT` or `MODULE`.
+
+    Returns:
+        By name, each time that name was given: the variables by their paths
+        in the pytree that was named.
+    """
     found: dict[str, list[dict[str, Var]]] = {}
     for equation in flat.equations:
-        if equation.eqn.primitive.name == "name" and equation.eqn.params[
-            "name"
-        ].startswith(prefix):
-            name, end = untagged(equation.eqn.params["name"].removeprefix(prefix))
-            calls = found.setdefault(name, [{}])
-            if end in calls[-1]:
-                calls.append({})
-            calls[-1][end] = equation.writes[0]
+        eqn = equation.eqn
+        if eqn.primitive.name != "name" or not eqn.params["name"].startswith(prefix):
+            continue
+        name, end = untagged(eqn.params["name"].removeprefix(prefix))
+        calls = found.setdefault(name, [{}])
+        # A path that is there already begins the next call: a pytree has
+        # each path once.
+        if end in calls[-1]:
+            calls.append({})
+        calls[-1][end] = equation.writes[0]
     return found
 
 
 class _Separator(NamedTuple):
-    """A separating value: its variable, and the one it was before it was given further names.
+    """A separating value.
 
-    `family` is its name without the number that tells apart several of one name.
+    Attributes:
+        variable: the value.
+        origin: the variable that it was before it was given further names.
+        family: its name without the number that tells apart several of one
+            name.
     """
 
     variable: Var
@@ -42,102 +59,161 @@ class _Separator(NamedTuple):
     family: str
 
 
-def separating(
-    flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]
-) -> dict[str, _Separator]:
-    """Every single value that separates `fields` from `outs`, by all its readable names, in order.
+class _Paths(NamedTuple):
+    """How many paths lead to each variable, from each to the outputs, and there are."""
 
-    A value that a submodule returns has that submodule's path as its name: `block`, or `block#2` at its
-    second of several calls, or `block/key` where the submodule returns several. Others are named after the
-    last submodule before them and the operation that makes them, as `encoder.conv/relu`; the second
-    of that name ends in `#2`.
-    """
+    into: dict[Var, int]
+    out_of: dict[Var, int]
+    total: int
+
+    def separates(self, v: Var) -> bool:
+        """Whether all paths from the inputs to the outputs lead through a variable."""
+        return bool(self.total) and self.into[v] * self.out_of[v] == self.total
+
+
+def _count_paths(flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]) -> _Paths:
+    # Python's integers, which have no end: the number of paths doubles with
+    # every residual block, and a rounded one would find separators that are
+    # none.
     into: dict[Var, int] = defaultdict(int, dict.fromkeys(fields, 1))
     for equation in flat.equations:
-        if paths := sum(into[v] for v in equation.reads if v in into):
-            for v in equation.writes:
-                into[v] = paths
-    out_of: dict[Var, int] = defaultdict(
-        int, Counter(v for v in outs if isinstance(v, Var))
-    )
+        paths = sum(into[v] for v in equation.reads if v in into)
+        for v in equation.writes if paths else ():
+            into[v] = paths
+
+    ends = Counter(v for v in outs if isinstance(v, Var))
+    out_of: dict[Var, int] = defaultdict(int, ends)
     for equation in reversed(flat.equations):
         paths = sum(out_of[v] for v in equation.writes if v in out_of)
         for v in equation.reads if paths else ():
             out_of[v] += paths
-    total = sum(into[v] * out_of[v] for v in fields)
+    return _Paths(into, out_of, sum(into[v] * out_of[v] for v in fields))
 
-    label: dict[Var, str] = {}
-    for prefix in (MODULE, CUT):
-        for name, calls in _tagged(flat, prefix).items():
-            for i, call in enumerate(calls):
-                full = f"{name}#{i + 1}" if len(calls) > 1 else name
-                label.update(
-                    {v: f"{full}/{end}" if end else full for end, v in call.items()}
-                )
+
+def separating(
+    flat: Flat, fields: Sequence[Var], outs: Iterable[Atom]
+) -> dict[str, _Separator]:
+    """Find every single value that separates inputs from outputs.
+
+    A value that a submodule returns has that submodule's path as its name:
+    `block`, or `block#2` at its second of several calls, or `block/key`
+    where the submodule returns several. Others are named after the last
+    submodule before them and the operation that makes them, as
+    `encoder.conv/relu`; the second of that name ends in `#2`.
+
+    Args:
+        flat: the program.
+        fields: the inputs.
+        outs: the outputs.
+
+    Returns:
+        The values by all their readable names, in order.
+    """
+    paths = _count_paths(flat, fields, outs)
+    label = _labels(flat)
     found: dict[str, _Separator] = {}
-    where: dict[Var, str] = dict.fromkeys(
-        fields, ""
-    )  # the last submodule on the way to a variable
-    origin: dict[
-        Var, Var
-    ] = {}  # a value that only got another name: the variable it was first
+    # The last submodule on the way to a variable.
+    where: dict[Var, str] = dict.fromkeys(fields, "")
+    # Of a value that only got another name, the variable that it was first.
+    origin: dict[Var, Var] = {}
     for equation in flat.equations:
-        tainted = [v for v in equation.reads if v in into]
-        if not tainted:
+        # What depends on parameters alone lies on no way from an input.
+        reached = [v for v in equation.reads if v in paths.into]
+        if not reached:
             continue
-        here = max((where[v] for v in tainted), key=len)
-        operation = equation.eqn.primitive.name
-        if operation == "name":
-            origin[equation.writes[0]] = origin.get(tainted[0], tainted[0])
-        elif operation.startswith("custom_"):
-            operation = next(
-                (b.debug_info.func_name for b in bodies(equation.eqn)), operation
-            )
+        if equation.eqn.primitive.name == "name":
+            origin[equation.writes[0]] = origin.get(reached[0], reached[0])
+
+        here = max((where[v] for v in reached), key=len)
         for v in equation.writes:
             where[v] = label.get(v, here)
-            if total and into[v] * out_of[v] == total:
-                family = label.get(v) or "/".join(filter(None, (here, operation)))
-                names = (
-                    f"{family}#{i}" if i > 1 else family
-                    for i in range(1, len(found) + 2)
-                )
-                found[next(n for n in names if n not in found)] = _Separator(
-                    v, origin.get(v, v), family
-                )
+            if paths.separates(v):
+                parts = (here, _operation(equation))
+                family = label.get(v) or "/".join(filter(None, parts))
+                name = _unused(family, found)
+                found[name] = _Separator(v, origin.get(v, v), family)
     return found
+
+
+def _labels(flat: Flat) -> dict[Var, str]:
+    """The names that users know: those of submodules' outputs and of marked values."""
+    label: dict[Var, str] = {}
+    # Cuts last: where a marked value is a submodule's output, its own name
+    # counts.
+    for prefix in (MODULE, CUT):
+        for name, calls in _tagged(flat, prefix).items():
+            for i, call in enumerate(calls, start=1):
+                full = f"{name}#{i}" if len(calls) > 1 else name
+                for end, v in call.items():
+                    label[v] = f"{full}/{end}" if end else full
+    return label
+
+
+def _operation(equation: Equation) -> str:
+    """What an equation does, by the name that a user knows."""
+    operation = equation.eqn.primitive.name
+    # `relu` and the like are functions with a derivative of their own: the
+    # primitive says only that, and the function's name is in its body.
+    if operation.startswith("custom_"):
+        for body in bodies(equation.eqn):
+            return body.debug_info.func_name
+    return operation
+
+
+def _unused(family: str, found: dict[str, _Separator]) -> str:
+    """The first of `family`, `family#2`, `family#3`, ... that is not there yet."""
+    name, i = family, 1
+    while name in found:
+        i += 1
+        name = f"{family}#{i}"
+    return name
 
 
 def find(
     flat: Flat, fields: Sequence[Var], outs: Iterable[Atom], name: str
 ) -> list[tuple[str, Var]]:
-    """What a name points at, by keys: a marked value, a submodule's output, or one separating value; or nothing."""
-    cuts, modules, points = (
-        _tagged(flat, CUT),
-        _tagged(flat, MODULE),
-        separating(flat, fields, outs),
-    )
-    path, _, number = (
-        name.rpartition("#")
-        if name.rpartition("#")[2].isdigit() and "#" in name
-        else (name, "", "")
-    )
+    """Find the values that a name points at.
+
+    A name is looked for among marked values, then submodules' outputs, then
+    separating values.
+
+    Args:
+        flat: the program.
+        fields: its inputs.
+        outs: its outputs.
+        name: what a user wrote.
+
+    Returns:
+        The variables, each with its path in the pytree that was named; none
+        if there is no such name.
+
+    Raises:
+        ValueError: if the name is in the body of a loop or branch, or means
+            several calls.
+    """
+    cuts, modules = _tagged(flat, CUT), _tagged(flat, MODULE)
+    points = separating(flat, fields, outs)
+    path, number = _numbered(name)
     calls = modules.get(path, [])
-    within = {
-        untagged(tag)[0]: primitive
-        for tag, primitive in inside(e.eqn for e in flat.equations)
-    }
-    if body := within.get(CUT + name) or (
-        None if calls or name in cuts or name in points else within.get(MODULE + path)
-    ):
+
+    within = _names_in_bodies(flat)
+    body = within.get(CUT + name)
+    # A submodule may run in a loop and outside of it: only where it is
+    # nowhere else is the loop the reason.
+    if body is None and not (calls or name in cuts or name in points):
+        body = within.get(MODULE + path)
+    if body:
         raise ValueError(
-            f"cut `{name}` lies inside the body of a `{body}`, which runs as one operation and "
-            "cannot be divided between parties; cut before or after it."
+            f"cut `{name}` lies inside the body of a `{body}`, which runs as one operation "
+            "and cannot be divided between parties; cut before or after it."
         )
+
     if name in cuts:
         return [pair for call in cuts[name] for pair in call.items()]
     if len(calls) > 1 and not number:
         raise ValueError(
-            f"cut `{name}`: the submodule is called {len(calls)} times; say `{name}#1` to `{name}#{len(calls)}`."
+            f"cut `{name}`: the submodule is called {len(calls)} times; say `{name}#1` to "
+            f"`{name}#{len(calls)}`."
         )
     if calls and 1 <= int(number or 1) <= len(calls):
         return list(calls[int(number or 1) - 1].items())
@@ -146,28 +222,31 @@ def find(
     return []
 
 
+def _numbered(name: str) -> tuple[str, str]:
+    """A name without the number of a call, and that number: `block#2`."""
+    path, sign, number = name.rpartition("#")
+    return (path, number) if sign and number.isdigit() else (name, "")
+
+
+def _names_in_bodies(flat: Flat) -> dict[str, str]:
+    """The names that lie in bodies, with the primitive whose body it is."""
+    tags = tags_in_bodies(e.eqn for e in flat.equations)
+    return {untagged(tag)[0]: primitive for tag, primitive in tags}
+
+
 def nearest(
     flat: Flat, fields: Sequence[Var], outs: Iterable[Atom], name: str
 ) -> list[str]:
     """The names that could have been meant by one that does not exist."""
-    known = (
-        _tagged(flat, CUT).keys()
-        | _tagged(flat, MODULE).keys()
-        | separating(flat, fields, outs).keys()
-    )
+    known = _tagged(flat, CUT).keys() | _tagged(flat, MODULE).keys()
+    known |= separating(flat, fields, outs).keys()
     return get_close_matches(name, known, 3) or sorted(known)[:8]
 
 
 def marked(flat: Flat) -> list[str]:
-    """The names of all `jsplit.cut`s, also of those in the body of a loop, where `find` refuses them."""
-    within = (
-        tag for tag, _ in inside(e.eqn for e in flat.equations) if tag.startswith(CUT)
-    )
-    return list(
-        dict.fromkeys(
-            [
-                *_tagged(flat, CUT),
-                *(untagged(tag.removeprefix(CUT))[0] for tag in within),
-            ]
-        )
-    )
+    """The names of all `jsplit.cut`s, also of those in bodies, where `find` refuses them."""
+    found = dict.fromkeys(_tagged(flat, CUT))
+    for tag in _names_in_bodies(flat):
+        if tag.startswith(CUT):
+            found[tag.removeprefix(CUT)] = None
+    return list(found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from jsplit.core.checks import names_of
+
 OWN = ("params", "state")
 """What a loss may read of its party's nodes: `<node>.params`, `<node>.state`."""
 
@@ -20,11 +22,7 @@ def as_names(owner: str, names: Iterable[str], what: str = "inputs") -> tuple[st
         ValueError: If `names` is no list, or holds something that is no
             string.
     """
-    # A string is iterable too: without this "image" would be five names.
-    names = (names,) if isinstance(names, str) else names
-    if not isinstance(names, Iterable) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{owner}: `{what}` must be a list of names, got {names!r}.")
-    return tuple(names)
+    return tuple(names_of(what, names, owner=owner, twice=True))
 
 
 def check_names(kind: str, name: str, party: str) -> None:

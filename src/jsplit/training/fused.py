@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jsplit.core.base import Info, PartyState, PyTree, Trainer, TrainState
+from jsplit.core.base import Info, PartyState, PyTree, TrainState
 from jsplit.core.placement import replicate, shard_batch
+from jsplit.core.trainer import Trainer
 from jsplit.jaxprs.convolutions import convolves_on_cpu
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.base import PartyState, PyTree, TrainState, node_key
+from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import first_line
+from jsplit.core.keys import node_key
 from jsplit.core.trees import abstract, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config

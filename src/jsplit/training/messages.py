@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.core.base import Info, Message, PyTree, Trainer, TrainState
+from jsplit.core.base import Info, Message, PyTree, TrainState
+from jsplit.core.trainer import Trainer
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import (

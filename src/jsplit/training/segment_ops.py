@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jsplit.core.base import PyTree, node_key
+from jsplit.core.base import PyTree
+from jsplit.core.keys import node_key
 from jsplit.core.trees import combine, inexact_part, tree_sum
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config

@@ -1,0 +1,216 @@
+"""A way to train: four functions, their arguments and what they give.
+
+Interpreters make a `Trainer`, users call it. What a function of it
+must do, whoever makes it, is said at its Protocol here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jax.typing import ArrayLike
+
+from jsplit.core.base import Fields, Info, PyTree, TrainState
+
+
+# The docstrings of the four `__call__` are given to the functions
+# that trainers hold, so that `help(trainer.step)` says something:
+# closures have no place of their own for it.
+class InitFn(Protocol):
+    """The form of `trainer.init`; see `__call__`."""
+
+    def __call__(self, key: jax.Array | int, batch: Fields) -> TrainState:
+        """Make the first state of all parties.
+
+        Parameters are those that the segments' own `init` gives;
+        optimizers and links start from them. The same key gives the
+        same state in every interpreter.
+
+        Args:
+            key: a PRNG key, or an integer seed of one.
+            batch: every field that the topology reads, by name, each
+                an array or pytree [batch, ...]. Only shapes and
+                dtypes matter.
+
+        Returns:
+            A `TrainState` at step 0.
+
+        Raises:
+            ValueError: if `key` is neither, if a field is lacking or
+                unknown, or if a segment does not fit what it reads.
+
+        Example:
+            >>> import jax.numpy as jnp, jsplit, optax
+            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> server = jsplit.segment(
+            ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
+            ... )
+            >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+            >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+            >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+            >>> state = trainer.init(0, batch)
+            >>> int(state.parties["server"].step)
+            0
+        """
+        ...
+
+
+class StepFn(Protocol):
+    """The form of `trainer.step`; see `__call__`."""
+
+    def __call__(
+        self, state: TrainState, batch: Fields, weight: ArrayLike | None = None
+    ) -> tuple[TrainState, Info]:
+        """Train all parties on one batch.
+
+        Every party computes its segments, the losses are
+        differentiated, and each party's optimizer updates its own
+        parameters.
+
+        The state that goes in is used up, since its buffers are
+        donated; go on with the one that comes out.
+
+        Args:
+            state: of all parties, from `init` or the step before.
+            batch: every field that the topology reads, by name, each
+                an array or pytree [batch, ...].
+            weight: how much each example counts in the mean that a
+                loss takes, [batch]; 0 leaves it out. By default all
+                count alike.
+
+        Returns:
+            The new state, and the `Info` of this step: losses before
+            the update.
+
+        Raises:
+            ValueError: if a field is lacking or unknown, or batch
+                axes differ.
+
+        Example:
+            >>> import jax.numpy as jnp, jsplit, optax
+            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> server = jsplit.segment(
+            ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
+            ... )
+            >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+            >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+            >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+            >>> state, info = trainer.step(trainer.init(0, batch), batch)
+            >>> int(state.parties["server"].step), float(info.loss)
+            (1, 1.0)
+        """
+        ...
+
+
+class EvaluateFn(Protocol):
+    """The form of `trainer.evaluate`; see `__call__`."""
+
+    def __call__(
+        self, state: TrainState, batch: Fields, weight: ArrayLike | None = None
+    ) -> Info:
+        """Compute losses and metrics on one batch in inference mode; changes nothing.
+
+        Args:
+            state: of all parties; it is not used up.
+            batch: every field that the topology reads, by name, each
+                an array or pytree [batch, ...].
+            weight: how much each example counts in the mean that a
+                loss takes, [batch]; 0 leaves it out. By default all
+                count alike.
+
+        Returns:
+            The `Info` of this batch.
+
+        Raises:
+            ValueError: if a field is lacking or unknown, or batch
+                axes differ.
+
+        Example:
+            >>> import jax.numpy as jnp, jsplit, optax
+            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
+            >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+            >>> trainer = jsplit.fused(topology, {})
+            >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+            >>> state = trainer.init(0, batch)
+            >>> float(trainer.evaluate(state, batch).loss)
+            25.0
+        """
+        ...
+
+
+class PredictFn(Protocol):
+    """The form of `trainer.predict`; see `__call__`."""
+
+    def __call__(self, state: TrainState, fields: Fields) -> Mapping[str, PyTree]:
+        """Compute what the topology gives in inference mode; changes nothing.
+
+        Args:
+            state: of all parties; it is not used up.
+            fields: the fields that the nodes read, by name, each an
+                array or pytree [batch, ...]; labels are not needed.
+
+        Returns:
+            By node, the output of each node that no other node reads,
+            [batch, ...].
+
+        Raises:
+            ValueError: if a field is lacking or unknown, or batch
+                axes differ.
+
+        Example:
+            >>> import jax.numpy as jnp, jsplit, optax
+            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
+            >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+            >>> trainer = jsplit.fused(topology, {})
+            >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+            >>> state = trainer.init(0, batch)
+            >>> {n: x.shape for n, x in trainer.predict(state, {"x": batch["x"]}).items()}
+            {'sum': (4,)}
+        """
+        ...
+
+
+# Four functions and no object: a way to train has no memory of its
+# own, so one function can be replaced (`trainer._replace(step=...)`)
+# and any of them jitted.
+class Trainer(NamedTuple):
+    """A way to train one topology.
+
+    All interpreters have this signature.
+
+    Attributes:
+        init: `init(key, batch) -> state` makes the first state, see
+            `InitFn`.
+        step: `step(state, batch, weight=None) -> (state, info)`
+            trains on one batch, see `StepFn`. The state that goes in
+            is used up (its buffers are donated); go on with the one
+            that comes out.
+        evaluate: `evaluate(state, batch, weight=None) -> info`
+            computes losses in inference mode, see `EvaluateFn`.
+        predict: `predict(state, fields) -> {node: output}` computes
+            the outputs of the nodes that no other node reads, see
+            `PredictFn`.
+        config: what the trainer was asked for: topology, optimizers,
+            links and modes.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit, optax
+        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
+        >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+        >>> trainer = jsplit.fused(topology, {})
+        >>> trainer._fields
+        ('init', 'step', 'evaluate', 'predict', 'config')
+    """
+
+    init: InitFn
+    step: StepFn
+    evaluate: EvaluateFn
+    predict: PredictFn
+    # An object to whoever only trains: its type belongs to the room
+    # that configures, which stands above this one.
+    config: Any = None

@@ -1,0 +1,40 @@
+"""Functions of JAX under types that a strict checker can follow.
+
+JAX leaves parts of these signatures open, and pyright in strict mode
+refuses whatever it cannot name. A name here is JAX's own function and no
+wrapper: calling it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core.base import PyTree
+
+# Read through `Any`, so that the open parts are not looked at; what is said
+# below is all that a reader, or a checker, has to know.
+_jax: Any = jax
+_jnp: Any = jnp
+
+TreeDef = Any  # its class has no public name
+KeyEntry = (
+    Any  # of a path: `DictKey`, `SequenceKey`, `GetAttrKey`, or a container's own
+)
+
+eval_shape: Callable[..., PyTree] = _jax.eval_shape
+device_put: Callable[..., jax.Array] = _jax.device_put
+constrain: Callable[..., jax.Array] = _jax.lax.with_sharding_constraint
+asarray: Callable[..., jax.Array] = _jnp.asarray
+zeros: Callable[..., jax.Array] = _jnp.zeros
+wrap_key_data: Callable[..., jax.Array] = _jax.random.wrap_key_data
+
+tree_structure: Callable[[PyTree], TreeDef] = _jax.tree.structure
+tree_unflatten: Callable[[TreeDef, list[Any]], PyTree] = _jax.tree.unflatten
+leaves_with_path: Callable[[PyTree], list[tuple[tuple[KeyEntry, ...], Any]]] = (
+    _jax.tree_util.tree_leaves_with_path
+)
+keystr: Callable[..., str] = _jax.tree_util.keystr

@@ -1,0 +1,156 @@
+"""How a model starts: its `init`, traced, so that each segment can run its part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal, Var
+
+from jsplit.core.base import PyTree, Segment
+from jsplit.core.checks import names_of
+from jsplit.core.paths import Leaves, by_path
+from jsplit.core.trees import abstract
+from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
+from jsplit.jaxprs.slices import backward_slice, evaluate
+
+# A leaf of which only the shape is known (a frozen weight that is loaded
+# later) stands for itself among the atoms.
+Leaf = Atom | jax.ShapeDtypeStruct
+
+
+class Initial(NamedTuple):
+    """How a model starts: the equations of its `init`, and the leaves of what it returns.
+
+    It alone holds arrays (the values that an nnx module has); a
+    `TracedModel` does not refer to it.
+
+    Attributes:
+        flat: the equations.
+        params: paths and shapes of the parameters.
+        state: paths and shapes of the state.
+        params_atoms: the variable of each parameter.
+        state_atoms: the variable of each state leaf.
+    """
+
+    flat: Flat
+    params: Leaves
+    state: Leaves
+    params_atoms: list[Leaf]
+    state_atoms: list[Leaf]
+
+
+def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
+    """The shapes of an example by the names of a model's inputs.
+
+    Args:
+        model: the model.
+        example: its inputs, or their shapes.
+
+    Returns:
+        The shapes, by name.
+
+    Raises:
+        ValueError: if there are more or fewer than the model takes, or one
+            is no array.
+    """
+    unnamed = (f"input{i}" if i else "input" for i in range(len(example)))
+    names = list(model.inputs or unnamed)
+    if len(names) != len(example) or not names:
+        raise ValueError(
+            f"the model takes `inputs` {names}, but the example has {len(example)}."
+        )
+
+    fields: dict[str, PyTree] = {}
+    for name, value in zip(names_of("inputs", names), example, strict=True):
+        try:
+            fields[name] = abstract(value)
+        except TypeError as error:
+            raise ValueError(
+                f"the example of `{name}` must hold arrays, or their shapes, got "
+                f"{value!r}."
+            ) from error
+    return fields
+
+
+def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
+    """Trace a model's `init` on zeros of the shapes of an example."""
+    zeros = []
+    for field in fields_of(model, example).values():
+        zeros.append(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), field))
+    found: list[Leaves] = []
+
+    def start(key: jax.Array) -> list[Any]:
+        trees = [by_path(tree) for tree in model.init(key, *zeros)]
+        # What leaves the trace by the back door must hold no tracer: only
+        # leaves that are mere shapes stay in it, and the others come out as
+        # results.
+        found[:] = [tree._replace(shapes=_only_shapes(tree)) for tree in trees]
+        return [x for tree in trees for x in tree.shapes if not _is_shape(x)]
+
+    key = jax.eval_shape(jax.random.key, 0)
+    flat = values_only(flatten(jax.make_jaxpr(start)(key)))
+
+    outs = iter(flat.outvars)
+    atoms: list[list[Leaf]] = []
+    shaped: list[Leaves] = []
+    for tree in found:
+        leaves: list[Leaf] = [next(outs) if x is None else x for x in tree.shapes]
+        shapes = [
+            x if isinstance(x, jax.ShapeDtypeStruct) else shape_of(x) for x in leaves
+        ]
+        atoms.append(leaves)
+        shaped.append(tree._replace(shapes=shapes))
+    params, state = shaped
+    return Initial(flat, params, state, *atoms)
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _only_shapes(tree: Leaves) -> list[jax.ShapeDtypeStruct | None]:
+    return [x if _is_shape(x) else None for x in tree.shapes]
+
+
+def initialiser(flat: Flat, outs: Sequence[Leaf]) -> Callable[[jax.Array], list[Any]]:
+    """The part of an `init` that gives some of its leaves.
+
+    Args:
+        flat: the equations of the whole `init`.
+        outs: the leaves.
+
+    Returns:
+        `start(key) -> leaves`, which holds no array that it does not need.
+    """
+    atoms = [v for v in outs if not isinstance(v, jax.ShapeDtypeStruct)]
+    piece = backward_slice(flat, atoms)
+    read = {v for e in piece.equations for v in e.reads}
+    read |= {v for v in atoms if isinstance(v, Var)}
+    consts = {v: x for v, x in flat.consts.items() if v in read}
+    own = flat._replace(consts=consts, equations=[], outvars=[])
+
+    # What needs no computing is not put through a program, which would copy
+    # it: the values of an nnx module are constants of its `init`.
+    known: dict[Any, Any] = {}
+    for v in outs:
+        if isinstance(v, jax.ShapeDtypeStruct):
+            known[v] = v
+        elif isinstance(v, Var) and v in consts:
+            known[v] = consts[v]
+
+    def is_computed(v: Leaf) -> bool:
+        # Literals first: they have no hash.
+        return isinstance(v, Literal) or v not in known
+
+    computed = [v for v in atoms if is_computed(v)]
+    variable = flat.invars[0]
+    run = jax.jit(lambda key: evaluate(own, piece.equations, computed, {variable: key}))
+
+    def start(key: jax.Array) -> list[Any]:
+        results = iter(run(key) if computed else ())
+        return [next(results) if is_computed(v) else known[v] for v in outs]
+
+    return start

@@ -1,0 +1,180 @@
+"""One slice of a traced model as a `Segment` of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var
+
+from jsplit.core.base import Params, PyTree, Segment, State
+from jsplit.core.keys import typed_key
+from jsplit.core.paths import Path, dotted, nest
+from jsplit.core.trees import batch_of, describe
+from jsplit.jaxprs.flat import Atom, shape_of
+from jsplit.jaxprs.slices import backward_slice, evaluate
+from jsplit.slicing.initial import Initial, initialiser
+from jsplit.slicing.ownership import SegmentSpec
+from jsplit.slicing.trace import Source, SourceKind, Traced
+from jsplit.slicing.traced_model import TracedModel
+
+
+def slice_segment(
+    model: TracedModel, start: Initial, name: str, spec: SegmentSpec
+) -> Segment:
+    """The slice of a model that computes one value, as a segment.
+
+    Args:
+        model: the whole model.
+        start: its `init`.
+        name: of the value.
+        spec: what the segment has of the model.
+
+    Returns:
+        A `Segment` whose parameters and state are nested dictionaries by
+        path.
+    """
+    param_paths = [model.params.paths[i] for i in spec.params]
+    state_paths = [model.state.paths[i] for i in spec.state]
+    starts = [start.params_atoms[i] for i in spec.params]
+    starts += [start.state_atoms[i] for i in spec.state]
+    # Made here, so that `init` does not keep all of `start`, which holds
+    # the values of the other segments too.
+    begin = initialiser(start.flat, starts)
+    count = len(param_paths)
+
+    def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
+        leaves = begin(typed_key(key))
+        params, state = leaves[:count], leaves[count:]
+        return nest(param_paths, params), nest(state_paths, state)
+
+    def apply(
+        params: Params,
+        state: State,
+        key: jax.Array | None,
+        /,
+        *inputs: PyTree,
+        train: bool = True,
+    ) -> tuple[PyTree, State]:
+        if len(inputs) != len(spec.inputs):
+            raise ValueError(
+                f"segment `{name}` takes the inputs {spec.inputs}, got {len(inputs)} "
+                "values."
+            )
+        named = dict(zip(spec.inputs, inputs, strict=True))
+        trace = model.trace(batch_of(named), train)
+        given = _Given(name, trace)
+        given.take_key(typed_key(key))
+        given.take_leaves(SourceKind.PARAMS, spec.params, param_paths, params)
+        given.take_leaves(SourceKind.STATE, spec.state, state_paths, state)
+        for field, value in named.items():
+            given.take_input(model, field, value)
+
+        # The trace's own slice, found again at each trace of the segment:
+        # the equations differ between modes and batch sizes.
+        value = trace.values[name]
+        outs = [*value.atoms, *(trace.new_state[i] for i in spec.state)]
+        piece = backward_slice(trace.flat, outs, trace.stops(name))
+        results = evaluate(trace.flat, piece.equations, outs, given.values)
+        leaves, new_state = results[: len(value.atoms)], results[len(value.atoms) :]
+        return value.structure.unflatten(leaves), nest(state_paths, new_state)
+
+    # A slice shares the step's key with its siblings, for the masks of
+    # dropout to be the whole model's.
+    return Segment(
+        init,
+        apply,
+        tuple(spec.inputs),
+        name,
+        trainable=bool(spec.params),
+        shares_key=True,
+    )
+
+
+class _Given:
+    """The values that a slice is given, by variable, each checked against the trace."""
+
+    def __init__(self, segment: str, trace: Traced):
+        self.segment = segment
+        self.trace = trace
+        self.values: dict[Var, Any] = {}
+
+    def take_key(self, key: jax.Array) -> None:
+        """Take the key that random streams are drawn from."""
+        self._take("key", self.trace.variables[Source(SourceKind.KEY, 0)], [key])
+
+    def take_leaves(
+        self,
+        kind: SourceKind,
+        numbers: Sequence[int],
+        paths: Sequence[Path],
+        tree: PyTree,
+    ) -> None:
+        """Take parameters, or state, out of a tree.
+
+        Args:
+            kind: which of both.
+            numbers: of the leaves.
+            paths: to the leaves.
+            tree: nested dictionaries; what else is in them is not looked
+                at.
+
+        Raises:
+            ValueError: if a leaf is lacking, or of another shape or dtype.
+        """
+        word = "weight" if kind == SourceKind.PARAMS else "statistic"
+        for number, path in zip(numbers, paths, strict=True):
+            leaf = _at(tree, path, f"segment `{self.segment}` needs the {word}")
+            variables = self.trace.variables[Source(kind, number)]
+            self._take(dotted(path), variables, [leaf])
+
+    def take_input(self, model: TracedModel, name: str, value: PyTree) -> None:
+        """Take a field, or a cut that another segment computed."""
+        cut = self.trace.cuts.get(name)
+        if cut is None:
+            expected = model.structure(name)
+            # A field that is an empty container has no variable.
+            atoms = self.trace.variables.get(Source(SourceKind.FIELD, name), [])
+        else:
+            expected, atoms = cut.structure, cut.atoms
+
+        got = jax.tree.structure(value)
+        if got != expected:
+            raise ValueError(
+                f"segment `{self.segment}` expects `{name}` as {expected}, got {got}."
+            )
+        self._take(name, atoms, jax.tree.leaves(value))
+
+    def _take(self, what: str, atoms: Sequence[Atom], leaves: Sequence[Any]) -> None:
+        for v, x in zip(atoms, leaves, strict=True):
+            # The place of a weight that is loaded later, and was not.
+            if isinstance(x, jax.ShapeDtypeStruct):
+                raise ValueError(
+                    f"segment `{self.segment}` has only the shape of `{what}`, "
+                    f"{describe(x)}, and needs its value."
+                )
+            # Checked here: the equations would broadcast, or fail with a
+            # name that no user has seen.
+            expected = shape_of(v)
+            got = jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+            if (expected.shape, expected.dtype) != (got.shape, got.dtype):
+                raise ValueError(
+                    f"segment `{self.segment}` expects `{what}` as {describe(expected)}, "
+                    f"got {describe(got)}."
+                )
+            # A cut may hold a literal, which needs no value.
+            if isinstance(v, Var):
+                self.values[v] = x
+
+
+def _at(tree: PyTree, path: Path, needs: str) -> Any:
+    """What lies at a path in nested dictionaries."""
+    for key in path:
+        if not isinstance(tree, Mapping) or key not in tree:
+            raise ValueError(
+                f"{needs} `{dotted(path)}`, which is not in the tree given."
+            )
+        tree = tree[key]
+    return tree

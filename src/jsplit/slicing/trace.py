@@ -1,0 +1,112 @@
+"""One trace of a whole model: its equations, and what its variables are.
+
+A trace is of one mode at one batch size. Making them is the matter of
+`traced_model.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var
+
+from jsplit.jaxprs.flat import Atom, Flat, shape_of
+
+
+class SourceKind(StrEnum):
+    """What a slice can read from outside."""
+
+    PARAMS = "params"
+    STATE = "state"
+    KEY = "key"
+    FIELD = "field"
+    CUT = "cut"
+
+    # Sources are in sets all over this room, and Enum's own hash is a
+    # Python function.
+    __hash__ = str.__hash__
+
+
+class Source(NamedTuple):
+    """What an input variable of a model is.
+
+    Attributes:
+        kind: what sort of thing.
+        which: the number of the leaf for parameters and state, the name for
+            fields and cuts.
+    """
+
+    kind: SourceKind
+    which: Any
+
+
+class Value(NamedTuple):
+    """A value of a model: the pytree that it forms, and the variables of its leaves."""
+
+    structure: Any
+    atoms: Sequence[Atom]
+
+
+LEAF = jax.tree.structure(0)
+
+
+class Traced(NamedTuple):
+    """A whole model in one mode at one batch size.
+
+    Attributes:
+        flat: its equations.
+        batch: the batch size.
+        sources: what each input variable is.
+        variables: the other way round.
+        new_state: the atom of each state leaf after the call.
+        outputs: the outputs to compute, by name.
+        cuts: the cuts to compute, by name.
+    """
+
+    flat: Flat
+    batch: Any
+    sources: dict[Var, Source]
+    variables: dict[Source, list[Var]]
+    new_state: list[Atom]
+    outputs: dict[str, Value]
+    cuts: dict[str, Value]
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """Cuts and outputs by name."""
+        return {**self.cuts, **self.outputs}
+
+    @property
+    def weights(self) -> list[Var]:
+        """The variables of all parameters that can be trained."""
+        found: list[Var] = []
+        for v, source in self.sources.items():
+            # Integers (of a quantised layer, say) have no gradient.
+            inexact = jnp.issubdtype(shape_of(v).dtype, jnp.inexact)
+            if source.kind == SourceKind.PARAMS and inexact:
+                found.append(v)
+        return found
+
+    def ends(self, shared: Collection[str] = ()) -> tuple[list[Var], list[Atom]]:
+        """The variables of all inputs but those `shared`, and those of all outputs."""
+        fields: list[Var] = []
+        for v, source in self.sources.items():
+            if source.kind == SourceKind.FIELD and source.which not in shared:
+                fields.append(v)
+        return fields, [v for output in self.outputs.values() for v in output.atoms]
+
+    def stops(self, name: str) -> list[Var]:
+        """Where a slice that computes the value `name` stops: at the other cuts."""
+        own = self.values[name].atoms if name in self.cuts else ()
+        stops: list[Var] = []
+        for other, value in self.cuts.items():
+            for v in value.atoms if other != name else ():
+                # By identity: literals, which may be among them, cannot be
+                # compared.
+                if isinstance(v, Var) and all(v is not o for o in own):
+                    stops.append(v)
+        return stops
