@@ -46,11 +46,18 @@ INSIDE = {
         "algorithms"
     ),
     "costing": "records run_cost step plan runs",
-    "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
+    "wire": (
+        "certs identity errors steps rota schedule codec difference chunks pipe terms "
+        "admission session control same_records rendezvous relay handshake traffic member "
+        "channel transport memory rpc_listener rpc seal"
+    ),
     "party": (
-        "compute.programs connection.outbox contract.records contract.schema contract.turns "
+        "compute.programs connection.outbox contract.records contract.schema "
+        "contract.turns_check contract.turns "
         "durable compute.exchange compute.handover compute.prefetch contract.agreement "
-        "compute.pipeline connection.connections contract.draft compute.local "
+        "compute.pipeline connection.interrupts connection.reach "
+        "connection.peers connection.reader connection.skipping "
+        "connection.farewell connection.connections contract.draft compute.local "
         "connection.network process join infer run"
     ),
 }
@@ -66,6 +73,8 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "costing.step": {"matplotlib"},
     "costing.plan": {"matplotlib"},
     "wire.rpc": {"grpc"},
+    "wire.rpc_listener": {"grpc"},
+    "wire.identity": {"cryptography"},
     "wire.certs": {"cryptography"},
     "wire.seal": {"cryptography"},
 }

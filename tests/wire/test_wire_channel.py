@@ -15,9 +15,13 @@ import pytest
 
 from jsplit.wire import certs
 from jsplit.wire.certs import PlaintextWithoutIdentity, authority, host_of, uri_of
-from jsplit.wire.channel import CHUNK, Closed, memory_pair
+from jsplit.wire.channel import CHUNK
 from jsplit.wire.codec import CodecError, Head, frame_of
-from jsplit.wire.rpc import Listener, Pulse, dial
+from jsplit.wire.memory import MemoryTransport, memory_pair  # noqa: F401
+from jsplit.wire.pipe import Closed
+from jsplit.wire.rpc import Grpc, dial  # noqa: F401
+from jsplit.wire.rpc_listener import Listener
+from jsplit.wire.transport import Pulse
 
 SOON, LONG = 0.05, 20.0
 LIMIT = 16 << 20

@@ -319,6 +319,15 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
     )
 
 
+def bytes_on_the_wire(arrays: Sequence[np.ndarray]) -> int:
+    """Bytes of the frame that carries some arrays, head and all."""
+    size = HEADER.size
+    # A plain loop: it runs for every frame, and a generator would call for every array.
+    for array in arrays:
+        size += _ARRAY.size + 8 * array.ndim + array.nbytes
+    return size
+
+
 def finite(arrays: Sequence[np.ndarray]) -> bool:
     """Whether no array holds NaN or an infinite value."""
     return all(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-from jsplit.core.trees import abstract, describe
+from jsplit.core.trees import describe
 from jsplit.party.contract.turns import Turns
 from jsplit.training.step import Config, Packet
 from jsplit.training.walk import Wire
@@ -65,11 +65,13 @@ class Wires:
     def send(self, wire: Wire, micro: int, value: PyTree) -> None:
         payload = value.payload if isinstance(value, Packet) else value
         wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
-        if said_with_structure(abstract(payload)) != said_with_structure(wanted):
+        leaves, structure = jax.tree.flatten(payload)
+        # Only the structure: the session compares the shapes, once for every frame.
+        if structure != jax.tree.structure(wanted):
             raise ValueError(
                 f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says {describe(wanted)}."
             )
-        self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
+        self.exchange.send(self.at(wire), self.step, micro, leaves)
 
     def take(self, wire: Wire, micro: int) -> PyTree:
         payload, value = self.local.like(self.local.wires.index(wire), self.size)
