@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from jsplit.wire.errors import RemoteProtocolError
 from jsplit.wire.rota import Away
@@ -56,16 +56,20 @@ class Start:
         Raises:
             RemoteProtocolError: if it says nothing sensible.
         """
-        instances, records = found.get("instances"), found.get("records")
+        instances: object = found.get("instances")
+        records: object = found.get("records")
         if not _are_numbers(instances) or len(instances) != len(terms.parties):
             raise RemoteProtocolError("the lead does not say who is there.")
-        if not isinstance(records, dict) or not _are_numbers([*records.values()]):
+        if not isinstance(records, dict):
+            raise RemoteProtocolError("the lead does not say which records all have.")
+        counts = cast(dict[str, object], records)
+        if not _are_numbers([*counts.values()]):
             raise RemoteProtocolError("the lead does not say which records all have.")
         return Start(
             number(found, "epoch"),
             number(found, "step"),
             tuple(instances),
-            cast(dict[str, int], records),
+            cast(dict[str, int], counts),
             _read_away(found.get("away"), len(terms.clients)),
         )
 
@@ -120,12 +124,14 @@ class Status:
         Raises:
             RemoteProtocolError: if it says nothing sensible.
         """
-        numbers = [found.get("instance"), found.get("epoch"), found.get("known")]
-        durable, records = found.get("durable"), found.get("records")
+        names = ("instance", "epoch", "known")
+        numbers: object = [found.get(name) for name in names]
+        durable: object = found.get("durable")
+        records: object = found.get("records")
         # One is added to an epoch before it is sent, so it must stay clear of the end.
-        if not _are_numbers(numbers, _END >> 1) or not isinstance(durable, list):
+        if not _are_numbers(numbers, _END >> 1):
             raise RemoteProtocolError(f"`{who}` does not say which process it is.")
-        if not _are_numbers(cast(Any, durable)) or len(durable) > MOST_DURABLE:
+        if not _are_numbers(durable) or len(durable) > MOST_DURABLE:
             raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
         if not isinstance(records, dict):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
@@ -147,7 +153,7 @@ def _read_counted(found: Any, who: str) -> Counted:
     return count, digest
 
 
-def _are_numbers(found: Any, end: int = _END) -> bool:
+def _are_numbers(found: object, end: int = _END) -> TypeGuard[list[int]]:
     """Whether this is a list of integers from 0 up to `end`."""
     # `type` and not `isinstance`: in JSON `true` would count as the number 1.
     return isinstance(found, list) and all(

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -88,7 +88,8 @@ class Listener:
         self.server = grpc.server(
             self.pool, options=options(pulse), maximum_concurrent_rpcs=workers
         )
-        talk = grpc.stream_stream_rpc_method_handler(self.talk)
+        # gRPC's types know nothing of what crosses: here it is bytes, both ways.
+        talk: Any = cast(Any, grpc).stream_stream_rpc_method_handler(self.talk)
         handler = grpc.method_handlers_generic_handler(SERVICE, {METHOD: talk})
         self.server.add_generic_rpc_handlers((handler,))
         try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from jsplit.wire import codec
 from jsplit.wire.admission import no_such_step
@@ -143,7 +143,7 @@ class Session:
                 f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is "
                 "sent next."
             )
-        if not self.may_send(wire, step):
+        if not self.in_window(wire, step, self.peer_done):
             raise LocalProtocolError(
                 f"`{self.terms.name(self.peer)}` is not known to have come near step {step}."
             )
@@ -263,18 +263,17 @@ class Session:
 
     def _read_sync(self, said: Mapping[str, Any]) -> tuple[dict[int, int], int]:
         """What a sync says, checked as all that comes from another party."""
-        who, found, done = (
-            f"`{self.terms.name(self.peer)}`",
-            said.get("next"),
-            said.get("done"),
-        )
-        if not isinstance(found, dict) or found.keys() != {str(w) for w in self.sends}:
+        who = f"`{self.terms.name(self.peer)}`"
+        done: object = said.get("done")
+        next_frames: object = said.get("next")
+        if not isinstance(next_frames, dict) or type(done) is not int:
             raise RemoteProtocolError(f"{who} does not say what it has received.")
-        if type(done) is not int:
+        found = cast(dict[str, object], next_frames)
+        if found.keys() != {str(wire) for wire in self.sends}:
             raise RemoteProtocolError(f"{who} does not say what it has received.")
         received: dict[int, int] = {}
         for wire in self.sends:
-            position: object = found[str(wire)]
+            position = found[str(wire)]
             # `type` and not `isinstance`: in JSON `true` would count as the number 1.
             if type(position) is not int or not 0 <= position <= self.next_send[wire]:
                 what = self.terms.crossings[wire].what
