@@ -11,7 +11,15 @@ import pytest
 import jsplit
 from jsplit import party
 from jsplit.party.compute.exchange import Wires
-from tests.party.federation import agreed_for, checked, small, train
+from tests.party.federation import (
+    agreed_for,
+    checked,
+    optimizers,
+    own_of,
+    small,
+    together,
+    trust_of,
+)
 
 SOURCE = str(Path(jsplit.__file__).parent)
 WIRE, PARTY = f"{SOURCE}/wire/", f"{SOURCE}/party/"
@@ -49,6 +57,27 @@ def taking_turns():
     )
 
 
+def train(agreed, problem):
+    """All parties train in one process, each client on the same batch in its turns."""
+    rates, trust = optimizers(problem.topology), trust_of(agreed.parties)
+    hub = party.MemoryTransport()
+
+    def one(name):
+        batch = own_of(problem, agreed.turns.role[name])
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            lambda step: batch,
+            credentials=trust[name],
+            optimizer=rates[agreed.turns.role[name]],
+            remind=0.5,
+            transport=hub,
+        )
+
+    return checked(together(agreed.parties, one))
+
+
 @pytest.mark.parametrize("several", [False, True], ids=["one client", "turns"])
 def test_a_frame_takes_few_calls_from_its_turn_to_the_outbox_and_asks_nobody_upstairs(
     several, monkeypatch
@@ -57,7 +86,7 @@ def test_a_frame_takes_few_calls_from_its_turn_to_the_outbox_and_asks_nobody_ups
     options = {"turns": taking_turns()} if several else {}
     agreed = agreed_for(problem, steps=STEPS, **options)
     frames = counted_frames(monkeypatch)
-    checked(train(agreed, problem, transport=party.MemoryTransport()))
+    train(agreed, problem)
     assert len(frames) == 2 * STEPS
     # The first step of each party makes tables that the others look up.
     counts = [len(calls) for step, calls in frames if step >= 2]
@@ -94,7 +123,7 @@ def test_in_a_whole_run_the_wire_calls_the_party_only_when_somebody_connects():
     climbs = Climbs()
     threading.setprofile(climbs.note)
     try:
-        checked(train(agreed, problem, transport=party.MemoryTransport()))
+        train(agreed, problem)
     finally:
         threading.setprofile(None)
     assert climbs.from_wire > 1000

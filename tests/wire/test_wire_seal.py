@@ -11,8 +11,8 @@ import pytest
 from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, authority, uri_of
 from jsplit.wire.codec import Head, frame_of
-from jsplit.wire.relay import OVERHEAD
 from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.relay import OVERHEAD
 from jsplit.wire.seal import Sealer
 
 PARTIES, RUN, LIMIT = ("lab", "clinic", "server"), b"r" * 32, 1 << 20

@@ -1,5 +1,4 @@
-"""Which frames a party lets in: judged by the head alone, before anything is allocated
-for what follows it.
+"""Which frames a party lets in, judged by the head before anything is allocated.
 
 All rules about heads are here, and a head is judged once, as soon as it has come. They
 ask only for what does not change during a run; whether it is a frame's turn is for the

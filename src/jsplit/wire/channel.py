@@ -1,5 +1,4 @@
-"""Channels carry whole frames between two parties, in order, and stop a sender whose
-peer does not read.
+"""Channels carry whole frames between two parties, in order, at the reader's pace.
 
 A channel has `peer`, `send`, `receive` and `close`. `Ends` is one over two pipes,
 whatever moves the chunks between them: gRPC (`jsplit.wire.rpc`), or nothing at all
@@ -88,6 +87,8 @@ class Ends:
         chunk: int = CHUNK,
     ):
         self.peer, self.outward, self.inward, self.chunk = peer, outward, inward, chunk
+        # One assembler for the whole connection: a frame may begin in one `receive` that times
+        # out, and end in the next.
         self.assembler = Assembler(limit, accept)
         self.sending = threading.Lock()
 
@@ -122,4 +123,5 @@ class Ends:
         """Close both ways; see `Channel.close`."""
         self.outward.close(reason)
         self.inward.close(reason)
+        # After both are closed: a peer that still sends would else be waited for too.
         self.outward.drain(wait)

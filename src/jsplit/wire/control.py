@@ -1,5 +1,4 @@
-"""What control frames say, read as all that comes from another party: checked, field by
-field.
+"""What control frames say, checked field by field as it comes from another party.
 
 A `Status` is what a party says of itself; a `Start` is what the lead answers once all
 are there. Both are states, never changes, so that it does not matter how often or in
@@ -68,6 +67,7 @@ class Start:
         return Start(
             number(found, "epoch"),
             number(found, "step"),
+            # A tuple, to be compared with the one that the lead has made of the same processes.
             tuple(instances),
             cast(dict[str, int], counts),
             _read_away(found.get("away"), len(terms.clients)),
@@ -83,6 +83,7 @@ def _read_away(found: Any, clients: int) -> Away:
     for entry in cast(list[Any], found):
         if not isinstance(entry, list) or len(cast(list[Any], entry)) != 2:
             raise wrong
+        # JSON knows no tuples, so what was sent as one has come as a list.
         step, gone = cast(list[Any], entry)
         if not _are_numbers([step]) or not _are_numbers(gone, clients):
             raise wrong
@@ -150,6 +151,7 @@ def _read_counted(found: Any, who: str) -> Counted:
     count, digest = cast(list[Any], found)
     if not _are_numbers([count]) or not (digest is None or type(digest) is str):
         raise wrong
+    # The digest is compared and printed, never evaluated: any text will do.
     return count, digest
 
 

@@ -1,5 +1,4 @@
-"""Whose fault it is when the protocol is broken: this party's, another's, or nobody's
-because two do not fit together.
+"""Whose fault it is when the protocol breaks: this party's, another's, or nobody's.
 
 RuntimeError
 ├── LocalProtocolError    this party tried what is not its turn
@@ -15,9 +14,7 @@ class LocalProtocolError(RuntimeError):
 
 
 class RemoteProtocolError(RuntimeError):
-    """Another party did what it may not do; it loses its connection, and this party
-    nothing else.
-    """
+    """Another party did what it may not do, which costs it its connection."""
 
 
 class Refused(RuntimeError):

@@ -1,5 +1,4 @@
-"""What is compared when two parties meet: that both are in the same run, and which of
-two processes is the newer.
+"""What two parties compare when they meet: the run, and which process is newer.
 
 A mismatch is an error on both sides that says in one line what differs.
 """

@@ -1,5 +1,4 @@
-"""By what names a party is known: read from its credentials, without a look at who
-vouches for them.
+"""By what names a party is known, read from its credentials and not verified.
 
 gRPC reads certificates itself, and verifies them; this is for transports that do
 neither.
@@ -26,8 +25,10 @@ class Shown(NamedTuple):
 
 def shown_by(trust: Trust) -> Shown:
     """The names in a party's certificate, or its own name if it has none."""
+    # Without certificates a party is whom it says it is, by the same name to all.
     if not isinstance(trust, Credentials):
         return Shown([trust.party], [trust.party])
+    # Here and not at the top: who has no certificates needs no `cryptography`.
     from cryptography import x509
 
     # The first of a chain is the party's own; the others are of those that issued it.

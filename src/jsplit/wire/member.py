@@ -1,5 +1,4 @@
-"""One party's side of the whole protocol, and the lead's part in it: hellos, epochs,
-checkpoints, goodbyes. No I/O.
+"""One party's side of the protocol: hellos, epochs, checkpoints, goodbyes. No I/O.
 
 Every party tells the lead which checkpoints it has on disk. Once all are there, the
 lead opens an epoch: all go on from the newest step that all have. A party that comes
@@ -114,9 +113,7 @@ class Member:
         return self._text("refusal", peer, {"reason": reason})
 
     def announcements(self, peer: int) -> Outgoing:
-        """What the lead tells: the epoch, if one has begun, and what all have on
-        disk.
-        """
+        """What the lead tells: the epoch that has begun, and what all have on disk."""
         frames: list[Frame] = []
         if self.start:
             frames.append(self._text("start", peer, asdict(self.start)))
@@ -130,9 +127,7 @@ class Member:
         return [m for peer in self.sessions for m in self.announcements(peer)]
 
     def resend(self) -> Outgoing:
-        """All that may have been lost on the way, once more: for when a party has
-        waited for long.
-        """
+        """All that may have been lost, once more: for when a party has waited for long."""
         if self.rendezvous:
             again = self._arrive(self.me, self.status)
             again += self._announce() if self.start else []
@@ -186,9 +181,7 @@ class Member:
                 return self.traffic.on_value(frame)
 
     def on_hello(self, peer: int, frame: Frame) -> Outgoing:
-        """Compare agreements with who says hello, and ask for what the connection
-        before lost.
-        """
+        """Compare agreements with who says hello, and ask for what was lost before."""
         said, who = codec.about(frame), self.terms.name(peer)
         check_same_run(self.terms, self.said, self.me, frame, said.get("agreement"))
         status = Status.of(said, who)
@@ -230,9 +223,7 @@ class Member:
         return []
 
     def skip(self, parties: Iterable[int]) -> Outgoing:
-        """At the lead: go on without clients of which these are, until they come
-        back.
-        """
+        """At the lead: go on without the clients that these parties are of."""
         assert self.rendezvous is not None
         start = self.rendezvous.skip(parties)
         return self._open(start) if start else []
@@ -241,9 +232,7 @@ class Member:
         return self._begin(start) + self._announce()
 
     def _begin(self, start: Start) -> Outgoing:
-        """Begin an epoch, unless it has begun already or is meant for another process
-        of this party.
-        """
+        """Begin an epoch, unless it has begun or is meant for another process."""
         own = self.status.instance
         if start.epoch <= self.epoch or start.instances[self.me] != own:
             return []

@@ -1,5 +1,4 @@
-"""Channels within one process: parties in threads, without a port, and without
-`jsplit[grpc]`.
+"""Channels within one process: parties in threads, without ports or `jsplit[grpc]`.
 
 A `MemoryTransport` is a hub: parties listen and dial by address as they do over gRPC,
 and what they send takes the same way from frames to chunks and back. `memory_pair` is
@@ -69,6 +68,7 @@ class _Listener:
         Raises:
             Closed: if it is none, or not one alone.
         """
+        # As over gRPC, a certificate of two parties is none of either.
         shown = shown_by(trust).uris
         found = [self.allowed[uri] for uri in shown if uri in self.allowed]
         if len(found) != 1:
@@ -92,26 +92,25 @@ class _Listener:
                 inward.close("the connection is over.")
                 self.connections.pop(threading.current_thread(), None)
 
+        # In the table before it starts: it takes itself out of it at the end.
         thread = threading.Thread(target=meet, name="jsplit-meet", daemon=True)
         self.connections[thread] = outward, inward
         thread.start()
 
     def close(self, grace: float = 5.0) -> None:
-        """Take no more connections; those that there are have `grace` seconds to
-        end.
-        """
+        """Take no more connections; those that are left have `grace` seconds to end."""
         self.hub.forget(self)
         end = time.monotonic() + grace
         # A copy: every thread takes itself out of the table when it ends.
         for thread, pipes in [*self.connections.items()]:
             thread.join(max(end - time.monotonic(), 0))
+            # Also of threads that have ended: a closed pipe stays as it is.
             for pipe in pipes:
                 pipe.close("the listener is closed.")
 
 
 class MemoryTransport:
-    """Connects parties that are threads of one process, given to all of them as
-    `transport`.
+    """Connects parties that are threads of one process; all are given the same one.
 
     For trials, teaching and tests: all of a run is as over a network but the network.
     Addresses are names only, written as `host:port` because an agreement has them so.
@@ -172,6 +171,7 @@ class MemoryTransport:
         """
         made = _Listener(self, address, trust, allowed, met, limit)
         with self._lock:
+            # Looked up and set in one step, or two parties could both find it free.
             if self._listeners.setdefault(address, made) is not made:
                 raise ValueError(
                     f"`address` {address} cannot be listened at: somebody does already."
@@ -236,6 +236,7 @@ class MemoryTransport:
                 f"no connection with `{peer}`: at {address} is {', '.join(hosts)}, not {expected}."
             )
         party = listener.who(trust)
+        # Both ends share the pipes: what one puts in, the other takes out.
         there, back = Pipe(), Pipe()
         listener.take(party, back, there)
         return Ends(peer, there, back, limit, accept)

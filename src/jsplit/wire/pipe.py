@@ -1,5 +1,4 @@
-"""Chunks of bytes on their way from one thread to another: bounded, and closed with a
-reason.
+"""Chunks of bytes on their way from one thread to another, bounded.
 
 A channel is two of these, one each way (`jsplit.wire.channel`). The bound is what stops
 a sender whose peer does not read.
@@ -16,14 +15,11 @@ _BOUND = 4
 
 
 class Closed(ConnectionError):
-    """The channel is closed, by either side or by what lies between; the message says
-    why.
-    """
+    """The channel is closed, by either side or on the way; the message says why."""
 
 
 class Pipe:
-    """Chunks, one after the other; what was put in before it was closed can still be
-    taken out.
+    """Chunks, one after the other; what is in a closed pipe can still be taken out.
 
     Args:
         bound: how many may wait in it.
@@ -79,6 +75,7 @@ class Pipe:
     def close(self, reason: str) -> None:
         """Let nothing more in; the first reason given counts."""
         with self.changed:
+            # What both sides say of the end comes from whoever closed it, not from what followed.
             if self.reason is None:
                 self.reason = reason or "closed"
             self.changed.notify_all()

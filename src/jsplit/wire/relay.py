@@ -1,5 +1,4 @@
-"""What two parties that have no connection send each other by way of the lead: sealed,
-or nothing worth reading.
+"""What passes the lead between two parties without a connection: it is sealed.
 
 `Seals` is what a party needs for it; `jsplit.wire.seal` is the one there is. Which
 frames may go this way unsealed is for `jsplit.wire.admission` to say.
@@ -24,9 +23,7 @@ Outgoing = list[tuple[int, Frame]]
 
 
 class Seals(Protocol):
-    """How frames are sealed between two parties that reach each other only by way of
-    the lead.
-    """
+    """How frames are sealed between two parties that reach each other by the lead."""
 
     def offer(self, peer: int) -> Mapping[str, Any]:
         """This party's key, and what shows whose it is."""
@@ -86,8 +83,7 @@ def seal_relayed(
 
 
 def open_sealed(seals: Seals | None, frame: Frame, who: str) -> Frame | None:
-    """What a sealed frame holds, or nothing if the key of its sender was lost on the
-    way.
+    """What a sealed frame holds, or nothing if its sender's key was lost.
 
     Args:
         seals: of this party, if it has any.

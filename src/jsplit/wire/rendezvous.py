@@ -1,5 +1,4 @@
-"""Who is there, and from which step all go on: the lead's part of the protocol, without
-I/O.
+"""Who is there, and from which step all go on: the lead's part. No I/O.
 
 Every party says which steps it has on disk. Once all are there that must be, the next
 epoch begins at the newest step that all have; a party that comes back as another

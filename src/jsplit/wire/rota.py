@@ -1,5 +1,4 @@
-"""Whose turn each step is: clients in an order that repeats, without those that are
-away.
+"""Whose turn each step is: clients in an order that repeats, but for those away.
 
 Here a client is a number and a role has no name: this is the arithmetic of turns, which
 every party, and every session of the protocol, must get the same from the same
@@ -73,9 +72,7 @@ class Rota:
         return begins, whose
 
     def client(self, step: int) -> int:
-        """Whose turn a step is. The last turn has no end, so a run of one client is
-        always its own.
-        """
+        """Whose turn a step is; the last turn has no end."""
         begins, whose = self.turns
         return whose[bisect_right(begins, step) - 1]
 

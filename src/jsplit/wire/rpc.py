@@ -52,9 +52,7 @@ class Grpc:
         timeout: float = 10.0,
         pulse: Pulse = PULSE,
     ) -> _Connection:
-        """Connect with a party that listens; see
-        `jsplit.wire.transport.Transport.dial`.
-        """
+        """Connect with a party that listens; see `Transport.dial`."""
         return dial(
             address, peer, trust, limit, accept, host=host, timeout=timeout, pulse=pulse
         )

@@ -1,5 +1,4 @@
-"""The gRPC side that listens: it knows who may connect, and gives each connection a
-thread of its own.
+"""The gRPC side that listens: it knows who may connect, and serves each in a thread.
 
 What dials, and the choices that both sides share with it, is in `jsplit.wire.rpc`.
 """
@@ -127,9 +126,7 @@ class Listener:
     def talk(
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        """One connection: what gRPC reads goes into a pipe, and what is in another goes
-        out.
-        """
+        """One connection: what comes goes into one pipe, what is in another goes out."""
         party, shown = self.who(context)
         if party is None:
             refused = "refused a connection from %s: %s is not on the allow-list"
@@ -171,8 +168,6 @@ class Listener:
         yield from outward
 
     def close(self, grace: float = 5.0) -> None:
-        """Take no more connections; those that there are have `grace` seconds to
-        end.
-        """
+        """Take no more connections; those that are left have `grace` seconds to end."""
         self.server.stop(grace).wait(grace + 5)
         self.pool.shutdown(wait=False)

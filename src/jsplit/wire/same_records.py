@@ -1,5 +1,4 @@
-"""Whether all parties have the same records, told from counts and digests: no id leaves
-its party.
+"""Whether all have the same records, told from counts and digests: no id leaves.
 
 It is compared before an epoch begins, because records in another order would train
 without an error.

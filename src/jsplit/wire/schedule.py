@@ -1,5 +1,4 @@
-"""In which steps each crossing is used: a value that a session is given, so that it can
-count its frames alone.
+"""In which steps each crossing is used: a value, by which sessions count frames.
 
 Every client's wires are used in the steps of its turns, and what is handed over crosses
 before the steps at which turns change. Without turns everything crosses in every step.

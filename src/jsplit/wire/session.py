@@ -1,5 +1,4 @@
-"""What two parties send each other, and what is done with what comes twice, late or not
-at all. No I/O.
+"""What two parties send each other, whatever is repeated, late or lost. No I/O.
 
 A wire is one value that crosses one way. Its frames have positions, counted over the
 steps in which it is used, and each is applied once and in order: what is before the
@@ -100,9 +99,7 @@ class Session:
         return self.tables[wire].count(step) * self.terms.frames(wire) + micro
 
     def may_send(self, wire: int, step: int) -> bool:
-        """Whether the peer is known to have finished all but the last few steps before
-        this one.
-        """
+        """Whether the peer has finished all but the last few steps before this one."""
         return self.in_window(wire, step, self.peer_done)
 
     def in_window(self, wire: int, step: int, done: int) -> bool:
@@ -182,9 +179,7 @@ class Session:
         return codec.text_of(self.head("sync"), said)
 
     def current(self, head: Head) -> bool:
-        """Whether a frame is of this epoch, and of the process of the peer that began
-        it.
-        """
+        """Whether a frame is of this epoch, and of the peer's process that began it."""
         # Epoch 0 is before any has begun: then nothing counts, whatever a head says.
         return 0 < self.epoch == head.epoch and head.instance == self.instances[1]
 
@@ -230,9 +225,7 @@ class Session:
         return frame, []
 
     def acknowledge(self, done: int) -> None:
-        """Note that the peer has finished so many steps, so that it has all that was
-        sent for them.
-        """
+        """Note that the peer has finished so many steps, and has all sent for them."""
         self.peer_done = max(self.peer_done, done)
         for wire, acked in self.acked.items():
             # What was not sent yet is not had, however far the peer says it is.

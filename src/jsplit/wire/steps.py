@@ -1,5 +1,4 @@
-"""A set of steps as a compact table: how many of its steps come before a given one is
-found by bisection.
+"""A set of steps as a compact table, in which a step is found by bisection.
 
 A crossing that is used in some steps only counts its frames over these; see
 `jsplit.wire.schedule`.

@@ -1,5 +1,4 @@
-"""All that the protocol knows of an agreement, as values: who there is, what crosses,
-and of which shapes.
+"""All that the protocol knows of an agreement, as values.
 
 A party makes `Terms` once for a run; nothing in it is called back into the party.
 """
@@ -68,6 +67,7 @@ class Terms:
 
     def shapes_of(self, wire: int, step: int) -> Shapes:
         """Dtypes and shapes of the arrays that a wire carries in a step."""
+        # Records rarely fill the last batch of an evaluation; in training all are full.
         if self.last_shapes and step == self.steps - 1:
             return self.last_shapes[wire]
         return self.shapes[wire]
@@ -86,13 +86,13 @@ class Terms:
     def tables(self, away: Away = ()) -> tuple[Steps, ...]:
         """By crossing, the steps in which it is used if these clients were away."""
         if self.schedule is None:
+            # One object for all wires: a run without turns keeps no table of its own.
             return (EVERY_STEP,) * len(self.crossings)
         return self.schedule.excluding(away).tables
 
     def crosses(self, wire: int, sender: int, receiver: int) -> bool:
-        """Whether there is such a wire, and it goes from one of these parties to the
-        other.
-        """
+        """Whether there is such a wire, from one of these parties to the other."""
+        # The place came in a head, so it may be any number of eight bytes.
         if not wire < len(self.crossings):
             return False
         crossing = self.crossings[wire]

@@ -1,5 +1,4 @@
-"""The values that one party exchanges with all others: its sessions, what has come, and
-what is sealed. No I/O.
+"""The values that one party exchanges with all others, opened and sealed. No I/O.
 
 What goes to a party without a connection of its own is sealed and goes by way of the
 lead; what comes from there is opened before its session sees it. Who is there and when
@@ -84,9 +83,7 @@ class Traffic:
         return [message for peer in self.neighbours for message in self.ask(peer)]
 
     def ask(self, peer: int) -> Outgoing:
-        """Ask for what was sent and did not arrive, on every session that a connection
-        serves.
-        """
+        """Ask for what was lost, on every session that a connection serves."""
         found: Outgoing = []
         if self.begun:
             for other in self._served_by(peer):
@@ -110,9 +107,7 @@ class Traffic:
     # What comes.
 
     def on_key(self, head: Head, offer: Mapping[str, Any]) -> Outgoing:
-        """Take the key of a party behind the lead; a new one is answered with this
-        party's.
-        """
+        """Take the key of a party behind the lead, and answer a new one."""
         peer = head.sender
         if self.seals is None or not self.begun or self.route(peer) == peer:
             return []
@@ -180,8 +175,6 @@ class Traffic:
         return None if frame is None else frame.arrays
 
     def finished(self, step: int) -> Outgoing:
-        """Note that this party has finished a step, and tell those to whom no value
-        says so.
-        """
+        """Note that this party has finished a step, and tell who learns it by no value."""
         sessions = self.sessions.items()
         return [(p, s.sync(again=False)) for p, s in sessions if s.finished(step)]

@@ -1,5 +1,4 @@
-"""What connects parties: it listens at an address and dials one, and both give
-channels.
+"""What connects parties: it listens at an address or dials one, and gives channels.
 
 gRPC is the default (`jsplit.wire.rpc`), memory is another (`jsplit.wire.memory`). A
 transport of your own has these two methods, and passes the tests of
@@ -17,8 +16,7 @@ from jsplit.wire.codec import Accept
 
 
 class Pulse(NamedTuple):
-    """A connection that is silent for `every` seconds is asked, and is lost after
-    `wait` more.
+    """When a silent connection counts as lost: asked after `every`, lost after `wait`.
 
     The question waits behind all that was sent before it and is still on its way. If
     that takes longer than `wait`, the connection is cut, and the frame that was on its
@@ -36,28 +34,29 @@ class Pulse(NamedTuple):
 PULSE = Pulse()
 """What counts unless a party says otherwise."""
 
+# In two steps, because who judges heads is known only when it is known who connects.
 Open = Callable[[Accept], Channel]
 """`open(accept)`: the channel of a connection, which asks `accept` for every head that
 comes.
 """
 
+# It is called and does not return a channel: then nobody has to ask for the next connection,
+# and the transport knows when one is over.
 Met = Callable[[str, Open], Any]
 """`met(party, open)`: called for every connection, which lasts until this returns."""
 
 
+# Protocols and no base classes: a transport of your own need not import this file.
 class Listener(Protocol):
     """Waits for connections, from when it is made until it is closed."""
 
     def close(self, grace: float = 5.0) -> None:
-        """Take no more connections; those that there are have `grace` seconds to
-        end.
-        """
+        """Take no more connections; those that are left have `grace` seconds to end."""
         ...
 
 
 class Transport(Protocol):
-    """How parties reach each other; given to `jsplit.party.run`, `evaluate` and
-    `predict`.
+    """How parties reach each other; an argument of `run`, `evaluate` and `predict`.
 
     A transport moves bytes and knows who is at the other end. What they mean, and what
     is sent again, is none of its business: it may lose a connection at any time, but
@@ -112,9 +111,12 @@ class Transport(Protocol):
         address: str,
         peer: str,
         trust: Trust,
+        # Bytes that a head may announce; a frame beyond it is refused before memory is taken.
         limit: int,
         accept: Accept,
         *,
+        # Apart from the address, which may be that of a tunnel: it is what must be in the
+        # certificate of who answers.
         host: str | None = None,
         timeout: float = 10.0,
         pulse: Pulse = PULSE,

@@ -1,6 +1,4 @@
-"""A party's connections: threads that dial, and dial again, and one that listens,
-around a protocol without I/O.
-"""
+"""A party's connections: threads that listen and dial, around a protocol without I/O."""
 
 from __future__ import annotations
 
@@ -102,9 +100,7 @@ class Connections:
         serve(self.peers, peer, opened(partial(self.member.accept, peer)))
 
     def _dial(self, party: str, address: str) -> None:
-        """Connect, and connect again whenever the connection is lost, ever more
-        slowly.
-        """
+        """Connect, and whenever the connection is lost connect again, more slowly."""
         peer, pause = self.agreed.parties.index(party), _FIRST
         host = self.agreed["hosts"].get(party, host_of(party))
         peers = self.peers

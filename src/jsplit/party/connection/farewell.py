@@ -1,5 +1,4 @@
-"""How a party leaves: it says goodbye, and stays until those that it waits for have
-done so too.
+"""How a party leaves: it says goodbye, and stays until others have done so too.
 
 Nobody may leave before all know that the run is over: who has missed it would wait for
 a party that does not come back.
@@ -16,9 +15,7 @@ from jsplit.wire.member import Member
 
 
 def awaited_by(member: Member) -> list[int]:
-    """Whose goodbye a party waits for: the lead for that of all, others for the
-    lead's.
-    """
+    """Whose goodbye a party waits for: the lead for all others, others for the lead."""
     if member.rendezvous is None:
         return [member.lead]
     return sorted({*member.sessions} - member.rendezvous.missing)

@@ -1,4 +1,4 @@
-"""Why a party that waits stops waiting: others did not come, all go back, or it was asked to stop."""
+"""Why a party that waits stops waiting: others are missing, all go back, or it must stop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Missing(TimeoutError):
     """
 
 
+# The next two are caught by the run itself and never seen by a user, so they are no errors.
 class RolledBack(Exception):  # noqa: N818 - it is no error
     """Another epoch has begun: all go on from the step that it says."""
 

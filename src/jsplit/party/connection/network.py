@@ -1,6 +1,4 @@
-"""What a run asks of a party's connections: to send, to take, to wait, and to give up
-in time.
-"""
+"""What a run asks of a party's connections: to send, to take, and to wait in bounds."""
 
 from __future__ import annotations
 
@@ -149,8 +147,7 @@ class Network:
     # Epochs.
 
     def start(self, over: Callable[[], bool] = bool) -> None:
-        """Wait until all are there; the epoch and its first step are then
-        `member.start`.
+        """Wait until all are there; then `member.start` says from which step all go on.
 
         Args:
             over: whether the run is over, so that none will begin.
@@ -223,9 +220,7 @@ class Network:
             return (wire, step, micro) in self.member.inbox
 
     def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
-        """Wait until one of several values has come, each given by wire, step and
-        micro-batch.
-        """
+        """Wait until one of several values has come: `(wire, step, micro-batch)` of each."""
         crossings = [self.member.terms.crossings[wire] for wire, _, _ in wanted]
         peers = [self.names[crossing.sender] for crossing in crossings]
         first, (_, step, _) = crossings[0], wanted[0]
@@ -247,9 +242,7 @@ class Network:
     # Progress.
 
     def finished(self, step: int) -> None:
-        """Say that this party has finished a step, to those to whom no value says
-        so.
-        """
+        """Say that this party has finished a step, to those to whom no value says it."""
         with self.changed:
             self.current()
             self.post(self.member.finished(step))
@@ -274,8 +267,7 @@ class Network:
         return [self.names[peer] for peer in awaited_by(self.member)]
 
     def leave(self, reason: str, awaited: Sequence[str] = ()) -> list[str]:
-        """Say goodbye, and stay for up to `patience` until others have; gives who has
-        not.
+        """Say goodbye, and stay for up to `patience`; gives who has not said it too.
 
         Args:
             reason: why, if it is not that all is done.

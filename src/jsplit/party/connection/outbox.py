@@ -56,9 +56,7 @@ class Outbox:
         self.thread.start()
 
     def put(self, frame: Frame) -> None:
-        """Let a frame go out, unless the same is due already, or the connection
-        ends.
-        """
+        """Let a frame go out, unless the same is due or the connection ends."""
         # The id of a value tells all of it; control frames are told apart by what they
         # say.
         text: tuple[bytes, ...] = ()
@@ -114,9 +112,7 @@ class Outbox:
             return not (self.due or self.busy or self.broken)
 
     def end(self, reason: str) -> None:
-        """Close the connection after all that is due went out; `join` waits until that
-        is done.
-        """
+        """Close the connection when all that is due went out; `join` waits for that."""
         with self.changed:
             if self.ends is None:
                 self.reason, self.ends = reason, time.monotonic() + _LAST
@@ -129,9 +125,7 @@ class Outbox:
         self.channel.close(self.reason)
 
     def cut(self, reason: str) -> None:
-        """Close the connection at once. What is due is lost, and asked for on the next
-        one.
-        """
+        """Close the connection at once. What is due is asked for on the next one."""
         with self.changed:
             self.broken = self.broken or self.busy or bool(self.due)
             self.due.clear()

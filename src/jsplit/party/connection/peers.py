@@ -1,5 +1,4 @@
-"""What a party knows of its connections with all others, and why it ends: shared by all
-of its threads.
+"""What a party knows of its connections, and why it ends: shared by its threads.
 
 The threads are elsewhere: those that read in `reader`, those that dial in
 `connections`.
@@ -25,8 +24,7 @@ What control frames say is soon said.
 
 
 class Peers:
-    """One party's connections, by the peer that is reached by each, and the verdict on
-    the run.
+    """One party's connections, by the peer reached by each, and the verdict on the run.
 
     Args:
         agreed: what the parties have agreed on.
@@ -98,9 +96,7 @@ class Peers:
                 _log.info("%s: %s", self.party, trouble)
 
     def fail(self, error: Exception, *, tell: bool) -> None:
-        """Let the run be over for this party, or with `tell` for all, who are told
-        so.
-        """
+        """Let the run be over for this party, or with `tell` for all."""
         with self.changed:
             self.fatal = self.fatal or error
             if tell and self.verdict is None:

@@ -23,6 +23,7 @@ class Reach:
         transport: what connects parties; gRPC by default.
     """
 
+    # All of it may differ from process to process of one party, so it is not in the agreement.
     listen: str | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)
     remind: float = 5.0

@@ -1,5 +1,4 @@
-"""One connection from its first frame to its last: read, handed to the protocol, and
-seen to its end.
+"""One connection from its first frame to its last: read, and seen to its end.
 
 Whatever a peer does costs it this connection, and the party nothing else, unless the
 two cannot work together at all.
@@ -97,9 +96,7 @@ def _take_all(peers: Peers, peer: int, line: Outbox) -> str:
 
 
 def _take(peers: Peers, peer: int, line: Outbox, frame: Frame, heard: bool) -> None:
-    """Take a frame. A connection counts from its hello on; then the one before it is
-    closed.
-    """
+    """Take a frame. A connection counts from its hello on, in the place of the last."""
     party = peers.names[peer]
     if not heard and frame.head.kind != "hello":
         raise RemoteProtocolError(
@@ -128,9 +125,7 @@ def _take(peers: Peers, peer: int, line: Outbox, frame: Frame, heard: bool) -> N
 def _on_refusal(
     peers: Peers, peer: int, line: Outbox, head: Head, error: Refused
 ) -> None:
-    """Either side refuses the other, because of a frame with this head: end whom that
-    concerns.
-    """
+    """Either side refuses the other, because of this head: end whom that concerns."""
     _log.error("%s: %s", peers.party, error)
     member = peers.member
     is_lead = member.rendezvous is not None

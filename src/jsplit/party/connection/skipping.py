@@ -1,6 +1,4 @@
-"""Clients that stay away are passed over: the lead finds out which, and all go on
-without them.
-"""
+"""Clients that stay away are passed over, and all others go on without them."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ _log = logging.getLogger("jsplit.party")
 
 
 def pass_over(peers: Peers, now: float) -> bool:
-    """At the lead, and if that was agreed upon: go on without clients that are away for
-    too long.
+    """At the lead, if so agreed: go on without clients that are away for too long.
 
     Args:
         peers: of this party; their lock is held.
@@ -38,6 +35,7 @@ def pass_over(peers: Peers, now: float) -> bool:
             late.append(peer)
     if not late:
         return False
+    # All that are late at once: each epoch costs all parties a roll back.
     try:
         outgoing = member.skip(late)
     except Refused as error:

@@ -179,8 +179,7 @@ class Turns:
         return self.rota.steps_of[client].count(step)
 
     def there_until(self, party: str, step: int) -> int:
-        """The step until which a party knows what was done, `step` if it was never
-        away.
+        """The step until which a party knows what was done, `step` if never away.
 
         It is an earlier one if the party comes back after it was passed over.
         """
@@ -252,8 +251,7 @@ class Turns:
     # What crosses.
 
     def crossings(self, wires: Sequence[Wire]) -> tuple[Crossing, ...]:
-        """Everything that ever crosses: each client's wires, and then what is handed
-        over.
+        """Everything that ever crosses: each client's wires, then the hand-overs.
 
         Args:
             wires: of a step; each client has its own.

@@ -1,5 +1,4 @@
-"""Whether a description of turns is one: every entry looked at, and named if it does
-not fit.
+"""Whether a description of turns is one: what does not fit is named.
 
 An agreement is a file that others have written, so nothing in it is taken for what it
 should be.
