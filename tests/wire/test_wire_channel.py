@@ -355,6 +355,23 @@ def test_a_party_that_dials_is_not_deceived_by_another_that_listens(trust, trans
         assert channels.get(timeout=LONG).peer == "lab"
 
 
+def test_every_head_is_judged_before_its_arrays_are_read(trust, transport):
+    """The protocol counts on it: it looks at no head a second time."""
+
+    def refuse(head):
+        raise CodecError(f"not {head.kind}")
+
+    with listening(trust["server"], transport=transport) as (address, channels):
+        there = transport.dial(
+            address, "server", trust["lab"], LIMIT, refuse, timeout=LONG
+        )
+        channels.get(timeout=LONG).send(numbered(0, 1 << 20), LONG)
+        with pytest.raises(CodecError, match="not activation"):
+            there.receive(LONG)
+        with pytest.raises(Closed):
+            there.send(numbered(1), LONG)
+
+
 def test_who_is_not_on_the_allow_list_is_refused_and_it_is_logged(
     trust, transport, caplog
 ):

@@ -541,7 +541,7 @@ def test_only_the_lead_opens_epochs_and_only_it_hears_of_checkpoints():
     ):
         received(one, 1, start)
     with pytest.raises(RemoteProtocolError, match="may not send checkpoint"):
-        received(one, 1, codec.text_of(two.head("checkpoint", 0), two.about(0)))
+        received(one, 1, codec.text_of(two.head("checkpoint", 0), two.status_for(0)))
     with pytest.raises(
         RemoteProtocolError, match="`two` sent a frame from `one` to `three`"
     ):
@@ -575,7 +575,9 @@ def test_of_two_processes_of_one_party_the_later_counts():
         received(server, 0, first.hello(1))
     assert refused.value.alone and server.epoch == 2
     assert (
-        received(server, 0, codec.text_of(first.head("checkpoint", 1), first.about(1)))
+        received(
+            server, 0, codec.text_of(first.head("checkpoint", 1), first.status_for(1))
+        )
         == []
     )
 
@@ -845,4 +847,6 @@ def test_two_agreements_differ_in_one_line():
         with pytest.raises(Refused, match="the agreements differ: `nodes"):
             received(one, other.me, other.hello(one.me))
     with pytest.raises(Refused, match="differ: `agreement` is .* and missing at"):
-        received(server, 0, codec.text_of(client.head("hello", 1), client.about(1)))
+        received(
+            server, 0, codec.text_of(client.head("hello", 1), client.status_for(1))
+        )

@@ -98,9 +98,9 @@ class Member:
 
     def hello(self, peer: int) -> Frame:
         """What is said first on every connection."""
-        return self._text("hello", peer, self.about(peer) | {"agreement": self.said})
+        return self._text("hello", peer, self.status_for(peer) | {"agreement": self.said})
 
-    def about(self, peer: int) -> dict[str, Any]:
+    def status_for(self, peer: int) -> dict[str, Any]:
         """What this party says of itself."""
         return status_words(self.status, self.epoch, to_lead=peer == self.lead)
 
@@ -245,4 +245,4 @@ class Member:
         self.status = replace(self.status, epoch=self.epoch, durable=durable)
         if self.rendezvous:
             return self._arrive(self.me, self.status)
-        return [(self.lead, self._text("checkpoint", self.lead, self.about(self.lead)))]
+        return [(self.lead, self._text("checkpoint", self.lead, self.status_for(self.lead)))]
