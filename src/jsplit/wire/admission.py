@@ -1,8 +1,8 @@
 """Which frames a party lets in, judged by the head before anything is allocated.
 
-All rules about heads are here, and a head is judged once, as soon as it has come. They
-ask only for what does not change during a run; whether it is a frame's turn is for the
-session to say (`jsplit.wire.session`).
+All rules about heads are here, and a head is judged once, as soon as it
+has come. They ask only for what does not change during a run; whether
+it is a frame's turn is for the session to say (`jsplit.wire.session`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Admission:
     Attributes:
         terms: of the run.
         me: this party, by its place.
-        lead: the party that opens epochs, and passes on what goes between parties
-            without a connection.
+        lead: the party that opens epochs, and passes on what goes
+            between parties without a connection.
     """
 
     terms: Terms
@@ -36,7 +36,8 @@ class Admission:
         """Refuse a head that may not come over the connection with `peer`.
 
         Raises:
-            RemoteProtocolError: saying what came, and what the agreement says.
+            RemoteProtocolError: saying what came, and what the
+                agreement says.
         """
         from_peer, for_me = head.sender == peer, head.receiver == self.me
         if from_peer and for_me:
@@ -54,8 +55,8 @@ class Admission:
 
     def _accept_direct(self, peer: int, head: Head) -> None:
         if head.kind == "hello":
-            # A hello may be of another run: then it says of which, and the answer says
-            # what differs.
+            # A hello may be of another run: then it says of which, and the
+            # answer says what differs.
             return
         accept_between(self.terms, self.me, peer, head)
         wrong = head.kind in _FROM_THE_LEAD and peer != self.lead
@@ -67,8 +68,8 @@ class Admission:
 
     def _accept_relayed(self, head: Head) -> None:
         """Refuse what must not go by way of the lead as it is."""
-        # Who asks for what, and keys, say nothing of any record; values go sealed or
-        # not at all.
+        # Who asks for what, and keys, say nothing of any record; values go
+        # sealed or not at all.
         open_to_all = head.kind in ("sync", "key")
         if not open_to_all and not (head.kind in codec.CARRIERS and head.sealed):
             raise RemoteProtocolError(
@@ -99,7 +100,8 @@ def accept_between(terms: Terms, me: int, peer: int, head: Head) -> None:
         head: what came.
 
     Raises:
-        RemoteProtocolError: saying what came, and what the agreement says.
+        RemoteProtocolError: saying what came, and what the agreement
+            says.
     """
     who = f"`{terms.name(peer)}`"
     if (head.sender, head.receiver) != (peer, me):
@@ -109,15 +111,16 @@ def accept_between(terms: Terms, me: int, peer: int, head: Head) -> None:
     if head.kind not in codec.CARRIERS:
         return
     wire = head.value
-    # `crosses` comes first: it is what makes `wire` a place in the crossings.
+    # `crosses` comes first: it is what makes `wire` a place in the
+    # crossings.
     if not terms.crosses(wire, peer, me) or terms.crossings[wire].kind != head.kind:
         raise RemoteProtocolError(
             f"{who} may not send {head.kind} {wire} to `{terms.name(me)}`."
         )
     if not terms.within(wire, head.step, head.micro):
         raise no_such_step(terms, peer, head)
-    # The outside of a sealed frame says only where it goes; what is in it is judged
-    # when it is open.
+    # The outside of a sealed frame says only where it goes; what is in it
+    # is judged when it is open.
     if not head.sealed and head.shapes != (agreed := terms.shapes_of(wire, head.step)):
         what = f"{head.kind} `{terms.crossings[wire].what}`"
         raise RemoteProtocolError(

@@ -87,8 +87,8 @@ class Ends:
         chunk: int = CHUNK,
     ):
         self.peer, self.outward, self.inward, self.chunk = peer, outward, inward, chunk
-        # One assembler for the whole connection: a frame may begin in one `receive` that times
-        # out, and end in the next.
+        # One assembler for the whole connection: a frame may begin in one `receive`
+        # that times out, and end in the next.
         self.assembler = Assembler(limit, accept)
         self.sending = threading.Lock()
 

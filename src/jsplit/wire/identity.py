@@ -1,7 +1,7 @@
 """By what names a party is known, read from its credentials and not verified.
 
-gRPC reads certificates itself, and verifies them; this is for transports that do
-neither.
+gRPC reads certificates itself, and verifies them; this is for
+transports that do neither.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ class Shown(NamedTuple):
 
 def shown_by(trust: Trust) -> Shown:
     """The names in a party's certificate, or its own name if it has none."""
-    # Without certificates a party is whom it says it is, by the same name to all.
+    # Without certificates a party is whom it says it is, by the same name
+    # to all.
     if not isinstance(trust, Credentials):
         return Shown([trust.party], [trust.party])
-    # Here and not at the top: who has no certificates needs no `cryptography`.
+    # Here and not at the top: who has no certificates needs no
+    # `cryptography`.
     from cryptography import x509
 
-    # The first of a chain is the party's own; the others are of those that issued it.
+    # The first of a chain is the party's own; the others are of those that
+    # issued it.
     own = x509.load_pem_x509_certificates(trust.certificate)[0]
     try:
         names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName)

@@ -1,10 +1,12 @@
 """One party's side of the protocol: hellos, epochs, checkpoints, goodbyes. No I/O.
 
-Every party tells the lead which checkpoints it has on disk. Once all are there, the
-lead opens an epoch: all go on from the newest step that all have. A party that comes
-back as another process opens the next epoch, so all roll back; a connection that comes
-back opens none, what was lost on it is sent again. What control frames say is a state,
-never a change, so that it does not matter how often or in which order they arrive.
+Every party tells the lead which checkpoints it has on disk. Once all
+are there, the lead opens an epoch: all go on from the newest step that
+all have. A party that comes back as another process opens the next
+epoch, so all roll back; a connection that comes back opens none, what
+was lost on it is sent again. What control frames say is a state, never
+a change, so that it does not matter how often or in which order they
+arrive.
 """
 
 from __future__ import annotations
@@ -35,19 +37,23 @@ class Member:
         me: this party, by its place.
         lead: the party that opens epochs.
         status: of this process, as it starts.
-        said: the agreement, which a hello carries so that the other side can say what
-            differs.
-        direct: the parties that this one has a connection with; by default all. Frames
-            for others go by way of the lead.
+        said: the agreement, which a hello carries so that the other
+            side can say what differs.
+        direct: the parties that this one has a connection with; by
+            default all. Frames for others go by way of the lead.
         cache: whether what was sent is kept; see `Session`.
-        seals: seal what goes by way of the lead, and open what comes so.
-        away: at the lead, which clients were passed over before this process began.
+        seals: seal what goes by way of the lead, and open what comes
+            so.
+        away: at the lead, which clients were passed over before this
+            process began.
 
     Attributes:
         start: the epoch that has begun.
-        committed: the newest step that all parties have on disk, -1 if none is known.
+        committed: the newest step that all parties have on disk, -1 if
+            none is known.
         gone: who has said goodbye, and has not come again.
-        done: who has ever said goodbye because it knows that all is done.
+        done: who has ever said goodbye because it knows that all is
+            done.
     """
 
     terms: Terms
@@ -70,8 +76,8 @@ class Member:
         self.traffic = Traffic(
             self.terms, self.me, self.lead, neighbours, self.cache, self.seals
         )
-        # Bound here and not called through methods of this class: they are what every
-        # frame passes.
+        # Bound here and not called through methods of this class: they are
+        # what every frame passes.
         self.accept = Admission(self.terms, self.me, self.lead).accept
         self.route, self.send = self.traffic.route, self.traffic.send
         self.take, self.finished = self.traffic.take, self.traffic.finished
@@ -98,7 +104,9 @@ class Member:
 
     def hello(self, peer: int) -> Frame:
         """What is said first on every connection."""
-        return self._text("hello", peer, self.status_for(peer) | {"agreement": self.said})
+        return self._text(
+            "hello", peer, self.status_for(peer) | {"agreement": self.said}
+        )
 
     def status_for(self, peer: int) -> dict[str, Any]:
         """What this party says of itself."""
@@ -117,8 +125,8 @@ class Member:
         frames: list[Frame] = []
         if self.start:
             frames.append(self._text("start", peer, asdict(self.start)))
-        # The lead may know this without an epoch: of a run that was over before its
-        # process began.
+        # The lead may know this without an epoch: of a run that was over
+        # before its process began.
         if self.committed >= 0:
             frames.append(self._text("committed", peer, {"step": self.committed}))
         return [(peer, frame) for frame in frames]
@@ -162,8 +170,8 @@ class Member:
             case "checkpoint":
                 return self._on_checkpoint(peer, codec.about(frame))
             case "committed":
-                # Of this epoch; or the run is over, and the lead has begun none since
-                # it started.
+                # Of this epoch; or the run is over, and the lead has begun
+                # none since it started.
                 if head.epoch in (0, self.epoch):
                     step = number(codec.about(frame), "step")
                     self.committed = max(self.committed, step)
@@ -203,8 +211,8 @@ class Member:
     def _on_checkpoint(self, peer: int, said: Mapping[str, Any]) -> Outgoing:
         status = Status.of(said, self.terms.name(peer))
         known = self.rendezvous.there.get(peer) if self.rendezvous else None
-        # Only a hello makes a process known: of an older one this may still be under
-        # way.
+        # Only a hello makes a process known: of an older one this may still
+        # be under way.
         if known is None or known.instance != status.instance:
             return []
         return self._arrive(peer, status)
@@ -245,4 +253,6 @@ class Member:
         self.status = replace(self.status, epoch=self.epoch, durable=durable)
         if self.rendezvous:
             return self._arrive(self.me, self.status)
-        return [(self.lead, self._text("checkpoint", self.lead, self.status_for(self.lead)))]
+        return [
+            (self.lead, self._text("checkpoint", self.lead, self.status_for(self.lead)))
+        ]

@@ -74,8 +74,7 @@ def seal_relayed(
         if frame.head.kind in codec.CARRIERS and relayed(peer):
             if not seals.has(peer):
                 # Left out and not an error: the session keeps it, and the peer asks for
-                # it again
-                # when the keys are there.
+                # it again when the keys are there.
                 continue
             frame = seals.seal(frame)
         found.append((peer, frame))
@@ -97,4 +96,5 @@ def open_sealed(seals: Seals | None, frame: Frame, who: str) -> Frame | None:
         raise RemoteProtocolError(
             f"`{who}` sent a sealed frame, this party cannot open any."
         )
+    # Without the key there is nothing wrong: the sender is asked, and it answers with both.
     return seals.open(frame) if seals.has(frame.head.sender) else None

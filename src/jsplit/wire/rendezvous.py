@@ -1,8 +1,9 @@
 """Who is there, and from which step all go on: the lead's part. No I/O.
 
-Every party says which steps it has on disk. Once all are there that must be, the next
-epoch begins at the newest step that all have; a party that comes back as another
-process begins another epoch, so that all roll back together.
+Every party says which steps it has on disk. Once all are there that
+must be, the next epoch begins at the newest step that all have; a party
+that comes back as another process begins another epoch, so that all
+roll back together.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Rendezvous:
         there: by party, the newest status that it has sent.
         start: the epoch that has begun.
         missing: the parties that are passed over.
-        returned: the parties that have come back after they were passed over, until
-            they stand where all do.
+        returned: the parties that have come back after they were passed
+            over, until they stand where all do.
     """
 
     terms: Terms
@@ -67,12 +68,14 @@ class Rendezvous:
         """Take note of what a party says it has.
 
         Returns:
-            The epoch that begins with it, if all are there and one is begun.
+            The epoch that begins with it, if all are there and one is
+            begun.
 
         Raises:
-            Refused: if the parties have no step in common, or not the same records. In
-                a run that has begun this concerns the party that comes, in whose place
-                the one before still counts.
+            Refused: if the parties have no step in common, or not the
+                same records. In a run that has begun this concerns the
+                party that comes, in whose place the one before still
+                counts.
             RemoteProtocolError: if it says what cannot be.
         """
         # Else one party could use up all numbers that an epoch may have.
@@ -99,8 +102,8 @@ class Rendezvous:
         except Refused as error:
             if self.start is None:
                 raise
-            # A run that goes on is not brought down by one that comes with the wrong
-            # things.
+            # A run that goes on is not brought down by one that comes with
+            # the wrong things.
             self.there, self.missing, self.returned = before
             raise Refused(str(error), alone=True) from None
 
@@ -124,8 +127,8 @@ class Rendezvous:
             0 if party in self.missing else self.there[party].instance
             for party in range(len(self.terms.parties))
         )
-        # The same processes on new connections have lost nothing, so they need no new
-        # epoch.
+        # The same processes on new connections have lost nothing, so they
+        # need no new epoch.
         if self.start is not None and self.start.instances == instances:
             return None
         records = same_records(
@@ -138,8 +141,8 @@ class Rendezvous:
                 f"{self._checkpoints()}."
             )
         self.away = self._away_from(step)
-        # Higher than all that anyone has heard of: the lead itself may have forgotten
-        # the last.
+        # Higher than all that anyone has heard of: the lead itself may have
+        # forgotten the last.
         self.start = Start(1 + self.newest, step, instances, records, self.away)
         return self.start
 
@@ -154,7 +157,8 @@ class Rendezvous:
         now = tuple(
             c for c, parties in clients if any(p in self.missing for p in parties)
         )
-        # All go back to `step`: what was decided for later steps has never been.
+        # All go back to `step`: what was decided for later steps has never
+        # been.
         past = tuple(entry for entry in self.away if entry[0] < step)
         before = past[-1][1] if past else ()
         return past if now == before else (*past, (step, now))
@@ -169,8 +173,8 @@ class Rendezvous:
 
     def committed(self) -> int | None:
         """The newest step that all have on disk, if all are in this epoch."""
-        # Else one may still go back to an older step, which the others must not delete
-        # by then.
+        # Else one may still go back to an older step, which the others must
+        # not delete by then.
         if self.start is None:
             return None
         epoch = self.start.epoch

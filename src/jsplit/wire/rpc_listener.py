@@ -1,6 +1,7 @@
 """The gRPC side that listens: it knows who may connect, and serves each in a thread.
 
-What dials, and the choices that both sides share with it, is in `jsplit.wire.rpc`.
+What dials, and the choices that both sides share with it, is in
+`jsplit.wire.rpc`.
 """
 
 from __future__ import annotations
@@ -32,19 +33,20 @@ def options(pulse: Pulse) -> list[tuple[str, Any]]:
     return [
         ("grpc.keepalive_time_ms", every),
         ("grpc.keepalive_timeout_ms", wait),
-        # Else a side that goes on sending never notices that nobody is there.
+        # Else a side that goes on sending never notices that nobody is
+        # there.
         ("grpc.http2.ping_timeout_ms", wait),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", least),
-        # A listener hangs up on one that asks more often than it allows: so it allows
-        # twice that.
+        # A listener hangs up on one that asks more often than it allows: so
+        # it allows twice that.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", least // 2),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_receive_message_length", CHUNK + LARGEST_HEAD),
         ("grpc.max_send_message_length", CHUNK + LARGEST_HEAD),
-        # Two parties of one process must not share a connection, nor two listeners a
-        # port.
+        # Two parties of one process must not share a connection, nor two
+        # listeners a port.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.so_reuseport", 0),
         ("grpc.enable_http_proxy", 0),
@@ -57,15 +59,16 @@ class Listener:
     Args:
         address: `host:port`; port 0 takes a free one, see `port`.
         trust: this party's credentials.
-        allowed: party by the URI in its certificate, or by its name without
-            certificates.
-        met: called with each connection, in a thread of its own; the connection ends
-            when it returns.
+        allowed: party by the URI in its certificate, or by its name
+            without certificates.
+        met: called with each connection, in a thread of its own; the
+            connection ends when it returns.
         limit: the most bytes that the arrays of one frame may take.
         pulse: how soon a silent connection counts as lost.
 
     Raises:
-        ValueError: if the address cannot be listened at, or the credentials are none.
+        ValueError: if the address cannot be listened at, or the
+            credentials are none.
     """
 
     def __init__(
@@ -79,15 +82,15 @@ class Listener:
     ):
         self.allowed, self.met, self.limit = allowed, met, limit
         self.secure = isinstance(trust, Credentials)
-        # Every connection holds a thread for as long as it lasts, and for a while there
-        # are two
-        # of a party that has connected again.
+        # Every connection holds a thread for as long as it lasts, and for a
+        # while there are two of a party that has connected again.
         workers = 2 * len(allowed) + 4
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="jsplit-listen")
         self.server = grpc.server(
             self.pool, options=options(pulse), maximum_concurrent_rpcs=workers
         )
-        # gRPC's types know nothing of what crosses: here it is bytes, both ways.
+        # gRPC's types know nothing of what crosses: here it is bytes, both
+        # ways.
         talk: Any = cast(Any, grpc).stream_stream_rpc_method_handler(self.talk)
         handler = grpc.method_handlers_generic_handler(SERVICE, {METHOD: talk})
         self.server.add_generic_rpc_handlers((handler,))
@@ -106,7 +109,8 @@ class Listener:
         if not isinstance(trust, Credentials):
             return self.server.add_insecure_port(address)
         pair = [(trust.key, trust.certificate)]
-        # `True`: who shows no certificate is turned away before it can say anything.
+        # `True`: who shows no certificate is turned away before it can say
+        # anything.
         credentials = grpc.ssl_server_credentials(pair, trust.authority, True)
         return self.server.add_secure_port(address, credentials)
 
@@ -159,8 +163,8 @@ class Listener:
                 close("")
 
         context.add_callback(lambda: close(f"the connection with `{party}` broke."))
-        # Sent before there is anything to say: by it the dialler knows that it was let
-        # in.
+        # Sent before there is anything to say: by it the dialler knows that
+        # it was let in.
         context.send_initial_metadata(())
         for run in (pump, meet):
             name = f"jsplit-{run.__name__}"

@@ -1,11 +1,13 @@
 """What two parties send each other, whatever is repeated, late or lost. No I/O.
 
-A wire is one value that crosses one way. Its frames have positions, counted over the
-steps in which it is used, and each is applied once and in order: what is before the
-next position is a repetition and is dropped, what is after it leaves a gap and is asked
-for again. The sender keeps what it sent until the receiver is known to have it, so that
-after any loss the same bytes go out with the same id; and it stops where it would be
-too many steps ahead of what the receiver has finished.
+A wire is one value that crosses one way. Its frames have positions,
+counted over the steps in which it is used, and each is applied once and
+in order: what is before the next position is a repetition and is
+dropped, what is after it leaves a gap and is asked for again. The
+sender keeps what it sent until the receiver is known to have it, so
+that after any loss the same bytes go out with the same id; and it stops
+where it would be too many steps ahead of what the receiver has
+finished.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ class Session:
         terms: of the run.
         me: this party, by its place.
         peer: the other one.
-        cache: whether what was sent is kept; without it no loss can be made good.
+        cache: whether what was sent is kept; without it no loss can be
+            made good.
 
     Attributes:
         sends: the wires to the peer; `receives`: the wires from it.
-        tables: by crossing, the steps in which it is used in this epoch.
+        tables: by crossing, the steps in which it is used in this
+            epoch.
         next_send: by wire, the position of the frame that is sent next.
-        next_receive: by wire, the position of the frame that is received next.
+        next_receive: by wire, the position of the frame that is
+            received next.
         acked: by wire, the first position that the peer may lack.
         kept: what was sent and the peer may lack, by wire and position.
         peer_done: how many steps the peer is known to have finished.
@@ -77,12 +82,13 @@ class Session:
         """Forget everything and go on from a step.
 
         Args:
-            epoch: its number; frames of all others are void from now on.
+            epoch: its number; frames of all others are void from now
+                on.
             step: where all parties go on.
-            instances: the processes of this party and of the peer; frames of another
-                one are void.
-            tables: see `Terms.tables`; by default those of a run in which nobody is
-                away.
+            instances: the processes of this party and of the peer;
+                frames of another one are void.
+            tables: see `Terms.tables`; by default those of a run in
+                which nobody is away.
         """
         if epoch <= self.epoch:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
@@ -104,14 +110,16 @@ class Session:
 
     def in_window(self, wire: int, step: int, done: int) -> bool:
         """Whether a step is in the window of who has finished so many."""
-        # Counted in uses: a step in which the wire rests is no reason to wait.
+        # Counted in uses: a step in which the wire rests is no reason to
+        # wait.
         uses = self.tables[wire]
         return uses.count(step) < uses.count(done) + self.terms.window
 
     def finished(self, step: int) -> bool:
         """Note that this party has finished a step; whether the peer must be told.
 
-        It must where its window moves by it, and no value of this step has said so.
+        It must where its window moves by it, and no value of this step
+        has said so.
         """
         self.done = step + 1
         if self.last >= step:
@@ -125,15 +133,15 @@ class Session:
         """The frame of the next message on a wire, kept until the peer has it.
 
         Raises:
-            LocalProtocolError: if it is not the next one, or its shapes are not those
-                agreed upon.
+            LocalProtocolError: if it is not the next one, or its shapes
+                are not those agreed upon.
         """
         crossing, position = (
             self.terms.crossings[wire],
             self.position(wire, step, micro),
         )
-        # The position alone does not tell: in a step without the wire it is that of the
-        # next use.
+        # The position alone does not tell: in a step without the wire it is
+        # that of the next use.
         is_next = self.next_send.get(wire) == position and self.tables[wire].has(step)
         if not is_next or not self.terms.within(wire, step, micro):
             raise LocalProtocolError(
@@ -152,8 +160,8 @@ class Session:
                 f"the agreement says {in_words(agreed)}."
             )
         self.next_send[wire] = position + 1
-        # A value of a step says that all before it are finished, but for those that may
-        # overlap.
+        # A value of a step says that all before it are finished, but for
+        # those that may overlap.
         self.last = max(self.last, step)
         self.told_done = max(self.told_done, step - self.terms.lag)
         if self.cache:
@@ -171,7 +179,8 @@ class Session:
         """The frame that says what this party has received, by wire, and finished.
 
         Args:
-            again: whether everything else that the peer has sent shall be sent again.
+            again: whether everything else that the peer has sent shall
+                be sent again.
         """
         self.told_done = self.done
         received = {str(wire): n for wire, n in self.next_receive.items()}
@@ -180,14 +189,16 @@ class Session:
 
     def current(self, head: Head) -> bool:
         """Whether a frame is of this epoch, and of the peer's process that began it."""
-        # Epoch 0 is before any has begun: then nothing counts, whatever a head says.
+        # Epoch 0 is before any has begun: then nothing counts, whatever a
+        # head says.
         return 0 < self.epoch == head.epoch and head.instance == self.instances[1]
 
     def receive(self, frame: Frame) -> tuple[Frame | None, list[Frame]]:
         """What a frame means whose head has been accepted, by `jsplit.wire.admission`.
 
         Returns:
-            The frame, if it is to be applied now, and the frames to be sent now.
+            The frame, if it is to be applied now, and the frames to be
+            sent now.
 
         Raises:
             RemoteProtocolError: if the peer may not send it now.
@@ -202,16 +213,16 @@ class Session:
                 f"{who} sent {head.kind} in the place of a value."
             )
         wire = head.value
-        # Not for the head to be judged by: who was away, and so which steps use the
-        # wire, may
-        # have changed while the arrays were on their way.
+        # Not for the head to be judged by: who was away, and so which steps
+        # use the wire, may have changed while the arrays were on their way.
         if not self.tables[wire].has(head.step):
             raise no_such_step(self.terms, self.peer, head)
         position, expected = (
             self.position(wire, head.step, head.micro),
             self.next_receive[wire],
         )
-        # A repetition too says how far the peer is, and that may open the window.
+        # A repetition too says how far the peer is, and that may open the
+        # window.
         self.acknowledge(head.step - self.terms.lag)
         if position < expected:
             return None, []
@@ -228,7 +239,8 @@ class Session:
         """Note that the peer has finished so many steps, and has all sent for them."""
         self.peer_done = max(self.peer_done, done)
         for wire, acked in self.acked.items():
-            # What was not sent yet is not had, however far the peer says it is.
+            # What was not sent yet is not had, however far the peer says it
+            # is.
             has = min(self.position(wire, self.peer_done), self.next_send[wire])
             self.acked[wire] = max(acked, has)
         self.kept = {at: f for at, f in self.kept.items() if at[1] >= self.acked[at[0]]}
@@ -236,7 +248,8 @@ class Session:
     def _synced(self, said: Mapping[str, Any]) -> list[Frame]:
         """Drop what the peer says it has; give what it lacks, if it asks for it."""
         received, done = self._read_sync(said)
-        # What is said may be late, so nothing that was known before is taken back.
+        # What is said may be late, so nothing that was known before is
+        # taken back.
         self.acked = {w: max(n, self.acked[w]) for w, n in received.items()}
         self.acknowledge(min(done, self.terms.steps))
         if not said.get("again"):
@@ -267,7 +280,8 @@ class Session:
         received: dict[int, int] = {}
         for wire in self.sends:
             position = found[str(wire)]
-            # `type` and not `isinstance`: in JSON `true` would count as the number 1.
+            # `type` and not `isinstance`: in JSON `true` would count as the
+            # number 1.
             if type(position) is not int or not 0 <= position <= self.next_send[wire]:
                 what = self.terms.crossings[wire].what
                 raise RemoteProtocolError(

@@ -57,6 +57,5 @@ class Steps:
 
 
 # One stretch that never ends, so that a run without turns pays one bisection of one
-# entry
-# and needs no case of its own.
+# entry and needs no case of its own.
 EVERY_STEP = Steps((0,), (0, 1 << 63))

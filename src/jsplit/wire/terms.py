@@ -1,6 +1,7 @@
 """All that the protocol knows of an agreement, as values.
 
-A party makes `Terms` once for a run; nothing in it is called back into the party.
+A party makes `Terms` once for a run; nothing in it is called back into
+the party.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Crossing:
     """One value that crosses one way.
 
     Attributes:
-        kind: `"activation"`, `"cotangent"`, or `"weights"` for what is handed over.
+        kind: `"activation"`, `"cotangent"`, or `"weights"` for what is
+            handed over.
         what: its name.
         sender: the party that sends it, by its place in the agreement.
         receiver: the party that receives it, likewise.
@@ -38,18 +40,21 @@ class Terms:
         run: hash of the agreement, 32 bytes.
         parties: names; their places are what heads say.
         crossings: every wire; their places are what heads say.
-        shapes: by crossing, dtypes and shapes of the arrays of each frame.
+        shapes: by crossing, dtypes and shapes of the arrays of each
+            frame.
         steps: how many the run has.
         micros: micro-batches a step.
-        window: how many uses of a wire may be sent beyond the steps that the receiver
-            has finished.
-        clients: by client, its parties by their places, where clients take turns and
-            those that are missing are passed over.
-        schedule: in which steps each crossing is used; without one, in every step.
-        lag: by how many steps a party may be ahead of what it has received.
+        window: how many uses of a wire may be sent beyond the steps
+            that the receiver has finished.
+        clients: by client, its parties by their places, where clients
+            take turns and those that are missing are passed over.
+        schedule: in which steps each crossing is used; without one, in
+            every step.
+        lag: by how many steps a party may be ahead of what it has
+            received.
         finite: whether activations and cotangents must be finite.
-        last_shapes: by crossing, the shapes of the last step, if its batch is smaller
-            than the others.
+        last_shapes: by crossing, the shapes of the last step, if its
+            batch is smaller than the others.
     """
 
     run: bytes
@@ -67,7 +72,8 @@ class Terms:
 
     def shapes_of(self, wire: int, step: int) -> Shapes:
         """Dtypes and shapes of the arrays that a wire carries in a step."""
-        # Records rarely fill the last batch of an evaluation; in training all are full.
+        # Records rarely fill the last batch of an evaluation; in training
+        # all are full.
         if self.last_shapes and step == self.steps - 1:
             return self.last_shapes[wire]
         return self.shapes[wire]
@@ -86,7 +92,8 @@ class Terms:
     def tables(self, away: Away = ()) -> tuple[Steps, ...]:
         """By crossing, the steps in which it is used if these clients were away."""
         if self.schedule is None:
-            # One object for all wires: a run without turns keeps no table of its own.
+            # One object for all wires: a run without turns keeps no table
+            # of its own.
             return (EVERY_STEP,) * len(self.crossings)
         return self.schedule.excluding(away).tables
 

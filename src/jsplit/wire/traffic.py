@@ -1,8 +1,9 @@
 """The values that one party exchanges with all others, opened and sealed. No I/O.
 
-What goes to a party without a connection of its own is sealed and goes by way of the
-lead; what comes from there is opened before its session sees it. Who is there and when
-all begin is for `jsplit.wire.member` to say.
+What goes to a party without a connection of its own is sealed and goes
+by way of the lead; what comes from there is opened before its session
+sees it. Who is there and when all begin is for `jsplit.wire.member` to
+say.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Traffic:
     Args:
         terms: of the run.
         me: this party, by its place.
-        lead: the party that passes on what goes to others than neighbours.
+        lead: the party that passes on what goes to others than
+            neighbours.
         neighbours: the parties that this one has a connection with.
         cache: whether what was sent is kept; see `Session`.
         seals: for what goes by way of the lead.
@@ -68,8 +70,8 @@ class Traffic:
         self.begun = True
         if self.seals is not None:
             self.seals.keep(start.instances)
-        # Who is away has changed with the epoch, and with it which steps use which
-        # wire.
+        # Who is away has changed with the epoch, and with it which steps
+        # use which wire.
         tables = self.terms.tables(start.away)
         for peer, session in self.sessions.items():
             instances = start.instances[self.me], start.instances[peer]
@@ -100,7 +102,8 @@ class Traffic:
         asked = [(peer, session.sync(again=True))]
         if self.seals is None or self.route(peer) == peer:
             return asked
-        # The key goes first: with it the peer can open what it asks for in turn.
+        # The key goes first: with it the peer can open what it asks for in
+        # turn.
         key = codec.text_of(session.head("key"), self.seals.offer(peer))
         return [(peer, key), *asked]
 
@@ -114,7 +117,8 @@ class Traffic:
         if self.sessions[peer].instances[1] != head.instance:
             return []
         is_new = self.seals.meet(peer, head.instance, offer)
-        # What came before the key could not be opened, so it is asked for again.
+        # What came before the key could not be opened, so it is asked for
+        # again.
         return self._ask_one(peer) if is_new else []
 
     def on_value(self, frame: Frame) -> Outgoing:
@@ -128,7 +132,8 @@ class Traffic:
             Refused: if it holds what was agreed not to be sent.
         """
         sender, session = frame.head.sender, self.sessions[frame.head.sender]
-        # A frame of another epoch is dropped unopened: its key may be forgotten.
+        # A frame of another epoch is dropped unopened: its key may be
+        # forgotten.
         if session.current(frame.head):
             if frame.head.sealed:
                 opened = open_sealed(self.seals, frame, self.terms.name(sender))
@@ -147,7 +152,8 @@ class Traffic:
     def _check_finite(self, frame: Frame) -> None:
         """Refuse NaN and infinite values, if that was agreed upon."""
         head = frame.head
-        # What is handed over may hold them, as the memory of some optimizers does.
+        # What is handed over may hold them, as the memory of some
+        # optimizers does.
         checked = self.terms.finite and head.kind in ("activation", "cotangent")
         if checked and not codec.finite(frame.arrays):
             what = f"{head.kind} `{self.terms.crossings[head.value].what}`"

@@ -40,8 +40,8 @@ Open = Callable[[Accept], Channel]
 comes.
 """
 
-# It is called and does not return a channel: then nobody has to ask for the next connection,
-# and the transport knows when one is over.
+# It is called and does not return a channel: then nobody has to ask for the next
+# connection, and the transport knows when one is over.
 Met = Callable[[str, Open], Any]
 """`met(party, open)`: called for every connection, which lasts until this returns."""
 
@@ -115,8 +115,8 @@ class Transport(Protocol):
         limit: int,
         accept: Accept,
         *,
-        # Apart from the address, which may be that of a tunnel: it is what must be in the
-        # certificate of who answers.
+        # Apart from the address, which may be that of a tunnel: it is what must be in
+        # the certificate of who answers.
         host: str | None = None,
         timeout: float = 10.0,
         pulse: Pulse = PULSE,

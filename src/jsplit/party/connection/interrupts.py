@@ -15,7 +15,8 @@ class Missing(TimeoutError):
     """
 
 
-# The next two are caught by the run itself and never seen by a user, so they are no errors.
+# The next two are caught by the run itself and never seen by a user, so
+# they are no errors.
 class RolledBack(Exception):  # noqa: N818 - it is no error
     """Another epoch has begun: all go on from the step that it says."""
 

@@ -68,8 +68,7 @@ class Outbox:
                 self.changed.notify_all()
             full = len(self.due) > self.most
         # Outside of the lock, because cutting takes it; and a queue without a bound
-        # would let a
-        # peer that asks and never reads take all memory.
+        # would let a peer that asks and never reads take all memory.
         if full:
             self.cut(
                 f"`{self.channel.peer}` does not read what it is sent, {self.most} frames were due."

@@ -1,7 +1,7 @@
 """What a party knows of its connections, and why it ends: shared by its threads.
 
-The threads are elsewhere: those that read in `reader`, those that dial in
-`connections`.
+The threads are elsewhere: those that read in `reader`, those that dial
+in `connections`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ class Peers:
         member: its side of the protocol.
 
     Attributes:
-        changed: held by whoever touches `member` or one of these; told when something
-            has come.
+        changed: held by whoever touches `member` or one of these; told
+            when something has come.
         lines: by peer, the connection by which it is reached.
-        all_lines: these, those that end, and those that have not said who they are.
+        all_lines: these, those that end, and those that have not said
+            who they are.
         lost: by peer, since when there is no connection.
-        trouble: by party, what was wrong with its connection last, or why it left;
-            nothing once it is there again.
+        trouble: by party, what was wrong with its connection last, or
+            why it left; nothing once it is there again.
         seen: the peers that have ever been here.
         fatal: why this party cannot go on.
         verdict: what all are told, if it is over for all.
@@ -78,8 +79,8 @@ class Peers:
     def post(self, outgoing: Outgoing) -> None:
         """Hand frames to the connections they go by."""
         for peer, frame in outgoing:
-            # Without a connection a frame is dropped: it is kept, and asked for on the
-            # next one.
+            # Without a connection a frame is dropped: it is kept, and asked
+            # for on the next one.
             if line := self.lines.get(self.member.route(peer)):
                 line.put(frame)
 
@@ -87,8 +88,8 @@ class Peers:
         """Note what was wrong with a connection."""
         party = self.names[peer]
         with self.changed:
-            # Who is gone has said why it left, which is more than that its connection
-            # is lost.
+            # Who is gone has said why it left, which is more than that its
+            # connection is lost.
             if peer in self.member.gone or self.trouble.get(party) == trouble:
                 return
             self.trouble[party] = trouble
@@ -113,5 +114,6 @@ class Peers:
     def all_told(self) -> bool:
         """Whether all that have been here have left, or were told that it is over."""
         here = self.seen - self.member.gone
-        # Told is who was sent it on a connection that lasted until it had gone out.
+        # Told is who was sent it on a connection that lasted until it had
+        # gone out.
         return all(p in self.told and self.told[p].idle for p in here)

@@ -1,12 +1,13 @@
 """Clients that take turns in the same roles, and what each hands over to the next.
 
-A party of the topology is a role. Some roles rotate: they are played by one client
-after the other, a client being whoever plays them at the same time (a hospital, or a
-hospital with its lab); all other roles are played by parties of the same name, in every
-step. Without turns there is one client, which plays all roles in all steps. A client
-that stays away is passed over, if that was agreed upon; who was away from which step on
-is all that the turns of a run depend on beside the agreement. Whose turn a step is, is
-counted in `jsplit.wire.rota`.
+A party of the topology is a role. Some roles rotate: they are played by
+one client after the other, a client being whoever plays them at the
+same time (a hospital, or a hospital with its lab); all other roles are
+played by parties of the same name, in every step. Without turns there
+is one client, which plays all roles in all steps. A client that stays
+away is passed over, if that was agreed upon; who was away from which
+step on is all that the turns of a run depend on beside the agreement.
+Whose turn a step is, is counted in `jsplit.wire.rota`.
 """
 
 from __future__ import annotations
@@ -36,32 +37,39 @@ def turns(
 ) -> dict[str, Any]:
     """Describe clients that take turns, for `jsplit.party.agreement`.
 
-    What is wrong with it is said when the agreement is made, which knows the parties.
+    What is wrong with it is said when the agreement is made, which
+    knows the parties.
 
     Args:
-        clients: by client, which party plays which role, a role being a party of the
-            topology: `{"north": {"hospital": "north"}, "south": {"hospital":
-            "south"}}`. All clients play the same roles.
-        order: who trains for how many steps, over and over until all steps of the
-            agreement are done: `[("north", 10), ("south", 7)]`.
-        handoff: how what a client has learned (parameters, statistics, optimizer state,
-            memory of links) gets to the next, and after the last turn to all: `"peer"`,
-            over a connection of the two if one can dial the other; `"server"`, always
-            by way of the lead; either way nobody between can read it. With `"none"`
-            each client keeps its own.
-        missing: what becomes of a client that stays away for as long as parties are
-            willing to wait: `"wait"`, the run ends and can be gone on with; `"skip"`,
-            all go back to the newest checkpoint that the others have, and from there
-            its turns are left out until it comes back. What it had learned since it
-            took over is lost then: the next gets what it got.
+        clients: by client, which party plays which role, a role being a
+            party of the topology: `{"north": {"hospital": "north"},
+            "south": {"hospital": "south"}}`. All clients play the same
+            roles.
+        order: who trains for how many steps, over and over until all
+            steps of the agreement are done: `[("north", 10), ("south",
+            7)]`.
+        handoff: how what a client has learned (parameters, statistics,
+            optimizer state, memory of links) gets to the next, and
+            after the last turn to all: `"peer"`, over a connection of
+            the two if one can dial the other; `"server"`, always by way
+            of the lead; either way nobody between can read it. With
+            `"none"` each client keeps its own.
+        missing: what becomes of a client that stays away for as long as
+            parties are willing to wait: `"wait"`, the run ends and can
+            be gone on with; `"skip"`, all go back to the newest
+            checkpoint that the others have, and from there its turns
+            are left out until it comes back. What it had learned since
+            it took over is lost then: the next gets what it got.
         largest: the most bytes that what is handed over may take.
 
     Returns:
-        The description, as an agreement holds it: made of what JSON has.
+        The description, as an agreement holds it: made of what JSON
+        has.
 
     References:
-        Gupta and Raskar, `Distributed learning of deep neural network over multiple
-        agents <https://arxiv.org/abs/1810.06060>`_, 2018, section 3.
+        Gupta and Raskar, `Distributed learning of deep neural network
+        over multiple agents <https://arxiv.org/abs/1810.06060>`_, 2018,
+        section 3.
 
     Example:
         >>> from jsplit import party
@@ -100,10 +108,11 @@ class Turns:
         handoff: as given to `turns`.
         skips: whether clients that stay away are passed over.
         clients: by client, which party plays which role.
-        largest: the most bytes that what is handed over may take, 0 if nothing is.
+        largest: the most bytes that what is handed over may take, 0 if
+            nothing is.
         rotating_roles: the roles that clients play in turns.
-        fixed_roles: the roles that are played by the party of the same name, in every
-            step.
+        fixed_roles: the roles that are played by the party of the same
+            name, in every step.
         role: by party, its role.
         names: of the clients; elsewhere a client is its place in these.
         rota: whose turn each step is.
@@ -128,8 +137,8 @@ class Turns:
         self.role = {r: r for r in self.fixed_roles}
         for cast in self.clients.values():
             self.role |= {party: role for role, party in cast.items()}
-        # A name that stands for two parties leaves one entry fewer than there are
-        # parties.
+        # A name that stands for two parties leaves one entry fewer than
+        # there are parties.
         rotating = len(self.clients) * len(self.rotating_roles)
         if len(self.role) < len(self.fixed_roles) + rotating:
             raise ValueError(
@@ -181,7 +190,8 @@ class Turns:
     def there_until(self, party: str, step: int) -> int:
         """The step until which a party knows what was done, `step` if never away.
 
-        It is an earlier one if the party comes back after it was passed over.
+        It is an earlier one if the party comes back after it was passed
+        over.
         """
         client, until = self.client_of(party), step
         # Backwards through all decisions in a row that left the client out.
@@ -194,8 +204,8 @@ class Turns:
     def never_connected(self, a: str, b: str) -> bool:
         """Whether two parties have no connection even if one could dial the other.
 
-        So it is if they never work in the same step, and nothing is handed over
-        straight.
+        So it is if they never work in the same step, and nothing is
+        handed over straight.
         """
         clients = {self.client_of(a), self.client_of(b)}
         return len(clients) == 2 and None not in clients and self.handoff != "peer"
@@ -235,8 +245,8 @@ class Turns:
 
     @cached_property
     def _handovers_by_party(self) -> dict[str, list[tuple[int, Handover]]]:
-        # It is asked for before every step, and among many clients few hand-overs are a
-        # party's.
+        # It is asked for before every step, and among many clients few
+        # hand-overs are a party's.
         found: dict[str, list[tuple[int, Handover]]] = {}
         for place, handover in enumerate(self.handovers):
             for party in (handover.sender, handover.receiver):

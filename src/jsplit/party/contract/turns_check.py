@@ -1,7 +1,7 @@
 """Whether a description of turns is one: what does not fit is named.
 
-An agreement is a file that others have written, so nothing in it is taken for what it
-should be.
+An agreement is a file that others have written, so nothing in it is
+taken for what it should be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def checked_turns(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
     """The description, after all of it was looked at.
 
     Args:
-        said: as `jsplit.party.turns` gives it, or as it came out of a file.
+        said: as `jsplit.party.turns` gives it, or as it came out of a
+            file.
         roles: the parties of the topology.
 
     Raises:
@@ -78,7 +79,8 @@ def _is_turn(turn: Any, clients: Mapping[str, Any]) -> bool:
     if not isinstance(turn, Sequence) or len(turn) != 2 or turn[0] not in clients:
         return False
     steps = turn[1]
-    # Any integer will do, as one of NumPy; but not `True`, which is one to Python.
+    # Any integer will do, as one of NumPy; but not `True`, which is one to
+    # Python.
     if isinstance(steps, bool) or not hasattr(steps, "__index__"):
         return False
     return index(steps) >= 1
