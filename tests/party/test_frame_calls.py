@@ -1,4 +1,4 @@
-"""What a frame costs on its way from a turn to the outbox, and whom the wire asks: never the party."""
+"""What a frame costs from its turn to the outbox; and that the wire never asks the party."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS = 4
 
 
 def counted_frames(monkeypatch):
-    """Of every frame sent from now on: its step, and each Python call that it takes, as (caller, callee)."""
+    """Of every frame sent from now on: its step, and each call that it takes, (caller, callee)."""
     frames: list[tuple[int, list[tuple[str, str]]]] = []
     send = Wires.send
 
@@ -100,7 +100,7 @@ def test_a_frame_takes_few_calls_from_its_turn_to_the_outbox_and_asks_nobody_ups
 
 
 class Climbs:
-    """All calls out of the wire's files into the party's, in all threads that are begun while it counts."""
+    """All calls out of the wire into the party, in all threads begun while it counts."""
 
     def __init__(self):
         self.found: set[tuple[str, str]] = set()

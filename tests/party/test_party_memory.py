@@ -1,4 +1,4 @@
-"""Whole parties over the memory transport: as over a network, and without a port or a certificate."""
+"""Whole parties over the memory transport: as over a network, without ports or certificates."""
 
 from __future__ import annotations
 

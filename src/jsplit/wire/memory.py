@@ -99,7 +99,7 @@ class _Listener:
 
     def close(self, grace: float = 5.0) -> None:
         """Take no more connections; those that are left have `grace` seconds to end."""
-        self.hub.forget(self)
+        self.hub._forget(self)
         end = time.monotonic() + grace
         # A copy: every thread takes itself out of the table when it ends.
         for thread, pipes in [*self.connections.items()]:
@@ -178,7 +178,7 @@ class MemoryTransport:
                 )
         return made
 
-    def forget(self, listener: _Listener) -> None:
+    def _forget(self, listener: _Listener) -> None:
         """Let an address be free again."""
         with self._lock:
             self._listeners.pop(listener.address, None)
