@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jsplit.wire.certs import Credentials, Trust, host_of
 from jsplit.wire.channel import CHUNK, Channel, Ends, accept_all
@@ -51,14 +51,14 @@ class _Listener:
 
     def __init__(
         self,
-        hub: MemoryTransport,
+        forget: Callable[[str], None],
         address: str,
         trust: Trust,
         allowed: Mapping[str, str],
         met: Met,
         limit: int,
     ):
-        self.hub, self.address, self.trust = hub, address, trust
+        self.forget, self.address, self.trust = forget, address, trust
         self.allowed, self.met, self.limit = allowed, met, limit
         self.connections: dict[threading.Thread, tuple[Pipe, Pipe]] = {}
 
@@ -99,7 +99,7 @@ class _Listener:
 
     def close(self, grace: float = 5.0) -> None:
         """Take no more connections; those that are left have `grace` seconds to end."""
-        self.hub._forget(self)
+        self.forget(self.address)
         end = time.monotonic() + grace
         # A copy: every thread takes itself out of the table when it ends.
         for thread, pipes in [*self.connections.items()]:
@@ -169,7 +169,7 @@ class MemoryTransport:
             >>> listener = hub.listen("a:1", lab, {}, lambda name, open: None, 1 << 20)
             >>> listener.close()
         """
-        made = _Listener(self, address, trust, allowed, met, limit)
+        made = _Listener(self._forget, address, trust, allowed, met, limit)
         with self._lock:
             # Looked up and set in one step, or two parties could both find it free.
             if self._listeners.setdefault(address, made) is not made:
@@ -178,10 +178,10 @@ class MemoryTransport:
                 )
         return made
 
-    def _forget(self, listener: _Listener) -> None:
+    def _forget(self, address: str) -> None:
         """Let an address be free again."""
         with self._lock:
-            self._listeners.pop(listener.address, None)
+            self._listeners.pop(address, None)
 
     def dial(
         self,
