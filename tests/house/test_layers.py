@@ -61,13 +61,19 @@ INSIDE = {
         "records cut_plan machines run_cost step step_cost cost_of_step passes "
         "baseline_runs planning split_runs"
     ),
-    "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
+    "wire": (
+        "certs codec difference errors pipe steps chunks identity relay rota channel "
+        "schedule seal terms transport admission control handshake memory rpc_listener "
+        "rpc same_records session rendezvous traffic member"
+    ),
     "party": (
-        "compute.programs connection.outbox contract.records contract.schema "
-        "contract.turns durable compute.exchange compute.handover compute.interleave "
-        "compute.prefetch contract.agreement compute.first_state compute.own_config "
-        "compute.pipeline connection.connections contract.draft compute.local "
-        "connection.network process join infer run"
+        "compute.programs connection.interrupts connection.outbox connection.reach "
+        "contract.records contract.schema contract.turns_check durable compute.handover "
+        "compute.interleave compute.prefetch contract.turns compute.exchange "
+        "compute.pipeline contract.agreement compute.first_state compute.own_config "
+        "connection.peers contract.draft compute.local connection.farewell "
+        "connection.reader connection.skipping connection.connections connection.network "
+        "process join infer run"
     ),
 }
 OUTSIDE = {"jax", "optax", "numpy"}
@@ -83,6 +89,8 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
     "wire.rpc": {"grpc"},
+    "wire.rpc_listener": {"grpc"},
+    "wire.identity": {"cryptography"},
     "wire.certs": {"cryptography"},
     "wire.seal": {"cryptography"},
 }

@@ -16,7 +16,8 @@ import jsplit
 from jsplit import party
 from jsplit.party.compute.local import Local
 from jsplit.party.contract import records
-from jsplit.wire.rendezvous import Status, same_records
+from jsplit.wire.control import Status
+from jsplit.wire.same_records import same_records
 from tests.helpers import CONFIGURATIONS, FLAX, MODELS, make_problem
 from tests.party import federation
 from tests.party.federation import (

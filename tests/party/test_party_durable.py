@@ -15,9 +15,9 @@ from jsplit import party
 from jsplit.core.base import PartyState
 from jsplit.party import durable, join
 from jsplit.party.durable import Disk
+from jsplit.wire.control import Status
 from jsplit.wire.member import Member
-from jsplit.wire.rendezvous import Status
-from jsplit.wire.session import Crossing, Terms
+from jsplit.wire.terms import Crossing, Terms
 from tests.party import federation
 from tests.party.federation import (
     agreed_for,
@@ -128,7 +128,7 @@ TERMS = Terms(
     b"r" * 32,
     ("lab", "clinic", "server"),
     (Crossing("activation", "h", 0, 2), Crossing("cotangent", "h", 2, 0)),
-    lambda wire, step: BYTE,
+    (BYTE, BYTE),
     9,
 )
 

@@ -13,14 +13,19 @@ import pytest
 from jsplit import party
 from jsplit.party.connection import connections
 from jsplit.party.connection.connections import Connections
-from jsplit.party.connection.network import Network, Stopped
+from jsplit.party.connection.network import Network, Reach, Stopped
 from jsplit.party.connection.outbox import Outbox
+from jsplit.party.connection.reader import serve
 from jsplit.wire.certs import PlaintextWithoutIdentity
-from jsplit.wire.channel import Closed, Ends, memory_pair
+from jsplit.wire.channel import Ends
 from jsplit.wire.codec import Frame, Head, frame_of, text_of
+from jsplit.wire.control import Status
+from jsplit.wire.errors import Refused
 from jsplit.wire.member import Member
-from jsplit.wire.rendezvous import Refused, Status
-from jsplit.wire.session import Terms
+from jsplit.wire.memory import memory_pair
+from jsplit.wire.pipe import Closed
+from jsplit.wire.rpc import Grpc
+from jsplit.wire.terms import Terms
 from tests.party.federation import LONG, agreed_for, small
 
 LAB, CLINIC, SERVER = 0, 1, 2
@@ -37,7 +42,7 @@ def network_of(agreed, name, instance=5, durable=(0,), **options) -> Network:
         b"r" * 32,
         parties,
         (),
-        lambda wire, step: (),
+        (),
         3,
         clients=clients if agreed.turns.skips else (),
     )
@@ -52,8 +57,7 @@ def network_of(agreed, name, instance=5, durable=(0,), **options) -> Network:
         member,
         PlaintextWithoutIdentity(name),
         1 << 20,
-        remind=0.2,
-        **options,
+        Reach(remind=0.2, **options),
     )
 
 
@@ -72,7 +76,7 @@ def started(agreed=None):
         yield found
     finally:
         for n in found:
-            n.connections.verdict = None  # whoever is still there need not be told
+            n.peers.verdict = None  # whoever is still there need not be told
             n.close()
 
 
@@ -85,13 +89,13 @@ def soon(there, seconds=10.0):
 
 def gated(network):
     """Whether a party can dial, from now on."""
-    gate, dial = threading.Event(), network.connections.rpc.dial
+    gate, dial = threading.Event(), network.connections.transport.dial
 
     def wait(*args, **options):
         gate.wait(LONG)
         return dial(*args, **options)
 
-    network.connections.rpc = SimpleNamespace(dial=wait)
+    network.connections.transport = SimpleNamespace(dial=wait)
     return gate
 
 
@@ -113,7 +117,7 @@ def test_a_refusal_goes_out_before_its_connection_is_closed_however_late(monkeyp
 
     monkeypatch.setattr(Ends, "send", late)
     with started() as (lab, clinic, server):
-        server.connections.fail(Refused("it is over."), tell=True)
+        server.peers.fail(Refused("it is over."), tell=True)
         server.close()
         assert [str(error_of(n)) for n in (lab, clinic, server)] == ["it is over."] * 3
 
@@ -121,9 +125,9 @@ def test_a_refusal_goes_out_before_its_connection_is_closed_however_late(monkeyp
 def test_who_is_away_when_it_is_over_is_told_when_it_comes_back():
     with started() as (lab, clinic, server):
         gate = gated(lab)
-        lab.connections.lines[SERVER].cut("as if it were lost")
-        soon(lambda: LAB not in server.connections.lines)
-        server.connections.fail(Refused("it is over."), tell=True)
+        lab.peers.lines[SERVER].cut("as if it were lost")
+        soon(lambda: LAB not in server.peers.lines)
+        server.peers.fail(Refused("it is over."), tell=True)
         closing = threading.Thread(target=server.close)
         closing.start()
         assert isinstance(error_of(clinic), Refused)
@@ -134,12 +138,12 @@ def test_who_is_away_when_it_is_over_is_told_when_it_comes_back():
 
 
 def test_who_does_not_come_back_is_not_waited_for_long(monkeypatch):
-    monkeypatch.setattr(connections, "TELLING", 0.3)
+    monkeypatch.setattr(connections, "_TELLING", 0.3)
     with started() as (lab, _, server):
         gate = gated(lab)
-        lab.connections.lines[SERVER].cut("as if it were lost")
-        soon(lambda: LAB not in server.connections.lines)
-        server.connections.fail(Refused("it is over."), tell=True)
+        lab.peers.lines[SERVER].cut("as if it were lost")
+        soon(lambda: LAB not in server.peers.lines)
+        server.peers.fail(Refused("it is over."), tell=True)
         began = time.monotonic()
         server.close()
         assert 0.3 <= time.monotonic() - began < 5
@@ -172,13 +176,13 @@ def test_what_the_lead_finds_while_it_passes_somebody_over_is_told_to_all():
 def test_a_frame_that_has_no_form_on_the_wire_ends_the_party_that_sends_it():
     with started() as (lab, clinic, _):
         shapes = ((np.dtype("M8[s]"), (1,)),)
-        lab.connections.lines[SERVER].put(
+        lab.peers.lines[SERVER].put(
             Frame(Head("activation", shapes=shapes), (np.zeros(1, "M8[s]"),))
         )
         assert isinstance(
             found := error_of(lab), ValueError
         ) and "no form on the wire" in str(found)
-        assert clinic.connections.fatal is None
+        assert clinic.peers.fatal is None
 
 
 def test_a_party_that_cannot_dial_at_all_ends():
@@ -187,8 +191,8 @@ def test_a_party_that_cannot_dial_at_all_ends():
         def broken(*args, **options):
             raise KeyError("host")
 
-        lab.connections.rpc = SimpleNamespace(dial=broken)
-        lab.connections.lines[SERVER].cut("as if it were lost")
+        lab.connections.transport = SimpleNamespace(dial=broken)
+        lab.peers.lines[SERVER].cut("as if it were lost")
         assert isinstance(error_of(lab), KeyError)
 
 
@@ -197,16 +201,14 @@ def test_a_party_that_cannot_dial_at_all_ends():
 
 def test_an_older_process_of_a_party_is_told_so_and_disturbs_nobody():
     with started() as (lab, _, server):
-        line = server.connections.lines[LAB]
+        line = server.peers.lines[LAB]
         older = network_of(lab.agreed, "lab", instance=4)
         try:
             assert str(error_of(older)) == "another process of `lab` was started later."
         finally:
             older.close()
-        assert server.connections.lines[LAB] is line and line.ends is None
-        assert all(
-            n.connections.fatal is None and n.member.epoch == 1 for n in (lab, server)
-        )
+        assert server.peers.lines[LAB] is line and line.ends is None
+        assert all(n.peers.fatal is None and n.member.epoch == 1 for n in (lab, server))
 
 
 def test_a_newer_process_of_a_party_takes_the_place_of_an_older_one_which_ends():
@@ -217,7 +219,7 @@ def test_a_newer_process_of_a_party_takes_the_place_of_an_older_one_which_ends()
             assert str(error_of(lab)) == "another process of `lab` was started later."
             assert (
                 server.member.start.instances == (6, 5, 5)
-                and server.connections.fatal is None
+                and server.peers.fatal is None
             )
         finally:
             newer.close()
@@ -225,9 +227,9 @@ def test_a_newer_process_of_a_party_takes_the_place_of_an_older_one_which_ends()
 
 def test_a_connection_on_which_nobody_says_hello_counts_for_nothing():
     with started() as (_, _, server):
-        line = server.connections.lines[LAB]
+        line = server.peers.lines[LAB]
         here, there = memory_pair("server", "lab")
-        reading = threading.Thread(target=server.connections.serve, args=(LAB, here))
+        reading = threading.Thread(target=serve, args=(server.peers, LAB, here))
         reading.start()
         assert there.receive(5.0).head.kind == "hello"
         there.send(
@@ -237,7 +239,7 @@ def test_a_connection_on_which_nobody_says_hello_counts_for_nothing():
         assert (
             not reading.is_alive()
             and here.inward.reason
-            and server.connections.lines[LAB] is line
+            and server.peers.lines[LAB] is line
         )
 
 
@@ -246,18 +248,12 @@ def test_a_connection_that_comes_up_while_a_party_leaves_is_closed():
         lab.leave("it is enough.")
         here, there = memory_pair("lab", "server")
         reading = threading.Thread(
-            target=lab.connections.serve, args=(SERVER, here), daemon=True
+            target=serve, args=(lab.peers, SERVER, here), daemon=True
         )
         reading.start()
         with pytest.raises(Closed, match="`lab` has left"):
             there.receive(1.0)
-        soon(
-            lambda: (
-                not (
-                    reading.is_alive() or lab.connections.lines or lab.connections.every
-                )
-            )
-        )
+        soon(lambda: not (reading.is_alive() or lab.peers.lines or lab.peers.all_lines))
 
 
 # What is due.
@@ -300,17 +296,12 @@ def test_a_line_that_ends_sends_what_is_due_and_closes_then():
 def test_missing_says_why_a_party_has_left_and_nothing_of_what_is_well_again():
     with started() as (lab, clinic, server):
         gate = gated(clinic)
-        clinic.connections.lines[SERVER].cut("as if it were lost")
-        soon(lambda: "clinic" in server.connections.trouble)
+        clinic.peers.lines[SERVER].cut("as if it were lost")
+        soon(lambda: "clinic" in server.peers.trouble)
         gate.set()
         lab.leave("`lab` was asked to stop.")
-        soon(
-            lambda: (
-                CLINIC in server.connections.lines
-                and "lab" in server.connections.trouble
-            )
-        )
-        soon(lambda: LAB not in server.connections.lines)
+        soon(lambda: CLINIC in server.peers.lines and "lab" in server.peers.trouble)
+        soon(lambda: LAB not in server.peers.lines)
         found = error_of(server, 0.3)
         assert isinstance(found, party.Missing)
         assert (
@@ -337,7 +328,13 @@ def test_addresses_that_are_none_are_refused_and_named(addresses, message):
     agreed = agreed_for(small())
     with pytest.raises(ValueError, match=message):
         Connections(
-            agreed, "lab", None, PlaintextWithoutIdentity("lab"), 1, addresses=addresses
+            agreed,
+            "lab",
+            None,
+            PlaintextWithoutIdentity("lab"),
+            1,
+            Grpc(),
+            addresses=addresses,
         )  # type: ignore[arg-type]
 
 

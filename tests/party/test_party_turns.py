@@ -107,7 +107,7 @@ def expected(problem, roles, records, turns, micros=1):
 
     def hand_over(step):
         for (giver, taker), times in zip(
-            turns.pairs, turns.times[:: len(roles)], strict=bool(turns.pairs)
+            turns.pairs, turns.handover_steps[:: len(roles)], strict=bool(turns.pairs)
         ):
             mine[taker] = mine[giver] if step in times else mine[taker]
 
@@ -222,7 +222,8 @@ def test_clients_in_turns_train_as_the_whole_does_on_the_same_batches(
             assert results[at].losses["loss"] == losses
         else:
             each = [
-                results[agreed.turns.player(at, c)].losses["loss"] for c in range(3)
+                results[agreed.turns.party_of_role(at, c)].losses["loss"]
+                for c in range(3)
             ]
             assert list(map(len, each)) == [
                 agreed.turns.steps_of(c, steps) for c in range(3)
@@ -422,7 +423,7 @@ def test_a_client_that_stays_away_is_passed_over_until_it_comes_back(
     assert away[0] == (4, ["south"]) and (
         len(away) == 2 and away[1][1] == [] if returns else len(away) == 1
     )
-    turns = agreed.turns.without(
+    turns = agreed.turns.excluding(
         tuple(
             (step, tuple(agreed.turns.names.index(c) for c in who))
             for step, who in away
@@ -471,7 +472,7 @@ def test_the_lead_remembers_who_is_passed_over(tmp_path):
     results = checked(together(["north client", "south client", "server"], one))
     assert results["server"].away == [(0, ["west"])]
     state, mine, _ = expected(
-        problem, roles, records, agreed.turns.without(((0, (2,)),))
+        problem, roles, records, agreed.turns.excluding(((0, (2,)),))
     )
     compare(agreed, results, state, mine)
     found = together(["server"], work_of(problem, agreed, records))
@@ -495,20 +496,22 @@ def test_turns_without_those_that_are_away(order, away):
     said = party.turns(
         {c: {"client": c} for c in "abcd"}, order, "peer", missing="skip"
     )
-    turns = Turns(said, ["client", "server"], 30).without(away)
+    turns = Turns(said, ["client", "server"], 30).excluding(away)
     whose, at = [], 0
     while len(whose) < 30:  # one step after the other
         client, count = order[at % len(order)]
         for _ in range(count):
-            if "abcd".index(client) in turns.away_at(len(whose)):
+            if "abcd".index(client) in turns.rota.away_at(len(whose)):
                 break
             whose.append("abcd".index(client))
         at += 1
     assert [turns.client(s) for s in range(30)] == whose[:30]
-    holder, begins = [0] * 4, {*turns.turn[0]}
+    holder, begins = [0] * 4, {*turns.rota.turns[0]}
     for step in range(31):
-        gone, new = turns.away_at(step), list(holder)
-        for (giver, taker), times in zip(turns.pairs, turns.times, strict=True):
+        gone, new = turns.rota.away_at(step), list(holder)
+        for (giver, taker), times in zip(
+            turns.pairs, turns.handover_steps, strict=True
+        ):
             if step in times:
                 assert (
                     giver not in gone
@@ -552,7 +555,7 @@ def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff
         assert [turns.steps_of(i, step) for i in range(3)] == [
             whose[:step].count(c) for c in "abc"
         ]
-    pairs = [*zip(turns.hands, turns.times, strict=True)]
+    pairs = [*zip(turns.handovers, turns.handover_steps, strict=True)]
     hands = [(s, h.sender, h.receiver) for h, at in pairs for s in at]
     passes = [
         (b, whose[b - 1], whose[b]) for b in range(1, steps) if whose[b - 1] != whose[b]
@@ -560,14 +563,16 @@ def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff
     last = [(steps, whose[-1], c) for c in "abc" if c != whose[-1]]
     assert sorted(hands) == (sorted(passes + last) if handoff == "peer" else [])
     for i, (h, at) in enumerate(pairs):
-        assert [turns.uses(2, 6 + i, s) for s in range(steps + 2)] == [
+        assert [turns.schedule(2).tables[6 + i].count(s) for s in range(steps + 2)] == [
             sum(x < s for x in at) for s in range(steps + 2)
         ]
         assert all(
-            (i, h) in turns.hands_of(p, s) for s in at for p in (h.sender, h.receiver)
+            (i, h) in turns.handovers_of(p, s)
+            for s in at
+            for p in (h.sender, h.receiver)
         )
     assert sum(
-        len(turns.hands_of(p, s)) for p in "abc" for s in range(steps + 1)
+        len(turns.handovers_of(p, s)) for p in "abc" for s in range(steps + 1)
     ) == 2 * len(hands)
 
 

@@ -15,9 +15,12 @@ import pytest
 
 from jsplit.wire import certs
 from jsplit.wire.certs import PlaintextWithoutIdentity, authority, host_of, uri_of
-from jsplit.wire.channel import CHUNK, Closed, memory_pair
+from jsplit.wire.channel import CHUNK
 from jsplit.wire.codec import CodecError, Head, frame_of
-from jsplit.wire.rpc import Listener, Pulse, dial
+from jsplit.wire.memory import MemoryTransport, memory_pair
+from jsplit.wire.pipe import Closed
+from jsplit.wire.rpc import Grpc, dial
+from jsplit.wire.transport import Pulse
 
 SOON, LONG = 0.05, 20.0
 LIMIT = 16 << 20
@@ -30,8 +33,9 @@ def trust():
 
 
 @contextmanager
-def listening(mine, allowed=PARTIES, key=uri_of):
+def listening(mine, allowed=PARTIES, key=uri_of, transport=None):
     """A party that listens, and the channels that come."""
+    transport = transport or Grpc()
     channels: queue.Queue = queue.Queue()
 
     def met(party, opened):
@@ -42,9 +46,11 @@ def listening(mine, allowed=PARTIES, key=uri_of):
         channels.put(made)
         ended.wait(10 * LONG)
 
-    listener = Listener("localhost:0", mine, {key(p): p for p in allowed}, met, LIMIT)
+    known = {key(p): p for p in allowed}
+    listener = transport.listen("localhost:0", mine, known, met, LIMIT)
     try:
-        yield f"localhost:{listener.port}", channels
+        # A hub has no ports: what it listens at is what is dialled.
+        yield f"localhost:{getattr(listener, 'port', 0)}", channels
     finally:
         while not channels.empty():
             channels.get().close()
@@ -54,22 +60,29 @@ def listening(mine, allowed=PARTIES, key=uri_of):
 @contextmanager
 def connected(kind, trust):
     """Two ends of a channel: that of `lab`, and that of `server`."""
-    if kind == "memory":
+    if kind == "memory pair":
         yield memory_pair("lab", "server", LIMIT)
         return
-    secure = kind == "mtls"
+    secure = kind in ("mtls", "memory mtls")
+    transport = MemoryTransport() if kind.startswith("memory") else Grpc()
     lab, server = (
         trust[p] if secure else PlaintextWithoutIdentity(p) for p in ("lab", "server")
     )
-    with listening(server, key=uri_of if secure else str) as (address, channels):
-        there = dial(address, "server", lab, LIMIT, timeout=LONG)
+    key = uri_of if secure else str
+    with listening(server, key=key, transport=transport) as (address, channels):
+        there = transport.dial(
+            address, "server", lab, LIMIT, lambda head: None, timeout=LONG
+        )
         here = channels.get(timeout=LONG)
         yield there, here
         there.close()
         here.close()
 
 
-@pytest.fixture(params=["memory", "mtls", "plaintext"])
+KINDS = ["memory pair", "memory", "memory mtls", "mtls", "plaintext"]
+
+
+@pytest.fixture(params=KINDS)
 def ends(request, trust):
     with connected(request.param, trust) as made:
         yield made
@@ -193,7 +206,7 @@ def test_who_closes_waits_no_longer_than_it_says():
     assert 0.2 <= time.monotonic() - began < LONG / 2
 
 
-@pytest.mark.parametrize("kind", ["memory", "mtls"])
+@pytest.mark.parametrize("kind", ["memory pair", "memory", "mtls"])
 def test_bytes_that_are_no_frame_close_the_channel(kind, trust):
     with connected(kind, trust) as (a, b):
         a.outward.put(b"no frame" * 20, LONG)
@@ -323,28 +336,69 @@ def test_whom_the_listener_does_not_know_is_refused_and_it_says_so(
         )
 
 
-def test_a_party_that_dials_is_not_deceived_by_another_that_listens(trust):
+def anything(head):
+    """Accept every head."""
+
+
+@pytest.fixture(params=[Grpc, MemoryTransport])
+def transport(request):
+    return request.param()
+
+
+def test_a_party_that_dials_is_not_deceived_by_another_that_listens(trust, transport):
     """The certificate is good, but of another party."""
-    with listening(trust["Klinik N\u00fcrnberg"]) as (address, channels):
+    lab, other = trust["lab"], "Klinik N\u00fcrnberg"
+    with listening(trust[other], transport=transport) as (address, channels):
         with pytest.raises(Closed, match="Hostname|UNAVAILABLE|no connection"):
-            dial(address, "server", trust["lab"], LIMIT, timeout=3.0)
-        dial(address, "Klinik N\u00fcrnberg", trust["lab"], LIMIT, timeout=LONG).close()
+            transport.dial(address, "server", lab, LIMIT, anything, timeout=3.0)
+        transport.dial(address, other, lab, LIMIT, anything, timeout=LONG).close()
         assert channels.get(timeout=LONG).peer == "lab"
 
 
-def test_no_one_there_is_said_within_the_deadline():
-    with pytest.raises(Closed, match="`server`"):
-        dial(
-            "localhost:1", "server", PlaintextWithoutIdentity("lab"), LIMIT, timeout=3.0
+def test_every_head_is_judged_before_its_arrays_are_read(trust, transport):
+    """The protocol counts on it: it looks at no head a second time."""
+
+    def refuse(head):
+        raise CodecError(f"not {head.kind}")
+
+    with listening(trust["server"], transport=transport) as (address, channels):
+        there = transport.dial(
+            address, "server", trust["lab"], LIMIT, refuse, timeout=LONG
         )
+        channels.get(timeout=LONG).send(numbered(0, 1 << 20), LONG)
+        with pytest.raises(CodecError, match="not activation"):
+            there.receive(LONG)
+        with pytest.raises(Closed):
+            there.send(numbered(1), LONG)
 
 
-def test_an_address_that_is_taken_is_refused(trust):
+def test_who_is_not_on_the_allow_list_is_refused_and_it_is_logged(
+    trust, transport, caplog
+):
+    server, lab = trust["server"], trust["lab"]
     with (
-        listening(trust["server"]) as (address, _),
+        listening(server, allowed=("server",), transport=transport) as (address, _),
+        caplog.at_level(logging.WARNING),
+        pytest.raises(Closed, match="broke"),
+    ):
+        made = transport.dial(address, "server", lab, LIMIT, anything, timeout=2.0)
+        made.receive(2.0)
+    assert f"{uri_of('lab')} is not on the allow-list" in caplog.text
+
+
+def test_no_one_there_is_said_within_the_deadline(transport):
+    lab = PlaintextWithoutIdentity("lab")
+    with pytest.raises(Closed, match="`server`"):
+        transport.dial("localhost:1", "server", lab, LIMIT, anything, timeout=3.0)
+
+
+def test_an_address_that_is_taken_is_refused(trust, transport):
+    server = trust["server"]
+    with (
+        listening(server, transport=transport) as (address, _),
         pytest.raises(ValueError, match="cannot be listened at"),
     ):
-        Listener(address, trust["server"], {}, lambda *_: None, LIMIT, Pulse())
+        transport.listen(address, server, {}, lambda *_: None, LIMIT, Pulse())
 
 
 def test_every_party_has_a_host_name_and_uri_of_its_own():

@@ -11,10 +11,9 @@ import pytest
 from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, authority, uri_of
 from jsplit.wire.codec import Head, frame_of
+from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.relay import OVERHEAD
-from jsplit.wire.rendezvous import Refused
 from jsplit.wire.seal import Sealer
-from jsplit.wire.session import RemoteProtocolError
 
 PARTIES, RUN, LIMIT = ("lab", "clinic", "server"), b"r" * 32, 1 << 20
 SECRET = np.arange(1000, dtype=np.float32)

@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 from jsplit.party.contract.turns import Turns, turns
 from jsplit.training.walk import Wire
 from jsplit.wire import chunks, codec
+from jsplit.wire.admission import accept_between
+from jsplit.wire.control import Start, Status
 from jsplit.wire.difference import difference
+from jsplit.wire.errors import LocalProtocolError, Refused, RemoteProtocolError
 from jsplit.wire.member import Member
-from jsplit.wire.rendezvous import Refused, Rendezvous, Start, Status
-from jsplit.wire.session import (
-    Crossing,
-    LocalProtocolError,
-    RemoteProtocolError,
-    Session,
-    Terms,
-)
+from jsplit.wire.rendezvous import Rendezvous
+from jsplit.wire.session import Session
+from jsplit.wire.terms import Crossing, Terms
 
 RUN = b"r" * 32
 BYTE = ((np.dtype(np.uint8), (8,)),)
@@ -34,9 +32,20 @@ def terms(parties, *crossings, steps=8, micros=1, **options):
         Crossing(kind, what, parties.index(a), parties.index(b))
         for kind, what, a, b in crossings
     )
-    return Terms(
-        RUN, tuple(parties), wires, lambda wire, step: BYTE, steps, micros, **options
-    )
+    shapes = (BYTE,) * len(wires)
+    return Terms(RUN, tuple(parties), wires, shapes, steps, micros, **options)
+
+
+def received(member, peer, frame):
+    """What a member makes of a frame: its head is accepted first, as a channel does it."""
+    member.accept(peer, frame.head)
+    return member.receive(peer, frame)
+
+
+def taken(session, frame):
+    """What a session makes of a frame whose head is accepted first."""
+    accept_between(session.terms, session.me, session.peer, frame.head)
+    return session.receive(frame)
 
 
 STEPS, EVERY, MICROS = 8, 2, 2
@@ -99,7 +108,7 @@ TURNS = Turns(
     ["client", "server"],
     STEPS,
 )
-USES = {"turns": lambda wire, step, away: TURNS.without(away).uses(2, wire, step)}
+SCHEDULES = {"turns": TURNS.schedule(2)}
 
 
 class Seals:
@@ -149,7 +158,7 @@ class Party:
             *wires,
             steps=STEPS,
             micros=MICROS,
-            **({"uses": USES[world]} if world in USES else {}),
+            schedule=SCHEDULES.get(world),
         )
         self.me, self.disk = me, disk
         direct = frozenset(
@@ -164,21 +173,22 @@ class Party:
             Status(instance, 0, tuple(disk)),
             direct=direct,
             cache=cache,
+            seals=Seals(me, instance),
         )
-        self.member.seals = Seals(me, instance)
         self.epoch, self.step, self.at, self.state = 0, 0, 0, b""
 
     @property
     def program(self):
         """What is sent and received in a step, in order; hand-overs come first."""
         t = self.terms
+        tables = t.tables()
         own = [
             w
             for w, c in enumerate(t.crossings)
-            if self.me in (c.sender, c.receiver) and t.used(w, self.step, ())
+            if self.me in (c.sender, c.receiver) and tables[w].has(self.step)
         ]
         found = [
-            (w, micro) for micro in range(MICROS) for w in own if micro < t.parts(w)
+            (w, micro) for micro in range(MICROS) for w in own if micro < t.frames(w)
         ]
         return sorted(found, key=lambda x: t.crossings[x[0]].kind != "weights")
 
@@ -249,17 +259,16 @@ class World:
             self.under_way.append((sender, hop, b"".join(chunks.encode(frame))))
 
     def meet(self, me, peers=None):
-        for p in peers or self.parties[me].member.direct:
+        for p in peers or self.parties[me].member.traffic.neighbours:
             self.post(me, [(p, self.parties[me].member.hello(p))])
             self.post(p, [(me, self.parties[p].member.hello(me))])
 
     def deliver(self, at, keep=False):
         sender, receiver, data = self.under_way[at] if keep else self.under_way.pop(at)
         self.old = [*self.old[-50:], (sender, receiver, data)]
-        self.post(
-            receiver,
-            self.parties[receiver].member.receive(sender, chunks.decode(data, 1 << 20)),
-        )
+        member = self.parties[receiver].member
+        frame = chunks.decode(data, 1 << 20, lambda head: member.accept(sender, head))
+        self.post(receiver, member.receive(sender, frame))
 
     def kill(self, me):
         """The process dies: its memory is gone, and so are its connections."""
@@ -280,7 +289,7 @@ class World:
                 self.kill(self.rng.randrange(len(self.parties)))
             case "cut":
                 a = self.rng.randrange(len(self.parties))
-                b = self.rng.choice(sorted(self.parties[a].member.direct))
+                b = self.rng.choice(sorted(self.parties[a].member.traffic.neighbours))
                 self.under_way = [m for m in self.under_way if {*m[:2]} != {a, b}]
                 self.meet(a, [b])
             case "lose" if n:
@@ -311,7 +320,7 @@ class World:
                 self.post(p.me, p.advance())
             if turn % 200 == 199:  # they have waited for long
                 for p in self.parties:
-                    self.post(p.me, p.member.remind())
+                    self.post(p.me, p.member.resend())
         raise TimeoutError(
             f"{[(p.step, p.epoch) for p in self.parties]} after {limit} turns"
         )
@@ -428,14 +437,14 @@ def test_only_who_waits_for_it_is_told_of_a_finished_step():
     t = terms(
         ["north", "south", "server"],
         *WORLDS["turns"][1],
-        uses=lambda wire, step, away: TURNS.uses(2, wire, step),
+        schedule=TURNS.schedule(2),
     )
     server, north = Session(t, 2, 0), Session(t, 0, 2)
     for s in (server, north):
         s.begin(1, 0)
     told = []
     for step in range(STEPS):  # two of the north, one of the south, and so on
-        if t.used(0, step, ()):
+        if t.tables()[0].has(step):
             server.receive(north.send(0, step, 0, VALUE))
             north.receive(server.send(1, step, 0, VALUE))
         north.finished(step)
@@ -454,7 +463,7 @@ def test_an_older_epoch_or_another_process_is_void():
         2, 0, (9, 8)
     )  # another process of the client, of which the server has not heard
     assert server.receive(client.send(0, 0, 0, VALUE)) == (None, [])
-    assert server.next == {0: 0}
+    assert server.next_receive == {0: 0}
 
 
 @pytest.mark.parametrize(
@@ -482,7 +491,7 @@ def test_what_a_party_may_not_send_is_refused(change, message):
     client, server = pair()
     frame = client.send(0, 0, 0, VALUE)
     with pytest.raises(RemoteProtocolError, match=message):
-        server.receive(codec.Frame(replace(frame.head, **change), frame.arrays))
+        taken(server, codec.Frame(replace(frame.head, **change), frame.arrays))
 
 
 @pytest.mark.parametrize(
@@ -530,13 +539,13 @@ def test_only_the_lead_opens_epochs_and_only_it_hears_of_checkpoints():
     with pytest.raises(
         RemoteProtocolError, match="`two` is not the lead and may not send start"
     ):
-        one.receive(1, start)
+        received(one, 1, start)
     with pytest.raises(RemoteProtocolError, match="may not send checkpoint"):
-        one.receive(1, codec.text_of(two.head("checkpoint", 0), two.about(0)))
+        received(one, 1, codec.text_of(two.head("checkpoint", 0), two.status_for(0)))
     with pytest.raises(
         RemoteProtocolError, match="`two` sent a frame from `one` to `three`"
     ):
-        one.receive(1, codec.text_of(one.head("sync", 2), {}))
+        received(one, 1, codec.text_of(one.head("sync", 2), {}))
 
 
 def test_what_passes_the_lead_is_sealed_and_goes_only_where_it_may():
@@ -545,26 +554,30 @@ def test_what_passes_the_lead_is_sealed_and_goes_only_where_it_may():
     lead, one = world.parties[2].member, world.parties[0].member
     head = codec.Head("activation", RUN, one.epoch, 1, 0, 1, shapes=BYTE)
     with pytest.raises(RemoteProtocolError, match="is not sealed"):
-        lead.receive(0, codec.Frame(head, tuple(VALUE)))
+        received(lead, 0, codec.Frame(head, tuple(VALUE)))
     with pytest.raises(RemoteProtocolError, match="may not send activation 1 on"):
-        lead.receive(0, codec.Frame(replace(head, value=1, sealed=True), tuple(VALUE)))
+        received(
+            lead, 0, codec.Frame(replace(head, value=1, sealed=True), tuple(VALUE))
+        )
 
 
 def test_of_two_processes_of_one_party_the_later_counts():
     t = terms(["client", "server"], UP, DOWN)
     server = Member(t, 1, 1, Status(5, 0, (0,)))
     first, second = (Member(t, 0, 1, Status(i, 0, (0,))) for i in (8, 9))
-    server.receive(0, first.hello(1))
+    received(server, 0, first.hello(1))
     assert server.epoch == 1
-    server.receive(0, second.hello(1))
+    received(server, 0, second.hello(1))
     assert server.epoch == 2 and server.start.instances == (9, 5)
     with pytest.raises(
         Refused, match="another process of `client` was started later"
     ) as refused:
-        server.receive(0, first.hello(1))
+        received(server, 0, first.hello(1))
     assert refused.value.alone and server.epoch == 2
     assert (
-        server.receive(0, codec.text_of(first.head("checkpoint", 1), first.about(1)))
+        received(
+            server, 0, codec.text_of(first.head("checkpoint", 1), first.status_for(1))
+        )
         == []
     )
 
@@ -745,7 +758,7 @@ def test_a_hello_that_says_nothing_sensible_is_refused(said):
         codec.Head("hello", RUN, 0, 1, 0, 1), good | said if said else {}
     )
     with pytest.raises(RemoteProtocolError, match="`client` does not say"):
-        server.receive(0, hello)
+        received(server, 0, hello)
 
 
 def changed_hellos(count, seed):
@@ -772,9 +785,8 @@ def changed_hellos(count, seed):
         run = RUN if rng.integers(8) else b"s" * 32
         lead = Member(t, 1, 1, Status(5, 0, (0, 2), {"": (24, "ab")}), {"steps": 3})
         try:
-            lead.receive(
-                0, codec.frame_of(codec.Head("hello", run, 0, 8, 0, 1), [data])
-            )
+            head = codec.Head("hello", run, 0, 8, 0, 1)
+            received(lead, 0, codec.frame_of(head, [data]))
             seen["taken"] += 1
         except (codec.CodecError, RemoteProtocolError, Refused):
             seen["refused"] += 1
@@ -833,6 +845,8 @@ def test_two_agreements_differ_in_one_line():
     server = Member(replace(t, run=b"s" * 32), 1, 1, Status(1, 0, (0,)), theirs)
     for one, other in ((client, server), (server, client)):
         with pytest.raises(Refused, match="the agreements differ: `nodes"):
-            one.receive(other.me, other.hello(one.me))
+            received(one, other.me, other.hello(one.me))
     with pytest.raises(Refused, match="differ: `agreement` is .* and missing at"):
-        server.receive(0, codec.text_of(client.head("hello", 1), client.about(1)))
+        received(
+            server, 0, codec.text_of(client.head("hello", 1), client.status_for(1))
+        )

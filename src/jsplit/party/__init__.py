@@ -9,16 +9,20 @@ from jsplit.party.process import Metrics, Result
 from jsplit.party.run import run
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials
-from jsplit.wire.rendezvous import Refused
+from jsplit.wire.errors import Refused
+from jsplit.wire.memory import MemoryTransport
+from jsplit.wire.transport import Transport
 
 __all__ = [
     "Agreement",
     "Credentials",
+    "MemoryTransport",
     "Metrics",
     "Missing",
     "PlaintextWithoutIdentity",
     "Refused",
     "Result",
+    "Transport",
     "agreement",
     "certs",
     "credentials",

@@ -28,7 +28,7 @@ from jsplit.core.checkpoint import (
     save,
     to_disk,
 )
-from jsplit.wire.session import Away
+from jsplit.wire.rota import Away
 
 _log = logging.getLogger("jsplit.party")
 

@@ -18,7 +18,7 @@ from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
 from jsplit.party.connection.connections import identity_of
-from jsplit.party.connection.network import Network
+from jsplit.party.connection.network import Network, Reach
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, canonical
 from jsplit.party.contract.records import Batches, Records
@@ -27,10 +27,10 @@ from jsplit.party.process import Own, PartyRun, of
 from jsplit.wire import codec
 from jsplit.wire.certs import Trust
 from jsplit.wire.codec import Shapes
+from jsplit.wire.control import Status
 from jsplit.wire.member import Member
 from jsplit.wire.relay import OVERHEAD
-from jsplit.wire.rendezvous import Status
-from jsplit.wire.session import Away, Terms
+from jsplit.wire.terms import Terms
 
 
 @dataclass
@@ -54,14 +54,14 @@ class Prepared:
 
     @contextmanager
     def connected(self, **network: Any) -> Iterator[PartyRun]:
-        """The party, reachable; `network` as for `jsplit.party.connection.network.Network`."""
+        """The party, reachable; `network` as for `jsplit.party.connection.network.Reach`."""
         made = Network(
             self.agreed,
             self.party,
             self.member,
             self.credentials,
             self.limit,
-            **network,
+            Reach(**network),
         )
         try:
             yield PartyRun(
@@ -164,19 +164,19 @@ def prepare(
         agreed.parties.index(party),
     )
 
-    def shape_of(crossing: int, step: int) -> tuple:
-        return (
-            handed
-            if crossings[crossing].kind == "weights"
-            else shapes.arrays(local.like(crossing % wires, sizes(step))[0])
-        )
+    def shapes_at(size: int) -> tuple[Shapes, ...]:
+        own = [shapes.arrays(local.like(w, size)[0]) for w in range(wires)]
+        # Each client has the wires of the step, and then come the hand-overs.
+        handovers = len(crossings) - wires * len(turns.names)
+        return (*own * len(turns.names), *[handed] * handovers)
 
-    def uses(crossing: int, step: int, away: Away) -> int:
-        return turns.without(away).uses(wires, crossing, step)
+    first_size, last_size = sizes(0), sizes(steps - 1)
+    all_shapes = shapes_at(first_size)
+    last_shapes = shapes_at(last_size) if last_size != first_size else ()
 
     for place, crossing in enumerate(crossings):
         if crossing.kind != "weights" or me in (crossing.sender, crossing.receiver):
-            codec.check(shape_of(place, 0), f"{crossing.kind} `{crossing.what}`")
+            codec.check(all_shapes[place], f"{crossing.kind} `{crossing.what}`")
     if (
         largest
         and turns.client_of(party) is not None
@@ -201,16 +201,17 @@ def prepare(
         run,
         parties,
         crossings,
-        shape_of,
+        all_shapes,
         steps,
         micros,
         2 + 2 * lag,
         clients=clients,
-        uses=uses,
+        schedule=turns.schedule(wires),
         lag=lag,
         finite=agreed["nonfinite"] == "refuse",
+        last_shapes=last_shapes,
     )
-    limit = max(largest, *[_bytes_of(shape_of(w, 0)) for w in range(wires)])
+    limit = max(largest, *map(_bytes_of, all_shapes[:wires]))
     said_of = {
         client: (r.count, r.digest)
         for client, r in records.items()

@@ -113,7 +113,7 @@ class PartyRun:
         start = member.start
         if start is None:
             return self.disk.restore(steps), steps
-        self.turns = self.local.turns = self.agreed.turns.without(start.away)
+        self.turns = self.local.turns = self.agreed.turns.excluding(start.away)
         if self.agreed.turns.skips:
             self.disk.forget(self.turns.there_until(self.party, start.step))
             if self.network.member.rendezvous:
@@ -166,7 +166,7 @@ class PartyRun:
     def hand_over(self, state: PartyState, step: int) -> PartyState:
         """Before a step: give what this party's role has learned to who plays it next, or take it from who played it."""
         first = len(self.turns.names) * len(self.local.wires)
-        for place, hand in self.turns.hands_of(self.party, step):
+        for place, hand in self.turns.handovers_of(self.party, step):
             if hand.sender == self.party:
                 self.network.send(first + place, step, 0, learned(state))
             else:

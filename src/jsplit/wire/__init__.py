@@ -1,1 +1,1 @@
-"""What lies between parties: frames as bytes, a session without I/O, channels, and gRPC in one file."""
+"""What lies between parties: frames, a protocol without I/O, channels, and transports."""

@@ -150,9 +150,17 @@ Accept = Callable[[Head], Any]
 
 def frame_of(head: Head, arrays: Sequence[Any]) -> Frame:
     """A frame that carries `arrays`; its head says their dtypes and shapes."""
-    given = tuple(np.asarray(x) for x in arrays)
-    given = tuple(x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in given)
-    return Frame(replace(head, shapes=tuple((x.dtype, x.shape) for x in given)), given)
+    given: list[np.ndarray] = []
+    shapes: list[tuple[np.dtype, tuple[int, ...]]] = []
+    # A plain loop: it runs for every frame, and a generator would call for every array.
+    for value in arrays:
+        array = np.asarray(value)
+        # `ascontiguousarray` alone would make an array of one axis of one that has none.
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        given.append(array)
+        shapes.append((array.dtype, array.shape))
+    return Frame(replace(head, shapes=tuple(shapes)), tuple(given))
 
 
 def text_of(head: Head, about: Mapping[str, Any]) -> Frame:
@@ -317,6 +325,15 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
         tuple(shapes),
         bool(flags & _SEALED),
     )
+
+
+def bytes_on_the_wire(arrays: Sequence[np.ndarray]) -> int:
+    """Bytes of the frame that carries some arrays, head and all."""
+    size = HEADER.size
+    # A plain loop: it runs for every frame, and a generator would call for every array.
+    for array in arrays:
+        size += _ARRAY.size + 8 * array.ndim + array.nbytes
+    return size
 
 
 def finite(arrays: Sequence[np.ndarray]) -> bool:

@@ -1,32 +1,31 @@
-"""One party's side of the whole protocol, and the lead's part in it: who is there, and from which step all go on. No I/O.
+"""One party's side of the protocol: hellos, epochs, checkpoints, goodbyes. No I/O.
 
-Every party tells the lead which checkpoints it has on disk. Once all are there, the lead opens an epoch: all go on from
-the newest step that all have. A party that comes back as another process opens the next epoch, so all roll back; a
-connection that comes back opens none, what was lost on it is sent again. What control frames say is a state, never
-a change, so that it does not matter how often or in which order they arrive.
+Every party tells the lead which checkpoints it has on disk. Once all
+are there, the lead opens an epoch: all go on from the newest step that
+all have. A party that comes back as another process opens the next
+epoch, so all roll back; a connection that comes back opens none, what
+was lost on it is sent again. What control frames say is a state, never
+a change, so that it does not matter how often or in which order they
+arrive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from jsplit.wire import codec
+from jsplit.wire.admission import Admission
 from jsplit.wire.codec import Frame, Head
-from jsplit.wire.difference import difference
-from jsplit.wire.relay import Outgoing, Seals, passed_on, sealed
-from jsplit.wire.rendezvous import (
-    MOST_DURABLE,
-    Refused,
-    Rendezvous,
-    Start,
-    Status,
-    number,
-)
-from jsplit.wire.session import Away, RemoteProtocolError, Session, Terms
+from jsplit.wire.control import Start, Status, number, status_words
+from jsplit.wire.errors import Refused
+from jsplit.wire.handshake import check_newer, check_same_run
+from jsplit.wire.relay import Outgoing, Seals
+from jsplit.wire.rendezvous import Rendezvous
+from jsplit.wire.rota import Away
+from jsplit.wire.terms import Terms
+from jsplit.wire.traffic import Traffic
 
 
 @dataclass
@@ -35,143 +34,147 @@ class Member:
 
     Args:
         terms: of the run.
-        me: this party; `lead`: the one that opens epochs.
+        me: this party, by its place.
+        lead: the party that opens epochs.
         status: of this process, as it starts.
-        said: the agreement, which a hello carries so that the other side can say what differs.
-        direct: the parties that this one has a connection with; frames for others go by way of the lead.
+        said: the agreement, which a hello carries so that the other
+            side can say what differs.
+        direct: the parties that this one has a connection with; by
+            default all. Frames for others go by way of the lead.
         cache: whether what was sent is kept; see `Session`.
-        seals: seal what goes by way of the lead, and open what comes so.
-        away: at the lead, which clients were passed over before this process began.
+        seals: seal what goes by way of the lead, and open what comes
+            so.
+        away: at the lead, which clients were passed over before this
+            process began.
 
     Attributes:
-        gone: who has said goodbye, and has not come again; done: who has ever done so because it knows that all is done.
+        start: the epoch that has begun.
+        committed: the newest step that all parties have on disk, -1 if
+            none is known.
+        gone: who has said goodbye, and has not come again.
+        done: who has ever said goodbye because it knows that all is
+            done.
     """
 
     terms: Terms
     me: int
     lead: int
     status: Status
-    said: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict[str, Any])
     direct: frozenset[int] | None = None
     cache: bool = True
     seals: Seals | None = None
     away: Away = ()
     start: Start | None = None
     committed: int = -1
-    gone: set[int] = field(default_factory=set)
-    done: set[int] = field(default_factory=set)
-    inbox: dict[tuple[int, int, int], Frame] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set[int])
+    done: set[int] = field(default_factory=set[int])
 
-    def __post_init__(self):
-        others = [p for p in range(len(self.terms.parties)) if p != self.me]
-        self.sessions = {p: Session(self.terms, self.me, p, self.cache) for p in others}
-        self.direct = frozenset(others) if self.direct is None else self.direct
-        self.rendezvous = (
-            Rendezvous(self.terms, self.away) if self.me == self.lead else None
+    def __post_init__(self) -> None:
+        others = frozenset(p for p in range(len(self.terms.parties)) if p != self.me)
+        neighbours = others if self.direct is None else self.direct
+        self.traffic = Traffic(
+            self.terms, self.me, self.lead, neighbours, self.cache, self.seals
         )
-        if self.rendezvous:
-            self.arrive(self.me, self.status)
+        # Bound here and not called through methods of this class: they are
+        # what every frame passes.
+        self.accept = Admission(self.terms, self.me, self.lead).accept
+        self.route, self.send = self.traffic.route, self.traffic.send
+        self.take, self.finished = self.traffic.take, self.traffic.finished
+        self.sessions, self.inbox = self.traffic.sessions, self.traffic.inbox
+        self.rendezvous: Rendezvous | None = None
+        if self.me == self.lead:
+            self.rendezvous = Rendezvous(self.terms, self.away)
+            self._arrive(self.me, self.status)
 
     @property
     def epoch(self) -> int:
+        """The newest epoch that this party has begun, in this process or before."""
         return self.start.epoch if self.start else self.status.epoch
 
-    def route(self, peer: int) -> int:
-        """Whom a frame for `peer` is given to."""
-        return peer if peer in (self.direct or ()) else self.lead
+    # What this party says.
+
+    def head(self, kind: str, peer: int) -> Head:
+        """The head of a control frame for `peer`."""
+        run, instance = self.terms.run, self.status.instance
+        return Head(kind, run, self.epoch, instance, self.me, peer)
+
+    def _text(self, kind: str, peer: int, words: Mapping[str, Any]) -> Frame:
+        return codec.text_of(self.head(kind, peer), words)
 
     def hello(self, peer: int) -> Frame:
         """What is said first on every connection."""
-        return codec.text_of(
-            self.head("hello", peer), self.about(peer) | {"agreement": self.said}
+        return self._text(
+            "hello", peer, self.status_for(peer) | {"agreement": self.said}
         )
 
-    def head(self, kind: str, peer: int) -> Head:
-        return Head(
-            kind, self.terms.run, self.epoch, self.status.instance, self.me, peer
-        )
+    def status_for(self, peer: int) -> dict[str, Any]:
+        """What this party says of itself."""
+        return status_words(self.status, self.epoch, to_lead=peer == self.lead)
 
-    def accept(self, peer: int, head: Head) -> None:
-        """Refuse what `peer` may not send, before anything is allocated for it.
+    def bye(self, peer: int, reason: str = "") -> Frame:
+        """What is said last, with a reason unless it is that all is done."""
+        return self._text("bye", peer, {"reason": reason})
 
-        Raises:
-            RemoteProtocolError: saying why.
-        """
-        if head.sender == peer and head.receiver == self.me:
-            if head.kind == "hello":
-                return
-            self.sessions[peer].accept(head)
-            if (
-                head.kind in ("start", "committed")
-                and peer != self.lead
-                or head.kind == "checkpoint"
-                and not self.rendezvous
-            ):
-                raise RemoteProtocolError(
-                    f"`{self.terms.name(peer)}` is not the lead and may not send {head.kind}."
-                )
-        elif (
-            peer == self.lead
-            and head.receiver == self.me
-            and head.sender in self.sessions
-            and head.sender != peer
-        ):
-            self.sessions[head.sender].accept(head)
-            passed_on(head, self.terms.name(self.lead))
-        elif self.rendezvous and head.sender == peer and head.receiver in self.sessions:
-            if head.run != self.terms.run:
-                raise RemoteProtocolError(
-                    f"`{self.terms.name(peer)}` sent a frame of another run."
-                )
-            passed_on(head, self.terms.name(self.lead))
-            there = head.value in self.terms.between(head.sender, head.receiver)
-            if head.kind in codec.CARRIERS and not (
-                there and self.terms.within(head.value, head.step, head.micro)
-            ):
-                raise RemoteProtocolError(
-                    f"`{self.terms.name(peer)}` may not send {head.kind} {head.value} on."
-                )
+    def refusal(self, peer: int, reason: str) -> Frame:
+        """What ends the other side too."""
+        return self._text("refusal", peer, {"reason": reason})
+
+    def announcements(self, peer: int) -> Outgoing:
+        """What the lead tells: the epoch that has begun, and what all have on disk."""
+        frames: list[Frame] = []
+        if self.start:
+            frames.append(self._text("start", peer, asdict(self.start)))
+        # The lead may know this without an epoch: of a run that was over
+        # before its process began.
+        if self.committed >= 0:
+            frames.append(self._text("committed", peer, {"step": self.committed}))
+        return [(peer, frame) for frame in frames]
+
+    def _announce(self) -> Outgoing:
+        return [m for peer in self.sessions for m in self.announcements(peer)]
+
+    def resend(self) -> Outgoing:
+        """All that may have been lost, once more: for when a party has waited for long."""
+        if self.rendezvous:
+            again = self._arrive(self.me, self.status)
+            again += self._announce() if self.start else []
         else:
-            raise RemoteProtocolError(
-                f"`{self.terms.name(peer)}` sent a frame from `{self.terms.name(head.sender)}` to "
-                f"`{self.terms.name(head.receiver)}`."
-            )
+            again = [(self.lead, self.hello(self.lead))]
+        return again + self.traffic.ask_all()
+
+    # What comes.
 
     def receive(self, peer: int, frame: Frame) -> Outgoing:
-        """What is to be sent now that a frame came over the connection with `peer`.
+        """Take a frame whose head was accepted, by `accept(peer, head)`.
+
+        Args:
+            peer: over whose connection it came.
+            frame: what came.
+
+        Returns:
+            What is to be sent now.
 
         Raises:
             RemoteProtocolError: if the peer may not send it.
             Refused: if the two cannot work together.
         """
         head = frame.head
-        self.accept(peer, head)
         if head.receiver != self.me:
             return [(head.receiver, frame)]
         match head.kind:
             case "hello":
-                return self.met(peer, frame)
+                return self.on_hello(peer, frame)
             case "start":
-                return self.begin(Start.of(codec.about(frame), self.terms))
+                return self._begin(Start.of(codec.about(frame), self.terms))
             case "checkpoint":
-                status = Status.of(codec.about(frame), self.terms.name(peer))
-                known = self.rendezvous.there.get(peer) if self.rendezvous else None
-                return (
-                    self.arrive(peer, status)
-                    if known and known.instance == status.instance
-                    else []
-                )
+                return self._on_checkpoint(peer, codec.about(frame))
             case "committed":
-                if (
-                    head.epoch
-                    in (
-                        0,
-                        self.epoch,
-                    )
-                ):  # of this epoch; or the run is over, and the lead has begun none since it started
-                    self.committed = max(
-                        self.committed, number(codec.about(frame), "step")
-                    )
+                # Of this epoch; or the run is over, and the lead has begun
+                # none since it started.
+                if head.epoch in (0, self.epoch):
+                    step = number(codec.about(frame), "step")
+                    self.committed = max(self.committed, step)
                 return []
             case "bye":
                 self.gone.add(peer)
@@ -181,226 +184,75 @@ class Member:
             case "refusal":
                 raise Refused(str(codec.about(frame).get("reason"))[:1000])
             case "key":
-                return self.keyed(head, codec.about(frame))
-        session = self.sessions[head.sender]
-        if head.sealed and session.current(head):
-            if self.seals is None:
-                raise RemoteProtocolError(
-                    f"`{self.terms.name(head.sender)}` sent a sealed frame, this party cannot open any."
-                )
-            if not self.seals.has(head.sender):
-                return self.ask_one(head.sender)  # its key was lost on the way
-            frame = self.seals.open(frame)
-            session.accept(frame.head)
-        if session.current(head):
-            self.check(frame)
-        taken, replies = session.receive(frame)
-        if taken is not None:
-            self.inbox[head.value, head.step, head.micro] = taken
-        return self.sealed([(head.sender, reply) for reply in replies])
+                return self.traffic.on_key(head, codec.about(frame))
+            case _:
+                return self.traffic.on_value(frame)
 
-    def check(self, frame: Frame) -> None:
-        """Refuse NaN and infinite values, if that was agreed upon. What is handed over may hold them, as some optimizers do."""
-        head = frame.head
-        if (
-            self.terms.finite
-            and head.kind in ("activation", "cotangent")
-            and not codec.finite(frame.arrays)
-        ):
-            what = f"{head.kind} `{self.terms.crossings[head.value].what}` of step {head.step}"
-            raise Refused(
-                f"`{self.terms.name(head.sender)}` sent {what} with values that are not finite."
-            )
-
-    def keyed(self, head: Head, found: Mapping[str, Any]) -> Outgoing:
-        """The key of a party that is reached by way of the lead; it gets this party's key, and is asked for what was lost."""
-        start, peer = self.start, head.sender
-        if (
-            self.seals is None
-            or self.route(peer) == peer
-            or start is None
-            or start.instances[peer] != head.instance
-        ):
-            return []
-        return self.ask_one(peer) if self.seals.meet(peer, head.instance, found) else []
-
-    def sealed(self, outgoing: Outgoing) -> Outgoing:
-        return (
-            outgoing
-            if self.seals is None
-            else sealed(self.seals, outgoing, lambda peer: self.route(peer) != peer)
-        )
-
-    def met(self, peer: int, frame: Frame) -> Outgoing:
-        """A hello: the agreements are compared, and what the connection before this one lost is asked for."""
-        about = codec.about(frame)
-        who = f"`{self.terms.name(peer)}`"
-        if frame.head.run != self.terms.run:
-            theirs = about.get("agreement")
-            if isinstance(theirs, dict) and self.said == theirs | {
-                "task": self.said.get("task")
-            }:
-                raise RemoteProtocolError(
-                    f"{who} is at another task: {theirs.get('task')!r}, not {self.said.get('task')!r}."
-                )
-            raise Refused(
-                difference(
-                    self.said,
-                    about.get("agreement"),
-                    self.terms.name(self.me),
-                    self.terms.name(peer),
-                )
-            )
-        status = Status.of(about, self.terms.name(peer))
-        known = self.rendezvous.there.get(peer) if self.rendezvous else None
-        newest = (
-            known.instance if known else self.start.instances[peer] if self.start else 0
-        )
-        if status.instance < newest:
-            raise Refused(f"another process of {who} was started later.", alone=True)
+    def on_hello(self, peer: int, frame: Frame) -> Outgoing:
+        """Compare agreements with who says hello, and ask for what was lost before."""
+        said, who = codec.about(frame), self.terms.name(peer)
+        check_same_run(self.terms, self.said, self.me, frame, said.get("agreement"))
+        status = Status.of(said, who)
+        check_newer(who, status.instance, self._instance_of(peer))
         self.gone.discard(peer)
-        found = self.arrive(peer, status) if self.rendezvous else []
+        found = self._arrive(peer, status) if self.rendezvous else []
+        # If its arrival has begun an epoch, it was told so with all others.
         if self.rendezvous and not any(p == peer for p, _ in found):
-            found += self.told(peer)
-        return found + self.ask(peer)
+            found += self.announcements(peer)
+        return found + self.traffic.ask(peer)
 
-    def ask(self, peer: int) -> Outgoing:
-        """Ask for what was sent and did not arrive, on every session that this connection serves."""
-        if self.start is None:
+    def _instance_of(self, peer: int) -> int:
+        """The newest process of a party that is known, 0 if none is."""
+        known = self.rendezvous.there.get(peer) if self.rendezvous else None
+        if known:
+            return known.instance
+        return self.start.instances[peer] if self.start else 0
+
+    def _on_checkpoint(self, peer: int, said: Mapping[str, Any]) -> Outgoing:
+        status = Status.of(said, self.terms.name(peer))
+        known = self.rendezvous.there.get(peer) if self.rendezvous else None
+        # Only a hello makes a process known: of an older one this may still
+        # be under way.
+        if known is None or known.instance != status.instance:
             return []
-        served = [
-            p
-            for p in self.sessions
-            if self.route(p) == peer
-            and (self.sessions[p].receives or self.sessions[p].sends)
-        ]
-        return [m for p in served for m in self.ask_one(p)]
+        return self._arrive(peer, status)
 
-    def ask_one(self, peer: int) -> Outgoing:
-        asked = [(peer, self.sessions[peer].sync(again=True))]
-        if self.seals is not None and self.route(peer) != peer:
-            return [
-                (peer, codec.text_of(self.head("key", peer), self.seals.offer(peer))),
-                *asked,
-            ]
-        return asked
+    # Epochs.
 
-    def arrive(self, party: int, status: Status) -> Outgoing:
-        """At the lead: a party says what it has."""
+    def _arrive(self, party: int, status: Status) -> Outgoing:
+        """At the lead: take note of what a party has."""
         assert self.rendezvous is not None
         if start := self.rendezvous.arrive(party, status):
-            return self.opened(start)
+            return self._open(start)
         common = self.rendezvous.committed()
         if common is not None and common > self.committed:
             self.committed = common
-            return [m for p in self.sessions for m in self.told(p)]
+            return self._announce()
         return []
 
     def skip(self, parties: Iterable[int]) -> Outgoing:
-        """At the lead: go on without clients of which these are, until they come back."""
+        """At the lead: go on without the clients that these parties are of."""
         assert self.rendezvous is not None
         start = self.rendezvous.skip(parties)
-        return self.opened(start) if start else []
+        return self._open(start) if start else []
 
-    def opened(self, start: Start) -> Outgoing:
-        return self.begin(start) + [m for p in self.sessions for m in self.told(p)]
+    def _open(self, start: Start) -> Outgoing:
+        return self._begin(start) + self._announce()
 
-    def told(self, peer: int) -> Outgoing:
-        """What the lead tells: the epoch, if one has begun, and what all have on disk, which it may know without one."""
-        frames = (
-            [codec.text_of(self.head("start", peer), asdict(self.start))]
-            if self.start
-            else []
-        )
-        if self.committed >= 0:
-            frames.append(
-                codec.text_of(self.head("committed", peer), {"step": self.committed})
-            )
-        return [(peer, f) for f in frames]
-
-    def begin(self, start: Start) -> Outgoing:
-        """An epoch begins, unless it has begun already or is meant for another process of this party."""
-        if (
-            start.epoch <= self.epoch
-            or start.instances[self.me] != self.status.instance
-        ):
+    def _begin(self, start: Start) -> Outgoing:
+        """Begin an epoch, unless it has begun or is meant for another process."""
+        own = self.status.instance
+        if start.epoch <= self.epoch or start.instances[self.me] != own:
             return []
         self.start, self.committed = start, start.step
-        self.inbox.clear()
-        if self.seals is not None:
-            self.seals.keep(start.instances)
-        for peer, session in self.sessions.items():
-            session.begin(
-                start.epoch,
-                start.step,
-                (self.status.instance, start.instances[peer]),
-                start.away,
-            )
-        return [m for p in self.direct or () for m in self.ask(p)]
-
-    def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Outgoing:
-        """Send a value that this party has computed."""
-        peer = self.terms.crossings[wire].receiver
-        return self.sealed(
-            [(peer, self.sessions[peer].send(wire, step, micro, arrays))]
-        )
-
-    def take(self, wire: int, step: int, micro: int) -> tuple[np.ndarray, ...] | None:
-        """A value that was sent to this party, if it is there; it is given once."""
-        frame = self.inbox.pop((wire, step, micro), None)
-        return None if frame is None else frame.arrays
-
-    def finished(self, step: int) -> Outgoing:
-        """This party has finished a step. Those that it sends nothing to are told so; for others its next value says it."""
-        return [
-            (p, s.sync(again=False))
-            for p, s in self.sessions.items()
-            if s.finished(step)
-        ]
+        return self.traffic.begin(start)
 
     def durable(self, steps: Iterable[int]) -> Outgoing:
-        """This party has these steps on disk now."""
-        self.status = replace(
-            self.status, epoch=self.epoch, durable=tuple(sorted(steps))
-        )
+        """Note that this party has these steps on disk, and tell the lead."""
+        durable = tuple(sorted(steps))
+        self.status = replace(self.status, epoch=self.epoch, durable=durable)
         if self.rendezvous:
-            return self.arrive(self.me, self.status)
+            return self._arrive(self.me, self.status)
         return [
-            (
-                self.lead,
-                codec.text_of(
-                    self.head("checkpoint", self.lead), self.about(self.lead)
-                ),
-            )
+            (self.lead, self._text("checkpoint", self.lead, self.status_for(self.lead)))
         ]
-
-    def about(self, peer: int) -> dict[str, Any]:
-        """What this party says of itself; what it has, only the lead needs to know."""
-        own, lead = self.status, peer == self.lead
-        has = {
-            "durable": list(own.durable[-MOST_DURABLE:]) if lead else [],
-            "records": own.records if lead else {},
-        }
-        return {
-            "instance": own.instance,
-            "epoch": own.epoch,
-            "known": self.epoch,
-            **has,
-        }
-
-    def remind(self) -> Outgoing:
-        """Everything that may have been lost on the way, once more: what a party says when it has waited for long."""
-        if self.rendezvous:
-            again = self.arrive(self.me, self.status)
-            again += (
-                [m for p in self.sessions for m in self.told(p)] if self.start else []
-            )
-        else:
-            again = [(self.lead, self.hello(self.lead))]
-        return again + [m for p in self.direct or () for m in self.ask(p)]
-
-    def bye(self, peer: int, reason: str = "") -> Frame:
-        return codec.text_of(self.head("bye", peer), {"reason": reason})
-
-    def refusal(self, peer: int, reason: str) -> Frame:
-        return codec.text_of(self.head("refusal", peer), {"reason": reason})

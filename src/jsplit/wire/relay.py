@@ -1,4 +1,8 @@
-"""What two parties that have no connection send each other by way of the lead: sealed, or nothing worth reading."""
+"""What passes the lead between two parties without a connection: it is sealed.
+
+`Seals` is what a party needs for it; `jsplit.wire.seal` is the one there is. Which
+frames may go this way unsealed is for `jsplit.wire.admission` to say.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +10,91 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jsplit.wire import codec
-from jsplit.wire.codec import Frame, Head
-from jsplit.wire.session import RemoteProtocolError
+from jsplit.wire.codec import Frame
+from jsplit.wire.errors import RemoteProtocolError
 
 OVERHEAD = 12 + 16 + codec.LARGEST_HEAD
-"""Bytes that sealing adds to a frame, at most: a nonce, a tag, and its head, which is sealed with it."""
+"""Bytes that sealing adds to a frame, at most: a nonce, a tag, and its head, which is
+sealed with it.
+"""
 
 Outgoing = list[tuple[int, Frame]]
 """Frames, each with the party that it is for."""
 
 
 class Seals(Protocol):
-    """How frames are sealed between two parties that reach each other only by way of the lead; see `jsplit.wire.seal`."""
+    """How frames are sealed between two parties that reach each other by the lead."""
 
     def offer(self, peer: int) -> Mapping[str, Any]:
         """This party's key, and what shows whose it is."""
         ...
 
     def meet(self, peer: int, instance: int, offer: Mapping[str, Any]) -> bool:
-        """Take the peer's key, if it is the peer's; gives whether it is another than before."""
+        """Take the peer's key, if it is the peer's.
+
+        Args:
+            peer: who sent it.
+            instance: its process.
+            offer: what its `offer` gave.
+
+        Returns:
+            Whether it is another than before.
+        """
         ...
 
     def keep(self, instances: Sequence[int]) -> None:
-        """Forget the keys of processes other than these."""
+        """Forget the keys of processes other than these, one of each party."""
         ...
 
-    def has(self, peer: int) -> bool: ...
-    def seal(self, frame: Frame) -> Frame: ...
-    def open(self, frame: Frame) -> Frame: ...
+    def has(self, peer: int) -> bool:
+        """Whether the key of a party is known."""
+        ...
+
+    def seal(self, frame: Frame) -> Frame:
+        """The frame, readable for its receiver alone."""
+        ...
+
+    def open(self, frame: Frame) -> Frame:
+        """The inverse of `seal`."""
+        ...
 
 
-def passed_on(head: Head, lead: str) -> None:
-    """Refuse what must not go by way of the lead as it is."""
-    if head.kind not in ("sync", "key") and not (
-        head.kind in codec.CARRIERS and head.sealed
-    ):
-        raise RemoteProtocolError(
-            f"{head.kind} came by way of `{lead}` and is not sealed."
-        )
-
-
-def sealed(
+def seal_relayed(
     seals: Seals, outgoing: Outgoing, relayed: Callable[[int], bool]
 ) -> Outgoing:
-    """Seal what goes by way of the lead; what cannot be sealed yet is left out, and is asked for again."""
-    found = []
+    """Seal what goes by way of the lead.
+
+    Args:
+        seals: of this party.
+        outgoing: what is to be sent.
+        relayed: whether a party is reached by way of the lead.
+    """
+    found: Outgoing = []
     for peer, frame in outgoing:
         if frame.head.kind in codec.CARRIERS and relayed(peer):
             if not seals.has(peer):
+                # Left out and not an error: the session keeps it, and the peer asks for
+                # it again when the keys are there.
                 continue
             frame = seals.seal(frame)
         found.append((peer, frame))
     return found
+
+
+def open_sealed(seals: Seals | None, frame: Frame, who: str) -> Frame | None:
+    """What a sealed frame holds, or nothing if its sender's key was lost.
+
+    Args:
+        seals: of this party, if it has any.
+        frame: what came.
+        who: its sender's name.
+
+    Raises:
+        RemoteProtocolError: if this party cannot open any, or not this one.
+    """
+    if seals is None:
+        raise RemoteProtocolError(
+            f"`{who}` sent a sealed frame, this party cannot open any."
+        )
+    # Without the key there is nothing wrong: the sender is asked, and it answers with both.
+    return seals.open(frame) if seals.has(frame.head.sender) else None

@@ -27,8 +27,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, Trust
 from jsplit.wire.codec import Frame
-from jsplit.wire.rendezvous import Refused
-from jsplit.wire.session import RemoteProtocolError
+from jsplit.wire.errors import Refused, RemoteProtocolError
 
 _NONCE = 12
 

@@ -1,97 +1,27 @@
-"""What two parties may send each other, and what is done with what comes twice, late or not at all. No I/O.
+"""What two parties send each other, whatever is repeated, late or lost. No I/O.
 
-A wire is one value that crosses one way. Its frames have positions, counted over the steps in which it is used, and each is
-applied once and in order: what is before the next position is a repetition and is dropped, what is after it leaves a gap
-and is asked for again. The sender keeps what it sent until the receiver is known to have it, so that after any loss the
-same bytes go out with the same id; and it stops where it would be too many steps ahead of what the receiver has finished.
+A wire is one value that crosses one way. Its frames have positions,
+counted over the steps in which it is used, and each is applied once and
+in order: what is before the next position is a repetition and is
+dropped, what is after it leaves a gap and is asked for again. The
+sender keeps what it sent until the receiver is known to have it, so
+that after any loss the same bytes go out with the same id; and it stops
+where it would be too many steps ahead of what the receiver has
+finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from jsplit.wire import codec
-from jsplit.wire.codec import Frame, Head, Shapes
-
-
-class LocalProtocolError(RuntimeError):
-    """This party tried what is not its turn."""
-
-
-class RemoteProtocolError(RuntimeError):
-    """Another party did what it may not do."""
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """One value that crosses one way: its kind, its name, and both parties by their place in the agreement."""
-
-    kind: str
-    what: str
-    sender: int
-    receiver: int
-
-
-Away = tuple[tuple[int, tuple[int, ...]], ...]
-"""From which step on who was away, where a run goes on without some."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """All that the protocol knows of an agreement.
-
-    Attributes:
-        run: hash of the agreement.
-        parties: names; their places are what heads say.
-        crossings: every wire; their places are what heads say.
-        shapes: `shapes(place of the wire, step)`: of the arrays of each frame.
-        steps, micros: how many steps the run has, and micro-batches a step.
-        window: how many uses of a wire may be sent beyond the steps that the receiver has finished.
-        clients: by client, its parties by their places, where clients take turns and those that are missing are passed over.
-        uses: `uses(place of the wire, step, away)`: in how many of the steps before this one it is used, if these were away; by
-            default in all.
-        lag: by how many steps a party may be ahead of what it has received.
-        finite: whether activations and cotangents must be finite.
-    """
-
-    run: bytes
-    parties: tuple[str, ...]
-    crossings: tuple[Crossing, ...]
-    shapes: Callable[[int, int], Shapes]
-    steps: int
-    micros: int = 1
-    window: int = 2
-    clients: tuple[tuple[int, ...], ...] = ()
-    uses: Callable[[int, int, Away], int] = lambda wire, step, away: step
-    lag: int = 0
-    finite: bool = True
-
-    def parts(self, wire: int) -> int:
-        """How many frames a wire has in a step that uses it."""
-        return 1 if self.crossings[wire].kind == "weights" else self.micros
-
-    def within(self, wire: int, step: int, micro: int = 0) -> bool:
-        """Whether there is such a step and micro-batch; weights may be handed over after the last step."""
-        return step < self.steps + (
-            self.crossings[wire].kind == "weights"
-        ) and micro < self.parts(wire)
-
-    def used(self, wire: int, step: int, away: Away) -> bool:
-        """Whether a wire is used in a step."""
-        return self.uses(wire, step, away) < self.uses(wire, step + 1, away)
-
-    def between(self, sender: int, receiver: int) -> tuple[int, ...]:
-        """The wires that go from one party to another."""
-        return tuple(
-            i
-            for i, c in enumerate(self.crossings)
-            if (c.sender, c.receiver) == (sender, receiver)
-        )
-
-    def name(self, place: int) -> str:
-        return self.parties[place] if place < len(self.parties) else f"party {place}"
+from jsplit.wire.admission import no_such_step
+from jsplit.wire.codec import Frame, Head
+from jsplit.wire.errors import LocalProtocolError, RemoteProtocolError
+from jsplit.wire.steps import Steps
+from jsplit.wire.terms import Terms, in_words
 
 
 @dataclass
@@ -100,12 +30,23 @@ class Session:
 
     Args:
         terms: of the run.
-        me, peer: both parties, by their places.
-        cache: whether what was sent is kept; without it no loss can be made good.
+        me: this party, by its place.
+        peer: the other one.
+        cache: whether what was sent is kept; without it no loss can be
+            made good.
 
     Attributes:
-        due, next: by wire, the position of what is sent, and of what is received next; had: of what the peer may lack.
-        done: how many steps the peer is known to have finished; mine: this party; told: as far as the peer knows.
+        sends: the wires to the peer; `receives`: the wires from it.
+        tables: by crossing, the steps in which it is used in this
+            epoch.
+        next_send: by wire, the position of the frame that is sent next.
+        next_receive: by wire, the position of the frame that is
+            received next.
+        acked: by wire, the first position that the peer may lack.
+        kept: what was sent and the peer may lack, by wire and position.
+        peer_done: how many steps the peer is known to have finished.
+        done: how many steps this party has finished.
+        told_done: how many of these the peer knows of.
         last: the newest step of which the peer was sent a value.
     """
 
@@ -115,17 +56,19 @@ class Session:
     cache: bool = True
     epoch: int = 0
     instances: tuple[int, int] = (0, 0)
-    away: Away = ()
-    kept: dict[tuple[int, int], Frame] = field(default_factory=dict)
-    due: dict[int, int] = field(default_factory=dict)
-    next: dict[int, int] = field(default_factory=dict)
-    had: dict[int, int] = field(default_factory=dict)
+    tables: tuple[Steps, ...] = ()
+    kept: dict[tuple[int, int], Frame] = field(
+        default_factory=dict[tuple[int, int], Frame]
+    )
+    next_send: dict[int, int] = field(default_factory=dict[int, int])
+    next_receive: dict[int, int] = field(default_factory=dict[int, int])
+    acked: dict[int, int] = field(default_factory=dict[int, int])
+    peer_done: int = 0
     done: int = 0
-    mine: int = 0
-    told: int = 0
+    told_done: int = 0
     last: int = -1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.sends = self.terms.between(self.me, self.peer)
         self.receives = self.terms.between(self.peer, self.me)
 
@@ -134,229 +77,215 @@ class Session:
         epoch: int,
         step: int,
         instances: tuple[int, int] = (0, 0),
-        away: Away = (),
+        tables: tuple[Steps, ...] | None = None,
     ) -> None:
-        """Forget everything and go on from `step`; frames of other epochs, or other instances of the peer, are void."""
+        """Forget everything and go on from a step.
+
+        Args:
+            epoch: its number; frames of all others are void from now
+                on.
+            step: where all parties go on.
+            instances: the processes of this party and of the peer;
+                frames of another one are void.
+            tables: see `Terms.tables`; by default those of a run in
+                which nobody is away.
+        """
         if epoch <= self.epoch:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
-        self.epoch, self.instances, self.away, self.kept = epoch, instances, away, {}
-        self.due, self.next = (
-            {w: self.position(w, step) for w in own}
-            for own in (self.sends, self.receives)
-        )
-        self.had, self.done, self.mine, self.told, self.last = (
-            dict(self.due),
-            step,
-            step,
-            step,
-            step - 1,
-        )
+        self.epoch, self.instances, self.kept = epoch, instances, {}
+        self.tables = self.terms.tables() if tables is None else tables
+        self.next_send = {w: self.position(w, step) for w in self.sends}
+        self.next_receive = {w: self.position(w, step) for w in self.receives}
+        self.acked = dict(self.next_send)
+        self.peer_done = self.done = self.told_done = step
+        self.last = step - 1
 
     def position(self, wire: int, step: int, micro: int = 0) -> int:
         """The place of a frame among all of its wire."""
-        return self.uses(wire, step) * self.terms.parts(wire) + micro
-
-    def uses(self, wire: int, step: int) -> int:
-        return self.terms.uses(wire, step, self.away)
+        return self.tables[wire].count(step) * self.terms.frames(wire) + micro
 
     def may_send(self, wire: int, step: int) -> bool:
-        """Whether the window is open: the peer is known to have finished all but the last few steps before it."""
-        return self.near(wire, step, self.done)
+        """Whether the peer has finished all but the last few steps before this one."""
+        return self.in_window(wire, step, self.peer_done)
 
-    def near(self, wire: int, step: int, done: int) -> bool:
+    def in_window(self, wire: int, step: int, done: int) -> bool:
         """Whether a step is in the window of who has finished so many."""
-        return self.uses(wire, step) < self.uses(wire, done) + self.terms.window
+        # Counted in uses: a step in which the wire rests is no reason to
+        # wait.
+        uses = self.tables[wire]
+        return uses.count(step) < uses.count(done) + self.terms.window
 
     def finished(self, step: int) -> bool:
-        """This party has finished a step. Gives whether the peer must be told: its window moves, and no value says so."""
-        self.mine = step + 1
-        return self.last < step and any(
-            self.uses(w, self.mine) > self.uses(w, self.told) for w in self.receives
+        """Note that this party has finished a step; whether the peer must be told.
+
+        It must where its window moves by it, and no value of this step
+        has said so.
+        """
+        self.done = step + 1
+        if self.last >= step:
+            return False
+        tables = [self.tables[wire] for wire in self.receives]
+        return any(
+            uses.count(self.done) > uses.count(self.told_done) for uses in tables
         )
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Frame:
         """The frame of the next message on a wire, kept until the peer has it.
 
         Raises:
-            LocalProtocolError: if it is not the next one, or its shapes are not those agreed upon.
+            LocalProtocolError: if it is not the next one, or its shapes
+                are not those agreed upon.
         """
-        position, crossing = (
-            self.position(wire, step, micro),
+        crossing, position = (
             self.terms.crossings[wire],
+            self.position(wire, step, micro),
         )
-        there = self.terms.within(wire, step, micro) and self.terms.used(
-            wire, step, self.away
-        )
-        if self.due.get(wire) != position or not there:
+        # The position alone does not tell: in a step without the wire it is
+        # that of the next use.
+        is_next = self.next_send.get(wire) == position and self.tables[wire].has(step)
+        if not is_next or not self.terms.within(wire, step, micro):
             raise LocalProtocolError(
-                f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is sent next."
+                f"{crossing.kind} `{crossing.what}` of step {step}, {micro} is not what is "
+                "sent next."
             )
-        if not self.may_send(wire, step):
+        if not self.in_window(wire, step, self.peer_done):
             raise LocalProtocolError(
                 f"`{self.terms.name(self.peer)}` is not known to have come near step {step}."
             )
-        frame = codec.frame_of(
-            self.head(crossing.kind, step=step, micro=micro, value=wire), arrays
-        )
-        if frame.head.shapes != self.terms.shapes(wire, step):
+        head = self.head(crossing.kind, step=step, micro=micro, value=wire)
+        frame = codec.frame_of(head, arrays)
+        if frame.head.shapes != (agreed := self.terms.shapes_of(wire, step)):
             raise LocalProtocolError(
-                f"{crossing.kind} `{crossing.what}` is {_said(frame.head.shapes)}, "
-                f"the agreement says {_said(self.terms.shapes(wire, step))}."
+                f"{crossing.kind} `{crossing.what}` is {in_words(frame.head.shapes)}, "
+                f"the agreement says {in_words(agreed)}."
             )
-        self.due[wire] = position + 1
-        self.last, self.told = (
-            max(self.last, step),
-            max(self.told, step - self.terms.lag),
-        )
+        self.next_send[wire] = position + 1
+        # A value of a step says that all before it are finished, but for
+        # those that may overlap.
+        self.last = max(self.last, step)
+        self.told_done = max(self.told_done, step - self.terms.lag)
         if self.cache:
             self.kept[wire, position] = frame
         return frame
 
     def head(self, kind: str, *, step: int = 0, micro: int = 0, value: int = 0) -> Head:
-        ends = self.me, self.peer
+        """The head of a frame from this party to the peer."""
+        run, instance = self.terms.run, self.instances[0]
         return Head(
-            kind,
-            self.terms.run,
-            self.epoch,
-            self.instances[0],
-            *ends,
-            step,
-            micro,
-            value,
+            kind, run, self.epoch, instance, self.me, self.peer, step, micro, value
         )
 
     def sync(self, *, again: bool) -> Frame:
-        """What this party has received, by wire, and finished; with `again`, whatever else was sent shall be sent again."""
-        self.told = self.mine
-        received = {str(w): n for w, n in self.next.items()}
-        return codec.text_of(
-            self.head("sync"), {"next": received, "done": self.mine, "again": again}
-        )
+        """The frame that says what this party has received, by wire, and finished.
 
-    def accept(self, head: Head) -> None:
-        """Refuse, before anything is allocated for it, what the peer may not send.
-
-        Raises:
-            RemoteProtocolError: saying what came, and what the agreement says.
+        Args:
+            again: whether everything else that the peer has sent shall
+                be sent again.
         """
-        who = f"`{self.terms.name(self.peer)}`"
-        if (head.sender, head.receiver) != (self.peer, self.me):
-            raise RemoteProtocolError(
-                f"{who} sent a frame from `{self.terms.name(head.sender)}` to "
-                f"`{self.terms.name(head.receiver)}`."
-            )
-        if head.run != self.terms.run:
-            raise RemoteProtocolError(f"{who} sent a frame of another run.")
-        if head.kind not in codec.CARRIERS:
-            return
-        wire = head.value
-        if wire not in self.receives or self.terms.crossings[wire].kind != head.kind:
-            raise RemoteProtocolError(
-                f"{who} may not send {head.kind} {wire} to `{self.terms.name(self.me)}`."
-            )
-        there = self.terms.within(wire, head.step, head.micro)
-        if (
-            not there
-            or self.current(head)
-            and not self.terms.used(wire, head.step, self.away)
-        ):
-            what = f"{head.kind} `{self.terms.crossings[wire].what}` of step {head.step}, {head.micro}"
-            raise RemoteProtocolError(
-                f"{who} sent {what}, which there is not in a run of {self.terms.steps} steps."
-            )
-        if not head.sealed and head.shapes != (
-            agreed := self.terms.shapes(wire, head.step)
-        ):
-            what = f"{head.kind} `{self.terms.crossings[wire].what}`"
-            raise RemoteProtocolError(
-                f"{who} sent {what} as {_said(head.shapes)}, the agreement says {_said(agreed)}."
-            )
+        self.told_done = self.done
+        received = {str(wire): n for wire, n in self.next_receive.items()}
+        said = {"next": received, "done": self.done, "again": again}
+        return codec.text_of(self.head("sync"), said)
+
+    def current(self, head: Head) -> bool:
+        """Whether a frame is of this epoch, and of the peer's process that began it."""
+        # Epoch 0 is before any has begun: then nothing counts, whatever a
+        # head says.
+        return 0 < self.epoch == head.epoch and head.instance == self.instances[1]
 
     def receive(self, frame: Frame) -> tuple[Frame | None, list[Frame]]:
-        """What a frame means: a message to be applied, if it is the next one of its wire, and the frames to be sent now.
+        """What a frame means whose head has been accepted, by `jsplit.wire.admission`.
+
+        Returns:
+            The frame, if it is to be applied now, and the frames to be
+            sent now.
 
         Raises:
-            RemoteProtocolError: if the peer may not send it.
+            RemoteProtocolError: if the peer may not send it now.
         """
-        head = frame.head
-        self.accept(head)
+        head, who = frame.head, f"`{self.terms.name(self.peer)}`"
         if not self.current(head):
             return None, []
         if head.kind == "sync":
-            return None, self.synced(codec.about(frame))
+            return None, self._synced(codec.about(frame))
         if head.kind not in codec.CARRIERS:
             raise RemoteProtocolError(
-                f"`{self.terms.name(self.peer)}` sent {head.kind} in the place of a value."
+                f"{who} sent {head.kind} in the place of a value."
             )
+        wire = head.value
+        # Not for the head to be judged by: who was away, and so which steps
+        # use the wire, may have changed while the arrays were on their way.
+        if not self.tables[wire].has(head.step):
+            raise no_such_step(self.terms, self.peer, head)
         position, expected = (
-            self.position(head.value, head.step, head.micro),
-            self.next[head.value],
+            self.position(wire, head.step, head.micro),
+            self.next_receive[wire],
         )
-        self.has(head.step - self.terms.lag)
+        # A repetition too says how far the peer is, and that may open the
+        # window.
+        self.acknowledge(head.step - self.terms.lag)
         if position < expected:
             return None, []
-        if not self.near(head.value, head.step, self.mine):
+        if not self.in_window(wire, head.step, self.done):
             raise RemoteProtocolError(
-                f"`{self.terms.name(self.peer)}` is at step {head.step}, beyond the window."
+                f"{who} is at step {head.step}, beyond the window."
             )
         if position > expected:
             return None, [self.sync(again=True)]
-        self.next[head.value] = position + 1
+        self.next_receive[wire] = position + 1
         return frame, []
 
-    def current(self, head: Head) -> bool:
-        """Whether a frame is of this epoch, and of the instance of the peer that began it."""
-        return 0 < self.epoch == head.epoch and head.instance == self.instances[1]
+    def acknowledge(self, done: int) -> None:
+        """Note that the peer has finished so many steps, and has all sent for them."""
+        self.peer_done = max(self.peer_done, done)
+        for wire, acked in self.acked.items():
+            # What was not sent yet is not had, however far the peer says it
+            # is.
+            has = min(self.position(wire, self.peer_done), self.next_send[wire])
+            self.acked[wire] = max(acked, has)
+        self.kept = {at: f for at, f in self.kept.items() if at[1] >= self.acked[at[0]]}
 
-    def has(self, done: int) -> None:
-        """The peer has finished so many steps, so it has all that was sent for them."""
-        self.done = max(self.done, done)
-        for wire, position in self.had.items():
-            self.had[wire] = max(
-                position, min(self.position(wire, self.done), self.due[wire])
-            )
-        self.drop()
-
-    def drop(self) -> None:
-        """Forget what the peer has."""
-        self.kept = {
-            at: frame for at, frame in self.kept.items() if at[1] >= self.had[at[0]]
-        }
-
-    def synced(self, said: Mapping[str, Any]) -> list[Frame]:
+    def _synced(self, said: Mapping[str, Any]) -> list[Frame]:
         """Drop what the peer says it has; give what it lacks, if it asks for it."""
-        found, done = said.get("next"), said.get("done")
-        if (
-            not isinstance(found, dict)
-            or found.keys() != {str(w) for w in self.sends}
-            or type(done) is not int
-        ):
-            raise RemoteProtocolError(
-                f"`{self.terms.name(self.peer)}` does not say what it has received."
-            )
-        has = {w: found[str(w)] for w in self.sends}
-        for wire, position in has.items():
-            if type(position) is not int or not 0 <= position <= self.due[wire]:
-                what = self.terms.crossings[wire].what
-                raise RemoteProtocolError(
-                    f"`{self.terms.name(self.peer)}` says it has {position!r} messages of `{what}`."
-                )
-        self.had = {
-            w: max(n, self.had[w]) for w, n in has.items()
-        }  # what is said may be late
-        self.has(min(done, self.terms.steps))
+        received, done = self._read_sync(said)
+        # What is said may be late, so nothing that was known before is
+        # taken back.
+        self.acked = {w: max(n, self.acked[w]) for w, n in received.items()}
+        self.acknowledge(min(done, self.terms.steps))
         if not said.get("again"):
             return []
-        lacking = [(w, p) for w in self.sends for p in range(self.had[w], self.due[w])]
-        if lost := [at for at in lacking if at not in self.kept]:
-            crossing, number = self.terms.crossings[lost[0][0]], lost[0][1]
-            raise LocalProtocolError(
-                f"`{self.terms.name(self.peer)}` asks again for {crossing.kind} `{crossing.what}`, number {number}, "
-                "which was not kept."
-            )
+        lacking = [
+            (w, n) for w in self.sends for n in range(self.acked[w], self.next_send[w])
+        ]
+        for wire, number in lacking:
+            if (wire, number) not in self.kept:
+                crossing = self.terms.crossings[wire]
+                raise LocalProtocolError(
+                    f"`{self.terms.name(self.peer)}` asks again for {crossing.kind} "
+                    f"`{crossing.what}`, number {number}, which was not kept."
+                )
+        # By position, not by wire: the peer needs the oldest steps first.
         return [self.kept[at] for at in sorted(lacking, key=lambda at: at[1])]
 
-
-def _said(shapes: Shapes) -> str:
-    """Dtypes and shapes in words."""
-    return " and ".join(f"{d}[{','.join(map(str, s))}]" for d, s in shapes) or "nothing"
+    def _read_sync(self, said: Mapping[str, Any]) -> tuple[dict[int, int], int]:
+        """What a sync says, checked as all that comes from another party."""
+        who = f"`{self.terms.name(self.peer)}`"
+        done: object = said.get("done")
+        next_frames: object = said.get("next")
+        if not isinstance(next_frames, dict) or type(done) is not int:
+            raise RemoteProtocolError(f"{who} does not say what it has received.")
+        found = cast(dict[str, object], next_frames)
+        if found.keys() != {str(wire) for wire in self.sends}:
+            raise RemoteProtocolError(f"{who} does not say what it has received.")
+        received: dict[int, int] = {}
+        for wire in self.sends:
+            position = found[str(wire)]
+            # `type` and not `isinstance`: in JSON `true` would count as the
+            # number 1.
+            if type(position) is not int or not 0 <= position <= self.next_send[wire]:
+                what = self.terms.crossings[wire].what
+                raise RemoteProtocolError(
+                    f"{who} says it has {position!r} messages of `{what}`."
+                )
+            received[wire] = position
+        return received, done

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-from jsplit.core.trees import abstract, describe
+from jsplit.core.trees import describe
 from jsplit.party.contract.turns import Turns
 from jsplit.training.config import Config
 from jsplit.training.crossing import Packet
@@ -87,14 +87,15 @@ class Wires:
         """Send what a program gave, if it has the shapes that were agreed on."""
         payload = value.payload if isinstance(value, Packet) else value
         wanted, _ = self.local.like(self.local.wires.index(wire), self.size)
-        # The receiver would refuse it too, but the fault is here: it is
-        # told here.
-        if said_with_structure(abstract(payload)) != said_with_structure(wanted):
+        leaves, structure = jax.tree.flatten(payload)
+        # Only the structure: the session compares the shapes, once for every frame.
+        # The receiver would refuse it too, but the fault is here: it is told here.
+        if structure != jax.tree.structure(wanted):
             raise ValueError(
                 f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says "
                 f"{describe(wanted)}."
             )
-        self.exchange.send(self.at(wire), self.step, micro, jax.tree.leaves(payload))
+        self.exchange.send(self.at(wire), self.step, micro, leaves)
 
     def take(self, micro: int, wire: Wire) -> PyTree:
         """The value that a program reads; waits for it."""

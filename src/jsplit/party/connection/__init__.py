@@ -1,1 +1,3 @@
-"""How a party reaches the others."""
+"""How a party reaches the others: its connections, what waits on them, and how they
+end.
+"""

@@ -1,4 +1,4 @@
-"""What a run asks of a party's connections: to send, to take, to wait as long as was agreed, and to give up in time."""
+"""What a run asks of a party's connections: to send, to take, and to wait in bounds."""
 
 from __future__ import annotations
 
@@ -9,40 +9,44 @@ from typing import Any
 
 import numpy as np
 
-from jsplit.core.trees import frame_bytes, nbytes
 from jsplit.party.connection.connections import Connections
+from jsplit.party.connection.farewell import awaited_by, say_goodbye
+from jsplit.party.connection.interrupts import Missing, RolledBack, Stopped
+from jsplit.party.connection.reach import Reach, default_transport
+from jsplit.party.connection.skipping import pass_over
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.certs import Trust
+from jsplit.wire.codec import bytes_on_the_wire
 from jsplit.wire.member import Member
-from jsplit.wire.rendezvous import Refused
+from jsplit.wire.transport import Pulse
 
 _log = logging.getLogger("jsplit.party")
-
-
-class Missing(TimeoutError):
-    """A party did not come, or not come back, while this one was willing to wait."""
-
-
-class RolledBack(Exception):  # noqa: N818 - it is no error
-    """Another epoch has begun: all go on from the step that it says."""
-
-
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """This party was asked to stop while it waited."""
+_STEP = 0.5
+"""Seconds after which a party that waits looks again, though nothing has come."""
 
 
 class Network:
     """What a party has sent, received and waited for on its connections.
 
     Args:
-        agreed, party, member, trust, limit, options: as for `jsplit.party.connection.connections.Connections`.
-        remind: seconds of waiting after which what may have been lost is asked for again.
+        agreed: what the parties have agreed on.
+        party: this one.
+        member: its side of the protocol.
+        trust: its credentials.
+        limit: the most bytes that the arrays of one frame may take.
+        reach: how it reaches the others.
 
     Attributes:
-        epoch: the one that the run is in, which may lag behind `member`'s: then it must go back.
-        sent, received: bytes of frames that carry values.
-        waited, posting: seconds of waiting for others, and of handing over what is sent.
+        epoch: the one that the run is in, which may lag behind `member`'s: then it must
+            go back.
+        sent: bytes of frames that carry values, sent so far.
+        received: bytes of such frames, received so far.
+        waited: seconds of waiting for others.
+        posting: seconds of handing over what is sent.
         asked: whether this party was asked to stop; then it waits for nothing any more.
+
+    Raises:
+        ValueError: naming `addresses`, if they are none.
     """
 
     def __init__(
@@ -52,32 +56,33 @@ class Network:
         member: Member,
         trust: Trust,
         limit: int,
-        *,
-        remind: float = 5.0,
-        **options: Any,
+        reach: Reach | None = None,
     ):
-        self.agreed, self.party, self.member, self.remind = (
+        reach = reach or Reach()
+        self.agreed, self.party, self.member = agreed, party, member
+        self.names, self.remind = agreed.parties, reach.remind
+        self.sent, self.received, self.waited, self.posting = 0, 0, 0.0, 0.0
+        self.epoch = member.epoch
+        self.asked: Callable[[], bool] = bool
+        # Where clients may be passed over the lead finds out first, and those that are
+        # left need time to go on without.
+        self.wait_for = float(agreed["patience"]) * (3 if agreed.turns.skips else 1)
+        self.connections = Connections(
             agreed,
             party,
             member,
-            remind,
+            trust,
+            limit,
+            reach.transport or default_transport(),
+            listen=reach.listen,
+            addresses=reach.addresses,
+            pulse=Pulse(*reach.pulse),
         )
-        self.sent, self.received, self.waited, self.posting, self.epoch = (
-            0,
-            0,
-            0.0,
-            0.0,
-            member.epoch,
-        )
-        self.asked: Callable[[], bool] = bool
-        # where clients may be passed over the lead finds out first, and those that are left need time to go on without
-        self.wait_for = float(agreed["patience"]) * (3 if agreed.turns.skips else 1)
-        self.connections = Connections(agreed, party, member, trust, limit, **options)
-        self.changed, self.post, self.close = (
-            self.connections.changed,
-            self.connections.post,
-            self.connections.close,
-        )
+        self.peers = self.connections.peers
+        self.changed, self.post = self.peers.changed, self.peers.post
+        self.close = self.connections.close
+
+    # Waiting.
 
     def until(
         self,
@@ -87,6 +92,12 @@ class Network:
         patience: float | None = None,
     ) -> None:
         """Wait until something is there.
+
+        Args:
+            there: whether it is.
+            what: what is waited for, in words.
+            whom: the parties that it is waited for from.
+            patience: seconds, if not as many as agreed.
 
         Raises:
             RolledBack: if another epoch has begun meanwhile.
@@ -98,158 +109,149 @@ class Network:
         began = last = time.monotonic()
         with self.changed:
             while True:
-                if self.connections.fatal:
-                    raise self.connections.fatal
+                if self.peers.fatal:
+                    raise self.peers.fatal
+                # Before a look at what is there: it may be there of an epoch that is no
+                # more.
                 self.current()
                 if there():
                     break
                 if self.asked():
                     raise Stopped
                 now = time.monotonic()
-                if self.pass_over(now):
+                if pass_over(self.peers, now):
                     continue
                 if now - began > patience:
-                    trouble = "; ".join(
-                        t for p in whom if (t := self.connections.trouble.get(p))
-                    )
-                    what = what() if callable(what) else what
-                    raise Missing(
-                        f"`{self.party}` waited {patience:g} s for {what}{': ' + trouble if trouble else ''}"
-                    )
+                    raise self._missing(patience, what, whom)
                 if now - last > self.remind:
                     last = now
-                    self.post(self.member.remind())
-                self.changed.wait(min(self.remind, 0.5, patience))
+                    self.post(self.member.resend())
+                self.changed.wait(min(self.remind, _STEP, patience))
         self.waited += time.monotonic() - began
 
-    def pass_over(self, now: float) -> bool:
-        """At the lead, and if that was agreed upon: go on without clients that are away for as long as was agreed."""
-        member, turns = self.member, self.agreed.turns
-        if not turns.skips or member.rendezvous is None:
-            return False
-        gone = [
-            p
-            for p, since in self.connections.lost.items()
-            if now - since > self.agreed["patience"]
-        ]
-        late = [
-            p
-            for p in gone
-            if p not in member.rendezvous.missing
-            and turns.client_of(self.agreed.parties[p]) is not None
-        ]
-        try:
-            outgoing = member.skip(late) if late else []
-        except Refused as error:
-            self.connections.fail(error, tell=True)
-            raise
-        if outgoing:
-            _log.warning(
-                "%s goes on without %s",
-                self.party,
-                ", ".join(f"`{self.agreed.parties[p]}`" for p in late),
-            )
-        self.post(outgoing)
-        return bool(outgoing)
+    def _missing(
+        self, patience: float, what: str | Callable[[], str], whom: Sequence[str]
+    ) -> Missing:
+        known = self.peers.trouble
+        trouble = "; ".join(known[party] for party in whom if party in known)
+        what = what() if callable(what) else what
+        why = f": {trouble}" if trouble else ""
+        return Missing(f"`{self.party}` waited {patience:g} s for {what}{why}")
+
+    def current(self) -> None:
+        """Raise `RolledBack` if another epoch has begun."""
+        if self.member.epoch != self.epoch:
+            raise RolledBack
+
+    # Epochs.
 
     def start(self, over: Callable[[], bool] = bool) -> None:
-        """Wait until all are there; the epoch and its first step are then `member.start`. Or until the run is `over`."""
-        names = [p for p in self.agreed.parties if p != self.party]
+        """Wait until all are there; then `member.start` says from which step all go on.
+
+        Args:
+            over: whether the run is over, so that none will begin.
+        """
+        names = [p for p in self.names if p != self.party]
+        member = self.member
 
         def there() -> bool:
-            return (
-                self.member.start is not None
-                and self.member.epoch >= self.epoch
-                or over()
-            )
+            begun = member.start is not None and member.epoch >= self.epoch
+            return begun or over()
 
         with self.changed:
-            self.epoch = self.member.epoch
+            self.epoch = member.epoch
             if not there():
                 _log.info(
-                    "%s waits for the other parties, %s", self.party, self.absent()
+                    "%s waits for the other parties, %s", self.party, self._absent()
                 )
         while True:
             try:
-                self.until(there, lambda: f"the other parties, {self.absent()}", names)
+                self.until(there, lambda: f"the other parties, {self._absent()}", names)
                 return
             except RolledBack:
+                # The one that is waited for has begun, or already the one after it.
                 with self.changed:
-                    self.epoch = self.member.epoch
+                    self.epoch = member.epoch
 
-    def absent(self) -> str:
+    def _absent(self) -> str:
+        """Who did not come, in words."""
         with self.changed:
-            there = (
-                self.member.rendezvous.there
-                if self.member.rendezvous
-                else self.connections.lines
-            )
-            missing = [
-                p
-                for i, p in enumerate(self.agreed.parties)
-                if i not in there and p != self.party
-            ]
-        return (
-            f"of whom {', '.join(f'`{p}`' for p in missing)} did not come"
-            if missing
-            else "of whom all were connected"
-        )
+            # The lead knows of all; the others only whom they have a connection with.
+            rendezvous = self.member.rendezvous
+            there = rendezvous.there if rendezvous else self.peers.lines
+            others = [(i, p) for i, p in enumerate(self.names) if p != self.party]
+            missing = [f"`{party}`" for i, party in others if i not in there]
+        if not missing:
+            return "of whom all were connected"
+        return f"of whom {', '.join(missing)} did not come"
+
+    # Values.
 
     def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> None:
-        crossing = self.member.terms.crossings[wire]
-        session, peer = (
-            self.member.sessions[crossing.receiver],
-            self.agreed.parties[crossing.receiver],
-        )
-        data = [np.asarray(x) for x in arrays]
+        """Send a value, as soon as the peer has come near enough to take it.
+
+        Args:
+            wire: its place among all crossings.
+            step: of the run.
+            micro: the micro-batch.
+            arrays: of the shapes agreed upon.
+        """
+        receiver = self.member.terms.crossings[wire].receiver
+        session = self.member.sessions[receiver]
+        data = list(map(np.asarray, arrays))
         if not session.may_send(wire, step):
+            peer, what = self.names[receiver], self.member.terms.crossings[wire].what
             self.until(
                 lambda: session.may_send(wire, step),
-                f"`{peer}` to take `{crossing.what}`",
+                f"`{peer}` to take `{what}`",
                 [peer],
             )
         began = time.monotonic()
         with self.changed:
             self.current()
-            outgoing = self.member.send(wire, step, micro, data)
-            self.sent += nbytes(data) + frame_bytes(data)
-            self.post(outgoing)
+            self.post(self.member.send(wire, step, micro, data))
+            self.sent += bytes_on_the_wire(data)
         self.posting += time.monotonic() - began
 
     def there(self, wire: int, step: int, micro: int) -> bool:
+        """Whether a value has come."""
         with self.changed:
             return (wire, step, micro) in self.member.inbox
 
     def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
-        crossings = [self.member.terms.crossings[w] for w, _, _ in wanted]
-        first, peers = crossings[0], [self.agreed.parties[c.sender] for c in crossings]
-        what = f"{first.kind} `{first.what}` of step {wanted[0][1]} from `{peers[0]}`"
-        self.until(lambda: any(w in self.member.inbox for w in wanted), what, peers)
+        """Wait until one of several values has come: `(wire, step, micro-batch)` of each."""
+        crossings = [self.member.terms.crossings[wire] for wire, _, _ in wanted]
+        peers = [self.names[crossing.sender] for crossing in crossings]
+        first, (_, step, _) = crossings[0], wanted[0]
+        what = f"{first.kind} `{first.what}` of step {step} from `{peers[0]}`"
+        inbox = self.member.inbox
+        self.until(lambda: any(value in inbox for value in wanted), what, peers)
 
     def take(self, wire: int, step: int, micro: int) -> Sequence[Any]:
+        """The arrays of a value; waits for it."""
         self.wait([(wire, step, micro)])
         with self.changed:
+            # Between the two a new epoch may have thrown away what was there.
             self.current()
             found = self.member.take(wire, step, micro)
             assert found is not None
-            self.received += nbytes(found) + frame_bytes(found)
+            self.received += bytes_on_the_wire(found)
         return found
 
-    def current(self) -> None:
-        """Raises `RolledBack` if another epoch has begun."""
-        if self.member.epoch != self.epoch:
-            raise RolledBack
+    # Progress.
 
     def finished(self, step: int) -> None:
+        """Say that this party has finished a step, to those to whom no value says it."""
         with self.changed:
             self.current()
             self.post(self.member.finished(step))
 
     def durable(self, steps: Sequence[int]) -> None:
-        """This party stands in this epoch, and has these steps on disk."""
+        """Say that this party stands in this epoch, and has these steps on disk."""
         with self.changed:
             self.current()
             self.post(self.member.durable(steps))
+            # At the lead it may be this that all have waited for.
             self.changed.notify_all()
 
     def committed(self) -> int:
@@ -257,48 +259,20 @@ class Network:
         with self.changed:
             return self.member.committed
 
+    # The end.
+
     def awaited(self) -> list[str]:
-        """Whose goodbye this party waits for: the lead for that of all, others for the lead's."""
-        member = self.member
-        others = (
-            {*member.sessions} - member.rendezvous.missing
-            if member.rendezvous
-            else {member.lead}
-        )
-        return [self.agreed.parties[p] for p in sorted(others)]
+        """Whose goodbye this party waits for."""
+        return [self.names[peer] for peer in awaited_by(self.member)]
 
     def leave(self, reason: str, awaited: Sequence[str] = ()) -> list[str]:
-        """Say goodbye, and stay for up to `patience` until others have; gives who has not.
+        """Say goodbye, and stay for up to `patience`; gives who has not said it too.
 
         Args:
             reason: why, if it is not that all is done.
             awaited: whose goodbye is waited for.
         """
-        told: dict[int, Any] = {}
-        left, end = (
-            {self.agreed.parties.index(p) for p in awaited},
-            time.monotonic() + self.agreed["patience"],
-        )
-        with self.changed:
-            while True:
-                for (
-                    p,
-                    line,
-                ) in (
-                    self.connections.lines.items()
-                ):  # one that has come again may not have heard it
-                    if told.get(p) is not line:
-                        line.put(self.member.bye(p, reason))
-                        told[p] = line
-                now = time.monotonic()
-                if (
-                    self.member.done >= left
-                    or self.connections.fatal
-                    or self.asked()
-                    or now > end
-                ):
-                    break
-                self.changed.wait(min(end - now, 0.5))
-            left -= self.member.done
+        places = [self.names.index(party) for party in awaited]
+        left = say_goodbye(self.peers, reason, places, self.asked)
         self.connections.leave(reason)
-        return [self.agreed.parties[p] for p in sorted(left)]
+        return [self.names[peer] for peer in sorted(left)]

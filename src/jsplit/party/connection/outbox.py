@@ -1,4 +1,7 @@
-"""One connection of a party, with a thread that writes to it what is due, and that closes it when all of that went out."""
+"""One connection of a party, with a thread that writes to it what is due.
+
+When the connection ends, the thread closes it after all that was due went out.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
-from jsplit.wire.channel import Channel, Closed
+from jsplit.wire.channel import Channel
 from jsplit.wire.codec import CARRIERS, Frame
+from jsplit.wire.pipe import Closed
 
 _LAST = 10.0
 """Seconds that the last frames of a connection have to go out."""
@@ -20,8 +25,16 @@ class Outbox:
     Args:
         channel: the connection.
         patience: seconds that a peer may take to make room for a frame.
-        most: frames that may be due at a time; a peer that asks for more and does not read loses the connection.
-        failed: called with an error that is not the connection's, as of a frame that has no form on the wire.
+        most: frames that may be due at a time; a peer that asks for more and does not
+            read loses the connection.
+        failed: called with an error that is not the connection's, as of a frame that
+            has no form on the wire.
+
+    Attributes:
+        due: what is to go out, in order.
+        busy: whether a frame is on its way out.
+        broken: whether something that was due never went out.
+        ends: when the connection is closed at the latest; `None` while it goes on.
     """
 
     def __init__(
@@ -31,60 +44,58 @@ class Outbox:
         most: int,
         failed: Callable[[Exception], None],
     ):
-        self.channel, self.patience, self.most, self.failed = (
-            channel,
-            patience,
-            most,
-            failed,
-        )
-        self.due: OrderedDict[tuple, Frame] = OrderedDict()
+        self.channel, self.patience, self.most = channel, patience, most
+        self.failed = failed
+        self.due: OrderedDict[tuple[Any, ...], Frame] = OrderedDict()
         self.changed = threading.Condition()
         self.busy = self.broken = False
         self.ends: float | None = None
         self.reason = ""
-        self.thread = threading.Thread(
-            target=self.write, name=f"jsplit-write-{channel.peer}", daemon=True
-        )
+        name = f"jsplit-write-{channel.peer}"
+        self.thread = threading.Thread(target=self._write, name=name, daemon=True)
         self.thread.start()
 
     def put(self, frame: Frame) -> None:
-        """Let a frame go out, unless the same is due already, or the connection ends."""
-        same = (
-            ()
-            if frame.head.kind in CARRIERS
-            else tuple(x.tobytes() for x in frame.arrays)
-        )
+        """Let a frame go out, unless the same is due or the connection ends."""
+        # The id of a value tells all of it; control frames are told apart by what they
+        # say.
+        text: tuple[bytes, ...] = ()
+        if frame.head.kind not in CARRIERS:
+            text = tuple(array.tobytes() for array in frame.arrays)
         with self.changed:
             if self.ends is None:
-                self.due.setdefault((frame.head.id(), same), frame)
+                self.due.setdefault((frame.head.id(), text), frame)
                 self.changed.notify_all()
             full = len(self.due) > self.most
+        # Outside of the lock, because cutting takes it; and a queue without a bound
+        # would let a peer that asks and never reads take all memory.
         if full:
             self.cut(
                 f"`{self.channel.peer}` does not read what it is sent, {self.most} frames were due."
             )
 
-    def write(self) -> None:
+    def _write(self) -> None:
         try:
-            while frame := self.next():
+            while frame := self._next():
                 self.channel.send(frame, self.patience)
         except (Closed, TimeoutError) as error:
             self.cut(str(error))
-        except (
-            Exception
-        ) as error:  # not the peer's doing: without this party, all would wait for it
+        except Exception as error:
             self.cut(str(error))
+            # Not the peer's doing: without this party all others would wait for it.
             self.failed(error)
         else:
             self.channel.close(self.reason, self.left)
 
-    def next(self) -> Frame | None:
+    def _next(self) -> Frame | None:
         """The frame that goes out next; none if the connection ends."""
         with self.changed:
             self.busy = False
             self.changed.wait_for(lambda: self.due or self.ends is not None)
             if not self.due:
                 return None
+            # Set before the lock is let go: in between it would look as if all had gone
+            # out.
             self.busy = True
             return self.due.popitem(last=False)[1]
 
@@ -100,18 +111,20 @@ class Outbox:
             return not (self.due or self.busy or self.broken)
 
     def end(self, reason: str) -> None:
-        """Close the connection after all that is due went out; `join` waits until that is done, for `_LAST` seconds at most."""
+        """Close the connection when all that is due went out; `join` waits for that."""
         with self.changed:
             if self.ends is None:
                 self.reason, self.ends = reason, time.monotonic() + _LAST
             self.changed.notify_all()
 
     def join(self) -> None:
+        """Wait until a connection that ends is closed, for `_LAST` seconds at most."""
         self.thread.join(self.left)
+        # Whoever still writes after that time is stopped by it.
         self.channel.close(self.reason)
 
     def cut(self, reason: str) -> None:
-        """Close the connection at once. What is due is lost, and asked for on the next one."""
+        """Close the connection at once. What is due is asked for on the next one."""
         with self.changed:
             self.broken = self.broken or self.busy or bool(self.due)
             self.due.clear()

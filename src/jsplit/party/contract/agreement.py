@@ -234,7 +234,7 @@ class Agreement:
             apart = (
                 ends[0] not in listens
                 or self["lead"] not in ends
-                and self.turns.apart(party, other)
+                and self.turns.never_connected(party, other)
             )
             found[other] = "lead" if apart else "dial" if ends[0] == other else "wait"
         return found

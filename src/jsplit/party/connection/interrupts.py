@@ -1,0 +1,25 @@
+"""Why a party that waits stops waiting: others are missing, all go back, or it must stop."""
+
+from __future__ import annotations
+
+
+class Missing(TimeoutError):
+    """A party did not come, or not come back, while this one was willing to wait.
+
+    Example:
+        >>> from jsplit import party
+        >>> raise party.Missing("`lab` waited 60 s for the other parties")
+        Traceback (most recent call last):
+        ...
+        jsplit.party.connection.interrupts.Missing: `lab` waited 60 s for the other parties
+    """
+
+
+# The next two are caught by the run itself and never seen by a user, so
+# they are no errors.
+class RolledBack(Exception):  # noqa: N818 - it is no error
+    """Another epoch has begun: all go on from the step that it says."""
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """This party was asked to stop while it waited."""

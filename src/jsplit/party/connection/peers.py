@@ -1,0 +1,119 @@
+"""What a party knows of its connections, and why it ends: shared by its threads.
+
+The threads are elsewhere: those that read in `reader`, those that dial
+in `connections`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from jsplit.party.connection.outbox import Outbox
+from jsplit.party.contract.agreement import Agreement
+from jsplit.wire.channel import Channel
+from jsplit.wire.member import Member, Outgoing
+
+_log = logging.getLogger("jsplit.party")
+_SPARE = 64
+"""Frames that may be due on a connection beyond those that carry values.
+
+What control frames say is soon said.
+"""
+
+
+class Peers:
+    """One party's connections, by the peer reached by each, and the verdict on the run.
+
+    Args:
+        agreed: what the parties have agreed on.
+        party: this one.
+        member: its side of the protocol.
+
+    Attributes:
+        changed: held by whoever touches `member` or one of these; told
+            when something has come.
+        lines: by peer, the connection by which it is reached.
+        all_lines: these, those that end, and those that have not said
+            who they are.
+        lost: by peer, since when there is no connection.
+        trouble: by party, what was wrong with its connection last, or
+            why it left; nothing once it is there again.
+        seen: the peers that have ever been here.
+        fatal: why this party cannot go on.
+        verdict: what all are told, if it is over for all.
+        told: by peer, the connection on which it was told so.
+        closing: set when this party leaves.
+    """
+
+    def __init__(self, agreed: Agreement, party: str, member: Member):
+        self.agreed, self.party, self.member = agreed, party, member
+        self.names = agreed.parties
+        self.patience = float(agreed["patience"])
+        terms = member.terms
+        frames = [terms.frames(wire) for wire in range(len(terms.crossings))]
+        self.most_due = _SPARE + terms.window * sum(frames)
+
+        self.changed = threading.Condition()
+        self.lines: dict[int, Outbox] = {}
+        self.all_lines: set[Outbox] = set()
+        # Whoever never comes counts as lost from the beginning.
+        self.lost = dict.fromkeys(member.sessions, time.monotonic())
+        self.trouble: dict[str, str] = {}
+        self.seen: set[int] = set()
+        self.fatal: Exception | None = None
+        self.verdict: str | None = None
+        self.told: dict[int, Outbox] = {}
+        self.closing = threading.Event()
+
+    def outbox(self, channel: Channel) -> Outbox:
+        """A new connection, with the thread that writes to it."""
+        return Outbox(
+            channel,
+            self.patience,
+            self.most_due,
+            lambda error: self.fail(error, tell=False),
+        )
+
+    def post(self, outgoing: Outgoing) -> None:
+        """Hand frames to the connections they go by."""
+        for peer, frame in outgoing:
+            # Without a connection a frame is dropped: it is kept, and asked
+            # for on the next one.
+            if line := self.lines.get(self.member.route(peer)):
+                line.put(frame)
+
+    def note(self, peer: int, trouble: str) -> None:
+        """Note what was wrong with a connection."""
+        party = self.names[peer]
+        with self.changed:
+            # Who is gone has said why it left, which is more than that its
+            # connection is lost.
+            if peer in self.member.gone or self.trouble.get(party) == trouble:
+                return
+            self.trouble[party] = trouble
+            if not self.closing.is_set():
+                _log.info("%s: %s", self.party, trouble)
+
+    def fail(self, error: Exception, *, tell: bool) -> None:
+        """Let the run be over for this party, or with `tell` for all."""
+        with self.changed:
+            self.fatal = self.fatal or error
+            if tell and self.verdict is None:
+                self.verdict = str(error)
+                for peer, line in self.lines.items():
+                    self.tell(peer, line, self.verdict)
+            self.changed.notify_all()
+
+    def tell(self, peer: int, line: Outbox, reason: str) -> None:
+        """Tell a peer that it is over for all."""
+        line.put(self.member.refusal(peer, reason))
+        self.told[peer] = line
+
+    def all_told(self) -> bool:
+        """Whether all that have been here have left, or were told that it is over."""
+        here = self.seen - self.member.gone
+        # Told is who was sent it on a connection that lasted until it had
+        # gone out.
+        return all(p in self.told and self.told[p].idle for p in here)

@@ -1,0 +1,41 @@
+"""Whose fault it is when the protocol breaks: this party's, another's, or nobody's.
+
+RuntimeError
+├── LocalProtocolError    this party tried what is not its turn
+├── RemoteProtocolError   another party did what it may not do
+└── Refused               parties cannot work together, and both are told why
+"""
+
+from __future__ import annotations
+
+
+class LocalProtocolError(RuntimeError):
+    """This party tried what is not its turn."""
+
+
+class RemoteProtocolError(RuntimeError):
+    """Another party did what it may not do, which costs it its connection."""
+
+
+class Refused(RuntimeError):
+    """Parties cannot work together; the message says in one line why.
+
+    Args:
+        message: the reason, as both sides print it.
+        alone: whether this ends only the party that is told so, while the others go on.
+
+    Attributes:
+        alone: as given.
+
+    Example:
+        >>> from jsplit import party
+        >>> error = party.Refused("the agreements differ: `seed` is 0 at `lab`.", alone=True)
+        >>> print(error, error.alone)
+        the agreements differ: `seed` is 0 at `lab`. True
+    """
+
+    def __init__(self, message: str, *, alone: bool = False):
+        super().__init__(message)
+        # A late or wrong process must not take a run down that others have already
+        # begun.
+        self.alone = alone

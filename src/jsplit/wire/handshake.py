@@ -1,0 +1,62 @@
+"""What two parties compare when they meet: the run, and which process is newer.
+
+A mismatch is an error on both sides that says in one line what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from jsplit.wire.codec import Frame
+from jsplit.wire.difference import difference
+from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.terms import Terms
+
+
+def check_same_run(
+    terms: Terms, said: Mapping[str, Any], me: int, hello: Frame, theirs: object
+) -> None:
+    """Refuse a hello of another run.
+
+    Args:
+        terms: of this party's run.
+        said: its agreement.
+        me: this party, by its place.
+        hello: what came.
+        theirs: the agreement that the hello holds, if it holds one.
+
+    Raises:
+        RemoteProtocolError: if the other is at another task of the same run, as
+            evaluation: then it comes back to this one, or the run is not over yet, and
+            it is enough to hang up.
+        Refused: saying what differs.
+    """
+    if hello.head.run == terms.run:
+        return
+    here, there = terms.name(me), terms.name(hello.head.sender)
+    if isinstance(theirs, dict):
+        agreement = cast(dict[str, Any], theirs)
+        task = said.get("task")
+        if said == agreement | {"task": task}:
+            raise RemoteProtocolError(
+                f"`{there}` is at another task: {agreement.get('task')!r}, not {task!r}."
+            )
+    raise Refused(difference(said, theirs, here, there))
+
+
+def check_newer(who: str, instance: int, newest: int) -> None:
+    """Refuse a process of a party that another one of the same party has followed.
+
+    Args:
+        who: the party's name.
+        instance: of the process that says hello.
+        newest: of the one that is known.
+
+    Raises:
+        Refused: which concerns only the older process.
+    """
+    # Two processes that took turns at being the newest would roll the run back for
+    # ever.
+    if instance < newest:
+        raise Refused(f"another process of `{who}` was started later.", alone=True)

@@ -1,0 +1,124 @@
+"""Whose turn each step is: clients in an order that repeats, but for those away.
+
+Here a client is a number and a role has no name: this is the arithmetic of turns, which
+every party, and every session of the protocol, must get the same from the same
+agreement. Names are in `jsplit.party.contract.turns`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import cycle
+
+from jsplit.wire.steps import EVERY_STEP, Steps
+
+Away = tuple[tuple[int, tuple[int, ...]], ...]
+"""From which step on which clients were away, where a run goes on without some:
+`((step, clients), ...)`.
+"""
+
+
+@dataclass(frozen=True)
+class Rota:
+    """The turns of a run.
+
+    Attributes:
+        clients: how many there are.
+        order: `(client, steps)`, taken over and over until all steps are done.
+        steps: of the run.
+        hands_over: whether what a client has learned goes to the next, and in the end
+            to all.
+        away: who was away from which step on.
+    """
+
+    clients: int
+    order: tuple[tuple[int, int], ...]
+    steps: int
+    hands_over: bool = False
+    away: Away = ()
+
+    def excluding(self, away: Away) -> Rota:
+        """The turns of a run in which these were away."""
+        return self if away == self.away else replace(self, away=away)
+
+    def away_at(self, step: int) -> tuple[int, ...]:
+        """Who is away in a step."""
+        for begin, clients in reversed(self.away):
+            if begin <= step:
+                return clients
+        return ()
+
+    @cached_property
+    def turns(self) -> tuple[list[int], list[int]]:
+        """The step at which each turn begins, and the client whose turn it is."""
+        begins: list[int] = []
+        whose: list[int] = []
+        everyone = {client for client, _ in self.order}
+        step = 0
+        for client, count in cycle(self.order):
+            away = self.away_at(step)
+            # With nobody left the order would go round for ever without taking a step.
+            if step >= self.steps or everyone <= {*away}:
+                break
+            if client in away:
+                continue
+            begins.append(step)
+            whose.append(client)
+            # A client that goes away within its turn loses the rest of it.
+            leaves = [s for s, gone in self.away if step < s and client in gone]
+            step = min([step + count, *leaves])
+        return begins, whose
+
+    def client(self, step: int) -> int:
+        """Whose turn a step is; the last turn has no end."""
+        begins, whose = self.turns
+        return whose[bisect_right(begins, step) - 1]
+
+    @cached_property
+    def steps_of(self) -> tuple[Steps, ...]:
+        """By client, the steps of its turns."""
+        if self.clients == 1:
+            # One client works in every step, also beyond `steps`: an evaluation has its
+            # own count.
+            return (EVERY_STEP,)
+        stretches: list[list[tuple[int, int]]] = [[] for _ in range(self.clients)]
+        begins, whose = self.turns
+        ends = [*begins[1:], self.steps]
+        for begin, end, client in zip(begins, ends, whose, strict=True):
+            stretches[client].append((begin, end))
+        return tuple(Steps.of(own) for own in stretches)
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Clients of whom the first may hand over to the second."""
+        if not self.hands_over:
+            return []
+        everyone = range(self.clients)
+        return [(a, b) for a in everyone for b in everyone if a != b]
+
+    @cached_property
+    def handover_steps(self) -> list[list[int]]:
+        """By pair, the steps before which the first hands over to the second.
+
+        The last client that had a turn, and is there, gives to the one whose turn
+        begins; after the last step it gives to all others that are there.
+        """
+        found: dict[tuple[int, int], list[int]] = {pair: [] for pair in self.pairs}
+        begins, whose = self.turns
+        # The end of the run counts as a turn of its own, in which everybody takes.
+        for turn, step in enumerate([*begins[1:], self.steps], 1):
+            away = self.away_at(step)
+            givers = [client for client in whose[:turn] if client not in away]
+            if not givers:
+                continue
+            if turn < len(whose):
+                takers = [whose[turn]]
+            else:
+                takers = [c for c in range(self.clients) if c not in away]
+            for taker in takers:
+                # Who has two turns in a row has what it learned already.
+                if (givers[-1], taker) in found:
+                    found[givers[-1], taker].append(step)
+        return list(found.values())

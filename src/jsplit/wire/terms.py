@@ -1,0 +1,121 @@
+"""All that the protocol knows of an agreement, as values.
+
+A party makes `Terms` once for a run; nothing in it is called back into
+the party.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jsplit.wire.codec import Shapes
+from jsplit.wire.rota import Away
+from jsplit.wire.schedule import Schedule
+from jsplit.wire.steps import EVERY_STEP, Steps
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """One value that crosses one way.
+
+    Attributes:
+        kind: `"activation"`, `"cotangent"`, or `"weights"` for what is
+            handed over.
+        what: its name.
+        sender: the party that sends it, by its place in the agreement.
+        receiver: the party that receives it, likewise.
+    """
+
+    kind: str
+    what: str
+    sender: int
+    receiver: int
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a session must know to tell what comes next, and what may not come.
+
+    Attributes:
+        run: hash of the agreement, 32 bytes.
+        parties: names; their places are what heads say.
+        crossings: every wire; their places are what heads say.
+        shapes: by crossing, dtypes and shapes of the arrays of each
+            frame.
+        steps: how many the run has.
+        micros: micro-batches a step.
+        window: how many uses of a wire may be sent beyond the steps
+            that the receiver has finished.
+        clients: by client, its parties by their places, where clients
+            take turns and those that are missing are passed over.
+        schedule: in which steps each crossing is used; without one, in
+            every step.
+        lag: by how many steps a party may be ahead of what it has
+            received.
+        finite: whether activations and cotangents must be finite.
+        last_shapes: by crossing, the shapes of the last step, if its
+            batch is smaller than the others.
+    """
+
+    run: bytes
+    parties: tuple[str, ...]
+    crossings: tuple[Crossing, ...]
+    shapes: tuple[Shapes, ...]
+    steps: int
+    micros: int = 1
+    window: int = 2
+    clients: tuple[tuple[int, ...], ...] = ()
+    schedule: Schedule | None = None
+    lag: int = 0
+    finite: bool = True
+    last_shapes: tuple[Shapes, ...] = ()
+
+    def shapes_of(self, wire: int, step: int) -> Shapes:
+        """Dtypes and shapes of the arrays that a wire carries in a step."""
+        # Records rarely fill the last batch of an evaluation; in training
+        # all are full.
+        if self.last_shapes and step == self.steps - 1:
+            return self.last_shapes[wire]
+        return self.shapes[wire]
+
+    def frames(self, wire: int) -> int:
+        """How many frames a wire has in a step that uses it."""
+        # What is handed over crosses before the first micro-batch, once.
+        return 1 if self.crossings[wire].kind == "weights" else self.micros
+
+    def within(self, wire: int, step: int, micro: int = 0) -> bool:
+        """Whether the run has such a step and micro-batch."""
+        # Weights may be handed over once more, after the last step.
+        steps = self.steps + (self.crossings[wire].kind == "weights")
+        return step < steps and micro < self.frames(wire)
+
+    def tables(self, away: Away = ()) -> tuple[Steps, ...]:
+        """By crossing, the steps in which it is used if these clients were away."""
+        if self.schedule is None:
+            # One object for all wires: a run without turns keeps no table
+            # of its own.
+            return (EVERY_STEP,) * len(self.crossings)
+        return self.schedule.excluding(away).tables
+
+    def crosses(self, wire: int, sender: int, receiver: int) -> bool:
+        """Whether there is such a wire, from one of these parties to the other."""
+        # The place came in a head, so it may be any number of eight bytes.
+        if not wire < len(self.crossings):
+            return False
+        crossing = self.crossings[wire]
+        return (crossing.sender, crossing.receiver) == (sender, receiver)
+
+    def between(self, sender: int, receiver: int) -> tuple[int, ...]:
+        """The wires that go from one party to another."""
+        wires = range(len(self.crossings))
+        return tuple(w for w in wires if self.crosses(w, sender, receiver))
+
+    def name(self, place: int) -> str:
+        """A party's name; a place may be anything that came in a head."""
+        return self.parties[place] if place < len(self.parties) else f"party {place}"
+
+
+def in_words(shapes: Shapes) -> str:
+    """Dtypes and shapes in words: `float32[8,3]`, several joined by `and`."""
+    words = [f"{dtype}[{','.join(map(str, shape))}]" for dtype, shape in shapes]
+    return " and ".join(words) or "nothing"

@@ -1,0 +1,102 @@
+"""Whole parties over the memory transport: as over a network, without ports or certificates."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+
+from jsplit import party
+from jsplit.wire.channel import Ends
+from tests.party.federation import (
+    agreed_for,
+    bits,
+    checked,
+    optimizers,
+    own_of,
+    small,
+    together,
+    undisturbed,
+)
+
+STEPS = 6
+
+
+def train(agreed, problem, transport, **options):
+    """All parties train, without certificates."""
+    rates = optimizers(problem.topology)
+
+    def one(name):
+        batch = own_of(problem, name)
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            lambda step: batch,
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=rates[name],
+            remind=0.2,
+            transport=transport,
+            **options,
+        )
+
+    return checked(together(agreed.parties, one))
+
+
+@pytest.mark.parametrize("configuration", ["pair", "vertical", "chain"])
+def test_parties_in_one_process_train_as_messages_does(configuration):
+    """In the chain two parties have no connection: the lead passes on what they say, sealed."""
+    problem = small(configuration)
+    agreed = agreed_for(problem, steps=STEPS)
+    results = train(agreed, problem, party.MemoryTransport())
+    for name, state in undisturbed(problem, STEPS).items():
+        assert bits(results[name].state) == bits(state), name
+        assert results[name].epoch == 1
+
+
+class Cutting(party.MemoryTransport):
+    """A hub whose connections are cut now and then; what was under way on them is lost."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.rng, self.made, self.cuts = random.Random(seed), [], 0
+        self.over = threading.Event()
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def dial(self, *given, **options) -> Ends:
+        self.made.append(super().dial(*given, **options))
+        return self.made[-1]
+
+    def work(self):
+        while not self.over.wait(self.rng.uniform(0.02, 0.1)):
+            if self.made and self.cuts < 8:
+                self.cut(self.made[-1])
+
+    def cut(self, end):
+        for pipe in (end.outward, end.inward):
+            with pipe.changed:
+                self.cuts += pipe.reason is None and pipe is end.outward
+                pipe.chunks.clear()
+        end.close("cut")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_connections_that_are_cut_cost_time_alone(seed):
+    problem, steps = small("pair"), 40
+    agreed, hub = agreed_for(problem, steps=steps), Cutting(seed)
+    try:
+        results = train(agreed, problem, hub, on_step=lambda metrics: time.sleep(0.02))
+    finally:
+        hub.over.set()
+    assert hub.cuts >= 2
+    for name, state in undisturbed(problem, steps).items():
+        assert bits(results[name].state) == bits(state), name
+
+
+def test_an_address_of_a_hub_is_free_again_after_a_run():
+    problem, hub = small("pair"), party.MemoryTransport()
+    agreed = agreed_for(problem, steps=1)
+    first, second = (train(agreed, problem, hub) for _ in range(2))
+    assert bits(first["server"].state) == bits(second["server"].state)
