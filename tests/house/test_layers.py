@@ -28,7 +28,8 @@ ROOMS = {
     "runs": "costing",
     "wire": "",
     "party": "core compress topology training wire",
-    "command": "core party",
+    "commands": "core party",
+    "command": "commands",
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
@@ -48,10 +49,13 @@ INSIDE = {
     "costing": "records run_cost step plan runs",
     "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
     "party": (
-        "compute.programs connection.outbox contract.records contract.schema contract.turns "
-        "durable compute.exchange compute.handover compute.prefetch contract.agreement "
-        "compute.pipeline connection.connections contract.draft compute.local "
-        "connection.network process join infer run"
+        "compute.programs connection.outbox contract.records contract.entries "
+        "contract.schema contract.link_names contract.turns contract.placeholders "
+        "contract.checks contract.record in_memory folder durable task results "
+        "compute.exchange compute.handover compute.prefetch contract.agreement "
+        "contract.files compute.pipeline connection.connections contract.draft "
+        "contract.sample compute.local connection.network frames process join steps "
+        "infer run"
     ),
 }
 OUTSIDE = {"jax", "optax", "numpy"}

@@ -1,11 +1,17 @@
-"""One party over the network: what all agree on, and one process for each."""
+"""One party over the network: what all agree on, and one process for each.
+
+Rooms inside: `contract` (what is agreed), `compute` (a party's own arithmetic), `connection`
+(threads and waiting); the files beside them are one party's way from `join` to `results`.
+"""
 
 from jsplit.party.connection.network import Missing
-from jsplit.party.contract.agreement import Agreement, foreign, read, write
+from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.draft import agreement
+from jsplit.party.contract.files import read, write
+from jsplit.party.contract.placeholders import foreign
 from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
-from jsplit.party.process import Metrics, Result
+from jsplit.party.results import Metrics, Result
 from jsplit.party.run import run
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,12 +32,35 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     """This party was asked to stop while it waited."""
 
 
+class Transport(Protocol):
+    """What carries frames between parties."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How a party is reached, and reaches others.
+
+    Attributes:
+        listen: where to listen, if not at the address that the others dial.
+        addresses: where to dial parties, if not at the addresses of the agreement.
+        remind: seconds of waiting after which what may have been lost is asked for again.
+        pulse: see `jsplit.wire.rpc.Pulse`, whose defaults are taken for what is left out.
+        transport: what carries frames; by default gRPC.
+    """
+
+    listen: str | None = None
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    remind: float = 5.0
+    pulse: Sequence[float] = ()
+    transport: Transport | None = None
+
+
 class Network:
     """What a party has sent, received and waited for on its connections.
 
     Args:
-        agreed, party, member, trust, limit, options: as for `jsplit.party.connection.connections.Connections`.
-        remind: seconds of waiting after which what may have been lost is asked for again.
+        agreed, party, member, trust, limit: as for `jsplit.party.connection.connections.Connections`.
+        reach: how it is reached, and reaches others.
 
     Attributes:
         epoch: the one that the run is in, which may lag behind `member`'s: then it must go back.
@@ -52,15 +76,13 @@ class Network:
         member: Member,
         trust: Trust,
         limit: int,
-        *,
-        remind: float = 5.0,
-        **options: Any,
+        reach: Reach,
     ):
         self.agreed, self.party, self.member, self.remind = (
             agreed,
             party,
             member,
-            remind,
+            reach.remind,
         )
         self.sent, self.received, self.waited, self.posting, self.epoch = (
             0,
@@ -72,7 +94,16 @@ class Network:
         self.asked: Callable[[], bool] = bool
         # where clients may be passed over the lead finds out first, and those that are left need time to go on without
         self.wait_for = float(agreed["patience"]) * (3 if agreed.turns.skips else 1)
-        self.connections = Connections(agreed, party, member, trust, limit, **options)
+        self.connections = Connections(
+            agreed,
+            party,
+            member,
+            trust,
+            limit,
+            listen=reach.listen,
+            addresses=reach.addresses,
+            pulse=reach.pulse,
+        )
         self.changed, self.post, self.close = (
             self.connections.changed,
             self.connections.post,
