@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> from jsplit.command import main
-        >>> try:
+        >>> try:  # doctest: +ELLIPSIS
         ...     main(["--version"])
         ... except SystemExit as end:
         ...     print(end.code)

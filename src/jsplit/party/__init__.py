@@ -1,7 +1,6 @@
 """One party over the network: what all agree on, and one process for each.
 
-Rooms inside: `contract` (what is agreed), `compute` (a party's own arithmetic), `connection`
-(threads and waiting); the files beside them are one party's way from `join` to `results`.
+Inside: `contract` (what is agreed), `compute` (a party's own arithmetic), `connection`.
 """
 
 from jsplit.party.connection.network import Missing
@@ -13,6 +12,8 @@ from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
 from jsplit.party.results import Metrics, Result
 from jsplit.party.run import run
+
+# Who a party is belongs to the wire, and is offered here since `run` asks for it.
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials
 from jsplit.wire.rendezvous import Refused

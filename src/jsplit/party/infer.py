@@ -221,12 +221,14 @@ def _infer(
             f"`data` must be fields by name to {kind}, not a function of the step."
         )
     count = as_positive_int("records", records)
+    # Rounded up: unlike training, inference takes the records that fill no batch too.
     steps = -(-count // agreed.batch)
     task = Task(kind, steps, agreed.batch, count)
     # The folder may be in use by a process that trains, and is only read; inference
     # itself saves nothing.
     in_memory = dataclasses.replace(brought, checkpoint=None)
     with prepare(agreed, party, task, in_memory) as prepared:
+        # `prepare` has refused an agreement of several clients.
         [mine] = prepared.records.values()
         if mine.count not in (None, count):
             what = "data" if mine.fields else "ids"
@@ -238,6 +240,7 @@ def _infer(
         assert state is not None
         with prepared.connected(reach) as me:
             found = _passes(me, task, mine, state)
+    # After the connections are closed, so that nobody waits for this party's own work.
     at = int(state.step)
     if kind is TaskKind.PREDICT:
         outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)

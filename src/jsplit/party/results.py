@@ -54,6 +54,7 @@ class Metrics:
             >>> Metrics(1, {"loss": nan}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1).plain()["losses"]
             {'loss': None}
         """
+        # `None` and not the words "NaN" or "inf": a plot leaves a gap there by itself.
         losses = {n: x if isfinite(x) else None for n, x in self.losses.items()}
         return {**self.__dict__, "losses": losses}
 

@@ -113,10 +113,16 @@ def run(
         ...         credentials=jsplit.party.credentials("certs", "client"),
         ...         checkpoint="state/client",
         ...     )
-        >>> client()  # and at the same time the server's part, on another machine
+
+        The server calls it at the same time with its own part, on another machine.
+        Before anybody is connected, what this party brings is checked:
+
+        >>> client()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: there is no file certs/client.crt; `jsplit certs` makes certificates to try with.
+        ValueError: there is no file certs/client.crt; ...
     """
+    # Two records from here on: what concerns the connections goes one way down, what
+    # the party brings another.
     reach = Reach(
         listen=listen,
         addresses=addresses or {},
@@ -135,10 +141,13 @@ def run(
         checkpoint=checkpoint,
         keep_replies=keep_replies,
     )
+    # A micro-batch is what one program computes and one frame carries.
     size = agreed.batch // agreed.microbatches
     task = Task(TaskKind.TRAIN, agreed.steps, size)
     with prepare(agreed, party, task, brought) as prepared:
         asked = _never if stop is None else stop.is_set
+        # A party that is started again after its end must not wait for others that have
+        # left, and there is nothing to compute any more.
         awaited = prepared.store.done(agreed.steps)
         if awaited is not None:
             return _already_over(prepared, awaited, asked, reach)
@@ -146,6 +155,7 @@ def run(
             return Training(me, on_step, asked).run()
 
 
+# The same shape as `threading.Event.is_set`, for a party that nobody can stop.
 def _never() -> bool:
     return False
 
@@ -165,6 +175,8 @@ def _already_over(
         reach: how it is reached.
     """
     steps = prepared.agreed.steps
+    # The lead says what is committed; here it is known from the note on disk, and told
+    # to whoever comes before any epoch begins.
     if awaited:
         prepared.member.committed = steps
         with prepared.connected(reach) as me:

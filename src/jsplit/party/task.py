@@ -56,6 +56,7 @@ class Task:
 
     def size_of(self, step: int) -> int:
         """How many records a step has at a time."""
+        # Training leaves out the records that fill no batch; inference takes them all.
         if self.records is None:
             return self.size
         return min(self.size, self.records - step * self.size)
@@ -83,6 +84,8 @@ class Brought:
         keep_replies: whether what was sent is kept until the receiver has it.
     """
 
+    # These two have no default: without a part there is no party, and encryption is
+    # never left out by accident.
     own: Own
     credentials: Trust
     data: Data | None = None

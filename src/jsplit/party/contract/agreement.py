@@ -71,9 +71,6 @@ class Agreement(AgreementRecord):
         (('client', 'server'), 'server', 4, {'h': 'float32[batch,3]'})
     """
 
-    def __repr__(self) -> str:
-        return f"Agreement of {', '.join(self.parties)}: {self.hash[:16]}"
-
     def of(self, client: str) -> Agreement:
         """The agreement of one client alone with the parties that are always there.
 
@@ -99,14 +96,12 @@ class Agreement(AgreementRecord):
                 f"got {client!r}."
             )
         turns = said(self.rotation.alone(client, self.steps))
-        # A certificate or an address of somebody who is not there would be refused.
         there = {*Turns(turns, self.roles, self.steps).parties}
-        one = self.replace(
-            turns=turns,
-            addresses=_only(self.addresses, there),
-            identities=_only(self.identities, there),
-            hosts=_only(self.hosts, there),
-        )
+        # An address or a certificate of somebody who is not there would be refused.
+        kept = {}
+        for name in ("addresses", "identities", "hosts"):
+            kept[name] = {p: x for p, x in self.said[name].items() if p in there}
+        one = self.replace(turns=turns, **kept)
         everyone = self.rotation_of_all or self.rotation
         return dataclasses.replace(one, rotation_of_all=everyone)
 
@@ -258,10 +253,6 @@ class Agreement(AgreementRecord):
             return None
         # Both sides must come to the same answer, so it goes by the order of parties.
         return listening[0]
-
-
-def _only(by_party: Mapping[str, str], there: set[str]) -> dict[str, str]:
-    return {party: x for party, x in by_party.items() if party in there}
 
 
 def parsed(found: Any) -> Agreement:

@@ -140,8 +140,14 @@ def _of_topology(topology: Topology) -> dict[str, Any]:
     """What an agreement says of a topology: names, never a function or a parameter."""
     nodes, losses = [], []
     for node in topology.segments:
-        trainable = node.segment.trainable
-        nodes.append(said(NodeEntry(node.name, node.party, node.reads, trainable)))
+        entry = NodeEntry(
+            node.name,
+            node.party,
+            node.reads,
+            node.segment.trainable,
+            tuple(node.detached),
+        )
+        nodes.append(said(entry))
     for x in topology.losses:
         # A weight may have been given as an integer, and 1 and 1.0 are two texts of
         # JSON, hence two hashes.
@@ -168,6 +174,7 @@ def _pairs(links: LinkNames) -> dict[str, list[str | None]]:
                 f'`links` of `{name}` must be a name, as "quantize(8)", '
                 "from which each party makes the link."
             )
+        # One name stands for both ways, as one link does in `jsplit.fused`.
         found[name] = list(x) if isinstance(x, (list, tuple)) else [x, x]
     return found
 

@@ -7,7 +7,7 @@ inverses, to the byte, since parties compare the hash of the whole file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar
 
 
@@ -20,12 +20,15 @@ class NodeEntry:
         party: the role that runs it.
         reads: the fields and values that it reads, in its segment's order.
         trainable: whether its segment is trained.
+        detached: those of them that get no cotangent from this node. In the file it is
+            left out if there are none, as files of version 0.1 have it.
     """
 
     name: str
     party: str
     reads: tuple[str, ...]
     trainable: bool
+    detached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,25 +95,34 @@ def entry(kind: type[_Entry], found: Any) -> _Entry:
         ValueError: if the dictionary has other keys than the record has attributes.
     """
     names = [field.name for field in fields(kind)]
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
     # A key that is not understood would be lost when the agreement is written again,
     # and with it the hash that the parties compare.
-    if not isinstance(found, Mapping) or found.keys() != {*names}:
+    if not isinstance(found, Mapping) or not needed <= found.keys() <= {*names}:
         raise ValueError(
             f"an agreement does not hold what it must: an entry says "
             f"{', '.join(names)}, got {found!r}."
         )
-    # A string is a sequence too, and "xy" must not become the two names "x" and "y".
-    if "reads" in names and not isinstance(found["reads"], (list, tuple)):
-        raise ValueError(
-            f"an agreement does not hold what it must: `reads` is a list of names, "
-            f"got {found['reads']!r}."
-        )
-    return kind(**{name: _frozen(found[name]) for name in names})
+    for name in ("reads", "detached"):
+        # A string is a sequence too, and "xy" must not become two names "x" and "y".
+        if name in found and not isinstance(found[name], (list, tuple)):
+            raise ValueError(
+                f"an agreement does not hold what it must: `{name}` is a list of "
+                f"names, got {found[name]!r}."
+            )
+    return kind(**{name: _frozen(x) for name, x in found.items()})
 
 
 def said(record: NodeEntry | LossEntry | Rotation) -> dict[str, Any]:
     """The dictionary of JSON of a record; `entry` is the inverse."""
-    return {f.name: _plain(getattr(record, f.name)) for f in fields(record)}
+    found = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        # An attribute with a default was added later: where it says nothing it is left
+        # out, so that older agreements keep their text and their hash.
+        if field.default is MISSING or value != field.default:
+            found[field.name] = _plain(value)
+    return found
 
 
 def _frozen(value: Any) -> Any:

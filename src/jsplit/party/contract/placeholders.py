@@ -133,7 +133,7 @@ def _node(node: NodeEntry, given: dict[str, Any], party: str | None) -> Node:
     """One node, with its segment taken out of `given`, or with a placeholder."""
     if node.party != party:
         segment = foreign(node.name, node.party, node.trainable)
-        return Node(node.name, segment, node.party, node.reads)
+        return Node(node.name, segment, node.party, node.reads, node.detached)
     segment = given.pop(node.name, None)
     if not isinstance(segment, Segment):
         raise ValueError(
@@ -144,7 +144,7 @@ def _node(node: NodeEntry, given: dict[str, Any], party: str | None) -> Node:
             f"node `{node.name}`: `trainable` is {segment.trainable}, "
             f"the agreement says {node.trainable}."
         )
-    return Node(node.name, segment, node.party, node.reads)
+    return Node(node.name, segment, node.party, node.reads, node.detached)
 
 
 def _loss(loss: LossEntry, given: dict[str, Any], party: str | None) -> Loss:

@@ -103,6 +103,7 @@ class AgreementRecord:
             >>> [agreed.turns.client(step) for step in range(6)]
             [0, 0, 1, 1, 0, 0]
         """
+        # `Turns` takes what a user has given to `jsplit.party.agreement` just as well.
         rotation = None if self.rotation is None else said(self.rotation)
         return Turns(rotation, self.roles, self.steps)
 
@@ -131,6 +132,8 @@ class AgreementRecord:
             ValueError: if a node, a loss or the rotation of clients has other entries
                 than it must.
         """
+        # An entry of the same name as its attribute, and of JSON's own types, is taken as
+        # it is, so a new one of that kind needs no line here.
         given = {n: x for n, x in found.items() if n not in _OTHERWISE}
         rotation = found["turns"]
         return given | {
@@ -165,6 +168,9 @@ class AgreementRecord:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Agreement of {', '.join(self.parties)}: {self.hash[:16]}"
 
     @cached_property
     def hash(self) -> str:

@@ -50,6 +50,7 @@ def _without_parameters(
 ) -> Segment:
     """A segment as `jsplit.segment` makes it of a function; this room knows no Flax."""
 
+    # Positional and with `train`, as all segments are called, whatever they need.
     def init(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
         return {}, {}
 
