@@ -47,16 +47,17 @@ INSIDE = {
         "algorithms"
     ),
     "costing": "records run_cost step plan runs",
-    "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
+    "wire": "certs codec difference chunks session channel relay rendezvous member transport rpc seal",
     "party": (
         "compute.programs connection.outbox contract.records contract.entries "
         "contract.schema contract.link_names contract.turns contract.placeholders "
         "contract.checks contract.record in_memory folder durable task results "
         "compute.exchange compute.handover compute.prefetch contract.agreement "
-        "contract.files compute.pipeline connection.connections contract.draft "
+        "contract.files compute.pipeline connection.reach connection.connections contract.draft "
         "contract.sample compute.local connection.network frames process join steps "
         "infer run"
     ),
+    "commands": "functions agreements brought tasks parser",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them

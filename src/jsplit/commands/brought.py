@@ -11,7 +11,6 @@ from typing import Any
 from jsplit import party as parties
 from jsplit.commands.functions import load
 from jsplit.party.contract.checks import check_addresses
-from jsplit.wire.certs import Trust
 
 _MAY_GIVE = {
     "own",
@@ -42,7 +41,7 @@ class Gathered:
 
     agreed: parties.Agreement
     given: Mapping[str, Any]
-    credentials: Trust
+    credentials: parties.Credentials | parties.PlaintextWithoutIdentity
     listen: str | None
     addresses: Mapping[str, str]
     pulse: tuple[float, ...]
@@ -94,7 +93,9 @@ def _given(options: argparse.Namespace) -> Mapping[str, Any]:
     return given
 
 
-def _credentials(folder: Path, party: str, plaintext: bool) -> Trust:
+def _credentials(
+    folder: Path, party: str, plaintext: bool
+) -> parties.Credentials | parties.PlaintextWithoutIdentity:
     # The parser sees to it that one of the two is said: no connection is open to all
     # because an option was forgotten.
     if plaintext:

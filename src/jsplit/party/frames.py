@@ -55,30 +55,41 @@ class Frames:
         return sha256(canonical(self.said).encode()).digest()
 
     @cached_property
+    def shapes(self) -> tuple[Shapes, ...]:
+        """By crossing, dtypes and shapes of the arrays of a frame, but in a last step
+        that has fewer records than the others.
+        """
+        return self._shapes_at(self.task.size_of(0))
+
+    @cached_property
+    def last_shapes(self) -> tuple[Shapes, ...]:
+        """The same of the last step, if that has fewer records; else nothing."""
+        last = self.task.size_of(self.task.steps - 1)
+        return () if last == self.task.size_of(0) else self._shapes_at(last)
+
+    @cached_property
     def limit(self) -> int:
         """The most bytes that the arrays of one frame may take, whoever sends it."""
-        wires = range(len(self.local.wires))
-        sizes = [_bytes_of(self.shapes(wire, 0)) for wire in wires]
+        sizes = [_bytes_of(shapes) for shapes in self.shapes[: len(self.local.wires)]]
         # What is handed over between others passes through the lead, which does not
         # know its shapes: hence the agreed maximum.
         return max(self.agreed.turns.largest, *sizes)
 
-    def shapes(self, crossing: int, step: int) -> Shapes:
-        """Dtypes and shapes of the arrays of a frame.
+    def _shapes_at(self, size: int) -> tuple[Shapes, ...]:
+        """By crossing, dtypes and shapes of the arrays of a frame of so many records."""
+        wires, clients = len(self.local.wires), len(self.agreed.turns.names)
+        of_a_client = []
+        for wire in range(wires):
+            payload, _ = self.local.like(wire, size)
+            of_a_client.append(schema.arrays(payload))
+        # Each client has the wires of a step, client by client; then come hand-overs.
+        handovers = len(self.crossings) - wires * clients
+        return (*of_a_client * clients, *[self.learned] * handovers)
 
-        Args:
-            crossing: its place.
-            step: of the frame; the last one of inference may be smaller.
-
-        Returns:
-            A pair of dtype and shape for each array.
-        """
-        if self.crossings[crossing].kind == "weights":
-            return self.learned
-        # Crossings begin with each client's wires, client by client.
-        wire = crossing % len(self.local.wires)
-        payload, _ = self.local.like(wire, self.task.size_of(step))
-        return schema.arrays(payload)
+    def _shapes_of(self, crossing: int, step: int) -> Shapes:
+        if self.last_shapes and step == self.task.steps - 1:
+            return self.last_shapes[crossing]
+        return self.shapes[crossing]
 
     def check(self) -> None:
         """Refuse, before anybody is connected, what cannot be sent.
@@ -93,7 +104,7 @@ class Frames:
             mine = me in (crossing.sender, crossing.receiver)
             if crossing.kind != "weights" or mine:
                 what = f"{crossing.kind} `{crossing.what}`"
-                codec.check(self.shapes(place, 0), what)
+                codec.check(self.shapes[place], what)
         turns = self.agreed.turns
         size = _bytes_of(self.learned)
         takes_turns = turns.client_of(self.party) is not None
@@ -114,7 +125,7 @@ class Frames:
             self.run,
             agreed.parties,
             self.crossings,
-            self.shapes,
+            self._shapes_of,
             self.task.steps,
             micros,
             # One step under way and one begun; each update that may lack adds one at

@@ -16,7 +16,8 @@ import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
-from jsplit.party.connection.network import Reach, RolledBack, Transport
+from jsplit.party.connection.network import RolledBack
+from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.records import Id, Records
@@ -26,6 +27,7 @@ from jsplit.party.process import PartyRun
 from jsplit.party.results import Result
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.wire.certs import Trust
+from jsplit.wire.transport import Transport
 
 
 def evaluate(

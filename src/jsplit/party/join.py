@@ -17,7 +17,8 @@ from jsplit.core.base import PyTree
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
 from jsplit.party.connection.connections import identity_of
-from jsplit.party.connection.network import Network, Reach
+from jsplit.party.connection.network import Network
+from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.records import Records
 from jsplit.party.durable import Checkpoints, CheckpointStore

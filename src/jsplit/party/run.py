@@ -13,7 +13,7 @@ from typing import Any
 import optax
 
 from jsplit.core.base import Link
-from jsplit.party.connection.network import Reach, Transport
+from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.join import Prepared, prepare
@@ -21,6 +21,7 @@ from jsplit.party.results import Metrics, Result
 from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.wire.certs import Trust
+from jsplit.wire.transport import Transport
 
 
 def run(

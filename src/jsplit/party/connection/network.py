@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from jsplit.core.trees import frame_bytes, nbytes
 from jsplit.party.connection.connections import Connections
+from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.certs import Trust
 from jsplit.wire.member import Member
@@ -30,29 +30,6 @@ class RolledBack(Exception):  # noqa: N818 - it is no error
 
 class Stopped(Exception):  # noqa: N818 - it is no error
     """This party was asked to stop while it waited."""
-
-
-class Transport(Protocol):
-    """What carries frames between parties."""
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How a party is reached, and reaches others.
-
-    Attributes:
-        listen: where to listen, if not at the address that the others dial.
-        addresses: where to dial parties, if not at the addresses of the agreement.
-        remind: seconds of waiting after which what may have been lost is asked for again.
-        pulse: see `jsplit.wire.rpc.Pulse`, whose defaults are taken for what is left out.
-        transport: what carries frames; by default gRPC.
-    """
-
-    listen: str | None = None
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    remind: float = 5.0
-    pulse: Sequence[float] = ()
-    transport: Transport | None = None
 
 
 class Network:

@@ -23,7 +23,7 @@ from jsplit.party.contract.checks import check_links, checked
 from jsplit.party.contract.entries import said
 from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
-from jsplit.party.contract.record import AgreementRecord, canonical
+from jsplit.party.contract.record import AgreementRecord, attributes_of, canonical
 from jsplit.party.contract.turns import Turns
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import both_ways
@@ -272,7 +272,7 @@ def parsed(found: Any) -> Agreement:
     # orders are what frames say.
     found = json.loads(canonical(checked(found)))
     try:
-        made = Agreement(**Agreement.attributes(found))
+        made = Agreement(**attributes_of(found))
         _check_whole(made)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -118,33 +118,6 @@ class AgreementRecord:
         """
         return self.turns.parties
 
-    @staticmethod
-    def attributes(found: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes that a dictionary of JSON stands for; `said` is the inverse.
-
-        Args:
-            found: the dictionary, checked.
-
-        Returns:
-            The arguments of this class by name.
-
-        Raises:
-            ValueError: if a node, a loss or the rotation of clients has other entries
-                than it must.
-        """
-        # An entry of the same name as its attribute, and of JSON's own types, is taken as
-        # it is, so a new one of that kind needs no line here.
-        given = {n: x for n, x in found.items() if n not in _OTHERWISE}
-        rotation = found["turns"]
-        return given | {
-            "roles": tuple(found["parties"]),
-            "holds": {p: tuple(names) for p, names in found["holds"].items()},
-            "nodes": tuple(entry(NodeEntry, x) for x in found["nodes"]),
-            "losses": tuple(entry(LossEntry, x) for x in found["losses"]),
-            "link_names": {n: tuple(pair) for n, pair in found["links"].items()},
-            "rotation": None if rotation is None else entry(Rotation, rotation),
-        }
-
     def __getitem__(self, name: str) -> Any:
         """An entry by its name in the file; attributes are typed, so prefer them."""
         return self.said[name]
@@ -209,6 +182,33 @@ class AgreementRecord:
 # In the file these names stand for what code would take for something else: `parties`
 # for roles, `turns` for a rotation and not for turns, `links` for names and not for links.
 _OTHERWISE = {"format", "parties", "turns", "links"}
+
+
+def attributes_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that a dictionary of JSON stands for; `said` is the inverse.
+
+    Args:
+        found: the dictionary, checked.
+
+    Returns:
+        The arguments of `AgreementRecord` by name.
+
+    Raises:
+        ValueError: if a node, a loss or the rotation of clients has other entries
+            than it must.
+    """
+    # An entry of the same name as its attribute, and of JSON's own types, is taken as
+    # it is, so a new one of that kind needs no line here.
+    given = {n: x for n, x in found.items() if n not in _OTHERWISE}
+    rotation = found["turns"]
+    return given | {
+        "roles": tuple(found["parties"]),
+        "holds": {p: tuple(names) for p, names in found["holds"].items()},
+        "nodes": tuple(entry(NodeEntry, x) for x in found["nodes"]),
+        "losses": tuple(entry(LossEntry, x) for x in found["losses"]),
+        "link_names": {n: tuple(pair) for n, pair in found["links"].items()},
+        "rotation": None if rotation is None else entry(Rotation, rotation),
+    }
 
 
 def canonical(tree: Any) -> str:
