@@ -15,6 +15,7 @@ from jsplit.party.connection import connections
 from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.network import Network, Stopped
 from jsplit.party.connection.outbox import Outbox
+from jsplit.party.connection.reach import Reach
 from jsplit.wire.certs import PlaintextWithoutIdentity
 from jsplit.wire.channel import Closed, Ends, memory_pair
 from jsplit.wire.codec import Frame, Head, frame_of, text_of
@@ -52,8 +53,7 @@ def network_of(agreed, name, instance=5, durable=(0,), **options) -> Network:
         member,
         PlaintextWithoutIdentity(name),
         1 << 20,
-        remind=0.2,
-        **options,
+        Reach(remind=0.2, **options),
     )
 
 
