@@ -1,7 +1,4 @@
-"""One party over the network: what all agree on, and one process for each.
-
-Inside: `contract` (what is agreed), `compute` (a party's own arithmetic), `connection`.
-"""
+"""One party over the network: what all agree on, and one process for each."""
 
 from jsplit.party.connection.network import Missing
 from jsplit.party.contract.agreement import Agreement
@@ -13,9 +10,8 @@ from jsplit.party.infer import evaluate, predict
 from jsplit.party.results import Metrics, Result
 from jsplit.party.run import run
 
-# Who a party is belongs to the wire, and is offered here since `run` asks for it.
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
-from jsplit.wire.certs import read as credentials
+from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 from jsplit.wire.rendezvous import Refused
 
 __all__ = [
