@@ -9,7 +9,6 @@ from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
 from jsplit.party.results import Metrics, Result
 from jsplit.party.run import run
-
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 from jsplit.wire.rendezvous import Refused
