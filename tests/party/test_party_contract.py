@@ -160,3 +160,4 @@ def test_the_last_step_of_inference_has_what_is_left():
     assert [task.size_of(step) for step in range(3)] == [4, 4, 2]
     assert (task.said, Task(TaskKind.TRAIN, 3, 4).said) == ("evaluate 10", "train")
     assert {"train": 1}[TaskKind.TRAIN] == 1
+    assert type(Task(TaskKind.TRAIN, 3, 4).said) is str  # as the others read it

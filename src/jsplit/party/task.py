@@ -64,7 +64,10 @@ class Task:
     @property
     def said(self) -> str:
         """What parties compare when they meet: who evaluates has nobody who trains."""
-        return self.kind if self.records is None else f"{self.kind} {self.records}"
+        # A plain string, as the other side has it from JSON: what differs is told apart
+        # by type as well.
+        kind = self.kind.value
+        return kind if self.records is None else f"{kind} {self.records}"
 
 
 @dataclass(frozen=True)
