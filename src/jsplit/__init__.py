@@ -90,3 +90,5 @@ __all__ = [
     "variables",
     "vertical",
 ]
+
+__version__ = "0.2.0"

@@ -1,39 +1,60 @@
-"""Links that make a crossing smaller: fewer bits for each number.
+"""Links that make a crossing smaller, and the door for links of one's own, by name.
 
-Every link here leaves integer and boolean arrays as they are, and keeps the structure of the
-value, so links can be chained: `chain(cast(jnp.bfloat16), quantize(8))`.
+Every link here leaves integer and boolean arrays as they are, and keeps the structure of
+the value, so links can be chained: `chain(cast(jnp.bfloat16), quantize(8))`. To add one,
+write a function that gives a `jsplit.Link` and, if agreements are to name it, `register`.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from operator import index
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.links import stateless
 from jsplit.core.trees import is_floating
 
-__all__ = ["cast", "quantize"]
+__all__ = ["cast", "quantize", "register", "registered"]
+
+LinkMaker = Callable[..., Link]
+"""A function that gives a link. An agreement calls it with no argument, or with one: an
+integer or a word."""
 
 
-def cast(dtype) -> Link:
+def cast(dtype: DTypeLike) -> Link:
     """Send every floating array in another floating dtype, and cast it back on arrival.
 
-    Decoding an encoded value gives each number rounded to `dtype`; a second crossing changes nothing.
+    Decoding an encoded value gives each number rounded to `dtype`; a second crossing
+    changes nothing.
 
     Args:
-        dtype: a floating dtype, as `jnp.bfloat16` or `jnp.float8_e4m3fn`.
+        dtype: a floating dtype, as `jnp.bfloat16` or `jnp.float8_e4m3fn`, or its name.
+
+    Returns:
+        A `Link` whose payload has the shapes of the value.
 
     Raises:
         ValueError: if `dtype` is not floating.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> link = jsplit.compress.cast(jnp.bfloat16)
+        >>> value = jnp.ones((4, 3))
+        >>> payload, _ = jax.eval_shape(link.encode, (), value, jax.random.key(0))
+        >>> payload
+        ShapeDtypeStruct(shape=(4, 3), dtype=bfloat16)
     """
+    # `None` is float64 to NumPy, so a dtype that was forgotten would be taken for one.
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"`dtype` must be a floating dtype, got {dtype if dtype is None else jnp.dtype(dtype).name}."
-        )
+        got = None if dtype is None else jnp.dtype(dtype).name
+        raise ValueError(f"`dtype` must be a floating dtype, got {got}.")
 
     def encode(value: PyTree, key: jax.Array) -> PyTree:
         return jax.tree.map(lambda x: x.astype(dtype) if is_floating(x) else x, value)
@@ -45,82 +66,179 @@ def cast(dtype) -> Link:
 
 
 class _Quantized(NamedTuple):
-    """Levels of one array, `bits` bits each, packed into uint8 [ceil(size * bits / 8)], and their scale."""
+    """One array on its way.
+
+    Attributes:
+        levels: `bits` bits each, packed into uint8 [ceil(size * bits / 8)].
+        scale: the distance of two levels, a scalar.
+    """
 
     levels: jax.Array
     scale: jax.Array
 
 
 def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
-    """Uniform quantisation of every floating array to `2**bits - 1` levels, with one scale per array.
+    """Quantise every floating array uniformly to `2**bits - 1` levels, one scale each.
 
-    With stochastic rounding it is unbiased: over the key, the decoded array equals the value in
-    expectation. No number is off by more than one level, `max|x| / (2**(bits - 1) - 1)`. A NaN or
-    infinity anywhere makes the whole decoded array NaN; it is never hidden.
+    With stochastic rounding it is unbiased: over the key, the decoded array equals the
+    value in expectation. No number is off by more than one level,
+    `max|x| / (2**(bits - 1) - 1)`. A NaN or infinity anywhere makes the whole decoded
+    array NaN; it is never hidden.
 
     Args:
         bits: width of one number on the wire, 2 to 8. Narrow numbers are packed.
-        stochastic: round up or down at random (the default), or to the nearest level.
+        stochastic: whether to round up or down at random, or else to the nearest level.
+
+    Returns:
+        A `Link` whose payload holds packed levels and a scalar scale for each array.
 
     Raises:
         ValueError: if `bits` lies outside 2..8.
 
     References:
         Alistarh et al., `QSGD <https://arxiv.org/abs/1610.02132>`_, 2017, section 3.1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> link = jsplit.compress.quantize(4)
+        >>> value = jnp.ones(100)
+        >>> payload, _ = jax.eval_shape(link.encode, (), value, jax.random.key(0))
+        >>> value.nbytes, payload.levels.size, payload.levels.dtype
+        (400, 50, dtype('uint8'))
     """
-    if (
-        isinstance(bits, bool)
-        or not hasattr(bits, "__index__")
-        or not 2 <= index(bits) <= 8
-    ):
+    is_integer = hasattr(bits, "__index__") and not isinstance(bits, bool)
+    if not is_integer or not 2 <= index(bits) <= 8:
         raise ValueError(f"`bits` must be an integer in 2..8, got {bits!r}.")
+    # One level fewer than the bits could say, so that they lie evenly around zero and
+    # zero itself is one of them.
     top = 2 ** (bits - 1) - 1
 
-    def encode(value: PyTree, key: jax.Array) -> PyTree:
-        leaves, structure = jax.tree.flatten(value)
-        payload = [
-            encode_array(x, jax.random.fold_in(key, i)) if is_floating(x) else x
-            for i, x in enumerate(leaves)
-        ]
-        return jax.tree.unflatten(structure, payload)
-
     def encode_array(x: jax.Array, key: jax.Array) -> _Quantized:
+        # In bfloat16 neighbouring levels of 8 bits would fall together.
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         scale = jnp.max(jnp.abs(x), initial=0) / top
         level = x / jnp.where(scale > 0, scale, 1)
-        level = jnp.floor(
-            level + (jax.random.uniform(key, x.shape, x.dtype) if stochastic else 0.5)
-        )
-        level = (jnp.clip(level, -top, top) + top).astype(jnp.uint8)
-        return _Quantized(
-            pack(level.ravel(), bits), jnp.where(jnp.isfinite(scale), scale, jnp.nan)
-        )
-
-    def decode(payload: PyTree, like: PyTree) -> PyTree:
-        leaves, structure = jax.tree.flatten(like)
-        arrays = structure.flatten_up_to(payload)
-        return structure.unflatten(
-            decode_array(a, shape) if is_floating(shape) else a
-            for a, shape in zip(arrays, leaves, strict=True)
-        )
+        offset = jax.random.uniform(key, x.shape, x.dtype) if stochastic else 0.5
+        level = jnp.clip(jnp.floor(level + offset), -top, top)
+        # As an integer a NaN would be some level like any other: the scale carries it.
+        scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)
+        return _Quantized(pack((level + top).astype(jnp.uint8).ravel(), bits), scale)
 
     def decode_array(array: _Quantized, like: jax.ShapeDtypeStruct) -> jax.Array:
         level = unpack(array.levels, bits, like.size).astype(array.scale.dtype) - top
         return (level * array.scale).reshape(like.shape).astype(like.dtype)
 
+    def encode(value: PyTree, key: jax.Array) -> PyTree:
+        leaves, structure = jax.tree.flatten(value)
+        payload = []
+        for i, x in enumerate(leaves):
+            # Arrays of one value round independently, or their errors would add up.
+            own = jax.random.fold_in(key, i)
+            payload.append(encode_array(x, own) if is_floating(x) else x)
+        return jax.tree.unflatten(structure, payload)
+
+    def decode(payload: PyTree, like: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(like)
+        arrays = structure.flatten_up_to(payload)
+        decoded = []
+        for array, shape in zip(arrays, leaves, strict=True):
+            decoded.append(decode_array(array, shape) if is_floating(shape) else array)
+        return structure.unflatten(decoded)
+
     return stateless(encode, decode)
 
 
 def pack(levels: jax.Array, bits: int) -> jax.Array:
-    """uint8 [n], each below `2**bits`, to uint8 [ceil(n * bits / 8)]; `unpack` is the inverse."""
+    """Pack numbers of few bits into bytes; `unpack` is the inverse.
+
+    Args:
+        levels: uint8 [n], each below `2**bits`.
+        bits: of each number.
+
+    Returns:
+        uint8 [ceil(n * bits / 8)].
+    """
     if bits == 8:
         return levels
     return jnp.packbits((levels[:, None] >> jnp.arange(bits, dtype=jnp.uint8)) & 1)
 
 
 def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
-    """uint8 [ceil(size * bits / 8)] to uint8 [size]."""
+    """Unpack numbers of few bits; `pack` is the inverse.
+
+    Args:
+        packed: uint8 [ceil(size * bits / 8)].
+        bits: of each number.
+        size: how many there are, since the last byte may be filled up.
+
+    Returns:
+        uint8 [size].
+    """
     if bits == 8:
         return packed
     ones = jnp.unpackbits(packed, count=size * bits).reshape(size, bits)
     return jnp.sum(ones << jnp.arange(bits, dtype=jnp.uint8), axis=1, dtype=jnp.uint8)
+
+
+_makers: dict[str, LinkMaker] = {"quantize": quantize, "cast": cast}
+
+
+def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
+    """Register a maker of links, so that agreements can name what it makes.
+
+    After `register("top_k", top_k)` an agreement may say `links={"h": "top_k(10)"}`.
+    Every party makes the link itself, so every party registers the same maker, before
+    it reads the agreement.
+
+    Args:
+        name: letters, digits and underscores.
+        maker: a function that gives a `jsplit.Link`. It is called with no argument, or
+            with the one that the agreement says: an integer, or a word.
+        replace: whether a maker of this name may be there already.
+
+    Raises:
+        ValueError: if `name` or `maker` is none, or the name is taken.
+
+    Example:
+        >>> import jax, jsplit
+        >>> def halves(times=1):
+        ...     def encode(value, key):
+        ...         return jax.tree.map(lambda x: x / 2**times, value)
+        ...     def decode(payload, like):
+        ...         return jax.tree.map(lambda x: x * 2**times, payload)
+        ...     return jsplit.stateless(encode, decode)
+        >>> jsplit.compress.register("halves", halves, replace=True)
+        >>> "halves" in jsplit.compress.registered()
+        True
+    """
+    # What `link_names` can read back from an agreement: a name that has a bracket or a
+    # bar in it would be cut in two there.
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError(
+            f"`name` must be of letters, digits and underscores, got {name!r}."
+        )
+    if not callable(maker) or isinstance(maker, Link):
+        raise ValueError(
+            f"`maker` must be a function that gives a Link, got {type(maker).__name__}."
+        )
+    # Never silently: parties that mean two things by one name would not find out.
+    if name in _makers and not replace:
+        raise ValueError(
+            f"`name` is `{name}`, of which there is a maker already; "
+            "say `replace=True` to have another."
+        )
+    _makers[name] = maker
+
+
+def registered() -> Mapping[str, LinkMaker]:
+    """List the makers of links that agreements can name.
+
+    Returns:
+        The makers by name, to read only; those registered later appear in it.
+
+    Example:
+        >>> import jsplit
+        >>> [*jsplit.compress.registered()][:2]
+        ['quantize', 'cast']
+    """
+    return MappingProxyType(_makers)

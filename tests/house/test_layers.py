@@ -29,7 +29,8 @@ ROOMS = {
     "runs": "costing",
     "wire": "",
     "party": "core compress topology training wire",
-    "command": "core party",
+    "commands": "core party",
+    "command": "commands",
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
@@ -68,13 +69,16 @@ INSIDE = {
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
-        "contract.records contract.schema contract.turns_check durable compute.handover "
-        "compute.interleave compute.prefetch contract.turns compute.exchange "
-        "compute.pipeline contract.agreement compute.first_state compute.own_config "
-        "connection.peers contract.draft compute.local connection.farewell "
-        "connection.reader connection.skipping connection.connections connection.network "
-        "process join infer run"
+        "contract.entries contract.link_names contract.records contract.schema "
+        "contract.turns_check folder in_memory results compute.handover "
+        "compute.interleave compute.prefetch contract.placeholders contract.turns durable "
+        "compute.exchange compute.pipeline contract.checks task contract.record "
+        "contract.agreement compute.first_state compute.own_config connection.peers "
+        "contract.draft contract.files compute.local connection.farewell "
+        "connection.reader connection.skipping contract.sample connection.connections "
+        "frames connection.network process join steps infer run"
     ),
+    "commands": "functions agreements brought tasks parser",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them

@@ -8,7 +8,9 @@ import threading
 import numpy as np
 import pytest
 
+import jsplit
 from jsplit import command, party
+from jsplit.commands import tasks
 from tests.party import federation
 
 PARTS = """
@@ -51,7 +53,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
     monkeypatch.setattr(
-        command.signal, "signal", lambda *_: None
+        tasks.signal, "signal", lambda *_: None
     )  # several parties are threads of one process here
     assert command.main(["certs", "certs", "lab", "clinic", "server"]) == 0
     assert command.main(["agree", "agreement.json", "parts.py:agreed"]) == 0
@@ -128,7 +130,7 @@ def given(name):
 
 
 def test_clients_that_take_turns(folder, capsys, monkeypatch):
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(tasks.signal, "signal", lambda *_: None)
     (folder / "turns.py").write_text(TURNS)
     command.main(["certs", "certs", "north", "south", "server"])
     command.main(["agree", "agreement.json", "turns.py:agreed"])
@@ -264,7 +266,7 @@ def test_an_interrupt_is_one_line_and_status_130(folder, capsys):
 
 def test_the_log_is_json_whatever_the_losses_are(tmp_path):
     with open(tmp_path / "log", "w") as f:
-        command.Progress(9, f)(
+        tasks.Progress(9, f)(
             party.Metrics(
                 1,
                 {"a": float("nan"), "b": 0.5, "c": float("inf")},
@@ -288,7 +290,7 @@ def test_the_log_is_json_whatever_the_losses_are(tmp_path):
 def test_what_is_said_of_the_network_reaches_it(folder, monkeypatch):
     given = {}
     monkeypatch.setattr(
-        command.parties, "run", lambda *_, **options: given.update(options) or 1 / 0
+        tasks.parties, "run", lambda *_, **options: given.update(options) or 1 / 0
     )
     command.main(["agree", "agreement.json", "parts.py:agreed"])
     with pytest.raises(ZeroDivisionError):
@@ -318,3 +320,10 @@ def test_encryption_or_none_must_be_said(folder, capsys):
         "one of the arguments --certs --plaintext-without-identity is required"
         in capsys.readouterr().err
     )
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"jsplit {jsplit.__version__}\n"

@@ -13,8 +13,8 @@ import pytest
 
 from jsplit import party
 from jsplit.core.base import PartyState
-from jsplit.party import durable, join
-from jsplit.party.durable import Disk
+from jsplit.party import durable, folder, join
+from jsplit.party.durable import CheckpointStore
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
 from jsplit.wire.terms import Crossing, Terms
@@ -34,7 +34,7 @@ LIKE = PartyState({"w": jnp.ones(3)}, {}, (), {}, jax.random.key(0), jnp.int32(0
 
 
 def disk_of(folder, name="lab", schema="s"):
-    return Disk(folder, name, schema, LIKE)
+    return CheckpointStore(folder, name, schema, LIKE)
 
 
 def at(step):
@@ -93,7 +93,7 @@ def test_a_later_process_has_a_larger_number_though_the_clock_was_set_back(
 ):
     first = disk_of(tmp_path)
     first.close()
-    monkeypatch.setattr(durable.time, "time_ns", lambda: 5)
+    monkeypatch.setattr(folder.time, "time_ns", lambda: 5)
     numbers = [first.instance]
     for _ in range(2):
         disk = disk_of(tmp_path)
@@ -107,17 +107,17 @@ def test_what_all_have_is_kept_and_the_one_before_it(tmp_path, kind):
     disk = disk_of(tmp_path) if kind == "disk" else durable.InMemory()
     for step in (0, 2, 4, 6):
         disk.save(at(step))
-    disk.keep_from(4)
+    disk.prune_before(4)
     assert disk.steps == (2, 4, 6)
-    disk.keep_from(2)
+    disk.prune_before(2)
     assert disk.steps == (2, 4, 6)
     disk.close()
 
 
 def test_a_file_that_is_replaced_is_on_disk_by_name_too(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(durable, "to_disk", synced.append)
-    durable.write_whole(tmp_path / "a.json", "{}")
+    monkeypatch.setattr(folder, "to_disk", synced.append)
+    folder.write_whole(tmp_path / "a.json", "{}")
     assert synced == [tmp_path]
 
 
@@ -254,7 +254,7 @@ def test_a_lead_that_dies_before_it_has_noted_the_end_finds_the_others_still_the
 ):
     problem = small()
     agreed = agreed_for(problem, steps=4, checkpoint=2, patience=15.0)
-    real, dead, others = Disk.finish, [], threading.Barrier(3, timeout=20)
+    real, dead, others = CheckpointStore.finish, [], threading.Barrier(3, timeout=20)
 
     def finish(self, steps, awaited=()):
         if not dead or self.party != "server":
@@ -265,7 +265,7 @@ def test_a_lead_that_dies_before_it_has_noted_the_end_finds_the_others_still_the
                 raise DeadError
         real(self, steps, awaited)
 
-    monkeypatch.setattr(Disk, "finish", finish)
+    monkeypatch.setattr(CheckpointStore, "finish", finish)
     one = work_of(problem, agreed, tmp_path)
 
     def again(p):
@@ -273,7 +273,7 @@ def test_a_lead_that_dies_before_it_has_noted_the_end_finds_the_others_still_the
             return one(p)
         except DeadError:
             assert not (tmp_path / p / "done.json").exists()
-            monkeypatch.setattr(Disk, "finish", real)
+            monkeypatch.setattr(CheckpointStore, "finish", real)
             return one(p)
 
     results = together(agreed.parties, again)
@@ -286,7 +286,11 @@ def test_who_did_not_learn_that_all_is_done_learns_it_from_the_lead_when_both_ar
     """And whoever knows that all know it needs nobody any more."""
     problem = small()
     agreed = agreed_for(problem, steps=4, checkpoint=2)
-    real, stop, one = Disk.finish, threading.Event(), work_of(problem, agreed, tmp_path)
+    real, stop, one = (
+        CheckpointStore.finish,
+        threading.Event(),
+        work_of(problem, agreed, tmp_path),
+    )
 
     def finish(self, steps, awaited=()):
         if self.party == "lab":
@@ -295,7 +299,7 @@ def test_who_did_not_learn_that_all_is_done_learns_it_from_the_lead_when_both_ar
         real(self, steps, awaited)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Disk, "finish", finish)
+        patch.setattr(CheckpointStore, "finish", finish)
         found = together(
             agreed.parties,
             lambda p: one(p, **({"stop": stop} if p == "server" else {})),

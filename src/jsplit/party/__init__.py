@@ -1,14 +1,16 @@
 """One party over the network: what all agree on, and one process for each."""
 
 from jsplit.party.connection.network import Missing
-from jsplit.party.contract.agreement import Agreement, foreign, read, write
+from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.draft import agreement
+from jsplit.party.contract.files import read, write
+from jsplit.party.contract.placeholders import foreign
 from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
-from jsplit.party.process import Metrics, Result
+from jsplit.party.results import Metrics, Result
 from jsplit.party.run import run
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
-from jsplit.wire.certs import read as credentials
+from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 from jsplit.wire.errors import Refused
 from jsplit.wire.memory import MemoryTransport
 from jsplit.wire.transport import Transport

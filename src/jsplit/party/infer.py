@@ -1,7 +1,11 @@
-"""Forward passes over the network, in inference mode: the mean losses, or the outputs, of some records."""
+"""Forward passes over the network, in inference mode: mean losses, or outputs.
+
+`evaluate` and `predict` are one loop over batches, with another program and another end.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,94 +17,17 @@ import optax
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
 from jsplit.party.connection.network import RolledBack
+from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.placeholders import Own
+from jsplit.party.contract.records import Id, Records
 from jsplit.party.durable import newest
 from jsplit.party.join import prepare
-from jsplit.party.process import Own, Result
+from jsplit.party.process import PartyRun
+from jsplit.party.results import Result
+from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.wire.certs import Trust
-
-
-def _infer(
-    task: str,
-    agreed: Agreement,
-    party: str,
-    own: Own,
-    data: Mapping[str, PyTree] | None,
-    records: int,
-    credentials: Trust,
-    ids: Sequence[Any] | None,
-    state: PartyState | None,
-    checkpoint: str | os.PathLike | None,
-    links: Mapping[str, Link] | None,
-    network: Mapping[str, Any],
-) -> Result:
-    """Forward passes over all records, in the shared order, `batch` at a time."""
-    if (state is None) == (checkpoint is None):
-        raise ValueError("`state` or `checkpoint` must be given, and not both.")
-    if callable(data):
-        raise ValueError(
-            f"`data` must be fields by name to {task}, not a function of the step."
-        )
-    size, records = agreed["batch"], as_positive_int("records", records)
-    steps = -(-records // size)
-
-    def size_of(step: int) -> int:
-        return min(size, records - step * size)
-
-    given = {
-        "credentials": credentials,
-        "data": data,
-        "ids": ids,
-        "links": links,
-        "optimizer": optax.identity(),
-    }
-    with prepare(
-        agreed, party, own, f"{task} {records}", steps, size_of, state=state, **given
-    ) as ready:
-        [mine] = ready.records.values()
-        if mine.count not in (None, records):
-            raise ValueError(
-                f"`records` is {records}, `{'data' if mine.fields else 'ids'}` has {mine.count}."
-            )
-        if checkpoint is not None:
-            state = newest(checkpoint, party, agreed.schema, ready.disk.restore(0))
-        assert state is not None
-        work = ready.local.predict if task == "predict" else ready.local.evaluate
-        with ready.connected(**network) as me:
-            while True:
-                me.network.start()
-                try:
-                    found = []
-                    for step in range(steps):
-                        batch = mine.take(
-                            np.arange(step * size, step * size + size_of(step))
-                        )
-                        found.append(
-                            jax.tree.map(
-                                np.asarray,
-                                work(state, batch, step, size_of(step), me.network),
-                            )
-                        )
-                        me.network.finished(step)
-                    me.network.durable([0, steps])
-                    me.network.until(
-                        lambda: me.network.member.committed >= steps,
-                        "all to be done",
-                        agreed.parties,
-                    )
-                    me.network.leave("", me.network.awaited())
-                    break
-                except RolledBack:
-                    continue
-        if task == "predict":
-            outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
-            return Result(state, int(state.step), outputs=mine.back(outputs))
-        weights = np.array([size_of(s) for s in range(steps)]) / records
-        means = {
-            n: float(sum(w * x[n] for w, x in zip(weights, found, strict=True)))
-            for n in found[0]
-        }
-        return Result(state, int(state.step), means)
+from jsplit.wire.transport import Transport
 
 
 def evaluate(
@@ -111,36 +38,83 @@ def evaluate(
     *,
     records: int,
     credentials: Trust,
-    ids: Sequence[Any] | None = None,
+    ids: Sequence[Id] | None = None,
     state: PartyState | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[Any] | None = None,
     links: Mapping[str, Link] | None = None,
-    **network: Any,
+    listen: str | None = None,
+    addresses: Mapping[str, str] | None = None,
+    remind: float = 5.0,
+    pulse: Sequence[float] = (),
+    transport: Transport | None = None,
 ) -> Result:
-    """The means of all losses over some records, in inference mode; every party calls it at the same time.
+    """Compute the means of all losses over some records, in inference mode.
+
+    Every party calls it at the same time, each with its own part.
 
     Args:
-        records: how many there are, as all parties must say.
-        state: of this party, as from `run`; or `checkpoint`: its folder, of which the newest is taken.
-        agreed, party, own, data, credentials, ids, links, network: as for `run`; where clients take turns, `agreed.of(client)`.
+        agreed: what the parties have agreed on; where clients take turns, that of one
+            client, `agreed.of(client)`.
+        party: the name of this one.
+        own: its segments and loss functions by name, or a topology that has them.
+        data: its fields by name, [record, ...].
+        records: how many records there are, as all parties must say.
+        credentials: its certificate and key, `jsplit.party.credentials`.
+        ids: of its records, by which all bring them in one order; all parties must have
+            the same.
+        state: of this party, as `jsplit.party.run` gives it.
+        checkpoint: its folder, whose newest state is taken; instead of `state`.
+        links: links by the names that the agreement gives them, beyond those that
+            `jsplit.compress` makes.
+        listen: `host:port` where it listens, if not at the address that others dial.
+        addresses: `host:port` by party, where one is dialled elsewhere than agreed.
+        remind: seconds of waiting after which what may have been lost is asked for
+            again.
+        pulse: seconds of silence after which a connection is asked whether anybody is
+            there, and seconds after which it is lost without an answer; by default 10
+            and 60.
+        transport: what carries frames; by default gRPC.
 
     Returns:
-        A `Result` with the means of the losses that this party computes.
+        A `Result` with the means of the losses that this party computes, by name.
+
+    Raises:
+        ValueError: naming the argument that does not fit the agreement.
+        Refused: if the parties do not agree, in one line.
+        Missing: if a party did not come for as long as agreed.
+
+    Example:
+        >>> from jsplit import party
+        >>> from jsplit.party.contract.sample import sample_agreement
+        >>> party.evaluate(
+        ...     sample_agreement(),
+        ...     "client",
+        ...     {},
+        ...     records=8,
+        ...     credentials=party.PlaintextWithoutIdentity("client"),
+        ... )
+        Traceback (most recent call last):
+        ValueError: `state` or `checkpoint` must be given, and not both.
     """
-    return _infer(
-        "evaluate",
-        agreed,
-        party,
+    brought = Brought(
         own,
-        data,
-        records,
         credentials,
-        ids,
-        state,
-        checkpoint,
-        links,
-        network,
+        data=data,
+        ids=ids,
+        # A part with parameters asks for an optimizer; this one has no state to restore.
+        optimizer=optax.identity(),
+        links=links,
+        checkpoint=checkpoint,
+        state=state,
     )
+    reach = Reach(
+        listen=listen,
+        addresses=addresses or {},
+        remind=remind,
+        pulse=pulse,
+        transport=transport,
+    )
+    return _infer(TaskKind.EVALUATE, agreed, party, records, brought, reach)
 
 
 def predict(
@@ -151,32 +125,177 @@ def predict(
     *,
     records: int,
     credentials: Trust,
-    ids: Sequence[Any] | None = None,
+    ids: Sequence[Id] | None = None,
     state: PartyState | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[Any] | None = None,
     links: Mapping[str, Link] | None = None,
-    **network: Any,
+    listen: str | None = None,
+    addresses: Mapping[str, str] | None = None,
+    remind: float = 5.0,
+    pulse: Sequence[float] = (),
+    transport: Transport | None = None,
 ) -> Result:
-    """The outputs of the nodes that no other node reads, for some records; every party calls it at the same time.
+    """Compute the outputs of the nodes that no other node reads, for some records.
+
+    Every party calls it at the same time, each with its own part.
 
     Args:
-        as for `evaluate`.
+        agreed: what the parties have agreed on; where clients take turns, that of one
+            client, `agreed.of(client)`.
+        party: the name of this one.
+        own: its segments by name, or a topology that has them.
+        data: its fields by name, [record, ...].
+        records: how many records there are, as all parties must say.
+        credentials: its certificate and key, `jsplit.party.credentials`.
+        ids: of its records, by which all bring them in one order; all parties must have
+            the same.
+        state: of this party, as `jsplit.party.run` gives it.
+        checkpoint: its folder, whose newest state is taken; instead of `state`.
+        links: links by the names that the agreement gives them, beyond those that
+            `jsplit.compress` makes.
+        listen: `host:port` where it listens, if not at the address that others dial.
+        addresses: `host:port` by party, where one is dialled elsewhere than agreed.
+        remind: seconds of waiting after which what may have been lost is asked for
+            again.
+        pulse: seconds of silence after which a connection is asked whether anybody is
+            there, and seconds after which it is lost without an answer; by default 10
+            and 60.
+        transport: what carries frames; by default gRPC.
 
     Returns:
-        A `Result` with the outputs that this party computes, in the order in which it gave its records, or their ids if it
-        has no field of them; without ids in the order that all share, by the ids of the others if these have any.
+        A `Result` with the outputs that this party computes, by node: in the order in
+        which it gave its records, or their ids if it has no field of them; without ids
+        in the order that all share, by the ids of the others if these have any.
+
+    Raises:
+        ValueError: naming the argument that does not fit the agreement.
+        Refused: if the parties do not agree, in one line.
+        Missing: if a party did not come for as long as agreed.
+
+    Example:
+        >>> from jsplit import party
+        >>> from jsplit.party.contract.sample import sample_agreement
+        >>> party.predict(
+        ...     sample_agreement("north", "south"),
+        ...     "north",
+        ...     {"h": lambda x: x},
+        ...     records=0,
+        ...     credentials=party.PlaintextWithoutIdentity("north"),
+        ...     checkpoint="state/north",
+        ... )
+        Traceback (most recent call last):
+        ValueError: `records` must be a positive integer, got 0.
     """
-    return _infer(
-        "predict",
-        agreed,
-        party,
+    brought = Brought(
         own,
-        data,
-        records,
         credentials,
-        ids,
-        state,
-        checkpoint,
-        links,
-        network,
+        data=data,
+        ids=ids,
+        # A part with parameters asks for an optimizer; this one has no state to restore.
+        optimizer=optax.identity(),
+        links=links,
+        checkpoint=checkpoint,
+        state=state,
     )
+    reach = Reach(
+        listen=listen,
+        addresses=addresses or {},
+        remind=remind,
+        pulse=pulse,
+        transport=transport,
+    )
+    return _infer(TaskKind.PREDICT, agreed, party, records, brought, reach)
+
+
+def _infer(
+    kind: TaskKind,
+    agreed: Agreement,
+    party: str,
+    records: int,
+    brought: Brought,
+    reach: Reach,
+) -> Result:
+    """Forward passes over all records, in the shared order, a batch at a time."""
+    if (brought.state is None) == (brought.checkpoint is None):
+        raise ValueError("`state` or `checkpoint` must be given, and not both.")
+    if callable(brought.data):
+        raise ValueError(
+            f"`data` must be fields by name to {kind}, not a function of the step."
+        )
+    count = as_positive_int("records", records)
+    # Rounded up: unlike training, inference takes the records that fill no batch too.
+    steps = -(-count // agreed.batch)
+    task = Task(kind, steps, agreed.batch, count)
+    # The folder may be in use by a process that trains, and is only read; inference
+    # itself saves nothing.
+    in_memory = dataclasses.replace(brought, checkpoint=None)
+    with prepare(agreed, party, task, in_memory) as prepared:
+        # `prepare` has refused an agreement of several clients.
+        [mine] = prepared.records.values()
+        if mine.count not in (None, count):
+            what = "data" if mine.fields else "ids"
+            raise ValueError(f"`records` is {count}, `{what}` has {mine.count}.")
+        state = brought.state
+        if brought.checkpoint is not None:
+            like = prepared.store.restore(0)
+            state = newest(brought.checkpoint, party, agreed.schema, like)
+        assert state is not None
+        with prepared.connected(reach) as me:
+            found = _passes(me, task, mine, state)
+    # After the connections are closed, so that nobody waits for this party's own work.
+    at = int(state.step)
+    if kind is TaskKind.PREDICT:
+        outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
+        return Result(state, at, outputs=mine.back(outputs))
+    return Result(state, at, _means(task, found))
+
+
+def _passes(
+    me: PartyRun, task: Task, records: Records, state: PartyState
+) -> list[PyTree]:
+    """What each batch gives: outputs by node, or losses by name."""
+    forward = me.local.evaluate
+    if task.kind is TaskKind.PREDICT:
+        forward = me.local.predict
+    while True:
+        me.network.start()
+        try:
+            found = []
+            for step in range(task.steps):
+                size = task.size_of(step)
+                first = step * task.size
+                batch = records.take(np.arange(first, first + size))
+                given = forward(state, batch, step, size, me.network)
+                # Off the device at once: outputs of all records may not fit there.
+                found.append(jax.tree.map(np.asarray, given))
+                me.network.finished(step)
+            _part_from_all(me, task.steps)
+            return found
+        except RolledBack:
+            # Another party has come again and has nothing yet, so all begin anew.
+            continue
+
+
+def _part_from_all(me: PartyRun, steps: int) -> None:
+    """Wait until all are done, and say goodbye."""
+    network = me.network
+    # As checkpoints are committed: "on disk" here means that the result is in hand.
+    network.durable([0, steps])
+    network.until(
+        lambda: network.member.committed >= steps,
+        "all to be done",
+        me.agreed.parties,
+    )
+    network.leave("", network.awaited())
+
+
+def _means(task: Task, losses: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each loss over all records, from those of batches, by name."""
+    # The last batch may be smaller, and counts as much less.
+    sizes = np.array([task.size_of(step) for step in range(task.steps)])
+    weights = sizes / task.records
+    means = {}
+    for name in losses[0]:
+        terms = [w * x[name] for w, x in zip(weights, losses, strict=True)]
+        means[name] = float(sum(terms))
+    return means

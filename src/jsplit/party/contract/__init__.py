@@ -1,1 +1,1 @@
-"""What parties agree on before they train together."""
+"""What parties agree on before they train together: all but anyone's model."""

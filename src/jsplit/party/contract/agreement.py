@@ -1,410 +1,300 @@
-"""What parties agree on before they train together: a small file that says all but anyone's model.
+"""What parties agree on before they train together: all but anyone's model.
 
-From it every party builds the whole topology, with its own segments in it and, in the place of all others, segments that
-are known by name, by whether they train, and by the shapes of what crosses, and that refuse to run.
+From it every party builds the whole topology, with its own segments in it and
+placeholders for all others. What its file says is in `record`, its checks in `checks`,
+reading and writing in `files`; `draft` makes one from a topology.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
-from operator import index
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import jax
-
-from jsplit.core.base import Link, PyTree, Segment
-from jsplit.core.checks import first_line, names_of
+from jsplit.core.base import Link, PyTree
+from jsplit.core.checks import first_line
 from jsplit.core.links import identity
 from jsplit.core.trees import inexact_part
 from jsplit.party.contract import schema as shapes
+from jsplit.party.contract.checks import check_links, checked
+from jsplit.party.contract.entries import said
+from jsplit.party.contract.link_names import check_link, link
+from jsplit.party.contract.placeholders import Own, assemble
+from jsplit.party.contract.record import AgreementRecord, attributes_of, canonical
 from jsplit.party.contract.turns import Turns
-from jsplit.topology.graph import Loss, Node, Topology
+from jsplit.topology.graph import Topology
 from jsplit.training.configure import both_ways
 from jsplit.training.crossing import wires
 from jsplit.training.walk import Wire
 
-FORMAT = "jsplit agreement 1"
-_NONFINITE = ("refuse", "allow")
-_NEEDED = (
-    "format",
-    "parties",
-    "lead",
-    "addresses",
-    "holds",
-    "nodes",
-    "losses",
-    "values",
-    "links",
-    "batch",
-    "microbatches",
-    "steps",
-    "turns",
-    "staleness",
-    "seed",
-    "checkpoint",
-    "patience",
-    "nonfinite",
-    "identities",
-    "hosts",
-)
-_SCHEMA = (
-    "parties",
-    "holds",
-    "nodes",
-    "losses",
-    "values",
-    "links",
-    "batch",
-    "microbatches",
-    "staleness",
-    "seed",
-)
-_SCHEMA_OF_TURNS = ("clients", "order", "handoff")
-"""What a checkpoint depends on; the rest, as addresses and the number of steps, may change between two runs."""
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Agreement(AgreementRecord):
+    """What the parties of a topology have agreed on.
 
-@dataclass(frozen=True)
-class Agreement:
-    """What parties have agreed on; equal texts are equal agreements.
+    `jsplit.party.agreement` makes one, `jsplit.party.read` reads one from a file. Two
+    are equal if they say the same.
 
     Attributes:
-        text: as JSON, with sorted keys.
-        whole: of one client's agreement: the turns of all, by which its checkpoints were made.
+        roles: the parties of the topology. Where clients take turns, several parties
+            play the same role; `parties` are all of them.
+        lead: the party that keeps all together.
+        addresses: `host:port` of every party that listens.
+        holds: by role, the fields that it holds.
+        nodes: of the topology, in its order.
+        losses: of the topology, in its order.
+        values: by the name of a value that crosses, its shapes in words.
+        link_names: by the name of a value, the names of the links of its activation and
+            of its cotangent; `None` for no link.
+        batch: how many records a step takes.
+        microbatches: into how many parts a batch is divided.
+        steps: of the run.
+        rotation: how clients take turns; `None` where they do not. `turns` is what
+            follows from it for each step.
+        staleness: how many of the last updates the parameters of a step may lack.
+        seed: of data order and common randomness.
+        checkpoint: all save their state every so many steps.
+        patience: how long a missing party is waited for, in seconds.
+        nonfinite: `"refuse"` or `"allow"` values that are not finite.
+        identities: by party, the URI in its certificate, where it is not the usual one.
+        hosts: by party, the host name in its certificate, likewise.
+        rotation_of_all: of one client's agreement: the rotation of all clients, by
+            which its checkpoints were made.
+
+    Example:
+        >>> from jsplit.party.contract.sample import sample_agreement
+        >>> agreed = sample_agreement()
+        >>> agreed.roles, agreed.lead, agreed.batch, agreed.values
+        (('client', 'server'), 'server', 4, {'h': 'float32[batch,3]'})
     """
 
-    text: str
-    whole: str = ""
-
-    @cached_property
-    def said(self) -> dict[str, Any]:
-        return json.loads(self.text)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.said[name]
-
-    @cached_property
-    def turns(self) -> Turns:
-        """Who works with whom in which step."""
-        return Turns(self["turns"], self["parties"], self["steps"])
-
-    @property
-    def parties(self) -> tuple[str, ...]:
-        """All parties; where clients take turns, those of every client, and then those that are always there."""
-        return self.turns.parties
-
     def of(self, client: str) -> Agreement:
-        """The agreement of one client with those that are always there: for evaluation and prediction.
+        """The agreement of one client alone with the parties that are always there.
+
+        Evaluation and prediction take it, since they are of one client's records.
+
+        Args:
+            client: its name among those that take turns.
+
+        Returns:
+            The agreement; it reads the checkpoints that all have trained together.
 
         Raises:
             ValueError: if there is no such client.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> sample_agreement("north", "south").of("north").parties
+            ('north', 'server')
         """
-        if self["turns"] is None or client not in self["turns"]["clients"]:
+        if self.rotation is None or client not in self.rotation.clients:
             raise ValueError(
-                f"`client` must be one of {', '.join(self.turns.names) or 'none'}, got {client!r}."
+                f"`client` must be one of {', '.join(self.turns.names) or 'none'}, "
+                f"got {client!r}."
             )
-        clients = {client: self["turns"]["clients"][client]}
-        one = self["turns"] | {
-            "clients": clients,
-            "order": [[client, self["steps"]]],
-            "handoff": "none",
-        }
-        there = {*Turns(one, self["parties"], self["steps"]).parties}
-        kept = {
-            k: {p: x for p, x in self[k].items() if p in there}
-            for k in ("addresses", "identities", "hosts")
-        }
-        return replace(
-            self.replace(turns=one, **kept),
-            whole=self.whole or canonical(self["turns"]),
-        )
-
-    @cached_property
-    def hash(self) -> str:
-        """What two parties compare first."""
-        return sha256(self.text.encode()).hexdigest()
-
-    @cached_property
-    def schema(self) -> str:
-        """Hash of what a checkpoint depends on."""
-        turns = json.loads(self.whole) if self.whole else self["turns"]
-        who = turns and {k: turns[k] for k in _SCHEMA_OF_TURNS}
-        return sha256(
-            canonical({**{k: self[k] for k in _SCHEMA}, "turns": who}).encode()
-        ).hexdigest()
+        turns = said(self.rotation.alone(client, self.steps))
+        there = {*Turns(turns, self.roles, self.steps).parties}
+        # An address or a certificate of somebody who is not there would be refused.
+        kept = {}
+        for name in ("addresses", "identities", "hosts"):
+            kept[name] = {p: x for p, x in self.said[name].items() if p in there}
+        one = self.replace(turns=turns, **kept)
+        everyone = self.rotation_of_all or self.rotation
+        return dataclasses.replace(one, rotation_of_all=everyone)
 
     def replace(self, **changes: Any) -> Agreement:
-        """Another agreement, with other addresses, steps or the like."""
-        return replace(checked(self.said | changes), whole=self.whole)
+        """The same agreement with other addresses, steps or the like.
 
-    def topology(
-        self, party: str | None = None, own: Mapping[str, Any] | Topology | None = None
-    ) -> Topology:
-        """The whole topology, with the segments and losses of `party` in it, and placeholders for all others.
+        Args:
+            **changes: entries by their names in the file, which are those of the
+                arguments of `jsplit.party.agreement`.
+
+        Returns:
+            The other agreement, checked like any.
+
+        Raises:
+            ValueError: naming what is not as it must be.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> sample_agreement().replace(steps=20).steps
+            20
+        """
+        made = parsed(self.said | changes)
+        return dataclasses.replace(made, rotation_of_all=self.rotation_of_all)
+
+    def topology(self, party: str | None = None, own: Own | None = None) -> Topology:
+        """The whole topology: one party's own segments and losses, and placeholders.
 
         Args:
             party: whose they are, by its role where clients take turns.
             own: its segments and loss functions by name, or a topology that has them.
 
+        Returns:
+            The topology.
+
         Raises:
             ValueError: naming what is missing or not the party's.
-        """
-        given = _brought(own, party)
-        nodes: list[Node | Loss] = []
-        for n in self["nodes"]:
-            mine = (
-                given.pop(n["name"], None)
-                if n["party"] == party
-                else foreign(n["name"], n["party"], n["trainable"])
-            )
-            if not isinstance(mine, Segment):
-                raise ValueError(
-                    f"`own` lacks the segment of the node `{n['name']}`, which is of `{party}`."
-                )
-            if mine.trainable != n["trainable"]:
-                raise ValueError(
-                    f"node `{n['name']}`: `trainable` is {mine.trainable}, the agreement says {n['trainable']}."
-                )
-            nodes.append(Node(n["name"], mine, n["party"], n["reads"]))
-        for x in self["losses"]:
-            fn = (
-                given.pop(x["name"], None)
-                if x["party"] == party
-                else _refusing(f"loss `{x['name']}`", x["party"])
-            )
-            if fn is None or not callable(fn):
-                raise ValueError(
-                    f"`own` lacks the function of the loss `{x['name']}`, which is of `{party}`."
-                )
-            nodes.append(
-                Loss(
-                    x["name"],
-                    cast(Callable[..., jax.Array], fn),
-                    x["party"],
-                    x["reads"],
-                    x["weight"],
-                    x["local"],
-                )
-            )
-        if given:
-            raise ValueError(
-                f"`own` has `{next(iter(given))}`, which is not of `{party}`."
-            )
-        return Topology(nodes, self["holds"])
 
-    @cached_property
-    def wires(self) -> tuple[Wire, ...]:
-        """Everything that crosses in a step; places in it are what frames say."""
-        return tuple(wires(self.topology_of_strangers))
+        Example:
+            >>> import jsplit
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> bottom = jsplit.segment(lambda x: 2 * x, inputs="x")
+            >>> topology = sample_agreement().topology("client", {"h": bottom})
+            >>> topology.node["h"].segment is bottom
+            True
+        """
+        return assemble(self.nodes, self.losses, self.holds, party, own)
 
     @cached_property
     def topology_of_strangers(self) -> Topology:
-        """The topology with none of its models."""
+        """The topology with none of its models.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> sample_agreement().topology_of_strangers.parties
+            ('client', 'server')
+        """
         return self.topology()
 
+    @cached_property
+    def wires(self) -> tuple[Wire, ...]:
+        """All that crosses in a step; a frame names its wire by the place in it.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> [wire.label for wire in sample_agreement().wires]
+            ['activation h to server']
+        """
+        return tuple(wires(self.topology_of_strangers))
+
     def value(self, wire: Wire, batch: int) -> PyTree:
-        """Shapes and dtypes of what crosses, before its link."""
-        like = shapes.read(self["values"][wire.what], batch)
+        """Shapes and dtypes of what crosses on a wire, before its link.
+
+        Args:
+            wire: one of `wires`.
+            batch: how many records cross at once.
+
+        Returns:
+            A pytree of `jax.ShapeDtypeStruct`.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> agreed = sample_agreement()
+            >>> agreed.value(agreed.wires[0], 2).shape
+            (2, 3)
+        """
+        like = shapes.read(self.values[wire.what], batch)
+        # Integers have no cotangent, so on the way back only floating arrays cross.
         return like if wire.kind == "activation" else inexact_part(like)
 
     def links(
         self, given: Mapping[str, Link] | None = None
     ) -> dict[str, tuple[Link | None, Link | None]]:
-        """The links of every value that has one: those of `jsplit.compress` by what the agreement calls them, or `given`."""
-        return {
-            name: tuple(shapes.link(spec, given) for spec in pair)
-            for name, pair in self["links"].items()
-        }  # type: ignore[misc]
+        """The links of every value that has one, made from their names.
 
-    def reach(self, party: str) -> dict[str, str]:
-        """How this party reaches each other one: `"dial"`, `"wait"`, or `"lead"` if neither can dial the other."""
-        listens, found = self["addresses"], {}
-        for other in self.parties:
-            if other == party:
-                continue
-            ends = sorted(
-                (party, other), key=lambda p: (p != self["lead"], self.parties.index(p))
-            )
-            ends = sorted(ends, key=lambda p: p not in listens)  # the first is dialled
-            apart = (
-                ends[0] not in listens
-                or self["lead"] not in ends
-                and self.turns.never_connected(party, other)
-            )
-            found[other] = "lead" if apart else "dial" if ends[0] == other else "wait"
+        Args:
+            given: links of one's own by the names that the agreement gives them, beside
+                those that `jsplit.compress` makes.
+
+        Returns:
+            By value, the links of its activation and of its cotangent.
+
+        Raises:
+            ValueError: naming the link that there is not.
+
+        Example:
+            >>> import jsplit
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> agreed = sample_agreement()
+            >>> [type(link).__name__ for link in agreed.links()["h"]]
+            ['Link', 'Link']
+        """
+        found = {}
+        for name, (activation, cotangent) in self.link_names.items():
+            found[name] = (link(activation, given), link(cotangent, given))
         return found
 
-    def __repr__(self) -> str:
-        return f"Agreement of {', '.join(self.parties)}: {self.hash[:16]}"
+    def reach(self, party: str) -> dict[str, str]:
+        """How a party reaches each other one.
+
+        Args:
+            party: whose connections are meant.
+
+        Returns:
+            By each other party: `"dial"`, this one dials it; `"wait"`, it dials this
+            one; `"lead"`, neither does, and frames go by way of the lead.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> sample_agreement("north", "south").reach("north")
+            {'south': 'lead', 'server': 'dial'}
+        """
+        found = {}
+        for other in self.parties:
+            if other != party:
+                dialled = self._dialled(party, other)
+                how = {other: "dial", party: "wait"}
+                found[other] = how.get(dialled or "", "lead")
+        return found
+
+    def _dialled(self, a: str, b: str) -> str | None:
+        """Which of two parties the other dials, or `None` if they have no connection."""
+        listening = [p for p in self.parties if p in (a, b) and p in self.addresses]
+        # The lead listens, and must be reached by all whether or not they ever work
+        # together: it says from which step all go on.
+        if self.lead in listening:
+            return self.lead
+        # A connection that carries nothing would only be one more that can be lost.
+        if not listening or self.turns.never_connected(a, b):
+            return None
+        # Both sides must come to the same answer, so it goes by the order of parties.
+        return listening[0]
 
 
-def canonical(tree: Any) -> str:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def parsed(found: Any) -> Agreement:
+    """The agreement that a dictionary of JSON stands for, after all in it was checked.
 
+    Args:
+        found: as `Agreement.said` gives it.
 
-def _brought(
-    own: Mapping[str, Any] | Topology | None, party: str | None
-) -> dict[str, Any]:
-    """What a party brings, by name."""
-    if isinstance(own, Topology):
-        found: dict[str, Any] = {
-            n.name: n.segment for n in own.segments if n.party == party
-        }
-        return found | {x.name: x.fn for x in own.losses if x.party == party}
-    if not isinstance(own, Mapping) and own is not None:
-        raise ValueError(
-            f"`own` must be a dictionary of segments and losses, or a topology, got {type(own).__name__}."
-        )
-    return dict(own or {})
-
-
-def _refusing(what: str, party: str) -> Callable[..., Any]:
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise ValueError(f"{what} is of `{party}`: no one else can run it.")
-
-    return refuse
-
-
-def foreign(
-    name: str,
-    party: str,
-    trainable: bool = True,
-    inputs: str | Sequence[str] | None = None,
-) -> Segment:
-    """A segment that only `party` has. It says whether it trains, and refuses to run; `inputs` as for `jsplit.segment`."""
-    refuse = _refusing(f"node `{name}`", party)
-    refuse.foreign = True  # type: ignore[attr-defined]
-    return Segment(
-        refuse,
-        refuse,
-        None if inputs is None else tuple(names_of("inputs", inputs, twice=True)),
-        name,
-        trainable,
-    )
-
-
-def write(file: str | os.PathLike, agreed: Agreement) -> Path:
-    """Write the file that all parties get; `read` is the inverse."""
-    Path(file).write_text(json.dumps(agreed.said, sort_keys=True, indent=1) + "\n")
-    return Path(file)
-
-
-def read(file: str | os.PathLike) -> Agreement:
-    """The agreement in a file.
+    Returns:
+        The agreement.
 
     Raises:
-        ValueError: naming the file and what in it is not as it must be.
+        ValueError: naming what is not as it must be.
     """
+    # By way of the text: there keys are sorted, so that an agreement read from a file
+    # and one just made name parties and clients in the same order, and places in these
+    # orders are what frames say.
+    found = json.loads(canonical(checked(found)))
     try:
-        found = json.loads(Path(file).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} holds no agreement: {error}") from None
-    try:
-        return checked(found)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-
-
-def checked(found: Any) -> Agreement:
-    """An agreement, after all in it was looked at."""
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f"an agreement says `format`: {FORMAT!r}.")
-    for name in (*_NEEDED, *found):
-        if name not in found or name not in _NEEDED:
-            raise ValueError(
-                f"an agreement {'lacks' if name in _NEEDED else 'has'} `{name}`."
-            )
-    for name, least in (
-        ("batch", 1),
-        ("microbatches", 1),
-        ("steps", 1),
-        ("checkpoint", 1),
-        ("seed", 0),
-        ("staleness", 0),
-    ):
-        if (
-            isinstance(found[name], bool)
-            or not hasattr(found[name], "__index__")
-            or index(found[name]) < least
-        ):
-            raise ValueError(
-                f"`{name}` must be an integer from {least} on, got {found[name]!r}."
-            )
-        found = found | {name: index(found[name])}
-    if found["batch"] % found["microbatches"]:
-        raise ValueError(
-            f"`microbatches` is {found['microbatches']}, which does not divide the batch of {found['batch']}."
-        )
-    if found["staleness"] and (found["microbatches"] > 1 or found["turns"] is not None):
-        what = (
-            "`turns`"
-            if found["turns"] is not None
-            else f"`microbatches` of {found['microbatches']}"
-        )
-        raise ValueError(
-            f"`staleness` is {found['staleness']}, which does not go with {what}."
-        )
-    if not isinstance(found["patience"], (int, float)) or not found["patience"] > 0:
-        raise ValueError(
-            f"`patience` must be a positive number of seconds, got {found['patience']!r}."
-        )
-    if found["nonfinite"] not in _NONFINITE:
-        raise ValueError(
-            f"`nonfinite` must be one of {', '.join(_NONFINITE)}, got {found['nonfinite']!r}."
-        )
-    parties = Turns(found["turns"], found["parties"], found["steps"]).parties
-    for name in ("addresses", "identities", "hosts"):
-        if unknown := set(found[name]) - set(parties):
-            raise ValueError(
-                f"`{name}` names the party `{sorted(unknown)[0]}`, which is not one of {', '.join(parties)}."
-            )
-    check_addresses(found["addresses"])
-    if found["lead"] not in found["addresses"]:
-        raise ValueError(
-            f"`lead` must be a party that listens, one of {list(found['addresses'])}, got {found['lead']!r}."
-        )
-    if found["turns"] is not None and found["lead"] not in found["parties"]:
-        raise ValueError(
-            f"`lead` must be a party that is there in every step, got {found['lead']!r}, which takes turns."
-        )
-    made = Agreement(canonical(found))
-    try:
-        topology = made.topology_of_strangers
-        if set(topology.parties) != set(found["parties"]):
-            raise ValueError(
-                f"`parties` are {found['parties']}, the nodes and fields are of {list(topology.parties)}."
-            )
-        for wire in made.wires:
-            made.value(wire, found["batch"])
+        made = Agreement(**attributes_of(found))
+        _check_whole(made)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"an agreement does not hold what it must: {first_line(error)}"
         ) from None
-    names = {s for pair in found["links"].values() for s in pair if s is not None}
-    both_ways(topology, dict.fromkeys(found["links"], identity))
-    if not all(isinstance(s, str) for s in names):
-        raise ValueError(f"`links` must hold names of links, got {found['links']}.")
-    for name in names:
-        shapes.check_link(name)
+    check_links(made.link_names)
+    both_ways(made.topology_of_strangers, dict.fromkeys(made.link_names, identity))
+    for pair in made.link_names.values():
+        for name in pair:
+            if name is not None:
+                check_link(name)
     return made
 
 
-def check_addresses(addresses: Any) -> None:
-    """Refuse what is no address, for each party."""
-    if not isinstance(addresses, Mapping) or not addresses:
+def _check_whole(made: Agreement) -> None:
+    """Refuse what shows only in the whole topology. Building it is most of the check."""
+    topology = made.topology_of_strangers
+    if set(topology.parties) != set(made.roles):
         raise ValueError(
-            f"`addresses` must say host:port of each party that listens, of one at least, got {addresses!r}."
+            f"`parties` are {list(made.roles)}, the nodes and fields are of "
+            f"{list(topology.parties)}."
         )
-    for party, address in addresses.items():
-        host, _, port = (
-            address.rpartition(":") if isinstance(address, str) else ("", "", "")
-        )
-        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise ValueError(
-                f"`addresses` must say host:port for `{party}`, got {address!r}."
-            )
+    # Shapes that are not there or cannot be read are found now, and not at a party.
+    for wire in made.wires:
+        made.value(wire, made.batch)

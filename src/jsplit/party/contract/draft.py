@@ -1,20 +1,29 @@
-"""How an agreement is made: from a topology, some of whose segments its maker may not have, and the shapes of a batch."""
+"""How an agreement is made from a topology and the shapes of one batch.
+
+Whoever makes it need not have all segments: `foreign` ones are known by name, and the
+shapes that they give are said by `values`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from jsplit.core.base import Link, PyTree
+from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract, describe
 from jsplit.party.contract import schema as shapes
-from jsplit.party.contract.agreement import FORMAT, Agreement, check_addresses, checked
+from jsplit.party.contract.agreement import Agreement, parsed
+from jsplit.party.contract.checks import FORMAT, check_addresses
+from jsplit.party.contract.entries import LossEntry, NodeEntry, said
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.initial import example
+
+LinkNames = Mapping[str, str | None | Sequence[str | None]]
+"""By value, the name of its link, or a pair of names (activation, cotangent)."""
 
 
 def agreement(
@@ -24,7 +33,7 @@ def agreement(
     steps: int,
     addresses: Mapping[str, str],
     lead: str | None = None,
-    links: Mapping[str, Any] | None = None,
+    links: LinkNames | None = None,
     microbatches: int = 1,
     turns: Mapping[str, Any] | None = None,
     staleness: int = 0,
@@ -36,73 +45,82 @@ def agreement(
     identities: Mapping[str, str] | None = None,
     hosts: Mapping[str, str] | None = None,
 ) -> Agreement:
-    """What the parties of a topology agree on.
+    """Make what the parties of a topology agree on.
+
+    Nothing is computed: the shapes of what crosses are found by abstract evaluation.
 
     Args:
         topology: whose segments may be `foreign`, where nobody has them all.
-        batch: shapes and dtypes of one batch; its size is that of every step.
-        steps: of the run.
+        batch: shapes and dtypes of one batch, by field, [batch, ...]; its size is that
+            of every step. Arrays do as well.
+        steps: how many the run has.
         addresses: `host:port` of every party that listens; others only dial out.
-        lead: the party that all others have a connection with, and that keeps them together; by default the first that listens.
-        links: by the name of a value, what is done to it on its way: `"quantize(8)"`, `"cast(bfloat16)"`, several joined by
-            `" | "`, a name of one's own, or a pair of them (activation, cotangent) with `None` for none.
-        microbatches: of a step, on their way at the same time.
-        turns: who plays which role in which step, where clients take turns; see `jsplit.party.turns`.
-        staleness: 0, every step with the parameters that the one before has left; else how many of the last updates these may
-            lack, so that steps overlap: another training, which does not wait for the way there and back. See
-            `jsplit.party.pipeline`.
-        seed: of data order and randomness.
+        lead: the party that all others have a connection with, and that keeps them
+            together; by default the first that listens.
+        links: by the name of a value, what is done to it on its way: `"quantize(8)"`,
+            `"cast(bfloat16)"`, several joined by `" | "`, a name registered by
+            `jsplit.compress.register`, a name for which each party gives a link, or a
+            pair of them (activation, cotangent) with `None` for none.
+        microbatches: into how many parts a step's batch is divided, which are under way
+            at the same time.
+        turns: who plays which role in which step, where clients take turns; see
+            `jsplit.party.turns`.
+        staleness: how many of the last updates the parameters of a step may lack, so
+            that steps overlap. 0 is exact: every step has the parameters that the one
+            before has left. More is another training, which does not wait for the way
+            there and back.
+        seed: of data order and common randomness.
         checkpoint: all save their state every so many steps.
-        patience: seconds to wait for a party before giving up.
-        nonfinite: `"refuse"`, whoever gets an activation or cotangent that holds NaN or an infinite value ends the run and says
-            so to all; `"allow"`.
-        values: shapes of one batch of what `foreign` segments produce, where it crosses.
-        identities: by party, the URI in its certificate, where it is not that of `jsplit certs`; `hosts`: the host name.
+        patience: how long a missing party is waited for, in seconds.
+        nonfinite: `"refuse"`: whoever gets an activation or cotangent that holds NaN or
+            an infinite value ends the run and says so to all; `"allow"`: it passes.
+        values: shapes and dtypes of one batch of what `foreign` segments produce, by
+            node, where it crosses.
+        identities: by party, the URI in its certificate, where it is not that of
+            `jsplit certs`.
+        hosts: by party, the host name in its certificate, where it is another.
+
+    Returns:
+        The `Agreement`, checked.
 
     Raises:
         ValueError: naming the argument that does not fit.
+
+    Example:
+        >>> import jax, jsplit, optax
+        >>> topology = jsplit.vanilla(
+        ...     jsplit.segment(lambda x: 2 * x, inputs="x", name="h"),
+        ...     jsplit.segment(lambda h: h + 1, inputs="h", name="y"),
+        ...     loss=optax.squared_error,
+        ...     client="hospital",
+        ... )
+        >>> shape = jax.ShapeDtypeStruct((4, 3), "float32")
+        >>> agreed = jsplit.party.agreement(
+        ...     topology,
+        ...     {"x": shape, "label": shape},
+        ...     steps=10,
+        ...     addresses={"server": "localhost:8476"},
+        ...     links={"h": "cast(bfloat16)"},
+        ... )
+        >>> agreed.parties, agreed.values["h"]
+        (('hospital', 'server'), 'float32[batch,3]')
     """
+    # Shapes at two sizes tell which axes are those of the batch: the ones that double.
     size = check_batch(topology, batch, set(), microbatches)
-    small, large = (_measured(topology, batch, n, values) for n in (size, 2 * size))
+    small = _measured(topology, batch, size, values)
+    large = _measured(topology, batch, 2 * size, values)
     crossing = dict.fromkeys(c.name for c in topology.crossings)
-    lead = lead if lead is not None else next(iter(addresses), None)
-    if odd := [n for n, x in (links or {}).items() if isinstance(x, Link)]:
-        raise ValueError(
-            f'`links` of `{odd[0]}` must be a name, as "quantize(8)", from which each party makes the link.'
-        )
+    link_names = _pairs(links or {})
+    # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
-    pairs = {
-        n: list(x) if isinstance(x, (list, tuple)) else [x, x]
-        for n, x in (links or {}).items()
-    }
-    return checked(
+    return parsed(
         {
             "format": FORMAT,
-            "parties": list(topology.parties),
-            "lead": lead,
-            "addresses": dict(addresses),
-            "holds": {p: list(fields) for p, fields in topology.holds.items()},
-            "nodes": [
-                {
-                    "name": n.name,
-                    "party": n.party,
-                    "reads": list(n.reads),
-                    "trainable": n.segment.trainable,
-                }
-                for n in topology.segments
-            ],
-            "losses": [
-                {
-                    "name": x.name,
-                    "party": x.party,
-                    "reads": list(x.reads),
-                    "weight": float(x.weight),
-                    "local": x.local,
-                }
-                for x in topology.losses
-            ],
+            **_of_topology(topology),
             "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing},
-            "links": pairs,
+            "lead": next(iter(addresses)) if lead is None else lead,
+            "addresses": dict(addresses),
+            "links": link_names,
             "batch": size,
             "microbatches": microbatches,
             "steps": steps,
@@ -118,47 +136,109 @@ def agreement(
     )
 
 
+def _of_topology(topology: Topology) -> dict[str, Any]:
+    """What an agreement says of a topology: names, never a function or a parameter."""
+    nodes, losses = [], []
+    for node in topology.segments:
+        entry = NodeEntry(
+            node.name,
+            node.party,
+            node.reads,
+            node.segment.trainable,
+            tuple(node.detached),
+        )
+        nodes.append(said(entry))
+    for x in topology.losses:
+        # A weight may have been given as an integer, and 1 and 1.0 are two texts of
+        # JSON, hence two hashes.
+        weight = float(x.weight)
+        losses.append(said(LossEntry(x.name, x.party, x.reads, weight, x.local)))
+    return {
+        "parties": list(topology.parties),
+        "holds": {party: list(fields) for party, fields in topology.holds.items()},
+        "nodes": nodes,
+        "losses": losses,
+    }
+
+
+def _pairs(links: LinkNames) -> dict[str, list[str | None]]:
+    """Both links of every value by name, (activation, cotangent).
+
+    Raises:
+        ValueError: if there is a link itself, which no file could hold.
+    """
+    found = {}
+    for name, x in links.items():
+        if isinstance(x, Link):
+            raise ValueError(
+                f'`links` of `{name}` must be a name, as "quantize(8)", '
+                "from which each party makes the link."
+            )
+        # One name stands for both ways, as one link does in `jsplit.fused`.
+        found[name] = list(x) if isinstance(x, (list, tuple)) else [x, x]
+    return found
+
+
 def _measured(
     topology: Topology,
     batch: Mapping[str, PyTree],
     size: int,
     given: Mapping[str, PyTree] | None,
 ) -> dict[str, PyTree]:
-    """Shapes of every value at a batch size. Computes nothing."""
-    found = {
-        f: example(f, batch[f], size)
-        for f in fields_of(topology, losses=False)
-        if f in batch
-    }
-    own = next(iter(jax.tree.leaves(dict(batch)))).shape[0]
-    for n in topology.segments:
-        if n.name in (given or {}):
-            scale = lambda x: jax.ShapeDtypeStruct(
-                (x.shape[0] * size // own, *x.shape[1:]), x.dtype
-            )  # noqa: E731
-            found[n.name] = jax.tree.map(scale, abstract((given or {})[n.name]))
-        elif all(i in found for i in n.reads) and not hasattr(
-            n.segment.init, "foreign"
-        ):
-            inputs = [found[i] for i in n.reads]
+    """Shapes of every value at a batch size, as far as they can be known. Computes nothing.
+
+    Raises:
+        ValueError: naming a node that does not run, or a value of unknown shape.
+    """
+    given = given or {}
+    found: dict[str, PyTree] = {}
+    for field in fields_of(topology, losses=False):
+        if field in batch:
+            found[field] = example(field, batch[field], size)
+    own = jax.tree.leaves(dict(batch))[0].shape[0]
+    for node in topology.segments:
+        if node.name in given:
+            found[node.name] = _resized(given[node.name], own, size)
+            continue
+        # A placeholder would refuse to run; what depends on it cannot be known either.
+        known = all(name in found for name in node.reads)
+        if known and not hasattr(node.segment.init, "foreign"):
+            inputs = [found[name] for name in node.reads]
             try:
-
-                def first(*inputs, n=n):
-                    key = jax.random.key(0)
-                    params, state = n.segment.init(key, *inputs)
-                    return n.segment.apply(params, state, key, *inputs)[0]
-
-                found[n.name] = jax.eval_shape(first, *inputs)
+                found[node.name] = jax.eval_shape(_outputs_of(node.segment), *inputs)
             except Exception as error:
-                got = ", ".join(
-                    f"`{i}` {describe(x)}" for i, x in zip(n.reads, inputs, strict=True)
-                )
+                named = zip(node.reads, inputs, strict=True)
+                got = ", ".join(f"`{name}` {describe(x)}" for name, x in named)
                 raise ValueError(
-                    f"node `{n.name}` at `{n.party}` does not run on {got}: {first_line(error)}"
+                    f"node `{node.name}` at `{node.party}` does not run on {got}: "
+                    f"{first_line(error)}"
                 ) from error
-    for c in topology.crossings:
-        if c.name not in found:
+    for crossing in topology.crossings:
+        if crossing.name not in found:
             raise ValueError(
-                f"`values` must give the shapes of `{c.name}`, which crosses and cannot be computed here."
+                f"`values` must give the shapes of `{crossing.name}`, which crosses "
+                "and cannot be computed here."
             )
     return found
+
+
+def _resized(value: PyTree, own: int, size: int) -> PyTree:
+    """Shapes of a value at another batch size than its `own`."""
+
+    def resize(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        # Not simply `size`: the leading axis may be a multiple of the batch.
+        return jax.ShapeDtypeStruct((x.shape[0] * size // own, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(resize, abstract(value))
+
+
+def _outputs_of(segment: Segment):
+    """A segment as a function of its inputs alone, at its first parameters."""
+
+    def first(*inputs: PyTree) -> PyTree:
+        # The key is made in here, so that it is abstract like everything else.
+        key = jax.random.key(0)
+        params, state = segment.init(key, *inputs)
+        return segment.apply(params, state, key, *inputs)[0]
+
+    return first

@@ -1,6 +1,7 @@
-"""One order of records for all parties: by id, then shuffled by a function of (seed, pass). No id leaves its party.
+"""One order of records for all parties: by id, then shuffled by a function of (seed, pass).
 
-Parties compare how many records they have and a digest of the sorted ids, which is keyed by what they agreed on.
+No id leaves its party. Parties compare how many records they have and a digest of the
+sorted ids, which is keyed by what they agreed on.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -16,98 +17,159 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.core.trees import batch_of
 
-Batches = Callable[[int], Mapping[str, PyTree]]
+Batches: TypeAlias = Callable[[int], Mapping[str, PyTree]]
+"""`batch(step)`: a party's fields for a step, by name."""
+
+Id: TypeAlias = str | int | float | np.generic
+"""Of a record. A float must be a whole number."""
 
 
 class Records:
     """A party's fields, in the order that all share.
 
     Args:
-        fields: by name, arrays of [record, ...]; or `batch(step)`, where the party itself sees to it that all give the
-            same records; a party without fields may know the ids nevertheless.
-        ids: of the records, strings or integers; a float that is an integer counts as one, as tables have them where some
-            values are missing. Without ids the order given is the order.
+        fields: by name, arrays of [record, ...]; or `batch(step)`, where the party
+            itself sees to it that all give the same records. A party without fields may
+            know the ids nevertheless.
+        ids: of the records, strings or integers; a float that is an integer counts as
+            one, as tables have them where some values are missing. Without ids the
+            order given is the order.
         key: what the digest is keyed by.
 
+    Attributes:
+        batches: `batch(step)`, if that was given.
+        fields: by name, if these were given.
+        count: how many records there are, if that is known.
+        order: the place of each record of the shared order in the order given.
+        digest: of all ids, if there are any.
+
     Raises:
-        ValueError: if there is not one id for each record, or an id is there twice or is none; it gives counts, no ids.
+        ValueError: if there is not one id for each record, or an id is there twice or
+            is none. It gives counts and no ids.
     """
 
     def __init__(
         self,
         fields: Mapping[str, PyTree] | Batches,
-        ids: Sequence[Any] | None = None,
+        ids: Sequence[Id] | None = None,
         *,
         key: str = "",
     ):
         self.batches = fields if callable(fields) else None
         self.fields = {} if callable(fields) else dict(fields)
         self.order: np.ndarray | None = None
-        self.count = (
-            batch_of(self.fields)
-            if self.fields
-            else len(ids)
-            if ids is not None and not self.batches
-            else None
-        )
         self.digest: str | None = None
-        if ids is not None:
-            if len(ids) != self.count:
-                raise ValueError(
-                    f"`ids` has {len(ids)} entries for {self.count or 0} records."
-                )
-            names = [_name_of(i) for i in ids]
-            if odd := names.count(b""):
-                raise ValueError(
-                    f"`ids` of {len(names)} records: {odd} are neither strings nor integers."
-                )
-            if twice := len(names) - len({*names}):
-                raise ValueError(
-                    f"`ids` of {len(names)} records: {twice} are there more than once."
-                )
-            self.order = np.array(
-                sorted(range(len(names)), key=names.__getitem__), np.int64
+        self.count: int | None = None
+        if self.fields:
+            self.count = batch_of(self.fields)
+        elif ids is not None and self.batches is None:
+            self.count = len(ids)
+        if ids is None:
+            return
+        if len(ids) != self.count:
+            raise ValueError(
+                f"`ids` has {len(ids)} entries for {self.count or 0} records."
             )
-            found = blake2b(digest_size=16, key=key.encode()[:64])
-            for i in self.order:
-                found.update(len(names[i]).to_bytes(8, "little") + names[i])
-            self.digest = found.hexdigest()
+        names = _names_of(ids)
+        # By the bytes of the id: a language's own order of strings may depend on where
+        # the machine stands.
+        self.order = np.array(
+            sorted(range(len(names)), key=names.__getitem__), np.int64
+        )
+        self.digest = _digest([names[i] for i in self.order], key)
 
     def take(self, places: np.ndarray) -> dict[str, PyTree]:
-        """The records at some places of the shared order."""
+        """The records at some places of the shared order.
+
+        Args:
+            places: integers, [batch].
+
+        Returns:
+            The fields by name, arrays of [batch, ...].
+        """
         rows = places if self.order is None else self.order[places]
         return jax.tree.map(lambda x: np.asarray(x)[rows], self.fields)
 
     def back(self, outputs: PyTree) -> PyTree:
-        """Outputs in the order in which this party gave its records, from the shared order."""
+        """Outputs in the order in which this party gave its records.
+
+        Args:
+            outputs: arrays of [record, ...] in the shared order.
+
+        Returns:
+            The same in the party's order; as they are if it has no ids.
+        """
         if self.order is None:
             return outputs
         place = np.argsort(self.order)
         return jax.tree.map(lambda x: x[place], outputs)
 
 
-def _name_of(i: Any) -> bytes:
+def _names_of(ids: Sequence[Id]) -> list[bytes]:
+    """All ids in bytes.
+
+    Raises:
+        ValueError: saying how many are none, or are there twice. An id may be a secret,
+            and the message may end up in a log, so it names none.
+    """
+    names = [_name_of(i) for i in ids]
+    if odd := names.count(b""):
+        raise ValueError(
+            f"`ids` of {len(names)} records: {odd} are neither strings nor integers."
+        )
+    if twice := len(names) - len({*names}):
+        raise ValueError(
+            f"`ids` of {len(names)} records: {twice} are there more than once."
+        )
+    return names
+
+
+def _name_of(i: Id) -> bytes:
     """An id in bytes, the same at every party that has it; nothing if it is none."""
+    # The kind is part of it, so that the string "5" is not taken for the number 5.
     if isinstance(i, str):
         return f"str:{i}".encode()
-    whole = hasattr(i, "__index__") or (
-        isinstance(i, (float, np.floating)) and float(i).is_integer()
-    )
-    return f"int:{int(i)}".encode() if whole else b""
+    is_float = isinstance(i, (float, np.floating))
+    if hasattr(i, "__index__") or (is_float and float(i).is_integer()):
+        return f"int:{int(i)}".encode()
+    return b""
+
+
+def _digest(names: Sequence[bytes], key: str) -> str:
+    """A keyed digest of ids in their order, in hexadecimal."""
+    # Keyed, so that who sees it cannot look it up in a table made beforehand; 64 bytes
+    # are the longest key that BLAKE2 takes.
+    found = blake2b(digest_size=16, key=key.encode()[:64])
+    for name in names:
+        # With its length, or ["ab", "c"] and ["a", "bc"] would have one digest.
+        found.update(len(name).to_bytes(8, "little") + name)
+    return found.hexdigest()
 
 
 def places_of(step: int, count: int, batch: int, seed: int) -> np.ndarray:
-    """Which records, by their place in the shared order, a step of training takes: a function of (seed, step).
+    """Which records a step of training takes: a function of (seed, step).
 
-    Each pass goes through all in another order and leaves out the last ones that fill no batch.
+    Each pass goes through all in another order and leaves out the last ones that fill
+    no batch, so that every step has a full one.
+
+    Args:
+        step: counted from 0, of the one whose records these are.
+        count: how many records there are.
+        batch: how many a step takes.
+        seed: that all have agreed on.
+
+    Returns:
+        Places in the shared order, int64 [batch].
     """
     number, at = divmod(step, count // batch)
     return _shuffled(number, count, seed)[at * batch : (at + 1) * batch]
 
 
+# Drawn once for all steps of a pass, of a few parties or clients at a time.
 @lru_cache(4)
 def _shuffled(number: int, count: int, seed: int) -> np.ndarray:
-    """The order of a pass. It is drawn once for all steps of the pass, of a few parties or clients at a time."""
+    """The order of a pass, int64 [count]."""
     found = np.random.default_rng([seed, number]).permutation(count)
+    # Steps get views of it, and writing into one would change the order of the others.
     found.flags.writeable = False
     return found

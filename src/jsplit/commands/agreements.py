@@ -1,0 +1,66 @@
+"""`jsplit certs`, `jsplit agree` and `jsplit show`: what is done before a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from jsplit import party as parties
+from jsplit.commands.functions import load
+
+
+def certs(options: argparse.Namespace) -> int:
+    """Make throw-away certificates, and print the names of their files."""
+    for file in parties.certs(options.folder, options.parties, days=options.days):
+        print(file)
+    return 0
+
+
+def agree(options: argparse.Namespace) -> int:
+    """Write the agreement that a function gives, and print its file and hash.
+
+    Raises:
+        ValueError: if the function gives something else.
+    """
+    agreed = load(options.function)()
+    if not isinstance(agreed, parties.Agreement):
+        raise ValueError(
+            f"`{options.function}` must give an agreement, got {type(agreed).__name__}."
+        )
+    # By the hash people can compare, on the phone, whether they have the same file.
+    print(f"{parties.write(options.agreement, agreed)}  {agreed.hash}")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print for people what the file of an agreement holds."""
+    agreed = parties.read(options.agreement)
+    print(agreed.topology_of_strangers)
+    for wire in agreed.wires:
+        value = json.dumps(agreed.values[wire.what])
+        # Both links, as the file has them, since a value and its cotangent may differ.
+        links = agreed.said["links"].get(wire.what, "none")
+        print(f"  {wire.label}: {value}, links {links}")
+    if agreed.rotation is not None:
+        _show_rotation(agreed)
+    print(
+        f"  {agreed.steps} steps of {agreed.batch}, seed {agreed.seed}, "
+        f"a checkpoint every {agreed.checkpoint}, patience {agreed.patience:g} s"
+    )
+    listening = [f"{p} listens at {a}" for p, a in agreed.addresses.items()]
+    print(f"  {', '.join(listening)}, lead {agreed.lead}")
+    print(f"  hash {agreed.hash}")
+    return 0
+
+
+def _show_rotation(agreed: parties.Agreement) -> None:
+    """Print which clients there are, and in which order they take turns."""
+    assert agreed.rotation is not None
+    for client, cast in agreed.rotation.clients.items():
+        roles = ", ".join(f"{party} is {role}" for role, party in cast.items())
+        print(f"  client {client}: {roles}")
+    order = ", ".join(f"{client} {steps}" for client, steps in agreed.rotation.order)
+    print(
+        f"  turns: {order}, and so on; hand-off {agreed.rotation.handoff}, "
+        f"a missing client: {agreed.rotation.missing}"
+    )

@@ -1,0 +1,134 @@
+"""What a party's process needs, gathered from the command line and the user's function."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsplit import party as parties
+from jsplit.commands.functions import load
+from jsplit.party.contract.checks import check_addresses
+
+_MAY_GIVE = {
+    "own",
+    "data",
+    "optimizer",
+    "ids",
+    "links",
+    "backward",
+    "keep_replies",
+    "remind",
+}
+"""The arguments of `jsplit.party.run` that a user's function may give; all others are
+options of the command, so that they can differ between two starts."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What every party's process needs.
+
+    Attributes:
+        agreed: the agreement.
+        given: the arguments of `jsplit.party.run` that the user's function gives.
+        credentials: the party's certificate and key.
+        listen: where it listens, if not where the agreement says.
+        addresses: by party, where it is dialled, if not where the agreement says.
+        pulse: seconds of silence and of waiting for an answer, if given.
+    """
+
+    agreed: parties.Agreement
+    given: Mapping[str, Any]
+    credentials: parties.Credentials | parties.PlaintextWithoutIdentity
+    listen: str | None
+    addresses: Mapping[str, str]
+    pulse: tuple[float, ...]
+
+
+def gather(options: argparse.Namespace) -> Gathered:
+    """Read the agreement, call the user's function, and check what both say.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        All that a party's process needs.
+
+    Raises:
+        ValueError: naming the option, file or function to mend.
+    """
+    agreed = parties.read(options.agreement)
+    # Before the user's function, which may take long and knows no other party.
+    if options.party not in agreed.parties:
+        raise ValueError(
+            f"`party` must be one of {', '.join(agreed.parties)}, "
+            f"got {options.party!r}."
+        )
+    given = _given(options)
+    return Gathered(
+        agreed,
+        given,
+        _credentials(options.certs, options.party, options.plaintext_without_identity),
+        _listen(options.listen),
+        _addresses(options.address, agreed),
+        _pulse(options.pulse),
+    )
+
+
+def _given(options: argparse.Namespace) -> Mapping[str, Any]:
+    """What the user's function gives."""
+    given = load(options.function)(options.party)
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"`{options.function}` must give a dictionary of arguments, "
+            f"got {type(given).__name__}."
+        )
+    if unknown := given.keys() - _MAY_GIVE:
+        raise ValueError(
+            f"`{options.function}` gives `{min(unknown)}`; "
+            f"it may give {', '.join(sorted(_MAY_GIVE))}."
+        )
+    return given
+
+
+def _credentials(
+    folder: Path, party: str, plaintext: bool
+) -> parties.Credentials | parties.PlaintextWithoutIdentity:
+    # The parser sees to it that one of the two is said: no connection is open to all
+    # because an option was forgotten.
+    if plaintext:
+        return parties.PlaintextWithoutIdentity(party)
+    return parties.credentials(folder, party)
+
+
+def _listen(listen: str | None) -> str | None:
+    if listen:
+        check_addresses({"--listen": listen})
+    return listen
+
+
+def _addresses(said: list[str], agreed: parties.Agreement) -> dict[str, str]:
+    """Addresses by party, of options `party=host:port`."""
+    addresses = {}
+    for text in said:
+        name, _, address = text.partition("=")
+        if not address or name not in agreed.parties:
+            raise ValueError(
+                "`--address` must be party=host:port, "
+                f"for one of {', '.join(agreed.parties)}, got {name}={address}."
+            )
+        addresses[name] = address
+    return addresses
+
+
+def _pulse(said: list[float] | None) -> tuple[float, ...]:
+    if not said:
+        return ()
+    # NaN is not larger than 0 either, and so is refused with what is negative.
+    if not min(said) > 0:
+        raise ValueError(
+            f"`--pulse` must be two positive numbers of seconds, got {said}."
+        )
+    return tuple(said)

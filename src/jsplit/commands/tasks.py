@@ -1,0 +1,140 @@
+"""`jsplit train`, `jsplit evaluate` and `jsplit predict`: one party's process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import numpy as np
+
+from jsplit import party as parties
+from jsplit.commands.brought import gather
+from jsplit.core.base import PyTree
+
+STOPPED = 3
+"""Exit status of a party that was asked to stop before the end; started again, it goes
+on."""
+
+
+class Progress:
+    """A line on the terminal about once a second, and every step in the log.
+
+    Args:
+        steps: of the run.
+        log: where a line of JSON is written for each step.
+    """
+
+    def __init__(self, steps: int, log: TextIO | None):
+        self.steps, self.log = steps, log
+        # On the clock that `__call__` reads, so that the first step is shown at once.
+        self.shown = 0.0
+
+    def __call__(self, metrics: parties.Metrics) -> None:
+        """Show and log what a step took."""
+        if self.log:
+            line = {"time": time.time(), **metrics.plain()}
+            # Python's JSON would write NaN, which no other reader of JSON takes.
+            self.log.write(json.dumps(line, allow_nan=False) + "\n")
+        now = time.monotonic()
+        if now - self.shown > 1 or metrics.step == self.steps:
+            self.shown = now
+            print(f"[{metrics.step}/{self.steps}] {metrics}", flush=True)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train one party's part.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        The exit status: 0, or `STOPPED`.
+    """
+    gathered = gather(options)
+    stop = threading.Event()
+    # Line by line, so that the log is whole whenever somebody looks or the process dies.
+    log = options.log.open("a", buffering=1) if options.log else None
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        result = parties.run(
+            gathered.agreed,
+            options.party,
+            checkpoint=options.checkpoint,
+            stop=stop,
+            on_step=Progress(gathered.agreed.steps, log),
+            credentials=gathered.credentials,
+            listen=gathered.listen,
+            addresses=gathered.addresses,
+            pulse=gathered.pulse,
+            **gathered.given,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if log:
+            log.close()
+    losses = [f", {name} {x[-1]:.6f}" for name, x in result.losses.items() if x]
+    how = "stopped" if result.stopped else "done"
+    print(f"{options.party}: {how} after step {result.step}{''.join(losses)}")
+    return STOPPED if result.stopped else 0
+
+
+def infer(options: argparse.Namespace) -> int:
+    """Evaluate or predict with one party's part, and print or write what it computes.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        The exit status, 0.
+    """
+    gathered = gather(options)
+    agreed, addresses = gathered.agreed, gathered.addresses
+    if options.client:
+        agreed = agreed.of(options.client)
+        # An address of somebody else's client is no fault: one script may give them all.
+        addresses = {p: x for p, x in addresses.items() if p in agreed.parties}
+    # The same function serves training, so what only that needs is left aside.
+    given = gathered.given
+    kept = {
+        name: given[name] for name in ("own", "data", "ids", "links") & given.keys()
+    }
+    predicts = options.command == "predict"
+    work = parties.predict if predicts else parties.evaluate
+    result = work(
+        agreed,
+        options.party,
+        records=options.records,
+        credentials=gathered.credentials,
+        checkpoint=options.checkpoint,
+        listen=gathered.listen,
+        addresses=addresses,
+        pulse=gathered.pulse,
+        **kept,
+    )
+    for name, x in result.losses.items():
+        print(f"{options.party}: {name} {x:.6f}")
+    if predicts and result.outputs:
+        np.savez(options.out, allow_pickle=False, **_by_path(result.outputs))
+        print(options.out)
+    elif not result.losses:
+        print(f"{options.party}: done, nothing of the result is computed here")
+    return 0
+
+
+def _by_path(tree: PyTree, at: str = "") -> dict[str, np.ndarray]:
+    """Arrays by the path to them, as names in an archive of NumPy."""
+    if isinstance(tree, Mapping):
+        parts = [*tree.items()]
+    elif isinstance(tree, (list, tuple)):
+        parts = [*enumerate(tree)]
+    else:
+        return {at: np.asarray(tree)}
+    found = {}
+    for name, part in parts:
+        found |= _by_path(part, f"{at}/{name}" if at else str(name))
+    return found

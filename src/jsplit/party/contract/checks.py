@@ -1,0 +1,183 @@
+"""What an agreement must say, looked at one entry after the other before it is used.
+
+Its source is a file that anybody may have edited, so each error names the entry, what was
+expected and what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from operator import index
+from typing import Any
+
+from jsplit.party.contract.turns import Turns
+
+FORMAT = "jsplit agreement 1"
+"""What a file says under `format`; another number is another, incompatible format."""
+
+_NONFINITE = ("refuse", "allow")
+_ENTRIES = (
+    "format",
+    "parties",
+    "lead",
+    "addresses",
+    "holds",
+    "nodes",
+    "losses",
+    "values",
+    "links",
+    "batch",
+    "microbatches",
+    "steps",
+    "turns",
+    "staleness",
+    "seed",
+    "checkpoint",
+    "patience",
+    "nonfinite",
+    "identities",
+    "hosts",
+)
+_LEAST = {
+    "batch": 1,
+    "microbatches": 1,
+    "steps": 1,
+    "checkpoint": 1,
+    "seed": 0,
+    "staleness": 0,
+}
+"""The entries that are integers, and the least that each may be."""
+
+
+def checked(found: Any) -> dict[str, Any]:
+    """The dictionary of an agreement, after its entries were looked at.
+
+    What only the whole topology shows, as a value that nobody produces, is checked by
+    `jsplit.party.contract.agreement.parsed`, which builds it.
+
+    Args:
+        found: as read from a file, or put together by `jsplit.party.agreement`.
+
+    Returns:
+        The same, with plain integers in the place of what only counts as one.
+
+    Raises:
+        ValueError: naming the entry that is not as it must be.
+    """
+    _check_names(found)
+    found = found | {n: _integer(n, found[n], least) for n, least in _LEAST.items()}
+    _check_schedule(found)
+    _check_parties(found)
+    return found
+
+
+def _check_names(found: Any) -> None:
+    """Refuse what is no agreement, or lacks an entry, or has one too many."""
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"an agreement says `format`: {FORMAT!r}.")
+    for name in _ENTRIES:
+        if name not in found:
+            raise ValueError(f"an agreement lacks `{name}`.")
+    # An unknown entry is refused too: it may be what a later version trains by.
+    for name in found:
+        if name not in _ENTRIES:
+            raise ValueError(f"an agreement has `{name}`.")
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    """A plain integer, of what may be one of NumPy, which JSON cannot say."""
+    # `True` is an integer in Python, and never what somebody meant by a number of steps.
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not whole or index(value) < least:
+        raise ValueError(f"`{name}` must be an integer from {least} on, got {value!r}.")
+    return index(value)
+
+
+def _check_schedule(found: Mapping[str, Any]) -> None:
+    """Refuse numbers and policies that do not go together."""
+    micros, batch, staleness = found["microbatches"], found["batch"], found["staleness"]
+    if batch % micros:
+        raise ValueError(
+            f"`microbatches` is {micros}, which does not divide the batch of {batch}."
+        )
+    # Overlapping steps have one fixed order of turns, which knows neither parts of a
+    # batch nor a client that goes on from another's last step.
+    in_turn = found["turns"] is not None
+    if staleness and (micros > 1 or in_turn):
+        what = "`turns`" if in_turn else f"`microbatches` of {micros}"
+        raise ValueError(f"`staleness` is {staleness}, which does not go with {what}.")
+    patience = found["patience"]
+    # Written so that NaN is refused as well, which no comparison finds too small.
+    if not isinstance(patience, (int, float)) or not patience > 0:
+        raise ValueError(
+            f"`patience` must be a positive number of seconds, got {patience!r}."
+        )
+    if found["nonfinite"] not in _NONFINITE:
+        raise ValueError(
+            f"`nonfinite` must be one of {', '.join(_NONFINITE)}, "
+            f"got {found['nonfinite']!r}."
+        )
+
+
+def _check_parties(found: Mapping[str, Any]) -> None:
+    """Refuse names of parties that there are not, and a lead that cannot lead."""
+    roles, turns, lead = found["parties"], found["turns"], found["lead"]
+    parties = Turns(turns, roles, found["steps"]).parties
+    for name in ("addresses", "identities", "hosts"):
+        if unknown := set(found[name]) - set(parties):
+            raise ValueError(
+                f"`{name}` names the party `{min(unknown)}`, "
+                f"which is not one of {', '.join(parties)}."
+            )
+    check_addresses(found["addresses"])
+    if lead not in found["addresses"]:
+        raise ValueError(
+            "`lead` must be a party that listens, one of "
+            f"{list(found['addresses'])}, got {lead!r}."
+        )
+    # It opens epochs and passes frames on in every step, its own turn or not.
+    if turns is not None and lead not in roles:
+        raise ValueError(
+            "`lead` must be a party that is there in every step, "
+            f"got {lead!r}, which takes turns."
+        )
+
+
+def check_addresses(addresses: Any) -> None:
+    """Refuse what is no address, for each party.
+
+    Args:
+        addresses: `host:port` by party.
+
+    Raises:
+        ValueError: naming the party whose address is none.
+    """
+    if not isinstance(addresses, Mapping) or not addresses:
+        raise ValueError(
+            "`addresses` must say host:port of each party that listens, "
+            f"of one at least, got {addresses!r}."
+        )
+    for party, address in addresses.items():
+        host, port = "", ""
+        if isinstance(address, str):
+            # From the right: an IPv6 address has colons of its own.
+            host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise ValueError(
+                f"`addresses` must say host:port for `{party}`, got {address!r}."
+            )
+
+
+def check_links(links: Mapping[str, Iterable[Any]]) -> None:
+    """Refuse what is no pair of names of links.
+
+    Args:
+        links: by value, the names of its two links, `None` for none.
+
+    Raises:
+        ValueError: if something else than a name is there.
+    """
+    for pair in links.values():
+        names = list(pair)
+        if len(names) != 2 or not all(x is None or isinstance(x, str) for x in names):
+            raise ValueError(f"`links` must hold names of links, got {links}.")

@@ -1,0 +1,139 @@
+"""The entries of an agreement: one node, one loss, and how clients rotate.
+
+Each is a frozen record and, for the file, a dictionary of JSON; `entry` and `said` are
+inverses, to the byte, since parties compare the hash of the whole file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """A node, as all parties know it.
+
+    Attributes:
+        name: of the value that it produces.
+        party: the role that runs it.
+        reads: the fields and values that it reads, in its segment's order.
+        trainable: whether its segment is trained.
+        detached: those of them that get no cotangent from this node. In the file it is
+            left out if there are none, as files of version 0.1 have it.
+    """
+
+    name: str
+    party: str
+    reads: tuple[str, ...]
+    trainable: bool
+    detached: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LossEntry:
+    """A loss, as all parties know it.
+
+    Attributes:
+        name: of the loss.
+        party: the role that computes it.
+        reads: the fields and values that it reads.
+        weight: of the loss in the sum that is minimised; 0 for a metric.
+        local: whether its gradient stays at its party.
+    """
+
+    name: str
+    party: str
+    reads: tuple[str, ...]
+    weight: float
+    local: bool
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How clients take turns, as `jsplit.party.turns` says it.
+
+    Attributes:
+        clients: by client, which party plays which role.
+        order: clients, and how many steps each takes, over and over.
+        handoff: how what was learned gets to the next client.
+        missing: what becomes of a client that stays away.
+        largest: the most bytes that a hand-over may take.
+    """
+
+    clients: Mapping[str, Mapping[str, str]]
+    order: tuple[tuple[str, int], ...]
+    handoff: str
+    missing: str
+    largest: int
+
+    def alone(self, client: str, steps: int) -> Rotation:
+        """The rotation of one client that has all of so many steps to itself."""
+        return replace(
+            self,
+            clients={client: self.clients[client]},
+            order=((client, steps),),
+            handoff="none",
+        )
+
+
+_Entry = TypeVar("_Entry", NodeEntry, LossEntry, Rotation)
+
+
+def entry(kind: type[_Entry], found: Any) -> _Entry:
+    """The record that a dictionary of JSON stands for.
+
+    Args:
+        kind: of the record.
+        found: the dictionary.
+
+    Returns:
+        The record; lists have become tuples.
+
+    Raises:
+        ValueError: if the dictionary has other keys than the record has attributes.
+    """
+    names = [field.name for field in fields(kind)]
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    # A key that is not understood would be lost when the agreement is written again,
+    # and with it the hash that the parties compare.
+    if not isinstance(found, Mapping) or not needed <= found.keys() <= {*names}:
+        raise ValueError(
+            f"an agreement does not hold what it must: an entry says "
+            f"{', '.join(names)}, got {found!r}."
+        )
+    for name in ("reads", "detached"):
+        # A string is a sequence too, and "xy" must not become two names "x" and "y".
+        if name in found and not isinstance(found[name], (list, tuple)):
+            raise ValueError(
+                f"an agreement does not hold what it must: `{name}` is a list of "
+                f"names, got {found[name]!r}."
+            )
+    return kind(**{name: _frozen(x) for name, x in found.items()})
+
+
+def said(record: NodeEntry | LossEntry | Rotation) -> dict[str, Any]:
+    """The dictionary of JSON of a record; `entry` is the inverse."""
+    found = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        # An attribute with a default was added later: where it says nothing it is left
+        # out, so that older agreements keep their text and their hash.
+        if field.default is MISSING or value != field.default:
+            found[field.name] = _plain(value)
+    return found
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(x) for x in value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(x) for x in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(x) for name, x in value.items()}
+    return value

@@ -1,0 +1,162 @@
+"""What stands for another party's segment or loss: known by name, and refusing to run.
+
+From these and from its own segments a party builds the whole topology, so that it knows
+what crosses without anybody else's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, cast
+
+import jax
+
+from jsplit.core.base import Segment
+from jsplit.core.checks import names_of
+from jsplit.party.contract.entries import LossEntry, NodeEntry
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss, Node
+
+Own = Mapping[str, Segment | Callable] | Topology
+"""What a party brings: its segments and losses by name, or a topology with them."""
+
+
+def foreign(
+    name: str,
+    party: str,
+    trainable: bool = True,
+    inputs: str | Sequence[str] | None = None,
+) -> Segment:
+    """Make a placeholder for a segment that only `party` has.
+
+    The placeholder takes the segment's place in a topology from which an agreement is
+    made. It says whether the segment trains, and raises if it is run.
+
+    Args:
+        name: of the node that the segment is of.
+        party: who has the segment.
+        trainable: whether its parameters are trained.
+        inputs: the names of what it reads, as for `jsplit.segment`.
+
+    Returns:
+        A `Segment` without parameters.
+
+    Raises:
+        ValueError: if `inputs` are no names.
+
+    Example:
+        >>> from jsplit import party
+        >>> bottom = party.foreign("smashed", "hospital", inputs="image")
+        >>> bottom.inputs
+        ('image',)
+        >>> bottom.apply({}, {}, None, 0.0)
+        Traceback (most recent call last):
+        ValueError: node `smashed` is of `hospital`: no one else can run it.
+    """
+    refuse = _refusing(f"node `{name}`", party)
+    # `agreement` asks for this mark: it must not try to compute the shapes that the
+    # segment gives, and takes them from its argument `values`.
+    setattr(refuse, "foreign", True)  # noqa: B010 - functions declare no attributes
+    names = None if inputs is None else tuple(names_of("inputs", inputs, twice=True))
+    return Segment(refuse, refuse, names, name, trainable)
+
+
+def _refusing(what: str, party: str) -> Callable[..., NoReturn]:
+    """A function that raises whatever it is called with."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise ValueError(f"{what} is of `{party}`: no one else can run it.")
+
+    return refuse
+
+
+def assemble(
+    nodes: Sequence[NodeEntry],
+    losses: Sequence[LossEntry],
+    holds: Mapping[str, Sequence[str]],
+    party: str | None,
+    own: Own | None,
+) -> Topology:
+    """The whole topology: segments and losses of one party, placeholders for the rest.
+
+    Args:
+        nodes: of the agreement.
+        losses: of the agreement.
+        holds: by role, the fields that it holds.
+        party: the role whose segments and losses are given; `None` for nobody's.
+        own: its segments and loss functions.
+
+    Returns:
+        The topology, with nodes and losses in the order of the agreement.
+
+    Raises:
+        ValueError: naming what `own` lacks, or has and should not.
+    """
+    given = _by_name(own, party)
+    made: list[Node | Loss] = []
+    for node in nodes:
+        made.append(_node(node, given, party))
+    for loss in losses:
+        made.append(_loss(loss, given, party))
+    # Each took its own out of `given`, so what is left belongs to nobody here: a
+    # segment under a wrong name would else be ignored without a word.
+    if given:
+        raise ValueError(f"`own` has `{next(iter(given))}`, which is not of `{party}`.")
+    return Topology(made, holds)
+
+
+def _by_name(own: Any, party: str | None) -> dict[str, Any]:
+    """The segments and losses that a party brings, by name.
+
+    Raises:
+        ValueError: if `own` is neither a dictionary nor a topology.
+    """
+    if isinstance(own, Topology):
+        # A topology has those of all parties; the others' are left aside, not refused.
+        found: dict[str, Any] = {}
+        for node in own.segments:
+            if node.party == party:
+                found[node.name] = node.segment
+        for loss in own.losses:
+            if loss.party == party:
+                found[loss.name] = loss.fn
+        return found
+    if not isinstance(own, Mapping) and own is not None:
+        raise ValueError(
+            "`own` must be a dictionary of segments and losses, or a topology, "
+            f"got {type(own).__name__}."
+        )
+    return dict(own or {})
+
+
+def _node(node: NodeEntry, given: dict[str, Any], party: str | None) -> Node:
+    """One node, with its segment taken out of `given`, or with a placeholder."""
+    if node.party != party:
+        segment = foreign(node.name, node.party, node.trainable)
+        return Node(node.name, segment, node.party, node.reads, node.detached)
+    segment = given.pop(node.name, None)
+    if not isinstance(segment, Segment):
+        raise ValueError(
+            f"`own` lacks the segment of the node `{node.name}`, which is of `{party}`."
+        )
+    if segment.trainable != node.trainable:
+        raise ValueError(
+            f"node `{node.name}`: `trainable` is {segment.trainable}, "
+            f"the agreement says {node.trainable}."
+        )
+    return Node(node.name, segment, node.party, node.reads, node.detached)
+
+
+def _loss(loss: LossEntry, given: dict[str, Any], party: str | None) -> Loss:
+    """One loss, with its function taken out of `given`, or with a placeholder."""
+    if loss.party == party:
+        fn: Any = given.pop(loss.name, None)
+    else:
+        fn = _refusing(f"loss `{loss.name}`", loss.party)
+    if not callable(fn):
+        raise ValueError(
+            f"`own` lacks the function of the loss `{loss.name}`, "
+            f"which is of `{party}`."
+        )
+    made = cast(Callable[..., jax.Array], fn)
+    return Loss(loss.name, made, loss.party, loss.reads, loss.weight, loss.local)

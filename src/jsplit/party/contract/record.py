@@ -1,0 +1,226 @@
+"""An agreement as its file says it: one typed attribute for each entry, and their hash.
+
+What follows from the entries, as the topology and who reaches whom, is in `agreement`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from jsplit.party.contract.checks import FORMAT
+from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, entry, said
+from jsplit.party.contract.schema import Words
+from jsplit.party.contract.turns import Turns
+
+_SCHEMA = (
+    "parties",
+    "holds",
+    "nodes",
+    "losses",
+    "values",
+    "links",
+    "batch",
+    "microbatches",
+    "staleness",
+    "seed",
+)
+"""What a checkpoint depends on, by its name in the file. The rest, as addresses and the
+number of steps, may change between two runs."""
+_SCHEMA_OF_TURNS = ("clients", "order", "handoff")
+
+
+# Compared by its text: dictionaries among the attributes could not be hashed, and what
+# two parties compare is the text as well.
+@dataclass(frozen=True, eq=False, repr=False)
+class AgreementRecord:
+    """The entries of an agreement; `jsplit.party.Agreement` documents each."""
+
+    roles: tuple[str, ...]
+    lead: str
+    addresses: Mapping[str, str]
+    holds: Mapping[str, tuple[str, ...]]
+    nodes: tuple[NodeEntry, ...]
+    losses: tuple[LossEntry, ...]
+    values: Mapping[str, Words]
+    link_names: Mapping[str, tuple[str | None, str | None]]
+    batch: int
+    microbatches: int
+    steps: int
+    rotation: Rotation | None
+    staleness: int
+    seed: int
+    checkpoint: int
+    patience: float
+    nonfinite: str
+    identities: Mapping[str, str]
+    hosts: Mapping[str, str]
+    rotation_of_all: Rotation | None = None
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """The agreement as its file says it, a dictionary of JSON.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> sample_agreement().said["parties"]
+            ['client', 'server']
+        """
+        return {
+            "format": FORMAT,
+            "parties": list(self.roles),
+            "lead": self.lead,
+            "addresses": dict(self.addresses),
+            "holds": {party: list(fields) for party, fields in self.holds.items()},
+            "nodes": [said(node) for node in self.nodes],
+            "losses": [said(loss) for loss in self.losses],
+            "values": dict(self.values),
+            "links": {name: list(pair) for name, pair in self.link_names.items()},
+            "batch": self.batch,
+            "microbatches": self.microbatches,
+            "steps": self.steps,
+            "turns": None if self.rotation is None else said(self.rotation),
+            "staleness": self.staleness,
+            "seed": self.seed,
+            "checkpoint": self.checkpoint,
+            "patience": self.patience,
+            "nonfinite": self.nonfinite,
+            "identities": dict(self.identities),
+            "hosts": dict(self.hosts),
+        }
+
+    @cached_property
+    def turns(self) -> Turns:
+        """Who works with whom in which step, in turns or not.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> agreed = sample_agreement("north", "south")
+            >>> [agreed.turns.client(step) for step in range(6)]
+            [0, 0, 1, 1, 0, 0]
+        """
+        # `Turns` takes what a user has given to `jsplit.party.agreement` just as well.
+        rotation = None if self.rotation is None else said(self.rotation)
+        return Turns(rotation, self.roles, self.steps)
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """All parties: those of every client, then those that are always there.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> sample_agreement("north", "south").parties
+            ('north', 'south', 'server')
+        """
+        return self.turns.parties
+
+    def __getitem__(self, name: str) -> Any:
+        """An entry by its name in the file; attributes are typed, so prefer them."""
+        return self.said[name]
+
+    @cached_property
+    def text(self) -> str:
+        """The agreement as one line of JSON with sorted keys, which is what is hashed.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> sample_agreement().text[:28]
+            '{"addresses":{"server":"loca'
+        """
+        return canonical(self.said)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AgreementRecord):
+            return NotImplemented
+        mine = (self.text, self.rotation_of_all)
+        return mine == (other.text, other.rotation_of_all)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Agreement of {', '.join(self.parties)}: {self.hash[:16]}"
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the text, in hexadecimal: what two parties compare first.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> agreed = sample_agreement()
+            >>> len(agreed.hash), agreed.hash == agreed.replace(steps=11).hash
+            (64, False)
+        """
+        return sha256(self.text.encode()).hexdigest()
+
+    @cached_property
+    def schema(self) -> str:
+        """SHA-256, in hexadecimal, of the part that a checkpoint depends on.
+
+        Example:
+            >>> from jsplit.party.contract.sample import sample_agreement
+            >>> agreed = sample_agreement()
+            >>> agreed.schema == agreed.replace(steps=11).schema
+            True
+            >>> agreed.schema == agreed.replace(batch=8).schema
+            False
+        """
+        found = {name: self.said[name] for name in _SCHEMA}
+        # One client's agreement reads the checkpoints that the run of all has written.
+        rotation = self.rotation_of_all or self.rotation
+        found["turns"] = None
+        if rotation is not None:
+            turns = said(rotation)
+            found["turns"] = {name: turns[name] for name in _SCHEMA_OF_TURNS}
+        return sha256(canonical(found).encode()).hexdigest()
+
+
+# In the file these names stand for what code would take for something else: `parties`
+# for roles, `turns` for a rotation and not for turns, `links` for names and not for links.
+_OTHERWISE = {"format", "parties", "turns", "links"}
+
+
+def attributes_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that a dictionary of JSON stands for; `said` is the inverse.
+
+    Args:
+        found: the dictionary, checked.
+
+    Returns:
+        The arguments of `AgreementRecord` by name.
+
+    Raises:
+        ValueError: if a node, a loss or the rotation of clients has other entries
+            than it must.
+    """
+    # An entry of the same name as its attribute, and of JSON's own types, is taken as
+    # it is, so a new one of that kind needs no line here.
+    given = {n: x for n, x in found.items() if n not in _OTHERWISE}
+    rotation = found["turns"]
+    return given | {
+        "roles": tuple(found["parties"]),
+        "holds": {p: tuple(names) for p, names in found["holds"].items()},
+        "nodes": tuple(entry(NodeEntry, x) for x in found["nodes"]),
+        "losses": tuple(entry(LossEntry, x) for x in found["losses"]),
+        "link_names": {n: tuple(pair) for n, pair in found["links"].items()},
+        "rotation": None if rotation is None else entry(Rotation, rotation),
+    }
+
+
+def canonical(tree: Any) -> str:
+    """JSON of which equal trees give equal texts: sorted keys, and no spaces.
+
+    Args:
+        tree: of dictionaries, lists, strings and finite numbers.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: if a number is not finite; NaN would not be equal to itself.
+    """
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)

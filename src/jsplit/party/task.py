@@ -1,0 +1,101 @@
+"""What a party is to do, and what it brings to it: the arguments of `run` and `infer`.
+
+Each is one record, so that they go through the levels below as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import optax
+
+from jsplit.core.base import Link, PartyState, PyTree
+from jsplit.party.contract.placeholders import Own
+from jsplit.party.contract.records import Batches, Id
+from jsplit.wire.certs import Trust
+
+Data: TypeAlias = Mapping[str, PyTree] | Batches
+"""A party's fields by name, [record, ...], or `batch(step)`. Where clients take turns, a
+party that is always there gives its fields by client."""
+
+Ids: TypeAlias = Sequence[Id] | Mapping[str, Sequence[Id]]
+"""Of a party's records, or by client."""
+
+
+class TaskKind(StrEnum):
+    """What all parties are at."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    PREDICT = "predict"
+
+    # The hash of an enum is a call of Python; that of a string is none.
+    __hash__ = str.__hash__
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all parties are at, and how much of it there is.
+
+    Attributes:
+        kind: of the task.
+        steps: how many it has.
+        size: how many records go through a program at a time: a micro-batch of
+            training, a batch of inference.
+        records: of inference, how many there are; the last step has what is left.
+    """
+
+    kind: TaskKind
+    steps: int
+    size: int
+    records: int | None = None
+
+    def size_of(self, step: int) -> int:
+        """How many records a step has at a time."""
+        # Training leaves out the records that fill no batch; inference takes them all.
+        if self.records is None:
+            return self.size
+        return min(self.size, self.records - step * self.size)
+
+    @property
+    def said(self) -> str:
+        """What parties compare when they meet: who evaluates has nobody who trains."""
+        # A plain string, as the other side has it from JSON: what differs is told apart
+        # by type as well.
+        kind = self.kind.value
+        return kind if self.records is None else f"{kind} {self.records}"
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What one party brings to a task; `jsplit.party.run` documents each.
+
+    Attributes:
+        own: segments and losses.
+        credentials: certificate and key.
+        data: fields.
+        ids: of the records.
+        optimizer: of its parameters.
+        links: of its own, by name.
+        backward: how it computes cotangents.
+        checkpoint: its folder.
+        state: to begin with, in the place of a first one.
+        keep_replies: whether what was sent is kept until the receiver has it.
+    """
+
+    # These two have no default: without a part there is no party, and encryption is
+    # never left out by accident.
+    own: Own
+    credentials: Trust
+    data: Data | None = None
+    ids: Ids | None = None
+    optimizer: optax.GradientTransformation | None = None
+    links: Mapping[str, Link] | None = None
+    backward: str = "residuals"
+    checkpoint: str | os.PathLike[Any] | None = None
+    state: PartyState | None = None
+    keep_replies: bool = True

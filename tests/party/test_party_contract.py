@@ -1,0 +1,163 @@
+"""What an agreement holds: read as it was written, by any version, and all of a topology."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jsplit
+from jsplit import compress, party
+from jsplit.party.task import Task, TaskKind
+from tests.party import federation
+from tests.party.federation import agreed_for, bits, checked, small, train, undisturbed
+
+OLD = Path(__file__).parent / "agreements"
+"""Files that version 0.1 has written, with what it said of them."""
+SAID = json.loads((OLD / "said.json").read_text())
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_file_of_an_older_version_is_read_and_written_to_the_byte(name, tmp_path):
+    file, said = OLD / f"{name}.json", SAID[name]
+    agreed = party.read(file)
+    assert party.write(tmp_path / "new.json", agreed).read_bytes() == file.read_bytes()
+    assert agreed.hash == said["hash"]
+    assert list(agreed.parties) == said["parties"]
+    assert list(agreed.turns.names) == said["names"]
+    assert {p: agreed.reach(p) for p in agreed.parties} == said["reach"]
+    # One client's agreement is never a file: its checkpoints are those of all.
+    if name != "one":
+        assert agreed.schema == said["schema"]
+
+
+def test_one_client_s_agreement_reads_the_checkpoints_of_all():
+    one = party.read(OLD / "turns.json").of("north")
+    assert (one.hash, one.schema) == (SAID["one"]["hash"], SAID["one"]["schema"])
+    assert one != party.read(OLD / "one.json") and one == one.replace(steps=one.steps)
+
+
+def test_an_agreement_has_what_its_file_says_as_attributes():
+    agreed = agreed_for(small("pair"), links={"h": ("quantize(8)", None)})
+    names = {"parties": "roles", "links": "link_names", "turns": "rotation"}
+    for name, value in agreed.said.items():
+        if name not in ("format", "nodes", "losses"):
+            mine = getattr(agreed, names.get(name, name))
+            assert json.loads(json.dumps(mine)) == value == agreed[name]
+    assert [n.name for n in agreed.nodes] == ["h", "y"]
+    assert agreed.losses[0].reads == ("y", "label")
+    with pytest.raises(AttributeError):
+        agreed.steps = 3  # type: ignore[misc]
+    assert len({agreed, agreed.replace(), agreed.replace(steps=9)}) == 2
+
+
+@pytest.mark.parametrize("change", [{"more": 1}, {"reads": "x"}, {"detached": "x"}])
+def test_a_node_that_says_more_than_is_understood_is_refused(change):
+    agreed = agreed_for(small("pair"))
+    nodes = agreed.said["nodes"]
+    with pytest.raises(ValueError, match="does not hold what it must"):
+        agreed.replace(nodes=[nodes[0] | change, nodes[1]])
+
+
+def test_decoupled_over_the_network_is_decoupled_in_one_process():
+    """No cotangent comes back, and the agreement says so."""
+    problem = small("pair")
+    squares = lambda y, label: (y - label) ** 2  # noqa: E731
+    head = federation.layer(["h"], "own", 1)
+    topology = jsplit.decoupled(problem.topology, "h", head, loss=squares)
+    problem = problem._replace(topology=topology)
+    agreed = agreed_for(problem, steps=3)
+    assert [w.label for w in agreed.wires] == ["activation h to server"]
+    results = checked(train(agreed, problem))
+    states = undisturbed(problem, 3)
+    for name, result in results.items():
+        assert bits(result.state) == bits(states[name])
+
+
+# Links of one's own.
+
+
+@pytest.fixture
+def own_makers(monkeypatch):
+    monkeypatch.setattr(compress, "_makers", dict(compress.registered()))
+
+
+def coarse(levels=4):
+    """Round to so many levels: what arrives says which argument the maker got."""
+
+    def encode(value, key):
+        return jax.tree.map(lambda x: jnp.round(x * levels).astype(jnp.int8), value)
+
+    def decode(payload, like):
+        scaled = lambda x, to: x.astype(to.dtype) / levels  # noqa: E731
+        return jax.tree.map(scaled, payload, like)
+
+    return jsplit.stateless(encode, decode)
+
+
+def test_a_registered_link_crosses_the_network_by_its_name_and_argument(own_makers):
+    compress.register("coarse", coarse)
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=3, links={"h": ("coarse(16)", None)})
+    results = checked(train(agreed, problem))
+    trainer = jsplit.messages(
+        problem.topology,
+        federation.optimizers(problem.topology),
+        links={"h": (coarse(16), None)},
+    )
+    state = trainer.init(3, problem.batch)
+    for _ in range(3):
+        state, _ = trainer.step(state, problem.batch)
+    for name, result in results.items():
+        assert bits(result.state) == bits(state.parties[name])
+    assert bits(state.parties["server"]) != bits(undisturbed(problem, 3)["server"])
+
+
+def test_a_link_is_registered_once_under_a_name_that_an_agreement_can_say(own_makers):
+    compress.register("coarse", coarse)
+    with pytest.raises(ValueError, match="of which there is a maker already"):
+        compress.register("coarse", coarse)
+    with pytest.raises(ValueError, match="of which there is a maker already"):
+        compress.register("quantize", coarse)
+    compress.register("coarse", lambda: jsplit.identity, replace=True)
+    for name in ("", "a b", "a|b", "a(1)", "8bits", None):
+        with pytest.raises(ValueError, match="`name` must be of letters"):
+            compress.register(name, coarse)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`maker` must be a function that gives a"):
+        compress.register("other", coarse())  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        compress.registered()["x"] = coarse  # type: ignore[index]
+
+
+def test_a_party_that_has_not_registered_a_link_is_told_which_there_are(own_makers):
+    compress.register("coarse", coarse)
+    problem = small("pair")
+    agreed = agreed_for(problem, links={"h": "coarse(8)"})
+    with pytest.raises(ValueError, match="is `coarse` meant"):
+        agreed_for(problem, links={"h": "coarze(8)"})
+    with pytest.raises(ValueError, match=r"has `coarse\(\)`: TypeError"):
+        compress.register("coarse", lambda levels: coarse(levels), replace=True)
+        agreed_for(problem, links={"h": "coarse()"})
+    compress._makers.pop("coarse")
+    with pytest.raises(ValueError, match=r"there are quantize\(bits\), cast\(dtype\)"):
+        agreed.links()
+
+
+def test_a_maker_that_gives_no_link_is_named(own_makers):
+    compress.register("wrong", lambda: 3)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ValueError, match="whose maker gives no Link but a int"):
+        agreed_for(small("pair"), links={"h": "wrong()"})
+
+
+# What goes down through the levels of a run.
+
+
+def test_the_last_step_of_inference_has_what_is_left():
+    task = Task(TaskKind.EVALUATE, 3, 4, 10)
+    assert [task.size_of(step) for step in range(3)] == [4, 4, 2]
+    assert (task.said, Task(TaskKind.TRAIN, 3, 4).said) == ("evaluate 10", "train")
+    assert {"train": 1}[TaskKind.TRAIN] == 1
+    assert type(Task(TaskKind.TRAIN, 3, 4).said) is str  # as the others read it
