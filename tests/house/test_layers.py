@@ -46,7 +46,10 @@ INSIDE = {
         "algorithms"
     ),
     "costing": "records run_cost step plan runs",
-    "wire": "certs codec difference chunks session channel relay rendezvous member rpc seal",
+    "wire": (
+        "layout frames codec credentials certs difference chunks session channel relay "
+        "rendezvous member rpc signatures seal"
+    ),
     "party": (
         "compute.programs connection.outbox contract.records contract.schema contract.turns "
         "durable compute.exchange compute.handover compute.prefetch contract.agreement "
@@ -67,7 +70,9 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "costing.plan": {"matplotlib"},
     "wire.rpc": {"grpc"},
     "wire.certs": {"cryptography"},
+    "wire.credentials": {"cryptography"},
     "wire.seal": {"cryptography"},
+    "wire.signatures": {"cryptography"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 MODULES = {
@@ -133,7 +138,8 @@ def test_a_door_only_hands_on_names(file):
             "__all__",
             "__version__",
         }
-        assert hands_on or lists, ast.unparse(node)
+        shows = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
+        assert hands_on or lists or shows, ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", MODULES)
