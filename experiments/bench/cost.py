@@ -1,8 +1,8 @@
 """How long does it take to cost a large network in every configuration, and how much memory?
 
-ResNet-50 at 224 x 224, batch 32, from shapes alone, in the six configurations of Vepakomma et al. 2018. Where several clients
-hold fields, each has a stem and a first stage of its own. Asked of `jsplit.cost`: under 20 s each on two cores, and no weight
-allocated.
+ResNet-50 at 224 x 224, batch 32, from shapes alone, in the six configurations of Vepakomma et al.
+2018. Where several clients hold fields, each has a stem and a first stage of its own. Asked of
+`jsplit.cost`: under 20 s each on two cores, and no weight allocated.
 
     python experiments/bench/cost.py [--out results/bench_cost.json]
 """
@@ -37,7 +37,9 @@ CUTS = {
 
 
 class Views(nnx.Module):
-    """Two views of a patient, a stem and a first stage for each, their mean, the other stages, and a head for each task."""
+    """Two views of a patient, a stem and a first stage for each, their mean, the other stages,
+    and a head for each task.
+    """
 
     def __init__(self, tasks: Sequence[str], *, rngs: nnx.Rngs):
         self.views = nnx.List([resnet(50, rngs=rngs) for _ in range(2)])

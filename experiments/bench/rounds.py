@@ -1,17 +1,22 @@
-"""What does a step of one client cost among many, beside the same model trained alone on the same data?
+"""What does a step of one client cost among many, beside the same model trained alone on the same
+data?
 
-A dense model and a CNN, cut once in the `vanilla` configuration, SGD with momentum, float32. One data set is divided over 1,
-10, 100 and 500 clients; a round passes over all of it once, so every contestant takes the same number of steps of the same
-batch size, and only how they are arranged differs. Contestants take turns, round by round (A B C A B C ...); a ratio is taken
-within each, and the median is reported. Asked: at 100 clients at most 1.3 times the step of the model trained alone.
+A dense model and a CNN, cut once in the `vanilla` configuration, SGD with momentum, float32. One
+data set is divided over 1, 10, 100 and 500 clients; a round passes over all of it once, so every
+contestant takes the same number of steps of the same batch size, and only how they are arranged
+differs. Contestants take turns, round by round (A B C A B C ...); a ratio is taken within each,
+and the median is reported. Asked: at 100 clients at most 1.3 times the step of the model trained
+alone.
 
-Beside the algorithms of `jsplit.rounds`: `alone`, the whole model in plain Flax and Optax, one jitted step called from Python
-on each batch; `python loop`, clients in turns written by hand as a Python loop over the jitted step; and PyTorch, where it is
-installed, as split-learning codes write it: the model alone, clients in turns with a state dict handed on, and SplitFed with a
-copy for every client and averaged state dicts. `alone, large batch`, where asked for, is the model alone on the batches of all
-clients as one, which is the same training as `parallel, shared`.
+Beside the algorithms of `jsplit.rounds`: `alone`, the whole model in plain Flax and Optax, one
+jitted step called from Python on each batch; `python loop`, clients in turns written by hand as a
+Python loop over the jitted step; and PyTorch, where it is installed, as split-learning codes
+write it: the model alone, clients in turns with a state dict handed on, and SplitFed with a copy
+for every client and averaged state dicts. `alone, large batch`, where asked for, is the model
+alone on the batches of all clients as one, which is the same training as `parallel, shared`.
 
-Memory: the peak of a process that trains one round, in processes of their own, less that with one client.
+Memory: the peak of a process that trains one round, in processes of their own, less that with one
+client.
 
     python experiments/bench/rounds.py [--models dense cnn] [--clients 1 10 100 500] [--rounds 5] [--only NAME ...]
         [--no-memory]
@@ -60,7 +65,9 @@ LARGE = "alone, large batch"
 
 
 class Model(NamedTuple):
-    """A network in both frameworks, its input, the batch size, and the steps of a round, if there are fewer clients."""
+    """A network in both frameworks, its input, the batch size, and the steps of a round, if there
+    are fewer clients.
+    """
 
     net: Callable[[nnx.Rngs], nnx.Module]
     torch: Callable[[], tuple]
@@ -124,9 +131,11 @@ def algorithm(name: str, model: Model, drawn: Any) -> Run:
 
 
 def alone(model: Model, drawn: Any, *, large: bool = False) -> Run:
-    """Plain Flax and Optax: the whole model, one jitted step, its batch taken from the data by index.
+    """Plain Flax and Optax: the whole model, one jitted step, its batch taken from the data by
+    index.
 
-    With `large` a batch is that of all clients together, as they step in parallel."""
+    With `large` a batch is that of all clients together, as they step in parallel.
+    """
     graph, params = nnx.split(model.net(nnx.Rngs(SEED)), nnx.Param)
     params, optimizer = nnx.to_pure_dict(params), optax.sgd(RATE, MOMENTUM)
 
@@ -163,7 +172,9 @@ def batches_of(drawn: Any) -> list[np.ndarray]:
 
 
 def python_loop(model: Model, drawn: Any) -> Run:
-    """Clients in turns, as one writes it first: a Python loop over the jitted step of `jsplit.fused`."""
+    """Clients in turns, as one writes it first: a Python loop over the jitted step of
+    `jsplit.fused`.
+    """
     trainer = trainer_of(model)
     take = jax.jit(lambda fields, reads: {n: x[reads] for n, x in fields.items()})
     batches = batches_of(drawn)
@@ -245,7 +256,9 @@ def torch_run(model: Model, drawn: Any, how: str) -> Run:
 def contestants(
     name: str, clients: int, only: Sequence[str] = ()
 ) -> tuple[dict[str, Run], int]:
-    """All of them by name, or those asked for beside the model alone; and the steps that a round takes."""
+    """All of them by name, or those asked for beside the model alone; and the steps that a round
+    takes.
+    """
     model = MODELS[name]
     _, drawn = data(model, clients)
     made: dict[str, Callable[[], Run]] = {
@@ -277,7 +290,9 @@ def base_of(contestant: str) -> str:
 def measure(
     name: str, clients: int, count: int, only: Sequence[str] = ()
 ) -> list[dict]:
-    """A row for every contestant: microseconds a client-step, and the ratio to the model trained alone."""
+    """A row for every contestant: microseconds a client-step, and the ratio to the model trained
+    alone.
+    """
     runs, steps = contestants(name, clients, only)
     for run in runs.values():
         run()
@@ -315,7 +330,8 @@ def peak(name: str, clients: int, contestant: str) -> int:
     _, drawn = data(MODELS[name], clients)
     algorithm(contestant, MODELS[name], drawn)()
     status = Path("/proc/self/status")
-    if status.exists():  # what the system counts for a process begins with its parent's memory; this does not
+    # what the system counts for a process begins with its parent's memory; this does not
+    if status.exists():
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -1,19 +1,24 @@
-"""What does training split cost over training whole, per step, in the same process and on the same machine?
+"""What does training split cost over training whole, per step, in the same process and on the
+same machine?
 
-A small MLP and a CNN (with BatchNorm and at a larger batch: by default not on a CPU), cut once in the `vanilla`
-configuration, SGD with momentum, one batch, float32. The contestants take turns,
-block by block (A B C A B C ...), so that a noisy machine disturbs all alike; every ratio is taken within a round, and the
-median over the rounds is reported. Bounds asked of jsplit: `fused` at most 1.03 times the whole model in one jit,
-`messages` at most 1.15 times on a CNN whose step takes at least 10 ms, and at most 200 microseconds more on a small MLP.
+A small MLP and a CNN (with BatchNorm and at a larger batch: by default not on a CPU), cut once in
+the `vanilla` configuration, SGD with momentum, one batch, float32. The contestants take turns,
+block by block (A B C A B C ...), so that a noisy machine disturbs all alike; every ratio is taken
+within a round, and the median over the rounds is reported. Bounds asked of jsplit: `fused` at
+most 1.03 times the whole model in one jit, `messages` at most 1.15 times on a CNN whose step
+takes at least 10 ms, and at most 200 microseconds more on a small MLP.
 
-Beside them runs the split as one would write it by hand in plain JAX, three jits a step. `messages` runs four: its server sends
-the cotangent before it computes the gradients of its weights, and two programs need less memory at a time than one, which
-on a CPU, where memory is mapped anew for every large program, is a good part of a step.
+Beside them runs the split as one would write it by hand in plain JAX, three jits a step.
+`messages` runs four: its server sends the cotangent before it computes the gradients of its
+weights, and two programs need less memory at a time than one, which on a CPU, where memory is
+mapped anew for every large program, is a good part of a step.
 
-PyTorch, where it is installed, trains the same sizes whole and split as other split-learning codes write it: two optimizers,
-`detach().requires_grad_()` at the cut, and the returned gradient into `backward`. All of it as it is, no bound.
+PyTorch, where it is installed, trains the same sizes whole and split as other split-learning
+codes write it: two optimizers, `detach().requires_grad_()` at the cut, and the returned gradient
+into `backward`. All of it as it is, no bound.
 
-    python experiments/bench/step.py [--seconds 150] [--models mlp cnn cnn_norm] [--rounds 200] [--out results/bench_step.json]
+    python experiments/bench/step.py [--seconds 150] [--models mlp cnn cnn_norm] [--rounds 200]
+    [--out results/bench_step.json]
 """
 
 from __future__ import annotations
@@ -60,7 +65,9 @@ CONTESTANTS = (
 
 
 class Ratio(NamedTuple):
-    """`of / to` within each round, or `of - to` in microseconds; `bound` by model, where there is one."""
+    """`of / to` within each round, or `of - to` in microseconds; `bound` by model, where there is
+    one.
+    """
 
     of: str
     to: str
@@ -106,7 +113,9 @@ class MLP(nnx.Module):
 
 
 class CNN(nnx.Module):
-    """conv32-conv32-pool | conv64-conv64-pool-dense256-10, with or without BatchNorm after each convolution."""
+    """conv32-conv32-pool | conv64-conv64-pool-dense256-10, with or without BatchNorm after each
+    convolution.
+    """
 
     def __init__(self, rngs: nnx.Rngs, norm: bool = False):
         widths = [(3, 32), (32, 32), (32, 64), (64, 64)]
@@ -180,7 +189,8 @@ USUAL = {
 }  # what is run unless asked otherwise; on other devices all
 
 
-# The contestants: each a function that takes a number of steps, waits for the last, and returns its loss.
+# The contestants: each a function that takes a number of steps, waits for the last, and returns
+# its loss.
 
 Run = Callable[[int], float]
 
@@ -231,7 +241,9 @@ def split(
 
 
 def by_hand(model: Model, batch: dict) -> Run:
-    """The same two halves as one would write them in plain JAX: three jits a step, nothing checked, recorded or encoded."""
+    """The same two halves as one would write them in plain JAX: three jits a step, nothing
+    checked, recorded or encoded.
+    """
     bottom, top = jsplit.split(model.net(nnx.Rngs(SEED)), batch["image"]).values()
     optimizer, key = optax.sgd(RATE, MOMENTUM), jax.random.key(SEED)
 
@@ -349,7 +361,9 @@ def torch_run(model: Model, batch: dict, *, divided: bool) -> Run:
 
 
 def choose_threads(run: Run) -> None:
-    """One thread or all, whichever is quicker now: on busy cores PyTorch's threads wait for each other most of the time."""
+    """One thread or all, whichever is quicker now: on busy cores PyTorch's threads wait for each
+    other most of the time.
+    """
 
     def cost(threads: int) -> float:
         torch.set_num_threads(threads)

@@ -1,16 +1,20 @@
 """What the wire costs: round trips against bare TLS, and steps against computing and waiting.
 
-Question 1: how much slower is a frame through codec, pipes and gRPC with mutual TLS than the same bytes through a socket with
-mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of the same bytes in the same chunks is the third contestant.
-Each against a process of its own on this machine, in turns, medians. And how much goes one way, if nothing has to come back?
-Question 2: how near does a step come to max(compute, wire), over loopback and through 20 ms each way: in one piece, with
-several micro-batches under way, and with a bounded staleness? Both parties are processes, each on a core of its own. Compute is
-what the busier one takes alone, when all that it waits for is at hand; wire is the way there and back of what crosses, when
-nobody computes, of which each of the steps under way has its share (with a staleness of s these are s + 1). Without staleness
-the first activation of a step and its last cotangent are on their way while there is little to compute, so two delays stay
-visible whatever overlaps: 80 % can be had where compute is several times that.
+Question 1: how much slower is a frame through codec, pipes and gRPC with mutual TLS than the same
+bytes through a socket with mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of
+the same bytes in the same chunks is the third contestant. Each against a process of its own on
+this machine, in turns, medians. And how much goes one way, if nothing has to come back? Question
+2: how near does a step come to max(compute, wire), over loopback and through 20 ms each way: in
+one piece, with several micro-batches under way, and with a bounded staleness? Both parties are
+processes, each on a core of its own. Compute is what the busier one takes alone, when all that it
+waits for is at hand; wire is the way there and back of what crosses, when nobody computes, of
+which each of the steps under way has its share (with a staleness of s these are s + 1). Without
+staleness the first activation of a step and its last cotangent are on their way while there is
+little to compute, so two delays stay visible whatever overlaps: 80 % can be had where compute is
+several times that.
 
-`python experiments/bench/wire.py` prints both tables and writes the rows to results/bench_wire.json.
+`python experiments/bench/wire.py` prints both tables and writes the rows to
+results/bench_wire.json.
 """
 
 from __future__ import annotations
@@ -101,7 +105,9 @@ def round_trips(folder: Path, seconds: float) -> list[dict]:
 
 
 def one_way(trip: Trip, push: Trip, array: np.ndarray) -> float:
-    """Bytes a second of some 64 MB that are sent without waiting; one byte comes back when all have arrived."""
+    """Bytes a second of some 64 MB that are sent without waiting; one byte comes back when all
+    have arrived.
+    """
     count = min(max(64_000_000 // array.nbytes, 2), 400)
     began = time.perf_counter()
     for _ in range(count):

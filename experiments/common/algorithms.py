@@ -1,6 +1,8 @@
-"""The ways to train many clients that compare_rounds.py compares: how each is run, and what it sends.
+"""The ways to train many clients that compare_rounds.py compares: how each is run, and what it
+sends.
 
-Bytes follow `jsplit.runs`; those of global batches, whose parts differ from step to step, are counted on the rounds as drawn.
+Bytes follow `jsplit.runs`; those of global batches, whose parts differ from step to step, are
+counted on the rounds as drawn.
 """
 
 from __future__ import annotations
@@ -23,11 +25,9 @@ ADAM = optax.adam(1e-2, eps=1e-3)  # at the server of FedAvg
 class Way(NamedTuple):
     """One way to train.
 
-    Attributes:
-        algorithm: what is run.
-        draw: its rounds: `clients` in their order, `shuffled`, `global` batches or all records `pooled`.
-        own: whether each client ends with a model of its own.
-        bytes: `bytes(cost, people, draws)`, that cross to and from a client, on average.
+    Attributes: algorithm: what is run. draw: its rounds: `clients` in their order, `shuffled`,
+        `global` batches or all records `pooled`. own: whether each client ends with a model of
+        its own. bytes: `bytes(cost, people, draws)`, that cross to and from a client, on average.
     """
 
     algorithm: rounds.Algorithm
@@ -124,8 +124,10 @@ def ways(one: jsplit.Trainer, chunk: int | None) -> dict[str, Way]:
 def in_global_batches(
     cost: jsplit.Cost, people: Population, draws: Sequence[Round]
 ) -> float:
-    """Activations and cotangents, so much for each record and a frame for each message; and in each step in which a client has
-    a record the gradient of the shared bottom up, and the bottom down."""
+    """Activations and cotangents, so much for each record and a frame for each message; and in
+    each step in which a client has a record the gradient of the shared bottom up, and the
+    bottom down.
+    """
     each = sum(m.bytes for m in cost.messages) / cost.batch
     frames = sum(m.frame for m in cost.messages) + 2 * runs.size_of(
         cost.state.parties["client"].params

@@ -1,11 +1,14 @@
-"""Real data, divided by fields over parties: what scikit-learn bundles, or an `.npz` file of the same layout.
+"""Real data, divided by fields over parties: what scikit-learn bundles, or an `.npz` file of the
+same layout.
 
-A file holds `x_train`, `y_train`, `x_test`, `y_test`. Images and volumes are uint8, signals [record, time, channel]
-with up to four channels, tables float32 with NaN where a value is missing. A table may say how its columns divide over
-parties (`vertical_group`, `group_names`), what they are called (`feature_names`), and which are codes (`is_categorical`).
+A file holds `x_train`, `y_train`, `x_test`, `y_test`. Images and volumes are uint8, signals
+[record, time, channel] with up to four channels, tables float32 with NaN where a value is
+missing. A table may say how its columns divide over parties (`vertical_group`, `group_names`),
+what they are called (`feature_names`), and which are codes (`is_categorical`).
 
-Every data set has two tasks: the one it was collected for, and a second for the configuration that trains two.
-Whatever is fitted to prepare a field (medians, means, codes) is fitted by its owner, on training records only.
+Every data set has two tasks: the one it was collected for, and a second for the configuration
+that trains two. Whatever is fitted to prepare a field (medians, means, codes) is fitted by its
+owner, on training records only.
 """
 
 from __future__ import annotations
@@ -44,13 +47,11 @@ Arrays = dict[str, np.ndarray]
 class Data(NamedTuple):
     """A data set, by fields.
 
-    Attributes:
-        name: for tables, figures and file names.
-        train, test: every field, and the labels of every task, [record, ...].
-        owners: the party that holds each field, where they are divided.
-        client: the party that holds them all, where they are not.
-        tasks: number of classes, by name of the labels; the first is what the data was collected for.
-        second: in words, what the second task is.
+    Attributes: name: for tables, figures and file names. train, test: every field, and the labels
+        of every task, [record, ...]. owners: the party that holds each field, where they are
+        divided. client: the party that holds them all, where they are not. tasks: number of
+        classes, by name of the labels; the first is what the data was collected for. second: in
+        words, what the second task is.
     """
 
     name: str
@@ -63,7 +64,8 @@ class Data(NamedTuple):
 
 
 def load(name: str, limit: int | None = None, seed: int = 0) -> Data:
-    """The data set `name`, one of `BUNDLED` or the path of an `.npz` file, with at most `limit` records in each part.
+    """The data set `name`, one of `BUNDLED` or the path of an `.npz` file, with at most `limit`
+    records in each part.
 
     Raises:
         ValueError: if there is no such data set, or the file does not hold one.
@@ -88,7 +90,8 @@ def sample(arrays: Arrays, limit: int | None, rng: np.random.Generator) -> Array
 
 
 def breast_cancer(seed: int) -> Data:
-    """Nuclei in 569 fine needle aspirates (Street et al. 1993): one lab measures their size, another their shape.
+    """Nuclei in 569 fine needle aspirates (Street et al. 1993): one lab measures their size,
+    another their shape.
 
     The second task is whether `mean texture` lies above its median; that column is no input.
     """
@@ -121,7 +124,9 @@ def breast_cancer(seed: int) -> Data:
 
 
 def digits(seed: int) -> Data:
-    """1797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998): one clinic has the left half, one the right."""
+    """1797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998): one clinic has the left
+    half, one the right.
+    """
     bunch = load_digits()
     x, x_test, y, y_test = train_test_split(
         (bunch.images / 16).astype(np.float32)[..., None],
@@ -243,7 +248,9 @@ def tables(
     groups: Mapping[str, list[int]],
     codes: np.ndarray,
 ) -> tuple[Arrays, Arrays]:
-    """Each group of columns as a field, prepared by its owner alone: imputed and standardised, or one column per code."""
+    """Each group of columns as a field, prepared by its owner alone: imputed and standardised, or
+    one column per code.
+    """
     train, test = {}, {}
     for name, columns in groups.items():
         numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
@@ -266,7 +273,9 @@ def above_median(
 
 
 def scaled(x: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 with a channel axis: bytes as fractions of 255, other numbers standardised by channel."""
+    """Float32 with a channel axis: bytes as fractions of 255, other numbers standardised by
+    channel.
+    """
     if x.shape[-1] > CHANNELS:
         x, x_test = x[..., None], x_test[..., None]
     if x.dtype == np.uint8:

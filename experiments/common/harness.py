@@ -1,7 +1,9 @@
-"""What the experiments with many clients share: records as one field, networks cut after their first layer, a learning rate
-that can be set without compiling anew, and how good the clients' models are.
+"""What the experiments with many clients share: records as one field, networks cut after their
+first layer, a learning rate that can be set without compiling anew, and how good the clients'
+models are.
 
-A file of records may say whose each is, as `site_train` or `rec_train` (a hospital, a patient); that makes the clients.
+A file of records may say whose each is, as `site_train` or `rec_train` (a hospital, a patient);
+that makes the clients.
 """
 
 from __future__ import annotations
@@ -58,11 +60,9 @@ VALID = 0.15  # of the training records, to choose on
 class Records(NamedTuple):
     """A data set whose records are one field.
 
-    Attributes:
-        name: for tables, figures and file names.
-        train, valid, test: `record` and `label`, and where it is known `group`: whose the record is.
-        classes: how many.
-        grouping: what a group is.
+    Attributes: name: for tables, figures and file names. train, valid, test: `record` and
+        `label`, and where it is known `group`: whose the record is. classes: how many. grouping:
+        what a group is.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Records(NamedTuple):
 
 
 def records(name: str, limit: int | None = None, seed: int = 0) -> Records:
-    """The data set `name`, as for `data.load`, with at most `limit` records in each part; of those for training, `VALID` of
-    all are set aside.
+    """The data set `name`, as for `data.load`, with at most `limit` records in each part; of
+    those for training, `VALID` of all are set aside.
     """
     grouping = ""
     if name in BUNDLED:
@@ -130,7 +130,9 @@ def records(name: str, limit: int | None = None, seed: int = 0) -> Records:
 
 
 def prepared(arrays: Arrays) -> Sequence[np.ndarray]:
-    """Training and test records, scaled by what training records show; of images by what a byte can be."""
+    """Training and test records, scaled by what training records show; of images by what a byte
+    can be.
+    """
     x, x_test = arrays["x_train"], arrays["x_test"]
     if x.ndim > 2:
         whole = scaled(x, x_test)
@@ -180,7 +182,9 @@ class Dense(nnx.Module):
 
 
 class Convolutional(nnx.Module):
-    """Convolutions that halve an image or a signal, the first at the client, and two dense layers."""
+    """Convolutions that halve an image or a signal, the first at the client, and two dense
+    layers.
+    """
 
     def __init__(self, shape: Sequence[int], classes: int, *, rngs: nnx.Rngs):
         *space, channels = shape
@@ -229,7 +233,9 @@ def network(name: str, shape: Sequence[int], classes: int) -> jsplit.Segment:
 
 
 def topology(name: str, data: Records) -> jsplit.Topology:
-    """The network cut after its first layer: clients have the records and that layer, the server the rest and the labels."""
+    """The network cut after its first layer: clients have the records and that layer, the server
+    the rest and the labels.
+    """
     shape = data.train["record"].shape[1:]
     cuts = ["conv1_1"] if name.startswith("vgg") else None
     example = jax.ShapeDtypeStruct((2, *shape), "float32")
@@ -276,7 +282,9 @@ def with_rate(state: Federation, rate: float) -> Federation:
 def best(
     accuracy: Callable[[float], float], advance: Callable[[int, str], None]
 ) -> tuple[float, dict[str, float]]:
-    """The rate at which `accuracy` is highest, the lower of two that are equal, and the accuracy at each."""
+    """The rate at which `accuracy` is highest, the lower of two that are equal, and the accuracy
+    at each.
+    """
     found = {}
     for rate in RATES:
         found[rate] = accuracy(rate)
@@ -294,7 +302,9 @@ def positive(text: str) -> int:
 def correct(
     predict: Callable, state: Federation, part: Arrays, clients: int | None = None
 ) -> np.ndarray:
-    """Whether each record is classified rightly, [models, records]: by the one model that all share, or by each client's."""
+    """Whether each record is classified rightly, [models, records]: by the one model that all
+    share, or by each client's.
+    """
     record, label = jnp.asarray(part["record"]), part["label"]
     outputs = [
         predict(state, {"record": record}, client=k)["output"]

@@ -1,8 +1,10 @@
-"""One network, cut in six ways: the configurations of Vepakomma et al. 2018 as divisions of the same Flax model.
+"""One network, cut in six ways: the configurations of Vepakomma et al. 2018 as divisions of the
+same Flax model.
 
-Each field has a bottom, each task a top; places where it may be cut are marked in the code. Five of the configurations
-are this network with one top, cut at different marks; `multitask` is the network with two. BatchNorm and dropout lie
-on both sides of the first cut, since they are where splitting goes wrong most easily.
+Each field has a bottom, each task a top; places where it may be cut are marked in the code. Five
+of the configurations are this network with one top, cut at different marks; `multitask` is the
+network with two. BatchNorm and dropout lie on both sides of the first cut, since they are where
+splitting goes wrong most easily.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Progress and tables on a terminal: with rich where it is installed, as plain lines where it is not or nobody watches."""
+"""Progress and tables on a terminal: with rich where it is installed, as plain lines where it is
+not or nobody watches.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int], Advance]]:
-    """Yields `start(name, total) -> advance`; `advance(steps, note)` is to be called until `total` is reached."""
+    """Yields `start(name, total) -> advance`; `advance(steps, note)` is to be called until
+    `total` is reached.
+    """
     console = Console() if Console else None
     if console and console.is_terminal:
         columns = (

@@ -1,21 +1,26 @@
-"""Which way to train many clients together is best for whom? All of `jsplit.rounds` on one harness.
+"""Which way to train many clients together is best for whom? All of `jsplit.rounds` on one
+harness.
 
-Every algorithm trains the same network from the same seed, by plain SGD, for equally many rounds of one pass over the same
-records: take_turns (Gupta and Raskar 2018; Vepakomma et al. 2018), parallel (Jeon and Kim 2020), GPSL (Kohankhaki et al. 2024),
-SplitFed 1, 2 and 3 (Thapa et al. 2022; Gawali et al. 2021), FedAvg (McMahan et al. 2017), with Adam at the server (Reddi et al.
-2021), large-batch SGD (Chen et al. 2016), all records in one place, and every client alone. `jsplit.rounds` says what each is.
-Rates are chosen as in figure3.py. The clients are alike (`iid`), and then as they are: the hospitals or patients that the file
-names, or else labels skewed by a Dirichlet distribution.
+Every algorithm trains the same network from the same seed, by plain SGD, for equally many rounds
+of one pass over the same records: take_turns (Gupta and Raskar 2018; Vepakomma et al. 2018),
+parallel (Jeon and Kim 2020), GPSL (Kohankhaki et al. 2024), SplitFed 1, 2 and 3 (Thapa et al.
+2022; Gawali et al. 2021), FedAvg (McMahan et al. 2017), with Adam at the server (Reddi et al.
+2021), large-batch SGD (Chen et al. 2016), all records in one place, and every client alone.
+`jsplit.rounds` says what each is. Rates are chosen as in figure3.py. The clients are alike
+(`iid`), and then as they are: the hospitals or patients that the file names, or else labels
+skewed by a Dirichlet distribution.
 
-Measured on test data: accuracy over all records, and its mean over classes (`balanced`), where clients have models of their own
-each record judged by the model of whose it is, or else by all models on average; then the accuracy of each client on records
-such as its own: its own where the file says whose they are, or else all of them, weighted to the labels that it trains on.
-And the bytes that cross to and from a client in all rounds, frames included, on average. Some algorithms are the same under two
-names (both hand-offs; SplitFed 1 and FedAvg; parallel with a shared bottom and large-batch SGD) and differ by rounding at most,
-which training at a high rate may amplify.
+Measured on test data: accuracy over all records, and its mean over classes (`balanced`), where
+clients have models of their own each record judged by the model of whose it is, or else by all
+models on average; then the accuracy of each client on records such as its own: its own where the
+file says whose they are, or else all of them, weighted to the labels that it trains on. And the
+bytes that cross to and from a client in all rounds, frames included, on average. Some algorithms
+are the same under two names (both hand-offs; SplitFed 1 and FedAvg; parallel with a shared bottom
+and large-batch SGD) and differ by rounding at most, which training at a high rate may amplify.
 
     python experiments/paper/compare_rounds.py                                  # digits
-    python experiments/paper/compare_rounds.py --data heart.npz mnist.npz       # files of one's own; for their layout see data.py
+    # files of one's own; for their layout see data.py
+    python experiments/paper/compare_rounds.py --data heart.npz mnist.npz
 """
 
 from __future__ import annotations
@@ -84,7 +89,9 @@ def trained(
 def measured(
     right: np.ndarray, part: Arrays, people: Population, labels: np.ndarray
 ) -> dict[str, float]:
-    """What comes of `right`, [models, records], whether each record of `part` is classified rightly."""
+    """What comes of `right`, [models, records], whether each record of `part` is classified
+    rightly.
+    """
     label, group = part["label"], part.get("group", np.zeros(0)).astype(str)
     right = np.broadcast_to(right, (len(people.sizes), len(label))).astype(float)
     whose = (

@@ -1,12 +1,16 @@
 """Does training split equal training whole, in all six configurations, on real data?
 
-Vepakomma, Gupta, Swedish and Raskar, `Split learning for health <https://arxiv.org/abs/1812.00564>`_, 2018, draw six ways in
-which hospitals, labs and servers train one network together (Figures 2 and 4). Here each is the same network, cut elsewhere,
-trained from the same seed on the same batches; next to them that network is trained whole, in Flax and Optax alone. Since
-both compute the same thing, learning curves lie on one another and parameters differ by rounding only.
+Vepakomma, Gupta, Swedish and Raskar, `Split learning for health
+<https://arxiv.org/abs/1812.00564>`_, 2018, draw six ways in which hospitals, labs and servers
+train one network together (Figures 2 and 4). Here each is the same network, cut elsewhere,
+trained from the same seed on the same batches; next to them that network is trained whole, in
+Flax and Optax alone. Since both compute the same thing, learning curves lie on one another and
+parameters differ by rounding only.
 
-    python experiments/paper/demo.py                              # breast cancer and digits, which scikit-learn bundles
-    python experiments/paper/demo.py --data scans.npz --epochs 5  # data of one's own; for its layout see data.py
+    # breast cancer and digits, which scikit-learn bundles
+    python experiments/paper/demo.py
+    # data of one's own; for its layout see data.py
+    python experiments/paper/demo.py --data scans.npz --epochs 5
 """
 
 from __future__ import annotations
@@ -49,8 +53,10 @@ Weights = dict[str, np.ndarray]
 
 
 class Algorithm(NamedTuple):
-    """What is compared, under one signature: `step(state, batch) -> (state, loss)`, `predict(state, batch) -> {task: logits}`,
-    and `weights(state)`, parameters and statistics by path."""
+    """What is compared, under one signature: `step(state, batch) -> (state, loss)`,
+    `predict(state, batch) -> {task: logits}`, and `weights(state)`, parameters and statistics
+    by path.
+    """
 
     state: Any
     step: Callable
@@ -59,7 +65,9 @@ class Algorithm(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run as it is plotted: one entry for each epoch, and the weights after `EXCHANGED` steps and after each epoch."""
+    """A run as it is plotted: one entry for each epoch, and the weights after `EXCHANGED` steps
+    and after each epoch.
+    """
 
     steps: list[int]
     losses: list[float]
@@ -226,7 +234,9 @@ def train(
 def exchange(
     algorithm: Algorithm, data: Data, options: argparse.Namespace, count: int
 ) -> tuple[Weights, list[jsplit.Message]]:
-    """The first `count` steps again, party by party: the parameters at the end, and what crossed in the last step."""
+    """The first `count` steps again, party by party: the parameters at the end, and what crossed
+    in the last step.
+    """
     state = algorithm.state
     for _, batch in zip(
         range(count), batches(data, options.batch, options.seed), strict=False
@@ -497,7 +507,8 @@ def bundled(options: argparse.Namespace) -> bool:
 def light_compilation(wanted: bool) -> Iterator[None]:
     """Have XLA optimise little: on small data compiling takes far longer than training.
 
-    It also lets programs that are compiled apart, as those of the parties are, round alike more often.
+    It also lets programs that are compiled apart, as those of the parties are, round alike more
+    often.
     """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", wanted or before)

@@ -1,4 +1,6 @@
-"""Who is ahead at equal cost to a client, as figure3.py says it: rows are runs, by method and seed."""
+"""Who is ahead at equal cost to a client, as figure3.py says it: rows are runs, by method and
+seed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def at_cost(row: Mapping, what: str, budget: float) -> float:
 
 
 def verdicts(rows: Sequence[Mapping]) -> list[dict]:
-    """At each budget of FLOPs and of bytes, accuracies by seed, and whether split learning is ahead of every other in each."""
+    """At each budget of FLOPs and of bytes, accuracies by seed, and whether split learning is
+    ahead of every other in each.
+    """
     found = []
     for what in AXES:
         least = min(row[what][-1] for row in rows)
@@ -47,7 +51,9 @@ def verdicts(rows: Sequence[Mapping]) -> list[dict]:
 
 
 def needed(rows: Sequence[Mapping], what: str, accuracy: float) -> tuple[float, bool]:
-    """What a method spends, by the mean of its seeds, until it is so accurate, or all that it spent; and whether it was."""
+    """What a method spends, by the mean of its seeds, until it is so accurate, or all that it
+    spent; and whether it was.
+    """
     mean = np.mean([row["accuracy"] for row in rows], axis=0)
     there = np.flatnonzero(mean >= accuracy)
     return (rows[0][what][there[0]], True) if len(there) else (rows[0][what][-1], False)

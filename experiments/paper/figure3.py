@@ -1,16 +1,23 @@
-"""At equal cost to a client, how accurate are split learning, federated averaging and large-batch SGD? The paper's Figure 3.
+"""At equal cost to a client, how accurate are split learning, federated averaging and large-batch
+SGD? The paper's Figure 3.
 
-Vepakomma, Gupta, Swedish and Raskar, `Split learning for health <https://arxiv.org/abs/1812.00564>`_, 2018, Figure 3:
-validation accuracy against what a client has computed, of 100 clients (VGG, CIFAR-10) and of 500 (ResNet-50, CIFAR-100). Batch,
-cut, local passes and learning rates are not given there. Here every method trains the same network by plain SGD on the same
-clients' batches for as many passes over the data; SplitNN is `jsplit.rounds.take_turns` with hand-off from client to client.
-Each method has the learning rate of one grid, the same for all, at which a short run (a third of the passes, or less) was most
-accurate on records set aside from training. What a client has computed and sent is counted by `jsplit.runs`, on average over
-clients. A client counts its own part of the network where it is split, and else all of it.
+Vepakomma, Gupta, Swedish and Raskar, `Split learning for health
+<https://arxiv.org/abs/1812.00564>`_, 2018, Figure 3: validation accuracy against what a client
+has computed, of 100 clients (VGG, CIFAR-10) and of 500 (ResNet-50, CIFAR-100). Batch, cut, local
+passes and learning rates are not given there. Here every method trains the same network by plain
+SGD on the same clients' batches for as many passes over the data; SplitNN is
+`jsplit.rounds.take_turns` with hand-off from client to client. Each method has the learning rate
+of one grid, the same for all, at which a short run (a third of the passes, or less) was most
+accurate on records set aside from training. What a client has computed and sent is counted by
+`jsplit.runs`, on average over clients. A client counts its own part of the network where it is
+split, and else all of it.
 
-    python experiments/paper/figure3.py                                    # digits: two networks, many clients and few
-    python experiments/paper/figure3.py --data cifar10.npz --clients 100   # a file of one's own; for its layout see data.py
-    python experiments/paper/figure3.py --data cifar10.npz --full          # VGG-16, 100 and 500 clients: for a GPU
+    # digits: two networks, many clients and few
+    python experiments/paper/figure3.py
+    # a file of one's own; for its layout see data.py
+    python experiments/paper/figure3.py --data cifar10.npz --clients 100
+    # VGG-16, 100 and 500 clients: for a GPU
+    python experiments/paper/figure3.py --data cifar10.npz --full
 """
 
 from __future__ import annotations
@@ -51,7 +58,9 @@ NEAR = 0.02  # of accuracy below split learning's last, which others are asked t
 
 
 class Method(NamedTuple):
-    """One way to train: the algorithm, passes in a round, and what so many rounds cost the clients."""
+    """One way to train: the algorithm, passes in a round, and what so many rounds cost the
+    clients.
+    """
 
     algorithm: jsplit.rounds.Algorithm
     local: int

@@ -19,7 +19,9 @@ ALL = {"marker": "D", "ms": 4.5, "mfc": "white", "mec": "black", "mew": 1}
 
 
 def clients(rows: Sequence[Mapping]) -> Figure:
-    """A panel for each population; a dot for each client, on records such as its own, and their mean."""
+    """A panel for each population; a dot for each client, on records such as its own, and their
+    mean.
+    """
     settings = list(dict.fromkeys((r["data"], r["population"]) for r in rows))
     names = list(dict.fromkeys(r["algorithm"] for r in rows))
     lines = -(-len(settings) // 2)

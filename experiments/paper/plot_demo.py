@@ -1,4 +1,5 @@
-"""Figures of demo.py, from its rows: learning curves on one another, and the six configurations as drawings.
+"""Figures of demo.py, from its rows: learning curves on one another, and the six configurations
+as drawings.
 
 python experiments/paper/plot_demo.py results/demo.json
 """
@@ -18,7 +19,8 @@ import jsplit
 from experiments.common.models import Family, network, tasks_of, topology
 from jsplit.topology.drawing.draw import figure
 
-# Okabe and Ito's colours; each line is narrower than the one below it, so that all are seen where they coincide
+# Okabe and Ito's colours; each line is narrower than the one below it, so that all are seen where
+# they coincide
 LINES = {
     "whole, two tasks": ("#F3CDAE", 7.0),
     "multitask": ("#D55E00", 1.6),

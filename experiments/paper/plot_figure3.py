@@ -1,4 +1,5 @@
-"""Figure of figure3.py: test accuracy against what a client has computed, and against what it has sent and received.
+"""Figure of figure3.py: test accuracy against what a client has computed, and against what it has
+sent and received.
 
 python experiments/paper/plot_figure3.py results/figure3_digits.json
 """
@@ -22,7 +23,9 @@ VERBS = {"flops": "computed", "bytes": "sent and received"}
 
 
 def curves(rows: Sequence[Mapping]) -> Figure:
-    """A column of panels for each network and number of clients; two side by side where there is but one."""
+    """A column of panels for each network and number of clients; two side by side where there is
+    but one.
+    """
     settings = list(dict.fromkeys((r["network"], r["clients"]) for r in rows))
     one = len(settings) == 1
     drawn = Figure(

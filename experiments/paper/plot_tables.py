@@ -1,4 +1,5 @@
-"""Figure of tables.py: what a client sends and receives against the number of clients, with the paper's numbers on it.
+"""Figure of tables.py: what a client sends and receives against the number of clients, with the
+paper's numbers on it.
 
 python experiments/paper/plot_tables.py results/tables.json
 """
@@ -19,7 +20,9 @@ CLIENTS = (100, 500)
 
 
 def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
-    """Split learning's bytes fall with the number of clients, those of federated averaging do not."""
+    """Split learning's bytes fall with the number of clients, those of federated averaging do
+    not.
+    """
     drawn = Figure(figsize=(7.5, 4.8), layout="constrained")
     ax, clients, giga = drawn.subplots(), np.geomspace(20, 2000, 100), table["giga"]
     ax.plot(

@@ -1,15 +1,19 @@
-"""What does split learning cost a client, beside federated averaging and large-batch SGD? The paper's Tables 1 and 2.
+"""What does split learning cost a client, beside federated averaging and large-batch SGD? The
+paper's Tables 1 and 2.
 
-Vepakomma, Gupta, Swedish and Raskar, `Split learning for health <https://arxiv.org/abs/1812.00564>`_, 2018. Table 1: teraflops
-per client, VGG on CIFAR-10. Table 2: gigabytes per client, ResNet-50 on CIFAR-100. Nothing is trained: all follows from shapes.
+Vepakomma, Gupta, Swedish and Raskar, `Split learning for health
+<https://arxiv.org/abs/1812.00564>`_, 2018. Table 1: teraflops per client, VGG on CIFAR-10. Table
+2: gigabytes per client, ResNet-50 on CIFAR-100. Nothing is trained: all follows from shapes.
 
-The paper leaves the setup open, so it is searched here. What fits SGD and federated averaging in Table 1: VGG-19 on images of
-224 x 224, a multiply-accumulate as one flop, the backward pass as twice the forward, one pass over the data. It is the only
-setting with so few passes that fits; with 47 or more, whole numbers of passes lie so close that networks on 32 x 32 fit as
-well. Split learning lies between the cuts after the first and after the second convolution, close to the first.
-What fits it in Table 2: a cut right after the first convolution (or stage), two passes, 2^30 bytes to a gigabyte; other cuts
-fit with other numbers of passes. The other rows there depend on a number of rounds or steps that is not given, so that number
-is solved for, at 100 and at 500 clients by itself: a ratio near 1 says nothing there. That it is not the same at both, and that
+The paper leaves the setup open, so it is searched here. What fits SGD and federated averaging in
+Table 1: VGG-19 on images of 224 x 224, a multiply-accumulate as one flop, the backward pass as
+twice the forward, one pass over the data. It is the only setting with so few passes that fits;
+with 47 or more, whole numbers of passes lie so close that networks on 32 x 32 fit as well. Split
+learning lies between the cuts after the first and after the second convolution, close to the
+first. What fits it in Table 2: a cut right after the first convolution (or stage), two passes,
+2^30 bytes to a gigabyte; other cuts fit with other numbers of passes. The other rows there depend
+on a number of rounds or steps that is not given, so that number is solved for, at 100 and at 500
+clients by itself: a ratio near 1 says nothing there. That it is not the same at both, and that
 the bytes of SGD do not fall with the number of clients, the formulas do not explain.
 
     python experiments/paper/tables.py [--out results]
@@ -69,7 +73,9 @@ def near(found: float, wanted: float) -> str:
 
 
 def table1() -> dict[str, Any]:
-    """Work per client, by the count of the functions that run and by the rule `backward = 2 x forward`."""
+    """Work per client, by the count of the functions that run and by the rule `backward = 2 x
+    forward`.
+    """
     model = shapes(vgg, 19, classes=10)
     points = jsplit.cut_points(model, image(224))
     first = next(p for p in points if p.name == "conv1_1/relu")

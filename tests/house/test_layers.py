@@ -54,7 +54,7 @@ INSIDE = {
         "compute.programs connection.outbox contract.records contract.schema contract.turns "
         "durable compute.exchange compute.handover compute.prefetch contract.agreement "
         "compute.pipeline connection.connections contract.draft compute.local "
-        "connection.network process join infer run"
+        "connection.network process join infer run replay"
     ),
 }
 OUTSIDE = {"jax", "optax", "numpy"}

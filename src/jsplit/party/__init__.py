@@ -6,6 +6,7 @@ from jsplit.party.contract.draft import agreement
 from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
 from jsplit.party.process import Metrics, Result
+from jsplit.party.replay import batches
 from jsplit.party.run import run
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials
@@ -20,6 +21,7 @@ __all__ = [
     "Refused",
     "Result",
     "agreement",
+    "batches",
     "certs",
     "credentials",
     "evaluate",
