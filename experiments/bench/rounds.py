@@ -1,5 +1,4 @@
-"""What does a step of one client cost among many, beside the same model trained alone on the same
-data?
+"""What does a client's step cost among many clients, beside the same model trained alone?
 
 A dense model and a CNN, cut once in the `vanilla` configuration, SGD with momentum, float32. One
 data set is divided over 1, 10, 100 and 500 clients; a round passes over all of it once, so every
@@ -18,8 +17,8 @@ alone on the batches of all clients as one, which is the same training as `paral
 Memory: the peak of a process that trains one round, in processes of their own, less that with one
 client.
 
-    python experiments/bench/rounds.py [--models dense cnn] [--clients 1 10 100 500] [--rounds 5] [--only NAME ...]
-        [--no-memory]
+    python experiments/bench/rounds.py [--models dense cnn] [--clients 1 10 100 500]
+        [--rounds 5] [--only NAME ...] [--no-memory]
 """
 
 from __future__ import annotations

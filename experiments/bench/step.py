@@ -1,5 +1,4 @@
-"""What does training split cost over training whole, per step, in the same process and on the
-same machine?
+"""What does a step of split training cost, beside one of the whole model in the same process?
 
 A small MLP and a CNN (with BatchNorm and at a larger batch: by default not on a CPU), cut once in
 the `vanilla` configuration, SGD with momentum, one batch, float32. The contestants take turns,

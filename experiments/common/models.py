@@ -1,5 +1,4 @@
-"""One network, cut in six ways: the configurations of Vepakomma et al. 2018 as divisions of the
-same Flax model.
+"""One Flax model, divided in six ways: the configurations of Vepakomma et al. 2018.
 
 Each field has a bottom, each task a top; places where it may be cut are marked in the code. Five
 of the configurations are this network with one top, cut at different marks; `multitask` is the

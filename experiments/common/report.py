@@ -1,5 +1,6 @@
-"""Progress and tables on a terminal: with rich where it is installed, as plain lines where it is
-not or nobody watches.
+"""Progress and tables on a terminal.
+
+With rich where it is installed, as plain lines where it is not or nobody watches.
 """
 
 from __future__ import annotations

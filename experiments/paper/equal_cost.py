@@ -1,5 +1,6 @@
-"""Who is ahead at equal cost to a client, as figure3.py says it: rows are runs, by method and
-seed.
+"""Who is ahead at equal cost to a client, as figure3.py says it.
+
+Rows are runs, by method and seed.
 """
 
 from __future__ import annotations

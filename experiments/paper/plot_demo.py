@@ -1,5 +1,4 @@
-"""Figures of demo.py, from its rows: learning curves on one another, and the six configurations
-as drawings.
+"""Figures of demo.py, from its rows: learning curves, and the six configurations as drawings.
 
 python experiments/paper/plot_demo.py results/demo.json
 """

@@ -1,5 +1,4 @@
-"""Figure of figure3.py: test accuracy against what a client has computed, and against what it has
-sent and received.
+"""Figure of figure3.py: test accuracy against what a client has computed, and has transferred.
 
 python experiments/paper/plot_figure3.py results/figure3_digits.json
 """

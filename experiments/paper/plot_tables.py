@@ -1,5 +1,4 @@
-"""Figure of tables.py: what a client sends and receives against the number of clients, with the
-paper's numbers on it.
+"""Figure of tables.py: what a client transfers against the number of clients, and the paper's points.
 
 python experiments/paper/plot_tables.py results/tables.json
 """

@@ -10,9 +10,12 @@ from jsplit.rounds.algorithms import (
     splitfed,
     take_turns,
 )
+from jsplit.rounds.state import Federation, RoundInfo
 
 __all__ = [
     "Algorithm",
+    "Federation",
+    "RoundInfo",
     "alone",
     "centralized",
     "fedavg",
