@@ -24,7 +24,6 @@ client.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import resource
@@ -44,7 +43,7 @@ import optax
 from flax import nnx
 
 import jsplit
-from experiments.bench.step import (
+from experiments.bench.contestants import (
     CNN,
     MLP,
     MOMENTUM,
@@ -52,11 +51,12 @@ from experiments.bench.step import (
     SEED,
     choose_threads,
     cross_entropy,
-    machine,
     torch,
     torch_cnn,
     torch_mlp,
 )
+from experiments.bench.step import machine
+from experiments.bench.torch_rounds import TorchRounds
 from jsplit import population, rounds
 
 BOUND, AT = 1.3, 100  # times the step of the model alone, at so many clients
@@ -142,9 +142,11 @@ def alone(model: Model, drawn: Any, *, large: bool = False) -> Run:
     def step(state, fields, reads):
         params, memory = state
         batch = {n: x[reads] for n, x in fields.items()}
-        loss_of = lambda params: cross_entropy(
-            nnx.merge(graph, params)(batch["image"]), batch["label"]
-        ).mean()  # noqa: E731
+
+        def loss_of(params):
+            logits = nnx.merge(graph, params)(batch["image"])
+            return cross_entropy(logits, batch["label"]).mean()
+
         loss, gradient = jax.value_and_grad(loss_of)(params)
         updates, memory = optimizer.update(gradient, memory, params)
         return (optax.apply_updates(params, updates), memory), loss
@@ -190,66 +192,7 @@ def python_loop(model: Model, drawn: Any) -> Run:
 
 def torch_run(model: Model, drawn: Any, how: str) -> Run:
     """PyTorch: the whole model "alone", clients in "turns", or "splitfed" with a copy for each."""
-    torch.manual_seed(SEED)
-    image = np.asarray(drawn.fields["image"])
-    image = torch.from_numpy(
-        np.ascontiguousarray(image.transpose(0, 3, 1, 2))
-        if image.ndim == 4
-        else image.copy()
-    )
-    label = torch.from_numpy(np.asarray(drawn.fields["label"]).astype(np.int64))
-    criterion = torch.nn.CrossEntropyLoss()
-    client, server = model.torch()
-    sgd = lambda part: torch.optim.SGD(part.parameters(), lr=RATE, momentum=MOMENTUM)  # noqa: E731
-    turns = [
-        [torch.from_numpy(drawn.reads[k, s].astype(np.int64)) for s in range(n)]
-        for k, n in enumerate(drawn.steps)
-    ]
-
-    def split_step(client, server, optimizers, reads) -> None:
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        smashed = client(image[reads])
-        received = smashed.detach().requires_grad_()
-        criterion(server(received), label[reads]).backward()
-        optimizers[1].step()
-        smashed.backward(received.grad)
-        optimizers[0].step()
-
-    net = torch.nn.Sequential(client, server)
-    whole, both = sgd(net), [sgd(client), sgd(server)]
-    bottoms = [copy.deepcopy(client) for _ in turns]
-
-    def run_alone() -> None:
-        for reads in (r for turn in turns for r in turn):
-            whole.zero_grad()
-            criterion(net(image[reads]), label[reads]).backward()
-            whole.step()
-
-    def run_turns() -> None:
-        before = bottoms[-1]
-        for bottom, turn in zip(bottoms, turns, strict=True):
-            bottom.load_state_dict(before.state_dict())
-            optimizers, before = [sgd(bottom), both[1]], bottom
-            for reads in turn:
-                split_step(bottom, server, optimizers, reads)
-
-    def run_splitfed() -> None:
-        halves = []
-        for turn in turns:
-            low, high = copy.deepcopy(client), copy.deepcopy(server)
-            optimizers = [sgd(low), sgd(high)]
-            for reads in turn:
-                split_step(low, high, optimizers, reads)
-            halves.append((low.state_dict(), high.state_dict()))
-        for part, states in zip(
-            (client, server), zip(*halves, strict=True), strict=True
-        ):
-            part.load_state_dict(
-                {n: torch.stack([s[n] for s in states]).mean(0) for n in states[0]}
-            )
-
-    return {"alone": run_alone, "turns": run_turns, "splitfed": run_splitfed}[how]
+    return getattr(TorchRounds(model.torch, drawn), how)
 
 
 def contestants(
@@ -266,10 +209,9 @@ def contestants(
     }
     made |= {a: partial(algorithm, a, model, drawn) for a in ALGORITHMS}
     if torch is not None:
-        made |= {
-            f"torch {how}": partial(torch_run, model, drawn, how)
-            for how in ("alone", "turns", "splitfed")
-        }
+        for how in ("alone", "turns", "splitfed"):
+            # Made when it is asked for: each has a model of its own.
+            made[f"torch {how}"] = partial(torch_run, model, drawn, how)
     if LARGE in only:
         made[LARGE] = lambda: alone(model, drawn, large=True)
     bases = {base_of(n) for n in only}
@@ -298,9 +240,9 @@ def measure(
     times: dict[str, list[float]] = {n: [] for n in runs}
     names = list(runs)
     for number in range(count):
-        for n in (
-            names[number % len(names) :] + names[: number % len(names)]
-        ):  # each goes first in turn
+        # Each goes first in turn: whoever follows a large one finds cold caches.
+        first = number % len(names)
+        for n in names[first:] + names[:first]:
             start = time.perf_counter()
             runs[n]()
             times[n].append(1e6 * (time.perf_counter() - start) / steps)
@@ -329,7 +271,7 @@ def peak(name: str, clients: int, contestant: str) -> int:
     _, drawn = data(MODELS[name], clients)
     algorithm(contestant, MODELS[name], drawn)()
     status = Path("/proc/self/status")
-    # what the system counts for a process begins with its parent's memory; this does not
+    # What `getrusage` counts for a process begins with its parent's memory; this does not.
     if status.exists():
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -363,13 +305,12 @@ def show(rows: Sequence[Mapping]) -> None:
         f"\n{rows[0]['model']}, {rows[0]['clients']} clients, {rows[0]['steps']} steps a round"
     )
     for row in rows:
-        bound = (
-            ""
-            if row["bound"] is None
-            else f"  at most {row['bound']:g}: {'yes' if row['within'] else 'NO'}"
-        )
+        bound = ""
+        if row["bound"] is not None:
+            bound = f"  at most {row['bound']:g}: {'yes' if row['within'] else 'NO'}"
         print(
-            f"  {row['contestant']:22}{row['us_per_step']:12.1f} us a step{row['ratio']:8.2f} times alone{bound}"
+            f"  {row['contestant']:22}{row['us_per_step']:12.1f} us a step"
+            f"{row['ratio']:8.2f} times alone{bound}"
         )
 
 

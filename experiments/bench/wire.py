@@ -1,9 +1,9 @@
 """What does the wire cost: a frame beside bare TLS, a step beside computing and waiting?
 
 Question 1: how much slower is a frame through codec, pipes and gRPC with mutual TLS than the same
-bytes through a socket with mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of the
-same bytes in the same chunks is the third contestant. Each against a process of its own on this
-machine, in turns, medians. And how much goes one way, if nothing has to come back?
+bytes through a socket with mutual TLS, and how much of that is gRPC's own? A bare gRPC stream of
+the same bytes in the same chunks is the third contestant. Each against a process of its own on
+this machine, in turns, medians. And how much goes one way, if nothing has to come back?
 
 Question 2: how near does a step come to max(compute, wire), over loopback and through 20 ms each
 way: in one piece, with several micro-batches under way, and with a bounded staleness? Both parties

@@ -1,7 +1,7 @@
 """Who sends bytes there and back: a socket with TLS, a bare gRPC stream, and a channel of jsplit.
 
-The contestants of experiments/bench/wire.py. Of each there is a server, which takes all bytes and then
-sends them back, and a client: `trip(array)` is one round trip, `push(array)` one way, to which
+The contestants of experiments/bench/wire.py. Of each there is a server, which takes all bytes and
+then sends them back, and a client: `trip(array)` is one round trip, `push(array)` one way, to which
 nothing comes back. All use the same certificates, on both sides.
 
     python experiments/network/echo_servers.py <kind> <folder of certificates>  # prints its port

@@ -24,6 +24,7 @@ def clients(rows: Sequence[Mapping]) -> Figure:
     """
     settings = list(dict.fromkeys((r["data"], r["population"]) for r in rows))
     names = list(dict.fromkeys(r["algorithm"] for r in rows))
+    # Two panels a line, rounded up.
     lines = -(-len(settings) // 2)
     drawn = Figure(
         figsize=(11, 0.9 + lines * (0.9 + 0.26 * len(names))), layout="constrained"
@@ -38,42 +39,7 @@ def clients(rows: Sequence[Mapping]) -> Figure:
             r["algorithm"]: r for r in rows if (r["data"], r["population"]) == setting
         }
         panel(ax, [own[name] for name in names if name in own], names)
-    key = [
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            ms=5,
-            mew=0,
-            color=SHARED,
-            label="a client, one model for all",
-        ),
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            ms=5,
-            mew=0,
-            color=OWN,
-            label="a client, each its own model",
-        ),
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="|",
-            ms=12,
-            mew=2.5,
-            color="#555555",
-            label="mean of clients",
-        ),
-        Line2D([], [], ls="", label="all test records", **ALL),
-        Line2D(
-            [], [], ls=":", lw=1, color="#999999", label="always the commonest class"
-        ),
-    ]
+    key = legend()
     drawn.legend(
         handles=key,
         loc="outside lower center",
@@ -82,6 +48,23 @@ def clients(rows: Sequence[Mapping]) -> Figure:
         fontsize=9,
     )
     return drawn
+
+
+def legend() -> list[Line2D]:
+    """What the marks mean: those of the panels in the legend would be one for each client."""
+
+    def dot(color: str, label: str) -> Line2D:
+        return Line2D([], [], ls="", marker="o", ms=5, mew=0, color=color, label=label)
+
+    bar = {"ls": "", "marker": "|", "ms": 12, "mew": 2.5, "color": "#555555"}
+    line = {"ls": ":", "lw": 1, "color": "#999999"}
+    return [
+        dot(SHARED, "a client, one model for all"),
+        dot(OWN, "a client, each its own model"),
+        Line2D([], [], label="mean of clients", **bar),
+        Line2D([], [], ls="", label="all test records", **ALL),
+        Line2D([], [], label="always the commonest class", **line),
+    ]
 
 
 def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
@@ -129,11 +112,8 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
         ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.02), xlabel="accuracy on test data"
     )
     ax.set_yticks(range(len(names)), names)
-    sizes = (
-        "{} to {}".format(*first["records"])
-        if first["records"][0] < first["records"][1]
-        else str(first["records"][0])
-    )
+    least, most = first["records"]
+    sizes = f"{least} to {most}" if least < most else str(least)
     ax.set_title(
         f"{first['data']}, {first['population']}: {first['clients']} clients of {sizes} records",
         fontsize=10,

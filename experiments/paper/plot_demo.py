@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator
 
 import jsplit
 from experiments.common.models import Family, network, tasks_of, topology
-from jsplit.topology.drawing.draw import figure
 
 # Okabe and Ito's colours; each line is narrower than the one below it, so that all are seen where
 # they coincide
@@ -71,6 +70,7 @@ def curves(rows: Sequence[Mapping]) -> Figure:
             "solid_capstyle": "round",
             "solid_joinstyle": "round",
         }
+        # A line of one point is not seen.
         if len(epochs) == 1:
             style |= {"marker": "o", "ms": 1.5 * width}
         accuracy.plot(
@@ -96,7 +96,8 @@ def curves(rows: Sequence[Mapping]) -> Figure:
         handlelength=2.4,
     )
     drawn.suptitle(
-        f"{first['data']}: the same network whole and split, {first['steps']} steps, {first['optimizer']}, seed {first['seed']}"
+        f"{first['data']}: the same network whole and split, {first['steps']} steps, "
+        f"{first['optimizer']}, seed {first['seed']}"
     )
     return drawn
 
@@ -151,9 +152,12 @@ def drawings(rows: Sequence[Mapping]) -> Figure:
     ).ravel()
     for ax in grid[len(names) :]:
         ax.set_axis_off()
+    # A drawing is laid out by the size of its axes, which they have only after a layout.
     drawn.draw_without_rendering()
     for ax, name in zip(grid, names, strict=False):
-        figure(parts(next(row for row in rows if row["configuration"] == name)), ax=ax)
+        jsplit.figure(
+            parts(next(row for row in rows if row["configuration"] == name)), ax=ax
+        )
         ax.set_title(TITLES[name], fontsize=13, pad=8)
     return drawn
 

@@ -44,7 +44,8 @@ def curves(rows: Sequence[Mapping]) -> Figure:
         first = own[0]
         title = (
             f"{clients} clients of {first['records'] // clients} records, {network} network\n"
-            f"{first['parameters']:,} parameters; split, a client does {100 * first['share']:.2g} % of the work"
+            f"{first['parameters']:,} parameters; split, a client does "
+            f"{100 * first['share']:.2g} % of the work"
         )
         if one:
             drawn.suptitle(f"{first['data']}: {title}", fontsize=11)
@@ -58,7 +59,10 @@ def curves(rows: Sequence[Mapping]) -> Figure:
     panels[0][0].set_ylim(0, min(1, np.ceil(10 * top + 0.2) / 10))  # of all
     seeds = len({r["seed"] for r in rows})
     handles, labels = panels[0][0].get_legend_handles_labels()
-    note = f"mean of {seeds} seeds; thin: each seed; dot: after the first round; dotted: where SplitNN ends"
+    note = (
+        f"mean of {seeds} seeds; thin: each seed; dot: after the first round; "
+        "dotted: where SplitNN ends"
+    )
     drawn.legend(
         handles,
         labels,
@@ -77,9 +81,8 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
         own = [r for r in rows if r["method"] == title]
         colour = COLOURS[title.partition(",")[0]]
         style = {"color": colour, "ls": "--" if "," in title else "-"}
-        x = (
-            np.array(own[0][what][1:]) / size
-        )  # the start, where nothing is spent, lies at no place on the axis
+        # The start, where nothing is spent, lies at no place on a logarithmic axis.
+        x = np.array(own[0][what][1:]) / size
         for r in own:
             ax.plot(x, r["accuracy"][1:], lw=0.6, alpha=0.45, **style)
         mean = np.mean([r["accuracy"][1:] for r in own], axis=0)

@@ -33,16 +33,11 @@ import jsplit
 from experiments.common.report import table
 from experiments.common.vision import resnet, shapes, vgg
 from experiments.paper.plot_tables import regimes
+from experiments.paper.reported import CLIENTS, PAPER
 from jsplit import runs
 
 RECORDS = 50_000  # training images of CIFAR-10 and of CIFAR-100
-CLIENTS = (100, 500)
 BATCH = 50  # divides both clients' records
-PAPER = {
-    "large-batch SGD": {"TFlop": (29.4, 5.89), "GB": (13.0, 14.0)},
-    "federated": {"TFlop": (29.4, 5.89), "GB": (3.0, 2.4)},
-    "split": {"TFlop": (0.1548, 0.03), "GB": (6.0, 1.2)},
-}
 UNITS = {"GB": 1e9, "GiB": 2.0**30}
 LABELS = {"label": jax.ShapeDtypeStruct((BATCH,), "int32")}
 
