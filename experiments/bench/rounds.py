@@ -130,8 +130,7 @@ def algorithm(name: str, model: Model, drawn: Any) -> Run:
 
 
 def alone(model: Model, drawn: Any, *, large: bool = False) -> Run:
-    """Plain Flax and Optax: the whole model, one jitted step, its batch taken from the data by
-    index.
+    """Plain Flax and Optax: the whole model, one jitted step on records taken by index.
 
     With `large` a batch is that of all clients together, as they step in parallel.
     """
@@ -198,9 +197,7 @@ def torch_run(model: Model, drawn: Any, how: str) -> Run:
 def contestants(
     name: str, clients: int, only: Sequence[str] = ()
 ) -> tuple[dict[str, Run], int]:
-    """All of them by name, or those asked for beside the model alone; and the steps that a round
-    takes.
-    """
+    """All of them by name, or those asked for beside the model alone; and the steps of a round."""
     model = MODELS[name]
     _, drawn = data(model, clients)
     made: dict[str, Callable[[], Run]] = {
@@ -231,10 +228,9 @@ def base_of(contestant: str) -> str:
 def measure(
     name: str, clients: int, count: int, only: Sequence[str] = ()
 ) -> list[dict]:
-    """A row for every contestant: microseconds a client-step, and the ratio to the model trained
-    alone.
-    """
+    """A row for every contestant: microseconds a client-step, and the ratio to the model alone."""
     runs, steps = contestants(name, clients, only)
+    # The first round compiles.
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {n: [] for n in runs}
@@ -282,11 +278,9 @@ def memory(name: str, counts: Sequence[int], contestant: str) -> list[dict]:
     rows: list[dict] = []
     for clients in counts:
         command = [sys.executable, __file__, "--peak", name, str(clients), contestant]
-        found = int(
-            subprocess.run(
-                command, check=True, capture_output=True, text=True
-            ).stdout.split()[-1]
-        )
+        # A process of its own for each: a peak never falls.
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = int(done.stdout.split()[-1])
         more = found - rows[0]["peak"] if rows else 0
         rows.append(
             {
@@ -343,17 +337,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"machine": machine(), "times": [], "memory": []}
     for name in options.models:
         for clients in options.clients:
-            rows = measure(
-                name,
-                clients,
-                options.rounds if name == "dense" else min(3, options.rounds),
-                options.only,
-            )
+            # A round of the CNN takes minutes with many clients on a CPU.
+            count = options.rounds if name == "dense" else min(3, options.rounds)
+            rows = measure(name, clients, count, options.only)
             show(rows)
             result["times"] += rows
-    for contestant in (
-        () if options.no_memory else ("turns", "turns, own bottoms", "splitfed 1")
-    ):
+    peaks = () if options.no_memory else ("turns", "turns, own bottoms", "splitfed 1")
+    for contestant in peaks:
         rows = memory(options.models[0], options.clients, contestant)
         result["memory"] += rows
         print(f"\npeak memory, {options.models[0]}, {contestant}:", end=" ")

@@ -79,27 +79,24 @@ class Block(nnx.Module):
         self, inputs: int, width: int, stride: int, bottleneck: bool, *, rngs: nnx.Rngs
     ):
         out = 4 * width if bottleneck else width
-        sizes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, out, 1, 1)]
-        sizes = (
-            sizes if bottleneck else [(inputs, width, 3, stride), (width, out, 3, 1)]
-        )
-        self.convs = nnx.List(
-            [
-                Plain(a, b, (k, k), strides=s, padding=k // 2, rngs=rngs)
-                for a, b, k, s in sizes
-            ]
-        )
-        self.norms = nnx.List(
-            [nnx.BatchNorm(b, momentum=0.9, rngs=rngs) for _, b, _, _ in sizes]
-        )
-        self.project = (
-            Plain(inputs, out, (1, 1), strides=stride, rngs=rngs)
-            if stride > 1 or inputs != out
-            else None
-        )
-        self.project_norm = (
-            nnx.BatchNorm(out, momentum=0.9, rngs=rngs) if self.project else None
-        )
+        # In a bottleneck the stride is at the 3 x 3 convolution, as in torchvision ("v1.5"); the
+        # paper has it at the first.
+        sizes = [(inputs, width, 3, stride), (width, out, 3, 1)]
+        if bottleneck:
+            sizes = [(inputs, width, 1, 1), (width, width, 3, stride)]
+            sizes.append((width, out, 1, 1))
+        self.convs, self.norms = nnx.List(), nnx.List()
+        for a, b, k, s in sizes:
+            padding = k // 2
+            conv = Plain(a, b, (k, k), strides=s, padding=padding, rngs=rngs)
+            self.convs.append(conv)
+            self.norms.append(nnx.BatchNorm(b, momentum=0.9, rngs=rngs))
+        project = norm = None
+        if stride > 1 or inputs != out:
+            project = Plain(inputs, out, (1, 1), strides=stride, rngs=rngs)
+            norm = nnx.BatchNorm(out, momentum=0.9, rngs=rngs)
+        # Assigned once: an attribute that was None cannot become a module later.
+        self.project, self.project_norm = project, norm
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = x

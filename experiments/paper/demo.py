@@ -73,6 +73,7 @@ def compare(
     for name in options.configurations:
         tasks = tasks_of(family, name)
         title = "whole" if len(tasks) == 1 else "whole, two tasks"
+        # The reference is trained once for all configurations that have its tasks.
         if title not in wholes:
             models[title] = network(family, tasks)
             alone = whole(family, tasks, models[title], optimizer)
@@ -85,6 +86,8 @@ def compare(
         one = divided(jsplit.fused(parts, optimizer), parts, family, tasks, first)
         advance = start(f"{data.name:16} {name:16}", common["steps"])
         run = train(one, data, tasks, options, advance)
+        # The curves come from `fused`, which is faster; so many steps are enough to compare the
+        # two.
         many = divided(jsplit.messages(parts, optimizer), parts, family, tasks, first)
         count = min(EXCHANGED, common["steps"])
         weights, sent = exchange(many, data, options, count)
@@ -302,6 +305,7 @@ def light_compilation(wanted: bool) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     options = parse(arguments)
+    # Rounding differs between versions, and with it the last digits of the differences.
     versions = {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
@@ -312,6 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     with jax.enable_x64(options.x64), light_compilation(bundled(options)):
         with report.progress() as start:
             results = [compare(data, options, start) for data in options.loaded]
+        # Not before all are trained: a bar on the terminal would be drawn over the tables.
         for rows in results:
             show(rows)
             every += [{**row, "versions": versions} for row in rows]

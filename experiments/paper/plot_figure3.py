@@ -55,6 +55,7 @@ def curves(rows: Sequence[Mapping]) -> Figure:
         drawn.suptitle(
             f"{rows[0]['data']}: accuracy against what it costs a client", fontsize=12
         )
+    # One scale for all panels, so that networks can be compared.
     top = max(max(r["accuracy"]) for r in rows)
     panels[0][0].set_ylim(0, min(1, np.ceil(10 * top + 0.2) / 10))  # of all
     seeds = len({r["seed"] for r in rows})

@@ -20,7 +20,7 @@ COLOURS = {"split": "#0072B2", "federated": "#D55E00", "large-batch SGD": "#009E
 
 
 def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
-    """Split learning's bytes fall with the number of clients, those of federated averaging do not."""
+    """Split learning sends less the more clients there are, federated averaging does not."""
     drawn = Figure(figsize=(7.5, 4.8), layout="constrained")
     ax = drawn.subplots()
     clients, giga = np.geomspace(20, 2000, 100), table["giga"]
