@@ -154,10 +154,21 @@ def in_global_batches(
     bottom comes down.
     """
     each = sum(m.bytes for m in cost.messages) / cost.batch
-    bottom = runs.size_of(cost.state.parties["client"].params)
-    per_step = sum(m.frame for m in cost.messages) + 2 * bottom
+    per_step = sum(m.frame for m in cost.messages) + shared_bottom(cost)
     total = sum(each * d.weight.sum() + per_step * took(d) for d in draws)
     return total / len(people.sizes)
+
+
+def shared_bottom(cost: jsplit.Cost) -> float:
+    """Bytes of a step in which a client's bottom is shared: its gradient up, and itself down."""
+    # What one step costs more than with bottoms of the clients' own.
+    step = {
+        bottoms: runs.parallel(
+            cost, [cost.batch], client="client", epochs=1, bottoms=bottoms
+        )
+        for bottoms in ("shared", "own")
+    }
+    return step["shared"].mean["bytes"] - step["own"].mean["bytes"]
 
 
 def took(draw: Round) -> int:

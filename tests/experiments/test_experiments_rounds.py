@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -194,9 +195,11 @@ def test_bytes_of_drawn_rounds_are_those_of_the_formula():
     every = [
         people.global_batches(clients.fields(data.train), n, batch=16) for n in range(2)
     ]
-    frames = sum(m.frame for m in cost.messages) + 2 * runs.size_of(
-        cost.state.parties["client"].params
-    )
+    # A frame has 96 bytes, 8 for each array and 8 for each of its axes: of weights and bias.
+    params = cost.state.parties["client"].params
+    arrays = [(x.size * x.dtype.itemsize, x.ndim) for x in jax.tree.leaves(params)]
+    bottom = 96 + sum(size + 8 + 8 * axes for size, axes in arrays)
+    frames = sum(m.frame for m in cost.messages) + 2 * bottom
     more = sum(ways.took(a) - ways.took(b) for a, b in zip(every, draws, strict=True))
     assert ways.in_global_batches(cost, people, every) == pytest.approx(
         formula + more * frames / 3
