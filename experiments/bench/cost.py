@@ -98,6 +98,7 @@ def topology(configuration: str) -> jsplit.Topology:
             return jsplit.extended_vanilla(
                 bottoms, parts["middle"], parts["disease_logits"], loss=LOSS
             )
+    # What is left is "multitask": each server has a task of its own.
     tops = {"hospital": parts["disease_logits"], "registry": parts["stay_logits"]}
     return jsplit.multitask(bottoms, tops, losses=dict.fromkeys(tops, LOSS))
 

@@ -137,6 +137,8 @@ def alone(model: Model, drawn: Any, *, large: bool = False) -> Run:
     graph, params = nnx.split(model.net(nnx.Rngs(SEED)), nnx.Param)
     params, optimizer = nnx.to_pure_dict(params), optax.sgd(RATE, MOMENTUM)
 
+    # The data lies on the device, and a batch is taken from it within the step, as the rounds of
+    # jsplit do; else what is compared would be copying.
     @partial(jax.jit, donate_argnums=0)
     def step(state, fields, reads):
         params, memory = state
@@ -176,6 +178,7 @@ def python_loop(model: Model, drawn: Any) -> Run:
     `jsplit.fused`.
     """
     trainer = trainer_of(model)
+    # Compiled too: indexing outside of a jit would be a dispatch for each field.
     take = jax.jit(lambda fields, reads: {n: x[reads] for n, x in fields.items()})
     batches = batches_of(drawn)
     state = trainer.init(SEED, take(drawn.fields, batches[0]))
@@ -245,6 +248,8 @@ def measure(
     rows = []
     for n, values in times.items():
         base = times[base_of(n)]
+        # Of ratios within a round, and not a ratio of medians: a machine that is slow for a while
+        # is slow for both.
         ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
         asked = BOUND if clients == AT and n in ALGORITHMS else None
         rows.append(
@@ -331,6 +336,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--out", type=Path, default=Path("results/bench_rounds.json"))
     options = parser.parse_args(argv)
+    # A run of this script by itself, see `memory`.
     if options.peak:
         print(peak(options.peak[0], int(options.peak[1]), options.peak[2]))
         return {}

@@ -239,17 +239,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--out", type=Path, default=Path("results/bench_step.json"))
     options = parser.parse_args(argv)
-    os.environ.setdefault(
-        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
-    )  # PyTorch needs a share of the accelerator's memory
+    # PyTorch needs a share of the accelerator's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     names = options.models or USUAL.get(jax.default_backend(), tuple(MODELS))
 
     result: dict[str, Any] = {"machine": machine(), "rows": [], "ratios": []}
     deadline = time.perf_counter() + options.seconds
     for i, name in enumerate(names):
-        share = (deadline - time.perf_counter()) / (
-            len(names) - i
-        )  # what one model leaves over goes to the next
+        # What one model leaves over goes to the next.
+        share = (deadline - time.perf_counter()) / (len(names) - i)
         times, steps = measure(MODELS[name], share, options.rounds)
         absolute, relative = rows_of(name, MODELS[name], times, steps)
         show(absolute, relative)

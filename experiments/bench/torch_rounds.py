@@ -48,6 +48,7 @@ class TorchRounds:
         for optimizer in optimizers:
             optimizer.zero_grad()
         smashed = client(self.image[reads])
+        # Another party's tensor: the graph ends here, and its gradient is handed back by hand.
         received = smashed.detach().requires_grad_()
         self.criterion(server(received), self.label[reads]).backward()
         optimizers[1].step()

@@ -146,6 +146,8 @@ class ResNet(nnx.Module):
         h = self.stem(image)
         for number in range(1, self.stages + 1):
             h = self.stage(number, h)
+        # The mean over space is why one ResNet takes images of any size; VGG's first dense layer
+        # does not.
         return self.fc(h.mean((1, 2)))
 
 

@@ -147,6 +147,7 @@ def populations(
 ) -> Iterator[tuple[str, Population]]:
     labels, group = data.train["label"], data.train.get("group")
     count = clients if group is None else len(np.unique(group))
+    # As many clients as the file has groups, so that the two differ in who has what alone.
     yield "iid", population.iid(len(labels), count, seed)
     if group is None:
         yield (

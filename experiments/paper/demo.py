@@ -172,6 +172,7 @@ def said_of(sent: Sequence[jsplit.Message]) -> dict[str, Any]:
 
 def cast(arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
     return {
+        # Labels stay integers.
         name: x.astype(dtype) if x.dtype.kind == "f" else x
         for name, x in arrays.items()
     }
@@ -295,6 +296,7 @@ def light_compilation(wanted: bool) -> Iterator[None]:
     It also lets programs that are compiled apart, as those of the parties are, round alike more
     often.
     """
+    # Put back afterwards: who calls `main` from Python goes on with JAX.
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", wanted or before)
     try:

@@ -32,6 +32,7 @@ def clients(rows: Sequence[Mapping]) -> Figure:
     panels = drawn.subplots(
         lines, min(2, len(settings)), squeeze=False, sharey=True
     ).ravel()
+    # An odd number leaves a panel over.
     for ax in panels[len(settings) :]:
         ax.set_axis_off()
     for ax, setting in zip(panels, settings, strict=False):
@@ -72,6 +73,7 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
     for r in rows:
         y, colour = names.index(r["algorithm"]), OWN if r["own_models"] else SHARED
         kind = "each has its own model" if r["own_models"] else "one model for all"
+        # Transparent: where many clients are as good, the dots lie on one another.
         ax.plot(
             r["each_client"],
             [y] * len(r["each_client"]),
@@ -109,7 +111,10 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
         label="always the commonest class",
     )
     ax.set(
-        ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.02), xlabel="accuracy on test data"
+        # From above, in the order of the table.
+        ylim=(len(names) - 0.5, -0.5),
+        xlim=(0, 1.02),
+        xlabel="accuracy on test data",
     )
     ax.set_yticks(range(len(names)), names)
     least, most = first["records"]

@@ -126,6 +126,7 @@ def exactness(ax: Axes, rows: Sequence[Mapping]) -> None:
         ms=6,
         label=f"messages and fused, after {steps[1]} steps",
     )
+    # Logarithmic but for 0, which many differences are exactly.
     ax.set_xscale("symlog", linthresh=epsilon / 10)
     ax.set(
         xlim=(-epsilon / 30, max(1000 * epsilon, 3 * max(map(max, values)))),
@@ -150,6 +151,7 @@ def drawings(rows: Sequence[Mapping]) -> Figure:
     grid = drawn.subplots(
         lines, columns, squeeze=False, height_ratios=[1.0, 1.25][:lines]
     ).ravel()
+    # Five configurations leave a place over.
     for ax in grid[len(names) :]:
         ax.set_axis_off()
     # A drawing is laid out by the size of its axes, which they have only after a layout.

@@ -88,9 +88,11 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
             ax.plot(x, r["accuracy"][1:], lw=0.6, alpha=0.45, **style)
         mean = np.mean([r["accuracy"][1:] for r in own], axis=0)
         ax.plot(x, mean, lw=2, label=title, **style)
+        # The first round of a method that works locally for long begins far to the right.
         ax.plot(x[0], mean[0], "o", ms=5, color=colour)
         if title == SPLIT:
             ax.axvline(x[-1], color=colour, ls=":", lw=1)
+    # Before training: what guessing gives.
     chance = np.mean([r["accuracy"][0] for r in rows])
     ax.axhline(chance, color="#999999", lw=0.8)
     ax.text(

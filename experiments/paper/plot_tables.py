@@ -24,6 +24,7 @@ def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
     drawn = Figure(figsize=(7.5, 4.8), layout="constrained")
     ax = drawn.subplots()
     clients, giga = np.geomspace(20, 2000, 100), table["giga"]
+    # All clients together send what all records cost, so each sends its share of it.
     ax.plot(
         clients,
         table["split_total"] / clients / giga,
@@ -38,6 +39,7 @@ def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
         color=COLOURS["federated"],
         label=f"federated, {table['rounds']:.1f} rounds",
     )
+    # What the paper reports, on the curves that explain it; for large-batch SGD none does.
     for method, colour in COLOURS.items():
         ax.plot(
             CLIENTS,
