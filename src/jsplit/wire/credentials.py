@@ -68,12 +68,36 @@ Trust = Credentials | PlaintextWithoutIdentity
 
 
 def uri_of(party: str) -> str:
-    """Give the URI in a party's certificate, unless the agreement names another."""
+    """Give the URI in a party's certificate, unless the agreement names another.
+
+    Args:
+        party: its name.
+
+    Returns:
+        By what those that listen know it.
+
+    Examples:
+        >>> from jsplit.wire import uri_of
+        >>> uri_of("north lab")
+        'jsplit://party/north%20lab'
+    """
     return f"jsplit://party/{quote(party, safe='')}"
 
 
 def host_of(party: str) -> str:
-    """Give the host name in a party's certificate, by which those that dial it know it."""
+    """Give the host name in a party's certificate, by which those that dial it know it.
+
+    Args:
+        party: its name.
+
+    Returns:
+        A DNS name, which nobody has to resolve.
+
+    Examples:
+        >>> from jsplit.wire import host_of
+        >>> host_of("server")
+        'server.party.jsplit'
+    """
     # A party may be called anything, a DNS label not: others are called by a digest. No plain
     # name begins as a digest's does, so no two parties share one.
     plain = re.fullmatch(r"(?!x-)[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", party)

@@ -60,6 +60,12 @@ class Head:
         value: which of the agreed crossings it is.
         shapes: dtype and shape of every array.
         sealed: whether the arrays are encrypted for the receiver, and cannot be read on the way.
+
+    Examples:
+        >>> from jsplit.wire import Head
+        >>> head = Head("activation", sender=0, receiver=1, step=3)
+        >>> head.size, head.bytes
+        (0, 96)
     """
 
     kind: str
@@ -76,19 +82,42 @@ class Head:
 
     @property
     def size(self) -> int:
-        """Bytes of all arrays."""
+        """Bytes of all arrays.
+
+        Examples:
+            >>> import numpy as np
+            >>> from jsplit.wire import Head, frame_of
+            >>> frame_of(Head("activation"), [np.zeros((2, 3), np.float32)]).head.size
+            24
+        """
         return size_of(self.shapes)
 
     @property
     def bytes(self) -> int:
-        """Bytes of the head itself: 96, and for each array 8 and 8 for each axis."""
+        """Bytes of the head itself: 96, and for each array 8 and 8 for each axis.
+
+        Examples:
+            >>> import numpy as np
+            >>> from jsplit.wire import Head, frame_of
+            >>> frame_of(Head("activation"), [np.zeros((2, 3), np.float32)]).head.bytes
+            120
+        """
         return head_size_of(self.shapes)
 
     # Neither `instance` nor `shapes` says which message of the run it is, so they are left out.
     # `sealed` is too: a sealed frame and the one that it holds have the same id, and whoever
     # opens it compares them.
     def id(self) -> tuple[bytes, int, int, int, str, int, int, int]:
-        """What tells a repeated frame from a new one."""
+        """Give what tells a repeated frame from a new one.
+
+        Returns:
+            Run, epoch, sender, receiver, kind, value, step and micro-batch.
+
+        Examples:
+            >>> from jsplit.wire import Head
+            >>> Head("activation", step=3).id() == Head("activation", step=3, instance=7).id()
+            True
+        """
         return (
             self.run,
             self.epoch,
@@ -108,6 +137,11 @@ class Frame:
     Attributes:
         head: which message it is.
         arrays: C-contiguous arrays of the dtypes and shapes that the head says.
+
+    Examples:
+        >>> from jsplit.wire import Frame, Head
+        >>> Frame(Head("hello")).arrays
+        ()
     """
 
     head: Head
@@ -120,7 +154,21 @@ arrays. What it returns is not used."""
 
 
 def frame_of(head: Head, arrays: Sequence[Any]) -> Frame:
-    """Build the frame that carries `arrays`; its head says their dtypes and shapes."""
+    """Build the frame that carries `arrays`; its head says their dtypes and shapes.
+
+    Args:
+        head: which message it is; its shapes are replaced.
+        arrays: anything that NumPy makes arrays of; copied only if they are not contiguous.
+
+    Returns:
+        The frame.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jsplit.wire import Head, frame_of
+        >>> frame_of(Head("activation"), [np.zeros((2, 3), np.float32)]).head.shapes
+        ((dtype('float32'), (2, 3)),)
+    """
     given: list[np.ndarray] = []
     for x in arrays:
         array = np.asarray(x)
