@@ -81,7 +81,7 @@ def table1() -> dict[str, Any]:
             "image",
             "forward GMAC",
             "passes that would give it",
-            "off a whole",
+            "off a whole number of passes",
         ],
         [
             [
