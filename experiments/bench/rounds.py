@@ -1,26 +1,29 @@
-"""What does a step of one client cost among many, beside the same model trained alone on the same data?
+"""What does a client's step cost among many clients, beside the same model trained alone?
 
-A dense model and a CNN, cut once in the `vanilla` configuration, SGD with momentum, float32. One data set is divided over 1,
-10, 100 and 500 clients; a round passes over all of it once, so every contestant takes the same number of steps of the same
-batch size, and only how they are arranged differs. Contestants take turns, round by round (A B C A B C ...); a ratio is taken
-within each, and the median is reported. Asked: at 100 clients at most 1.3 times the step of the model trained alone.
+A dense model and a CNN, cut once in the `vanilla` configuration, SGD with momentum, float32. One
+data set is divided over 1, 10, 100 and 500 clients; a round passes over all of it once, so every
+contestant takes the same number of steps of the same batch size, and only how they are arranged
+differs. Contestants take turns, round by round (A B C A B C ...); a ratio is taken within each,
+and the median is reported. Asked: at 100 clients at most 1.3 times the step of the model trained
+alone.
 
-Beside the algorithms of `jsplit.rounds`: `alone`, the whole model in plain Flax and Optax, one jitted step called from Python
-on each batch; `python loop`, clients in turns written by hand as a Python loop over the jitted step; and PyTorch, where it is
-installed, as split-learning codes write it: the model alone, clients in turns with a state dict handed on, and SplitFed with a
-copy for every client and averaged state dicts. `alone, large batch`, where asked for, is the model alone on the batches of all
-clients as one, which is the same training as `parallel, shared`.
+Beside the algorithms of `jsplit.rounds`: `alone`, the whole model in plain Flax and Optax, one
+jitted step called from Python on each batch; `python loop`, clients in turns written by hand as a
+Python loop over the jitted step; and PyTorch, where it is installed, as split-learning codes
+write it: the model alone, clients in turns with a state dict handed on, and SplitFed with a copy
+for every client and averaged state dicts. `alone, large batch`, where asked for, is the model
+alone on the batches of all clients as one, which is the same training as `parallel, shared`.
 
-Memory: the peak of a process that trains one round, in processes of their own, less that with one client.
+Memory: the peak of a process that trains one round, in processes of their own, less that with one
+client.
 
-    python experiments/bench/rounds.py [--models dense cnn] [--clients 1 10 100 500] [--rounds 5] [--only NAME ...]
-        [--no-memory]
+    python experiments/bench/rounds.py [--models dense cnn] [--clients 1 10 100 500]
+        [--rounds 5] [--only NAME ...] [--no-memory]
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import resource
@@ -40,7 +43,7 @@ import optax
 from flax import nnx
 
 import jsplit
-from experiments.bench.step import (
+from experiments.bench.contestants import (
     CNN,
     MLP,
     MOMENTUM,
@@ -48,11 +51,12 @@ from experiments.bench.step import (
     SEED,
     choose_threads,
     cross_entropy,
-    machine,
     torch,
     torch_cnn,
     torch_mlp,
 )
+from experiments.bench.step import machine
+from experiments.bench.torch_rounds import TorchRounds
 from jsplit import population, rounds
 
 BOUND, AT = 1.3, 100  # times the step of the model alone, at so many clients
@@ -60,7 +64,9 @@ LARGE = "alone, large batch"
 
 
 class Model(NamedTuple):
-    """A network in both frameworks, its input, the batch size, and the steps of a round, if there are fewer clients."""
+    """A network in both frameworks, its input, the batch size, and the steps of a round, if there
+    are fewer clients.
+    """
 
     net: Callable[[nnx.Rngs], nnx.Module]
     torch: Callable[[], tuple]
@@ -124,19 +130,24 @@ def algorithm(name: str, model: Model, drawn: Any) -> Run:
 
 
 def alone(model: Model, drawn: Any, *, large: bool = False) -> Run:
-    """Plain Flax and Optax: the whole model, one jitted step, its batch taken from the data by index.
+    """Plain Flax and Optax: the whole model, one jitted step on records taken by index.
 
-    With `large` a batch is that of all clients together, as they step in parallel."""
+    With `large` a batch is that of all clients together, as they step in parallel.
+    """
     graph, params = nnx.split(model.net(nnx.Rngs(SEED)), nnx.Param)
     params, optimizer = nnx.to_pure_dict(params), optax.sgd(RATE, MOMENTUM)
 
+    # The data lies on the device, and a batch is taken from it within the step, as the rounds of
+    # jsplit do; else what is compared would be copying.
     @partial(jax.jit, donate_argnums=0)
     def step(state, fields, reads):
         params, memory = state
         batch = {n: x[reads] for n, x in fields.items()}
-        loss_of = lambda params: cross_entropy(
-            nnx.merge(graph, params)(batch["image"]), batch["label"]
-        ).mean()  # noqa: E731
+
+        def loss_of(params):
+            logits = nnx.merge(graph, params)(batch["image"])
+            return cross_entropy(logits, batch["label"]).mean()
+
         loss, gradient = jax.value_and_grad(loss_of)(params)
         updates, memory = optimizer.update(gradient, memory, params)
         return (optax.apply_updates(params, updates), memory), loss
@@ -163,8 +174,11 @@ def batches_of(drawn: Any) -> list[np.ndarray]:
 
 
 def python_loop(model: Model, drawn: Any) -> Run:
-    """Clients in turns, as one writes it first: a Python loop over the jitted step of `jsplit.fused`."""
+    """Clients in turns, as one writes it first: a Python loop over the jitted step of
+    `jsplit.fused`.
+    """
     trainer = trainer_of(model)
+    # Compiled too: indexing outside of a jit would be a dispatch for each field.
     take = jax.jit(lambda fields, reads: {n: x[reads] for n, x in fields.items()})
     batches = batches_of(drawn)
     state = trainer.init(SEED, take(drawn.fields, batches[0]))
@@ -180,72 +194,13 @@ def python_loop(model: Model, drawn: Any) -> Run:
 
 def torch_run(model: Model, drawn: Any, how: str) -> Run:
     """PyTorch: the whole model "alone", clients in "turns", or "splitfed" with a copy for each."""
-    torch.manual_seed(SEED)
-    image = np.asarray(drawn.fields["image"])
-    image = torch.from_numpy(
-        np.ascontiguousarray(image.transpose(0, 3, 1, 2))
-        if image.ndim == 4
-        else image.copy()
-    )
-    label = torch.from_numpy(np.asarray(drawn.fields["label"]).astype(np.int64))
-    criterion = torch.nn.CrossEntropyLoss()
-    client, server = model.torch()
-    sgd = lambda part: torch.optim.SGD(part.parameters(), lr=RATE, momentum=MOMENTUM)  # noqa: E731
-    turns = [
-        [torch.from_numpy(drawn.reads[k, s].astype(np.int64)) for s in range(n)]
-        for k, n in enumerate(drawn.steps)
-    ]
-
-    def split_step(client, server, optimizers, reads) -> None:
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        smashed = client(image[reads])
-        received = smashed.detach().requires_grad_()
-        criterion(server(received), label[reads]).backward()
-        optimizers[1].step()
-        smashed.backward(received.grad)
-        optimizers[0].step()
-
-    net = torch.nn.Sequential(client, server)
-    whole, both = sgd(net), [sgd(client), sgd(server)]
-    bottoms = [copy.deepcopy(client) for _ in turns]
-
-    def run_alone() -> None:
-        for reads in (r for turn in turns for r in turn):
-            whole.zero_grad()
-            criterion(net(image[reads]), label[reads]).backward()
-            whole.step()
-
-    def run_turns() -> None:
-        before = bottoms[-1]
-        for bottom, turn in zip(bottoms, turns, strict=True):
-            bottom.load_state_dict(before.state_dict())
-            optimizers, before = [sgd(bottom), both[1]], bottom
-            for reads in turn:
-                split_step(bottom, server, optimizers, reads)
-
-    def run_splitfed() -> None:
-        halves = []
-        for turn in turns:
-            low, high = copy.deepcopy(client), copy.deepcopy(server)
-            optimizers = [sgd(low), sgd(high)]
-            for reads in turn:
-                split_step(low, high, optimizers, reads)
-            halves.append((low.state_dict(), high.state_dict()))
-        for part, states in zip(
-            (client, server), zip(*halves, strict=True), strict=True
-        ):
-            part.load_state_dict(
-                {n: torch.stack([s[n] for s in states]).mean(0) for n in states[0]}
-            )
-
-    return {"alone": run_alone, "turns": run_turns, "splitfed": run_splitfed}[how]
+    return getattr(TorchRounds(model.torch, drawn), how)
 
 
 def contestants(
     name: str, clients: int, only: Sequence[str] = ()
 ) -> tuple[dict[str, Run], int]:
-    """All of them by name, or those asked for beside the model alone; and the steps that a round takes."""
+    """All of them by name, or those asked for beside the model alone; and the steps of a round."""
     model = MODELS[name]
     _, drawn = data(model, clients)
     made: dict[str, Callable[[], Run]] = {
@@ -254,10 +209,9 @@ def contestants(
     }
     made |= {a: partial(algorithm, a, model, drawn) for a in ALGORITHMS}
     if torch is not None:
-        made |= {
-            f"torch {how}": partial(torch_run, model, drawn, how)
-            for how in ("alone", "turns", "splitfed")
-        }
+        for how in ("alone", "turns", "splitfed"):
+            # Made when it is asked for: each has a model of its own.
+            made[f"torch {how}"] = partial(torch_run, model, drawn, how)
     if LARGE in only:
         made[LARGE] = lambda: alone(model, drawn, large=True)
     bases = {base_of(n) for n in only}
@@ -277,22 +231,25 @@ def base_of(contestant: str) -> str:
 def measure(
     name: str, clients: int, count: int, only: Sequence[str] = ()
 ) -> list[dict]:
-    """A row for every contestant: microseconds a client-step, and the ratio to the model trained alone."""
+    """A row for every contestant: microseconds a client-step, and the ratio to the model alone."""
     runs, steps = contestants(name, clients, only)
+    # The first round compiles.
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {n: [] for n in runs}
     names = list(runs)
     for number in range(count):
-        for n in (
-            names[number % len(names) :] + names[: number % len(names)]
-        ):  # each goes first in turn
+        # Each goes first in turn: whoever follows a large one finds cold caches.
+        first = number % len(names)
+        for n in names[first:] + names[:first]:
             start = time.perf_counter()
             runs[n]()
             times[n].append(1e6 * (time.perf_counter() - start) / steps)
     rows = []
     for n, values in times.items():
         base = times[base_of(n)]
+        # Of ratios within a round, and not a ratio of medians: a machine that is slow for a while
+        # is slow for both.
         ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
         asked = BOUND if clients == AT and n in ALGORITHMS else None
         rows.append(
@@ -315,7 +272,8 @@ def peak(name: str, clients: int, contestant: str) -> int:
     _, drawn = data(MODELS[name], clients)
     algorithm(contestant, MODELS[name], drawn)()
     status = Path("/proc/self/status")
-    if status.exists():  # what the system counts for a process begins with its parent's memory; this does not
+    # What `getrusage` counts for a process begins with its parent's memory; this does not.
+    if status.exists():
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -325,11 +283,9 @@ def memory(name: str, counts: Sequence[int], contestant: str) -> list[dict]:
     rows: list[dict] = []
     for clients in counts:
         command = [sys.executable, __file__, "--peak", name, str(clients), contestant]
-        found = int(
-            subprocess.run(
-                command, check=True, capture_output=True, text=True
-            ).stdout.split()[-1]
-        )
+        # A process of its own for each: a peak never falls.
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = int(done.stdout.split()[-1])
         more = found - rows[0]["peak"] if rows else 0
         rows.append(
             {
@@ -348,13 +304,12 @@ def show(rows: Sequence[Mapping]) -> None:
         f"\n{rows[0]['model']}, {rows[0]['clients']} clients, {rows[0]['steps']} steps a round"
     )
     for row in rows:
-        bound = (
-            ""
-            if row["bound"] is None
-            else f"  at most {row['bound']:g}: {'yes' if row['within'] else 'NO'}"
-        )
+        bound = ""
+        if row["bound"] is not None:
+            bound = f"  at most {row['bound']:g}: {'yes' if row['within'] else 'NO'}"
         print(
-            f"  {row['contestant']:22}{row['us_per_step']:12.1f} us a step{row['ratio']:8.2f} times alone{bound}"
+            f"  {row['contestant']:22}{row['us_per_step']:12.1f} us a step"
+            f"{row['ratio']:8.2f} times alone{bound}"
         )
 
 
@@ -381,23 +336,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--out", type=Path, default=Path("results/bench_rounds.json"))
     options = parser.parse_args(argv)
+    # A run of this script by itself, see `memory`.
     if options.peak:
         print(peak(options.peak[0], int(options.peak[1]), options.peak[2]))
         return {}
     result: dict[str, Any] = {"machine": machine(), "times": [], "memory": []}
     for name in options.models:
         for clients in options.clients:
-            rows = measure(
-                name,
-                clients,
-                options.rounds if name == "dense" else min(3, options.rounds),
-                options.only,
-            )
+            # A round of the CNN takes minutes with many clients on a CPU.
+            count = options.rounds if name == "dense" else min(3, options.rounds)
+            rows = measure(name, clients, count, options.only)
             show(rows)
             result["times"] += rows
-    for contestant in (
-        () if options.no_memory else ("turns", "turns, own bottoms", "splitfed 1")
-    ):
+    peaks = () if options.no_memory else ("turns", "turns, own bottoms", "splitfed 1")
+    for contestant in peaks:
         rows = memory(options.models[0], options.clients, contestant)
         result["memory"] += rows
         print(f"\npeak memory, {options.models[0]}, {contestant}:", end=" ")

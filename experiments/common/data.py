@@ -1,11 +1,13 @@
-"""Real data, divided by fields over parties: what scikit-learn bundles, or an `.npz` file of the same layout.
+"""Real data, divided by fields over parties: bundled with scikit-learn, or from an `.npz` file.
 
-A file holds `x_train`, `y_train`, `x_test`, `y_test`. Images and volumes are uint8, signals [record, time, channel]
-with up to four channels, tables float32 with NaN where a value is missing. A table may say how its columns divide over
-parties (`vertical_group`, `group_names`), what they are called (`feature_names`), and which are codes (`is_categorical`).
+A file holds `x_train`, `y_train`, `x_test`, `y_test`. Images and volumes are uint8, signals
+[record, time, channel] with up to four channels, tables float32 with NaN where a value is
+missing. A table may say how its columns divide over parties (`vertical_group`, `group_names`),
+what they are called (`feature_names`), and which are codes (`is_categorical`).
 
-Every data set has two tasks: the one it was collected for, and a second for the configuration that trains two.
-Whatever is fitted to prepare a field (medians, means, codes) is fitted by its owner, on training records only.
+Every data set has two tasks: the one it was collected for, and a second for the configuration
+that trains two. Whatever is fitted to prepare a field (medians, means, codes) is fitted by its
+owner, on training records only.
 """
 
 from __future__ import annotations
@@ -23,18 +25,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 BUNDLED = ("breast_cancer", "digits")
-SIZE = (
-    "radius",
-    "perimeter",
-    "area",
-)  # the measurements of a nucleus that say how big it is; the others say its shape
-ZERO_IS_MISSING = (
-    "glucose",
-    "blood_pressure",
-    "skin_thickness",
-    "insulin",
-    "bmi",
-)  # in the Pima records nobody has a 0 there
+# The measurements of a nucleus that say how big it is; the others say its shape.
+SIZE = ("radius", "perimeter", "area")
+# In the Pima records nobody has a 0 there.
+ZERO_IS_MISSING = ("glucose", "blood_pressure", "skin_thickness", "insulin", "bmi")
 CATEGORIES = 20  # of a column of codes; the rarer ones are one category
 CHANNELS = 4  # a last axis up to this long holds channels, a longer one is space
 
@@ -46,10 +40,12 @@ class Data(NamedTuple):
 
     Attributes:
         name: for tables, figures and file names.
-        train, test: every field, and the labels of every task, [record, ...].
+        train: every field, and the labels of every task, [record, ...].
+        test: the same.
         owners: the party that holds each field, where they are divided.
         client: the party that holds them all, where they are not.
-        tasks: number of classes, by name of the labels; the first is what the data was collected for.
+        tasks: number of classes, by name of the labels; the first is what the data was collected
+            for.
         second: in words, what the second task is.
     """
 
@@ -63,7 +59,8 @@ class Data(NamedTuple):
 
 
 def load(name: str, limit: int | None = None, seed: int = 0) -> Data:
-    """The data set `name`, one of `BUNDLED` or the path of an `.npz` file, with at most `limit` records in each part.
+    """The data set `name`, one of `BUNDLED` or the path of an `.npz` file, with at most `limit`
+    records in each part.
 
     Raises:
         ValueError: if there is no such data set, or the file does not hold one.
@@ -88,7 +85,8 @@ def sample(arrays: Arrays, limit: int | None, rng: np.random.Generator) -> Array
 
 
 def breast_cancer(seed: int) -> Data:
-    """Nuclei in 569 fine needle aspirates (Street et al. 1993): one lab measures their size, another their shape.
+    """Nuclei in 569 fine needle aspirates (Street et al. 1993): one lab measures their size,
+    another their shape.
 
     The second task is whether `mean texture` lies above its median; that column is no input.
     """
@@ -121,7 +119,9 @@ def breast_cancer(seed: int) -> Data:
 
 
 def digits(seed: int) -> Data:
-    """1797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998): one clinic has the left half, one the right."""
+    """1797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998): one clinic has the left
+    half, one the right.
+    """
     bunch = load_digits()
     x, x_test, y, y_test = train_test_split(
         (bunch.images / 16).astype(np.float32)[..., None],
@@ -144,76 +144,81 @@ def digits(seed: int) -> Data:
 
 
 def archive(path: str) -> Data:
+    """The data of an `.npz` file.
+
+    Raises:
+        ValueError: if there is no such file, or it lacks an array.
+    """
     file = Path(path)
     if not file.is_file() or file.suffix != ".npz":
+        known = ", ".join(BUNDLED)
         raise ValueError(
-            f"`data` must be one of {', '.join(BUNDLED)} or the path of an .npz file, got {path!r}."
+            f"`data` must be one of {known} or the path of an .npz file, got {path!r}."
         )
     with np.load(file) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    if missing := {"x_train", "y_train", "x_test", "y_test"} - arrays.keys():
+    missing = {"x_train", "y_train", "x_test", "y_test"} - arrays.keys()
+    if missing:
         raise ValueError(f"{file.name} lacks {', '.join(sorted(missing))}.")
-    x, x_test, y, y_test = (
-        arrays[name] for name in ("x_train", "x_test", "y_train", "y_test")
-    )
-    labels, second = {"class": (y, y_test)}, ""
-    if x.ndim == 2:
-        names = [
-            str(n)
-            for n in arrays.get(
-                "feature_names", [f"column{i}" for i in range(x.shape[1])]
-            )
-        ]
-        codes = arrays.get("is_categorical", np.zeros(x.shape[1], bool))
-        if set(ZERO_IS_MISSING) <= set(names):
-            zero = np.isin(names, ZERO_IS_MISSING)
-            x, x_test = (
-                np.where(zero & (part == 0), np.nan, part) for part in (x, x_test)
-            )
-        out = next(
-            (
-                i
-                for i in range(x.shape[1])
-                if not codes[i] and not np.isnan(x[:, i]).any()
-            ),
-            0,
-        )
-        group = arrays.get("vertical_group", np.arange(x.shape[1]) * 2 // x.shape[1])
-        known = [
-            str(n)
-            for n in arrays.get(
-                "group_names", [f"part{g}" for g in range(group.max() + 1)]
-            )
-        ]
-        columns = {
-            n: [i for i in range(x.shape[1]) if group[i] == g and i != out]
-            for g, n in enumerate(known)
-        }
-        train, test = tables(x, x_test, {n: c for n, c in columns.items() if c}, codes)
-        labels["high"], second = (
-            above_median(x[:, out], x_test[:, out]),
-            f"{names[out]} above its median, not an input",
-        )
+    if arrays["x_train"].ndim == 2:
+        train, test, high, second = archived_table(arrays)
     else:
-        x, x_test = scaled(x, x_test)
-        part = leads if x.ndim == 3 else halves
-        train, test = part(x), part(x_test)
-        count = int(y.max()) + 1
-        if count > 2:
-            labels["high"], second = (
-                (2 * y >= count, 2 * y_test >= count),
-                "the class is in the upper half",
-            )
-        else:
-            means = [part.mean(axis=tuple(range(1, part.ndim))) for part in (x, x_test)]
-            labels["high"], second = (
-                above_median(*means),
-                "mean intensity above its median",
-            )
+        train, test, high, second = archived_space(arrays)
+    labels = {"class": (arrays["y_train"], arrays["y_test"]), "high": high}
     owners = {field: f"client_{i}" for i, field in enumerate(train, start=1)}
     return assemble(
         file.stem, train, test, labels, second, owners=owners, client="client"
     )
+
+
+Archived = tuple[Arrays, Arrays, tuple[np.ndarray, np.ndarray], str]
+"""Fields for training and for testing, labels of the second task, and what that task is."""
+
+
+def archived_table(arrays: Arrays) -> Archived:
+    """A table, its columns divided as the file says, or in two."""
+    x, x_test = arrays["x_train"], arrays["x_test"]
+    count = x.shape[1]
+    default = [f"column{i}" for i in range(count)]
+    names = [str(name) for name in arrays.get("feature_names", default)]
+    codes = arrays.get("is_categorical", np.zeros(count, bool))
+    if set(ZERO_IS_MISSING) <= set(names):
+        zero = np.isin(names, ZERO_IS_MISSING)
+        x = np.where(zero & (x == 0), np.nan, x)
+        x_test = np.where(zero & (x_test == 0), np.nan, x_test)
+
+    # The second task asks for one column, which is then no input: the first of numbers that is
+    # known for every record.
+    whole = [not codes[i] and not np.isnan(x[:, i]).any() for i in range(count)]
+    out = whole.index(True) if any(whole) else 0
+    group = arrays.get("vertical_group", np.arange(count) * 2 // count)
+    parts = arrays.get("group_names", [f"part{g}" for g in range(group.max() + 1)])
+    columns = {}
+    for g, name in enumerate(parts):
+        own = [i for i in range(count) if group[i] == g and i != out]
+        # A party whose only column was taken out has nothing to bring.
+        if own:
+            columns[str(name)] = own
+    train, test = tables(x, x_test, columns, codes)
+    high = above_median(x[:, out], x_test[:, out])
+    return train, test, high, f"{names[out]} above its median, not an input"
+
+
+def archived_space(arrays: Arrays) -> Archived:
+    """Images, volumes or signals, divided in two: by halves of space, or by leads."""
+    y, y_test = arrays["y_train"], arrays["y_test"]
+    x, x_test = scaled(arrays["x_train"], arrays["x_test"])
+    divide = leads if x.ndim == 3 else halves
+    count = int(y.max()) + 1
+    if count > 2:
+        high = 2 * y >= count, 2 * y_test >= count
+        second = "the class is in the upper half"
+    else:
+        # Of two classes the upper half would be the first task again.
+        axes = tuple(range(1, x.ndim))
+        high = above_median(x.mean(axis=axes), x_test.mean(axis=axes))
+        second = "mean intensity above its median"
+    return divide(x), divide(x_test), high, second
 
 
 def assemble(
@@ -243,7 +248,9 @@ def tables(
     groups: Mapping[str, list[int]],
     codes: np.ndarray,
 ) -> tuple[Arrays, Arrays]:
-    """Each group of columns as a field, prepared by its owner alone: imputed and standardised, or one column per code."""
+    """Each group of columns as a field, prepared by its owner alone: imputed and standardised, or
+    one column per code.
+    """
     train, test = {}, {}
     for name, columns in groups.items():
         numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
@@ -266,18 +273,20 @@ def above_median(
 
 
 def scaled(x: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 with a channel axis: bytes as fractions of 255, other numbers standardised by channel."""
+    """Float32 with a channel axis: bytes as fractions of 255, other numbers standardised."""
     if x.shape[-1] > CHANNELS:
         x, x_test = x[..., None], x_test[..., None]
     if x.dtype == np.uint8:
         return x.astype(np.float32) / 255, x_test.astype(np.float32) / 255
-    scale = StandardScaler().fit(x.reshape(-1, x.shape[-1]))
-    return tuple(
-        scale.transform(part.reshape(-1, x.shape[-1]))
-        .reshape(part.shape)
-        .astype(np.float32)
-        for part in (x, x_test)
-    )
+    # By channel: the leads of a signal are measured by electrodes of their own.
+    channels = x.shape[-1]
+    scale = StandardScaler().fit(x.reshape(-1, channels))
+
+    def standardised(part: np.ndarray) -> np.ndarray:
+        flat = scale.transform(part.reshape(-1, channels))
+        return flat.reshape(part.shape).astype(np.float32)
+
+    return standardised(x), standardised(x_test)
 
 
 def halves(x: np.ndarray) -> Arrays:

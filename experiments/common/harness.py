@@ -1,7 +1,9 @@
-"""What the experiments with many clients share: records as one field, networks cut after their first layer, a learning rate
-that can be set without compiling anew, and how good the clients' models are.
+"""What the experiments with many clients share: records, networks, rates, and measures.
 
-A file of records may say whose each is, as `site_train` or `rec_train` (a hospital, a patient); that makes the clients.
+Records are one field and a label; networks are cut after their first layer; the learning rate can
+be set without compiling anew; and `correct` says how good the clients' models are. A file of
+records may say whose each is, as `site_train` or `rec_train` (a hospital, a patient); that makes
+the clients.
 """
 
 from __future__ import annotations
@@ -33,13 +35,10 @@ from experiments.common.data import (
 from experiments.common.vision import VGG, vgg
 from jsplit.rounds import Federation
 
-GROUPS = {
-    "site": "site",
-    "rec": "patient",
-}  # keys of a file that say whose a record is, and who that is
-SAME_PERSON = {
-    202: 201
-}  # two recordings of one person in MIT-BIH: whoever trains on one must not be tested on the other
+# Keys of a file that say whose a record is, and who that is.
+GROUPS = {"site": "site", "rec": "patient"}
+# Two recordings of one person in MIT-BIH: whoever trains on one must not be tested on the other.
+SAME_PERSON = {202: 201}
 WIDTH = 32  # of the client's layer in a dense network
 FILTERS = (8, 32, 64)  # the client has the first
 NETWORKS = ("dense", "small", "convolutional", *(f"vgg{depth}" for depth in VGG))
@@ -51,7 +50,7 @@ RATES = (
     0.3,
     1.0,
     3.0,
-)  # of learning, that every way to train chooses from
+)  # of learning, that every algorithm chooses from
 VALID = 0.15  # of the training records, to choose on
 
 
@@ -60,7 +59,9 @@ class Records(NamedTuple):
 
     Attributes:
         name: for tables, figures and file names.
-        train, valid, test: `record` and `label`, and where it is known `group`: whose the record is.
+        train: `record` and `label`, and where it is known `group`: whose the record is.
+        valid: the same, set aside of `train` to choose a rate by.
+        test: the same.
         classes: how many.
         grouping: what a group is.
     """
@@ -74,66 +75,88 @@ class Records(NamedTuple):
 
 
 def records(name: str, limit: int | None = None, seed: int = 0) -> Records:
-    """The data set `name`, as for `data.load`, with at most `limit` records in each part; of those for training, `VALID` of
-    all are set aside.
+    """Load the data set `name`, as `data.load` does, and set `VALID` of its training records aside.
+
+    Args:
+        name: one of `BUNDLED`, or the path of an `.npz` file.
+        limit: at most so many records for training, and for testing.
+        seed: of what is drawn: parts, and the records that are kept.
     """
     grouping = ""
     if name in BUNDLED:
-        data = load(name, seed=seed)
-        axis = 2 if name == "digits" else 1
-        task = next(iter(data.tasks))
-        parts = [
-            {
-                "record": np.concatenate([part[f] for f in data.owners], axis),
-                "label": part[task],
-            }
-            for part in (data.train, data.test)
-        ]
+        parts = bundled(name, seed)
     else:
-        archive(name)  # says what is wrong with the file
-        with np.load(name) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-        parts = [
-            {"label": arrays[f"y_{part}"].astype(np.int32)}
-            for part in ("train", "test")
-        ]
-        for part, x in zip(parts, prepared(arrays), strict=True):
-            part["record"] = x
-        if key := next((k for k in GROUPS if f"{k}_train" in arrays), None):
-            names, grouping = arrays.get(f"{key}_names"), GROUPS[key]
-            for part, of in zip(parts, ("train", "test"), strict=True):
-                own = [SAME_PERSON.get(int(g), int(g)) for g in arrays[f"{key}_{of}"]]
-                part["group"] = np.array(
-                    [str(g if names is None else names[g]) for g in own]
-                )
-            train, test = (set(part["group"]) for part in parts)
-            if not test <= train:  # a test on other patients
-                parts[1] = pick(
-                    parts[1], ~np.isin(parts[1]["group"], list(train & test))
-                )
+        parts, grouping = from_file(name)
     rng = np.random.default_rng(seed)
     train, test = (sample(part, limit, rng) for part in parts)
-    label, number = train["label"], round(VALID * len(train["label"]))
-    each = np.unique(label, return_counts=True)[1]
-    by = (
-        label
-        if each.min() > 1 and min(number, len(label) - number) >= len(each)
-        else None
-    )
     kept, aside = train_test_split(
-        np.arange(len(label)), test_size=VALID, stratify=by, random_state=seed
+        np.arange(len(train["label"])),
+        test_size=VALID,
+        stratify=strata(train["label"]),
+        random_state=seed,
     )
-    classes = int(max(part["label"].max() for part in parts)) + 1
     return Records(
-        Path(name).stem, pick(train, kept), pick(train, aside), test, classes, grouping
+        Path(name).stem,
+        pick(train, kept),
+        pick(train, aside),
+        test,
+        classes=int(max(part["label"].max() for part in parts)) + 1,
+        grouping=grouping,
     )
+
+
+def strata(label: np.ndarray) -> np.ndarray | None:
+    """What the division keeps in proportion: the labels, where there are enough of each class."""
+    number = round(VALID * len(label))
+    each = np.unique(label, return_counts=True)[1]
+    enough = each.min() > 1 and min(number, len(label) - number) >= len(each)
+    return label if enough else None
+
+
+def bundled(name: str, seed: int) -> list[Arrays]:
+    """Training and test records of a data set that scikit-learn has, its fields as one."""
+    data = load(name, seed=seed)
+    # The halves of an image lie side by side; fields of a table are columns.
+    axis = 2 if name == "digits" else 1
+    task = next(iter(data.tasks))
+    parts = []
+    for part in (data.train, data.test):
+        record = np.concatenate([part[field] for field in data.owners], axis)
+        parts.append({"record": record, "label": part[task]})
+    return parts
+
+
+def from_file(name: str) -> tuple[list[Arrays], str]:
+    """Training and test records of a file, and what a group is, where it says whose they are."""
+    archive(name)  # says what is wrong with the file
+    with np.load(name) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    parts = []
+    for of, record in zip(("train", "test"), prepared(arrays), strict=True):
+        parts.append({"label": arrays[f"y_{of}"].astype(np.int32), "record": record})
+    key = next((key for key in GROUPS if f"{key}_train" in arrays), None)
+    if key is None:
+        return parts, ""
+
+    names = arrays.get(f"{key}_names")
+    for part, of in zip(parts, ("train", "test"), strict=True):
+        own = [SAME_PERSON.get(int(g), int(g)) for g in arrays[f"{key}_{of}"]]
+        part["group"] = np.array([str(g if names is None else names[g]) for g in own])
+    train, test = (set(part["group"]) for part in parts)
+    # A test on patients who are no clients: nobody has trained on any of theirs, so whoever is in
+    # both is left out of the test.
+    if not test <= train:
+        others = ~np.isin(parts[1]["group"], list(train & test))
+        parts[1] = pick(parts[1], others)
+    return parts, GROUPS[key]
 
 
 def prepared(arrays: Arrays) -> Sequence[np.ndarray]:
-    """Training and test records, scaled by what training records show; of images by what a byte can be."""
+    """Training and test records, scaled by what training records show; images by what a byte is."""
     x, x_test = arrays["x_train"], arrays["x_test"]
     if x.ndim > 2:
         whole = scaled(x, x_test)
+        # From -1 to 1, around 0: these networks have no BatchNorm to centre what they read.
         return [2 * part - 1 for part in whole] if x.dtype == np.uint8 else whole
     columns = list(range(x.shape[1]))
     parts = tables(
@@ -164,12 +187,9 @@ class Dense(nnx.Module):
         self, inputs: int, widths: Sequence[int], classes: int, *, rngs: nnx.Rngs
     ):
         sizes = [inputs, *widths, classes]
-        self.layers = nnx.List(
-            [
-                nnx.Linear(a, b, rngs=rngs)
-                for a, b in zip(sizes, sizes[1:], strict=False)
-            ]
-        )
+        self.layers = nnx.List()
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            self.layers.append(nnx.Linear(a, b, rngs=rngs))
 
     def __call__(self, record: jax.Array) -> jax.Array:
         first, *others = self.layers
@@ -180,7 +200,7 @@ class Dense(nnx.Module):
 
 
 class Convolutional(nnx.Module):
-    """Convolutions that halve an image or a signal, the first at the client, and two dense layers."""
+    """Convolutions that halve an image or a signal, the first at the client, and dense layers."""
 
     def __init__(self, shape: Sequence[int], classes: int, *, rngs: nnx.Rngs):
         *space, channels = shape
@@ -191,9 +211,9 @@ class Convolutional(nnx.Module):
             strides=(2,) * len(space),
             rngs=rngs,
         )
-        self.layers = nnx.List(
-            [conv(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.layers = nnx.List()
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            self.layers.append(conv(a, b))
         for _ in FILTERS:
             space = [(n + 1) // 2 for n in space]
         self.dense = nnx.Linear(FILTERS[-1] * int(np.prod(space)), 128, rngs=rngs)
@@ -222,6 +242,7 @@ def network(name: str, shape: Sequence[int], classes: int) -> jsplit.Segment:
         )
     whole = jsplit.segment(make(rngs=nnx.Rngs(0)), inputs="record")
 
+    # An nnx module has its values already, whatever the key; here each seed is to have its own.
     def init(key: jax.Array, *inputs: jax.Array):
         return jsplit.segment(make(rngs=nnx.Rngs(key))).init(key, *inputs)
 
@@ -229,7 +250,7 @@ def network(name: str, shape: Sequence[int], classes: int) -> jsplit.Segment:
 
 
 def topology(name: str, data: Records) -> jsplit.Topology:
-    """The network cut after its first layer: clients have the records and that layer, the server the rest and the labels."""
+    """The network cut after its first layer, which clients have; the server has rest and labels."""
     shape = data.train["record"].shape[1:]
     cuts = ["conv1_1"] if name.startswith("vgg") else None
     example = jax.ShapeDtypeStruct((2, *shape), "float32")
@@ -241,6 +262,7 @@ def topology(name: str, data: Records) -> jsplit.Topology:
 
 def trainer(parts: jsplit.Topology) -> jsplit.Trainer:
     """Plain SGD at every party; `with_rate` sets how fast."""
+    # As a hyperparameter the rate is a part of the state, so another one compiles nothing anew.
     return jsplit.fused(parts, optax.inject_hyperparams(optax.sgd)(learning_rate=0.0))
 
 
@@ -254,34 +276,33 @@ def cost_of(parts: jsplit.Topology, data: Records, batch: int) -> jsplit.Cost:
 
 
 def with_rate(state: Federation, rate: float) -> Federation:
-    """The state with the learning rate of every party, and of every client that has its own, set."""
+    """Set the learning rate of every party, and of every client that has its own."""
 
     def set_rate(memory: Any) -> Any:
         if not hasattr(memory, "hyperparams"):
             return memory
+        rates = memory.hyperparams.items()
         return memory._replace(
-            hyperparams={
-                n: jnp.full_like(x, rate) for n, x in memory.hyperparams.items()
-            }
+            hyperparams={name: jnp.full_like(x, rate) for name, x in rates}
         )
 
-    return state._replace(
-        parties={
-            p: own._replace(optimizer=set_rate(own.optimizer))
-            for p, own in state.parties.items()
-        }
-    )
+    parties = {}
+    for party, own in state.parties.items():
+        parties[party] = own._replace(optimizer=set_rate(own.optimizer))
+    return state._replace(parties=parties)
 
 
 def best(
     accuracy: Callable[[float], float], advance: Callable[[int, str], None]
 ) -> tuple[float, dict[str, float]]:
-    """The rate at which `accuracy` is highest, the lower of two that are equal, and the accuracy at each."""
+    """The rate of the highest `accuracy`, and the accuracy at each."""
     found = {}
     for rate in RATES:
         found[rate] = accuracy(rate)
         advance(1, f"rate {rate:g}: {found[rate]:.3f}")
-    return max(found, key=lambda r: found[r]), {f"{r:g}": x for r, x in found.items()}
+    # Of two that are equal `max` gives the first, which is the lower.
+    chosen = max(found, key=lambda r: found[r])
+    return chosen, {f"{r:g}": x for r, x in found.items()}
 
 
 def positive(text: str) -> int:
@@ -294,10 +315,13 @@ def positive(text: str) -> int:
 def correct(
     predict: Callable, state: Federation, part: Arrays, clients: int | None = None
 ) -> np.ndarray:
-    """Whether each record is classified rightly, [models, records]: by the one model that all share, or by each client's."""
+    """Whether each record is classified rightly, [models, records].
+
+    By the one model that all share, or, where `clients` says how many have one, by each client's.
+    """
     record, label = jnp.asarray(part["record"]), part["label"]
-    outputs = [
-        predict(state, {"record": record}, client=k)["output"]
-        for k in ([None] if clients is None else range(clients))
-    ]
-    return np.stack([np.argmax(x, -1) == label for x in outputs])
+    right = []
+    for client in [None] if clients is None else range(clients):
+        output = predict(state, {"record": record}, client=client)["output"]
+        right.append(np.argmax(output, -1) == label)
+    return np.stack(right)

@@ -1,13 +1,14 @@
-"""One network, cut in six ways: the configurations of Vepakomma et al. 2018 as divisions of the same Flax model.
+"""One Flax model, divided in six ways: the configurations of Vepakomma et al. 2018.
 
-Each field has a bottom, each task a top; places where it may be cut are marked in the code. Five of the configurations
-are this network with one top, cut at different marks; `multitask` is the network with two. BatchNorm and dropout lie
-on both sides of the first cut, since they are where splitting goes wrong most easily.
+Each field has a bottom, each task a top; places where it may be cut are marked in the code. Five
+of the configurations are this network with one top, cut at different marks; `multitask` is the
+network with two. BatchNorm and dropout lie on both sides of the first cut, since they are where
+splitting goes wrong most easily.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ class Dense(nnx.Module):
     """A dense layer with BatchNorm and dropout."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        # BatchNorm has a bias of its own, and takes away any before it.
         self.linear = nnx.Linear(
             inputs, outputs, use_bias=False, kernel_init=UNIFORM, rngs=rngs
         )
@@ -73,6 +75,8 @@ class Bottom(nnx.Module):
     def __init__(self, shape: tuple[int, ...], *, rngs: nnx.Rngs):
         *space, channels = shape
         self.layers = nnx.List()
+        # As many as it takes, so that one network serves images, volumes and signals of any size;
+        # a table has no space, and no convolution.
         while space and max(space) > SMALLEST:
             self.layers.append(Convolution(len(space), channels, FILTERS, rngs=rngs))
             space, channels = [(n + 1) // 2 for n in space], FILTERS
@@ -110,15 +114,12 @@ class Network(nnx.Module):
 
     def __init__(self, fields: Shapes, tasks: Mapping[str, int], *, rngs: nnx.Rngs):
         self.fields = tuple(fields)
-        self.bottoms = nnx.Dict(
-            {name: Bottom(shape, rngs=rngs) for name, shape in fields.items()}
-        )
-        self.tops = nnx.Dict(
-            {
-                task: Top(WIDTH * len(fields), classes, rngs=rngs)
-                for task, classes in tasks.items()
-            }
-        )
+        self.bottoms = nnx.Dict()
+        for name, shape in fields.items():
+            self.bottoms[name] = Bottom(shape, rngs=rngs)
+        self.tops = nnx.Dict()
+        for task, classes in tasks.items():
+            self.tops[task] = Top(WIDTH * len(fields), classes, rngs=rngs)
 
     def __call__(self, *fields: jax.Array) -> dict[str, jax.Array]:
         codes = [
@@ -155,17 +156,16 @@ def network(family: Family, tasks: Mapping[str, int]) -> Network:
     model = Network(
         family.fields, tasks, rngs=nnx.Rngs(params=family.seed, dropout=family.seed)
     )
+    # Flax draws in float32 whatever is asked for; in double precision all must be of one dtype.
     floating = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     nnx.update(model, jax.tree.map(lambda x: x.astype(family.dtype), floating))
     return model
 
 
-def topology(family: Family, configuration: str, model: Network) -> jsplit.Topology:
-    """The whole model, which has the tasks of `configuration`, divided over its parties."""
-    tasks = tasks_of(family, configuration)
-    task = next(iter(tasks))
-    codes = [f"{name}_code" for name in family.fields]
-    cuts = {
+def cuts_of(configuration: str, fields: Sequence[str]) -> list[str]:
+    """Where the network is cut: by field, or after the fields are merged, and deeper."""
+    codes = [f"{name}_code" for name in fields]
+    return {
         "vanilla": ["code"],
         "u_shaped": ["code", "deep"],
         "vertical": codes,
@@ -173,34 +173,34 @@ def topology(family: Family, configuration: str, model: Network) -> jsplit.Topol
         "multitask": codes,
         "multihop": ["code", "middle", "deep"],
     }[configuration]
-    example = [
-        jax.ShapeDtypeStruct((2, *shape), family.dtype)
-        for shape in family.fields.values()
-    ]
-    outputs = [f"{t}_logits" for t in tasks]
-    segments = jsplit.split(
-        model, *example, cuts=cuts, outputs=outputs, inputs=list(family.fields)
-    )
 
-    bottoms = {
-        party: segments[f"{name}_code"]
-        for name, party in family.owners.items()
-        if f"{name}_code" in segments
-    }
+
+def topology(family: Family, configuration: str, model: Network) -> jsplit.Topology:
+    """The whole model, which has the tasks of `configuration`, divided over its parties."""
+    tasks = tasks_of(family, configuration)
+    outputs = [f"{task}_logits" for task in tasks]
+    fields = list(family.fields)
+    shapes = [(2, *shape) for shape in family.fields.values()]
+    # Two records: with one, an axis of the batch could not be told from one that is not there.
+    example = [jax.ShapeDtypeStruct(shape, family.dtype) for shape in shapes]
+    cuts = cuts_of(configuration, fields)
+    segments = jsplit.split(model, *example, cuts=cuts, outputs=outputs, inputs=fields)
+
+    # By the party that has the field; only where each field has a bottom of its own.
+    bottoms = {}
+    for name, party in family.owners.items():
+        if f"{name}_code" in segments:
+            bottoms[party] = segments[f"{name}_code"]
     last = segments[outputs[0]]
-    common = {"loss": cross_entropy, "label": task}
+    common = {"loss": cross_entropy, "label": next(iter(tasks))}
     match configuration:
         case "vanilla":
-            return jsplit.vanilla(
-                segments["code"],
-                last,
-                client=family.client,
-                server="hospital",
-                **common,
-            )
+            client = {"client": family.client, "server": "hospital"}
+            return jsplit.vanilla(segments["code"], last, **client, **common)
         case "u_shaped":
+            body = segments["deep"]
             return jsplit.u_shaped(
-                segments["code"], segments["deep"], last, client="hospital", **common
+                segments["code"], body, last, client="hospital", **common
             )
         case "vertical":
             return jsplit.vertical(bottoms, last, server="hospital", **common)
@@ -210,12 +210,11 @@ def topology(family: Family, configuration: str, model: Network) -> jsplit.Topol
             )
         case "multitask":
             servers = dict(zip(("hospital", "registry"), tasks, strict=True))
-            return jsplit.multitask(
-                bottoms,
-                {server: segments[f"{t}_logits"] for server, t in servers.items()},
-                losses=dict.fromkeys(servers, cross_entropy),
-                labels=servers,
-            )
+            tops = {
+                party: segments[f"{task}_logits"] for party, task in servers.items()
+            }
+            losses = dict.fromkeys(servers, cross_entropy)
+            return jsplit.multitask(bottoms, tops, losses=losses, labels=servers)
         case _:
             chain = {
                 family.client: segments["code"],

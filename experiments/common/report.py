@@ -1,4 +1,7 @@
-"""Progress and tables on a terminal: with rich where it is installed, as plain lines where it is not or nobody watches."""
+"""Progress and tables on a terminal.
+
+With rich where it is installed, as plain lines where it is not or nobody watches.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,12 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int], Advance]]:
-    """Yields `start(name, total) -> advance`; `advance(steps, note)` is to be called until `total` is reached."""
+    """Show how far several jobs are, for as long as the context is open.
+
+    Yields:
+        `start(name, total) -> advance`; `advance(steps, note)` is to be called until `total` is
+        reached.
+    """
     console = Console() if Console else None
     if console and console.is_terminal:
         columns = (
@@ -63,6 +71,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     right = [all(is_number(row[i]) for row in rows) for i in range(len(columns))]
     if Console:
         console = Console()
+        # In a file or a log rich takes 80 columns, and would break every row.
         if not console.is_terminal:
             console = Console(width=WIDTH)
         grid = Table(title=title, title_justify="left", title_style="bold")
@@ -85,6 +94,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def is_number(cell: str) -> bool:
+    # Thousands are set apart by spaces, and a column may be empty in places.
     try:
         float(cell.replace(" ", "") or "0")
     except ValueError:

@@ -1,7 +1,8 @@
 """VGG and ResNet at full size, for images of any size: the networks of the paper's tables.
 
-Layers have the names of the papers, and parameter counts equal the published ones to the unit. Either can be made
-without values, `shapes(vgg, 19)`, for what needs shapes only: cutting and costing.
+Layers have the names of the papers, and parameter counts equal the published ones to the unit.
+Either can be made without values, `shapes(vgg, 19)`, for what needs shapes only: cutting and
+costing.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from functools import partial
 import jax
 from flax import nnx
 
-VGG = {  # convolutions in each of the five blocks (Simonyan and Zisserman, https://arxiv.org/abs/1409.1556, Table 1)
+# convolutions in each of the five blocks (Simonyan and Zisserman,
+# https://arxiv.org/abs/1409.1556, Table 1)
+VGG = {
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-RESNET = {  # blocks in each of the four stages (He et al., https://arxiv.org/abs/1512.03385, Table 1)
+# blocks in each of the four stages (He et al., https://arxiv.org/abs/1512.03385, Table 1)
+RESNET = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -38,7 +42,9 @@ Plain = partial(nnx.Conv, use_bias=False)
 
 
 class VGGNet(nnx.Module):
-    """Blocks of 3 x 3 convolutions with a bias and a ReLU, a maximum over 2 x 2 after each, three dense layers."""
+    """Blocks of 3 x 3 convolutions with a bias and a ReLU, a maximum over 2 x 2 after each, three
+    dense layers.
+    """
 
     def __init__(
         self, blocks: tuple[int, ...], classes: int, size: int, *, rngs: nnx.Rngs
@@ -65,33 +71,32 @@ class VGGNet(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Two 3 x 3 convolutions or, as a bottleneck, 1 x 1, 3 x 3 and 1 x 1; around them the input, projected if sizes differ."""
+    """Two 3 x 3 convolutions or, as a bottleneck, 1 x 1, 3 x 3 and 1 x 1; around them the input,
+    projected if sizes differ.
+    """
 
     def __init__(
         self, inputs: int, width: int, stride: int, bottleneck: bool, *, rngs: nnx.Rngs
     ):
         out = 4 * width if bottleneck else width
-        sizes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, out, 1, 1)]
-        sizes = (
-            sizes if bottleneck else [(inputs, width, 3, stride), (width, out, 3, 1)]
-        )
-        self.convs = nnx.List(
-            [
-                Plain(a, b, (k, k), strides=s, padding=k // 2, rngs=rngs)
-                for a, b, k, s in sizes
-            ]
-        )
-        self.norms = nnx.List(
-            [nnx.BatchNorm(b, momentum=0.9, rngs=rngs) for _, b, _, _ in sizes]
-        )
-        self.project = (
-            Plain(inputs, out, (1, 1), strides=stride, rngs=rngs)
-            if stride > 1 or inputs != out
-            else None
-        )
-        self.project_norm = (
-            nnx.BatchNorm(out, momentum=0.9, rngs=rngs) if self.project else None
-        )
+        # In a bottleneck the stride is at the 3 x 3 convolution, as in torchvision ("v1.5"); the
+        # paper has it at the first.
+        sizes = [(inputs, width, 3, stride), (width, out, 3, 1)]
+        if bottleneck:
+            sizes = [(inputs, width, 1, 1), (width, width, 3, stride)]
+            sizes.append((width, out, 1, 1))
+        self.convs, self.norms = nnx.List(), nnx.List()
+        for a, b, k, s in sizes:
+            padding = k // 2
+            conv = Plain(a, b, (k, k), strides=s, padding=padding, rngs=rngs)
+            self.convs.append(conv)
+            self.norms.append(nnx.BatchNorm(b, momentum=0.9, rngs=rngs))
+        project = norm = None
+        if stride > 1 or inputs != out:
+            project = Plain(inputs, out, (1, 1), strides=stride, rngs=rngs)
+            norm = nnx.BatchNorm(out, momentum=0.9, rngs=rngs)
+        # Assigned once: an attribute that was None cannot become a module later.
+        self.project, self.project_norm = project, norm
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = x
@@ -141,6 +146,8 @@ class ResNet(nnx.Module):
         h = self.stem(image)
         for number in range(1, self.stages + 1):
             h = self.stage(number, h)
+        # The mean over space is why one ResNet takes images of any size; VGG's first dense layer
+        # does not.
         return self.fc(h.mean((1, 2)))
 
 
@@ -154,7 +161,9 @@ def vgg(
 def resnet(
     depth: int = 50, classes: int = 1000, size: int = 224, *, rngs: nnx.Rngs
 ) -> ResNet:
-    """ResNet-18, 34 or 50 for images [batch, size, size, 3]; the network is the same for any `size`."""
+    """ResNet-18, 34 or 50 for images [batch, size, size, 3]; the network is the same for any
+    `size`.
+    """
     return ResNet(RESNET[depth], depth >= 50, classes, rngs=rngs)
 
 

@@ -1,8 +1,10 @@
-"""Who sends bytes there and back, for `bench_wire.py`: a socket with TLS, a bare gRPC stream, and a channel of jsplit.
+"""Who sends bytes there and back: a socket with TLS, a bare gRPC stream, and a channel of jsplit.
 
-Of each, a server that takes all bytes before it sends them back, and a client: `trip(array)` is one round trip, `push(array)`
-one way, to which nothing comes back. All three use the same certificates, on both sides. `python echoes.py <kind> <folder of
-certificates>` serves, and prints its port.
+The contestants of experiments/bench/wire.py. Of each there is a server, which takes all bytes and
+then sends them back, and a client: `trip(array)` is one round trip, `push(array)` one way, to which
+nothing comes back. All use the same certificates, on both sides.
+
+    python experiments/network/echo_servers.py <kind> <folder of certificates>  # prints its port
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from typing import Any
 import grpc
 import numpy as np
 
-from jsplit.wire.certs import host_of, read, uri_of
-from jsplit.wire.channel import CHUNK
-from jsplit.wire.codec import Head, frame_of
+from jsplit.party import credentials
+from jsplit.wire import Head, frame_of, host_of, uri_of
 from jsplit.wire.rpc import Listener, dial
 
 LIMIT, LONG = 1 << 28, 60.0
-ONE_WAY = 1 << 62
-"""Added to the size of what is not to be sent back."""
+CHUNK = (
+    1 << 19
+)  # bytes that the bare stream sends at a time, as a channel of jsplit does
+ONE_WAY = 1 << 62  # added to the size of what is not to be sent back
+
 Trip = Callable[[np.ndarray], Any]
 Echo = tuple[Trip, Trip, Callable]
 
@@ -43,6 +47,7 @@ def serve_tls(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         raw, _ = listener.accept()
+        # Without this the last piece of a message waits for the acknowledgement of the one before.
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with context.wrap_socket(raw, server_side=True) as s:
             while size := int.from_bytes(receive(s, 8), "little"):
@@ -53,6 +58,7 @@ def serve_tls(folder: Path) -> None:
 
 
 def receive(s: ssl.SSLSocket, size: int) -> bytearray:
+    """So many bytes; a size of zero, as which the server takes it, once the peer has hung up."""
     data, at = bytearray(size), 0
     view = memoryview(data)
     while at < size:
@@ -86,7 +92,8 @@ def echo_tls(folder: Path, port: int) -> Echo:
 
 
 def serve_grpc(folder: Path) -> None:
-    ended, trust = threading.Event(), read(folder, "server")
+    ended = threading.Event()
+    trust = credentials(folder, "server")
 
     def talk(
         requests: Iterator[bytes], context: grpc.ServicerContext
@@ -100,17 +107,12 @@ def serve_grpc(folder: Path) -> None:
                 yield from pieces(data)
 
     server = grpc.server(ThreadPoolExecutor(2))
-    handler = grpc.stream_stream_rpc_method_handler(talk)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("Bare", {"talk": handler}),)
-    )
+    method = grpc.stream_stream_rpc_method_handler(talk)
+    handler = grpc.method_handlers_generic_handler("Bare", {"talk": method})
+    server.add_generic_rpc_handlers((handler,))
     pair = [(trust.key, trust.certificate)]
-    print(
-        server.add_secure_port(
-            "127.0.0.1:0", grpc.ssl_server_credentials(pair, trust.authority, True)
-        ),
-        flush=True,
-    )
+    own = grpc.ssl_server_credentials(pair, trust.authority, True)
+    print(server.add_secure_port("127.0.0.1:0", own), flush=True)
     server.start()
     ended.wait(600)
     server.stop(1).wait(5)
@@ -130,15 +132,13 @@ def gathered(chunks: Iterator[bytes], size: int) -> memoryview:
 
 
 def echo_grpc(folder: Path, port: int) -> Echo:
-    trust = read(folder, "client")
+    trust = credentials(folder, "client")
     trusted = grpc.ssl_channel_credentials(
         trust.authority, trust.key, trust.certificate
     )
-    line = grpc.secure_channel(
-        f"127.0.0.1:{port}",
-        trusted,
-        [("grpc.ssl_target_name_override", host_of("server"))],
-    )
+    # The certificate names the party, and not the machine's address.
+    named = [("grpc.ssl_target_name_override", host_of("server"))]
+    line = grpc.secure_channel(f"127.0.0.1:{port}", trusted, named)
     due: queue.SimpleQueue = queue.SimpleQueue()
     call: Any = line.stream_stream("/Bare/talk")(iter(due.get, None))
 
@@ -170,21 +170,24 @@ def serve_jsplit(folder: Path) -> None:
         try:
             while True:
                 frame = channel.receive(LONG)
+                # What is to come back is sent as an activation, what is not as weights: a channel
+                # carries either, and looks at neither.
                 if frame.head.kind == "activation":
                     channel.send(frame, LONG)
         except (ConnectionError, TimeoutError):
             ended.set()
 
-    listener = Listener(
-        "127.0.0.1:0", read(folder, "server"), {uri_of("client"): "client"}, met, LIMIT
-    )
+    allowed = {uri_of("client"): "client"}
+    own = credentials(folder, "server")
+    listener = Listener("127.0.0.1:0", own, allowed, met, LIMIT)
     print(listener.port, flush=True)
     ended.wait(600)
     listener.close()
 
 
 def echo_jsplit(folder: Path, port: int) -> Echo:
-    channel = dial(f"127.0.0.1:{port}", "server", read(folder, "client"), LIMIT)
+    own = credentials(folder, "client")
+    channel = dial(f"127.0.0.1:{port}", "server", own, LIMIT)
 
     def push(array: np.ndarray, kind: str = "weights") -> None:
         channel.send(frame_of(Head(kind), [array]), LONG)

@@ -1,12 +1,16 @@
-"""Four parties in processes of their own, over mutual TLS, on real data; one is killed on the way and started again.
+"""Does a federation that loses a party end where the undisturbed run ends, over mutual TLS?
 
-Question: does a federation that loses a party end where the undisturbed run ends? Vepakomma et al. 2018, Figures 2b and 2c
-together: two labs measure different things of the same 569 samples (size and shape of nuclei), a server has the middle of the
-network, and the hospital has the diagnoses, the last layers and the loss. No record, no label and no id leaves its owner;
-labs and hospital only dial out, and what goes from one of them to another passes the server sealed.
+Vepakomma et al., `Split learning for health <https://arxiv.org/abs/1812.00564>`_, 2018, Figures 2b
+and 2c together: two labs measure different things of the same 569 samples (size and shape of
+nuclei), a server has the middle of the network, and the hospital has the diagnoses, the last layers
+and the loss. No record, no label and no id leaves its owner; labs and hospital only dial out, and
+what goes from one of them to another passes the server sealed.
 
-`python experiments/network/hospitals.py` makes certificates and the agreement, starts the four, shows them live, kills one with
-signal 9, starts it again, and compares all parameters with those of one process that was never disturbed.
+Makes certificates and the agreement, starts the four as processes of their own, shows them live,
+kills one with signal 9, starts it again, and compares all parameters with those of one process that
+was never disturbed.
+
+    python experiments/network/hospitals.py [--steps 600] [--checkpoint 50]
 """
 
 from __future__ import annotations
@@ -31,9 +35,6 @@ from rich.table import Table
 
 import jsplit
 from experiments.common.data import load
-from jsplit.party.compute.local import Local
-from jsplit.party.contract.records import Records, places_of
-from jsplit.party.durable import newest
 
 PARTIES = ("size_lab", "shape_lab", "server", "hospital")
 VICTIM = "shape_lab"
@@ -47,15 +48,17 @@ FIELDS = {
 }
 
 
+# What the parties bring. In earnest each has a file with its own part alone.
+
+
 class Layers(nnx.Module):
     """Two dense layers; what each party has is one of these, of its own sizes."""
 
     def __init__(self, widths: Sequence[int], seed: int):
+        inputs, hidden, outputs = widths
         rngs = nnx.Rngs(seed)
-        self.first, self.second = (
-            nnx.Linear(a, b, rngs=rngs)
-            for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.first = nnx.Linear(inputs, hidden, rngs=rngs)
+        self.second = nnx.Linear(hidden, outputs, rngs=rngs)
 
     def __call__(self, *inputs):
         h = jax.numpy.concatenate(inputs, axis=-1)
@@ -66,27 +69,35 @@ def records() -> tuple[dict[str, np.ndarray], list[str], dict[str, np.ndarray]]:
     """Training records by field, their ids, and test records."""
     data = load("breast_cancer")
     fields = ("size", "shape", "malignant")
-    train, test = ({f: part[f] for f in fields} for part in (data.train, data.test))
+    train = {f: data.train[f] for f in fields}
+    test = {f: data.test[f] for f in fields}
     return train, [f"sample-{i:04}" for i in range(len(train["size"]))], test
 
 
 def segments(widths: Mapping[str, int]) -> dict[str, jsplit.Segment]:
-    """The four models. In earnest each party has a file with its own alone."""
-    shapes = {
-        "size_lab": ((widths["size"], WIDTH, WIDTH), ["size"]),
-        "shape_lab": ((widths["shape"], WIDTH, WIDTH), ["shape"]),
-        "server": ((2 * WIDTH, 2 * WIDTH, WIDTH), ["from_size", "from_shape"]),
-        "hospital": ((WIDTH, WIDTH, 2), ["body"]),
+    """The four models, by party."""
+    sizes = {
+        "size_lab": (widths["size"], WIDTH, WIDTH),
+        "shape_lab": (widths["shape"], WIDTH, WIDTH),
+        "server": (2 * WIDTH, 2 * WIDTH, WIDTH),
+        "hospital": (WIDTH, WIDTH, 2),
+    }
+    reads = {
+        "size_lab": ["size"],
+        "shape_lab": ["shape"],
+        "server": ["from_size", "from_shape"],
+        "hospital": ["body"],
     }
     return {
-        p: jsplit.segment(Layers(w, i), inputs=reads)
-        for i, (p, (w, reads)) in enumerate(shapes.items())
+        party: jsplit.segment(Layers(sizes[party], seed), inputs=reads[party])
+        for seed, party in enumerate(PARTIES)
     }
 
 
 def topology() -> jsplit.Topology:
+    """Who computes what, and where the loss is."""
     train, _, _ = records()
-    s = segments({f: train[f].shape[-1] for f in ("size", "shape")})
+    own = segments({field: train[field].shape[-1] for field in ("size", "shape")})
     loss = jsplit.Loss(
         "loss",
         optax.softmax_cross_entropy_with_integer_labels,
@@ -94,42 +105,48 @@ def topology() -> jsplit.Topology:
         ["output", "malignant"],
     )
     nodes = [
-        jsplit.Node("from_size", s["size_lab"], "size_lab"),
-        jsplit.Node("from_shape", s["shape_lab"], "shape_lab"),
-        jsplit.Node("body", s["server"], "server"),
-        jsplit.Node("output", s["hospital"], "hospital"),
+        jsplit.Node("from_size", own["size_lab"], "size_lab"),
+        jsplit.Node("from_shape", own["shape_lab"], "shape_lab"),
+        jsplit.Node("body", own["server"], "server"),
+        jsplit.Node("output", own["hospital"], "hospital"),
         loss,
     ]
     return jsplit.Topology(nodes, FIELDS)
 
 
 def optimizers() -> dict[str, optax.GradientTransformation]:
-    return {p: optax.adam(rate) for p, rate in RATES.items()}
+    return {party: optax.adam(rate) for party, rate in RATES.items()}
 
 
-def part(party: str, which: int = 0) -> dict[str, Any]:
-    """What one party brings; the command `jsplit train` asks for it."""
-    train, ids, test = records()
-    data = {f: (train, test)[which][f] for f in FIELDS[party]}
-    names = ids if which == 0 else [f"test-{i:04}" for i in range(len(test["size"]))]
-    turned = np.random.default_rng(len(party)).permutation(
-        len(names)
-    )  # each party has its own order; ids put it right
+def part(party: str) -> dict[str, Any]:
+    """What one party brings to training; the command `jsplit train` asks for it."""
+    train, ids, _ = records()
+    return _part(party, train, ids)
+
+
+def test_part(party: str) -> dict[str, Any]:
+    """What one party brings to a prediction, for `jsplit predict`."""
+    _, _, test = records()
+    return _part(party, test, [f"test-{i:04}" for i in range(len(test["size"]))])
+
+
+def _part(
+    party: str, fields: Mapping[str, np.ndarray], ids: Sequence[str]
+) -> dict[str, Any]:
+    # Each party has its records in an order of its own, as it would be in earnest; that the same
+    # sample is in the same place of a batch everywhere is what the ids are for.
+    order = np.random.default_rng(len(party)).permutation(len(ids))
     return {
         "own": topology(),
-        "data": {f: x[turned] for f, x in data.items()},
-        "ids": [names[i] for i in turned],
+        "data": {field: fields[field][order] for field in FIELDS[party]},
+        "ids": [ids[i] for i in order],
         "optimizer": optimizers()[party],
     }
 
 
-def test_part(party: str) -> dict[str, Any]:
-    return part(party, 1)
-
-
 def agreed(steps: int, every: int, port: int) -> jsplit.party.Agreement:
     train, _, _ = records()
-    batch = {f: x[:BATCH] for f, x in train.items()}
+    batch = {field: x[:BATCH] for field, x in train.items()}
     return jsplit.party.agreement(
         topology(),
         batch,
@@ -140,145 +157,169 @@ def agreed(steps: int, every: int, port: int) -> jsplit.party.Agreement:
     )
 
 
-class Federation:
-    """The processes, and what they say."""
+# The processes.
+
+
+class Processes:
+    """The four processes, and what they say."""
 
     def __init__(self, folder: Path):
-        self.folder, self.processes, self.notes = folder, {}, []
+        self.folder = folder
+        self.running: dict[str, subprocess.Popen] = {}
+        self.notes: list[str] = []
+        # Four processes that each reserve most of an accelerator's memory would not start.
         self.env = os.environ | {"JAX_PLATFORMS": "cpu"}
 
-    def start(
-        self, party: str, task: str = "train", function: str = "part", *more: str
-    ) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "jsplit.command",
-            task,
-            "agreement.json",
-            party,
-            f"{Path(__file__).resolve()}:{function}",
-        ]
+    def start(self, party: str, task: str, function: str, *more: str) -> None:
+        """Start a party with the command that its owner would type."""
+        command = [sys.executable, "-m", "jsplit.command", task, "agreement.json"]
+        command += [party, f"{Path(__file__).resolve()}:{function}"]
         command += ["--certs", "certs", "--checkpoint", f"state/{party}", *more]
-        command += ["--log", f"{party}.jsonl"] if task == "train" else []
         with open(self.folder / f"{party}.out", "ab") as out:
-            self.processes[party] = subprocess.Popen(
+            self.running[party] = subprocess.Popen(
                 command, cwd=self.folder, env=self.env, stdout=out, stderr=out
             )
 
+    def train(self, party: str) -> None:
+        self.start(party, "train", "part", "--log", f"{party}.jsonl")
+        self.note(f"{party} started")
+
+    def kill(self, party: str) -> None:
+        self.running[party].kill()
+        self.running[party].wait()
+
+    def alive(self) -> bool:
+        return any(process.poll() is None for process in self.running.values())
+
     def last(self, party: str) -> dict[str, Any]:
+        """The last whole line that a party has logged."""
         file = self.folder / f"{party}.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
+        # The line at the end may be half written, by a process that was killed or is writing.
         return json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
 
     def note(self, text: str) -> None:
         self.notes.append(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def table(self, steps: int) -> Table:
+        """What each party does now."""
         table = Table(
             title=f"of {steps} steps",
             caption="\n".join(self.notes[-6:]),
             caption_justify="left",
         )
-        for column in (
-            "party",
-            "pid",
-            "step",
-            "epoch",
-            "loss",
-            "B sent",
-            "B got",
-            "work ms",
-            "wait ms",
-        ):
-            table.add_column(column, justify="right" if column != "party" else "left")
-        for p, process in self.processes.items():
-            m = self.last(p)
-            loss = ", ".join(f"{x:.4f}" for x in m.get("losses", {}).values())
-            code = process.poll()
+        table.add_column("party")
+        for name in ("pid", "step", "epoch", "loss", "B sent", "B got"):
+            table.add_column(name, justify="right")
+        table.add_column("work ms", justify="right")
+        table.add_column("wait ms", justify="right")
+        for party, process in self.running.items():
+            said, code = self.last(party), process.poll()
+            losses = said.get("losses", {}).values()
             table.add_row(
-                p,
+                party,
                 str(process.pid) if code is None else f"end {code}",
-                f"{m.get('step', 0)}",
-                str(m.get("epoch", "")),
-                loss,
-                str(m.get("sent", "")),
-                str(m.get("received", "")),
-                f"{1e3 * m.get('compute', 0):.1f}",
-                f"{1e3 * m.get('wait', 0):.1f}",
+                f"{said.get('step', 0)}",
+                str(said.get("epoch", "")),
+                ", ".join(f"{x:.4f}" for x in losses),
+                str(said.get("sent", "")),
+                str(said.get("received", "")),
+                f"{1e3 * said.get('compute', 0):.1f}",
+                f"{1e3 * said.get('wait', 0):.1f}",
             )
         return table
 
     def close(self) -> None:
-        for process in self.processes.values():
+        for party, process in self.running.items():
             if process.poll() is None:
-                process.kill()
-                process.wait()
+                self.kill(party)
 
 
-def train(federation: Federation, steps: int, deadline: float) -> None:
-    """Start all, kill one after a third of the steps, start it again after a pause, wait for the end."""
+def train(processes: Processes, steps: int, deadline: float) -> None:
+    """Start all, kill one after a third of the steps, start it again, wait for the end."""
     end = time.monotonic() + deadline
-    for p in PARTIES:
-        federation.start(p)
-        federation.note(f"{p} started")
-    killed = restarted = False
-    with Live(federation.table(steps), refresh_per_second=4) as live:
-        while any(process.poll() is None for process in federation.processes.values()):
-            if time.monotonic() > end:
+    for party in PARTIES:
+        processes.train(party)
+    killed_at: float | None = None
+    restarted = False
+    with Live(processes.table(steps), refresh_per_second=4) as live:
+        while processes.alive():
+            now = time.monotonic()
+            if now > end:
                 raise TimeoutError(
-                    f"the federation did not end within {deadline:g} s; see {federation.folder}"
+                    f"the federation did not end within {deadline:g} s; see {processes.folder}"
                 )
-            if not killed and federation.last(VICTIM).get("step", 0) > steps // 3:
-                federation.processes[VICTIM].kill()
-                federation.processes[VICTIM].wait()
-                killed, at = True, time.monotonic()
-                federation.note(
-                    f"{VICTIM} killed with signal 9 at step {federation.last(VICTIM)['step']}"
-                )
-            if killed and not restarted and time.monotonic() - at > 2:
-                federation.start(VICTIM)
+            step = processes.last(VICTIM).get("step", 0)
+            if killed_at is None and step > steps // 3:
+                processes.kill(VICTIM)
+                processes.note(f"{VICTIM} killed with signal 9 at step {step}")
+                killed_at = now
+            # A pause, so that the others notice that it is gone, and are seen to wait.
+            if killed_at is not None and not restarted and now - killed_at > 2:
+                processes.train(VICTIM)
+                processes.note("all go back to the newest checkpoint that all have")
                 restarted = True
-                federation.note(
-                    f"{VICTIM} started again; all go back to the newest checkpoint that all have"
-                )
-            live.update(federation.table(steps))
+            live.update(processes.table(steps))
             time.sleep(0.1)
-        live.update(federation.table(steps))
-    if any(process.returncode for process in federation.processes.values()):
-        raise RuntimeError(f"a party ended with an error; see {federation.folder}")
+        live.update(processes.table(steps))
+    if any(process.returncode for process in processes.running.values()):
+        raise RuntimeError(f"a party ended with an error; see {processes.folder}")
 
 
-def undisturbed(agreement: jsplit.party.Agreement) -> Mapping[str, jsplit.PartyState]:
+# What it is compared with.
+
+
+def undisturbed(agreement: jsplit.party.Agreement, steps: int) -> jsplit.TrainState:
     """The same training in one process: same records, same order, no network."""
     fields, ids, _ = records()
+    batch = jsplit.party.batches(agreement, fields, ids)
     trainer = jsplit.messages(topology(), optimizers())
-    everything = Records(fields, ids)
-    count, seed = len(ids), agreement["seed"]
-    state = trainer.init(seed, everything.take(places_of(0, count, BATCH, seed)))
-    for step in range(agreement["steps"]):
-        state, _ = trainer.step(
-            state, everything.take(places_of(step, count, BATCH, seed))
+    state = trainer.init(agreement["seed"], batch(0))
+    for step in range(steps):
+        state, _ = trainer.step(state, batch(step))
+    return state
+
+
+def differences(folder: Path, steps: int, whole: jsplit.TrainState) -> dict[str, float]:
+    """By party, how far the parameters on its disk are from those of the undisturbed run."""
+    found: dict[str, float] = {}
+    for party in PARTIES:
+        # A checkpoint of a party is what `jsplit.save` writes, in a folder named by its step.
+        like = jsplit.TrainState({party: whole.parties[party]})
+        own = jsplit.restore(folder / "state" / party / f"{steps:012}", like)
+        leaves = zip(
+            jax.tree.leaves(own.parties[party].params),
+            jax.tree.leaves(whole.parties[party].params),
+            strict=True,
         )
-    return state.parties
+        found[party] = max(
+            float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in leaves
+        )
+    return found
 
 
-def predictions(federation: Federation) -> float:
+def predictions(processes: Processes) -> float:
     """Accuracy on the test records: a forward pass over the network, by the same four parties."""
     _, _, test = records()
     count = len(test["size"])
-    for p in PARTIES:
-        federation.start(
-            p, "predict", "test_part", "--records", str(count), "--out", f"{p}.npz"
-        )
-    for process in federation.processes.values():
+    for party in PARTIES:
+        more = ("--records", str(count), "--out", f"{party}.npz")
+        processes.start(party, "predict", "test_part", *more)
+    for process in processes.running.values():
         process.wait(120)
-    # without labels the hospital has no records in a prediction, so its outputs are in the order of ids
-    outputs = np.load(federation.folder / "hospital.npz")["output"]
+    # Without labels the hospital has no records in a prediction, so its outputs are in the order of
+    # ids, and that is the order of `test`.
+    outputs = np.load(processes.folder / "hospital.npz")["output"]
     return float((outputs.argmax(-1) == test["malignant"]).mean())
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument(
@@ -288,46 +329,35 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--deadline", type=float, default=300.0, help="seconds after which it gives up"
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parse(arguments)
     folder = options.out / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    agreement = agreed(options.steps, options.checkpoint, port)
+    agreement = agreed(options.steps, options.checkpoint, free_port())
     jsplit.party.write(folder / "agreement.json", agreement)
     jsplit.party.certs(folder / "certs", PARTIES)
-    federation = Federation(folder)
+
+    processes = Processes(folder)
     try:
-        train(federation, options.steps, options.deadline)
-        whole, found = undisturbed(agreement), {}
-        for p in PARTIES:
-            local = Local(agreement, p, topology(), optimizers()[p])
-            fields = {f: x[:1] for f, x in records()[0].items() if f in FIELDS[p]}
-            state = newest(
-                folder / "state" / p, p, agreement.schema, local.init(fields)
-            )
-            pairs = zip(
-                jax.tree.leaves(state.params),
-                jax.tree.leaves(whole[p].params),
-                strict=True,
-            )
-            found[p] = max(
-                float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs
-            )
-        accuracy = predictions(federation)
+        train(processes, options.steps, options.deadline)
+        whole = undisturbed(agreement, options.steps)
+        found = differences(folder, options.steps, whole)
+        accuracy = predictions(processes)
     finally:
-        federation.close()
-    for p, difference in found.items():
-        print(
-            f"{p:10} parameters {'identical, bit for bit' if difference == 0 else f'differ by {difference:g}'}"
-        )
+        processes.close()
+
+    for party, difference in found.items():
+        same = f"differ by {difference:g}" if difference else "identical, bit for bit"
+        print(f"{party:10} parameters {same}")
     print(f"accuracy on the test records, predicted over the network: {accuracy:.3f}")
     row = {
         "steps": options.steps,
         "difference": found,
         "accuracy": accuracy,
-        "epochs": federation.last("server")["epoch"],
+        "epochs": processes.last("server")["epoch"],
     }
     (folder / "hospitals.json").write_text(json.dumps(row, indent=1))
     print(f"wrote {folder}/hospitals.json, and what every party said beside it")

@@ -1,21 +1,25 @@
-"""Which way to train many clients together is best for whom? All of `jsplit.rounds` on one harness.
+"""Which algorithm for many clients is best for whom? All of `jsplit.rounds` on one harness.
 
-Every algorithm trains the same network from the same seed, by plain SGD, for equally many rounds of one pass over the same
-records: take_turns (Gupta and Raskar 2018; Vepakomma et al. 2018), parallel (Jeon and Kim 2020), GPSL (Kohankhaki et al. 2024),
-SplitFed 1, 2 and 3 (Thapa et al. 2022; Gawali et al. 2021), FedAvg (McMahan et al. 2017), with Adam at the server (Reddi et al.
-2021), large-batch SGD (Chen et al. 2016), all records in one place, and every client alone. `jsplit.rounds` says what each is.
-Rates are chosen as in figure3.py. The clients are alike (`iid`), and then as they are: the hospitals or patients that the file
-names, or else labels skewed by a Dirichlet distribution.
+Every algorithm trains the same network from the same seed, by plain SGD, for equally many rounds
+of one pass over the same records: take_turns (Gupta and Raskar 2018; Vepakomma et al. 2018),
+parallel (Jeon and Kim 2020), GPSL (Kohankhaki et al. 2024), SplitFed 1, 2 and 3 (Thapa et al.
+2022; Gawali et al. 2021), FedAvg (McMahan et al. 2017), with Adam at the server (Reddi et al.
+2021), large-batch SGD (Chen et al. 2016), all records in one place, and every client alone.
+`jsplit.rounds` says what each is. Rates are chosen as in figure3.py. The clients are alike
+(`iid`), and then as they are: the hospitals or patients that the file names, or else labels
+skewed by a Dirichlet distribution.
 
-Measured on test data: accuracy over all records, and its mean over classes (`balanced`), where clients have models of their own
-each record judged by the model of whose it is, or else by all models on average; then the accuracy of each client on records
-such as its own: its own where the file says whose they are, or else all of them, weighted to the labels that it trains on.
-And the bytes that cross to and from a client in all rounds, frames included, on average. Some algorithms are the same under two
-names (both hand-offs; SplitFed 1 and FedAvg; parallel with a shared bottom and large-batch SGD) and differ by rounding at most,
-which training at a high rate may amplify.
+Measured on test data: accuracy over all records, and its mean over classes (`balanced`), where
+clients have models of their own each record judged by the model of whose it is, or else by all
+models on average; then the accuracy of each client on records such as its own: its own where the
+file says whose they are, or else all of them, weighted to the labels that it trains on. And the
+bytes that cross to and from a client in all rounds, frames included, on average. Some algorithms
+are the same under two names (both hand-offs; SplitFed 1 and FedAvg; parallel with a shared bottom
+and large-batch SGD) and differ by rounding at most, which training at a high rate may amplify.
 
     python experiments/paper/compare_rounds.py                                  # digits
-    python experiments/paper/compare_rounds.py --data heart.npz mnist.npz       # files of one's own; for their layout see data.py
+    # files of one's own; for their layout see data.py
+    python experiments/paper/compare_rounds.py --data heart.npz mnist.npz
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import jax
 import numpy as np
 
 from experiments.common import report
-from experiments.common.algorithms import Way, ways
+from experiments.common.algorithms import Contestant, algorithms
 from experiments.common.data import BUNDLED, Arrays
 from experiments.common.harness import (
     NETWORKS,
@@ -57,7 +61,7 @@ LEAST = 10  # records of a client, where labels are skewed
 
 
 def trained(
-    way: Way,
+    contestant: Contestant,
     people: Population,
     train: Mapping,
     rate: float,
@@ -68,46 +72,42 @@ def trained(
     """The state after `number` rounds, and the rounds."""
 
     def draw(n: int) -> Round:
-        if way.draw == "global":
+        if contestant.draw == "global":
             return people.global_batches(train, n, batch=batch)
-        return (people.pooled() if way.draw == "pooled" else people).round(
-            train, n, batch=batch, shuffled=way.draw == "shuffled"
-        )
+        whose = people.pooled() if contestant.draw == "pooled" else people
+        shuffled = contestant.draw == "shuffled"
+        return whose.round(train, n, batch=batch, shuffled=shuffled)
 
     draws = [draw(n) for n in range(number)]
-    state = with_rate(way.algorithm.init(seed, draws[0]), rate)
+    state = with_rate(contestant.algorithm.init(seed, draws[0]), rate)
     for each in draws:
-        state, _ = way.algorithm.step(state, each)
+        state, _ = contestant.algorithm.step(state, each)
     return state, draws
 
 
 def measured(
     right: np.ndarray, part: Arrays, people: Population, labels: np.ndarray
 ) -> dict[str, float]:
-    """What comes of `right`, [models, records], whether each record of `part` is classified rightly."""
-    label, group = part["label"], part.get("group", np.zeros(0)).astype(str)
+    """What comes of the records that are classified rightly.
+
+    Args:
+        right: whether each record is, [models, records].
+        part: the records.
+        people: the clients.
+        labels: of the training records, by which clients are known where records have no owner.
+    """
+    label = part["label"]
     right = np.broadcast_to(right, (len(people.sizes), len(label))).astype(float)
-    whose = (
-        np.array([group == name for name in people.names])
-        if len(group)
-        else np.zeros((1, 1), bool)
-    )
-    if whose.any(0).all():
+    whose = owned(part, people)
+    if whose is not None:
         mine = whose.astype(float)
+        # Each record judged by the model of whose it is.
         judged = (right * mine).sum(0)
     else:
-        classes = np.arange(max(labels.max(), label.max()) + 1)
-        there = np.maximum([(label == c).mean() for c in classes], 1e-12)
-        mine = np.array(
-            [
-                [(labels[own] == c).mean() for c in classes] / there
-                for own in people.records
-            ]
-        )[:, label]
+        mine = weights(label, people, labels)
         judged = right.mean(0)
-    has = (
-        mine.sum(1) > 0
-    )  # a client may have no record in this part, or none such as its own
+    # A client may have no record in this part, or none such as its own.
+    has = mine.sum(1) > 0
     each = (right * mine).sum(1)[has] / mine.sum(1)[has]
     balanced = np.mean([judged[label == c].mean() for c in np.unique(label)])
     return {
@@ -120,11 +120,34 @@ def measured(
     }
 
 
+def owned(part: Arrays, people: Population) -> np.ndarray | None:
+    """Whose each record is, [clients, records], if that is known of all."""
+    group = part.get("group", np.zeros(0)).astype(str)
+    if not len(group):
+        return None
+    whose = np.array([group == name for name in people.names])
+    # Where clients are drawn (`iid`), their names are those of no group.
+    return whose if whose.any(0).all() else None
+
+
+def weights(label: np.ndarray, people: Population, labels: np.ndarray) -> np.ndarray:
+    """How much each record counts to each client, [clients, records]: as its labels are to its."""
+    classes = np.arange(max(labels.max(), label.max()) + 1)
+    # A class that is not there has no record to be weighted; the bound keeps it from dividing by 0.
+    there = np.maximum([(label == c).mean() for c in classes], 1e-12)
+    ratios = []
+    for own in people.records:
+        here = np.array([(labels[own] == c).mean() for c in classes])
+        ratios.append(here / there)
+    return np.array(ratios)[:, label]
+
+
 def populations(
     data: Records, clients: int, seed: int
 ) -> Iterator[tuple[str, Population]]:
     labels, group = data.train["label"], data.train.get("group")
     count = clients if group is None else len(np.unique(group))
+    # As many clients as the file has groups, so that the two differ in who has what alone.
     yield "iid", population.iid(len(labels), count, seed)
     if group is None:
         yield (
@@ -140,50 +163,19 @@ def compare(
     options: argparse.Namespace,
     start: Callable[[str, int], report.Advance],
 ) -> list[dict]:
+    """A row for each algorithm on each population."""
     parts = topology(options.network, data)
     cost = cost_of(parts, data, options.batch)
-    train, labels = fields(data.train), data.train["label"]
-    chunk = (
-        1
-        if options.network not in ("dense", "small") and jax.default_backend() == "cpu"
-        else None
-    )
-    every = {
-        title: way
-        for title, way in ways(trainer(parts), chunk).items()
-        if title.startswith(tuple(options.only))
-    }
     rows = []
+    contestants = algorithms(trainer(parts), chunk_of(options.network))
     for kind, people in populations(data, options.clients, options.seed):
-        for title, way in every.items():
+        for title, contestant in contestants.items():
+            if not title.startswith(tuple(options.only)):
+                continue
             advance = start(f"{data.name:18} {kind:14} {title}", len(RATES) + 1)
-            models = len(people.sizes) if way.own else None
-
-            def run(
-                rate: float,
-                part: Arrays,
-                number: int,
-                way=way,
-                people=people,
-                models=models,
-            ):
-                state, draws = trained(
-                    way, people, train, rate, options.seed, number, options.batch
-                )
-                return measured(
-                    correct(way.algorithm.predict, state, part, models),
-                    part,
-                    people,
-                    labels,
-                ), draws
-
-            short = max(options.rounds // 3, 1)
-            rate, validation = best(
-                lambda r, run=run, n=short: run(r, data.valid, n)[0]["accuracy"],
-                advance,
-            )
-            found, draws = run(rate, data.test, options.rounds)
-            advance(1, f"rate {rate:g}: {found['accuracy']:.3f}")
+            found, draws = one(contestant, people, data, options, advance)
+            sent = contestant.bytes(cost, people, draws)
+            commonest = np.bincount(data.test["label"]).max() / len(data.test["label"])
             rows.append(
                 {
                     "data": data.name,
@@ -195,17 +187,46 @@ def compare(
                     "seed": options.seed,
                     "batch": options.batch,
                     "rounds": options.rounds,
-                    "rate": rate,
-                    "validation": validation,
                     **found,
-                    "own_models": way.own,
-                    "bytes_per_client": float(way.bytes(cost, people, draws)),
-                    "majority": float(
-                        np.bincount(data.test["label"]).max() / len(data.test["label"])
-                    ),
+                    "own_models": contestant.own,
+                    "bytes_per_client": float(sent),
+                    "majority": float(commonest),
                 }
             )
     return rows
+
+
+def chunk_of(network: str) -> int | None:
+    """How many clients run at once: all, or one where a CPU would convolve for many at a time."""
+    convolves = network not in ("dense", "small")
+    return 1 if convolves and jax.default_backend() == "cpu" else None
+
+
+def one(
+    contestant: Contestant,
+    people: Population,
+    data: Records,
+    options: argparse.Namespace,
+    advance: report.Advance,
+) -> tuple[dict, list[Round]]:
+    """Choose a rate by short runs, and train with it: what is measured, and the rounds."""
+    train, labels = fields(data.train), data.train["label"]
+    models = len(people.sizes) if contestant.own else None
+
+    def run(rate: float, part: Arrays, number: int) -> tuple[dict, list[Round]]:
+        state, draws = trained(
+            contestant, people, train, rate, options.seed, number, options.batch
+        )
+        right = correct(contestant.algorithm.predict, state, part, models)
+        return measured(right, part, people, labels), draws
+
+    def validated(rate: float) -> float:
+        return run(rate, data.valid, max(options.rounds // 3, 1))[0]["accuracy"]
+
+    rate, validation = best(validated, advance)
+    found, draws = run(rate, data.test, options.rounds)
+    advance(1, f"rate {rate:g}: {found['accuracy']:.3f}")
+    return {"rate": rate, "validation": validation, **found}, draws
 
 
 def show(rows: Sequence[Mapping]) -> None:
@@ -233,14 +254,16 @@ def show(rows: Sequence[Mapping]) -> None:
         ]
         for r in rows
     ]
-    title = f"{first['data']}, {first['population']}: {first['clients']} clients of {min(first['records'])} to "
     report.table(
-        f"{title}{max(first['records'])} records, {first['rounds']} rounds",
+        f"{first['data']}, {first['population']}: {first['clients']} clients of "
+        f"{min(first['records'])} to {max(first['records'])} records, "
+        f"{first['rounds']} rounds",
         columns,
         cells,
     )
     print(
-        f"  {first['network']} network, batch {first['batch']}; always the commonest class: accuracy {first['majority']:.3f}."
+        f"  {first['network']} network, batch {first['batch']}; "
+        f"always the commonest class: accuracy {first['majority']:.3f}."
     )
 
 
@@ -300,14 +323,14 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         for kind in dict.fromkeys(r["population"] for r in rows):
             show([r for r in rows if r["population"] == kind])
     print(
-        "*: each client has a model of its own. Client mean, spread (standard deviation), worst: on records such as its own."
+        "*: each client has a model of its own. Client mean, spread (standard deviation), "
+        "worst: on records such as its own."
     )
     every = [row for rows in results for row in rows]
     file = options.out / "compare_rounds.json"
     file.write_text(json.dumps(every, indent=1))
-    print(
-        f"wrote {file}\nwrote {plot_compare_rounds.save(every, file.with_suffix('.png'))}"
-    )
+    drawn = plot_compare_rounds.save(every, file.with_suffix(".png"))
+    print(f"wrote {file}\nwrote {drawn}")
     return every
 
 

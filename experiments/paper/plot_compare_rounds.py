@@ -19,9 +19,12 @@ ALL = {"marker": "D", "ms": 4.5, "mfc": "white", "mec": "black", "mew": 1}
 
 
 def clients(rows: Sequence[Mapping]) -> Figure:
-    """A panel for each population; a dot for each client, on records such as its own, and their mean."""
+    """A panel for each population; a dot for each client, on records such as its own, and their
+    mean.
+    """
     settings = list(dict.fromkeys((r["data"], r["population"]) for r in rows))
     names = list(dict.fromkeys(r["algorithm"] for r in rows))
+    # Two panels a line, rounded up.
     lines = -(-len(settings) // 2)
     drawn = Figure(
         figsize=(11, 0.9 + lines * (0.9 + 0.26 * len(names))), layout="constrained"
@@ -29,6 +32,7 @@ def clients(rows: Sequence[Mapping]) -> Figure:
     panels = drawn.subplots(
         lines, min(2, len(settings)), squeeze=False, sharey=True
     ).ravel()
+    # An odd number leaves a panel over.
     for ax in panels[len(settings) :]:
         ax.set_axis_off()
     for ax, setting in zip(panels, settings, strict=False):
@@ -36,42 +40,7 @@ def clients(rows: Sequence[Mapping]) -> Figure:
             r["algorithm"]: r for r in rows if (r["data"], r["population"]) == setting
         }
         panel(ax, [own[name] for name in names if name in own], names)
-    key = [
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            ms=5,
-            mew=0,
-            color=SHARED,
-            label="a client, one model for all",
-        ),
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            ms=5,
-            mew=0,
-            color=OWN,
-            label="a client, each its own model",
-        ),
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="|",
-            ms=12,
-            mew=2.5,
-            color="#555555",
-            label="mean of clients",
-        ),
-        Line2D([], [], ls="", label="all test records", **ALL),
-        Line2D(
-            [], [], ls=":", lw=1, color="#999999", label="always the commonest class"
-        ),
-    ]
+    key = legend()
     drawn.legend(
         handles=key,
         loc="outside lower center",
@@ -82,11 +51,29 @@ def clients(rows: Sequence[Mapping]) -> Figure:
     return drawn
 
 
+def legend() -> list[Line2D]:
+    """What the marks mean: those of the panels in the legend would be one for each client."""
+
+    def dot(color: str, label: str) -> Line2D:
+        return Line2D([], [], ls="", marker="o", ms=5, mew=0, color=color, label=label)
+
+    bar = {"ls": "", "marker": "|", "ms": 12, "mew": 2.5, "color": "#555555"}
+    line = {"ls": ":", "lw": 1, "color": "#999999"}
+    return [
+        dot(SHARED, "a client, one model for all"),
+        dot(OWN, "a client, each its own model"),
+        Line2D([], [], label="mean of clients", **bar),
+        Line2D([], [], ls="", label="all test records", **ALL),
+        Line2D([], [], label="always the commonest class", **line),
+    ]
+
+
 def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
     first = rows[0]
     for r in rows:
         y, colour = names.index(r["algorithm"]), OWN if r["own_models"] else SHARED
         kind = "each has its own model" if r["own_models"] else "one model for all"
+        # Transparent: where many clients are as good, the dots lie on one another.
         ax.plot(
             r["each_client"],
             [y] * len(r["each_client"]),
@@ -124,14 +111,14 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
         label="always the commonest class",
     )
     ax.set(
-        ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.02), xlabel="accuracy on test data"
+        # From above, in the order of the table.
+        ylim=(len(names) - 0.5, -0.5),
+        xlim=(0, 1.02),
+        xlabel="accuracy on test data",
     )
     ax.set_yticks(range(len(names)), names)
-    sizes = (
-        "{} to {}".format(*first["records"])
-        if first["records"][0] < first["records"][1]
-        else str(first["records"][0])
-    )
+    least, most = first["records"]
+    sizes = f"{least} to {most}" if least < most else str(least)
     ax.set_title(
         f"{first['data']}, {first['population']}: {first['clients']} clients of {sizes} records",
         fontsize=10,

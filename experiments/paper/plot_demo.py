@@ -1,4 +1,4 @@
-"""Figures of demo.py, from its rows: learning curves on one another, and the six configurations as drawings.
+"""Figures of demo.py, from its rows: learning curves, and the six configurations as drawings.
 
 python experiments/paper/plot_demo.py results/demo.json
 """
@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 import jsplit
 from experiments.common.models import Family, network, tasks_of, topology
-from jsplit import figure
 
-# Okabe and Ito's colours; each line is narrower than the one below it, so that all are seen where they coincide
+# Okabe and Ito's colours; each line is narrower than the one below it, so that all are seen where
+# they coincide
 LINES = {
     "whole, two tasks": ("#F3CDAE", 7.0),
     "multitask": ("#D55E00", 1.6),
@@ -70,6 +70,7 @@ def curves(rows: Sequence[Mapping]) -> Figure:
             "solid_capstyle": "round",
             "solid_joinstyle": "round",
         }
+        # A line of one point is not seen.
         if len(epochs) == 1:
             style |= {"marker": "o", "ms": 1.5 * width}
         accuracy.plot(
@@ -95,7 +96,8 @@ def curves(rows: Sequence[Mapping]) -> Figure:
         handlelength=2.4,
     )
     drawn.suptitle(
-        f"{first['data']}: the same network whole and split, {first['steps']} steps, {first['optimizer']}, seed {first['seed']}"
+        f"{first['data']}: the same network whole and split, {first['steps']} steps, "
+        f"{first['optimizer']}, seed {first['seed']}"
     )
     return drawn
 
@@ -124,6 +126,7 @@ def exactness(ax: Axes, rows: Sequence[Mapping]) -> None:
         ms=6,
         label=f"messages and fused, after {steps[1]} steps",
     )
+    # Logarithmic but for 0, which many differences are exactly.
     ax.set_xscale("symlog", linthresh=epsilon / 10)
     ax.set(
         xlim=(-epsilon / 30, max(1000 * epsilon, 3 * max(map(max, values)))),
@@ -148,11 +151,15 @@ def drawings(rows: Sequence[Mapping]) -> Figure:
     grid = drawn.subplots(
         lines, columns, squeeze=False, height_ratios=[1.0, 1.25][:lines]
     ).ravel()
+    # Five configurations leave a place over.
     for ax in grid[len(names) :]:
         ax.set_axis_off()
+    # A drawing is laid out by the size of its axes, which they have only after a layout.
     drawn.draw_without_rendering()
     for ax, name in zip(grid, names, strict=False):
-        figure(parts(next(row for row in rows if row["configuration"] == name)), ax=ax)
+        jsplit.figure(
+            parts(next(row for row in rows if row["configuration"] == name)), ax=ax
+        )
         ax.set_title(TITLES[name], fontsize=13, pad=8)
     return drawn
 

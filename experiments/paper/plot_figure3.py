@@ -1,4 +1,4 @@
-"""Figure of figure3.py: test accuracy against what a client has computed, and against what it has sent and received.
+"""Figure of figure3.py: test accuracy against what a client has computed, and has transferred.
 
 python experiments/paper/plot_figure3.py results/figure3_digits.json
 """
@@ -22,7 +22,9 @@ VERBS = {"flops": "computed", "bytes": "sent and received"}
 
 
 def curves(rows: Sequence[Mapping]) -> Figure:
-    """A column of panels for each network and number of clients; two side by side where there is but one."""
+    """A column of panels for each network and number of clients; two side by side where there is
+    but one.
+    """
     settings = list(dict.fromkeys((r["network"], r["clients"]) for r in rows))
     one = len(settings) == 1
     drawn = Figure(
@@ -42,7 +44,8 @@ def curves(rows: Sequence[Mapping]) -> Figure:
         first = own[0]
         title = (
             f"{clients} clients of {first['records'] // clients} records, {network} network\n"
-            f"{first['parameters']:,} parameters; split, a client does {100 * first['share']:.2g} % of the work"
+            f"{first['parameters']:,} parameters; split, a client does "
+            f"{100 * first['share']:.2g} % of the work"
         )
         if one:
             drawn.suptitle(f"{first['data']}: {title}", fontsize=11)
@@ -52,11 +55,15 @@ def curves(rows: Sequence[Mapping]) -> Figure:
         drawn.suptitle(
             f"{rows[0]['data']}: accuracy against what it costs a client", fontsize=12
         )
+    # One scale for all panels, so that networks can be compared.
     top = max(max(r["accuracy"]) for r in rows)
     panels[0][0].set_ylim(0, min(1, np.ceil(10 * top + 0.2) / 10))  # of all
     seeds = len({r["seed"] for r in rows})
     handles, labels = panels[0][0].get_legend_handles_labels()
-    note = f"mean of {seeds} seeds; thin: each seed; dot: after the first round; dotted: where SplitNN ends"
+    note = (
+        f"mean of {seeds} seeds; thin: each seed; dot: after the first round; "
+        "dotted: where SplitNN ends"
+    )
     drawn.legend(
         handles,
         labels,
@@ -75,16 +82,17 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
         own = [r for r in rows if r["method"] == title]
         colour = COLOURS[title.partition(",")[0]]
         style = {"color": colour, "ls": "--" if "," in title else "-"}
-        x = (
-            np.array(own[0][what][1:]) / size
-        )  # the start, where nothing is spent, lies at no place on the axis
+        # The start, where nothing is spent, lies at no place on a logarithmic axis.
+        x = np.array(own[0][what][1:]) / size
         for r in own:
             ax.plot(x, r["accuracy"][1:], lw=0.6, alpha=0.45, **style)
         mean = np.mean([r["accuracy"][1:] for r in own], axis=0)
         ax.plot(x, mean, lw=2, label=title, **style)
+        # The first round of a method that works locally for long begins far to the right.
         ax.plot(x[0], mean[0], "o", ms=5, color=colour)
         if title == SPLIT:
             ax.axvline(x[-1], color=colour, ls=":", lw=1)
+    # Before training: what guessing gives.
     chance = np.mean([r["accuracy"][0] for r in rows])
     ax.axhline(chance, color="#999999", lw=0.8)
     ax.text(

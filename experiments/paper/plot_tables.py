@@ -1,4 +1,4 @@
-"""Figure of tables.py: what a client sends and receives against the number of clients, with the paper's numbers on it.
+"""Figure of tables.py: what a client transfers, by the number of clients, and the paper's points.
 
 python experiments/paper/plot_tables.py results/tables.json
 """
@@ -14,20 +14,24 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.paper.reported import CLIENTS, PAPER
+
 COLOURS = {"split": "#0072B2", "federated": "#D55E00", "large-batch SGD": "#009E73"}
-CLIENTS = (100, 500)
 
 
 def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
-    """Split learning's bytes fall with the number of clients, those of federated averaging do not."""
+    """Split learning sends less the more clients there are, federated averaging does not."""
     drawn = Figure(figsize=(7.5, 4.8), layout="constrained")
-    ax, clients, giga = drawn.subplots(), np.geomspace(20, 2000, 100), table["giga"]
+    ax = drawn.subplots()
+    clients, giga = np.geomspace(20, 2000, 100), table["giga"]
+    # All clients together send what all records cost, so each sends its share of it.
     ax.plot(
         clients,
         table["split_total"] / clients / giga,
         color=COLOURS["split"],
         label="split, 2 passes",
     )
+    # A client of federated averaging sends its model in every round, however many others there are.
     federated = table["rounds"] * table["round_trip"] / giga
     ax.plot(
         clients,
@@ -35,6 +39,7 @@ def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
         color=COLOURS["federated"],
         label=f"federated, {table['rounds']:.1f} rounds",
     )
+    # What the paper reports, on the curves that explain it; for large-batch SGD none does.
     for method, colour in COLOURS.items():
         ax.plot(
             CLIENTS,
@@ -67,8 +72,6 @@ def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
 
 
 def main() -> None:
-    from experiments.paper.tables import PAPER
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "rows",

@@ -1,15 +1,18 @@
-"""What does split learning cost a client, beside federated averaging and large-batch SGD? The paper's Tables 1 and 2.
+"""What does split learning cost a client, beside the baselines? The paper's Tables 1 and 2.
 
-Vepakomma, Gupta, Swedish and Raskar, `Split learning for health <https://arxiv.org/abs/1812.00564>`_, 2018. Table 1: teraflops
-per client, VGG on CIFAR-10. Table 2: gigabytes per client, ResNet-50 on CIFAR-100. Nothing is trained: all follows from shapes.
+Vepakomma, Gupta, Swedish and Raskar, `Split learning for health
+<https://arxiv.org/abs/1812.00564>`_, 2018. Table 1: teraflops per client, VGG on CIFAR-10. Table
+2: gigabytes per client, ResNet-50 on CIFAR-100. Nothing is trained: all follows from shapes.
 
-The paper leaves the setup open, so it is searched here. What fits SGD and federated averaging in Table 1: VGG-19 on images of
-224 x 224, a multiply-accumulate as one flop, the backward pass as twice the forward, one pass over the data. It is the only
-setting with so few passes that fits; with 47 or more, whole numbers of passes lie so close that networks on 32 x 32 fit as
-well. Split learning lies between the cuts after the first and after the second convolution, close to the first.
-What fits it in Table 2: a cut right after the first convolution (or stage), two passes, 2^30 bytes to a gigabyte; other cuts
-fit with other numbers of passes. The other rows there depend on a number of rounds or steps that is not given, so that number
-is solved for, at 100 and at 500 clients by itself: a ratio near 1 says nothing there. That it is not the same at both, and that
+The paper leaves the setup open, so it is searched here. What fits SGD and federated averaging in
+Table 1: VGG-19 on images of 224 x 224, a multiply-accumulate as one flop, the backward pass as
+twice the forward, one pass over the data. It is the only setting with so few passes that fits;
+with 47 or more, whole numbers of passes lie so close that networks on 32 x 32 fit as well. Split
+learning lies between the cuts after the first and after the second convolution, close to the
+first. What fits it in Table 2: a cut right after the first convolution (or stage), two passes,
+2^30 bytes to a gigabyte; other cuts fit with other numbers of passes. The other rows there depend
+on a number of rounds or steps that is not given, so that number is solved for, at 100 and at 500
+clients by itself: a ratio near 1 says nothing there. That it is not the same at both, and that
 the bytes of SGD do not fall with the number of clients, the formulas do not explain.
 
     python experiments/paper/tables.py [--out results]
@@ -30,16 +33,11 @@ import jsplit
 from experiments.common.report import table
 from experiments.common.vision import resnet, shapes, vgg
 from experiments.paper.plot_tables import regimes
+from experiments.paper.reported import CLIENTS, PAPER
 from jsplit import runs
 
 RECORDS = 50_000  # training images of CIFAR-10 and of CIFAR-100
-CLIENTS = (100, 500)
 BATCH = 50  # divides both clients' records
-PAPER = {
-    "large-batch SGD": {"TFlop": (29.4, 5.89), "GB": (13.0, 14.0)},
-    "federated": {"TFlop": (29.4, 5.89), "GB": (3.0, 2.4)},
-    "split": {"TFlop": (0.1548, 0.03), "GB": (6.0, 1.2)},
-}
 UNITS = {"GB": 1e9, "GiB": 2.0**30}
 LABELS = {"label": jax.ShapeDtypeStruct((BATCH,), "int32")}
 
@@ -69,85 +67,13 @@ def near(found: float, wanted: float) -> str:
 
 
 def table1() -> dict[str, Any]:
-    """Work per client, by the count of the functions that run and by the rule `backward = 2 x forward`."""
-    model = shapes(vgg, 19, classes=10)
-    points = jsplit.cut_points(model, image(224))
-    first = next(p for p in points if p.name == "conv1_1/relu")
-    cost = cost_of(model, 224, first.name)
-    client = cost.parties["client"]
-    rows = []
-    for method, rule, run in (
-        (
-            "large-batch SGD",
-            cost.total.forward.macs,
-            lambda n: runs.large_batch_sgd(cost, shares(n)),
-        ),
-        ("federated", cost.total.forward.macs, lambda n: runs.fedavg(cost, shares(n))),
-        (
-            "split",
-            client.forward.macs,
-            lambda n: runs.take_turns(cost, shares(n), client="client"),
-        ),
-    ):
-        for i, n in enumerate(CLIENTS):
-            counted = run(n).mean["macs"] / 1e12
-            by_rule = 3 * rule / BATCH * RECORDS / n / 1e12
-            paper = PAPER[method]["TFlop"][i]
-            rows.append(
-                {
-                    "method": method,
-                    "clients": n,
-                    "paper": paper,
-                    "by_rule": by_rule,
-                    "counted": counted,
-                }
-            )
-    table(
-        "Table 1: TFlop per client, VGG-19, 224 x 224, one pass, a multiply-accumulate as one flop, cut after conv1_1",
-        ["method", "clients", "paper", "3 x forward", "ratio", "counted", "ratio"],
-        [
-            [
-                r["method"],
-                str(r["clients"]),
-                f"{r['paper']:g}",
-                f"{r['by_rule']:.4g}",
-                near(r["by_rule"], r["paper"]),
-                f"{r['counted']:.4g}",
-                near(r["counted"], r["paper"]),
-            ]
-            for r in rows
-        ],
-    )
-    print(
-        "counted: from the jaxprs of the functions that run, which compute no cotangent of the image; the rule charges one."
-    )
-    cuts = [
-        {
-            "cut": p.name,
-            "clients": n,
-            "paper": paper,
-            "by_rule": 3 * p.forward_macs * RECORDS / n / 1e12,
-        }
-        for p in points[:8]
-        for n, paper in zip(CLIENTS, PAPER["split"]["TFlop"], strict=True)
-    ]
-    table(
-        "Table 1, split: the first places to cut (TFlop per client, 3 x forward)",
-        ["cut", "100 clients", "ratio", "500 clients", "ratio"],
-        [
-            [
-                a["cut"],
-                f"{a['by_rule']:.4g}",
-                near(a["by_rule"], a["paper"]),
-                f"{b['by_rule']:.4g}",
-                near(b["by_rule"], b["paper"]),
-            ]
-            for a, b in zip(cuts[::2], cuts[1::2], strict=True)
-        ],
-    )
-    networks = [
-        network(depth, size) for size in (32, 224) for depth in (11, 13, 16, 19)
-    ]
+    """Work per client, counted from the functions that run and by the rule `3 x forward`."""
+    points = jsplit.cut_points(shapes(vgg, 19, classes=10), image(224))
+    found = {
+        "rows": work_rows(points),
+        "cuts": work_by_cut(points),
+        "networks": [vgg_by_size(d, s) for s in (32, 224) for d in (11, 13, 16, 19)],
+    }
     table(
         "Table 1, federated: which VGG fits 29.4 TFlop at 100 clients",
         [
@@ -165,29 +91,101 @@ def table1() -> dict[str, Any]:
                 f"{r['passes']:.4g}",
                 f"{100 * r['off']:.2f} %",
             ]
-            for r in networks
+            for r in found["networks"]
         ],
     )
-    return {"rows": rows, "cuts": cuts, "networks": networks}
+    return found
 
 
-def network(depth: int, size: int) -> dict[str, Any]:
-    point = jsplit.cut_points(shapes(vgg, depth, classes=10, size=size), image(size))[
-        -1
-    ]
-    forward = (
-        point.forward_macs
-    )  # the last place to cut is the output of the last layer but for its bias
-    passes = (
-        PAPER["federated"]["TFlop"][0] * 1e12 / (3 * forward * RECORDS / CLIENTS[0])
+def work_rows(points: Sequence[jsplit.CutPoint]) -> list[dict]:
+    """TFlop of a client by method, cut after the first convolution."""
+    first = next(p for p in points if p.name == "conv1_1/relu")
+    cost = cost_of(shapes(vgg, 19, classes=10), 224, first.name)
+    whole = cost.total.forward.macs
+    own = cost.parties["client"].forward.macs
+    rows = []
+    for n in CLIENTS:
+        sizes = shares(n)
+        counted = {
+            "large-batch SGD": (whole, runs.large_batch_sgd(cost, sizes)),
+            "federated": (whole, runs.fedavg(cost, sizes)),
+            "split": (own, runs.take_turns(cost, sizes, client="client")),
+        }
+        for method, (forward, run) in counted.items():
+            rows.append(
+                {
+                    "method": method,
+                    "clients": n,
+                    "paper": PAPER[method]["TFlop"][CLIENTS.index(n)],
+                    "by_rule": 3 * forward / BATCH * RECORDS / n / 1e12,
+                    "counted": run.mean["macs"] / 1e12,
+                }
+            )
+    # By method, and in it by the number of clients, as the paper has them.
+    rows.sort(key=lambda r: list(PAPER).index(r["method"]))
+    table(
+        "Table 1: TFlop per client, VGG-19, 224 x 224, one pass, "
+        "a multiply-accumulate as one flop, cut after conv1_1",
+        ["method", "clients", "paper", "3 x forward", "ratio", "counted", "ratio"],
+        [
+            [
+                r["method"],
+                str(r["clients"]),
+                f"{r['paper']:g}",
+                f"{r['by_rule']:.4g}",
+                near(r["by_rule"], r["paper"]),
+                f"{r['counted']:.4g}",
+                near(r["counted"], r["paper"]),
+            ]
+            for r in rows
+        ],
     )
+    print(
+        "counted: from the jaxprs of the functions that run, "
+        "which compute no cotangent of the image; the rule charges one."
+    )
+    return rows
+
+
+def work_by_cut(points: Sequence[jsplit.CutPoint]) -> list[dict]:
+    """TFlop of a client by the rule, at each of the first places to cut."""
+    cuts, lines = [], []
+    for p in points[:8]:
+        line = [p.name]
+        for n, paper in zip(CLIENTS, PAPER["split"]["TFlop"], strict=True):
+            by_rule = 3 * p.forward_macs * RECORDS / n / 1e12
+            row = {"cut": p.name, "clients": n, "paper": paper, "by_rule": by_rule}
+            cuts.append(row)
+            line += [f"{by_rule:.4g}", near(by_rule, paper)]
+        lines.append(line)
+    table(
+        "Table 1, split: the first places to cut (TFlop per client, 3 x forward)",
+        ["cut", "100 clients", "ratio", "500 clients", "ratio"],
+        lines,
+    )
+    return cuts
+
+
+def vgg_by_size(depth: int, size: int) -> dict[str, Any]:
+    """How many passes of a VGG would give the paper's number for federated averaging."""
+    model = shapes(vgg, depth, classes=10, size=size)
+    # The last place to cut is the output of the last layer but for its bias, so what lies before it
+    # is the work of the whole network.
+    forward = jsplit.cut_points(model, image(size))[-1].forward_macs
+    paper = PAPER["federated"]["TFlop"][0] * 1e12
+    passes = paper / (3 * forward * RECORDS / CLIENTS[0])
     return {
         "depth": depth,
         "size": size,
         "forward": forward,
         "passes": passes,
-        "off": passes / max(round(passes), 1) - 1,
+        "off": off_whole(passes),
     }
+
+
+def off_whole(passes: float) -> float:
+    """How far a number of passes is from a whole one, which it must be, relative."""
+    return passes / max(round(passes), 1) - 1
 
 
 # Table 2.
@@ -195,99 +193,18 @@ def network(depth: int, size: int) -> dict[str, Any]:
 
 def table2() -> dict[str, Any]:
     """Bytes per client; where the paper leaves something open, what would give its number."""
-    cuts = []
-    for size in (32, 224):
-        for p in jsplit.cut_points(shapes(resnet, 50, classes=100), image(size)):
-            for unit, giga in UNITS.items():
-                passes = (
-                    PAPER["split"]["GB"][0]
-                    * giga
-                    * CLIENTS[0]
-                    / RECORDS
-                    / (2 * p.bytes_per_example)
-                )
-                off = passes / max(round(passes), 1) - 1
-                cuts.append(
-                    {
-                        "cut": p.name,
-                        "size": size,
-                        "shape": p.shape,
-                        "unit": unit,
-                        "passes": passes,
-                        "off": off,
-                    }
-                )
-    fits = {}  # the first cut of each shape, the fewest passes first
-    for c in sorted(cuts, key=lambda c: c["passes"]):
-        if abs(c["off"]) < 0.02 and c["passes"] < 120:
-            fits.setdefault((c["size"], c["shape"], c["unit"]), c)
-    table(
-        "Table 2, split: the cuts at which a whole number of passes (below 120) gives 6 and 1.2 GB within 2 %",
-        [
-            "first cut of this shape",
-            "image",
-            "crosses, an example",
-            "gigabyte",
-            "passes",
-            "off",
-        ],
-        [
-            [
-                c["cut"],
-                str(c["size"]),
-                "x".join(map(str, c["shape"])),
-                c["unit"],
-                f"{c['passes']:.3f}",
-                f"{100 * c['off']:+.2f} %",
-            ]
-            for c in fits.values()
-        ],
-    )
-    cost, passes, giga = (
-        cost_of(shapes(resnet, 50, classes=100), 224, "norm1/relu"),
-        2,
-        UNITS["GiB"],
-    )
+    cuts = split_by_cut()
+    giga, passes = UNITS["GiB"], 2
+    cost = cost_of(shapes(resnet, 50, classes=100), 224, "norm1/relu")
+    # The paper gives neither rounds nor steps; one of each costs so much.
     round_trip = runs.fedavg(cost, [BATCH]).mean["bytes"]
     exchange = runs.large_batch_sgd(cost, [BATCH]).mean["bytes"]
     rows = []
     for i, n in enumerate(CLIENTS):
-        split = (
-            runs.take_turns(cost, shares(n), client="client", epochs=passes).mean[
-                "bytes"
-            ]
-            / giga
-        )
-        rounds = PAPER["federated"]["GB"][i] * giga / round_trip
-        steps = PAPER["large-batch SGD"]["GB"][i] * giga / exchange
-        federated = (
-            runs.fedavg(cost, shares(n), rounds=round(rounds)).mean["bytes"] / giga
-        )
-        rows += [
-            {
-                "method": "split",
-                "clients": n,
-                "paper": PAPER["split"]["GB"][i],
-                "ours": split,
-                "setting": f"{passes} passes",
-            },
-            {
-                "method": "federated",
-                "clients": n,
-                "paper": PAPER["federated"]["GB"][i],
-                "ours": federated,
-                "setting": f"{round(rounds)} rounds, solved for ({rounds:.2f})",
-            },
-            {
-                "method": "large-batch SGD",
-                "clients": n,
-                "paper": PAPER["large-batch SGD"]["GB"][i],
-                "ours": round(steps) * exchange / giga,
-                "setting": f"{round(steps)} steps, solved for ({steps:.2f})",
-            },
-        ]
+        rows += bytes_rows(cost, i, n, passes, round_trip, exchange)
     table(
-        "Table 2: gigabytes (2^30 bytes) per client, ResNet-50, 224 x 224, float32, both ways, cut after the first convolution",
+        "Table 2: gigabytes (2^30 bytes) per client, ResNet-50, 224 x 224, float32, "
+        "both ways, cut after the first convolution",
         ["method", "clients", "paper", "ours", "ratio", "setting"],
         [
             [
@@ -301,25 +218,106 @@ def table2() -> dict[str, Any]:
             for r in rows
         ],
     )
-    crossover = (
-        passes * (cost.messages[0].bytes + cost.messages[1].bytes) / BATCH * RECORDS
-    )
+    up, down = cost.messages[0].bytes, cost.messages[1].bytes
+    split_total = passes * (up + down) / BATCH * RECORDS
     rounds = PAPER["federated"]["GB"][0] * giga / round_trip
-    meet = crossover / (rounds * round_trip)
-    each = crossover / passes / RECORDS / 1e6
+    crossover = split_total / (rounds * round_trip)
+    each = split_total / passes / RECORDS / 1e6
     print(
-        f"split and federated send the same at {meet:.0f} clients: {passes} passes of {each:.2f} MB an example against "
-        f"{rounds:.1f} rounds of {round_trip / 1e6:.1f} MB; with fewer clients federated averaging sends less."
+        f"split and federated send the same at {crossover:.0f} clients: {passes} passes "
+        f"of {each:.2f} MB an example against {rounds:.1f} rounds of "
+        f"{round_trip / 1e6:.1f} MB; with fewer clients federated averaging sends less."
     )
     return {
         "rows": rows,
         "cuts": cuts,
-        "crossover": meet,
+        "crossover": crossover,
         "round_trip": round_trip,
         "rounds": rounds,
-        "split_total": crossover,
+        "split_total": split_total,
         "giga": giga,
     }
+
+
+def split_by_cut() -> list[dict]:
+    """For every place to cut, the passes that would give the paper's bytes of split learning."""
+    cuts = []
+    for size in (32, 224):
+        for p in jsplit.cut_points(shapes(resnet, 50, classes=100), image(size)):
+            for unit, giga in UNITS.items():
+                each = PAPER["split"]["GB"][0] * giga * CLIENTS[0] / RECORDS
+                passes = each / (2 * p.bytes_per_example)
+                cuts.append(
+                    {
+                        "cut": p.name,
+                        "size": size,
+                        "shape": p.shape,
+                        "unit": unit,
+                        "passes": passes,
+                        "off": off_whole(passes),
+                    }
+                )
+    # Many cuts have the same shape, and cost the same: the first of each stands for them.
+    fits: dict[tuple, dict] = {}
+    for c in sorted(cuts, key=lambda c: c["passes"]):
+        if abs(c["off"]) < 0.02 and c["passes"] < 120:
+            fits.setdefault((c["size"], c["shape"], c["unit"]), c)
+    columns = ["first cut of this shape", "image", "crosses, an example", "gigabyte"]
+    table(
+        "Table 2, split: the cuts at which a whole number of passes (below 120) "
+        "gives 6 and 1.2 GB within 2 %",
+        [*columns, "passes", "off"],
+        [
+            [
+                c["cut"],
+                str(c["size"]),
+                "x".join(map(str, c["shape"])),
+                c["unit"],
+                f"{c['passes']:.3f}",
+                f"{100 * c['off']:+.2f} %",
+            ]
+            for c in fits.values()
+        ],
+    )
+    return cuts
+
+
+def bytes_rows(
+    cost: jsplit.Cost,
+    i: int,
+    clients: int,
+    passes: int,
+    round_trip: float,
+    exchange: float,
+) -> list[dict]:
+    """Gigabytes of a client by method, at one number of clients, the `i`-th of the paper."""
+    giga = UNITS["GiB"]
+    paper = {method: found["GB"][i] for method, found in PAPER.items()}
+    sizes = shares(clients)
+    rounds = paper["federated"] * giga / round_trip
+    steps = paper["large-batch SGD"] * giga / exchange
+    split = runs.take_turns(cost, sizes, client="client", epochs=passes)
+    federated = runs.fedavg(cost, sizes, rounds=round(rounds))
+    ours = {
+        "split": split.mean["bytes"] / giga,
+        "federated": federated.mean["bytes"] / giga,
+        "large-batch SGD": round(steps) * exchange / giga,
+    }
+    setting = {
+        "split": f"{passes} passes",
+        "federated": f"{round(rounds)} rounds, solved for ({rounds:.2f})",
+        "large-batch SGD": f"{round(steps)} steps, solved for ({steps:.2f})",
+    }
+    return [
+        {
+            "method": method,
+            "clients": clients,
+            "paper": paper[method],
+            "ours": ours[method],
+            "setting": setting[method],
+        }
+        for method in ours
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

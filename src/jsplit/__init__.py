@@ -1,4 +1,8 @@
-"""Split learning in JAX: parties train one network together, and training split equals training it whole."""
+"""Split learning in JAX: parties train one network together, and it equals training it whole.
+
+Whatever a user calls is listed in `__all__`; the rooms behind it (`jsplit.core`, `jsplit.training`,
+...) may change from one version to the next.
+"""
 
 from jsplit import compress, party, population, rounds, runs
 from jsplit.core import (
@@ -39,6 +43,7 @@ from jsplit.training.fused import fused
 from jsplit.training.messages import messages
 from jsplit.training.staleness import stale
 
+__version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [
     "Cost",
     "Crossing",
@@ -91,4 +96,8 @@ __all__ = [
     "vertical",
 ]
 
-__version__ = "0.2.0"
+
+def __dir__() -> list[str]:
+    # Importing a room makes it an attribute of the package. Completion in a notebook shows
+    # what is meant to be called, and not these.
+    return [*__all__]

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from flax import nnx
 
 from experiments.common.models import CONFIGURATIONS
-from experiments.paper import demo
+from experiments.paper import demo, whole_and_split
 
 ROW = {
     "configuration",
@@ -91,11 +92,9 @@ def test_difference_sees_another_seed():
             fields, data.owners, data.client, data.tasks, seed, "float32"
         )
         weights.append(
-            demo.flat(
-                demo.nnx.to_pure_dict(
-                    demo.nnx.state(
-                        demo.network(family, {"malignant": 2}), demo.nnx.Param
-                    )
+            whole_and_split.flat(
+                nnx.to_pure_dict(
+                    nnx.state(demo.network(family, {"malignant": 2}), nnx.Param)
                 )
             )
         )
@@ -108,7 +107,8 @@ def test_difference_sees_another_seed():
     [
         (
             ["--data", "nothing"],
-            "`data` must be one of breast_cancer, digits or the path of an .npz file, got 'nothing'.",
+            "`data` must be one of breast_cancer, digits or the path of an .npz file, "
+            "got 'nothing'.",
         ),
         (["--configurations", "ring"], "invalid choice: 'ring'"),
         (["--steps", "0"], "expected a positive integer, got '0'"),

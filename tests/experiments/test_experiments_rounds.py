@@ -1,14 +1,14 @@
-"""The experiments with many clients, on a few rounds: their rows, their counts, and what must be equal."""
+"""The experiments with many clients, on a few rounds: rows, counts, and what must be equal."""
 
 from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.common import algorithms as ways
-from experiments.common import harness as clients
+from experiments.common import algorithms, harness
 from experiments.paper import compare_rounds, equal_cost, figure3
 from jsplit import population, runs
 
@@ -144,8 +144,8 @@ def test_rounds_are_compared_on_one_harness(tmp_path):
 @pytest.mark.slow
 def test_the_full_setting_is_vgg_cut_after_its_first_convolution():
     images = {"record": np.zeros((4, 32, 32, 3), "float32"), "label": np.zeros(4, int)}
-    data = clients.Records("images", images, images, images, 10)
-    cost = clients.cost_of(clients.topology("vgg16", data), data, 2)
+    data = harness.Records("images", images, images, images, 10)
+    cost = harness.cost_of(harness.topology("vgg16", data), data, 2)
     assert cost.total.params == 4 * (
         14_714_688 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 10 + 10
     )
@@ -183,22 +183,27 @@ def test_what_is_the_same_algorithm_has_the_same_accuracy(tmp_path):
 
 
 def test_bytes_of_drawn_rounds_are_those_of_the_formula():
-    data = clients.records("breast_cancer")
-    cost = clients.cost_of(clients.topology("small", data), data, 16)
+    data = harness.records("breast_cancer")
+    cost = harness.cost_of(harness.topology("small", data), data, 16)
     people = population.quantity(len(data.train["label"]), 3, 1.0)
-    draws = [people.round(clients.fields(data.train), n, batch=16) for n in range(2)]
+    draws = [people.round(harness.fields(data.train), n, batch=16) for n in range(2)]
     formula = runs.parallel(
         cost, people.sizes, client="client", epochs=2, bottoms="shared"
     ).mean["bytes"]
-    assert ways.in_global_batches(cost, people, draws) == pytest.approx(formula)
+    assert algorithms.in_global_batches(cost, people, draws) == pytest.approx(formula)
     every = [
-        people.global_batches(clients.fields(data.train), n, batch=16) for n in range(2)
+        people.global_batches(harness.fields(data.train), n, batch=16) for n in range(2)
     ]
-    frames = sum(m.frame for m in cost.messages) + 2 * runs.size_of(
-        cost.state.parties["client"].params
+    # A frame has 96 bytes, 8 for each array and 8 for each of its axes: of weights and bias.
+    params = cost.state.parties["client"].params
+    arrays = [(x.size * x.dtype.itemsize, x.ndim) for x in jax.tree.leaves(params)]
+    bottom = 96 + sum(size + 8 + 8 * axes for size, axes in arrays)
+    frames = sum(m.frame for m in cost.messages) + 2 * bottom
+    more = sum(
+        algorithms.took(a) - algorithms.took(b)
+        for a, b in zip(every, draws, strict=True)
     )
-    more = sum(ways.took(a) - ways.took(b) for a, b in zip(every, draws, strict=True))
-    assert ways.in_global_batches(cost, people, every) == pytest.approx(
+    assert algorithms.in_global_batches(cost, people, every) == pytest.approx(
         formula + more * frames / 3
     )
 
@@ -239,7 +244,7 @@ def test_a_file_says_whose_its_records_are_and_nobody_is_tested_who_was_trained_
         y_test=y,
         rec_test=np.repeat([202, 203], 20),
     )
-    data = clients.records(str(file))
+    data = harness.records(str(file))
     assert data.grouping == "patient" and data.classes == 2
     assert [len(part["label"]) for part in (data.train, data.valid, data.test)] == [
         34,

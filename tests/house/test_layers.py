@@ -63,9 +63,10 @@ INSIDE = {
         "baseline_runs planning split_runs"
     ),
     "wire": (
-        "certs codec difference errors pipe steps chunks identity relay rota channel "
-        "schedule seal terms transport admission control handshake memory rpc_listener "
-        "rpc same_records session rendezvous traffic member"
+        "credentials difference errors layout pipe signatures steps certs frames rota "
+        "codec identity schedule chunks relay terms admission channel control handshake "
+        "seal same_records session transport memory rendezvous rpc_listener traffic "
+        "member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
@@ -74,7 +75,7 @@ INSIDE = {
         "compute.interleave compute.prefetch contract.placeholders contract.turns durable "
         "compute.exchange compute.pipeline contract.checks task contract.record "
         "contract.agreement compute.first_state compute.own_config connection.peers "
-        "contract.draft contract.files compute.local connection.farewell "
+        "contract.draft contract.files replay compute.local connection.farewell "
         "connection.reader connection.skipping contract.sample connection.connections "
         "frames connection.network process join steps infer run"
     ),
@@ -96,7 +97,9 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "wire.rpc_listener": {"grpc"},
     "wire.identity": {"cryptography"},
     "wire.certs": {"cryptography"},
+    "wire.credentials": {"cryptography"},
     "wire.seal": {"cryptography"},
+    "wire.signatures": {"cryptography"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 MODULES = {
@@ -162,7 +165,8 @@ def test_a_door_only_hands_on_names(file):
             "__all__",
             "__version__",
         }
-        assert hands_on or lists, ast.unparse(node)
+        shows = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
+        assert hands_on or lists or shows, ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", MODULES)

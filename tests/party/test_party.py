@@ -611,7 +611,7 @@ def test_what_no_frame_can_carry_is_refused_before_the_first_step(
         refusal(odd, "north", turns)
         == "weights `client` holds int4[3], which has no form on the wire."
     )
-    monkeypatch.setattr(jsplit.wire.codec, "MOST_ARRAYS", 6)
+    monkeypatch.setattr(jsplit.wire.layout, "MOST_ARRAYS", 6)
     many = jsplit.segment(
         lambda w, x: x @ sum(w),
         init=lambda key, x: [jnp.ones((3, 3))] * 2,

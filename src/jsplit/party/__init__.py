@@ -7,6 +7,7 @@ from jsplit.party.contract.files import read, write
 from jsplit.party.contract.placeholders import foreign
 from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
+from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
 from jsplit.party.run import run
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
@@ -26,6 +27,7 @@ __all__ = [
     "Result",
     "Transport",
     "agreement",
+    "batches",
     "certs",
     "credentials",
     "evaluate",

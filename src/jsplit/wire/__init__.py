@@ -1,1 +1,6 @@
 """What lies between parties: frames, a protocol without I/O, channels, and transports."""
+
+from jsplit.wire.credentials import host_of, uri_of
+from jsplit.wire.frames import Frame, Head, frame_of
+
+__all__ = ["Frame", "Head", "frame_of", "host_of", "uri_of"]

@@ -1,242 +1,235 @@
-"""Who a party is, as its certificate says it, and a throw-away authority to try it with.
+"""A throw-away authority, and certificates by it for every party, to try a run with.
 
-A certificate names its party twice: in a URI, which a party that listens reads, and in a host name, which a party that
-dials checks. No message says who sent it. Needs the extra `jsplit[grpc]`.
+In earnest the institutions have an authority of their own; what its certificates need is said in
+docs/network.md, and stands here in code. Reading credentials from files is in `credentials`,
+whose names are handed on here. Needs the extra `jsplit[grpc]`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
+from jsplit.wire.credentials import (
+    AUTHORITY_NAME,
+    Credentials,
+    PlaintextWithoutIdentity,
+    Trust,
+    certificate_name,
+    host_of,
+    key_name,
+    read,
+    uri_of,
+)
 
-@dataclass(frozen=True)
-class Credentials:
-    """A party's certificate and key, and the authorities that it trusts, all in PEM."""
-
-    certificate: bytes
-    key: bytes = field(repr=False)
-    authority: bytes
-
-
-@dataclass(frozen=True)
-class PlaintextWithoutIdentity:
-    """Neither encryption nor identity: whoever can connect is believed. For a closed machine or an outer tunnel alone.
-
-    Attributes:
-        party: whom this party says it is.
-    """
-
-    party: str
-
-
-Trust = Credentials | PlaintextWithoutIdentity
-
-
-def uri_of(party: str) -> str:
-    """The URI in a party's certificate, unless the agreement names another."""
-    return f"jsplit://party/{quote(party, safe='')}"
-
-
-def host_of(party: str) -> str:
-    """The host name in a party's certificate, by which those that dial it know it."""
-    plain = re.fullmatch(r"(?!x-)[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", party)
-    return f"{party if plain else 'x-' + sha256(party.encode()).hexdigest()[:40]}.party.jsplit"
-
-
-def read(folder: str | os.PathLike, party: str) -> Credentials:
-    """The credentials that `certs` wrote for a party, or that others issued, in files of the same names.
-
-    Raises:
-        ValueError: naming the file that is missing, or that cannot be used, and why.
-    """
-    folder = Path(folder)
-    files = [
-        folder / f"{quote(party, safe='')}.crt",
-        folder / f"{quote(party, safe='')}.key",
-        folder / "ca.crt",
-    ]
-    for file in files:
-        if not file.is_file():
-            raise ValueError(
-                f"there is no file {file}; `jsplit certs` makes certificates to try with."
-            )
-    found = Credentials(*(file.read_bytes() for file in files))
-    _check(found, *files)
-    return found
-
-
-def _check(own: Credentials, certificate: Any, key: Any, authority: Any) -> None:
-    """Refuse credentials that no connection could be made with; else TLS would say only that the handshake failed.
-
-    Args:
-        own: the credentials.
-        certificate, key, authority: what the message calls each.
-
-    Raises:
-        ValueError: naming one of them.
-    """
+# Whoever trains in one process imports this file by way of `jsplit.party` and needs no
+# cryptography, so each function imports it for itself.
+if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-    found, now = {}, datetime.now(UTC)
-    for name, data in ((certificate, own.certificate), (authority, own.authority)):
-        try:
-            found[name] = x509.load_pem_x509_certificates(data)
-        except ValueError as error:
-            raise ValueError(f"{name} holds no certificate in PEM: {error}") from None
-    try:
-        secret = serialization.load_pem_private_key(own.key, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError(
-            f"{key} holds no private key in PEM without a password: {error}"
-        ) from None
-    if not isinstance(secret, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise ValueError(
-            f"{key} holds a {type(secret).__name__}; TLS here takes keys on the curve P-256, and RSA."
-        )
-    if secret.public_key() != found[certificate][0].public_key():
-        raise ValueError(f"{key} is not the key of the certificate in {certificate}.")
-    for name, those in (
-        (certificate, found[certificate][:1]),
-        (authority, found[authority]),
-    ):
-        if not any(
-            x.not_valid_before_utc <= now <= x.not_valid_after_utc for x in those
-        ):
-            begin, end = those[0].not_valid_before_utc, those[0].not_valid_after_utc
-            raise ValueError(
-                f"{name} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, and now it is {now:%Y-%m-%d %H:%M} UTC."
-            )
+__all__ = [
+    "Credentials",
+    "PlaintextWithoutIdentity",
+    "Trust",
+    "authority",
+    "certs",
+    "host_of",
+    "read",
+    "uri_of",
+]
+
+_AUTHORITY = "jsplit trial authority"
 
 
 def certs(
-    folder: str | os.PathLike, parties: Sequence[str], *, days: int = 30
+    folder: str | os.PathLike[str], parties: Sequence[str], *, days: int = 30
 ) -> list[Path]:
-    """Make an authority and a certificate for every party, to try with: `ca.crt`, `<party>.crt`, `<party>.key`.
+    """Make an authority and a certificate by it for every party, to try a run with.
 
-    The authority's key is forgotten, so no further certificate can be made. A party needs its own two files and `ca.crt`.
+    Writes `ca.crt`, and for each party `<party>.crt` and `<party>.key`, all in PEM. The
+    authority's key is forgotten at once, so no further certificate can be made by it. A party
+    needs its own two files and `ca.crt`.
+
+    Args:
+        folder: where the files go; made if it is not there.
+        parties: names, each once.
+        days: how long the certificates are valid, from now on.
 
     Returns:
         The files written. Keys are readable by their owner alone.
 
     Raises:
         ValueError: if `parties` is empty or names one twice, or if a file is there already.
+
+    Examples:
+        >>> import jsplit, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> [file.name for file in jsplit.party.certs(folder, ["hospital", "server"])]
+        ['ca.crt', 'hospital.crt', 'hospital.key', 'server.crt', 'server.key']
     """
     if not parties or len({*parties}) < len(parties) or not all(parties):
         raise ValueError(
             f"`parties` must name one or several different parties, got {list(parties)}."
         )
     made = authority(parties, days)
-    files = {"ca.crt": made[parties[0]].authority}
+    files = {AUTHORITY_NAME: made[parties[0]].authority}
     for party, own in made.items():
-        files |= {
-            f"{quote(party, safe='')}.crt": own.certificate,
-            f"{quote(party, safe='')}.key": own.key,
-        }
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    if there := [name for name in files if (Path(folder) / name).exists()]:
+        files[certificate_name(party)] = own.certificate
+        files[key_name(party)] = own.key
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # All are looked for before one is written: half a set by a new authority and half by an old
+    # one would refuse each other.
+    there = [name for name in files if (folder / name).exists()]
+    if there:
         raise ValueError(
             f"`folder` {folder} has a {there[0]} already; it is not written over."
         )
     for name, data in files.items():
-        handle = os.open(
-            Path(folder) / name,
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL,
-            0o600 if name.endswith(".key") else 0o644,
-        )
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-    return [Path(folder) / name for name in files]
+        _write(folder / name, data, secret=name.endswith(".key"))
+    return [folder / name for name in files]
+
+
+def _write(file: Path, data: bytes, secret: bool) -> None:
+    # The mode is given when the file is made. A `chmod` afterwards would leave a moment in which
+    # everybody on the machine can read the key.
+    mode = 0o600 if secret else 0o644
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "wb") as f:
+        f.write(data)
 
 
 def authority(
     parties: Sequence[str], days: float = 30, *, start: datetime | None = None
 ) -> dict[str, Credentials]:
-    """A new authority, and credentials by it for every party; valid for `days` from `start`, by default from now."""
+    """Make a new authority, and credentials by it for every party.
+
+    Args:
+        parties: names, each once.
+        days: how long the certificates are valid.
+        start: from when on; by default from now.
+
+    Returns:
+        By party, its credentials.
+    """
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+    # Five minutes ago: the clocks of two machines do not agree to the second, and a certificate
+    # that is not valid yet is refused.
     begin = start or datetime.now(UTC) - timedelta(minutes=5)
-
-    def named(text: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
-
-    def builder(
-        subject: str, key: ec.EllipticCurvePrivateKey
-    ) -> x509.CertificateBuilder:
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(named(subject))
-            .issuer_name(named("jsplit trial authority"))
-        )
-        made = made.public_key(key.public_key()).serial_number(
-            x509.random_serial_number()
-        )
-        return made.not_valid_before(begin).not_valid_after(
-            begin + timedelta(days=days)
-        )
-
-    def usage(**uses: bool) -> x509.KeyUsage:
-        names = (
-            "digital_signature",
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "key_cert_sign",
-            "crl_sign",
-            "encipher_only",
-            "decipher_only",
-        )
-        return x509.KeyUsage(**{name: uses.get(name, False) for name in names})
-
-    def pem(x: x509.Certificate) -> bytes:
-        return x.public_bytes(serialization.Encoding.PEM)
+    end = begin + timedelta(days=days)
 
     root = ec.generate_private_key(ec.SECP256R1())
-    whose = x509.SubjectKeyIdentifier.from_public_key(root.public_key())
-    own = builder("jsplit trial authority", root).add_extension(
+    identifier = x509.SubjectKeyIdentifier.from_public_key(root.public_key())
+    own = _builder(_AUTHORITY, root, begin, end)
+    # Critical, all of them: the verifier with which parties check each other by way of the lead
+    # follows the rules of the web's authorities, which ask for that.
+    own = own.add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
     )
-    own = own.add_extension(
-        usage(key_cert_sign=True, crl_sign=True), critical=True
-    ).add_extension(whose, critical=False)
-    top = pem(own.sign(root, hashes.SHA256()))
-    found = {}
+    own = own.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+    own = own.add_extension(identifier, critical=False)
+    top = _pem(own.sign(root, hashes.SHA256()))
+
+    found: dict[str, Credentials] = {}
     for party in parties:
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [
-            x509.UniformResourceIdentifier(uri_of(party)),
-            x509.DNSName(host_of(party)),
-        ]
-        made = builder(party, key).add_extension(
-            x509.BasicConstraints(ca=False, path_length=None), critical=True
-        )
-        made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        issued = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(whose)
-        made = made.add_extension(
-            usage(digital_signature=True), critical=True
-        ).add_extension(issued, critical=False)
-        uses = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-        made = made.add_extension(x509.ExtendedKeyUsage(uses), critical=False).sign(
-            root, hashes.SHA256()
-        )
-        secret = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        found[party] = Credentials(pem(made), secret, top)
+        made = _builder(party, key, begin, end)
+        signed = _with_identity(made, party, identifier).sign(root, hashes.SHA256())
+        found[party] = Credentials(_pem(signed), _key_pem(key), top)
     return found
+
+
+def _builder(
+    subject: str, key: ec.EllipticCurvePrivateKey, begin: datetime, end: datetime
+) -> x509.CertificateBuilder:
+    """A certificate of the trial authority to which extensions are still to be added."""
+    from cryptography import x509
+
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(_name(_AUTHORITY))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(end)
+    )
+
+
+def _with_identity(
+    made: x509.CertificateBuilder, party: str, issuer: x509.SubjectKeyIdentifier
+) -> x509.CertificateBuilder:
+    """The certificate of a party that listens or dials, or both."""
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    names = [
+        x509.UniformResourceIdentifier(uri_of(party)),
+        x509.DNSName(host_of(party)),
+    ]
+    # One certificate for both roles, since in a relay the same party is a client of the lead and
+    # a server to others.
+    uses = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    issued = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer)
+    made = made.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
+    made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    made = made.add_extension(_usage(digital_signature=True), critical=True)
+    made = made.add_extension(issued, critical=False)
+    return made.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+
+
+def _name(text: str) -> x509.Name:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    # X.509 takes 64 characters of a common name. Nobody reads it: a party is its URI and host.
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _usage(
+    *,
+    digital_signature: bool = False,
+    key_cert_sign: bool = False,
+    crl_sign: bool = False,
+) -> x509.KeyUsage:
+    from cryptography import x509
+
+    # The class has no defaults: each of the nine uses is said to be meant or not.
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    # Without a password: a party starts again by itself after its machine did.
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )

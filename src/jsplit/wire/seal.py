@@ -1,45 +1,69 @@
-"""Sealed from end to end: what two parties send each other by way of a third, which then sees who, when and how much.
+"""Sealed from end to end: what two parties send each other by way of a third, the lead.
 
-Each process has an X25519 key of its own, signed with the key of its certificate, so that no one between can put theirs
-in its place. What is derived from both (HKDF, SHA-256) encrypts whole frames with ChaCha20-Poly1305, one key for each
-direction; a counter is the nonce, so none comes twice. Needs the extra `jsplit[grpc]`.
+The lead sees who sends, when and how much, and no content. Each process has an X25519 key of its
+own, signed with the key of its certificate, so that no one between can put theirs in its place.
+What is derived from both (HKDF, SHA-256) encrypts whole frames with ChaCha20-Poly1305, one key for
+each direction; a counter is the nonce, so none comes twice. Needs the extra `jsplit[grpc]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PrivateKey,
     X25519PublicKey,
 )
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from cryptography.x509.verification import VerificationError
 
-from jsplit.wire import chunks, codec
-from jsplit.wire.certs import Credentials, Trust
-from jsplit.wire.codec import Frame
+from jsplit.wire import chunks
+from jsplit.wire.credentials import Credentials, Trust
 from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.frames import Frame, frame_of
+from jsplit.wire.signatures import sign, verified_uris, verify
 
 _NONCE = 12
 
+# Part of whatever is signed or derived: a signature made for anything else with the same key of a
+# certificate is none here, and another version of this protocol has other keys.
+_PURPOSE = b"jsplit seal 1"
+
+
+@dataclass(frozen=True)
+class _PeerKeys:
+    """What is derived with one peer.
+
+    Attributes:
+        public: the peer's public key.
+        out: encrypts for the peer.
+        back: decrypts what the peer encrypted.
+        instance: the peer's process.
+    """
+
+    public: bytes
+    out: ChaCha20Poly1305
+    back: ChaCha20Poly1305
+    instance: int
+
 
 class Sealer:
-    """One party's keys for all that it reaches by way of another.
+    """One party's keys for all parties that it reaches by way of the lead.
 
     Args:
         trust: its credentials.
-        parties: names, by their places; `identities`: the URIs that their certificates must hold.
+        parties: names, by their places in the agreement.
+        identities: the URIs that the parties' certificates must hold, by the same places.
         run: hash of the agreement.
-        me, instance: this party by its place, and this process.
+        me: this party, by its place.
+        instance: number of this process.
         limit: the most bytes that the arrays of one frame may take.
     """
 
@@ -53,60 +77,73 @@ class Sealer:
         instance: int,
         limit: int,
     ):
-        self.trust, self.parties, self.identities, self.run = (
-            trust,
-            parties,
-            identities,
-            run,
-        )
-        self.me, self.instance, self.limit = me, instance, limit
+        self.trust = trust
+        self.parties = parties
+        self.identities = identities
+        self.run = run
+        self.me = me
+        self.instance = instance
+        self.limit = limit
+        # Of this process alone and never on a disk: whoever gets the certificate's key later
+        # cannot read what was sent before.
         self.own = X25519PrivateKey.generate()
         self.public = self.own.public_key().public_bytes_raw()
-        self.keys: dict[int, tuple[bytes, ChaCha20Poly1305, ChaCha20Poly1305, int]] = {}
+        self.keys: dict[int, _PeerKeys] = {}
         self.count = 0
 
     def statement(
         self, sender: int, receiver: int, instance: int, public: bytes
     ) -> bytes:
-        """What is signed: whose key it is, for whom, in which run and process."""
-        return (
-            b"jsplit seal 1"
-            + self.run
-            + b"".join(n.to_bytes(8, "big") for n in (sender, receiver, instance))
-            + public
-        )
+        """Give what is signed: whose key it is, for whom, in which run and process."""
+        # All of a fixed length, so that no two statements are the same bytes. The receiver is in
+        # it, or a peer could show this party's offer to another as meant for it.
+        numbers = b"".join(n.to_bytes(8, "big") for n in (sender, receiver, instance))
+        return _PURPOSE + self.run + numbers + public
 
     def offer(self, peer: int) -> dict[str, str]:
-        """This party's key, its certificate, and the signature that binds them."""
+        """Give this party's key, its certificate, and the signature that binds them.
+
+        Args:
+            peer: for whom, by its place.
+
+        Returns:
+            What the body of a frame of the kind "key" says; `meet` of the peer takes it.
+        """
         if not isinstance(self.trust, Credentials):
             return {"public": self.public.hex()}
         key = serialization.load_pem_private_key(self.trust.key, None)
-        signature = _sign(
-            key, self.statement(self.me, peer, self.instance, self.public)
-        )
+        statement = self.statement(self.me, peer, self.instance, self.public)
         return {
             "public": self.public.hex(),
             "certificate": self.trust.certificate.decode(),
-            "signature": signature.hex(),
+            "signature": sign(key, statement).hex(),
         }
 
     def meet(self, peer: int, instance: int, offer: Mapping[str, Any]) -> bool:
-        """Take the key of a peer; gives whether it is another than before.
+        """Take the key of a peer, if it is shown to be the peer's.
+
+        Args:
+            peer: who it is said to be, by its place.
+            instance: number of its process.
+            offer: what it offers; the lead has passed it on, and may have changed it.
+
+        Returns:
+            Whether it is another key than before.
 
         Raises:
-            Refused: if it is not shown to be the peer's. That is between the two of them: the lead only passes it on.
+            Refused: if it is not shown to be the peer's. That is between the two of them: the
+                lead only passes it on.
         """
         try:
             public = bytes.fromhex(offer["public"])
             theirs = X25519PublicKey.from_public_bytes(public)
             if isinstance(self.trust, Credentials):
                 chain = x509.load_pem_x509_certificates(offer["certificate"].encode())
+                # The certificate before the signature: a signature by a key of anybody's is
+                # worth nothing.
                 self.check(peer, chain)
-                _verify(
-                    chain[0],
-                    bytes.fromhex(offer["signature"]),
-                    self.statement(peer, self.me, instance, public),
-                )
+                statement = self.statement(peer, self.me, instance, public)
+                verify(chain[0], bytes.fromhex(offer["signature"]), statement)
             shared = self.own.exchange(theirs)
         except VerificationError as error:
             raise self.refused(
@@ -117,85 +154,103 @@ class Sealer:
                 peer,
                 "it is not signed with the key of the certificate that came with it.",
             ) from None
+        # The offer is whatever JSON the other side wrote: keys may lack, values be of any type,
+        # the chain be empty, and a point of low order makes `exchange` raise ValueError.
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise self.refused(
                 peer, f"it is not one: {type(error).__name__}: {error}"
             ) from None
-        if peer in self.keys and self.keys[peer][0] == public:
+
+        # An offer that is sent again changes nothing, so that its answer is not another offer.
+        if peer in self.keys and self.keys[peer].public == public:
             return False
-
-        def derived(sender: int, a: bytes, receiver: int, b: bytes) -> ChaCha20Poly1305:
-            info = (
-                b"jsplit seal 1"
-                + self.run
-                + sender.to_bytes(8, "big")
-                + a
-                + receiver.to_bytes(8, "big")
-                + b
-            )
-            return ChaCha20Poly1305(
-                HKDF(hashes.SHA256(), 32, None, info).derive(shared)
-            )
-
-        out = derived(self.me, self.public, peer, public)
-        self.keys[peer] = (
+        self.keys[peer] = _PeerKeys(
             public,
-            out,
-            derived(peer, public, self.me, self.public),
-            instance,
+            out=self.derived(shared, self.me, self.public, peer, public),
+            back=self.derived(shared, peer, public, self.me, self.public),
+            instance=instance,
         )
         return True
 
-    def refused(self, peer: int, why: str) -> Refused:
-        return Refused(
-            f"`{self.parties[self.me]}` does not take the key of `{self.parties[peer]}`: {why}"
+    def derived(
+        self,
+        shared: bytes,
+        sender: int,
+        sender_public: bytes,
+        receiver: int,
+        receiver_public: bytes,
+    ) -> ChaCha20Poly1305:
+        """Derive the key of one direction from the secret that both parties share."""
+        # Who sends is part of it, so each direction has a key of its own. Both count their
+        # nonces from 1: under one key, the same nonce would be used for two frames, which gives
+        # away both. The public keys bind it to this exchange (RFC 7748, section 6.1).
+        info = (
+            _PURPOSE
+            + self.run
+            + sender.to_bytes(8, "big")
+            + sender_public
+            + receiver.to_bytes(8, "big")
+            + receiver_public
         )
+        return ChaCha20Poly1305(HKDF(hashes.SHA256(), 32, None, info).derive(shared))
+
+    def refused(self, peer: int, why: str) -> Refused:
+        """Give the error that says why the key of a peer is not taken."""
+        me, other = self.parties[self.me], self.parties[peer]
+        return Refused(f"`{me}` does not take the key of `{other}`: {why}")
 
     def check(self, peer: int, chain: list[x509.Certificate]) -> None:
-        """The certificate is by an authority that this party trusts, is valid now, and names the peer."""
+        """Check that a certificate is by a trusted authority, valid now, and names the peer.
+
+        Args:
+            peer: whom it must name, by its place.
+            chain: the certificate, and those between it and the authority.
+
+        Raises:
+            VerificationError: if no valid path leads from it to an authority.
+            Refused: if it is another party's.
+        """
         assert isinstance(self.trust, Credentials)
-        store = Store(x509.load_pem_x509_certificates(self.trust.authority))
-        PolicyBuilder().store(store).build_client_verifier().verify(chain[0], chain[1:])
-        try:
-            names = (
-                chain[0]
-                .extensions.get_extension_for_class(x509.SubjectAlternativeName)
-                .value
-            )
-        except x509.ExtensionNotFound:
-            names = x509.SubjectAlternativeName([])
-        shown = names.get_values_for_type(x509.UniformResourceIdentifier)
+        shown = verified_uris(chain, self.trust.authority)
+        # The authority vouches for all parties, so a valid certificate may be another's.
         if self.identities[peer] not in shown:
             raise self.refused(
                 peer,
-                f"its certificate names {', '.join(shown) or 'no one'}, not {self.identities[peer]}.",
+                f"its certificate names {', '.join(shown) or 'no one'}, "
+                f"not {self.identities[peer]}.",
             )
 
     def keep(self, instances: Sequence[int]) -> None:
-        """Forget the keys of processes other than these."""
+        """Forget the keys of processes other than these, given by their parties' places."""
         self.keys = {
-            peer: own for peer, own in self.keys.items() if own[3] == instances[peer]
+            peer: own
+            for peer, own in self.keys.items()
+            if own.instance == instances[peer]
         }
 
     def has(self, peer: int) -> bool:
+        """Tell whether a frame can be sealed for a peer."""
         return peer in self.keys
 
     def seal(self, frame: Frame) -> Frame:
-        """The frame, encrypted whole for its receiver; the head outside says only where it goes and which it is."""
+        """Encrypt a frame whole for its receiver; `open` is the inverse.
+
+        The head outside says only where it goes and which it is.
+        """
+        # One counter for all peers: each key sees a part of the numbers, and none of them twice.
         self.count += 1
         nonce = self.count.to_bytes(_NONCE, "big")
-        data = nonce + self.keys[frame.head.receiver][1].encrypt(
-            nonce, b"".join(chunks.encode(frame)), None
-        )
-        return codec.frame_of(
-            replace(frame.head, sealed=True), [np.frombuffer(data, np.uint8)]
-        )
+        plain = b"".join(chunks.encode(frame))
+        data = nonce + self.keys[frame.head.receiver].out.encrypt(nonce, plain, None)
+        head = replace(frame.head, sealed=True)
+        return frame_of(head, [np.frombuffer(data, np.uint8)])
 
     def open(self, frame: Frame) -> Frame:
-        """The inverse of `seal`.
+        """Decrypt a frame that its sender sealed for this party; the inverse of `seal`.
 
         Raises:
-            RemoteProtocolError: if it was not sealed by its sender for this party, or is not what the head outside says.
+            RemoteProtocolError: if it was not sealed by its sender for this party, or is not what
+                the head outside says.
         """
         peer = frame.head.sender
         if peer not in self.keys or len(frame.arrays) != 1:
@@ -204,44 +259,21 @@ class Sealer:
             )
         data = frame.arrays[0].tobytes()
         try:
-            found = chunks.decode(
-                self.keys[peer][2].decrypt(data[:_NONCE], data[_NONCE:], None),
-                self.limit,
-            )
+            plain = self.keys[peer].back.decrypt(data[:_NONCE], data[_NONCE:], None)
+            found = chunks.decode(plain, self.limit)
         except (InvalidTag, ValueError):
             raise RemoteProtocolError(
                 f"a frame of `{self.parties[peer]}` was not sealed by it for this party."
             ) from None
-        if (
-            found.head.id() != frame.head.id()
-            or found.head.instance != frame.head.instance
-            or found.head.sealed
-        ):
+        # The head outside is not encrypted, and the lead could have put a true sealed frame under
+        # the head of another: an old activation as that of this step.
+        is_what_it_says = (
+            found.head.id() == frame.head.id()
+            and found.head.instance == frame.head.instance
+            and not found.head.sealed
+        )
+        if not is_what_it_says:
             raise RemoteProtocolError(
                 f"a frame of `{self.parties[peer]}` holds another than it says."
             )
         return found
-
-
-def _sign(key: Any, statement: bytes) -> bytes:
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.sign(statement, ec.ECDSA(hashes.SHA256()))
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(statement, _pss(), hashes.SHA256())
-    raise ValueError(
-        f"`key` must be an elliptic curve or RSA key, got {type(key).__name__}."
-    )
-
-
-def _verify(certificate: x509.Certificate, signature: bytes, statement: bytes) -> None:
-    key = certificate.public_key()
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
-    elif isinstance(key, rsa.RSAPublicKey):
-        key.verify(signature, statement, _pss(), hashes.SHA256())
-    else:
-        raise ValueError(f"a certificate has a key of the kind {type(key).__name__}.")
-
-
-def _pss() -> padding.PSS:
-    return padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)

@@ -16,7 +16,7 @@ from jsplit.party.connection.reach import Reach, default_transport
 from jsplit.party.connection.skipping import pass_over
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.certs import Trust
-from jsplit.wire.codec import bytes_on_the_wire
+from jsplit.wire.layout import bytes_on_the_wire
 from jsplit.wire.member import Member
 from jsplit.wire.transport import Pulse
 
