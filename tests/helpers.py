@@ -1,7 +1,9 @@
-"""The table that the tests sweep: four models, in nnx and in linen, in the paper's six configurations.
+"""The table that the tests sweep: four models, in nnx and in linen, in the paper's six
+configurations.
 
-A whole model is a data flow through stages: `bottom` reads a field, `middle` and `top` follow. `flow` says
-for each configuration which stage reads which, and where the cuts are; it is the same for nnx and linen.
+A whole model is a data flow through stages: `bottom` reads a field, `middle` and `top`
+follow. `flow` says for each configuration which stage reads which, and where the cuts
+are; it is the same for nnx and linen.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ WEIGHTS = {"server0": 1.0, "server1": 0.5}
 
 
 def some(points: Iterable, often: Callable[[int], bool]) -> list:
-    """The points of a sweep: those whose number `often` picks always run, the others in the slow part."""
+    """The points of a sweep: those whose number `often` picks always run, the others in
+    the slow part.
+    """
     points = [p if isinstance(p, tuple) else (p,) for p in points]
     return [
         pytest.param(*p, marks=() if often(i) else pytest.mark.slow)
@@ -300,7 +304,9 @@ class LinenTwo(linen.Module):
 
 
 class Problem(NamedTuple):
-    """Everything one point of the sweep needs; `whole` is an nnx module, or a linen module with `variables`."""
+    """Everything one point of the sweep needs; `whole` is an nnx module, or a linen
+    module with `variables`.
+    """
 
     configuration: str
     whole: Any

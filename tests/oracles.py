@@ -1,4 +1,6 @@
-"""What a law is compared with: the whole model trained in plain Flax and Optax, and the distance of two trees."""
+"""What a law is compared with: the whole model trained in plain Flax and Optax, and the
+distance of two trees.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ def optimizers(topology, make):
 
 
 def reference(problem: Problem, make, batches=None):
-    """Steps of the whole model in plain Flax and Optax, 20 on the problem's batch or those given; returns parameters,
-    statistics and losses."""
+    """Steps of the whole model in plain Flax and Optax, 20 on the problem's batch or
+    those given; returns parameters, statistics and losses.
+    """
     party_of, topology = STAGES[problem.configuration], problem.topology
     seed = jax.random.key(1)
 

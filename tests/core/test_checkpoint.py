@@ -230,7 +230,9 @@ def test_the_header_says_what_the_file_is(tmp_path):
 
 
 def test_several_threads_may_read_at_once(tmp_path):
-    """CPython 3.11.7 cannot parse in two threads, as NumPy does here, if one is interrupted by a collection of garbage."""
+    """CPython 3.11.7 cannot parse in two threads, as NumPy does here, if one is
+    interrupted by a collection of garbage.
+    """
     np.savez(tmp_path / "client.npz", **{f"w{i}": np.ones(3) for i in range(8)})
     interval, threshold = sys.getswitchinterval(), gc.get_threshold()
     gc.callbacks.append(interrupt := lambda phase, info: sum(range(200)))

@@ -1,4 +1,6 @@
-"""What is predicted is what happens: messages to the byte, memory to the array, work to the operation."""
+"""What is predicted is what happens: messages to the byte, memory to the array, work to
+the operation.
+"""
 
 from __future__ import annotations
 
@@ -182,7 +184,9 @@ def test_memory_that_lasts_is_that_of_the_state(configuration, flax):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_a_client_keeps_between_its_turns_is_what_was_predicted(kind, mode):
-    """All that its second turn reads of what was there after its first, but for what it always has."""
+    """All that its second turn reads of what was there after its first, but for what it
+    always has.
+    """
     problem = make_problem("vanilla", kind, "nnx")
     config = configure(problem.topology, optax.sgd(0.1), None, mode, 1)
     memory = together(
@@ -373,7 +377,9 @@ def test_the_work_of_a_run_grows_with_records_and_epochs(vanilla):
 def test_clients_together_cost_what_they_do_in_turns_and_what_their_shared_halves_cost(
     vanilla,
 ):
-    """The gradient up and the weights down in every step where they are summed, twice the half in a round where averaged."""
+    """The gradient up and the weights down in every step where they are summed, twice
+    the half in a round where averaged.
+    """
     _, cost = vanilla
     records, own = [20, 8, 3], cost.state.parties["client"]
     turns = runs.take_turns(cost, records, client="client", epochs=6, handoff="none")
@@ -444,7 +450,9 @@ def test_large_batch_sgd_moves_the_gradient_and_the_weights_in_every_step(vanill
 
 
 def test_who_sends_less_changes_where_the_formula_says():
-    """Singh et al. 2019: without hand-off, 2 p q / K against 2 N; with it, eta N more for each move."""
+    """Singh et al. 2019: without hand-off, 2 p q / K against 2 N; with it, eta N more
+    for each move.
+    """
     problem = make_problem("vanilla", "mlp", "nnx")
     cost = jsplit.cost(problem.topology, problem.batch)
     q = (

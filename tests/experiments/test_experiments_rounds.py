@@ -1,4 +1,6 @@
-"""The experiments with many clients, on a few rounds: their rows, their counts, and what must be equal."""
+"""The experiments with many clients, on a few rounds: their rows, their counts, and
+what must be equal.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The federation on one machine: four processes, one killed on the way, and the same bits in the end."""
+"""The federation on one machine: four processes, one killed on the way, and the same
+bits in the end.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Every public docstring renders: Google style, read by griffe without a warning, each argument by itself."""
+"""Every public docstring renders: Google style, read by griffe without a warning, each
+argument by itself.
+"""
 
 from __future__ import annotations
 

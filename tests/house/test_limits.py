@@ -117,7 +117,9 @@ def test_only_tables_of_data_are_set_by_hand():
     assert found == TABLES
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.name == "__init__.py"], ids=short)
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.name == "__init__.py"], ids=short
+)
 def test_a_door_has_under_40_lines(file):
     """That of the package itself lists all that is public, a name a line, and imports it."""
     allowed = MODULE if file.parent == SOURCE else DOOR

@@ -1,4 +1,6 @@
-"""A turn in two programs: what is sent does not wait for what is learned, and together they are the turn."""
+"""A turn in two programs: what is sent does not wait for what is learned, and together
+they are the turn.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def test_what_is_sent_does_not_wait_for_what_is_learned(configuration):
 
 
 def test_a_server_of_dense_layers_sends_after_two_thirds_of_its_work():
-    """A third of it is forward, a third the cotangents of activations, and a third those of weights."""
+    """A third of it is forward, a third the cotangents of activations, and a third
+    those of weights.
+    """
     ((_, values, (send, learn)),) = divided_turns(make_problem("vanilla", "mlp", "nnx"))
     carried, *_ = send.run(*values)
     first, second = (

@@ -1,4 +1,6 @@
-"""Parties in threads of one process, each with its own connections, for the tests; and a proxy that makes trouble."""
+"""Parties in threads of one process, each with its own connections, for the tests; and
+a proxy that makes trouble.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Small(NamedTuple):
 
 
 def small(configuration: str = "vertical") -> Small:
-    """A small topology of plain functions; `"pair"`, `"vertical"`, or `"chain"` with one listener, so that two are relayed."""
+    """A small topology of plain functions; `"pair"`, `"vertical"`, or `"chain"` with
+    one listener, so that two are relayed.
+    """
     rng = np.random.default_rng(0)
     squares = lambda y, label: (y - label) ** 2  # noqa: E731
     if configuration == "vertical":
@@ -144,7 +148,9 @@ def together(names, work: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def train(agreed, problem, **options) -> dict[str, Any]:
-    """All parties train, on the one batch of the problem; `options` may be functions of the party."""
+    """All parties train, on the one batch of the problem; `options` may be functions of
+    the party.
+    """
     trust, rates = trust_of(agreed.parties), optimizers(problem.topology)
 
     def one(name):
@@ -187,7 +193,9 @@ def bits(state) -> list[bytes]:
 
 
 class Others:
-    """In the place of all others: gives the same values whatever is sent, at once or only when they are waited for."""
+    """In the place of all others: gives the same values whatever is sent, at once or
+    only when they are waited for.
+    """
 
     def __init__(self, local, size, late):
         self.local, self.size, self.late, self.log, self.came, self.sent = (
@@ -223,7 +231,9 @@ class Others:
 
 
 class Proxy:
-    """Stands between those that dial and one that listens; cuts connections, swallows what is said, or holds it up."""
+    """Stands between those that dial and one that listens; cuts connections, swallows
+    what is said, or holds it up.
+    """
 
     def __init__(self, port: int, seed: int = 0):
         self.to, self.rng = port, random.Random(seed)

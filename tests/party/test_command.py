@@ -1,4 +1,6 @@
-"""The command: certificates, an agreement, and what a user can mend in one line. Its processes are in test_party_chaos."""
+"""The command: certificates, an agreement, and what a user can mend in one line. Its
+processes are in test_party_chaos.
+"""
 
 from __future__ import annotations
 

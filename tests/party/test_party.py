@@ -1,4 +1,6 @@
-"""Parties over gRPC with mutual TLS: the same numbers as in one process, bit for bit, and nobody needs another's model."""
+"""Parties over gRPC with mutual TLS: the same numbers as in one process, bit for bit,
+and nobody needs another's model.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def test_over_the_network_training_is_what_it_is_in_one_process(
 
 
 def test_nobody_needs_another_s_model():
-    """The agreement is made of shapes alone, and each party builds its part from its own segment."""
+    """The agreement is made of shapes alone, and each party builds its part from its
+    own segment.
+    """
     problem = small()
     topology, nodes = problem.topology, []
     for n in topology.segments:

@@ -1,7 +1,10 @@
-"""Laws of training on several devices, run by `test_devices.py` in processes that have them.
+"""Laws of training on several devices, run by `test_devices.py` in processes that have
+them.
 
-`python -m tests.rounds.devices LAW ...` prints a line of JSON: by law, how far the numbers are from those of one device, or what went
-wrong. With `JSPLIT_PROCESSES="address number count"` in the environment it is one of several processes.
+`python -m tests.rounds.devices LAW ...` prints a line of JSON: by law, how far the
+numbers are from those of one device, or what went wrong. With
+`JSPLIT_PROCESSES="address number count"` in the environment it is one of several
+processes.
 """
 
 from __future__ import annotations
@@ -122,7 +125,9 @@ def gap(found, expected) -> float:
 def many_clients(
     name: str, kind: str, loop: str, clients: int, part: int | None
 ) -> float:
-    """Two rounds, evaluation and prediction: on a mesh and without one; ragged clients, of whom `part` take part."""
+    """Two rounds, evaluation and prediction: on a mesh and without one; ragged clients,
+    of whom `part` take part.
+    """
     algorithm, whose = ALGORITHMS[name]
     topology, batch = problem(kind)
     population = jsplit.population.quantity(RECORDS, clients, 2.0, seed=1, least=4)
@@ -171,7 +176,9 @@ for name in ALGORITHMS:
 
 
 def trained(train: jsplit.Trainer, kind: str) -> tuple:
-    """Two steps with and without weights, evaluation, and predictions, also of a batch that no number of devices divides."""
+    """Two steps with and without weights, evaluation, and predictions, also of a batch
+    that no number of devices divides.
+    """
     _, batch = problem(kind)
     weight = np.arange(RECORDS) % 5 * 1.0
     state = train.init(0, batch)
@@ -201,7 +208,9 @@ def trained_on_one(kind: str, microbatches: int) -> tuple:
 def one_party(
     interpreter: Callable, kind: str, mesh, backward: str, microbatches: int
 ) -> float:
-    """All that `trained` does, with weights, a lossy link and parties that spread what they compute."""
+    """All that `trained` does, with weights, a lossy link and parties that spread what
+    they compute.
+    """
     links = {"smashed": compress.quantize(8)}
     how = {
         "links": links,
@@ -231,7 +240,9 @@ def one_party(
 
 
 def meshes(whose: str):
-    """One over all devices, or one of the server's own on half of them, with or without one of the client's on the others."""
+    """One over all devices, or one of the server's own on half of them, with or without
+    one of the client's on the others.
+    """
     devices = np.array(jax.devices())
     if whose == "all":
         return jax.make_mesh((len(devices),), ("batch",))

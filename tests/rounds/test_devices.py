@@ -1,6 +1,7 @@
 """Training on eight devices, and on two processes, gives the numbers of one device.
 
-Virtual devices must be asked for before JAX starts, so the laws (`devices.py`) run in processes of their own, several in each.
+Virtual devices must be asked for before JAX starts, so the laws (`devices.py`) run in
+processes of their own, several in each.
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ EVERY += some(
 def test_turns_with_hand_off_are_the_whole_model_on_the_same_batches(
     configuration, kind, flax, loop
 ):
-    """Parameters, statistics and optimizer states go from client to client, as if there were one (Gupta and Raskar)."""
+    """Parameters, statistics and optimizer states go from client to client, as if there
+    were one (Gupta and Raskar).
+    """
     problem = make_problem(configuration, kind, flax, batch=24)
     drawn = [
         people([8, 4, 12], seed=3).round(problem.batch, i, batch=4) for i in range(2)
@@ -238,7 +240,9 @@ def test_of_ragged_clients_the_large_batch_is_what_they_have(mlp, make):
 
 
 def test_global_batches_are_those_of_training_in_one_place(mlp):
-    """GPSL: the batches are of one size however the records fall on clients, and each record comes once."""
+    """GPSL: the batches are of one size however the records fall on clients, and each
+    record comes once.
+    """
     problem, batch = mlp
     drawn = people([5, 19, 1, 15]).global_batches(batch, 0, batch=16)
     assert drawn.weight.sum((0, 2)).tolist() == [16, 16, 8]
@@ -338,7 +342,9 @@ def test_examples_may_have_any_weights(mlp):
 
 
 def test_averages_are_weighted_means():
-    """One step takes each client's only parameter to the mean of its records; the average of 1 and 3 is 2, not 0.75."""
+    """One step takes each client's only parameter to the mean of its records; the
+    average of 1 and 3 is 2, not 0.75.
+    """
     segment = jsplit.Segment(
         lambda key, x: ({"w": jnp.zeros(())}, {}),
         lambda p, s, k, x, train=True: (p["w"] - x, s),
@@ -430,7 +436,9 @@ def test_splitfed_2_trains_the_server_in_turn_and_averages_bottoms(mlp):
 
 
 def test_splitfed_3_shares_the_server_and_no_bottom(mlp):
-    """A client that did not take part has the bottom it had; the server's average is that of version 1."""
+    """A client that did not take part has the bottom it had; the server's average is
+    that of version 1.
+    """
     problem, batch = mlp
     pop = people([8, 24, 8])
     drawn = pop.round(batch, 0, batch=8, clients=2)
@@ -570,8 +578,10 @@ ONE_BY_ONE += [
 def test_clients_that_step_together_may_be_called_one_by_one(
     configuration, kind, bottoms
 ):
-    """With dropout, BatchNorm and several edges over a cut; random links, some with memory; losses and penalties of clients'
-    own; and clients that take fewer steps, or have fewer records in one, than others."""
+    """With dropout, BatchNorm and several edges over a cut; random links, some with
+    memory; losses and penalties of clients' own; and clients that take fewer steps, or
+    have fewer records in one, than others.
+    """
     problem = make_problem(configuration, kind, "linen", batch=24)
     mine = CLIENTS[configuration]
     first = problem.topology.segments[0]
@@ -645,7 +655,9 @@ PEOPLE = people([5, 19, 1, 15])
 
 @cache
 def built(name):
-    """An algorithm over a link with memory, compiled once for several tests; its data; a list that grows with every trace."""
+    """An algorithm over a link with memory, compiled once for several tests; its data;
+    a list that grows with every trace.
+    """
     problem, traced = make_problem("vanilla", "mlp", "nnx", batch=40), []
 
     def loss(logits, label):
@@ -753,7 +765,9 @@ def test_a_client_that_fails_counts_as_far_as_it_got_or_not_at_all(
 
 @pytest.mark.parametrize("name", ["splitfed 3", "fedavg"])
 def test_a_state_saved_and_restored_goes_on_bit_for_bit(mlp, name, tmp_path):
-    """With what each client has of its own, and with the memory of the optimizer that applies averages."""
+    """With what each client has of its own, and with the memory of the optimizer that
+    applies averages.
+    """
     problem, batch = mlp
     algorithm = ALGORITHMS[name](jsplit.fused(problem.topology, momentum(0.1)))
     drawn = [people([16, 24]).round(batch, i, batch=8) for i in range(2)]
@@ -920,7 +934,9 @@ def test_a_decoupled_client_learns_from_its_own_head_and_gets_nothing_back(mlp):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_stale_optimizer_applies_each_gradient_so_many_steps_later(steps):
-    """Against delayed gradient descent written out: w[t + 1] = w[t] - rate * gradient(w[t - steps])."""
+    """Against delayed gradient descent written out: w[t + 1] = w[t] - rate *
+    gradient(w[t - steps]).
+    """
     gradient = jax.grad(lambda w: jnp.sum(jnp.cos(w) + w**2 / 3))
     path = [jnp.array([0.3, -1.2])]
     for t in range(12):

@@ -1,4 +1,6 @@
-"""Laws of the two drawings: both show all of a topology and each crossing once, names are safe, nothing overlaps."""
+"""Laws of the two drawings: both show all of a topology and each crossing once, names
+are safe, nothing overlaps.
+"""
 
 from __future__ import annotations
 
@@ -150,9 +152,11 @@ everywhere = pytest.mark.parametrize("topology", TOPOLOGIES)
 
 
 def parsed(text):
-    """What a Mermaid text says: subgraphs and nodes by id, as (label, subgraph), and arrows, as (from, arrow, label, to).
+    """What a Mermaid text says: subgraphs and nodes by id, as (label, subgraph), and
+    arrows, as (from, arrow, label, to).
 
-    Fails on a line of any other form, so on any name that breaks out of its quotes."""
+    Fails on a line of any other form, so on any name that breaks out of its quotes.
+    """
     label = r'"((?:[^\W_]|[ _.-]|#\d+;)*)"'
     groups, nodes, arrows, inside = {}, {}, [], None
     for line in text.splitlines()[1:]:

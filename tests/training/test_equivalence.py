@@ -1,6 +1,8 @@
-"""The promise: training split equals training the whole model, through every interpreter.
+"""The promise: training split equals training the whole model, through every
+interpreter.
 
-The reference is plain Flax and Optax: one whole model, one jitted step, the same optimizer on each part.
+The reference is plain Flax and Optax: one whole model, one jitted step, the same
+optimizer on each part.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def split(problem: Problem, make, interpreter, backward, **options):
 
 
 def compare(configuration, kind, flax, make, ways) -> dict:
-    """How far 20 split steps are from 20 whole ones, for each interpreter and backward mode in `ways`."""
+    """How far 20 split steps are from 20 whole ones, for each interpreter and backward
+    mode in `ways`.
+    """
     problem = make_problem(configuration, kind, flax)
     whole = reference(problem, make)
     return {
@@ -66,9 +70,12 @@ WHOLES = list(product(CONFIGURATIONS, MODELS, FLAX))
 
 
 def ways_of(i: int) -> tuple[list, list]:
-    """Which ways the always-run part takes for the i-th whole model, and which the slow part.
+    """Which ways the always-run part takes for the i-th whole model, and which the slow
+    part.
 
-    Over the configurations, and over the models, the always-run part goes evenly through all ways."""
+    Over the configurations, and over the models, the always-run part goes evenly
+    through all ways.
+    """
     first = WAYS[(i + i // 8 + i // 2) % len(WAYS)]
     return [first], [way for way in WAYS if way != first]
 
@@ -108,9 +115,12 @@ def test_split_training_is_whole_training_in_double_precision(
 
 @pytest.mark.parametrize("configuration", some(CONFIGURATIONS, lambda i: i % 2))
 def test_adam_in_float32_stays_as_close_as_measured(configuration):
-    """Adam divides by the root of its second moment, so a rounding error in a gradient near zero can become a step.
+    """Adam divides by the root of its second moment, so a rounding error in a gradient
+    near zero can become a step.
 
-    Where both programs round alike there is no difference at all; where not, 20 steps stayed within 1e-3."""
+    Where both programs round alike there is no difference at all; where not, 20 steps
+    stayed within 1e-3.
+    """
     assert (
         max(compare(configuration, "residual", "nnx", adam, WAYS[1:3]).values()) < 1e-3
     )

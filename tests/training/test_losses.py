@@ -1,4 +1,6 @@
-"""How much each example counts, losses that are only measured, and nodes that learn without teaching."""
+"""How much each example counts, losses that are only measured, and nodes that learn
+without teaching.
+"""
 
 from __future__ import annotations
 

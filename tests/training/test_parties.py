@@ -1,4 +1,6 @@
-"""A party's functions read what is its own and what it was sent, and nothing else: proven on their jaxprs."""
+"""A party's functions read what is its own and what it was sent, and nothing else:
+proven on their jaxprs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What every interpreter must do beside training: measure, predict, accumulate, add penalties, refuse."""
+"""What every interpreter must do beside training: measure, predict, accumulate, add
+penalties, refuse.
+"""
 
 from __future__ import annotations
 
