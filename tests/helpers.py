@@ -9,6 +9,7 @@ are; it is the same for nnx and linen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -333,6 +334,18 @@ def widen(tree):
 def make_problem(
     configuration: str, kind: str, flax: str, batch: int = BATCH
 ) -> Problem:
+    """A point of the sweep; tests that ask for the same get the same, and none changes it."""
+    wide = jnp.result_type(float) == jnp.float64
+    return _make_problem(configuration, kind, flax, batch, wide)
+
+
+# To build a module and to trace and slice it costs as much as to train it a few steps, and
+# some points are asked for by dozens of tests. Whether numbers are wide is a part of the key:
+# the fields and first values are drawn in the precision of the moment.
+@cache
+def _make_problem(
+    configuration: str, kind: str, flax: str, batch: int, wide: bool
+) -> Problem:
     rng = np.random.default_rng(0)
     two = "left_bottom" in STAGES[configuration]
     names = ("left_field", "right_field") if two else ("image",)
@@ -351,6 +364,8 @@ def make_problem(
         n: rng.integers(0, CLASSES, batch).astype(np.int32)
         for n in [f"label_{t}" for t in tasks] or ["label"]
     }
+    for array in (*fields.values(), *labels.values()):
+        array.setflags(write=False)
     variables = None
     if flax == "nnx":
         whole = (NnxTwo if two else NnxOne)(kind, configuration, nnx.Rngs(0))

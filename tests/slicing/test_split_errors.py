@@ -95,7 +95,8 @@ REFUSED = {
     "a skip connection around a cut": (
         lambda p, x: jsplit.cut(jnp.tanh(x @ p["a"]), "h") @ p["b"] + jnp.sin(x),
         {},
-        r"skip connection goes around the cut `h`: the input `x` is read by `h` and `output` \(x -> sin -> add -> output\)",
+        r"skip connection goes around the cut `h`: the input `x` is read by `h` and "
+        r"`output` \(x -> sin -> add -> output\)",
     ),
     "a weight tied across a cut": (
         Tied(rngs()),
@@ -108,7 +109,8 @@ REFUSED = {
             @ jax.ad_checkpoint.checkpoint_name(p["a"].T, "mine")
         ),
         {},
-        r"weight `a` is tied across a cut: `h` and `output` read it \(a -> transpose -> mine -> dot_general -> output\)",
+        r"weight `a` is tied across a cut: `h` and `output` read it "
+        r"\(a -> transpose -> mine -> dot_general -> output\)",
     ),
     "a statistic tied across a cut": (
         TiedNorm(rngs()),
