@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test smoke test-slow lint bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python experiments/paper/demo.py
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2
+
+smoke: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 -m smoke
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 -m slow

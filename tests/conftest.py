@@ -5,6 +5,10 @@
 
 import os
 
+import pytest
+
+from tests.smoke import belongs
+
 FLAGS = (
     # Nothing that these programs compute is worth optimising for.
     "--xla_backend_optimization_level=0",
@@ -17,3 +21,10 @@ FLAGS = (
 )
 
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if belongs(item.nodeid.removeprefix("tests/")):
+            item.add_marker("smoke")
