@@ -37,7 +37,7 @@ ROOMS = {
         "rounds/test_turns.py::test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else",
     ),
     "costing": (
-        "costing/test_cost.py::test_federated_averaging_moves_the_whole_model_twice_a_round",
+        "costing/test_runs.py::test_federated_averaging_moves_the_whole_model_twice_a_round",
         "costing/test_cost.py::test_micro_batches_send_the_predicted_messages_and_keep_less",
     ),
     "wire": (
