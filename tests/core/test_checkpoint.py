@@ -28,10 +28,11 @@ def trained(configuration="u_shaped", kind="cnn", steps=2, **options):
 
 
 def bits(state):
-    keys = lambda x: (
-        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )  # noqa: E731
-    return [np.asarray(keys(x)).tobytes() for x in jax.tree.leaves(state)]
+    def plain(x):
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if is_key else x
+
+    return [np.asarray(plain(x)).tobytes() for x in jax.tree.leaves(state)]
 
 
 def test_what_was_saved_comes_back_bit_for_bit_and_trains_on_as_if_nothing_had_been(

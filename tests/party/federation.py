@@ -186,10 +186,11 @@ def checked(results: dict[str, Any]) -> dict[str, party.Result]:
 
 
 def bits(state) -> list[bytes]:
-    keys = lambda x: (
-        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )  # noqa: E731
-    return [np.asarray(keys(x)).tobytes() for x in jax.tree.leaves(state)]
+    def plain(x):
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if is_key else x
+
+    return [np.asarray(plain(x)).tobytes() for x in jax.tree.leaves(state)]
 
 
 class Others:

@@ -23,8 +23,12 @@ def agreed():
 
 
 def given(name):
-    return {"own": SMALL.topology, "data": federation.own_of(SMALL, name), "ids": [f"r{i}" for i in range(8)],
-            "optimizer": federation.optimizers(SMALL.topology)[name]}
+    return {
+        "own": SMALL.topology,
+        "data": federation.own_of(SMALL, name),
+        "ids": [f"r{i}" for i in range(8)],
+        "optimizer": federation.optimizers(SMALL.topology)[name],
+    }
 
 
 def wrong(name="x"):
@@ -118,14 +122,18 @@ PAIR = federation.small("pair")
 
 def agreed():
     clients = {c: {"client": c} for c in ("north", "south")}
-    return federation.agreed_for(PAIR, steps=5, turns=party.turns(clients, [("north", 2), ("south", 1)]))
+    turns = party.turns(clients, [("north", 2), ("south", 1)])
+    return federation.agreed_for(PAIR, steps=5, turns=turns)
 
 
 def given(name):
-    own, ids = federation.own_of(PAIR, "server" if name == "server" else "client"), [f"r{i}" for i in range(8)]
+    own = federation.own_of(PAIR, "server" if name == "server" else "client")
+    ids = [f"r{i}" for i in range(8)]
     if name == "server":
-        own, ids = dict.fromkeys(("north", "south"), own), dict.fromkeys(("north", "south"), ids)
-    return {"own": PAIR.topology, "data": own, "ids": ids, "optimizer": federation.optimizers(PAIR.topology)["client"]}
+        own = dict.fromkeys(("north", "south"), own)
+        ids = dict.fromkeys(("north", "south"), ids)
+    optimizer = federation.optimizers(PAIR.topology)["client"]
+    return {"own": PAIR.topology, "data": own, "ids": ids, "optimizer": optimizer}
 """
 
 

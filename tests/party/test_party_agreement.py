@@ -200,9 +200,10 @@ def test_values_that_are_not_finite_end_the_run_of_all_or_are_allowed(configurat
     def work(agreed):
         def one(p):
             held = problem.topology.holds.get(p, ())
-            batch = lambda step: {
-                f: (bad if step == 2 else problem.batch)[f] for f in held
-            }  # noqa: E731
+
+            def batch(step):
+                return {f: (bad if step == 2 else problem.batch)[f] for f in held}
+
             return party.run(
                 agreed,
                 p,
@@ -220,7 +221,8 @@ def test_values_that_are_not_finite_end_the_run_of_all_or_are_allowed(configurat
         assert isinstance(error, party.Refused), error
         assert (
             str(error)
-            == f"`{first.party}` sent activation `{first.name}` of step 2 with values that are not finite."
+            == f"`{first.party}` sent activation `{first.name}` of step 2 with values "
+            "that are not finite."
         )
     results = checked(work(agreed.replace(nonfinite="allow")))
     assert all(r.step == 4 for r in results.values())

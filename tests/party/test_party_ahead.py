@@ -95,7 +95,7 @@ def test_what_learns_waits_for_its_step_and_only_the_batch_is_there_before():
     assert ("batch", 1, 0) in before and ("forward", 1, 0) not in before
 
 
-def test_a_party_that_goes_back_forgets_what_it_did_ahead_and_a_batch_that_fails_fails_in_its_own_step():
+def test_who_goes_back_forgets_what_it_did_ahead_and_a_bad_batch_fails_in_its_own_step():
     problem = frozen_head()
     local = Local(
         agreed_for(problem, steps=4), "client", problem.topology, optax.adam(0.1)

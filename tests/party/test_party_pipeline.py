@@ -145,9 +145,10 @@ def over_the_network(agreed, problem, **options):
 
     def one(p, **given):
         held = problem.topology.holds.get(p, ())
-        batch = lambda step: {
-            f: x for f, x in batch_of(problem, step).items() if f in held
-        }  # noqa: E731
+
+        def batch(step):
+            return {f: x for f, x in batch_of(problem, step).items() if f in held}
+
         return party.run(
             agreed,
             p,

@@ -22,7 +22,9 @@ from jsplit import rounds
 from tests.rounds.devices import ALGORITHMS, LAWS, problem
 
 TOLERANCE = 1e-5
-WIDE = 5e-5  # of all laws: in some, one bit of the first parameters makes a difference of 1e-5 after the last step
+# Of all laws: in some, one bit of the first parameters makes a difference of 1e-5 after
+# the last step.
+WIDE = 5e-5
 FAST = {
     "in one program": [
         "splitfed 1, dense, compiled, 11",

@@ -373,7 +373,8 @@ def test_importing_leaves_matplotlib_alone_and_drawing_leaves_pyplot_alone():
 import sys
 import jsplit
 assert "matplotlib" not in sys.modules
-seg = lambda name, *inputs: jsplit.segment(lambda p, *x: p, init=lambda key, *x: 0.0, inputs=inputs, name=name)
+init = lambda key, *x: 0.0
+seg = lambda name, *reads: jsplit.segment(lambda p, *x: p, init=init, inputs=reads, name=name)
 topology = jsplit.vanilla(seg("smashed", "image"), seg("output", "smashed"), loss=lambda *x: 0.0)
 jsplit.figure(topology)
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules

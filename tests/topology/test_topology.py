@@ -109,7 +109,8 @@ REFUSED = {
     "reads the field `label`, which only `server` holds": chain(
         loss=Loss("loss", mean, "client", ["logits", "label"])
     ),
-    "node `logits` at `server` reads `smahsed`, which no node produces and no party holds; there are smashed": chain(
+    "node `logits` at `server` reads `smahsed`, which no node produces and no party "
+    "holds; there are smashed": chain(
         logits=Node("logits", trained, "server", ["smahsed"])
     ),
     "loss `loss` at `server` reads `truth`, which no node produces": chain(
@@ -342,7 +343,8 @@ def test_segments_that_are_none_or_in_another_order_are_refused():
         jsplit.u_shaped(hand(), hand(), loss=mean)
     with pytest.raises(
         ValueError,
-        match="`output` at `client` reads `smashed`, which is computed after it; give the segments in",
+        match="`output` at `client` reads `smashed`, which is computed after it; "
+        "give the segments in",
     ):
         jsplit.vanilla(*reversed(from_one), loss=mean)
     with pytest.raises(
