@@ -3,6 +3,7 @@
 `XLA_FLAGS= python -m pytest` runs them as users run jsplit, at several times the cost.
 """
 
+import gc
 import os
 
 import pytest
@@ -21,6 +22,8 @@ FLAGS = (
 )
 
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+# Where in Python an operation came from is written into every program; nobody reads these.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
@@ -28,3 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if belongs(item.nodeid.removeprefix("tests/")):
             item.add_marker("smoke")
+
+
+def pytest_collection_finish() -> None:
+    """Tracing makes so many objects that all of Flax and JAX is looked through again and again."""
+    gc.collect()
+    gc.freeze()

@@ -79,11 +79,10 @@ def merge(a, b):
 def flow(configuration: str, stage: Callable, fields: tuple) -> Any:
     """One whole model: the only place that says what is computed from what."""
     cut = jsplit.cut
+    both = None
     if len(fields) == 2:
-        left, right = (
-            cut(stage("left_bottom", fields[0]), "left"),
-            cut(stage("right_bottom", fields[1]), "right"),
-        )
+        left = cut(stage("left_bottom", fields[0]), "left")
+        right = cut(stage("right_bottom", fields[1]), "right")
         both = merge(left, right)
     match configuration:
         case "vanilla":

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
+from jax.ad_checkpoint import checkpoint_name
 
 import jsplit
 
@@ -372,7 +373,7 @@ def kept(params, x):
         jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("kept")
     )
     def outer(params, x):
-        h = jax.ad_checkpoint.checkpoint_name(jnp.sin(x @ params["a"]), "kept")
+        h = checkpoint_name(jnp.sin(x @ params["a"]), "kept")
 
         @jax.checkpoint
         def inner(h, w):

@@ -11,7 +11,9 @@ import pytest
 
 import jsplit
 from jsplit import party
+from jsplit.compress import Quantized
 from jsplit.party.compute.local import Local
+from jsplit.wire import codec
 from tests.helpers import make_problem
 from tests.party import federation
 from tests.party.federation import (
@@ -267,7 +269,7 @@ def test_what_no_frame_can_carry_is_refused_before_the_first_step(
         refusal(odd, "north", turns)
         == "weights `client` holds int4[3], which has no form on the wire."
     )
-    monkeypatch.setattr(jsplit.wire.codec, "MOST_ARRAYS", 6)
+    monkeypatch.setattr(codec, "MOST_ARRAYS", 6)
     many = jsplit.segment(
         lambda w, x: x @ sum(w),
         init=lambda key, x: [jnp.ones((3, 3))] * 2,
@@ -291,9 +293,7 @@ def test_who_dials_whom_follows_from_who_listens():
 
 
 def test_values_of_other_kinds_than_dictionaries_and_lists_cannot_cross():
-    pair = jsplit.segment(
-        lambda x: jsplit.compress.Quantized(x, x), inputs=["x"], name="h"
-    )
+    pair = jsplit.segment(lambda x: Quantized(x, x), inputs=["x"], name="h")
     top = jsplit.segment(lambda h: h.levels, inputs=["h"], name="y")
     topology = jsplit.vanilla(
         pair, top, loss=lambda y, label: (y - label).mean(), fields=["x"]

@@ -62,7 +62,7 @@ def steps_of(trainer, batches, example):
 
 
 def after(algorithm, drawn, key=1):
-    state = algorithm.init(jax.random.key(key), drawn[0])
+    state, info = algorithm.init(jax.random.key(key), drawn[0]), None
     for r in drawn:
         state, info = algorithm.step(state, r)
     return state, info

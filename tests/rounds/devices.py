@@ -145,6 +145,7 @@ def many_clients(
         for r in drawn:
             state, info = train.step(state, r)
             told.append(info)
+        last = told[-1]
         if loop == "compiled" and not part:
             state, infos = train.run(state, drawn)
             told.append(infos)
@@ -152,7 +153,7 @@ def many_clients(
         told.append(train.predict(state, {"image": batch["image"][:3]}, client=whose))
         results.append((told, state))
         if mesh is not None:
-            assert np.isfinite(float(info.loss))  # in every process
+            assert np.isfinite(float(last.loss))  # in every process
             assert all(x.is_fully_replicated for x in jax.tree.leaves(told))
             own = [x for x in jax.tree.leaves(state) if not x.is_fully_replicated]
             assert bool(own) == (
@@ -279,7 +280,9 @@ def work(make: Callable) -> float:
     counts = []
     for mesh in (True, False):
         step, state = make(mesh)
-        counts.append(jax.jit(step).lower(state).compile().cost_analysis()["flops"])
+        counted = jax.jit(step).lower(state).compile().cost_analysis()
+        assert counted is not None
+        counts.append(counted["flops"])
     return counts[0] / counts[1] * jax.device_count()
 
 

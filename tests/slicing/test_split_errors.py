@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 import jsplit
 from tests.models import (
@@ -104,10 +105,7 @@ REFUSED = {
         r"weight `a.kernel` is tied across a cut.*-> b -> output",
     ),
     "a weight tied, through a value with another name": (
-        lambda p, x: (
-            jsplit.cut(x @ p["a"], "h")
-            @ jax.ad_checkpoint.checkpoint_name(p["a"].T, "mine")
-        ),
+        lambda p, x: jsplit.cut(x @ p["a"], "h") @ checkpoint_name(p["a"].T, "mine"),
         {},
         r"weight `a` is tied across a cut: `h` and `output` read it "
         r"\(a -> transpose -> mine -> dot_general -> output\)",

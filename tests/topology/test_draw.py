@@ -287,7 +287,8 @@ def test_no_two_texts_overlap_and_all_lie_in_the_figure(topology):
 )
 def test_every_crossing_passes_a_cut(topology):
     ax = figure(topology).axes[0]
-    cuts = [line.get_ydata()[0] for line in ax.lines if line.get_ydata()[0] > 0]
+    heights = [float(np.asarray(line.get_ydata())[0]) for line in ax.lines]
+    cuts = [height for height in heights if height > 0]
     arrows = [a for a in ax.patches if a.get_gid()]
     assert arrows
     for a in arrows:

@@ -114,7 +114,7 @@ def test_integers_cross_without_a_cotangent():
     topology = jsplit.vanilla(
         segments["smashed"], segments["output"], loss=cross_entropy
     )
-    states = []
+    states, infos = [], []
     for make in INTERPRETERS.values():
         state, infos = train(
             make(topology, optax.sgd(0.1)), {"image": x, "label": label}

@@ -107,7 +107,7 @@ def test_an_optimizer_may_keep_the_parameters_themselves(interpreter, microbatch
         )(parts)
         for i in range(2):
             updates, memories[i] = optimizer.update(grads[i], memories[i], parts[i])
-            parts[i] = parts[i] + updates
+            parts[i] = jnp.add(parts[i], updates)
     close(
         [
             state.parties["client"].params["smashed"],
@@ -196,6 +196,7 @@ def test_mixed_precision_is_that_of_the_whole_model(flax, interpreter):
             logits.astype(jnp.float32), problem.labels["label"]
         ).mean(), new
 
+    value = jnp.inf
     for i in range(3):
         key = jax.random.fold_in(jax.random.key(0), i)
         (value, statistics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
