@@ -11,7 +11,7 @@ import pytest
 
 import jsplit
 from jsplit import party
-from jsplit.compress import Quantized
+from jsplit.compress import _Quantized
 from jsplit.party.compute.local import Local
 from jsplit.wire import codec
 from tests.helpers import make_problem
@@ -293,7 +293,7 @@ def test_who_dials_whom_follows_from_who_listens():
 
 
 def test_values_of_other_kinds_than_dictionaries_and_lists_cannot_cross():
-    pair = jsplit.segment(lambda x: Quantized(x, x), inputs=["x"], name="h")
+    pair = jsplit.segment(lambda x: _Quantized(x, x), inputs=["x"], name="h")
     top = jsplit.segment(lambda h: h.levels, inputs=["h"], name="y")
     topology = jsplit.vanilla(
         pair, top, loss=lambda y, label: (y - label).mean(), fields=["x"]
