@@ -61,7 +61,7 @@ STAGES = {  # by configuration: the party of each stage
 WEIGHTS = {"server0": 1.0, "server1": 0.5}
 
 
-def some(points: Iterable, often: Callable[[int], bool]) -> list:
+def some(points: Iterable, often: Callable[[int], object]) -> list:
     """The points of a sweep: those whose number `often` picks always run, the others in
     the slow part.
     """
@@ -389,7 +389,8 @@ def make_topology(
     configuration: str, segments: dict[str, jsplit.Segment]
 ) -> jsplit.Topology:
     s, party = segments, STAGES[configuration]
-    bottoms = {"lab": s.get("left"), "clinic": s.get("right")}
+    sides = {"lab": "left", "clinic": "right"}
+    bottoms = {party: s[side] for party, side in sides.items() if side in s}
     match configuration:
         case "vanilla":
             return jsplit.vanilla(s["smashed"], s["output"], loss=cross_entropy)

@@ -177,7 +177,6 @@ class Processes:
         )
         self.env = os.environ | {
             "PYTHONPATH": path,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
             "JAX_PLATFORMS": "cpu",
         }
         self.running: dict[str, subprocess.Popen] = {}
