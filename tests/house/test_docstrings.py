@@ -82,7 +82,7 @@ def fields(record: griffe.Class) -> list[str]:
         if member.is_attribute
         and not name.startswith("_")
         and "property" not in member.labels
-        and "class-attribute" not in member.labels - {"instance-attribute"}
+        and "instance-attribute" in member.labels
     ]
 
 

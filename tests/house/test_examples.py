@@ -25,6 +25,8 @@ def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     for test in examples_of(name):
+        # What a reader copies has no more than what it imports.
+        test.globs = {"__name__": "__main__"}
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
 
