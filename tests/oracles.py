@@ -55,7 +55,7 @@ def reference(problem: Problem, make, batches=None):
         params, state = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
         shapes = nnx.split(problem.whole, nnx.Param, nnx.RngState, ...)[1:]
 
-        def apply(params, state, key, fields):
+        def apply_nnx(params, state, key, fields):
             model = nnx.merge(graph, *shapes, copy=True)
             nnx.update(model, params)
             nnx.update(model, state)
@@ -65,15 +65,19 @@ def reference(problem: Problem, make, batches=None):
             return output, nnx.to_pure_dict(
                 nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
             )
+
+        apply = apply_nnx
     else:
         params = problem.variables["params"]
         state = {k: v for k, v in problem.variables.items() if k != "params"}
 
-        def apply(params, state, key, fields):
+        def apply_linen(params, state, key, fields):
             variables, rngs = {"params": params, **state}, {"dropout": key}
             return problem.whole.apply(
                 variables, **fields, train=True, rngs=rngs, mutable=list(state)
             )
+
+        apply = apply_linen
 
     def loss(params, state, key, batch):
         output, new = apply(params, state, key, {n: batch[n] for n in problem.fields})

@@ -108,8 +108,7 @@ def test_difference_sees_another_seed():
     [
         (
             ["--data", "nothing"],
-            "`data` must be one of breast_cancer, digits or the path of an .npz file, "
-            "got 'nothing'.",
+            "`data` must be one of breast_cancer, digits or the path of an .npz file, got 'nothing'.",
         ),
         (["--configurations", "ring"], "invalid choice: 'ring'"),
         (["--steps", "0"], "expected a positive integer, got '0'"),

@@ -1,6 +1,4 @@
-"""The experiments with many clients, on a few rounds: their rows, their counts, and
-what must be equal.
-"""
+"""The experiments with many clients, on a few rounds: their rows, their counts, and what must be equal."""
 
 from __future__ import annotations
 
@@ -13,7 +11,6 @@ from experiments.common import algorithms as ways
 from experiments.common import harness as clients
 from experiments.paper import compare_rounds, equal_cost, figure3
 from jsplit import population, runs
-from jsplit.costing.runs import size_of
 
 CURVE = {
     "data",
@@ -197,7 +194,7 @@ def test_bytes_of_drawn_rounds_are_those_of_the_formula():
     every = [
         people.global_batches(clients.fields(data.train), n, batch=16) for n in range(2)
     ]
-    frames = sum(m.frame for m in cost.messages) + 2 * size_of(
+    frames = sum(m.frame for m in cost.messages) + 2 * runs.size_of(
         cost.state.parties["client"].params
     )
     more = sum(ways.took(a) - ways.took(b) for a, b in zip(every, draws, strict=True))

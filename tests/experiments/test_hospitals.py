@@ -1,6 +1,4 @@
-"""The federation on one machine: four processes, one killed on the way, and the same
-bits in the end.
-"""
+"""The federation on one machine: four processes, one killed on the way, and the same bits in the end."""
 
 import json
 

@@ -82,9 +82,7 @@ def test_table_1_is_reproduced(found):
 
 @pytest.mark.slow
 def test_table_2_has_its_pattern(found):
-    """Split learning's bytes fall with local records and cross those of federated
-    averaging between 100 and 500 clients.
-    """
+    """Split learning's bytes fall with local records and cross those of federated averaging between 100 and 500 clients."""
     ours = {(r["method"], r["clients"]): r["ours"] for r in found["table2"]["rows"]}
     paper = {(r["method"], r["clients"]): r["paper"] for r in found["table2"]["rows"]}
     assert ours["split", 100] == pytest.approx(5 * ours["split", 500], rel=1e-3)

@@ -46,7 +46,7 @@ def in_one_thread(problem, optimizers, staleness, steps, every, **options):
     of_turn = iter(zip(walk.programs, walk.functions, strict=True))
     runs = [[next(of_turn) for _ in programs(turn)] for turn in walk.turns]
     n, state, found = len(runs), trainer.init(3, problem.batch), []
-    memory: dict = {}
+    memory = {}
     for p, at in places.items():
         own = state.parties[p]
         memory |= {

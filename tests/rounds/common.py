@@ -62,8 +62,9 @@ def steps_of(trainer, batches, example):
 
 
 def after(algorithm, drawn, key=1):
-    state, info = algorithm.init(jax.random.key(key), drawn[0]), None
-    for r in drawn:
+    state = algorithm.init(jax.random.key(key), drawn[0])
+    state, info = algorithm.step(state, drawn[0])
+    for r in drawn[1:]:
         state, info = algorithm.step(state, r)
     return state, info
 

@@ -59,6 +59,7 @@ def test_a_segment_has_the_parameters_it_reads_and_no_others(case):
     key = jax.eval_shape(lambda: jax.random.key(0))
     for name, part in parts.items():
         params, state = jax.eval_shape(part.init, key)
+        assert part.inputs is not None
         inputs = [values[i] for i in part.inputs]
         paths = by_path(params).paths
         used = set()
