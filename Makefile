@@ -1,9 +1,10 @@
 # Needs Python 3.11 or newer and nothing else: the environment is made on the first call.
+# Another Python in an environment of its own: make smoke PYTHON=python3.13 VENV=.venv-newest
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test smoke test-slow lint bench clean
+.PHONY: demo test smoke test-slow lint format wheel bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python experiments/paper/demo.py
@@ -22,6 +23,13 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/ready
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 bench: $(VENV)/ready
 	$(BIN)/python experiments/bench/step.py
 
@@ -31,4 +39,4 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results dist
