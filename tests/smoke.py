@@ -29,7 +29,7 @@ ROOMS = {
     ),
     "training": (
         # Split is whole, and the two interpreters agree in all six configurations.
-        "training/test_equivalence.py::test_split_training_is_whole_training[vanilla-cnn-nnx-ways2]",
+        "training/test_equivalence.py::test_split_training_is_whole_training[u_shaped-cnn-linen-messages-residuals]",
         "training/test_links.py::test_with_a_link_on_every_crossing_fused_equals_messages",
     ),
     "rounds": (
