@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 
 import jsplit
 from jsplit import party
-from jsplit.compress import _Quantized
 from jsplit.party.compute.local import Local
 from jsplit.wire import codec
 from tests.helpers import make_problem
@@ -269,7 +269,7 @@ def test_what_no_frame_can_carry_is_refused_before_the_first_step(
         refusal(odd, "north", turns)
         == "weights `client` holds int4[3], which has no form on the wire."
     )
-    monkeypatch.setattr(codec, "MOST_ARRAYS", 6)
+    monkeypatch.setattr(codec, "_MOST_ARRAYS", 6)
     many = jsplit.segment(
         lambda w, x: x @ sum(w),
         init=lambda key, x: [jnp.ones((3, 3))] * 2,
@@ -292,8 +292,13 @@ def test_who_dials_whom_follows_from_who_listens():
     assert two.reach("one") == {"two": "dial", "three": "lead", "four": "dial"}
 
 
+class Quantized(NamedTuple):
+    levels: np.ndarray
+    scale: np.ndarray
+
+
 def test_values_of_other_kinds_than_dictionaries_and_lists_cannot_cross():
-    pair = jsplit.segment(lambda x: _Quantized(x, x), inputs=["x"], name="h")
+    pair = jsplit.segment(lambda x: Quantized(x, x), inputs=["x"], name="h")
     top = jsplit.segment(lambda h: h.levels, inputs=["h"], name="y")
     topology = jsplit.vanilla(
         pair, top, loss=lambda y, label: (y - label).mean(), fields=["x"]
