@@ -1,1 +1,3 @@
-"""Laws of jsplit, in the rooms of the source; `helpers`, `oracles` and each `conftest` serve them."""
+"""Laws of jsplit, in the rooms of the source; `helpers`, `oracles` and each `conftest`
+serve them.
+"""

@@ -1,8 +1,39 @@
-"""Tests compile a great deal and compute little, so the compiler is told not to optimise.
+"""Tests compile a great deal and compute little, so the compiler is told to do as little as it can.
 
 `XLA_FLAGS= python -m pytest` runs them as users run jsplit, at several times the cost.
 """
 
+import gc
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+import pytest
+
+from tests.smoke import belongs
+
+FLAGS = (
+    # Nothing that these programs compute is worth optimising for.
+    "--xla_backend_optimization_level=0",
+    # Emitting a fused loop by way of MLIR costs three times what emitting it as plain LLVM
+    # does; it is the loop that is emitted, not the program around it, so laws are the same.
+    "--xla_cpu_use_fusion_emitters=false",
+    # A program is cut into 32 modules for as many threads to compile. They are small, and
+    # there are as many test workers as cores: one module saves the cutting and the linking.
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+# Where in Python an operation came from is written into every program; nobody reads these.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if belongs(item.nodeid.removeprefix("tests/")):
+            item.add_marker("smoke")
+
+
+def pytest_collection_finish() -> None:
+    """Tracing makes so many objects that all of Flax and JAX is looked through again and again."""
+    gc.collect()
+    gc.freeze()

@@ -1,12 +1,15 @@
-"""The table that the tests sweep: four models, in nnx and in linen, in the paper's six configurations.
+"""The table that the tests sweep: four models, in nnx and in linen, in the paper's six
+configurations.
 
-A whole model is a data flow through stages: `bottom` reads a field, `middle` and `top` follow. `flow` says
-for each configuration which stage reads which, and where the cuts are; it is the same for nnx and linen.
+A whole model is a data flow through stages: `bottom` reads a field, `middle` and `top`
+follow. `flow` says for each configuration which stage reads which, and where the cuts
+are; it is the same for nnx and linen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +61,10 @@ STAGES = {  # by configuration: the party of each stage
 WEIGHTS = {"server0": 1.0, "server1": 0.5}
 
 
-def some(points: Iterable, often: Callable[[int], bool]) -> list:
-    """The points of a sweep: those whose number `often` picks always run, the others in the slow part."""
+def some(points: Iterable, often: Callable[[int], object]) -> list:
+    """The points of a sweep: those whose number `often` picks always run, the others in
+    the slow part.
+    """
     points = [p if isinstance(p, tuple) else (p,) for p in points]
     return [
         pytest.param(*p, marks=() if often(i) else pytest.mark.slow)
@@ -74,11 +79,10 @@ def merge(a, b):
 def flow(configuration: str, stage: Callable, fields: tuple) -> Any:
     """One whole model: the only place that says what is computed from what."""
     cut = jsplit.cut
+    both = None
     if len(fields) == 2:
-        left, right = (
-            cut(stage("left_bottom", fields[0]), "left"),
-            cut(stage("right_bottom", fields[1]), "right"),
-        )
+        left = cut(stage("left_bottom", fields[0]), "left")
+        right = cut(stage("right_bottom", fields[1]), "right")
         both = merge(left, right)
     match configuration:
         case "vanilla":
@@ -300,7 +304,9 @@ class LinenTwo(linen.Module):
 
 
 class Problem(NamedTuple):
-    """Everything one point of the sweep needs; `whole` is an nnx module, or a linen module with `variables`."""
+    """Everything one point of the sweep needs; `whole` is an nnx module, or a linen
+    module with `variables`.
+    """
 
     configuration: str
     whole: Any
@@ -327,6 +333,18 @@ def widen(tree):
 def make_problem(
     configuration: str, kind: str, flax: str, batch: int = BATCH
 ) -> Problem:
+    """A point of the sweep; tests that ask for the same get the same, and none changes it."""
+    wide = jnp.result_type(float) == jnp.float64
+    return _make_problem(configuration, kind, flax, batch, wide)
+
+
+# To build a module and to trace and slice it costs as much as to train it a few steps, and
+# some points are asked for by dozens of tests. Whether numbers are wide is a part of the key:
+# the fields and first values are drawn in the precision of the moment.
+@cache
+def _make_problem(
+    configuration: str, kind: str, flax: str, batch: int, wide: bool
+) -> Problem:
     rng = np.random.default_rng(0)
     two = "left_bottom" in STAGES[configuration]
     names = ("left_field", "right_field") if two else ("image",)
@@ -345,6 +363,8 @@ def make_problem(
         n: rng.integers(0, CLASSES, batch).astype(np.int32)
         for n in [f"label_{t}" for t in tasks] or ["label"]
     }
+    for array in (*fields.values(), *labels.values()):
+        array.setflags(write=False)
     variables = None
     if flax == "nnx":
         whole = (NnxTwo if two else NnxOne)(kind, configuration, nnx.Rngs(0))
@@ -369,7 +389,8 @@ def make_topology(
     configuration: str, segments: dict[str, jsplit.Segment]
 ) -> jsplit.Topology:
     s, party = segments, STAGES[configuration]
-    bottoms = {"lab": s.get("left"), "clinic": s.get("right")}
+    sides = {"lab": "left", "clinic": "right"}
+    bottoms = {party: s[side] for party, side in sides.items() if side in s}
     match configuration:
         case "vanilla":
             return jsplit.vanilla(s["smashed"], s["output"], loss=cross_entropy)

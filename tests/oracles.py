@@ -1,4 +1,6 @@
-"""What a law is compared with: the whole model trained in plain Flax and Optax, and the distance of two trees."""
+"""What a law is compared with: the whole model trained in plain Flax and Optax, and the
+distance of two trees.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ def optimizers(topology, make):
 
 
 def reference(problem: Problem, make, batches=None):
-    """Steps of the whole model in plain Flax and Optax, 20 on the problem's batch or those given; returns parameters,
-    statistics and losses."""
+    """Steps of the whole model in plain Flax and Optax, 20 on the problem's batch or
+    those given; returns parameters, statistics and losses.
+    """
     party_of, topology = STAGES[problem.configuration], problem.topology
     seed = jax.random.key(1)
 
@@ -52,7 +55,7 @@ def reference(problem: Problem, make, batches=None):
         params, state = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
         shapes = nnx.split(problem.whole, nnx.Param, nnx.RngState, ...)[1:]
 
-        def apply(params, state, key, fields):
+        def apply_nnx(params, state, key, fields):
             model = nnx.merge(graph, *shapes, copy=True)
             nnx.update(model, params)
             nnx.update(model, state)
@@ -62,15 +65,19 @@ def reference(problem: Problem, make, batches=None):
             return output, nnx.to_pure_dict(
                 nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
             )
+
+        apply = apply_nnx
     else:
         params = problem.variables["params"]
         state = {k: v for k, v in problem.variables.items() if k != "params"}
 
-        def apply(params, state, key, fields):
+        def apply_linen(params, state, key, fields):
             variables, rngs = {"params": params, **state}, {"dropout": key}
             return problem.whole.apply(
                 variables, **fields, train=True, rngs=rngs, mutable=list(state)
             )
+
+        apply = apply_linen
 
     def loss(params, state, key, batch):
         output, new = apply(params, state, key, {n: batch[n] for n in problem.fields})

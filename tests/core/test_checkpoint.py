@@ -28,10 +28,11 @@ def trained(configuration="u_shaped", kind="cnn", steps=2, **options):
 
 
 def bits(state):
-    keys = lambda x: (
-        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )  # noqa: E731
-    return [np.asarray(keys(x)).tobytes() for x in jax.tree.leaves(state)]
+    def plain(x):
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if is_key else x
+
+    return [np.asarray(plain(x)).tobytes() for x in jax.tree.leaves(state)]
 
 
 def test_what_was_saved_comes_back_bit_for_bit_and_trains_on_as_if_nothing_had_been(
@@ -230,7 +231,9 @@ def test_the_header_says_what_the_file_is(tmp_path):
 
 
 def test_several_threads_may_read_at_once(tmp_path):
-    """CPython 3.11.7 cannot parse in two threads, as NumPy does here, if one is interrupted by a collection of garbage."""
+    """CPython 3.11.7 cannot parse in two threads, as NumPy does here, if one is
+    interrupted by a collection of garbage.
+    """
     np.savez(tmp_path / "client.npz", **{f"w{i}": np.ones(3) for i in range(8)})
     interval, threshold = sys.getswitchinterval(), gc.get_threshold()
     gc.callbacks.append(interrupt := lambda phase, info: sum(range(200)))

@@ -18,7 +18,9 @@ from tests.helpers import cross_entropy
 
 
 class Net(nnx.Module):
-    """Two values that could be cut at convolutions, two at dense layers; BatchNorm on the client's side of most."""
+    """Two values that could be cut at convolutions, two at dense layers; BatchNorm on
+    the client's side of most.
+    """
 
     def __init__(self, rngs):
         self.conv = nnx.Conv(2, 3, (3, 3), strides=2, rngs=rngs)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import jsplit
+from tests import smoke
 
 SOURCE = Path(jsplit.__file__).parent
 
@@ -183,10 +184,23 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 
 def test_importing_jsplit_imports_no_extra():
-    code = "import jsplit, sys; print({'grpc', 'cryptography', 'matplotlib', 'sklearn', 'torch'} & set(sys.modules))"
+    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "torch"}
+    code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout.strip()
         == "set()"
     )
+
+
+def test_the_smoke_test_has_a_law_of_every_room_that_exists():
+    """By the functions of the files it names; the package's doors and commands are no rooms."""
+    rooms = {f.parent.relative_to(SOURCE).parts[0] for f in FILES if f.parent != SOURCE}
+    assert {*smoke.ROOMS} == rooms | {"house"}
+    for names in smoke.ROOMS.values():
+        for name in names:
+            file, _, test = name.partition("::")
+            tree = ast.parse((Path(smoke.__file__).parent / file).read_text())
+            known = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+            assert not test or test.partition("[")[0] in known, name

@@ -1,4 +1,6 @@
-"""Parties in threads of one process, each with its own connections, for the tests; and a proxy that makes trouble."""
+"""Parties in threads of one process, each with its own connections, for the tests; and
+a proxy that makes trouble.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Small(NamedTuple):
 
 
 def small(configuration: str = "vertical") -> Small:
-    """A small topology of plain functions; `"pair"`, `"vertical"`, or `"chain"` with one listener, so that two are relayed."""
+    """A small topology of plain functions; `"pair"`, `"vertical"`, or `"chain"` with
+    one listener, so that two are relayed.
+    """
     rng = np.random.default_rng(0)
     squares = lambda y, label: (y - label) ** 2  # noqa: E731
     if configuration == "vertical":
@@ -144,7 +148,9 @@ def together(names, work: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def train(agreed, problem, **options) -> dict[str, Any]:
-    """All parties train, on the one batch of the problem; `options` may be functions of the party."""
+    """All parties train, on the one batch of the problem; `options` may be functions of
+    the party.
+    """
     trust, rates = trust_of(agreed.parties), optimizers(problem.topology)
 
     def one(name):
@@ -180,14 +186,17 @@ def checked(results: dict[str, Any]) -> dict[str, party.Result]:
 
 
 def bits(state) -> list[bytes]:
-    keys = lambda x: (
-        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )  # noqa: E731
-    return [np.asarray(keys(x)).tobytes() for x in jax.tree.leaves(state)]
+    def plain(x):
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if is_key else x
+
+    return [np.asarray(plain(x)).tobytes() for x in jax.tree.leaves(state)]
 
 
 class Others:
-    """In the place of all others: gives the same values whatever is sent, at once or only when they are waited for."""
+    """In the place of all others: gives the same values whatever is sent, at once or
+    only when they are waited for.
+    """
 
     def __init__(self, local, size, late):
         self.local, self.size, self.late, self.log, self.came, self.sent = (
@@ -223,7 +232,9 @@ class Others:
 
 
 class Proxy:
-    """Stands between those that dial and one that listens; cuts connections, swallows what is said, or holds it up."""
+    """Stands between those that dial and one that listens; cuts connections, swallows
+    what is said, or holds it up.
+    """
 
     def __init__(self, port: int, seed: int = 0):
         self.to, self.rng = port, random.Random(seed)

@@ -1,4 +1,6 @@
-"""The command: certificates, an agreement, and what a user can mend in one line. Its processes are in test_party_chaos."""
+"""The command: certificates, an agreement, and what a user can mend in one line. Its
+processes are in test_party_chaos.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,12 @@ def agreed():
 
 
 def given(name):
-    return {"own": SMALL.topology, "data": federation.own_of(SMALL, name), "ids": [f"r{i}" for i in range(8)],
-            "optimizer": federation.optimizers(SMALL.topology)[name]}
+    return {
+        "own": SMALL.topology,
+        "data": federation.own_of(SMALL, name),
+        "ids": [f"r{i}" for i in range(8)],
+        "optimizer": federation.optimizers(SMALL.topology)[name],
+    }
 
 
 def wrong(name="x"):
@@ -118,14 +124,18 @@ PAIR = federation.small("pair")
 
 def agreed():
     clients = {c: {"client": c} for c in ("north", "south")}
-    return federation.agreed_for(PAIR, steps=5, turns=party.turns(clients, [("north", 2), ("south", 1)]))
+    turns = party.turns(clients, [("north", 2), ("south", 1)])
+    return federation.agreed_for(PAIR, steps=5, turns=turns)
 
 
 def given(name):
-    own, ids = federation.own_of(PAIR, "server" if name == "server" else "client"), [f"r{i}" for i in range(8)]
+    own = federation.own_of(PAIR, "server" if name == "server" else "client")
+    ids = [f"r{i}" for i in range(8)]
     if name == "server":
-        own, ids = dict.fromkeys(("north", "south"), own), dict.fromkeys(("north", "south"), ids)
-    return {"own": PAIR.topology, "data": own, "ids": ids, "optimizer": federation.optimizers(PAIR.topology)["client"]}
+        own = dict.fromkeys(("north", "south"), own)
+        ids = dict.fromkeys(("north", "south"), ids)
+    optimizer = federation.optimizers(PAIR.topology)["client"]
+    return {"own": PAIR.topology, "data": own, "ids": ids, "optimizer": optimizer}
 """
 
 

@@ -1,4 +1,6 @@
-"""A party that waits has begun its next step as far as it can be begun, and the numbers are the same as if it had not."""
+"""A party that waits has begun its next step as far as it can be begun, and the numbers
+are the same as if it had not.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ def test_what_learns_waits_for_its_step_and_only_the_batch_is_there_before():
     assert ("batch", 1, 0) in before and ("forward", 1, 0) not in before
 
 
-def test_a_party_that_goes_back_forgets_what_it_did_ahead_and_a_batch_that_fails_fails_in_its_own_step():
+def test_who_goes_back_forgets_what_it_did_ahead_and_a_bad_batch_fails_in_its_own_step():
     problem = frozen_head()
     local = Local(
         agreed_for(problem, steps=4), "client", problem.topology, optax.adam(0.1)
@@ -137,7 +139,9 @@ def test_over_the_network_a_frozen_head_gives_what_it_gives_in_one_process(micro
 
 
 def test_what_others_wait_for_comes_before_what_only_its_party_needs():
-    """At a server that could learn from one micro-batch or answer the next, the answer comes first."""
+    """At a server that could learn from one micro-batch or answer the next, the answer
+    comes first.
+    """
     problem = federation.small("pair")
     local = Local(
         agreed_for(problem, steps=2, microbatches=4),

@@ -1,4 +1,5 @@
-"""Connections are cut, replies swallowed and delayed, parties killed: what is left is what the undisturbed run leaves.
+"""Connections are cut, replies swallowed and delayed, parties killed: what is left is
+what the undisturbed run leaves.
 
 With the kept replies switched off the same faults end the run, so the test can fail.
 """
@@ -40,7 +41,9 @@ class KilledError(Exception):
 
 
 def disturbed(problem, agreed, folder, *, kills, keep_replies=True, seed=0):
-    """Train through a proxy that makes trouble at fixed steps of the lead, with parties killed at steps of their own."""
+    """Train through a proxy that makes trouble at fixed steps of the lead, with parties
+    killed at steps of their own.
+    """
     trust, rates = trust_of(agreed.parties), federation.optimizers(problem.topology)
     lead = agreed["lead"]
     proxy, rng = (
@@ -116,7 +119,9 @@ HANDED = party.turns(
 def test_faults_and_deaths_of_every_party_leave_no_trace(
     tmp_path, configuration, turns
 ):
-    """Cut, swallowed and held up, directly and by way of the lead; each party dies once, the lead among them."""
+    """Cut, swallowed and held up, directly and by way of the lead; each party dies
+    once, the lead among them.
+    """
     problem, steps = small(configuration), 24
     agreed = agreed_for(problem, steps=steps, checkpoint=4, turns=turns)
     kills = {p: [6 + 6 * i] for i, p in enumerate(agreed.parties)}
@@ -172,7 +177,6 @@ class Processes:
         )
         self.env = os.environ | {
             "PYTHONPATH": path,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
             "JAX_PLATFORMS": "cpu",
         }
         self.running: dict[str, subprocess.Popen] = {}
@@ -288,8 +292,9 @@ def test_processes_that_are_killed_or_asked_to_stop_go_on_when_started_again(tmp
 
 
 def trouble_thirty_six(run: Processes, proxy: Proxy, steps: int) -> int:
-    """Cuts, swallowed replies, delays, and `kill -9` of each party in turn, spread over a run, as long as it is well. Gives how
-    many were killed."""
+    """Cuts, swallowed replies, delays, and `kill -9` of each party in turn, spread over
+    a run, as long as it is well. Gives how many were killed.
+    """
     rng, kills = random.Random(1), 0
     for number in range(36):
         goal = 40 + number * (steps - 200) // 36
@@ -358,7 +363,9 @@ def test_two_thousand_steps_with_thirty_faults_leave_no_trace_unless_replies_are
 
 @pytest.mark.slow
 def test_the_memory_of_both_sides_is_flat_over_ten_thousand_steps():
-    """Frames that are kept, waiting or due; threads; and what the process holds. One way and both ways."""
+    """Frames that are kept, waiting or due; threads; and what the process holds. One
+    way and both ways.
+    """
     import resource
 
     problem = small("pair")

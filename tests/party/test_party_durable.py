@@ -1,4 +1,6 @@
-"""What a party's folder holds whatever happens to it, and how a run ends: after its last step, or because one is asked to."""
+"""What a party's folder holds whatever happens to it, and how a run ends: after its
+last step, or because one is asked to.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def at(step):
 
 
 def test_a_first_save_that_was_cut_short_leaves_a_folder_to_begin_with(tmp_path):
-    """By `kill -9` or a full disk: an empty folder of the first checkpoint, or an empty about.json."""
+    """By `kill -9` or a full disk: an empty folder of the first checkpoint, or an empty
+    about.json.
+    """
     (tmp_path / "000000000000").mkdir()
     (tmp_path / "about.json").write_text("")
     disk = disk_of(tmp_path)
@@ -144,7 +148,9 @@ def deliver(outgoing, to):
 
 
 def test_all_have_no_more_than_the_step_to_which_they_have_gone_back():
-    """Else what they go on from would be deleted before they have all saved the next; what was said before counts no more."""
+    """Else what they go on from would be deleted before they have all saved the next;
+    what was said before counts no more.
+    """
     server, lab = member(2, 1, 0, 2, 4), member(0, 2, 0, 2, 4)
     server.receive(1, member(1, 3, 0, 2, 4).hello(2))
     said = [(p, f) for p, f in server.receive(0, lab.hello(2)) if p == 0]

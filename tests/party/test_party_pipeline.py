@@ -1,4 +1,6 @@
-"""Steps that overlap: one order of all turns for all parties, and the same numbers as when one thread takes them in it."""
+"""Steps that overlap: one order of all turns for all parties, and the same numbers as
+when one thread takes them in it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def batch_of(problem, step):
 
 
 def in_one_thread(problem, optimizers, staleness, steps, every, **options):
-    """All turns of all parties in the order of the definition; the losses of every step, and the last state."""
+    """All turns of all parties in the order of the definition; the losses of every
+    step, and the last state.
+    """
     trainer = jsplit.messages(problem.topology, optimizers, **options)
     config, places = trainer.config, layout_of(trainer.config)
     ops = held([*training_ops(config), *update_ops(config)])
@@ -132,9 +136,10 @@ def over_the_network(agreed, problem, **options):
 
     def one(p, **given):
         held = problem.topology.holds.get(p, ())
-        batch = lambda step: {
-            f: x for f, x in batch_of(problem, step).items() if f in held
-        }  # noqa: E731
+
+        def batch(step):
+            return {f: x for f, x in batch_of(problem, step).items() if f in held}
+
         return party.run(
             agreed,
             p,
@@ -187,7 +192,9 @@ def test_over_the_network_steps_overlap_as_in_one_thread(
 
 @pytest.mark.parametrize("staleness", [1, 2])
 def test_the_client_of_two_trains_as_one_whose_gradients_arrive_late(staleness):
-    """Three turns: the server is never late, the client's update comes `staleness` steps after its forward pass."""
+    """Three turns: the server is never late, the client's update comes `staleness`
+    steps after its forward pass.
+    """
     problem = small("pair")
     rates = federation.optimizers(problem.topology)
     _, state = in_one_thread(problem, rates, staleness, 6, 6)

@@ -1,4 +1,6 @@
-"""Clients that take turns over the network: the same bits as the whole trained on the same batches, whoever has which."""
+"""Clients that take turns over the network: the same bits as the whole trained on the
+same batches, whoever has which.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def turns_of(roles, handoff, **given):
 
 
 def work_of(problem, agreed, records, **options):
-    """What each party does: it trains on its own records, and the server has its fields of each client."""
+    """What each party does: it trains on its own records, and the server has its fields
+    of each client.
+    """
     trust, rates, holds = (
         trust_of(agreed.parties),
         optimizers(problem.topology),
@@ -96,7 +100,9 @@ def in_order(ids):
 
 
 def expected(problem, roles, records, turns, micros=1):
-    """The whole, trained on the same batches: the state of all, each client's own, and the losses."""
+    """The whole, trained on the same batches: the state of all, each client's own, and
+    the losses.
+    """
     trainer = jsplit.messages(
         problem.topology, optimizers(problem.topology), microbatches=micros
     )
@@ -372,7 +378,9 @@ class DeadError(Exception):
 def test_a_client_that_stays_away_is_passed_over_until_it_comes_back(
     tmp_path, handoff, returns
 ):
-    """It dies in its turn, or leaves with a checkpoint; the others go on from the newest that they have."""
+    """It dies in its turn, or leaves with a checkpoint; the others go on from the
+    newest that they have.
+    """
     problem, roles, records = problem_of("small")
     agreed = agreed_for(
         problem,
@@ -490,7 +498,9 @@ def test_the_lead_remembers_who_is_passed_over(tmp_path):
     ),
 )
 def test_turns_without_those_that_are_away(order, away):
-    """Each step is of a client that is there; who comes next is as the order says; what is given was got, and is the newest."""
+    """Each step is of a client that is there; who comes next is as the order says; what
+    is given was got, and is the newest.
+    """
     order = [*order, ("d", 1)]  # one is always there
     away = tuple(sorted({step: tuple(sorted(gone)) for step, gone in away}.items()))
     said = party.turns(

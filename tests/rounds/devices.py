@@ -1,7 +1,10 @@
-"""Laws of training on several devices, run by `test_devices.py` in processes that have them.
+"""Laws of training on several devices, run by `test_devices.py` in processes that have
+them.
 
-`python -m tests.rounds.devices LAW ...` prints a line of JSON: by law, how far the numbers are from those of one device, or what went
-wrong. With `JSPLIT_PROCESSES="address number count"` in the environment it is one of several processes.
+`python -m tests.rounds.devices LAW ...` prints a line of JSON: by law, how far the
+numbers are from those of one device, or what went wrong. With
+`JSPLIT_PROCESSES="address number count"` in the environment it is one of several
+processes.
 """
 
 from __future__ import annotations
@@ -122,7 +125,9 @@ def gap(found, expected) -> float:
 def many_clients(
     name: str, kind: str, loop: str, clients: int, part: int | None
 ) -> float:
-    """Two rounds, evaluation and prediction: on a mesh and without one; ragged clients, of whom `part` take part."""
+    """Two rounds, evaluation and prediction: on a mesh and without one; ragged clients,
+    of whom `part` take part.
+    """
     algorithm, whose = ALGORITHMS[name]
     topology, batch = problem(kind)
     population = jsplit.population.quantity(RECORDS, clients, 2.0, seed=1, least=4)
@@ -140,6 +145,7 @@ def many_clients(
         for r in drawn:
             state, info = train.step(state, r)
             told.append(info)
+        last = told[-1]
         if loop == "compiled" and not part:
             state, infos = train.run(state, drawn)
             told.append(infos)
@@ -147,7 +153,7 @@ def many_clients(
         told.append(train.predict(state, {"image": batch["image"][:3]}, client=whose))
         results.append((told, state))
         if mesh is not None:
-            assert np.isfinite(float(info.loss))  # in every process
+            assert np.isfinite(float(last.loss))  # in every process
             assert all(x.is_fully_replicated for x in jax.tree.leaves(told))
             own = [x for x in jax.tree.leaves(state) if not x.is_fully_replicated]
             assert bool(own) == (
@@ -171,7 +177,9 @@ for name in ALGORITHMS:
 
 
 def trained(train: jsplit.Trainer, kind: str) -> tuple:
-    """Two steps with and without weights, evaluation, and predictions, also of a batch that no number of devices divides."""
+    """Two steps with and without weights, evaluation, and predictions, also of a batch
+    that no number of devices divides.
+    """
     _, batch = problem(kind)
     weight = np.arange(RECORDS) % 5 * 1.0
     state = train.init(0, batch)
@@ -201,7 +209,9 @@ def trained_on_one(kind: str, microbatches: int) -> tuple:
 def one_party(
     interpreter: Callable, kind: str, mesh, backward: str, microbatches: int
 ) -> float:
-    """All that `trained` does, with weights, a lossy link and parties that spread what they compute."""
+    """All that `trained` does, with weights, a lossy link and parties that spread what
+    they compute.
+    """
     links = {"smashed": compress.quantize(8)}
     how = {
         "links": links,
@@ -231,7 +241,9 @@ def one_party(
 
 
 def meshes(whose: str):
-    """One over all devices, or one of the server's own on half of them, with or without one of the client's on the others."""
+    """One over all devices, or one of the server's own on half of them, with or without
+    one of the client's on the others.
+    """
     devices = np.array(jax.devices())
     if whose == "all":
         return jax.make_mesh((len(devices),), ("batch",))
@@ -268,7 +280,9 @@ def work(make: Callable) -> float:
     counts = []
     for mesh in (True, False):
         step, state = make(mesh)
-        counts.append(jax.jit(step).lower(state).compile().cost_analysis()["flops"])
+        counted = jax.jit(step).lower(state).compile().cost_analysis()
+        assert counted is not None
+        counts.append(counted["flops"])
     return counts[0] / counts[1] * jax.device_count()
 
 

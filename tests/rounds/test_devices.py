@@ -1,6 +1,7 @@
 """Training on eight devices, and on two processes, gives the numbers of one device.
 
-Virtual devices must be asked for before JAX starts, so the laws (`devices.py`) run in processes of their own, several in each.
+Virtual devices must be asked for before JAX starts, so the laws (`devices.py`) run in
+processes of their own, several in each.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from jsplit import rounds
 from tests.rounds.devices import ALGORITHMS, LAWS, problem
 
 TOLERANCE = 1e-5
-WIDE = 5e-5  # of all laws: in some, one bit of the first parameters makes a difference of 1e-5 after the last step
+# Of all laws: in some, one bit of the first parameters makes a difference of 1e-5 after
+# the last step.
+WIDE = 5e-5
 FAST = {
     "in one program": [
         "splitfed 1, dense, compiled, 11",

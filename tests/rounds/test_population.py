@@ -1,4 +1,6 @@
-"""Populations: every record belongs to one client, and what is read in which step is a function of the seed."""
+"""Populations: every record belongs to one client, and what is read in which step is a
+function of the seed.
+"""
 
 from __future__ import annotations
 

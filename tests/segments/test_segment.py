@@ -1,4 +1,6 @@
-"""A segment computes what its Flax module, or function, computes: with parameters, statistics and keys as arguments."""
+"""A segment computes what its Flax module, or function, computes: with parameters,
+statistics and keys as arguments.
+"""
 
 import functools
 

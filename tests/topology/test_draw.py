@@ -1,4 +1,6 @@
-"""Laws of the two drawings: both show all of a topology and each crossing once, names are safe, nothing overlaps."""
+"""Laws of the two drawings: both show all of a topology and each crossing once, names
+are safe, nothing overlaps.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -151,9 +154,11 @@ everywhere = pytest.mark.parametrize("topology", TOPOLOGIES)
 
 
 def parsed(text):
-    """What a Mermaid text says: subgraphs and nodes by id, as (label, subgraph), and arrows, as (from, arrow, label, to).
+    """What a Mermaid text says: subgraphs and nodes by id, as (label, subgraph), and
+    arrows, as (from, arrow, label, to).
 
-    Fails on a line of any other form, so on any name that breaks out of its quotes."""
+    Fails on a line of any other form, so on any name that breaks out of its quotes.
+    """
     label = r'"((?:[^\W_]|[ _.-]|#\d+;)*)"'
     groups, nodes, arrows, inside = {}, {}, [], None
     for line in text.splitlines()[1:]:
@@ -284,7 +289,8 @@ def test_no_two_texts_overlap_and_all_lie_in_the_figure(topology):
 )
 def test_every_crossing_passes_a_cut(topology):
     ax = figure(topology).axes[0]
-    cuts = [line.get_ydata()[0] for line in ax.lines if line.get_ydata()[0] > 0]
+    heights = [float(np.asarray(line.get_ydata())[0]) for line in ax.lines]
+    cuts = [height for height in heights if height > 0]
     arrows = [a for a in ax.patches if a.get_gid()]
     assert arrows
     for a in arrows:
@@ -378,7 +384,8 @@ def test_importing_leaves_matplotlib_alone_and_drawing_leaves_pyplot_alone():
 import sys
 import jsplit
 assert "matplotlib" not in sys.modules
-seg = lambda name, *inputs: jsplit.segment(lambda p, *x: p, init=lambda key, *x: 0.0, inputs=inputs, name=name)
+init = lambda key, *x: 0.0
+seg = lambda name, *reads: jsplit.segment(lambda p, *x: p, init=init, inputs=reads, name=name)
 topology = jsplit.vanilla(seg("smashed", "image"), seg("output", "smashed"), loss=lambda *x: 0.0)
 jsplit.figure(topology)
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules

@@ -60,9 +60,9 @@ def test_a_topology_is_hashable_and_equal_to_its_like():
 def test_a_topology_is_frozen():
     topology = Topology(chain(), HOLDS)
     with pytest.raises(AttributeError):
-        topology.nodes = ()
+        topology.nodes = ()  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError):
-        topology.holds["client"] = []
+        topology.holds["client"] = []  # pyright: ignore[reportIndexIssue]
 
 
 def test_a_value_that_depends_on_no_parameter_gets_no_cotangent():
@@ -109,7 +109,8 @@ REFUSED = {
     "reads the field `label`, which only `server` holds": chain(
         loss=Loss("loss", mean, "client", ["logits", "label"])
     ),
-    "node `logits` at `server` reads `smahsed`, which no node produces and no party holds; there are smashed": chain(
+    "node `logits` at `server` reads `smahsed`, which no node produces and no party "
+    "holds; there are smashed": chain(
         logits=Node("logits", trained, "server", ["smahsed"])
     ),
     "loss `loss` at `server` reads `truth`, which no node produces": chain(
@@ -196,7 +197,7 @@ def test_a_bad_node_or_loss_is_refused_where_it_is_built():
 def test_a_topology_can_be_copied():
     topology = Topology(chain(), HOLDS)
     assert (
-        copy.deepcopy(topology.holds.copy()) == topology.holds
+        copy.deepcopy(dict(topology.holds)) == topology.holds
         and copy.copy(topology) == topology
     )
     assert [n.name for n in copy.deepcopy(topology).nodes] == [
@@ -342,7 +343,8 @@ def test_segments_that_are_none_or_in_another_order_are_refused():
         jsplit.u_shaped(hand(), hand(), loss=mean)
     with pytest.raises(
         ValueError,
-        match="`output` at `client` reads `smashed`, which is computed after it; give the segments in",
+        match="`output` at `client` reads `smashed`, which is computed after it; "
+        "give the segments in",
     ):
         jsplit.vanilla(*reversed(from_one), loss=mean)
     with pytest.raises(

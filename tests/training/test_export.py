@@ -1,4 +1,6 @@
-"""A party's exported segments compute what the segments compute, at any batch size, without the model's code."""
+"""A party's exported segments compute what the segments compute, at any batch size,
+without the model's code.
+"""
 
 from __future__ import annotations
 

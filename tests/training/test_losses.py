@@ -1,4 +1,6 @@
-"""How much each example counts, losses that are only measured, and nodes that learn without teaching."""
+"""How much each example counts, losses that are only measured, and nodes that learn
+without teaching.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ def trained(topology, batch, weight=None, *, interpreter="fused", steps=3, **opt
     trainer = INTERPRETERS[interpreter](
         topology, optax.sgd(0.1, momentum=0.9), **options
     )
-    state = trainer.init(0, batch)
-    for _ in range(steps):
+    state, info = trainer.step(trainer.init(0, batch), batch, weight)
+    for _ in range(steps - 1):
         state, info = trainer.step(state, batch, weight)
     return state, info, trainer
 

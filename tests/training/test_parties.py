@@ -1,4 +1,6 @@
-"""A party's functions read what is its own and what it was sent, and nothing else: proven on their jaxprs."""
+"""A party's functions read what is its own and what it was sent, and nothing else:
+proven on their jaxprs.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ def test_a_party_reads_only_its_own_memory_and_what_is_addressed_to_it(
                 assert name.what in topology.holds[turn.party]
         for name in turn.writes:
             assert (name.sender if isinstance(name, Wire) else name.party) == turn.party
-        # nothing comes in by another way: the jaxpr captures no array that could be a weight or a field
+        # Nothing comes in by another way: the jaxpr captures no array that could be a
+        # weight or a field.
         weights = [
             np.asarray(x)
             for p in state.parties.values()

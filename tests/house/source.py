@@ -1,0 +1,58 @@
+"""What the laws of the house read: every source file, its tree, and the public API."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsplit
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(jsplit.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+TREES = {file: ast.parse(file.read_text()) for file in FILES}
+
+# What these list is public; everything else is behind their doors.
+DOORS = (
+    "jsplit",
+    "jsplit.compress",
+    "jsplit.party",
+    "jsplit.population",
+    "jsplit.rounds",
+    "jsplit.runs",
+)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def short(file: Path) -> str:
+    """A source file by its path within the package, as tests name it."""
+    return file.relative_to(SOURCE).as_posix()
+
+
+def dotted(file: Path) -> str:
+    """The name by which a source file is imported."""
+    parts = ("jsplit", *file.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    for node in ast.walk(tree):
+        if isinstance(node, Function):
+            yield node
+
+
+def listed() -> dict[str, Any]:
+    """Every public object that is no module, by `door.name`."""
+    found = {}
+    for door in DOORS:
+        module = importlib.import_module(door)
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if not inspect.ismodule(thing):
+                found[f"{door}.{name}"] = thing
+    return found

@@ -1,0 +1,191 @@
+"""What is averaged over clients, and what stays each client's own."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jsplit
+from jsplit import rounds
+from tests.helpers import make_problem
+from tests.oracles import difference, momentum, optimizers
+from tests.rounds.common import (
+    LOOPS,
+    after,
+    batches_of,
+    far,
+    first,
+    people,
+    steps_of,
+)
+
+
+def test_averages_are_weighted_means():
+    """One step takes each client's only parameter to the mean of its records; the
+    average of 1 and 3 is 2, not 0.75.
+    """
+    segment = jsplit.Segment(
+        lambda key, x: ({"w": jnp.zeros(())}, {}),
+        lambda p, s, k, x, train=True: (p["w"] - x, s),
+        ("x",),
+        "gap",
+    )
+    half = jsplit.Loss("loss", lambda gap: jnp.square(gap) / 2, "client", ["gap"])
+    trainer = jsplit.fused(
+        jsplit.Topology(
+            [jsplit.Node("gap", segment, "client"), half], {"client": ["x"]}
+        ),
+        optax.sgd(1.0),
+    )
+    for values, sizes, expected in (
+        ([1, 3], [1, 1], 2),
+        ([1, 3, 3, 3], [1, 3], 2.5),
+        ([1, 1, 3, 5, 5, 5], [2, 1, 3], 20 / 6),
+    ):
+        fields = {"x": np.array(values, np.float32)}
+        for chunk in (None, 1, 2):
+            state, _ = after(
+                rounds.fedavg(trainer, chunk=chunk),
+                [people(sizes).round(fields, 0, batch=None)],
+            )
+            assert (
+                abs(float(state.parties["client"].params["gap"]["w"]) - expected) < 1e-6
+            )
+
+
+def test_splitfed_with_one_local_step_of_sgd_is_large_batch_sgd(mlp):
+    problem, batch = mlp
+    drawn = [people([5, 19, 1, 15]).round(batch, i, batch=None) for i in range(3)]
+    trainer = jsplit.fused(problem.topology, optimizers(problem.topology, optax.sgd))
+    one, _ = after(rounds.splitfed(trainer, "client", version=1), drawn)
+    other, _ = after(rounds.large_batch_sgd(trainer), drawn)
+    assert far(one, other) < 1e-5
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_fedavg_with_one_client_is_local_training(loop):
+    problem = make_problem("vanilla", "cnn", "linen", batch=24)
+    drawn = people([24]).round(problem.batch, 0, batch=8)
+    trainer = jsplit.fused(problem.topology, momentum(0.1))
+    state, _ = after(rounds.fedavg(trainer, loop=loop), [drawn])
+    assert (
+        far(
+            state,
+            steps_of(trainer, batches_of(drawn, problem.batch), first(problem.batch)),
+        )
+        < 1e-5
+    )
+
+
+def test_splitfed_1_is_fedavg_and_its_server_optimizer_of_rate_one_is_the_average(mlp):
+    problem, batch = mlp
+    drawn = [people([5, 19, 1, 15]).round(batch, i, batch=8) for i in range(2)]
+    trainer = jsplit.fused(problem.topology, momentum(0.1))
+    plain, _ = after(rounds.fedavg(trainer), drawn)
+    assert far(after(rounds.splitfed(trainer, "client"), drawn)[0], plain) == 0
+    assert (
+        far(after(rounds.fedavg(trainer, server=optax.sgd(1.0)), drawn)[0], plain)
+        < 1e-6
+    )
+    heavy, _ = after(rounds.fedavg(trainer, server=optax.sgd(1.0, momentum=0.9)), drawn)
+    assert far(heavy, plain) > 1e-3
+
+
+def test_splitfed_2_trains_the_server_in_turn_and_averages_bottoms(mlp):
+    problem, batch = mlp
+    r = people([8, 24, 8]).round(batch, 0, batch=8)
+    trainer = jsplit.fused(problem.topology, optimizers(problem.topology, optax.sgd))
+    state, _ = after(rounds.splitfed(trainer, "client", version=2), [r])
+    start = trainer.init(jax.random.key(1), first(batch))
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
+    server, bottoms = copy(start.parties["server"]), []
+    for k in range(3):
+        now = jsplit.TrainState(
+            {"client": copy(start.parties["client"]), "server": server}
+        )
+        for s in range(r.steps[k]):
+            now, _ = trainer.step(now, {n: x[r.reads[k, s]] for n, x in batch.items()})
+        server, bottoms = (
+            now.parties["server"],
+            [*bottoms, now.parties["client"].params],
+        )
+    mean = jax.tree.map(lambda a, b, c: (8 * a + 24 * b + 8 * c) / 40, *bottoms)
+    assert difference(state.parties["server"].params, server.params) < 1e-5
+    assert difference(state.parties["client"].params, mean) < 1e-5
+
+
+def test_splitfed_3_shares_the_server_and_no_bottom(mlp):
+    """A client that did not take part has the bottom it had; the server's average is
+    that of version 1.
+    """
+    problem, batch = mlp
+    pop = people([8, 24, 8])
+    drawn = pop.round(batch, 0, batch=8, clients=2)
+    trainer = jsplit.fused(problem.topology, optax.sgd(0.1))
+    algorithm = rounds.splitfed(trainer, "client", version=3)
+    start = algorithm.init(jax.random.key(1), drawn)
+    before = jax.tree.map(jnp.copy, start.parties["client"].params)
+    state, _ = algorithm.step(start, drawn)
+    assert (
+        difference(
+            state.parties["server"].params,
+            after(rounds.splitfed(trainer, "client"), [drawn])[0]
+            .parties["server"]
+            .params,
+        )
+        < 1e-6
+    )
+    (idle,) = {0, 1, 2} - set(drawn.client.tolist())
+    moved = [
+        difference(
+            *(
+                jax.tree.map(lambda x, k=k: x[k], t)
+                for t in (before, state.parties["client"].params)
+            )
+        )
+        > 1e-4
+        for k in range(3)
+    ]
+    assert moved == [k != idle for k in range(3)]
+
+
+@pytest.mark.parametrize("statistics", ["averaged", "own"])
+def test_statistics_of_batchnorm_are_averaged_or_each_client_s_own(statistics):
+    problem = make_problem("vanilla", "cnn", "nnx", batch=24)
+    drawn = people([8, 16]).round(problem.batch, 0, batch=8)
+    trainer = jsplit.fused(problem.topology, optax.sgd(0.1))
+    state, _ = after(rounds.fedavg(trainer, statistics=statistics), [drawn])
+    each, _ = after(rounds.alone(trainer), [drawn])
+    mean = jax.tree.map(
+        lambda x: (8 * x[0] + 16 * x[1]) / 24, each.parties["client"].state
+    )
+    found, expected = (
+        state.parties["client"].state,
+        mean if statistics == "averaged" else each.parties["client"].state,
+    )
+    assert difference(found, expected) < 1e-5
+    other, _ = after(rounds.large_batch_sgd(trainer, statistics=statistics), [drawn])
+    shape = jax.tree.leaves(other.parties["client"].state)[0].shape
+    assert (len(shape) == 2) == (statistics == "own")
+
+
+@pytest.mark.parametrize("moments", ["fresh", "averaged", "own"])
+def test_optimizer_states_are_fresh_averaged_or_each_client_s_own(mlp, moments):
+    problem, batch = mlp
+    drawn = [people([8, 32]).round(batch, i, batch=8) for i in range(2)]
+    trainer = jsplit.fused(problem.topology, momentum(0.1))
+    state, _ = after(rounds.fedavg(trainer, moments=moments), drawn[:1])
+    each, _ = after(rounds.alone(trainer), drawn[:1])
+    trace, traces = (s.parties["server"].optimizer[0].trace for s in (state, each))
+    if moments == "own":
+        assert difference(trace, traces) < 1e-6
+    if moments == "averaged":
+        assert (
+            difference(trace, jax.tree.map(lambda x: (x[0] + 4 * x[1]) / 5, traces))
+            < 1e-5
+        )
+    if moments == "fresh":
+        assert not any(np.any(x) for x in jax.tree.leaves(trace))

@@ -1,0 +1,56 @@
+"""What the tests of training share: a run of some steps, and by hand, the smallest topologies."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jsplit
+
+INTERPRETERS = {"fused": jsplit.fused, "messages": jsplit.messages}
+both = pytest.mark.parametrize("interpreter", INTERPRETERS)
+
+
+def close(a, b, tolerance=1e-6):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.abs(np.asarray(x) - np.asarray(y)).max() <= tolerance * max(
+            1.0, np.abs(np.asarray(y)).max()
+        )
+
+
+def train(trainer, batch, steps=3, key=0):
+    state, infos = trainer.init(jax.random.key(key), batch), []
+    for _ in range(steps):
+        state, info = trainer.step(state, batch)
+        infos.append(info)
+    return state, infos
+
+
+def learned(state):
+    return {party: (p.params, p.state) for party, p in state.parties.items()}
+
+
+def dense(inputs=("h",), name=None):
+    """`h @ w`, or of several inputs the sum of them, with weights of 0.1."""
+    return jsplit.segment(
+        lambda w, *h: sum(h) @ w,
+        init=lambda key, h, *_: jnp.full((h.shape[1], 3), 0.1),
+        inputs=list(inputs),
+        name=name,
+    )
+
+
+X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+
+
+def by_hand(*nodes, holds=("x",)):
+    return jsplit.Topology(list(nodes), {"alice": list(holds)})
+
+
+def refused(message, call):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
