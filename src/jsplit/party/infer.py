@@ -242,7 +242,6 @@ def _infer(
         assert state is not None
         with prepared.connected(reach) as me:
             found = _passes(me, task, mine, state)
-    # After the connections are closed, so that nobody waits for this party's own work.
     at = int(state.step)
     if kind is TaskKind.PREDICT:
         outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)

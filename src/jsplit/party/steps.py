@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
 from jsplit.party.connection.network import RolledBack, Stopped
+from jsplit.party.contract.records import Batches
 from jsplit.party.process import PartyRun
 from jsplit.party.results import Metrics, Result
 
@@ -58,10 +59,13 @@ class Training:
         me = self.me
         steps = me.agreed.steps
         state, first = me.begin()
+        # One object for all steps until the party goes back: by its identity `local`
+        # knows whether what it has begun of later steps is still of the same run.
+        batches = me.batch
         for step in range(first, steps):
             state = me.hand_over(state, step)
             if me.turns.works(me.party, step):
-                state, metrics = _one_step(me, state, step)
+                state, metrics = _one_step(me, state, step, batches)
                 self.losses[step] = dict(metrics.losses)
                 if self.on_step:
                     self.on_step(metrics)
@@ -160,12 +164,14 @@ class Training:
         return Result(state, steps, _by_name(self.losses), epoch=epoch, away=away)
 
 
-def _one_step(me: PartyRun, state: PartyState, step: int) -> tuple[PartyState, Metrics]:
+def _one_step(
+    me: PartyRun, state: PartyState, step: int, batches: Batches
+) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     # The network counts from its start on, so a step is the difference.
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
-    state, found = me.local.step(state, me.batch, step, net)
+    state, found = me.local.step(state, batches, step, net)
     losses = {name: float(x) for name, x in found.items()}
     # JAX gives arrays before they are computed; without this the next step would pay.
     jax.block_until_ready((state.params, state.step))
