@@ -185,8 +185,8 @@ def alone(folder: Path, party: str, steps: int = 10) -> float:
     """The median step of one party that waits for nobody: what it computes, seconds."""
     on_a_core(party)
     agreed = jsplit.party.read(folder / "agreement.json")
-    topology, batch = only(party, agreed["batch"])
-    trainer = jsplit.messages(topology, OPTIMIZER, microbatches=agreed["microbatches"])
+    topology, batch = only(party, agreed.batch)
+    trainer = jsplit.messages(topology, OPTIMIZER, microbatches=agreed.microbatches)
     state, times = trainer.init(0, batch), []
     for _ in range(steps):
         began = time.perf_counter()

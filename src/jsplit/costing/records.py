@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-# The first is the default everywhere, and the one that common numbers are taken from.
-MODES = ("residuals", "recompute")
-"""The backward modes, as `jsplit.fused` takes them."""
+from jsplit.training.config import MODES
 
 
 class Work(NamedTuple):

@@ -49,7 +49,7 @@ def batches(
     """
     records = Records(fields, ids)
     count = len(ids)
-    size, seed = agreed["batch"], agreed["seed"]
+    size, seed = agreed.batch, agreed.seed
 
     def batch(step: int) -> Mapping[str, PyTree]:
         # The places are of the sorted order, as at every party: `take` sorts.

@@ -24,6 +24,7 @@ from jsplit.rounds.local_training import local_training
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.synchronous import synchronous
 from jsplit.rounds.tables import client_and_others, sharing_table
+from jsplit.topology.handoffs import BOTTOMS, HANDOFFS
 
 
 def take_turns(
@@ -75,7 +76,7 @@ def take_turns(
         client  carried  carried    carried  carried
         server  carried  carried    carried  carried
     """
-    one_of("handoff", handoff, ("peer", "server", "none"))
+    one_of("handoff", handoff, HANDOFFS)
     mine, others = client_and_others(trainer, client)
     # Over a peer or over the server, the same gets to the next client.
     side = Sharing.OWN if handoff == "none" else Sharing.CARRIED
@@ -140,7 +141,7 @@ def parallel(
         client  carried  averaged    carried    own
         server  carried   carried    carried    own
     """
-    one_of("bottoms", bottoms, ("own", "shared"))
+    one_of("bottoms", bottoms, BOTTOMS)
     one_of("statistics", statistics, ("averaged", "own"))
     mine, others = client_and_others(trainer, client)
     side = Sharing.OWN if bottoms == "own" else Sharing.CARRIED

@@ -11,6 +11,10 @@ from jax.sharding import Mesh
 from jsplit.core.base import Link
 from jsplit.topology.graph import Topology
 
+# The first is the default everywhere, and the one that common numbers are taken from.
+MODES = ("residuals", "recompute")
+"""The backward modes: what is kept for the backward pass, or computed once more in it."""
+
 
 class Config(NamedTuple):
     """The arguments of `jsplit.fused` or `jsplit.messages`, checked and spelled out.

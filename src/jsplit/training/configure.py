@@ -12,7 +12,7 @@ from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import as_positive_int
 from jsplit.core.trees import batch_of
 from jsplit.topology.graph import Topology
-from jsplit.training.config import Config
+from jsplit.training.config import MODES, Config
 from jsplit.training.kinds import WireKind
 from jsplit.training.meshes import meshes_of
 
@@ -55,7 +55,7 @@ def configure(
         raise ValueError(
             "`topology` has no loss, so there is nothing to train for; add a jsplit.Loss."
         )
-    if backward not in ("residuals", "recompute"):
+    if backward not in MODES:
         raise ValueError(
             f'`backward` must be "residuals" or "recompute", got {backward!r}.'
         )

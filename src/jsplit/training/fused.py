@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jsplit.core.base import Info, PartyState, PyTree, TrainState
+from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.placement import replicate, shard_batch
-from jsplit.core.trainer import Trainer
+from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 from jsplit.jaxprs.convolutions import convolves_on_cpu
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -31,14 +31,7 @@ from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
 from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
-from jsplit.training.signatures import (
-    EvaluateFn,
-    Fields,
-    InitFn,
-    PredictFn,
-    StepFn,
-    documented_as,
-)
+from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
 from jsplit.training.walk import Name, Store, execute

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jsplit.core.base import Info, Message, PyTree, TrainState
-from jsplit.core.trainer import Trainer
+from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
+from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import (
@@ -29,14 +29,7 @@ from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
 from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
-from jsplit.training.signatures import (
-    EvaluateFn,
-    Fields,
-    InitFn,
-    PredictFn,
-    StepFn,
-    documented_as,
-)
+from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
 from jsplit.training.walk import Store, Walk

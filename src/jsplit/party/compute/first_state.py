@@ -37,8 +37,8 @@ def first_state(
         ValueError: if a segment does not run on its inputs, or gives
             other shapes than agreed.
     """
-    size = agreed["batch"] // config.microbatches
-    said = {n: shapes.read(x, size) for n, x in agreed["values"].items()}
+    size = agreed.batch // config.microbatches
+    said = {n: shapes.read(x, size) for n, x in agreed.values.items()}
     values = said | {f: example(f, x, size) for f, x in batch.items()}
 
     def check(node: Node, value: PyTree) -> None:
@@ -53,7 +53,7 @@ def first_state(
 
     # The seed is common, so this party makes the very arrays that one
     # process would.
-    first = first_states(config, [party], seed_of(agreed["seed"]), values, check)
+    first = first_states(config, [party], seed_of(agreed.seed), values, check)
     _check_losses(config, party, name, values)
     return first[party]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jsplit.core.base import PartyState
+from jsplit.core.keys import is_key
 from jsplit.party.contract import schema as shapes
 from jsplit.wire.codec import Shapes
 
@@ -30,7 +30,7 @@ def learned(state: PartyState) -> list[Any]:
     # Frames carry numbers: a typed key in a state goes as what it is
     # made of.
     return [
-        jax.random.key_data(x) if _is_key(x) else x
+        jax.random.key_data(x) if is_key(x) else x
         for x in jax.tree.leaves(_parts(state))
     ]
 
@@ -51,7 +51,7 @@ def taken(state: PartyState, arrays: Iterable[Any]) -> PartyState:
         x = jnp.asarray(x)
         # Which generator a key is of does not cross: it is that of the
         # key in its place.
-        if _is_key(old):
+        if is_key(old):
             x = jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
         found.append(x)
     return state._replace(**jax.tree.unflatten(structure, found))
@@ -64,9 +64,3 @@ def shapes_of_learned(state: PartyState) -> Shapes:
 
 def _parts(state: PartyState) -> dict[str, Any]:
     return {part: getattr(state, part) for part in _HANDED}
-
-
-def _is_key(x: Any) -> bool:
-    # A state may hold plain numbers of Python, which have no dtype.
-    dtype = np.result_type(x) if np.isscalar(x) else x.dtype
-    return jnp.issubdtype(dtype, jax.dtypes.prng_key)

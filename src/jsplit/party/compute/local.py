@@ -77,7 +77,7 @@ class Local:
             agreed,
             agreed.turns,
         )
-        self.micros: int = agreed["microbatches"]
+        self.micros: int = agreed.microbatches
         self.topology = agreed.topology(role, own)
         self.config = own_config(
             agreed, self.topology, role, optimizer, links, backward
@@ -90,12 +90,12 @@ class Local:
         self.losses = [n for n in walks.losses if n.party == role]
         self.outputs = [n for n in walks.outputs if n.party == role]
         self.late: list[int] = []
-        if agreed["staleness"]:
+        if agreed.staleness:
             # No program may take the buffers of parameters, which steps
             # under way need.
             train = walks.train._replace(ops=tuple(held(walks.train.ops)))
             self.walk = PartyPrograms(role, train, donate=(Kind.OPTIMIZER,))
-            self.late = lateness(self.walk.count, agreed["staleness"])
+            self.late = lateness(self.walk.count, agreed.staleness)
         else:
             self.walk = PartyPrograms(role, walks.train)
         self.finish = PartyPrograms(role, walks.finish)
@@ -109,7 +109,7 @@ class Local:
 
     def works(self, step: int) -> bool:
         """Whether this party has a part in a step, and there is that step."""
-        return step < self.agreed["steps"] and self.turns.works(self.name, step)
+        return step < self.agreed.steps and self.turns.works(self.name, step)
 
     def fields(self, task: str) -> list[str]:
         """The fields of this party that a task, "train", "evaluate" or "predict", needs."""
@@ -172,7 +172,7 @@ class Local:
             self.finish.look(store)
             self._looked = True
 
-        at = Wires(self, exchange, step, self.agreed["batch"] // self.micros)
+        at = Wires(self, exchange, step, self.agreed.batch // self.micros)
         begun, self._begun = self._begun, None
         if begun is None or not begun.fits(batches, step, store):
             begun = PrefetchedStep(batches, step)
@@ -210,13 +210,13 @@ class Local:
         """
         layout = self.layout[self.party]
         if self._pipeline is None or not self._pipeline.fits(batches, step):
-            every = self.agreed["checkpoint"]
-            last = min(step // every * every + every, self.agreed["steps"])
+            every = self.agreed.checkpoint
+            last = min(step // every * every + every, self.agreed.steps)
             self._pipeline = Pipeline(
                 self.walk, layout, self._load(state, {}), batches, self.late, step, last
             )
         own = self._pipeline.step(
-            step, lambda number: Wires(self, exchange, number, self.agreed["batch"])
+            step, lambda number: Wires(self, exchange, number, self.agreed.batch)
         )
         # Each step under way has a number of its own; the state has
         # that of its end.

@@ -43,4 +43,4 @@ def own_config(
     if party in owners and optimizer is not None:
         optimizers[party] = optimizer
     made = agreed.links(links)
-    return configure(topology, optimizers, made, backward, agreed["microbatches"])
+    return configure(topology, optimizers, made, backward, agreed.microbatches)

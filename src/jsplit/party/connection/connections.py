@@ -28,7 +28,7 @@ def identity_of(agreed: Agreement, party: str, trust: Trust) -> str:
     """What a party's certificate says, or without certificates its name."""
     if not isinstance(trust, Credentials):
         return party
-    return agreed["identities"].get(party, uri_of(party))
+    return agreed.identities.get(party, uri_of(party))
 
 
 class Connections:
@@ -65,7 +65,7 @@ class Connections:
         addresses: Mapping[str, str] | None = None,
         pulse: Pulse = PULSE,
     ):
-        listens: dict[str, str] = agreed["addresses"]
+        listens: dict[str, str] = agreed.addresses
         # Through the agreement, which checks them as it checks its own.
         dialled = agreed.replace(addresses={**listens, **(addresses or {})})[
             "addresses"
@@ -102,7 +102,7 @@ class Connections:
     def _dial(self, party: str, address: str) -> None:
         """Connect, and whenever the connection is lost connect again, more slowly."""
         peer, pause = self.agreed.parties.index(party), _FIRST
-        host = self.agreed["hosts"].get(party, host_of(party))
+        host = self.agreed.hosts.get(party, host_of(party))
         peers = self.peers
         try:
             while not peers.closing.is_set():

@@ -66,7 +66,7 @@ class Network:
         self.asked: Callable[[], bool] = bool
         # Where clients may be passed over the lead finds out first, and those that are
         # left need time to go on without.
-        self.wait_for = float(agreed["patience"]) * (3 if agreed.turns.skips else 1)
+        self.wait_for = float(agreed.patience) * (3 if agreed.turns.skips else 1)
         self.connections = Connections(
             agreed,
             party,

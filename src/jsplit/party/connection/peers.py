@@ -50,7 +50,7 @@ class Peers:
     def __init__(self, agreed: Agreement, party: str, member: Member):
         self.agreed, self.party, self.member = agreed, party, member
         self.names = agreed.parties
-        self.patience = float(agreed["patience"])
+        self.patience = float(agreed.patience)
         terms = member.terms
         frames = [terms.frames(wire) for wire in range(len(terms.crossings))]
         self.most_due = _SPARE + terms.window * sum(frames)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any
 
-_HANDOFFS = ("peer", "server", "none")
+from jsplit.topology.handoffs import HANDOFFS
+
 _MISSING = ("wait", "skip")
 _ENTRIES = {"clients", "order", "handoff", "missing", "largest"}
 
@@ -28,7 +29,7 @@ def checked_turns(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
     """
     if not isinstance(said, Mapping) or said.keys() != _ENTRIES:
         raise ValueError("`turns` must be what jsplit.party.turns gives.")
-    _check_one_of("handoff", _HANDOFFS, said["handoff"])
+    _check_one_of("handoff", HANDOFFS, said["handoff"])
     _check_one_of("missing", _MISSING, said["missing"])
     _check_clients(said["clients"], roles)
     largest = said["largest"]
