@@ -32,6 +32,10 @@ ROOMS = {
         "training/test_equivalence.py::test_split_training_is_whole_training[u_shaped-cnn-linen-messages-residuals]",
         "training/test_links.py::test_with_a_link_on_every_crossing_fused_equals_messages",
     ),
+    "populations": (
+        "rounds/test_population.py::test_every_record_belongs_to_exactly_one_client",
+    ),
+    "commands": ("party/test_command.py::test_the_version_is_said",),
     "rounds": (
         "rounds/test_averages.py::test_splitfed_with_one_local_step_of_sgd_is_large_batch_sgd",
         "rounds/test_turns.py::test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else",

@@ -37,10 +37,10 @@ ROOMS = {
 INSIDE = {
     "core": "base checks tables trainer typed_jax keys links paths checkpoint placement trees",
     "jaxprs": "flat macs slices tags convolutions halves",
-    "segments": "call captured interception flax segment precision",
+    "segments": "call captured interception flax from_model precision",
     "slicing": (
-        "initial join mark merge separators trace traced_model refusals statistics "
-        "ownership cut_points slice_segment split"
+        "initial joining mark merging separators trace traced_model refusals statistics "
+        "ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
         "handoffs names nodes crossings validation graph configurations.building "
@@ -78,13 +78,13 @@ INSIDE = {
         "contract.agreement compute.first_state compute.own_config connection.peers "
         "contract.draft contract.files replay compute.local connection.farewell "
         "connection.reader connection.skipping contract.sample connection.connections "
-        "frames connection.network process join steps infer run"
+        "frames connection.network process join steps infer running"
     ),
     "commands": "functions agreements brought tasks parser",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
-    "segments.segment": {"flax"},
+    "segments.from_model": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},
     "segments.flax": {"flax"},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jsplit.core.tables import aligned, plain, scatter, si
 from jsplit.costing.records import Work
-from jsplit.slicing.cut_points import CutPoint
+from jsplit.slicing.cut_candidates import CutPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jsplit.core.base import Link
 from jsplit.costing.records import check_mode
-from jsplit.slicing.cut_points import CutPoint
+from jsplit.slicing.cut_candidates import CutPoint
 
 
 class Device(NamedTuple):

@@ -23,8 +23,8 @@ from jsplit.costing.machines import Device, Network, Setting, check_setting
 from jsplit.costing.passes import size_of
 from jsplit.costing.records import NOTHING, Work
 from jsplit.costing.step import TracedStep
-from jsplit.slicing.cut_points import CutPoint, cut_points
-from jsplit.slicing.split import split
+from jsplit.slicing.cut_candidates import CutPoint, cut_points
+from jsplit.slicing.splitting import split
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.configure import configure

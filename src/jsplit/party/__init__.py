@@ -9,12 +9,11 @@ from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
-from jsplit.party.run import run
+from jsplit.party.running import run
+from jsplit.wire import MemoryTransport, Transport
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 from jsplit.wire.errors import Refused
-from jsplit.wire.memory import MemoryTransport
-from jsplit.wire.transport import Transport
 
 __all__ = [
     "Agreement",

@@ -1,6 +1,6 @@
 """Flax modules and functions as segments: the only room that knows Flax."""
 
+from jsplit.segments.from_model import segment
 from jsplit.segments.precision import mixed_precision
-from jsplit.segments.segment import segment
 
 __all__ = ["mixed_precision", "segment"]

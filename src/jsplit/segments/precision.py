@@ -19,8 +19,8 @@ from jax.typing import DTypeLike
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.trees import narrow
+from jsplit.segments.from_model import Model, segment
 from jsplit.segments.interception import intercepting
-from jsplit.segments.segment import Model, segment
 
 
 def mixed_precision(

@@ -2,5 +2,16 @@
 
 from jsplit.wire.credentials import host_of, uri_of
 from jsplit.wire.frames import Frame, Head, frame_of
+from jsplit.wire.memory import MemoryTransport
+from jsplit.wire.transport import Pulse, Transport
 
-__all__ = ["Frame", "Head", "frame_of", "host_of", "uri_of"]
+__all__ = [
+    "Frame",
+    "Head",
+    "MemoryTransport",
+    "Pulse",
+    "Transport",
+    "frame_of",
+    "host_of",
+    "uri_of",
+]

@@ -14,7 +14,7 @@ from typing import ParamSpec
 import jax
 
 from jsplit.core.base import PyTree, Segment
-from jsplit.segments.segment import segment
+from jsplit.segments.from_model import segment
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
-from jsplit.segments.segment import Model, segment
-from jsplit.slicing.cut_points import CutPoint
+from jsplit.segments.from_model import Model, segment
+from jsplit.slicing.cut_candidates import CutPoint
 from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment

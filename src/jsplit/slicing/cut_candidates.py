@@ -14,7 +14,7 @@ from jsplit.core.trees import nbytes
 from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
-from jsplit.segments.segment import Model, segment
+from jsplit.segments.from_model import Model, segment
 from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import separating
