@@ -65,7 +65,6 @@ def test_the_python_blocks_of_the_docs_run(tmp_path, monkeypatch):
     for page in sorted((ROOT / "docs").glob("*.md")):
         given = {
             "model": problem.whole,
-            "image": problem.fields["image"],
             "topology": topology,
             "batch": problem.batch,
         }

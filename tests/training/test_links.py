@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from tests.helpers import (
 )
 from tests.training.common import INTERPRETERS, X, close, dense, learned, train
 
-LINKED = [(c, "mlp", f) for c, f in zip(CONFIGURATIONS, FLAX * 3, strict=True)] + [
+LINKED = [(c, "mlp", f) for c, f in zip(CONFIGURATIONS, cycle(FLAX), strict=False)] + [
     ("vertical", "residual", "linen")
 ]
 
