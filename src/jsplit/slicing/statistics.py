@@ -56,7 +56,7 @@ def own_statistics(
     # what it has not.
     for source, needed in needs.items():
         name = owner[source]
-        at_hand = reads[name] | {Source(SourceKind.CUT, name)}
+        at_hand = reads[name] | {Source(SourceKind.CUT, name=name)}
         if any(s not in at_hand and owner.get(s) != name for s in needed):
             refuse_statistic(model, source, needed)
 
@@ -83,7 +83,7 @@ def sources_of(trace: Traced, variables: set[Var]) -> set[Source]:
     for name, value in trace.cuts.items():
         for v in value.atoms:
             if isinstance(v, Var):
-                cuts[v] = Source(SourceKind.CUT, name)
+                cuts[v] = Source(SourceKind.CUT, name=name)
     # Cuts first: a cut that holds an input is an input's variable too.
     return {cuts.get(v) or trace.sources[v] for v in variables}
 
@@ -119,6 +119,6 @@ def _able(reads: Mapping[str, set[Source]], needed: set[Source]) -> str | None:
     # A segment also has the cut that it computes; those that read it were
     # asked first.
     for name, read in reads.items():
-        if needed <= read | {Source(SourceKind.CUT, name)}:
+        if needed <= read | {Source(SourceKind.CUT, name=name)}:
             return name
     return None

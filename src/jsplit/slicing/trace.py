@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
+from jsplit.core.typed_jax import TreeDef
 from jsplit.jaxprs.flat import Atom, Flat, shape_of
 
 
@@ -36,18 +37,19 @@ class Source(NamedTuple):
 
     Attributes:
         kind: what sort of thing.
-        which: the number of the leaf for parameters and state, the name for
-            fields and cuts.
+        leaf: the number of the leaf, for parameters and state.
+        name: the name, for fields and cuts.
     """
 
     kind: SourceKind
-    which: Any
+    leaf: int = 0
+    name: str = ""
 
 
 class Value(NamedTuple):
     """A value of a model: the pytree that it forms, and the variables of its leaves."""
 
-    structure: Any
+    structure: TreeDef
     atoms: Sequence[Atom]
 
 
@@ -68,7 +70,7 @@ class Traced(NamedTuple):
     """
 
     flat: Flat
-    batch: Any
+    batch: int
     sources: dict[Var, Source]
     variables: dict[Source, list[Var]]
     new_state: list[Atom]
@@ -95,7 +97,7 @@ class Traced(NamedTuple):
         """The variables of all inputs but those `shared`, and those of all outputs."""
         fields: list[Var] = []
         for v, source in self.sources.items():
-            if source.kind == SourceKind.FIELD and source.which not in shared:
+            if source.kind == SourceKind.FIELD and source.name not in shared:
                 fields.append(v)
         return fields, [v for output in self.outputs.values() for v in output.atoms]
 
