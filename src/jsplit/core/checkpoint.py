@@ -59,9 +59,9 @@ def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
     """Write the state of every party to a file of its own, `<folder>/<party>.npz`.
 
     `restore` is the inverse. No file holds anything of another party. A
-    party on its own machine saves a `TrainState` of itself alone. What the
-    state of many clients has by party beside `parties` goes into a folder
-    of that name, `<folder>/server/<party>.npz`.
+    party on its own machine saves a `TrainState` of itself alone. What else
+    an algorithm over rounds keeps by party, as its server's optimizers,
+    goes into a folder of its own, `<folder>/server/<party>.npz`.
 
     Args:
         folder: where the files go; it is made if it is not there.
@@ -175,7 +175,7 @@ def arrays_by_path(state: PyTree) -> dict[str, jax.Array]:
     return found
 
 
-def _plain(dtype: np.dtype) -> bool:
+def _known_to_numpy(dtype: np.dtype) -> bool:
     """Whether NumPy's own format knows the dtype."""
     # Others (bfloat16, float8) would come back as raw bytes that have lost
     # their dtype.
@@ -189,7 +189,7 @@ def _save_party(file: Path, party: str, state: PyTree) -> Path:
     for path, x in arrays_by_path(state).items():
         dtypes[path] = str(x.dtype)
         data = np.asarray(jax.random.key_data(x) if is_key(x) else x)
-        if not _plain(data.dtype):
+        if not _known_to_numpy(data.dtype):
             # Stored as bytes, on an axis of their own: an array without
             # axes has no last one that could be viewed otherwise.
             data = data.reshape(*data.shape, 1).view(np.uint8)
@@ -289,7 +289,7 @@ def array_of(
         value = wrap_key_data(asarray(data), impl=jax.random.key_impl(like))
     else:
         kind = np.dtype(like.dtype)
-        value = asarray(data if _plain(kind) else data.view(kind)[..., 0])
+        value = asarray(data if _known_to_numpy(kind) else data.view(kind)[..., 0])
 
     if value.shape != like.shape:
         found, expected = list(value.shape), list(like.shape)

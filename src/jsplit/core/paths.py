@@ -37,7 +37,7 @@ def by_path(tree: PyTree) -> Leaves:
     paths: list[Path] = []
     leaves: list[PyTree] = []
     for entries, leaf in leaves_with_path(tree):
-        path = tuple(_plain_key(entry) for entry in entries)
+        path = tuple(_key_of(entry) for entry in entries)
         # A tree that is one array has no path, and a dictionary needs a
         # name for it.
         paths.append(path or ("value",))
@@ -45,7 +45,7 @@ def by_path(tree: PyTree) -> Leaves:
     return Leaves(paths, leaves, tree_structure(tree))
 
 
-def _plain_key(entry: KeyEntry) -> Hashable:
+def _key_of(entry: KeyEntry) -> Hashable:
     """What a container calls one of its elements: a key, a number or a name."""
     # Each of JAX's classes of entries calls it otherwise, and containers
     # that are registered elsewhere bring classes of their own.

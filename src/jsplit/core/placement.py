@@ -105,6 +105,7 @@ def _place_array(x: ArrayLike, sharding: NamedSharding) -> jax.Array:
     # parts that its own devices hold.
     local = np.asarray(x, jnp.result_type(x))
 
+    # JAX says that there may be no index, and always gives one.
     def part(where: tuple[slice, ...] | None) -> np.ndarray:
         return local[where]
 

@@ -29,7 +29,7 @@ class _Result(NamedTuple):
 
 
 class _Half(NamedTuple):
-    """Some equations of a traced function, and the results to be had after them."""
+    """Some equations of a traced function, and the results that are known after them."""
 
     equations: list[Equation]
     results: list[_Result]
@@ -47,7 +47,7 @@ class _Halves(NamedTuple):
 def split_early_late(
     run: _Function, early: Sequence[bool]
 ) -> tuple[_Function, _Function]:
-    """Divide a function into two that together are it.
+    """Divide a function into two that together compute what it does.
 
     No equation of it is in both, and all are in one. What acts
     beyond its results, as a callback does, stays in order in the

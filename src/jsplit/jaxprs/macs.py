@@ -72,7 +72,7 @@ def count(equations: Iterable[JaxprEqn], trained: Collection[Var]) -> _Macs:
 def _walk(
     equations: Iterable[JaxprEqn], trained: set[Var], once: bool = False
 ) -> _Macs:
-    """`count`, which adds to `trained` what depends on it."""
+    """Count as `count` does, and add to `trained` what depends on it."""
     forward = backward = 0
     for eqn in equations:
         depends = [isinstance(v, Var) and v in trained for v in eqn.invars]

@@ -185,8 +185,8 @@ def _sow_anew(
 ) -> InitApply:
     """`init` and `apply` of a module which sows anew on every call.
 
-    What a call will sow is taken out of the state before, for `sow`, which
-    adds to what it finds, to find nothing. At the start it is zero.
+    `sow` adds to what it finds, so what a call will sow is taken out of the
+    state before the call. In the first state it is zero.
 
     Args:
         run: one call of the module, without some of its state.

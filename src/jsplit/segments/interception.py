@@ -1,9 +1,9 @@
 """Standing between a model and its submodules while it runs.
 
 What submodules return gets a name or a dtype, and what they sow is noted.
-The model, its classes and its values stay what they are: linen tells of
-every call itself, and of nnx, whose modules carry their path meanwhile, the
-methods concerned are replaced for as long as such a model runs.
+The model, its classes and its values stay what they are: linen reports every
+call itself; of nnx the methods concerned are replaced while such a model
+runs, and its modules carry their path meanwhile.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def variables(state: TrainState) -> tuple[Params, State]:
     return merge(*params), merge(*statistics)
 
 
-def merge(*trees: Mapping[Hashable, PyTree], like: PyTree = None) -> PyTree:
+def merge(*trees: Params, like: PyTree = None) -> PyTree:
     """Put the parameters (or statistics) of several segments together again.
 
     Args:

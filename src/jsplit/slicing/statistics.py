@@ -26,9 +26,10 @@ def own_statistics(
 ) -> None:
     """Give every statistic to a segment, and every weight that only statistics read.
 
-    One that some value reads is that value's. Others, as they hang together
-    by their updates, go to the first segment that has what these need;
-    counters that need nothing go to the last.
+    One that some value reads belongs to the segment of that value. Others
+    whose updates read the same leaves stay together, and go to the first
+    segment that has what these updates need; counters, which need nothing,
+    go to the last.
 
     Args:
         model: the model.
@@ -91,7 +92,7 @@ def sources_of(trace: Traced, variables: set[Var]) -> set[Source]:
 def _groups(
     needs: Mapping[Source, set[Source]], owner: Mapping[Source, str]
 ) -> list[set[Source]]:
-    """Statistics without an owner, with what their updates read, as they hang together."""
+    """Statistics without an owner, each with what its update reads, by common leaves."""
     groups: list[set[Source]] = []
     for source, needed in needs.items():
         if source in owner:

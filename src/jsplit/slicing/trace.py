@@ -1,12 +1,11 @@
 """One trace of a whole model: its equations, and what its variables are.
 
-A trace is of one mode at one batch size. Making them is the matter of
-`traced_model.py`.
+A trace is of one mode at one batch size; `traced_model.py` makes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
+from jsplit.core.base import PyTree
 from jsplit.core.typed_jax import TreeDef
 from jsplit.jaxprs.flat import Atom, Flat, shape_of
 
@@ -112,3 +112,45 @@ class Traced(NamedTuple):
                 if isinstance(v, Var) and all(v is not o for o in own):
                     stops.append(v)
         return stops
+
+
+def name_outputs(names: Sequence[str], output: PyTree) -> dict[str, Value]:
+    """Give the outputs of a trace their names.
+
+    Args:
+        names: what the outputs shall be called.
+        output: what the model returned, with atoms in the place of arrays.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        ValueError: if the names do not fit what the model returns.
+    """
+    is_tuple = isinstance(output, tuple | list)
+    if isinstance(output, Mapping) and set(names) <= set(output):
+        found = {name: output[name] for name in names}
+    elif is_tuple and len(names) == len(output) > 1:
+        found = dict(zip(names, output, strict=True))
+    # One name is for all of it, also for a tuple of one.
+    elif len(names) == 1:
+        found = {names[0]: output}
+    else:
+        what = _in_words(output)
+        raise ValueError(f"`outputs` names {names}, but the model returns {what}.")
+
+    values: dict[str, Value] = {}
+    for name, value in found.items():
+        values[name] = Value(jax.tree.structure(value), jax.tree.leaves(value))
+    return values
+
+
+def _in_words(output: PyTree) -> str:
+    """What a model returns, for an error."""
+    if isinstance(output, tuple | list):
+        return f"{len(output)} values"
+    if isinstance(output, Var):
+        return "one array"
+    if isinstance(output, Mapping):
+        return f"the keys {list(output)}"
+    return f"a {type(output).__name__}"

@@ -17,7 +17,7 @@ from jsplit.jaxprs.flat import Atom, flatten, values_only
 from jsplit.segments.interception import intercepting
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.separators import find, marked, nearest
-from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value
+from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value, name_outputs
 
 # The settings of JAX under which a trace comes out otherwise.
 _CONFIGURED = ("jax_enable_x64", "jax_default_matmul_precision")
@@ -171,7 +171,8 @@ class TracedModel:
 
         structure = structures[0]
         count = structure.num_leaves
-        outputs = self._name_outputs(structure.unflatten(flat.outvars[:count]))
+        returned = structure.unflatten(flat.outvars[:count])
+        outputs = name_outputs(self.outputs, returned)
         new_state = list(flat.outvars[count:])
         return Traced(flat, batch, sources, variables, new_state, outputs, {})
 
@@ -209,37 +210,6 @@ class TracedModel:
                 jax.tree.leaves(field)
             )
         return sources
-
-    def _name_outputs(self, output: PyTree) -> dict[str, Value]:
-        """Give the outputs of a trace their names.
-
-        Args:
-            output: what the model returned, with atoms in the place of
-                arrays.
-
-        Returns:
-            The outputs by name.
-
-        Raises:
-            ValueError: if the names do not fit what the model returns.
-        """
-        names = self.outputs
-        is_tuple = isinstance(output, tuple | list)
-        if isinstance(output, Mapping) and set(names) <= set(output):
-            found = {name: output[name] for name in names}
-        elif is_tuple and len(names) == len(output) > 1:
-            found = dict(zip(names, output, strict=True))
-        # One name is for all of it, also for a tuple of one.
-        elif len(names) == 1:
-            found = {names[0]: output}
-        else:
-            what = _in_words(output)
-            raise ValueError(f"`outputs` names {names}, but the model returns {what}.")
-
-        values: dict[str, Value] = {}
-        for name, value in found.items():
-            values[name] = Value(jax.tree.structure(value), jax.tree.leaves(value))
-        return values
 
     def _resolve(
         self, trace: Traced, cut: str, ends: Sequence[str], train: bool
@@ -294,14 +264,3 @@ class TracedModel:
 def _cache_key(batch: int, train: bool) -> Hashable:
     """What the jaxpr of a model depends on, beside the model."""
     return batch, train, *(getattr(jax.config, name) for name in _CONFIGURED)
-
-
-def _in_words(output: PyTree) -> str:
-    """What a model returns, for an error."""
-    if isinstance(output, tuple | list):
-        return f"{len(output)} values"
-    if isinstance(output, Var):
-        return "one array"
-    if isinstance(output, Mapping):
-        return f"the keys {list(output)}"
-    return f"a {type(output).__name__}"
