@@ -173,7 +173,7 @@ class Message(NamedTuple):
     # Of what crossed, not of the value: a link may make several arrays of
     # one, or one of several, so neither has a fixed form.
     shape: tuple[int, ...] | tuple[tuple[int, ...], ...]
-    dtype: np.dtype[Any] | tuple[np.dtype[Any], ...]
+    dtype: np.dtype | tuple[np.dtype, ...]
     bytes: int
     frame: int
 

@@ -7,8 +7,9 @@ came. A check that two rooms need is written here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from operator import index
-from typing import Any
+from typing import SupportsIndex, cast
 
 
 def topological_order(reads: Mapping[str, Sequence[str]], what: str) -> list[str]:
@@ -59,7 +60,7 @@ def first_line(error: Exception) -> str:
     return f"{kind}: {message}" if message else kind
 
 
-def as_positive_int(name: str, value: Any) -> int:
+def as_positive_int(name: str, value: object) -> int:
     """Check that an argument is an integer from 1 on.
 
     Args:
@@ -72,12 +73,12 @@ def as_positive_int(name: str, value: Any) -> int:
     Raises:
         ValueError: if it is anything else, a bool or a float too.
     """
-    try:
-        # `index` and not `int`, which would take 2.5 for 2; and True is an
-        # integer to it.
-        found = 0 if isinstance(value, bool) else index(value)
-    except TypeError:
-        found = 0
+    found = 0
+    # True is an integer to Python. `index` and not `int`, which would take
+    # 2.5 for 2; an array of several numbers refuses it.
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        with suppress(TypeError):
+            found = index(value)
 
     if found < 1:
         # An array is not printed: it may be of any size.
@@ -88,7 +89,7 @@ def as_positive_int(name: str, value: Any) -> int:
 
 
 def names_of(
-    what: str, names: Any, *, owner: str = "", twice: bool = False
+    what: str, names: object, *, owner: str = "", twice: bool = False
 ) -> list[str]:
     """Check that an argument is a list of names.
 
@@ -104,17 +105,19 @@ def names_of(
     Raises:
         ValueError: if something in it is no string, or comes twice.
     """
+    given: Iterable[object] = [names]
     # A string is an iterable of its letters, and is never meant so.
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        names = [names]
-    found: list[Any] = [*names]
+    if isinstance(names, Iterable) and not isinstance(names, str):
+        given = cast("Iterable[object]", names)
 
     place = f"{owner}: `{what}`" if owner else f"`{what}`"
-    for i, name in enumerate(found):
+    found: list[str] = []
+    for name in given:
         if not isinstance(name, str):
             raise ValueError(f"{place} must be names, got {name!r}.")
-        if name in found[:i] and not twice:
+        if name in found and not twice:
             raise ValueError(f"{place} names `{name}` twice.")
+        found.append(name)
     return found
 
 

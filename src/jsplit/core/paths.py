@@ -8,13 +8,13 @@ paths is in `core/trees.py`.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from jsplit.core.base import PyTree
 from jsplit.core.typed_jax import KeyEntry, TreeDef, leaves_with_path, tree_structure
 
 Path = tuple[Hashable, ...]
-Nested = Mapping[Any, PyTree]
+Nested = Mapping[Hashable, PyTree]
 
 
 class Leaves(NamedTuple):
@@ -28,16 +28,16 @@ class Leaves(NamedTuple):
     """
 
     paths: list[Path]
-    shapes: list[Any]
+    shapes: list[PyTree]
     structure: TreeDef
 
 
 def by_path(tree: PyTree) -> Leaves:
     """Take a pytree apart into leaves and the paths to them."""
     paths: list[Path] = []
-    leaves: list[Any] = []
+    leaves: list[PyTree] = []
     for entries, leaf in leaves_with_path(tree):
-        path = tuple(_plain_key(entry) for entry in entries)
+        path = tuple(_key_of(entry) for entry in entries)
         # A tree that is one array has no path, and a dictionary needs a
         # name for it.
         paths.append(path or ("value",))
@@ -45,7 +45,7 @@ def by_path(tree: PyTree) -> Leaves:
     return Leaves(paths, leaves, tree_structure(tree))
 
 
-def _plain_key(entry: KeyEntry) -> Hashable:
+def _key_of(entry: KeyEntry) -> Hashable:
     """What a container calls one of its elements: a key, a number or a name."""
     # Each of JAX's classes of entries calls it otherwise, and containers
     # that are registered elsewhere bring classes of their own.
@@ -55,9 +55,9 @@ def _plain_key(entry: KeyEntry) -> Hashable:
     return entry
 
 
-def nest(paths: Sequence[Path], leaves: Sequence[Any]) -> dict[Any, PyTree]:
+def nest(paths: Sequence[Path], leaves: Sequence[PyTree]) -> dict[Hashable, PyTree]:
     """Put leaves into nested dictionaries by their paths; `by_path` is the inverse."""
-    tree: dict[Any, PyTree] = {}
+    tree: dict[Hashable, PyTree] = {}
     for path, leaf in zip(paths, leaves, strict=True):
         inner = tree
         for key in path[:-1]:
@@ -75,9 +75,9 @@ def _is_nested(x: PyTree) -> TypeGuard[Nested]:
     return isinstance(x, Mapping)
 
 
-def remove(tree: Nested, paths: Collection[Path]) -> dict[Any, PyTree]:
+def remove(tree: Nested, paths: Collection[Path]) -> dict[Hashable, PyTree]:
     """Nested dictionaries without what lies at any of `paths`."""
-    kept: dict[Any, PyTree] = {}
+    kept: dict[Hashable, PyTree] = {}
     for key, value in tree.items():
         below = [path[1:] for path in paths if path[:1] == (key,)]
         if () in below:
@@ -93,7 +93,7 @@ def remove(tree: Nested, paths: Collection[Path]) -> dict[Any, PyTree]:
     return kept
 
 
-def keep(tree: Nested, other: Nested, *, inside: bool) -> dict[Any, PyTree]:
+def keep(tree: Nested, other: Nested, *, inside: bool) -> dict[Hashable, PyTree]:
     """The part of nested dictionaries that another tree has, or lacks.
 
     Args:
@@ -105,7 +105,7 @@ def keep(tree: Nested, other: Nested, *, inside: bool) -> dict[Any, PyTree]:
     Returns:
         That part of `tree`.
     """
-    kept: dict[Any, PyTree] = {}
+    kept: dict[Hashable, PyTree] = {}
     for key, value in tree.items():
         against = other.get(key)
         if _is_nested(value) and _is_nested(against):
@@ -119,9 +119,9 @@ def keep(tree: Nested, other: Nested, *, inside: bool) -> dict[Any, PyTree]:
     return kept
 
 
-def overlay(*trees: Nested) -> dict[Any, PyTree]:
+def overlay(*trees: Nested) -> dict[Hashable, PyTree]:
     """Nested dictionaries laid over one another; the last that holds a leaf counts."""
-    merged: dict[Any, PyTree] = {}
+    merged: dict[Hashable, PyTree] = {}
     for tree in trees:
         for key, value in tree.items():
             under = merged.get(key)

@@ -5,13 +5,12 @@ Numbers do not depend on it: a mesh says where, and never what, is computed.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
 from jsplit.core.keys import is_key
@@ -83,7 +82,7 @@ def shard_batch(tree: PyTree, mesh: Mesh | None, *axes: str) -> PyTree:
     return jax.tree.map(lay, tree)
 
 
-def _place_array(x: Any, sharding: NamedSharding) -> jax.Array:
+def _place_array(x: ArrayLike, sharding: NamedSharding) -> jax.Array:
     """An array where it shall lie."""
     if isinstance(x, Tracer):
         return constrain(x, sharding)
@@ -106,7 +105,8 @@ def _place_array(x: Any, sharding: NamedSharding) -> jax.Array:
     # parts that its own devices hold.
     local = np.asarray(x, jnp.result_type(x))
 
-    def part(where: Any) -> np.ndarray[Any, Any]:
+    # JAX says that there may be no index, and always gives one.
+    def part(where: tuple[slice, ...] | None) -> np.ndarray:
         return local[where]
 
     return jax.make_array_from_callback(local.shape, sharding, part)

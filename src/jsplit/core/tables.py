@@ -7,33 +7,44 @@ column means.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# A figure, axes or an axis of matplotlib, whose own types leave so much open
+# that a strict checker refuses each call.
+_Drawing = Any
+
+# What JSON can hold.
+_Json = dict[str, "_Json"] | list["_Json"] | str | int | float | None
+
+# `(x, y, name, front, fits)`, see `scatter`.
+_Point = tuple[float, float, str, bool, bool]
+
 # Told apart by people who do not see red or green (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _INK, _GREY, _PALE = "#222222", "#9A9A9A", "#E8E8E8"
 
 
-def plain(x: Any) -> Any:
+def plain(x: object) -> _Json:
     """A record, and all in it, as JSON can hold it."""
     # Before tuples, which named tuples are: their names are worth keeping.
     if hasattr(x, "_asdict") and isinstance(x, tuple):
-        return plain(cast(Any, x)._asdict())
+        return plain(cast("NamedTuple", x)._asdict())
     if isinstance(x, Mapping):
-        mapping = cast(Mapping[Any, Any], x)
+        mapping = cast("Mapping[str, object]", x)
         return {key: plain(value) for key, value in mapping.items()}
     if isinstance(x, tuple | list):
-        return [plain(value) for value in cast(Sequence[Any], x)]
+        return [plain(value) for value in cast("Sequence[object]", x)]
 
     if isinstance(x, int | float | str) or x is None:
         return x
-    if isinstance(x, np.number):
-        return cast(Any, x).item()
+    # Not any number of NumPy's: JSON has no complex ones.
+    if isinstance(x, np.integer | np.floating):
+        return x.item()
     return str(x)
 
 
@@ -84,7 +95,7 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     count = max(len(rows) for rows in panels.values())
     size = (3.6 * len(panels) + 1, 0.42 * count + 1.5)
     drawn = Figure(figsize=size, layout="constrained")
-    axes: Any = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
+    axes: _Drawing = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
     for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
         _stack(ax, rows)
         _dress_bars(ax, title)
@@ -94,7 +105,7 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     return drawn
 
 
-def _stack(ax: Any, rows: Mapping[str, Mapping[str, float]]) -> None:
+def _stack(ax: _Drawing, rows: Mapping[str, Mapping[str, float]]) -> None:
     """Draw the bars of one panel, part by part."""
     # A part that is zero everywhere would take a colour and a line of the
     # legend.
@@ -116,7 +127,7 @@ def _stack(ax: Any, rows: Mapping[str, Mapping[str, float]]) -> None:
         left = {name: left[name] + x for name, x in values.items()}
 
 
-def _dress_bars(ax: Any, title: str) -> None:
+def _dress_bars(ax: _Drawing, title: str) -> None:
     from matplotlib.ticker import EngFormatter
 
     ax.set_title(title, fontsize=10, color=_INK)
@@ -136,9 +147,7 @@ def _dress_bars(ax: Any, title: str) -> None:
     )
 
 
-def scatter(
-    points: Sequence[tuple[float, float, str, bool, bool]], xlabel: str, ylabel: str
-) -> Figure:
+def scatter(points: Sequence[_Point], xlabel: str, ylabel: str) -> Figure:
     """Draw points on two logarithmic axes.
 
     Args:
@@ -152,7 +161,7 @@ def scatter(
     """
     from matplotlib.figure import Figure
 
-    drawn: Any = Figure(figsize=(9.5, 5.2), layout="constrained")
+    drawn: _Drawing = Figure(figsize=(9.5, 5.2), layout="constrained")
     ax = drawn.subplots()
     _draw_points(ax, points)
 
@@ -170,15 +179,13 @@ def scatter(
     return drawn
 
 
-def _draw_points(
-    ax: Any, points: Sequence[tuple[float, float, str, bool, bool]]
-) -> None:
+def _draw_points(ax: _Drawing, points: Sequence[_Point]) -> None:
     """Draw the three sorts of points, those on the front last and above the others."""
     fitting = [p for p in points if p[4] and not p[3]]
     too_large = [p for p in points if not p[4]]
     front = sorted(p for p in points if p[3])
 
-    def draw(chosen: Sequence[tuple[Any, ...]], **style: Any) -> None:
+    def draw(chosen: Sequence[_Point], **style: object) -> None:
         # What has no points must not stand in the legend.
         if chosen:
             xs, ys = [p[0] for p in chosen], [p[1] for p in chosen]
@@ -191,7 +198,7 @@ def _draw_points(
     draw(front, marker="D", **line)
 
 
-def _dress_points(ax: Any, xlabel: str, ylabel: str) -> None:
+def _dress_points(ax: _Drawing, xlabel: str, ylabel: str) -> None:
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)

@@ -7,7 +7,7 @@ must do, whoever makes it, is said at its Protocol here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 from jax.typing import ArrayLike
@@ -213,4 +213,4 @@ class Trainer(NamedTuple):
     predict: PredictFn
     # An object to whoever only trains: its type belongs to the room
     # that configures, which stands above this one.
-    config: Any = None
+    config: object = None

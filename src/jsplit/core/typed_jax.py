@@ -7,8 +7,8 @@ wrapper: calling it costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,26 @@ from jsplit.core.base import PyTree
 _jax: Any = jax
 _jnp: Any = jnp
 
-TreeDef = Any  # its class has no public name
-KeyEntry = (
-    Any  # of a path: `DictKey`, `SequenceKey`, `GetAttrKey`, or a container's own
-)
+# One step of a path: a `DictKey`, `SequenceKey` or `GetAttrKey`, or what a
+# container that is registered elsewhere brings.
+KeyEntry = Hashable
+
+
+class TreeDef(Protocol):
+    """What of a `jax.tree_util.PyTreeDef` is used here.
+
+    The class itself comes without types, and means nothing to a checker.
+    """
+
+    @property
+    def num_leaves(self) -> int:
+        """The number of leaves."""
+        ...
+
+    def unflatten(self, leaves: Iterable[PyTree], /) -> PyTree:
+        """Put leaves into the containers."""
+        ...
+
 
 eval_shape: Callable[..., PyTree] = _jax.eval_shape
 device_put: Callable[..., jax.Array] = _jax.device_put
@@ -33,8 +49,8 @@ zeros: Callable[..., jax.Array] = _jnp.zeros
 wrap_key_data: Callable[..., jax.Array] = _jax.random.wrap_key_data
 
 tree_structure: Callable[[PyTree], TreeDef] = _jax.tree.structure
-tree_unflatten: Callable[[TreeDef, list[Any]], PyTree] = _jax.tree.unflatten
-leaves_with_path: Callable[[PyTree], list[tuple[tuple[KeyEntry, ...], Any]]] = (
+tree_unflatten: Callable[[TreeDef, Iterable[PyTree]], PyTree] = _jax.tree.unflatten
+leaves_with_path: Callable[[PyTree], list[tuple[tuple[KeyEntry, ...], PyTree]]] = (
     _jax.tree_util.tree_leaves_with_path
 )
 keystr: Callable[..., str] = _jax.tree_util.keystr

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import groupby
 from math import prod
-from typing import Any
 
 import jax
 from jax.extend.core import Jaxpr, Var
 
 from jsplit.core.base import PyTree
+from jsplit.core.trees import tree_sum
 from jsplit.jaxprs.flat import Equation, bodies, flatten, shape_of
 from jsplit.jaxprs.slices import evaluate
 
@@ -44,7 +44,7 @@ def in_parts(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         # A remat stays one equation. Its convolutions are left as
         # they are: inlined, it would not be recomputed any more.
         flat = flatten(closed, remat=False)
-        env: dict[Var, Any] = dict(flat.consts)
+        env: dict[Var, jax.Array] = dict(flat.consts)
         env.update(zip(flat.invars, jax.tree.leaves(args), strict=True))
         for large, group in groupby(flat.equations, _sums_much):
             equations = list(group)
@@ -83,7 +83,7 @@ def _sums_much(equation: Equation) -> bool:
     return window[numbers.rhs_spec[1]] > _PART and window_size > out_size
 
 
-def _part_by_part(equation: Equation, env: dict[Var, Any]) -> jax.Array:
+def _part_by_part(equation: Equation, env: dict[Var, jax.Array]) -> jax.Array:
     """A convolution as the sum of those of parts of what it sums over."""
     eqn = equation.eqn
     x, window = (env[v] for v in equation.reads)
@@ -93,13 +93,13 @@ def _part_by_part(equation: Equation, env: dict[Var, Any]) -> jax.Array:
     along_x, along = numbers.lhs_spec[1], numbers.rhs_spec[1]
     length = window.shape[along]
 
-    total: Any = 0
+    parts: list[jax.Array] = []
     for start in range(0, length, _PART):
         end = min(start + _PART, length)
         x_part = jax.lax.slice_in_dim(x, start, end, axis=along_x)
         window_part = jax.lax.slice_in_dim(window, start, end, axis=along)
-        total += eqn.primitive.bind(x_part, window_part, **eqn.params)
-    return total
+        parts.append(eqn.primitive.bind(x_part, window_part, **eqn.params))
+    return tree_sum(parts)
 
 
 def convolves_on_cpu(function: Callable[..., PyTree], *shapes: PyTree) -> bool:

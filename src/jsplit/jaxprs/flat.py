@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
 from jax.ref import AbstractRef
 
@@ -32,7 +33,7 @@ class Remat(NamedTuple):
     """One `jax.checkpoint` region: which call it was, and how it was asked to save."""
 
     number: int
-    policy: Callable[..., Any] | None
+    policy: Callable[..., bool] | None
     prevent_cse: bool
 
 
@@ -67,14 +68,21 @@ class Flat(NamedTuple):
 
     invars: Sequence[Var]
     outvars: Sequence[Atom]
-    consts: dict[Var, Any]
+    consts: dict[Var, jax.Array]
     equations: list[Equation]
     empty: Jaxpr
 
 
+class _ShapedAval(Protocol):
+    """What JAX knows of an array in a program; the class it gives it has no such types."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
 def shape_of(v: Atom) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a variable or literal."""
-    aval: Any = v.aval
+    aval = cast(_ShapedAval, v.aval)
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
@@ -100,7 +108,7 @@ class _Inliner:
 
     def __init__(self, closed: ClosedJaxpr, remat: bool):
         self.bodies = {**_INLINED, **(_REMAT if remat else {})}
-        self.consts: dict[Var, Any] = dict(
+        self.consts: dict[Var, jax.Array] = dict(
             zip(closed.jaxpr.constvars, closed.consts, strict=True)
         )
         self.equations: list[Equation] = []
@@ -135,10 +143,12 @@ class _Inliner:
 
             # JAX traces a function once and calls one body many times: each
             # time its variables need names of their own.
+            outvars = list(eqn.outvars)
             if nested:
-                kept = [v for v in eqn.outvars if not isinstance(v, DropVar)]
-                names.update({v: Var(v.aval) for v in kept})
-            self._append(eqn, invars, names, regions)
+                fresh = [v if isinstance(v, DropVar) else Var(v.aval) for v in outvars]
+                names.update(zip(outvars, fresh, strict=True))
+                outvars = fresh
+            self._append(eqn, invars, outvars, regions)
         return [_renamed(v, names) for v in jaxpr.outvars]
 
     def _inline_call(
@@ -168,12 +178,9 @@ class _Inliner:
         self,
         eqn: JaxprEqn,
         invars: list[Atom],
-        names: dict[Var, Atom],
+        outvars: list[Var],
         regions: tuple[Remat, ...],
     ) -> None:
-        outvars: list[Any] = [
-            v if isinstance(v, DropVar) else names.get(v, v) for v in eqn.outvars
-        ]
         reads = [v for v in invars if isinstance(v, Var)]
         writes = [v for v in outvars if not isinstance(v, DropVar)]
         renamed = eqn.replace(invars=invars, outvars=outvars)

@@ -6,14 +6,15 @@ first half gives while the second is still to come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.extend.core import Var
 
 from jsplit.core.base import PyTree
+from jsplit.core.typed_jax import TreeDef
 from jsplit.jaxprs.flat import Atom, Equation, Flat, flatten
 from jsplit.jaxprs.slices import backward_slice, evaluate
 
@@ -23,12 +24,12 @@ _Function = Callable[..., tuple[PyTree, ...]]
 class _Result(NamedTuple):
     """A pytree that a function computes: its structure, and the variables at its leaves."""
 
-    structure: Any
+    structure: TreeDef
     leaves: list[Atom]
 
 
 class _Half(NamedTuple):
-    """Some equations of a traced function, and the results to be had after them."""
+    """Some equations of a traced function, and the results that are known after them."""
 
     equations: list[Equation]
     results: list[_Result]
@@ -46,7 +47,7 @@ class _Halves(NamedTuple):
 def split_early_late(
     run: _Function, early: Sequence[bool]
 ) -> tuple[_Function, _Function]:
-    """Divide a function into two that together are it.
+    """Divide a function into two that together compute what it does.
 
     No equation of it is in both, and all are in one. What acts
     beyond its results, as a callback does, stays in order in the
@@ -66,9 +67,9 @@ def split_early_late(
     # By structure and shapes of the arguments, as `jit` keeps its
     # own: each half is jitted alone, and both must be halves of
     # one trace.
-    known: dict[Any, _Halves] = {}
+    known: dict[Hashable, _Halves] = {}
 
-    def traced(args: tuple[PyTree, ...]) -> tuple[_Halves, dict[Var, Any]]:
+    def traced(args: tuple[PyTree, ...]) -> tuple[_Halves, dict[Var, jax.Array]]:
         leaves, structure = jax.tree.flatten(args)
         like = structure, tuple(map(jax.typeof, leaves))
         if like not in known:
@@ -140,7 +141,9 @@ def _divide(
     return first, second
 
 
-def _compute(flat: Flat, half: _Half, values: dict[Var, Any]) -> tuple[PyTree, ...]:
+def _compute(
+    flat: Flat, half: _Half, values: dict[Var, jax.Array]
+) -> tuple[PyTree, ...]:
     """The results of one half, from the values of what it reads."""
     outs = [v for x in half.results for v in x.leaves]
     found = iter(evaluate(flat, half.equations, outs, values))

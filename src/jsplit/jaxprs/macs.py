@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-from jsplit.jaxprs.flat import Atom, bodies
+from jsplit.jaxprs.flat import Atom, bodies, shape_of
 
 
 class _Macs(NamedTuple):
@@ -72,7 +72,7 @@ def count(equations: Iterable[JaxprEqn], trained: Collection[Var]) -> _Macs:
 def _walk(
     equations: Iterable[JaxprEqn], trained: set[Var], once: bool = False
 ) -> _Macs:
-    """`count`, which adds to `trained` what depends on it."""
+    """Count as `count` does, and add to `trained` what depends on it."""
     forward = backward = 0
     for eqn in equations:
         depends = [isinstance(v, Var) and v in trained for v in eqn.invars]
@@ -158,8 +158,8 @@ def _of_same_rank(outer: Sequence[Atom], inner: Sequence[Atom]) -> int:
     return sum(len(_shape(a)) == len(_shape(b)) for a, b in pairs)
 
 
-def _shape(v: Any) -> tuple[int, ...]:
-    return v.aval.shape
+def _shape(v: Atom) -> tuple[int, ...]:
+    return shape_of(v).shape
 
 
 def _of_dot(eqn: JaxprEqn) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +66,8 @@ def evaluate(
     flat: Flat,
     equations: Sequence[Equation],
     outs: Sequence[Atom],
-    values: Mapping[Var, Any],
-) -> list[Any]:
+    values: Mapping[Var, jax.Array],
+) -> list[jax.Array]:
     """Run some equations of a flat program.
 
     Args:
@@ -89,7 +89,7 @@ def evaluate(
     found = _run(flat, equations, given, computed, 0, *[env[v] for v in given])
 
     env = dict(zip(computed, found, strict=True))
-    results: list[Any] = []
+    results: list[jax.Array] = []
     for v in outs:
         # A literal is a Python or NumPy number; its own dtype may be
         # another than the program gave it.
@@ -136,8 +136,8 @@ def _run(
     given: Sequence[Var],
     wanted: Sequence[Var],
     depth: int,
-    *values: Any,
-) -> list[Any]:
+    *values: jax.Array,
+) -> list[jax.Array]:
     """Run equations piece by piece, each remat region under `jax.checkpoint` again."""
     env = dict(zip(given, values, strict=True))
     for piece in _pieces(equations, wanted, depth):
@@ -148,7 +148,7 @@ def _run(
         reads = [v for v in read if v not in written]
         writes = [v for v in written if v in piece.wanted]
 
-        function: Callable[..., list[Any]]
+        function: Callable[..., list[jax.Array]]
         if piece.region is None:
             eqns = [e.eqn for e in piece.equations]
             body = flat.empty.replace(invars=reads, outvars=writes, eqns=eqns)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from inspect import Parameter
-from typing import Any
 
 from flax import linen, nnx
 
@@ -41,7 +40,7 @@ class Call:
     """
 
     def __init__(
-        self, model: Callable[..., Any], inputs: Sequence[str] | None, skip: int
+        self, model: Callable[..., PyTree], inputs: Sequence[str] | None, skip: int
     ):
         """Read the signature of a model.
 
@@ -120,7 +119,7 @@ class Call:
         return function(*first, *inputs[: self.lead], **named)
 
 
-def _parameters(model: Callable[..., Any], is_module: bool) -> list[Parameter]:
+def _parameters(model: Callable[..., PyTree], is_module: bool) -> list[Parameter]:
     function = type(model).__call__ if is_module else model
     try:
         return list(inspect.signature(function).parameters.values())

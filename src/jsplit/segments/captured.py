@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import CodeType, FunctionType
-from typing import Any
 
 import jax
 from flax import linen, nnx
@@ -22,7 +21,7 @@ from flax import linen, nnx
 _HOLDING = ("__wrapped__", "__self__", "__func__", "func", "args", "keywords")
 
 
-def refuse_captured_modules(function: Callable[..., Any]) -> None:
+def refuse_captured_modules(function: Callable[..., object]) -> None:
     """Refuse a function that holds a module with parameters.
 
     Args:
@@ -32,7 +31,7 @@ def refuse_captured_modules(function: Callable[..., Any]) -> None:
         ValueError: naming the module's class.
     """
     known: set[int] = set()
-    todo: list[Any] = [function]
+    todo: list[object] = [function]
     for x in todo:  # it grows while it is walked
         # By identity: what a closure holds may have no hash, and may hold
         # itself.
@@ -60,7 +59,7 @@ def _has_parameters(module: nnx.Module | linen.Module) -> bool:
     return module.scope is not None
 
 
-def _held_by(x: Any) -> Iterable[Any]:
+def _held_by(x: object) -> Iterable[object]:
     """The objects that another one holds, as far as a call of it can reach them."""
     if isinstance(x, list | tuple):
         return x
@@ -74,8 +73,8 @@ def _held_by(x: Any) -> Iterable[Any]:
     return ()
 
 
-def _held_by_function(function: FunctionType) -> list[Any]:
-    held: list[Any] = []
+def _held_by_function(function: FunctionType) -> list[object]:
+    held: list[object] = []
     for cell in function.__closure__ or ():
         # A cell may be empty yet: of a function that is defined further
         # down.

@@ -7,7 +7,7 @@ known here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -114,10 +114,13 @@ def _may_sow(module: nnx.Module) -> bool:
 
 def _reseed(model: nnx.Module, tags: list[str], key: jax.Array) -> None:
     """Draw every stream from the key; the first gets the key itself."""
-    seeds: dict[str, Any] = {}
+    seeds: dict[str, jax.Array] = {}
     for i, tag in enumerate(tags):
         seeds[tag] = key if i == 0 else jax.random.fold_in(key, i)
-    nnx.reseed(model, policy="match_shape", **seeds)
+    # Under a type without Flax's own keywords, for the checker, which must
+    # think that a random stream may be called as one of them.
+    reseed = cast("Callable[..., None]", nnx.reseed)
+    reseed(model, policy="match_shape", **seeds)
 
 
 def from_linen(
@@ -147,7 +150,9 @@ def from_linen(
         if variables is None:
             found = fresh(key, *inputs)
         else:
-            found = unfreeze(variables)  # type: ignore[arg-type]
+            # A dictionary around it, since any mapping may be given: `unfreeze`
+            # hands on, as it is, what is neither its own class nor a dict.
+            found = unfreeze({**variables})
         state = {k: v for k, v in found.items() if k not in _NOT_STATE}
         return found.get("params", {}), state
 
@@ -180,8 +185,8 @@ def _sow_anew(
 ) -> InitApply:
     """`init` and `apply` of a module which sows anew on every call.
 
-    What a call will sow is taken out of the state before, for `sow`, which
-    adds to what it finds, to find nothing. At the start it is zero.
+    `sow` adds to what it finds, so what a call will sow is taken out of the
+    state before the call. In the first state it is zero.
 
     Args:
         run: one call of the module, without some of its state.

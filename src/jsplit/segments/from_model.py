@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 from flax import linen, nnx
@@ -21,7 +20,7 @@ from jsplit.segments.call import Call, InitApply
 from jsplit.segments.captured import refuse_captured_modules
 from jsplit.segments.flax import from_linen, from_nnx
 
-Model = nnx.Module | linen.Module | Callable[..., Any] | Segment
+Model = nnx.Module | linen.Module | Callable[..., PyTree] | Segment
 """What `segment`, and all that takes whole models, makes a segment of."""
 
 
@@ -137,7 +136,7 @@ def _check_arguments(
 
 
 def _functions_of(
-    model: nnx.Module | linen.Module | Callable[..., Any],
+    model: nnx.Module | linen.Module | Callable[..., PyTree],
     call: Call,
     init: Callable[..., Params] | None,
     variables: Mapping[str, PyTree] | None,
@@ -155,7 +154,7 @@ def _functions_of(
 
 
 def _from_function(
-    function: Callable[..., Any], call: Call, init: Callable[..., Params] | None
+    function: Callable[..., PyTree], call: Call, init: Callable[..., Params] | None
 ) -> InitApply:
     def start(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
         params = {} if init is None else init(key, *inputs)

@@ -1,9 +1,9 @@
 """Standing between a model and its submodules while it runs.
 
 What submodules return gets a name or a dtype, and what they sow is noted.
-The model, its classes and its values stay what they are: linen tells of
-every call itself, and of nnx, whose modules carry their path meanwhile, the
-methods concerned are replaced for as long as such a model runs.
+The model, its classes and its values stay what they are: linen reports every
+call itself; of nnx the methods concerned are replaced while such a model
+runs, and its modules carry their path meanwhile.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import linen, nnx
 
 from jsplit.core.base import PyTree
@@ -36,14 +37,14 @@ class _Interception(NamedTuple):
     """
 
     names: bool = False
-    compute: Any = None
+    compute: np.dtype | None = None
     sown: Callable[[Path], None] | None = None
 
 
 # The interception of this thread, or `None`. A context of JAX's and not a
 # variable of ours: it is part of the key of JAX's caches, so it holds in
 # functions under `jit` too.
-_CURRENT: Any = jax.make_user_context(None)
+_CURRENT = jax.make_user_context(None)
 
 # The attribute of a submodule that is its path; it stays with it through
 # every nnx transformation. It begins as the attributes do by which Flax
@@ -53,19 +54,29 @@ _PATH = "_pytree__place"
 
 
 @contextmanager
-def intercepting(**changes: Any) -> Iterator[None]:
+def intercepting(
+    *,
+    names: bool | None = None,
+    compute: np.dtype | None = None,
+    sown: Callable[[Path], None] | None = None,
+) -> Iterator[None]:
     """Run models under an interception, in this thread, while it is open.
 
+    What is left out stays as it is in an interception that is open already.
+
     Args:
-        **changes: attributes of `_Interception`; those of one that is open
-            already stay.
+        names: whether what a submodule returns is named by its path.
+        compute: the dtype to which floating values are cast.
+        sown: is told the path of everything that is sown.
     """
+    asked = {"names": names, "compute": compute, "sown": sown}
+    changes = {name: value for name, value in asked.items() if value is not None}
     with ExitStack() as stack:
         if _CURRENT.value is None:
             stack.enter_context(linen.intercept_methods(_around_linen))
         # Every module sows by one method, so that it is enough to replace
         # it in two classes, whichever module runs.
-        if "sown" in changes:
+        if sown is not None:
             stack.enter_context(_replaced(nnx.Module, "sow", _around_sow))
             stack.enter_context(_replaced(linen.Module, "sow", _around_sow))
         current = _CURRENT.value or _Interception()
@@ -97,7 +108,7 @@ def intercepted_submodules(module: nnx.Module) -> Iterator[None]:
 class _Replacement:
     """A method that is replaced: by how many open contexts, and what the class had."""
 
-    def __init__(self, own: Any):
+    def __init__(self, own: object):
         self.contexts = 0
         # What the class itself has by that name; `None` where it inherits
         # it, and the replacement must be deleted to bring the inherited one
@@ -113,7 +124,7 @@ _LOCK = RLock()
 
 
 @contextmanager
-def _replaced(kind: type, name: str, around: Callable[..., Any]) -> Iterator[None]:
+def _replaced(kind: type, name: str, around: Callable[..., object]) -> Iterator[None]:
     """Replace a method of a class while any such context is open.
 
     Args:
@@ -138,20 +149,20 @@ def _replaced(kind: type, name: str, around: Callable[..., Any]) -> Iterator[Non
                 _put_back(kind, name, replacement.own)
 
 
-def _replace(kind: type, name: str, around: Callable[..., Any]) -> None:
+def _replace(kind: type, name: str, around: Callable[..., object]) -> None:
     original = getattr(kind, name)
 
     # Signature and name are kept: Flax and users look at them. Not the
     # attributes, since some decorators keep state of the original there.
     @wraps(original, updated=())
-    def method(*args: Any, **kwargs: Any) -> Any:
+    def method(*args: object, **kwargs: object) -> object:
         return around(original, *args, **kwargs)
 
     _REPLACED[kind, name] = _Replacement(vars(kind).get(name))
     setattr(kind, name, method)
 
 
-def _put_back(kind: type, name: str, own: Any) -> None:
+def _put_back(kind: type, name: str, own: object) -> None:
     if own is None:
         delattr(kind, name)
     else:
@@ -159,9 +170,9 @@ def _put_back(kind: type, name: str, own: Any) -> None:
 
 
 def _around_linen(
-    method: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    method: Callable[..., PyTree],
+    args: tuple[PyTree, ...],
+    kwargs: Mapping[str, PyTree],
     context: linen.module.InterceptorContext,
 ) -> PyTree:
     output = method(*args, **kwargs)
@@ -174,10 +185,10 @@ def _around_linen(
 
 def _around_nnx(
     kind: type,
-    call: Callable[..., Any],
+    call: Callable[..., PyTree],
     module: nnx.Module,
-    *args: Any,
-    **kwargs: Any,
+    *args: PyTree,
+    **kwargs: PyTree,
 ) -> PyTree:
     output = call(module, *args, **kwargs)
     # From a class below, this is `super().__call__`, whose output has no
@@ -187,8 +198,8 @@ def _around_nnx(
     return _returned(output, vars(module).get(_PATH, ()), (args, kwargs))
 
 
-def _around_sow(sow: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    current = _CURRENT.value
+def _around_sow(sow: Callable[..., object], *args: object, **kwargs: object) -> object:
+    current: _Interception | None = _CURRENT.value
     if current is not None and current.sown is not None:
         # By its signature: the three first arguments may be given by
         # keyword.
@@ -213,7 +224,7 @@ def _returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
     Returns:
         The output, cast and named as asked.
     """
-    current = _CURRENT.value
+    current: _Interception | None = _CURRENT.value
     if current is None or not path:
         return output
 
@@ -230,7 +241,7 @@ def _returned(output: PyTree, path: Path, given: PyTree) -> PyTree:
 
 def in_compute_dtype(tree: PyTree) -> PyTree:
     """A pytree in the dtype in which the model that runs is asked to compute."""
-    current = _CURRENT.value
+    current: _Interception | None = _CURRENT.value
     if current is None or current.compute is None:
         return tree
     return narrow(tree, current.compute)

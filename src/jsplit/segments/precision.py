@@ -8,9 +8,8 @@ back wide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +95,7 @@ def mixed_precision(
 
 
 def _floating_dtype(compute: DTypeLike) -> np.dtype:
-    got: Any = compute
+    got: object = compute
     try:
         dtype = jnp.dtype(compute)
     except TypeError:
@@ -113,7 +112,7 @@ def _as_wide_as(state: State, new: State) -> State:
     """New statistics in the dtypes that the old ones have."""
     before = dict(jax.tree_util.tree_leaves_with_path(state))
 
-    def widened(path: tuple[Any, ...], x: Any) -> Any:
+    def widened(path: tuple[Hashable, ...], x: PyTree) -> PyTree:
         # What was not there before (the first call makes it) keeps its own
         # dtype.
         old = before.get(path)

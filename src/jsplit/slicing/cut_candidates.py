@@ -151,22 +151,25 @@ def _in_both_modes(
     traced: TracedModel, train: Traced, infer: Traced
 ) -> dict[str, tuple[Value, Value]]:
     """The separating values by name, as they are in training and in inference."""
-    points = separating(train.flat, *train.ends(traced.shared))
+    separators = separating(train.flat, *train.ends(traced.shared))
     others = separating(infer.flat, *infer.ends(traced.shared))
     # The last name of a value is the outermost: a submodule's output is
     # named after all that is named inside of it.
-    last = {point.origin: name for name, point in points.items()}
-    in_train = Counter(point.family for point in points.values())
-    in_infer = Counter(point.family for point in others.values())
+    last = {separator.origin: name for name, separator in separators.items()}
+    in_train = Counter(separator.family for separator in separators.values())
+    in_infer = Counter(separator.family for separator in others.values())
 
     found: dict[str, tuple[Value, Value]] = {}
-    for name, point in points.items():
+    for name, separator in separators.items():
         # A name must mean the same place in both modes: `relu#2` does not
         # where dropout makes one `relu` more.
-        same_place = in_train[point.family] == in_infer[point.family]
-        if last[point.origin] == name and name in others and same_place:
+        same_place = in_train[separator.family] == in_infer[separator.family]
+        if last[separator.origin] == name and name in others and same_place:
             there = others[name]
-            found[name] = Value(LEAF, [point.variable]), Value(LEAF, [there.variable])
+            found[name] = (
+                Value(LEAF, [separator.variable]),
+                Value(LEAF, [there.variable]),
+            )
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
         zeros.append(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), field))
     found: list[Leaves] = []
 
-    def start(key: jax.Array) -> list[Any]:
+    def start(key: jax.Array) -> list[jax.Array]:
         trees = [by_path(tree) for tree in model.init(key, *zeros)]
         # What leaves the trace by the back door must hold no tracer: only
         # leaves that are mere shapes stay in it, and the others come out as
@@ -107,7 +107,7 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
     return Initial(flat, params, state, *atoms)
 
 
-def _is_shape(x: Any) -> bool:
+def _is_shape(x: object) -> TypeGuard[jax.ShapeDtypeStruct]:
     return isinstance(x, jax.ShapeDtypeStruct)
 
 
@@ -115,7 +115,9 @@ def _only_shapes(tree: Leaves) -> list[jax.ShapeDtypeStruct | None]:
     return [x if _is_shape(x) else None for x in tree.shapes]
 
 
-def initialiser(flat: Flat, outs: Sequence[Leaf]) -> Callable[[jax.Array], list[Any]]:
+def initialiser(
+    flat: Flat, outs: Sequence[Leaf]
+) -> Callable[[jax.Array], list[jax.Array | jax.ShapeDtypeStruct]]:
     """The part of an `init` that gives some of its leaves.
 
     Args:
@@ -134,7 +136,7 @@ def initialiser(flat: Flat, outs: Sequence[Leaf]) -> Callable[[jax.Array], list[
 
     # What needs no computing is not put through a program, which would copy
     # it: the values of an nnx module are constants of its `init`.
-    known: dict[Any, Any] = {}
+    known: dict[Leaf, jax.Array | jax.ShapeDtypeStruct] = {}
     for v in outs:
         if isinstance(v, jax.ShapeDtypeStruct):
             known[v] = v
@@ -149,7 +151,7 @@ def initialiser(flat: Flat, outs: Sequence[Leaf]) -> Callable[[jax.Array], list[
     variable = flat.invars[0]
     run = jax.jit(lambda key: evaluate(own, piece.equations, computed, {variable: key}))
 
-    def start(key: jax.Array) -> list[Any]:
+    def start(key: jax.Array) -> list[jax.Array | jax.ShapeDtypeStruct]:
         results = iter(run(key) if computed else ())
         return [next(results) if is_computed(v) else known[v] for v in outs]
 

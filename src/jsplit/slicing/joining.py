@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -77,8 +77,9 @@ def join(
 
         def run(n: str, args: list[PyTree]) -> PyTree:
             own = None if key is None else node_key(key, n, segments[n])
-            given: tuple[Any, ...] = params[n], state[n], own
-            output, new[n] = segments[n].apply(*given, *args, train=train)
+            output, new[n] = segments[n].apply(
+                params[n], state[n], own, *args, train=train
+            )
             return output
 
         return plan.output(plan.walk(run, values)), new

@@ -6,13 +6,12 @@ there, so nothing is lost and nothing counts twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
 
 import jax
 
 from jsplit.core.base import Params, PyTree, State, TrainState
-from jsplit.core.paths import Path, by_path, dotted, overlay
+from jsplit.core.paths import Nested, Path, by_path, dotted, overlay
 
 
 def variables(state: TrainState) -> tuple[Params, State]:
@@ -59,7 +58,7 @@ def variables(state: TrainState) -> tuple[Params, State]:
     return merge(*params), merge(*statistics)
 
 
-def merge(*trees: Mapping[Any, PyTree], like: PyTree = None) -> PyTree:
+def merge(*trees: Params, like: PyTree = None) -> PyTree:
     """Put the parameters (or statistics) of several segments together again.
 
     Args:
@@ -84,7 +83,7 @@ def merge(*trees: Mapping[Any, PyTree], like: PyTree = None) -> PyTree:
         >>> jax.tree.map(jnp.shape, jsplit.merge(stem, head))
         {'head': {'weight': (2,)}, 'stem': {'weight': (3,)}}
     """
-    merged: dict[Any, PyTree] = {}
+    merged: dict[Hashable, PyTree] = {}
     for tree in trees:
         if not isinstance(tree, Mapping):
             kind = type(tree).__name__
@@ -107,7 +106,7 @@ def _copy(x: PyTree) -> PyTree:
     return x.copy() if isinstance(x, jax.Array) else x
 
 
-def _holds(tree: Mapping[Any, PyTree], path: Path) -> bool:
+def _holds(tree: Nested, path: Path) -> bool:
     """Whether a tree has a leaf at a path, or on the way to it."""
     inner: PyTree = tree
     for key in path:

@@ -79,14 +79,17 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
 
 
 def _cuts_in(found: set[Source]) -> list[str]:
-    return [s.which for s in found if s.kind == SourceKind.CUT]
+    return [s.name for s in found if s.kind == SourceKind.CUT]
 
 
 def _inputs_in(found: set[Source], names: Sequence[str]) -> list[str]:
     """The fields and cuts among what a segment reads, in the order of `names`."""
     inputs: list[str] = []
     for name in names:
-        if found & {Source(SourceKind.FIELD, name), Source(SourceKind.CUT, name)}:
+        if found & {
+            Source(SourceKind.FIELD, name=name),
+            Source(SourceKind.CUT, name=name),
+        }:
             inputs.append(name)
     return inputs
 
@@ -168,7 +171,7 @@ def _check_value(trace: Traced, name: str, found: set[Source]) -> None:
         source = _raw_input(trace, v)
         if source is not None:
             raise ValueError(
-                f"{what} holds the raw input `{source.which}`: it would leave its owner."
+                f"{what} holds the raw input `{source.name}`: it would leave its owner."
             )
         shape = shape_of(v).shape
         if shape[:1] != (trace.batch,):
@@ -224,7 +227,7 @@ def _owners(
         for source in sorted(s for s in reads[name] if s.kind in one_reader):
             is_first = owner.setdefault(source, name) == name
             is_field = source.kind == SourceKind.FIELD
-            if not is_first and not (is_field and source.which in model.shared):
+            if not is_first and not (is_field and source.name in model.shared):
                 readers = [n for n in names if source in reads[n]]
                 refuse_shared(model, traces, source, readers)
     return owner

@@ -26,10 +26,10 @@ _SHOWN = 3
 def name_of(model: TracedModel, source: Source) -> str:
     """What users call a source: the path of a leaf, or the name of an input or cut."""
     if source.kind == SourceKind.PARAMS:
-        return dotted(model.params.paths[source.which])
+        return dotted(model.params.paths[source.leaf])
     if source.kind == SourceKind.STATE:
-        return dotted(model.state.paths[source.which])
-    return str(source.which)
+        return dotted(model.state.paths[source.leaf])
+    return source.name
 
 
 def refuse_statistic(

@@ -60,7 +60,7 @@ class _Separator(NamedTuple):
 
 
 class _Paths(NamedTuple):
-    """How many paths lead to each variable, from each to the outputs, and there are."""
+    """How many paths: from inputs to each variable, from each to outputs, and in all."""
 
     into: dict[Var, int]
     out_of: dict[Var, int]
@@ -192,7 +192,7 @@ def find(
             several calls.
     """
     cuts, modules = _tagged(flat, CUT), _tagged(flat, MODULE)
-    points = separating(flat, fields, outs)
+    separators = separating(flat, fields, outs)
     path, number = _numbered(name)
     calls = modules.get(path, [])
 
@@ -200,7 +200,7 @@ def find(
     body = within.get(CUT + name)
     # A submodule may run in a loop and outside of it: only where it is
     # nowhere else is the loop the reason.
-    if body is None and not (calls or name in cuts or name in points):
+    if body is None and not (calls or name in cuts or name in separators):
         body = within.get(MODULE + path)
     if body:
         raise ValueError(
@@ -217,8 +217,8 @@ def find(
         )
     if calls and 1 <= int(number or 1) <= len(calls):
         return list(calls[int(number or 1) - 1].items())
-    if name in points:
-        return [("", points[name].variable)]
+    if name in separators:
+        return [("", separators[name].variable)]
     return []
 
 

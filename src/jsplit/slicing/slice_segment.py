@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,11 +98,11 @@ class _Given:
     def __init__(self, segment: str, trace: Traced):
         self.segment = segment
         self.trace = trace
-        self.values: dict[Var, Any] = {}
+        self.values: dict[Var, jax.Array] = {}
 
     def take_key(self, key: jax.Array) -> None:
         """Take the key that random streams are drawn from."""
-        self._take("key", self.trace.variables[Source(SourceKind.KEY, 0)], [key])
+        self._take("key", self.trace.variables[Source(SourceKind.KEY)], [key])
 
     def take_leaves(
         self,
@@ -136,7 +135,7 @@ class _Given:
         if cut is None:
             expected = model.structure(name)
             # A field that is an empty container has no variable.
-            atoms = self.trace.variables.get(Source(SourceKind.FIELD, name), [])
+            atoms = self.trace.variables.get(Source(SourceKind.FIELD, name=name), [])
         else:
             expected, atoms = cut.structure, cut.atoms
 
@@ -147,7 +146,7 @@ class _Given:
             )
         self._take(name, atoms, jax.tree.leaves(value))
 
-    def _take(self, what: str, atoms: Sequence[Atom], leaves: Sequence[Any]) -> None:
+    def _take(self, what: str, atoms: Sequence[Atom], leaves: Sequence[PyTree]) -> None:
         for v, x in zip(atoms, leaves, strict=True):
             # The place of a weight that is loaded later, and was not.
             if isinstance(x, jax.ShapeDtypeStruct):
@@ -169,7 +168,7 @@ class _Given:
                 self.values[v] = x
 
 
-def _at(tree: PyTree, path: Path, needs: str) -> Any:
+def _at(tree: PyTree, path: Path, needs: str) -> PyTree:
     """What lies at a path in nested dictionaries."""
     for key in path:
         if not isinstance(tree, Mapping) or key not in tree:

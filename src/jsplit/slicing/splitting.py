@@ -10,7 +10,6 @@ equation for equation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
@@ -126,12 +125,12 @@ def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:
     return {name: _names(places) for name, places in ends}
 
 
-def _names(ends: Any) -> list[str]:
+def _names(ends: End | Iterable[End]) -> list[str]:
     """The names of places, which may be cut points, in a list or alone."""
     # A cut point is a tuple, and a string an iterable; neither is
     # a list of places.
     alone = isinstance(ends, str | CutPoint) or not isinstance(ends, Iterable)
-    places = [ends] if alone else [*ends]
-    return names_of(
-        "cuts", [end.name if isinstance(end, CutPoint) else end for end in places]
-    )
+    names: list[object] = []
+    for end in (ends,) if alone else ends:
+        names.append(end.name if isinstance(end, CutPoint) else end)
+    return names_of("cuts", names)

@@ -26,9 +26,10 @@ def own_statistics(
 ) -> None:
     """Give every statistic to a segment, and every weight that only statistics read.
 
-    One that some value reads is that value's. Others, as they hang together
-    by their updates, go to the first segment that has what these need;
-    counters that need nothing go to the last.
+    One that some value reads belongs to the segment of that value. Others
+    whose updates read the same leaves stay together, and go to the first
+    segment that has what these updates need; counters, which need nothing,
+    go to the last.
 
     Args:
         model: the model.
@@ -56,7 +57,7 @@ def own_statistics(
     # what it has not.
     for source, needed in needs.items():
         name = owner[source]
-        at_hand = reads[name] | {Source(SourceKind.CUT, name)}
+        at_hand = reads[name] | {Source(SourceKind.CUT, name=name)}
         if any(s not in at_hand and owner.get(s) != name for s in needed):
             refuse_statistic(model, source, needed)
 
@@ -83,7 +84,7 @@ def sources_of(trace: Traced, variables: set[Var]) -> set[Source]:
     for name, value in trace.cuts.items():
         for v in value.atoms:
             if isinstance(v, Var):
-                cuts[v] = Source(SourceKind.CUT, name)
+                cuts[v] = Source(SourceKind.CUT, name=name)
     # Cuts first: a cut that holds an input is an input's variable too.
     return {cuts.get(v) or trace.sources[v] for v in variables}
 
@@ -91,7 +92,7 @@ def sources_of(trace: Traced, variables: set[Var]) -> set[Source]:
 def _groups(
     needs: Mapping[Source, set[Source]], owner: Mapping[Source, str]
 ) -> list[set[Source]]:
-    """Statistics without an owner, with what their updates read, as they hang together."""
+    """Statistics without an owner, each with what its update reads, by common leaves."""
     groups: list[set[Source]] = []
     for source, needed in needs.items():
         if source in owner:
@@ -119,6 +120,6 @@ def _able(reads: Mapping[str, set[Source]], needed: set[Source]) -> str | None:
     # A segment also has the cut that it computes; those that read it were
     # asked first.
     for name, read in reads.items():
-        if needed <= read | {Source(SourceKind.CUT, name)}:
+        if needed <= read | {Source(SourceKind.CUT, name=name)}:
             return name
     return None

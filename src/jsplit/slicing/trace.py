@@ -1,19 +1,20 @@
 """One trace of a whole model: its equations, and what its variables are.
 
-A trace is of one mode at one batch size. Making them is the matter of
-`traced_model.py`.
+A trace is of one mode at one batch size; `traced_model.py` makes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
+from jsplit.core.base import PyTree
+from jsplit.core.typed_jax import TreeDef
 from jsplit.jaxprs.flat import Atom, Flat, shape_of
 
 
@@ -36,18 +37,19 @@ class Source(NamedTuple):
 
     Attributes:
         kind: what sort of thing.
-        which: the number of the leaf for parameters and state, the name for
-            fields and cuts.
+        leaf: the number of the leaf, for parameters and state.
+        name: the name, for fields and cuts.
     """
 
     kind: SourceKind
-    which: Any
+    leaf: int = 0
+    name: str = ""
 
 
 class Value(NamedTuple):
     """A value of a model: the pytree that it forms, and the variables of its leaves."""
 
-    structure: Any
+    structure: TreeDef
     atoms: Sequence[Atom]
 
 
@@ -68,7 +70,7 @@ class Traced(NamedTuple):
     """
 
     flat: Flat
-    batch: Any
+    batch: int
     sources: dict[Var, Source]
     variables: dict[Source, list[Var]]
     new_state: list[Atom]
@@ -95,7 +97,7 @@ class Traced(NamedTuple):
         """The variables of all inputs but those `shared`, and those of all outputs."""
         fields: list[Var] = []
         for v, source in self.sources.items():
-            if source.kind == SourceKind.FIELD and source.which not in shared:
+            if source.kind == SourceKind.FIELD and source.name not in shared:
                 fields.append(v)
         return fields, [v for output in self.outputs.values() for v in output.atoms]
 
@@ -110,3 +112,45 @@ class Traced(NamedTuple):
                 if isinstance(v, Var) and all(v is not o for o in own):
                     stops.append(v)
         return stops
+
+
+def name_outputs(names: Sequence[str], output: PyTree) -> dict[str, Value]:
+    """Give the outputs of a trace their names.
+
+    Args:
+        names: what the outputs shall be called.
+        output: what the model returned, with atoms in the place of arrays.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        ValueError: if the names do not fit what the model returns.
+    """
+    is_tuple = isinstance(output, tuple | list)
+    if isinstance(output, Mapping) and set(names) <= set(output):
+        found = {name: output[name] for name in names}
+    elif is_tuple and len(names) == len(output) > 1:
+        found = dict(zip(names, output, strict=True))
+    # One name is for all of it, also for a tuple of one.
+    elif len(names) == 1:
+        found = {names[0]: output}
+    else:
+        what = _in_words(output)
+        raise ValueError(f"`outputs` names {names}, but the model returns {what}.")
+
+    values: dict[str, Value] = {}
+    for name, value in found.items():
+        values[name] = Value(jax.tree.structure(value), jax.tree.leaves(value))
+    return values
+
+
+def _in_words(output: PyTree) -> str:
+    """What a model returns, for an error."""
+    if isinstance(output, tuple | list):
+        return f"{len(output)} values"
+    if isinstance(output, Var):
+        return "one array"
+    if isinstance(output, Mapping):
+        return f"the keys {list(output)}"
+    return f"a {type(output).__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from jax.extend.core import Var
@@ -12,11 +12,15 @@ from jsplit.core.base import Params, PyTree, Segment, SegmentApply, State
 from jsplit.core.checks import first_line, names_of
 from jsplit.core.paths import by_path, dotted
 from jsplit.core.trees import batch_of
+from jsplit.core.typed_jax import TreeDef
 from jsplit.jaxprs.flat import Atom, flatten, values_only
 from jsplit.segments.interception import intercepting
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.separators import find, marked, nearest
-from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value
+from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value, name_outputs
+
+# The settings of JAX under which a trace comes out otherwise.
+_CONFIGURED = ("jax_enable_x64", "jax_default_matmul_precision")
 
 
 class TracedModel:
@@ -87,7 +91,7 @@ class TracedModel:
             cuts = {name: [name] for name in found}
         self.cuts = {name: list(ends) for name, ends in cuts.items()}
 
-    def structure(self, field: str) -> Any:
+    def structure(self, field: str) -> TreeDef:
         """The structure of an input."""
         return jax.tree.structure(self.example[self.fields.index(field)])
 
@@ -111,7 +115,7 @@ class TracedModel:
                 f"{double}: {first_line(error)}"
             ) from error
 
-    def trace(self, batch: Any, train: bool) -> Traced:
+    def trace(self, batch: int, train: bool) -> Traced:
         """The model traced at a batch size, with its cuts.
 
         Args:
@@ -136,19 +140,22 @@ class TracedModel:
             self._traces[at] = trace
         return trace
 
-    def _fresh_trace(self, batch: Any, train: bool) -> Traced:
+    def _fresh_trace(self, batch: int, train: bool) -> Traced:
         def with_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
 
         fields = [jax.tree.map(with_batch, e) for e in self.example]
-        structures: list[Any] = []
+        structures: list[TreeDef] = []
 
         # A new function each time: `make_jaxpr` caches by identity, and
         # would not see that JAX's configuration, or the interception, is
         # another.
         def run(
-            params: list[Any], state: list[Any], key: jax.Array, *fields: PyTree
-        ) -> tuple[list[Any], list[Any]]:
+            params: list[jax.Array],
+            state: list[jax.Array],
+            key: jax.Array,
+            *fields: PyTree,
+        ) -> tuple[list[jax.Array], list[jax.Array]]:
             output, new = self._apply_leaves(params, state, key, fields, train)
             structures.append(jax.tree.structure(output))
             return jax.tree.leaves(output), self._state_leaves(state, new)
@@ -164,14 +171,15 @@ class TracedModel:
 
         structure = structures[0]
         count = structure.num_leaves
-        outputs = self._name_outputs(structure.unflatten(flat.outvars[:count]))
+        returned = structure.unflatten(flat.outvars[:count])
+        outputs = name_outputs(self.outputs, returned)
         new_state = list(flat.outvars[count:])
         return Traced(flat, batch, sources, variables, new_state, outputs, {})
 
     def _apply_leaves(
         self,
-        params: list[Any],
-        state: list[Any],
+        params: list[jax.Array],
+        state: list[jax.Array],
         key: jax.Array,
         fields: Sequence[PyTree],
         train: bool,
@@ -183,7 +191,7 @@ class TracedModel:
         )
         return self.apply(*trees, key, *fields, train=train)
 
-    def _state_leaves(self, state: list[Any], new: State) -> list[Any]:
+    def _state_leaves(self, state: list[jax.Array], new: State) -> list[jax.Array]:
         """The leaves of a new state, in the order of the old ones."""
         after = by_path(new)
         found = dict(zip(after.paths, after.shapes, strict=True))
@@ -196,41 +204,12 @@ class TracedModel:
         """What the inputs of a trace are, in their order."""
         sources = [Source(SourceKind.PARAMS, i) for i in range(len(self.params.paths))]
         sources += [Source(SourceKind.STATE, i) for i in range(len(self.state.paths))]
-        sources.append(Source(SourceKind.KEY, 0))
+        sources.append(Source(SourceKind.KEY))
         for name, field in zip(self.fields, fields, strict=True):
-            sources += [Source(SourceKind.FIELD, name)] * len(jax.tree.leaves(field))
+            sources += [Source(SourceKind.FIELD, name=name)] * len(
+                jax.tree.leaves(field)
+            )
         return sources
-
-    def _name_outputs(self, output: PyTree) -> dict[str, Value]:
-        """Give the outputs of a trace their names.
-
-        Args:
-            output: what the model returned, with atoms in the place of
-                arrays.
-
-        Returns:
-            The outputs by name.
-
-        Raises:
-            ValueError: if the names do not fit what the model returns.
-        """
-        names = self.outputs
-        is_tuple = isinstance(output, tuple | list)
-        if isinstance(output, Mapping) and set(names) <= set(output):
-            found = {name: output[name] for name in names}
-        elif is_tuple and len(names) == len(output) > 1:
-            found = dict(zip(names, output, strict=True))
-        # One name is for all of it, also for a tuple of one.
-        elif len(names) == 1:
-            found = {names[0]: output}
-        else:
-            what = _in_words(output)
-            raise ValueError(f"`outputs` names {names}, but the model returns {what}.")
-
-        values: dict[str, Value] = {}
-        for name, value in found.items():
-            values[name] = Value(jax.tree.structure(value), jax.tree.leaves(value))
-        return values
 
     def _resolve(
         self, trace: Traced, cut: str, ends: Sequence[str], train: bool
@@ -282,19 +261,6 @@ class TracedModel:
         raise ValueError(f"cut `{end}` does not exist in the model; there are {known}.")
 
 
-def _cache_key(batch: Any, train: bool) -> Hashable:
+def _cache_key(batch: int, train: bool) -> Hashable:
     """What the jaxpr of a model depends on, beside the model."""
-    config: Any = jax.config
-    precision = config.jax_default_matmul_precision
-    return batch, train, config.jax_enable_x64, precision
-
-
-def _in_words(output: PyTree) -> str:
-    """What a model returns, for an error."""
-    if isinstance(output, tuple | list):
-        return f"{len(output)} values"
-    if isinstance(output, Var):
-        return "one array"
-    if isinstance(output, Mapping):
-        return f"the keys {list(output)}"
-    return f"a {type(output).__name__}"
+    return batch, train, *(getattr(jax.config, name) for name in _CONFIGURED)
