@@ -64,7 +64,7 @@ INSIDE = {
         "baseline_runs planning split_runs"
     ),
     "wire": (
-        "credentials difference errors layout pipe signatures steps certs frames rota "
+        "json_types credentials difference errors layout pipe signatures steps certs frames rota "
         "codec identity schedule chunks relay terms admission channel control handshake "
         "seal same_records session transport memory rendezvous rpc_listener traffic "
         "member rpc"

@@ -8,9 +8,9 @@ not read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Protocol, cast
 
 import grpc
 
@@ -23,6 +23,32 @@ from jsplit.wire.transport import PULSE, Met, Pulse
 
 _PEER = "jsplit-peer"
 """The metadata in which whom a party dials is said, where there are no certificates."""
+
+
+# gRPC's own types know nothing of what crosses: here it is bytes, both ways. So these say what is
+# used of it.
+class _Code(Protocol):
+    name: str
+
+
+class _Call(Protocol):
+    """A stream, of which gRPC tells how it ended."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+    def initial_metadata(self) -> object: ...
+    def cancel(self) -> object: ...
+    def code(self) -> _Code: ...
+    def details(self) -> str: ...
+
+
+class _Opens(Protocol):
+    def __call__(
+        self, chunks: Iterator[bytes], *, metadata: tuple[tuple[str, str], ...]
+    ) -> _Call: ...
+
+
+class _Line(Protocol):
+    def stream_stream(self, method: str) -> _Opens: ...
 
 
 class Grpc:
@@ -80,7 +106,7 @@ class _Connection(Ends):
         limit: int,
         accept: Accept,
         *,
-        call: Any,
+        call: _Call,
         line: grpc.Channel,
         ended: threading.Event,
     ):
@@ -142,8 +168,7 @@ def dial(
         metadata = ((PARTY, trust.party), (_PEER, peer))
     outward, inward = Pipe(), Pipe()
     there, ended = threading.Event(), threading.Event()
-    # gRPC's types know nothing of what crosses: here it is bytes, both ways.
-    stream = cast(Any, line).stream_stream(f"/{SERVICE}/{METHOD}")
+    stream = cast(_Line, line).stream_stream(f"/{SERVICE}/{METHOD}")
     call = stream(iter(outward), metadata=metadata)
 
     def pump() -> None:
@@ -181,5 +206,5 @@ def _why(peer: str, error: grpc.RpcError) -> str:
     # What is raised out of a call is the call itself, but the types do not say so.
     if not isinstance(error, grpc.Call):
         return f"{broke}: {type(error).__name__}, no details"
-    call: Any = error
+    call = cast(_Call, error)
     return f"{broke}: {call.code().name}, {call.details() or 'no details'}"
