@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from math import prod
-from typing import Any
 
 from jsplit.party.compute.local import Local
 from jsplit.party.contract import schema
@@ -45,7 +44,7 @@ class Frames:
         return self.agreed.turns.crossings(self.local.wires)
 
     @cached_property
-    def said(self) -> dict[str, Any]:
+    def said(self) -> dict[str, object]:
         """What parties compare when they meet: the agreement, and what they are at."""
         return self.agreed.said | {"task": self.task.said}
 

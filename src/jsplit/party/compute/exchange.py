@@ -7,10 +7,11 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
 from jsplit.core.trees import describe
@@ -19,7 +20,7 @@ from jsplit.training.config import Config
 from jsplit.training.crossing import Packet
 from jsplit.training.walk import Wire
 
-_Arrays = Sequence[Any]
+_Arrays = Sequence[ArrayLike]
 
 
 class Exchange(Protocol):

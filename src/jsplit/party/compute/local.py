@@ -10,7 +10,6 @@ which messages arrive changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -263,7 +262,7 @@ class Local:
         step: int,
         size: int,
         exchange: Exchange,
-    ) -> dict[str, Any]:
+    ) -> dict[str, jax.Array]:
         """The losses that this party computes, in inference mode."""
         store = self._load(state, batch)
         self.measure.run(store, Wires(self, exchange, step, size))

@@ -65,11 +65,10 @@ class Connections:
         addresses: Mapping[str, str] | None = None,
         pulse: Pulse = PULSE,
     ):
-        listens: dict[str, str] = agreed.addresses
+        listens = agreed.addresses
         # Through the agreement, which checks them as it checks its own.
-        dialled = agreed.replace(addresses={**listens, **(addresses or {})})[
-            "addresses"
-        ]
+        elsewhere = agreed.replace(addresses={**listens, **(addresses or {})})
+        dialled = elsewhere.addresses
         self.agreed, self.member, self.trust = agreed, member, trust
         self.limit, self.transport, self.pulse = limit, transport, pulse
         self.peers = Peers(agreed, party, member)

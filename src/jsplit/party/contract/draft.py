@@ -7,7 +7,6 @@ shapes that they give are said by `values`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -35,7 +34,7 @@ def agreement(
     lead: str | None = None,
     links: LinkNames | None = None,
     microbatches: int = 1,
-    turns: Mapping[str, Any] | None = None,
+    turns: Mapping[str, object] | None = None,
     staleness: int = 0,
     seed: int = 0,
     checkpoint: int = 100,
@@ -136,7 +135,7 @@ def agreement(
     )
 
 
-def _of_topology(topology: Topology) -> dict[str, Any]:
+def _of_topology(topology: Topology) -> dict[str, object]:
     """What an agreement says of a topology: names, never a function or a parameter."""
     nodes, losses = [], []
     for node in topology.segments:
