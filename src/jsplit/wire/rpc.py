@@ -47,7 +47,7 @@ class _Opens(Protocol):
     ) -> _Call: ...
 
 
-class _Line(Protocol):
+class _GrpcChannel(Protocol):
     def stream_stream(self, method: str) -> _Opens: ...
 
 
@@ -94,7 +94,7 @@ class _Connection(Ends):
         limit: as for `Ends`.
         accept: as for `Ends`.
         call: the stream.
-        line: what carries it.
+        connection: what carries it.
         ended: set when the listener has ended the stream.
     """
 
@@ -107,11 +107,11 @@ class _Connection(Ends):
         accept: Accept,
         *,
         call: _Call,
-        line: grpc.Channel,
+        connection: grpc.Channel,
         ended: threading.Event,
     ):
         super().__init__(peer, outward, inward, limit, accept)
-        self.call, self.line, self.ended = call, line, ended
+        self.call, self.connection, self.ended = call, connection, ended
 
     def close(self, reason: str = "", wait: float = 0.0) -> None:
         """Close both ways; see `jsplit.wire.channel.Channel.close`."""
@@ -121,7 +121,7 @@ class _Connection(Ends):
         if wait:
             self.ended.wait(wait)
         self.call.cancel()
-        self.line.close()
+        self.connection.close()
 
 
 def dial(
@@ -162,13 +162,13 @@ def dial(
         credentials = grpc.ssl_channel_credentials(
             trust.authority, trust.key, trust.certificate
         )
-        line = grpc.secure_channel(address, credentials, chosen)
+        connection = grpc.secure_channel(address, credentials, chosen)
     else:
-        line = grpc.insecure_channel(address, chosen)
+        connection = grpc.insecure_channel(address, chosen)
         metadata = ((PARTY, trust.party), (_PEER, peer))
     outward, inward = Pipe(), Pipe()
     there, ended = threading.Event(), threading.Event()
-    stream = cast(_Line, line).stream_stream(f"/{SERVICE}/{METHOD}")
+    stream = cast(_GrpcChannel, connection).stream_stream(f"/{SERVICE}/{METHOD}")
     call = stream(iter(outward), metadata=metadata)
 
     def pump() -> None:
@@ -188,7 +188,7 @@ def dial(
 
     threading.Thread(target=pump, name="jsplit-pump", daemon=True).start()
     made = _Connection(
-        peer, outward, inward, limit, accept, call=call, line=line, ended=ended
+        peer, outward, inward, limit, accept, call=call, connection=connection, ended=ended
     )
     if not there.wait(timeout):
         made.close(f"no connection with `{peer}` at {address} within {timeout:g} s.")

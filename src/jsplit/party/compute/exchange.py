@@ -47,7 +47,7 @@ class Exchange(Protocol):
         ...
 
 
-def said_with_structure(tree: PyTree) -> tuple:
+def structure_and_shapes(tree: PyTree) -> tuple:
     """The structure, shapes and dtypes of a pytree, to be compared."""
     # A dtype may be given as a type, as `jnp.float32` is: made one
     # form.

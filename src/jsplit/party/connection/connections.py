@@ -140,14 +140,14 @@ class Connections:
         peers = self.peers
         with self.changed:
             peers.closing.set()
-            lines = list(peers.all_lines)
-            for peer, line in peers.lines.items():
-                line.put(self.member.bye(peer, reason))
+            outboxes = list(peers.all_outboxes)
+            for peer, outbox in peers.outboxes.items():
+                outbox.put(self.member.bye(peer, reason))
         # All are told to end before any is waited for: each may take its time.
-        for line in lines:
-            line.end(f"`{peers.party}` has left.")
-        for line in lines:
-            line.join()
+        for outbox in outboxes:
+            outbox.end(f"`{peers.party}` has left.")
+        for outbox in outboxes:
+            outbox.join()
 
     def close(self) -> None:
         """Leave, at the latest now.

@@ -178,7 +178,7 @@ class Network:
         with self.changed:
             # The lead knows of all; the others only whom they have a connection with.
             rendezvous = self.member.rendezvous
-            there = rendezvous.there if rendezvous else self.peers.lines
+            there = rendezvous.there if rendezvous else self.peers.outboxes
             others = [(i, p) for i, p in enumerate(self.names) if p != self.party]
             missing = [f"`{party}`" for i, party in others if i not in there]
         if not missing:

@@ -19,7 +19,7 @@ from jsplit.core.links import identity
 from jsplit.core.trees import inexact_part
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.checks import check_links, checked
-from jsplit.party.contract.entries import said
+from jsplit.party.contract.entries import as_json
 from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
 from jsplit.party.contract.record import AgreementRecord, canonical, record_of
@@ -94,7 +94,7 @@ class Agreement(AgreementRecord):
                 f"`client` must be one of {', '.join(self.turns.names) or 'none'}, "
                 f"got {client!r}."
             )
-        turns = said(self.rotation.alone(client, self.steps))
+        turns = as_json(self.rotation.alone(client, self.steps))
         there = {*Turns(turns, self.roles, self.steps).parties}
         # An address or a certificate of somebody who is not there would be refused.
         kept = {}

@@ -1,6 +1,6 @@
 """The entries of an agreement: one node, one loss, and how clients rotate.
 
-Each is a frozen record and, for the file, a dictionary of JSON; `entry` and `said` are
+Each is a frozen record and, for the file, a dictionary of JSON; `entry` and `as_json` are
 inverses, to the byte, since parties compare the hash of the whole file.
 """
 
@@ -116,7 +116,7 @@ def entry(kind: type[_Entry], found: object) -> _Entry:
     return kind(**attributes)
 
 
-def said(record: NodeEntry | LossEntry | Rotation) -> dict[str, object]:
+def as_json(record: NodeEntry | LossEntry | Rotation) -> dict[str, object]:
     """The dictionary of JSON of a record; `entry` is the inverse."""
     found = {}
     for field in fields(record):

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, TypeVar, cast
 
 from jsplit.party.contract.checks import FORMAT
-from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, entry, said
+from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, entry, as_json
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.schema import Words
 from jsplit.party.contract.turns import Turns
@@ -77,14 +77,14 @@ class AgreementRecord:
             "lead": self.lead,
             "addresses": dict(self.addresses),
             "holds": {party: list(fields) for party, fields in self.holds.items()},
-            "nodes": [said(node) for node in self.nodes],
-            "losses": [said(loss) for loss in self.losses],
+            "nodes": [as_json(node) for node in self.nodes],
+            "losses": [as_json(loss) for loss in self.losses],
             "values": dict(self.values),
             "links": {name: list(pair) for name, pair in self.link_names.items()},
             "batch": self.batch,
             "microbatches": self.microbatches,
             "steps": self.steps,
-            "turns": None if self.rotation is None else said(self.rotation),
+            "turns": None if self.rotation is None else as_json(self.rotation),
             "staleness": self.staleness,
             "seed": self.seed,
             "checkpoint": self.checkpoint,
@@ -105,7 +105,7 @@ class AgreementRecord:
             [0, 0, 1, 1, 0, 0]
         """
         # `Turns` takes what a user has given to `jsplit.party.agreement` just as well.
-        rotation = None if self.rotation is None else said(self.rotation)
+        rotation = None if self.rotation is None else as_json(self.rotation)
         return Turns(rotation, self.roles, self.steps)
 
     @property
@@ -177,7 +177,7 @@ class AgreementRecord:
         rotation = self.rotation_of_all or self.rotation
         found["turns"] = None
         if rotation is not None:
-            turns = said(rotation)
+            turns = as_json(rotation)
             found["turns"] = {name: turns[name] for name in _SCHEMA_OF_TURNS}
         return sha256(canonical(found).encode()).hexdigest()
 
