@@ -96,7 +96,7 @@ class Status:
         instance: its process.
         epoch: the one that it has begun.
         durable: the steps that it has on disk, ascending.
-        records: by client, what it says of those that it has.
+        records: by client, count and digest of the records that it has.
         known: the newest epoch of which it has heard.
     """
 
@@ -108,7 +108,7 @@ class Status:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """By what a later status of the same process is told from an earlier one."""
+        """What only grows within a process: so a status that comes late is known."""
         return self.epoch, max(self.durable, default=-1)
 
     @staticmethod

@@ -1,6 +1,7 @@
 """What two agreements differ in, in one line that people at both ends can read.
 
-The lead compares what each party has with its own; where the hashes differ, this says why.
+The lead compares what each party has with its own; where the hashes
+differ, this says why.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ def difference(
         at: the place that both have within something larger.
 
     Returns:
-        A sentence, as "the agreements differ: `seed` is 4 at `hospital` and 3 at `server`."
+        A sentence, as "the agreements differ: `seed` is 4 at `hospital`
+        and 3 at `server`."
     """
     found = list(_differences(ours, theirs, at))
-    # The hashes differ, or nobody would have asked: so the texts do where the values do not.
+    # The hashes differ, or nobody would have asked: so the texts do where
+    # the values do not.
     if not found:
         return f"the agreements of `{here}` and `{there}` differ in their form."
     place, a, b = found[0]
@@ -39,13 +42,13 @@ def difference(
 def _differences(a: object, b: object, at: str) -> Iterator[tuple[str, object, object]]:
     """Every place in which two JSON values differ, with what stands there."""
     if _is_object(a) and _is_object(b):
-        # In the order of the first, and each key once: a set would say another difference first
-        # in every process.
+        # In the order of the first, and each key once: a set would say
+        # another difference first in every process.
         for key in dict.fromkeys([*a, *b]):
             inner = f"{at}.{key}" if at else str(key)
             yield from _differences(a.get(key), b.get(key), inner)
-    # Lists of other lengths are said whole: item by item, one that was put in at the front would
-    # be a difference of all that follow.
+    # Lists of other lengths are said whole: item by item, one that was
+    # put in at the front would be a difference of all that follow.
     elif _is_list(a) and _is_list(b) and len(a) == len(b):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from _differences(x, y, f"{at}[{_label(x, i)}]")
@@ -54,7 +57,8 @@ def _differences(a: object, b: object, at: str) -> Iterator[tuple[str, object, o
 
 
 def _differ(a: object, b: object) -> bool:
-    # The types too: for Python 1, 1.0 and True are equal, and their JSON is not.
+    # The types too: for Python 1, 1.0 and True are equal, and their JSON
+    # is not.
     return a != b or type(a) is not type(b)
 
 
@@ -72,6 +76,7 @@ def _label(item: object, place: int) -> str:
 
 
 def _brief(value: object) -> str:
-    # `None` is a key that the other has alone, or a null; to a reader both are missing.
+    # `None` is a key that the other has alone, or a null; to a reader
+    # both are missing.
     text = "missing" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -25,8 +25,8 @@ _PEER = "jsplit-peer"
 """The metadata in which whom a party dials is said, where there are no certificates."""
 
 
-# gRPC's own types know nothing of what crosses: here it is bytes, both ways. So these say what is
-# used of it.
+# gRPC's own types know nothing of what crosses: here it is bytes, both ways. So these
+# say what is used of it.
 class _Code(Protocol):
     name: str
 
@@ -88,11 +88,11 @@ class _Connection(Ends):
     """The end of a channel that dialled; closing it closes the connection.
 
     Args:
-        peer: as for `Ends`.
-        outward: as for `Ends`.
-        inward: as for `Ends`.
-        limit: as for `Ends`.
-        accept: as for `Ends`.
+        peer: the party at the other end.
+        outward: what is sent goes into it.
+        inward: what is received comes out of it.
+        limit: the most bytes that the arrays of one frame may take.
+        accept: asked for every head before anything is allocated.
         call: the stream.
         connection: what carries it.
         ended: set when the listener has ended the stream.
@@ -105,7 +105,6 @@ class _Connection(Ends):
         inward: Pipe,
         limit: int,
         accept: Accept,
-        *,
         call: _Call,
         connection: grpc.Channel,
         ended: threading.Event,
@@ -187,9 +186,7 @@ def dial(
         ended.set()
 
     threading.Thread(target=pump, name="jsplit-pump", daemon=True).start()
-    made = _Connection(
-        peer, outward, inward, limit, accept, call=call, connection=connection, ended=ended
-    )
+    made = _Connection(peer, outward, inward, limit, accept, call, connection, ended)
     if not there.wait(timeout):
         made.close(f"no connection with `{peer}` at {address} within {timeout:g} s.")
     if inward.reason is not None:

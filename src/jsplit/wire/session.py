@@ -38,7 +38,8 @@ class Session:
             made good.
 
     Attributes:
-        sends: the wires to the peer; `receives`: the wires from it.
+        sends: the wires to the peer.
+        receives: the wires from it.
         tables: by crossing, the steps in which it is used in this
             epoch.
         next_send: by wire, the position of the frame that is sent next.
@@ -111,7 +112,7 @@ class Session:
         return self.in_window(wire, step, self.peer_done)
 
     def in_window(self, wire: int, step: int, done: int) -> bool:
-        """Whether a step is in the window of who has finished so many."""
+        """Whether a step is in the window of a party that has finished `done`."""
         # Counted in uses: a step in which the wire rests is no reason to
         # wait.
         uses = self.tables[wire]
@@ -140,10 +141,8 @@ class Session:
             LocalProtocolError: if it is not the next one, or its shapes
                 are not those agreed upon.
         """
-        crossing, position = (
-            self.terms.crossings[wire],
-            self.position(wire, step, micro),
-        )
+        crossing = self.terms.crossings[wire]
+        position = self.position(wire, step, micro)
         # The position alone does not tell: in a step without the wire it is
         # that of the next use.
         is_next = self.next_send.get(wire) == position and self.tables[wire].has(step)
@@ -221,10 +220,8 @@ class Session:
         # use the wire, may have changed while the arrays were on their way.
         if not self.tables[wire].has(head.step):
             raise no_such_step(self.terms, self.peer, head)
-        position, expected = (
-            self.position(wire, head.step, head.micro),
-            self.next_receive[wire],
-        )
+        position = self.position(wire, head.step, head.micro)
+        expected = self.next_receive[wire]
         # A repetition too says how far the peer is, and that may open the
         # window.
         self.acknowledge(head.step - self.terms.lag)

@@ -43,7 +43,7 @@ class Exchange(Protocol):
         ...
 
     def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
-        """Until the arrays of one of several wires have come."""
+        """Wait until the arrays of one of several wires have come."""
         ...
 
 
@@ -113,5 +113,5 @@ class Wires:
         return self.exchange.there(self.at(wire), self.step, micro)
 
     def wait(self, wanted: Iterable[tuple[Wire, int]]) -> None:
-        """Until one of several messages has come."""
+        """Wait until one of several messages has come."""
         self.exchange.wait([(self.at(w), self.step, m) for w, m in wanted])

@@ -70,12 +70,8 @@ class Local:
         # A client by its own name plays a role of the topology, under
         # whose name all its things lie.
         role = agreed.turns.role[party]
-        self.name, self.party, self.agreed, self.turns = (
-            party,
-            role,
-            agreed,
-            agreed.turns,
-        )
+        self.name, self.party = party, role
+        self.agreed, self.turns = agreed, agreed.turns
         self.micros: int = agreed.microbatches
         self.topology = agreed.topology(role, own)
         self.config = own_config(

@@ -94,7 +94,12 @@ class Pipeline:
         first: int,
         last: int,
     ):
-        self.programs, self.layout, self.store, self.batches = programs, layout, store, batches
+        self.programs, self.layout, self.store, self.batches = (
+            programs,
+            layout,
+            store,
+            batches,
+        )
         # Each step under way has its own number, on which its
         # randomness depends.
         self.shared = programs.shared - {layout.step}

@@ -1,6 +1,7 @@
 """What the file of an agreement holds: by the name of each entry, its type in JSON.
 
-Whatever was read is looked at in `checks` and `turns_check` first; only then it has these types.
+Whatever was read is looked at in `checks` and `turns_check` first; only
+then it has these types.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ class TurnsEntry(TypedDict):
     """How clients take turns; `jsplit.party.turns` says what each entry means."""
 
     clients: dict[str, dict[str, str]]
-    # Pairs, of a client and how many steps it takes; JSON has lists alone.
+    # Pairs, of a client and how many steps it takes; JSON has lists
+    # alone.
     order: list[list[str | int]]
     handoff: str
     missing: str
@@ -30,7 +32,8 @@ class AgreementEntries(TypedDict):
     lead: str
     addresses: dict[str, str]
     holds: dict[str, list[str]]
-    # Entries of these two and of `turns` are looked at when records are made of them.
+    # Entries of these two and of `turns` are looked at when records are
+    # made of them.
     nodes: list[Mapping[str, object]]
     losses: list[Mapping[str, object]]
     values: dict[str, Words]

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, TypeVar, cast
 
 from jsplit.party.contract.checks import FORMAT
-from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, entry, as_json
+from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, as_json, entry
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.schema import Words
 from jsplit.party.contract.turns import Turns
