@@ -1,8 +1,9 @@
 """Links that make a crossing smaller, and the door for links of one's own, by name.
 
-Every link here leaves integer and boolean arrays as they are, and keeps the structure of
-the value, so links can be chained: `chain(cast(jnp.bfloat16), quantize(8))`. To add one,
-write a function that gives a `jsplit.Link` and, if agreements are to name it, `register`.
+Every link here leaves integer and boolean arrays as they are, and keeps
+the structure of the value, so links can be chained:
+`chain(cast(jnp.bfloat16), quantize(8))`. To add one, write a function
+that gives a `jsplit.Link` and, if agreements are to name it, `register`.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ integer or a word."""
 def cast(dtype: DTypeLike) -> Link:
     """Send every floating array in another floating dtype, and cast it back on arrival.
 
-    Decoding an encoded value gives each number rounded to `dtype`; a second crossing
-    changes nothing.
+    Decoding an encoded value gives each number rounded to `dtype`; a
+    second crossing changes nothing.
 
     Args:
-        dtype: a floating dtype, as `jnp.bfloat16` or `jnp.float8_e4m3fn`, or its name.
+        dtype: a floating dtype, as `jnp.bfloat16` or `jnp.float8_e4m3fn`,
+            or its name.
 
     Returns:
         A `Link` whose payload has the shapes of the value.
@@ -51,7 +53,8 @@ def cast(dtype: DTypeLike) -> Link:
         >>> payload
         ShapeDtypeStruct(shape=(4, 3), dtype=bfloat16)
     """
-    # `None` is float64 to NumPy, so a dtype that was forgotten would be taken for one.
+    # `None` is float64 to NumPy, so a dtype that was forgotten would be
+    # taken for one.
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = None if dtype is None else jnp.dtype(dtype).name
         raise ValueError(f"`dtype` must be a floating dtype, got {got}.")
@@ -69,7 +72,8 @@ class _Quantized(NamedTuple):
     """One array on its way.
 
     Attributes:
-        levels: `bits` bits each, packed into uint8 [ceil(size * bits / 8)].
+        levels: `bits` bits each, packed into uint8
+            [ceil(size * bits / 8)].
         scale: the distance of two levels, a scalar.
     """
 
@@ -80,23 +84,27 @@ class _Quantized(NamedTuple):
 def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
     """Quantise every floating array uniformly to `2**bits - 1` levels, one scale each.
 
-    With stochastic rounding it is unbiased: over the key, the decoded array equals the
-    value in expectation. No number is off by more than one level,
-    `max|x| / (2**(bits - 1) - 1)`. A NaN or infinity anywhere makes the whole decoded
-    array NaN; it is never hidden.
+    With stochastic rounding it is unbiased: over the key, the decoded
+    array equals the value in expectation. No number is off by more than
+    one level, `max|x| / (2**(bits - 1) - 1)`. A NaN or infinity anywhere
+    makes the whole decoded array NaN; it is never hidden.
 
     Args:
-        bits: width of one number on the wire, 2 to 8. Narrow numbers are packed.
-        stochastic: whether to round up or down at random, or else to the nearest level.
+        bits: width of one number on the wire, 2 to 8. Narrow numbers are
+            packed.
+        stochastic: whether to round up or down at random, or else to the
+            nearest level.
 
     Returns:
-        A `Link` whose payload holds packed levels and a scalar scale for each array.
+        A `Link` whose payload holds packed levels and a scalar scale for
+        each array.
 
     Raises:
         ValueError: if `bits` lies outside 2..8.
 
     References:
-        Alistarh et al., `QSGD <https://arxiv.org/abs/1610.02132>`_, 2017, section 3.1.
+        Alistarh et al., `QSGD <https://arxiv.org/abs/1610.02132>`_, 2017,
+        section 3.1.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -109,8 +117,8 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
     is_integer = hasattr(bits, "__index__") and not isinstance(bits, bool)
     if not is_integer or not 2 <= index(bits) <= 8:
         raise ValueError(f"`bits` must be an integer in 2..8, got {bits!r}.")
-    # One level fewer than the bits could say, so that they lie evenly around zero and
-    # zero itself is one of them.
+    # One level fewer than the bits could say, so that they lie evenly
+    # around zero and zero itself is one of them.
     top = 2 ** (bits - 1) - 1
 
     def encode_array(x: jax.Array, key: jax.Array) -> _Quantized:
@@ -120,7 +128,8 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
         level = x / jnp.where(scale > 0, scale, 1)
         offset = jax.random.uniform(key, x.shape, x.dtype) if stochastic else 0.5
         level = jnp.clip(jnp.floor(level + offset), -top, top)
-        # As an integer a NaN would be some level like any other: the scale carries it.
+        # As an integer a NaN would be some level like any other: the
+        # scale carries it.
         scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)
         return _Quantized(pack((level + top).astype(jnp.uint8).ravel(), bits), scale)
 
@@ -132,7 +141,8 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
         leaves, structure = jax.tree.flatten(value)
         payload = []
         for i, x in enumerate(leaves):
-            # Arrays of one value round independently, or their errors would add up.
+            # Arrays of one value round independently, or their errors
+            # would add up.
             own = jax.random.fold_in(key, i)
             payload.append(encode_array(x, own) if is_floating(x) else x)
         return jax.tree.unflatten(structure, payload)
@@ -186,14 +196,15 @@ _makers: dict[str, LinkMaker] = {"quantize": quantize, "cast": cast}
 def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
     """Register a maker of links, so that agreements can name what it makes.
 
-    After `register("top_k", top_k)` an agreement may say `links={"h": "top_k(10)"}`.
-    Every party makes the link itself, so every party registers the same maker, before
-    it reads the agreement.
+    After `register("top_k", top_k)` an agreement may say
+    `links={"h": "top_k(10)"}`. Every party makes the link itself, so
+    every party registers the same maker, before it reads the agreement.
 
     Args:
         name: letters, digits and underscores.
-        maker: a function that gives a `jsplit.Link`. It is called with no argument, or
-            with the one that the agreement says: an integer, or a word.
+        maker: a function that gives a `jsplit.Link`. It is called with no
+            argument, or with the one that the agreement says: an integer,
+            or a word.
         replace: whether a maker of this name may be there already.
 
     Raises:
@@ -211,8 +222,8 @@ def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
         >>> "halves" in jsplit.compress.registered()
         True
     """
-    # What `link_names` can read back from an agreement: a name that has a bracket or a
-    # bar in it would be cut in two there.
+    # What `link_names` can read back from an agreement: a name that has a
+    # bracket or a bar in it would be cut in two there.
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise ValueError(
             f"`name` must be of letters, digits and underscores, got {name!r}."
@@ -221,7 +232,8 @@ def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
         raise ValueError(
             f"`maker` must be a function that gives a Link, got {type(maker).__name__}."
         )
-    # Never silently: parties that mean two things by one name would not find out.
+    # Never silently: parties that mean two things by one name would not
+    # find out.
     if name in _makers and not replace:
         raise ValueError(
             f"`name` is `{name}`, of which there is a maker already; "
@@ -234,7 +246,8 @@ def registered() -> Mapping[str, LinkMaker]:
     """List the makers of links that agreements can name.
 
     Returns:
-        The makers by name, to read only; those registered later appear in it.
+        The makers by name, to read only; those registered later appear in
+        it.
 
     Example:
         >>> import jsplit

@@ -64,7 +64,7 @@ INSIDE = {
         "baseline_runs planning split_runs"
     ),
     "wire": (
-        "credentials difference errors layout pipe signatures steps certs frames rota "
+        "json_types credentials difference errors layout pipe signatures steps certs frames rota "
         "codec identity schedule chunks relay terms admission channel control handshake "
         "seal same_records session transport memory rendezvous rpc_listener traffic "
         "member rpc"
@@ -72,7 +72,7 @@ INSIDE = {
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.link_names contract.records contract.schema "
-        "contract.turns_check folder in_memory results compute.handover "
+        "contract.file_types contract.turns_check folder in_memory results compute.handover "
         "compute.interleave compute.prefetch contract.placeholders contract.turns durable "
         "compute.exchange compute.pipeline contract.checks task contract.record "
         "contract.agreement compute.first_state compute.own_config connection.peers "

@@ -125,8 +125,8 @@ def test_a_refusal_goes_out_before_its_connection_is_closed_however_late(monkeyp
 def test_who_is_away_when_it_is_over_is_told_when_it_comes_back():
     with started() as (lab, clinic, server):
         gate = gated(lab)
-        lab.peers.lines[SERVER].cut("as if it were lost")
-        soon(lambda: LAB not in server.peers.lines)
+        lab.peers.outboxes[SERVER].cut("as if it were lost")
+        soon(lambda: LAB not in server.peers.outboxes)
         server.peers.fail(Refused("it is over."), tell=True)
         closing = threading.Thread(target=server.close)
         closing.start()
@@ -141,8 +141,8 @@ def test_who_does_not_come_back_is_not_waited_for_long(monkeypatch):
     monkeypatch.setattr(connections, "_TELLING", 0.3)
     with started() as (lab, _, server):
         gate = gated(lab)
-        lab.peers.lines[SERVER].cut("as if it were lost")
-        soon(lambda: LAB not in server.peers.lines)
+        lab.peers.outboxes[SERVER].cut("as if it were lost")
+        soon(lambda: LAB not in server.peers.outboxes)
         server.peers.fail(Refused("it is over."), tell=True)
         began = time.monotonic()
         server.close()
@@ -176,7 +176,7 @@ def test_what_the_lead_finds_while_it_passes_somebody_over_is_told_to_all():
 def test_a_frame_that_has_no_form_on_the_wire_ends_the_party_that_sends_it():
     with started() as (lab, clinic, _):
         shapes = ((np.dtype("M8[s]"), (1,)),)
-        lab.peers.lines[SERVER].put(
+        lab.peers.outboxes[SERVER].put(
             Frame(Head("activation", shapes=shapes), (np.zeros(1, "M8[s]"),))
         )
         assert isinstance(
@@ -192,7 +192,7 @@ def test_a_party_that_cannot_dial_at_all_ends():
             raise KeyError("host")
 
         lab.connections.transport = SimpleNamespace(dial=broken)
-        lab.peers.lines[SERVER].cut("as if it were lost")
+        lab.peers.outboxes[SERVER].cut("as if it were lost")
         assert isinstance(error_of(lab), KeyError)
 
 
@@ -201,13 +201,13 @@ def test_a_party_that_cannot_dial_at_all_ends():
 
 def test_an_older_process_of_a_party_is_told_so_and_disturbs_nobody():
     with started() as (lab, _, server):
-        line = server.peers.lines[LAB]
+        line = server.peers.outboxes[LAB]
         older = network_of(lab.agreed, "lab", instance=4)
         try:
             assert str(error_of(older)) == "another process of `lab` was started later."
         finally:
             older.close()
-        assert server.peers.lines[LAB] is line and line.ends is None
+        assert server.peers.outboxes[LAB] is line and line.ends is None
         assert all(n.peers.fatal is None and n.member.epoch == 1 for n in (lab, server))
 
 
@@ -227,7 +227,7 @@ def test_a_newer_process_of_a_party_takes_the_place_of_an_older_one_which_ends()
 
 def test_a_connection_on_which_nobody_says_hello_counts_for_nothing():
     with started() as (_, _, server):
-        line = server.peers.lines[LAB]
+        line = server.peers.outboxes[LAB]
         here, there = memory_pair("server", "lab")
         reading = threading.Thread(target=serve, args=(server.peers, LAB, here))
         reading.start()
@@ -239,7 +239,7 @@ def test_a_connection_on_which_nobody_says_hello_counts_for_nothing():
         assert (
             not reading.is_alive()
             and here.inward.reason
-            and server.peers.lines[LAB] is line
+            and server.peers.outboxes[LAB] is line
         )
 
 
@@ -253,7 +253,7 @@ def test_a_connection_that_comes_up_while_a_party_leaves_is_closed():
         reading.start()
         with pytest.raises(Closed, match="`lab` has left"):
             there.receive(1.0)
-        soon(lambda: not (reading.is_alive() or lab.peers.lines or lab.peers.all_lines))
+        soon(lambda: not (reading.is_alive() or lab.peers.outboxes or lab.peers.all_outboxes))
 
 
 # What is due.
@@ -296,12 +296,12 @@ def test_a_line_that_ends_sends_what_is_due_and_closes_then():
 def test_missing_says_why_a_party_has_left_and_nothing_of_what_is_well_again():
     with started() as (lab, clinic, server):
         gate = gated(clinic)
-        clinic.peers.lines[SERVER].cut("as if it were lost")
+        clinic.peers.outboxes[SERVER].cut("as if it were lost")
         soon(lambda: "clinic" in server.peers.trouble)
         gate.set()
         lab.leave("`lab` was asked to stop.")
-        soon(lambda: CLINIC in server.peers.lines and "lab" in server.peers.trouble)
-        soon(lambda: LAB not in server.peers.lines)
+        soon(lambda: CLINIC in server.peers.outboxes and "lab" in server.peers.trouble)
+        soon(lambda: LAB not in server.peers.outboxes)
         found = error_of(server, 0.3)
         assert isinstance(found, party.Missing)
         assert (

@@ -25,6 +25,10 @@ _MAY_GIVE = {
 """The arguments of `jsplit.party.run` that a user's function may give; all others are
 options of the command, so that they can differ between two starts."""
 
+# `Any`: what the user's function gives goes to `run` as it is, which looks at each.
+Given = Mapping[str, Any]
+"""Arguments of `jsplit.party.run` by name."""
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -40,7 +44,7 @@ class Gathered:
     """
 
     agreed: parties.Agreement
-    given: Mapping[str, Any]
+    given: Given
     credentials: parties.Credentials | parties.PlaintextWithoutIdentity
     listen: str | None
     addresses: Mapping[str, str]
@@ -77,7 +81,7 @@ def gather(options: argparse.Namespace) -> Gathered:
     )
 
 
-def _given(options: argparse.Namespace) -> Mapping[str, Any]:
+def _given(options: argparse.Namespace) -> Given:
     """What the user's function gives."""
     given = load(options.function)(options.party)
     if not isinstance(given, Mapping):

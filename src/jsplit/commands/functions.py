@@ -7,12 +7,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def load(spec: str) -> Callable[..., Any]:
+def load(spec: str) -> Callable[..., object]:
     """The function that `file.py:function` names.
 
     Args:

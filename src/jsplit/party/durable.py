@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import jax
 
@@ -174,9 +175,12 @@ class CheckpointStore:
 
     def away(self) -> Away:
         """At the lead: which clients were passed over when this process began."""
-        found = read_json(self.folder / "away.json") or []
+        # This process or one before it has written the file, in `remember`.
+        found = cast(
+            "list[tuple[int, list[int]]]", read_json(self.folder / "away.json")
+        )
         # JSON has no tuples, and what is compared with them must be equal.
-        return tuple((step, tuple(clients)) for step, clients in found)
+        return tuple((step, tuple(clients)) for step, clients in found or [])
 
     def finish(self, steps: int, awaited: Iterable[str] = ()) -> None:
         """Note that all have all steps on disk, so that none goes back any more.
@@ -201,7 +205,7 @@ class CheckpointStore:
         if not isinstance(found, dict) or found.get("steps") != steps:
             return None
         # The note alone is not enough: there must be a last state to give.
-        return found["awaited"] if steps in self.steps else None
+        return cast("list[str]", found["awaited"]) if steps in self.steps else None
 
 
 Checkpoints = CheckpointStore | InMemory

@@ -18,9 +18,10 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from jsplit.core.checkpoint import file_of, to_disk
+from jsplit.wire.json_types import Json
 
 _log = logging.getLogger("jsplit.party")
 
@@ -92,7 +93,7 @@ def steps_of(folder: Path, party: str) -> list[int]:
     return [s for s in steps_in(folder) if file_of(at(folder, s), party).is_file()]
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path) -> Json:
     """What a file of JSON says, `None` if there is none.
 
     Raises:
@@ -121,7 +122,7 @@ def write_whole(file: Path, text: str) -> None:
     to_disk(file.parent)
 
 
-def owner_of(folder: Path) -> dict[str, Any] | None:
+def owner_of(folder: Path) -> dict[str, Json] | None:
     """Whose checkpoints a folder says that it holds, `None` if it does not."""
     try:
         found = read_json(folder / "about.json")

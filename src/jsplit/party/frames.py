@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from math import prod
-from typing import Any
 
 from jsplit.party.compute.local import Local
 from jsplit.party.contract import schema
@@ -45,25 +44,23 @@ class Frames:
         return self.agreed.turns.crossings(self.local.wires)
 
     @cached_property
-    def said(self) -> dict[str, Any]:
+    def said(self) -> dict[str, object]:
         """What parties compare when they meet: the agreement, and what they are at."""
         return self.agreed.said | {"task": self.task.said}
 
     @cached_property
     def run(self) -> bytes:
-        """The hash of that, 32 bytes, which every frame carries."""
+        """The hash of `said`, 32 bytes, which every frame carries."""
         return sha256(canonical(self.said).encode()).digest()
 
     @cached_property
     def shapes(self) -> tuple[Shapes, ...]:
-        """By crossing, dtypes and shapes of the arrays of a frame, but in a last step
-        that has fewer records than the others.
-        """
+        """By crossing, dtypes and shapes of the arrays of a frame in a full step."""
         return self._shapes_at(self.task.size_of(0))
 
     @cached_property
     def last_shapes(self) -> tuple[Shapes, ...]:
-        """The same of the last step, if that has fewer records; else nothing."""
+        """`shapes` of the last step, if that has fewer records; else nothing."""
         last = self.task.size_of(self.task.steps - 1)
         return () if last == self.task.size_of(0) else self._shapes_at(last)
 

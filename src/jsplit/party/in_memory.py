@@ -19,15 +19,16 @@ def _copied(state: PartyState) -> PartyState:
 
 def oldest_kept(steps: Iterable[int], committed: int) -> int:
     """The step from which on checkpoints are kept: the one before the one all have."""
-    # One more than needed if nothing is damaged; if the newest is, at any party, all go
-    # back to it.
+    # One more than needed if nothing is damaged; if the newest is, at any
+    # party, all go back to it.
     return max((s for s in steps if s < committed), default=committed)
 
 
 class InMemory:
     """Checkpoints that die with the process, in the place of a `CheckpointStore`.
 
-    Another party's fault is made good by them, this party's own death is not.
+    Another party's fault is made good by them, this party's own death is
+    not.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class InMemory:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Of the checkpoints, in order."""
+        """The steps of the checkpoints, in order."""
         return tuple(sorted(self.kept))
 
     def restore(self, step: int) -> PartyState:

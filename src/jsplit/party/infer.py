@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +39,7 @@ def evaluate(
     credentials: Trust,
     ids: Sequence[Id] | None = None,
     state: PartyState | None = None,
-    checkpoint: str | os.PathLike[Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
     listen: str | None = None,
     addresses: Mapping[str, str] | None = None,
@@ -127,7 +126,7 @@ def predict(
     credentials: Trust,
     ids: Sequence[Id] | None = None,
     state: PartyState | None = None,
-    checkpoint: str | os.PathLike[Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
     listen: str | None = None,
     addresses: Mapping[str, str] | None = None,
@@ -288,7 +287,7 @@ def _part_from_all(me: PartyRun, steps: int) -> None:
     network.leave("", network.awaited())
 
 
-def _means(task: Task, losses: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _means(task: Task, losses: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """The mean of each loss over all records, from those of batches, by name."""
     # The last batch may be smaller, and counts as much less.
     sizes = np.array([task.size_of(step) for step in range(task.steps)])

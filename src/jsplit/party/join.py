@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.records import Records
+from jsplit.party.contract.records import Id, Records
 from jsplit.party.durable import Checkpoints, CheckpointStore
 from jsplit.party.frames import Frames
 from jsplit.party.in_memory import InMemory
@@ -157,21 +157,23 @@ def _records_of(
     by_client = takes_turns and not callable(data) and bool(fields)
     found = {}
     for client in clients:
-        given: Any = {} if data is None else data  # by client, or one's own
-        if by_client:
+        given: Data = {} if data is None else data
+        if by_client and not callable(given):
             if client not in given:
                 raise ValueError(
                     f"`data` lacks the client `{client}`: "
                     f"`{party}` holds fields of each."
                 )
             given = given[client]
-        its: Any = ids
+        if not callable(given):
+            given = _chosen(given, fields, party, client)
+        its = ids
         if isinstance(ids, Mapping) and own is None:
             its = ids[client]
-        mine: Any = given
-        if not callable(given):
-            mine = _chosen(given, fields, party, client)
-        found[client] = Records(mine, its, key=agreed.schema)
+        # Of a client they are one's own, and never by client.
+        found[client] = Records(
+            given, cast("Sequence[Id] | None", its), key=agreed.schema
+        )
     return found
 
 

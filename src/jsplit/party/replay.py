@@ -1,7 +1,8 @@
-"""The batches of a run, for whoever has all records: the order that parties follow, in one process.
+"""The batches of a run in one process, for whoever has the records of all.
 
-What a run over the network computes can so be computed again, by `jsplit.messages` or by the
-whole model, and compared.
+They come in the order that parties follow, so what a run over the network
+computes can be computed again, by `jsplit.messages` or by the whole model,
+and compared.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jsplit.core.base import PyTree
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.records import Records, places_of
+from jsplit.party.contract.records import Id, Records, places_of
 
 
 def batches(
-    agreed: Agreement, fields: Mapping[str, PyTree], ids: Sequence[str | int]
+    agreed: Agreement, fields: Mapping[str, PyTree], ids: Sequence[Id]
 ) -> Callable[[int], Mapping[str, PyTree]]:
-    """Give the batch of every step of a run, as parties that have these records take it.
+    """Give the batch of every step of a run, as the parties take it.
 
-    Each party sorts its records by id and shuffles them by the agreed seed, anew in every pass.
-    This does the same with all fields together. It is for runs without turns, in which all
-    parties have one set of records.
+    Each party sorts its records by id and shuffles them by the agreed seed,
+    anew in every pass. This does the same with all fields together. It is
+    for runs without turns, in which all parties have one set of records.
 
     Args:
         agreed: the agreement; its batch size and seed count.
@@ -28,16 +29,18 @@ def batches(
         ids: of the records, in the same order.
 
     Returns:
-        A function of the step, from 0 on, that gives the fields of its batch, [batch, ...].
+        A function of the step, from 0 on, that gives the fields of its
+        batch, [batch, ...].
 
     Raises:
-        ValueError: if there is not one id for each record, or one is there twice.
+        ValueError: if there is not one id for each record, or one is there
+            twice.
 
     Examples:
-        >>> import jax.numpy as jnp, numpy as np, jsplit
+        >>> import numpy as np, jsplit, optax
         >>> bottom = jsplit.segment(lambda x: x, inputs=["x"], name="h")
         >>> top = jsplit.segment(lambda h: h, inputs=["h"], name="y")
-        >>> topology = jsplit.vanilla(bottom, top, loss=lambda y, label: (y - label) ** 2)
+        >>> topology = jsplit.vanilla(bottom, top, loss=optax.squared_error)
         >>> fields = {"x": np.arange(6.0), "label": np.arange(6.0)}
         >>> first = {name: x[:3] for name, x in fields.items()}
         >>> agreed = jsplit.party.agreement(
@@ -47,12 +50,16 @@ def batches(
         >>> sorted([*batch(0)["x"], *batch(1)["x"]]) == [*range(6)]
         True
     """
+    # The very class that each party makes of its own fields, so the two orders
+    # cannot come apart. Its digest is for others to compare: no key is needed.
     records = Records(fields, ids)
     count = len(ids)
     size, seed = agreed.batch, agreed.seed
 
+    # A function of the step alone, without a position of its own: it may be asked
+    # for a step again, or begin at one in the middle, as a run that goes on does.
     def batch(step: int) -> Mapping[str, PyTree]:
-        # The places are of the sorted order, as at every party: `take` sorts.
+        # Places in the order sorted by id, which `take` turns into the order given.
         return records.take(places_of(step, count, size, seed))
 
     return batch

@@ -42,7 +42,7 @@ class Metrics:
     wait: float
     epoch: int
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """Give all of it for JSON, which has no NaN and no infinity.
 
         Returns:
@@ -103,6 +103,7 @@ class Result:
 
     state: PartyState
     step: int
+    # `Any`: a list of numbers or one number, by the task, which whoever asked for it knows.
     losses: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, PyTree] = field(default_factory=dict)
     stopped: bool = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import optax
 
@@ -33,7 +32,7 @@ def run(
     credentials: Trust,
     optimizer: optax.GradientTransformation | None = None,
     ids: Ids | None = None,
-    checkpoint: str | os.PathLike[Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
     backward: str = "residuals",
     on_step: Callable[[Metrics], object] | None = None,

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import optax
 
@@ -96,6 +96,6 @@ class Brought:
     optimizer: optax.GradientTransformation | None = None
     links: Mapping[str, Link] | None = None
     backward: str = "residuals"
-    checkpoint: str | os.PathLike[Any] | None = None
+    checkpoint: str | os.PathLike[str] | None = None
     state: PartyState | None = None
     keep_replies: bool = True

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from hashlib import blake2b
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -129,7 +128,7 @@ def unpack(data: bytes | memoryview, limit: int) -> Head:
     data = memoryview(data)
     if len(data) < HEADER.size:
         raise CodecError(f"a frame begins with {HEADER.size} bytes, got {len(data)}.")
-    fields: tuple[Any, ...] = HEADER.unpack_from(data)
+    fields = HEADER.unpack_from(data)
     magic, version, kind, flags, zero, *_, count, size, digest = fields
     _check_header(magic, version, kind, flags, zero, count, size, limit)
     shapes, end = _shapes_at(data, HEADER.size, count)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard, cast
+from typing import TypeGuard
 
 from jsplit.wire.errors import RemoteProtocolError
+from jsplit.wire.json_types import Json
 from jsplit.wire.rota import Away
 from jsplit.wire.terms import Terms
 
@@ -45,7 +46,7 @@ class Start:
     away: Away = ()
 
     @staticmethod
-    def of(found: Mapping[str, Any], terms: Terms) -> Start:
+    def of(found: Mapping[str, Json], terms: Terms) -> Start:
         """The epoch that a frame says has begun.
 
         Args:
@@ -55,37 +56,33 @@ class Start:
         Raises:
             RemoteProtocolError: if it says nothing sensible.
         """
-        instances: object = found.get("instances")
-        records: object = found.get("records")
+        instances, records = found.get("instances"), found.get("records")
         if not _are_numbers(instances) or len(instances) != len(terms.parties):
             raise RemoteProtocolError("the lead does not say who is there.")
-        if not isinstance(records, dict):
-            raise RemoteProtocolError("the lead does not say which records all have.")
-        counts = cast(dict[str, object], records)
-        if not _are_numbers([*counts.values()]):
+        if not _are_counts(records):
             raise RemoteProtocolError("the lead does not say which records all have.")
         return Start(
             number(found, "epoch"),
             number(found, "step"),
             # A tuple, to be compared with the one that the lead has made of the same processes.
             tuple(instances),
-            cast(dict[str, int], counts),
+            records,
             _read_away(found.get("away"), len(terms.clients)),
         )
 
 
-def _read_away(found: Any, clients: int) -> Away:
+def _read_away(found: Json, clients: int) -> Away:
     """Who was away from which step on, out of lists as JSON has them."""
     wrong = RemoteProtocolError("the lead does not say who is passed over.")
     if not isinstance(found, list):
         raise wrong
     away: list[tuple[int, tuple[int, ...]]] = []
-    for entry in cast(list[Any], found):
-        if not isinstance(entry, list) or len(cast(list[Any], entry)) != 2:
+    for entry in found:
+        if not isinstance(entry, list) or len(entry) != 2:
             raise wrong
         # JSON knows no tuples, so what was sent as one has come as a list.
-        step, gone = cast(list[Any], entry)
-        if not _are_numbers([step]) or not _are_numbers(gone, clients):
+        step, gone = entry
+        if not _is_number(step) or not _are_numbers(gone, clients):
             raise wrong
         away.append((step, tuple(gone)))
     return tuple(away)
@@ -99,7 +96,7 @@ class Status:
         instance: its process.
         epoch: the one that it has begun.
         durable: the steps that it has on disk, ascending.
-        records: by client, what it says of those that it has.
+        records: by client, count and digest of the records that it has.
         known: the newest epoch of which it has heard.
     """
 
@@ -111,11 +108,11 @@ class Status:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """By what a later status of the same process is told from an earlier one."""
+        """What only grows within a process: so a status that comes late is known."""
         return self.epoch, max(self.durable, default=-1)
 
     @staticmethod
-    def of(found: Mapping[str, Any], who: str) -> Status:
+    def of(found: Mapping[str, Json], who: str) -> Status:
         """The status that a frame holds.
 
         Args:
@@ -126,9 +123,8 @@ class Status:
             RemoteProtocolError: if it says nothing sensible.
         """
         names = ("instance", "epoch", "known")
-        numbers: object = [found.get(name) for name in names]
-        durable: object = found.get("durable")
-        records: object = found.get("records")
+        numbers = [found.get(name) for name in names]
+        durable, records = found.get("durable"), found.get("records")
         # One is added to an epoch before it is sent, so it must stay clear of the end.
         if not _are_numbers(numbers, _END >> 1):
             raise RemoteProtocolError(f"`{who}` does not say which process it is.")
@@ -136,34 +132,39 @@ class Status:
             raise RemoteProtocolError(f"`{who}` does not say which checkpoints it has.")
         if not isinstance(records, dict):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
-        counted = {
-            client: _read_counted(entry, who)
-            for client, entry in cast(dict[str, Any], records).items()
-        }
+        counted = {name: _read_counted(entry, who) for name, entry in records.items()}
         instance, epoch, known = numbers
         return Status(instance, epoch, tuple(sorted(durable)), counted, known)
 
 
-def _read_counted(found: Any, who: str) -> Counted:
+def _read_counted(found: Json, who: str) -> Counted:
     wrong = RemoteProtocolError(f"`{who}` does not say which records it has.")
-    if not isinstance(found, list) or len(cast(list[Any], found)) != 2:
+    if not isinstance(found, list) or len(found) != 2:
         raise wrong
-    count, digest = cast(list[Any], found)
-    if not _are_numbers([count]) or not (digest is None or type(digest) is str):
+    count, digest = found
+    if not _is_number(count) or not (digest is None or isinstance(digest, str)):
         raise wrong
     # The digest is compared and printed, never evaluated: any text will do.
     return count, digest
 
 
-def _are_numbers(found: object, end: int = _END) -> TypeGuard[list[int]]:
-    """Whether this is a list of integers from 0 up to `end`."""
+def _is_number(found: Json, end: int = _END) -> TypeGuard[int]:
+    """Whether this is an integer from 0 up to `end`."""
     # `type` and not `isinstance`: in JSON `true` would count as the number 1.
-    return isinstance(found, list) and all(
-        type(n) is int and 0 <= n < end for n in cast(list[Any], found)
-    )
+    return type(found) is int and 0 <= found < end
 
 
-def number(found: Mapping[str, Any], name: str) -> int:
+def _are_numbers(found: Json, end: int = _END) -> TypeGuard[list[int]]:
+    """Whether this is a list of integers from 0 up to `end`."""
+    return isinstance(found, list) and all(_is_number(n, end) for n in found)
+
+
+def _are_counts(found: Json) -> TypeGuard[dict[str, int]]:
+    """Whether this gives a number by each name."""
+    return isinstance(found, dict) and all(_is_number(n) for n in found.values())
+
+
+def number(found: Mapping[str, Json], name: str) -> int:
     """The number of this name in what a frame holds.
 
     Raises:
@@ -175,7 +176,7 @@ def number(found: Mapping[str, Any], name: str) -> int:
     return n
 
 
-def status_words(own: Status, known: int, *, to_lead: bool) -> dict[str, Any]:
+def status_words(own: Status, known: int, *, to_lead: bool) -> dict[str, object]:
     """What a party says of itself to another; `Status.of` is the inverse.
 
     Args:

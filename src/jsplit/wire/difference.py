@@ -1,15 +1,18 @@
 """What two agreements differ in, in one line that people at both ends can read.
 
-The lead compares what each party has with its own; where the hashes differ, this says why.
+The lead compares what each party has with its own; where the hashes
+differ, this says why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import TypeGuard
 
 
-def difference(ours: Any, theirs: Any, here: str, there: str, at: str = "") -> str:
+def difference(
+    ours: object, theirs: object, here: str, there: str, at: str = ""
+) -> str:
     """Say in one line the first thing in which two agreements differ, and in how many.
 
     Args:
@@ -20,10 +23,12 @@ def difference(ours: Any, theirs: Any, here: str, there: str, at: str = "") -> s
         at: the place that both have within something larger.
 
     Returns:
-        A sentence, as "the agreements differ: `seed` is 4 at `hospital` and 3 at `server`."
+        A sentence, as "the agreements differ: `seed` is 4 at `hospital`
+        and 3 at `server`."
     """
     found = list(_differences(ours, theirs, at))
-    # The hashes differ, or nobody would have asked: so the texts do where the values do not.
+    # The hashes differ, or nobody would have asked: so the texts do where
+    # the values do not.
     if not found:
         return f"the agreements of `{here}` and `{there}` differ in their form."
     place, a, b = found[0]
@@ -34,45 +39,44 @@ def difference(ours: Any, theirs: Any, here: str, there: str, at: str = "") -> s
     )
 
 
-def _differences(a: Any, b: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
+def _differences(a: object, b: object, at: str) -> Iterator[tuple[str, object, object]]:
     """Every place in which two JSON values differ, with what stands there."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        ours = cast("Mapping[str, Any]", a)
-        theirs = cast("Mapping[str, Any]", b)
-        # In the order of the first, and each key once: a set would say another difference first
-        # in every process.
-        for key in dict.fromkeys([*ours, *theirs]):
+    if _is_object(a) and _is_object(b):
+        # In the order of the first, and each key once: a set would say
+        # another difference first in every process.
+        for key in dict.fromkeys([*a, *b]):
             inner = f"{at}.{key}" if at else str(key)
-            yield from _differences(ours.get(key), theirs.get(key), inner)
-    # Lists of other lengths are said whole: item by item, one that was put in at the front would
-    # be a difference of all that follow.
-    elif _are_lists_of_one_length(a, b):
-        pairs = zip(cast("list[Any]", a), cast("list[Any]", b), strict=True)
-        for i, (x, y) in enumerate(pairs):
+            yield from _differences(a.get(key), b.get(key), inner)
+    # Lists of other lengths are said whole: item by item, one that was
+    # put in at the front would be a difference of all that follow.
+    elif _is_list(a) and _is_list(b) and len(a) == len(b):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from _differences(x, y, f"{at}[{_label(x, i)}]")
     elif _differ(a, b):
         yield at or "agreement", a, b
 
 
-def _differ(a: Any, b: Any) -> bool:
-    # The types too: for Python 1, 1.0 and True are equal, and their JSON is not.
+def _differ(a: object, b: object) -> bool:
+    # The types too: for Python 1, 1.0 and True are equal, and their JSON
+    # is not.
     return a != b or type(a) is not type(b)
 
 
-def _are_lists_of_one_length(a: Any, b: Any) -> bool:
-    if not isinstance(a, list) or not isinstance(b, list):
-        return False
-    return len(cast("list[Any]", a)) == len(cast("list[Any]", b))
+def _is_object(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, Mapping)
 
 
-def _label(item: Any, place: int) -> str:
+def _is_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list)
+
+
+def _label(item: object, place: int) -> str:
     """An item of a list by its name, where it has one; nobody counts nodes to find the seventh."""
-    if isinstance(item, Mapping):
-        return str(cast("Mapping[str, Any]", item).get("name", place))
-    return str(place)
+    return str(item.get("name", place)) if _is_object(item) else str(place)
 
 
-def _brief(value: Any) -> str:
-    # `None` is a key that the other has alone, or a null; to a reader both are missing.
+def _brief(value: object) -> str:
+    # `None` is a key that the other has alone, or a null; to a reader
+    # both are missing.
     text = "missing" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

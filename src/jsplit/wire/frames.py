@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from jsplit.wire.json_types import Json
 from jsplit.wire.layout import LARGEST_TEXT, RUN, Shapes, head_size_of, size_of
 
 # A kind's code on the wire is its place here, so the order never changes.
@@ -34,6 +35,9 @@ CARRIERS = ("activation", "cotangent", "weights")
 """The kinds that carry values; the body of all others is JSON."""
 
 _NO_RUN = bytes(RUN)
+
+FrameId = tuple[bytes, int, int, int, str, int, int, int]
+"""Run, epoch, sender, receiver, kind, value, step and micro-batch of a frame."""
 
 
 class CodecError(ValueError):
@@ -107,7 +111,7 @@ class Head:
     # Neither `instance` nor `shapes` says which message of the run it is, so they are left out.
     # `sealed` is too: a sealed frame and the one that it holds have the same id, and whoever
     # opens it compares them.
-    def id(self) -> tuple[bytes, int, int, int, str, int, int, int]:
+    def id(self) -> FrameId:
         """Give what tells a repeated frame from a new one.
 
         Returns:
@@ -148,12 +152,12 @@ class Frame:
     arrays: tuple[np.ndarray, ...] = ()
 
 
-Accept = Callable[[Head], Any]
+Accept = Callable[[Head], object]
 """Raises if a frame with this head is not wanted; asked before anything is allocated for its
 arrays. What it returns is not used."""
 
 
-def frame_of(head: Head, arrays: Sequence[Any]) -> Frame:
+def frame_of(head: Head, arrays: Sequence[ArrayLike]) -> Frame:
     """Build the frame that carries `arrays`; its head says their dtypes and shapes.
 
     Args:
@@ -182,7 +186,7 @@ def frame_of(head: Head, arrays: Sequence[Any]) -> Frame:
     return Frame(replace(head, shapes=tuple(shapes)), tuple(given))
 
 
-def text_of(head: Head, about: Mapping[str, Any]) -> Frame:
+def text_of(head: Head, about: Mapping[str, object]) -> Frame:
     """Build the frame whose body is `about` as JSON; the function `about` is the inverse.
 
     Args:
@@ -202,7 +206,7 @@ def text_of(head: Head, about: Mapping[str, Any]) -> Frame:
     return frame_of(head, [np.frombuffer(data, np.uint8)])
 
 
-def about(frame: Frame) -> dict[str, Any]:
+def about(frame: Frame) -> dict[str, Json]:
     """Read the JSON object that a frame holds; `text_of` is the inverse.
 
     Raises:
@@ -210,7 +214,7 @@ def about(frame: Frame) -> dict[str, Any]:
     """
     kind = frame.head.kind
     try:
-        found = json.loads(frame.arrays[0].tobytes().decode())
+        found: Json = json.loads(frame.arrays[0].tobytes().decode())
     # A peer chooses these bytes. Brackets nested a thousand deep make the parser recurse until
     # Python stops it, which is as much the peer's fault as a missing quote.
     except (ValueError, IndexError, RecursionError) as error:
@@ -222,7 +226,7 @@ def about(frame: Frame) -> dict[str, Any]:
             f"a frame of the kind {kind} must hold a JSON object, "
             f"got {type(found).__name__}."
         )
-    return cast("dict[str, Any]", found)
+    return found
 
 
 def finite(arrays: Sequence[np.ndarray]) -> bool:

@@ -6,16 +6,16 @@ A mismatch is an error on both sides that says in one line what differs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
 
 from jsplit.wire.codec import Frame
 from jsplit.wire.difference import difference
 from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.json_types import Json
 from jsplit.wire.terms import Terms
 
 
 def check_same_run(
-    terms: Terms, said: Mapping[str, Any], me: int, hello: Frame, theirs: object
+    terms: Terms, said: Mapping[str, object], me: int, hello: Frame, theirs: Json
 ) -> None:
     """Refuse a hello of another run.
 
@@ -36,11 +36,10 @@ def check_same_run(
         return
     here, there = terms.name(me), terms.name(hello.head.sender)
     if isinstance(theirs, dict):
-        agreement = cast(dict[str, Any], theirs)
         task = said.get("task")
-        if said == agreement | {"task": task}:
+        if said == theirs | {"task": task}:
             raise RemoteProtocolError(
-                f"`{there}` is at another task: {agreement.get('task')!r}, not {task!r}."
+                f"`{there}` is at another task: {theirs.get('task')!r}, not {task!r}."
             )
     raise Refused(difference(said, theirs, here, there))
 

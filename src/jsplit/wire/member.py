@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from jsplit.wire import codec
 from jsplit.wire.admission import Admission
@@ -21,6 +20,7 @@ from jsplit.wire.codec import Frame, Head
 from jsplit.wire.control import Start, Status, number, status_words
 from jsplit.wire.errors import Refused
 from jsplit.wire.handshake import check_newer, check_same_run
+from jsplit.wire.json_types import Json
 from jsplit.wire.relay import Outgoing, Seals
 from jsplit.wire.rendezvous import Rendezvous
 from jsplit.wire.rota import Away
@@ -60,7 +60,7 @@ class Member:
     me: int
     lead: int
     status: Status
-    said: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    said: Mapping[str, object] = field(default_factory=dict[str, object])
     direct: frozenset[int] | None = None
     cache: bool = True
     seals: Seals | None = None
@@ -99,7 +99,7 @@ class Member:
         run, instance = self.terms.run, self.status.instance
         return Head(kind, run, self.epoch, instance, self.me, peer)
 
-    def _text(self, kind: str, peer: int, words: Mapping[str, Any]) -> Frame:
+    def _text(self, kind: str, peer: int, words: Mapping[str, object]) -> Frame:
         return codec.text_of(self.head(kind, peer), words)
 
     def hello(self, peer: int) -> Frame:
@@ -108,7 +108,7 @@ class Member:
             "hello", peer, self.status_for(peer) | {"agreement": self.said}
         )
 
-    def status_for(self, peer: int) -> dict[str, Any]:
+    def status_for(self, peer: int) -> dict[str, object]:
         """What this party says of itself."""
         return status_words(self.status, self.epoch, to_lead=peer == self.lead)
 
@@ -208,7 +208,7 @@ class Member:
             return known.instance
         return self.start.instances[peer] if self.start else 0
 
-    def _on_checkpoint(self, peer: int, said: Mapping[str, Any]) -> Outgoing:
+    def _on_checkpoint(self, peer: int, said: Mapping[str, Json]) -> Outgoing:
         status = Status.of(said, self.terms.name(peer))
         known = self.rendezvous.there.get(peer) if self.rendezvous else None
         # Only a hello makes a process known: of an older one this may still

@@ -7,11 +7,12 @@ frames may go this way unsealed is for `jsplit.wire.admission` to say.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from jsplit.wire import codec
 from jsplit.wire.codec import Frame
 from jsplit.wire.errors import RemoteProtocolError
+from jsplit.wire.json_types import Json
 
 OVERHEAD = 12 + 16 + codec.LARGEST_HEAD
 """Bytes that sealing adds to a frame, at most: a nonce, a tag, and its head, which is
@@ -25,11 +26,11 @@ Outgoing = list[tuple[int, Frame]]
 class Seals(Protocol):
     """How frames are sealed between two parties that reach each other by the lead."""
 
-    def offer(self, peer: int) -> Mapping[str, Any]:
+    def offer(self, peer: int) -> Mapping[str, str]:
         """This party's key, and what shows whose it is."""
         ...
 
-    def meet(self, peer: int, instance: int, offer: Mapping[str, Any]) -> bool:
+    def meet(self, peer: int, instance: int, offer: Mapping[str, Json]) -> bool:
         """Take the peer's key, if it is the peer's.
 
         Args:

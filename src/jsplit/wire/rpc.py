@@ -8,9 +8,9 @@ not read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Protocol, cast
 
 import grpc
 
@@ -23,6 +23,32 @@ from jsplit.wire.transport import PULSE, Met, Pulse
 
 _PEER = "jsplit-peer"
 """The metadata in which whom a party dials is said, where there are no certificates."""
+
+
+# gRPC's own types know nothing of what crosses: here it is bytes, both ways. So these
+# say what is used of it.
+class _Code(Protocol):
+    name: str
+
+
+class _Call(Protocol):
+    """A stream, of which gRPC tells how it ended."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+    def initial_metadata(self) -> object: ...
+    def cancel(self) -> object: ...
+    def code(self) -> _Code: ...
+    def details(self) -> str: ...
+
+
+class _Opens(Protocol):
+    def __call__(
+        self, chunks: Iterator[bytes], *, metadata: tuple[tuple[str, str], ...]
+    ) -> _Call: ...
+
+
+class _GrpcChannel(Protocol):
+    def stream_stream(self, method: str) -> _Opens: ...
 
 
 class Grpc:
@@ -62,13 +88,13 @@ class _Connection(Ends):
     """The end of a channel that dialled; closing it closes the connection.
 
     Args:
-        peer: as for `Ends`.
-        outward: as for `Ends`.
-        inward: as for `Ends`.
-        limit: as for `Ends`.
-        accept: as for `Ends`.
+        peer: the party at the other end.
+        outward: what is sent goes into it.
+        inward: what is received comes out of it.
+        limit: the most bytes that the arrays of one frame may take.
+        accept: asked for every head before anything is allocated.
         call: the stream.
-        line: what carries it.
+        connection: what carries it.
         ended: set when the listener has ended the stream.
     """
 
@@ -79,13 +105,12 @@ class _Connection(Ends):
         inward: Pipe,
         limit: int,
         accept: Accept,
-        *,
-        call: Any,
-        line: grpc.Channel,
+        call: _Call,
+        connection: grpc.Channel,
         ended: threading.Event,
     ):
         super().__init__(peer, outward, inward, limit, accept)
-        self.call, self.line, self.ended = call, line, ended
+        self.call, self.connection, self.ended = call, connection, ended
 
     def close(self, reason: str = "", wait: float = 0.0) -> None:
         """Close both ways; see `jsplit.wire.channel.Channel.close`."""
@@ -95,7 +120,7 @@ class _Connection(Ends):
         if wait:
             self.ended.wait(wait)
         self.call.cancel()
-        self.line.close()
+        self.connection.close()
 
 
 def dial(
@@ -136,14 +161,13 @@ def dial(
         credentials = grpc.ssl_channel_credentials(
             trust.authority, trust.key, trust.certificate
         )
-        line = grpc.secure_channel(address, credentials, chosen)
+        connection = grpc.secure_channel(address, credentials, chosen)
     else:
-        line = grpc.insecure_channel(address, chosen)
+        connection = grpc.insecure_channel(address, chosen)
         metadata = ((PARTY, trust.party), (_PEER, peer))
     outward, inward = Pipe(), Pipe()
     there, ended = threading.Event(), threading.Event()
-    # gRPC's types know nothing of what crosses: here it is bytes, both ways.
-    stream = cast(Any, line).stream_stream(f"/{SERVICE}/{METHOD}")
+    stream = cast(_GrpcChannel, connection).stream_stream(f"/{SERVICE}/{METHOD}")
     call = stream(iter(outward), metadata=metadata)
 
     def pump() -> None:
@@ -162,9 +186,7 @@ def dial(
         ended.set()
 
     threading.Thread(target=pump, name="jsplit-pump", daemon=True).start()
-    made = _Connection(
-        peer, outward, inward, limit, accept, call=call, line=line, ended=ended
-    )
+    made = _Connection(peer, outward, inward, limit, accept, call, connection, ended)
     if not there.wait(timeout):
         made.close(f"no connection with `{peer}` at {address} within {timeout:g} s.")
     if inward.reason is not None:
@@ -181,5 +203,5 @@ def _why(peer: str, error: grpc.RpcError) -> str:
     # What is raised out of a call is the call itself, but the types do not say so.
     if not isinstance(error, grpc.Call):
         return f"{broke}: {type(error).__name__}, no details"
-    call: Any = error
+    call = cast(_Call, error)
     return f"{broke}: {call.code().name}, {call.details() or 'no details'}"

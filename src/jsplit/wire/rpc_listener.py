@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Protocol, cast
 
 import grpc
 
@@ -26,7 +26,20 @@ PARTY = "jsplit-party"
 _log = logging.getLogger("jsplit.wire")
 
 
-def options(pulse: Pulse) -> list[tuple[str, Any]]:
+# gRPC's own types know nothing of what crosses: here it is bytes, both
+# ways. So these say what is used of it.
+class _MakesHandlers(Protocol):
+    def stream_stream_rpc_method_handler(
+        self, talk: Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]: ...
+
+
+class _Context(Protocol):
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]: ...
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]: ...
+
+
+def options(pulse: Pulse) -> list[tuple[str, int | str]]:
     """What either side asks of gRPC."""
     every, wait = (max(int(1000 * seconds), 1) for seconds in pulse)
     least = min(every, 1000)
@@ -89,9 +102,7 @@ class Listener:
         self.server = grpc.server(
             self.pool, options=options(pulse), maximum_concurrent_rpcs=workers
         )
-        # gRPC's types know nothing of what crosses: here it is bytes, both
-        # ways.
-        talk: Any = cast(Any, grpc).stream_stream_rpc_method_handler(self.talk)
+        talk = cast(_MakesHandlers, grpc).stream_stream_rpc_method_handler(self.talk)
         handler = grpc.method_handlers_generic_handler(SERVICE, {METHOD: talk})
         self.server.add_generic_rpc_handlers((handler,))
         try:
@@ -117,10 +128,10 @@ class Listener:
     def who(self, context: grpc.ServicerContext) -> tuple[str | None, str]:
         """The party that connects, if it is on the allow-list, and what it showed."""
         if self.secure:
-            uris: Any = context.auth_context().get("peer_uri", ())
+            uris = cast(_Context, context).auth_context().get("peer_uri", ())
             shown = [str(uri, errors="replace") for uri in uris]
         else:
-            metadata: Any = context.invocation_metadata()
+            metadata = cast(_Context, context).invocation_metadata()
             shown = [str(value) for key, value in metadata if key == PARTY]
         found = [self.allowed[name] for name in shown if name in self.allowed]
         # A certificate of two parties is none of either.

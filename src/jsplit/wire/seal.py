@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from cryptography import x509
@@ -28,6 +27,7 @@ from jsplit.wire import chunks
 from jsplit.wire.credentials import Credentials, Trust
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.frames import Frame, frame_of
+from jsplit.wire.json_types import Json
 from jsplit.wire.signatures import sign, verified_uris, verify
 
 _NONCE = 12
@@ -119,7 +119,7 @@ class Sealer:
             "signature": sign(key, statement).hex(),
         }
 
-    def meet(self, peer: int, instance: int, offer: Mapping[str, Any]) -> bool:
+    def meet(self, peer: int, instance: int, offer: Mapping[str, Json]) -> bool:
         """Take the key of a peer, if it is shown to be the peer's.
 
         Args:
@@ -135,15 +135,16 @@ class Sealer:
                 lead only passes it on.
         """
         try:
-            public = bytes.fromhex(offer["public"])
+            public = bytes.fromhex(_text(offer, "public"))
             theirs = X25519PublicKey.from_public_bytes(public)
             if isinstance(self.trust, Credentials):
-                chain = x509.load_pem_x509_certificates(offer["certificate"].encode())
+                certificate = _text(offer, "certificate").encode()
+                chain = x509.load_pem_x509_certificates(certificate)
                 # The certificate before the signature: a signature by a key of anybody's is
                 # worth nothing.
                 self.check(peer, chain)
                 statement = self.statement(peer, self.me, instance, public)
-                verify(chain[0], bytes.fromhex(offer["signature"]), statement)
+                verify(chain[0], bytes.fromhex(_text(offer, "signature")), statement)
             shared = self.own.exchange(theirs)
         except VerificationError as error:
             raise self.refused(
@@ -156,7 +157,7 @@ class Sealer:
             ) from None
         # The offer is whatever JSON the other side wrote: keys may lack, values be of any type,
         # the chain be empty, and a point of low order makes `exchange` raise ValueError.
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise self.refused(
                 peer, f"it is not one: {type(error).__name__}: {error}"
             ) from None
@@ -277,3 +278,10 @@ class Sealer:
                 f"a frame of `{self.parties[peer]}` holds another than it says."
             )
         return found
+
+
+def _text(offer: Mapping[str, Json], name: str) -> str:
+    found = offer[name]
+    if not isinstance(found, str):
+        raise TypeError(f"`{name}` is no text.")
+    return found

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+
+from jax.typing import ArrayLike
 
 from jsplit.wire import codec
 from jsplit.wire.admission import no_such_step
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.errors import LocalProtocolError, RemoteProtocolError
+from jsplit.wire.json_types import Json
 from jsplit.wire.steps import Steps
 from jsplit.wire.terms import Terms, in_words
 
@@ -36,7 +38,8 @@ class Session:
             made good.
 
     Attributes:
-        sends: the wires to the peer; `receives`: the wires from it.
+        sends: the wires to the peer.
+        receives: the wires from it.
         tables: by crossing, the steps in which it is used in this
             epoch.
         next_send: by wire, the position of the frame that is sent next.
@@ -109,7 +112,7 @@ class Session:
         return self.in_window(wire, step, self.peer_done)
 
     def in_window(self, wire: int, step: int, done: int) -> bool:
-        """Whether a step is in the window of who has finished so many."""
+        """Whether a step is in the window of a party that has finished `done`."""
         # Counted in uses: a step in which the wire rests is no reason to
         # wait.
         uses = self.tables[wire]
@@ -129,17 +132,17 @@ class Session:
             uses.count(self.done) > uses.count(self.told_done) for uses in tables
         )
 
-    def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Frame:
+    def send(
+        self, wire: int, step: int, micro: int, arrays: Sequence[ArrayLike]
+    ) -> Frame:
         """The frame of the next message on a wire, kept until the peer has it.
 
         Raises:
             LocalProtocolError: if it is not the next one, or its shapes
                 are not those agreed upon.
         """
-        crossing, position = (
-            self.terms.crossings[wire],
-            self.position(wire, step, micro),
-        )
+        crossing = self.terms.crossings[wire]
+        position = self.position(wire, step, micro)
         # The position alone does not tell: in a step without the wire it is
         # that of the next use.
         is_next = self.next_send.get(wire) == position and self.tables[wire].has(step)
@@ -217,10 +220,8 @@ class Session:
         # use the wire, may have changed while the arrays were on their way.
         if not self.tables[wire].has(head.step):
             raise no_such_step(self.terms, self.peer, head)
-        position, expected = (
-            self.position(wire, head.step, head.micro),
-            self.next_receive[wire],
-        )
+        position = self.position(wire, head.step, head.micro)
+        expected = self.next_receive[wire]
         # A repetition too says how far the peer is, and that may open the
         # window.
         self.acknowledge(head.step - self.terms.lag)
@@ -245,7 +246,7 @@ class Session:
             self.acked[wire] = max(acked, has)
         self.kept = {at: f for at, f in self.kept.items() if at[1] >= self.acked[at[0]]}
 
-    def _synced(self, said: Mapping[str, Any]) -> list[Frame]:
+    def _synced(self, said: Mapping[str, Json]) -> list[Frame]:
         """Drop what the peer says it has; give what it lacks, if it asks for it."""
         received, done = self._read_sync(said)
         # What is said may be late, so nothing that was known before is
@@ -267,14 +268,12 @@ class Session:
         # By position, not by wire: the peer needs the oldest steps first.
         return [self.kept[at] for at in sorted(lacking, key=lambda at: at[1])]
 
-    def _read_sync(self, said: Mapping[str, Any]) -> tuple[dict[int, int], int]:
+    def _read_sync(self, said: Mapping[str, Json]) -> tuple[dict[int, int], int]:
         """What a sync says, checked as all that comes from another party."""
         who = f"`{self.terms.name(self.peer)}`"
-        done: object = said.get("done")
-        next_frames: object = said.get("next")
-        if not isinstance(next_frames, dict) or type(done) is not int:
+        done, found = said.get("done"), said.get("next")
+        if not isinstance(found, dict) or type(done) is not int:
             raise RemoteProtocolError(f"{who} does not say what it has received.")
-        found = cast(dict[str, object], next_frames)
         if found.keys() != {str(wire) for wire in self.sends}:
             raise RemoteProtocolError(f"{who} does not say what it has received.")
         received: dict[int, int] = {}

@@ -1,7 +1,8 @@
 """Proofs between two parties that no TLS connects: signatures, and the certificates behind them.
 
-`verify` checks what `sign` made, and `verified_uris` says who the key belongs to. Used where a
-third party passes the keys on. Needs the extra `jsplit[grpc]`.
+`verify` checks what `sign` made, and `verified_uris` says who the key
+belongs to. Used where a third party passes the keys on. Needs the extra
+`jsplit[grpc]`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def verify(certificate: x509.Certificate, signature: bytes, statement: bytes) ->
 
 
 def _pss() -> padding.PSS:
-    # The same at both ends: with PSS the length of the salt is part of what must agree.
+    # The same at both ends: with PSS the length of the salt is part of
+    # what must agree.
     return padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
 
 
@@ -65,8 +67,9 @@ def verified_uris(chain: Sequence[x509.Certificate], authority: bytes) -> list[s
         VerificationError: if no valid path leads from it to an authority.
     """
     store = Store(x509.load_pem_x509_certificates(authority))
-    # A verifier of clients, though the peer may listen elsewhere: one of servers wants a host
-    # name, and there is none between parties that never dial each other.
+    # A verifier of clients, though the peer may listen elsewhere: one of
+    # servers wants a host name, and there is none between parties that
+    # never dial each other.
     verifier = PolicyBuilder().store(store).build_client_verifier()
     verifier.verify(chain[0], list(chain[1:]))
     try:

@@ -9,15 +9,16 @@ say.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jsplit.wire import codec
 from jsplit.wire.admission import accept_between
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.control import Start
 from jsplit.wire.errors import Refused
+from jsplit.wire.json_types import Json
 from jsplit.wire.relay import Outgoing, Seals, open_sealed, seal_relayed
 from jsplit.wire.session import Session
 from jsplit.wire.terms import Terms
@@ -109,7 +110,7 @@ class Traffic:
 
     # What comes.
 
-    def on_key(self, head: Head, offer: Mapping[str, Any]) -> Outgoing:
+    def on_key(self, head: Head, offer: Mapping[str, Json]) -> Outgoing:
         """Take the key of a party behind the lead, and answer a new one."""
         peer = head.sender
         if self.seals is None or not self.begun or self.route(peer) == peer:
@@ -169,7 +170,9 @@ class Traffic:
 
     # What the run asks for.
 
-    def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> Outgoing:
+    def send(
+        self, wire: int, step: int, micro: int, arrays: Sequence[ArrayLike]
+    ) -> Outgoing:
         """Send a value that this party has computed; see `Session.send`."""
         peer = self.terms.crossings[wire].receiver
         frame = self.sessions[peer].send(wire, step, micro, arrays)

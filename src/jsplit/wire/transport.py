@@ -8,7 +8,7 @@ transport of your own has these two methods, and passes the tests of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from jsplit.wire.certs import Trust
 from jsplit.wire.channel import Channel
@@ -42,7 +42,7 @@ comes.
 
 # It is called and does not return a channel: then nobody has to ask for the next
 # connection, and the transport knows when one is over.
-Met = Callable[[str, Open], Any]
+Met = Callable[[str, Open], object]
 """`met(party, open)`: called for every connection, which lasts until this returns."""
 
 

@@ -7,10 +7,11 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
 from jsplit.core.trees import describe
@@ -19,7 +20,7 @@ from jsplit.training.config import Config
 from jsplit.training.crossing import Packet
 from jsplit.training.walk import Wire
 
-_Arrays = Sequence[Any]
+_Arrays = Sequence[ArrayLike]
 
 
 class Exchange(Protocol):
@@ -42,11 +43,11 @@ class Exchange(Protocol):
         ...
 
     def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
-        """Until the arrays of one of several wires have come."""
+        """Wait until the arrays of one of several wires have come."""
         ...
 
 
-def said_with_structure(tree: PyTree) -> tuple:
+def structure_and_shapes(tree: PyTree) -> tuple:
     """The structure, shapes and dtypes of a pytree, to be compared."""
     # A dtype may be given as a type, as `jnp.float32` is: made one
     # form.
@@ -112,5 +113,5 @@ class Wires:
         return self.exchange.there(self.at(wire), self.step, micro)
 
     def wait(self, wanted: Iterable[tuple[Wire, int]]) -> None:
-        """Until one of several messages has come."""
+        """Wait until one of several messages has come."""
         self.exchange.wait([(self.at(w), self.step, m) for w, m in wanted])

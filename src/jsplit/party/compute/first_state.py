@@ -9,7 +9,7 @@ import jax
 from jsplit.core.base import PartyState, PyTree
 from jsplit.core.checks import first_line
 from jsplit.core.trees import describe
-from jsplit.party.compute.exchange import said_with_structure
+from jsplit.party.compute.exchange import structure_and_shapes
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
 from jsplit.topology.nodes import Node
@@ -45,7 +45,7 @@ def first_state(
         # What crosses is agreed on; what stays with its party is its
         # own affair.
         wanted = said.get(node.name, value)
-        if said_with_structure(value) != said_with_structure(wanted):
+        if structure_and_shapes(value) != structure_and_shapes(wanted):
             raise ValueError(
                 f"node `{node.name}` gives {describe(value)}, the agreement says "
                 f"{describe(wanted)}."

@@ -7,12 +7,12 @@ common.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jsplit.core.base import PartyState
+from jsplit.core.base import PartyState, PyTree
 from jsplit.core.keys import is_key
 from jsplit.party.contract import schema as shapes
 from jsplit.wire.codec import Shapes
@@ -22,7 +22,7 @@ from jsplit.wire.codec import Shapes
 _HANDED = ("params", "state", "optimizer", "links")
 
 
-def learned(state: PartyState) -> list[Any]:
+def learned(state: PartyState) -> list[jax.Array]:
     """Parameters, statistics, optimizer state and memory of links, as arrays.
 
     `taken` is the inverse.
@@ -35,7 +35,7 @@ def learned(state: PartyState) -> list[Any]:
     ]
 
 
-def taken(state: PartyState, arrays: Iterable[Any]) -> PartyState:
+def taken(state: PartyState, arrays: Iterable[ArrayLike]) -> PartyState:
     """A party's state with what another has learned in its place.
 
     Args:
@@ -62,5 +62,5 @@ def shapes_of_learned(state: PartyState) -> Shapes:
     return shapes.arrays(jax.eval_shape(learned, state))
 
 
-def _parts(state: PartyState) -> dict[str, Any]:
+def _parts(state: PartyState) -> dict[str, PyTree]:
     return {part: getattr(state, part) for part in _HANDED}

@@ -23,7 +23,7 @@ class WaitingCarrier(StepCarrier, Protocol):
         ...
 
     def wait(self, wanted: Sequence[tuple[Wire, int]]) -> None:
-        """Until one of several messages, of wires and micro-batches, has come."""
+        """Wait until one of several messages, by wire and micro-batch, has come."""
         ...
 
 

@@ -10,7 +10,6 @@ which messages arrive changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,12 +70,8 @@ class Local:
         # A client by its own name plays a role of the topology, under
         # whose name all its things lie.
         role = agreed.turns.role[party]
-        self.name, self.party, self.agreed, self.turns = (
-            party,
-            role,
-            agreed,
-            agreed.turns,
-        )
+        self.name, self.party = party, role
+        self.agreed, self.turns = agreed, agreed.turns
         self.micros: int = agreed.microbatches
         self.topology = agreed.topology(role, own)
         self.config = own_config(
@@ -103,7 +98,7 @@ class Local:
         self.infer = PartyPrograms(role, walks.infer)
 
         self._zeros: Store | None = None
-        self._begun: PrefetchedStep | None = None
+        self._prefetched: PrefetchedStep | None = None
         self._pipeline: Pipeline | None = None
         self._looked = False
 
@@ -173,22 +168,22 @@ class Local:
             self._looked = True
 
         at = Wires(self, exchange, step, self.agreed.batch // self.micros)
-        begun, self._begun = self._begun, None
-        if begun is None or not begun.fits(batches, step, store):
-            begun = PrefetchedStep(batches, step)
-        begun.gather(self.layout[self.party], self.micros)
+        prefetched, self._prefetched = self._prefetched, None
+        if prefetched is None or not prefetched.fits(batches, step, store):
+            prefetched = PrefetchedStep(batches, step)
+        prefetched.gather(self.layout[self.party], self.micros)
         # Now is their step: what was computed ahead goes first, in the
         # order of sending.
-        for micro, wire, value in begun.held:
+        for micro, wire, value in prefetched.held:
             at.send(micro, wire, value)
         if self.micros > 1:
-            store.update(self._zero_sums({**store, **begun.own[0]}, at.size))
+            store.update(self._zero_sums({**store, **prefetched.own[0]}, at.size))
 
-        stores = [MicroStore(store, own, self.walk.shared) for own in begun.own]
+        stores = [MicroStore(store, own, self.walk.shared) for own in prefetched.own]
         meanwhile = self._ahead(batches, step + 1, store)
-        interleave(self.walk, stores, begun.done, at, meanwhile)
+        interleave(self.walk, stores, prefetched.done, at, meanwhile)
         if self.micros == 1:
-            found = {n.what: begun.own[0][n] for n in self.losses}
+            found = {n.what: prefetched.own[0][n] for n in self.losses}
         else:
             self.finish.run(store, at)
             found = {n.what: store[total(n)] / self.micros for n in self.losses}
@@ -230,18 +225,18 @@ class Local:
         if not self.works(step):
             return
         layout = self.layout[self.party]
-        begun = self._begun = PrefetchedStep(batches, step)
+        prefetched = self._prefetched = PrefetchedStep(batches, step)
         try:
-            begun.gather(layout, self.micros)
+            prefetched.gather(layout, self.micros)
         except Exception:  # it is raised where it belongs, in its own step
-            self._begun = None
+            self._prefetched = None
             return
         yield
         # That the step's number changes is known: the turns ahead are
         # given the next.
         changed = (self.walk.changing | self.finish.changing) - {layout.step}
         count = self.walk.leading(changed)
-        yield from begun.lead(self.walk, count, store, layout.step)
+        yield from prefetched.lead(self.walk, count, store, layout.step)
 
     def _zero_sums(self, store: Store, size: int) -> Store:
         """Zeros for the sums over micro-batches, made in the first step and kept."""
@@ -263,7 +258,7 @@ class Local:
         step: int,
         size: int,
         exchange: Exchange,
-    ) -> dict[str, Any]:
+    ) -> dict[str, jax.Array]:
         """The losses that this party computes, in inference mode."""
         store = self._load(state, batch)
         self.measure.run(store, Wires(self, exchange, step, size))

@@ -75,7 +75,7 @@ class Pipeline:
     After the last it is empty, and all that is left is in `store`.
 
     Args:
-        part: its programs of the training step, as `held` gives it.
+        programs: its programs of the training step, as `held` gives it.
         layout: of what the party has.
         store: what outlasts a step.
         batches: what gives the batch of a step.
@@ -86,7 +86,7 @@ class Pipeline:
 
     def __init__(
         self,
-        part: PartyPrograms,
+        programs: PartyPrograms,
         layout: PartyLayout,
         store: Store,
         batches: Batches,
@@ -94,12 +94,17 @@ class Pipeline:
         first: int,
         last: int,
     ):
-        self.part, self.layout, self.store, self.batches = part, layout, store, batches
+        self.programs, self.layout, self.store, self.batches = (
+            programs,
+            layout,
+            store,
+            batches,
+        )
         # Each step under way has its own number, on which its
         # randomness depends.
-        self.shared = part.shared - {layout.step}
+        self.shared = programs.shared - {layout.step}
         self.next, self.last = first, last
-        self.order = order(list(part.by_turn), late, first, last)
+        self.order = order(list(programs.by_turn), late, first, last)
         self.under_way: dict[int, MicroStore] = {}
 
     def fits(self, batches: Batches, step: int) -> bool:
@@ -116,14 +121,14 @@ class Pipeline:
         Returns:
             What the step itself has left.
         """
-        final = max(self.part.by_turn)
+        final = max(self.programs.by_turn)
         # The order goes on where the step before left it: it is one for
         # all steps.
         for number, turn in self.order:
             if number not in self.under_way:
                 self.under_way[number] = self._begin(number)
-            for program in self.part.by_turn[turn]:
-                self.part.turn(program, self.under_way[number], at(number), 0)
+            for program in self.programs.by_turn[turn]:
+                self.programs.turn(program, self.under_way[number], at(number), 0)
             if (number, turn) == (step, final):
                 break
         self.next = step + 1

@@ -58,7 +58,7 @@ class PrefetchedStep:
     def fits(
         self, batches: Batches, step: int, store: Mapping[Address, PyTree]
     ) -> bool:
-        """Whether it would begin just so from this store."""
+        """Whether what was computed is what this store would give."""
         if self.batches is not batches or self.step != step:
             return False
         # By identity: a state that came from a checkpoint may have the

@@ -65,11 +65,10 @@ class Connections:
         addresses: Mapping[str, str] | None = None,
         pulse: Pulse = PULSE,
     ):
-        listens: dict[str, str] = agreed.addresses
+        listens = agreed.addresses
         # Through the agreement, which checks them as it checks its own.
-        dialled = agreed.replace(addresses={**listens, **(addresses or {})})[
-            "addresses"
-        ]
+        elsewhere = agreed.replace(addresses={**listens, **(addresses or {})})
+        dialled = elsewhere.addresses
         self.agreed, self.member, self.trust = agreed, member, trust
         self.limit, self.transport, self.pulse = limit, transport, pulse
         self.peers = Peers(agreed, party, member)
@@ -141,14 +140,14 @@ class Connections:
         peers = self.peers
         with self.changed:
             peers.closing.set()
-            lines = list(peers.all_lines)
-            for peer, line in peers.lines.items():
-                line.put(self.member.bye(peer, reason))
+            outboxes = list(peers.all_outboxes)
+            for peer, outbox in peers.outboxes.items():
+                outbox.put(self.member.bye(peer, reason))
         # All are told to end before any is waited for: each may take its time.
-        for line in lines:
-            line.end(f"`{peers.party}` has left.")
-        for line in lines:
-            line.join()
+        for outbox in outboxes:
+            outbox.end(f"`{peers.party}` has left.")
+        for outbox in outboxes:
+            outbox.join()
 
     def close(self) -> None:
         """Leave, at the latest now.

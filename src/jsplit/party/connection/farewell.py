@@ -40,12 +40,12 @@ def say_goodbye(
     end = time.monotonic() + peers.patience
     with peers.changed:
         while True:
-            for peer, line in peers.lines.items():
+            for peer, outbox in peers.outboxes.items():
                 # By connection, not by peer: one that has come again may not have heard
                 # it.
-                if told.get(peer) is not line:
-                    line.put(member.bye(peer, reason))
-                    told[peer] = line
+                if told.get(peer) is not outbox:
+                    outbox.put(member.bye(peer, reason))
+                    told[peer] = outbox
             now = time.monotonic()
             if member.done >= left or peers.fatal or asked() or now > end:
                 return left - member.done

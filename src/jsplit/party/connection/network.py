@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.farewell import awaited_by, say_goodbye
@@ -86,7 +86,7 @@ class Network:
 
     def until(
         self,
-        there: Callable[[], Any],
+        there: Callable[[], bool],
         what: str | Callable[[], str],
         whom: Sequence[str] = (),
         patience: float | None = None,
@@ -178,7 +178,7 @@ class Network:
         with self.changed:
             # The lead knows of all; the others only whom they have a connection with.
             rendezvous = self.member.rendezvous
-            there = rendezvous.there if rendezvous else self.peers.lines
+            there = rendezvous.there if rendezvous else self.peers.outboxes
             others = [(i, p) for i, p in enumerate(self.names) if p != self.party]
             missing = [f"`{party}`" for i, party in others if i not in there]
         if not missing:
@@ -187,7 +187,9 @@ class Network:
 
     # Values.
 
-    def send(self, wire: int, step: int, micro: int, arrays: Sequence[Any]) -> None:
+    def send(
+        self, wire: int, step: int, micro: int, arrays: Sequence[ArrayLike]
+    ) -> None:
         """Send a value, as soon as the peer has come near enough to take it.
 
         Args:
@@ -227,7 +229,7 @@ class Network:
         inbox = self.member.inbox
         self.until(lambda: any(value in inbox for value in wanted), what, peers)
 
-    def take(self, wire: int, step: int, micro: int) -> Sequence[Any]:
+    def take(self, wire: int, step: int, micro: int) -> Sequence[np.ndarray]:
         """The arrays of a value; waits for it."""
         self.wait([(wire, step, micro)])
         with self.changed:

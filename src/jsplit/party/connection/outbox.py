@@ -9,14 +9,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 from jsplit.wire.channel import Channel
 from jsplit.wire.codec import CARRIERS, Frame
+from jsplit.wire.frames import FrameId
 from jsplit.wire.pipe import Closed
 
 _LAST = 10.0
 """Seconds that the last frames of a connection have to go out."""
+
+_Due = tuple[FrameId, tuple[bytes, ...]]
+"""By what a frame that is due is told from others: its id, and what it says."""
 
 
 class Outbox:
@@ -46,7 +49,7 @@ class Outbox:
     ):
         self.channel, self.patience, self.most = channel, patience, most
         self.failed = failed
-        self.due: OrderedDict[tuple[Any, ...], Frame] = OrderedDict()
+        self.due: OrderedDict[_Due, Frame] = OrderedDict()
         self.changed = threading.Condition()
         self.busy = self.broken = False
         self.ends: float | None = None

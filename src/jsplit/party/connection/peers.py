@@ -34,8 +34,8 @@ class Peers:
     Attributes:
         changed: held by whoever touches `member` or one of these; told
             when something has come.
-        lines: by peer, the connection by which it is reached.
-        all_lines: these, those that end, and those that have not said
+        outboxes: by peer, the connection by which it is reached.
+        all_outboxes: these, those that end, and those that have not said
             who they are.
         lost: by peer, since when there is no connection.
         trouble: by party, what was wrong with its connection last, or
@@ -56,8 +56,8 @@ class Peers:
         self.most_due = _SPARE + terms.window * sum(frames)
 
         self.changed = threading.Condition()
-        self.lines: dict[int, Outbox] = {}
-        self.all_lines: set[Outbox] = set()
+        self.outboxes: dict[int, Outbox] = {}
+        self.all_outboxes: set[Outbox] = set()
         # Whoever never comes counts as lost from the beginning.
         self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.trouble: dict[str, str] = {}
@@ -67,7 +67,7 @@ class Peers:
         self.told: dict[int, Outbox] = {}
         self.closing = threading.Event()
 
-    def outbox(self, channel: Channel) -> Outbox:
+    def new_outbox(self, channel: Channel) -> Outbox:
         """A new connection, with the thread that writes to it."""
         return Outbox(
             channel,
@@ -81,8 +81,8 @@ class Peers:
         for peer, frame in outgoing:
             # Without a connection a frame is dropped: it is kept, and asked
             # for on the next one.
-            if line := self.lines.get(self.member.route(peer)):
-                line.put(frame)
+            if outbox := self.outboxes.get(self.member.route(peer)):
+                outbox.put(frame)
 
     def note(self, peer: int, trouble: str) -> None:
         """Note what was wrong with a connection."""
@@ -102,14 +102,14 @@ class Peers:
             self.fatal = self.fatal or error
             if tell and self.verdict is None:
                 self.verdict = str(error)
-                for peer, line in self.lines.items():
-                    self.tell(peer, line, self.verdict)
+                for peer, outbox in self.outboxes.items():
+                    self.tell(peer, outbox, self.verdict)
             self.changed.notify_all()
 
-    def tell(self, peer: int, line: Outbox, reason: str) -> None:
+    def tell(self, peer: int, outbox: Outbox, reason: str) -> None:
         """Tell a peer that it is over for all."""
-        line.put(self.member.refusal(peer, reason))
-        self.told[peer] = line
+        outbox.put(self.member.refusal(peer, reason))
+        self.told[peer] = outbox
 
     def all_told(self) -> bool:
         """Whether all that have been here have left, or were told that it is over."""

@@ -29,39 +29,39 @@ def serve(peers: Peers, peer: int, channel: Channel) -> None:
         channel: the connection.
     """
     with peers.changed:
-        line = peers.outbox(channel)
-        peers.all_lines.add(line)
+        outbox = peers.new_outbox(channel)
+        peers.all_outboxes.add(outbox)
         if peers.closing.is_set():
-            line.cut(f"`{peers.party}` has left.")
+            outbox.cut(f"`{peers.party}` has left.")
         else:
             # An older connection keeps its place until this one has said hello.
-            peers.lines.setdefault(peer, line)
-        line.put(peers.member.hello(peer))
+            peers.outboxes.setdefault(peer, outbox)
+        outbox.put(peers.member.hello(peer))
         if peers.verdict is not None:
-            peers.tell(peer, line, peers.verdict)
-    trouble = _read(peers, peer, line)
+            peers.tell(peer, outbox, peers.verdict)
+    trouble = _read(peers, peer, outbox)
     with peers.changed:
         # Else a newer one has taken its place, and the peer is not lost.
-        if peers.lines.get(peer, line) is line:
-            peers.lines.pop(peer, None)
+        if peers.outboxes.get(peer, outbox) is outbox:
+            peers.outboxes.pop(peer, None)
             peers.lost.setdefault(peer, time.monotonic())
             peers.note(peer, trouble)
         peers.changed.notify_all()
-    line.end("the connection is closed.")
-    line.join()
+    outbox.end("the connection is closed.")
+    outbox.join()
     with peers.changed:
-        peers.all_lines.discard(line)
+        peers.all_outboxes.discard(outbox)
 
 
-def _read(peers: Peers, peer: int, line: Outbox) -> str:
+def _read(peers: Peers, peer: int, outbox: Outbox) -> str:
     """Take what comes on a connection until it ends; gives why it did."""
     try:
-        return _take_all(peers, peer, line)
+        return _take_all(peers, peer, outbox)
     except Closed as error:
         return str(error)
     except (CodecError, RemoteProtocolError) as error:
         _log.warning(
-            "%s refused what `%s` sent: %s", peers.party, line.channel.peer, error
+            "%s refused what `%s` sent: %s", peers.party, outbox.channel.peer, error
         )
         return str(error)
     except LocalProtocolError as error:
@@ -71,31 +71,31 @@ def _read(peers: Peers, peer: int, line: Outbox) -> str:
         # Whatever else a peer may bring about costs it its connection, and this party
         # nothing.
         _log.exception(
-            "%s: the connection with `%s` ends", peers.party, line.channel.peer
+            "%s: the connection with `%s` ends", peers.party, outbox.channel.peer
         )
         return str(error)
 
 
-def _take_all(peers: Peers, peer: int, line: Outbox) -> str:
+def _take_all(peers: Peers, peer: int, outbox: Outbox) -> str:
     heard = False
     while True:
         try:
             # A second at a time, so that a connection that was replaced is noticed.
-            frame = line.channel.receive(1.0)
+            frame = outbox.channel.receive(1.0)
         except TimeoutError:
             continue
         with peers.changed:
-            if heard and peers.lines.get(peer) is not line:
+            if heard and peers.outboxes.get(peer) is not outbox:
                 return "a newer connection has taken its place."
             try:
-                _take(peers, peer, line, frame, heard)
+                _take(peers, peer, outbox, frame, heard)
             except Refused as error:
-                _on_refusal(peers, peer, line, frame.head, error)
+                _on_refusal(peers, peer, outbox, frame.head, error)
                 return str(error)
             heard = True
 
 
-def _take(peers: Peers, peer: int, line: Outbox, frame: Frame, heard: bool) -> None:
+def _take(peers: Peers, peer: int, outbox: Outbox, frame: Frame, heard: bool) -> None:
     """Take a frame. A connection counts from its hello on, in the place of the last."""
     party = peers.names[peer]
     if not heard and frame.head.kind != "hello":
@@ -106,10 +106,10 @@ def _take(peers: Peers, peer: int, line: Outbox, frame: Frame, heard: bool) -> N
     if not heard:
         # Only now: a hello that is refused must not cost the peer the connection that
         # it has.
-        old = peers.lines.get(peer)
-        if old and old is not line:
+        old = peers.outboxes.get(peer)
+        if old and old is not outbox:
             old.cut(f"`{party}` has connected again.")
-        peers.lines[peer] = line
+        peers.outboxes[peer] = outbox
         peers.seen.add(peer)
         peers.lost.pop(peer, None)
         peers.trouble.pop(party, None)
@@ -123,7 +123,7 @@ def _take(peers: Peers, peer: int, line: Outbox, frame: Frame, heard: bool) -> N
 
 
 def _on_refusal(
-    peers: Peers, peer: int, line: Outbox, head: Head, error: Refused
+    peers: Peers, peer: int, outbox: Outbox, head: Head, error: Refused
 ) -> None:
     """Either side refuses the other, because of this head: end whom that concerns."""
     _log.error("%s: %s", peers.party, error)
@@ -136,9 +136,9 @@ def _on_refusal(
     in_the_run = head.epoch == member.epoch > 0 or ours and is_lead
     for_all = head.run == member.terms.run and not error.alone and in_the_run
     if ours:
-        line.put(member.refusal(peer, str(error)))
+        outbox.put(member.refusal(peer, str(error)))
     # Who waits for others can wait for a better one; who dials would be refused again
     # for ever.
-    dials = peers.agreed.reach(peers.party)[line.channel.peer] == "dial"
+    dials = peers.agreed.reach(peers.party)[outbox.channel.peer] == "dial"
     if for_all or dials:
         peers.fail(error, tell=for_all and (ours or is_lead))

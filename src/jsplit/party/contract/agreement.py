@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import first_line
@@ -20,10 +19,10 @@ from jsplit.core.links import identity
 from jsplit.core.trees import inexact_part
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.checks import check_links, checked
-from jsplit.party.contract.entries import said
+from jsplit.party.contract.entries import as_json
 from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
-from jsplit.party.contract.record import AgreementRecord, attributes_of, canonical
+from jsplit.party.contract.record import AgreementRecord, canonical, record_of
 from jsplit.party.contract.turns import Turns
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import both_ways
@@ -95,17 +94,17 @@ class Agreement(AgreementRecord):
                 f"`client` must be one of {', '.join(self.turns.names) or 'none'}, "
                 f"got {client!r}."
             )
-        turns = said(self.rotation.alone(client, self.steps))
+        turns = as_json(self.rotation.alone(client, self.steps))
         there = {*Turns(turns, self.roles, self.steps).parties}
         # An address or a certificate of somebody who is not there would be refused.
         kept = {}
         for name in ("addresses", "identities", "hosts"):
-            kept[name] = {p: x for p, x in self.said[name].items() if p in there}
+            kept[name] = {p: x for p, x in self[name].items() if p in there}
         one = self.replace(turns=turns, **kept)
         everyone = self.rotation_of_all or self.rotation
         return dataclasses.replace(one, rotation_of_all=everyone)
 
-    def replace(self, **changes: Any) -> Agreement:
+    def replace(self, **changes: object) -> Agreement:
         """The same agreement with other addresses, steps or the like.
 
         Args:
@@ -123,7 +122,7 @@ class Agreement(AgreementRecord):
             >>> sample_agreement().replace(steps=20).steps
             20
         """
-        made = parsed(self.said | changes)
+        made = parsed({**self.said, **changes})
         return dataclasses.replace(made, rotation_of_all=self.rotation_of_all)
 
     def topology(self, party: str | None = None, own: Own | None = None) -> Topology:
@@ -255,7 +254,7 @@ class Agreement(AgreementRecord):
         return listening[0]
 
 
-def parsed(found: Any) -> Agreement:
+def parsed(found: object) -> Agreement:
     """The agreement that a dictionary of JSON stands for, after all in it was checked.
 
     Args:
@@ -270,9 +269,9 @@ def parsed(found: Any) -> Agreement:
     # By way of the text: there keys are sorted, so that an agreement read from a file
     # and one just made name parties and clients in the same order, and places in these
     # orders are what frames say.
-    found = json.loads(canonical(checked(found)))
+    text = canonical(checked(found))
     try:
-        made = Agreement(**attributes_of(found))
+        made = record_of(Agreement, json.loads(text))
         _check_whole(made)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(

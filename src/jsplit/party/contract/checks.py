@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import index
-from typing import Any
+from typing import SupportsIndex, cast
 
+from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.turns import Turns
 
 FORMAT = "jsplit agreement 1"
@@ -49,7 +50,7 @@ _LEAST = {
 """The entries that are integers, and the least that each may be."""
 
 
-def checked(found: Any) -> dict[str, Any]:
+def checked(found: object) -> AgreementEntries:
     """The dictionary of an agreement, after its entries were looked at.
 
     What only the whole topology shows, as a value that nobody produces, is checked by
@@ -64,14 +65,15 @@ def checked(found: Any) -> dict[str, Any]:
     Raises:
         ValueError: naming the entry that is not as it must be.
     """
-    _check_names(found)
-    found = found | {n: _integer(n, found[n], least) for n, least in _LEAST.items()}
-    _check_schedule(found)
-    _check_parties(found)
-    return found
+    named = _with_all_names(found)
+    whole = {n: _integer(n, named[n], least) for n, least in _LEAST.items()}
+    entries = cast(AgreementEntries, named | whole)
+    _check_schedule(entries)
+    _check_parties(entries)
+    return entries
 
 
-def _check_names(found: Any) -> None:
+def _with_all_names(found: object) -> dict[str, object]:
     """Refuse what is no agreement, or lacks an entry, or has one too many."""
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"an agreement says `format`: {FORMAT!r}.")
@@ -82,18 +84,19 @@ def _check_names(found: Any) -> None:
     for name in found:
         if name not in _ENTRIES:
             raise ValueError(f"an agreement has `{name}`.")
+    return found
 
 
-def _integer(name: str, value: Any, least: int) -> int:
+def _integer(name: str, value: object, least: int) -> int:
     """A plain integer, of what may be one of NumPy, which JSON cannot say."""
+    number = index(value) if isinstance(value, SupportsIndex) else None
     # `True` is an integer in Python, and never what somebody meant by a number of steps.
-    whole = hasattr(value, "__index__") and not isinstance(value, bool)
-    if not whole or index(value) < least:
+    if number is None or isinstance(value, bool) or number < least:
         raise ValueError(f"`{name}` must be an integer from {least} on, got {value!r}.")
-    return index(value)
+    return number
 
 
-def _check_schedule(found: Mapping[str, Any]) -> None:
+def _check_schedule(found: AgreementEntries) -> None:
     """Refuse numbers and policies that do not go together."""
     micros, batch, staleness = found["microbatches"], found["batch"], found["staleness"]
     if batch % micros:
@@ -119,12 +122,13 @@ def _check_schedule(found: Mapping[str, Any]) -> None:
         )
 
 
-def _check_parties(found: Mapping[str, Any]) -> None:
+def _check_parties(found: AgreementEntries) -> None:
     """Refuse names of parties that there are not, and a lead that cannot lead."""
     roles, turns, lead = found["parties"], found["turns"], found["lead"]
     parties = Turns(turns, roles, found["steps"]).parties
-    for name in ("addresses", "identities", "hosts"):
-        if unknown := set(found[name]) - set(parties):
+    by_party = {n: found[n] for n in ("addresses", "identities", "hosts")}
+    for name, named in by_party.items():
+        if unknown := set(named) - set(parties):
             raise ValueError(
                 f"`{name}` names the party `{min(unknown)}`, "
                 f"which is not one of {', '.join(parties)}."
@@ -143,7 +147,7 @@ def _check_parties(found: Mapping[str, Any]) -> None:
         )
 
 
-def check_addresses(addresses: Any) -> None:
+def check_addresses(addresses: object) -> None:
     """Refuse what is no address, for each party.
 
     Args:
@@ -168,7 +172,7 @@ def check_addresses(addresses: Any) -> None:
             )
 
 
-def check_links(links: Mapping[str, Iterable[Any]]) -> None:
+def check_links(links: Mapping[str, Iterable[object]]) -> None:
     """Refuse what is no pair of names of links.
 
     Args:

@@ -7,7 +7,6 @@ shapes that they give are said by `values`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -17,7 +16,7 @@ from jsplit.core.trees import abstract, describe
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
 from jsplit.party.contract.checks import FORMAT, check_addresses
-from jsplit.party.contract.entries import LossEntry, NodeEntry, said
+from jsplit.party.contract.entries import LossEntry, NodeEntry, as_json
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.initial import example
@@ -35,7 +34,7 @@ def agreement(
     lead: str | None = None,
     links: LinkNames | None = None,
     microbatches: int = 1,
-    turns: Mapping[str, Any] | None = None,
+    turns: Mapping[str, object] | None = None,
     staleness: int = 0,
     seed: int = 0,
     checkpoint: int = 100,
@@ -136,7 +135,7 @@ def agreement(
     )
 
 
-def _of_topology(topology: Topology) -> dict[str, Any]:
+def _of_topology(topology: Topology) -> dict[str, object]:
     """What an agreement says of a topology: names, never a function or a parameter."""
     nodes, losses = [], []
     for node in topology.segments:
@@ -147,12 +146,12 @@ def _of_topology(topology: Topology) -> dict[str, Any]:
             node.segment.trainable,
             tuple(node.detached),
         )
-        nodes.append(said(entry))
+        nodes.append(as_json(entry))
     for x in topology.losses:
         # A weight may have been given as an integer, and 1 and 1.0 are two texts of
         # JSON, hence two hashes.
         weight = float(x.weight)
-        losses.append(said(LossEntry(x.name, x.party, x.reads, weight, x.local)))
+        losses.append(as_json(LossEntry(x.name, x.party, x.reads, weight, x.local)))
     return {
         "parties": list(topology.parties),
         "holds": {party: list(fields) for party, fields in topology.holds.items()},

@@ -1,6 +1,6 @@
 """The entries of an agreement: one node, one loss, and how clients rotate.
 
-Each is a frozen record and, for the file, a dictionary of JSON; `entry` and `said` are
+Each is a frozen record and, for the file, a dictionary of JSON; `entry` and `as_json` are
 inverses, to the byte, since parties compare the hash of the whole file.
 """
 
@@ -81,7 +81,7 @@ class Rotation:
 _Entry = TypeVar("_Entry", NodeEntry, LossEntry, Rotation)
 
 
-def entry(kind: type[_Entry], found: Any) -> _Entry:
+def entry(kind: type[_Entry], found: object) -> _Entry:
     """The record that a dictionary of JSON stands for.
 
     Args:
@@ -110,10 +110,13 @@ def entry(kind: type[_Entry], found: Any) -> _Entry:
                 f"an agreement does not hold what it must: `{name}` is a list of "
                 f"names, got {found[name]!r}."
             )
-    return kind(**{name: _frozen(x) for name, x in found.items()})
+    # `Any`: each attribute has a type of its own. That of what a file says in its place
+    # is looked at by what uses it, as the topology that is built of all nodes.
+    attributes: dict[str, Any] = {name: _frozen(x) for name, x in found.items()}
+    return kind(**attributes)
 
 
-def said(record: NodeEntry | LossEntry | Rotation) -> dict[str, Any]:
+def as_json(record: NodeEntry | LossEntry | Rotation) -> dict[str, object]:
     """The dictionary of JSON of a record; `entry` is the inverse."""
     found = {}
     for field in fields(record):
@@ -125,13 +128,13 @@ def said(record: NodeEntry | LossEntry | Rotation) -> dict[str, Any]:
     return found
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(x) for x in value)
     return value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_plain(x) for x in value]
     if isinstance(value, Mapping):

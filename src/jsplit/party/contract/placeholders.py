@@ -7,7 +7,7 @@ what crosses without anybody else's model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import jax
 
@@ -19,6 +19,8 @@ from jsplit.topology.nodes import Loss, Node
 
 Own = Mapping[str, Segment | Callable] | Topology
 """What a party brings: its segments and losses by name, or a topology with them."""
+
+_Given = dict[str, Segment | Callable]
 
 
 def foreign(
@@ -105,7 +107,7 @@ def assemble(
     return Topology(made, holds)
 
 
-def _by_name(own: Any, party: str | None) -> dict[str, Any]:
+def _by_name(own: Own | None, party: str | None) -> _Given:
     """The segments and losses that a party brings, by name.
 
     Raises:
@@ -113,7 +115,7 @@ def _by_name(own: Any, party: str | None) -> dict[str, Any]:
     """
     if isinstance(own, Topology):
         # A topology has those of all parties; the others' are left aside, not refused.
-        found: dict[str, Any] = {}
+        found: _Given = {}
         for node in own.segments:
             if node.party == party:
                 found[node.name] = node.segment
@@ -129,7 +131,7 @@ def _by_name(own: Any, party: str | None) -> dict[str, Any]:
     return dict(own or {})
 
 
-def _node(node: NodeEntry, given: dict[str, Any], party: str | None) -> Node:
+def _node(node: NodeEntry, given: _Given, party: str | None) -> Node:
     """One node, with its segment taken out of `given`, or with a placeholder."""
     if node.party != party:
         segment = foreign(node.name, node.party, node.trainable)
@@ -147,10 +149,10 @@ def _node(node: NodeEntry, given: dict[str, Any], party: str | None) -> Node:
     return Node(node.name, segment, node.party, node.reads, node.detached)
 
 
-def _loss(loss: LossEntry, given: dict[str, Any], party: str | None) -> Loss:
+def _loss(loss: LossEntry, given: _Given, party: str | None) -> Loss:
     """One loss, with its function taken out of `given`, or with a placeholder."""
     if loss.party == party:
-        fn: Any = given.pop(loss.name, None)
+        fn = given.pop(loss.name, None)
     else:
         fn = _refusing(f"loss `{loss.name}`", loss.party)
     if not callable(fn):

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from jsplit.party.contract.checks import FORMAT
-from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, entry, said
+from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, as_json, entry
+from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.schema import Words
 from jsplit.party.contract.turns import Turns
 
@@ -62,7 +63,7 @@ class AgreementRecord:
     rotation_of_all: Rotation | None = None
 
     @cached_property
-    def said(self) -> dict[str, Any]:
+    def said(self) -> AgreementEntries:
         """The agreement as its file says it, a dictionary of JSON.
 
         Example:
@@ -76,14 +77,14 @@ class AgreementRecord:
             "lead": self.lead,
             "addresses": dict(self.addresses),
             "holds": {party: list(fields) for party, fields in self.holds.items()},
-            "nodes": [said(node) for node in self.nodes],
-            "losses": [said(loss) for loss in self.losses],
+            "nodes": [as_json(node) for node in self.nodes],
+            "losses": [as_json(loss) for loss in self.losses],
             "values": dict(self.values),
             "links": {name: list(pair) for name, pair in self.link_names.items()},
             "batch": self.batch,
             "microbatches": self.microbatches,
             "steps": self.steps,
-            "turns": None if self.rotation is None else said(self.rotation),
+            "turns": None if self.rotation is None else as_json(self.rotation),
             "staleness": self.staleness,
             "seed": self.seed,
             "checkpoint": self.checkpoint,
@@ -104,7 +105,7 @@ class AgreementRecord:
             [0, 0, 1, 1, 0, 0]
         """
         # `Turns` takes what a user has given to `jsplit.party.agreement` just as well.
-        rotation = None if self.rotation is None else said(self.rotation)
+        rotation = None if self.rotation is None else as_json(self.rotation)
         return Turns(rotation, self.roles, self.steps)
 
     @property
@@ -118,6 +119,7 @@ class AgreementRecord:
         """
         return self.turns.parties
 
+    # `Any`: what is there depends on the name.
     def __getitem__(self, name: str) -> Any:
         """An entry by its name in the file; attributes are typed, so prefer them."""
         return self.said[name]
@@ -169,49 +171,66 @@ class AgreementRecord:
             >>> agreed.schema == agreed.replace(batch=8).schema
             False
         """
-        found = {name: self.said[name] for name in _SCHEMA}
+        entries: Mapping[str, object] = self.said
+        found: dict[str, object] = {name: entries[name] for name in _SCHEMA}
         # One client's agreement reads the checkpoints that the run of all has written.
         rotation = self.rotation_of_all or self.rotation
         found["turns"] = None
         if rotation is not None:
-            turns = said(rotation)
+            turns = as_json(rotation)
             found["turns"] = {name: turns[name] for name in _SCHEMA_OF_TURNS}
         return sha256(canonical(found).encode()).hexdigest()
 
 
-# In the file these names stand for what code would take for something else: `parties`
-# for roles, `turns` for a rotation and not for turns, `links` for names and not for links.
-_OTHERWISE = {"format", "parties", "turns", "links"}
+_Record = TypeVar("_Record", bound=AgreementRecord)
 
 
-def attributes_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that a dictionary of JSON stands for; `said` is the inverse.
+def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
+    """The record that a dictionary of JSON stands for; `said` is the inverse.
 
     Args:
+        kind: of the record.
         found: the dictionary, checked.
 
     Returns:
-        The arguments of `AgreementRecord` by name.
+        The record; lists have become tuples.
 
     Raises:
         ValueError: if a node, a loss or the rotation of clients has other entries
             than it must.
     """
-    # An entry of the same name as its attribute, and of JSON's own types, is taken as
-    # it is, so a new one of that kind needs no line here.
-    given = {n: x for n, x in found.items() if n not in _OTHERWISE}
     rotation = found["turns"]
-    return given | {
-        "roles": tuple(found["parties"]),
-        "holds": {p: tuple(names) for p, names in found["holds"].items()},
-        "nodes": tuple(entry(NodeEntry, x) for x in found["nodes"]),
-        "losses": tuple(entry(LossEntry, x) for x in found["losses"]),
-        "link_names": {n: tuple(pair) for n, pair in found["links"].items()},
-        "rotation": None if rotation is None else entry(Rotation, rotation),
+    # How many links a value has is looked at afterwards, by `check_links`.
+    links = {
+        name: cast("tuple[str | None, str | None]", tuple(pair))
+        for name, pair in found["links"].items()
     }
+    # In the file `parties`, `links` and `turns` stand for what code calls otherwise:
+    # for roles, for names of links, and for a rotation.
+    return kind(
+        roles=tuple(found["parties"]),
+        lead=found["lead"],
+        addresses=found["addresses"],
+        holds={party: tuple(names) for party, names in found["holds"].items()},
+        nodes=tuple(entry(NodeEntry, x) for x in found["nodes"]),
+        losses=tuple(entry(LossEntry, x) for x in found["losses"]),
+        values=found["values"],
+        link_names=links,
+        batch=found["batch"],
+        microbatches=found["microbatches"],
+        steps=found["steps"],
+        rotation=None if rotation is None else entry(Rotation, rotation),
+        staleness=found["staleness"],
+        seed=found["seed"],
+        checkpoint=found["checkpoint"],
+        patience=found["patience"],
+        nonfinite=found["nonfinite"],
+        identities=found["identities"],
+        hosts=found["hosts"],
+    )
 
 
-def canonical(tree: Any) -> str:
+def canonical(tree: object) -> str:
     """JSON of which equal trees give equal texts: sorted keys, and no spaces.
 
     Args:

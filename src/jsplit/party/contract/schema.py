@@ -6,7 +6,7 @@ A value is `"float32[batch,8]"`, or a dictionary or list of such.
 from __future__ import annotations
 
 import re
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ _AXIS = r"(?:(?:\d+\*)?batch|\d+)"
 _ARRAY = re.compile(rf"(\w+)\[({_AXIS}?(?:,{_AXIS})*)\]")
 
 
-def write(small: Any, large: Any, batch: int, name: str) -> Words:
+def write(small: PyTree, large: PyTree, batch: int, name: str) -> Words:
     """The shapes of a value in words; `read` is the inverse.
 
     Args:
@@ -42,7 +42,7 @@ def write(small: Any, large: Any, batch: int, name: str) -> Words:
         return None
     # The exact type: a named tuple or another subclass could not be made again by
     # `read`, and would arrive as something else than was sent.
-    kind: Any = type(small)
+    kind = type(small)
     if kind is dict and all(isinstance(k, str) for k in small):
         return {k: write(small[k], large[k], batch, name) for k in sorted(small)}
     if kind in (list, tuple):

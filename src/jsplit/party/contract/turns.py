@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from jsplit.party.contract.file_types import TurnsEntry
 from jsplit.party.contract.turns_check import checked_turns
 from jsplit.training.walk import Wire
 from jsplit.wire.rota import Away, Rota
@@ -34,7 +35,7 @@ def turns(
     *,
     missing: str = "wait",
     largest: int = 1 << 30,
-) -> dict[str, Any]:
+) -> TurnsEntry:
     """Describe clients that take turns, for `jsplit.party.agreement`.
 
     What is wrong with it is said when the agreement is made, which
@@ -121,15 +122,13 @@ class Turns:
         ValueError: naming what does not fit.
     """
 
-    def __init__(
-        self, said: Any, roles: Sequence[str], steps: int, away: Away = ()
-    ) -> None:
+    def __init__(self, said: object, roles: Sequence[str], steps: int, away: Away = ()):
         self.said, self.roles, self.steps = said, roles, steps
         found = _without_turns(steps) if said is None else checked_turns(said, roles)
-        self.handoff: str = found["handoff"]
+        self.handoff = found["handoff"]
         self.skips = found["missing"] == "skip"
-        self.clients: dict[str, dict[str, str]] = found["clients"]
-        self.largest: int = found["largest"] if self.handoff != "none" else 0
+        self.clients = found["clients"]
+        self.largest = found["largest"] if self.handoff != "none" else 0
         self.names = tuple(self.clients)
 
         self.rotating_roles = list(next(iter(self.clients.values())))
@@ -145,9 +144,8 @@ class Turns:
                 "`turns` gives a party two roles, or a client the name of a party that is "
                 "always there."
             )
-        order = tuple((self.names.index(client), n) for client, n in found["order"])
-        hands_over = self.handoff != "none"
-        self.rota = Rota(len(self.names), order, steps, hands_over, away)
+        order = tuple((self.names.index(c), int(n)) for c, n in found["order"])
+        self.rota = Rota(len(self.names), order, steps, self.handoff != "none", away)
 
     @property
     def away(self) -> Away:
@@ -289,7 +287,7 @@ class Turns:
         return Schedule(self.rota, wires, len(self.rotating_roles))
 
 
-def _without_turns(steps: int) -> dict[str, Any]:
+def _without_turns(steps: int) -> TurnsEntry:
     """What describes a run of one client, which has all roles in all steps."""
     return {
         "clients": {_ONE: {}},

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import Any
+from typing import SupportsIndex, cast
 
+from jsplit.party.contract.file_types import TurnsEntry
 from jsplit.topology.handoffs import HANDOFFS
 
 _MISSING = ("wait", "skip")
 _ENTRIES = {"clients", "order", "handoff", "missing", "largest"}
 
 
-def checked_turns(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
+def checked_turns(said: object, roles: Sequence[str]) -> TurnsEntry:
     """The description, after all of it was looked at.
 
     Args:
@@ -37,33 +38,36 @@ def checked_turns(said: Any, roles: Sequence[str]) -> Mapping[str, Any]:
     if isinstance(largest, bool) or not isinstance(largest, int) or largest < 1:
         raise ValueError(f"`largest` must be a number of bytes, got {largest!r}.")
     _check_order(said["order"], said["clients"])
-    return said
+    return cast(TurnsEntry, said)
 
 
-def _check_one_of(name: str, allowed: tuple[str, ...], got: Any) -> None:
+def _check_one_of(name: str, allowed: tuple[str, ...], got: object) -> None:
     # A tuple and not a set: what came may be a list, which has no hash.
     if got not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {got!r}.")
 
 
-def _check_clients(clients: Any, roles: Sequence[str]) -> None:
-    filled = isinstance(clients, Mapping) and bool(clients)
-    if not filled or not all(isinstance(c, Mapping) and c for c in clients.values()):
+def _check_clients(clients: object, roles: Sequence[str]) -> None:
+    if (
+        not isinstance(clients, Mapping)
+        or not clients
+        or not all(isinstance(c, Mapping) and c for c in clients.values())
+    ):
         raise ValueError(
             "`clients` must give for each client which party plays which role, "
             f"got {clients!r}."
         )
     first = next(iter(clients.values())).keys()
-    for name, cast in clients.items():
-        same_roles = cast.keys() == first and cast.keys() <= {*roles}
-        if not same_roles or not all(isinstance(p, str) for p in cast.values()):
+    for name, parties in clients.items():
+        same_roles = parties.keys() == first and parties.keys() <= {*roles}
+        if not same_roles or not all(isinstance(p, str) for p in parties.values()):
             raise ValueError(
                 f"`clients` must give each the same roles, of {', '.join(roles)}; "
-                f"`{name}` has {dict(cast)!r}."
+                f"`{name}` has {dict(parties)!r}."
             )
 
 
-def _check_order(order: Any, clients: Mapping[str, Any]) -> None:
+def _check_order(order: object, clients: Mapping[str, object]) -> None:
     if not isinstance(order, Sequence) or not order:
         raise ValueError(
             f"`order` must say who trains for how many steps, got {order!r}."
@@ -76,12 +80,12 @@ def _check_order(order: Any, clients: Mapping[str, Any]) -> None:
             )
 
 
-def _is_turn(turn: Any, clients: Mapping[str, Any]) -> bool:
+def _is_turn(turn: object, clients: Mapping[str, object]) -> bool:
     if not isinstance(turn, Sequence) or len(turn) != 2 or turn[0] not in clients:
         return False
     steps = turn[1]
     # Any integer will do, as one of NumPy; but not `True`, which is one to
     # Python.
-    if isinstance(steps, bool) or not hasattr(steps, "__index__"):
+    if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
         return False
     return index(steps) >= 1
