@@ -162,7 +162,7 @@ def test_a_door_only_hands_on_names(file):
     assert ast.get_docstring(tree)
     for node in tree.body[1:]:
         hands_on = isinstance(node, (ast.ImportFrom, ast.Import))
-        lists = isinstance(node, ast.Assign) and node.targets[0].id in {
+        lists = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {
             "__all__",
             "__version__",
         }

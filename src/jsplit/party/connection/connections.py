@@ -65,7 +65,7 @@ class Connections:
         addresses: Mapping[str, str] | None = None,
         pulse: Pulse = PULSE,
     ):
-        listens: dict[str, str] = agreed.addresses
+        listens = agreed.addresses
         # Through the agreement, which checks them as it checks its own.
         dialled = agreed.replace(addresses={**listens, **(addresses or {})})[
             "addresses"
