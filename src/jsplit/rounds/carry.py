@@ -6,16 +6,20 @@ Records that JAX traces, and sums of losses over the examples of a round.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.losses import info_of
 from jsplit.training.walk import Store
+
+# NumPy where a round is drawn, JAX inside the program that runs it.
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 class RoundCarry(NamedTuple):
@@ -36,7 +40,7 @@ class RoundCarry(NamedTuple):
     server: Mapping[str, PyTree]
 
 
-class RoundArrays(NamedTuple):
+class RoundArrays(NamedTuple, Generic[Array]):
     """The arrays of a `Round`, filled up with clients that take no step to whole groups.
 
     Attributes:
@@ -49,12 +53,12 @@ class RoundArrays(NamedTuple):
         before: how many steps the clients before it take, int32 [K].
     """
 
-    reads: Any
-    weight: Any
-    client: Any
-    steps: Any
-    share: Any
-    before: Any
+    reads: Array
+    weight: Array
+    client: Array
+    steps: Array
+    share: Array
+    before: Array
 
 
 class LossSums(NamedTuple):
@@ -95,7 +99,7 @@ def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
     return RoundInfo(loss, losses, each, sums.examples)
 
 
-def rows_of(tree: PyTree, where: Any) -> PyTree:
+def rows_of(tree: PyTree, where: jax.Array | int) -> PyTree:
     """Return every array of a tree, indexed along its first axis by `where`."""
     return jax.tree.map(lambda x: x[where], tree)
 

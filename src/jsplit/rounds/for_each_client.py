@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Fields, PyTree
 from jsplit.rounds.averages import zero_sums
 from jsplit.rounds.carry import (
     LossSums,
@@ -82,13 +82,23 @@ class ClientMethod(Protocol):
         ...
 
     def client_step(
-        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+        self,
+        client: Client,
+        key: jax.Array,
+        batch: Fields,
+        weight: jax.Array | None,
+        count: jax.Array,
     ) -> Client:
         """Return the client after it has trained on one batch."""
         ...
 
     def client_measure(
-        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+        self,
+        client: Client,
+        key: jax.Array,
+        batch: Fields,
+        weight: jax.Array | None,
+        count: jax.Array,
     ) -> Client:
         """Return the client after it has measured its losses on one batch."""
         ...

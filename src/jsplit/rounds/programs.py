@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 
+from jsplit.core.base import Fields
 from jsplit.core.placement import replicate
 from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundArrays, RoundCarry
@@ -89,7 +89,7 @@ class _Settled:
     program: RoundProgram
 
     def one(
-        self, carry: RoundCarry, key: jax.Array, fields: Any, arrays: RoundArrays
+        self, carry: RoundCarry, key: jax.Array, fields: Fields, arrays: RoundArrays
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run one round."""
         carry, info = self.program(carry, key, fields, arrays)
@@ -98,7 +98,7 @@ class _Settled:
         return carry, replicate(info, self.forms.mesh)
 
     def several(
-        self, carry: RoundCarry, key: jax.Array, fields: Any, arrays: RoundArrays
+        self, carry: RoundCarry, key: jax.Array, fields: Fields, arrays: RoundArrays
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run several rounds, whose arrays have a leading axis [rounds]."""
         return jax.lax.scan(
