@@ -90,9 +90,9 @@ def add_losses(
 
 
 def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
-    """Return what to tell of sums by client, [K], or of all together, []."""
-    # Sums first, then one division: a client counts by its examples, also
-    # one that has none.
+    """Return the mean losses, from sums by client, [K], or of all together, []."""
+    # Sums first, then one division: a client counts by its examples, and a
+    # client without any adds nothing.
     losses = {n: x.sum() / sums.examples.sum() for n, x in sums.losses.items()}
     each = {n: x / sums.examples for n, x in sums.losses.items()}
     loss = info_of(config.topology, losses).loss

@@ -164,7 +164,7 @@ class ForEachClient:
         carry: RoundCarry,
         key: jax.Array,
         fields: Mapping[str, PyTree],
-        arrays: RoundArrays,
+        arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run the round."""
         store, step, memory = carry
@@ -176,7 +176,7 @@ class ForEachClient:
         )
 
         def turn(
-            shared: Shared, client: tuple[Store, RoundArrays]
+            shared: Shared, client: tuple[Store, RoundArrays[jax.Array]]
         ) -> tuple[Shared, tuple[Store, LossSums]]:
             mine, its = client
             now = self._all_steps(shared, mine, step + its.before, its, key, fields)
@@ -208,7 +208,7 @@ class ForEachClient:
         shared: Shared,
         own: Store,
         step: jax.Array,
-        arrays: RoundArrays,
+        arrays: RoundArrays[jax.Array],
         key: jax.Array,
         fields: Mapping[str, PyTree],
     ) -> Client:

@@ -157,7 +157,7 @@ def _stack(trees: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def _leave(function: Callable, **_: object) -> Callable:
+def _no_jit(function: Callable, **_: object) -> Callable:
     """Return the function as it is, in the place of `jax.jit`."""
     return function
 
@@ -183,8 +183,8 @@ def _loop_in_python(count: jax.Array | int, body: Callable, carry: PyTree) -> Py
 
 
 _BACKENDS = {
-    "compiled": Backend(jax.lax.scan, _fori_loop, jax.vmap, jax.jit, _leave, True),
+    "compiled": Backend(jax.lax.scan, _fori_loop, jax.vmap, jax.jit, _no_jit, True),
     "python": Backend(
-        _scan_in_python, _loop_in_python, one_after_another, _leave, jax.jit, False
+        _scan_in_python, _loop_in_python, one_after_another, _no_jit, jax.jit, False
     ),
 }

@@ -50,7 +50,7 @@ def configure(
         raise ValueError(
             f"`topology` must be a Topology, got {type(topology).__name__}."
         )
-    # Losses of weight 0 are metrics: they are told, and nothing is
+    # Losses of weight 0 are metrics: they are computed, and nothing is
     # differentiated for them.
     if not any(x.weight for x in topology.losses):
         raise ValueError(
@@ -182,7 +182,7 @@ def check_batch(
         raise ValueError(
             f"the batch must be a dictionary of fields, got {type(batch).__name__}."
         )
-    # What is missing is told before what is too much: it is most often
+    # A missing field is reported before one too many: it is most often
     # one misspelt name.
     if needed - batch.keys():
         missing = sorted(needed - batch.keys())[0]

@@ -112,7 +112,7 @@ def fused(
         # that out.
         if devices is not None:
             check_even(config, size)
-            state, batch, weight = _laid(devices, state, batch, weight)
+            state, batch, weight = _placed(devices, state, batch, weight)
         keys = _keys_of(state)
         state, info = train(_swap_keys(state), keys, dict(batch), weight)
         return _swap_keys(state, keys), info
@@ -122,13 +122,13 @@ def fused(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
-        state, batch, weight = _laid(devices, state, batch, weight)
+        state, batch, weight = _placed(devices, state, batch, weight)
         return measure(_swap_keys(state), _keys_of(state), batch, weight)
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
-        state, fields, _ = _laid(devices, state, fields, None)
+        state, fields, _ = _placed(devices, state, fields, None)
         return infer(_swap_keys(state), _keys_of(state), fields)
 
     return Trainer(init, step, evaluate, predict, config)
@@ -187,7 +187,7 @@ def _programs(config: Config) -> _Programs:
     return _Programs(train, measure, infer)
 
 
-def _laid(
+def _placed(
     devices: Mesh | None, state: TrainState, batch: Fields, weight: ArrayLike | None
 ) -> tuple[TrainState, dict[str, PyTree], ArrayLike | None]:
     """The arguments of a program where it computes; without a mesh, as they are."""
@@ -243,9 +243,9 @@ def _run_microbatches(config: Config, walks: Walks, store: Store) -> None:
 
     def body(carry: Store, part: tuple[Store, jax.Array]) -> tuple[Store, None]:
         fields, number = part
-        memory = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
-        execute(ops, memory)
-        return {n: memory[n] for n in carry}, None
+        store = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
+        execute(ops, store)
+        return {n: store[n] for n in carry}, None
 
     # XLA runs convolutions inside loops 20 to 100 times slower on a
     # CPU.
