@@ -22,7 +22,7 @@ from jsplit.training.executor import CompiledWalk, InProcess
 from jsplit.training.initial import initial_state
 from jsplit.training.step import training_ops
 from jsplit.training.store import layout_of, load
-from jsplit.training.walk import turns
+from jsplit.training.walk import Name, turns
 from tests.helpers import (
     CONFIGURATIONS,
     FLAX,
@@ -201,7 +201,7 @@ def test_what_a_client_keeps_between_its_turns_is_what_was_predicted(kind, mode)
     params = [
         x
         for r in memory
-        if r.kind == "params" and r.party == "client"
+        if isinstance(r, Name) and (r.kind, r.party) == ("params", "client")
         for x in jax.tree.leaves(memory[r])
     ]
     image_needed = any(k is not None and k >= len(params) for k in vjp.places)
@@ -331,6 +331,8 @@ def test_a_relay_keeps_no_message_that_no_residual_needs():
         held = {
             name: nbytes(x)
             for name, x in store.items()
-            if name.kind in ("value", "vjp") and name.party == "b"
+            if isinstance(name, Name)
+            and name.kind in ("value", "vjp")
+            and name.party == "b"
         }
         assert sum(held.values()) == size, held

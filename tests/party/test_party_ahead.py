@@ -152,10 +152,12 @@ def test_what_others_wait_for_comes_before_what_only_its_party_needs():
     others, state = Others(local, 2, late=False), local.init(problem.batch)
     order = []
     turn = local.walk.turn
-    local.walk.turn = lambda t, memory, at, micro: (
-        order.append((t, micro)),
-        turn(t, memory, at, micro),
-    )
+
+    def noted(t, store, at, micro):
+        order.append((t, micro))
+        turn(t, store, at, micro)
+
+    local.walk.turn = noted
     local.step(state, lambda step: {"label": problem.batch["label"]}, 0, others)
     assert order == [(0, m) for m in range(4)] + [(1, m) for m in range(4)]
 

@@ -1,4 +1,4 @@
-"""A party's connections, without any model: how they begin, how they end, and who is told what when it is over."""
+"""A party's connections, without any model: how they begin and end, and who is told what."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jsplit.wire.codec import Frame, Head, frame_of, text_of
 from jsplit.wire.control import Status
 from jsplit.wire.errors import Refused
 from jsplit.wire.member import Member
-from jsplit.wire.memory import memory_pair
+from jsplit.wire.memory import MemoryTransport, memory_pair
 from jsplit.wire.pipe import Closed
 from jsplit.wire.rpc import Grpc
 from jsplit.wire.terms import Terms
@@ -162,7 +162,9 @@ def test_what_the_lead_finds_while_it_passes_somebody_over_is_told_to_all():
         network_of(agreed, "server"),
     )
     try:
-        soon(lambda: 0 in server.member.rendezvous.there)
+        rendezvous = server.member.rendezvous
+        assert rendezvous is not None  # the server leads
+        soon(lambda: 0 in rendezvous.there)
         for n in (server, north):
             assert isinstance(
                 found := error_of(n), Refused
@@ -191,7 +193,9 @@ def test_a_party_that_cannot_dial_at_all_ends():
         def broken(*args, **options):
             raise KeyError("host")
 
-        lab.connections.transport = SimpleNamespace(dial=broken)
+        transport = MemoryTransport()
+        transport.dial = broken
+        lab.connections.transport = transport
         lab.peers.outboxes[SERVER].cut("as if it were lost")
         assert isinstance(error_of(lab), KeyError)
 
@@ -217,10 +221,9 @@ def test_a_newer_process_of_a_party_takes_the_place_of_an_older_one_which_ends()
         try:
             newer.start()
             assert str(error_of(lab)) == "another process of `lab` was started later."
-            assert (
-                server.member.start.instances == (6, 5, 5)
-                and server.peers.fatal is None
-            )
+            start = server.member.start
+            assert start is not None and start.instances == (6, 5, 5)
+            assert server.peers.fatal is None
         finally:
             newer.close()
 
@@ -253,7 +256,11 @@ def test_a_connection_that_comes_up_while_a_party_leaves_is_closed():
         reading.start()
         with pytest.raises(Closed, match="`lab` has left"):
             there.receive(1.0)
-        soon(lambda: not (reading.is_alive() or lab.peers.outboxes or lab.peers.all_outboxes))
+        soon(
+            lambda: (
+                not (reading.is_alive() or lab.peers.outboxes or lab.peers.all_outboxes)
+            )
+        )
 
 
 # What is due.

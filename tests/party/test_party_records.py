@@ -138,6 +138,7 @@ def test_records_that_differ_are_told_in_counts_and_never_by_id():
     def work(p):
         data, ids = of(p)
         if p == "clinic":
+            assert ids is not None  # it holds a field
             data, ids = {f: x[:19] for f, x in data.items()}, ids[:19]
         return party.run(
             agreed,

@@ -1,4 +1,4 @@
-"""One suite for all channels: frames arrive whole and in order, and a sender whose peer does not read is stopped."""
+"""One suite for all channels: frames arrive whole, in order, and no faster than they are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from jsplit.wire import certs
 from jsplit.wire.certs import PlaintextWithoutIdentity, authority, host_of, uri_of
-from jsplit.wire.channel import CHUNK
+from jsplit.wire.channel import CHUNK, Ends
 from jsplit.wire.codec import CodecError, Head, frame_of
 from jsplit.wire.memory import MemoryTransport, memory_pair
 from jsplit.wire.pipe import Closed
@@ -209,6 +209,7 @@ def test_who_closes_waits_no_longer_than_it_says():
 @pytest.mark.parametrize("kind", ["memory pair", "memory", "mtls"])
 def test_bytes_that_are_no_frame_close_the_channel(kind, trust):
     with connected(kind, trust) as (a, b):
+        assert isinstance(a, Ends)  # and lets a test put bytes that no encoder makes
         a.outward.put(b"no frame" * 20, LONG)
         with pytest.raises(CodecError, match="begins with"):
             b.receive(LONG)
@@ -228,7 +229,7 @@ def test_a_frame_that_is_not_wanted_closes_the_channel_before_it_is_read():
 
 @contextmanager
 def slow_way(port, rate):
-    """A port that leads to another, by a way that holds little and takes so many bytes a second there."""
+    """A port that leads to another, by a way that holds little and takes `rate` bytes a second."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     server.bind(("127.0.0.1", 0))

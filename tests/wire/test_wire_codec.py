@@ -1,4 +1,4 @@
-"""Frames come back bit for bit; bytes that are no frame are refused, before anything is allocated for them."""
+"""Frames come back bit for bit; bytes that are no frame are refused before memory is taken."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_arrays_that_no_memory_can_hold_are_refused():
 
 
 def test_nothing_is_allocated_for_what_was_not_agreed_upon():
-    """A frame may say that it holds a gigabyte; the limit, or what was agreed upon, is asked first."""
+    """A frame may say that it holds a gigabyte; the limit or the agreement is asked first."""
     shape = ((np.dtype(np.float32), (1 << 28,)),)
     data = codec.pack(Head("activation", shapes=shape))
 
@@ -223,11 +223,12 @@ def test_every_frame_has_a_buffer_of_its_own():
         joined(frame_of(Head("activation"), [np.arange(64.0)])),
     )
     first, second = assembler.feed(chunk), assembler.feed(chunk)
+    assert first is not None and second is not None
     assert not np.shares_memory(first.arrays[0], second.arrays[0])
 
 
 def refused_or_valid(frames: list[bytes], count: int, seed: int) -> dict[str, int]:
-    """Change bytes of whole frames at random; every one is refused with a CodecError, or is a frame."""
+    """Change bytes of frames at random; each is refused with a CodecError, or is a frame."""
     rng, seen = np.random.default_rng(seed), {"refused": 0, "valid": 0}
     special = np.uint8([0, 1, 127, 128, 255])
     for i in range(count):

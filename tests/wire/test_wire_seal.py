@@ -1,4 +1,4 @@
-"""What goes by way of a third party is readable for its receiver alone, and only as its sender sent it."""
+"""What goes by way of a third party is readable for its receiver alone, as its sender sent it."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_without_certificates_keys_are_believed_as_all_else():
 def test_what_is_wrong_with_a_certificate_is_said_by_name_and_in_the_words_of_who_checked_it(
     what, why
 ):
-    """An institution's own authority issues what it issues; TLS takes some that are not taken here."""
+    """An authority issues what it issues; TLS takes some that are not taken here."""
     own = issued(**what)
     lab, clinic = sealer(own, 0), sealer(own, 1)
     if why is None:

@@ -1,4 +1,4 @@
-"""Whatever is lost, repeated, late or killed: every message is applied once, and the run ends as if nothing had been."""
+"""Whatever is lost, repeated, late or killed: every message is applied once, as if nothing were."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ UP, DOWN = (
     ("activation", "h", "client", "server"),
     ("cotangent", "h", "server", "client"),
 )
-WORLDS = {  # parties, wires in the order of a step, the lead, and pairs without a connection of their own
+# Parties, wires in the order of a step, the lead, and pairs without a connection.
+WORLDS = {
     "vanilla": (["client", "server"], [UP, DOWN], 1, []),
     "one way": (["client", "server"], [UP], 1, []),
     "vertical": (
@@ -149,7 +150,10 @@ class Seals:
 
 
 class Party:
-    """A party that computes a hash instead of a network: wrong, missing or repeated messages change all that follows."""
+    """A party that computes a hash instead of a network.
+
+    Wrong, missing or repeated messages change all that follows.
+    """
 
     def __init__(self, world, me, disk, instance, cache):
         parties, wires, self.lead, apart = WORLDS[world]
@@ -417,7 +421,10 @@ def test_a_sender_stops_at_the_window():
 
 
 def test_what_was_received_but_not_used_does_not_open_the_window():
-    """Where nothing comes back, the receiver tells after every step; who says he has more than the window is not believed."""
+    """Where nothing comes back, the receiver tells after every step.
+
+    Who says he has more than the window is not believed.
+    """
     client, server = pair(steps=100)
     sent = [client.send(0, step, 0, VALUE) for step in range(2)]
     assert all(server.receive(f)[0] is f for f in sent)
@@ -568,7 +575,8 @@ def test_of_two_processes_of_one_party_the_later_counts():
     received(server, 0, first.hello(1))
     assert server.epoch == 1
     received(server, 0, second.hello(1))
-    assert server.epoch == 2 and server.start.instances == (9, 5)
+    assert server.epoch == 2 and server.start is not None
+    assert server.start.instances == (9, 5)
     with pytest.raises(
         Refused, match="another process of `client` was started later"
     ) as refused:
@@ -624,7 +632,8 @@ def test_an_epoch_that_nobody_else_has_heard_of_is_not_believed():
     assert lead.arrive(0, Status(1, 0, (0,))) is None
     with pytest.raises(RemoteProtocolError, match="`b` says that epoch"):
         lead.arrive(1, Status(2, 0, (0,), {}, (1 << 62) - 1))
-    assert lead.arrive(1, Status(2, 0, (0,), {}, 9)).epoch == 10
+    begun = lead.arrive(1, Status(2, 0, (0,), {}, 9))
+    assert begun is not None and begun.epoch == 10
 
 
 def test_of_many_checkpoints_the_newest_are_told_and_only_to_the_lead():
@@ -716,7 +725,8 @@ def test_other_records_are_told_in_counts():
         )
     with pytest.raises(
         Refused,
-        match="not have the same records of `north`: `lab` 500, `clinic` 498; at least 2 are missing",
+        match="not have the same records of `north`: "
+        "`lab` 500, `clinic` 498; at least 2 are missing",
     ):
         lead.arrive(2, Status(2, 0, (0,)))
     lead.there[1] = Status(1, 0, (0,), {"north": (500, "y")})
@@ -725,7 +735,8 @@ def test_other_records_are_told_in_counts():
     ):
         lead.arrive(2, Status(2, 0, (0,)))
     lead.there[1] = Status(1, 0, (0,), {"north": (500, "x")})
-    assert lead.arrive(2, Status(2, 0, (0,))).records == {"north": 500, "south": 9}
+    begun = lead.arrive(2, Status(2, 0, (0,)))
+    assert begun is not None and begun.records == {"north": 500, "south": 9}
 
 
 @pytest.mark.parametrize(
@@ -762,7 +773,7 @@ def test_a_hello_that_says_nothing_sensible_is_refused(said):
 
 
 def changed_hellos(count, seed):
-    """Hellos with bytes of their text changed, each met by a lead of its own; how each was taken."""
+    """Hellos with changed bytes in their text, each met by a lead of its own: how it was taken."""
     t = terms(["client", "server"], UP, DOWN)
     about = {
         "instance": 8,
@@ -836,9 +847,9 @@ def test_two_agreements_differ_in_one_line():
         "seed": 1,
     }
     said = difference(ours, theirs, "lab", "server")
-    assert (
-        said
-        == "the agreements differ: `nodes[y].reads` is ['h'] at `lab` and ['h', 'z'] at `server` (1 more)."
+    assert said == (
+        "the agreements differ: `nodes[y].reads` is ['h'] at `lab` "
+        "and ['h', 'z'] at `server` (1 more)."
     )
     t = terms(["client", "server"], UP)
     client = Member(t, 0, 1, Status(1, 0, (0,)), ours)

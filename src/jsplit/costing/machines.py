@@ -53,7 +53,7 @@ class Setting(NamedTuple):
         client: What the client can do.
         link: The network between client and server.
         server: What the server can do, if it counts.
-        ways: What happens to the activation and to its cotangent on the
+        encodings: What happens to the activation and to its cotangent on the
             way.
         backward: The backward mode.
         leakage: A score of each point, if asked for.
@@ -62,7 +62,7 @@ class Setting(NamedTuple):
     client: Device
     link: Network
     server: Device | None
-    ways: tuple[Link | None, Link | None]
+    encodings: tuple[Link | None, Link | None]
     backward: str
     leakage: Callable[[CutPoint], float] | None
 
@@ -86,12 +86,14 @@ def check_setting(
         _check_numbers("server", server, Device)
 
     # A link is a tuple itself, so it is asked for first.
-    ways: tuple = ()
+    encodings: tuple = ()
     if isinstance(encoding, Link):
-        ways = (encoding, encoding)
+        encodings = (encoding, encoding)
     elif isinstance(encoding, (tuple, list)):
-        ways = tuple(encoding)
-    if len(ways) != 2 or not all(x is None or isinstance(x, Link) for x in ways):
+        encodings = tuple(encoding)
+    if len(encodings) != 2 or not all(
+        x is None or isinstance(x, Link) for x in encodings
+    ):
         raise ValueError(
             "`encoding` must be a Link or a pair of them (activation, cotangent), "
             f"got {encoding!r}."
@@ -101,7 +103,7 @@ def check_setting(
             f"`leakage` must be a function of a CutPoint, got {type(leakage).__name__}."
         )
     check_mode(backward)
-    return Setting(client, link, server, ways, backward, leakage)
+    return Setting(client, link, server, encodings, backward, leakage)
 
 
 def _check_numbers(

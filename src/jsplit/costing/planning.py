@@ -239,7 +239,7 @@ def _choice(
         fields: The shapes of the client's inputs.
         total: Work of the whole model.
     """
-    client, link, server, ways, backward, leakage = setting
+    client, link, server, encodings, backward, leakage = setting
     point, work = prefix.point, prefix.work
     kept = prefix.kept
     if backward == "recompute":
@@ -247,7 +247,7 @@ def _choice(
         kept = nbytes(fields)
     shape = (batch_of(fields), *point.shape)
     like = jax.ShapeDtypeStruct(shape, point.dtype)
-    sent = sum(_encoded_size(way or identity, like) for way in ways)
+    sent = sum(_encoded_size(x or identity, like) for x in encodings)
 
     # One after the other: nobody computes while a message is under way.
     seconds = work.flops / client.flops + 2 * link.latency + 8 * sent / link.bits

@@ -6,7 +6,9 @@ A new quantity is a field of `PartyCost`, filled in `cost_of_step`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import add
+from typing import NamedTuple
 
 from jsplit.training.config import MODES
 
@@ -160,12 +162,13 @@ class PartyCost(NamedTuple):
 def total_of(parties: Iterable[PartyCost]) -> PartyCost:
     """The sums of all that the parties have, field by field."""
 
-    def total(*values: Any) -> Any:
-        first = values[0]
-        if isinstance(first, Mapping):
-            return {mode: total(*(v[mode] for v in values)) for mode in first}
+    # Not annotated: a column holds numbers or works, or either by mode.
+    def total(*values):
+        by_mode = [v for v in values if isinstance(v, Mapping)]
+        if by_mode:
+            return {mode: total(*(v[mode] for v in by_mode)) for mode in by_mode[0]}
         # From the first on: a plain sum starts at 0, to which no work can be added.
-        return sum(values[1:], first)
+        return reduce(add, values)
 
-    # `zip` of records, so that a field added to them is summed without a line here.
-    return PartyCost(*map(total, *parties))
+    # Column by column: a field added to the record is summed without a line here.
+    return PartyCost._make(map(total, *parties))

@@ -69,16 +69,18 @@ class TracedStep:
             ),
             dict(batch),
         )
-        self.env: Store = load(layout_of(config), state, part)
+        self.store: Store = load(layout_of(config), state, part)
         ops = training_ops(config)
         if count > 1:
-            self.env |= {
+            self.store |= {
                 Name(p, Kind.MICRO): jax.ShapeDtypeStruct((), jnp.int32)
                 for p in config.topology.parties
             }
             ops += accumulate_ops(config)
             # Traced, so that no sum is allocated.
-            self.env |= jax.eval_shape(lambda env: zero_sums(ops, env), self.env)
+            self.store |= jax.eval_shape(
+                lambda store: zero_sums(ops, store), self.store
+            )
         # In the order in which parties that exchange messages run them, so that the
         # messages come in the order in which `jsplit.messages` records them.
         for turn in turns(ops, ()):
@@ -90,9 +92,9 @@ class TracedStep:
             self._trace(op, 1)
 
     def _trace(self, op: Op, times: int) -> None:
-        traced = jax.jit(op.run).trace(*[self.env[r] for r in op.reads])
+        traced = jax.jit(op.run).trace(*[self.store[r] for r in op.reads])
         results = [abstract(x) for x in traced.out_info]
-        self.env.update(zip(op.writes, results, strict=True))
+        self.store.update(zip(op.writes, results, strict=True))
         jaxpr = traced.jaxpr.jaxpr
         flops = (traced.lower().cost_analysis() or {}).get("flops", 0.0)  # type: ignore[union-attr]
         # XLA counts the body of a loop once, whatever the number of its turns.
@@ -116,7 +118,7 @@ class TracedStep:
         given = [
             (name, i, x)
             for name in op.reads
-            for i, x in enumerate(jax.tree.leaves(self.env[name]))
+            for i, x in enumerate(jax.tree.leaves(self.store[name]))
         ]
         placed: dict[Var, Hashable] = {}
         for var, (name, i, _) in zip(jaxpr.invars, given, strict=True):

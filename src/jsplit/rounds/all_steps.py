@@ -93,7 +93,7 @@ class AllSteps:
         carry: RoundCarry,
         key: jax.Array,
         fields: Mapping[str, PyTree],
-        arrays: RoundArrays,
+        arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run the round."""
         config, sharing = self.config, self.sharing

@@ -7,7 +7,6 @@ counts.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ def zero_sums(tree: PyTree) -> PyTree:
     return jax.tree.map(_zero_sum, tree)
 
 
-def add_clients(sums: PyTree, trees: PyTree, share: Any) -> PyTree:
+def add_clients(sums: PyTree, trees: PyTree, share: jax.Array) -> PyTree:
     """Add `share` times the arrays of one client, or of several, to the sums.
 
     Args:
@@ -60,13 +59,13 @@ def _zero_sum(x: jax.Array) -> jax.Array:
     return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _add_shares(share: Any, total: jax.Array, x: jax.Array) -> jax.Array:
+def _add_shares(share: jax.Array, total: jax.Array, x: jax.Array) -> jax.Array:
     if _has_mean(x):
-        share = jnp.asarray(share, total.dtype)
+        share = share.astype(total.dtype)
         # One contraction over the clients, none of the shape of all their
         # parts.
         return total + jnp.tensordot(share, x.astype(total.dtype), axes=share.ndim)
-    if not jnp.ndim(share):
+    if not share.ndim:
         share, x = jnp.atleast_1d(share), x[None]
     # A client of share 0 failed before its first step, or fills up a
     # group.

@@ -6,16 +6,20 @@ Records that JAX traces, and sums of losses over the examples of a round.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.losses import info_of
 from jsplit.training.walk import Store
+
+# NumPy where a round is drawn, JAX inside the program that runs it.
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 class RoundCarry(NamedTuple):
@@ -36,7 +40,7 @@ class RoundCarry(NamedTuple):
     server: Mapping[str, PyTree]
 
 
-class RoundArrays(NamedTuple):
+class RoundArrays(NamedTuple, Generic[Array]):
     """The arrays of a `Round`, filled up with clients that take no step to whole groups.
 
     Attributes:
@@ -49,12 +53,12 @@ class RoundArrays(NamedTuple):
         before: how many steps the clients before it take, int32 [K].
     """
 
-    reads: Any
-    weight: Any
-    client: Any
-    steps: Any
-    share: Any
-    before: Any
+    reads: Array
+    weight: Array
+    client: Array
+    steps: Array
+    share: Array
+    before: Array
 
 
 class LossSums(NamedTuple):
@@ -86,16 +90,16 @@ def add_losses(
 
 
 def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
-    """Return what to tell of sums by client, [K], or of all together, []."""
-    # Sums first, then one division: a client counts by its examples, also
-    # one that has none.
+    """Return the mean losses, from sums by client, [K], or of all together, []."""
+    # Sums first, then one division: a client counts by its examples, and a
+    # client without any adds nothing.
     losses = {n: x.sum() / sums.examples.sum() for n, x in sums.losses.items()}
     each = {n: x / sums.examples for n, x in sums.losses.items()}
     loss = info_of(config.topology, losses).loss
     return RoundInfo(loss, losses, each, sums.examples)
 
 
-def rows_of(tree: PyTree, where: Any) -> PyTree:
+def rows_of(tree: PyTree, where: jax.Array | int) -> PyTree:
     """Return every array of a tree, indexed along its first axis by `where`."""
     return jax.tree.map(lambda x: x[where], tree)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ def vmap_clients(
     *,
     own: bool,
     vmap: Vmap = jax.vmap,
-    first: Any = 0,
+    first: jax.Array | int = 0,
 ) -> Config:
     """Return the same training with `count` clients, each of them the parties `clients`.
 
@@ -84,7 +83,7 @@ class _ClientAxis:
     count: int
     own: bool
     vmap: Vmap
-    first: Any
+    first: jax.Array | int
 
     def split(self, tree: PyTree) -> PyTree:
         """Divide the batch of all: [count * batch, ...] to [count, batch, ...]."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +113,7 @@ class _Walks:
         """The turns of all clients at once."""
         return self._turns_of(self.many)
 
-    def turn_of_client(self, i: int, number: Any) -> Turn:
+    def turn_of_client(self, i: int, number: jax.Array | int) -> Turn:
         """Return turn `i` of the client in place `number`, which may be traced."""
         one = vmap_clients(
             self._single,
@@ -217,7 +216,7 @@ class _TurnOfEach:
             for x, r in zip(values, self.turn.reads, strict=True)
         ]
 
-    def _once(self, number: Any, values: Sequence[PyTree]) -> tuple:
+    def _once(self, number: jax.Array | int, values: Sequence[PyTree]) -> tuple:
         """Run the turn of one client on its rows."""
         rows = []
         for x, r in zip(values, self.turn.reads, strict=True):
@@ -236,7 +235,10 @@ class _TurnOfEach:
         return room
 
     def _call(
-        self, found: dict[Address, PyTree], number: Any, values: Sequence[PyTree]
+        self,
+        found: dict[Address, PyTree],
+        number: jax.Array | int,
+        values: Sequence[PyTree],
     ) -> tuple[dict[Address, PyTree], dict[Address, PyTree]]:
         """Run the turn of one client, and put what it leaves to what the others left.
 

@@ -6,8 +6,6 @@ either way a client's part is one slice along the leading axis.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +13,7 @@ from jsplit.core.base import PyTree
 from jsplit.training.crossing import Packet
 
 
-def row_of(tree: PyTree, number: Any, count: int) -> PyTree:
+def row_of(tree: PyTree, number: jax.Array | int, count: int) -> PyTree:
     """Return the part of client `number` of what `count` clients have."""
     if isinstance(tree, Packet):
         # A packet knows the shapes that its decoder needs: those of one
@@ -56,7 +54,7 @@ def empty_rows(like: PyTree, count: int | None) -> PyTree:
     return jax.tree.map(zeros, like)
 
 
-def put_row(tree: PyTree, part: PyTree, number: Any) -> PyTree:
+def put_row(tree: PyTree, part: PyTree, number: jax.Array | int) -> PyTree:
     """Return what all clients have, with the part of client `number` in its place.
 
     This is the inverse of `row_of`.

@@ -105,7 +105,7 @@ class _Driver:
                 step.
 
         Returns:
-            The new state, and what the round is worth telling.
+            The new state, and the losses of the round.
 
         Raises:
             ValueError: if `round` is no round, lacks a field, or is of
@@ -127,8 +127,8 @@ class _Driver:
             rounds: rounds of equal shapes on the same data.
 
         Returns:
-            The new state, and what each round is worth telling, with a
-            leading axis [rounds].
+            The new state, and the losses of each round, with a leading axis
+            [rounds].
 
         Raises:
             ValueError: if the rounds have different shapes or data, and
@@ -230,7 +230,7 @@ class _Driver:
             return jax.tree.map(jnp.asarray, found)
         return replicate(found, self.method.mesh)
 
-    def _arrays(self, state: Federation, round: Round) -> RoundArrays:
+    def _arrays(self, state: Federation, round: Round) -> RoundArrays[np.ndarray]:
         """Return the arrays of a round, checked and filled up to whole groups."""
         check_round(round, self.needed)
         check_clients(round, self.forms.own(state.parties))
@@ -240,6 +240,6 @@ class _Driver:
 
 
 def _first_clients(info: RoundInfo, count: int) -> RoundInfo:
-    """Return what is told of a round, without those who fill up a group."""
+    """Return the losses of a round, without the clients that fill up a group."""
     each = {n: x[..., :count] for n, x in info.each.items()}
     return info._replace(each=each, examples=info.examples[..., :count])

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Fields, PyTree
 from jsplit.rounds.averages import zero_sums
 from jsplit.rounds.carry import (
     LossSums,
@@ -82,13 +82,23 @@ class ClientMethod(Protocol):
         ...
 
     def client_step(
-        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+        self,
+        client: Client,
+        key: jax.Array,
+        batch: Fields,
+        weight: jax.Array | None,
+        count: jax.Array,
     ) -> Client:
         """Return the client after it has trained on one batch."""
         ...
 
     def client_measure(
-        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+        self,
+        client: Client,
+        key: jax.Array,
+        batch: Fields,
+        weight: jax.Array | None,
+        count: jax.Array,
     ) -> Client:
         """Return the client after it has measured its losses on one batch."""
         ...
@@ -154,7 +164,7 @@ class ForEachClient:
         carry: RoundCarry,
         key: jax.Array,
         fields: Mapping[str, PyTree],
-        arrays: RoundArrays,
+        arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run the round."""
         store, step, memory = carry
@@ -166,7 +176,7 @@ class ForEachClient:
         )
 
         def turn(
-            shared: Shared, client: tuple[Store, RoundArrays]
+            shared: Shared, client: tuple[Store, RoundArrays[jax.Array]]
         ) -> tuple[Shared, tuple[Store, LossSums]]:
             mine, its = client
             now = self._all_steps(shared, mine, step + its.before, its, key, fields)
@@ -198,7 +208,7 @@ class ForEachClient:
         shared: Shared,
         own: Store,
         step: jax.Array,
-        arrays: RoundArrays,
+        arrays: RoundArrays[jax.Array],
         key: jax.Array,
         fields: Mapping[str, PyTree],
     ) -> Client:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree, TrainState
+from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trees import abstract
 from jsplit.rounds.carry import RoundCarry, rows_of
@@ -28,7 +28,7 @@ from jsplit.training.walk import Name, Store
 
 @dataclass(frozen=True, eq=False)
 class StateForms:
-    """Takes states of many clients apart, and puts them together.
+    """Converts states of many clients between the form of users and that of programs.
 
     Attributes:
         layout: under which names each party's state lies in a store.
@@ -40,14 +40,14 @@ class StateForms:
     sharing: SharingTable
     mesh: Mesh | None
 
-    def learned(self, parties: Mapping) -> Store:
+    def learned(self, parties: Mapping[str, PartyState]) -> Store:
         """Return what training changes, by name: all but key and step."""
         store = load(self.layout, TrainState(parties))
         for at in self.layout.values():
             del store[at.key], store[at.step]
         return store
 
-    def own(self, parties: Mapping) -> Store:
+    def own(self, parties: Mapping[str, PartyState]) -> Store:
         """Return what each client has of its own, [clients, ...]."""
         store = load(self.layout, TrainState(parties))
         return {name: store[name] for name in self._own_names}
@@ -83,7 +83,7 @@ class StateForms:
     def at_rest(
         self, carry: RoundCarry, key: jax.Array
     ) -> tuple[RoundCarry, jax.Array]:
-        """Put everything where it lies between rounds."""
+        """Place a carry on devices: each client's own parts sharded, all else replicated."""
         if self.mesh is None:
             return carry, key
         store = {}

@@ -57,7 +57,7 @@ def batch_shapes(round: Round, needed: Collection[str]) -> Mapping[str, PyTree]:
     return jax.tree.map(batch, abstract(fields_read(round, needed)))
 
 
-def round_arrays(round: Round, group: int) -> RoundArrays:
+def round_arrays(round: Round, group: int) -> RoundArrays[np.ndarray]:
     """Return the arrays of a round, filled up to whole groups of `group` clients.
 
     Those who fill up take no step.
@@ -78,7 +78,7 @@ def round_arrays(round: Round, group: int) -> RoundArrays:
     return RoundArrays(reads, weight, client, steps, share, before)
 
 
-def is_ragged(arrays: RoundArrays) -> bool:
+def is_ragged(arrays: RoundArrays[np.ndarray]) -> bool:
     """Return whether an example counts other than 1 in a step that is taken."""
     # Where none does, trainers get no weights: a loss may then be one
     # number for a batch. Weights of steps that are not taken do not

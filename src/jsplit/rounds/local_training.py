@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Fields, PyTree
 from jsplit.core.checks import as_positive_int
 from jsplit.core.trainer import Trainer
 from jsplit.core.trees import combine, inexact_part
@@ -117,7 +116,12 @@ class LocalTraining:
         return Client(store, step, zero_losses(self.config))
 
     def client_step(
-        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+        self,
+        client: Client,
+        key: jax.Array,
+        batch: Fields,
+        weight: jax.Array | None,
+        count: jax.Array,
     ) -> Client:
         """Train on one batch, with those the client trains with."""
         state = self.forms.one(client.store, key, client.step)
@@ -126,7 +130,12 @@ class LocalTraining:
         return Client(self.forms.learned(state.parties), client.step + 1, sums)
 
     def client_measure(
-        self, client: Client, key: jax.Array, batch: Any, weight: Any, count: jax.Array
+        self,
+        client: Client,
+        key: jax.Array,
+        batch: Fields,
+        weight: jax.Array | None,
+        count: jax.Array,
     ) -> Client:
         """Measure all losses on one batch, in inference mode."""
         state = self.forms.one(client.store, key, client.step)

@@ -7,7 +7,7 @@ what differs is how fast XLA runs a convolution on a CPU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -157,12 +157,12 @@ def _stack(trees: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def _leave(function: Callable, **_: Any) -> Callable:
+def _no_jit(function: Callable, **_: object) -> Callable:
     """Return the function as it is, in the place of `jax.jit`."""
     return function
 
 
-def _fori_loop(count: Any, body: Callable, carry: PyTree) -> PyTree:
+def _fori_loop(count: jax.Array | int, body: Callable, carry: PyTree) -> PyTree:
     # A traced `count` makes this a `while` loop, so rounds of one shape
     # share a program whatever number of steps clients take.
     return jax.lax.fori_loop(0, count, body, carry)
@@ -176,15 +176,15 @@ def _scan_in_python(body: Callable, carry: PyTree, xs: PyTree) -> tuple[PyTree, 
     return carry, _stack(ys)
 
 
-def _loop_in_python(count: Any, body: Callable, carry: PyTree) -> PyTree:
+def _loop_in_python(count: jax.Array | int, body: Callable, carry: PyTree) -> PyTree:
     for i in range(int(count)):
         carry = body(i, carry)
     return carry
 
 
 _BACKENDS = {
-    "compiled": Backend(jax.lax.scan, _fori_loop, jax.vmap, jax.jit, _leave, True),
+    "compiled": Backend(jax.lax.scan, _fori_loop, jax.vmap, jax.jit, _no_jit, True),
     "python": Backend(
-        _scan_in_python, _loop_in_python, one_after_another, _leave, jax.jit, False
+        _scan_in_python, _loop_in_python, one_after_another, _no_jit, jax.jit, False
     ),
 }

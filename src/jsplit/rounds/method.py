@@ -1,4 +1,4 @@
-"""What the driver must know of a way to spend a round: the interface of a round method.
+"""The interface of a round method: what the driver calls to run a round.
 
 `LocalTraining` and `Synchronous` are two. A third is a dataclass with the
 same methods, handed to `make_algorithm`.
@@ -33,12 +33,12 @@ class RoundProgram(Protocol):
         carry: RoundCarry,
         key: jax.Array,
         fields: Mapping[str, PyTree],
-        arrays: RoundArrays,
+        arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]: ...
 
 
 class RoundMethod(Protocol):
-    """A way to spend a round: what the driver must know of it."""
+    """One way to run a round, as the driver calls it."""
 
     @property
     def trainer(self) -> Trainer:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
+import numpy as np
 
+from jsplit.core.base import Fields
 from jsplit.core.placement import replicate
 from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundArrays, RoundCarry
@@ -53,7 +54,7 @@ class Programs:
         return self._backends[0]
 
     def of(
-        self, arrays: RoundArrays, *, training: bool, several: bool = False
+        self, arrays: RoundArrays[np.ndarray], *, training: bool, several: bool = False
     ) -> Callable[..., tuple[RoundCarry, RoundInfo]]:
         """Return the program for these arrays, compiled once for each way.
 
@@ -71,7 +72,7 @@ class Programs:
             program = self.method.round_program(
                 backend, ragged=ragged, training=training
             )
-            run = _Settled(self.forms, program)
+            run = _PlacedProgram(self.forms, program)
             # To evaluate, the state must outlast the program; data and key do
             # so always.
             self._compiled[way] = backend.jit_round(
@@ -82,14 +83,18 @@ class Programs:
 
 
 @dataclass(frozen=True, eq=False)
-class _Settled:
-    """A program that leaves everything where it lies between rounds."""
+class _PlacedProgram:
+    """A program whose results lie on the devices where the next round expects them."""
 
     forms: StateForms
     program: RoundProgram
 
     def one(
-        self, carry: RoundCarry, key: jax.Array, fields: Any, arrays: RoundArrays
+        self,
+        carry: RoundCarry,
+        key: jax.Array,
+        fields: Fields,
+        arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run one round."""
         carry, info = self.program(carry, key, fields, arrays)
@@ -98,7 +103,11 @@ class _Settled:
         return carry, replicate(info, self.forms.mesh)
 
     def several(
-        self, carry: RoundCarry, key: jax.Array, fields: Any, arrays: RoundArrays
+        self,
+        carry: RoundCarry,
+        key: jax.Array,
+        fields: Fields,
+        arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run several rounds, whose arrays have a leading axis [rounds]."""
         return jax.lax.scan(

@@ -106,7 +106,7 @@ class SharingTable:
         return any(sharing in parts for parts in self.parties.values())
 
     def pick(self, store: Store, *sharing: Sharing) -> Store:
-        """Return what of a store is shared in one of these ways.
+        """Return those parts of a store that are shared in one of these ways.
 
         Args:
             store: parts of the states of parties, by name.

@@ -1,6 +1,6 @@
-"""The state of many clients, and what a round tells: the two records that users hold.
+"""The state of many clients, and the losses of a round: the two records that users hold.
 
-What a round's program carries in their place is in `carry.py`.
+The forms of both inside a compiled program are in `carry.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Federation(NamedTuple):
 
 
 class RoundInfo(NamedTuple):
-    """What a round is worth telling.
+    """The losses of a round, over all examples and by client.
 
     Attributes:
         loss: the sum of all losses, each times its weight; the mean over

@@ -87,7 +87,7 @@ def synchronous(
 
 @dataclass(frozen=True, eq=False)
 class Synchronous:
-    """What the driver must know of rounds in which all clients step together."""
+    """The round method in which all clients step together."""
 
     trainer: Trainer
     config: Config

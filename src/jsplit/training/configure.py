@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import as_positive_int
@@ -26,7 +27,7 @@ def configure(
     links: Links | None,
     backward: str,
     microbatches: int,
-    mesh: Any = None,
+    mesh: Mesh | Mapping[str, Mesh] | None = None,
 ) -> Config:
     """Check the arguments of an interpreter, and spell them out.
 
@@ -49,7 +50,7 @@ def configure(
         raise ValueError(
             f"`topology` must be a Topology, got {type(topology).__name__}."
         )
-    # Losses of weight 0 are metrics: they are told, and nothing is
+    # Losses of weight 0 are metrics: they are computed, and nothing is
     # differentiated for them.
     if not any(x.weight for x in topology.losses):
         raise ValueError(
@@ -136,7 +137,9 @@ def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], 
     return found
 
 
-def _pair(name: str, link: Any) -> tuple[Link | None, Link | None]:
+def _pair(
+    name: str, link: Link | Sequence[Link | None]
+) -> tuple[Link | None, Link | None]:
     """The links of the activation and of the cotangent, in the order of `WireKind`."""
     # A Link is a tuple too, so it is asked for first.
     if isinstance(link, Link):
@@ -156,7 +159,7 @@ def check_batch(
     batch: Mapping[str, PyTree],
     needed: set[str],
     microbatches: int = 1,
-    weight: Any = None,
+    weight: ArrayLike | None = None,
 ) -> int:
     """Check that a batch has all fields that are needed, and none that nobody holds.
 
@@ -179,7 +182,7 @@ def check_batch(
         raise ValueError(
             f"the batch must be a dictionary of fields, got {type(batch).__name__}."
         )
-    # What is missing is told before what is too much: it is most often
+    # A missing field is reported before one too many: it is most often
     # one misspelt name.
     if needed - batch.keys():
         missing = sorted(needed - batch.keys())[0]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.placement import replicate, shard_batch
@@ -104,28 +105,30 @@ def fused(
 
     @documented_as(StepFn)
     def step(
-        state: TrainState, batch: Fields, weight: Any = None
+        state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
         size = check_batch(topology, batch, needed, microbatches, weight)
         # Without a mesh nothing is moved, and nothing is called to find
         # that out.
         if devices is not None:
             check_even(config, size)
-            state, batch, weight = _laid(devices, state, batch, weight)
+            state, batch, weight = _placed(devices, state, batch, weight)
         keys = _keys_of(state)
         state, info = train(_swap_keys(state), keys, dict(batch), weight)
         return _swap_keys(state, keys), info
 
     @documented_as(EvaluateFn)
-    def evaluate(state: TrainState, batch: Fields, weight: Any = None) -> Info:
+    def evaluate(
+        state: TrainState, batch: Fields, weight: ArrayLike | None = None
+    ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
-        state, batch, weight = _laid(devices, state, batch, weight)
+        state, batch, weight = _placed(devices, state, batch, weight)
         return measure(_swap_keys(state), _keys_of(state), batch, weight)
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
-        state, fields, _ = _laid(devices, state, fields, None)
+        state, fields, _ = _placed(devices, state, fields, None)
         return infer(_swap_keys(state), _keys_of(state), fields)
 
     return Trainer(init, step, evaluate, predict, config)
@@ -146,7 +149,7 @@ def _programs(config: Config) -> _Programs:
     walks = walks_of(walked)
 
     def start(
-        state: TrainState, keys: _Keys, batch: Fields, weight: Any = None
+        state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None = None
     ) -> Store:
         return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
 
@@ -157,7 +160,7 @@ def _programs(config: Config) -> _Programs:
     # may use them again.
     @partial(jax.jit, donate_argnums=0)
     def train(
-        state: TrainState, keys: _Keys, batch: Fields, weight: Any
+        state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
     ) -> tuple[TrainState, Info]:
         store = start(state, keys, batch, weight)
         if config.microbatches == 1:
@@ -168,7 +171,9 @@ def _programs(config: Config) -> _Programs:
         return _swap_keys(save_back(layout, store)), losses_in(store)
 
     @jax.jit
-    def measure(state: TrainState, keys: _Keys, batch: Fields, weight: Any) -> Info:
+    def measure(
+        state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
+    ) -> Info:
         store = start(state, keys, batch, weight)
         execute(walks.measure.ops, store)
         return losses_in(store)
@@ -182,9 +187,9 @@ def _programs(config: Config) -> _Programs:
     return _Programs(train, measure, infer)
 
 
-def _laid(
-    devices: Mesh | None, state: TrainState, batch: Fields, weight: Any
-) -> tuple[TrainState, dict[str, PyTree], Any]:
+def _placed(
+    devices: Mesh | None, state: TrainState, batch: Fields, weight: ArrayLike | None
+) -> tuple[TrainState, dict[str, PyTree], ArrayLike | None]:
     """The arguments of a program where it computes; without a mesh, as they are."""
     return (
         replicate(state, devices),
@@ -203,14 +208,15 @@ def _keys_of(state: TrainState) -> dict[str, jax.Array]:
     return {party: own.key for party, own in state.parties.items()}
 
 
-def _swap_keys(state: TrainState, keys: Mapping[str, Any] | None = None) -> TrainState:
+def _swap_keys(state: TrainState, keys: _Keys | None = None) -> TrainState:
     """The state with other keys, or with none."""
     # A compiled step hands typed keys back slowly, and never changes
     # them: they go in beside the state, and stay outside when it comes
     # back.
     found = {}
     for party, (params, own, optimizer, links, _, step) in state.parties.items():
-        key: Any = keys[party] if keys else None
+        # `None`, a pytree without leaves, where there is none.
+        key: PyTree = keys[party] if keys else None
         found[party] = PartyState(params, own, optimizer, links, key, step)
     return TrainState(found)
 
@@ -237,9 +243,9 @@ def _run_microbatches(config: Config, walks: Walks, store: Store) -> None:
 
     def body(carry: Store, part: tuple[Store, jax.Array]) -> tuple[Store, None]:
         fields, number = part
-        memory = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
-        execute(ops, memory)
-        return {n: memory[n] for n in carry}, None
+        store = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
+        execute(ops, store)
+        return {n: store[n] for n in carry}, None
 
     # XLA runs convolutions inside loops 20 to 100 times slower on a
     # CPU.

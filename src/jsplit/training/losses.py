@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jsplit.core.base import Info, PyTree
 from jsplit.core.checks import first_line
@@ -35,7 +36,7 @@ def _name_of_input(topology: Topology, party: str, i: str) -> Name:
     return Name(party, Kind(own), node)
 
 
-def normalise_weight(weight: jax.Array | None) -> jax.Array | None:
+def normalise_weight(weight: ArrayLike | None) -> jax.Array | None:
     """Scale the weights of examples, [batch], to mean 1.
 
     Then the mean over a batch of what is weighted so, or over its equal

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jsplit.core.base import PyTree, Segment
+from jsplit.core.base import Info, PyTree, Segment
 from jsplit.core.placement import checked_mesh, default_mesh, replicate, shard_batch
 from jsplit.core.trees import abstract
 from jsplit.topology.graph import Topology
@@ -29,7 +28,9 @@ Meshes = Mapping[str, Mesh]
 """By party, the devices that it computes on."""
 
 
-def meshes_of(topology: Topology, mesh: Any) -> dict[str, Mesh]:
+def meshes_of(
+    topology: Topology, mesh: Mesh | Mapping[str, Mesh] | None
+) -> dict[str, Mesh]:
     """By party, the mesh that it is given; one for all is given to each.
 
     Args:
@@ -159,7 +160,9 @@ def on_party_devices(
     return lambda *values: function(*map(lay, reads, values))
 
 
-def gathered(combine: Callable[[dict], Any], config: Config) -> Callable[[dict], Any]:
+def gathered(
+    combine: Callable[[dict[str, jax.Array]], Info], config: Config
+) -> Callable[[dict[str, jax.Array]], Info]:
     """A function of the losses of all parties, which lie on different devices.
 
     They are moved to the devices of the party that has the first.

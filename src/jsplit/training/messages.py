@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
@@ -106,7 +106,7 @@ def messages(
 
     @documented_as(StepFn)
     def step(
-        state: TrainState, batch: Fields, weight: Any = None
+        state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
         size = check_batch(topology, batch, needed, microbatches, weight)
         if config.mesh:
@@ -118,7 +118,9 @@ def messages(
         return save_back(layout, store), info
 
     @documented_as(EvaluateFn)
-    def evaluate(state: TrainState, batch: Fields, weight: Any = None) -> Info:
+    def evaluate(
+        state: TrainState, batch: Fields, weight: ArrayLike | None = None
+    ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
         store, carrier = (
             load(layout, state, batch, normalise_weight(weight)),
@@ -145,7 +147,7 @@ def _compiled(config: Config, walk: Walk) -> CompiledWalk:
 
 
 _Train = Callable[
-    [TrainState, Fields, Any, Recorder], tuple[Store, dict[str, jax.Array]]
+    [TrainState, Fields, jax.Array | None, Recorder], tuple[Store, dict[str, jax.Array]]
 ]
 
 
@@ -156,7 +158,10 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     if count == 1:
 
         def at_once(
-            state: TrainState, batch: Fields, weight: Any, carrier: Recorder
+            state: TrainState,
+            batch: Fields,
+            weight: jax.Array | None,
+            carrier: Recorder,
         ) -> tuple[Store, dict[str, jax.Array]]:
             store = load(layout, state, batch, weight)
             run(store, carrier)
@@ -172,7 +177,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     )
 
     def in_parts(
-        state: TrainState, batch: Fields, weight: Any, carrier: Recorder
+        state: TrainState, batch: Fields, weight: jax.Array | None, carrier: Recorder
     ) -> tuple[Store, dict[str, jax.Array]]:
         # No weights are a tree without leaves, so they are divided like
         # the fields.
@@ -197,7 +202,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
 def _part(tree: PyTree, number: int, count: int) -> PyTree:
     """One of `count` equal parts of every array, along its first axis."""
 
-    def cut(x: Any) -> Any:
+    def cut(x: jax.Array) -> jax.Array:
         # A slice of what the caller gave, NumPy or JAX: no copy before
         # it is needed.
         size = len(x) // count

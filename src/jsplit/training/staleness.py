@@ -5,7 +5,7 @@ So one trains with a party that others see as it was some steps ago.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class _LateState(NamedTuple):
 
     waiting: PyTree
     asked: jax.Array
-    inner: Any
+    inner: optax.OptState
 
 
 def stale(
@@ -71,13 +71,14 @@ def stale(
     """
     steps = as_positive_int("steps", steps)
 
-    def init(params: PyTree) -> Any:
+    def init(params: PyTree) -> _LateState:
         waiting = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), params)
         return _LateState(waiting, jnp.zeros((), jnp.int32), optimizer.init(params))
 
+    # The state is this one's own; optax types that of every optimizer alike.
     def update(
-        updates: PyTree, state: Any, params: PyTree = None
-    ) -> tuple[PyTree, Any]:
+        updates: PyTree, state: PyTree, params: PyTree = None
+    ) -> tuple[PyTree, _LateState]:
         # The place that becomes free by what is due now is that of what
         # comes now.
         place, due = state.asked % steps, state.asked >= steps

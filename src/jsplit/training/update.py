@@ -7,7 +7,6 @@ its optimizer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +135,7 @@ def update_op(config: Config, party: str) -> Op:
         }
         _check_optimizer_state(party, optimizer, weights, state)
         updates, state = optimizer.update(gradient, state, weights)
-        new: Any = combine(old, optax.apply_updates(weights, updates))
+        new: dict[str, PyTree] = combine(old, optax.apply_updates(weights, updates))
         return step + 1, state, *[new[n] for n in grads]
 
     reads, writes = (step, memory, *params, *read), (step, memory, *params)

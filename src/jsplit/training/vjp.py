@@ -5,13 +5,20 @@ It holds only what its party has not anyway.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import jax
 
 from jsplit.core.base import PyTree
+
+
+# JAX has no public type for it that a checker takes.
+class _Structure(Protocol):
+    """What `jax.tree.structure` gives."""
+
+    def unflatten(self, leaves: Iterable[PyTree], /) -> PyTree: ...
 
 
 # Registered as a dataclass, which JAX flattens without a call into
@@ -32,12 +39,12 @@ class Pullback:
         structure: of the vjp.
     """
 
-    new: list[Any]
+    new: list[jax.Array]
     places: tuple[int | None, ...] = field(metadata={"static": True})
-    structure: Any = field(metadata={"static": True})
+    structure: _Structure = field(metadata={"static": True})
 
     @classmethod
-    def of(cls, pull: Any, had: PyTree) -> Pullback:
+    def of(cls, pull: Callable[[PyTree], PyTree], had: PyTree) -> Pullback:
         """`pull` without the leaves of `had`."""
         # Within one trace, what is the same array is the same object.
         known = {id(x): k for k, x in enumerate(jax.tree.leaves(had))}
@@ -49,7 +56,5 @@ class Pullback:
     def __call__(self, cotangents: PyTree, had: PyTree) -> PyTree:
         """The vjp at some cotangents, with the leaves of `had` back in their places."""
         new, leaves = iter(self.new), jax.tree.leaves(had)
-        held: Sequence[Any] = [
-            next(new) if k is None else leaves[k] for k in self.places
-        ]
+        held = [next(new) if k is None else leaves[k] for k in self.places]
         return self.structure.unflatten(held)(cotangents)
