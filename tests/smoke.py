@@ -35,6 +35,7 @@ ROOMS = {
     "populations": (
         "rounds/test_population.py::test_every_record_belongs_to_exactly_one_client",
     ),
+    "compress": ("training/test_compress.py::test_packing_and_unpacking_are_inverse",),
     "commands": ("party/test_command.py::test_the_version_is_said",),
     "rounds": (
         "rounds/test_averages.py::test_splitfed_with_one_local_step_of_sgd_is_large_batch_sgd",

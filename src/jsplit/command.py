@@ -16,6 +16,8 @@ from jsplit.commands.parser import parser
 
 _UNUSABLE = 2
 """Exit status after an error that the user can mend; that of `argparse` as well."""
+_OF_GRPC = ("grpc", "cryptography")
+"""The packages of the extra `grpc`."""
 _INTERRUPTED = 130
 """Exit status after Ctrl-C, by the custom of shells: 128 and the number of the signal."""
 
@@ -50,6 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)
     try:
         return options.run(options)
+    except ModuleNotFoundError as error:
+        # Of an extra that a wheel was installed without. A module that the user's own
+        # file lacks is the user's to find, with the traceback.
+        if error.name not in _OF_GRPC or options.debug:
+            raise
+        print(
+            f"jsplit {options.command}: needs the package {error.name}, of the extra "
+            "`grpc`: install jsplit with `[grpc]`.",
+            file=sys.stderr,
+        )
+        return _UNUSABLE
     except (ValueError, parties.Refused, parties.Missing, OSError) as error:
         if options.debug:
             traceback.print_exc()

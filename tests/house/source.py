@@ -24,6 +24,7 @@ DOORS = (
     "jsplit.population",
     "jsplit.rounds",
     "jsplit.runs",
+    "jsplit.wire",
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

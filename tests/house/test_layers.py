@@ -82,6 +82,7 @@ INSIDE = {
         "running"
     ),
     "commands": "functions agreements brought tasks parser",
+    "compress": "casting quantizing registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them

@@ -11,6 +11,7 @@ import pytest
 
 import jsplit
 from jsplit import compress, party
+from jsplit.compress import registry
 from jsplit.party.task import Task, TaskKind
 from tests.party import federation
 from tests.party.federation import agreed_for, bits, checked, small, train, undisturbed
@@ -141,7 +142,7 @@ def test_a_party_that_has_not_registered_a_link_is_told_which_there_are(own_make
     with pytest.raises(ValueError, match=r"has `coarse\(\)`: TypeError"):
         compress.register("coarse", lambda levels: coarse(levels), replace=True)
         agreed_for(problem, links={"h": "coarse()"})
-    compress._makers.pop("coarse")
+    registry._makers.pop("coarse")
     with pytest.raises(ValueError, match=r"there are quantize\(bits\), cast\(dtype\)"):
         agreed.links()
 

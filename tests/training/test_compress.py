@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jsplit
-from jsplit.compress import cast, pack, quantize, unpack
+from jsplit.compress import cast, quantize
+from jsplit.compress.quantizing import pack, unpack
 
 VALUE = {
     "h": jax.random.normal(jax.random.key(0), (16, 9)),

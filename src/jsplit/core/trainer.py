@@ -214,3 +214,9 @@ class Trainer(NamedTuple):
     # An object to whoever only trains: its type belongs to the room
     # that configures, which stands above this one.
     config: object = None
+
+    def __repr__(self) -> str:
+        # The functions are closures and the config holds whole optimizers: their
+        # own texts would fill a screen.
+        parties = getattr(getattr(self.config, "topology", None), "parties", ())
+        return f"Trainer({', '.join(parties)})"

@@ -94,3 +94,8 @@ class Algorithm(NamedTuple):
     predict: PredictAsClient
     config: Config
     sharing: SharingTable
+
+    def __repr__(self) -> str:
+        # What travels is what tells algorithms apart; the functions hold the whole
+        # driver, whose own text would fill many screens.
+        return f"Algorithm\n{self.sharing}"

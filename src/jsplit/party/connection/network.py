@@ -161,9 +161,9 @@ class Network:
         with self.changed:
             self.epoch = member.epoch
             if not there():
-                _log.info(
-                    "%s waits for the other parties, %s", self.party, self._absent()
-                )
+                # Whoever starts first waits for the others: that is no failure yet.
+                absent = self._absent().replace("did not come", "did not come yet")
+                _log.info("%s waits for the other parties, %s", self.party, absent)
         while True:
             try:
                 self.until(there, lambda: f"the other parties, {self._absent()}", names)

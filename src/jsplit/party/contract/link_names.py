@@ -70,6 +70,12 @@ def _made(text: str) -> Link:
     """
     makers = compress.registered()
     call = re.fullmatch(r"(\w+)\((\w*)\)", text)
+    name = text.partition("(")[0].strip()
+    if not call and name in makers:
+        raise ValueError(
+            f"`links` has `{text}`: `{name}` takes one whole number or one word, "
+            f"as in `{name}(4)`."
+        )
     if not call or call[1] not in makers:
         raise ValueError(
             f"`links` has `{text}`; there are {_signatures()}, "

@@ -1,71 +1,19 @@
-"""Links that make a crossing smaller, and the door for links of one's own, by name.
+"""`quantize`: a link that sends few bits for each number, unbiased.
 
-Every link here leaves integer and boolean arrays as they are, and keeps
-the structure of the value, so links can be chained:
-`chain(cast(jnp.bfloat16), quantize(8))`. To add one, write a function
-that gives a `jsplit.Link` and, if agreements are to name it, `register`.
+Levels of two to eight bits are packed; every array has one scale.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
 from operator import index
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.links import stateless
 from jsplit.core.trees import is_floating
-
-__all__ = ["cast", "quantize", "register", "registered"]
-
-LinkMaker = Callable[..., Link]
-"""A function that gives a link. An agreement calls it with no argument, or with one: an
-integer or a word."""
-
-
-def cast(dtype: DTypeLike) -> Link:
-    """Send every floating array in another floating dtype, and cast it back on arrival.
-
-    Decoding an encoded value gives each number rounded to `dtype`; a
-    second crossing changes nothing.
-
-    Args:
-        dtype: a floating dtype, as `jnp.bfloat16` or `jnp.float8_e4m3fn`,
-            or its name.
-
-    Returns:
-        A `Link` whose payload has the shapes of the value.
-
-    Raises:
-        ValueError: if `dtype` is not floating.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jsplit
-        >>> link = jsplit.compress.cast(jnp.bfloat16)
-        >>> value = jnp.ones((4, 3))
-        >>> payload, _ = jax.eval_shape(link.encode, (), value, jax.random.key(0))
-        >>> payload
-        ShapeDtypeStruct(shape=(4, 3), dtype=bfloat16)
-    """
-    # `None` is float64 to NumPy, so a dtype that was forgotten would be
-    # taken for one.
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        got = None if dtype is None else jnp.dtype(dtype).name
-        raise ValueError(f"`dtype` must be a floating dtype, got {got}.")
-
-    def encode(value: PyTree, key: jax.Array) -> PyTree:
-        return jax.tree.map(lambda x: x.astype(dtype) if is_floating(x) else x, value)
-
-    def decode(payload: PyTree, like: PyTree) -> PyTree:
-        return jax.tree.map(lambda x, shape: x.astype(shape.dtype), payload, like)
-
-    return stateless(encode, decode)
 
 
 class _Quantized(NamedTuple):
@@ -188,70 +136,3 @@ def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
         return packed
     ones = jnp.unpackbits(packed, count=size * bits).reshape(size, bits)
     return jnp.sum(ones << jnp.arange(bits, dtype=jnp.uint8), axis=1, dtype=jnp.uint8)
-
-
-_makers: dict[str, LinkMaker] = {"quantize": quantize, "cast": cast}
-
-
-def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
-    """Register a maker of links, so that agreements can name what it makes.
-
-    After `register("top_k", top_k)` an agreement may say
-    `links={"h": "top_k(10)"}`. Every party makes the link itself, so
-    every party registers the same maker, before it reads the agreement.
-
-    Args:
-        name: letters, digits and underscores.
-        maker: a function that gives a `jsplit.Link`. It is called with no
-            argument, or with the one that the agreement says: an integer,
-            or a word.
-        replace: whether a maker of this name may be there already.
-
-    Raises:
-        ValueError: if `name` or `maker` is none, or the name is taken.
-
-    Example:
-        >>> import jax, jsplit
-        >>> def halves(times=1):
-        ...     def encode(value, key):
-        ...         return jax.tree.map(lambda x: x / 2**times, value)
-        ...     def decode(payload, like):
-        ...         return jax.tree.map(lambda x: x * 2**times, payload)
-        ...     return jsplit.stateless(encode, decode)
-        >>> jsplit.compress.register("halves", halves, replace=True)
-        >>> "halves" in jsplit.compress.registered()
-        True
-    """
-    # What `link_names` can read back from an agreement: a name that has a
-    # bracket or a bar in it would be cut in two there.
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-        raise ValueError(
-            f"`name` must be of letters, digits and underscores, got {name!r}."
-        )
-    if not callable(maker) or isinstance(maker, Link):
-        raise ValueError(
-            f"`maker` must be a function that gives a Link, got {type(maker).__name__}."
-        )
-    # Never silently: parties that mean two things by one name would not
-    # find out.
-    if name in _makers and not replace:
-        raise ValueError(
-            f"`name` is `{name}`, of which there is a maker already; "
-            "say `replace=True` to have another."
-        )
-    _makers[name] = maker
-
-
-def registered() -> Mapping[str, LinkMaker]:
-    """List the makers of links that agreements can name.
-
-    Returns:
-        The makers by name, to read only; those registered later appear in
-        it.
-
-    Example:
-        >>> import jsplit
-        >>> [*jsplit.compress.registered()][:2]
-        ['quantize', 'cast']
-    """
-    return MappingProxyType(_makers)

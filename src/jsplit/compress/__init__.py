@@ -1,0 +1,12 @@
+"""Links that make a crossing smaller, and the door for links of one's own, by name.
+
+Every link here leaves integer and boolean arrays as they are, and keeps the structure of
+the value, so links can be chained: `chain(cast(jnp.bfloat16), quantize(8))`. A new one is a
+file of its own here, and `register` lets agreements name it.
+"""
+
+from jsplit.compress.casting import cast
+from jsplit.compress.quantizing import quantize
+from jsplit.compress.registry import register, registered
+
+__all__ = ["cast", "quantize", "register", "registered"]
