@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jsplit.core.base import Message, TrainState
+from jsplit.core.checks import as_positive_int
 from jsplit.core.tables import aligned, bars, plain, si
 from jsplit.costing.records import MODES, PartyCost, Work, check_mode, total_of
 
@@ -55,7 +56,8 @@ class Cost:
             micro-batches.
 
         Raises:
-            ValueError: If the micro-batches do not divide `batch`.
+            ValueError: If `batch` is no positive integer, or the micro-batches do
+                not divide it.
 
         Example:
             >>> import jax, jsplit
@@ -67,7 +69,8 @@ class Cost:
             32
         """
         # By far the commonest size: all steps of a pass but the last.
-        return self if batch == self.batch else self.again(batch)
+        size = as_positive_int("batch", batch)
+        return self if size == self.batch else self.again(size)
 
     @property
     def total(self) -> PartyCost:

@@ -93,7 +93,8 @@ class Algorithm(NamedTuple):
     evaluate: EvaluateRound
     predict: PredictAsClient
     config: Config
-    sharing: SharingTable
+    # Last and with a default, so that an algorithm made by hand needs none.
+    sharing: SharingTable = SharingTable({})
 
     def __repr__(self) -> str:
         # What travels is what tells algorithms apart; the functions hold the whole

@@ -95,6 +95,10 @@ class SharingTable:
     # A table in a notebook is read, not evaluated.
     __repr__ = __str__
 
+    def __hash__(self) -> int:
+        # Of the rows: a table is frozen, and a mapping has no hash.
+        return hash(tuple(self.parties.items()))
+
     def __getitem__(self, name: Address) -> Sharing:
         """Return how the thing that lies at `name` is shared."""
         # Messages lie in a store only while a step runs.
