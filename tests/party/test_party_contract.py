@@ -13,6 +13,7 @@ import pytest
 import jsplit
 from jsplit import compress, party
 from jsplit.compress import registry
+from jsplit.party.contract.sample import sample_agreement
 from jsplit.party.task import Task, TaskKind
 from tests.party import federation
 from tests.party.federation import agreed_for, bits, checked, small, train, undisturbed
@@ -197,6 +198,9 @@ def test_a_link_is_registered_once_under_a_name_that_an_agreement_can_say(own_ma
     for name in ("", "a b", "a|b", "a(1)", "8bits", None):
         with pytest.raises(ValueError, match="`name` must be of letters"):
             compress.register(name, coarse)  # type: ignore[arg-type]
+    for name in ("class", "None"):
+        with pytest.raises(ValueError, match="`name` must be no keyword"):
+            compress.register(name, coarse)
     with pytest.raises(ValueError, match="`maker` must be a function that gives a"):
         compress.register("other", coarse())  # type: ignore[arg-type]
     with pytest.raises(TypeError):
@@ -221,6 +225,42 @@ def test_a_maker_that_gives_no_link_is_named(own_makers):
     compress.register("wrong", lambda: 3)  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match="whose maker gives no Link but a int"):
         agreed_for(small("pair"), links={"h": "wrong()"})
+
+
+def test_a_maker_may_be_unreadable_or_raise_what_it_likes(own_makers):
+    compress.register("table", dict)  # type: ignore[arg-type]
+    compress.register("words", lambda word: {"a": jsplit.identity}[word])
+    agreed = agreed_for(small("pair"))
+    with pytest.raises(
+        ValueError, match=r"there are .*, table\(\.\.\.\), words\(word\)"
+    ):
+        agreed.replace(links={"h": ["mine", None]}).links()
+    with pytest.raises(ValueError, match=r"`links` has `words\(b\)`: KeyError"):
+        agreed.replace(links={"h": ["words(b)", None]})
+
+
+# A run in one process.
+
+
+@pytest.mark.parametrize(
+    ("fields", "ids", "message"),
+    [
+        ({"x": 8, "label": 8}, None, "`ids` must be a list, one for each record"),
+        ({"x": 8, "label": 8}, range(7), "`ids` has 7 entries for 8 records"),
+        ({"x": 8}, range(8), "`fields` must be those .* label, x, got x"),
+        ({"x": 8, "label": 8, "z": 8}, range(8), "`fields` must be those that"),
+        ({"x": 7, "label": 7}, range(7), "`fields` must have .* one batch of 8"),
+    ],
+)
+def test_batches_of_what_is_no_run_are_refused_at_the_call(fields, ids, message):
+    arrays = {name: jnp.zeros((n, 3)) for name, n in fields.items()}
+    with pytest.raises(ValueError, match=message):
+        party.batches(agreed_for(small("pair")), arrays, ids)
+
+
+def test_batches_of_turns_are_refused():
+    with pytest.raises(ValueError, match="`agreed` must be an agreement without turns"):
+        party.batches(sample_agreement("north", "south"), {}, [])
 
 
 # What goes down through the levels of a run.
