@@ -71,7 +71,7 @@ class AgreementRecord:
             >>> sample_agreement().said["parties"]
             ['client', 'server']
         """
-        nodes = [as_json(node) for node in self.nodes]
+        nodes: list[Mapping[str, object]] = [as_json(node) for node in self.nodes]
         return {
             "format": format_of(nodes),
             "parties": list(self.roles),
