@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 import jsplit
 from jsplit import compress, party
 from jsplit.compress import registry
+from jsplit.party.contract.sample import sample_agreement
 from jsplit.party.task import Task, TaskKind
 from tests.party import federation
 from tests.party.federation import agreed_for, bits, checked, small, train, undisturbed
@@ -65,11 +67,7 @@ def test_a_node_that_says_more_than_is_understood_is_refused(change):
 
 def test_decoupled_over_the_network_is_decoupled_in_one_process():
     """No cotangent comes back, and the agreement says so."""
-    problem = small("pair")
-    squares = lambda y, label: (y - label) ** 2  # noqa: E731
-    head = federation.layer(["h"], "own", 1)
-    topology = jsplit.decoupled(problem.topology, "h", head, loss=squares)
-    problem = problem._replace(topology=topology)
+    problem = decoupled()
     agreed = agreed_for(problem, steps=3)
     assert [w.label for w in agreed.wires] == ["activation h to server"]
     results = checked(train(agreed, problem))
@@ -78,12 +76,85 @@ def test_decoupled_over_the_network_is_decoupled_in_one_process():
         assert bits(result.state) == bits(states[name])
 
 
+def decoupled():
+    """The small pair, of which the server gives no cotangent back."""
+    problem = small("pair")
+    squares = lambda y, label: (y - label) ** 2  # noqa: E731
+    head = federation.layer(["h"], "own", 1)
+    topology = jsplit.decoupled(problem.topology, "h", head, loss=squares)
+    return problem._replace(topology=topology)
+
+
+def test_what_is_detached_is_of_a_format_that_older_versions_refuse_by_name(tmp_path):
+    plain, agreed = agreed_for(small("pair")), agreed_for(decoupled())
+    assert plain["format"] == "jsplit agreement 1"
+    assert agreed["format"] == "jsplit agreement 2"
+    assert party.read(party.write(tmp_path / "new.json", agreed)) == agreed
+    with pytest.raises(ValueError, match="`format` .* must be 'jsplit agreement 2'"):
+        agreed.replace(format="jsplit agreement 1")
+    with pytest.raises(ValueError, match="`format` .* must be 'jsplit agreement 1'"):
+        plain.replace(format="jsplit agreement 2")
+    nodes = plain.said["nodes"]
+    detached = plain.replace(nodes=[nodes[0], {**nodes[1], "detached": ["h"]}])
+    assert detached["format"] == "jsplit agreement 2"
+    assert detached.replace(nodes=nodes) == plain
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"holds": None},
+            "`holds` must be a dictionary of fields by party, got NoneType.",
+        ),
+        ({"holds": []}, "`holds` must be a dictionary of fields by party, got list."),
+        (
+            {"holds": {"client": "x", "server": ["label"]}},
+            "party `client`: `holds` must be a list of names, got 'x'.",
+        ),
+        ({"parties": "ab"}, "`parties` must be a list, got 'ab'."),
+        ({"parties": [1]}, "`parties` must be a list of names"),
+        ({"lead": []}, "`lead` must be the name of a party"),
+        ({"links": []}, "`links` must be a dictionary by the name of a value, got []."),
+        ({"links": {"h": "ab"}}, "`links` must hold names of links"),
+        ({"values": None}, "`values` must be a dictionary by the name of a value"),
+        ({"hosts": []}, "`hosts` must be a dictionary by party, got []."),
+        ({"hosts": None}, "`hosts` must be a dictionary by party, got None."),
+        ({"identities": {"client": 1}}, "`identities` must give a text for the party"),
+        ({"losses": {}}, "`losses` must be a list, got {}."),
+        ({"nodes": None}, "`nodes` must be a list, got None."),
+    ],
+)
+def test_an_entry_of_another_type_is_named_before_anything_is_made_of_it(
+    change, message
+):
+    agreed = agreed_for(small("pair"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        agreed.replace(**change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"weight": "1"}, {"local": 0}, {"party": None}, {"reads": [1, "label"]}]
+)
+def test_a_loss_that_says_something_of_another_type_is_refused(change):
+    agreed = agreed_for(small("pair"))
+    (loss,) = agreed.said["losses"]
+    with pytest.raises(ValueError, match=f"must: `{[*change][0]}` is "):
+        agreed.replace(losses=[{**loss, **change}])
+
+
+@pytest.mark.parametrize("name", [None, "nobody"])
+def test_nobody_reaches_anybody(name):
+    with pytest.raises(ValueError, match="`party` must be one of client, server, got"):
+        agreed_for(small("pair")).reach(name)
+
+
 # Links of one's own.
 
 
 @pytest.fixture
 def own_makers(monkeypatch):
-    monkeypatch.setattr(compress, "_makers", dict(compress.registered()))
+    monkeypatch.setattr(registry, "_makers", dict(compress.registered()))
 
 
 def coarse(levels=4):
@@ -127,6 +198,9 @@ def test_a_link_is_registered_once_under_a_name_that_an_agreement_can_say(own_ma
     for name in ("", "a b", "a|b", "a(1)", "8bits", None):
         with pytest.raises(ValueError, match="`name` must be of letters"):
             compress.register(name, coarse)  # type: ignore[arg-type]
+    for name in ("class", "None"):
+        with pytest.raises(ValueError, match="`name` must be no keyword"):
+            compress.register(name, coarse)
     with pytest.raises(ValueError, match="`maker` must be a function that gives a"):
         compress.register("other", coarse())  # type: ignore[arg-type]
     with pytest.raises(TypeError):
@@ -151,6 +225,42 @@ def test_a_maker_that_gives_no_link_is_named(own_makers):
     compress.register("wrong", lambda: 3)  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match="whose maker gives no Link but a int"):
         agreed_for(small("pair"), links={"h": "wrong()"})
+
+
+def test_a_maker_may_be_unreadable_or_raise_what_it_likes(own_makers):
+    compress.register("table", dict)  # type: ignore[arg-type]
+    compress.register("words", lambda word: {"a": jsplit.identity}[word])
+    agreed = agreed_for(small("pair"))
+    with pytest.raises(
+        ValueError, match=r"there are .*, table\(\.\.\.\), words\(word\)"
+    ):
+        agreed.replace(links={"h": ["mine", None]}).links()
+    with pytest.raises(ValueError, match=r"`links` has `words\(b\)`: KeyError"):
+        agreed.replace(links={"h": ["words(b)", None]})
+
+
+# A run in one process.
+
+
+@pytest.mark.parametrize(
+    ("fields", "ids", "message"),
+    [
+        ({"x": 8, "label": 8}, None, "`ids` must be a list, one for each record"),
+        ({"x": 8, "label": 8}, range(7), "`ids` has 7 entries for 8 records"),
+        ({"x": 8}, range(8), "`fields` must be those .* label, x, got x"),
+        ({"x": 8, "label": 8, "z": 8}, range(8), "`fields` must be those that"),
+        ({"x": 7, "label": 7}, range(7), "`fields` must have .* one batch of 8"),
+    ],
+)
+def test_batches_of_what_is_no_run_are_refused_at_the_call(fields, ids, message):
+    arrays = {name: jnp.zeros((n, 3)) for name, n in fields.items()}
+    with pytest.raises(ValueError, match=message):
+        party.batches(agreed_for(small("pair")), arrays, ids)
+
+
+def test_batches_of_turns_are_refused():
+    with pytest.raises(ValueError, match="`agreed` must be an agreement without turns"):
+        party.batches(sample_agreement("north", "south"), {}, [])
 
 
 # What goes down through the levels of a run.

@@ -13,7 +13,7 @@ import pytest
 from jsplit import party
 from jsplit.party.connection import connections
 from jsplit.party.connection.connections import Connections
-from jsplit.party.connection.network import Network, Reach, Stopped
+from jsplit.party.connection.network import Missing, Network, Reach, Stopped
 from jsplit.party.connection.outbox import Outbox
 from jsplit.party.connection.reader import serve
 from jsplit.wire.certs import PlaintextWithoutIdentity
@@ -198,6 +198,34 @@ def test_a_party_that_cannot_dial_at_all_ends():
         lab.connections.transport = transport
         lab.peers.outboxes[SERVER].cut("as if it were lost")
         assert isinstance(error_of(lab), KeyError)
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, TimeoutError, OSError])
+def test_a_transport_of_one_s_own_may_fail_as_sockets_do_and_is_dialled_again(kind):
+    class Failing(MemoryTransport):
+        dialled = 0
+
+        def dial(self, *args, **options):
+            self.dialled += 1
+            raise kind("no route")
+
+    transport = Failing()
+    lab = network_of(agreed_for(small()), "lab", transport=transport)
+    try:
+        soon(lambda: transport.dialled > 2)
+        error = error_of(lab, patience=0.2)
+        assert isinstance(error, Missing)
+        assert f"no connection with `server`: {kind.__name__}: no route" in str(error)
+    finally:
+        lab.close()
+
+
+@pytest.mark.parametrize(
+    "transport", [MemoryTransport, {}, False, "grpc", SimpleNamespace(dial=print)]
+)
+def test_what_is_no_transport_is_refused_where_it_is_given(transport):
+    with pytest.raises(ValueError, match="`transport` must be an object with"):
+        Reach(transport=transport)
 
 
 # A connection begins with a hello, and counts from then on.

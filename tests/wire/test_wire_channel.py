@@ -402,6 +402,17 @@ def test_an_address_that_is_taken_is_refused(trust, transport):
         transport.listen(address, server, {}, lambda *_: None, LIMIT, Pulse())
 
 
+def test_a_listener_that_is_closed_twice_leaves_its_successor_the_address():
+    hub, server = MemoryTransport(), PlaintextWithoutIdentity("server")
+    listen = lambda: hub.listen("a:1", server, {}, lambda *_: None, LIMIT)  # noqa: E731
+    old = listen()
+    old.close()
+    listen()
+    old.close()
+    with pytest.raises(ValueError, match="somebody does already"):
+        listen()
+
+
 def test_every_party_has_a_host_name_and_uri_of_its_own():
     names = [
         "lab",

@@ -5,8 +5,9 @@ An agreement is a file, so it holds the name of a link and its argument, never t
 
 from __future__ import annotations
 
+import keyword
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MappingProxyType
 
 from jsplit.compress.casting import cast
@@ -29,7 +30,7 @@ def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
     every party registers the same maker, before it reads the agreement.
 
     Args:
-        name: letters, digits and underscores.
+        name: letters, digits and underscores; no keyword of Python.
         maker: a function that gives a `jsplit.Link`. It is called with no
             argument, or with the one that the agreement says: an integer,
             or a word.
@@ -56,6 +57,9 @@ def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
         raise ValueError(
             f"`name` must be of letters, digits and underscores, got {name!r}."
         )
+    # "None" in an agreement would read as no link, and be one.
+    if keyword.iskeyword(name):
+        raise ValueError(f"`name` must be no keyword of Python, got {name!r}.")
     if not callable(maker) or isinstance(maker, Link):
         raise ValueError(
             f"`maker` must be a function that gives a Link, got {type(maker).__name__}."
@@ -70,7 +74,7 @@ def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
     _makers[name] = maker
 
 
-def registered() -> Mapping[str, LinkMaker]:
+def registered() -> MappingProxyType[str, LinkMaker]:
     """List the makers of links that agreements can name.
 
     Returns:

@@ -33,8 +33,9 @@ def batches(
         batch, [batch, ...].
 
     Raises:
-        ValueError: if there is not one id for each record, or one is there
-            twice.
+        ValueError: naming `agreed` if it has turns, `fields` if one is
+            missing, is nobody's, or has fewer records than a batch, `ids`
+            if there is not one for each record, or one is there twice.
 
     Examples:
         >>> import numpy as np, jsplit, optax
@@ -50,11 +51,18 @@ def batches(
         >>> sorted([*batch(0)["x"], *batch(1)["x"]]) == [*range(6)]
         True
     """
+    _check(agreed, fields, ids)
     # The very class that each party makes of its own fields, so the two orders
     # cannot come apart. Its digest is for others to compare: no key is needed.
     records = Records(fields, ids)
     count = len(ids)
     size, seed = agreed.batch, agreed.seed
+    # Here and not at the first step, whose place in no batch is a division by zero.
+    if count < size:
+        raise ValueError(
+            f"`fields` must have the records of one batch of {size} at least, "
+            f"got {count}."
+        )
 
     # A function of the step alone, without a position of its own: it may be asked
     # for a step again, or begin at one in the middle, as a run that goes on does.
@@ -63,3 +71,26 @@ def batches(
         return records.take(places_of(step, count, size, seed))
 
     return batch
+
+
+def _check(agreed: Agreement, fields: Mapping[str, PyTree], ids: Sequence[Id]) -> None:
+    """Refuse what no run without turns could have been made of."""
+    # With turns each client has records of its own, of which this knows nothing.
+    if agreed.rotation is not None:
+        raise ValueError(
+            "`agreed` must be an agreement without turns, got one in which "
+            f"{', '.join(agreed.turns.names)} take turns."
+        )
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f"`fields` must be a dictionary by name, got {type(fields).__name__}."
+        )
+    held = {name for names in agreed.holds.values() for name in names}
+    if fields.keys() != held:
+        raise ValueError(
+            f"`fields` must be those that the parties hold, {', '.join(sorted(held))}, "
+            f"got {', '.join(map(str, fields)) or 'none'}."
+        )
+    # Without ids parties keep the order that they have, and this could not know it.
+    if not hasattr(ids, "__len__"):
+        raise ValueError(f"`ids` must be a list, one for each record, got {ids!r}.")

@@ -51,7 +51,7 @@ class _Listener:
 
     def __init__(
         self,
-        forget: Callable[[str], None],
+        forget: Callable[[_Listener], None],
         address: str,
         trust: Trust,
         allowed: Mapping[str, str],
@@ -99,7 +99,7 @@ class _Listener:
 
     def close(self, grace: float = 5.0) -> None:
         """Take no more connections; those that are left have `grace` seconds to end."""
-        self.forget(self.address)
+        self.forget(self)
         end = time.monotonic() + grace
         # A copy: every thread takes itself out of the table when it ends.
         for thread, pipes in [*self.connections.items()]:
@@ -178,10 +178,12 @@ class MemoryTransport:
                 )
         return made
 
-    def _forget(self, address: str) -> None:
-        """Let an address be free again."""
+    def _forget(self, listener: _Listener) -> None:
+        """Let the address of a listener be free again."""
         with self._lock:
-            self._listeners.pop(address, None)
+            # One that is closed a second time may have a successor by now.
+            if self._listeners.get(listener.address) is listener:
+                del self._listeners[listener.address]
 
     def dial(
         self,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
+from jsplit.core.checks import first_line
 from jsplit.party.connection.peers import Peers
 from jsplit.party.connection.reader import serve
 from jsplit.party.contract.agreement import Agreement
@@ -118,6 +119,11 @@ class Connections:
                     )
                 except Closed as error:
                     peers.note(peer, str(error))
+                except OSError as error:
+                    # `ConnectionError` and `TimeoutError` too: what sockets raise in a
+                    # transport of a user's own, which need not know of `Closed`.
+                    trouble = first_line(error)
+                    peers.note(peer, f"no connection with `{party}`: {trouble}")
                 else:
                     began = time.monotonic()
                     serve(peers, peer, channel)

@@ -67,13 +67,17 @@ class Network:
         # Where clients may be passed over the lead finds out first, and those that are
         # left need time to go on without.
         self.wait_for = float(agreed.patience) * (3 if agreed.turns.skips else 1)
+        # Not `or`: a transport may have a length of its own, as of no connections yet.
+        transport = reach.transport
+        if transport is None:
+            transport = default_transport()
         self.connections = Connections(
             agreed,
             party,
             member,
             trust,
             limit,
-            reach.transport or default_transport(),
+            transport,
             listen=reach.listen,
             addresses=reach.addresses,
             pulse=Pulse(*reach.pulse),

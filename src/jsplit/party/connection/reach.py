@@ -23,6 +23,9 @@ class Reach:
             that it has to answer; see `jsplit.wire.transport.Pulse`,
             whose defaults are taken for what is left out.
         transport: what connects parties; gRPC by default.
+
+    Raises:
+        ValueError: if `transport` is no transport.
     """
 
     # All of it may differ from process to process of one party, so it is
@@ -32,6 +35,18 @@ class Reach:
     remind: float = 5.0
     pulse: Sequence[float] = ()
     transport: Transport | None = None
+
+    def __post_init__(self) -> None:
+        given = self.transport
+        methods = [getattr(given, name, None) for name in ("listen", "dial")]
+        # A class has both methods too, and would lack `self` at the first call, in a
+        # thread where the error is far from its cause.
+        right = all(map(callable, methods)) and not isinstance(given, type)
+        if given is not None and not right:
+            raise ValueError(
+                "`transport` must be an object with the methods `listen` and `dial`, "
+                f"or None for gRPC, got {given!r}."
+            )
 
 
 def default_transport() -> Transport:

@@ -18,11 +18,12 @@ from jsplit.core.checks import first_line
 from jsplit.core.links import identity
 from jsplit.core.trees import inexact_part
 from jsplit.party.contract import schema as shapes
-from jsplit.party.contract.checks import check_links, checked
+from jsplit.party.contract.checks import checked, format_of
 from jsplit.party.contract.entries import as_json
 from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
 from jsplit.party.contract.record import AgreementRecord, canonical, record_of
+from jsplit.party.contract.routes import routes
 from jsplit.party.contract.turns import Turns
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import both_ways
@@ -122,7 +123,9 @@ class Agreement(AgreementRecord):
             >>> sample_agreement().replace(steps=20).steps
             20
         """
-        made = parsed({**self.said, **changes})
+        said = {**self.said, **changes}
+        # Nodes that are exchanged may need another format than those that were there.
+        made = parsed({**said, "format": format_of(said["nodes"])} | changes)
         return dataclasses.replace(made, rotation_of_all=self.rotation_of_all)
 
     def topology(self, party: str | None = None, own: Own | None = None) -> Topology:
@@ -227,31 +230,15 @@ class Agreement(AgreementRecord):
             By each other party: `"dial"`, this one dials it; `"wait"`, it dials this
             one; `"lead"`, neither does, and frames go by way of the lead.
 
+        Raises:
+            ValueError: if the party is none of the agreement's.
+
         Example:
             >>> from jsplit.party.contract.sample import sample_agreement
             >>> sample_agreement("north", "south").reach("north")
             {'south': 'lead', 'server': 'dial'}
         """
-        found = {}
-        for other in self.parties:
-            if other != party:
-                dialled = self._dialled(party, other)
-                how = {other: "dial", party: "wait"}
-                found[other] = how.get(dialled or "", "lead")
-        return found
-
-    def _dialled(self, a: str, b: str) -> str | None:
-        """Which of two parties the other dials, or `None` if they have no connection."""
-        listening = [p for p in self.parties if p in (a, b) and p in self.addresses]
-        # The lead listens, and must be reached by all whether or not they ever work
-        # together: it says from which step all go on.
-        if self.lead in listening:
-            return self.lead
-        # A connection that carries nothing would only be one more that can be lost.
-        if not listening or self.turns.never_connected(a, b):
-            return None
-        # Both sides must come to the same answer, so it goes by the order of parties.
-        return listening[0]
+        return routes(self, party)
 
 
 def parsed(found: object) -> Agreement:
@@ -277,7 +264,6 @@ def parsed(found: object) -> Agreement:
         raise ValueError(
             f"an agreement does not hold what it must: {first_line(error)}"
         ) from None
-    check_links(made.link_names)
     both_ways(made.topology_of_strangers, dict.fromkeys(made.link_names, identity))
     for pair in made.link_names.values():
         for name in pair:

@@ -6,15 +6,19 @@ expected and what came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from operator import index
 from typing import SupportsIndex, cast
 
+from jsplit.party.contract.entry_types import check_types
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.turns import Turns
 
-FORMAT = "jsplit agreement 1"
+_FORMAT = "jsplit agreement 1"
 """What a file says under `format`; another number is another, incompatible format."""
+_FORMAT_WITH_DETACHED = "jsplit agreement 2"
+"""The same with nodes that have `detached`. Version 0.1 did not know the key, passed over
+it and trained something else; this number it refuses by name."""
 
 _NONFINITE = ("refuse", "allow")
 _ENTRIES = (
@@ -66,6 +70,8 @@ def checked(found: object) -> AgreementEntries:
         ValueError: naming the entry that is not as it must be.
     """
     named = _with_all_names(found)
+    check_types(named)
+    _check_format(named)
     whole = {n: _integer(n, named[n], least) for n, least in _LEAST.items()}
     entries = cast(AgreementEntries, named | whole)
     _check_schedule(entries)
@@ -75,8 +81,11 @@ def checked(found: object) -> AgreementEntries:
 
 def _with_all_names(found: object) -> dict[str, object]:
     """Refuse what is no agreement, or lacks an entry, or has one too many."""
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f"an agreement says `format`: {FORMAT!r}.")
+    formats = (_FORMAT, _FORMAT_WITH_DETACHED)
+    if not isinstance(found, dict) or found.get("format") not in formats:
+        raise ValueError(
+            f"an agreement says `format`: {' or '.join(map(repr, formats))}."
+        )
     for name in _ENTRIES:
         if name not in found:
             raise ValueError(f"an agreement lacks `{name}`.")
@@ -85,6 +94,32 @@ def _with_all_names(found: object) -> dict[str, object]:
         if name not in _ENTRIES:
             raise ValueError(f"an agreement has `{name}`.")
     return found
+
+
+def format_of(nodes: object) -> str:
+    """What an agreement of these nodes says under `format`.
+
+    Args:
+        nodes: their entries in the file, checked or not.
+    """
+    listed = nodes if isinstance(nodes, (list, tuple)) else ()
+    # The lowest that will do: what needs no more keeps its text, hence its hash, and is
+    # read by older versions.
+    if any(isinstance(node, Mapping) and node.get("detached") for node in listed):
+        return _FORMAT_WITH_DETACHED
+    return _FORMAT
+
+
+def _check_format(found: Mapping[str, object]) -> None:
+    """Refuse a file whose format is not the one that its nodes are written in."""
+    # Otherwise it would be written back as another text than was read.
+    expected = format_of(found["nodes"])
+    if found["format"] != expected:
+        having = "with" if expected == _FORMAT_WITH_DETACHED else "without"
+        raise ValueError(
+            f"`format` of an agreement {having} nodes that have `detached` must be "
+            f"{expected!r}, got {found['format']!r}."
+        )
 
 
 def _integer(name: str, value: object, least: int) -> int:
@@ -170,18 +205,3 @@ def check_addresses(addresses: object) -> None:
             raise ValueError(
                 f"`addresses` must say host:port for `{party}`, got {address!r}."
             )
-
-
-def check_links(links: Mapping[str, Iterable[object]]) -> None:
-    """Refuse what is no pair of names of links.
-
-    Args:
-        links: by value, the names of its two links, `None` for none.
-
-    Raises:
-        ValueError: if something else than a name is there.
-    """
-    for pair in links.values():
-        names = list(pair)
-        if len(names) != 2 or not all(x is None or isinstance(x, str) for x in names):
-            raise ValueError(f"`links` must hold names of links, got {links}.")

@@ -15,7 +15,7 @@ from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract, describe
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
-from jsplit.party.contract.checks import FORMAT, check_addresses
+from jsplit.party.contract.checks import check_addresses, format_of
 from jsplit.party.contract.entries import LossEntry, NodeEntry, as_json
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
@@ -110,12 +110,13 @@ def agreement(
     large = _measured(topology, batch, 2 * size, values)
     crossing = dict.fromkeys(c.name for c in topology.crossings)
     link_names = _pairs(links or {})
+    described = _of_topology(topology)
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     return parsed(
         {
-            "format": FORMAT,
-            **_of_topology(topology),
+            "format": format_of(described["nodes"]),
+            **described,
             "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing},
             "lead": next(iter(addresses)) if lead is None else lead,
             "addresses": dict(addresses),
@@ -164,8 +165,14 @@ def _pairs(links: LinkNames) -> dict[str, list[str | None]]:
     """Both links of every value by name, (activation, cotangent).
 
     Raises:
-        ValueError: if there is a link itself, which no file could hold.
+        ValueError: if it is no dictionary, or there is a link itself, which no file
+            could hold.
     """
+    if not isinstance(links, Mapping):
+        raise ValueError(
+            "`links` must be a dictionary of names of links by value, "
+            f"got {type(links).__name__}."
+        )
     found = {}
     for name, x in links.items():
         if isinstance(x, Link):

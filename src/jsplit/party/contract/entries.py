@@ -103,15 +103,10 @@ def entry(kind: type[_Entry], found: object) -> _Entry:
             f"an agreement does not hold what it must: an entry says "
             f"{', '.join(names)}, got {found!r}."
         )
-    for name in ("reads", "detached"):
-        # A string is a sequence too, and "xy" must not become two names "x" and "y".
-        if name in found and not isinstance(found[name], (list, tuple)):
-            raise ValueError(
-                f"an agreement does not hold what it must: `{name}` is a list of "
-                f"names, got {found[name]!r}."
-            )
-    # `Any`: each attribute has a type of its own. That of what a file says in its place
-    # is looked at by what uses it, as the topology that is built of all nodes.
+    if kind is not Rotation:
+        _check_values(found)
+    # `Any`: each attribute has a type of its own, which was looked at just now, or of a
+    # rotation by `turns_check`.
     attributes: dict[str, Any] = {name: _frozen(x) for name, x in found.items()}
     return kind(**attributes)
 
@@ -126,6 +121,29 @@ def as_json(record: NodeEntry | LossEntry | Rotation) -> dict[str, object]:
         if field.default is MISSING or value != field.default:
             found[field.name] = _plain(value)
     return found
+
+
+def _check_values(found: Mapping[str, object]) -> None:
+    """Refuse what is of another type than an attribute of a node or a loss must be."""
+    for name, value in found.items():
+        if name in ("reads", "detached"):
+            # A string is a sequence too, and "xy" must not become the names "x" and "y".
+            listed = isinstance(value, (list, tuple))
+            right = listed and all(isinstance(x, str) for x in value)
+            kind = "a list of names"
+        elif name == "weight":
+            # Python counts `True` as 1, and nobody means it by a weight.
+            number = isinstance(value, (int, float))
+            right, kind = number and not isinstance(value, bool), "a number"
+        elif name in ("trainable", "local"):
+            right, kind = isinstance(value, bool), "true or false"
+        else:
+            right, kind = isinstance(value, str), "a name"
+        if not right:
+            raise ValueError(
+                f"an agreement does not hold what it must: `{name}` is {kind}, "
+                f"got {value!r}."
+            )
 
 
 def _frozen(value: object) -> object:

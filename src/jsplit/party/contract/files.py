@@ -71,7 +71,7 @@ def read(file: str | os.PathLike) -> Agreement:
         ...         party.read(file)
         ...     except ValueError as error:
         ...         print(str(error).removeprefix(str(file)))
-        : an agreement says `format`: 'jsplit agreement 1'.
+        : an agreement says `format`: 'jsplit agreement 1' or 'jsplit agreement 2'.
     """
     # `ValueError` also stands for text that is not UTF-8, as of a file chosen by mistake.
     try:

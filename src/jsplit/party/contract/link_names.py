@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from jsplit import compress
+from jsplit.compress.registry import LinkMaker
 from jsplit.core.base import Link
 from jsplit.core.checks import first_line
 from jsplit.core.links import chain
@@ -53,7 +54,8 @@ def check_link(spec: str) -> None:
         ValueError: if a maker does not take the argument, or the name is close to a
             maker's.
     """
-    makers = compress.registered()
+    # A copy, here and below: another thread may register one meanwhile.
+    makers = compress.registered().copy()
     for text in map(str.strip, spec.split("|")):
         name = text.partition("(")[0]
         if name in makers:
@@ -68,7 +70,7 @@ def _made(text: str) -> Link:
     Raises:
         ValueError: if there is no such maker, or it does not take the argument.
     """
-    makers = compress.registered()
+    makers = compress.registered().copy()
     call = re.fullmatch(r"(\w+)\((\w*)\)", text)
     name = text.partition("(")[0].strip()
     if not call and name in makers:
@@ -88,8 +90,9 @@ def _made(text: str) -> Link:
     try:
         made = makers[name](*arguments)
     # The argument comes from a file that somebody else wrote, so that it does not fit
-    # is the file's fault and not a fault of the program.
-    except (TypeError, ValueError) as error:
+    # is the file's fault and not a fault of the program. What a maker of a user's own
+    # raises then may be anything, as the KeyError of a table of words.
+    except Exception as error:
         raise ValueError(f"`links` has `{text}`: {first_line(error)}") from None
     if not isinstance(made, Link):
         raise ValueError(
@@ -102,12 +105,22 @@ def _made(text: str) -> Link:
 def _signatures() -> str:
     """All makers, as one would call them in words: `quantize(bits), cast(dtype)`."""
     found = []
-    for name, maker in compress.registered().items():
-        # An agreement can say no argument by keyword, so only positional ones show.
-        names = [
-            p.name
-            for p in inspect.signature(maker).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        found.append(f"{name}({', '.join(names)})")
+    for name, maker in compress.registered().copy().items():
+        found.append(f"{name}({_arguments(maker)})")
     return ", ".join(found)
+
+
+def _arguments(maker: LinkMaker) -> str:
+    """The names of the arguments that an agreement can give to a maker."""
+    try:
+        parameters = inspect.signature(maker).parameters.values()
+    except (TypeError, ValueError):
+        # Some of what is written in C has none that could be read; that must not hide
+        # the error in whose message this is.
+        return "..."
+    # An agreement can say no argument by keyword, so only positional ones show.
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return ", ".join(p.name for p in parameters if p.kind in positional)

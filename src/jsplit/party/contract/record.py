@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, cast
 
-from jsplit.party.contract.checks import FORMAT
+from jsplit.party.contract.checks import format_of
 from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, as_json, entry
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.schema import Words
@@ -71,13 +71,14 @@ class AgreementRecord:
             >>> sample_agreement().said["parties"]
             ['client', 'server']
         """
+        nodes: list[Mapping[str, object]] = [as_json(node) for node in self.nodes]
         return {
-            "format": FORMAT,
+            "format": format_of(nodes),
             "parties": list(self.roles),
             "lead": self.lead,
             "addresses": dict(self.addresses),
             "holds": {party: list(fields) for party, fields in self.holds.items()},
-            "nodes": [as_json(node) for node in self.nodes],
+            "nodes": nodes,
             "losses": [as_json(loss) for loss in self.losses],
             "values": dict(self.values),
             "links": {name: list(pair) for name, pair in self.link_names.items()},
@@ -200,7 +201,7 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
             than it must.
     """
     rotation = found["turns"]
-    # How many links a value has is looked at afterwards, by `check_links`.
+    # That each value has two was looked at before, by `check_types`.
     links = {
         name: cast("tuple[str | None, str | None]", tuple(pair))
         for name, pair in found["links"].items()
