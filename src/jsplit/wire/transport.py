@@ -25,6 +25,11 @@ class Pulse(NamedTuple):
     Attributes:
         every: seconds of silence.
         wait: seconds that the answer has.
+
+    Example:
+        >>> from jsplit.wire.transport import Pulse
+        >>> Pulse(wait=120.0)
+        Pulse(every=10.0, wait=120.0)
     """
 
     every: float = 10.0
