@@ -71,16 +71,15 @@ INSIDE = {
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
-        "contract.entries contract.link_names contract.records contract.schema folder "
-        "in_memory results compute.handover compute.interleave compute.prefetch "
-        "contract.file_types contract.placeholders durable compute.pipeline "
-        "contract.turns_check task contract.turns compute.exchange contract.entry_types "
-        "contract.checks "
-        "contract.record contract.routes contract.agreement compute.first_state compute.own_config "
-        "connection.peers contract.draft contract.files replay compute.local "
-        "connection.farewell connection.reader connection.skipping contract.sample "
-        "connection.connections frames connection.network process join steps infer "
-        "running"
+        "contract.entries contract.entry_types contract.link_names contract.records "
+        "contract.schema folder in_memory results compute.handover compute.interleave "
+        "compute.prefetch contract.file_types contract.placeholders durable "
+        "compute.pipeline contract.turns_check task contract.turns compute.exchange "
+        "contract.checks contract.record contract.routes contract.agreement "
+        "compute.first_state compute.own_config connection.peers contract.draft "
+        "contract.files replay compute.local connection.farewell connection.reader "
+        "connection.skipping contract.sample connection.connections frames "
+        "connection.network process join steps infer running"
     ),
     "commands": "functions agreements brought tasks parser",
     "compress": "casting quantizing registry",
