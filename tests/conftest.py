@@ -18,8 +18,8 @@ FLAGS = [
     # there are as many test workers as cores: one module saves the cutting and the linking.
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
-# An XLA ends the process at a flag that it does not know; that of jaxlib 0.12 has lost
-# this one, and before it is known of 0.10 alone.
+# XLA ends the process at a flag that it does not know. That of jaxlib 0.10 knows this one,
+# that of 0.12 no longer; 0.11 was not tried.
 if version("jaxlib").startswith("0.10."):
     # Emitting a fused loop by way of MLIR costs three times what emitting it as plain LLVM
     # does; it is the loop that is emitted, not the program around it, so laws are the same.

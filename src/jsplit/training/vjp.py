@@ -5,20 +5,13 @@ It holds only what its party has not anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import jax
 
 from jsplit.core.base import PyTree
-
-
-# JAX has no public type for it that a checker takes.
-class _Structure(Protocol):
-    """What `jax.tree.structure` gives."""
-
-    def unflatten(self, leaves: Iterable[PyTree], /) -> PyTree: ...
+from jsplit.core.typed_jax import TreeDef
 
 
 # Registered as a dataclass, which JAX flattens without a call into
@@ -41,7 +34,7 @@ class Pullback:
 
     new: list[jax.Array]
     places: tuple[int | None, ...] = field(metadata={"static": True})
-    structure: _Structure = field(metadata={"static": True})
+    structure: TreeDef = field(metadata={"static": True})
 
     @classmethod
     def of(cls, pull: Callable[[PyTree], PyTree], had: PyTree) -> Pullback:
