@@ -15,7 +15,7 @@ from flax import nnx
 import jsplit
 from jsplit.compress import cast, quantize
 from jsplit.core.trees import nbytes
-from jsplit.costing.records import MODES
+from jsplit.costing.party_cost import MODES
 from jsplit.jaxprs.macs import macs
 from jsplit.training.configure import configure
 from jsplit.training.executor import CompiledWalk, InProcess

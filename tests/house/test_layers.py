@@ -56,11 +56,11 @@ INSIDE = {
     "populations": "checks reading round population partitions",
     "rounds": (
         "averages client_rows loops sharing state algorithm carry client_axis client_mesh "
-        "client_calls for_each_client forms inputs method all_steps programs tables "
-        "driver local_training synchronous algorithms baselines"
+        "client_calls for_each_client forms inputs round_method all_steps programs tables "
+        "driver local_training synchronous split_learning baselines"
     ),
     "costing": (
-        "records cut_plan machines run_cost step step_cost cost_of_step passes "
+        "party_cost cut_plan machines run_cost step_cost traced_step count_step passes "
         "baseline_runs planning split_runs"
     ),
     "wire": (
@@ -71,14 +71,14 @@ INSIDE = {
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
-        "contract.entries contract.entry_types contract.link_names contract.records "
+        "contract.entries contract.entry_types contract.link_names contract.record_order "
         "contract.schema folder in_memory results compute.handover compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.checks contract.record contract.routes contract.agreement "
+        "contract.checks contract.agreement_attributes contract.routes contract.agreement "
         "compute.first_state compute.own_config connection.peers contract.draft "
         "contract.files replay compute.local connection.farewell connection.reader "
-        "connection.skipping contract.sample connection.connections frames "
+        "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network process join steps infer running"
     ),
     "commands": "functions agreements brought tasks parser",

@@ -21,7 +21,7 @@ import pytest
 import jsplit
 from jsplit import party
 from jsplit.party.compute.local import Local
-from jsplit.party.contract.records import places_of
+from jsplit.party.contract.record_order import places_of
 from tests.party import federation
 from tests.party.federation import (
     LONG,

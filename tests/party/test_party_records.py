@@ -9,7 +9,7 @@ import pytest
 import jsplit
 from jsplit import party
 from jsplit.party.compute.local import Local
-from jsplit.party.contract import records
+from jsplit.party.contract import record_order as records
 from jsplit.wire.control import Status
 from jsplit.wire.same_records import same_records
 from tests.party import federation

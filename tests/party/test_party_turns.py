@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import jsplit
 from jsplit import party
-from jsplit.party.contract.records import places_of
+from jsplit.party.contract.record_order import places_of
 from jsplit.party.contract.turns import Turns
 from tests.helpers import make_problem
 from tests.party.federation import (

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from tempfile import TemporaryFile
 
 import jax
 import numpy as np
@@ -56,8 +57,11 @@ def run(
         + f" --xla_force_host_platform_device_count={devices}"
     )
     started: list[subprocess.Popen] = []
+    # Into files: a process that fills its pipe stands still until somebody reads it, and
+    # with it all others, which wait for its part of a sum.
+    files = [(TemporaryFile("w+"), TemporaryFile("w+")) for _ in range(processes)]
     try:
-        for number in range(processes):
+        for number, (out, err) in enumerate(files):
             env = os.environ | {
                 "XLA_FLAGS": flags,
                 "JAX_PLATFORMS": "cpu",
@@ -73,20 +77,18 @@ def run(
                 "tests.rounds.devices",
                 *laws,
             ]
-            started.append(
-                subprocess.Popen(
-                    command,
-                    env=env,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        said = [process.communicate(timeout=seconds) for process in started]
+            started.append(subprocess.Popen(command, env=env, stdout=out, stderr=err))
+        for process in started:
+            process.wait(timeout=seconds)
     finally:
         for process in started:
             process.kill()
-            process.communicate()
+            process.wait()
+    said = []
+    for out, err in files:
+        with out, err:
+            out.seek(0), err.seek(0)
+            said.append((out.read(), err.read()))
     for process, (_, wrong) in zip(started, said, strict=True):
         assert process.returncode == 0, wrong
     told = [json.loads(out.splitlines()[-1]) for out, _ in said]

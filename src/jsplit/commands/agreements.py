@@ -38,9 +38,10 @@ def show(options: argparse.Namespace) -> int:
     print(agreed.topology_of_strangers)
     for wire in agreed.wires:
         value = json.dumps(agreed.values[wire.what])
-        # Both links, as the file has them, since a value and its cotangent may differ.
-        links = agreed.said["links"].get(wire.what, "none")
-        print(f"  {wire.label}: {value}, links {links}")
+        # A value and its cotangent may have different links.
+        there, back = agreed.link_names.get(wire.what, (None, None))
+        link = there if wire.kind == "activation" else back
+        print(f"  {wire.label}: {value}, link {link or 'none'}")
     if agreed.rotation is not None:
         _show_rotation(agreed)
     print(

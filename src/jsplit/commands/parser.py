@@ -83,25 +83,25 @@ def _add_agreements(commands: _Commands) -> None:
         agreements.certs,
         "make a throw-away authority and a certificate for every party",
     )
-    certs.add_argument("folder", type=Path)
-    certs.add_argument("parties", nargs="+")
-    certs.add_argument("--days", type=int, default=30)
+    certs.add_argument("folder", type=Path, help="where the files go")
+    certs.add_argument("parties", nargs="+", help="the name of each party")
+    certs.add_argument("--days", type=int, default=30, help="how long they hold; 30")
     agree = commands.add(
         "agree", agreements.agree, "write the agreement that a Python function gives"
     )
-    agree.add_argument("agreement", type=Path)
+    agree.add_argument("agreement", type=Path, help="the file that is written")
     agree.add_argument(
         "function",
         help="file.py:function, which takes nothing and gives a jsplit.party.agreement",
     )
     show = commands.add("show", agreements.show, "say what an agreement holds")
-    show.add_argument("agreement", type=Path)
+    show.add_argument("agreement", type=Path, help="its file")
 
 
 def _add_task(one: argparse.ArgumentParser, *, checkpoint: bool) -> None:
     """What every process of a party takes; inference must be given a `checkpoint`."""
-    one.add_argument("agreement", type=Path)
-    one.add_argument("party")
+    one.add_argument("agreement", type=Path, help="its file, the same at all parties")
+    one.add_argument("party", help="which party this process is")
     one.add_argument(
         "function",
         help="file.py:function, which takes the party's name and gives the arguments "

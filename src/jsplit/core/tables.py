@@ -78,6 +78,30 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
+def blank_figure(size: tuple[float, float], *, constrained: bool = False) -> Figure:
+    """Make an empty figure: Matplotlib's own, not pyplot's, so that it opens no window.
+
+    Args:
+        size: width and height, inches.
+        constrained: whether Matplotlib makes room for titles and labels.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ModuleNotFoundError: if Matplotlib, an extra, is not installed.
+    """
+    # Here and not above: importing jsplit must not import matplotlib.
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "figures need the package matplotlib, of the extra `jsplit[draw]`.",
+            name=error.name,
+        ) from error
+    return Figure(figsize=size, layout="constrained" if constrained else None)
+
+
 def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """Draw one panel for each quantity, with a horizontal bar for each row in it.
 
@@ -88,13 +112,9 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     Returns:
         The figure.
     """
-    # Here and not above: importing jsplit must not import matplotlib, which
-    # is an extra.
-    from matplotlib.figure import Figure
-
     count = max(len(rows) for rows in panels.values())
     size = (3.6 * len(panels) + 1, 0.42 * count + 1.5)
-    drawn = Figure(figsize=size, layout="constrained")
+    drawn = blank_figure(size, constrained=True)
     axes: _Drawing = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
     for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
         _stack(ax, rows)
@@ -137,6 +157,9 @@ def _dress_bars(ax: _Drawing, title: str) -> None:
     ax.grid(axis="x", color=_PALE)
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
+    # A panel in which all is zero has no parts to explain.
+    if not ax.get_legend_handles_labels()[0]:
+        return
     # Below the axis: over the bars it would hide the longest.
     ax.legend(
         loc="upper center",
@@ -159,9 +182,7 @@ def scatter(points: Sequence[_Point], xlabel: str, ylabel: str) -> Figure:
     Returns:
         The figure.
     """
-    from matplotlib.figure import Figure
-
-    drawn: _Drawing = Figure(figsize=(9.5, 5.2), layout="constrained")
+    drawn: _Drawing = blank_figure((9.5, 5.2), constrained=True)
     ax = drawn.subplots()
     _draw_points(ax, points)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jsplit.core.checks import as_positive_int
+from jsplit.costing.party_cost import NOTHING
 from jsplit.costing.passes import Passes, check_records, size_of
-from jsplit.costing.records import NOTHING
 from jsplit.costing.run_cost import ClientRun, Exchange, RunCost
 from jsplit.costing.step_cost import Cost
 

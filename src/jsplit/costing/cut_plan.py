@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from jsplit.core.tables import aligned, plain, scatter, si
-from jsplit.costing.records import Work
+from jsplit.costing.party_cost import Work
 from jsplit.slicing.cut_candidates import CutPoint
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from jsplit.core.base import Link
-from jsplit.costing.records import check_mode
+from jsplit.costing.party_cost import check_mode
 from jsplit.slicing.cut_candidates import CutPoint
 
 

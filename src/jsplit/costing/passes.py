@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int
 from jsplit.core.trees import frame_bytes, nbytes
-from jsplit.costing.records import NOTHING, check_mode
+from jsplit.costing.party_cost import NOTHING, check_mode
 from jsplit.costing.run_cost import ClientRun, Exchange
 from jsplit.costing.step_cost import Cost
 

@@ -20,9 +20,9 @@ from jsplit.core.links import identity
 from jsplit.core.trees import abstract, batch_of, nbytes
 from jsplit.costing.cut_plan import Choice, CutPlan, is_better
 from jsplit.costing.machines import Device, Network, Setting, check_setting
+from jsplit.costing.party_cost import NOTHING, Work
 from jsplit.costing.passes import size_of
-from jsplit.costing.records import NOTHING, Work
-from jsplit.costing.step import TracedStep
+from jsplit.costing.traced_step import TracedStep
 from jsplit.slicing.cut_candidates import CutPoint, cut_points
 from jsplit.slicing.splitting import split
 from jsplit.topology.graph import Topology

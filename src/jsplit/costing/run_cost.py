@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jsplit.core.tables import aligned, plain, si
-from jsplit.costing.records import Work
+from jsplit.costing.party_cost import Work
 
 
 # A tuple, as are the others: runs are compared, unpacked and summed entry by entry.

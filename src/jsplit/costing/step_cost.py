@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jsplit.core.base import Message, TrainState
 from jsplit.core.checks import as_positive_int
 from jsplit.core.tables import aligned, bars, plain, si
-from jsplit.costing.records import MODES, PartyCost, Work, check_mode, total_of
+from jsplit.costing.party_cost import MODES, PartyCost, Work, check_mode, total_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from jsplit.party.connection.network import RolledBack
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
-from jsplit.party.contract.records import Id, Records
+from jsplit.party.contract.record_order import Id, Records
 from jsplit.party.durable import newest
 from jsplit.party.join import prepare
 from jsplit.party.process import PartyRun

@@ -20,9 +20,9 @@ from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.records import Id, Records
+from jsplit.party.contract.record_order import Id, Records
+from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
-from jsplit.party.frames import Frames
 from jsplit.party.in_memory import InMemory
 from jsplit.party.process import PartyRun, of_client
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind

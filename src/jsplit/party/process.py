@@ -15,7 +15,7 @@ from jsplit.party.compute.handover import learned, taken
 from jsplit.party.compute.local import Local, check_size
 from jsplit.party.connection.network import Network
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.records import Records, places_of
+from jsplit.party.contract.record_order import Records, places_of
 from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Checkpoints
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jsplit.core.base import PyTree
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.records import Id, Records, places_of
+from jsplit.party.contract.record_order import Id, Records, places_of
 
 
 def batches(

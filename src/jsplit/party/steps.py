@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
 from jsplit.party.connection.network import RolledBack, Stopped
-from jsplit.party.contract.records import Batches
+from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
 from jsplit.party.results import Metrics, Result
 

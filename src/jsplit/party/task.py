@@ -15,7 +15,7 @@ import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.party.contract.placeholders import Own
-from jsplit.party.contract.records import Batches, Id
+from jsplit.party.contract.record_order import Batches, Id
 from jsplit.wire.certs import Trust
 
 Data: TypeAlias = Mapping[str, PyTree] | Batches

@@ -12,10 +12,10 @@ import optax
 
 from jsplit.core.trainer import Trainer
 from jsplit.rounds.algorithm import Algorithm
-from jsplit.rounds.algorithms import parallel
 from jsplit.rounds.local_training import local_training
-from jsplit.rounds.method import check_trainer
+from jsplit.rounds.round_method import check_trainer
 from jsplit.rounds.sharing import Sharing
+from jsplit.rounds.split_learning import parallel
 from jsplit.rounds.tables import sharing_table
 
 

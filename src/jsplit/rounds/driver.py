@@ -24,8 +24,8 @@ from jsplit.rounds.inputs import (
     round_arrays,
 )
 from jsplit.rounds.loops import check_loop
-from jsplit.rounds.method import RoundMethod, check_trainer
 from jsplit.rounds.programs import Programs
+from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import Federation, RoundInfo
 from jsplit.training.configure import fields_of

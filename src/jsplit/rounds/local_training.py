@@ -35,7 +35,7 @@ from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.loops import Backend
-from jsplit.rounds.method import RoundProgram, check_trainer
+from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
 from jsplit.training.initial import first_memory

@@ -18,7 +18,7 @@ from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.inputs import batch_shapes, is_ragged
 from jsplit.rounds.loops import Backend, choose_backend
-from jsplit.rounds.method import RoundMethod, RoundProgram
+from jsplit.rounds.round_method import RoundMethod, RoundProgram
 from jsplit.rounds.state import Federation, RoundInfo
 
 

@@ -23,7 +23,7 @@ from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
 from jsplit.rounds.loops import Backend
-from jsplit.rounds.method import RoundProgram, check_trainer
+from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
 from jsplit.training.fused import fused

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from jsplit.core.checks import one_of
 from jsplit.core.trainer import Trainer
-from jsplit.rounds.method import check_trainer
+from jsplit.rounds.round_method import check_trainer
 from jsplit.rounds.sharing import PartySharing, Sharing, SharingTable
 
 

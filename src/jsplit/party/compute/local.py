@@ -26,7 +26,7 @@ from jsplit.party.compute.prefetch import PrefetchedStep
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.records import Batches
+from jsplit.party.contract.record_order import Batches
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import fields_of
 from jsplit.training.crossing import Packet, wires

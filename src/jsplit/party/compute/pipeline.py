@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jsplit.party.compute.prefetch import copied, fields_of_batch
 from jsplit.party.compute.programs import MicroStore, PartyPrograms, StepCarrier
-from jsplit.party.contract.records import Batches
+from jsplit.party.contract.record_order import Batches
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.store import PartyLayout
 from jsplit.training.walk import Address, Name, Op, Store

@@ -17,7 +17,7 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
-from jsplit.party.contract.records import Batches
+from jsplit.party.contract.record_order import Batches
 from jsplit.training.store import PartyLayout
 from jsplit.training.walk import Address, Name, Store, Wire
 

@@ -1,1 +1,1 @@
-"""What parties agree on before they train together: all but anyone's model."""
+"""The contract between parties, and its file: how it is made, written, read and checked."""

@@ -1,8 +1,8 @@
 """What parties agree on before they train together: all but anyone's model.
 
 From it every party builds the whole topology, with its own segments in it and
-placeholders for all others. What its file says is in `record`, its checks in `checks`,
-reading and writing in `files`; `draft` makes one from a topology.
+placeholders for all others. What its file says is in `agreement_attributes`, its
+checks in `checks`, reading and writing in `files`; `draft` makes one from a topology.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from jsplit.core.checks import first_line
 from jsplit.core.links import identity
 from jsplit.core.trees import inexact_part
 from jsplit.party.contract import schema as shapes
+from jsplit.party.contract.agreement_attributes import (
+    AgreementRecord,
+    canonical,
+    record_of,
+)
 from jsplit.party.contract.checks import checked, format_of
 from jsplit.party.contract.entries import as_json
 from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
-from jsplit.party.contract.record import AgreementRecord, canonical, record_of
 from jsplit.party.contract.routes import routes
 from jsplit.party.contract.turns import Turns
 from jsplit.topology.graph import Topology

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jsplit.party.contract.record import AgreementRecord
+from jsplit.party.contract.agreement_attributes import AgreementRecord
 
 
 def routes(agreed: AgreementRecord, party: str) -> dict[str, str]:

@@ -119,13 +119,9 @@ def _depths(
     depth = dict.fromkeys(items, 0)
     # As many rounds as items: no way has more steps, in whatever order the wires come.
     for _ in [*depth]:
-        # Of several sources the one read last decides, so a skip connection that is read
-        # last draws its reader down to the line above its source.
-        raised = {}
         for s, t in inner:
             if s in depth and t in depth:
-                raised[t] = max(depth[t], depth[s] + 1)
-        depth.update(raised)
+                depth[t] = max(depth[t], depth[s] + 1)
     return depth
 
 

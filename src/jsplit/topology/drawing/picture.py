@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jsplit.core.tables import blank_figure
 from jsplit.topology.drawing.layout import Plan, layout, rows
 from jsplit.topology.drawing.routes import Point, routes
 from jsplit.topology.drawing.scene import Item, ItemKind, Wire, sketch, tidy
@@ -61,6 +62,9 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
         The figure. It is Matplotlib's own, not pyplot's, so it opens no
         window: `figure(topology).savefig("u.pdf")`.
 
+    Raises:
+        ModuleNotFoundError: if Matplotlib, an extra, is not installed.
+
     References:
         Vepakomma et al., `Split learning for health
         <https://arxiv.org/abs/1812.00564>`_, 2018, Figures 2 and 4.
@@ -72,9 +76,9 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
         >>> [text.get_text() for text in drawn.axes[0].texts][:2]
         ['client', 'server']
     """
-    from matplotlib.figure import Figure
-
     items, wires = sketch(topology)
+    # First, so that whoever lacks Matplotlib is told what to install.
+    blank = blank_figure((1, 1)) if ax is None else None
     _set_widths(items, wires)
     names = {p: _length(p, "bold") for p in topology.parties}
     plan = layout(topology, items, wires, names)
@@ -87,7 +91,10 @@ def figure(topology: Topology, ax: Axes | None = None) -> Figure:
     below = _KEY_HEIGHT * lines
     size = max(wide, _KEY_WIDTH * columns) + 0.2, high + below + 0.3
 
-    ax = ax or Figure(figsize=size).add_axes((0, 0, 1, 1))
+    if blank is not None:
+        blank.set_size_inches(*size)
+        ax = blank.add_axes((0, 0, 1, 1))
+    assert ax is not None
     canvas = Canvas(ax, _fit(ax, size, high))
     _draw(canvas, topology, items, wires, plan)
     _draw_cuts(canvas, plan.cuts, (0, wide))

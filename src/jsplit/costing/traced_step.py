@@ -16,7 +16,7 @@ from jax.extend.core import Jaxpr, Var
 
 from jsplit.core.base import Message, PyTree, TrainState
 from jsplit.core.trees import abstract, nbytes
-from jsplit.costing.records import NOTHING, Work
+from jsplit.costing.party_cost import NOTHING, Work
 from jsplit.jaxprs.macs import macs
 from jsplit.training.config import Config
 from jsplit.training.crossing import message_of

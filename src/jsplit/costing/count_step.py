@@ -1,6 +1,6 @@
 """`cost`: what a training step costs each party, from shapes alone.
 
-The numbers are those of the functions that an interpreter would run; `step`
+The numbers are those of the functions that an interpreter would run; `traced_step`
 traces them.
 """
 
@@ -14,9 +14,9 @@ import optax
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.trees import abstract, batch_of, nbytes
-from jsplit.costing.records import MODES, PartyCost
-from jsplit.costing.step import TracedStep
+from jsplit.costing.party_cost import MODES, PartyCost
 from jsplit.costing.step_cost import Cost
+from jsplit.costing.traced_step import TracedStep
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import Optimizers, check_batch, configure, fields_of
 from jsplit.training.initial import initial_shapes

@@ -13,7 +13,7 @@ from math import prod
 from jsplit.party.compute.local import Local
 from jsplit.party.contract import schema
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.record import canonical
+from jsplit.party.contract.agreement_attributes import canonical
 from jsplit.party.task import Task, TaskKind
 from jsplit.wire import codec
 from jsplit.wire.codec import Shapes

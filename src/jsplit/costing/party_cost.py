@@ -1,6 +1,6 @@
 """What a step costs one party: arithmetic by two conventions, bytes sent, memory kept.
 
-A new quantity is a field of `PartyCost`, filled in `cost_of_step`.
+A new quantity is a field of `PartyCost`, filled in `count_step`.
 """
 
 from __future__ import annotations
