@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,104 +18,11 @@ import optax
 from flax import nnx
 
 import jsplit
-
-try:
-    import torch
-except ImportError:  # not a dependency: without it its rows are absent
-    torch = None
+from experiments.bench.networks import Model, torch
 
 SEED = 0
-CLASSES = 10
 RATE, MOMENTUM = 1e-3, 0.9
 WARM = 3  # steps before the first block; the losses after them must agree
-
-# The models: Flax, cut at `smashed`, and the two halves of the same thing in PyTorch.
-
-
-class MLP(nnx.Module):
-    """784-128 | 64-10."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        self.low = nnx.Linear(784, 128, rngs=rngs)
-        self.mid = nnx.Linear(128, 64, rngs=rngs)
-        self.high = nnx.Linear(64, CLASSES, rngs=rngs)
-
-    def __call__(self, image):
-        h = jsplit.cut(nnx.relu(self.low(image)), "smashed")
-        return self.high(nnx.relu(self.mid(h)))
-
-
-class CNN(nnx.Module):
-    """conv32-conv32-pool | conv64-conv64-pool-dense256-10, with BatchNorm after each or without."""
-
-    def __init__(self, rngs: nnx.Rngs, norm: bool = False):
-        widths = [(3, 32), (32, 32), (32, 64), (64, 64)]
-        self.convs = nnx.List([nnx.Conv(a, b, (3, 3), rngs=rngs) for a, b in widths])
-        self.norms = nnx.List(
-            [nnx.BatchNorm(b, rngs=rngs) for _, b in widths] if norm else []
-        )
-        self.dense = nnx.Linear(8 * 8 * 64, 256, rngs=rngs)
-        self.out = nnx.Linear(256, CLASSES, rngs=rngs)
-
-    def layer(self, i: int, h):
-        h = self.convs[i](h)
-        return nnx.relu(self.norms[i](h) if self.norms else h)
-
-    def __call__(self, image):
-        h = self.layer(1, self.layer(0, image))
-        h = jsplit.cut(nnx.max_pool(h, (2, 2), (2, 2)), "smashed")
-        h = self.layer(3, self.layer(2, h))
-        h = nnx.max_pool(h, (2, 2), (2, 2))
-        return self.out(nnx.relu(self.dense(h.reshape(h.shape[0], -1))))
-
-
-def torch_mlp() -> tuple:
-    """`MLP` in two halves."""
-    linear, relu = torch.nn.Linear, torch.nn.ReLU
-    bottom = torch.nn.Sequential(linear(784, 128), relu())
-    top = torch.nn.Sequential(linear(128, 64), relu(), linear(64, CLASSES))
-    return bottom, top
-
-
-def torch_cnn(norm: bool = False) -> tuple:
-    """`CNN` in two halves."""
-
-    def stage(inputs: int, width: int) -> list:
-        layers = []
-        for channels in (inputs, width):
-            layers.append(torch.nn.Conv2d(channels, width, 3, padding="same"))
-            if norm:
-                layers.append(torch.nn.BatchNorm2d(width))
-            layers.append(torch.nn.ReLU())
-        return [*layers, torch.nn.MaxPool2d(2)]
-
-    dense = torch.nn.Linear(8 * 8 * 64, 256)
-    out = torch.nn.Linear(256, CLASSES)
-    ends = [torch.nn.Flatten(), dense, torch.nn.ReLU(), out]
-    bottom = torch.nn.Sequential(*stage(3, 32))
-    return bottom, torch.nn.Sequential(*stage(32, 64), *ends)
-
-
-class Model(NamedTuple):
-    """A network in both frameworks, and what it is fed."""
-
-    net: Callable[[nnx.Rngs], nnx.Module]
-    torch: Callable[[], tuple]
-    shape: tuple[int, ...]
-    batch: int
-
-
-MODELS = {
-    "mlp": Model(MLP, torch_mlp, (784,), 64),
-    "cnn": Model(CNN, torch_cnn, (32, 32, 3), 64),
-    "cnn_norm": Model(
-        partial(CNN, norm=True), partial(torch_cnn, norm=True), (32, 32, 3), 64
-    ),
-    "cnn_large": Model(CNN, torch_cnn, (32, 32, 3), 1024),
-}
-# What is run unless asked otherwise; on other devices all.
-USUAL = {"cpu": ("mlp", "cnn")}
-
 
 # The contestants.
 
@@ -126,8 +33,11 @@ def cross_entropy(logits, label):
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
-def whole(model: Model, batch: dict) -> Run:
-    """Plain Flax and Optax: the whole model, one jit, donated state."""
+def whole(model: Model, batch: dict, *, faster: bool = False) -> Run:
+    """Plain Flax and Optax: the whole model, one jit, donated state.
+
+    With `faster` its convolutions are in the forms that jsplit gives its own.
+    """
     graph, params, rest = nnx.split(model.net(nnx.Rngs(SEED)), nnx.Param, ...)
     # Plain dicts are the quickest to hand to a jitted function.
     params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
@@ -138,7 +48,6 @@ def whole(model: Model, batch: dict) -> Run:
         loss = cross_entropy(net(batch["image"]), batch["label"]).mean()
         return loss, nnx.to_pure_dict(nnx.split(net, nnx.Param, ...)[2])
 
-    @partial(jax.jit, donate_argnums=0)
     def step(state, batch):
         params, rest, memory = state
         (loss, rest), gradient = jax.value_and_grad(loss_of, has_aux=True)(
@@ -147,6 +56,8 @@ def whole(model: Model, batch: dict) -> Run:
         updates, memory = optimizer.update(gradient, memory, params)
         return (optax.apply_updates(params, updates), rest, memory), loss
 
+    step = jsplit.faster_convolutions(step) if faster else step
+    step = jax.jit(step, donate_argnums=0)
     return repeat(step, (params, rest, optimizer.init(params)), batch)
 
 
@@ -163,6 +74,30 @@ def split(
         return state, info.loss
 
     return repeat(step, trainer.init(jax.random.key(SEED), batch), batch)
+
+
+def in_a_loop(model: Model, batch: dict) -> Run:
+    """`jsplit.fused`, whose steps are the turns of a loop in one program."""
+    parts = jsplit.split(model.net(nnx.Rngs(SEED)), batch["image"])
+    topology = jsplit.vanilla(parts["smashed"], parts["output"], loss=cross_entropy)
+    trainer = jsplit.fused(topology, optax.sgd(RATE, MOMENTUM))
+    state, loss = trainer.init(jax.random.key(SEED), batch), 0.0
+
+    @partial(jax.jit, donate_argnums=0)
+    def steps(state, batch, count):
+        def one(_, carry):
+            state, info = trainer.step(carry[0], batch)
+            return state, info.loss
+
+        return jax.lax.fori_loop(0, count, one, (state, jax.numpy.zeros(())))
+
+    def run(count: int) -> float:
+        nonlocal state, loss
+        state, loss = steps(state, batch, count)
+        jax.block_until_ready(state)
+        return float(loss)
+
+    return run
 
 
 def by_hand(model: Model, batch: dict) -> Run:
@@ -242,8 +177,9 @@ def torch_run(model: Model, batch: dict, *, divided: bool) -> Run:
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = True
     image = np.array(batch["image"])
+    # Channels first, but for a plain vector.
     image = torch.from_numpy(
-        image.transpose(0, 3, 1, 2).copy() if image.ndim == 4 else image
+        np.moveaxis(image, -1, 1).copy() if image.ndim > 2 else image
     ).to(device)
     label = torch.from_numpy(np.array(batch["label"], np.int64)).to(device)
     client, server = (part.to(device) for part in model.torch())
@@ -305,9 +241,11 @@ def timed(run: Run, steps: int) -> float:
 def contestants(model: Model, batch: dict) -> dict[str, Run]:
     runs = {
         "whole": whole(model, batch),
+        "whole, faster": whole(model, batch, faster=True),
         "by hand": by_hand(model, batch),
         "fused": split(jsplit.fused, model, batch),
         "messages": split(jsplit.messages, model, batch),
+        "fused, in a loop": in_a_loop(model, batch),
         "messages recompute": split(
             jsplit.messages, model, batch, backward="recompute"
         ),

@@ -43,18 +43,15 @@ import optax
 from flax import nnx
 
 import jsplit
+from experiments.bench import networks
 from experiments.bench.contestants import (
-    CNN,
-    MLP,
     MOMENTUM,
     RATE,
     SEED,
     choose_threads,
     cross_entropy,
-    torch,
-    torch_cnn,
-    torch_mlp,
 )
+from experiments.bench.networks import torch
 from experiments.bench.step import machine
 from experiments.bench.torch_rounds import TorchRounds
 from jsplit import population, rounds
@@ -75,9 +72,17 @@ class Model(NamedTuple):
     steps: int
 
 
+def _model(name: str, batch: int, steps: int) -> Model:
+    one = networks.MODELS[name]
+    return Model(one.net, one.torch, one.shape, batch, steps)
+
+
 MODELS = {
-    "dense": Model(MLP, torch_mlp, (784,), 64, 500),
-    "cnn": Model(CNN, torch_cnn, (32, 32, 3), 16, 100),
+    "dense": _model("mlp", 64, 500),
+    "cnn": _model("cnn", 16, 100),
+    "resnet18": _model("resnet18", 16, 10),
+    "ecg": _model("ecg", 16, 100),
+    "volume": _model("volume", 4, 50),
 }
 
 ALGORITHMS: dict[str, Callable[..., Any]] = {

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench.contestants import MOMENTUM, RATE, SEED, torch
+from experiments.bench.contestants import MOMENTUM, RATE, SEED
+from experiments.bench.networks import torch
 
 
 class TorchRounds:
@@ -27,8 +28,8 @@ class TorchRounds:
         torch.manual_seed(SEED)
         image = np.asarray(drawn.fields["image"])
         # PyTorch has the channels before space.
-        if image.ndim == 4:
-            image = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
+        if image.ndim > 2:
+            image = np.ascontiguousarray(np.moveaxis(image, -1, 1))
         else:
             image = image.copy()
         self.image = torch.from_numpy(image)

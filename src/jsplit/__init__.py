@@ -20,6 +20,7 @@ from jsplit.core import (
     stateless,
 )
 from jsplit.costing import Cost, Device, Network, cost, plan
+from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment
 from jsplit.slicing import CutPoint, cut, cut_points, join, merge, split, variables
 from jsplit.topology import (
@@ -45,6 +46,7 @@ from jsplit.training.staleness import stale
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [
+    "ConvolutionForm",
     "Cost",
     "Crossing",
     "CutPoint",
@@ -63,12 +65,14 @@ __all__ = [
     "Trainer",
     "chain",
     "compress",
+    "convolution_forms",
     "cost",
     "cut",
     "cut_points",
     "decoupled",
     "export",
     "extended_vanilla",
+    "faster_convolutions",
     "figure",
     "fused",
     "identity",

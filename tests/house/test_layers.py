@@ -36,7 +36,10 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": "base checks tables trainer typed_jax keys links paths checkpoint placement trees",
-    "jaxprs": "flat macs slices tags convolutions halves",
+    "jaxprs": (
+        "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
+        "halves convolutions compiling"
+    ),
     "segments": "call captured interception flax from_model precision",
     "slicing": (
         "initial joining mark merging separators trace traced_model refusals statistics "
@@ -55,9 +58,9 @@ INSIDE = {
     ),
     "populations": "checks reading round population partitions",
     "rounds": (
-        "averages client_rows loops sharing state algorithm carry client_axis client_mesh "
-        "client_calls for_each_client forms inputs round_method all_steps programs tables "
-        "driver local_training synchronous split_learning baselines"
+        "averages client_mesh sharing state algorithm carry client_axis for_each_client "
+        "forms inputs round_method all_steps programs tables driver local_training "
+        "synchronous split_learning baselines"
     ),
     "costing": (
         "party_cost cut_plan machines run_cost step_cost traced_step count_step passes "

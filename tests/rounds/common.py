@@ -11,7 +11,7 @@ import jsplit
 from jsplit import population, rounds
 from tests.oracles import difference
 
-LOOPS = ("compiled", "python")
+KERNELS = ("fast", "xla")
 CLIENTS = {
     "vanilla": "client",
     "u_shaped": "client",

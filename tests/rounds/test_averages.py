@@ -13,7 +13,7 @@ from jsplit import rounds
 from tests.helpers import make_problem
 from tests.oracles import difference, momentum, optimizers
 from tests.rounds.common import (
-    LOOPS,
+    KERNELS,
     after,
     batches_of,
     far,
@@ -65,12 +65,12 @@ def test_splitfed_with_one_local_step_of_sgd_is_large_batch_sgd(mlp):
     assert far(one, other) < 1e-5
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_fedavg_with_one_client_is_local_training(loop):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_fedavg_with_one_client_is_local_training(kernels):
     problem = make_problem("vanilla", "cnn", "linen", batch=24)
     drawn = people([24]).round(problem.batch, 0, batch=8)
-    trainer = jsplit.fused(problem.topology, momentum(0.1))
-    state, _ = after(rounds.fedavg(trainer, loop=loop), [drawn])
+    trainer = jsplit.fused(problem.topology, momentum(0.1), kernels=kernels)
+    state, _ = after(rounds.fedavg(trainer), [drawn])
     assert (
         far(
             state,

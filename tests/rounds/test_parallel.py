@@ -14,7 +14,7 @@ from tests.oracles import adam, difference, momentum, optimizers
 from tests.rounds.common import (
     CLIENTS,
     FEEDBACK,
-    LOOPS,
+    KERNELS,
     after,
     far,
     first,
@@ -183,14 +183,18 @@ def test_clients_that_step_together_may_be_called_one_by_one(
         c.name: jsplit.chain(FEEDBACK, jsplit.compress.quantize(4))
         for c in topology.crossings
     }
-    trainer = jsplit.fused(topology, optimizers(topology, momentum), links=links)
     drawn = [
         people([3, 12, 9], seed=2).round(problem.batch, i, batch=4, clients=2)
         for i in range(2)
     ]
     (one, told), (two, said) = (
-        after(rounds.parallel(trainer, mine, bottoms=bottoms, loop=loop), drawn)
-        for loop in LOOPS
+        after(rounds.parallel(trainer, mine, bottoms=bottoms), drawn)
+        for trainer in (
+            jsplit.fused(
+                topology, optimizers(topology, momentum), links=links, kernels=kernels
+            )
+            for kernels in KERNELS
+        )
     )
     for p, own in one.parties.items():
         for x, y in zip(own[:4], two.parties[p][:4], strict=True):

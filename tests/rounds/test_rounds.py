@@ -12,7 +12,6 @@ import pytest
 
 import jsplit
 from jsplit import population, rounds
-from jsplit.jaxprs.convolutions import in_parts
 from tests.helpers import cross_entropy, make_problem, some
 from tests.oracles import difference, momentum
 from tests.rounds.common import (
@@ -29,8 +28,8 @@ from tests.rounds.common import (
 
 
 @pytest.mark.parametrize("name", some(ALGORITHMS, lambda i: i % 2 == 0))
-def test_however_its_loops_run_an_algorithm_gives_the_same_numbers(name):
-    """Compiled or in Python, all clients at once or some, round by round or many in one program."""
+def test_however_it_is_computed_an_algorithm_gives_the_same_numbers(name):
+    """One client at a time or two, round by round or many in one program, in either kernels."""
     problem = make_problem(
         "vanilla",
         "cnn" if name in ("turns, own bottoms", "splitfed 3") else "mlp",
@@ -42,52 +41,17 @@ def test_however_its_loops_run_an_algorithm_gives_the_same_numbers(name):
         people([3, 12, 9], seed=2).round(problem.batch, i, batch=4, clients=2)
         for i in range(2)
     ]
-    options = [{"loop": "compiled"}, {"loop": "python"}]
-    options += [{"loop": "compiled", "chunk": 1}] if name in AT_ONCE else []
+    options = [{}, *([{"chunk": 2}] if name in AT_ONCE else [])]
     states = [after(ALGORITHMS[name](trainer, **o), drawn)[0] for o in options]
-    algorithm = ALGORITHMS[name](trainer, loop="compiled")
+    as_xla_does = jsplit.fused(problem.topology, momentum(0.1), kernels="xla")
+    states.append(after(ALGORITHMS[name](as_xla_does), drawn)[0])
+    algorithm = ALGORITHMS[name](trainer)
     many, infos = algorithm.run(algorithm.init(jax.random.key(1), drawn[0]), drawn)
     assert infos.loss.shape == (2,)
     for other in (*states[1:], many):
         for p, own in states[0].parties.items():
             for one, two in zip(own[:3], other.parties[p][:3], strict=True):
                 assert difference(jax.tree.leaves(one), jax.tree.leaves(two)) < 1e-5
-
-
-def test_weight_gradients_of_convolutions_may_be_summed_part_by_part():
-    """And nothing else of a program changes; 150 examples are three parts."""
-    weight, image = (
-        jnp.ones((3, 3, 2, 5)),
-        jax.random.normal(jax.random.key(0), (150, 8, 6, 2)),
-    )
-    how = {
-        "window_strides": (2, 1),
-        "padding": "SAME",
-        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
-    }
-
-    def loss(weight, image):
-        return jnp.sum(
-            jnp.sin(jax.lax.conv_general_dilated(image, weight, **how)) ** 2
-        ), image
-
-    function = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    convolutions = str(jax.make_jaxpr(in_parts(function))(weight, image)).count(
-        "conv_general_dilated"
-    )
-    assert (
-        convolutions
-        == str(jax.make_jaxpr(function)(weight, image)).count("conv_general_dilated")
-        + 2
-    )
-    for a, b in zip(
-        *(
-            jax.tree.leaves(jax.jit(f)(weight, image))
-            for f in (function, in_parts(function))
-        ),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 PEOPLE = people([5, 19, 1, 15])
@@ -295,10 +259,6 @@ def test_arguments_that_do_not_fit_are_refused(mlp):
         (
             lambda: rounds.alone(problem.topology),
             "`trainer` must be one of jsplit.fused or jsplit.messages, got Topology",
-        ),
-        (
-            lambda: rounds.alone(trainer, loop="fast"),
-            "`loop` must be one of auto, compiled, python",
         ),
         (
             lambda: rounds.parallel(

@@ -15,7 +15,7 @@ from tests.helpers import CONFIGURATIONS, FLAX, make_problem, some
 from tests.oracles import adam, difference, momentum, optimizers, reference
 from tests.rounds.common import (
     CLIENTS,
-    LOOPS,
+    KERNELS,
     after,
     batches_of,
     far,
@@ -26,17 +26,17 @@ from tests.rounds.common import (
 )
 
 EVERY = [
-    (c, "cnn", FLAX[i % 2], LOOPS[i // 2 % 2]) for i, c in enumerate(CONFIGURATIONS)
+    (c, "cnn", FLAX[i % 2], KERNELS[i // 2 % 2]) for i, c in enumerate(CONFIGURATIONS)
 ]
 EVERY += some(
-    product(CONFIGURATIONS, ("residual", "transformer"), FLAX, LOOPS[:1]),
+    product(CONFIGURATIONS, ("residual", "transformer"), FLAX, KERNELS[:1]),
     lambda i: False,
 )
 
 
-@pytest.mark.parametrize(("configuration", "kind", "flax", "loop"), EVERY)
+@pytest.mark.parametrize(("configuration", "kind", "flax", "kernels"), EVERY)
 def test_turns_with_hand_off_are_the_whole_model_on_the_same_batches(
-    configuration, kind, flax, loop
+    configuration, kind, flax, kernels
 ):
     """Parameters, statistics and optimizer states go from client to client, as if there
     were one (Gupta and Raskar).
@@ -45,10 +45,10 @@ def test_turns_with_hand_off_are_the_whole_model_on_the_same_batches(
     drawn = [
         people([8, 4, 12], seed=3).round(problem.batch, i, batch=4) for i in range(2)
     ]
-    trainer = jsplit.fused(problem.topology, optimizers(problem.topology, momentum))
-    state, _ = after(
-        rounds.take_turns(trainer, CLIENTS[configuration], loop=loop), drawn
+    trainer = jsplit.fused(
+        problem.topology, optimizers(problem.topology, momentum), kernels=kernels
     )
+    state, _ = after(rounds.take_turns(trainer, CLIENTS[configuration]), drawn)
     params, statistics, _ = reference(
         problem, momentum, [b for r in drawn for b in batches_of(r, problem.batch)]
     )
@@ -71,8 +71,10 @@ def test_turns_hold_in_double_precision_with_adam(handoff):
         assert max(map(difference, trees_of(state), (params, statistics))) < 1e-9
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else(mlp, loop):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else(
+    mlp, kernels
+):
     problem, batch = mlp
     drawn = [
         people([5, 19, 1, 15]).round(batch, i, batch=8, epochs=2) for i in range(2)
@@ -86,11 +88,11 @@ def test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else(mlp, 
         == sorted([*range(40)] * 2)
         for r in drawn
     )
-    trainer = jsplit.fused(problem.topology, momentum(0.1))
+    trainer = jsplit.fused(problem.topology, momentum(0.1), kernels=kernels)
     expected = steps_of(
         trainer, [b for r in drawn for b in batches_of(r, batch)], first(batch)
     )
-    state, _ = after(rounds.take_turns(trainer, "client", loop=loop), drawn)
+    state, _ = after(rounds.take_turns(trainer, "client"), drawn)
     assert far(state, expected) < 1e-5
     assert int(state.parties["client"].step) == 2 * int(drawn[0].steps.sum())
 

@@ -30,7 +30,6 @@ from jsplit.rounds.carry import (
     zero_losses,
 )
 from jsplit.rounds.forms import StateForms
-from jsplit.rounds.loops import Backend
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -63,30 +62,19 @@ class AllSteps:
     Args:
         config: of one client's topology.
         forms: of the state of all clients, and how it is shared.
-        backend: how loops run.
         train_step: by how many clients take part, a step of them all.
-        many_programs: whether such a step is many programs, run by Python.
     """
 
     def __init__(
         self,
         config: Config,
         forms: StateForms,
-        backend: Backend,
         train_step: Callable[[int], TrainStep],
-        many_programs: bool,
     ):
         self.config, self.forms, self.sharing = config, forms, forms.sharing
-        self.backend, self.train_step = backend, train_step
+        self.train_step = train_step
         # Made once: each holds compiled programs.
         self.trainers: dict[int, TrainStep] = {}
-        if many_programs:
-            # Then what comes before and after a step is compiled by itself.
-            self.begin, self.finish = jax.jit(self._begin), jax.jit(self._finish)
-            self.step = self._step
-        else:
-            self.begin, self.finish = self._begin, self._finish
-            self.step = backend.jit_step(self._step, donate_argnums=0)
 
     def __call__(
         self,
@@ -103,11 +91,11 @@ class AllSteps:
 
         def one(s: jax.Array, now: AllClients) -> AllClients:
             reads, weight = arrays.reads[:, s], arrays.weight[:, s]
-            return self.step(now, s < arrays.steps, key, fields, reads, weight)
+            return self._step(now, s < arrays.steps, key, fields, reads, weight)
 
         examples = jnp.zeros(len(arrays.client), jnp.result_type(float))
         now = AllClients(taking_part, step, zero_losses(config), examples)
-        now = self.backend.fori_loop(arrays.steps.max(), one, now)
+        now = jax.lax.fori_loop(0, arrays.steps.max(), one, now)
 
         mine = sharing.pick(now.store, Sharing.OWN)
         store = {**now.store, **put_rows(own, arrays.client, mine)}
@@ -129,7 +117,7 @@ class AllSteps:
         if count not in self.trainers:
             self.trainers[count] = self.train_step(count)
         shared = {n: x for n, x in now.store.items() if self._is_averaged(n)}
-        repeated, batch, weight, counts = self.begin(
+        repeated, batch, weight, counts = self._begin(
             shared, live, fields, reads, weight
         )
         state = self.forms.one({**now.store, **repeated}, key, now.step)
@@ -144,7 +132,7 @@ class AllSteps:
             if self._is_averaged(n) or self.sharing[n] is Sharing.OWN
         }
         stepped = {n: new[n] for n in by_client}
-        kept, sums, examples = self.finish(
+        kept, sums, examples = self._finish(
             by_client, stepped, live, counts, info.losses, now.sums, now.examples
         )
         return AllClients({**new, **kept}, now.step + 1, sums, examples)

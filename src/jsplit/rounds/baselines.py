@@ -25,7 +25,6 @@ def fedavg(
     statistics: str = "averaged",
     moments: str = "fresh",
     server: optax.GradientTransformation | None = None,
-    loop: str = "auto",
     chunk: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
@@ -41,7 +40,6 @@ def fedavg(
         moments: how optimizer states are shared: `"fresh"` in every round,
             `"averaged"`, or each client's `"own"`.
         server: an optimizer that applies the average, as in `splitfed`.
-        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
         chunk: how many clients run at the same time, as in `splitfed`.
         mesh: a mesh with an axis `clients` over which they are spread.
 
@@ -76,16 +74,13 @@ def fedavg(
         statistics=statistics,
         moments=moments,
     )
-    return local_training(
-        trainer, sharing, server=server, loop=loop, chunk=chunk, mesh=mesh
-    )
+    return local_training(trainer, sharing, server=server, chunk=chunk, mesh=mesh)
 
 
 def large_batch_sgd(
     trainer: Trainer,
     *,
     statistics: str = "averaged",
-    loop: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
     """Synchronous SGD: all clients step along the mean gradient over all their examples.
@@ -99,7 +94,6 @@ def large_batch_sgd(
         statistics: how those of BatchNorm are shared: `"averaged"` over
             the clients by their examples after each step, or each client's
             `"own"`.
-        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
         mesh: a mesh with an axis `clients` over which they are spread.
 
     Returns:
@@ -132,17 +126,17 @@ def large_batch_sgd(
         everybody,
         bottoms="shared",
         statistics=statistics,
-        loop=loop,
         mesh=mesh,
     )
 
 
-def centralized(trainer: Trainer, *, loop: str = "auto") -> Algorithm:
+def centralized(
+    trainer: Trainer,
+) -> Algorithm:
     """Train the whole model on all data in one place: give it rounds of `population.pooled()`.
 
     Args:
         trainer: a trainer of any topology of the model.
-        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
 
     Returns:
         The algorithm, a step of which is a round.
@@ -164,13 +158,12 @@ def centralized(trainer: Trainer, *, loop: str = "auto") -> Algorithm:
     # With one client, turns with hand-off are plain training.
     parties = check_trainer(trainer).topology.parties
     sharing = sharing_table(dict.fromkeys(parties, Sharing.CARRIED))
-    return local_training(trainer, sharing, loop=loop)
+    return local_training(trainer, sharing)
 
 
 def alone(
     trainer: Trainer,
     *,
-    loop: str = "auto",
     chunk: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
@@ -180,7 +173,6 @@ def alone(
 
     Args:
         trainer: a trainer of any topology of the model.
-        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
         chunk: how many clients run at the same time, as in `splitfed`.
         mesh: a mesh with an axis `clients` over which they are spread.
 
@@ -205,4 +197,4 @@ def alone(
     # well.
     parties = check_trainer(trainer).topology.parties
     sharing = sharing_table(dict.fromkeys(parties, Sharing.OWN))
-    return local_training(trainer, sharing, loop=loop, chunk=chunk, mesh=mesh)
+    return local_training(trainer, sharing, chunk=chunk, mesh=mesh)

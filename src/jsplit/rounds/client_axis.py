@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PyTree, Segment
-from jsplit.rounds.loops import Vmap
+from jsplit.rounds.client_mesh import Vmap
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import Config
@@ -29,7 +29,6 @@ def vmap_clients(
     *,
     own: bool,
     vmap: Vmap = jax.vmap,
-    first: jax.Array | int = 0,
 ) -> Config:
     """Return the same training with `count` clients, each of them the parties `clients`.
 
@@ -42,14 +41,12 @@ def vmap_clients(
             cases, and so are the memories of all links, through which each
             client's rows go alone.
         vmap: runs a function once for each client.
-        first: the place of the first of them among all clients, by which
-            randomness differs from client to client; may be traced.
 
     Returns:
         The configuration of all clients, over batches of [count * batch,
         ...].
     """
-    axis = _ClientAxis(count, own, vmap, first)
+    axis = _ClientAxis(count, own, vmap)
     nodes: list[Node | Loss] = []
     for node in config.topology.nodes:
         if node.party not in clients:
@@ -83,7 +80,6 @@ class _ClientAxis:
     count: int
     own: bool
     vmap: Vmap
-    first: jax.Array | int
 
     def split(self, tree: PyTree) -> PyTree:
         """Divide the batch of all: [count * batch, ...] to [count, batch, ...]."""
@@ -95,7 +91,7 @@ class _ClientAxis:
 
     def keys(self, key: jax.Array) -> jax.Array:
         """Return a key for each client: the step's, with its place folded in."""
-        places = self.first + jnp.arange(self.count)
+        places = jnp.arange(self.count)
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
 
     def segment(self, one: Segment) -> Segment:

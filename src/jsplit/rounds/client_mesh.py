@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -10,7 +11,6 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import PyTree
 from jsplit.core.placement import checked_mesh
-from jsplit.rounds.loops import Vmap, count_mapped
 from jsplit.training.config import Config
 
 CLIENTS = "clients"
@@ -71,19 +71,27 @@ def over_clients(
     )
 
 
-def vmap_over_devices(vmap: Vmap, mesh: Mesh | None) -> Vmap:
-    """Make `vmap` run each client on one device, whatever their number."""
+class Vmap(Protocol):
+    """Runs a function once for each of several clients, as `jax.vmap` does."""
+
+    def __call__(
+        self, fun: Callable[..., PyTree], in_axes: tuple[int | None, ...]
+    ) -> Callable[..., PyTree]: ...
+
+
+def vmap_over_devices(mesh: Mesh | None) -> Vmap:
+    """Return `jax.vmap`, each client on one device, whatever their number."""
     if mesh is None:
-        return vmap
+        return jax.vmap
     devices = mesh.shape[CLIENTS]
 
     def mapped(
         fun: Callable[..., PyTree], in_axes: tuple[int | None, ...]
     ) -> Callable[..., PyTree]:
-        spread = over_clients(vmap(fun, in_axes), mesh, in_axes)
+        spread = over_clients(jax.vmap(fun, in_axes), mesh, in_axes)
 
         def run(*args: PyTree) -> PyTree:
-            count = count_mapped(args, in_axes)
+            count = _count_mapped(args, in_axes)
             more = -count % devices
             if not more:
                 return spread(*args)
@@ -99,6 +107,16 @@ def vmap_over_devices(vmap: Vmap, mesh: Mesh | None) -> Vmap:
         return run
 
     return mapped
+
+
+def _count_mapped(args: tuple, in_axes: tuple[int | None, ...]) -> int:
+    """Return the length of the axis that is mapped over."""
+    for a, axis in zip(args, in_axes, strict=True):
+        # An argument without arrays, such as the state of a model without
+        # BatchNorm, does not say how many there are.
+        if axis == 0 and jax.tree.leaves(a):
+            return jax.tree.leaves(a)[0].shape[0]
+    raise ValueError("no argument has an array with a leading axis to map over.")
 
 
 def _take(tree: PyTree, where: np.ndarray | slice) -> PyTree:

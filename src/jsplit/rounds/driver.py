@@ -23,7 +23,6 @@ from jsplit.rounds.inputs import (
     fields_read,
     round_arrays,
 )
-from jsplit.rounds.loops import check_loop
 from jsplit.rounds.programs import Programs
 from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.sharing import Sharing
@@ -32,24 +31,19 @@ from jsplit.training.configure import fields_of
 from jsplit.training.store import layout_of
 
 
-def make_algorithm(method: RoundMethod, loop: str) -> Algorithm:
+def make_algorithm(method: RoundMethod) -> Algorithm:
     """Make an algorithm of what a round computes.
 
     Args:
         method: what a round computes.
-        loop: how loops run, `"auto"`, `"compiled"` or `"python"`.
 
     Returns:
         The algorithm; nothing is compiled yet.
-
-    Raises:
-        ValueError: if there is no such `loop`.
     """
     config = check_trainer(method.trainer)
-    check_loop(loop)
     needed = frozenset(fields_of(config.topology, losses=True))
     forms = StateForms(layout_of(config), method.sharing, method.mesh)
-    driver = _Driver(method, forms, needed, Programs(method, forms, needed, loop))
+    driver = _Driver(method, forms, needed, Programs(method, forms))
     return Algorithm(
         init=driver.init,
         step=driver.step,
@@ -120,7 +114,7 @@ class _Driver:
     def run(
         self, state: Federation, rounds: Iterable[Round]
     ) -> tuple[Federation, RoundInfo]:
-        """Train several rounds, in one program where that is fast. The state is used up.
+        """Train several rounds in one program. The state is used up.
 
         Args:
             state: from `init`, or from the round before.
@@ -143,13 +137,6 @@ class _Driver:
                 "`rounds` must be several of equal shapes on the same `fields`, got "
                 f"the shapes {sorted(shapes)}."
             )
-
-        if not self.programs.backend(state, rounds[0]).one_program:
-            infos = []
-            for one in rounds:
-                state, info = self.step(state, one)
-                infos.append(info)
-            return state, jax.tree.map(lambda *x: jnp.stack(x), *infos)
 
         arrays = [self._arrays(state, r) for r in rounds]
         many = RoundArrays(*(np.stack(x) for x in zip(*arrays, strict=True)))
@@ -234,9 +221,7 @@ class _Driver:
         """Return the arrays of a round, checked and filled up to whole groups."""
         check_round(round, self.needed)
         check_clients(round, self.forms.own(state.parties))
-        # A step of one client says how loops run, and with it how large groups are.
-        backend = self.programs.backend(state, round)
-        return round_arrays(round, self.method.group_size(len(round.client), backend))
+        return round_arrays(round, self.method.group_size(len(round.client)))
 
 
 def _first_clients(info: RoundInfo, count: int) -> RoundInfo:

@@ -26,7 +26,6 @@ from jsplit.rounds.carry import (
     rows_of,
 )
 from jsplit.rounds.client_mesh import over_clients
-from jsplit.rounds.loops import Backend
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -73,7 +72,7 @@ class ClientMethod(Protocol):
         """Over whose axis `clients` they are spread."""
         ...
 
-    def group_size(self, count: int, backend: Backend) -> int:
+    def group_size(self, count: int) -> int:
         """Return how many of `count` clients run at once; 1: one after the other."""
         ...
 
@@ -121,7 +120,6 @@ class ForEachClient:
         method: what a client and the server do, and how many clients run
             at once.
         config: of the trainer.
-        backend: how loops run.
         ragged: whether an example may count other than 1.
         training: whether the round trains, or only measures losses.
     """
@@ -130,34 +128,18 @@ class ForEachClient:
         self,
         method: ClientMethod,
         config: Config,
-        backend: Backend,
         ragged: bool,
         training: bool,
     ):
-        self.method, self.config, self.backend = method, config, backend
+        self.method, self.config = method, config
         self.ragged, self.training = ragged, training
-        mesh = method.mesh
-        jit = backend.jit_step
-        # A client is donated step by step; one that only measures is the
-        # same after every step, so its arrays must stay.
-        donate = (0,) if training else ()
-
-        # Of one client.
-        self.client_init = jit(method.client_init)
-        self.client_step = jit(self._step, donate_argnums=donate)
-
-        # Of several at once, each device its part of them.
+        # Of several clients at once, each device its part of them.
         axes = (None, 0, 0)
         inits = jax.vmap(method.client_init, in_axes=axes)
-        self.clients_init = jit(over_clients(inits, mesh, axes))
+        self.clients_init = over_clients(inits, method.mesh, axes)
         axes = (0, 0, None, None, 0, 0)
-        steps = backend.vmap(self._step, in_axes=axes)
-        steps = over_clients(steps, mesh, axes)
-        self.clients_step = jit(steps, donate_argnums=donate)
-
-        # Of what they share.
-        self.client_final = jit(method.client_final)
-        self.server_update = jit(method.server_update)
+        steps = jax.vmap(self._step, in_axes=axes)
+        self.clients_step = over_clients(steps, method.mesh, axes)
 
     def __call__(
         self,
@@ -181,15 +163,15 @@ class ForEachClient:
             mine, its = client
             now = self._all_steps(shared, mine, step + its.before, its, key, fields)
             if self.training:
-                shared = self.client_final(shared, now.store, its.share)
+                shared = self.method.client_final(shared, now.store, its.share)
             return shared, (pick(now.store, Sharing.OWN), now.sums)
 
-        size = self.method.group_size(len(arrays.client), self.backend)
+        size = self.method.group_size(len(arrays.client))
         in_groups = size > 1 or self.method.mesh is not None
         clients = rows_of(own, arrays.client), arrays
         if in_groups:
             clients = _grouped(clients, size)
-        shared, (mine, sums) = self.backend.scan(turn, shared, clients)
+        shared, (mine, sums) = jax.lax.scan(turn, shared, clients)
         if in_groups:
             mine, sums = _ungrouped((mine, sums))
 
@@ -198,7 +180,7 @@ class ForEachClient:
             return carry, info
         own = put_rows(own, arrays.client, mine)
         total = arrays.share.sum()
-        new, memory = self.server_update(memory, shared, total)
+        new, memory = self.method.server_update(memory, shared, total)
         # What is fresh is made in every turn, and stays here as it was.
         store = {**store, **new, **own}
         return RoundCarry(store, step + arrays.steps.sum(), memory), info
@@ -217,10 +199,10 @@ class ForEachClient:
 
             def one(s: jax.Array, client: Client) -> Client:
                 reads, weight = arrays.reads[s], arrays.weight[s]
-                return self.client_step(client, None, key, fields, reads, weight)
+                return self._step(client, None, key, fields, reads, weight)
 
-            client = self.client_init(shared.store, own, step)
-            return self.backend.fori_loop(arrays.steps, one, client)
+            client = self.method.client_init(shared.store, own, step)
+            return jax.lax.fori_loop(0, arrays.steps, one, client)
 
         def together(s: jax.Array, clients: Client) -> Client:
             reads, weight = arrays.reads[:, s], arrays.weight[:, s]
@@ -228,7 +210,7 @@ class ForEachClient:
             return self.clients_step(clients, live, key, fields, reads, weight)
 
         clients = self.clients_init(shared.store, own, step)
-        return self.backend.fori_loop(arrays.steps.max(), together, clients)
+        return jax.lax.fori_loop(0, arrays.steps.max(), together, clients)
 
     def _step(
         self,

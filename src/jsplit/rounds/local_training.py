@@ -34,7 +34,6 @@ from jsplit.rounds.client_mesh import CLIENTS, clients_mesh
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
 from jsplit.rounds.forms import StateForms
-from jsplit.rounds.loops import Backend
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
@@ -49,7 +48,6 @@ def local_training(
     sharing: SharingTable,
     *,
     server: optax.GradientTransformation | None = None,
-    loop: str = "auto",
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Algorithm:
@@ -61,7 +59,6 @@ def local_training(
             the next.
         server: the optimizer that applies averages: what a round moved,
             with the sign turned, is the gradient it takes a step along.
-        loop: how loops run.
         chunk: how many clients run at once, on each device.
         mesh: over whose axis `clients` they are spread.
 
@@ -85,7 +82,7 @@ def local_training(
         )
     forms = StateForms(layout_of(config), sharing, mesh)
     method = LocalTraining(trainer, config, forms, sharing, server, chunk, mesh)
-    return make_algorithm(method, loop)
+    return make_algorithm(method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,18 +186,21 @@ class LocalTraining:
             for party in self._averaged_parties()
         }
 
-    def group_size(self, count: int, backend: Backend) -> int:
+    def group_size(self, count: int) -> int:
         """Return how many clients run at once: 1 where one waits for another."""
         if Sharing.CARRIED in self.sharing:
             return 1
         devices = self.mesh.shape[CLIENTS] if self.mesh else 1
-        return backend.group_size(self.chunk, count, devices)
+        each = -(-count // devices)
+        chunk = self.chunk
+        if chunk is None:
+            # A CPU is busy with one, whose state then stays in its cache.
+            chunk = 1 if jax.default_backend() == "cpu" else each
+        return devices * min(chunk, each)
 
-    def round_program(
-        self, backend: Backend, *, ragged: bool, training: bool
-    ) -> RoundProgram:
+    def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
         """Return the loop over the clients of a round."""
-        return ForEachClient(self, self.config, backend, ragged, training)
+        return ForEachClient(self, self.config, ragged, training)
 
     def _averaged_parties(self) -> list[str]:
         return [

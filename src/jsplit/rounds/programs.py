@@ -1,7 +1,4 @@
-"""The compiled programs of a round: one for each way in which a round can be run.
-
-How loops run is found out when the first round is given, and stays so.
-"""
+"""The compiled programs of a round: one for each way in which a round can be run."""
 
 from __future__ import annotations
 
@@ -13,13 +10,12 @@ import numpy as np
 
 from jsplit.core.base import Fields
 from jsplit.core.placement import replicate
-from jsplit.populations.round import Round
+from jsplit.jaxprs.compiling import jit
 from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.forms import StateForms
-from jsplit.rounds.inputs import batch_shapes, is_ragged
-from jsplit.rounds.loops import Backend, choose_backend
+from jsplit.rounds.inputs import is_ragged
 from jsplit.rounds.round_method import RoundMethod, RoundProgram
-from jsplit.rounds.state import Federation, RoundInfo
+from jsplit.rounds.state import RoundInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,29 +25,11 @@ class Programs:
     Attributes:
         method: what a round computes.
         forms: the forms of a state of many clients.
-        needed: the fields that are read.
-        loop: how loops run, as the user says.
     """
 
     method: RoundMethod
     forms: StateForms
-    needed: frozenset[str]
-    loop: str
-    # At most one; filled by the first round, whose shapes a step is traced for.
-    _backends: list[Backend] = field(default_factory=list)
     _compiled: dict[tuple[bool, bool, bool], Callable] = field(default_factory=dict)
-
-    def backend(self, state: Federation, round: Round) -> Backend:
-        """Return how loops run, given a state and a round to train it on."""
-        if not self._backends:
-            train = self.method.trainer.step
-            one = self.forms.shapes_of_one(state)
-            batch = batch_shapes(round, self.needed)
-            # The info holds records of messages, which cannot be traced.
-            self._backends.append(
-                choose_backend(self.loop, lambda *a: train(*a)[0], one, batch)
-            )
-        return self._backends[0]
 
     def of(
         self, arrays: RoundArrays[np.ndarray], *, training: bool, several: bool = False
@@ -66,17 +44,16 @@ class Programs:
         Returns:
             `program(carry, key, fields, arrays) -> (carry, info)`.
         """
-        backend, ragged = self._backends[0], is_ragged(arrays)
+        ragged = is_ragged(arrays)
         way = ragged, training, several
         if way not in self._compiled:
-            program = self.method.round_program(
-                backend, ragged=ragged, training=training
-            )
+            program = self.method.round_program(ragged=ragged, training=training)
             run = _PlacedProgram(self.forms, program)
             # To evaluate, the state must outlast the program; data and key do
             # so always.
-            self._compiled[way] = backend.jit_round(
+            self._compiled[way] = jit(
                 run.several if several else run.one,
+                self.method.config.kernels,
                 donate_argnums=0 if training else (),
             )
         return self._compiled[way]

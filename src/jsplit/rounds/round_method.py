@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from jsplit.core.base import PyTree
 from jsplit.core.trainer import Trainer
 from jsplit.rounds.carry import RoundArrays, RoundCarry
-from jsplit.rounds.loops import Backend
 from jsplit.rounds.sharing import SharingTable
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -26,8 +25,6 @@ from jsplit.training.walk import Store
 class RoundProgram(Protocol):
     """What a round computes, as a function of arrays."""
 
-    # It is compiled as a whole, or runs in Python over compiled steps; so
-    # it may use no Python value of an array but through its backend.
     def __call__(
         self,
         carry: RoundCarry,
@@ -43,6 +40,11 @@ class RoundMethod(Protocol):
     @property
     def trainer(self) -> Trainer:
         """Trains one client with those it trains with."""
+        ...
+
+    @property
+    def config(self) -> Config:
+        """That of the trainer."""
         ...
 
     @property
@@ -62,17 +64,14 @@ class RoundMethod(Protocol):
 
     # Asked before a program is built: a round is filled up to whole
     # groups.
-    def group_size(self, count: int, backend: Backend) -> int:
+    def group_size(self, count: int) -> int:
         """Return how many of `count` clients run at once."""
         ...
 
-    def round_program(
-        self, backend: Backend, *, ragged: bool, training: bool
-    ) -> RoundProgram:
-        """Return what a round computes, where loops run so.
+    def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
+        """Return what a round computes.
 
         Args:
-            backend: how loops run.
             ragged: whether an example may count other than 1.
             training: whether the round trains, or only measures losses.
         """

@@ -32,7 +32,6 @@ def take_turns(
     client: str | Sequence[str],
     *,
     handoff: str = "peer",
-    loop: str = "auto",
 ) -> Algorithm:
     """Split learning, one client after the other: each trains, then hands over to the next.
 
@@ -49,9 +48,6 @@ def take_turns(
             `"none"` each client keeps its own. The first two differ in who
             sees it and in bytes (`jsplit.runs.take_turns`), not in
             numbers.
-        loop: `"compiled"`, a round in one program; `"python"`, Python over
-            one compiled step; `"auto"`, compiled but for convolutions on a
-            CPU. The numbers are the same.
 
     Returns:
         The algorithm, a step of which is a round.
@@ -83,7 +79,7 @@ def take_turns(
     sharing = sharing_table(
         {**dict.fromkeys(mine, side), **dict.fromkeys(others, Sharing.CARRIED)}
     )
-    return local_training(trainer, sharing, loop=loop)
+    return local_training(trainer, sharing)
 
 
 def parallel(
@@ -92,7 +88,6 @@ def parallel(
     *,
     bottoms: str = "own",
     statistics: str = "averaged",
-    loop: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
     """Parallel split learning: in every step all clients run, each on a batch of its own.
@@ -115,7 +110,6 @@ def parallel(
             `"averaged"` over the clients by their examples after each
             step, or each client's `"own"`. Other parties' are of the large
             batch.
-        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
         mesh: a mesh with an axis `clients` over which they are spread.
 
     Returns:
@@ -156,7 +150,7 @@ def parallel(
     )
     # Where nothing is averaged over a round there is nothing for a server
     # optimizer to apply, and no `chunk`: all clients are one batch.
-    return synchronous(trainer, sharing, mine, loop=loop, mesh=mesh)
+    return synchronous(trainer, sharing, mine, mesh=mesh)
 
 
 def splitfed(
@@ -167,7 +161,6 @@ def splitfed(
     statistics: str = "averaged",
     moments: str = "fresh",
     server: optax.GradientTransformation | None = None,
-    loop: str = "auto",
     chunk: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
@@ -195,10 +188,8 @@ def splitfed(
             is the gradient it takes a step along, with the sign turned. By
             default the average is taken as it is, which is
             `optax.sgd(1.0)`.
-        loop: `"compiled"`, `"python"` or `"auto"`, as in `take_turns`.
         chunk: how many clients run at the same time, on each device. More
-            take more memory; by default all, on a CPU 8, or 1 where a step
-            convolves.
+            take more memory; by default all, on a CPU one.
         mesh: a mesh with an axis `clients` over which they are spread.
 
     Returns:
@@ -244,6 +235,4 @@ def splitfed(
         statistics=statistics,
         moments=moments,
     )
-    return local_training(
-        trainer, sharing, server=server, loop=loop, chunk=chunk, mesh=mesh
-    )
+    return local_training(trainer, sharing, server=server, chunk=chunk, mesh=mesh)

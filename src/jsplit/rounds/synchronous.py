@@ -17,12 +17,10 @@ from jsplit.core.trainer import Trainer
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.all_steps import AllSteps, TrainStep
 from jsplit.rounds.client_axis import vmap_clients
-from jsplit.rounds.client_calls import one_call_per_client
 from jsplit.rounds.client_mesh import clients_mesh, vmap_over_devices
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
-from jsplit.rounds.loops import Backend
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
@@ -37,7 +35,6 @@ def synchronous(
     sharing: SharingTable,
     clients: Collection[str],
     *,
-    loop: str = "auto",
     mesh: Mesh | None = None,
 ) -> Algorithm:
     """Make the algorithm in which all clients step at the same time.
@@ -48,7 +45,6 @@ def synchronous(
             step. Statistics of the clients' parties may be averaged: after
             every step, each client by its examples in it.
         clients: the parties that a client is made of.
-        loop: how loops run.
         mesh: over whose axis `clients` the clients are spread.
 
     Returns:
@@ -67,18 +63,17 @@ def synchronous(
         )
     forms = StateForms(layout_of(config), sharing, mesh)
     method = Synchronous(trainer, config, forms, sharing, tuple(clients), mesh)
-    trained = make_algorithm(method, loop)
+    trained = make_algorithm(method)
 
     # Clients are measured one by one, so that losses are known by client.
     if mesh is None:
-        measured = local_training(trainer, sharing, loop=loop)
+        measured = local_training(trainer, sharing)
     else:
         # Nothing is carried from one to the next where nobody trains, so
         # they may be measured at the same time, which a mesh asks for.
         measured = local_training(
             trainer,
             sharing.replace(Sharing.CARRIED, Sharing.AVERAGED),
-            loop=loop,
             chunk=1,
             mesh=mesh,
         )
@@ -100,30 +95,24 @@ class Synchronous:
         """Return nothing: no optimizer applies averages here."""
         return {}
 
-    def group_size(self, count: int, backend: Backend) -> int:
+    def group_size(self, count: int) -> int:
         """Return 1: there are no groups to fill up, since all run at once."""
         return 1
 
-    def round_program(
-        self, backend: Backend, *, ragged: bool, training: bool
-    ) -> RoundProgram:
+    def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
         """Return the loop over the steps of a round."""
         # Every step has weights, ragged or not: a client that takes no
         # step has weight 0 in the large batch.
         return AllSteps(
             self.config,
             self.forms,
-            backend,
-            train_step=lambda count: self._train_step(count, backend),
-            many_programs=backend.calls_each_client(self.mesh),
+            self._train_step,
         )
 
-    def _train_step(self, count: int, backend: Backend) -> TrainStep:
+    def _train_step(self, count: int) -> TrainStep:
         """Return the step of a trainer of `count` clients at once."""
         own = any(self.sharing.parties[p].params is Sharing.OWN for p in self.clients)
-        if backend.calls_each_client(self.mesh):
-            return one_call_per_client(self.config, self.clients, count, own=own)
-        vmap = vmap_over_devices(backend.shared_weights_vmap(own), self.mesh)
+        vmap = vmap_over_devices(self.mesh)
         many = vmap_clients(self.config, self.clients, count, own=own, vmap=vmap)
         links = {}
         for _, value in many.links:
@@ -137,4 +126,5 @@ class Synchronous:
             links=links,
             backward=many.backward,
             mesh=many.mesh,
+            kernels=many.kernels,
         ).step

@@ -28,6 +28,7 @@ class Config(NamedTuple):
         microbatches: how many equal parts a batch is divided into.
         mesh: by party, its devices; parties without an entry use the
             default device.
+        kernels: "fast" or "xla", how operations are computed.
     """
 
     topology: Topology
@@ -36,3 +37,4 @@ class Config(NamedTuple):
     backward: str
     microbatches: int
     mesh: Mapping[str, Mesh] = {}
+    kernels: str = "fast"

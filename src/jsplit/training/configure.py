@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Link, PyTree
-from jsplit.core.checks import as_positive_int
+from jsplit.core.checks import as_positive_int, one_of
 from jsplit.core.trees import batch_of
+from jsplit.jaxprs.compiling import KERNELS
 from jsplit.topology.graph import Topology
 from jsplit.training.config import MODES, Config
 from jsplit.training.kinds import WireKind
@@ -28,6 +29,7 @@ def configure(
     backward: str,
     microbatches: int,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
+    kernels: str = "fast",
 ) -> Config:
     """Check the arguments of an interpreter, and spell them out.
 
@@ -39,6 +41,7 @@ def configure(
         backward: "residuals" or "recompute".
         microbatches: how many.
         mesh: one for all parties, or by party.
+        kernels: "fast" or "xla".
 
     Returns:
         The configuration.
@@ -61,13 +64,17 @@ def configure(
             f'`backward` must be "residuals" or "recompute", got {backward!r}.'
         )
     microbatches = as_positive_int("microbatches", microbatches)
+    one_of("kernels", kernels, KERNELS)
+    meshes = meshes_of(topology, mesh)
     return Config(
         topology,
         _optimizer_of_each(topology, optimizer),
         both_ways(topology, links),
         backward,
         microbatches,
-        meshes_of(topology, mesh),
+        meshes,
+        # A form that divides a batch would move it between the devices that share it.
+        "xla" if meshes else kernels,
     )
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import jax
 
 from jsplit.core.base import Message, PyTree
+from jsplit.jaxprs.compiling import jit
 from jsplit.jaxprs.halves import split_early_late
 from jsplit.training.crossing import message_of
 from jsplit.training.kinds import PERSISTENT, Kind
@@ -207,13 +208,15 @@ def _check_own(turn: Turn) -> None:
 def jitted(
     donate: Collection[Kind] = (Kind.OPTIMIZER, Kind.PARAMS),
     meshes: Meshes | None = None,
+    kernels: str = "fast",
 ) -> Compiler:
-    """Compile every turn by `jax.jit`, in two programs where others wait for what it sends.
+    """Compile every turn, in two programs where others wait for what it sends.
 
     Args:
         donate: buffers of these kinds are donated by the program that
             replaces them.
         meshes: by party, the devices that it computes on.
+        kernels: how operations are computed, as for `jsplit.fused`.
     """
 
     def compiler(number: int, turn: Turn) -> list[Piece]:
@@ -226,7 +229,7 @@ def jitted(
                 for k, r in enumerate(piece.reads)
                 if r.kind in donate and r in piece.writes
             )
-            function = jax.jit(piece.run, donate_argnums=donated)
+            function = jit(piece.run, kernels, donate_argnums=donated)
             function = on_party_devices(function, turn.party, piece.reads, meshes)
             made.append(piece._replace(run=function))
         return made

@@ -7,7 +7,6 @@ parties that exchange messages.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from jax.typing import ArrayLike
 from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
-from jsplit.jaxprs.convolutions import convolves_on_cpu
+from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import (
@@ -47,6 +46,7 @@ def fused(
     backward: str = "residuals",
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
+    kernels: str = "fast",
 ) -> Trainer:
     """Train a topology with each step compiled as one program.
 
@@ -77,6 +77,10 @@ def fused(
             one device: statistics are of the whole batch. In training
             the devices must divide the batch; in inference a batch that
             they do not divide is computed by each.
+        kernels: how operations are computed on a CPU, where XLA runs
+            some very slowly: `"fast"` in the form that is fastest there,
+            `"xla"` as XLA does. Both give the same to rounding; on other
+            devices, and with a `mesh`, they are one.
 
     Returns:
         A `Trainer`. `step` donates the state that it is given.
@@ -94,7 +98,9 @@ def fused(
         >>> trainer.predict(state, {"x": jnp.ones((2, 3))})["sum"].shape
         (2,)
     """
-    config = configure(topology, optimizer, links, backward, microbatches, mesh)
+    config = configure(
+        topology, optimizer, links, backward, microbatches, mesh, kernels
+    )
     devices = one_mesh(config)
     train, measure, infer = _programs(config)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
@@ -156,9 +162,6 @@ def _programs(config: Config) -> _Programs:
     def losses_in(store: Store) -> Info:
         return info_of(topology, {n.what: store[n] for n in walks.losses})
 
-    # Only the state is donated: keys and batch are the caller's, who
-    # may use them again.
-    @partial(jax.jit, donate_argnums=0)
     def train(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
     ) -> tuple[TrainState, Info]:
@@ -170,7 +173,6 @@ def _programs(config: Config) -> _Programs:
             execute(walks.finish.ops, store)
         return _swap_keys(save_back(layout, store)), losses_in(store)
 
-    @jax.jit
     def measure(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
     ) -> Info:
@@ -178,13 +180,19 @@ def _programs(config: Config) -> _Programs:
         execute(walks.measure.ops, store)
         return losses_in(store)
 
-    @jax.jit
     def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
         store = start(state, keys, fields)
         execute(walks.infer.ops, store)
         return {n.what: store[n] for n in walks.outputs}
 
-    return _Programs(train, measure, infer)
+    kernels = config.kernels
+    return _Programs(
+        # Only the state is donated: keys and batch are the caller's, who may use them
+        # again.
+        jit(train, kernels, donate_argnums=0),
+        jit(measure, kernels),
+        jit(infer, kernels),
+    )
 
 
 def _placed(
@@ -247,10 +255,7 @@ def _run_microbatches(config: Config, walks: Walks, store: Store) -> None:
         execute(ops, store)
         return {n: store[n] for n in carry}, None
 
-    # XLA runs convolutions inside loops 20 to 100 times slower on a
-    # CPU.
-    unroll = convolves_on_cpu(body, carry, (first, jnp.int32(0)))
-    carry, _ = jax.lax.scan(body, carry, (parts, jnp.arange(count)), unroll=unroll)
+    carry, _ = jax.lax.scan(body, carry, (parts, jnp.arange(count)))
     store.update(carry)
     for name in walks.losses:
         store[name] = store[total(name)] / count

@@ -44,6 +44,7 @@ def messages(
     backward: str = "residuals",
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
+    kernels: str = "fast",
 ) -> Trainer:
     """Train a topology party by party, with every activation and cotangent sent explicitly.
 
@@ -70,6 +71,7 @@ def messages(
             computes along the batch; a party without a mesh computes on
             the default device, and what crosses moves from one's
             devices to the other's. One mesh alone is every party's.
+        kernels: how operations are computed on a CPU, as for `fused`.
 
     Returns:
         A `Trainer`. `step` donates the parameters and optimizer states
@@ -89,7 +91,9 @@ def messages(
         >>> [(m.sender, m.kind, m.receiver, m.bytes) for m in info.messages]
         [('client', 'activation', 'server', 48)]
     """
-    config = configure(topology, optimizer, links, backward, microbatches, mesh)
+    config = configure(
+        topology, optimizer, links, backward, microbatches, mesh, kernels
+    )
     layout, run = layout_of(config), partial(_compiled, config)
     walks = walks_of(with_batch_sharding(config))
     train = _train(config, layout, walks)
@@ -143,7 +147,9 @@ def messages(
 
 def _compiled(config: Config, walk: Walk) -> CompiledWalk:
     """A walk whose turns run on the devices of their parties."""
-    return CompiledWalk(walk.turns(), walk.keep, jitted(meshes=config.mesh))
+    return CompiledWalk(
+        walk.turns(), walk.keep, jitted(meshes=config.mesh, kernels=config.kernels)
+    )
 
 
 _Train = Callable[
