@@ -19,6 +19,7 @@ _MAY_GIVE = {
     "ids",
     "links",
     "backward",
+    "kernels",
     "keep_replies",
     "remind",
 }

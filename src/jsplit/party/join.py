@@ -108,6 +108,7 @@ def prepare(
         brought.optimizer,
         brought.links,
         brought.backward,
+        brought.kernels,
     )
     clients = agreed.turns.names
     if task.kind is not TaskKind.TRAIN and len(clients) > 1:

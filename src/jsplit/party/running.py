@@ -35,6 +35,7 @@ def run(
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
     backward: str = "residuals",
+    kernels: str = "fast",
     on_step: Callable[[Metrics], object] | None = None,
     stop: threading.Event | None = None,
     keep_replies: bool = True,
@@ -68,6 +69,8 @@ def run(
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
         backward: `"residuals"` or `"recompute"`: how cotangents are computed, as for
+            `jsplit.fused`. Others need not do the same.
+        kernels: `"fast"` or `"xla"`: how operations are computed on a CPU, as for
             `jsplit.fused`. Others need not do the same.
         on_step: called with the `Metrics` of every step.
         stop: when set, the party ends after the step it is in, with a checkpoint; if it
@@ -138,6 +141,7 @@ def run(
         optimizer=optimizer,
         links=links,
         backward=backward,
+        kernels=kernels,
         checkpoint=checkpoint,
         keep_replies=keep_replies,
     )

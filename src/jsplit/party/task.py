@@ -82,6 +82,7 @@ class Brought:
         optimizer: of its parameters.
         links: of its own, by name.
         backward: how it computes cotangents.
+        kernels: how it computes operations.
         checkpoint: its folder.
         state: to begin with, in the place of a first one.
         keep_replies: whether what was sent is kept until the receiver has it.
@@ -96,6 +97,7 @@ class Brought:
     optimizer: optax.GradientTransformation | None = None
     links: Mapping[str, Link] | None = None
     backward: str = "residuals"
+    kernels: str = "fast"
     checkpoint: str | os.PathLike[str] | None = None
     state: PartyState | None = None
     keep_replies: bool = True

@@ -10,6 +10,7 @@ which messages arrive changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,7 @@ class Local:
         links: links of its own, by the names that the agreement gives
             them.
         backward: mode, as for `jsplit.fused`; the others need not know.
+        kernels: how operations are computed, as for `jsplit.fused`.
 
     Raises:
         ValueError: naming what does not fit the agreement.
@@ -62,6 +64,7 @@ class Local:
         optimizer: optax.GradientTransformation | None = None,
         links: Mapping[str, Link] | None = None,
         backward: str = "residuals",
+        kernels: str = "fast",
     ):
         if party not in agreed.parties:
             raise ValueError(
@@ -75,7 +78,7 @@ class Local:
         self.micros: int = agreed.microbatches
         self.topology = agreed.topology(role, own)
         self.config = own_config(
-            agreed, self.topology, role, optimizer, links, backward
+            agreed, self.topology, role, optimizer, links, backward, kernels
         )
         self.layout = {role: layout_of(self.config)[role]}
         self.wires = wires(self.topology)
@@ -84,18 +87,19 @@ class Local:
         walks = walks_of(self.config)
         self.losses = [n for n in walks.losses if n.party == role]
         self.outputs = [n for n in walks.outputs if n.party == role]
+        programs = partial(PartyPrograms, kernels=kernels)
         self.late: list[int] = []
         if agreed.staleness:
             # No program may take the buffers of parameters, which steps
             # under way need.
             train = walks.train._replace(ops=tuple(held(walks.train.ops)))
-            self.walk = PartyPrograms(role, train, donate=(Kind.OPTIMIZER,))
+            self.walk = programs(role, train, donate=(Kind.OPTIMIZER,))
             self.late = lateness(self.walk.count, agreed.staleness)
         else:
-            self.walk = PartyPrograms(role, walks.train)
-        self.finish = PartyPrograms(role, walks.finish)
-        self.measure = PartyPrograms(role, walks.measure)
-        self.infer = PartyPrograms(role, walks.infer)
+            self.walk = programs(role, walks.train)
+        self.finish = programs(role, walks.finish)
+        self.measure = programs(role, walks.measure)
+        self.infer = programs(role, walks.infer)
 
         self._zeros: Store | None = None
         self._prefetched: PrefetchedStep | None = None

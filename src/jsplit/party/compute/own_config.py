@@ -20,6 +20,7 @@ def own_config(
     optimizer: optax.GradientTransformation | None,
     links: Mapping[str, Link] | None,
     backward: str,
+    kernels: str,
 ) -> Config:
     """The configuration that all share, as far as one party can know it.
 
@@ -30,6 +31,7 @@ def own_config(
         optimizer: its own, if it owns parameters.
         links: of its own, by the names that the agreement gives them.
         backward: mode, as for `jsplit.fused`.
+        kernels: how operations are computed, as for `jsplit.fused`.
 
     Raises:
         ValueError: if an optimizer or a link is missing.
@@ -43,4 +45,11 @@ def own_config(
     if party in owners and optimizer is not None:
         optimizers[party] = optimizer
     made = agreed.links(links)
-    return configure(topology, optimizers, made, backward, agreed.microbatches)
+    return configure(
+        topology,
+        optimizers,
+        made,
+        backward,
+        agreed.microbatches,
+        kernels=kernels,
+    )

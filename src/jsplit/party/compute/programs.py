@@ -80,6 +80,7 @@ class PartyPrograms:
         walk: that of all parties.
         donate: buffers of these kinds are donated by the program that
             replaces them.
+        kernels: how operations are computed, as for `jsplit.fused`.
 
     Attributes:
         programs: in order.
@@ -98,8 +99,10 @@ class PartyPrograms:
         party: str,
         walk: Walk,
         donate: Collection[Kind] = (Kind.OPTIMIZER, Kind.PARAMS),
+        kernels: str = "fast",
     ):
-        compiled = CompiledWalk(walk.turns(), walk.keep, jitted(donate))
+        compiler = jitted(donate, kernels=kernels)
+        compiled = CompiledWalk(walk.turns(), walk.keep, compiler)
         own = [turn for turn in compiled.turns if turn.party == party]
         self.count = len(compiled.turns)
         self.ops: list[Op] = [op for turn in own for op in turn.ops]
