@@ -81,7 +81,11 @@ class TorchRounds:
             halves.append((low.state_dict(), high.state_dict()))
         parts = (self.client, self.server)
         for part, states in zip(parts, zip(*halves, strict=True), strict=True):
-            mean = {n: torch.stack([s[n] for s in states]).mean(0) for n in states[0]}
+            # As numbers with a fraction: BatchNorm counts its batches in integers.
+            mean = {
+                n: torch.stack([s[n] for s in states]).double().mean(0).to(x.dtype)
+                for n, x in states[0].items()
+            }
             part.load_state_dict(mean)
 
 
