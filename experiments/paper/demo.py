@@ -305,6 +305,23 @@ def light_compilation(wanted: bool) -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", before)
 
 
+@contextmanager
+def kept_programs(folder: Path) -> Iterator[None]:
+    """Keep compiled programs in a folder: equal ones are compiled once, and in later runs none.
+
+    A process that has compiled before does not look there any more.
+    """
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(folder), 0.0), strict=True):
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            jax.config.update(name, value)
+
+
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     options = parse(arguments)
     # Rounding differs between versions, and with it the last digits of the differences.
@@ -315,7 +332,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     every = []
-    with jax.enable_x64(options.x64), light_compilation(bundled(options)):
+    with (
+        jax.enable_x64(options.x64),
+        light_compilation(bundled(options)),
+        kept_programs(options.out / "compiled"),
+    ):
         with report.progress() as start:
             results = [compare(data, options, start) for data in options.loaded]
         # Not before all are trained: a bar on the terminal would be drawn over the tables.
