@@ -53,7 +53,7 @@ def choose(conv: Convolution, x: Shape, w: Shape) -> Choice:
         The form; XLA's own where there is no better one.
     """
     space = conv.space(x, w)
-    if 0 in (*x, *w, *space):
+    if 0 in (*x, *w, *space) or len(space) > 3:
         return Choice(OWN, conv.own)
     if conv.batch_groups > 1:
         if x[0] == conv.batch_groups and prod(space) <= _TAPS:
@@ -74,12 +74,14 @@ def choose(conv: Convolution, x: Shape, w: Shape) -> Choice:
         if places >= _LONG and x[-1] >= 2 * forms.PARTS:
             return Choice(f"sum of {forms.PARTS} parts", forms.in_parts(conv))
         return Choice(OWN, conv.own)
-    if x[-1] <= _FEW and places > 1:
+    # Unless they would need more memory than what is read and written.
+    results = x[0] * prod(space)
+    fit = results * prod(w[:-1]) <= prod(x) + results * w[-1]
+    if x[-1] <= _FEW and 1 < places <= _TAPS and fit:
         return Choice("patches and a product", forms.of_patches(conv, space))
     # XLA runs a convolution with few weights on one core, and two of them on two.
     count = min(cores(), x[0])
-    work = prod(w) * x[0] * prod(space)
-    if count > 1 and prod(w) < _WIDE and work >= _WORK:
+    if count > 1 and prod(w) < _WIDE and prod(w) * results >= _WORK:
         return Choice("batch divided over cores", forms.side_by_side(conv, count))
     return Choice(OWN, conv.own)
 

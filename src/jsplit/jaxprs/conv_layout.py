@@ -1,7 +1,7 @@
 """What a convolution computes, in the one layout that all forms are written for.
 
-x is [batch, *space, features], w is [*space, features, outputs]. XLA's kernel for a CPU
-takes no other; outside loops XLA itself brings a convolution into it, in loops it does not.
+x is [batch, *space, features], w is [*space, features, outputs]. In a loop this is the
+only one with which XLA is fast on a CPU; outside all are.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Convolutions on a CPU: which of them XLA runs slowly there, and what stands in their place.
 
-XLA has a fast kernel for one layout of operands. Outside loops it brings
-every convolution into that layout; in loops it leaves gradients, and whatever
-else lies otherwise, to a kernel that is 5 to 200 times slower
-(jax-ml/jax#12868). Grouped convolutions and those in three dimensions have no
-fast kernel at all. The forms are in `conv_forms`, when each is taken in `conv_choice`.
+In loops XLA is fast with one layout of operands only; gradients never have it,
+and take 5 to 200 times as long as outside (jax-ml/jax#12868). Grouped
+convolutions and those in three dimensions are slow everywhere. The forms are in
+`conv_forms`; when each is taken is in `conv_choice`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def form_of(eqn: JaxprEqn) -> Choice | None:
     x, w = map(shape_of, eqn.invars)
     out = shape_of(eqn.outvars[0])
     # Sums in a narrower type would be rounded otherwise than XLA's.
-    if {x.dtype, w.dtype, out.dtype} > {out.dtype} or out.dtype not in _FLOATS:
+    if {x.dtype, w.dtype} != {out.dtype} or out.dtype not in _FLOATS:
         return None
     numbers = cast(ConvDimensionNumbers, eqn.params["dimension_numbers"])
     to_x, to_w, back = _moves(numbers)
