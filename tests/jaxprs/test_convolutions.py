@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -296,3 +297,11 @@ def test_kernels_are_one_of_two():
             interpreter(topology, {}, kernels="slow")
         config = interpreter(topology, {}).config
         assert getattr(config, "kernels") == compiling.KERNELS[0]  # noqa: B009
+
+
+def test_no_other_room_knows_that_there_are_convolutions():
+    """So a new form, or a backend that needs none, is a matter of one room."""
+    source = Path(jsplit.__file__).parent
+    rooms = [f for f in source.rglob("*.py") if f.parent.name != "jaxprs"]
+    knowing = [f for f in rooms if "convol" in f.read_text().lower()]
+    assert knowing == [source / "__init__.py"]

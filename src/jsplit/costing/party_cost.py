@@ -17,7 +17,7 @@ class Work(NamedTuple):
     """Arithmetic, by two conventions. Works add up.
 
     Attributes:
-        macs: Multiply-accumulates of matrix products and convolutions,
+        macs: Multiply-accumulates of matrix products and their like,
             counted from the jaxpr; see `jsplit.jaxprs.macs`.
         flops: Floating-point operations by XLA's cost analysis of the
             lowered function, before it is optimised: two for a

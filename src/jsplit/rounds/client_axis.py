@@ -155,8 +155,8 @@ class _LinkOfEach:
         return jax.tree.map(lambda x: jnp.repeat(x[None], self.axis.count, 0), memory)
 
     def encode(self, state: PyTree, value: PyTree, key: jax.Array) -> tuple:
-        # Plain `jax.vmap`, whatever runs segments: links hold no
-        # convolution.
+        # Plain `jax.vmap`, whatever runs segments: a link is too little work to spread
+        # over devices.
         run_all = jax.vmap(self.one.encode)
         return run_all(state, self.axis.split(value), self.axis.keys(key))
 
