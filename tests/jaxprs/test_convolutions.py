@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax import lax
+from jax import export, lax
 
 import jsplit
 from jsplit.jaxprs import compiling, conv_choice
@@ -259,10 +259,14 @@ def test_in_a_whole_step_nothing_slow_is_left_and_numbers_are_the_same(rank):
 
 
 def test_what_is_rewritten_once_is_not_rewritten_again():
-    step, *args = step_of(2)
+    """A trainer's step within a round, or within a step of the user's, say."""
+    args = random((64, 16, 16, 8), 1), random(LARGE[1], 2)
+    step = partial(value_and_gradients, SAME)
     once = jsplit.faster_convolutions(step)
-    rows = jsplit.convolution_forms(once, *args)
-    assert rows and {r.form for r in rows} == {"XLA's own"}
+    assert {r.form for r in jsplit.convolution_forms(step, *args)} > {"sum of 4 parts"}
+    # The forms are calls by now, and nothing in them is looked at.
+    before = str(jax.make_jaxpr(once)(*args))
+    assert str(jax.make_jaxpr(jsplit.faster_convolutions(once))(*args)) == before
 
 
 def test_on_an_accelerator_nothing_is_changed(monkeypatch):
@@ -287,6 +291,75 @@ def test_a_function_keeps_its_arguments_and_results():
     found, expected = faster(x, train=True), step(x, train=True)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     np.testing.assert_allclose(found[0]["y"][0], expected[0]["y"][0], rtol=1e-5)
+
+
+def test_a_module_that_is_changed_in_place_must_be_returned():
+    def step(net, x):
+        net.norm.mean[...] = net.norm.mean + 1.0
+        return net(x).sum()
+
+    class Small(nnx.Module):
+        def __init__(self):
+            self.conv = nnx.Conv(8, 4, (3, 3), rngs=nnx.Rngs(0))
+            self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.norm(self.conv(x))
+
+    x = random((4, 5, 5, 8), 1)
+    for wrapped in (
+        jsplit.faster_convolutions(step),
+        nnx.jit(jsplit.faster_convolutions(step)),
+    ):
+        with pytest.raises(
+            ValueError, match="norm.mean.* in place, which would be lost"
+        ):
+            wrapped(Small(), x)
+    new, _ = jsplit.faster_convolutions(lambda net, x: (net, step(net, x)))(Small(), x)
+    assert float(new.norm.mean[0]) != 0.0
+
+
+def test_what_no_form_can_be_written_for_stays():
+    """Shapes by name, arrays that differ along a mesh, and operators given to a solver."""
+    faster = jsplit.faster_convolutions(SAME)
+    x, w = random((4, 6, 6, 8), 1), random((3, 3, 8, 4), 2)
+
+    (size,) = export.symbolic_shape("b")
+    exported = export.export(jax.jit(faster))(
+        jax.ShapeDtypeStruct((size, 6, 6, 8), jnp.float32),
+        jax.ShapeDtypeStruct(w.shape, jnp.float32),
+    )
+    assert gap(exported.call(x, w), jax.jit(SAME)(x, w)) < 2e-6
+
+    mesh = jax.make_mesh((1,), ("i",))
+    spec = jax.P("i")
+    spread = jax.shard_map(SAME, mesh=mesh, in_specs=(spec, jax.P()), out_specs=spec)
+    found = jax.jit(jsplit.faster_convolutions(spread))(x, w)
+    assert gap(found, jax.jit(spread)(x, w)) < 2e-6
+
+    def solve(x, w):
+        def matvec(v):
+            return 3.0 * v + SAME(v.reshape(x.shape), w @ w.T).reshape(-1) * 1e-3
+
+        return jax.scipy.sparse.linalg.gmres(matvec, x.reshape(-1), maxiter=2)[0]
+
+    found = jax.jit(jsplit.faster_convolutions(solve))(x, random((3, 3, 8, 8), 2))
+    assert gap(found, jax.jit(solve)(x, random((3, 3, 8, 8), 2))) < 1e-4
+
+
+def test_the_user_s_settings_are_the_user_s():
+    x, w = random((4, 6, 6, 8), 1), random((3, 3, 1, 8), 2)
+    depthwise = partial(SAME, feature_group_count=8)
+    with jax.numpy_rank_promotion("raise"):
+        equal_in_any_form(depthwise, x, w, 2e-6)
+
+    def wide(x, w):
+        with jax.enable_x64(True):
+            x, w = x.astype(jnp.float64), w.astype(jnp.float64)
+            return depthwise(x, w).astype(jnp.float32)
+
+    found = jax.jit(jsplit.faster_convolutions(wide))(x, w)
+    assert gap(found, jax.jit(wide)(x, w)) < 2e-6
 
 
 def test_kernels_are_one_of_two():

@@ -58,11 +58,17 @@ def faster_convolutions(function: _Function) -> _Function:
 
     Args:
         function: a whole step, gradients included: what is differentiated after this has
-            gradients of XLA's own. Arguments that are no arrays are static.
+            gradients of XLA's own. It is a pure function, as for `jax.jit`: what it
+            changes in place is lost unless it is returned. Arguments that are no arrays
+            are static.
 
     Returns:
         The function, to be compiled by `jax.jit`. Where JAX's default device is no CPU,
         it runs `function` itself.
+
+    Raises:
+        ValueError: when it is called, if `function` changes an object among its
+            arguments in place, as an nnx module, and does not return it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -114,7 +120,8 @@ def convolution_forms(
 
     Returns:
         One row for each operation, in the order in which they stand in the program.
-        Nothing is computed.
+        Nothing is computed. What has been replaced before is not told again: of a step
+        of `jsplit.fused(...)` ask one with `kernels="xla"`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit

@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 OWN = "XLA's own"
 """What stands for a form where there is none better."""
+
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+"""The dtypes that have forms: in narrower ones sums would be rounded otherwise than XLA's."""
 
 Shape = tuple[int, ...]
 Compute = Callable[[jax.Array, jax.Array], jax.Array]

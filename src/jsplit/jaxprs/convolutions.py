@@ -17,8 +17,8 @@ from jax.extend.core import JaxprEqn
 from jax.lax import ConvDimensionNumbers
 
 from jsplit.jaxprs.conv_choice import choose
-from jsplit.jaxprs.conv_layout import OWN, Choice, Convolution
-from jsplit.jaxprs.flat import shape_of
+from jsplit.jaxprs.conv_layout import FLOATS, OWN, Choice, Convolution
+from jsplit.jaxprs.flat import on_one_device, shape_of
 
 IN_ORDER = "operands in order"
 
@@ -35,10 +35,12 @@ def form_of(eqn: JaxprEqn) -> Choice | None:
     """
     if eqn.primitive.name != "conv_general_dilated":
         return None
+    if not all(map(on_one_device, (*eqn.invars, *eqn.outvars))):
+        return None
     x, w = map(shape_of, eqn.invars)
     out = shape_of(eqn.outvars[0])
     # Sums in a narrower type would be rounded otherwise than XLA's.
-    if {x.dtype, w.dtype} != {out.dtype} or out.dtype not in _FLOATS:
+    if {x.dtype, w.dtype} != {out.dtype} or out.dtype not in FLOATS:
         return None
     numbers = cast(ConvDimensionNumbers, eqn.params["dimension_numbers"])
     to_x, to_w, back = _moves(numbers)
@@ -55,9 +57,6 @@ def form_of(eqn: JaxprEqn) -> Choice | None:
         return jnp.transpose(found, back)
 
     return Choice(IN_ORDER if name == OWN else name, form)
-
-
-_FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
 
 def _read(eqn: JaxprEqn) -> Convolution:

@@ -86,6 +86,20 @@ def shape_of(v: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
+def on_one_device(v: Atom) -> bool:
+    """Whether an array in a program has a known shape, and is not spread over a mesh."""
+    aval = v.aval
+    sharding = getattr(aval, "sharding", None)
+    spread = any(axis is not None for axis in getattr(sharding, "spec", ()))
+    # Along which axes of a mesh it differs, within a `shard_map`: it has moved from one
+    # version to the next.
+    varies = getattr(getattr(aval, "mat", aval), "varying", None) or getattr(
+        aval, "vma", None
+    )
+    known = all(isinstance(n, int) for n in shape_of(v).shape)
+    return known and not spread and not varies
+
+
 def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
     """Inline every call of a traced function.
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from jsplit.jaxprs.conv_layout import Choice
-from jsplit.jaxprs.flat import shape_of
+from jsplit.jaxprs.conv_layout import FLOATS, Choice
+from jsplit.jaxprs.flat import on_one_device, shape_of
 
 _TAPS = 64
 """Elements of a window that are written out one by one, at most."""
@@ -38,7 +38,9 @@ def form_of(eqn: JaxprEqn) -> Choice | None:
     taps = [*product(*map(range, window))]
     if p["select_prim"].name != "ge" or len(taps) > _TAPS:
         return None
-    if not jnp.issubdtype(shape_of(eqn.invars[0]).dtype, jnp.floating):
+    if not all(map(on_one_device, (*eqn.invars, *eqn.outvars))):
+        return None
+    if shape_of(eqn.invars[0]).dtype not in FLOATS:
         return None
     padding = p["padding"]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import (
     ClosedJaxpr,
@@ -21,9 +22,14 @@ from jax.extend.core import (
     Var,
     jaxpr_as_fun,
 )
+from jax.tree_util import DictKey, SequenceKey
 
 from jsplit.core.base import PyTree
+from jsplit.core.typed_jax import keystr, leaves_with_path
 from jsplit.jaxprs.flat import Atom, shape_of
+
+_DONE = "jsplit_form"
+"""The name of the call that stands in an equation's place, by which it is known as done."""
 
 Form = Callable[..., jax.Array]
 """A function of an equation's operands that computes its result."""
@@ -48,20 +54,41 @@ def run_replaced(
 
     Returns:
         Its result.
+
+    Raises:
+        ValueError: if it changes an argument in place, which would be lost.
     """
     leaves, structure = jax.tree.flatten((args, dict(kwargs)))
-    traced = [isinstance(x, jax.Array | np.ndarray | np.generic) for x in leaves]
+    traced = [isinstance(x, jax.Array | np.ndarray) for x in leaves]
     arrays = [x for x, t in zip(leaves, traced, strict=True) if t]
 
     def of_arrays(*arrays: jax.Array) -> PyTree:
         new = iter(arrays)
         given = [next(new) if t else x for x, t in zip(leaves, traced, strict=True)]
         args, kwargs = jax.tree.unflatten(structure, given)
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        _check_unchanged((args, kwargs), given, result)
+        return result
 
     closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
     found = jaxpr_as_fun(replaced(closed, rule))(*arrays)
     return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+
+def _check_unchanged(args: PyTree, given: list[PyTree], result: PyTree) -> None:
+    """Refuse a function that has changed an object in place, and does not return it."""
+    found = leaves_with_path(args)
+    returned = {id(x) for x in jax.tree.leaves(result)}
+    for (path, now), before in zip(found, given, strict=False):
+        # A dictionary or list is a copy to begin with, as it is under `jax.jit`, and may
+        # be changed like one. An object, as a module, is meant to be.
+        plain = all(isinstance(k, DictKey | SequenceKey) for k in path)
+        if now is not before and not plain and id(now) not in returned:
+            raise ValueError(
+                f"the function changes {keystr(path)} of its arguments in place, which "
+                "would be lost: return what is new (of an nnx module: nnx.split before, "
+                "nnx.merge within, and return the new state)."
+            )
 
 
 def replaced(closed: ClosedJaxpr, rule: Rule) -> ClosedJaxpr:
@@ -102,6 +129,8 @@ class _Rewriter:
 
     def equation(self, eqn: JaxprEqn) -> list[JaxprEqn]:
         """What stands in the place of an equation."""
+        if eqn.params.get("name") == _DONE:
+            return [eqn]
         form = self.rule(eqn)
         if form is not None:
             return _written_out(eqn, form)
@@ -121,14 +150,26 @@ class _Rewriter:
             isinstance(v, ClosedJaxpr | Jaxpr) for v in value
         ):
             new = tuple(self.parameter(v) for v in value)
-            same = all(a is b for a, b in zip(new, value, strict=True))
-            return value if same else new
+            if all(a is b for a, b in zip(new, value, strict=True)):
+                return value
+            # Of a named tuple the names are read.
+            make = getattr(type(value), "_make", tuple)
+            return make(new)
         return value
 
 
 def _written_out(eqn: JaxprEqn, form: Form) -> list[JaxprEqn]:
     """The equations of a form, reading and writing what the one they replace does."""
-    traced = jax.make_jaxpr(form)(*[shape_of(v) for v in eqn.invars])
+
+    def done(*operands: jax.Array) -> jax.Array:
+        return form(*operands)
+
+    done.__name__ = _DONE
+    shapes = [shape_of(v) for v in eqn.invars]
+    wide = any(s.dtype.itemsize > 4 for s in shapes)
+    # Whatever the user has set was for the user's own code, or was set within it.
+    with jax.numpy_rank_promotion("allow"), jax.enable_x64(wide or _x64_is_on()):
+        traced = jax.make_jaxpr(jax.jit(done))(*shapes)
     # A program has no place for the constants of one equation: a form makes what it needs.
     assert not traced.consts, f"{eqn.primitive.name}: a form holds constants"
     names: dict[Var, Atom] = dict(zip(traced.jaxpr.invars, eqn.invars, strict=True))
@@ -143,3 +184,7 @@ def _written_out(eqn: JaxprEqn, form: Form) -> list[JaxprEqn]:
         names.update(zip(e.outvars, outvars, strict=True))
         found.append(e.replace(invars=invars, outvars=outvars))
     return found
+
+
+def _x64_is_on() -> bool:
+    return jnp.result_type(float) == np.float64
