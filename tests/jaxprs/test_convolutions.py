@@ -331,7 +331,7 @@ def test_what_no_form_can_be_written_for_stays():
     )
     assert gap(exported.call(x, w), jax.jit(SAME)(x, w)) < 2e-6
 
-    mesh = jax.make_mesh((1,), ("i",))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("i",))
     spec = jax.P("i")
     spread = jax.shard_map(SAME, mesh=mesh, in_specs=(spec, jax.P()), out_specs=spec)
     found = jax.jit(jsplit.faster_convolutions(spread))(x, w)
@@ -339,9 +339,9 @@ def test_what_no_form_can_be_written_for_stays():
 
     def solve(x, w):
         def matvec(v):
-            return 3.0 * v + SAME(v.reshape(x.shape), w @ w.T).reshape(-1) * 1e-3
+            return 3.0 * v + SAME(v.reshape(x.shape), w).reshape(-1) * 1e-3
 
-        return jax.scipy.sparse.linalg.gmres(matvec, x.reshape(-1), maxiter=2)[0]
+        return jax.scipy.sparse.linalg.cg(matvec, x.reshape(-1), maxiter=2)[0]
 
     found = jax.jit(jsplit.faster_convolutions(solve))(x, random((3, 3, 8, 8), 2))
     assert gap(found, jax.jit(solve)(x, random((3, 3, 8, 8), 2))) < 1e-4
