@@ -170,92 +170,59 @@ def torch_resnet18() -> tuple:
     return bottom, torch.nn.Sequential(*stages[2:], *ends)
 
 
-# A heart's signal: twelve leads, 1000 samples.
+# Layers one after the other: a heart's signal of twelve leads, and a scanner's volume.
 
 _SIGNAL = ((12, 32, 7), (32, 64, 5), (64, 64, 5), (64, 128, 3))
+_VOLUME = ((1, 16, 3), (16, 32, 3), (32, 64, 3))
+_Sizes = tuple[tuple[int, int, int], ...]
 
 
-class ECG(nnx.Module):
-    """Four 1-D convolutions with BatchNorm, each halved by max pooling, cut after the first."""
+class Stack(nnx.Module):
+    """Convolutions with BatchNorm, each halved by max pooling, cut after the first.
 
-    def __init__(self, rngs: nnx.Rngs):
-        self.convs = nnx.List([nnx.Conv(a, b, (k,), rngs=rngs) for a, b, k in _SIGNAL])
-        self.norms = nnx.List([nnx.BatchNorm(b, rngs=rngs) for _, b, _ in _SIGNAL])
-        self.out = nnx.Linear(128, CLASSES, rngs=rngs)
+    Args:
+        sizes: of each layer: inputs, width, and window along every axis.
+        rank: how many axes of space there are.
+    """
 
-    def __call__(self, image):
-        h = image
-        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            h = nnx.max_pool(nnx.relu(norm(conv(h))), (2,), (2,))
-            if number == 0:
-                h = jsplit.cut(h, "smashed")
-        return self.out(h.mean(1))
-
-
-def torch_ecg() -> tuple:
-    """`ECG` in two halves."""
-
-    def layer(inputs: int, width: int, kernel: int) -> list:
-        conv = torch.nn.Conv1d(inputs, width, kernel, padding="same")
-        norm = torch.nn.BatchNorm1d(width)
-        return [conv, norm, torch.nn.ReLU(), torch.nn.MaxPool1d(2)]
-
-    first, *others = [layer(*sizes) for sizes in _SIGNAL]
-    ends = [
-        torch.nn.AdaptiveAvgPool1d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(128, CLASSES),
-    ]
-    layers = [module for layer in others for module in layer]
-    return torch.nn.Sequential(*first), torch.nn.Sequential(*layers, *ends)
-
-
-# A volume, as of a scanner: 32 x 32 x 32 voxels.
-
-_VOLUME = ((1, 16), (16, 32), (32, 64))
-
-
-class Volume(nnx.Module):
-    """Three 3-D convolutions with BatchNorm, each halved by max pooling, cut after the first."""
-
-    def __init__(self, rngs: nnx.Rngs):
+    def __init__(self, sizes: _Sizes, rank: int, rngs: nnx.Rngs):
+        self.rank = rank
         self.convs = nnx.List(
-            [nnx.Conv(a, b, (3, 3, 3), rngs=rngs) for a, b in _VOLUME]
+            [nnx.Conv(a, b, (k,) * rank, rngs=rngs) for a, b, k in sizes]
         )
-        self.norms = nnx.List([nnx.BatchNorm(b, rngs=rngs) for _, b in _VOLUME])
-        self.out = nnx.Linear(64, CLASSES, rngs=rngs)
+        self.norms = nnx.List([nnx.BatchNorm(b, rngs=rngs) for _, b, _ in sizes])
+        self.out = nnx.Linear(sizes[-1][1], CLASSES, rngs=rngs)
 
     def __call__(self, image):
-        h = image
+        h, half = image, (2,) * self.rank
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            h = nnx.max_pool(nnx.relu(norm(conv(h))), (2, 2, 2), (2, 2, 2))
+            h = nnx.max_pool(nnx.relu(norm(conv(h))), half, half)
             if number == 0:
                 h = jsplit.cut(h, "smashed")
-        return self.out(h.mean((1, 2, 3)))
+        return self.out(h.mean(range(1, 1 + self.rank)))
 
 
-def torch_volume() -> tuple:
-    """`Volume` in two halves."""
+def torch_stack(sizes: _Sizes, rank: int) -> tuple:
+    """`Stack` in two halves."""
+    conv, norm, pool, mean = (
+        getattr(torch.nn, f"{name}{rank}d")
+        for name in ("Conv", "BatchNorm", "MaxPool", "AdaptiveAvgPool")
+    )
 
-    def layer(inputs: int, width: int) -> list:
-        conv = torch.nn.Conv3d(inputs, width, 3, padding="same")
-        norm = torch.nn.BatchNorm3d(width)
-        return [conv, norm, torch.nn.ReLU(), torch.nn.MaxPool3d(2)]
+    def layer(inputs: int, width: int, window: int) -> list:
+        first = conv(inputs, width, window, padding="same")
+        return [first, norm(width), torch.nn.ReLU(), pool(2)]
 
-    first, *others = [layer(*sizes) for sizes in _VOLUME]
-    ends = [
-        torch.nn.AdaptiveAvgPool3d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(64, CLASSES),
-    ]
+    first, *others = [layer(*one) for one in sizes]
     layers = [module for layer in others for module in layer]
+    ends = [mean(1), torch.nn.Flatten(), torch.nn.Linear(sizes[-1][1], CLASSES)]
     return torch.nn.Sequential(*first), torch.nn.Sequential(*layers, *ends)
 
 
 class Model(NamedTuple):
     """A network in both frameworks, and what it is fed."""
 
-    net: Callable[[nnx.Rngs], nnx.Module]
+    net: Callable[..., nnx.Module]
     torch: Callable[[], tuple]
     shape: tuple[int, ...]
     batch: int
@@ -268,8 +235,12 @@ MODELS = {
         partial(CNN, norm=True), partial(torch_cnn, norm=True), (32, 32, 3), 64
     ),
     "resnet18": Model(ResNet18, torch_resnet18, (32, 32, 3), 32),
-    "ecg": Model(ECG, torch_ecg, (1000, 12), 64),
-    "volume": Model(Volume, torch_volume, (32, 32, 32, 1), 8),
+    "ecg": Model(
+        partial(Stack, _SIGNAL, 1), partial(torch_stack, _SIGNAL, 1), (1000, 12), 64
+    ),
+    "volume": Model(
+        partial(Stack, _VOLUME, 3), partial(torch_stack, _VOLUME, 3), (32, 32, 32, 1), 8
+    ),
     "cnn_large": Model(CNN, torch_cnn, (32, 32, 3), 1024),
 }
 # What is run unless asked otherwise; on other devices all.

@@ -1,7 +1,7 @@
 """Which form a convolution has on a CPU: a fixed rule of its shape.
 
 Never by timing: bits may differ neither from run to run nor after a restart. The
-numbers at the top were measured on two cores, `docs/speed.md` says what on.
+numbers at the top were found on two cores, by what `experiments/bench` measures.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ _TAPS = 64
 
 def choose(conv: Convolution, x: Shape, w: Shape) -> Choice:
     """The form of a convolution, by its shape alone.
-
-    Never by timing: bits may differ neither from run to run nor after a restart.
 
     Args:
         conv: what is computed.
