@@ -145,12 +145,12 @@ def test_a_client_without_an_example_in_a_step_takes_none(mlp):
     )
 
 
-ONE_BY_ONE = [
+TOGETHER = [
     ("u_shaped", "cnn", "own"),
     ("u_shaped", "cnn", "shared"),
     ("vanilla", "cnn", "own"),
 ]
-ONE_BY_ONE += [
+TOGETHER += [
     ("vertical", "residual", "own"),
     ("vertical", "residual", "shared"),
     ("multihop", "transformer", "own"),
@@ -159,9 +159,9 @@ ONE_BY_ONE += [
 
 @pytest.mark.parametrize(
     ("configuration", "kind", "bottoms"),
-    some(ONE_BY_ONE, lambda i: i == 0),
+    some(TOGETHER, lambda i: i == 0),
 )
-def test_clients_that_step_together_may_be_called_one_by_one(
+def test_clients_that_step_together_are_computed_alike_in_either_kernels(
     configuration, kind, bottoms
 ):
     """With dropout, BatchNorm and several edges over a cut; random links, some with
