@@ -6,6 +6,7 @@ Whatever a user calls is listed in `__all__`; the rooms behind it (`jsplit.core`
 
 from jsplit import compress, party, population, rounds, runs
 from jsplit.core import (
+    Finite,
     Info,
     Link,
     Message,
@@ -41,7 +42,9 @@ from jsplit.topology import (
 )
 from jsplit.training.export import export
 from jsplit.training.fused import fused
+from jsplit.training.global_norm import clip_by_global_norm, with_loss
 from jsplit.training.messages import messages
+from jsplit.training.nonfinite import NotFinite
 from jsplit.training.staleness import stale
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
@@ -55,8 +58,10 @@ __all__ = [
     "Link",
     "Loss",
     "Message",
+    "Finite",
     "Network",
     "Node",
+    "NotFinite",
     "PartyState",
     "Penalty",
     "Segment",
@@ -64,6 +69,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "chain",
+    "clip_by_global_norm",
     "compress",
     "convolution_forms",
     "cost",
@@ -98,6 +104,7 @@ __all__ = [
     "vanilla",
     "variables",
     "vertical",
+    "with_loss",
 ]
 
 

@@ -197,7 +197,9 @@ def test_a_run_whose_optimizer_widens_its_memory_is_restored(tmp_path):
     )
     loss = jsplit.Loss("loss", lambda h: (h**2).mean(-1), "lab", ["h"])
     topology = jsplit.Topology([jsplit.Node("h", narrow, "lab"), loss], {"lab": ["x"]})
-    optimizer = optax.inject_hyperparams(optax.adam)(optax.constant_schedule(0.1))
+    optimizer = optax.inject_hyperparams(optax.adam)(
+        optax.constant_schedule(0.1), b2=0.9
+    )
     trainer, batch = (
         jsplit.fused(topology, optimizer),
         {"x": np.ones((2, 4), jnp.bfloat16)},

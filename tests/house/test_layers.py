@@ -35,7 +35,10 @@ ROOMS = {
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
-    "core": "base checks tables trainer typed_jax keys links paths checkpoint placement trees",
+    "core": (
+        "finite base checks tables trainer typed_jax donation keys links paths checkpoint "
+        "placement trees"
+    ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
         "halves convolutions compiling"
@@ -52,8 +55,9 @@ INSIDE = {
         "drawing.symbols drawing.picture"
     ),
     "training": (
-        "config export kinds signatures staleness vjp walk cotangents crossing meshes "
-        "configure executor losses segment_ops store initial step update walks fused "
+        "class_numbers config export global_norm kinds left_out signatures staleness "
+        "vjp walk cotangents crossing losses meshes optimizers scalar_exchange configure "
+        "executor segment_ops store sums step update initial nonfinite walks fused "
         "messages"
     ),
     "populations": "checks reading round population partitions",

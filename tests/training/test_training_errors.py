@@ -196,9 +196,12 @@ def test_what_does_not_fit_together_is_refused_when_training_starts(interpreter)
         "TypeError", lambda: make(vanilla(dense(["x"]), unmoded), sgd).init(0, batch)
     )
     topology = vanilla(dense(["x"]), dense())
-    for optimizer in (optax.lbfgs(), optax.contrib.reduce_on_plateau()):
+    for optimizer, why in (
+        (optax.lbfgs(), "`optimizer` of `client` needs `grad` and `value_fn`"),
+        (optax.contrib.reduce_on_plateau(), "jsplit.with_loss(optimizer)"),
+    ):
         refused(
-            "`optimizer` of `client` does not run on its parameters: TypeError",
+            why,
             lambda optimizer=optimizer: make(
                 topology, {"client": optimizer, "server": sgd}
             ).init(0, batch),

@@ -2,11 +2,13 @@
 
 from jsplit.core.base import Info, Link, Message, PartyState, Segment, TrainState
 from jsplit.core.checkpoint import restore, save
+from jsplit.core.finite import Finite
 from jsplit.core.links import chain, identity, stateless
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 
 __all__ = [
     "EvaluateFn",
+    "Finite",
     "Info",
     "InitFn",
     "Link",

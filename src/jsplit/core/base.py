@@ -2,7 +2,7 @@
 
 A `Segment` computes, a `Link` carries, a `PartyState` is what a party
 learns. A record that several rooms share belongs here; what computes with
-one does not. This file imports nothing of ours.
+one does not. Of ours this file knows the flags that a record holds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+
+from jsplit.core.finite import Finite
 
 # Python has no type for "a pytree". The alias marks where the user's own
 # containers pass through; everything that jsplit makes itself has a type of
@@ -244,6 +246,8 @@ class Info(NamedTuple):
             each.
         messages: what crossed, in order; empty where the interpreter sends
             nothing.
+        finite: whether what a step leaves is finite, value by value; `None`
+            where nobody looks (`nonfinite="allow"`).
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -257,3 +261,4 @@ class Info(NamedTuple):
     # Only `messages` fills it: inside the one program of `fused` there is
     # no moment at which something crosses.
     messages: tuple[Message, ...] = ()
+    finite: Finite | None = None

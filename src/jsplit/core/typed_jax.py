@@ -41,11 +41,17 @@ class TreeDef(Protocol):
         ...
 
 
+def is_traced(x: PyTree) -> bool:
+    """Whether `x` stands for an array in a program that is being traced."""
+    return isinstance(x, _jax.core.Tracer)
+
+
 eval_shape: Callable[..., PyTree] = _jax.eval_shape
 device_put: Callable[..., jax.Array] = _jax.device_put
 constrain: Callable[..., jax.Array] = _jax.lax.with_sharding_constraint
 asarray: Callable[..., jax.Array] = _jnp.asarray
 zeros: Callable[..., jax.Array] = _jnp.zeros
+full: Callable[..., jax.Array] = _jnp.full
 wrap_key_data: Callable[..., jax.Array] = _jax.random.wrap_key_data
 
 tree_structure: Callable[[PyTree], TreeDef] = _jax.tree.structure

@@ -23,7 +23,9 @@ from jsplit.training.initial import initial_shapes
 from jsplit.training.kinds import OpKind
 
 # Losses, links and the optimizer: all that is neither pass of a segment.
-_OTHER = tuple(k for k in OpKind if k not in (OpKind.FORWARD, OpKind.BACKWARD))
+# Looking at what is finite is no arithmetic of the model.
+_MODEL = (OpKind.FORWARD, OpKind.BACKWARD, OpKind.CHECK)
+_OTHER = tuple(k for k in OpKind if k not in _MODEL)
 
 
 def cost(

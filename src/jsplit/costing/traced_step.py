@@ -21,10 +21,11 @@ from jsplit.jaxprs.macs import macs
 from jsplit.training.config import Config
 from jsplit.training.crossing import message_of
 from jsplit.training.kinds import Kind, OpKind
-from jsplit.training.step import training_ops
+from jsplit.training.nonfinite import hold
 from jsplit.training.store import Store, layout_of, load
-from jsplit.training.update import accumulate_ops, update_ops, zero_sums
+from jsplit.training.sums import zero_sums
 from jsplit.training.walk import Name, Op, Wire, turns
+from jsplit.training.walks import step_ops
 
 _Sizes = dict[Hashable, int]
 _Leaf = tuple[Name | Wire, int, jax.ShapeDtypeStruct]
@@ -70,13 +71,13 @@ class TracedStep:
             dict(batch),
         )
         self.store: Store = load(layout_of(config), state, part)
-        ops = training_ops(config)
+        ops, finish = step_ops(config)
+        hold(layout_of(config), self.store, config.nonfinite)
         if count > 1:
             self.store |= {
                 Name(p, Kind.MICRO): jax.ShapeDtypeStruct((), jnp.int32)
                 for p in config.topology.parties
             }
-            ops += accumulate_ops(config)
             # Traced, so that no sum is allocated.
             self.store |= jax.eval_shape(
                 lambda store: zero_sums(ops, store), self.store
@@ -88,8 +89,9 @@ class TracedStep:
                 self._trace(op, count)
         # All micro-batches are alike: one is traced, and counted as often as there are.
         self.messages *= count
-        for op in update_ops(config):
-            self._trace(op, 1)
+        for turn in turns(finish, ()):
+            for op in turn.ops:
+                self._trace(op, 1)
 
     def _trace(self, op: Op, times: int) -> None:
         traced = jax.jit(op.run).trace(*[self.store[r] for r in op.reads])

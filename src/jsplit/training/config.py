@@ -15,6 +15,9 @@ from jsplit.topology.graph import Topology
 MODES = ("residuals", "recompute")
 """The backward modes: what is kept for the backward pass, or computed once more in it."""
 
+NONFINITE = ("refuse", "skip", "allow")
+"""What becomes of a step that leaves NaN or infinity."""
+
 
 class Config(NamedTuple):
     """The arguments of `jsplit.fused` or `jsplit.messages`, checked and spelled out.
@@ -29,6 +32,11 @@ class Config(NamedTuple):
         mesh: by party, its devices; parties without an entry use the
             default device.
         kernels: "fast" or "xla", how operations are computed.
+        nonfinite: "refuse", "skip" or "allow", what becomes of a step that
+            leaves what is not finite.
+        donate: whether a step uses up the state that it is given.
+        norms: the names of norms that all parties' optimizers share.
+        wants_loss: the parties whose optimizers ask for the loss.
     """
 
     topology: Topology
@@ -38,3 +46,7 @@ class Config(NamedTuple):
     microbatches: int
     mesh: Mapping[str, Mesh] = {}
     kernels: str = "fast"
+    nonfinite: str = "refuse"
+    donate: bool = False
+    norms: tuple[str, ...] = ()
+    wants_loss: tuple[str, ...] = ()

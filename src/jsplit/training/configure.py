@@ -14,9 +14,10 @@ from jsplit.core.checks import as_positive_int, one_of
 from jsplit.core.trees import batch_of
 from jsplit.jaxprs.compiling import KERNELS
 from jsplit.topology.graph import Topology
-from jsplit.training.config import MODES, Config
+from jsplit.training.config import MODES, NONFINITE, Config
 from jsplit.training.kinds import WireKind
 from jsplit.training.meshes import meshes_of
+from jsplit.training.optimizers import check_fit, norms_of, wants_loss
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]
@@ -30,6 +31,8 @@ def configure(
     microbatches: int,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
+    nonfinite: str = "refuse",
+    donate: bool = False,
 ) -> Config:
     """Check the arguments of an interpreter, and spell them out.
 
@@ -42,6 +45,8 @@ def configure(
         microbatches: how many.
         mesh: one for all parties, or by party.
         kernels: "fast" or "xla".
+        nonfinite: "refuse", "skip" or "allow".
+        donate: whether a step uses up its state.
 
     Returns:
         The configuration.
@@ -65,16 +70,31 @@ def configure(
         )
     microbatches = as_positive_int("microbatches", microbatches)
     one_of("kernels", kernels, KERNELS)
+    one_of("nonfinite", nonfinite, NONFINITE)
+    one_of("donate", donate, (False, True))
     meshes = meshes_of(topology, mesh)
+    optimizers = _optimizer_of_each(topology, optimizer)
+    owners = _owners(topology)
     return Config(
         topology,
-        _optimizer_of_each(topology, optimizer),
+        optimizers,
         both_ways(topology, links),
         backward,
         microbatches,
         meshes,
         # A form that divides a batch would move it between the devices that share it.
         "xla" if meshes else kernels,
+        nonfinite,
+        donate,
+        norms_of({p: optimizers[p] for p in owners}),
+        tuple(p for p in owners if wants_loss(optimizers[p])),
+    )
+
+
+def _owners(topology: Topology) -> list[str]:
+    """The parties that own parameters."""
+    return list(
+        dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
     )
 
 
@@ -82,7 +102,7 @@ def _optimizer_of_each(
     topology: Topology, optimizer: Optimizers
 ) -> Mapping[str, optax.GradientTransformation]:
     """By party, its optimizer; at least those that own parameters have one."""
-    owners = dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
+    owners = _owners(topology)
     if not isinstance(optimizer, Mapping):
         optimizer = dict.fromkeys(owners, optimizer)
     for party in optimizer:
@@ -105,6 +125,7 @@ def _optimizer_of_each(
                 f"`optimizer` of `{party}` must be an optax optimizer, got "
                 f"{type(one).__name__}."
             )
+        check_fit(party, one)
     return optimizer
 
 
@@ -138,7 +159,8 @@ def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], 
             raise ValueError(
                 f"`links` names `{name}`, which does not cross; there are {there}."
             )
-        for kind, one in zip(WireKind, _pair(name, link), strict=True):
+        ways = (WireKind.ACTIVATION, WireKind.COTANGENT)
+        for kind, one in zip(ways, _pair(name, link), strict=True):
             if one is not None:
                 found[kind, name] = one
     return found

@@ -206,7 +206,7 @@ def _check_own(turn: Turn) -> None:
 
 
 def jitted(
-    donate: Collection[Kind] = (Kind.OPTIMIZER, Kind.PARAMS),
+    donate: Collection[Kind] = (),
     meshes: Meshes | None = None,
     kernels: str = "fast",
 ) -> Compiler:
@@ -257,7 +257,7 @@ def send_first(turn: Turn) -> list[Piece]:
 
     # What is replaced comes in the second: both read the turn's inputs
     # as they were.
-    early = [not _is_gradient(w) and w not in turn.reads for w in turn.writes]
+    early = [not _is_late(w) and w not in turn.reads for w in turn.writes]
     sent = tuple(w for w, e in zip(turn.writes, early, strict=True) if e)
     learned = tuple(w for w, e in zip(turn.writes, early, strict=True) if not e)
     first, second = split_early_late(turn.run, early)
@@ -273,6 +273,16 @@ def _is_gradient(address: Address) -> bool:
     """Whether a backward pass computes it; a sum over micro-batches only adds it up."""
     return (
         isinstance(address, Name) and address.kind == Kind.GRAD and not address.summed
+    )
+
+
+def _is_late(address: Address) -> bool:
+    """Whether it is a gradient, or made of gradients for the party's own later use."""
+    return _is_gradient(address) or address.kind in (
+        Kind.FINITE,
+        Kind.SCALARS,
+        Kind.PROPOSED_PARAMS,
+        Kind.PROPOSED_OPTIMIZER,
     )
 
 

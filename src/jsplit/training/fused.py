@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
+from jsplit.core.donation import USED, refuse_used_up, step_of
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 from jsplit.jaxprs.compiling import jit
@@ -29,11 +30,13 @@ from jsplit.training.configure import (
 )
 from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
-from jsplit.training.losses import info_of, normalise_weight
+from jsplit.training.left_out import normalise_weight
+from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
+from jsplit.training.nonfinite import Verdict, hold
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.update import total, zero_sums
+from jsplit.training.sums import total, zero_sums
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
 
@@ -47,6 +50,8 @@ def fused(
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
+    nonfinite: str = "refuse",
+    donate: bool = False,
 ) -> Trainer:
     """Train a topology with each step compiled as one program.
 
@@ -81,9 +86,20 @@ def fused(
             some very slowly: `"fast"` in the form that is fastest there,
             `"xla"` as XLA does. Both give the same to rounding; on other
             devices, and with a `mesh`, they are one.
+        nonfinite: what becomes of a step that leaves NaN or infinity in a
+            loss, parameters, statistics, an optimizer's state or a link's
+            memory, or whose loss has a class number out of range:
+            `"refuse"` raises, naming the step, the values and the parties,
+            and waits for the end of each step to know; `"skip"` leaves all
+            of that as it was, and counts the step; `"allow"` goes on. All
+            but the last tell in `info.finite`; within a program of your
+            own, as `jax.lax.scan` over steps, that is all `"refuse"` does.
+        donate: whether a step uses up the state that it is given, so that
+            no second copy of parameters and optimizer state is in memory.
+            A step that is interrupted then leaves none.
 
     Returns:
-        A `Trainer`. `step` donates the state that it is given.
+        A `Trainer`.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -99,10 +115,18 @@ def fused(
         (2,)
     """
     config = configure(
-        topology, optimizer, links, backward, microbatches, mesh, kernels
+        topology,
+        optimizer,
+        links,
+        backward,
+        microbatches,
+        mesh,
+        kernels,
+        nonfinite,
+        donate,
     )
     devices = one_mesh(config)
-    train, measure, infer = _programs(config)
+    train, measure, infer, judge = _programs(config)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
 
     @documented_as(InitFn)
@@ -120,8 +144,13 @@ def fused(
             check_even(config, size)
             state, batch, weight = _placed(devices, state, batch, weight)
         keys = _keys_of(state)
-        state, info = train(_swap_keys(state), keys, dict(batch), weight)
-        return _swap_keys(state, keys), info
+        try:
+            new, info = train(_swap_keys(state), keys, dict(batch), weight)
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
+        judge(info.finite, lambda: step_of(new))
+        return _swap_keys(new, keys), info
 
     @documented_as(EvaluateFn)
     def evaluate(
@@ -129,23 +158,35 @@ def fused(
     ) -> Info:
         check_batch(topology, batch, needed, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
-        return measure(_swap_keys(state), _keys_of(state), batch, weight)
+        try:
+            return measure(_swap_keys(state), _keys_of(state), batch, weight)
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
         check_batch(topology, fields, inputs)
         state, fields, _ = _placed(devices, state, fields, None)
-        return infer(_swap_keys(state), _keys_of(state), fields)
+        try:
+            return infer(_swap_keys(state), _keys_of(state), fields)
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
 
     return Trainer(init, step, evaluate, predict, config)
 
 
 class _Programs(NamedTuple):
-    """The three compiled programs of a trainer, of (state, keys, batch, ...) each."""
+    """The three compiled programs of a trainer, of (state, keys, batch, ...) each.
+
+    `judge` looks at what the first one leaves.
+    """
 
     train: Callable[..., tuple[TrainState, Info]]
     measure: Callable[..., Info]
     infer: Callable[..., dict[str, PyTree]]
+    judge: Verdict
 
 
 def _programs(config: Config) -> _Programs:
@@ -153,6 +194,7 @@ def _programs(config: Config) -> _Programs:
     topology, layout = config.topology, layout_of(config)
     walked = with_batch_sharding(config)
     walks = walks_of(walked)
+    judge = Verdict(config, walks.flags)
 
     def start(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None = None
@@ -166,12 +208,14 @@ def _programs(config: Config) -> _Programs:
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
     ) -> tuple[TrainState, Info]:
         store = start(state, keys, batch, weight)
+        hold(layout, store, config.nonfinite)
         if config.microbatches == 1:
             execute(walks.train.ops, store)
         else:
             _run_microbatches(walked, walks, store)
             execute(walks.finish.ops, store)
-        return _swap_keys(save_back(layout, store)), losses_in(store)
+        info = losses_in(store)._replace(finite=judge.finite(store))
+        return _swap_keys(save_back(layout, store)), info
 
     def measure(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
@@ -189,9 +233,10 @@ def _programs(config: Config) -> _Programs:
     return _Programs(
         # Only the state is donated: keys and batch are the caller's, who may use them
         # again.
-        jit(train, kernels, donate_argnums=0),
+        jit(train, kernels, donate_argnums=0 if config.donate else ()),
         jit(measure, kernels),
         jit(infer, kernels),
+        judge,
     )
 
 

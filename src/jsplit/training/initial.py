@@ -19,6 +19,8 @@ from jsplit.training.config import Config
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.crossing import wires
 from jsplit.training.kinds import WireKind
+from jsplit.training.optimizers import first_memory_of
+from jsplit.training.update import knows_loss
 
 
 def initial_state(
@@ -243,18 +245,13 @@ def first_memory(config: Config, party: str, params: PyTree) -> PyTree:
         ValueError: if the optimizer needs more than gradients and
             parameters.
     """
-    optimizer = config.optimizer[party]
-    try:
-        memory = optimizer.init(params)
-        after = jax.eval_shape(
-            lambda g, m, p: optimizer.update(g, m, p)[1], params, memory, params
-        )
-    except Exception as error:
-        raise ValueError(
-            f"`optimizer` of `{party}` does not run on its parameters: "
-            f"{first_line(error)}"
-        ) from error
-    return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
+    return first_memory_of(
+        party,
+        config.optimizer[party],
+        params,
+        config.norms,
+        has_loss=knows_loss(config, party),
+    )
 
 
 def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:

@@ -27,6 +27,13 @@ class Kind(StrEnum):
     LOSS = "loss"
     HALFWAY = "halfway"
     HELD_PARAMS = "held params"
+    HELD_STATE = "held state"
+    HELD_LINK = "held link"
+    PROPOSED_PARAMS = "proposed params"
+    PROPOSED_OPTIMIZER = "proposed optimizer"
+    SCALARS = "scalars"
+    RANGE = "range"
+    FINITE = "finite"
 
     # `Enum.__hash__` is Python code; names are hashed several times in
     # every turn.
@@ -42,10 +49,11 @@ PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP)
 
 
 class WireKind(StrEnum):
-    """What a message carries: a value forward, or its cotangent back."""
+    """What a message carries: a value forward, its cotangent back, or numbers for a sum."""
 
     ACTIVATION = "activation"
     COTANGENT = "cotangent"
+    SCALAR = "scalar"
 
     # As for `Kind`: wires are keys too.
     __hash__ = str.__hash__
@@ -60,6 +68,10 @@ class OpKind(StrEnum):
     SEND = "send"
     RECEIVE = "receive"
     ACCUMULATE = "accumulate"
+    MEASURE = "measure"
+    SUM = "sum"
     UPDATE = "update"
+    CHECK = "check"
+    SETTLE = "settle"
 
     __hash__ = str.__hash__

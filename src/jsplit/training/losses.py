@@ -9,21 +9,28 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jsplit.core.base import Info, PyTree
 from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract, combine, describe, inexact_part
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
+from jsplit.training.class_numbers import out_of_range
+from jsplit.training.config import Config
 from jsplit.training.cotangents import cotangent
 from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.left_out import fields_for, zeros_for_left_out
 from jsplit.training.walk import Name, Op
 
 
 def loss_name(loss: Loss) -> Name:
     """Where the value of a loss lies."""
     return Name(loss.party, Kind.LOSS, loss.name)
+
+
+def range_name(loss: Loss) -> Name:
+    """Where it lies how many class numbers of a loss are out of range."""
+    return Name(loss.party, Kind.RANGE, loss.name)
 
 
 def _name_of_input(topology: Topology, party: str, i: str) -> Name:
@@ -36,37 +43,24 @@ def _name_of_input(topology: Topology, party: str, i: str) -> Name:
     return Name(party, Kind(own), node)
 
 
-def normalise_weight(weight: ArrayLike | None) -> jax.Array | None:
-    """Scale the weights of examples, [batch], to mean 1.
-
-    Then the mean over a batch of what is weighted so, or over its equal
-    parts, is the weighted mean.
-    """
-    if weight is None:
-        return None
-    weight = jnp.asarray(weight, jnp.result_type(float))
-    whole = weight.sum()
-    # All weights may be 0; the inner `where` keeps the other branch
-    # from dividing by it.
-    scale = jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
-    return weight * scale
-
-
-def loss_op(topology: Topology, loss: Loss) -> Op:
+def loss_op(config: Config, loss: Loss) -> Op:
     """Compute one loss, of which nothing is differentiated."""
+    topology = config.topology
     weight = Name(loss.party, Kind.WEIGHT)
     inputs = [_name_of_input(topology, loss.party, i) for i in loss.reads]
 
     def run(weight, *inputs):
-        return (_mean(topology, loss, inputs, weight),)
+        value = _mean(topology, loss, inputs, weight)
+        return value, *_range(config, loss, inputs, weight)
 
     reads = (weight, *inputs)
-    return Op(loss.party, OpKind.LOSS, loss.name, reads, (loss_name(loss),), run)
+    writes = (loss_name(loss), *_range_names(config, loss))
+    return Op(loss.party, OpKind.LOSS, loss.name, reads, writes, run)
 
 
-def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
+def loss_and_cotangents_op(config: Config, loss: Loss) -> Op:
     """Compute one loss and the cotangents of what it reads, times the loss's weight."""
-    party = loss.party
+    party, topology = loss.party, config.topology
     # One entry for each name: a loss may read a value twice.
     names = {i: _name_of_input(topology, party, i) for i in loss.reads}
     differentiable = [
@@ -83,18 +77,35 @@ def loss_and_cotangents_op(topology: Topology, loss: Loss) -> Op:
         parts = {i: inexact_part(named[i]) for i in differentiable}
         value, pull = jax.vjp(fn, parts)
         (found,) = pull(jnp.full_like(value, loss.weight))
-        return value, *[found[i] for i in differentiable]
+        ranges = _range(config, loss, [named[i] for i in loss.reads], weight)
+        return value, *ranges, *[found[i] for i in differentiable]
 
     reads = (Name(party, Kind.WEIGHT), *names.values())
     found = [cotangent(party, i, loss.name) for i in differentiable]
-    writes = (loss_name(loss), *found)
+    writes = (loss_name(loss), *_range_names(config, loss), *found)
     return Op(party, OpKind.LOSS, loss.name, reads, writes, run)
+
+
+def _range_names(config: Config, loss: Loss) -> list[Name]:
+    return [] if config.nonfinite == "allow" else [range_name(loss)]
+
+
+def _range(
+    config: Config, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None
+) -> list[jax.Array]:
+    """How many class numbers are out of range, if anybody asks."""
+    if config.nonfinite == "allow":
+        return []
+    fields = config.topology.fields
+    inputs = fields_for(weight, loss.reads, inputs, fields)
+    return [out_of_range(loss.fn, inputs, [i in fields for i in loss.reads])]
 
 
 def _mean(
     topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None
 ) -> jax.Array:
     """The mean of what a loss returns, of each example as often as it counts."""
+    inputs = fields_for(weight, loss.reads, inputs, topology.fields)
     result = _per_example(loss, inputs)
 
     # A penalty on parameters or states alone has no examples to weigh.
@@ -106,6 +117,7 @@ def _mean(
             f"loss `{loss.name}`: examples have weights, so `fn` must return one number "
             f"for each, [{weight.size}], got {describe(abstract(result))}."
         )
+    result = zeros_for_left_out(weight, result)
     return jnp.mean(result * weight.astype(result.dtype))
 
 

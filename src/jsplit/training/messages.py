@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
+from jsplit.core.donation import USED, refuse_used_up, step_of
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -27,11 +28,14 @@ from jsplit.training.configure import (
 )
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
-from jsplit.training.losses import info_of, normalise_weight
+from jsplit.training.kinds import Kind
+from jsplit.training.left_out import normalise_weight
+from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
+from jsplit.training.nonfinite import Verdict, hold
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
-from jsplit.training.update import total, zero_sums
+from jsplit.training.sums import total, zero_sums
 from jsplit.training.walk import Store, Walk
 from jsplit.training.walks import Walks, walks_of
 
@@ -45,6 +49,8 @@ def messages(
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
+    nonfinite: str = "refuse",
+    donate: bool = False,
 ) -> Trainer:
     """Train a topology party by party, with every activation and cotangent sent explicitly.
 
@@ -72,10 +78,14 @@ def messages(
             the default device, and what crosses moves from one's
             devices to the other's. One mesh alone is every party's.
         kernels: how operations are computed on a CPU, as for `fused`.
+        nonfinite: what becomes of a step that leaves NaN or infinity, as
+            for `fused`. To skip one, all parties exchange how many such
+            values they found.
+        donate: whether a step uses up the parameters and optimizer states
+            that it is given.
 
     Returns:
-        A `Trainer`. `step` donates the parameters and optimizer states
-        that it is given.
+        A `Trainer`.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -92,14 +102,22 @@ def messages(
         [('client', 'activation', 'server', 48)]
     """
     config = configure(
-        topology, optimizer, links, backward, microbatches, mesh, kernels
+        topology,
+        optimizer,
+        links,
+        backward,
+        microbatches,
+        mesh,
+        kernels,
+        nonfinite,
+        donate,
     )
     layout, run = layout_of(config), partial(_compiled, config)
     walks = walks_of(with_batch_sharding(config))
     train = _train(config, layout, walks)
     measure, infer = run(walks.measure), run(walks.infer)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
-    combine = _combine(config)
+    combine, judge = _combine(config), Verdict(config, walks.flags)
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
     known: dict[tuple, Message] = {}
@@ -117,9 +135,16 @@ def messages(
             check_even(config, size)
         weight = None if weight is None else normalise_weight(weight)
         carrier = Recorder(known)
-        store, losses = train(state, batch, weight, carrier)
-        info = combine(losses)._replace(messages=tuple(carrier.messages))
-        return save_back(layout, store), info
+        try:
+            store, losses = train(state, batch, weight, carrier)
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
+        finite = judge.finite(store)
+        info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
+        new = save_back(layout, store)
+        judge(finite, lambda: step_of(new))
+        return new, info
 
     @documented_as(EvaluateFn)
     def evaluate(
@@ -130,7 +155,11 @@ def messages(
             load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),
         )
-        measure(store, carrier)
+        try:
+            measure(store, carrier)
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
         losses = {n.what: store[n] for n in walks.losses}
         return combine(losses)._replace(messages=tuple(carrier.messages))
 
@@ -139,7 +168,11 @@ def messages(
         check_batch(topology, fields, inputs)
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields)
-        infer(store, InProcess())
+        try:
+            infer(store, InProcess())
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
         return {n.what: store[n] for n in walks.outputs}
 
     return Trainer(init, step, evaluate, predict, config)
@@ -147,9 +180,9 @@ def messages(
 
 def _compiled(config: Config, walk: Walk) -> CompiledWalk:
     """A walk whose turns run on the devices of their parties."""
-    return CompiledWalk(
-        walk.turns(), walk.keep, jitted(meshes=config.mesh, kernels=config.kernels)
-    )
+    donated = (Kind.OPTIMIZER, Kind.PARAMS) if config.donate else ()
+    compiler = jitted(donated, config.mesh, config.kernels)
+    return CompiledWalk(walk.turns(), walk.keep, compiler)
 
 
 _Train = Callable[
@@ -170,6 +203,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
             carrier: Recorder,
         ) -> tuple[Store, dict[str, jax.Array]]:
             store = load(layout, state, batch, weight)
+            hold(layout, store, config.nonfinite)
             run(store, carrier)
             return store, {n.what: store[n] for n in walks.losses}
 
@@ -189,6 +223,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         # the fields.
         parts = [_part((dict(batch), weight), m, count) for m in range(count)]
         store = load(layout, state, *parts[0])
+        hold(layout, store, config.nonfinite)
         store.update(zeros_for(state, parts[0][0]))
         for number, (fields, share) in enumerate(parts):
             # A turn may have dropped them after their last use: all are

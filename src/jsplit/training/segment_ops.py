@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jsplit.training.cotangents import (
 )
 from jsplit.training.crossing import rng_names, step_key
 from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.left_out import fields_for
 from jsplit.training.vjp import Pullback
 from jsplit.training.walk import Name, Op
 
@@ -33,16 +34,18 @@ def forward_op(config: Config, node: Node, train: bool) -> Op:
         Name(party, Kind.STATE, node.name),
     )
     value, vjp = Name(party, Kind.VALUE, node.name), Name(party, Kind.VJP, node.name)
+    weight = Name(party, Kind.WEIGHT)
     inputs = [Name(party, Kind.VALUE, i) for i in node.reads]
 
-    def run(params, state, *rest):
+    def run(params, state, weight, *rest):
         key, inputs = rest[: len(known)], rest[len(known) :]
+        inputs = fields_for(weight, node.reads, inputs, config.topology.fields)
         key = node_key(step_key(*key), node.name, node.segment)
         if differentiated:
             return _forward_and_vjp(config, node, params, state, key, inputs)
         return node.segment.apply(params, state, key, *inputs, train=train)
 
-    reads = (params, state, *known, *inputs)
+    reads = (params, state, weight, *known, *inputs)
     writes = (value, state, vjp) if differentiated else (value, state)
     return Op(party, OpKind.FORWARD, node.name, reads, writes, run)
 
@@ -53,7 +56,7 @@ def _forward_and_vjp(
     params: PyTree,
     state: PyTree,
     key: jax.Array,
-    inputs: tuple[PyTree, ...],
+    inputs: Sequence[PyTree],
 ) -> tuple[PyTree, PyTree, Pullback]:
     """The value and new state of a segment, and its vjp."""
     # One entry for each value: a node that reads a value twice has one
@@ -100,13 +103,16 @@ def backward_op(config: Config, node: Node) -> Op:
     # is zeros like it.
     like = [] if of_value else [Name(party, Kind.VALUE, node.name)]
     grad = [Name(party, Kind.GRAD, node.name)] if node.segment.trainable else []
+    fields = _own_fields(config, node)
     held = [
         Name(party, Kind.PARAMS, node.name),
-        *[Name(party, Kind.VALUE, i) for i in _own_fields(config, node)],
+        *[Name(party, Kind.VALUE, i) for i in fields],
     ]
 
-    def run(pull, *rest):
-        held_values, rest = rest[: len(held)], rest[len(held) :]
+    def run(pull, weight, *rest):
+        (params, *values), rest = rest[: len(held)], rest[len(held) :]
+        # As the forward pass read them.
+        held_values = (params, *fields_for(weight, fields, values, fields))
         if of_value:
             value_ct = tree_sum(rest[: len(of_value)])
         else:
@@ -115,7 +121,15 @@ def backward_op(config: Config, node: Node) -> Op:
         weights, arrived = pull((value_ct, state_ct), held_values)
         return (*[weights for _ in grad], *[arrived[i] for i in inputs])
 
-    reads = (Name(party, Kind.VJP, node.name), *held, *of_value, *like, *of_state)
+    weight = Name(party, Kind.WEIGHT)
+    reads = (
+        Name(party, Kind.VJP, node.name),
+        weight,
+        *held,
+        *of_value,
+        *like,
+        *of_state,
+    )
     writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
     return Op(party, OpKind.BACKWARD, node.name, reads, writes, run)
 

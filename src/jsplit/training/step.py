@@ -30,7 +30,7 @@ def inference_ops(config: Config, losses: Sequence[Loss] = ()) -> list[Op]:
     # micro-batch.
     config = config._replace(microbatches=1)
     ops = _forward_ops(config, losses, train=False)
-    return ops + [loss_op(config.topology, loss) for loss in losses]
+    return ops + [loss_op(config, loss) for loss in losses]
 
 
 def _forward_ops(config: Config, losses: Sequence[Loss], *, train: bool) -> list[Op]:
@@ -69,7 +69,7 @@ def _backward_ops(config: Config) -> list[Op]:
     for loss in topology.losses:
         # A metric has a value, but nothing is differentiated for it.
         make = loss_and_cotangents_op if loss.differentiable_inputs else loss_op
-        ops.append(make(topology, loss))
+        ops.append(make(config, loss))
 
     for node in reversed(topology.segments):
         for c in topology.crossings:

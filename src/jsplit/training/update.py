@@ -6,7 +6,8 @@ its optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,98 +15,185 @@ import optax
 
 from jsplit.core.base import PyTree
 from jsplit.core.trees import combine, inexact_part, tree_sum
+from jsplit.topology.nodes import Loss
 from jsplit.training.config import Config
-from jsplit.training.cotangents import cotangents, needs_vjp
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.losses import loss_name
-from jsplit.training.walk import Name, Op, Store, execute
+from jsplit.training.optimizers import run_optimizer
+from jsplit.training.scalar_exchange import Exchange, exchange_ops
+from jsplit.training.sums import gradients, total
+from jsplit.training.walk import Name, Op
+
+_PROPOSED = {
+    Kind.PARAMS: Kind.PROPOSED_PARAMS,
+    Kind.OPTIMIZER: Kind.PROPOSED_OPTIMIZER,
+}
 
 
-def gradients(config: Config, party: str) -> dict[str, list[Name]]:
-    """By node, the gradients of its parameters.
-
-    There may be one of the backward pass, and one of each penalty on
-    the parameters; a node without any has an empty list.
-    """
-    found: dict[str, list[Name]] = {}
-    # The order counts: floating sums are of their terms in this order,
-    # everywhere.
-    for n in config.topology.segments:
-        if n.party == party and n.segment.trainable:
-            found[n.name] = cotangents(config, f"{n.name}.params", party)
-            if needs_vjp(config, n):
-                found[n.name].insert(0, Name(party, Kind.GRAD, n.name))
-    return found
+def proposed(name: Name) -> Name:
+    """Where parameters or an optimizer state lie that a step may yet leave out."""
+    return name._replace(kind=_PROPOSED[name.kind])
 
 
-def total(name: Name) -> Name:
-    """The sum over micro-batches of what lies at `name`."""
-    return name._replace(summed=True)
+def updated(config: Config, party: str) -> list[Name]:
+    """What the optimizer step of a party replaces: its state, and parameters."""
+    nodes = gradients(config, party)
+    params = [Name(party, Kind.PARAMS, n) for n in nodes]
+    return [Name(party, Kind.OPTIMIZER), *params] if params else []
 
 
-def accumulate_ops(config: Config) -> list[Op]:
-    """Add the gradients and losses of one micro-batch to their sums."""
-    ops = []
-    for party in config.topology.parties:
-        names = [n for found in gradients(config, party).values() for n in found]
-        names += [loss_name(x) for x in config.topology.losses if x.party == party]
-        sums = tuple(total(n) for n in names)
-        if names:
-            reads = (*sums, *names)
-            ops.append(Op(party, OpKind.ACCUMULATE, "", reads, sums, _accumulate))
-    return ops
+def norms(config: Config) -> Exchange:
+    """The exchange of squared norms."""
+    owners = [p for p in config.topology.parties if updated(config, p)]
+    return Exchange("squared norms", tuple(owners), tuple(owners))
 
 
-def _accumulate(*values: PyTree) -> tuple:
-    """The new sums, from the sums and then as many values."""
-    half = len(values) // 2
-    # Sums may be wider than what is added to them, see `zero_sums`.
-    return tuple(
-        jax.tree.map(lambda s, v: s + v.astype(s.dtype), values[:half], values[half:])
-    )
+def losses(config: Config) -> Exchange:
+    """The exchange of the loss, which goes to those alone that ask for it."""
+    # In the order of the parties, each once.
+    having = {x.party for x in config.topology.losses if x.weight}
+    givers = tuple(p for p in config.topology.parties if p in having)
+    return Exchange("loss", givers, config.wants_loss)
 
 
-def zero_sums(ops: Sequence[Op], store: Store) -> Store:
-    """Zeros for the sums over micro-batches. Computes nothing.
-
-    Args:
-        ops: those of one micro-batch, with the accumulation; of all
-            parties, or of one.
-        store: what they read of one micro-batch, and of one party's the
-            messages that it is sent; shapes are enough.
-
-    Returns:
-        By the name of each sum, zeros; at least float32, so that many
-        small terms add up.
-    """
-    adds = [op for op in ops if op.kind == OpKind.ACCUMULATE]
-    # Without the accumulation, which reads the sums that are to be made
-    # here.
-    others = [op for op in ops if op.kind != OpKind.ACCUMULATE]
-    sums = [w for op in adds for w in op.writes if isinstance(w, Name)]
-    numbers = _micro_names(others)
-
-    def added(store: Store) -> list[PyTree]:
-        store = {**store, **dict.fromkeys(numbers, jnp.int32(0))}
-        execute(others, store)
-        return [store[name._replace(summed=False)] for name in sums]
-
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
-        jax.eval_shape(added, dict(store)),
-    )
-    return dict(zip(sums, zeros, strict=True))
-
-
-def _micro_names(ops: Iterable[Op]) -> list[Name]:
-    """Where the numbers of micro-batches lie that operations read."""
-    read = (r for op in ops for r in op.reads if isinstance(r, Name))
-    return [r for r in dict.fromkeys(read) if r.kind == Kind.MICRO]
+def exchanges(config: Config) -> list[Exchange]:
+    """What parties exchange before their optimizers' steps."""
+    return [
+        *([norms(config)] if config.norms else []),
+        *([losses(config)] if config.wants_loss else []),
+    ]
 
 
 def update_ops(config: Config) -> list[Op]:
-    """One optimizer step at each party, from its gradients or, with micro-batches, their mean."""
-    return [update_op(config, party) for party in config.topology.parties]
+    """One optimizer step at each party, from its gradients or, with micro-batches, their mean.
+
+    Before them all exchange what some optimizer needs of others.
+    """
+    ops: list[Op] = []
+    # The loss first: an optimizer may look at it before it clips.
+    for exchange in reversed(exchanges(config)):
+        measure = _norms_op if exchange.name == norms(config).name else _loss_op
+        ops += [measure(config, party, exchange) for party in exchange.givers]
+        ops += exchange_ops(config.topology, exchange)
+    return ops + [update_op(config, party) for party in config.topology.parties]
+
+
+class _Inputs(NamedTuple):
+    """Where lies what a party's optimizer is given.
+
+    Attributes:
+        updated: its state, and parameters by node.
+        gradients: by node, what adds up to their gradient.
+        losses: of the party, those that are minimised.
+    """
+
+    updated: list[Name]
+    gradients: dict[str, list[Name]]
+    losses: list[Loss]
+
+    def names(self, config: Config) -> list[Name]:
+        """All of it, in the order that `optimizer_inputs` reads."""
+        grads = [name for names in self.gradients.values() for name in names]
+        losses = [loss_name(x) for x in self.losses]
+        if config.microbatches > 1:
+            grads, losses = [total(x) for x in grads], [total(x) for x in losses]
+        return [*self.updated, *grads, *losses]
+
+
+def _inputs(config: Config, party: str) -> _Inputs:
+    losses = [x for x in config.topology.losses if x.party == party and x.weight]
+    return _Inputs(updated(config, party), gradients(config, party), losses)
+
+
+class _Given(NamedTuple):
+    """What a party's optimizer is given: values, where `_Inputs` has names."""
+
+    memory: PyTree
+    params: dict[str, PyTree]
+    gradient: dict[str, PyTree]
+    loss: jax.Array
+
+    @property
+    def weights(self) -> PyTree:
+        """The floating leaves of the parameters, which are what is trained."""
+        return inexact_part(self.params)
+
+
+def _given(config: Config, at: _Inputs, values: Sequence[PyTree]) -> _Given:
+    """What an optimizer is given, from the values of `_Inputs.names`."""
+    memory, rest = (), list(values)
+    if at.updated:
+        memory, *rest = rest
+    count = len(at.gradients)
+    params = dict(zip(at.gradients, rest[:count], strict=True))
+    rest = rest[count:]
+    gradient = {}
+    for n, names in at.gradients.items():
+        terms, rest = rest[: len(names)], rest[len(names) :]
+        gradient[n] = _gradient(config, inexact_part(params[n]), terms)
+    return _Given(memory, params, gradient, _loss(config, at, rest))
+
+
+def _loss(config: Config, at: _Inputs, values: Sequence[jax.Array]) -> jax.Array:
+    """The sum of a party's losses, each times its weight."""
+    loss = jnp.zeros((), jnp.result_type(float))
+    for x, value in zip(at.losses, values, strict=True):
+        loss = loss + x.weight * value.astype(loss.dtype) / config.microbatches
+    return loss
+
+
+def knows_loss(config: Config, party: str) -> bool:
+    """Whether a party computes every loss that is minimised, or is sent their sum."""
+    minimised = [x.party for x in config.topology.losses if x.weight]
+    return party in config.wants_loss or {*minimised} == {party}
+
+
+def _loss_op(config: Config, party: str, exchange: Exchange) -> Op:
+    """The party's part of the loss that is minimised."""
+    at = _inputs(config, party)
+    count = len(at.losses)
+
+    def run(*values):
+        return (_loss(config, at, values[-count:]).reshape(1),)
+
+    names = at.names(config)[-count:]
+    return Op(party, OpKind.MEASURE, "", tuple(names), (exchange.part(party),), run)
+
+
+def _norms_op(config: Config, party: str, exchange: Exchange) -> Op:
+    """The squares of the norms of the party's own gradients."""
+    at, optimizer = _inputs(config, party), config.optimizer[party]
+    sent = _sent_loss(config, party)
+
+    def run(*values):
+        whole, values = values[: len(sent)], values[len(sent) :]
+        given = _given(config, at, values)
+        *_, parts = run_optimizer(
+            optimizer,
+            given.gradient,
+            given.memory,
+            given.weights,
+            value=_value(config, party, whole, given),
+        )
+        dtype = jnp.result_type(float)
+        return (jnp.stack([parts[n].astype(dtype) for n in config.norms]),)
+
+    reads = (*sent, *at.names(config))
+    return Op(party, OpKind.MEASURE, "", reads, (exchange.part(party),), run)
+
+
+def _sent_loss(config: Config, party: str) -> list[Name]:
+    """Where the loss lies that a party is sent, if it is sent one."""
+    return [losses(config).sum(party)] if party in config.wants_loss else []
+
+
+def _value(
+    config: Config, party: str, sent: Sequence[jax.Array], given: _Given
+) -> jax.Array | None:
+    """The loss that an optimizer is given, if its party knows it."""
+    if sent:
+        return sent[0][0]
+    return given.loss if knows_loss(config, party) else None
 
 
 def update_op(config: Config, party: str) -> Op:
@@ -113,33 +201,38 @@ def update_op(config: Config, party: str) -> Op:
 
     Other leaves stay as they are.
     """
-    step, memory = Name(party, Kind.STEP), Name(party, Kind.OPTIMIZER)
-    grads = gradients(config, party)
+    step, at = Name(party, Kind.STEP), _inputs(config, party)
     # A party without parameters counts steps nevertheless: randomness
     # is a function of them.
-    if not grads:
+    if not at.updated:
         return Op(party, OpKind.UPDATE, "", (step,), (step,), lambda step: (step + 1,))
-    if config.microbatches > 1:
-        grads = {n: [total(name) for name in names] for n, names in grads.items()}
-    optimizer = config.optimizer[party]
-    params = [Name(party, Kind.PARAMS, n) for n in grads]
-    read = [name for names in grads.values() for name in names]
+    optimizer, sent = config.optimizer[party], _sent_loss(config, party)
+    squares = [norms(config).sum(party)] if config.norms else []
 
-    def run(step, state, *rest):
-        old = dict(zip(grads, rest[: len(grads)], strict=True))
-        values = dict(zip(read, rest[len(grads) :], strict=True))
-        weights = inexact_part(old)
-        gradient = {
-            n: _gradient(config, weights[n], [values[name] for name in names])
-            for n, names in grads.items()
-        }
-        _check_optimizer_state(party, optimizer, weights, state)
-        updates, state = optimizer.update(gradient, state, weights)
-        new: dict[str, PyTree] = combine(old, optax.apply_updates(weights, updates))
-        return step + 1, state, *[new[n] for n in grads]
+    def run(step, *values):
+        whole, values = values[: len(sent)], values[len(sent) :]
+        sums = {}
+        if squares:
+            squared, *values = values
+            sums = dict(zip(config.norms, squared, strict=True))
+        given = _given(config, at, values)
+        _check_optimizer_state(party, optimizer, given.weights, given.memory)
+        updates, memory, _ = run_optimizer(
+            optimizer,
+            given.gradient,
+            given.memory,
+            given.weights,
+            value=_value(config, party, whole, given),
+            sums=sums,
+        )
+        moved = optax.apply_updates(given.weights, updates)
+        new: dict[str, PyTree] = combine(given.params, moved)
+        return step + 1, memory, *[new[n] for n in at.gradients]
 
-    reads, writes = (step, memory, *params, *read), (step, memory, *params)
-    return Op(party, OpKind.UPDATE, "", reads, writes, run)
+    reads = (step, *sent, *squares, *at.names(config))
+    skips = config.nonfinite == "skip"
+    writes = [proposed(x) if skips else x for x in at.updated]
+    return Op(party, OpKind.UPDATE, "", reads, (step, *writes), run)
 
 
 def _gradient(config: Config, weights: PyTree, terms: Sequence[PyTree]) -> PyTree:

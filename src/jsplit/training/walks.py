@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jsplit.training.config import Config
-from jsplit.training.kinds import PERSISTENT, Kind
+from jsplit.training.kinds import PERSISTENT, Kind, OpKind
 from jsplit.training.losses import loss_name
+from jsplit.training.nonfinite import check_ops, flags_name
 from jsplit.training.step import inference_ops, training_ops
-from jsplit.training.update import accumulate_ops, total, update_ops
-from jsplit.training.walk import Name, Walk
+from jsplit.training.sums import accumulate_ops, total
+from jsplit.training.update import update_ops
+from jsplit.training.walk import Name, Op, Walk
 
 
 class Walks(NamedTuple):
@@ -25,6 +27,8 @@ class Walks(NamedTuple):
         losses: where the value of each loss lies.
         outputs: where the value of each node lies that no other node
             reads.
+        flags: of each party, where it lies whether what it keeps is
+            finite.
     """
 
     train: Walk
@@ -33,6 +37,20 @@ class Walks(NamedTuple):
     infer: Walk
     losses: tuple[Name, ...]
     outputs: tuple[Name, ...]
+    flags: tuple[Name, ...]
+
+
+def step_ops(config: Config) -> tuple[list[Op], list[Op]]:
+    """The operations of one batch or micro-batch, and those after all micro-batches.
+
+    The second list is empty where there is one: all is in the first.
+    """
+    train = training_ops(config)
+    finish = update_ops(config) + check_ops(config)
+    if config.microbatches == 1:
+        # The last turns of the backward pass then update as well.
+        return train + finish, []
+    return train + accumulate_ops(config), finish
 
 
 def walks_of(config: Config) -> Walks:
@@ -42,25 +60,28 @@ def walks_of(config: Config) -> Walks:
     # Sinks: values that other nodes read are on the way, and stay with
     # their parties.
     outputs = tuple(Name(topology.node[n].party, Kind.VALUE, n) for n in topology.sinks)
-    train, updates = training_ops(config), update_ops(config)
+    train, finish = step_ops(config)
     lasting = frozenset(
-        w for op in (*train, *updates) for w in op.writes if w.kind in PERSISTENT
+        w for op in (*train, *finish) for w in op.writes if w.kind in PERSISTENT
     )
-    if config.microbatches == 1:
-        # The last turns of the backward pass then update as well.
-        train, updates, sums = train + updates, [], ()
+    checked = config.nonfinite != "allow"
+    flags = tuple(flags_name(p) for p in topology.parties if checked)
+    if finish:
+        adds = [op for op in train if op.kind == OpKind.ACCUMULATE]
+        sums = frozenset(w for op in adds for w in op.writes)
+        kept, left = lasting | sums, lasting.union(map(total, losses), flags)
     else:
-        adds = accumulate_ops(config)
-        train, sums = train + adds, tuple(w for op in adds for w in op.writes)
+        kept, left = lasting.union(losses, flags), frozenset()
 
     # Inference keeps nothing of a state: none of it may be lost when a
     # call is over.
     measure, infer = inference_ops(config, topology.losses), inference_ops(config)
     return Walks(
-        train=Walk(tuple(train), lasting.union(losses, sums)),
-        finish=Walk(tuple(updates), lasting.union(total(n) for n in losses)),
+        train=Walk(tuple(train), kept),
+        finish=Walk(tuple(finish), left),
         measure=Walk(tuple(measure), frozenset(losses)),
         infer=Walk(tuple(infer), frozenset(outputs)),
         losses=losses,
         outputs=outputs,
+        flags=flags,
     )

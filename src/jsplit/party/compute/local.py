@@ -33,7 +33,7 @@ from jsplit.training.configure import fields_of
 from jsplit.training.crossing import Packet, wires
 from jsplit.training.kinds import Kind
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.update import total, zero_sums
+from jsplit.training.sums import total, zero_sums
 from jsplit.training.walk import Address, Store
 from jsplit.training.walks import walks_of
 

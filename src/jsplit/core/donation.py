@@ -1,0 +1,43 @@
+"""A state that a step has used up says so in our words, with the cure."""
+
+from __future__ import annotations
+
+import jax
+
+from jsplit.core.base import PyTree, TrainState
+from jsplit.core.typed_jax import is_traced
+
+# JAX raises one kind where an array is read, and another where a program is called.
+USED = (RuntimeError, ValueError)
+"""What JAX raises where an array is read that has been donated."""
+
+
+def refuse_used_up(state: PyTree, error: Exception) -> None:
+    """Name the cause, if a call failed since it was given a state that is used up.
+
+    Args:
+        state: that the call was given.
+        error: that it raised.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    if is_used_up(state):
+        raise ValueError(
+            "this state is used up: a step that was given it has donated its arrays. Go "
+            "on with the state that the step gave back; to keep older ones, make the "
+            "trainer with `donate=False`, or save them."
+        ) from error
+
+
+def is_used_up(state: PyTree) -> bool:
+    """Whether an array of a state is deleted."""
+    return any(
+        isinstance(x, jax.Array) and not is_traced(x) and x.is_deleted()
+        for x in jax.tree.leaves(state)
+    )
+
+
+def step_of(state: TrainState) -> int:
+    """The number of the step that led to a state, counted from 1."""
+    return int(next(iter(state.parties.values())).step)

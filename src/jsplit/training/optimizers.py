@@ -1,0 +1,228 @@
+"""A party's optimizer: what it needs beside gradients and parameters, found before a run.
+
+Optax hands extra arguments through to whoever wants them: `value`, the loss, and
+`share`, by which `clip_by_global_norm` asks for a sum over all parties.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jsplit.core.base import PyTree
+from jsplit.core.checks import first_line
+from jsplit.training.global_norm import ClipUpdate, ValueUpdate
+
+_PER_EXAMPLE = (
+    "it needs the gradient of each example, and a step has that of their mean"
+)
+_UNFIT = {
+    "lookahead": "it keeps two sets of parameters, and a party has one; wrap the "
+    "training of the whole model instead",
+    "differentially_private_aggregate": _PER_EXAMPLE,
+}
+"""By the function of Optax that makes them, optimizers that no party can have, and why."""
+
+
+def parts_of(optimizer: object) -> Iterator[object]:
+    """The functions and objects that an optimizer is made of.
+
+    Optax makes optimizers of closures, so what they close over is looked through.
+    """
+    seen: set[int] = set()
+    left = [optimizer]
+    while left:
+        x = left.pop()
+        if id(x) in seen or isinstance(x, (type, types.ModuleType, str, jax.Array)):
+            continue
+        seen.add(id(x))
+        yield x
+        left += _within(x)
+
+
+def _within(x: object) -> list[object]:
+    if isinstance(x, (tuple, list)):
+        return list(x)
+    if isinstance(x, Mapping):
+        return list(x.values())
+    if isinstance(x, functools.partial):
+        return [x.func, *x.args, *x.keywords.values()]
+    if isinstance(x, types.MethodType):
+        return [x.__self__, x.__func__]
+    if isinstance(x, types.FunctionType):
+        cells = [c.cell_contents for c in x.__closure__ or () if _is_filled(c)]
+        return [*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
+    # An object that holds others, as a dataclass does.
+    return list(vars(x).values()) if callable(x) and hasattr(x, "__dict__") else []
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    # A function that is defined further down than it is closed over.
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def norms_of(optimizers: Mapping[str, optax.GradientTransformation]) -> tuple[str, ...]:
+    """The names of the norms that all parties' optimizers share.
+
+    Args:
+        optimizers: by party, of those that own parameters.
+
+    Raises:
+        ValueError: if one party shares a norm that another does not, or one optimizer
+            has two of one name.
+    """
+    found = {}
+    for party, optimizer in optimizers.items():
+        clips = [x for x in parts_of(optimizer) if isinstance(x, ClipUpdate)]
+        names = sorted(x.name for x in clips)
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"`optimizer` of `{party}` has clip_by_global_norm more than once "
+                    f"with the name {name!r}; give each a `name`."
+                )
+        found[party] = tuple(names)
+    if len({*found.values()}) > 1:
+        said = "; ".join(f"`{p}`: {', '.join(x) or 'none'}" for p, x in found.items())
+        raise ValueError(
+            "`optimizer`: clip_by_global_norm is over the gradients of all parties, so it "
+            f"must stand in the optimizer of each that owns parameters; got {said}."
+        )
+    return next(iter(found.values()), ())
+
+
+def wants_loss(optimizer: optax.GradientTransformation) -> bool:
+    """Whether an optimizer asks for the loss of the step, by `with_loss`."""
+    return any(isinstance(x, ValueUpdate) for x in parts_of(optimizer))
+
+
+def check_fit(party: str, optimizer: optax.GradientTransformation) -> None:
+    """Refuse an optimizer that cannot be that of one party.
+
+    Raises:
+        ValueError: naming it and why.
+    """
+    for x in parts_of(optimizer):
+        made = getattr(x, "__qualname__", "").partition(".<locals>")[0]
+        optaxs = str(getattr(x, "__module__", "")).startswith("optax.")
+        if optaxs and made in _UNFIT:
+            raise ValueError(
+                f"`optimizer` of `{party}` cannot be optax's {made}: {_UNFIT[made]}."
+            )
+
+
+def run_optimizer(
+    optimizer: optax.GradientTransformation,
+    gradient: PyTree,
+    memory: PyTree,
+    weights: PyTree,
+    *,
+    value: jax.Array | None = None,
+    sums: Mapping[str, jax.Array] | None = None,
+) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
+    """Run an optimizer, with what it needs of others.
+
+    Args:
+        optimizer: of a party.
+        gradient: of its parameters.
+        memory: the optimizer's state.
+        weights: the parameters.
+        value: the loss of the step, if it is known.
+        sums: by name, sums over all parties of what they share; `None`: these are not
+            known yet, and a party's own part stands in their place.
+
+    Returns:
+        The updates, the next state, and by name the party's own parts.
+    """
+    parts: dict[str, jax.Array] = {}
+
+    def share(name: str, part: jax.Array) -> jax.Array:
+        parts[name] = part
+        return part if sums is None else sums[name]
+
+    extra: dict[str, object] = {"share": share}
+    if value is not None:
+        extra["value"] = value
+    able = optax.with_extra_args_support(optimizer)
+    updates, memory = able.update(gradient, memory, weights, **extra)
+    return updates, memory, parts
+
+
+def first_memory_of(
+    party: str,
+    optimizer: optax.GradientTransformation,
+    weights: PyTree,
+    names: Sequence[str],
+    *,
+    has_loss: bool,
+) -> PyTree:
+    """The first state of a party's optimizer, tried on shapes.
+
+    Args:
+        party: whose.
+        optimizer: its optimizer.
+        weights: the floating leaves of its parameters, by node.
+        names: of the norms that all share.
+        has_loss: whether the loss of the step is known there.
+
+    Returns:
+        The state, of the dtypes that it has after a step, so that no
+        step needs another trace.
+
+    Raises:
+        ValueError: if the optimizer does not run there, saying why.
+    """
+    value = jnp.zeros((), jnp.result_type(float)) if has_loss else None
+
+    def tried(gradient: PyTree, memory: PyTree, weights: PyTree) -> PyTree:
+        _, after, parts = run_optimizer(
+            optimizer, gradient, memory, weights, value=value
+        )
+        return after, parts
+
+    try:
+        memory = optimizer.init(weights)
+        after, parts = jax.eval_shape(tried, weights, memory, weights)
+    except jax.errors.UnexpectedTracerError:
+        raise ValueError(
+            f"`optimizer` of `{party}`: clip_by_global_norm stands within an optimizer "
+            "that runs it now and then, as optax.MultiSteps does; chain it before that."
+        ) from None
+    except Exception as error:
+        raise ValueError(_why(party, error, has_loss)) from error
+    if {*parts} != {*names}:
+        raise ValueError(
+            f"`optimizer` of `{party}`: clip_by_global_norm stands where extra arguments "
+            "of its update do not reach it; chain it with the optimizer by optax.chain."
+        )
+    return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
+
+
+def _why(party: str, error: Exception, has_loss: bool) -> str:
+    """Why an optimizer does not run on a party's parameters, and what to do."""
+    lacking = re.findall(r"missing .*argument.*", str(error))
+    names = re.findall(r"'(\w+)'", lacking[0]) if lacking else []
+    beyond = [n for n in names if n != "value"]
+    if beyond:
+        return (
+            f"`optimizer` of `{party}` needs {' and '.join(f'`{n}`' for n in beyond)}: it "
+            "evaluates the whole model within its update, as lbfgs and line searches do, "
+            "and no party can."
+        )
+    if names and not has_loss:
+        return (
+            f"`optimizer` of `{party}` needs the loss (`value`), which `{party}` does not "
+            "compute; jsplit.with_loss(optimizer) sends it the loss, one number a step."
+        )
+    return (
+        f"`optimizer` of `{party}` does not run on its parameters: {first_line(error)}"
+    )
