@@ -35,7 +35,10 @@ ROOMS = {
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
-    "core": "base checks tables trainer typed_jax keys links paths checkpoint placement trees",
+    "core": (
+        "base typed_jax arrays checks ids tables trainer keys links paths checkpoint "
+        "placement trees"
+    ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
         "halves convolutions compiling"

@@ -13,7 +13,7 @@ import jax
 import optax
 
 from jsplit.core.base import Link, PyTree
-from jsplit.core.trees import abstract, batch_of, nbytes
+from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
 from jsplit.costing.party_cost import MODES, PartyCost
 from jsplit.costing.step_cost import Cost
 from jsplit.costing.traced_step import TracedStep
@@ -76,6 +76,7 @@ def cost(
         for mode in MODES
     }
     config = configs[MODES[0]]
+    batch = as_arrays(batch)
     # Before anything is traced: else a wrong field is met somewhere in a segment.
     check_batch(topology, batch, fields_of(topology, losses=True), config.microbatches)
     shapes = {name: abstract(x) for name, x in batch.items()}

@@ -198,7 +198,7 @@ def _chosen(
 def _example_of(records: Records) -> dict[str, PyTree]:
     """Fields from which a party's first state can be made: shapes alone, if possible."""
     if records.batches:
-        first = dict(records.batches(0))
+        first = records.given(0)
     else:
         first = {f: jax.tree.map(lambda x: x[:1], v) for f, v in records.fields.items()}
     shapes = {}
