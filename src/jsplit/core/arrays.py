@@ -16,6 +16,8 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.core.typed_jax import asarray, from_dlpack
 
+_CURE = "fill them, and give these examples a `weight` of 0, or say which by a field"
+
 KEPT = frozenset(
     map(
         np.dtype,
@@ -88,13 +90,12 @@ def leaf_of_state(path: str, x: PyTree) -> PyTree:
     raise ValueError(f"`{path}` of the state must be an array or a number, got {kind}.")
 
 
-def unmasked(place: str, x: Foreign) -> np.ndarray:
+def unmasked(place: str, x: Foreign, cure: str = _CURE) -> np.ndarray:
     """The data of a masked array in which nothing is masked."""
     # What lies under a mask is anything at all, and JAX would compute with it.
     if count := int(np.ma.getmaskarray(x).sum()):
         raise ValueError(
-            f"{place} is a masked array with {count} of {x.size} values masked; fill "
-            "them, and give the examples a `weight` of 0, or the mask as a field."
+            f"{place} is a masked array with {count} of {x.size} values masked; {cure}."
         )
     return np.asarray(x.data)
 
@@ -175,6 +176,9 @@ def _of_tensor(x: Foreign) -> PyTree:
     # Nothing is differentiated through a field, and its numbers are on no device of
     # JAX's yet.
     x = x.detach().cpu()
+    # A conjugate or a sign that torch has put off is no number in memory yet.
+    for name in ("resolve_conj", "resolve_neg"):
+        x = getattr(x, name)() if hasattr(x, name) else x
     try:
         return np.asarray(x.numpy())
     except TypeError:
@@ -200,7 +204,22 @@ def _of_table(place: str, x: Foreign) -> np.ndarray:
         where = f"{place}, in column {number} of {x.shape[1]},"
         found.append(_numbers(where, _of_column(where, column)))
     table: Foreign = np.stack(found, 1) if found else np.zeros(x.shape)
+    for number, column in enumerate(found, 1):
+        _check_joined(f"{place}, in column {number} of {x.shape[1]},", column, table)
     return table
+
+
+def _check_joined(place: str, column: Foreign, table: Foreign) -> None:
+    """Refuse integers that are rounded where they stand beside fractions."""
+    kept = jax.dtypes.canonicalize_dtype(table.dtype)
+    if column.dtype.kind not in "iu" or kept.kind != "f" or not column.size:
+        return
+    most = 2 ** (np.finfo(kept).nmant + 1)
+    if column.max() > most or column.min() < -most:
+        raise ValueError(
+            f"{place} holds integers that {kept} rounds, which the table's other columns "
+            "make of them; give them as a field of their own."
+        )
 
 
 def _whole(x: Foreign) -> np.ndarray:
@@ -219,8 +238,7 @@ def _of_column(place: str, x: Foreign) -> np.ndarray:
     missing = _called(place, x, _missing)
     if missing and not _is_float(dtype):
         raise ValueError(
-            f"{place} has {missing} values missing among {type(dtype).__name__}; fill "
-            "them, and give the examples a `weight` of 0, or a field that says which."
+            f"{place} has {missing} values missing, of {type(dtype).__name__}; {_CURE}."
         )
     found = _called(place, x, _whole)
     if found.dtype == object:

@@ -134,13 +134,16 @@ def names_of(
     given: Iterable[object] = [names]
     # A string is an iterable of its letters, and is never meant so.
     if isinstance(names, Iterable) and not isinstance(names, str):
-        given = cast("Iterable[object]", names)
+        given = list(cast("Iterable[object]", names))
 
     place = f"{owner}: `{what}`" if owner else f"`{what}`"
     found: list[str] = []
     for name in given:
         if not isinstance(name, str):
-            raise ValueError(f"{place} must be names, got {shown(name)}.")
+            # Where none is a name, something else was given: a field, say.
+            some = any(isinstance(x, str) for x in given)
+            got = shown(name) if some else shown(names)
+            raise ValueError(f"{place} must be names, got {got}.")
         if name in found and not twice:
             raise ValueError(f"{place} names `{name}` twice.")
         found.append(name)

@@ -98,7 +98,7 @@ def _entries(name: str, given: Foreign) -> list[Foreign]:
         )
 
     if isinstance(given, MASKED):
-        given = unmasked(f"`{name}`", given)
+        given = unmasked(f"`{name}`", given, "each record needs one")
     if hasattr(given, "detach"):
         given = given.detach().cpu().numpy()
     # Arrays of other packages have shapes; columns of tables too, but give what is in

@@ -170,6 +170,8 @@ def _records_of(
             given = _chosen(given, fields, party, client)
         its = ids
         if isinstance(ids, Mapping) and own is None:
+            if client not in ids:
+                raise ValueError(f"`ids` lacks those of the client `{client}`.")
             its = ids[client]
         # Of a client they are one's own, and never by client.
         found[client] = Records(

@@ -139,7 +139,9 @@ def seed_of(key: jax.Array | int) -> jax.Array:
         if jnp.ndim(key) == (0 if typed else 1) and (typed or key.dtype == jnp.uint32):
             return cast(jax.Array, key)
         if jnp.ndim(key):
-            got = f"{key.dtype}{list(jnp.shape(key))}"
+            # A structured dtype lists the names of a table.
+            kind = "a structure" if getattr(key.dtype, "fields", None) else key.dtype
+            got = f"{kind}{list(jnp.shape(key))}"
             raise ValueError(
                 f"`key` must be one PRNG key or an integer seed, got {got}."
             )
