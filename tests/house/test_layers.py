@@ -36,7 +36,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "base typed_jax arrays checks ids tables trainer keys links paths checkpoint "
+        "base typed_jax arrays foreign checks ids tables trainer keys links paths checkpoint "
         "placement trees"
     ),
     "jaxprs": (

@@ -131,7 +131,7 @@ def names_of(
     Raises:
         ValueError: if something in it is no string, or comes twice.
     """
-    given: Iterable[object] = [names]
+    given: list[object] = [names]
     # A string is an iterable of its letters, and is never meant so.
     if isinstance(names, Iterable) and not isinstance(names, str):
         given = list(cast("Iterable[object]", names))
@@ -142,7 +142,7 @@ def names_of(
         if not isinstance(name, str):
             # Where none is a name, something else was given: a field, say.
             some = any(isinstance(x, str) for x in given)
-            got = shown(name) if some else shown(names)
+            got = shown(name if some else cast("object", names))
             raise ValueError(f"{place} must be names, got {got}.")
         if name in found and not twice:
             raise ValueError(f"{place} names `{name}` twice.")

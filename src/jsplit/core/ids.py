@@ -12,7 +12,8 @@ from unicodedata import is_normalized, normalize
 
 import numpy as np
 
-from jsplit.core.arrays import MASKED, NUMPY, Foreign, columns_of, is_table, unmasked
+from jsplit.core.arrays import MASKED, NUMPY, Foreign, unmasked
+from jsplit.core.foreign import columns_of, is_table
 
 Id: TypeAlias = str | int | float | np.generic
 """Of a record. A float must be a whole number."""

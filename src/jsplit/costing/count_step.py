@@ -69,6 +69,13 @@ def cost(
         >>> client.sent, client.params  # 32 numbers of 4 bytes and a frame; 4 weights
         (248, 16)
     """
+    if not isinstance(topology, Topology) and callable(topology):
+        raise ValueError(
+            f"`topology` must be a Topology, got {type(topology).__name__}: a model alone "
+            "has no parties and no loss. jsplit.cut_points and jsplit.plan cost a model by "
+            "where it is cut; jsplit.vanilla(*jsplit.split(model, x).values(), loss=...) "
+            "is a topology of it."
+        )
     # There must be some; plain SGD keeps no state, so it adds nothing to the memory.
     optimizer = optax.sgd(1.0) if optimizer is None else optimizer
     configs = {

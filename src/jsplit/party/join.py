@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -175,7 +175,7 @@ def _records_of(
             its = ids[client]
         # Of a client they are one's own, and never by client.
         found[client] = Records(
-            given, cast("Sequence[Id] | None", its), key=agreed.schema
+            given, cast("Iterable[Id] | None", its), key=agreed.schema
         )
     return found
 

@@ -27,7 +27,8 @@ def batches(
     Args:
         agreed: the agreement; its batch size and seed count.
         fields: by name, arrays of [record, ...].
-        ids: of the records, in the same order.
+        ids: of the records, in the same order: a list, a column, or anything that
+            can be gone through once.
 
     Returns:
         A function of the step, from 0 on, that gives the fields of its

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from jsplit.core.arrays import is_table
 from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.foreign import is_table
 from jsplit.core.ids import listed
 from jsplit.populations.checks import at_most
 from jsplit.populations.population import Population
