@@ -140,8 +140,8 @@ def names_of(
     found: list[str] = []
     for name in given:
         if not isinstance(name, str):
-            # Where none is a name, something else was given: a field, say.
-            some = any(isinstance(x, str) for x in given)
+            # Where none of several is a name, something else was given: a field, say.
+            some = len(given) == 1 or any(isinstance(x, str) for x in given)
             got = shown(name if some else cast("object", names))
             raise ValueError(f"{place} must be names, got {got}.")
         if name in found and not twice:
