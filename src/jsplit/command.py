@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from jsplit import party as parties
-from jsplit.commands.functions import whence
+from jsplit.commands.functions import said, whence
 from jsplit.commands.parser import parser
 
 _UNUSABLE = 2
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         # Of the function that the user has named, if the command takes one.
         where = whence(error, getattr(options, "function", ""))
-        print(f"jsplit {options.command}: {error}{where}", file=sys.stderr)
+        text = said(error, where)
+        print(f"jsplit {options.command}: {text}{where}", file=sys.stderr)
         return _UNUSABLE
     except KeyboardInterrupt:
         print(f"jsplit {options.command}: interrupted", file=sys.stderr)

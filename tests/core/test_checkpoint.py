@@ -248,3 +248,27 @@ def test_several_threads_may_read_at_once(tmp_path):
         sys.setswitchinterval(interval)
         gc.set_threshold(*threshold)
         gc.callbacks.remove(interrupt)
+
+
+def test_numbers_that_were_set_by_hand_are_saved_as_a_step_takes_them(tmp_path):
+    problem = make_problem("vanilla", "mlp", "nnx")
+    rate = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    trainer = jsplit.fused(problem.topology, rate)
+    state = trainer.init(0, problem.batch)
+    for by_hand in (0.01, np.float64(0.01), np.float32(0.01)):
+        for own in state.parties.values():
+            own.optimizer.hyperparams["learning_rate"] = by_hand
+        jsplit.save(tmp_path, state)
+        for like in (state, trainer.init(0, problem.batch)):
+            back = jsplit.restore(tmp_path, like)
+            for own in back.parties.values():
+                found = own.optimizer.hyperparams["learning_rate"]
+                assert found.dtype == jnp.float32 and found == np.float32(0.01)
+    own = state.parties["client"]
+    own.optimizer.hyperparams["learning_rate"] = "0.01"
+    with pytest.raises(
+        ValueError, match="`.*learning_rate` of the state must be an array"
+    ):
+        jsplit.save(tmp_path, state)
+    own.optimizer.hyperparams["learning_rate"] = 0.01
+    trainer.step(state, problem.batch)  # and it is taken as it is

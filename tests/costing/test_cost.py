@@ -336,3 +336,16 @@ def test_a_relay_keeps_no_message_that_no_residual_needs():
             and name.party == "b"
         }
         assert sum(held.values()) == size, held
+
+
+def test_who_gives_a_model_in_the_place_of_a_topology_is_told_what_to_give():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match="got Linear: a model alone has no parties .* jsplit.plan"
+    ):
+        jsplit.cost(model, {"x": jnp.ones((4, 3))})  # pyright: ignore
+    for make in (jsplit.fused, jsplit.messages):
+        with pytest.raises(
+            ValueError, match="got Linear; divide a model by jsplit.split"
+        ):
+            make(model, optax.sgd(0.1))

@@ -36,7 +36,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "finite base checks tables trainer typed_jax donation keys links paths checkpoint "
+        "finite base typed_jax arrays foreign checks ids tables trainer donation keys links "
+        "paths checkpoint "
         "placement trees"
     ),
     "jaxprs": (

@@ -3,6 +3,8 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
+import pytest
 
 import jsplit
 from jsplit.core.paths import by_path
@@ -83,3 +85,42 @@ def test_a_segment_has_the_parameters_it_reads_and_no_others(case):
         assert set(paths) - used <= unread
         assert part.trainable == bool(paths)
         values[name] = jax.eval_shape(part.apply, params, state, key, *inputs)[0]
+
+
+def two(w, x, mask):
+    return jsplit.cut((x * mask) @ w, "h") * 2
+
+
+def start(key, x, mask):
+    return jnp.ones((3, 2))
+
+
+BATCH = {"mask": jnp.ones((4, 3)), "label": jnp.ones(4), "x": jnp.ones((4, 3))}
+
+
+def test_a_batch_gives_a_model_its_inputs_by_name():
+    given = jsplit.split(two, BATCH, init=start)
+    wanted = jsplit.split(two, BATCH["x"], BATCH["mask"], init=start)
+    assert list(map(str, given.values())) == list(map(str, wanted.values()))
+    assert given["h"].inputs == ("x", "mask")
+    assert jsplit.cut_points(two, BATCH, init=start) == jsplit.cut_points(
+        two, BATCH["x"], BATCH["mask"], init=start
+    )
+    device, link = jsplit.Device(flops=1e6), jsplit.Network(bits=1e6)
+    plan = jsplit.plan(two, BATCH, init=start, client=device, link=link)
+    assert [c.point.name for c in plan.choices]
+    lacking = {name: BATCH[name] for name in ("label", "x")}
+    with pytest.raises(
+        ValueError, match="takes the input `mask`, which the example lacks"
+    ):
+        jsplit.split(two, lacking, init=start)
+
+
+def test_a_dictionary_that_is_the_only_input_stays_one():
+    def model(fields):
+        return jsplit.cut(fields["x"] * fields["mask"], "h") + 1
+
+    # By its own name it may come too.
+    for example in (BATCH, {"fields": BATCH}):
+        parts = jsplit.split(model, example)
+        assert parts["h"].inputs == ("fields",)

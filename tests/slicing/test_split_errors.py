@@ -312,7 +312,7 @@ def test_what_cannot_be_divided_is_refused_by_name(model, options, message):
         ((row, jnp.ones((3, 3))), "batch axes differ: `x` has 2, `y` has 3"),
         ((row, jnp.ones(())), "`y` has no batch axis"),
         ((jnp.ones((0, 4)), jnp.ones((0, 3))), "batch is empty"),
-        ((row, "row"), "example of `y` must hold arrays, or their shapes, got 'row'"),
+        ((row, "row"), "example of `y` must hold numbers, got str"),
         (
             ({"u": row, "v": jnp.ones((3, 4))}, row),
             "batch axes differ: `x` has 2 and 3",

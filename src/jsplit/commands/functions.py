@@ -70,3 +70,24 @@ def whence(error: BaseException, spec: str) -> str:
                 "--debug says how it came to that)"
             )
     return ""
+
+
+def said(error: BaseException, where: str) -> str:
+    """What an error says, unless it may quote a record.
+
+    Args:
+        error: that ends the command.
+        where: as `whence` gives it.
+
+    Returns:
+        The text of an error of jsplit, of the system, or of a `raise` of the user's
+        own; of one that Python or a library has raised below the user's function, as
+        for a number that cannot be read, its kind alone.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own_words = bool(frames) and (frames[-1].line or "").startswith("raise ")
+    of_system = isinstance(error, OSError) and not isinstance(error, ValueError)
+    # The line of a library is a `raise` as well, but none of the user's.
+    if not where or of_system or (own_words and frames[-1].filename in where):
+        return str(error)
+    return f"{type(error).__name__}, whose text may hold data, ends the function"

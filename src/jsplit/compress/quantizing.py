@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import Link, PyTree
+from jsplit.core.checks import shown
 from jsplit.core.links import stateless
 from jsplit.core.trees import is_floating
 
@@ -64,7 +65,7 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
     """
     is_integer = hasattr(bits, "__index__") and not isinstance(bits, bool)
     if not is_integer or not 2 <= index(bits) <= 8:
-        raise ValueError(f"`bits` must be an integer in 2..8, got {bits!r}.")
+        raise ValueError(f"`bits` must be an integer in 2..8, got {shown(bits)}.")
     # One level fewer than the bits could say, so that they lie evenly
     # around zero and zero itself is one of them.
     top = 2 ** (bits - 1) - 1

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import jax
 import numpy as np
 
+from jsplit.core.arrays import leaf_of_state
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.keys import is_key
 from jsplit.core.typed_jax import (
@@ -165,13 +166,13 @@ def arrays_by_path(state: PyTree) -> dict[str, jax.Array]:
     """The arrays of a pytree by the paths to them, written with slashes."""
 
     def quoted(entry: KeyEntry) -> str:
-        # A slash within a key is quoted, so that no two paths are written
-        # alike.
+        # A slash within a key is quoted: no two paths are written alike.
         return quote(keystr((entry,), simple=True), safe=_UNQUOTED)
 
     found: dict[str, jax.Array] = {}
     for path, x in leaves_with_path(state):
-        found["/".join(quoted(entry) for entry in path)] = x
+        at = "/".join(map(quoted, path))
+        found[at] = leaf_of_state(at, x)
     return found
 
 

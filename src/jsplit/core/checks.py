@@ -6,10 +6,13 @@ came. A check that two rooms need is written here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from operator import index
 from typing import SupportsIndex, cast
+
+_FEW = 20
+"""So many names an error may list."""
 
 
 def topological_order(reads: Mapping[str, Sequence[str]], what: str) -> list[str]:
@@ -60,6 +63,32 @@ def first_line(error: Exception) -> str:
     return f"{kind}: {message}" if message else kind
 
 
+def shown(value: object) -> str:
+    """What came in the place of an argument, for an error: never the inside of an array.
+
+    Args:
+        value: anything, also a field that was given in a wrong place.
+
+    Returns:
+        A number or a name as Python writes it, and names in a list; of
+        all else its kind and size.
+    """
+    kind = type(value).__name__
+    if value is None or type(value) in (bool, int, float, str, complex):
+        return repr(value)
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"an array of shape {tuple(shape)}" if shape else f"a {kind}"
+    if type(value) in (list, tuple):
+        entries = cast("Sequence[object]", value)
+        # A list of numbers may be a field, and one of names is an argument.
+        if all(isinstance(x, str) for x in entries) and len(entries) < _FEW:
+            return repr(value)
+    if not hasattr(value, "__len__"):
+        return f"a {kind}"
+    return f"a {kind} of {len(cast('Sized', value))}"
+
+
 def as_positive_int(name: str, value: object) -> int:
     """Check that an argument is an integer from 1 on.
 
@@ -81,10 +110,7 @@ def as_positive_int(name: str, value: object) -> int:
             found = index(value)
 
     if found < 1:
-        # An array is not printed: it may be of any size.
-        shape = getattr(value, "shape", ())
-        got = f"an array of shape {shape}" if shape else repr(value)
-        raise ValueError(f"`{name}` must be a positive integer, got {got}.")
+        raise ValueError(f"`{name}` must be a positive integer, got {shown(value)}.")
     return found
 
 
@@ -105,16 +131,19 @@ def names_of(
     Raises:
         ValueError: if something in it is no string, or comes twice.
     """
-    given: Iterable[object] = [names]
+    given: list[object] = [names]
     # A string is an iterable of its letters, and is never meant so.
     if isinstance(names, Iterable) and not isinstance(names, str):
-        given = cast("Iterable[object]", names)
+        given = list(cast("Iterable[object]", names))
 
     place = f"{owner}: `{what}`" if owner else f"`{what}`"
     found: list[str] = []
     for name in given:
         if not isinstance(name, str):
-            raise ValueError(f"{place} must be names, got {name!r}.")
+            # Where none of several is a name, something else was given: a field, say.
+            some = len(given) == 1 or any(isinstance(x, str) for x in given)
+            got = shown(name if some else cast("object", names))
+            raise ValueError(f"{place} must be names, got {got}.")
         if name in found and not twice:
             raise ValueError(f"{place} names `{name}` twice.")
         found.append(name)
@@ -132,6 +161,7 @@ def one_of(name: str, value: object, choices: Sequence[object]) -> None:
     Raises:
         ValueError: naming the choices.
     """
-    if value not in choices:
+    # An array compares itself with a name one by one.
+    if not isinstance(value, Hashable) or value not in choices:
         known = ", ".join(map(str, choices))
-        raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
+        raise ValueError(f"`{name}` must be one of {known}, got {shown(value)}.")

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.typed_jax import full
-
 
 # A pytree whose names are static, so that it can leave a compiled step, and be
 # stacked by a loop over steps.
@@ -86,7 +84,7 @@ def is_finite(tree: object) -> jax.Array:
         for x in jax.tree.leaves(tree)
         if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and jnp.size(x)
     ]
-    return jnp.stack(found).all() if found else full((), fill_value=True)
+    return jnp.stack(found).all() if found else jax.lax.full((), True)
 
 
 def _is_finite(x: jax.Array) -> jax.Array:
@@ -98,7 +96,7 @@ def _is_finite(x: jax.Array) -> jax.Array:
     rows = x.reshape(x.shape[0], -1) if x.ndim > 1 else x[None]
     wide = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
     scale = 2.0 ** -(12 + wide.shape[1].bit_length())
-    return jnp.isfinite(wide @ full(wide.shape[1], scale, wide.dtype)).all()
+    return jnp.isfinite(wide @ jax.lax.full((wide.shape[1],), scale, wide.dtype)).all()
 
 
 def names_by_party(

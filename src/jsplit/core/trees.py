@@ -7,14 +7,22 @@ What is not about the arrays but about the paths to them is in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsplit.core.arrays import KEPT, NUMPY, Foreign, is_exact
 from jsplit.core.base import PyTree
+from jsplit.core.foreign import as_array
 from jsplit.core.keys import is_key
 from jsplit.core.typed_jax import asarray, eval_shape
+
+# Under a type that a strict checker can follow, as in `arrays`.
+_ARRAYS: tuple[type[Foreign], ...] = (jax.Array, np.ndarray)
+_LISTS: tuple[type[Foreign], ...] = (list, tuple)
+_MAPPING: type[Foreign] = Mapping
 
 
 def abstract(tree: PyTree) -> PyTree:
@@ -61,6 +69,59 @@ def describe(shapes: PyTree) -> str:
     return " and ".join(words) or "nothing"
 
 
+def as_arrays(
+    fields: Mapping[str, PyTree], place: str = "field `{}` of the batch"
+) -> Mapping[str, PyTree]:
+    """The fields of a batch as arrays that JAX takes without losing anything.
+
+    Args:
+        fields: by name, arrays or what can be read as such (columns and
+            tables of pandas or polars, tensors, arrays of another byte
+            order), or their shapes; each a pytree.
+        place: what an error calls a field, with braces for its name.
+
+    Returns:
+        The same object if all are arrays of JAX or NumPy already, else a
+        dictionary.
+
+    Raises:
+        ValueError: naming the field, and never a value in it.
+    """
+    # Whoever asks for the batch says better what is wrong with it.
+    if not isinstance(fields, _MAPPING):
+        return fields
+    # It runs in every step: no call for what is an array already.
+    for value in fields.values():
+        one = isinstance(value, _ARRAYS)
+        for x in (value,) if one else jax.tree.leaves(value):
+            if isinstance(x, jax.Array):
+                continue
+            # By type: a masked array is one of NumPy's to `isinstance`.
+            plain = type(x) is NUMPY
+            if not plain or (x.dtype not in KEPT and not _is_native_exact(x)):
+                return _converted(fields, place)
+    return fields
+
+
+def _is_native_exact(x: Foreign) -> bool:
+    return x.dtype.isnative and x.dtype.kind in "iu" and is_exact(x)
+
+
+def _converted(fields: Mapping[str, PyTree], place: str) -> dict[str, PyTree]:
+    found: dict[str, PyTree] = {}
+    for name, value in fields.items():
+        found[name] = jax.tree.map(partial(as_array, place.format(name)), value)
+    return found
+
+
+def as_weight(weight: PyTree) -> PyTree:
+    """The weights of examples as an array, [batch]; `None` as it is."""
+    # A list of numbers is meant as it stands here: there is but one array.
+    if isinstance(weight, _LISTS):
+        weight = np.asarray(weight)
+    return as_arrays({"weight": weight}, "`{}`")["weight"]
+
+
 def batch_of(fields: Mapping[str, PyTree]) -> int:
     """The length of the leading axis that all arrays of all fields share.
 
@@ -79,7 +140,8 @@ def batch_of(fields: Mapping[str, PyTree]) -> int:
     sizes: dict[str, int] = {}
     for name, value in fields.items():
         for x in jax.tree.leaves(value):
-            shape = jnp.shape(x)
+            # Asked of the array itself, which is several times as fast.
+            shape = x.shape if hasattr(x, "shape") else jnp.shape(x)
             if not shape:
                 _refuse_scalar(name, value)
 

@@ -50,6 +50,7 @@ eval_shape: Callable[..., PyTree] = _jax.eval_shape
 device_put: Callable[..., jax.Array] = _jax.device_put
 constrain: Callable[..., jax.Array] = _jax.lax.with_sharding_constraint
 asarray: Callable[..., jax.Array] = _jnp.asarray
+from_dlpack: Callable[..., jax.Array] = _jnp.from_dlpack
 zeros: Callable[..., jax.Array] = _jnp.zeros
 full: Callable[..., jax.Array] = _jnp.full
 wrap_key_data: Callable[..., jax.Array] = _jax.random.wrap_key_data

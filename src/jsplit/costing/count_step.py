@@ -13,7 +13,7 @@ import jax
 import optax
 
 from jsplit.core.base import Link, PyTree
-from jsplit.core.trees import abstract, batch_of, nbytes
+from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
 from jsplit.costing.party_cost import MODES, PartyCost
 from jsplit.costing.step_cost import Cost
 from jsplit.costing.traced_step import TracedStep
@@ -71,6 +71,13 @@ def cost(
         >>> client.sent, client.params  # 32 numbers of 4 bytes and a frame; 4 weights
         (248, 16)
     """
+    if not isinstance(topology, Topology) and callable(topology):
+        raise ValueError(
+            f"`topology` must be a Topology, got {type(topology).__name__}: a model alone "
+            "has no parties and no loss. jsplit.cut_points and jsplit.plan cost a model by "
+            "where it is cut; jsplit.vanilla(*jsplit.split(model, x).values(), loss=...) "
+            "is a topology of it."
+        )
     # There must be some; plain SGD keeps no state, so it adds nothing to the memory.
     optimizer = optax.sgd(1.0) if optimizer is None else optimizer
     configs = {
@@ -78,6 +85,7 @@ def cost(
         for mode in MODES
     }
     config = configs[MODES[0]]
+    batch = as_arrays(batch)
     # Before anything is traced: else a wrong field is met somewhere in a segment.
     check_batch(topology, batch, fields_of(topology, losses=True), config.microbatches)
     shapes = {name: abstract(x) for name, x in batch.items()}

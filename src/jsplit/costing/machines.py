@@ -8,6 +8,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from jsplit.core.base import Link
+from jsplit.core.checks import shown
 from jsplit.costing.party_cost import check_mode
 from jsplit.slicing.cut_candidates import CutPoint
 
@@ -96,7 +97,7 @@ def check_setting(
     ):
         raise ValueError(
             "`encoding` must be a Link or a pair of them (activation, cotangent), "
-            f"got {encoding!r}."
+            f"got {shown(encoding)}."
         )
     if leakage is not None and not callable(leakage):
         raise ValueError(

@@ -10,6 +10,7 @@ from functools import reduce
 from operator import add
 from typing import NamedTuple
 
+from jsplit.core.checks import shown
 from jsplit.training.config import MODES
 
 
@@ -67,7 +68,7 @@ def check_mode(backward: str) -> None:
     """
     if backward not in MODES:
         raise ValueError(
-            f'`backward` must be "residuals" or "recompute", got {backward!r}.'
+            f'`backward` must be "residuals" or "recompute", got {shown(backward)}.'
         )
 
 

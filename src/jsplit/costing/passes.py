@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jsplit.core.base import PyTree
-from jsplit.core.checks import as_positive_int
+from jsplit.core.checks import as_positive_int, shown
 from jsplit.core.trees import frame_bytes, nbytes
 from jsplit.costing.party_cost import NOTHING, check_mode
 from jsplit.costing.run_cost import ClientRun, Exchange
@@ -116,7 +116,7 @@ def check_records(records: Sequence[int], backward: str) -> tuple[int, ...]:
         found = ()
     if not found:
         raise ValueError(
-            f"`records` must list a positive integer for every client, got {records!r}."
+            f"`records` must list a positive integer for every client, got {shown(records)}."
         )
     return found
 
@@ -136,7 +136,7 @@ def check_site(cost: Cost, client: str | Sequence[str]) -> tuple[str, ...]:
     # One listed twice would be paid twice.
     if not mine or len({*mine}) < len(mine):
         raise ValueError(
-            f"`client` must be a party or several different ones, got {client!r}."
+            f"`client` must be a party or several different ones, got {shown(client)}."
         )
     for party in mine:
         if party not in cost.parties:

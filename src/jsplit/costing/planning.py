@@ -17,13 +17,14 @@ import optax
 
 from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
 from jsplit.core.links import identity
-from jsplit.core.trees import abstract, batch_of, nbytes
+from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
 from jsplit.costing.cut_plan import Choice, CutPlan, is_better
 from jsplit.costing.machines import Device, Network, Setting, check_setting
 from jsplit.costing.party_cost import NOTHING, Work
 from jsplit.costing.passes import size_of
 from jsplit.costing.traced_step import TracedStep
 from jsplit.slicing.cut_candidates import CutPoint, cut_points
+from jsplit.slicing.initial import by_name
 from jsplit.slicing.splitting import split
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
@@ -58,8 +59,8 @@ def plan(
     Args:
         model: A Flax nnx or linen module, a function or a `Segment`.
         *example: The model's inputs, arrays or `jax.ShapeDtypeStruct`, each
-            [batch, ...], with the batch size of a step. Only shapes and
-            dtypes count.
+            [batch, ...], with the batch size of a step; or a batch, one
+            dictionary that has them by name. Only shapes and dtypes count.
         client: What the client can do.
         link: The network between client and server.
         server: What the server can do; without it, its time is left out.
@@ -109,7 +110,9 @@ def plan(
 
     # The links of the real crossings are counted apart: in the chain nothing crosses.
     config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
-    fields = dict(zip(chain.fields, map(abstract, example), strict=True))
+    given = zip(chain.fields, by_name(chain.fields, example), strict=True)
+    arrays = as_arrays(dict(given), "the example of `{}`")
+    fields = {name: abstract(x) for name, x in arrays.items()}
     state = initial_shapes(config, fields)
     step = TracedStep(config, state, fields)
 

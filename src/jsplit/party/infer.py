@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def evaluate(
     *,
     records: int,
     credentials: Trust,
-    ids: Sequence[Id] | None = None,
+    ids: Iterable[Id] | None = None,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
@@ -124,7 +124,7 @@ def predict(
     *,
     records: int,
     credentials: Trust,
-    ids: Sequence[Id] | None = None,
+    ids: Iterable[Id] | None = None,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,

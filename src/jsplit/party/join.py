@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -170,10 +170,12 @@ def _records_of(
             given = _chosen(given, fields, party, client)
         its = ids
         if isinstance(ids, Mapping) and own is None:
+            if client not in ids:
+                raise ValueError(f"`ids` lacks those of the client `{client}`.")
             its = ids[client]
         # Of a client they are one's own, and never by client.
         found[client] = Records(
-            given, cast("Sequence[Id] | None", its), key=agreed.schema
+            given, cast("Iterable[Id] | None", its), key=agreed.schema
         )
     return found
 
@@ -198,7 +200,7 @@ def _chosen(
 def _example_of(records: Records) -> dict[str, PyTree]:
     """Fields from which a party's first state can be made: shapes alone, if possible."""
     if records.batches:
-        first = dict(records.batches(0))
+        first = records.given(0)
     else:
         first = {f: jax.tree.map(lambda x: x[:1], v) for f, v in records.fields.items()}
     shapes = {}

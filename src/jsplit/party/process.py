@@ -108,7 +108,7 @@ class PartyRun:
         name = turns.names[client]
         records = self.records[name]
         if records.batches is not None:
-            found = dict(records.batches(step))
+            found = records.given(step)
         elif not records.fields:
             return {}
         else:

@@ -7,15 +7,16 @@ and compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from jsplit.core.base import PyTree
+from jsplit.core.ids import listed
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Id, Records, places_of
 
 
 def batches(
-    agreed: Agreement, fields: Mapping[str, PyTree], ids: Sequence[Id]
+    agreed: Agreement, fields: Mapping[str, PyTree], ids: Iterable[Id]
 ) -> Callable[[int], Mapping[str, PyTree]]:
     """Give the batch of every step of a run, as the parties take it.
 
@@ -26,7 +27,8 @@ def batches(
     Args:
         agreed: the agreement; its batch size and seed count.
         fields: by name, arrays of [record, ...].
-        ids: of the records, in the same order.
+        ids: of the records, in the same order: a list, a column, or anything that
+            can be gone through once.
 
     Returns:
         A function of the step, from 0 on, that gives the fields of its
@@ -51,11 +53,12 @@ def batches(
         >>> sorted([*batch(0)["x"], *batch(1)["x"]]) == [*range(6)]
         True
     """
-    _check(agreed, fields, ids)
+    _check(agreed, fields)
     # The very class that each party makes of its own fields, so the two orders
     # cannot come apart. Its digest is for others to compare: no key is needed.
-    records = Records(fields, ids)
-    count = len(ids)
+    # Without ids parties keep the order that they have, and this could not know it.
+    records = Records(fields, listed("ids", ids))
+    count = records.count or 0
     size, seed = agreed.batch, agreed.seed
     # Here and not at the first step, whose place in no batch is a division by zero.
     if count < size:
@@ -73,7 +76,7 @@ def batches(
     return batch
 
 
-def _check(agreed: Agreement, fields: Mapping[str, PyTree], ids: Sequence[Id]) -> None:
+def _check(agreed: Agreement, fields: Mapping[str, PyTree]) -> None:
     """Refuse what no run without turns could have been made of."""
     # With turns each client has records of its own, of which this knows nothing.
     if agreed.rotation is not None:
@@ -91,6 +94,3 @@ def _check(agreed: Agreement, fields: Mapping[str, PyTree], ids: Sequence[Id]) -
             f"`fields` must be those that the parties hold, {', '.join(sorted(held))}, "
             f"got {', '.join(map(str, fields)) or 'none'}."
         )
-    # Without ids parties keep the order that they have, and this could not know it.
-    if not hasattr(ids, "__len__"):
-        raise ValueError(f"`ids` must be a list, one for each record, got {ids!r}.")

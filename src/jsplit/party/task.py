@@ -6,7 +6,7 @@ Each is one record, so that they go through the levels below as a whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -22,7 +22,7 @@ Data: TypeAlias = Mapping[str, PyTree] | Batches
 """A party's fields by name, [record, ...], or `batch(step)`. Where clients take turns, a
 party that is always there gives its fields by client."""
 
-Ids: TypeAlias = Sequence[Id] | Mapping[str, Sequence[Id]]
+Ids: TypeAlias = Iterable[Id] | Mapping[str, Iterable[Id]]
 """Of a party's records, or by client."""
 
 

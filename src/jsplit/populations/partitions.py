@@ -6,11 +6,13 @@ beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from jsplit.core.checks import as_positive_int
+from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.foreign import is_table
+from jsplit.core.ids import listed
 from jsplit.populations.checks import at_most
 from jsplit.populations.population import Population
 
@@ -117,11 +119,7 @@ def dirichlet(
         >>> sorted(i for r in people.records for i in r.tolist())
         [0, 1, 2, 3, 4, 5]
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 1:
-        raise ValueError(
-            f"`labels` must be a vector, one for each record, got shape {labels.shape}."
-        )
+    labels = _groups_of("labels", labels)
     clients = at_most(len(labels), clients)
     rng = np.random.default_rng(seed)
 
@@ -206,14 +204,45 @@ def grouped(groups: Sequence | np.ndarray, seed: int = 0) -> Population:
     """
     # Sorted names: a client's place does not depend on the order of the
     # records.
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    if np.ndim(groups) != 1 or not len(names):
-        raise ValueError(
-            "`groups` must be a vector, one for each record, "
-            f"got shape {np.shape(groups)}."
-        )
+    of_records = _groups_of("groups", groups)
+    if not len(of_records):
+        raise ValueError("`groups` must be a vector, one for each record, got none.")
+    names, member = np.unique(of_records, return_inverse=True)
     records = tuple(np.flatnonzero(member == i) for i in range(len(names)))
     return Population(records, tuple(map(str, names)), seed)
+
+
+def _groups_of(name: str, given: Iterable[object]) -> np.ndarray:
+    """The group of each record, [records].
+
+    Raises:
+        ValueError: if some records have none. It gives counts, and no group.
+    """
+    shape = getattr(given, "shape", (0,))
+    if len(shape) != 1 and not is_table(given):
+        raise ValueError(
+            f"`{name}` must be a vector, one for each record, got shape {tuple(shape)}."
+        )
+    # Integers lack none, and a long data set is not looked at one by one.
+    if type(given) is np.ndarray and given.dtype.kind in "biu":
+        return given
+    entries = listed(name, given)
+    # Rows of a table in a list, as long as each other or not.
+    if any(isinstance(x, (list, tuple, np.ndarray)) for x in entries):
+        raise ValueError(f"`{name}` must be a vector, one for each record, got lists.")
+    if none := sum(map(_is_missing, entries)):
+        raise ValueError(f"`{name}` of {len(entries)} records: {none} are missing.")
+    return np.asarray(entries)
+
+
+def _is_missing(x: object) -> bool:
+    """Whether an entry is none: then a record would be in no group at all."""
+    # NaN, and what others have for it, is not equal to itself; of some not even that
+    # is known.
+    try:
+        return x is None or bool(x != x)  # noqa: PLR0124
+    except TypeError:
+        return True
 
 
 def _divide(records: np.ndarray, proportions: np.ndarray) -> list[np.ndarray]:
@@ -229,7 +258,7 @@ def _draw_until_enough(
 ) -> Population:
     """Return the first draw in which every client has at least `least` records."""
     if not alpha > 0:  # so NaN is refused too
-        raise ValueError(f"`alpha` must be positive, got {alpha!r}.")
+        raise ValueError(f"`alpha` must be positive, got {shown(alpha)}.")
     least = as_positive_int("least", least)
     for _ in range(_DRAWS):
         parts = draw()

@@ -14,7 +14,7 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int
-from jsplit.core.trees import batch_of
+from jsplit.core.trees import as_arrays, batch_of
 from jsplit.populations.checks import at_most, check_failures
 from jsplit.populations.reading import draw_failures, read_epochs, read_steps
 from jsplit.populations.round import Round
@@ -241,7 +241,7 @@ class Population(NamedTuple):
 
     def _check_fields(self, fields: Mapping[str, PyTree]) -> None:
         """Refuse a data set that lacks records which a client has."""
-        records = batch_of(fields)
+        records = batch_of(as_arrays(fields, "`fields`: `{}`"))
         # JAX clamps an index out of range, so without this the last record
         # would be read instead.
         most = max(int(r.max()) for r in self.records)

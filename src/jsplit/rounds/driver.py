@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.checks import shown
 from jsplit.core.placement import replicate
+from jsplit.core.trees import as_arrays
 from jsplit.populations.round import Round
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.carry import RoundArrays, RoundCarry
@@ -202,13 +204,15 @@ class _Driver:
             count = leaves[0].shape[0]
             if not 0 <= index(client) < count:
                 raise ValueError(
-                    f"`client` must be one of 0 to {count - 1}, got {client!r}."
+                    f"`client` must be one of 0 to {count - 1}, got {shown(client)}."
                 )
         # Where no client is named, what is each one's own does not matter
         # here, or is that of the first: optimizer states, memories,
         # statistics.
         one = self.forms.of_client(state, 0 if client is None else index(client))
-        return self.method.trainer.predict(one, replicate(dict(fields), mesh))
+        return self.method.trainer.predict(
+            one, replicate(dict(as_arrays(fields)), mesh)
+        )
 
     def _fields(self, round: Round) -> dict[str, PyTree]:
         """Return the fields that are read, on the devices."""

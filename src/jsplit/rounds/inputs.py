@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.trees import abstract
+from jsplit.core.trees import abstract, as_arrays
 from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundArrays
 
@@ -43,8 +43,10 @@ def check_clients(round: Round, own: PyTree) -> None:
 
 def fields_read(round: Round, needed: Collection[str]) -> dict[str, PyTree]:
     """Return the fields of the round that are `needed`."""
-    # What nobody reads is not moved to a device.
-    return {name: x for name, x in round.fields.items() if name in needed}
+    # What nobody reads is not moved to a device. Here and not where a round is
+    # drawn: rounds of one data set are told by the identity of what was given.
+    read = {name: x for name, x in round.fields.items() if name in needed}
+    return dict(as_arrays(read, "field `{}` of the round"))
 
 
 def batch_shapes(round: Round, needed: Collection[str]) -> Mapping[str, PyTree]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jsplit.core.checks import one_of
+from jsplit.core.checks import one_of, shown
 from jsplit.core.trainer import Trainer
 from jsplit.rounds.round_method import check_trainer
 from jsplit.rounds.sharing import PartySharing, Sharing, SharingTable
@@ -23,7 +23,7 @@ def client_and_others(
     if not mine or len({*mine}) < len(mine) or not {*mine} <= {*parties}:
         raise ValueError(
             f"`client` must be one or several of the parties {', '.join(parties)}, "
-            f"got {client!r}."
+            f"got {shown(client)}."
         )
     return mine, [p for p in parties if p not in mine]
 

@@ -15,7 +15,7 @@ from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.segments.from_model import Model, segment
-from jsplit.slicing.initial import initial
+from jsplit.slicing.initial import by_name, initial
 from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import separating
 from jsplit.slicing.trace import LEAF, Traced, Value
@@ -97,7 +97,7 @@ def cut_points(
         model: a Flax nnx or linen module, a function or a `Segment`, as
             `segment` takes it.
         *example: the model's inputs, arrays or `jax.ShapeDtypeStruct`, each
-            [batch, ...].
+            [batch, ...]; or a batch, one dictionary that has them by name.
         outputs: names of what the model returns, where each is a segment of
             its own; by default all of it is one, `"output"`.
         shared_inputs: inputs that more than one segment may read (a mask,
@@ -123,6 +123,7 @@ def cut_points(
         ['mul', 'relu', 'add']
     """
     made = segment(model, init=init, variables=variables, inputs=inputs, name=name)
+    example = by_name(made.inputs, example)
     start = initial(made, example)
     traced = TracedModel(made, start, example, {}, outputs, shared_inputs)
     train, infer = traced.both_modes()

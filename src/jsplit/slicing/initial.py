@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
 import jax
@@ -12,7 +12,7 @@ from jax.extend.core import Literal, Var
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.core.paths import Leaves, by_path
-from jsplit.core.trees import abstract
+from jsplit.core.trees import abstract, as_arrays
 from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
 from jsplit.jaxprs.slices import backward_slice, evaluate
 
@@ -65,14 +65,40 @@ def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
 
     fields: dict[str, PyTree] = {}
     for name, value in zip(names_of("inputs", names), example, strict=True):
-        try:
-            fields[name] = abstract(value)
-        except TypeError as error:
-            raise ValueError(
-                f"the example of `{name}` must hold arrays, or their shapes, got "
-                f"{value!r}."
-            ) from error
+        read = as_arrays({name: value}, "the example of `{}`")[name]
+        fields[name] = abstract(read)
     return fields
+
+
+def by_name(
+    names: Sequence[str] | None, example: Sequence[PyTree]
+) -> tuple[PyTree, ...]:
+    """The inputs of a model, by position, of a batch that has them by name.
+
+    Args:
+        names: of the model's inputs, if known.
+        example: as the user gave it: the inputs, or one dictionary of
+            fields, some of which the model may not read (labels).
+
+    Returns:
+        The inputs in the order of the model. A dictionary that is itself
+        the model's only input stays one: it lacks that input's name.
+
+    Raises:
+        ValueError: naming the input that the dictionary lacks, where the
+            model takes several.
+    """
+    if not names or len(example) != 1 or not isinstance(example[0], Mapping):
+        return tuple(example)
+    (fields,) = example
+    lacking = [name for name in names if name not in fields]
+    if lacking and len(names) > 1:
+        there = ", ".join(map(str, fields)) or "none"
+        raise ValueError(
+            f"the model takes the input `{lacking[0]}`, which the example lacks; it has "
+            f"{there}."
+        )
+    return tuple(example) if lacking else tuple(fields[name] for name in names)
 
 
 def initial(model: Segment, example: Sequence[PyTree]) -> Initial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from jsplit.core.base import PyTree
+from jsplit.core.checks import shown
 from jsplit.jaxprs.tags import CUT, tag_arrays
 from jsplit.segments.interception import in_compute_dtype
 
@@ -42,7 +43,7 @@ def cut(value: PyTree, name: str) -> PyTree:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(
             "`name` of a cut must be an identifier, or several joined by dots, got "
-            f"{name!r}."
+            f"{shown(name)}."
         )
     if not jax.tree.leaves(value):
         raise ValueError(f"`value` of the cut `{name}` holds no array.")

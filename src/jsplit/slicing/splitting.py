@@ -15,7 +15,7 @@ from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.segments.from_model import Model, segment
 from jsplit.slicing.cut_candidates import CutPoint
-from jsplit.slicing.initial import initial
+from jsplit.slicing.initial import by_name, initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.traced_model import TracedModel
@@ -48,7 +48,9 @@ def split(
         model: a Flax nnx or linen module, a function or a
             `Segment`, as `segment` takes it.
         *example: its inputs, arrays or `jax.ShapeDtypeStruct`,
-            each [batch, ...]; only shapes and dtypes count.
+            each [batch, ...]; only shapes and dtypes count. Or a
+            batch: one dictionary of fields, of which the model's
+            inputs are taken by their names.
         cuts: where to cut: names of `jsplit.cut` in the model's
             code, paths of submodules whose output is meant
             (`"encoder.block1"`; `"block#2"` is the second call),
@@ -103,6 +105,7 @@ def split(
         {'head': (4, 2)}
     """
     made = segment(model, init=init, variables=variables, inputs=inputs, name=name)
+    example = by_name(made.inputs, example)
     # Apart from the traced model, which all segments hold: it
     # must not keep the arrays of all others alive in each of
     # them.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import jax
 
 from jsplit.core.base import Segment
+from jsplit.core.checks import shown
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 
@@ -96,8 +97,10 @@ def _check(topology: Topology, value: str, label: str) -> None:
         there = ", ".join(returning) or "none"
         raise ValueError(
             "`value` must be a value whose cotangent comes back, "
-            f"got {value!r}; there are {there}."
+            f"got {shown(value)}; there are {there}."
         )
     if label not in topology.fields:
         there = ", ".join(topology.fields)
-        raise ValueError(f"`label` must be a field, got {label!r}; there are {there}.")
+        raise ValueError(
+            f"`label` must be a field, got {shown(label)}; there are {there}."
+        )

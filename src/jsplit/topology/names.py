@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jsplit.core.checks import names_of
+from jsplit.core.checks import names_of, shown
 
 OWN = ("params", "state")
 """What a loss may read of its party's nodes: `<node>.params`, `<node>.state`."""
@@ -31,5 +31,5 @@ def check_names(kind: str, name: str, party: str) -> None:
         if not isinstance(value, str) or not value:
             # `!r`, since what came may be anything; so it may not be quoted as a name.
             raise ValueError(
-                f"{kind} {name!r}: `{what}` must be a name, got {value!r}."
+                f"{kind} {shown(name)}: `{what}` must be a name, got {shown(value)}."
             )

@@ -14,7 +14,7 @@ from numbers import Real
 import jax
 
 from jsplit.core.base import Segment
-from jsplit.core.checks import topological_order
+from jsplit.core.checks import shown, topological_order
 from jsplit.topology.names import as_names, check_names
 
 
@@ -177,7 +177,7 @@ class Loss:
         # `Real` and not `float`: NumPy's scalars and Python's integers are weights too.
         if not isinstance(self.weight, Real):
             raise ValueError(
-                f"loss `{self.name}`: `weight` must be a number, got {self.weight!r}."
+                f"loss `{self.name}`: `weight` must be a number, got {shown(self.weight)}."
             )
         object.__setattr__(self, "inputs", as_names(f"loss `{self.name}`", self.inputs))
         if not self.reads:

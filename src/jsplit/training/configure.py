@@ -9,8 +9,8 @@ import optax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jsplit.core.base import Link, PyTree
-from jsplit.core.checks import as_positive_int, one_of
+from jsplit.core.base import Link, PyTree, Segment
+from jsplit.core.checks import as_positive_int, one_of, shown
 from jsplit.core.trees import batch_of
 from jsplit.jaxprs.compiling import KERNELS
 from jsplit.topology.graph import Topology
@@ -56,7 +56,8 @@ def configure(
     """
     if not isinstance(topology, Topology):
         raise ValueError(
-            f"`topology` must be a Topology, got {type(topology).__name__}."
+            f"`topology` must be a Topology, got {type(topology).__name__}"
+            f"{_made_of(topology)}."
         )
     # Losses of weight 0 are metrics: they are computed, and nothing is
     # differentiated for them.
@@ -66,7 +67,7 @@ def configure(
         )
     if backward not in MODES:
         raise ValueError(
-            f'`backward` must be "residuals" or "recompute", got {backward!r}.'
+            f'`backward` must be "residuals" or "recompute", got {shown(backward)}.'
         )
     microbatches = as_positive_int("microbatches", microbatches)
     one_of("kernels", kernels, KERNELS)
@@ -95,6 +96,16 @@ def _owners(topology: Topology) -> list[str]:
     """The parties that own parameters."""
     return list(
         dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
+    )
+
+
+def _made_of(model: object) -> str:
+    """What to do with a whole model, which says neither who has what nor the loss."""
+    if not callable(model) and not isinstance(model, Segment):
+        return ""
+    return (
+        "; divide a model by jsplit.split, and say who has which part and the loss, as "
+        "by jsplit.vanilla(*segments.values(), loss=...)"
     )
 
 
@@ -177,7 +188,7 @@ def _pair(
     if not is_pair or not all(x is None or isinstance(x, Link) for x in link):
         raise ValueError(
             f"`links` of `{name}` must be a Link or a pair of them (activation, "
-            f"cotangent), got {link!r}."
+            f"cotangent), got {shown(link)}."
         )
     up, down = link
     return up, down

@@ -9,7 +9,7 @@ from jax import export as jax_export
 
 from jsplit.core.base import PyTree, TrainState
 from jsplit.core.checks import first_line
-from jsplit.core.trees import abstract
+from jsplit.core.trees import abstract, as_arrays
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
 
@@ -66,11 +66,13 @@ def export(
     def with_free_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
 
+    # In sorted order, so that of two wrong fields the same is named each time.
+    read = sorted(_fields_read(topology))
     # The same symbol for all: sizes of two values that a node reads
     # must be known equal.
     values = {
-        f: jax.tree.map(with_free_batch, abstract(fields[f]))
-        for f in _fields_read(topology)
+        f: jax.tree.map(with_free_batch, abstract(x))
+        for f, x in as_arrays({f: fields[f] for f in read}).items()
     }
     exported: dict[str, dict[str, jax_export.Exported]] = {
         party: {} for party in topology.parties

@@ -18,6 +18,7 @@ from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.donation import USED, refuse_used_up, step_of
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.trees import as_arrays, as_weight
 from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -137,6 +138,8 @@ def fused(
     def step(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
+        batch = as_arrays(batch)
+        weight = None if weight is None else as_weight(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
         # Without a mesh nothing is moved, and nothing is called to find
         # that out.
@@ -156,6 +159,7 @@ def fused(
     def evaluate(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> Info:
+        batch, weight = as_arrays(batch), as_weight(weight)
         check_batch(topology, batch, needed, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
         try:
@@ -166,6 +170,7 @@ def fused(
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
+        fields = as_arrays(fields)
         check_batch(topology, fields, inputs)
         state, fields, _ = _placed(devices, state, fields, None)
         try:

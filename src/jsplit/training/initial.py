@@ -13,7 +13,7 @@ import numpy as np
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import first_line
 from jsplit.core.keys import node_key
-from jsplit.core.trees import abstract, describe, inexact_part
+from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch, fields_of
@@ -47,7 +47,7 @@ def initial_state(
             inputs, one with parameters before it passes on only
             integers, or an optimizer does not run on the parameters.
     """
-    topology, key = config.topology, seed_of(key)
+    topology, key, batch = config.topology, seed_of(key), as_arrays(batch)
     needed = fields_of(topology, losses=True)
     size = check_batch(topology, batch, needed, config.microbatches)
     size //= config.microbatches
@@ -141,7 +141,9 @@ def seed_of(key: jax.Array | int) -> jax.Array:
         if jnp.ndim(key) == (0 if typed else 1) and (typed or key.dtype == jnp.uint32):
             return cast(jax.Array, key)
         if jnp.ndim(key):
-            got = f"{key.dtype}{list(jnp.shape(key))}"
+            # A structured dtype lists the names of a table.
+            kind = "a structure" if getattr(key.dtype, "fields", None) else key.dtype
+            got = f"{kind}{list(jnp.shape(key))}"
             raise ValueError(
                 f"`key` must be one PRNG key or an integer seed, got {got}."
             )
@@ -159,17 +161,11 @@ def example(field: str, value: PyTree, size: int) -> PyTree:
     Raises:
         ValueError: if it holds no array, or other things than numbers.
     """
-    leaves = jax.tree.leaves(value)
-    for x in leaves:
-        known = isinstance(x, (jax.Array, jax.ShapeDtypeStruct))
-        # "V" are the types of ml_dtypes, as bfloat16 is to NumPy.
-        if not known and np.asarray(x).dtype.kind not in "biufcV":
-            raise ValueError(
-                f"field `{field}` of the batch must hold numbers, got "
-                f"{np.asarray(x).dtype}."
-            )
-    if not leaves:
-        raise ValueError(f"field `{field}` of the batch holds no array, got {value!r}.")
+    value = as_arrays({field: value})[field]
+    if not jax.tree.leaves(value):
+        raise ValueError(
+            f"field `{field}` of the batch holds no array, got {type(value).__name__}."
+        )
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), abstract(value)
     )

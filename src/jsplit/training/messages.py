@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.donation import USED, refuse_used_up, step_of
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.trees import as_arrays, as_weight
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import (
@@ -130,6 +131,8 @@ def messages(
     def step(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
+        batch = as_arrays(batch)
+        weight = None if weight is None else as_weight(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
         if config.mesh:
             check_even(config, size)
@@ -150,6 +153,7 @@ def messages(
     def evaluate(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> Info:
+        batch, weight = as_arrays(batch), as_weight(weight)
         check_batch(topology, batch, needed, weight=weight)
         store, carrier = (
             load(layout, state, batch, normalise_weight(weight)),
@@ -165,6 +169,7 @@ def messages(
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
+        fields = as_arrays(fields)
         check_batch(topology, fields, inputs)
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields)

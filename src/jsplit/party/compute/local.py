@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState
+from jsplit.core.checks import first_line
 from jsplit.core.trees import batch_of, describe
 from jsplit.party.compute.exchange import Exchange, Wires
 from jsplit.party.compute.first_state import first_state
@@ -136,7 +137,8 @@ class Local:
                 payload = shapes.encoded(link, value)
             except Exception as error:
                 raise ValueError(
-                    f"the link of `{at.what}` does not run on {describe(value)}: {error}"
+                    f"the link of `{at.what}` does not run on {describe(value)}: "
+                    f"{first_line(error)}"
                 ) from error
             self._shapes[wire, size] = payload, value
         return self._shapes[wire, size]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from operator import index
 from typing import SupportsIndex, cast
 
+from jsplit.core.checks import shown
 from jsplit.party.contract.entry_types import check_types
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.turns import Turns
@@ -127,7 +128,9 @@ def _integer(name: str, value: object, least: int) -> int:
     number = index(value) if isinstance(value, SupportsIndex) else None
     # `True` is an integer in Python, and never what somebody meant by a number of steps.
     if number is None or isinstance(value, bool) or number < least:
-        raise ValueError(f"`{name}` must be an integer from {least} on, got {value!r}.")
+        raise ValueError(
+            f"`{name}` must be an integer from {least} on, got {shown(value)}."
+        )
     return number
 
 
@@ -148,7 +151,7 @@ def _check_schedule(found: AgreementEntries) -> None:
     # Written so that NaN is refused as well, which no comparison finds too small.
     if not isinstance(patience, (int, float)) or not patience > 0:
         raise ValueError(
-            f"`patience` must be a positive number of seconds, got {patience!r}."
+            f"`patience` must be a positive number of seconds, got {shown(patience)}."
         )
     if found["nonfinite"] not in _NONFINITE:
         raise ValueError(

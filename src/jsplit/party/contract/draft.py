@@ -12,7 +12,7 @@ import jax
 
 from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.checks import first_line
-from jsplit.core.trees import abstract, describe
+from jsplit.core.trees import abstract, as_arrays, describe
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
 from jsplit.party.contract.checks import check_addresses, format_of
@@ -105,6 +105,7 @@ def agreement(
         (('hospital', 'server'), 'float32[batch,3]')
     """
     # Shapes at two sizes tell which axes are those of the batch: the ones that double.
+    batch = as_arrays(batch)
     size = check_batch(topology, batch, set(), microbatches)
     small = _measured(topology, batch, size, values)
     large = _measured(topology, batch, 2 * size, values)

@@ -6,7 +6,7 @@ sorted ids, which is keyed by what they agreed on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TypeAlias
@@ -15,13 +15,14 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.trees import batch_of
+from jsplit.core.ids import Id, listed
+from jsplit.core.trees import as_arrays, batch_of
 
 Batches: TypeAlias = Callable[[int], Mapping[str, PyTree]]
 """`batch(step)`: a party's fields for a step, by name."""
 
-Id: TypeAlias = str | int | float | np.generic
-"""Of a record. A float must be a whole number."""
+_FIELD = "field `{}` of `data`"
+"""What errors call a field."""
 
 
 class Records:
@@ -31,9 +32,10 @@ class Records:
         fields: by name, arrays of [record, ...]; or `batch(step)`, where the party
             itself sees to it that all give the same records. A party without fields may
             know the ids nevertheless.
-        ids: of the records, strings or integers; a float that is an integer counts as
-            one, as tables have them where some values are missing. Without ids the
-            order given is the order.
+        ids: of the records, strings or integers, in a list, a column or a table of one;
+            a float that is an integer counts as one, as tables have them where some
+            values are missing. Text counts in Unicode's normal form NFC. Without ids
+            the order given is the order.
         key: what the digest is keyed by.
 
     Attributes:
@@ -51,15 +53,18 @@ class Records:
     def __init__(
         self,
         fields: Mapping[str, PyTree] | Batches,
-        ids: Sequence[Id] | None = None,
+        ids: Iterable[Id] | None = None,
         *,
         key: str = "",
     ):
         self.batches = fields if callable(fields) else None
-        self.fields = {} if callable(fields) else dict(fields)
+        # Read once, and not in every step: a table may be long.
+        self.fields = {} if callable(fields) else dict(as_arrays(fields, _FIELD))
         self.order: np.ndarray | None = None
         self.digest: str | None = None
         self.count: int | None = None
+        # A generator can be gone through once.
+        ids = None if ids is None else listed("ids", ids)
         if self.fields:
             self.count = batch_of(self.fields)
         elif ids is not None and self.batches is None:
@@ -89,6 +94,27 @@ class Records:
         """
         rows = places if self.order is None else self.order[places]
         return jax.tree.map(lambda x: np.asarray(x)[rows], self.fields)
+
+    def given(self, step: int) -> dict[str, PyTree]:
+        """What the party's own function gives for a step.
+
+        Args:
+            step: of which.
+
+        Returns:
+            The fields by name, arrays of [batch, ...].
+
+        Raises:
+            ValueError: if it gives no fields, or one that holds no numbers.
+        """
+        assert self.batches is not None
+        found = self.batches(step)
+        if not isinstance(found, Mapping):
+            raise ValueError(
+                "`data` must give a dictionary of fields for a step, got "
+                f"{type(found).__name__}."
+            )
+        return dict(as_arrays(found, _FIELD))
 
     def back(self, outputs: PyTree) -> PyTree:
         """Outputs in the order in which this party gave its records.
