@@ -26,6 +26,7 @@ from jsplit.slicing import CutPoint, cut, cut_points, join, merge, split, variab
 from jsplit.topology import (
     Crossing,
     Loss,
+    Metric,
     Node,
     Penalty,
     Topology,
@@ -55,6 +56,7 @@ __all__ = [
     "Link",
     "Loss",
     "Message",
+    "Metric",
     "Network",
     "Node",
     "PartyState",

@@ -46,15 +46,15 @@ INSIDE = {
         "ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names nodes crossings validation graph configurations.building "
+        "handoffs names metrics nodes crossings text validation graph configurations.building "
         "decoupling drawing.scene configurations.chains configurations.merging "
         "drawing.flowchart drawing.legs drawing.across drawing.routes drawing.layout "
         "drawing.symbols drawing.picture"
     ),
     "training": (
         "config export kinds signatures staleness vjp walk cotangents crossing meshes "
-        "configure executor losses segment_ops store initial step update walks fused "
-        "messages"
+        "metrics configure executor losses segment_ops store evaluating initial step "
+        "update walks fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (

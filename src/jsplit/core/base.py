@@ -244,6 +244,8 @@ class Info(NamedTuple):
             each.
         messages: what crossed, in order; empty where the interpreter sends
             nothing.
+        metrics: of `evaluate`, every `jsplit.Metric` by name, a number of
+            Python's own, over all examples; a step has none.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -257,3 +259,5 @@ class Info(NamedTuple):
     # Only `messages` fills it: inside the one program of `fused` there is
     # no moment at which something crosses.
     messages: tuple[Message, ...] = ()
+    # Not among the losses, whose weighted sum is `loss` and which JAX traces.
+    metrics: Mapping[str, float | int | bool] = {}

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.placement import replicate, shard_batch
-from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
 from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -27,6 +27,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
 from jsplit.training.losses import info_of, normalise_weight
@@ -102,8 +103,10 @@ def fused(
         topology, optimizer, links, backward, microbatches, mesh, kernels
     )
     devices = one_mesh(config)
-    train, measure, infer = _programs(config)
+    scalars = ScalarLosses()
+    train, measure, infer = _programs(scalars.watch(config))
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+    measured = fields_of(topology, losses=True, metrics=True)
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
@@ -123,11 +126,10 @@ def fused(
         state, info = train(_swap_keys(state), keys, dict(batch), weight)
         return _swap_keys(state, keys), info
 
-    @documented_as(EvaluateFn)
-    def evaluate(
-        state: TrainState, batch: Fields, weight: ArrayLike | None = None
-    ) -> Info:
-        check_batch(topology, batch, needed, weight=weight)
+    def measure_one(
+        state: TrainState, batch: Fields, weight: ArrayLike | None
+    ) -> tuple[Info, Mapping[Name, PyTree]]:
+        check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
         return measure(_swap_keys(state), _keys_of(state), batch, weight)
 
@@ -137,6 +139,7 @@ def fused(
         state, fields, _ = _placed(devices, state, fields, None)
         return infer(_swap_keys(state), _keys_of(state), fields)
 
+    evaluate = evaluator(topology, measure_one, scalars)
     return Trainer(init, step, evaluate, predict, config)
 
 
@@ -144,7 +147,7 @@ class _Programs(NamedTuple):
     """The three compiled programs of a trainer, of (state, keys, batch, ...) each."""
 
     train: Callable[..., tuple[TrainState, Info]]
-    measure: Callable[..., Info]
+    measure: Callable[..., tuple[Info, dict[Name, PyTree]]]
     infer: Callable[..., dict[str, PyTree]]
 
 
@@ -175,10 +178,10 @@ def _programs(config: Config) -> _Programs:
 
     def measure(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
-    ) -> Info:
+    ) -> tuple[Info, dict[Name, PyTree]]:
         store = start(state, keys, batch, weight)
         execute(walks.measure.ops, store)
-        return losses_in(store)
+        return losses_in(store), {name: store[name] for name in walks.observed}
 
     def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
         store = start(state, keys, fields)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
-from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import (
@@ -25,6 +25,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
 from jsplit.training.losses import info_of, normalise_weight
@@ -32,7 +33,7 @@ from jsplit.training.meshes import check_even, gathered, with_batch_sharding, ze
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
-from jsplit.training.walk import Store, Walk
+from jsplit.training.walk import Name, Store, Walk
 from jsplit.training.walks import Walks, walks_of
 
 
@@ -95,10 +96,12 @@ def messages(
         topology, optimizer, links, backward, microbatches, mesh, kernels
     )
     layout, run = layout_of(config), partial(_compiled, config)
-    walks = walks_of(with_batch_sharding(config))
+    scalars = ScalarLosses()
+    walks = walks_of(with_batch_sharding(scalars.watch(config)))
     train = _train(config, layout, walks)
     measure, infer = run(walks.measure), run(walks.infer)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+    measured = fields_of(topology, losses=True, metrics=True)
     combine = _combine(config)
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
@@ -121,18 +124,18 @@ def messages(
         info = combine(losses)._replace(messages=tuple(carrier.messages))
         return save_back(layout, store), info
 
-    @documented_as(EvaluateFn)
-    def evaluate(
-        state: TrainState, batch: Fields, weight: ArrayLike | None = None
-    ) -> Info:
-        check_batch(topology, batch, needed, weight=weight)
+    def measure_one(
+        state: TrainState, batch: Fields, weight: ArrayLike | None
+    ) -> tuple[Info, Mapping[Name, PyTree]]:
+        check_batch(topology, batch, measured, weight=weight)
         store, carrier = (
             load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),
         )
         measure(store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
-        return combine(losses)._replace(messages=tuple(carrier.messages))
+        info = combine(losses)._replace(messages=tuple(carrier.messages))
+        return info, {name: store[name] for name in walks.observed}
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
@@ -142,6 +145,7 @@ def messages(
         infer(store, InProcess())
         return {n.what: store[n] for n in walks.outputs}
 
+    evaluate = evaluator(topology, measure_one, scalars)
     return Trainer(init, step, evaluate, predict, config)
 
 
