@@ -59,8 +59,8 @@ INSIDE = {
     "populations": "checks reading round population partitions",
     "rounds": (
         "averages client_mesh sharing state algorithm carry client_axis for_each_client "
-        "forms inputs round_method all_steps programs tables driver local_training "
-        "synchronous split_learning baselines"
+        "forms inputs round_method measuring all_steps programs round_metrics tables "
+        "driver local_training synchronous split_learning baselines"
     ),
     "costing": (
         "party_cost cut_plan machines run_cost step_cost traced_step count_step passes "

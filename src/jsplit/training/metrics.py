@@ -25,6 +25,10 @@ Number = float | int | bool
 """What a metric is."""
 
 
+class MetricFailed(ValueError):
+    """The function of a metric did not run on the examples that it was given."""
+
+
 class Rows(NamedTuple):
     """What metrics read of one batch.
 
@@ -134,7 +138,7 @@ def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Num
     except Exception as error:
         named = zip(metric.reads, inputs, strict=True)
         got = ", ".join(f"`{i}` {describe(abstract(x))}" for i, x in named)
-        raise ValueError(
+        raise MetricFailed(
             f"{where} does not run on {got}: {first_line(error)}"
         ) from error
     return _number(where, found)
