@@ -75,8 +75,10 @@ INSIDE = {
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names contract.record_order "
-        "contract.schema folder in_memory results compute.handover compute.interleave "
+        "contract.schema contract.field_types folder in_memory results compute.handover "
+        "compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
+        "saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
         "contract.checks contract.agreement_attributes contract.routes contract.agreement "
         "compute.first_state compute.own_config connection.peers contract.draft "

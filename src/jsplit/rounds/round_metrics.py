@@ -23,7 +23,13 @@ from jsplit.rounds.forms import StateForms
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
-from jsplit.training.metrics import MetricFailed, Rows, compute_metrics, observed_names
+from jsplit.training.metrics import (
+    MetricFailed,
+    Rows,
+    compute_metrics,
+    observed_names,
+    refuse_traced,
+)
 from jsplit.training.step import inference_ops
 from jsplit.training.store import load
 from jsplit.training.walk import Name, execute
@@ -119,6 +125,7 @@ class RoundMetrics:
             each = (np.repeat(client, steps), np.repeat(before, steps))
             reads = round.reads.reshape(-1, size)
             values = self._observe(carry, key, fields, reads, *each)
+        refuse_traced(self.config.topology, values)
         host = jax.tree.map(np.asarray, values)
         own = {
             f: jax.tree.map(np.asarray, x)

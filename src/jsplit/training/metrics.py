@@ -71,20 +71,21 @@ def rows_of(
     """
     read = {i for metric in topology.metrics for i in metric.reads}
     given = {f: x for f, x in fields.items() if f in read}
-    traced = any(
-        isinstance(x, jax.core.Tracer)
-        for x in jax.tree.leaves((dict(values), given, weight))
-    )
-    if traced:
+    refuse_traced(topology, (dict(values), given, weight))
+    # Off the device at once: what is read of a whole set may not fit there.
+    host = jax.tree.map(np.asarray, (dict(values), given))
+    return Rows(*host, None if weight is None else np.asarray(weight), size)
+
+
+def refuse_traced(topology: Topology, read: PyTree) -> None:
+    """Refuse to compute metrics within a program, where there are no numbers yet."""
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(read)):
         raise ValueError(
             f"metric `{topology.metrics[0].name}` is computed on the host, from the "
             "numbers of a whole set: `evaluate` of a topology with a Metric cannot be "
             "traced (jax.jit, vmap, scan, grad); call it outside, or trace that of a "
             "topology without."
         )
-    # Off the device at once: what is read of a whole set may not fit there.
-    host = jax.tree.map(np.asarray, (dict(values), given))
-    return Rows(*host, None if weight is None else np.asarray(weight), size)
 
 
 def compute_metrics(
