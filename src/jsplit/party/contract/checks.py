@@ -89,7 +89,7 @@ def _with_all_names(found: object) -> dict[str, object]:
     formats = (_FORMAT, _FORMAT_WITH_DETACHED, _FORMAT_WITH_FIELDS)
     if not isinstance(found, dict) or found.get("format") not in formats:
         raise ValueError(
-            f"an agreement says `format`: {' or '.join(map(repr, formats))}."
+            f"an agreement says `format`: one of {', '.join(map(repr, formats))}."
         )
     newer = found["format"] == _FORMAT_WITH_FIELDS
     names = (*_ENTRIES, *_NEWER) if newer else _ENTRIES
