@@ -84,7 +84,7 @@ INSIDE = {
         "compute.first_state compute.own_config connection.peers contract.draft "
         "contract.files replay compute.local connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network process join steps infer running"
+        "connection.network process join passes steps infer running"
     ),
     "commands": "functions agreements brought tasks parser",
     "compress": "casting quantizing registry",

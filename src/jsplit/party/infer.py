@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -15,22 +14,17 @@ import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
-from jsplit.party.connection.network import RolledBack
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
-from jsplit.party.contract.record_order import Id, Records
+from jsplit.party.contract.record_order import Id
 from jsplit.party.join import prepare
-from jsplit.party.process import PartyRun
+from jsplit.party.passes import means, passes
 from jsplit.party.results import Result
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.training.metrics import compute_metrics
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
-
-_log = logging.getLogger("jsplit.party")
-_DONE = 1 << 62
-"""In the place of a checkpoint's step, and larger than any: this party has its result."""
 
 
 def evaluate(
@@ -241,7 +235,7 @@ def _infer(
             raise ValueError(f"`records` is {count}, `{what}` has {mine.count}.")
         has = prepared.store if prepared.saved is None else prepared.saved
         with prepared.connected(reach) as me:
-            state, found = _passes(me, task, mine, has.restore)
+            state, found = passes(me, task, mine, has.restore)
     at = int(state.step)
     if kind is TaskKind.PREDICT:
         outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
@@ -250,63 +244,4 @@ def _infer(
     local.scalars.warn(steps)
     losses, rows = zip(*found, strict=True)
     metrics = compute_metrics(local.topology, local.metrics, rows)
-    return Result(state, at, _means(task, losses), metrics=metrics)
-
-
-def _passes(
-    me: PartyRun, task: Task, records: Records, restore: Callable[[int], PartyState]
-) -> tuple[PartyState, list[PyTree]]:
-    """The state of the newest step that all have, and what each batch gives with it.
-
-    Returns:
-        The state; outputs by node, or losses by name and what metrics read.
-    """
-    forward = me.local.evaluate
-    if task.kind is TaskKind.PREDICT:
-        forward = me.local.predict
-    while True:
-        me.network.start()
-        try:
-            start = me.network.member.start
-            assert start is not None
-            state = restore(start.step)
-            _log.info("%s: %s of step %d", me.party, task.kind, start.step)
-            found = []
-            for step in range(task.steps):
-                size = task.size_of(step)
-                first = step * task.size
-                batch = records.take(np.arange(first, first + size))
-                given = forward(state, batch, step, size, me.network)
-                # Off the device at once: outputs of all records may not fit there.
-                found.append(jax.tree.map(np.asarray, given))
-                me.network.finished(step)
-            _part_from_all(me, start.step)
-            return state, found
-        except RolledBack:
-            # Another party has come again and has nothing yet, so all begin anew.
-            continue
-
-
-def _part_from_all(me: PartyRun, step: int) -> None:
-    """Wait until all are done with the state of a step, and say goodbye."""
-    network = me.network
-    # As checkpoints are committed: "on disk" here means that the result is in hand.
-    network.durable([step, _DONE])
-    network.until(
-        lambda: network.member.committed >= _DONE,
-        "all to be done",
-        me.agreed.parties,
-    )
-    network.leave("", network.awaited())
-
-
-def _means(task: Task, losses: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """The mean of each loss over all records, from those of batches, by name."""
-    # The last batch may be smaller, and counts as much less.
-    sizes = np.array([task.size_of(step) for step in range(task.steps)])
-    weights = sizes / task.records
-    means = {}
-    for name in losses[0]:
-        terms = [w * x[name] for w, x in zip(weights, losses, strict=True)]
-        means[name] = float(sum(terms))
-    return means
+    return Result(state, at, means(task, losses), metrics=metrics)

@@ -137,7 +137,7 @@ class RoundMetrics:
             for s in range(round.steps[k]):
                 batch = rows_of(own, round.reads[k, s])
                 there = rows_of(host, k * steps + s)
-                yield Rows(there, batch, round.weight[k, s], size)
+                yield Rows(there, batch, round.weight[k, s])
 
         return (of_client(k) for k in range(count))
 

@@ -35,14 +35,12 @@ class Rows(NamedTuple):
     Attributes:
         values: by the place in a store, the values of nodes, [batch, ...].
         fields: by name, as they were given, [batch, ...].
-        weight: how much each example counts, [batch]; `None`: all alike.
-        size: how many examples there are.
+        weight: how much each example counts, [batch].
     """
 
     values: Mapping[Name, PyTree]
     fields: Mapping[str, PyTree]
-    weight: ArrayLike | None
-    size: int
+    weight: np.ndarray
 
 
 def observed_names(topology: Topology) -> tuple[Name, ...]:
@@ -66,6 +64,13 @@ def rows_of(
 ) -> Rows:
     """What metrics read of one batch, on the host.
 
+    Args:
+        topology: whose metrics.
+        values: by place, the values of nodes that were computed.
+        fields: of the batch.
+        weight: how much each example counts; `None`: all alike.
+        size: how many examples there are.
+
     Raises:
         ValueError: if it is traced, so that there are no numbers.
     """
@@ -74,7 +79,8 @@ def rows_of(
     refuse_traced(topology, (dict(values), given, weight))
     # Off the device at once: what is read of a whole set may not fit there.
     host = jax.tree.map(np.asarray, (dict(values), given))
-    return Rows(*host, None if weight is None else np.asarray(weight), size)
+    counts = np.ones(size, np.float32) if weight is None else np.asarray(weight)
+    return Rows(*host, counts)
 
 
 def refuse_traced(topology: Topology, read: PyTree) -> None:
@@ -110,7 +116,7 @@ def compute_metrics(
 
 
 def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Number:
-    weights = [_weight_of(rows) for rows in batches]
+    weights = [rows.weight for rows in batches]
     weight = np.concatenate(weights)
     where = f"metric `{metric.name}` at `{metric.party}`"
     kept = [w > 0 for w in weights]
@@ -129,7 +135,7 @@ def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Num
         parts = []
         for rows, keep in zip(batches, kept, strict=True):
             value = rows.fields[i] if place is None else rows.values[place]
-            _check_rows(where, i, value, rows.size)
+            _check_rows(where, i, value, len(rows.weight))
             parts.append(jax.tree.map(lambda x, keep=keep: _wide(x)[keep], value))
         inputs.append(jax.tree.map(lambda *x: np.concatenate(x), *parts))
 
@@ -143,12 +149,6 @@ def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Num
             f"{where} does not run on {got}: {first_line(error)}"
         ) from error
     return _number(where, found)
-
-
-def _weight_of(rows: Rows) -> np.ndarray:
-    if rows.weight is None:
-        return np.ones(rows.size, np.float32)
-    return np.asarray(rows.weight)
 
 
 def _check_rows(where: str, name: str, value: PyTree, size: int) -> None:
