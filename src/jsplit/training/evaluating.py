@@ -108,7 +108,8 @@ def evaluator(
         weight: ArrayLike | None = None,
     ) -> Info:
         if isinstance(batch, Mapping) or not isinstance(batch, Iterable):
-            info, rows = one(state, batch, weight)
+            # What is neither is refused there, by name.
+            info, rows = one(state, cast(Fields, batch), weight)
         else:
             if weight is not None:
                 raise ValueError(
@@ -140,7 +141,8 @@ def _of_set(
     messages: list[Message] = []
     for item in batches:
         pair = isinstance(item, tuple) and len(item) == 2
-        fields, weight = cast(tuple, item) if pair else (item, None)
+        given = item if pair else (item, None)
+        fields, weight = cast(tuple[Fields, ArrayLike | None], given)
         info, of_batch = one(state, fields, weight)
         infos.append(info)
         rows += of_batch

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
@@ -78,14 +79,14 @@ def rows_of(
     given = {f: x for f, x in fields.items() if f in read}
     refuse_traced(topology, (dict(values), given, weight))
     # Off the device at once: what is read of a whole set may not fit there.
-    host = jax.tree.map(np.asarray, (dict(values), given))
+    computed, held = jax.tree.map(np.asarray, (dict(values), given))
     counts = np.ones(size, np.float32) if weight is None else np.asarray(weight)
-    return Rows(*host, counts)
+    return Rows(computed, held, counts)
 
 
 def refuse_traced(topology: Topology, read: PyTree) -> None:
     """Refuse to compute metrics within a program, where there are no numbers yet."""
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(read)):
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(read)):
         raise ValueError(
             f"metric `{topology.metrics[0].name}` is computed on the host, from the "
             "numbers of a whole set: `evaluate` of a topology with a Metric cannot be "
