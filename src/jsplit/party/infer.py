@@ -241,7 +241,7 @@ def _infer(
         outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
         return Result(state, at, outputs=mine.back(outputs))
     local = prepared.local
-    local.scalars.warn(steps)
+    local.scalars.warn(steps, 4)
     losses, rows = zip(*found, strict=True)
     metrics = compute_metrics(local.topology, local.metrics, rows)
     return Result(state, at, means(task, losses), metrics=metrics)

@@ -172,7 +172,7 @@ class _Driver:
         carry, key = self.forms.open(state)
         fields = self._fields(round)
         _, info = program(carry, key, fields, arrays)
-        self.method.scalars.warn(int(round.steps.sum()))
+        self.method.scalars.warn(int(round.steps.sum()), 3)
         info = _first_clients(info, len(round.client))
         return self.metrics.add(info, carry, key, fields, round)
 

@@ -67,8 +67,14 @@ class ScalarLosses:
 
         return replace(node, fn=fn)
 
-    def warn(self, batches: int) -> None:
-        """Say once of each by name what it is over several batches."""
+    def warn(self, batches: int, level: int) -> None:
+        """Say once of each by name what it is over several batches.
+
+        Args:
+            batches: how many there were.
+            level: how many calls up the line is that the warning names: whoever
+                called `evaluate`.
+        """
         if batches < 2:
             return
         for name in sorted(self.found - self._told):
@@ -78,7 +84,7 @@ class ScalarLosses:
                 "several batches it is the mean of theirs, each by its examples. What "
                 "is no such mean, as an AUC, is a jsplit.Metric; what is one can "
                 "return a number for each example.",
-                stacklevel=4,  # of whoever calls `evaluate`
+                stacklevel=level,
             )
 
 
@@ -152,7 +158,7 @@ def _of_set(
         )
     if not infos:
         raise ValueError("`batch` holds no batch: there is nothing to evaluate.")
-    scalars.warn(len(infos))
+    scalars.warn(len(infos), 4)
     losses = {
         name: _mean([info.losses[name] for info in infos], counts)
         for name in infos[0].losses
