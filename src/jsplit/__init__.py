@@ -27,6 +27,7 @@ from jsplit.slicing import CutPoint, cut, cut_points, join, merge, split, variab
 from jsplit.topology import (
     Crossing,
     Loss,
+    Metric,
     Node,
     Penalty,
     Topology,
@@ -59,6 +60,7 @@ __all__ = [
     "Loss",
     "Message",
     "Finite",
+    "Metric",
     "Network",
     "Node",
     "NotFinite",

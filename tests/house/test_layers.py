@@ -50,22 +50,22 @@ INSIDE = {
         "ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names nodes crossings validation graph configurations.building "
+        "handoffs names metrics nodes crossings text validation graph configurations.building "
         "decoupling drawing.scene configurations.chains configurations.merging "
         "drawing.flowchart drawing.legs drawing.across drawing.routes drawing.layout "
         "drawing.symbols drawing.picture"
     ),
     "training": (
         "class_numbers config export global_norm kinds left_out signatures staleness "
-        "vjp walk cotangents crossing losses meshes optimizers scalar_exchange configure "
-        "executor segment_ops store sums step update initial nonfinite walks fused "
-        "messages"
+        "vjp walk cotangents crossing losses meshes metrics optimizers scalar_exchange "
+        "configure executor segment_ops store sums step update initial nonfinite "
+        "evaluating walks fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (
         "averages client_mesh sharing state algorithm carry client_axis for_each_client "
-        "forms inputs round_method all_steps programs tables driver local_training "
-        "synchronous split_learning baselines"
+        "forms inputs round_method measuring all_steps programs round_metrics tables "
+        "driver local_training synchronous split_learning baselines"
     ),
     "costing": (
         "party_cost cut_plan machines run_cost step_cost traced_step count_step passes "
@@ -80,14 +80,16 @@ INSIDE = {
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names contract.record_order "
-        "contract.schema folder in_memory results compute.handover compute.interleave "
+        "contract.schema contract.field_types folder in_memory results compute.handover "
+        "compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
+        "saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
         "contract.checks contract.agreement_attributes contract.routes contract.agreement "
         "compute.first_state compute.own_config connection.peers contract.draft "
         "contract.files replay compute.local connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network process join steps infer running"
+        "connection.network process join passes steps infer running"
     ),
     "commands": "functions agreements brought tasks parser",
     "compress": "casting quantizing registry",

@@ -16,8 +16,11 @@ from jsplit.commands import tasks
 from tests.party import federation
 
 PARTS = """
+import jsplit
 from tests.party import federation
 SMALL = federation.small()
+LARGEST = jsplit.Metric("largest", lambda y: y.max(), "server", "y")
+SMALL = SMALL._replace(topology=SMALL.topology.add(LARGEST))
 
 
 def agreed():
@@ -107,8 +110,14 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
     } <= log[0].keys()
     assert "[3/3] step 3, loss" in capsys.readouterr().out
     assert set(together("evaluate", "--records", "8").values()) == {0}
-    assert "server: loss " in capsys.readouterr().out
+    measured = capsys.readouterr().out
+    assert (
+        "server: loss " in measured
+        and "lab: with what was learned by step 3" in measured
+    )
     assert set(together("predict", "--records", "8").values()) == {0}
+    largest = np.load("server.npz")["y"].max()
+    assert f"server: largest {largest:.6f}" in measured
     assert (
         (np.load("server.npz")["y"]).shape == (8, 1)
         and not (folder / "lab.npz").exists()

@@ -86,7 +86,9 @@ def decoupled():
 
 
 def test_what_is_detached_is_of_a_format_that_older_versions_refuse_by_name(tmp_path):
-    plain, agreed = agreed_for(small("pair")), agreed_for(decoupled())
+    # As the older versions wrote them, which knew no dtypes of fields.
+    plain = agreed_for(small("pair")).replace(fields={})
+    agreed = agreed_for(decoupled()).replace(fields={})
     assert plain["format"] == "jsplit agreement 1"
     assert agreed["format"] == "jsplit agreement 2"
     assert party.read(party.write(tmp_path / "new.json", agreed)) == agreed
@@ -98,6 +100,11 @@ def test_what_is_detached_is_of_a_format_that_older_versions_refuse_by_name(tmp_
     detached = plain.replace(nodes=[nodes[0], {**nodes[1], "detached": ["h"]}])
     assert detached["format"] == "jsplit agreement 2"
     assert detached.replace(nodes=nodes) == plain
+    newer = plain.replace(fields={"x": "float32"})
+    assert newer["format"] == "jsplit agreement 3" and newer["metrics"] == []
+    assert party.read(party.write(tmp_path / "newer.json", newer)) == newer
+    with pytest.raises(ValueError, match="an agreement has `fields`"):
+        newer.replace(format="jsplit agreement 1")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from jsplit import party
 from jsplit.core.base import PartyState
 from jsplit.party import durable, folder, join
 from jsplit.party.durable import CheckpointStore
+from jsplit.party.saved_states import SavedStates
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
 from jsplit.wire.terms import Crossing, Terms
@@ -75,7 +76,7 @@ def test_a_folder_whose_files_are_damaged_is_refused_and_the_file_named(tmp_path
     ):
         disk_of(tmp_path)
     with pytest.raises(ValueError, match="about.json is missing or damaged"):
-        durable.newest(tmp_path, "lab", "s", LIKE)
+        SavedStates(tmp_path, "lab", "s", LIKE)
     (tmp_path / "about.json").write_text(json.dumps({"party": "lab", "schema": "s"}))
     (tmp_path / "000000000000" / "lab.npz").write_bytes(b"PK")
     with pytest.raises(

@@ -136,7 +136,7 @@ REFUSED = {
         other=Node("smashed.params", trained, "client", ["image"])
     ),
     "`nodes` holds no Node": [Loss("loss", mean, "server", ["label"])],
-    "`nodes` must hold Node and Loss, got int": [*chain(), 3],
+    "`nodes` must hold Node, Loss and Metric, got int": [*chain(), 3],
 }
 
 

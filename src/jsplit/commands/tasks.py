@@ -116,12 +116,17 @@ def infer(options: argparse.Namespace) -> int:
         pulse=gathered.pulse,
         **kept,
     )
+    # Of which state the numbers are: the newest that all parties have.
+    print(f"{options.party}: with what was learned by step {result.step}")
     for name, x in result.losses.items():
         print(f"{options.party}: {name} {x:.6f}")
+    for name, x in result.metrics.items():
+        shown = f"{x:.6f}" if isinstance(x, float) else x
+        print(f"{options.party}: {name} {shown}")
     if predicts and result.outputs:
         np.savez(options.out, allow_pickle=False, **_by_path(result.outputs))
         print(options.out)
-    elif not result.losses:
+    elif not result.losses and not result.metrics:
         print(f"{options.party}: done, nothing of the result is computed here")
     return 0
 

@@ -246,6 +246,8 @@ class Info(NamedTuple):
             each.
         messages: what crossed, in order; empty where the interpreter sends
             nothing.
+        metrics: of `evaluate`, every `jsplit.Metric` by name, a number of
+            Python's own, over all examples; a step has none.
         finite: whether what a step leaves is finite, value by value; `None`
             where nobody looks (`nonfinite="allow"`).
 
@@ -261,4 +263,6 @@ class Info(NamedTuple):
     # Only `messages` fills it: inside the one program of `fused` there is
     # no moment at which something crosses.
     messages: tuple[Message, ...] = ()
+    # Not among the losses, whose weighted sum is `loss` and which JAX traces.
+    metrics: Mapping[str, float | int | bool] = {}
     finite: Finite | None = None

@@ -6,7 +6,7 @@ must do, whoever makes it, is said at its Protocol here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import jax
@@ -108,24 +108,31 @@ class EvaluateFn(Protocol):
     """The form of `trainer.evaluate`; see `__call__`."""
 
     def __call__(
-        self, state: TrainState, batch: Fields, weight: ArrayLike | None = None
+        self,
+        state: TrainState,
+        batch: Fields | Iterable[Fields | tuple[Fields, ArrayLike]],
+        weight: ArrayLike | None = None,
     ) -> Info:
-        """Compute losses and metrics on one batch in inference mode; changes nothing.
+        """Compute losses and metrics in inference mode; changes nothing.
 
         Args:
             state: of all parties; it is not used up.
             batch: every field that the topology reads, by name, each
-                an array or pytree [batch, ...].
-            weight: how much each example counts in the mean that a
-                loss takes, [batch]; 0 leaves it out. By default all
-                count alike.
+                an array or pytree [batch, ...]; or a set, as an
+                iterable of such batches, of any sizes, or of pairs
+                (batch, weight).
+            weight: how much each example of the one batch counts in
+                the mean that a loss takes, [batch]; 0 leaves it out.
+                By default all count alike.
 
         Returns:
-            The `Info` of this batch.
+            The `Info` of the batch, or of the set: losses are means
+            over all its examples, and each `Metric` is of all of them.
 
         Raises:
-            ValueError: if a field is lacking or unknown, or batch
-                axes differ.
+            ValueError: if a field is lacking or unknown, batch axes
+                differ, a set holds no batch, or a metric cannot be
+                computed.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -137,6 +144,9 @@ class EvaluateFn(Protocol):
             >>> state = trainer.init(0, batch)
             >>> float(trainer.evaluate(state, batch).loss)
             25.0
+            >>> batches = [batch, {"x": jnp.zeros((1, 3)), "label": jnp.zeros(1)}]
+            >>> float(trainer.evaluate(state, batches).loss)
+            20.0
         """
         ...
 
@@ -190,7 +200,8 @@ class Trainer(NamedTuple):
             is used up (its buffers are donated); go on with the one
             that comes out.
         evaluate: `evaluate(state, batch, weight=None) -> info`
-            computes losses in inference mode, see `EvaluateFn`.
+            computes losses and metrics of a batch, or of several, in
+            inference mode, see `EvaluateFn`.
         predict: `predict(state, fields) -> {node: output}` computes
             the outputs of the nodes that no other node reads, see
             `PredictFn`.

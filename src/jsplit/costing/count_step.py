@@ -16,7 +16,7 @@ from jsplit.core.base import Link, PyTree
 from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
 from jsplit.costing.party_cost import MODES, PartyCost
 from jsplit.costing.step_cost import Cost
-from jsplit.costing.traced_step import TracedStep
+from jsplit.costing.traced_step import TracedStep, evaluation_messages
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import Optimizers, check_batch, configure, fields_of
 from jsplit.training.initial import initial_shapes
@@ -125,7 +125,14 @@ def cost(
 
     # Cached: in a whole run many clients have a last step of the same size.
     parties = {party: party_cost(party) for party in topology.parties}
-    return Cost(batch_of(shapes), parties, messages, state, cache(again))
+    return Cost(
+        batch_of(shapes),
+        parties,
+        messages,
+        state,
+        cache(again),
+        cache(lambda: evaluation_messages(config, state, shapes)),
+    )
 
 
 def _resized(shapes: PyTree, size: int) -> PyTree:

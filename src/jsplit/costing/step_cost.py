@@ -27,6 +27,7 @@ class Cost:
             `info.messages` of a step that `jsplit.messages` runs.
         state: The shapes of every party's state.
         again: `again(batch)`, the cost of a step of another size; see `at`.
+        measure: `measure()`, the messages of an evaluation; see `evaluation`.
 
     Example:
         >>> import jax, jsplit
@@ -44,6 +45,30 @@ class Cost:
     # Not compared: functions are equal only to themselves, so no two costs would be.
     state: TrainState = field(repr=False, compare=False)
     again: Callable[[int], Cost] = field(repr=False, compare=False)
+    measure: Callable[[], tuple[Message, ...]] = field(
+        default=tuple, repr=False, compare=False
+    )
+
+    @property
+    def evaluation(self) -> tuple[Message, ...]:
+        """What crosses when as many records are evaluated, metrics included.
+
+        Returns:
+            Every message in order, equal to `info.messages` of `evaluate` of
+            `jsplit.messages` on one batch.
+
+        Example:
+            >>> import jax, jsplit
+            >>> part = jsplit.segment(lambda x: x)
+            >>> trained = jsplit.segment(lambda w, x: w * x, init=lambda key, x: x[0])
+            >>> topology = jsplit.vanilla(part, trained, loss=lambda y, label: y[:, 0])
+            >>> x, label = (jax.ShapeDtypeStruct((8, n), "float32") for n in (4, 1))
+            >>> spread = jsplit.Metric("spread", lambda y: y.std(), "client", "output")
+            >>> cost = jsplit.cost(topology.add(spread), {"x": x, "label": label})
+            >>> [m.name for m in cost.evaluation], [m.name for m in cost.messages]
+            (['smashed', 'output'], ['smashed'])
+        """
+        return self.measure()
 
     def at(self, batch: int) -> Cost:
         """The cost of a step of another size.

@@ -22,6 +22,7 @@ from jsplit.training.config import Config
 from jsplit.training.crossing import message_of
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.nonfinite import hold
+from jsplit.training.step import inference_ops
 from jsplit.training.store import Store, layout_of, load
 from jsplit.training.sums import zero_sums
 from jsplit.training.walk import Name, Op, Wire, turns
@@ -172,3 +173,31 @@ class TracedStep:
             if t.op.party == party:
                 sizes.update(t.kept)
         return sum(sizes.values())
+
+
+def evaluation_messages(
+    config: Config, state: TrainState, batch: Mapping[str, PyTree]
+) -> tuple[Message, ...]:
+    """The messages of one batch in inference mode, with what losses and metrics read.
+
+    Args:
+        config: The configuration.
+        state: The shapes of all parties' state.
+        batch: The shapes of the fields.
+    """
+    topology = config.topology
+    store: Store = load(layout_of(config), state, batch)
+    found: list[Message] = []
+    for turn in turns(inference_ops(config, topology.losses, topology.metrics), ()):
+        for op in turn.ops:
+            # Nothing that crosses depends on the value of a loss.
+            if op.kind is OpKind.LOSS:
+                continue
+            results = jax.eval_shape(op.run, *[store[r] for r in op.reads])
+            store.update(zip(op.writes, results, strict=True))
+            found += [
+                message_of(name, x)
+                for name, x in zip(op.writes, results, strict=True)
+                if isinstance(name, Wire)
+            ]
+    return tuple(found)

@@ -127,6 +127,7 @@ class Frames:
             schedule=agreed.turns.schedule(len(self.local.wires)),
             lag=lag,
             finite=agreed.nonfinite == "refuse",
+            anew=not training,
             last_shapes=self.last_shapes,
         )
 

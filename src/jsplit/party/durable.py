@@ -15,18 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-import jax
-
 from jsplit.core.base import PartyState, TrainState
-from jsplit.core.checkpoint import (
-    array_of,
-    arrays_by_path,
-    file_of,
-    read,
-    restore,
-    save,
-    to_disk,
-)
+from jsplit.core.checkpoint import restore, save, to_disk
 from jsplit.party.folder import (
     at,
     check_owner,
@@ -210,49 +200,3 @@ class CheckpointStore:
 
 Checkpoints = CheckpointStore | InMemory
 """What a party saves its state to: a folder, or its own memory if it was given none."""
-
-
-def newest(
-    folder: str | os.PathLike, party: str, schema: str, like: PartyState
-) -> PartyState:
-    """A party as its newest intact checkpoint has it, for inference.
-
-    Args:
-        folder: of its checkpoints.
-        party: whose they are.
-        schema: hash of what a checkpoint depends on.
-        like: a state of the party. What only training needs, the optimizer's state and
-            the memory of links, is taken from here and not from the checkpoint.
-
-    Returns:
-        The state.
-
-    Raises:
-        ValueError: if there is none, or it is of another agreement.
-    """
-    folder = Path(folder)
-    there = steps_of(folder, party) if folder.is_dir() else []
-    if not there:
-        raise ValueError(f"`checkpoint` {folder} holds none of the party `{party}`.")
-    check_owner(folder, party, schema)
-    # Whoever evaluates need not have the optimizer, nor links with a memory.
-    bare = like._replace(optimizer=(), links={})
-    for step in reversed(there):
-        try:
-            found = _read_party(file_of(at(folder, step), party), bare)
-        except (ValueError, KeyError) as error:
-            _log.warning("checkpoint of step %d is left aside: %s", step, error)
-            continue
-        return found._replace(optimizer=like.optimizer, links=like.links)
-    raise ValueError(
-        f"`checkpoint` {folder} holds none that is whole, of the steps {there}."
-    )
-
-
-def _read_party(file: Path, like: PartyState) -> PartyState:
-    """The leaves of `like` from a file, whatever else is in it."""
-    about, arrays = read(file)
-    leaves = []
-    for path, x in arrays_by_path(like).items():
-        leaves.append(array_of(file, path, arrays[path], about["dtypes"][path], x))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)

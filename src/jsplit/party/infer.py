@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,16 +14,15 @@ import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
-from jsplit.party.connection.network import RolledBack
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
-from jsplit.party.contract.record_order import Id, Records
-from jsplit.party.durable import newest
+from jsplit.party.contract.record_order import Id
 from jsplit.party.join import prepare
-from jsplit.party.process import PartyRun
+from jsplit.party.passes import means, passes
 from jsplit.party.results import Result
 from jsplit.party.task import Brought, Task, TaskKind
+from jsplit.training.metrics import compute_metrics
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
 
@@ -47,22 +45,24 @@ def evaluate(
     pulse: Sequence[float] = (),
     transport: Transport | None = None,
 ) -> Result:
-    """Compute the means of all losses over some records, in inference mode.
+    """Compute means of losses, and metrics, over some records, in inference mode.
 
-    Every party calls it at the same time, each with its own part.
+    Every party calls it at the same time, each with its own part. All take their state
+    of one step, the newest that all have.
 
     Args:
         agreed: what the parties have agreed on; where clients take turns, that of one
             client, `agreed.of(client)`.
         party: the name of this one.
-        own: its segments and loss functions by name, or a topology that has them.
+        own: its segments, and functions of losses and metrics, by name, or a topology
+            that has them.
         data: its fields by name, [record, ...].
         records: how many records there are, as all parties must say.
         credentials: its certificate and key, `jsplit.party.credentials`.
         ids: of its records, by which all bring them in one order; all parties must have
             the same.
         state: of this party, as `jsplit.party.run` gives it.
-        checkpoint: its folder, whose newest state is taken; instead of `state`.
+        checkpoint: its folder, which is only read; instead of `state`.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
         listen: `host:port` where it listens, if not at the address that others dial.
@@ -75,11 +75,12 @@ def evaluate(
         transport: what carries frames; by default gRPC.
 
     Returns:
-        A `Result` with the means of the losses that this party computes, by name.
+        A `Result` with the means of the losses and the metrics of all records that this
+        party computes, by name, and the step of the state.
 
     Raises:
         ValueError: naming the argument that does not fit the agreement.
-        Refused: if the parties do not agree, in one line.
+        Refused: if the parties do not agree, or have no step in common, in one line.
         Missing: if a party did not come for as long as agreed.
 
     Example:
@@ -136,7 +137,8 @@ def predict(
 ) -> Result:
     """Compute the outputs of the nodes that no other node reads, for some records.
 
-    Every party calls it at the same time, each with its own part.
+    Every party calls it at the same time, each with its own part. All take their state
+    of one step, the newest that all have.
 
     Args:
         agreed: what the parties have agreed on; where clients take turns, that of one
@@ -149,7 +151,7 @@ def predict(
         ids: of its records, by which all bring them in one order; all parties must have
             the same.
         state: of this party, as `jsplit.party.run` gives it.
-        checkpoint: its folder, whose newest state is taken; instead of `state`.
+        checkpoint: its folder, which is only read; instead of `state`.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
         listen: `host:port` where it listens, if not at the address that others dial.
@@ -168,7 +170,7 @@ def predict(
 
     Raises:
         ValueError: naming the argument that does not fit the agreement.
-        Refused: if the parties do not agree, in one line.
+        Refused: if the parties do not agree, or have no step in common, in one line.
         Missing: if a party did not come for as long as agreed.
 
     Example:
@@ -225,75 +227,21 @@ def _infer(
     # Rounded up: unlike training, inference takes the records that fill no batch too.
     steps = -(-count // agreed.batch)
     task = Task(kind, steps, agreed.batch, count)
-    # The folder may be in use by a process that trains, and is only read; inference
-    # itself saves nothing.
-    in_memory = dataclasses.replace(brought, checkpoint=None)
-    with prepare(agreed, party, task, in_memory) as prepared:
+    with prepare(agreed, party, task, brought) as prepared:
         # `prepare` has refused an agreement of several clients.
         [mine] = prepared.records.values()
         if mine.count not in (None, count):
             what = "data" if mine.fields else "ids"
             raise ValueError(f"`records` is {count}, `{what}` has {mine.count}.")
-        state = brought.state
-        if brought.checkpoint is not None:
-            like = prepared.store.restore(0)
-            state = newest(brought.checkpoint, party, agreed.schema, like)
-        assert state is not None
+        has = prepared.store if prepared.saved is None else prepared.saved
         with prepared.connected(reach) as me:
-            found = _passes(me, task, mine, state)
+            state, found = passes(me, task, mine, has.restore)
     at = int(state.step)
     if kind is TaskKind.PREDICT:
         outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
         return Result(state, at, outputs=mine.back(outputs))
-    return Result(state, at, _means(task, found))
-
-
-def _passes(
-    me: PartyRun, task: Task, records: Records, state: PartyState
-) -> list[PyTree]:
-    """What each batch gives: outputs by node, or losses by name."""
-    forward = me.local.evaluate
-    if task.kind is TaskKind.PREDICT:
-        forward = me.local.predict
-    while True:
-        me.network.start()
-        try:
-            found = []
-            for step in range(task.steps):
-                size = task.size_of(step)
-                first = step * task.size
-                batch = records.take(np.arange(first, first + size))
-                given = forward(state, batch, step, size, me.network)
-                # Off the device at once: outputs of all records may not fit there.
-                found.append(jax.tree.map(np.asarray, given))
-                me.network.finished(step)
-            _part_from_all(me, task.steps)
-            return found
-        except RolledBack:
-            # Another party has come again and has nothing yet, so all begin anew.
-            continue
-
-
-def _part_from_all(me: PartyRun, steps: int) -> None:
-    """Wait until all are done, and say goodbye."""
-    network = me.network
-    # As checkpoints are committed: "on disk" here means that the result is in hand.
-    network.durable([0, steps])
-    network.until(
-        lambda: network.member.committed >= steps,
-        "all to be done",
-        me.agreed.parties,
-    )
-    network.leave("", network.awaited())
-
-
-def _means(task: Task, losses: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """The mean of each loss over all records, from those of batches, by name."""
-    # The last batch may be smaller, and counts as much less.
-    sizes = np.array([task.size_of(step) for step in range(task.steps)])
-    weights = sizes / task.records
-    means = {}
-    for name in losses[0]:
-        terms = [w * x[name] for w, x in zip(weights, losses, strict=True)]
-        means[name] = float(sum(terms))
-    return means
+    local = prepared.local
+    local.scalars.warn(steps, 4)
+    losses, rows = zip(*found, strict=True)
+    metrics = compute_metrics(local.topology, local.metrics, rows)
+    return Result(state, at, means(task, losses), metrics=metrics)

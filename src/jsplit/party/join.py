@@ -20,11 +20,13 @@ from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.contract.record_order import Id, Records
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
 from jsplit.party.in_memory import InMemory
 from jsplit.party.process import PartyRun, of_client
+from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
@@ -43,6 +45,7 @@ class Prepared:
         local: its part of the computation.
         records: its records, by client.
         store: its checkpoints.
+        saved: of inference, the checkpoints in the folder that it was given.
         member: its side of the protocol.
         limit: the most bytes that the arrays of one frame may take.
     """
@@ -53,6 +56,7 @@ class Prepared:
     local: Local
     records: Mapping[str, Records]
     store: Checkpoints
+    saved: SavedStates | None
     member: Member
     limit: int
 
@@ -118,22 +122,37 @@ def prepare(
         )
     fields = local.fields(task.kind)
     records = _records_of(agreed, party, fields, brought.data, brought.ids)
-    like = local.init(_example_of(next(iter(records.values()))))
+    first = _example_of(next(iter(records.values())))
+    # Of a function of the step too, before anybody is connected.
+    check_dtypes(agreed.fields, first, party)
+    like = local.init(first)
     frames = Frames(agreed, party, task, local, shapes_of_learned(like))
     frames.check()
-    if brought.checkpoint is None:
-        store: Checkpoints = InMemory()
-    else:
+    store: Checkpoints = InMemory()
+    saved = None
+    if brought.checkpoint is not None and task.kind is TaskKind.TRAIN:
         store = CheckpointStore(brought.checkpoint, party, agreed.schema, like)
+    elif brought.checkpoint is not None:
+        # The folder may be in use by a process that trains, and is only read.
+        saved = SavedStates(brought.checkpoint, party, agreed.schema, like)
     # From here on: whatever goes wrong, another process must be able to have the folder.
     with closing(store):
         if not store.steps:
             store.save(brought.state or like)
-        member = _member(frames, brought, records, store)
+        durable = saved.steps if saved is not None else store.steps
+        member = _member(frames, brought, records, store, durable)
         # A frame that was sealed for its way through the lead is a little longer.
         limit = frames.limit + OVERHEAD
         yield Prepared(
-            agreed, party, brought.credentials, local, records, store, member, limit
+            agreed,
+            party,
+            brought.credentials,
+            local,
+            records,
+            store,
+            saved,
+            member,
+            limit,
         )
 
 
@@ -168,6 +187,7 @@ def _records_of(
             given = given[client]
         if not callable(given):
             given = _chosen(given, fields, party, client)
+            check_dtypes(agreed.fields, given, party)
         its = ids
         if isinstance(ids, Mapping) and own is None:
             if client not in ids:
@@ -217,20 +237,19 @@ def _member(
     brought: Brought,
     records: Mapping[str, Records],
     store: Checkpoints,
+    durable: Sequence[int],
 ) -> Member:
     """The party's side of the protocol, as it stands before the first connection."""
     agreed, parties = frames.agreed, frames.agreed.parties
     reach = agreed.reach(frames.party)
     direct = [parties.index(p) for p, how in reach.items() if how != "lead"]
-    # What inference computes depends on no step before it, so it always begins anew.
-    training = frames.task.kind is TaskKind.TRAIN
-    durable = tuple(store.steps) if training else (0,)
     counts = {}
     for client, its in records.items():
         # Who gives `batch(step)` has no number of records to compare.
         if its.count is not None:
             counts[client] = (its.count, its.digest)
-    status = Status(store.instance, 0, durable, counts)
+    # The lead finds the newest that all have, to infer with as to train on from.
+    status = Status(store.instance, 0, tuple(durable), counts)
     relayed = "lead" in reach.values()
     return Member(
         frames.terms(),

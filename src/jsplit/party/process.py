@@ -15,6 +15,7 @@ from jsplit.party.compute.handover import learned, taken
 from jsplit.party.compute.local import Local, check_size
 from jsplit.party.connection.network import Network
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.contract.record_order import Records, places_of
 from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Checkpoints
@@ -124,6 +125,7 @@ class PartyRun:
             own_step = turns.steps_of(client, step)
             found = records.take(places_of(own_step, count, size, self.agreed.seed))
         check_size(found, size)
+        check_dtypes(self.agreed.fields, found, self.party)
         return found
 
     def hand_over(self, state: PartyState, step: int) -> PartyState:

@@ -87,6 +87,7 @@ class Result:
         step: at which it stands.
         losses: by name. Of training, one number for every step that this process
             computed last; of an evaluation, the mean over all records.
+        metrics: of an evaluation, by name, each a number of all records.
         outputs: of a prediction, by node, [record, ...], in the order that
             `jsplit.party.predict` says.
         stopped: whether it was asked to stop before the end.
@@ -105,6 +106,7 @@ class Result:
     step: int
     # `Any`: a list of numbers or one number, by the task, which whoever asked for it knows.
     losses: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float | int | bool] = field(default_factory=dict)
     outputs: Mapping[str, PyTree] = field(default_factory=dict)
     stopped: bool = False
     epoch: int = 0

@@ -18,6 +18,7 @@ import optax
 from jsplit.core.base import Link, PyTree, Segment
 from jsplit.rounds.client_mesh import Vmap
 from jsplit.topology.graph import Topology
+from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import Config
 
@@ -47,12 +48,15 @@ def vmap_clients(
         ...].
     """
     axis = _ClientAxis(count, own, vmap)
-    nodes: list[Node | Loss] = []
+    nodes: list[Node | Loss | Metric] = []
     for node in config.topology.nodes:
         if node.party not in clients:
             nodes.append(node)
         elif isinstance(node, Node):
             nodes.append(replace(node, segment=axis.segment(node.segment)))
+        elif isinstance(node, Metric):
+            # No step computes it; its crossing may have a link.
+            nodes.append(node)
         else:
             nodes.append(axis.loss(node, config.topology))
 

@@ -27,6 +27,7 @@ from jsplit.rounds.inputs import (
 )
 from jsplit.rounds.programs import Programs
 from jsplit.rounds.round_method import RoundMethod, check_trainer
+from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import Federation, RoundInfo
 from jsplit.training.configure import fields_of
@@ -45,7 +46,8 @@ def make_algorithm(method: RoundMethod) -> Algorithm:
     config = check_trainer(method.trainer)
     needed = frozenset(fields_of(config.topology, losses=True))
     forms = StateForms(layout_of(config), method.sharing, method.mesh)
-    driver = _Driver(method, forms, needed, Programs(method, forms))
+    metrics = RoundMetrics(config, forms)
+    driver = _Driver(method, forms, needed, Programs(method, forms), metrics)
     return Algorithm(
         init=driver.init,
         step=driver.step,
@@ -65,6 +67,7 @@ class _Driver:
     forms: StateForms
     needed: frozenset[str]
     programs: Programs
+    metrics: RoundMetrics
 
     def init(self, key: jax.Array | int, round: Round) -> Federation:
         """Make the first state of all clients and of those they train with.
@@ -157,17 +160,23 @@ class _Driver:
             round: which clients are measured, and on which records.
 
         Returns:
-            The losses.
+            The losses, and every metric over all examples; both by client
+            too, NaN where a client alone has no such metric.
 
         Raises:
-            ValueError: if `round` is no round, lacks a field, or is of
-                another number of clients than the state.
+            ValueError: if `round` is no round, lacks a field, is of another
+                number of clients than the state, or a metric cannot be
+                computed.
         """
+        check_round(round, self.needed | self.metrics.fields)
         arrays = self._arrays(state, round)
         program = self.programs.of(arrays, training=False)
         carry, key = self.forms.open(state)
-        _, info = program(carry, key, self._fields(round), arrays)
-        return _first_clients(info, len(round.client))
+        fields = self._fields(round)
+        _, info = program(carry, key, fields, arrays)
+        self.method.scalars.warn(int(round.steps.sum()), 3)
+        info = _first_clients(info, len(round.client))
+        return self.metrics.add(info, carry, key, fields, round)
 
     def predict(
         self,

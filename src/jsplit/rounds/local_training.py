@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import Fields, PyTree
 from jsplit.core.checks import as_positive_int
-from jsplit.core.trainer import Trainer
+from jsplit.core.trainer import EvaluateFn, Trainer
 from jsplit.core.trees import combine, inexact_part
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.averages import add_clients, mean_of
@@ -34,9 +34,11 @@ from jsplit.rounds.client_mesh import CLIENTS, clients_mesh
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
 from jsplit.rounds.forms import StateForms
+from jsplit.rounds.measuring import losses_trainer
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
+from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.initial import first_memory
 from jsplit.training.kinds import Kind
 from jsplit.training.store import layout_of
@@ -81,7 +83,11 @@ def local_training(
             "waits for another."
         )
     forms = StateForms(layout_of(config), sharing, mesh)
-    method = LocalTraining(trainer, config, forms, sharing, server, chunk, mesh)
+    scalars = ScalarLosses()
+    measure = losses_trainer(trainer, scalars).evaluate
+    method = LocalTraining(
+        trainer, measure, scalars, config, forms, sharing, server, chunk, mesh
+    )
     return make_algorithm(method)
 
 
@@ -90,6 +96,8 @@ class LocalTraining:
     """What a client and the server do in a round of local training."""
 
     trainer: Trainer
+    measure: EvaluateFn
+    scalars: ScalarLosses
     config: Config
     forms: StateForms
     sharing: SharingTable
@@ -136,7 +144,7 @@ class LocalTraining:
     ) -> Client:
         """Measure all losses on one batch, in inference mode."""
         state = self.forms.one(client.store, key, client.step)
-        info = self.trainer.evaluate(state, batch, weight)
+        info = self.measure(state, batch, weight)
         return client._replace(sums=add_losses(client.sums, info.losses, count))
 
     def client_final(self, shared: Shared, store: Store, share: jax.Array) -> Shared:

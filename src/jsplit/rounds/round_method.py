@@ -18,6 +18,7 @@ from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.sharing import SharingTable
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
+from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.meshes import one_mesh
 from jsplit.training.walk import Store
 
@@ -56,6 +57,11 @@ class RoundMethod(Protocol):
     @property
     def mesh(self) -> Mesh | None:
         """Over whose axis `clients` what each client has of its own lies spread."""
+        ...
+
+    @property
+    def scalars(self) -> ScalarLosses:
+        """What is known of losses of weight 0 once they were measured."""
         ...
 
     def server_init(self, store: Store) -> Mapping[str, PyTree]:

@@ -43,13 +43,15 @@ class RoundInfo(NamedTuple):
         losses: every loss and metric before its weight, by name, likewise.
         each: every loss by client that takes part, [K], the mean over its
             examples; NaN where it had none. Empty where clients step
-            together.
+            together. In `evaluate` metrics are among them.
         examples: how many examples each client had, [K].
+        metrics: of `evaluate`, every `jsplit.Metric` by name, a number of
+            Python's own, over all examples of the round.
 
     Example:
         >>> from jsplit.rounds import RoundInfo
         >>> RoundInfo._fields
-        ('loss', 'losses', 'each', 'examples')
+        ('loss', 'losses', 'each', 'examples', 'metrics')
     """
 
     loss: jax.Array
@@ -58,3 +60,4 @@ class RoundInfo(NamedTuple):
     # every round.
     each: Mapping[str, jax.Array]
     examples: jax.Array
+    metrics: Mapping[str, float | int | bool] = {}

@@ -8,7 +8,7 @@ topology, `all_steps` loops over the steps.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jax.sharding import Mesh
 
@@ -21,11 +21,11 @@ from jsplit.rounds.client_mesh import clients_mesh, vmap_over_devices
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
+from jsplit.rounds.measuring import fused_of
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
-from jsplit.training.fused import fused
-from jsplit.training.kinds import WireKind
+from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.store import layout_of
 from jsplit.training.walk import Store
 
@@ -90,6 +90,8 @@ class Synchronous:
     sharing: SharingTable
     clients: tuple[str, ...]
     mesh: Mesh | None
+    # Nothing is measured here; see `synchronous`.
+    scalars: ScalarLosses = field(default_factory=ScalarLosses)
 
     def server_init(self, store: Store) -> dict[str, PyTree]:
         """Return nothing: no optimizer applies averages here."""
@@ -114,17 +116,4 @@ class Synchronous:
         own = any(self.sharing.parties[p].params is Sharing.OWN for p in self.clients)
         vmap = vmap_over_devices(self.mesh)
         many = vmap_clients(self.config, self.clients, count, own=own, vmap=vmap)
-        links = {}
-        for _, value in many.links:
-            links[value] = (
-                many.links.get((WireKind.ACTIVATION, value)),
-                many.links.get((WireKind.COTANGENT, value)),
-            )
-        return fused(
-            many.topology,
-            many.optimizer,
-            links=links,
-            backward=many.backward,
-            mesh=many.mesh,
-            kernels=many.kernels,
-        ).step
+        return fused_of(many).step

@@ -12,11 +12,13 @@ from jsplit.topology.crossings import Crossing
 from jsplit.topology.decoupling import decoupled
 from jsplit.topology.drawing import figure, mermaid
 from jsplit.topology.graph import Topology
+from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node, Penalty
 
 __all__ = [
     "Crossing",
     "Loss",
+    "Metric",
     "Node",
     "Penalty",
     "Topology",

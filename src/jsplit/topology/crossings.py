@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
+from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 
 
@@ -31,7 +32,7 @@ class Crossing(NamedTuple):
 
 def find_crossings(
     nodes: Mapping[str, Node],
-    losses: Sequence[Loss],
+    losses: Sequence[Loss | Metric],
     depends_on_params: Container[str],
     on_loss_path: Container[str],
 ) -> tuple[Crossing, ...]:
@@ -39,13 +40,13 @@ def find_crossings(
 
     Args:
         nodes: Nodes by name, in the order of a forward pass.
-        losses: The losses of the topology.
+        losses: The losses and metrics of the topology.
         depends_on_params: Values for which a cotangent is of use.
         on_loss_path: Nodes that some loss depends on.
     """
 
-    def has_cotangent(reader: Node | Loss, name: str) -> bool:
-        trains = isinstance(reader, Loss) or reader.name in on_loss_path
+    def has_cotangent(reader: Node | Loss | Metric, name: str) -> bool:
+        trains = not isinstance(reader, Node) or reader.name in on_loss_path
         return trains and name in reader.differentiable_inputs
 
     # Two readers at one party get one message, and one cotangent of their sum goes

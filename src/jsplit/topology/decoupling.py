@@ -10,6 +10,7 @@ import jax
 from jsplit.core.base import Segment
 from jsplit.core.checks import shown
 from jsplit.topology.graph import Topology
+from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 
 
@@ -68,7 +69,7 @@ def decoupled(
     """
     _check(topology, value, label)
     party = topology.node[value].party
-    nodes: list[Node | Loss] = []
+    nodes: list[Node | Loss | Metric] = []
     for n in topology.nodes:
         if value in n.reads and n.party != party:
             if isinstance(n, Loss):
@@ -76,7 +77,8 @@ def decoupled(
                     f"the loss `{n.name}` at `{n.party}` reads `{value}` itself, "
                     "so its cotangent must come back."
                 )
-            n = replace(n, detached=(*n.detached, value))
+            if isinstance(n, Node):  # a metric gives no cotangent anyway
+                n = replace(n, detached=(*n.detached, value))
         nodes.append(n)
 
     # Not detached at home: this is the path by which the party's own segments learn.

@@ -13,8 +13,10 @@ from functools import cached_property
 from types import MappingProxyType
 
 from jsplit.topology.crossings import Crossing, find_crossings
+from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names
-from jsplit.topology.nodes import Loss, Node, in_order, kind_of
+from jsplit.topology.nodes import Loss, Node, in_order
+from jsplit.topology.text import in_words
 from jsplit.topology.validation import validate
 
 
@@ -26,7 +28,7 @@ class Topology:
     computes what, and what crosses: `<->` where a cotangent comes back.
 
     Attributes:
-        nodes: `Node` and `Loss`, in any order.
+        nodes: `Node`, `Loss` and `Metric`, in any order.
         holds: The data fields of each party. Labels are fields like any
             other.
 
@@ -56,7 +58,7 @@ class Topology:
           smashed: hospital <-> server
     """
 
-    nodes: Sequence[Node | Loss]
+    nodes: Sequence[Node | Loss | Metric]
     holds: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
@@ -87,11 +89,11 @@ class Topology:
         # By hand: the dataclass would hash `holds`, and a mapping has no hash.
         return hash((self.nodes, tuple(sorted(self.holds.items()))))
 
-    def add(self, *nodes: Node | Loss) -> Topology:
-        """The same topology with further nodes, losses or penalties.
+    def add(self, *nodes: Node | Loss | Metric) -> Topology:
+        """The same topology with further nodes, losses, penalties or metrics.
 
         Args:
-            *nodes: `Node` and `Loss`, in any order.
+            *nodes: `Node`, `Loss` and `Metric`, in any order.
 
         Returns:
             A new topology; this one is not changed.
@@ -142,6 +144,21 @@ class Topology:
         return tuple(n for n in self.nodes if isinstance(n, Loss))
 
     @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of whole sets, as listed in `nodes`.
+
+        Returns:
+            All nodes that are a `Metric`.
+
+        Example:
+            >>> import jsplit
+            >>> bottom, top = (jsplit.segment(lambda x: x) for _ in range(2))
+            >>> jsplit.vanilla(bottom, top, loss=max).metrics
+            ()
+        """
+        return tuple(n for n in self.nodes if isinstance(n, Metric))
+
+    @cached_property
     def parties(self) -> tuple[str, ...]:
         """Every party, in the order of its first part in a step.
 
@@ -154,7 +171,8 @@ class Topology:
             >>> jsplit.vanilla(bottom, top, loss=max, client="lab").parties
             ('lab', 'server')
         """
-        computing = [n.party for n in (*self.segments, *self.losses)]
+        parts = (*self.segments, *self.losses, *self.metrics)
+        computing = [n.party for n in parts]
         return tuple(dict.fromkeys([*computing, *self.holds]))
 
     @cached_property
@@ -244,10 +262,11 @@ class Topology:
 
     @cached_property
     def crossings(self) -> tuple[Crossing, ...]:
-        """Every crossing of a training step, in the order in which the values are made.
+        """Every crossing of a step, in the order in which the values are made.
 
         Returns:
-            A `Crossing` for every value and party that reads it elsewhere.
+            A `Crossing` for every value and party that reads it elsewhere; for a
+            `Metric` it crosses in `evaluate` alone.
 
         Example:
             >>> import jsplit
@@ -255,8 +274,9 @@ class Topology:
             >>> jsplit.vanilla(bottom, top, loss=max).crossings
             (Crossing(name='smashed', sender='client', receiver='server', returns=False),)
         """
+        readers = (*self.losses, *self.metrics)
         return find_crossings(
-            self.node, self.losses, self.depends_on_params, self.on_loss_path
+            self.node, readers, self.depends_on_params, self.on_loss_path
         )
 
     @cached_property
@@ -276,17 +296,5 @@ class Topology:
         return tuple(n.name for n in self.segments if n.name not in read)
 
     def __repr__(self) -> str:
-        width = max(map(len, self.parties))
-        rows = []
-        for party in self.parties:
-            has = []
-            if self.holds.get(party):
-                has.append(f"holds {', '.join(self.holds[party])}")
-            for n in (*self.segments, *self.losses):
-                if n.party == party:
-                    has.append(f"{n.name} = {kind_of(n)}({', '.join(n.reads)})")
-            rows.append(f"  {party:{width}}  {'; '.join(has)}")
-        for c in self.crossings:
-            arrow = "<->" if c.returns else "->"
-            rows.append(f"  {c.name}: {c.sender} {arrow} {c.receiver}")
-        return "\n".join(["Topology", *rows])
+        parts = (*self.segments, *self.losses, *self.metrics)
+        return in_words(self.parties, self.holds, parts, self.crossings)

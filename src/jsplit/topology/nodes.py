@@ -15,6 +15,7 @@ import jax
 
 from jsplit.core.base import Segment
 from jsplit.core.checks import shown, topological_order
+from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names, check_names
 
 
@@ -145,8 +146,9 @@ class Loss:
         inputs: Names of fields and values; also `<node>.params` and
             `<node>.state` of the party's own nodes (the state is the one
             after the step's forward pass, with all that the segment sowed).
-        weight: Factor in the objective; 0 makes the loss a metric, which is
-            computed but not trained for.
+        weight: Factor in the objective; 0: it is computed but not trained
+            for. Over several batches it is the mean over their examples;
+            what is no mean, as an AUC, is a `Metric`.
         local: Whether the loss may read only what the party already has, so
             that it makes nothing cross. See `Penalty`.
 
@@ -264,12 +266,12 @@ def Penalty(
     return Loss(name, fn, party, inputs, weight, local=True)
 
 
-def kind_of(node: Node | Loss) -> NodeKind:
+def kind_of(node: Node | Loss | Metric) -> NodeKind:
     """Whether a part is a segment, a loss, a metric or a penalty."""
     if isinstance(node, Node):
         return NodeKind.SEGMENT
     # Weight first: a penalty of weight 0 is not trained for, so it is a metric.
-    if not node.weight:
+    if isinstance(node, Metric) or not node.weight:
         return NodeKind.METRIC
     return NodeKind.PENALTY if node.local else NodeKind.LOSS
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+from jsplit.topology.metrics import Metric
 from jsplit.topology.names import OWN
 from jsplit.topology.nodes import Loss, Node, in_order
 
 _Holds = Mapping[str, Sequence[str]]
 
 
-def validate(nodes: Sequence[Node | Loss], holds: _Holds) -> None:
+def validate(nodes: Sequence[Node | Loss | Metric], holds: _Holds) -> None:
     """Refuse parts and holdings that make no topology.
 
     Args:
@@ -26,9 +27,9 @@ def validate(nodes: Sequence[Node | Loss], holds: _Holds) -> None:
         ValueError: Naming the culprit.
     """
     for n in nodes:
-        if not isinstance(n, (Node, Loss)):
+        if not isinstance(n, (Node, Loss, Metric)):
             raise ValueError(
-                f"`nodes` must hold Node and Loss, got {type(n).__name__}."
+                f"`nodes` must hold Node, Loss and Metric, got {type(n).__name__}."
             )
     computing = {n.name: n for n in nodes if isinstance(n, Node)}
     if not computing:
@@ -37,14 +38,16 @@ def validate(nodes: Sequence[Node | Loss], holds: _Holds) -> None:
     _check_names(nodes, computing, holds)
     # In the order of the computation, so that of several culprits the first is named:
     # the others often follow from it.
-    losses = [n for n in nodes if isinstance(n, Loss)]
+    losses = [n for n in nodes if not isinstance(n, Node)]
     for node in (*in_order(computing.values()), *losses):
         for name in node.reads:
             _check_input(node, name, computing, losses, holds)
 
 
 def _check_names(
-    nodes: Sequence[Node | Loss], computing: Mapping[str, Node], holds: _Holds
+    nodes: Sequence[Node | Loss | Metric],
+    computing: Mapping[str, Node],
+    holds: _Holds,
 ) -> None:
     """A name means one thing, in every party."""
     names = [n.name for n in nodes]
@@ -69,15 +72,14 @@ def _check_names(
 
 
 def _check_input(
-    node: Node | Loss,
+    node: Node | Loss | Metric,
     name: str,
     computing: Mapping[str, Node],
-    losses: Sequence[Loss],
+    losses: Sequence[Loss | Metric],
     holds: _Holds,
 ) -> None:
     """What `node` reads as `name` exists, and may be read at its party."""
-    what = f"{'node' if isinstance(node, Node) else 'loss'} `{node.name}`"
-    what = f"{what} at `{node.party}`"
+    what = f"{type(node).__name__.lower()} `{node.name}` at `{node.party}`"
     base, _, own = name.rpartition(".")
 
     # A value first: it may cross, so a node elsewhere is fine. All else must be at home.
@@ -95,14 +97,20 @@ def _check_input(
                 f"{what} reads the field `{name}`, which only {listed} holds; "
                 "raw inputs and labels do not cross."
             )
+    elif isinstance(node, Metric) and own in OWN and base in computing:
+        # They have no row for each example, of which a metric is made.
+        raise ValueError(
+            f"{what} reads `{name}`; a metric reads fields and values of examples, a "
+            "Loss of weight 0 reads parameters and states."
+        )
     elif isinstance(node, Loss) and own in OWN and base in computing:
         owner = computing[base].party
         if owner != node.party:
             raise ValueError(f"{what} reads `{name}`, which belongs to `{owner}`.")
     elif any(name == x.name for x in losses):
         raise ValueError(
-            f"{what} reads `{name}`, which is a loss; "
-            "losses add up and are read by no one."
+            f"{what} reads `{name}`, which is a loss or a metric; "
+            "these are read by no one."
         )
     else:
         fields = dict.fromkeys(f for held in holds.values() for f in held)

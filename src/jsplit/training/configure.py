@@ -14,6 +14,8 @@ from jsplit.core.checks import as_positive_int, one_of, shown
 from jsplit.core.trees import batch_of
 from jsplit.jaxprs.compiling import KERNELS
 from jsplit.topology.graph import Topology
+from jsplit.topology.metrics import Metric
+from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import MODES, NONFINITE, Config
 from jsplit.training.kinds import WireKind
 from jsplit.training.meshes import meshes_of
@@ -248,8 +250,11 @@ def check_batch(
     return size
 
 
-def fields_of(topology: Topology, *, losses: bool) -> set[str]:
-    """The fields that the nodes, and the losses if asked, read."""
-    # Labels are read by losses alone: to predict, nobody needs them.
-    readers = (*topology.segments, *topology.losses) if losses else topology.segments
+def fields_of(topology: Topology, *, losses: bool, metrics: bool = False) -> set[str]:
+    """The fields that the nodes, and the losses and metrics if asked, read."""
+    # Labels are read by losses alone: to predict, nobody needs them. What metrics
+    # alone read is not asked of who trains.
+    readers: tuple[Node | Loss | Metric, ...] = topology.segments
+    readers += topology.losses if losses else ()
+    readers += topology.metrics if metrics else ()
     return {i for n in readers for i in n.reads if i in topology.fields}

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.donation import USED, refuse_used_up, step_of
 from jsplit.core.placement import replicate, shard_batch
-from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
 from jsplit.core.trees import as_arrays, as_weight
 from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
@@ -29,6 +29,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
@@ -127,8 +128,10 @@ def fused(
         donate,
     )
     devices = one_mesh(config)
-    train, measure, infer, judge = _programs(config)
+    scalars = ScalarLosses()
+    train, measure, infer, judge = _programs(scalars.watch(config))
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+    measured = fields_of(topology, losses=True, metrics=True)
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
@@ -155,12 +158,10 @@ def fused(
         judge(info.finite, lambda: step_of(new))
         return _swap_keys(new, keys), info
 
-    @documented_as(EvaluateFn)
-    def evaluate(
-        state: TrainState, batch: Fields, weight: ArrayLike | None = None
-    ) -> Info:
-        batch, weight = as_arrays(batch), as_weight(weight)
-        check_batch(topology, batch, needed, weight=weight)
+    def measure_one(
+        state: TrainState, batch: Fields, weight: ArrayLike | None
+    ) -> tuple[Info, Mapping[Name, PyTree]]:
+        check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
         try:
             return measure(_swap_keys(state), _keys_of(state), batch, weight)
@@ -179,6 +180,7 @@ def fused(
             refuse_used_up(state, error)
             raise
 
+    evaluate = evaluator(topology, measure_one, scalars)
     return Trainer(init, step, evaluate, predict, config)
 
 
@@ -189,7 +191,7 @@ class _Programs(NamedTuple):
     """
 
     train: Callable[..., tuple[TrainState, Info]]
-    measure: Callable[..., Info]
+    measure: Callable[..., tuple[Info, dict[Name, PyTree]]]
     infer: Callable[..., dict[str, PyTree]]
     judge: Verdict
 
@@ -224,10 +226,10 @@ def _programs(config: Config) -> _Programs:
 
     def measure(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
-    ) -> Info:
+    ) -> tuple[Info, dict[Name, PyTree]]:
         store = start(state, keys, batch, weight)
         execute(walks.measure.ops, store)
-        return losses_in(store)
+        return losses_in(store), {name: store[name] for name in walks.observed}
 
     def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
         store = start(state, keys, fields)

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.donation import USED, refuse_used_up, step_of
-from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
 from jsplit.core.trees import as_arrays, as_weight
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -27,6 +27,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
@@ -37,7 +38,7 @@ from jsplit.training.nonfinite import Verdict, hold
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
-from jsplit.training.walk import Store, Walk
+from jsplit.training.walk import Name, Store, Walk
 from jsplit.training.walks import Walks, walks_of
 
 
@@ -114,10 +115,12 @@ def messages(
         donate,
     )
     layout, run = layout_of(config), partial(_compiled, config)
-    walks = walks_of(with_batch_sharding(config))
+    scalars = ScalarLosses()
+    walks = walks_of(with_batch_sharding(scalars.watch(config)))
     train = _train(config, layout, walks)
     measure, infer = run(walks.measure), run(walks.infer)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+    measured = fields_of(topology, losses=True, metrics=True)
     combine, judge = _combine(config), Verdict(config, walks.flags)
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
@@ -149,12 +152,10 @@ def messages(
         judge(finite, lambda: step_of(new))
         return new, info
 
-    @documented_as(EvaluateFn)
-    def evaluate(
-        state: TrainState, batch: Fields, weight: ArrayLike | None = None
-    ) -> Info:
-        batch, weight = as_arrays(batch), as_weight(weight)
-        check_batch(topology, batch, needed, weight=weight)
+    def measure_one(
+        state: TrainState, batch: Fields, weight: ArrayLike | None
+    ) -> tuple[Info, Mapping[Name, PyTree]]:
+        check_batch(topology, batch, measured, weight=weight)
         store, carrier = (
             load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),
@@ -165,7 +166,8 @@ def messages(
             refuse_used_up(state, error)
             raise
         losses = {n.what: store[n] for n in walks.losses}
-        return combine(losses)._replace(messages=tuple(carrier.messages))
+        info = combine(losses)._replace(messages=tuple(carrier.messages))
+        return info, {name: store[name] for name in walks.observed}
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
@@ -180,6 +182,7 @@ def messages(
             raise
         return {n.what: store[n] for n in walks.outputs}
 
+    evaluate = evaluator(topology, measure_one, scalars)
     return Trainer(init, step, evaluate, predict, config)
 
 

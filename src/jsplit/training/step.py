@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import Config
 from jsplit.training.cotangents import cotangents, needs_vjp, returned
@@ -24,16 +25,24 @@ def training_ops(config: Config) -> list[Op]:
     return _forward_ops(config, losses, train=True) + _backward_ops(config)
 
 
-def inference_ops(config: Config, losses: Sequence[Loss] = ()) -> list[Op]:
-    """The forward pass in inference mode, and `losses` without their cotangents."""
+def inference_ops(
+    config: Config, losses: Sequence[Loss] = (), metrics: Sequence[Metric] = ()
+) -> list[Op]:
+    """The forward pass in inference mode, and `losses` without their cotangents.
+
+    What `metrics` read is sent to their parties; they are computed elsewhere, of a
+    whole set at once.
+    """
     # A batch is not divided in inference, so no key depends on a
     # micro-batch.
     config = config._replace(microbatches=1)
-    ops = _forward_ops(config, losses, train=False)
+    ops = _forward_ops(config, (*losses, *metrics), train=False)
     return ops + [loss_op(config, loss) for loss in losses]
 
 
-def _forward_ops(config: Config, losses: Sequence[Loss], *, train: bool) -> list[Op]:
+def _forward_ops(
+    config: Config, losses: Sequence[Loss | Metric], *, train: bool
+) -> list[Op]:
     """Run all segments, and send what they and `losses` read."""
     ops: list[Op] = []
     arrived: set[tuple[str, str]] = set()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jsplit.training.config import Config
 from jsplit.training.kinds import PERSISTENT, Kind, OpKind
 from jsplit.training.losses import loss_name
+from jsplit.training.metrics import observed_names
 from jsplit.training.nonfinite import check_ops, flags_name
 from jsplit.training.step import inference_ops, training_ops
 from jsplit.training.sums import accumulate_ops, total
@@ -22,9 +23,10 @@ class Walks(NamedTuple):
             one of them, added to the sums, without the update.
         finish: the update from the sums; empty where there is one
             micro-batch.
-        measure: the losses, in inference mode.
+        measure: the losses, and what metrics read, in inference mode.
         infer: the outputs, in inference mode.
         losses: where the value of each loss lies.
+        observed: where the values lie that metrics read.
         outputs: where the value of each node lies that no other node
             reads.
         flags: of each party, where it lies whether what it keeps is
@@ -36,6 +38,7 @@ class Walks(NamedTuple):
     measure: Walk
     infer: Walk
     losses: tuple[Name, ...]
+    observed: tuple[Name, ...]
     outputs: tuple[Name, ...]
     flags: tuple[Name, ...]
 
@@ -75,13 +78,15 @@ def walks_of(config: Config) -> Walks:
 
     # Inference keeps nothing of a state: none of it may be lost when a
     # call is over.
-    measure, infer = inference_ops(config, topology.losses), inference_ops(config)
+    measure = inference_ops(config, topology.losses, topology.metrics)
+    infer, observed = inference_ops(config), observed_names(topology)
     return Walks(
         train=Walk(tuple(train), kept),
         finish=Walk(tuple(finish), left),
-        measure=Walk(tuple(measure), frozenset(losses)),
+        measure=Walk(tuple(measure), frozenset((*losses, *observed))),
         infer=Walk(tuple(infer), frozenset(outputs)),
         losses=losses,
+        observed=observed,
         outputs=outputs,
         flags=flags,
     )

@@ -53,6 +53,8 @@ class Terms:
         lag: by how many steps a party may be ahead of what it has
             received.
         finite: whether activations and cotangents must be finite.
+        anew: whether steps are counted from 0 in every epoch, whatever
+            checkpoint all begin with, as those of inference are.
         last_shapes: by crossing, the shapes of the last step, if its
             batch is smaller than the others.
     """
@@ -68,6 +70,7 @@ class Terms:
     schedule: Schedule | None = None
     lag: int = 0
     finite: bool = True
+    anew: bool = False
     last_shapes: tuple[Shapes, ...] = ()
 
     def shapes_of(self, wire: int, step: int) -> Shapes:

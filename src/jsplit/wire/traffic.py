@@ -74,9 +74,10 @@ class Traffic:
         # Who is away has changed with the epoch, and with it which steps
         # use which wire.
         tables = self.terms.tables(start.away)
+        step = 0 if self.terms.anew else start.step
         for peer, session in self.sessions.items():
             instances = start.instances[self.me], start.instances[peer]
-            session.begin(start.epoch, start.step, instances, tables)
+            session.begin(start.epoch, step, instances, tables)
         return self.ask_all()
 
     # What was lost is asked for.

@@ -30,9 +30,10 @@ from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Batches
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import fields_of
 from jsplit.training.crossing import Packet, wires
+from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.kinds import Kind
+from jsplit.training.metrics import Rows, rows_of
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.walk import Address, Store
@@ -78,15 +79,19 @@ class Local:
         self.agreed, self.turns = agreed, agreed.turns
         self.micros: int = agreed.microbatches
         self.topology = agreed.topology(role, own)
-        self.config = own_config(
+        config = own_config(
             agreed, self.topology, role, optimizer, links, backward, kernels
         )
+        self.scalars = ScalarLosses()
+        self.config = self.scalars.watch(config)
         self.layout = {role: layout_of(self.config)[role]}
         self.wires = wires(self.topology)
         self._shapes: dict[tuple[int, int], tuple[PyTree, PyTree]] = {}
 
         walks = walks_of(self.config)
         self.losses = [n for n in walks.losses if n.party == role]
+        self.metrics = [x for x in self.topology.metrics if x.party == role]
+        self.observed = [n for n in walks.observed if n.party == role]
         self.outputs = [n for n in walks.outputs if n.party == role]
         programs = partial(PartyPrograms, kernels=kernels)
         self.late: list[int] = []
@@ -114,13 +119,11 @@ class Local:
     def fields(self, task: str) -> list[str]:
         """The fields of this party that a task, "train", "evaluate" or "predict", needs."""
         # Labels are asked of nobody who only predicts.
-        with_losses = task != "predict"
-        readers = (
-            *self.topology.segments,
-            *(self.topology.losses if with_losses else ()),
-        )
+        topology, with_losses = self.topology, task != "predict"
+        readers = [*topology.segments, *(topology.losses if with_losses else ())]
+        readers += topology.metrics if task == "evaluate" else ()
         own = {i for n in readers if n.party == self.party for i in n.reads}
-        return sorted(own & fields_of(self.topology, losses=with_losses))
+        return sorted(own & {*topology.fields})
 
     def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]:
         """Shapes of a wire's payload, and of its value, in a batch of `size`.
@@ -264,11 +267,13 @@ class Local:
         step: int,
         size: int,
         exchange: Exchange,
-    ) -> dict[str, jax.Array]:
-        """The losses that this party computes, in inference mode."""
+    ) -> tuple[dict[str, jax.Array], Rows]:
+        """The losses that this party computes, in inference mode, and what its metrics read."""
         store = self._load(state, batch)
         self.measure.run(store, Wires(self, exchange, step, size))
-        return {n.what: store[n] for n in self.losses}
+        observed = {n: store[n] for n in self.observed}
+        rows = rows_of(self.topology, observed, batch, None, size)
+        return {n.what: store[n] for n in self.losses}, rows
 
     def predict(
         self,

@@ -23,8 +23,9 @@ from jsplit.party.contract.agreement_attributes import (
     canonical,
     record_of,
 )
-from jsplit.party.contract.checks import checked, format_of
+from jsplit.party.contract.checks import checked, with_format
 from jsplit.party.contract.entries import as_json
+from jsplit.party.contract.field_types import check_known
 from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
 from jsplit.party.contract.routes import routes
@@ -65,6 +66,9 @@ class Agreement(AgreementRecord):
         nonfinite: `"refuse"` or `"allow"` values that are not finite.
         identities: by party, the URI in its certificate, where it is not the usual one.
         hosts: by party, the host name in its certificate, likewise.
+        fields: by the name of a field, its dtype, or a list of them where it is a tree
+            of several arrays; empty in an agreement of an older format.
+        metrics: of the topology, in its order.
         rotation_of_all: of one client's agreement: the rotation of all clients, by
             which its checkpoints were made.
 
@@ -128,8 +132,9 @@ class Agreement(AgreementRecord):
             20
         """
         said = {**self.said, **changes}
-        # Nodes that are exchanged may need another format than those that were there.
-        made = parsed({**said, "format": format_of(said["nodes"])} | changes)
+        # What is exchanged may need another format than what was there.
+        kept = {"format": changes["format"]} if "format" in changes else {}
+        made = parsed(with_format(said) | kept)
         return dataclasses.replace(made, rotation_of_all=self.rotation_of_all)
 
     def topology(self, party: str | None = None, own: Own | None = None) -> Topology:
@@ -137,7 +142,8 @@ class Agreement(AgreementRecord):
 
         Args:
             party: whose they are, by its role where clients take turns.
-            own: its segments and loss functions by name, or a topology that has them.
+            own: its segments and functions of losses and metrics by name, or a topology
+                that has them.
 
         Returns:
             The topology.
@@ -153,7 +159,9 @@ class Agreement(AgreementRecord):
             >>> topology.node["h"].segment is bottom
             True
         """
-        return assemble(self.nodes, self.losses, self.holds, party, own)
+        return assemble(
+            self.nodes, (*self.losses, *self.metrics), self.holds, party, own
+        )
 
     @cached_property
     def topology_of_strangers(self) -> Topology:
@@ -284,6 +292,7 @@ def _check_whole(made: Agreement) -> None:
             f"`parties` are {list(made.roles)}, the nodes and fields are of "
             f"{list(topology.parties)}."
         )
+    check_known(made.fields, topology.fields)
     # Shapes that are not there or cannot be read are found now, and not at a party.
     for wire in made.wires:
         made.value(wire, made.batch)

@@ -12,8 +12,15 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, cast
 
-from jsplit.party.contract.checks import format_of
-from jsplit.party.contract.entries import LossEntry, NodeEntry, Rotation, as_json, entry
+from jsplit.party.contract.checks import with_format
+from jsplit.party.contract.entries import (
+    LossEntry,
+    MetricEntry,
+    NodeEntry,
+    Rotation,
+    as_json,
+    entry,
+)
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.schema import Words
 from jsplit.party.contract.turns import Turns
@@ -60,6 +67,8 @@ class AgreementRecord:
     nonfinite: str
     identities: Mapping[str, str]
     hosts: Mapping[str, str]
+    fields: Mapping[str, str | list[str]]
+    metrics: tuple[MetricEntry, ...]
     rotation_of_all: Rotation | None = None
 
     @cached_property
@@ -72,8 +81,7 @@ class AgreementRecord:
             ['client', 'server']
         """
         nodes: list[Mapping[str, object]] = [as_json(node) for node in self.nodes]
-        return {
-            "format": format_of(nodes),
+        found = {
             "parties": list(self.roles),
             "lead": self.lead,
             "addresses": dict(self.addresses),
@@ -93,7 +101,10 @@ class AgreementRecord:
             "nonfinite": self.nonfinite,
             "identities": dict(self.identities),
             "hosts": dict(self.hosts),
+            "fields": dict(self.fields),
+            "metrics": [as_json(metric) for metric in self.metrics],
         }
+        return cast(AgreementEntries, with_format(found))
 
     @cached_property
     def turns(self) -> Turns:
@@ -160,6 +171,13 @@ class AgreementRecord:
         """
         return sha256(self.text.encode()).hexdigest()
 
+    @property
+    def _crossing_in_training(self) -> set[str]:
+        """The values that another party's node or loss reads."""
+        maker = {node.name: node.party for node in self.nodes}
+        readers = (*self.nodes, *self.losses)
+        return {i for r in readers for i in r.reads if maker.get(i, r.party) != r.party}
+
     @cached_property
     def schema(self) -> str:
         """SHA-256, in hexadecimal, of the part that a checkpoint depends on.
@@ -174,6 +192,12 @@ class AgreementRecord:
         """
         entries: Mapping[str, object] = self.said
         found: dict[str, object] = {name: entries[name] for name in _SCHEMA}
+        # What only metrics read crosses in no step, so a run may be evaluated by others
+        # than it was trained with.
+        trained = self._crossing_in_training
+        for name in ("values", "links"):
+            by_value = cast("Mapping[str, object]", found[name])
+            found[name] = {v: x for v, x in by_value.items() if v in trained}
         # One client's agreement reads the checkpoints that the run of all has written.
         rotation = self.rotation_of_all or self.rotation
         found["turns"] = None
@@ -228,6 +252,8 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         nonfinite=found["nonfinite"],
         identities=found["identities"],
         hosts=found["hosts"],
+        fields=found.get("fields", {}),
+        metrics=tuple(entry(MetricEntry, x) for x in found.get("metrics", ())),
     )
 
 

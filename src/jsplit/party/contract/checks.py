@@ -21,6 +21,11 @@ _FORMAT_WITH_DETACHED = "jsplit agreement 2"
 """The same with nodes that have `detached`. Version 0.1 did not know the key, passed over
 it and trained something else; this number it refuses by name."""
 
+_FORMAT_WITH_FIELDS = "jsplit agreement 3"
+"""The same with the dtypes of `fields`, and `metrics`, which version 0.1 knew neither."""
+_NEWER = ("fields", "metrics")
+"""The entries of that format, which no older one has."""
+
 _NONFINITE = ("refuse", "allow")
 _ENTRIES = (
     "format",
@@ -82,27 +87,44 @@ def checked(found: object) -> AgreementEntries:
 
 def _with_all_names(found: object) -> dict[str, object]:
     """Refuse what is no agreement, or lacks an entry, or has one too many."""
-    formats = (_FORMAT, _FORMAT_WITH_DETACHED)
+    formats = (_FORMAT, _FORMAT_WITH_DETACHED, _FORMAT_WITH_FIELDS)
     if not isinstance(found, dict) or found.get("format") not in formats:
         raise ValueError(
-            f"an agreement says `format`: {' or '.join(map(repr, formats))}."
+            f"an agreement says `format`: one of {', '.join(map(repr, formats))}."
         )
-    for name in _ENTRIES:
+    newer = found["format"] == _FORMAT_WITH_FIELDS
+    names = (*_ENTRIES, *_NEWER) if newer else _ENTRIES
+    for name in names:
         if name not in found:
             raise ValueError(f"an agreement lacks `{name}`.")
     # An unknown entry is refused too: it may be what a later version trains by.
     for name in found:
-        if name not in _ENTRIES:
+        if name not in names:
             raise ValueError(f"an agreement has `{name}`.")
     return found
 
 
-def format_of(nodes: object) -> str:
-    """What an agreement of these nodes says under `format`.
+def with_format(said: Mapping[str, object]) -> dict[str, object]:
+    """The entries of an agreement in the lowest format that has them all.
 
     Args:
-        nodes: their entries in the file, checked or not.
+        said: the entries, with or without `format`, and those of newer formats.
+
+    Returns:
+        The same with `format`, and with the newer entries if any of them says
+        something.
     """
+    found = {name: x for name, x in said.items() if name not in _NEWER}
+    if any(said.get(name) for name in _NEWER):
+        found |= {"fields": said.get("fields", {}), "metrics": said.get("metrics", [])}
+    return found | {"format": _format_of(found)}
+
+
+def _format_of(found: Mapping[str, object]) -> str:
+    """What an agreement of these entries, checked or not, says under `format`."""
+    if any(found.get(name) for name in _NEWER):
+        return _FORMAT_WITH_FIELDS
+    nodes = found.get("nodes")
     listed = nodes if isinstance(nodes, (list, tuple)) else ()
     # The lowest that will do: what needs no more keeps its text, hence its hash, and is
     # read by older versions.
@@ -112,11 +134,15 @@ def format_of(nodes: object) -> str:
 
 
 def _check_format(found: Mapping[str, object]) -> None:
-    """Refuse a file whose format is not the one that its nodes are written in."""
+    """Refuse a file whose format is not the one that its entries are written in."""
     # Otherwise it would be written back as another text than was read.
-    expected = format_of(found["nodes"])
+    expected = _format_of(found)
     if found["format"] != expected:
-        having = "with" if expected == _FORMAT_WITH_DETACHED else "without"
+        having = {
+            _FORMAT: "without `fields`, `metrics` and",
+            _FORMAT_WITH_DETACHED: "without `fields` and `metrics`, with",
+            _FORMAT_WITH_FIELDS: "with `fields` or `metrics`, with or without",
+        }[expected]
         raise ValueError(
             f"`format` of an agreement {having} nodes that have `detached` must be "
             f"{expected!r}, got {found['format']!r}."

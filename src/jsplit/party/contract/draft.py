@@ -15,8 +15,14 @@ from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract, as_arrays, describe
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
-from jsplit.party.contract.checks import check_addresses, format_of
-from jsplit.party.contract.entries import LossEntry, NodeEntry, as_json
+from jsplit.party.contract.checks import check_addresses, with_format
+from jsplit.party.contract.entries import (
+    LossEntry,
+    MetricEntry,
+    NodeEntry,
+    as_json,
+)
+from jsplit.party.contract.field_types import dtypes_of
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.initial import example
@@ -51,7 +57,8 @@ def agreement(
     Args:
         topology: whose segments may be `foreign`, where nobody has them all.
         batch: shapes and dtypes of one batch, by field, [batch, ...]; its size is that
-            of every step. Arrays do as well.
+            of every step, and each party's fields must have these dtypes. Arrays do
+            as well.
         steps: how many the run has.
         addresses: `host:port` of every party that listens; others only dial out.
         lead: the party that all others have a connection with, and that keeps them
@@ -115,25 +122,29 @@ def agreement(
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     return parsed(
-        {
-            "format": format_of(described["nodes"]),
-            **described,
-            "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing},
-            "lead": next(iter(addresses)) if lead is None else lead,
-            "addresses": dict(addresses),
-            "links": link_names,
-            "batch": size,
-            "microbatches": microbatches,
-            "steps": steps,
-            "seed": seed,
-            "checkpoint": checkpoint,
-            "turns": turns,
-            "staleness": staleness,
-            "nonfinite": nonfinite,
-            "patience": patience,
-            "identities": dict(identities or {}),
-            "hosts": dict(hosts or {}),
-        }
+        with_format(
+            {
+                **described,
+                "fields": {name: dtypes_of(x) for name, x in batch.items()},
+                "values": {
+                    n: shapes.write(small[n], large[n], size, n) for n in crossing
+                },
+                "lead": next(iter(addresses)) if lead is None else lead,
+                "addresses": dict(addresses),
+                "links": link_names,
+                "batch": size,
+                "microbatches": microbatches,
+                "steps": steps,
+                "seed": seed,
+                "checkpoint": checkpoint,
+                "turns": turns,
+                "staleness": staleness,
+                "nonfinite": nonfinite,
+                "patience": patience,
+                "identities": dict(identities or {}),
+                "hosts": dict(hosts or {}),
+            }
+        )
     )
 
 
@@ -154,11 +165,16 @@ def _of_topology(topology: Topology) -> dict[str, object]:
         # JSON, hence two hashes.
         weight = float(x.weight)
         losses.append(as_json(LossEntry(x.name, x.party, x.reads, weight, x.local)))
+    metrics = [
+        as_json(MetricEntry(x.name, x.party, x.reads, x.weighted))
+        for x in topology.metrics
+    ]
     return {
         "parties": list(topology.parties),
         "holds": {party: list(fields) for party, fields in topology.holds.items()},
         "nodes": nodes,
         "losses": losses,
+        "metrics": metrics,
     }
 
 

@@ -51,6 +51,23 @@ class LossEntry:
 
 
 @dataclass(frozen=True)
+class MetricEntry:
+    """A metric of a whole set, as all parties know it.
+
+    Attributes:
+        name: of the metric.
+        party: the role that computes it.
+        reads: the fields and values that it reads.
+        weighted: whether its function takes how much each example counts.
+    """
+
+    name: str
+    party: str
+    reads: tuple[str, ...]
+    weighted: bool
+
+
+@dataclass(frozen=True)
 class Rotation:
     """How clients take turns, as `jsplit.party.turns` says it.
 
@@ -78,7 +95,7 @@ class Rotation:
         )
 
 
-_Entry = TypeVar("_Entry", NodeEntry, LossEntry, Rotation)
+_Entry = TypeVar("_Entry", NodeEntry, LossEntry, MetricEntry, Rotation)
 
 
 def entry(kind: type[_Entry], found: object) -> _Entry:
@@ -111,7 +128,9 @@ def entry(kind: type[_Entry], found: object) -> _Entry:
     return kind(**attributes)
 
 
-def as_json(record: NodeEntry | LossEntry | Rotation) -> dict[str, object]:
+def as_json(
+    record: NodeEntry | LossEntry | MetricEntry | Rotation,
+) -> dict[str, object]:
     """The dictionary of JSON of a record; `entry` is the inverse."""
     found = {}
     for field in fields(record):
@@ -135,7 +154,7 @@ def _check_values(found: Mapping[str, object]) -> None:
             # Python counts `True` as 1, and nobody means it by a weight.
             number = isinstance(value, (int, float))
             right, kind = number and not isinstance(value, bool), "a number"
-        elif name in ("trainable", "local"):
+        elif name in ("trainable", "local", "weighted"):
             right, kind = isinstance(value, bool), "true or false"
         else:
             right, kind = isinstance(value, str), "a name"

@@ -45,6 +45,26 @@ def check_types(found: Mapping[str, object]) -> None:
     for name in _TEXTS_BY_PARTY:
         _check_texts(name, found[name])
     _check_links(found["links"])
+    if "metrics" in found and not isinstance(found["metrics"], (list, tuple)):
+        raise ValueError(f"`metrics` must be a list, got {found['metrics']!r}.")
+    if "fields" in found:
+        _check_fields(found["fields"])
+
+
+def _check_fields(fields: object) -> None:
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f"`fields` must be a dictionary of dtypes by field, got {fields!r}."
+        )
+    for name, dtypes in fields.items():
+        # A list, where a field is a tree of several arrays.
+        if not isinstance(name, str) or not (
+            isinstance(dtypes, str) or _is_names(dtypes)
+        ):
+            raise ValueError(
+                f"`fields` must give the dtype of `{name}`, or a list of them, "
+                f"got {dtypes!r}."
+            )
 
 
 def _is_names(value: object) -> bool:

@@ -71,7 +71,8 @@ def read(file: str | os.PathLike) -> Agreement:
         ...         party.read(file)
         ...     except ValueError as error:
         ...         print(str(error).removeprefix(str(file)))
-        : an agreement says `format`: 'jsplit agreement 1' or 'jsplit agreement 2'.
+        : an agreement says `format`: one of 'jsplit agreement 1', \
+'jsplit agreement 2', 'jsplit agreement 3'.
     """
     # `ValueError` also stands for text that is not UTF-8, as of a file chosen by mistake.
     try:

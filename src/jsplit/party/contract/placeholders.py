@@ -13,8 +13,9 @@ import jax
 
 from jsplit.core.base import Segment
 from jsplit.core.checks import names_of
-from jsplit.party.contract.entries import LossEntry, NodeEntry
+from jsplit.party.contract.entries import LossEntry, MetricEntry, NodeEntry
 from jsplit.topology.graph import Topology
+from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 
 Own = Mapping[str, Segment | Callable] | Topology
@@ -74,7 +75,7 @@ def _refusing(what: str, party: str) -> Callable[..., NoReturn]:
 
 def assemble(
     nodes: Sequence[NodeEntry],
-    losses: Sequence[LossEntry],
+    losses: Sequence[LossEntry | MetricEntry],
     holds: Mapping[str, Sequence[str]],
     party: str | None,
     own: Own | None,
@@ -83,7 +84,7 @@ def assemble(
 
     Args:
         nodes: of the agreement.
-        losses: of the agreement.
+        losses: of the agreement, and its metrics.
         holds: by role, the fields that it holds.
         party: the role whose segments and losses are given; `None` for nobody's.
         own: its segments and loss functions.
@@ -95,7 +96,7 @@ def assemble(
         ValueError: naming what `own` lacks, or has and should not.
     """
     given = _by_name(own, party)
-    made: list[Node | Loss] = []
+    made: list[Node | Loss | Metric] = []
     for node in nodes:
         made.append(_node(node, given, party))
     for loss in losses:
@@ -119,7 +120,7 @@ def _by_name(own: Own | None, party: str | None) -> _Given:
         for node in own.segments:
             if node.party == party:
                 found[node.name] = node.segment
-        for loss in own.losses:
+        for loss in (*own.losses, *own.metrics):
             if loss.party == party:
                 found[loss.name] = loss.fn
         return found
@@ -149,16 +150,21 @@ def _node(node: NodeEntry, given: _Given, party: str | None) -> Node:
     return Node(node.name, segment, node.party, node.reads, node.detached)
 
 
-def _loss(loss: LossEntry, given: _Given, party: str | None) -> Loss:
-    """One loss, with its function taken out of `given`, or with a placeholder."""
+def _loss(
+    loss: LossEntry | MetricEntry, given: _Given, party: str | None
+) -> Loss | Metric:
+    """One loss or metric, with its function out of `given`, or with a placeholder."""
+    kind = "metric" if isinstance(loss, MetricEntry) else "loss"
     if loss.party == party:
         fn = given.pop(loss.name, None)
     else:
-        fn = _refusing(f"loss `{loss.name}`", loss.party)
+        fn = _refusing(f"{kind} `{loss.name}`", loss.party)
     if not callable(fn):
         raise ValueError(
-            f"`own` lacks the function of the loss `{loss.name}`, "
+            f"`own` lacks the function of the {kind} `{loss.name}`, "
             f"which is of `{party}`."
         )
+    if isinstance(loss, MetricEntry):
+        return Metric(loss.name, fn, loss.party, loss.reads, loss.weighted)
     made = cast(Callable[..., jax.Array], fn)
     return Loss(loss.name, made, loss.party, loss.reads, loss.weight, loss.local)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from jsplit.topology.graph import Topology
+from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node, NodeKind, kind_of
 
 HIGH = 0.48  # of a segment or a field, inches
@@ -95,7 +96,7 @@ def tidy(name: str) -> str:
 def sketch(topology: Topology) -> tuple[list[Item], list[Wire]]:
     """All items and wires of a topology; for every crossing exactly one wire crosses."""
     items = _items_of(topology)
-    nodes = (*topology.segments, *topology.losses)
+    nodes = _parts(topology)
     crossing: list[Wire] = []
     forks: list[Item] = []
     # By ends, the names of what goes there: two reads of one node are one wire.
@@ -131,7 +132,7 @@ def sketch(topology: Topology) -> tuple[list[Item], list[Wire]]:
 def _items_of(topology: Topology) -> dict[tuple[str, str], Item]:
     """By party and name, an item for every field that a party holds and every node."""
     visit = _visits(topology)
-    nodes = (*topology.segments, *topology.losses)
+    nodes = _parts(topology)
     items: dict[tuple[str, str], Item] = {}
     for party in topology.parties:
         own = [n for n in nodes if n.party == party]
@@ -146,7 +147,12 @@ def _items_of(topology: Topology) -> dict[tuple[str, str], Item]:
     return items
 
 
-def _kind_of_field(readers: list[Node | Loss]) -> ItemKind:
+def _parts(topology: Topology) -> tuple[Node | Loss | Metric, ...]:
+    """All that computes."""
+    return (*topology.segments, *topology.losses, *topology.metrics)
+
+
+def _kind_of_field(readers: list[Node | Loss | Metric]) -> ItemKind:
     """Labels are what a loss or a metric compares with, and no segment computes on."""
     kinds = {kind_of(n) for n in readers}
     compared = kinds & {NodeKind.LOSS, NodeKind.METRIC}
@@ -158,7 +164,7 @@ def _kind_of_field(readers: list[Node | Loss]) -> ItemKind:
 def _visits(topology: Topology) -> dict[str, dict[str, int]]:
     """By node and party, how often the computation up to the node has come to the party."""
     found: dict[str, dict[str, int]] = {}
-    for n in (*topology.segments, *topology.losses):
+    for n in _parts(topology):
         mine = found[n.name] = {n.party: 1}
         for i in n.reads:
             # A field has no entry: it has always been where it is read.

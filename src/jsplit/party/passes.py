@@ -1,0 +1,89 @@
+"""Passes of inference over the batches of some records, with one state that all have.
+
+What each batch gives is put together in `infer`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from jsplit.core.base import PartyState, PyTree
+from jsplit.party.connection.network import RolledBack
+from jsplit.party.contract.record_order import Records
+from jsplit.party.process import PartyRun
+from jsplit.party.task import Task, TaskKind
+
+_log = logging.getLogger("jsplit.party")
+_DONE = 1 << 62
+"""In the place of a checkpoint's step, and larger than any: this party has its result."""
+
+
+def passes(
+    me: PartyRun, task: Task, records: Records, restore: Callable[[int], PartyState]
+) -> tuple[PartyState, list[PyTree]]:
+    """The state of the newest step that all have, and what each batch gives with it.
+
+    Args:
+        me: this party.
+        task: what all are at.
+        records: of the party.
+        restore: gives its state of a step.
+
+    Returns:
+        The state, and by batch its outputs by node, or its losses by name and what
+        metrics read.
+    """
+    forward = me.local.evaluate
+    if task.kind is TaskKind.PREDICT:
+        forward = me.local.predict
+    while True:
+        me.network.start()
+        try:
+            start = me.network.member.start
+            assert start is not None
+            state = restore(start.step)
+            _log.info("%s: %s of step %d", me.party, task.kind, start.step)
+            found = []
+            for step in range(task.steps):
+                size = task.size_of(step)
+                first = step * task.size
+                batch = records.take(np.arange(first, first + size))
+                given = forward(state, batch, step, size, me.network)
+                # Off the device at once: outputs of all records may not fit there.
+                found.append(jax.tree.map(np.asarray, given))
+                me.network.finished(step)
+            _part_from_all(me)
+            return state, found
+        except RolledBack:
+            # Another party has come again and has nothing yet, so all begin anew.
+            continue
+
+
+def _part_from_all(me: PartyRun) -> None:
+    """Wait until all are done, and say goodbye."""
+    network = me.network
+    # As checkpoints are committed: "on disk" here means that the result is in hand.
+    # The steps that it has are said again, for who may come back without this one.
+    network.durable([*{*network.member.status.durable, _DONE}])
+    network.until(
+        lambda: network.member.committed >= _DONE,
+        "all to be done",
+        me.agreed.parties,
+    )
+    network.leave("", network.awaited())
+
+
+def means(task: Task, losses: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """The mean of each loss over all records, from those of batches, by name."""
+    # The last batch may be smaller, and counts as much less.
+    sizes = np.array([task.size_of(step) for step in range(task.steps)])
+    weights = sizes / task.records
+    found = {}
+    for name in losses[0]:
+        terms = [w * x[name] for w, x in zip(weights, losses, strict=True)]
+        found[name] = float(sum(terms))
+    return found

@@ -1,0 +1,175 @@
+"""`evaluate` of one batch or of a set of them: losses are means of examples, metrics of all.
+
+An interpreter gives what measures one batch; here batches become a set.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
+from jsplit.core.trainer import EvaluateFn
+from jsplit.core.trees import as_arrays, as_weight, batch_of
+from jsplit.topology.graph import Topology
+from jsplit.topology.metrics import Metric
+from jsplit.topology.nodes import Loss, Node
+from jsplit.training.config import Config
+from jsplit.training.losses import info_of
+from jsplit.training.metrics import Rows, compute_metrics, rows_of
+from jsplit.training.signatures import documented_as
+from jsplit.training.walk import Name
+
+Measure = Callable[
+    [TrainState, Fields, ArrayLike | None], tuple[Info, Mapping[Name, PyTree]]
+]
+"""`measure(state, batch, weight) -> (info, values)`: the losses of one batch, and by place
+the values that metrics read."""
+
+
+class ScalarLosses:
+    """The losses of weight 0 that give one number for a batch, found as they are traced.
+
+    Over several batches such a number becomes a mean of batches, each by its
+    examples. That is right for a mean, and wrong for an AUC or a rank.
+    """
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+        self._told: set[str] = set()
+
+    def watch(self, config: Config) -> Config:
+        """The same training, whose losses of weight 0 note what they give."""
+        topology = config.topology
+        nodes = [self._watched(topology, n) for n in topology.nodes]
+        return config._replace(topology=replace(topology, nodes=nodes))
+
+    def _watched(
+        self, topology: Topology, node: Node | Loss | Metric
+    ) -> Node | Loss | Metric:
+        if not isinstance(node, Loss) or node.weight:
+            return node
+        # One on parameters alone is of no examples, and the same in every batch.
+        if not any(i in topology.node or i in topology.fields for i in node.reads):
+            return node
+
+        def fn(*inputs: PyTree) -> jax.Array:
+            result = node.fn(*inputs)
+            if jnp.ndim(result) == 0:
+                self.found.add(node.name)
+            return result
+
+        return replace(node, fn=fn)
+
+    def warn(self, batches: int, level: int) -> None:
+        """Say once of each by name what it is over several batches.
+
+        Args:
+            batches: how many there were.
+            level: how many calls up the line is that the warning names: whoever
+                called `evaluate`.
+        """
+        if batches < 2:
+            return
+        for name in sorted(self.found - self._told):
+            self._told.add(name)
+            warnings.warn(
+                f"loss `{name}` of weight 0 gives one number for a batch, so over "
+                "several batches it is the mean of theirs, each by its examples. What "
+                "is no such mean, as an AUC, is a jsplit.Metric; what is one can "
+                "return a number for each example.",
+                stacklevel=level,
+            )
+
+
+def evaluator(
+    topology: Topology, measure: Measure, scalars: ScalarLosses
+) -> EvaluateFn:
+    """`evaluate` of a trainer, from what measures one batch.
+
+    Args:
+        topology: whose losses and metrics are measured.
+        measure: checks a batch and measures it.
+        scalars: the losses that it watches.
+    """
+
+    def one(
+        state: TrainState, batch: Fields, weight: ArrayLike | None
+    ) -> tuple[Info, Sequence[Rows]]:
+        batch, weight = as_arrays(batch), as_weight(weight)
+        info, values = measure(state, batch, weight)
+        if not topology.metrics:
+            return info, []
+        return info, [rows_of(topology, values, batch, weight, batch_of(batch))]
+
+    @documented_as(EvaluateFn)
+    def evaluate(
+        state: TrainState,
+        batch: Fields | Iterable[Fields | tuple[Fields, ArrayLike]],
+        weight: ArrayLike | None = None,
+    ) -> Info:
+        if isinstance(batch, Mapping) or not isinstance(batch, Iterable):
+            # What is neither is refused there, by name.
+            info, rows = one(state, cast(Fields, batch), weight)
+        else:
+            if weight is not None:
+                raise ValueError(
+                    "`weight` is of one batch; of a set give pairs (batch, weight)."
+                )
+            info, rows = _of_set(topology, one, state, batch, scalars)
+        if not topology.metrics:
+            return info
+        found = compute_metrics(topology, topology.metrics, rows)
+        return info._replace(metrics=found)
+
+    return evaluate
+
+
+_One = Callable[[TrainState, Fields, ArrayLike | None], tuple[Info, Sequence[Rows]]]
+
+
+def _of_set(
+    topology: Topology,
+    one: _One,
+    state: TrainState,
+    batches: Iterable[Fields | tuple[Fields, ArrayLike]],
+    scalars: ScalarLosses,
+) -> tuple[Info, Sequence[Rows]]:
+    """The losses over all batches of a set, and what metrics read of each."""
+    infos: list[Info] = []
+    rows: list[Rows] = []
+    counts: list[ArrayLike] = []
+    messages: list[Message] = []
+    for item in batches:
+        pair = isinstance(item, tuple) and len(item) == 2
+        given = item if pair else (item, None)
+        fields, weight = cast(tuple[Fields, ArrayLike | None], given)
+        info, of_batch = one(state, fields, weight)
+        infos.append(info)
+        rows += of_batch
+        messages += info.messages
+        counts.append(
+            batch_of(fields) if weight is None else jnp.sum(jnp.asarray(weight))
+        )
+    if not infos:
+        raise ValueError("`batch` holds no batch: there is nothing to evaluate.")
+    scalars.warn(len(infos), 4)
+    losses = {
+        name: _mean([info.losses[name] for info in infos], counts)
+        for name in infos[0].losses
+    }
+    return info_of(topology, losses)._replace(messages=tuple(messages)), rows
+
+
+def _mean(terms: Sequence[jax.Array], counts: Sequence[ArrayLike]) -> jax.Array:
+    """The mean of batches' means, each by how many examples it is of."""
+    values = jnp.stack(terms)
+    share = jnp.stack([jnp.asarray(n, values.dtype) for n in counts])
+    # A batch in which nothing counts may have any loss, NaN too.
+    return jnp.where(share > 0, values * share, 0).sum() / share.sum()
