@@ -41,6 +41,7 @@ from jsplit.topology import (
 )
 from jsplit.training.export import export
 from jsplit.training.fused import fused
+from jsplit.training.hyperparams import set_hyperparams
 from jsplit.training.messages import messages
 from jsplit.training.staleness import stale
 
@@ -91,6 +92,7 @@ __all__ = [
     "runs",
     "save",
     "segment",
+    "set_hyperparams",
     "split",
     "stale",
     "stateless",

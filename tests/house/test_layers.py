@@ -35,7 +35,7 @@ ROOMS = {
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
-    "core": "base checks tables trainer typed_jax keys links paths checkpoint placement trees",
+    "core": "base federation checks tables trainer typed_jax keys links paths checkpoint placement trees",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
         "halves convolutions compiling"
@@ -52,13 +52,13 @@ INSIDE = {
         "drawing.symbols drawing.picture"
     ),
     "training": (
-        "config export kinds signatures staleness vjp walk cotangents crossing meshes "
+        "config export hyperparams kinds signatures staleness vjp walk cotangents crossing meshes "
         "configure executor losses segment_ops store initial step update walks fused "
         "messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (
-        "averages client_mesh sharing state algorithm carry client_axis for_each_client "
+        "averages client_mesh restarts sharing state algorithm carry client_axis for_each_client "
         "forms inputs round_method all_steps programs tables driver local_training "
         "synchronous split_learning baselines"
     ),
