@@ -22,7 +22,17 @@ from jsplit.core import (
 from jsplit.costing import Cost, Device, Network, cost, plan
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment
-from jsplit.slicing import CutPoint, cut, cut_points, join, merge, split, variables
+from jsplit.slicing import (
+    CutPoint,
+    cut,
+    cut_points,
+    join,
+    load_variables,
+    merge,
+    restore_weights,
+    split,
+    variables,
+)
 from jsplit.topology import (
     Crossing,
     Loss,
@@ -78,6 +88,7 @@ __all__ = [
     "fused",
     "identity",
     "join",
+    "load_variables",
     "merge",
     "mermaid",
     "messages",
@@ -88,6 +99,7 @@ __all__ = [
     "plan",
     "population",
     "restore",
+    "restore_weights",
     "rounds",
     "runs",
     "save",

@@ -35,14 +35,17 @@ ROOMS = {
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
-    "core": "base federation checks tables trainer typed_jax keys links paths checkpoint placement trees",
+    "core": (
+        "base federation checks files tables trainer typed_jax keys links paths "
+        "checkpoint placement trees"
+    ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
         "halves convolutions compiling"
     ),
     "segments": "call captured interception flax from_model precision",
     "slicing": (
-        "initial joining mark merging separators trace traced_model refusals statistics "
+        "initial joining loading mark merging separators trace traced_model refusals statistics "
         "ownership cut_candidates slice_segment splitting"
     ),
     "topology": (

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import TypedDict, cast
+from typing import TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 import jax
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.federation import Federation, one_model
+from jsplit.core.files import file_of, to_disk
 from jsplit.core.keys import is_key
 from jsplit.core.typed_jax import (
     KeyEntry,
@@ -30,9 +31,10 @@ from jsplit.core.typed_jax import (
     wrap_key_data,
 )
 
+_Held = TypeVar("_Held", TrainState, Federation)
+
 _ABOUT = "about"
 _FORMAT = "jsplit party 1"
-_LONGEST = 200  # characters; file systems take 255 bytes, and a suffix follows
 
 # NumPy parses the head of an array as Python, which fails now and then in
 # CPython 3.11.7 where two threads do it at once: "AST constructor recursion
@@ -55,7 +57,11 @@ class _About(TypedDict):
     dtypes: dict[str, str]
 
 
-def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
+def save(
+    folder: str | os.PathLike[str],
+    state: TrainState | Federation,
+    client: int | str | None = None,
+) -> list[Path]:
     """Write the state of every party to a file of its own, `<folder>/<party>.npz`.
 
     `restore` is the inverse. No file holds anything of another party. A
@@ -66,11 +72,14 @@ def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
     Args:
         folder: where the files go; it is made if it is not there.
         state: of a trainer, or of an algorithm over rounds.
+        client: of which client alone, by number or name, of the state of an
+            algorithm; the files are then those of a trainer's state.
 
     Returns:
         The files written.
 
     Raises:
+        ValueError: if there is no such client.
         OSError: if a file cannot be written; an older one is then as it
             was.
 
@@ -85,6 +94,8 @@ def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
         >>> [file.name for file in files]
         ['client.npz']
     """
+    if client is not None:
+        state = one_model(state, client)
     files: list[Path] = []
     for what, parties in _by_field(state).items():
         where = _folder_of(folder, what)
@@ -97,7 +108,7 @@ def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
     return files
 
 
-def restore(folder: str | os.PathLike[str], like: TrainState) -> TrainState:
+def restore(folder: str | os.PathLike[str], like: _Held) -> _Held:
     """Read the state that `save` wrote, for every party in `like`, bit for bit.
 
     Args:
@@ -143,22 +154,15 @@ def restore(folder: str | os.PathLike[str], like: TrainState) -> TrainState:
     return like._replace(**found)
 
 
-def _by_field(state: TrainState) -> dict[str, Mapping[str, PartyState]]:
+def _by_field(state: TrainState | Federation) -> dict[str, Mapping[str, PyTree]]:
     """All that a state has by party; that of an algorithm has more than `parties`."""
-    return state._asdict()
+    # Who its clients are is no array: `like` knows it.
+    fields = state._asdict()
+    return {what: x for what, x in fields.items() if isinstance(x, Mapping)}
 
 
 def _folder_of(folder: str | os.PathLike[str], what: str) -> Path:
     return Path(folder) if what == "parties" else Path(folder) / what
-
-
-def file_of(folder: str | os.PathLike[str], party: str) -> Path:
-    """A file name of its own for every party, readable where the name is."""
-    name = quote(party, safe="")
-    if len(name) > _LONGEST:
-        # A hash, since two long names may begin alike.
-        name = f"{name[:_LONGEST]}~{sha256(party.encode()).hexdigest()[:16]}"
-    return Path(folder) / f"{name}.npz"
 
 
 def arrays_by_path(state: PyTree) -> dict[str, jax.Array]:
@@ -212,15 +216,6 @@ def _save_party(file: Path, party: str, state: PyTree) -> Path:
         temporary.unlink(missing_ok=True)
     to_disk(file.parent)
     return file
-
-
-def to_disk(folder: Path) -> None:
-    """Write the names in a folder to disk, as `fsync` of a file does not."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _restore_party(file: Path, party: str, like: PyTree) -> PyTree:

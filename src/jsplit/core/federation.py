@@ -156,14 +156,14 @@ def one_model(state: TrainState | Federation, client: int | str | None) -> Train
     if not isinstance(state, Federation):
         kind = type(cast(object, state)).__name__
         raise ValueError(
-            "`state` must be that of a trainer or of an algorithm over rounds, got a "
-            f"{kind}."
+            "`state` must be that of a trainer, a TrainState, or that of an algorithm "
+            f"over rounds, a Federation, got a {kind}."
         )
     if client is None:
         for party, part in sorted(state.clients.own):
-            owned = part in ("params", "state") and getattr(state.parties[party], part)
             # Without BatchNorm, say, what is each client's own has no array.
-            if jax.tree.leaves(owned):
+            owned = jax.tree.leaves(getattr(state.parties[party], part))
+            if owned and part in ("params", "state"):
                 what = "weights" if part == "params" else "statistics"
                 raise ValueError(
                     f"each client has {what} of its own at `{party}`: `client` must "

@@ -21,12 +21,11 @@ from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import (
     array_of,
     arrays_by_path,
-    file_of,
     read,
     restore,
     save,
-    to_disk,
 )
+from jsplit.core.files import file_of, to_disk
 from jsplit.party.folder import (
     at,
     check_owner,

@@ -105,7 +105,7 @@ def _follow(
 
 
 def _field(path: _Path, own: Collection[_Path]) -> _Path:
-    """Return the path of the field in which a leaf lies: up to a parameter's path, if one is on it."""
+    """Return where the field of a leaf lies: the path up to a parameter's, if one is on it."""
     for start in range(len(path) - 1, -1, -1):
         for end in range(len(path), start, -1):
             if path[start:end] in own:
