@@ -103,7 +103,9 @@ def test_the_whole_model_of_a_client_predicts_what_the_algorithm_does(name, tmp_
 def test_a_client_s_state_outlasts_a_step_and_another_client_s_is_another():
     _, algorithm, state, _, _ = one_round("alone", topology())
     north, south = state.client("north"), state.client(1)
-    assert difference(north.parties["client"].params, south.parties["client"].params) > 0
+    assert (
+        difference(north.parties["client"].params, south.parties["client"].params) > 0
+    )
     algorithm.step(state, PEOPLE.round(FIELDS, 1, batch=4))
     assert all(not x.is_deleted() for x in jax.tree.leaves((north, south)))
 
@@ -111,7 +113,9 @@ def test_a_client_s_state_outlasts_a_step_and_another_client_s_is_another():
 def test_no_such_client_is_refused():
     trainer, algorithm, state, _, _ = one_round("alone", topology())
     for client in ("east", 3, -1, True, 1.0):
-        with pytest.raises(ValueError, match="`client` must be one of 0 to 2, .*`north`"):
+        with pytest.raises(
+            ValueError, match="`client` must be one of 0 to 2, .*`north`"
+        ):
             jsplit.variables(state, client=client)
     one = state.client(0)
     with pytest.raises(ValueError, match="`client` is for"):

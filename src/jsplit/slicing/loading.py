@@ -250,7 +250,10 @@ def _filled(
             structure = jax.tree.structure(getattr(held, part))
             count = structure.num_leaves
             parts[part] = structure.unflatten([next(leaves) for _ in range(count)])
-        parties[party] = held._replace(**parts)
+        # Copies of the rest too: a step of the one state uses up its arrays, and
+        # `like` may be filled again.
+        rest = jax.tree.map(jnp.copy, held._replace(params={}, state={}))
+        parties[party] = rest._replace(**parts)
     return state._replace(parties=parties)
 
 

@@ -110,7 +110,7 @@ class _Setting:
                     f"`{name}` of `{self.party}` must be a number or of shape "
                     f"{list(have)}, got shape {list(got)}."
                 )
-            # An array of its own, which a step can donate, wherever the old one
-            # lay.
-            new[name] = jnp.full_like(new[name], value)
+            # A copy: a step donates its state, in which no two parties may share
+            # an array, as `full_like` would have them do where nothing changes.
+            new[name] = jnp.array(jnp.full_like(new[name], value), copy=True)
         return new
