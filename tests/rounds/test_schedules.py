@@ -82,6 +82,37 @@ def test_a_rate_set_between_rounds_is_that_of_the_next_round(name):
     assert difference(state.parties["client"].params, before["client"]) == 0
 
 
+def test_each_client_of_its_own_and_each_run_of_a_sweep_may_have_a_rate_of_its_own():
+    sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    algorithm = ALGORITHMS["splitfed 3"](jsplit.fused(TOPOLOGY, sgd))
+    (drawn,) = rounds_of("splitfed 3", 1)
+    keys = jax.random.split(jax.random.key(0), 3)
+    states = jax.vmap(lambda key: algorithm.init(key, drawn))(keys)
+    rates = {"learning_rate": jnp.array([0.0, 0.1, 0.2])}
+    states = jsplit.set_hyperparams(states, rates)
+    states, infos = jax.vmap(lambda state: algorithm.step(state, drawn))(states)
+    for i, rate in enumerate(rates["learning_rate"]):
+        state = algorithm.init(i, drawn)
+        state = jsplit.set_hyperparams(state, {"learning_rate": rate})
+        state, info = algorithm.step(state, drawn)
+        assert abs(info.loss - infos.loss[i]) < 1e-6
+        for party, own in state.parties.items():
+            assert difference(own.params, _row(states.parties[party].params, i)) < 1e-6
+
+    state, before = algorithm.init(0, drawn), params_of(algorithm.init(0, drawn))
+    each = {"learning_rate": [0.0, 0.1]}
+    state, _ = algorithm.step(
+        jsplit.set_hyperparams(state, each, party="client"), drawn
+    )
+    after = params_of(state)["client"]
+    moved = [difference(_row(after, k), _row(before["client"], k)) for k in range(2)]
+    assert moved[0] == 0 and moved[1] > 1e-3
+
+
+def _row(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_schedule_goes_on_from_round_to_round(name):
     """It is 0 from the fourth step on, so the third round moves nothing."""
@@ -208,6 +239,10 @@ def test_a_hyperparameter_that_would_not_act_is_refused():
         jsplit.set_hyperparams(state, {"rate": 0.1})
     with pytest.raises(ValueError, match="`party`"):
         jsplit.set_hyperparams(state, {"learning_rate": 0.1}, party="nobody")
+    number = jsplit.fused(TOPOLOGY, optax.inject_hyperparams(optax.sgd)(0.1))
+    state = number.init(0, FIELDS)
+    with pytest.raises(ValueError, match=r"of `client` .* shape \[\], got shape \[2\]"):
+        jsplit.set_hyperparams(state, {"learning_rate": [0.1, 0.2]})
     plain = jsplit.fused(TOPOLOGY, optax.sgd(0.1)).init(0, FIELDS)
     with pytest.raises(ValueError, match="inject_hyperparams"):
         jsplit.set_hyperparams(plain, {"learning_rate": 0.1})

@@ -27,9 +27,9 @@ def set_hyperparams(
 
     Args:
         state: of a trainer, or of an algorithm over rounds.
-        values: by name, a number, or what has the shape that the
-            hyperparameter has in the state: [clients] where each client has
-            an optimizer of its own.
+        values: by name, a number for all, or one for each along the first
+            axes that the hyperparameter has in the state: [clients] where
+            each client has an optimizer of its own, [runs] in a sweep.
         party: whose; by default those of every party that has them.
 
     Returns:
@@ -104,12 +104,14 @@ class _Setting:
                     "what is set by hand would not act: give inject_hyperparams a "
                     "number."
                 )
-            have, got = jnp.shape(new[name]), jnp.shape(value)
-            if got not in ((), have):
+            value = jnp.asarray(value)
+            have, got = jnp.shape(new[name]), value.shape
+            if got != have[: len(got)]:
                 raise ValueError(
                     f"`{name}` of `{self.party}` must be a number or of shape "
                     f"{list(have)}, got shape {list(got)}."
                 )
+            value = value.reshape((*got, *[1] * (len(have) - len(got))))
             # A copy: a step donates its state, in which no two parties may share
             # an array, as `full_like` would have them do where nothing changes.
             new[name] = jnp.array(jnp.full_like(new[name], value), copy=True)
