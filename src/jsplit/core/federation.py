@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import NamedTuple, SupportsIndex, cast
+from typing import NamedTuple, SupportsIndex
 
 import jax
 
@@ -92,21 +92,26 @@ class Federation(NamedTuple):
             (3,)
         """
         number = number_of(self, client)
+
+        def row(x: jax.Array) -> jax.Array:
+            return x[number]
+
         parties: dict[str, PartyState] = {}
-        for party, own in self.parties.items():
+        for party, held in self.parties.items():
             parts: dict[str, PyTree] = {}
             for part in PartyState._fields:
-                one = (party, part) in self.clients.own
-                parts[part] = jax.tree.map(
-                    # A copy: a step of either state uses up its arrays.
-                    lambda x, one=one: x[number] if one else x.copy(),
-                    getattr(own, part),
-                )
+                own = (party, part) in self.clients.own
+                parts[part] = jax.tree.map(row if own else _copy, getattr(held, part))
             parties[party] = PartyState(**parts)
         return TrainState(parties)
 
 
-def number_of(state: Federation, client: int | str) -> int:
+# A step of either state uses up its arrays.
+def _copy(x: jax.Array) -> jax.Array:
+    return x.copy()
+
+
+def number_of(state: Federation, client: object) -> int:
     """Return the number of a client that is given by number or name.
 
     Raises:
@@ -131,7 +136,7 @@ def number_of(state: Federation, client: int | str) -> int:
     )
 
 
-def one_model(state: TrainState | Federation, client: int | str | None) -> TrainState:
+def one_model(state: object, client: int | str | None) -> TrainState:
     """Return a state in which every segment has one set of weights and statistics.
 
     Args:
@@ -154,7 +159,7 @@ def one_model(state: TrainState | Federation, client: int | str | None) -> Train
             )
         return state
     if not isinstance(state, Federation):
-        kind = type(cast(object, state)).__name__
+        kind = type(state).__name__
         raise ValueError(
             "`state` must be that of a trainer, a TrainState, or that of an algorithm "
             f"over rounds, a Federation, got a {kind}."

@@ -72,7 +72,7 @@ def load_variables(state: _Held, params: Params, statistics: State = None) -> _H
         ...     h = jsplit.cut(x @ params["low"], "smashed")
         ...     return h @ params["high"]
         >>> weights = {"low": jnp.ones((3, 2)), "high": jnp.ones(2)}
-        >>> parts = jsplit.split(model, jnp.ones((4, 3)), variables=weights)
+        >>> parts = jsplit.split(model, jnp.ones((4, 3)), init=lambda key, x: weights)
         >>> topology = jsplit.vanilla(*parts.values(), loss=lambda o, y: o - y)
         >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
         >>> state = trainer.init(0, {"x": jnp.ones((4, 3)), "label": jnp.ones(4)})
@@ -131,7 +131,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
         ...     h = jsplit.cut(x @ params["low"], "smashed")
         ...     return h @ params["high"]
         >>> weights = {"low": jnp.ones((3, 2)), "high": jnp.ones(2)}
-        >>> parts = jsplit.split(model, jnp.ones((4, 3)), variables=weights)
+        >>> parts = jsplit.split(model, jnp.ones((4, 3)), init=lambda key, x: weights)
         >>> topology = jsplit.vanilla(*parts.values(), loss=lambda o, y: o - y)
         >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
         >>> state = jsplit.fused(topology, optax.adam(0.1)).init(0, batch)
