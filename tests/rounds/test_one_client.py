@@ -126,7 +126,9 @@ def test_no_such_client_is_refused():
         jsplit.variables(state, client="a")
 
 
-def test_clients_listed_in_another_order_are_refused_where_they_have_own_parts():
+def test_clients_listed_in_another_order_are_refused_where_they_have_own_parts(
+    tmp_path,
+):
     _, algorithm, state, _, _ = one_round("alone", topology())
     order = [1, 2, 0]
     other = population.Population(
@@ -134,6 +136,10 @@ def test_clients_listed_in_another_order_are_refused_where_they_have_own_parts()
     )
     with pytest.raises(ValueError, match="another order.*`south`.*`north`"):
         algorithm.step(state, other.round(FIELDS, 1, batch=4))
+    jsplit.save(tmp_path, state)
+    like = algorithm.init(0, other.round(FIELDS, 0, batch=4))
+    with pytest.raises(ValueError, match=r"client.npz lists .* another order"):
+        jsplit.restore(tmp_path, like)
 
 
 def test_a_state_of_many_clients_maps_copies_and_restores_with_its_names(tmp_path):

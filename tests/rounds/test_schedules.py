@@ -243,6 +243,11 @@ def test_a_hyperparameter_that_would_not_act_is_refused():
     state = number.init(0, FIELDS)
     with pytest.raises(ValueError, match=r"of `client` .* shape \[\], got shape \[2\]"):
         jsplit.set_hyperparams(state, {"learning_rate": [0.1, 0.2]})
+    algorithm, (drawn,) = rounds.alone(number), rounds_of("alone", 1)
+    many = algorithm.init(0, drawn)
+    many.parties["client"].optimizer.hyperparams["learning_rate"] = jnp.float32(0)
+    with pytest.raises(ValueError, match="one number where each client has its own"):
+        algorithm.step(many, drawn)
     plain = jsplit.fused(TOPOLOGY, optax.sgd(0.1)).init(0, FIELDS)
     with pytest.raises(ValueError, match="inject_hyperparams"):
         jsplit.set_hyperparams(plain, {"learning_rate": 0.1})

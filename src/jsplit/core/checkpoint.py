@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TypedDict, TypeVar, cast
+from typing import NotRequired, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 import jax
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
-from jsplit.core.federation import Federation, one_model
+from jsplit.core.federation import Federation, check_order, names_in, one_model
 from jsplit.core.files import file_of, to_disk
 from jsplit.core.keys import is_key
 from jsplit.core.typed_jax import (
@@ -55,6 +55,7 @@ class _About(TypedDict):
     format: str
     party: str
     dtypes: dict[str, str]
+    clients: NotRequired[Sequence[str]]
 
 
 def save(
@@ -104,7 +105,8 @@ def save(
         if parties:
             where.mkdir(parents=True, exist_ok=True)
         for party, own in parties.items():
-            files.append(_save_party(file_of(where, party), party, own))
+            file = file_of(where, party)
+            files.append(_save_party(file, party, own, names_in(state)))
     return files
 
 
@@ -143,7 +145,8 @@ def restore(folder: str | os.PathLike[str], like: _Held) -> _Held:
         where = _folder_of(folder, what)
         found[what] = {}
         for party, own in parties.items():
-            found[what][party] = _restore_party(file_of(where, party), party, own)
+            file = file_of(where, party)
+            found[what][party] = _restore_party(file, party, own, names_in(like))
             # Only parties count steps; what else an algorithm has by party
             # need not.
             if what == "parties":
@@ -186,7 +189,7 @@ def _known_to_numpy(dtype: np.dtype) -> bool:
     return dtype.kind in "biufc"
 
 
-def _save_party(file: Path, party: str, state: PyTree) -> Path:
+def _save_party(file: Path, party: str, state: PyTree, names: Sequence[str]) -> Path:
     """Write one file so that a crash leaves either the old one or the new one."""
     arrays: dict[str, np.ndarray] = {}
     dtypes: dict[str, str] = {}
@@ -199,8 +202,8 @@ def _save_party(file: Path, party: str, state: PyTree) -> Path:
             data = data.reshape(*data.shape, 1).view(np.uint8)
         arrays[path] = data
 
-    about = json.dumps({"format": _FORMAT, "party": party, "dtypes": dtypes})
-    archive = {_ABOUT: np.array(about), **arrays}
+    about = _About(format=_FORMAT, party=party, dtypes=dtypes, clients=names)
+    archive = {_ABOUT: np.array(json.dumps(about)), **arrays}
     temporary = file.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as f:
@@ -218,7 +221,9 @@ def _save_party(file: Path, party: str, state: PyTree) -> Path:
     return file
 
 
-def _restore_party(file: Path, party: str, like: PyTree) -> PyTree:
+def _restore_party(
+    file: Path, party: str, like: PyTree, names: Sequence[str]
+) -> PyTree:
     if not file.is_file():
         raise ValueError(f"there is no file {file} for the party `{party}`.")
 
@@ -228,6 +233,7 @@ def _restore_party(file: Path, party: str, like: PyTree) -> PyTree:
     if about["party"] != party:
         other = about["party"]
         raise ValueError(f"{file} is of the party `{other}`, expected `{party}`.")
+    check_order(str(file), about.get("clients", names), names)
 
     wanted = arrays_by_path(like)
     dtypes: dict[str, str] = about["dtypes"]

@@ -111,6 +111,11 @@ def _copy(x: jax.Array) -> jax.Array:
     return x.copy()
 
 
+def names_in(state: TrainState | Federation) -> tuple[str, ...]:
+    """Return the names of the clients of a state; none for that of a trainer."""
+    return state.clients.names if isinstance(state, Federation) else ()
+
+
 def number_of(state: Federation, client: object) -> int:
     """Return the number of a client that is given by number or name.
 
@@ -134,6 +139,26 @@ def number_of(state: Federation, client: object) -> int:
         f"`client` must be one of 0 to {len(names) - 1}, or of the names "
         f"{_shown(names)}, got {client!r}."
     )
+
+
+def check_order(what: str, found: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse the clients of a state in another order than it has them.
+
+    Args:
+        what: which lists them, for the error.
+        found: the names that it lists.
+        names: those of the state.
+
+    Raises:
+        ValueError: if they are the same in another order.
+    """
+    # Other names may be other data for the same clients, but the same names in
+    # another order are clients that would get each other's parts.
+    if [*found] != [*names] and sorted(found) == sorted(names):
+        raise ValueError(
+            f"{what} lists the clients in another order than the state: "
+            f"{_shown(found)}, where the state has {_shown(names)}."
+        )
 
 
 def one_model(state: object, client: int | str | None) -> TrainState:

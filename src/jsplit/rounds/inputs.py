@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.federation import check_order
 from jsplit.core.trees import abstract
 from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundArrays
@@ -55,17 +56,8 @@ def check_clients(round: Round, own: PyTree, names: tuple[str, ...]) -> None:
                 f"{x.shape[0]}; a test set for each is drawn from "
                 "jsplit.population.everyone(records, clients)."
             )
-    # Other names may be other data for the same clients, but the same names in
-    # another order are clients that would get each other's parts.
-    if (
-        jax.tree.leaves(own)
-        and round.names != names
-        and sorted(round.names) == sorted(names)
-    ):
-        raise ValueError(
-            "the round lists the clients in another order than the state: "
-            f"`{round.names[0]}` is the first, where the state has `{names[0]}`."
-        )
+    if jax.tree.leaves(own):
+        check_order("the round", round.names, names)
 
 
 def fields_read(round: Round, needed: Collection[str]) -> dict[str, PyTree]:
