@@ -121,7 +121,7 @@ def test_no_such_client_is_refused():
         jsplit.variables(one, client=0)
     twice = population.Population(PEOPLE.records, ("a", "b", "a"))
     state = algorithm.init(0, twice.round(FIELDS, 0, batch=4))
-    assert jsplit.variables(state, client="b")
+    assert jsplit.variables(state, client="b")[0]
     with pytest.raises(ValueError, match="'a' is the name of 2 clients.* 0, 2"):
         jsplit.variables(state, client="a")
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import NotRequired, TypedDict, TypeVar, cast
-from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -21,11 +20,9 @@ from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.federation import Federation, check_order, names_in, one_model
 from jsplit.core.files import file_of, to_disk
 from jsplit.core.keys import is_key
+from jsplit.core.paths import arrays_by_path
 from jsplit.core.typed_jax import (
-    KeyEntry,
     asarray,
-    keystr,
-    leaves_with_path,
     tree_structure,
     tree_unflatten,
     wrap_key_data,
@@ -40,10 +37,6 @@ _FORMAT = "jsplit party 1"
 # CPython 3.11.7 where two threads do it at once: "AST constructor recursion
 # depth mismatch".
 _READING = Lock()
-
-# Keys are quoted in a path but for these, which are no trouble in an
-# archive's names.
-_UNQUOTED = " .#~:+-"
 
 
 class _About(TypedDict):
@@ -166,20 +159,6 @@ def _by_field(state: TrainState | Federation) -> dict[str, Mapping[str, PyTree]]
 
 def _folder_of(folder: str | os.PathLike[str], what: str) -> Path:
     return Path(folder) if what == "parties" else Path(folder) / what
-
-
-def arrays_by_path(state: PyTree) -> dict[str, jax.Array]:
-    """The arrays of a pytree by the paths to them, written with slashes."""
-
-    def quoted(entry: KeyEntry) -> str:
-        # A slash within a key is quoted, so that no two paths are written
-        # alike.
-        return quote(keystr((entry,), simple=True), safe=_UNQUOTED)
-
-    found: dict[str, jax.Array] = {}
-    for path, x in leaves_with_path(state):
-        found["/".join(quoted(entry) for entry in path)] = x
-    return found
 
 
 def _known_to_numpy(dtype: np.dtype) -> bool:

@@ -20,12 +20,12 @@ import jax
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import (
     array_of,
-    arrays_by_path,
     read,
     restore,
     save,
 )
 from jsplit.core.files import file_of, to_disk
+from jsplit.core.paths import arrays_by_path
 from jsplit.party.folder import (
     at,
     check_owner,

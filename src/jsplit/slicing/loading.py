@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import Params, PartyState, PyTree, State, TrainState
-from jsplit.core.checkpoint import array_of, arrays_by_path, read
+from jsplit.core.checkpoint import array_of, read
 from jsplit.core.federation import Federation
-from jsplit.core.paths import by_path, dotted
+from jsplit.core.paths import arrays_by_path, by_path, dotted
 from jsplit.core.trees import is_floating
 
 _Held = TypeVar("_Held", TrainState, Federation)
