@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -261,7 +261,7 @@ def topology(name: str, data: Records) -> jsplit.Topology:
 
 
 def trainer(parts: jsplit.Topology) -> jsplit.Trainer:
-    """Plain SGD at every party; `with_rate` sets how fast."""
+    """Plain SGD at every party; `jsplit.set_hyperparams` sets how fast."""
     # As a hyperparameter the rate is a part of the state, so another one compiles nothing anew.
     return jsplit.fused(parts, optax.inject_hyperparams(optax.sgd)(learning_rate=0.0))
 
@@ -273,23 +273,6 @@ def cost_of(parts: jsplit.Topology, data: Records, batch: int) -> jsplit.Cost:
         for n, x in fields(pick(data.train, [0])).items()
     }
     return jsplit.cost(parts, shapes)
-
-
-def with_rate(state: Federation, rate: float) -> Federation:
-    """Set the learning rate of every party, and of every client that has its own."""
-
-    def set_rate(memory: Any) -> Any:
-        if not hasattr(memory, "hyperparams"):
-            return memory
-        rates = memory.hyperparams.items()
-        return memory._replace(
-            hyperparams={name: jnp.full_like(x, rate) for name, x in rates}
-        )
-
-    parties = {}
-    for party, own in state.parties.items():
-        parties[party] = own._replace(optimizer=set_rate(own.optimizer))
-    return state._replace(parties=parties)
 
 
 def best(

@@ -32,6 +32,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import jsplit
 from experiments.common import report
 from experiments.common.algorithms import Contestant, algorithms
 from experiments.common.data import BUNDLED, Arrays
@@ -47,7 +48,6 @@ from experiments.common.harness import (
     records,
     topology,
     trainer,
-    with_rate,
 )
 from experiments.paper import plot_compare_rounds
 from jsplit import population
@@ -79,7 +79,8 @@ def trained(
         return whose.round(train, n, batch=batch, shuffled=shuffled)
 
     draws = [draw(n) for n in range(number)]
-    state = with_rate(contestant.algorithm.init(seed, draws[0]), rate)
+    state = contestant.algorithm.init(seed, draws[0])
+    state = jsplit.set_hyperparams(state, {"learning_rate": rate})
     for each in draws:
         state, _ = contestant.algorithm.step(state, each)
     return state, draws

@@ -46,7 +46,6 @@ from experiments.common.harness import (
     records,
     topology,
     trainer,
-    with_rate,
 )
 from experiments.paper import plot_figure3
 from experiments.paper.equal_cost import AXES, BUDGETS, SPLIT, needed, verdicts
@@ -115,7 +114,8 @@ def accuracies(
     draws = [
         people.round(train, r, batch=batch, epochs=method.local) for r in range(number)
     ]
-    state = with_rate(method.algorithm.init(seed, draws[0]), rate)
+    state = method.algorithm.init(seed, draws[0])
+    state = jsplit.set_hyperparams(state, {"learning_rate": rate})
     found = []
     for draw in [*draws, None]:
         if every or draw is None:

@@ -23,7 +23,17 @@ from jsplit.core import (
 from jsplit.costing import Cost, Device, Network, cost, plan
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment
-from jsplit.slicing import CutPoint, cut, cut_points, join, merge, split, variables
+from jsplit.slicing import (
+    CutPoint,
+    cut,
+    cut_points,
+    join,
+    load_variables,
+    merge,
+    restore_weights,
+    split,
+    variables,
+)
 from jsplit.topology import (
     Crossing,
     Loss,
@@ -44,6 +54,7 @@ from jsplit.topology import (
 from jsplit.training.export import export
 from jsplit.training.fused import fused
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
+from jsplit.training.hyperparams import set_hyperparams
 from jsplit.training.messages import messages
 from jsplit.training.nonfinite import NotFinite
 from jsplit.training.staleness import stale
@@ -85,6 +96,7 @@ __all__ = [
     "fused",
     "identity",
     "join",
+    "load_variables",
     "merge",
     "mermaid",
     "messages",
@@ -95,10 +107,12 @@ __all__ = [
     "plan",
     "population",
     "restore",
+    "restore_weights",
     "rounds",
     "runs",
     "save",
     "segment",
+    "set_hyperparams",
     "split",
     "stale",
     "stateless",

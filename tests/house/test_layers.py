@@ -36,9 +36,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "finite base typed_jax arrays foreign checks ids tables trainer donation keys links "
-        "paths checkpoint "
-        "placement trees"
+        "finite base typed_jax arrays foreign checks federation files ids tables trainer "
+        "donation keys links paths checkpoint placement trees"
     ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
@@ -46,7 +45,7 @@ INSIDE = {
     ),
     "segments": "call captured interception flax from_model precision",
     "slicing": (
-        "initial joining mark merging separators trace traced_model refusals statistics "
+        "initial joining loading mark merging separators trace traced_model refusals statistics "
         "ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
@@ -56,16 +55,16 @@ INSIDE = {
         "drawing.symbols drawing.picture"
     ),
     "training": (
-        "class_numbers config export global_norm kinds left_out signatures staleness "
-        "vjp walk cotangents crossing losses meshes metrics optimizers scalar_exchange "
-        "configure executor segment_ops store sums step update initial nonfinite "
-        "evaluating walks fused messages"
+        "class_numbers config export global_norm hyperparams kinds left_out signatures "
+        "staleness vjp walk cotangents crossing losses meshes metrics optimizers "
+        "scalar_exchange configure executor segment_ops store sums step update initial "
+        "nonfinite evaluating walks fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (
-        "averages client_mesh sharing state algorithm carry client_axis for_each_client "
-        "forms inputs round_method measuring all_steps programs round_metrics tables "
-        "driver local_training synchronous split_learning baselines"
+        "averages client_mesh restarts sharing state algorithm carry client_axis "
+        "for_each_client forms inputs round_method measuring all_steps programs "
+        "round_metrics tables driver local_training synchronous split_learning baselines"
     ),
     "costing": (
         "party_cost cut_plan machines run_cost step_cost traced_step count_step passes "

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jsplit
 from jsplit import rounds
-from tests.helpers import make_problem
+from jsplit.rounds import averages
+from tests.helpers import cross_entropy, make_problem
 from tests.oracles import difference, momentum, optimizers
 from tests.rounds.common import (
     KERNELS,
@@ -189,3 +191,109 @@ def test_optimizer_states_are_fresh_averaged_or_each_client_s_own(mlp, moments):
         )
     if moments == "fresh":
         assert not any(np.any(x) for x in jax.tree.leaves(trace))
+
+
+class Counted(nnx.Module):
+    """Statistics with integers, booleans and a key among them, which have no mean."""
+
+    def __init__(self):
+        self.weight = nnx.Param(jnp.ones((3, 2)))
+        self.seen = nnx.BatchStat(jnp.int32(0))
+        self.any = nnx.BatchStat(jnp.array(False))
+
+    def __call__(self, x):
+        self.seen[...] = self.seen[...] + (x > 0).sum().astype("int32")
+        self.any[...] = self.any[...] | (x > 2).any()
+        return x @ self.weight[...]
+
+
+def listed(drawn, order):
+    """The same round with its clients listed in another order."""
+    parts = {n: getattr(drawn, n)[order] for n in ("reads", "weight", "steps", "share")}
+    return drawn._replace(**parts)
+
+
+def arrays_of(state):
+    plain = [
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for x in jax.tree.leaves(state)
+    ]
+    return [np.asarray(x) for x in plain]
+
+
+@pytest.mark.parametrize(
+    ("moments", "chunk"), [("fresh", 1), ("fresh", 2), ("averaged", 2), ("own", 1)]
+)
+def test_no_number_depends_on_the_order_in_which_clients_are_listed(moments, chunk):
+    """Clients of unlike data take unlike many steps; what is each one's own lies
+    where it lies in the list.
+    """
+    rng = np.random.default_rng(0)
+    fields = {
+        "x": rng.normal(size=(24, 3)).astype("float32"),
+        "label": rng.integers(0, 2, 24).astype("int32"),
+    }
+    low = jsplit.segment(Counted(), inputs="x", name="smashed")
+    high = jsplit.segment(
+        lambda w, smashed: smashed @ w,
+        init=lambda key, smashed: jnp.eye(2),
+        inputs="smashed",
+        name="output",
+    )
+    topology = jsplit.vanilla(low, high, loss=cross_entropy)
+    rate = optax.exponential_decay(0.1, 1, 0.9)
+    noisy = optax.chain(optax.adam(rate), optax.add_noise(0.0, 0.5, jax.random.key(3)))
+    trainer = jsplit.fused(topology, {"client": optax.adam(rate), "server": noisy})
+    drawn = [people([3, 14, 7]).round(fields, i, batch=2) for i in range(2)]
+    make = {
+        "splitfed 1": lambda: rounds.splitfed(
+            trainer, "client", moments=moments, chunk=chunk
+        ),
+        "splitfed 3": lambda: rounds.splitfed(
+            trainer, "client", version=3, moments=moments, chunk=chunk
+        ),
+    }
+    if moments == "own":  # which these have no choice of: once is enough
+        make["parallel"] = lambda: rounds.parallel(trainer, "client", bottoms="shared")
+    orders = ([0, 1, 2], [1, 2, 0], [2, 0, 1])
+    for algorithm in [f() for f in make.values()]:
+        states = [after(algorithm, [listed(r, o) for r in drawn])[0] for o in orders]
+        for order, state in zip(orders[1:], states[1:], strict=True):
+            for party, own in state.parties.items():
+                for part, found in own._asdict().items():
+                    expected = getattr(states[0].parties[party], part)
+                    rows = (party, part) in state.clients.own
+                    pairs = zip(arrays_of(found), arrays_of(expected), strict=True)
+                    for x, y in pairs:
+                        y = y[order] if rows else y
+                        assert x.dtype == y.dtype
+                        if np.issubdtype(x.dtype, np.inexact):
+                            assert np.allclose(x, y, rtol=2e-5, atol=1e-6)
+                        else:
+                            assert np.array_equal(x, y)
+
+
+def test_of_integers_the_largest_is_taken_and_of_those_who_did_not_run_none():
+    def combined(*trees, share):
+        start = {"n": jnp.int32(7), "b": jnp.array(True), "x": jnp.float32(0.1)}
+        many = jax.tree.map(lambda *x: jnp.stack(x), *trees)
+        one = averages.zero_sums(start)
+        for tree, s in zip(trees, share, strict=True):
+            one = averages.add_clients(one, tree, jnp.float32(s), start)
+        both = averages.add_clients(
+            averages.zero_sums(start), many, jnp.float32(share), start
+        )
+        found = [
+            averages.mean_of(x, jnp.float32(sum(share)), start) for x in (one, both)
+        ]
+        assert all(map(np.array_equal, *map(jax.tree.leaves, found)))
+        return jax.tree.map(lambda x: x.item(), found[0])
+
+    few = {"n": jnp.int32(2), "b": jnp.array(False), "x": jnp.float32(0.1)}
+    more = {"n": jnp.int32(5), "b": jnp.array(True), "x": jnp.float32(0.1)}
+    # A count may fall below what it started from; a number that nobody changed
+    # keeps every bit.
+    tenth = float(np.float32(0.1))
+    assert combined(more, few, share=[1, 20]) == {"n": 5, "b": True, "x": tenth}
+    assert combined(more, few, share=[0, 20]) == {"n": 2, "b": False, "x": tenth}
+    assert combined(more, few, share=[0, 0]) == {"n": 7, "b": True, "x": tenth}

@@ -117,7 +117,7 @@ def test_the_optimizer_state_of_another_trainer_is_refused(interpreter):
             lambda of=of, s=state: of[0].step(s, problem.batch),
         )
     refused(
-        "`state` must be that of a trainer, a TrainState, got a dict",
+        "a Federation, got a dict",
         lambda: jsplit.variables({}),
     )
 

@@ -8,41 +8,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TypedDict, cast
-from urllib.parse import quote
+from typing import NotRequired, TypedDict, TypeVar, cast
 
 import jax
 import numpy as np
 
-from jsplit.core.arrays import leaf_of_state
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.federation import Federation, check_order, names_in, one_model
+from jsplit.core.files import file_of, to_disk
 from jsplit.core.keys import is_key
+from jsplit.core.paths import arrays_by_path
 from jsplit.core.typed_jax import (
-    KeyEntry,
     asarray,
-    keystr,
-    leaves_with_path,
     tree_structure,
     tree_unflatten,
     wrap_key_data,
 )
 
+_Held = TypeVar("_Held", TrainState, Federation)
+
 _ABOUT = "about"
 _FORMAT = "jsplit party 1"
-_LONGEST = 200  # characters; file systems take 255 bytes, and a suffix follows
 
 # NumPy parses the head of an array as Python, which fails now and then in
 # CPython 3.11.7 where two threads do it at once: "AST constructor recursion
 # depth mismatch".
 _READING = Lock()
-
-# Keys are quoted in a path but for these, which are no trouble in an
-# archive's names.
-_UNQUOTED = " .#~:+-"
 
 
 class _About(TypedDict):
@@ -54,9 +48,14 @@ class _About(TypedDict):
     format: str
     party: str
     dtypes: dict[str, str]
+    clients: NotRequired[Sequence[str]]
 
 
-def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
+def save(
+    folder: str | os.PathLike[str],
+    state: TrainState | Federation,
+    client: int | str | None = None,
+) -> list[Path]:
     """Write the state of every party to a file of its own, `<folder>/<party>.npz`.
 
     `restore` is the inverse. No file holds anything of another party. A
@@ -67,11 +66,14 @@ def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
     Args:
         folder: where the files go; it is made if it is not there.
         state: of a trainer, or of an algorithm over rounds.
+        client: of which client alone, by number or name, of the state of an
+            algorithm; the files are then those of a trainer's state.
 
     Returns:
         The files written.
 
     Raises:
+        ValueError: if there is no such client.
         OSError: if a file cannot be written; an older one is then as it
             was.
 
@@ -86,6 +88,8 @@ def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
         >>> [file.name for file in files]
         ['client.npz']
     """
+    if client is not None:
+        state = one_model(state, client)
     files: list[Path] = []
     for what, parties in _by_field(state).items():
         where = _folder_of(folder, what)
@@ -94,11 +98,12 @@ def save(folder: str | os.PathLike[str], state: TrainState) -> list[Path]:
         if parties:
             where.mkdir(parents=True, exist_ok=True)
         for party, own in parties.items():
-            files.append(_save_party(file_of(where, party), party, own))
+            file = file_of(where, party)
+            files.append(_save_party(file, party, own, names_in(state)))
     return files
 
 
-def restore(folder: str | os.PathLike[str], like: TrainState) -> TrainState:
+def restore(folder: str | os.PathLike[str], like: _Held) -> _Held:
     """Read the state that `save` wrote, for every party in `like`, bit for bit.
 
     Args:
@@ -133,7 +138,8 @@ def restore(folder: str | os.PathLike[str], like: TrainState) -> TrainState:
         where = _folder_of(folder, what)
         found[what] = {}
         for party, own in parties.items():
-            found[what][party] = _restore_party(file_of(where, party), party, own)
+            file = file_of(where, party)
+            found[what][party] = _restore_party(file, party, own, names_in(like))
             # Only parties count steps; what else an algorithm has by party
             # need not.
             if what == "parties":
@@ -144,36 +150,15 @@ def restore(folder: str | os.PathLike[str], like: TrainState) -> TrainState:
     return like._replace(**found)
 
 
-def _by_field(state: TrainState) -> dict[str, Mapping[str, PartyState]]:
+def _by_field(state: TrainState | Federation) -> dict[str, Mapping[str, PyTree]]:
     """All that a state has by party; that of an algorithm has more than `parties`."""
-    return state._asdict()
+    # Who its clients are is no array: `like` knows it.
+    fields = state._asdict()
+    return {what: x for what, x in fields.items() if isinstance(x, Mapping)}
 
 
 def _folder_of(folder: str | os.PathLike[str], what: str) -> Path:
     return Path(folder) if what == "parties" else Path(folder) / what
-
-
-def file_of(folder: str | os.PathLike[str], party: str) -> Path:
-    """A file name of its own for every party, readable where the name is."""
-    name = quote(party, safe="")
-    if len(name) > _LONGEST:
-        # A hash, since two long names may begin alike.
-        name = f"{name[:_LONGEST]}~{sha256(party.encode()).hexdigest()[:16]}"
-    return Path(folder) / f"{name}.npz"
-
-
-def arrays_by_path(state: PyTree) -> dict[str, jax.Array]:
-    """The arrays of a pytree by the paths to them, written with slashes."""
-
-    def quoted(entry: KeyEntry) -> str:
-        # A slash within a key is quoted: no two paths are written alike.
-        return quote(keystr((entry,), simple=True), safe=_UNQUOTED)
-
-    found: dict[str, jax.Array] = {}
-    for path, x in leaves_with_path(state):
-        at = "/".join(map(quoted, path))
-        found[at] = leaf_of_state(at, x)
-    return found
 
 
 def _known_to_numpy(dtype: np.dtype) -> bool:
@@ -183,7 +168,7 @@ def _known_to_numpy(dtype: np.dtype) -> bool:
     return dtype.kind in "biufc"
 
 
-def _save_party(file: Path, party: str, state: PyTree) -> Path:
+def _save_party(file: Path, party: str, state: PyTree, names: Sequence[str]) -> Path:
     """Write one file so that a crash leaves either the old one or the new one."""
     arrays: dict[str, np.ndarray] = {}
     dtypes: dict[str, str] = {}
@@ -196,8 +181,8 @@ def _save_party(file: Path, party: str, state: PyTree) -> Path:
             data = data.reshape(*data.shape, 1).view(np.uint8)
         arrays[path] = data
 
-    about = json.dumps({"format": _FORMAT, "party": party, "dtypes": dtypes})
-    archive = {_ABOUT: np.array(about), **arrays}
+    about = _About(format=_FORMAT, party=party, dtypes=dtypes, clients=names)
+    archive = {_ABOUT: np.array(json.dumps(about)), **arrays}
     temporary = file.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as f:
@@ -215,16 +200,9 @@ def _save_party(file: Path, party: str, state: PyTree) -> Path:
     return file
 
 
-def to_disk(folder: Path) -> None:
-    """Write the names in a folder to disk, as `fsync` of a file does not."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _restore_party(file: Path, party: str, like: PyTree) -> PyTree:
+def _restore_party(
+    file: Path, party: str, like: PyTree, names: Sequence[str]
+) -> PyTree:
     if not file.is_file():
         raise ValueError(f"there is no file {file} for the party `{party}`.")
 
@@ -234,6 +212,7 @@ def _restore_party(file: Path, party: str, like: PyTree) -> PyTree:
     if about["party"] != party:
         other = about["party"]
         raise ValueError(f"{file} is of the party `{other}`, expected `{party}`.")
+    check_order(str(file), about.get("clients", names), names)
 
     wanted = arrays_by_path(like)
     dtypes: dict[str, str] = about["dtypes"]

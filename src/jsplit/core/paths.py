@@ -9,12 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeGuard
+from urllib.parse import quote
 
+import jax
+
+from jsplit.core.arrays import leaf_of_state
 from jsplit.core.base import PyTree
-from jsplit.core.typed_jax import KeyEntry, TreeDef, leaves_with_path, tree_structure
+from jsplit.core.typed_jax import (
+    KeyEntry,
+    TreeDef,
+    keystr,
+    leaves_with_path,
+    tree_structure,
+)
 
 Path = tuple[Hashable, ...]
 Nested = Mapping[Hashable, PyTree]
+
+# Keys are quoted in a path but for these, which are no trouble in an
+# archive's names.
+_UNQUOTED = " .#~:+-"
 
 
 class Leaves(NamedTuple):
@@ -53,6 +67,21 @@ def _key_of(entry: KeyEntry) -> Hashable:
         if hasattr(entry, attribute):
             return getattr(entry, attribute)
     return entry
+
+
+def arrays_by_path(state: PyTree) -> dict[str, jax.Array]:
+    """The arrays of a pytree by the paths to them, written with slashes."""
+
+    def quoted(entry: KeyEntry) -> str:
+        # A slash within a key is quoted, so that no two paths are written
+        # alike.
+        return quote(keystr((entry,), simple=True), safe=_UNQUOTED)
+
+    found: dict[str, jax.Array] = {}
+    for path, x in leaves_with_path(state):
+        at = "/".join(quoted(entry) for entry in path)
+        found[at] = leaf_of_state(at, x)
+    return found
 
 
 def nest(paths: Sequence[Path], leaves: Sequence[PyTree]) -> dict[Hashable, PyTree]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import cast
 
 from jsplit.core.base import PartyState, TrainState
-from jsplit.core.checkpoint import restore, save, to_disk
+from jsplit.core.checkpoint import restore, save
+from jsplit.core.files import to_disk
 from jsplit.party.folder import (
     at,
     check_owner,

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from jsplit.core.checkpoint import file_of, to_disk
+from jsplit.core.files import file_of, to_disk
 from jsplit.wire.json_types import Json
 
 _log = logging.getLogger("jsplit.party")

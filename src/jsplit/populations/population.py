@@ -172,6 +172,7 @@ class Population(NamedTuple):
             steps=taken,
             share=share.astype(np.float32),
             clients=everybody,
+            names=self.names,
         )
 
     def global_batches(
@@ -237,6 +238,7 @@ class Population(NamedTuple):
             steps=np.full(count, len(parts), np.int32),
             share=np.array(self.sizes, np.float32),
             clients=count,
+            names=self.names,
         )
 
     def _check_fields(self, fields: Mapping[str, PyTree]) -> None:

@@ -33,6 +33,7 @@ class Round(NamedTuple):
             [K]: the number of its records, times the fraction of its steps
             that it takes.
         clients: how many clients there are in all.
+        names: the names of all clients; empty where they have none.
 
     Example:
         Three and five records, in batches of four: the first client takes one
@@ -58,3 +59,4 @@ class Round(NamedTuple):
     steps: np.ndarray
     share: np.ndarray
     clients: int
+    names: tuple[str, ...] = ()

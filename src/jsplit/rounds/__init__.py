@@ -1,13 +1,15 @@
 """Many clients: the algorithms that train them, round by round."""
 
+from jsplit.core.federation import Clients, Federation
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.baselines import alone, centralized, fedavg, large_batch_sgd
 from jsplit.rounds.sharing import PartySharing, Sharing, SharingTable
 from jsplit.rounds.split_learning import parallel, splitfed, take_turns
-from jsplit.rounds.state import Federation, RoundInfo
+from jsplit.rounds.state import RoundInfo
 
 __all__ = [
     "Algorithm",
+    "Clients",
     "Federation",
     "PartySharing",
     "RoundInfo",

@@ -11,9 +11,10 @@ from typing import NamedTuple, Protocol
 import jax
 
 from jsplit.core.base import PyTree
+from jsplit.core.federation import Federation
 from jsplit.populations.round import Round
 from jsplit.rounds.sharing import SharingTable
-from jsplit.rounds.state import Federation, RoundInfo
+from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 
 
@@ -54,12 +55,13 @@ class EvaluateRound(Protocol):
 class PredictAsClient(Protocol):
     """`predict(state, fields, client=None) -> {node: output}`."""
 
-    # `client` is needed only where clients have parameters of their own.
+    # `client`, a number or a name, is needed only where clients have weights
+    # or statistics of their own.
     def __call__(
         self,
         state: Federation,
         fields: Mapping[str, PyTree],
-        client: int | None = None,
+        client: int | str | None = None,
     ) -> Mapping[str, PyTree]: ...
 
 

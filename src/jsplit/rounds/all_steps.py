@@ -179,7 +179,7 @@ class AllSteps:
         kept = {}
         for name, before in old.items():
             if self._is_averaged(name):
-                total = add_clients(zero_sums(before), new[name], counts)
+                total = add_clients(zero_sums(before), new[name], counts, before)
                 kept[name] = mean_of(total, counts.sum(), before)
             else:
                 kept[name] = jax.tree.map(partial(_keep, live), before, new[name])

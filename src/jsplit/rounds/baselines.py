@@ -37,8 +37,8 @@ def fedavg(
         trainer: a trainer of any topology of the model.
         statistics: how those of BatchNorm are shared: `"averaged"` as
             parameters are, or each client's `"own"`.
-        moments: how optimizer states are shared: `"fresh"` in every round,
-            `"averaged"`, or each client's `"own"`.
+        moments: how optimizer states are shared: `"averaged"`, each
+            client's `"own"`, or `"fresh"` as in `splitfed`.
         server: an optimizer that applies the average, as in `splitfed`.
         chunk: how many clients run at the same time, as in `splitfed`.
         mesh: a mesh with an axis `clients` over which they are spread.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import index
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.checks import shown
+from jsplit.core.federation import Federation, one_model
 from jsplit.core.placement import replicate
 from jsplit.core.trees import as_arrays
 from jsplit.populations.round import Round
@@ -28,8 +27,7 @@ from jsplit.rounds.inputs import (
 from jsplit.rounds.programs import Programs
 from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.round_metrics import RoundMetrics
-from jsplit.rounds.sharing import Sharing
-from jsplit.rounds.state import Federation, RoundInfo
+from jsplit.rounds.state import RoundInfo
 from jsplit.training.configure import fields_of
 from jsplit.training.store import layout_of
 
@@ -93,7 +91,9 @@ class _Driver:
         *_, key, step = next(iter(first.parties.values()))
         store = self.forms.repeat_own(self.forms.learned(first.parties), round.clients)
         carry = RoundCarry(store, step, self.method.server_init(store))
-        return self.forms.close(*self.forms.at_rest(carry, key))
+        # Clients without names are called by their numbers.
+        names = round.names or tuple(map(str, range(round.clients)))
+        return self.forms.close(*self.forms.at_rest(carry, key), names)
 
     def step(self, state: Federation, round: Round) -> tuple[Federation, RoundInfo]:
         """Train one round. The state that goes in is used up: its buffers are donated.
@@ -114,7 +114,8 @@ class _Driver:
         program = self.programs.of(arrays, training=True)
         carry, key = self.forms.open(state)
         carry, info = program(carry, key, self._fields(round), arrays)
-        return self.forms.close(carry, key), _first_clients(info, len(round.client))
+        state = self.forms.close(carry, key, state.clients.names)
+        return state, _first_clients(info, len(round.client))
 
     def run(
         self, state: Federation, rounds: Iterable[Round]
@@ -148,9 +149,8 @@ class _Driver:
         program = self.programs.of(many, training=True, several=True)
         carry, key = self.forms.open(state)
         carry, infos = program(carry, key, self._fields(rounds[0]), many)
-        return self.forms.close(carry, key), _first_clients(
-            infos, len(rounds[0].client)
-        )
+        state = self.forms.close(carry, key, state.clients.names)
+        return state, _first_clients(infos, len(rounds[0].client))
 
     def evaluate(self, state: Federation, round: Round) -> RoundInfo:
         """Measure all losses in inference mode; changes nothing.
@@ -182,15 +182,16 @@ class _Driver:
         self,
         state: Federation,
         fields: Mapping[str, PyTree],
-        client: int | None = None,
+        client: int | str | None = None,
     ) -> Mapping[str, PyTree]:
         """Compute the outputs of the model in inference mode.
 
         Args:
             state: from `init` or `step`.
             fields: what the model reads, [batch, ...].
-            client: whose parameters to predict with, from 0; needed only
-                where clients have parameters of their own.
+            client: whose model to predict with, by number from 0 or by name;
+                needed only where clients have weights or statistics of
+                their own.
 
         Returns:
             By node that no other node reads, its output.
@@ -199,29 +200,10 @@ class _Driver:
             ValueError: if `client` is needed and missing, or there is no
                 such client.
         """
-        sharing, mesh = self.method.sharing, self.method.mesh
-        own_params = any(s.params is Sharing.OWN for s in sharing.parties.values())
-        if client is None and own_params:
-            raise ValueError(
-                "each client has parameters of its own: `client` must say whose to "
-                "predict with."
-            )
-        # Without BatchNorm, say, a part that is each client's own has no
-        # array.
-        leaves = jax.tree.leaves(self.forms.own(state.parties))
-        if client is not None and leaves:
-            count = leaves[0].shape[0]
-            if not 0 <= index(client) < count:
-                raise ValueError(
-                    f"`client` must be one of 0 to {count - 1}, got {shown(client)}."
-                )
-        # Where no client is named, what is each one's own does not matter
-        # here, or is that of the first: optimizer states, memories,
-        # statistics.
-        one = self.forms.of_client(state, 0 if client is None else index(client))
-        return self.method.trainer.predict(
-            one, replicate(dict(as_arrays(fields)), mesh)
-        )
+        mesh = self.method.mesh
+        one = replicate(one_model(state, client), mesh)
+        fields = replicate(dict(as_arrays(fields)), mesh)
+        return self.method.trainer.predict(one, fields)
 
     def _fields(self, round: Round) -> dict[str, PyTree]:
         """Return the fields that are read, on the devices."""
@@ -233,7 +215,7 @@ class _Driver:
     def _arrays(self, state: Federation, round: Round) -> RoundArrays[np.ndarray]:
         """Return the arrays of a round, checked and filled up to whole groups."""
         check_round(round, self.needed)
-        check_clients(round, self.forms.own(state.parties))
+        check_clients(round, self.forms.own(state.parties), state.clients.names)
         return round_arrays(round, self.method.group_size(len(round.client)))
 
 

@@ -51,7 +51,8 @@ class Shared(NamedTuple):
 
     Attributes:
         store: what each starts from: as it was before the round where it
-            is averaged, as the client before left it where it is carried.
+            is averaged or fresh, as the client before left it where it is
+            carried.
         sums: of what is averaged, the sums over the clients so far.
     """
 
@@ -100,6 +101,10 @@ class ClientMethod(Protocol):
         count: jax.Array,
     ) -> Client:
         """Return the client after it has measured its losses on one batch."""
+        ...
+
+    def averaged(self, store: Store) -> Store:
+        """Return what of a store is averaged over the clients."""
         ...
 
     def client_final(self, shared: Shared, store: Store, share: jax.Array) -> Shared:
@@ -152,10 +157,9 @@ class ForEachClient:
         store, step, memory = carry
         pick = self.method.sharing.pick
         own = pick(store, Sharing.OWN)
-        averaged = pick(store, Sharing.AVERAGED) if self.training else {}
-        shared = Shared(
-            pick(store, Sharing.CARRIED, Sharing.AVERAGED), zero_sums(averaged)
-        )
+        start = pick(store, Sharing.CARRIED, Sharing.AVERAGED, Sharing.FRESH)
+        averaged = self.method.averaged(start) if self.training else {}
+        shared = Shared(start, zero_sums(averaged))
 
         def turn(
             shared: Shared, client: tuple[Store, RoundArrays[jax.Array]]
@@ -181,7 +185,6 @@ class ForEachClient:
         own = put_rows(own, arrays.client, mine)
         total = arrays.share.sum()
         new, memory = self.method.server_update(memory, shared, total)
-        # What is fresh is made in every turn, and stays here as it was.
         store = {**store, **new, **own}
         return RoundCarry(store, step + arrays.steps.sum(), memory), info
 

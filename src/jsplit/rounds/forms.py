@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.federation import Clients, Federation
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trees import abstract
-from jsplit.rounds.carry import RoundCarry, rows_of
+from jsplit.rounds.carry import RoundCarry
 from jsplit.rounds.client_mesh import CLIENTS
-from jsplit.rounds.sharing import Sharing, SharingTable
-from jsplit.rounds.state import Federation
+from jsplit.rounds.sharing import PartySharing, Sharing, SharingTable
 from jsplit.training.store import Layout, key_and_step, load, save_back
 from jsplit.training.walk import Name, Store
 
@@ -62,6 +62,15 @@ class StateForms:
             names.append(at.optimizer)
         return [name for name in names if self.sharing[name] is Sharing.OWN]
 
+    @cached_property
+    def _own_parts(self) -> frozenset[tuple[str, str]]:
+        """What each client has of its own: parties, and fields of their states."""
+        found: set[tuple[str, str]] = set()
+        for party, parts in self.sharing.parties.items():
+            shared = zip(PartySharing._fields, parts, strict=True)
+            found |= {(party, part) for part, how in shared if how is Sharing.OWN}
+        return frozenset(found)
+
     def open(self, state: Federation) -> tuple[RoundCarry, jax.Array]:
         """Return what a program carries in the place of a state, and the key."""
         # Key and step are the same at all parties, so those of any will
@@ -71,9 +80,15 @@ class StateForms:
         carry = RoundCarry(self.learned(state.parties), step, state.server)
         return self.at_rest(carry, key)
 
-    def close(self, carry: RoundCarry, key: jax.Array) -> Federation:
-        """Return the state that a program carried; the inverse of `open`."""
-        return Federation(self.one(carry.store, key, carry.step).parties, carry.server)
+    def close(
+        self, carry: RoundCarry, key: jax.Array, names: tuple[str, ...]
+    ) -> Federation:
+        """Return the state that a program carried for clients of these names.
+
+        This is the inverse of `open`.
+        """
+        parties = self.one(carry.store, key, carry.step).parties
+        return Federation(parties, carry.server, Clients(names, self._own_parts))
 
     def one(self, store: Store, key: jax.Array, step: jax.Array) -> TrainState:
         """Return a state of one client, at a key and a step."""
@@ -105,12 +120,6 @@ class StateForms:
 
         own = self.sharing.pick(store, Sharing.OWN)
         return {**store, **{n: jax.tree.map(repeat, x) for n, x in own.items()}}
-
-    def of_client(self, state: Federation, client: int) -> TrainState:
-        """Return the state of one client, and of those it trains with."""
-        mine = {n: rows_of(x, client) for n, x in self.own(state.parties).items()}
-        store = {**load(self.layout, TrainState(state.parties)), **mine}
-        return replicate(save_back(self.layout, store), self.mesh)
 
     def shapes_of_one(self, state: Federation) -> TrainState:
         """Return the shapes and dtypes of a state of one client."""

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.federation import check_order
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundArrays
@@ -28,17 +29,35 @@ def check_round(round: Round, needed: Collection[str]) -> None:
         )
 
 
-def check_clients(round: Round, own: PyTree) -> None:
-    """Refuse a round of another number of clients than have `own` parts."""
-    # JAX clamps an index out of range, so clients would silently be
-    # others.
+def check_clients(round: Round, own: PyTree, names: tuple[str, ...]) -> None:
+    """Refuse a round of other clients than those of a state.
+
+    Args:
+        round: which clients take part.
+        own: what each client of the state has of its own.
+        names: the names of the clients of the state.
+
+    Raises:
+        ValueError: if their number or order differs, or something in `own`
+            has no axis of clients.
+    """
     for x in jax.tree.leaves(own):
+        if not np.ndim(x):
+            raise ValueError(
+                "the state has one number where each client has its own: give "
+                f"{round.clients}, one for each, or set hyperparameters by "
+                "jsplit.set_hyperparams."
+            )
+        # JAX clamps an index out of range, so clients would silently be
+        # others.
         if x.shape[0] != round.clients:
             raise ValueError(
                 f"the round is of {round.clients} clients, but the state is of "
                 f"{x.shape[0]}; a test set for each is drawn from "
                 "jsplit.population.everyone(records, clients)."
             )
+    if jax.tree.leaves(own):
+        check_order("the round", round.names, names)
 
 
 def fields_read(round: Round, needed: Collection[str]) -> dict[str, PyTree]:

@@ -35,6 +35,7 @@ from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.measuring import losses_trainer
+from jsplit.rounds.restarts import going_on, restarted, starts_anew
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
@@ -117,7 +118,9 @@ class LocalTraining:
         for party, parts in self.sharing.parties.items():
             # Only an optimizer can be fresh.
             if parts.optimizer is Sharing.FRESH:
-                store[Name(party, Kind.OPTIMIZER)] = self._fresh_memory(party, store)
+                name = Name(party, Kind.OPTIMIZER)
+                going = going_on(store[name], self._anew(party, store))
+                store[name] = self._fresh_memory(party, store, going)
         return Client(store, step, zero_losses(self.config))
 
     def client_step(
@@ -153,32 +156,59 @@ class LocalTraining:
             name: store[name] if self.sharing[name] is Sharing.CARRIED else x
             for name, x in shared.store.items()
         }
+        # Which leaves these are is asked of one client's shapes: `store` may be
+        # of several, along a leading axis.
+        mine = self._averaged(store, shared.store)
+        before = self.averaged(shared.store)
         sums = {
-            name: add_clients(x, store[name], share) for name, x in shared.sums.items()
+            name: add_clients(x, mine[name], share, before[name])
+            for name, x in shared.sums.items()
         }
         return Shared(carried, sums)
+
+    def averaged(self, store: Store) -> Store:
+        """Return what is averaged: of a fresh optimizer state, what goes on from round to round."""
+        return self._averaged(store, store)
+
+    def _averaged(self, store: Store, one: Store) -> Store:
+        """Return what is averaged of a store of one client or several; `one` is of one."""
+        found = self.sharing.pick(store, Sharing.AVERAGED)
+        for name, memory in self.sharing.pick(store, Sharing.FRESH).items():
+            assert isinstance(name, Name)
+            found[name] = going_on(memory, self._anew(name.party, one))
+        return found
 
     def server_update(
         self, memory: Mapping[str, PyTree], shared: Shared, total: jax.Array
     ) -> tuple[Store, Mapping[str, PyTree]]:
         """Put averages in the place of what all clients started from."""
         new = dict(shared.store)
-        for name, sums in shared.sums.items():
-            new[name] = mean_of(sums, total, shared.store[name])
-        if self.server is None:
-            return new, memory
+        before = self.averaged(shared.store)
+        means = {n: mean_of(sums, total, before[n]) for n, sums in shared.sums.items()}
+        new |= self.sharing.pick(means, Sharing.AVERAGED)
+        if self.server is not None:
+            new, memory = self._server_step(memory, shared.store, new)
+        # After the server's step: a first state may hold a copy of parameters.
+        for name, going in self.sharing.pick(means, Sharing.FRESH).items():
+            assert isinstance(name, Name)
+            new[name] = self._fresh_memory(name.party, new, going)
+        return new, memory
 
-        memory = dict(memory)
+    def _server_step(
+        self, memory: Mapping[str, PyTree], before: Store, means: Store
+    ) -> tuple[Store, Mapping[str, PyTree]]:
+        """Take the server's step towards the means, and return its new memory."""
+        assert self.server is not None
+        new, memory = dict(means), dict(memory)
         for party in self._averaged_parties():
-            start = inexact_part(_params(shared.store, party))
+            start = inexact_part(_params(before, party))
             mean = inexact_part(_params(new, party))
             # What the round moved, with the sign turned, is the gradient
             # (FedOpt).
             gradient = jax.tree.map(jnp.subtract, start, mean)
             updates, memory[party] = self.server.update(gradient, memory[party], start)
             moved = optax.apply_updates(start, updates)
-            # Integer parameters have no gradient: theirs are the last
-            # client's.
+            # Integer parameters have no gradient, and stay what they are.
             for node, x in combine(_params(new, party), moved).items():
                 new[Name(party, Kind.PARAMS, node)] = x
         return new, memory
@@ -187,6 +217,9 @@ class LocalTraining:
 
     def server_init(self, store: Store) -> dict[str, PyTree]:
         """Return the first memory of the server's optimizer, by averaged party."""
+        # Asked here so that what cannot be told is refused before a round
+        # is compiled.
+        self.averaged(store)
         if self.server is None:
             return {}
         return {
@@ -217,15 +250,28 @@ class LocalTraining:
             if parts.params is Sharing.AVERAGED
         ]
 
-    def _fresh_memory(self, party: str, store: Store) -> PyTree:
-        """Return the first state of the party's optimizer."""
-        node = self.config.topology.node
-        trained = {
-            n: x for n, x in _params(store, party).items() if node[n].segment.trainable
-        }
+    def _fresh_memory(self, party: str, store: Store, going: list[jax.Array]) -> PyTree:
+        """Return a first state of the party's optimizer in which `going` goes on."""
+        trained = self._trained(party, store)
         # A party of segments without parameters has no optimizer.
-        return (
-            first_memory(self.config, party, inexact_part(trained)) if trained else ()
+        if not trained:
+            return ()
+        first = first_memory(self.config, party, trained)
+        return restarted(first, going, self._anew(party, store))
+
+    def _anew(self, party: str, store: Store) -> list[bool]:
+        """Return which leaves of the party's optimizer state start anew in every turn."""
+        trained = self._trained(party, store)
+        if not trained:
+            return []
+        return starts_anew(self.config.optimizer[party], trained, party)
+
+    def _trained(self, party: str, store: Store) -> PyTree:
+        """Return the parameters that the party's optimizer is over, by node."""
+        node = self.config.topology.node
+        params = _params(store, party)
+        return inexact_part(
+            {n: x for n, x in params.items() if node[n].segment.trainable}
         )
 
 

@@ -27,7 +27,10 @@ class Sharing(Enum):
         AVERAGED: all clients start from the same, and the mean of where
             they got to is taken, each client by its share.
         OWN: each client keeps its own, along a leading axis [clients].
-        FRESH: made anew in every client's turn.
+        FRESH: of an optimizer's state, moments and what stands in one
+            record with them (Adam's count) are made anew in every client's
+            turn; counts of schedules and hyperparameters go on, as they do
+            where they are averaged.
 
     Example:
         >>> from jsplit.rounds import Sharing

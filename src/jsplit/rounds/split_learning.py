@@ -181,9 +181,11 @@ def splitfed(
         statistics: how those of BatchNorm are shared in halves that are
             averaged: `"averaged"` as well, or each client's `"own"`.
         moments: how optimizer states are shared of halves that are
-            averaged: `"fresh"` in every round, `"averaged"`, or each
-            client's `"own"`. Fresh ones count steps from 0 again, so a
-            schedule starts anew in every round.
+            averaged: `"averaged"`, each client's `"own"`, or `"fresh"`:
+            moments start anew in every client's turn, Adam's count of them
+            too. What counts for a schedule goes on, by the steps of the
+            client that took the most, and a learning rate set by
+            `jsplit.set_hyperparams` stays.
         server: an optimizer that applies the average: what a round moved
             is the gradient it takes a step along, with the sign turned. By
             default the average is taken as it is, which is

@@ -1,4 +1,4 @@
-"""The state of many clients, and the losses of a round: the two records that users hold.
+"""The losses of a round: the record that users hold beside a `Federation`.
 
 The forms of both inside a compiled program are in `carry.py`.
 """
@@ -9,29 +9,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-
-from jsplit.core.base import PartyState, PyTree
-
-
-class Federation(NamedTuple):
-    """The state of many clients and of those they train with.
-
-    Attributes:
-        parties: by party, as in a `TrainState`. What each client has of
-            its own, and that alone, has a leading axis [clients].
-        server: by party, the memory of the optimizer that applies
-            averages, where there is one.
-
-    Example:
-        >>> from jsplit.rounds import Federation
-        >>> Federation._fields
-        ('parties', 'server')
-    """
-
-    # `save` writes a folder for each field besides `parties`, so the names
-    # of the fields are part of the format of a checkpoint.
-    parties: Mapping[str, PartyState]
-    server: Mapping[str, PyTree]
 
 
 class RoundInfo(NamedTuple):

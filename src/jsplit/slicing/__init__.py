@@ -2,8 +2,19 @@
 
 from jsplit.slicing.cut_candidates import CutPoint, cut_points
 from jsplit.slicing.joining import join
+from jsplit.slicing.loading import load_variables, restore_weights
 from jsplit.slicing.mark import cut
 from jsplit.slicing.merging import merge, variables
 from jsplit.slicing.splitting import split
 
-__all__ = ["CutPoint", "cut", "cut_points", "join", "merge", "split", "variables"]
+__all__ = [
+    "CutPoint",
+    "cut",
+    "cut_points",
+    "join",
+    "load_variables",
+    "merge",
+    "restore_weights",
+    "split",
+    "variables",
+]

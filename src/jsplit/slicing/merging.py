@@ -11,27 +11,34 @@ from collections.abc import Hashable, Mapping
 import jax
 
 from jsplit.core.base import Params, PyTree, State, TrainState
+from jsplit.core.federation import Federation, one_model
 from jsplit.core.paths import Nested, Path, by_path, dotted, overlay
 
 
-def variables(state: TrainState) -> tuple[Params, State]:
+def variables(
+    state: TrainState | Federation, client: int | str | None = None
+) -> tuple[Params, State]:
     """Put the parameters and the statistics of the whole model together again.
 
     The whole model with both computes in inference mode what
     `trainer.predict` computes. For linen it is `model.apply({"params":
     params, **statistics}, x)`; for nnx, `nnx.update(module, params)` and
-    `nnx.update(module, statistics)`, then `module.eval()`.
+    `nnx.update(module, statistics)`, then `module.eval()`. `load_variables`
+    is the inverse.
 
     Args:
-        state: of a trainer whose segments `split` made; where its own
-            containers matter, see `merge`.
+        state: of a trainer whose segments `split` made, or of an algorithm
+            over rounds; where the model's own containers matter, see
+            `merge`.
+        client: whose model, by number from 0 or by name; needed only where
+            clients have weights or statistics of their own.
 
     Returns:
         Two nested dictionaries, `(params, statistics)`.
 
     Raises:
         ValueError: if two segments hold the same leaf, as those of several
-            models may.
+            models may, or a client is needed and missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -45,11 +52,7 @@ def variables(state: TrainState) -> tuple[Params, State]:
         >>> sorted(params), statistics
         (['head', 'stem'], {})
     """
-    if not isinstance(state, TrainState):
-        kind = type(state).__name__
-        raise ValueError(
-            f"`state` must be that of a trainer, a TrainState, got a {kind}."
-        )
+    state = one_model(state, client)
     params: list[Params] = []
     statistics: list[State] = []
     for party in state.parties.values():

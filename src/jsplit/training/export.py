@@ -9,6 +9,7 @@ from jax import export as jax_export
 
 from jsplit.core.base import PyTree, TrainState
 from jsplit.core.checks import first_line
+from jsplit.core.federation import Federation, one_model
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
@@ -16,9 +17,10 @@ from jsplit.topology.nodes import Node
 
 def export(
     topology: Topology,
-    state: TrainState,
+    state: TrainState | Federation,
     fields: Mapping[str, PyTree],
     *,
+    client: int | str | None = None,
     platforms: str | Sequence[str] | None = None,
 ) -> dict[str, dict[str, jax_export.Exported]]:
     """Export every party's segments in inference mode, with the batch size free.
@@ -31,9 +33,13 @@ def export(
 
     Args:
         topology: of the trainer.
-        state: the trained state.
+        state: the trained state, of a trainer or of an algorithm over
+            rounds.
         fields: a batch, for shapes and dtypes alone; those fields that
             the nodes read, [batch, ...] each.
+        client: whose model, by number or name, where `state` is of an
+            algorithm whose clients have weights or statistics of their
+            own.
         platforms: where it shall run, as `("cpu", "cuda", "tpu")`; by
             default where it is exported.
 
@@ -43,8 +49,8 @@ def export(
 
     Raises:
         ValueError: if a field is missing, the state is of another
-            topology, or a segment does not run with the batch size
-            free.
+            topology, a client is needed and missing, or a segment does
+            not run with the batch size free.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -59,6 +65,7 @@ def export(
         >>> exported["client"]["h"].call(jnp.ones((7, 3))).shape
         (7, 3)
     """
+    state = one_model(state, client)
     _check_complete(topology, state, fields)
     platforms = (platforms,) if isinstance(platforms, str) else platforms
     (batch,) = jax_export.symbolic_shape("batch")

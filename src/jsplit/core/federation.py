@@ -1,0 +1,210 @@
+"""The state of many clients, who they are, and the state of one of them.
+
+Rooms that know nothing of rounds (models put together again, exports,
+checkpoints) take such a state too, so its record stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import NamedTuple, SupportsIndex
+
+import jax
+
+from jsplit.core.base import PartyState, PyTree, TrainState
+
+_SHOWN = 5  # names in an error
+
+
+# Static: names are no arrays, and a state is traced, mapped over and copied.
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Clients:
+    """Who the clients of a state are, and what each of them has of its own.
+
+    Attributes:
+        names: of all clients, in the order of the axis [clients].
+        own: of what each has its own: party and field of a `PartyState`.
+
+    Example:
+        >>> from jsplit.rounds import Clients
+        >>> Clients(("north", "south")).names
+        ('north', 'south')
+    """
+
+    names: tuple[str, ...] = ()
+    own: frozenset[tuple[str, str]] = frozenset()
+
+
+class Federation(NamedTuple):
+    """The state of many clients and of those they train with.
+
+    Attributes:
+        parties: by party, as in a `TrainState`. What each client has of
+            its own, and that alone, has a leading axis [clients].
+        server: by party, the memory of the optimizer that applies
+            averages, where there is one.
+        clients: who the clients are, and what each has of its own.
+
+    Example:
+        >>> from jsplit.rounds import Federation
+        >>> Federation._fields
+        ('parties', 'server', 'clients')
+    """
+
+    # `save` writes a folder for each field by party besides `parties`, so the
+    # names of these fields are part of the format of a checkpoint.
+    parties: Mapping[str, PartyState]
+    server: Mapping[str, PyTree]
+    clients: Clients = Clients()
+
+    def client(self, client: int | str) -> TrainState:
+        """Return the state of one client and of those it trains with, as a trainer has it.
+
+        `jsplit.save`, `jsplit.export` and the trainer's own functions take
+        it.
+
+        Args:
+            client: its number, from 0, or its name.
+
+        Returns:
+            The state, whose arrays are copies.
+
+        Raises:
+            ValueError: if there is no such client.
+
+        Example:
+            >>> import jsplit, numpy as np, optax
+            >>> low = jsplit.segment(
+            ...     lambda w, x: x * w, init=lambda key, x: np.float32(1), inputs=["x"]
+            ... )
+            >>> high = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
+            >>> topology = jsplit.vanilla(low, high, loss=lambda y, label: y - label)
+            >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+            >>> people = jsplit.population.grouped(["north", "south", "north"])
+            >>> fields = {"x": np.ones((3, 2), "f"), "label": np.ones(3, "f")}
+            >>> drawn = people.round(fields, 0)
+            >>> state = jsplit.rounds.alone(trainer).init(0, drawn)
+            >>> south = state.client("south")
+            >>> trainer.predict(south, {"x": fields["x"]})["output"].shape
+            (3,)
+        """
+        number = number_of(self, client)
+
+        def row(x: jax.Array) -> jax.Array:
+            return x[number]
+
+        parties: dict[str, PartyState] = {}
+        for party, held in self.parties.items():
+            parts: dict[str, PyTree] = {}
+            for part in PartyState._fields:
+                own = (party, part) in self.clients.own
+                parts[part] = jax.tree.map(row if own else _copy, getattr(held, part))
+            parties[party] = PartyState(**parts)
+        return TrainState(parties)
+
+
+# A step of either state uses up its arrays.
+def _copy(x: jax.Array) -> jax.Array:
+    return x.copy()
+
+
+def names_in(state: TrainState | Federation) -> tuple[str, ...]:
+    """Return the names of the clients of a state; none for that of a trainer."""
+    return state.clients.names if isinstance(state, Federation) else ()
+
+
+def number_of(state: Federation, client: object) -> int:
+    """Return the number of a client that is given by number or name.
+
+    Raises:
+        ValueError: if there is no such client, or several of this name.
+    """
+    names = state.clients.names
+    if isinstance(client, str):
+        found = [k for k, name in enumerate(names) if name == client]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"`client` {client!r} is the name of {len(found)} clients: give one "
+                "of their numbers, " + ", ".join(map(str, found)) + "."
+            )
+    elif isinstance(client, SupportsIndex) and not isinstance(client, bool):
+        if 0 <= index(client) < len(names):
+            return index(client)
+    raise ValueError(
+        f"`client` must be one of 0 to {len(names) - 1}, or of the names "
+        f"{_shown(names)}, got {client!r}."
+    )
+
+
+def check_order(what: str, found: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse the clients of a state in another order than it has them.
+
+    Args:
+        what: which lists them, for the error.
+        found: the names that it lists.
+        names: those of the state.
+
+    Raises:
+        ValueError: if they are the same in another order.
+    """
+    # Other names may be other data for the same clients, but the same names in
+    # another order are clients that would get each other's parts.
+    if [*found] != [*names] and sorted(found) == sorted(names):
+        raise ValueError(
+            f"{what} lists the clients in another order than the state: "
+            f"{_shown(found)}, where the state has {_shown(names)}."
+        )
+
+
+def one_model(state: object, client: int | str | None) -> TrainState:
+    """Return a state in which every segment has one set of weights and statistics.
+
+    Args:
+        state: of a trainer, or of an algorithm over rounds.
+        client: whose model it is, by number or name; needed only where
+            clients have weights or statistics of their own.
+
+    Returns:
+        `state` itself if it is a trainer's. Of an algorithm's, optimizer and
+        links are those of any client where none is named.
+
+    Raises:
+        ValueError: if a client is needed, or there is no such client.
+    """
+    if isinstance(state, TrainState):
+        if client is not None:
+            raise ValueError(
+                "`client` is for the state of an algorithm over rounds; that of a "
+                f"trainer is of one client, got {client!r}."
+            )
+        return state
+    if not isinstance(state, Federation):
+        kind = type(state).__name__
+        raise ValueError(
+            "`state` must be that of a trainer, a TrainState, or that of an algorithm "
+            f"over rounds, a Federation, got a {kind}."
+        )
+    if client is None:
+        for party, part in sorted(state.clients.own):
+            # Without BatchNorm, say, what is each client's own has no array.
+            owned = jax.tree.leaves(getattr(state.parties[party], part))
+            if owned and part in ("params", "state"):
+                what = "weights" if part == "params" else "statistics"
+                raise ValueError(
+                    f"each client has {what} of its own at `{party}`: `client` must "
+                    "say whose by a number or a name, of "
+                    f"{_shown(state.clients.names)}."
+                )
+        client = 0
+    return state.client(client)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Return the first of many names, for an error."""
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more

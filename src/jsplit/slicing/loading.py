@@ -1,0 +1,276 @@
+"""Weights into a state: of the whole model, or of files, whatever the topology they come from.
+
+Slices of one model hold its leaves at the paths that they have in the
+whole, so a leaf finds its place wherever the model is cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.core.base import Params, PartyState, PyTree, State, TrainState
+from jsplit.core.checkpoint import array_of, read
+from jsplit.core.federation import Federation
+from jsplit.core.paths import arrays_by_path, by_path, dotted
+from jsplit.core.trees import is_floating
+
+_Held = TypeVar("_Held", TrainState, Federation)
+_PARTS = "params", "state"
+
+
+class _Place(NamedTuple):
+    """Where a leaf belongs: in the parameters or statistics, of which node, at which path."""
+
+    part: str
+    node: str
+    path: str
+
+
+class _Wanted(NamedTuple):
+    """A leaf of the state as it is, and for how many clients, `None` where all share it."""
+
+    like: jax.Array
+    clients: int | None
+
+
+_Find = Callable[[_Place, jax.Array], jax.Array | None]
+"""`find(place, like)`: the new leaf in the form of `like`; `None` where shapes differ."""
+
+
+def load_variables(state: _Held, params: Params, statistics: State = None) -> _Held:
+    """Put the parameters and statistics of the whole model into a state.
+
+    This is the inverse of `variables`. The topology may be another than that
+    which trained them, cut elsewhere or not at all. Optimizers, links,
+    key and step stay as they are in `state`. In the state of an algorithm
+    over rounds every client gets them.
+
+    Args:
+        state: as from `trainer.init`, of segments that `split` made.
+        params: of the whole model, as `variables` gives them, or a pytree
+            of other containers with the same paths.
+        statistics: of the whole model, likewise; none where it has none.
+
+    Returns:
+        The state with copies of them in it.
+
+    Raises:
+        ValueError: naming a leaf that is lacking, that no segment has, or
+            that has another shape or dtype; or if an optimizer holds a copy
+            of the weights, which would be the old ones.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit, optax
+        >>> def model(params, x):
+        ...     h = jsplit.cut(x @ params["low"], "smashed")
+        ...     return h @ params["high"]
+        >>> weights = {"low": jnp.ones((3, 2)), "high": jnp.ones(2)}
+        >>> parts = jsplit.split(model, jnp.ones((4, 3)), init=lambda key, x: weights)
+        >>> topology = jsplit.vanilla(*parts.values(), loss=lambda o, y: o - y)
+        >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+        >>> state = trainer.init(0, {"x": jnp.ones((4, 3)), "label": jnp.ones(4)})
+        >>> trained = {"low": 2 * jnp.ones((3, 2)), "high": 3 * jnp.ones(2)}
+        >>> state = jsplit.load_variables(state, trained)
+        >>> float(trainer.predict(state, {"x": jnp.ones((1, 3))})["output"][0])
+        36.0
+    """
+    given: dict[tuple[str, str], PyTree] = {}
+    for part, tree in zip(_PARTS, (params, statistics), strict=True):
+        if tree is not None:
+            found = by_path(tree)
+            for path, leaf in zip(found.paths, found.shapes, strict=True):
+                given[part, dotted(path)] = leaf
+
+    places = _places(state, lambda tree: [dotted(path) for path in by_path(tree).paths])
+    _check_whole(places, given, "`params` and `statistics`")
+
+    def find(place: _Place, like: jax.Array) -> jax.Array | None:
+        value = given[place.part, place.path]
+        if jnp.shape(value) != like.shape:
+            return None
+        new = jnp.array(value, copy=True)
+        if new.dtype != like.dtype:
+            raise ValueError(
+                f"the leaf `{place.path}` is {new.dtype}, expected {like.dtype}."
+            )
+        return new
+
+    return _filled(state, places, find, lambda place: given[place.part, place.path])
+
+
+def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
+    """Read weights and statistics alone of what `save` wrote, into any topology of the model.
+
+    The optimizers that trained them are left aside, and those of `like`
+    stay, with its key and step. Nodes of the same name and the same leaves
+    get their own; else the segments must be slices of one model, made by
+    `split`, and each leaf goes where the model is cut now.
+
+    Args:
+        folder: where the files are, of all parties that have weights.
+        like: as from `trainer.init`, or from that of an algorithm over
+            rounds; what one client's files hold goes to every client.
+
+    Returns:
+        A state of the type and structure of `like`.
+
+    Raises:
+        ValueError: naming file and array, if the files hold another model;
+            or if an optimizer of `like` holds a copy of its weights.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp, jsplit, optax
+        >>> def model(params, x):
+        ...     h = jsplit.cut(x @ params["low"], "smashed")
+        ...     return h @ params["high"]
+        >>> weights = {"low": jnp.ones((3, 2)), "high": jnp.ones(2)}
+        >>> parts = jsplit.split(model, jnp.ones((4, 3)), init=lambda key, x: weights)
+        >>> topology = jsplit.vanilla(*parts.values(), loss=lambda o, y: o - y)
+        >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+        >>> state = jsplit.fused(topology, optax.adam(0.1)).init(0, batch)
+        >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = jsplit.save(folder, state)
+        ...     state = jsplit.restore_weights(folder, trainer.init(1, batch))
+        >>> state.parties["client"].params["smashed"]["low"].shape
+        (3, 2)
+    """
+    found: dict[_Place, tuple[Path, np.ndarray, str]] = {}
+    for file in sorted(Path(folder).glob("*.npz")):
+        about, arrays = read(file)
+        for path, dtype in about.get("dtypes", {}).items():
+            part, _, rest = path.partition("/")
+            if part in _PARTS:
+                node, _, rest = rest.partition("/")
+                found[_Place(part, node, rest)] = file, arrays[path], dtype
+    if not found:
+        raise ValueError(f"there are no weights in the folder {folder}.")
+
+    places = _places(state=like, paths_of=lambda tree: [*arrays_by_path(tree)])
+    whole = found.keys() != places.keys()
+    given = {_key(place, whole): x for place, x in found.items()}
+    if whole:
+        _check_once(found, "the files")
+        _check_whole(places, given, f"the folder {folder}")
+
+    def find(place: _Place, like: jax.Array) -> jax.Array | None:
+        file, data, dtype = given[_key(place, whole)]
+        try:
+            return array_of(file, "/".join(place), data, dtype, like)
+        except ValueError:
+            if dtype != str(like.dtype):
+                raise
+            return None
+
+    return _filled(like, places, find, lambda place: given[_key(place, whole)][1])
+
+
+def _key(place: _Place, whole: bool) -> tuple[str, ...]:
+    """Return what two places of one leaf have in common: all, or all but the node."""
+    return (place.part, place.path) if whole else tuple(place)
+
+
+def _places(
+    state: TrainState | Federation, paths_of: Callable[[PyTree], list[str]]
+) -> dict[_Place, _Wanted]:
+    """Return the place of each weight and statistic of a state, in the order of its leaves."""
+    found: dict[_Place, _Wanted] = {}
+    own = state.clients if isinstance(state, Federation) else None
+    for party, held in state.parties.items():
+        for part in _PARTS:
+            each = own is not None and (party, part) in own.own
+            for node, tree in getattr(held, part).items():
+                # The path of a node's name, quoted as the paths in it are.
+                (name, *_) = [*paths_of({node: 0})]
+                leaves = jax.tree.leaves(tree)
+                for path, x in zip(paths_of(tree), leaves, strict=True):
+                    found[_Place(part, name, path)] = _Wanted(
+                        x, x.shape[0] if each else None
+                    )
+    return found
+
+
+def _check_once(places: Mapping[_Place, object], where: str) -> None:
+    """Refuse two nodes that hold the same leaf: they are not slices of one model."""
+    seen: dict[tuple[str, ...], _Place] = {}
+    for place in places:
+        other = seen.setdefault(_key(place, True), place)
+        if other is not place:
+            raise ValueError(
+                f"the leaf `{place.path}` is in the nodes `{other.node}` and "
+                f"`{place.node}` of {where}, which are not slices of one model."
+            )
+
+
+def _check_whole(
+    places: Mapping[_Place, object], given: Mapping[tuple[str, ...], object], where: str
+) -> None:
+    """Refuse a leaf that is lacking, and one that has no place."""
+    _check_once(places, "the state")
+    wanted = {_key(place, True) for place in places}
+    for part, path in sorted(wanted ^ given.keys()):
+        what = "weight" if part == "params" else "statistic"
+        if (part, path) in wanted:
+            raise ValueError(f"{where} lacks the {what} `{path}` of the model.")
+        raise ValueError(f"{where} has the {what} `{path}`, which no segment has.")
+
+
+def _filled(
+    state: _Held,
+    places: Mapping[_Place, _Wanted],
+    find: _Find,
+    raw: Callable[[_Place], PyTree],
+) -> _Held:
+    """Return the state with new leaves in all places."""
+    new: list[jax.Array] = []
+    for place, (like, clients) in places.items():
+        value = find(place, like)
+        if value is None and clients is not None:
+            one = find(place, like[0])
+            value = None if one is None else jnp.repeat(one[None], clients, 0)
+        if value is None:
+            raise ValueError(
+                f"the leaf `{place.path}` of the node `{place.node}` must have shape "
+                f"{list(like.shape)}, got {list(jnp.shape(raw(place)))}."
+            )
+        new.append(value)
+    leaves = iter(new)
+    parties: dict[str, PartyState] = {}
+    for party, held in state.parties.items():
+        _check_no_copy(party, held)
+        parts = {}
+        for part in _PARTS:
+            structure = jax.tree.structure(getattr(held, part))
+            count = structure.num_leaves
+            parts[part] = structure.unflatten([next(leaves) for _ in range(count)])
+        # Copies of the rest too: a step of the one state uses up its arrays, and
+        # `like` may be filled again.
+        rest = jax.tree.map(jnp.copy, held._replace(params={}, state={}))
+        parties[party] = rest._replace(**parts)
+    return state._replace(parties=parties)
+
+
+def _check_no_copy(party: str, held: PartyState) -> None:
+    """Refuse an optimizer's state with a copy of weights in it, as that of schedule-free has."""
+    # It would go on from the old weights, and pull the new ones there. A moment
+    # that happens to have a weight's numbers, all zeros say, is none.
+    weights = [
+        np.asarray(x)
+        for x in jax.tree.leaves(held.params)
+        if is_floating(x) and np.ptp(np.asarray(x, np.float64)) > 0
+    ]
+    for memory in jax.tree.leaves(held.optimizer):
+        for x in weights:
+            if memory.shape == x.shape and np.array_equal(memory, x):
+                raise ValueError(
+                    f"the optimizer of `{party}` holds a copy of the weights, which "
+                    "would stay the old ones: give its state anew by its own `init` on "
+                    "the loaded weights."
+                )

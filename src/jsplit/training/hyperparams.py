@@ -1,0 +1,118 @@
+"""Hyperparameters set by hand, between steps or rounds: a learning rate by round.
+
+Those of `optax.inject_hyperparams` are part of an optimizer's state, so a new
+value compiles nothing anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.checks import one_of
+from jsplit.core.federation import Federation
+
+_Held = TypeVar("_Held", TrainState, Federation)
+
+
+def set_hyperparams(
+    state: _Held, values: Mapping[str, ArrayLike], *, party: str | None = None
+) -> _Held:
+    """Set hyperparameters of optimizers that `optax.inject_hyperparams` made.
+
+    Args:
+        state: of a trainer, or of an algorithm over rounds.
+        values: by name, a number for all, or one for each along the first
+            axes that the hyperparameter has in the state: [clients] where
+            each client has an optimizer of its own, [runs] in a sweep.
+        party: whose; by default those of every party that has them.
+
+    Returns:
+        The state with these values, for the next step or round.
+
+    Raises:
+        ValueError: if there is no such party or hyperparameter, a schedule
+            would set it again, or shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit, optax
+        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> server = jsplit.segment(
+        ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
+        ... )
+        >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
+        >>> sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+        >>> trainer = jsplit.fused(topology, sgd)
+        >>> state = trainer.init(0, {"x": jnp.ones((4, 3)), "label": jnp.ones(4)})
+        >>> state = jsplit.set_hyperparams(state, {"learning_rate": 0.05})
+        >>> round(float(state.parties["server"].optimizer.hyperparams["learning_rate"]), 3)
+        0.05
+    """
+    if party is not None:
+        one_of("party", party, [*state.parties])
+    found: set[str] = set()
+    parties: dict[str, PartyState] = {}
+    for name, own in state.parties.items():
+        if party in (None, name):
+            setting = _Setting(name, values, found)
+            own = own._replace(optimizer=setting.set(own.optimizer))
+        parties[name] = own
+    if missing := sorted(values.keys() - found):
+        have = ", ".join(sorted(found)) or "none"
+        raise ValueError(
+            f"`values` names `{missing[0]}`, which no optimizer here has as a "
+            f"hyperparameter: there is {have}. Make the optimizer by "
+            "optax.inject_hyperparams."
+        )
+    return state._replace(parties=parties)
+
+
+class _Setting:
+    """The values that one party's optimizers get, wherever they lie in its state."""
+
+    def __init__(self, party: str, values: Mapping[str, ArrayLike], found: set[str]):
+        self.party, self.values, self.found = party, values, found
+
+    def set(self, memory: PyTree) -> PyTree:
+        """Return an optimizer's state with the values in every record of hyperparameters."""
+
+        def one(x: PyTree) -> PyTree:
+            if not hasattr(x, "hyperparams"):
+                return x
+            # What `inject_hyperparams` wraps may have hyperparameters as well.
+            return x._replace(
+                hyperparams=self._replaced(x), inner_state=self.set(x.inner_state)
+            )
+
+        return jax.tree.map(one, memory, is_leaf=lambda x: hasattr(x, "hyperparams"))
+
+    def _replaced(self, record: PyTree) -> dict[str, PyTree]:
+        new = dict(record.hyperparams)
+        self.found.update(new)
+        for name, value in self.values.items():
+            if name not in new:
+                continue
+            # Optax computes these again in every step.
+            if name in getattr(record, "hyperparams_states", {}):
+                raise ValueError(
+                    f"`{name}` of `{self.party}` is set by a schedule in every step, so "
+                    "what is set by hand would not act: give inject_hyperparams a "
+                    "number."
+                )
+            value = jnp.asarray(value)
+            have, got = jnp.shape(new[name]), value.shape
+            if got != have[: len(got)]:
+                raise ValueError(
+                    f"`{name}` of `{self.party}` must be a number or of shape "
+                    f"{list(have)}, got shape {list(got)}."
+                )
+            value = value.reshape((*got, *[1] * (len(have) - len(got))))
+            # A copy: a step donates its state, in which no two parties may share
+            # an array, as `full_like` would have them do where nothing changes.
+            new[name] = jnp.array(jnp.full_like(new[name], value), copy=True)
+        return new
