@@ -38,6 +38,7 @@ from jsplit.topology import (
     u_shaped,
     vanilla,
     vertical,
+    whole,
 )
 from jsplit.training.export import export
 from jsplit.training.fused import fused
@@ -98,6 +99,7 @@ __all__ = [
     "vanilla",
     "variables",
     "vertical",
+    "whole",
 ]
 
 

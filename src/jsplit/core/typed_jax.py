@@ -46,6 +46,7 @@ device_put: Callable[..., jax.Array] = _jax.device_put
 constrain: Callable[..., jax.Array] = _jax.lax.with_sharding_constraint
 asarray: Callable[..., jax.Array] = _jnp.asarray
 zeros: Callable[..., jax.Array] = _jnp.zeros
+key_data: Callable[..., jax.Array] = _jax.random.key_data
 wrap_key_data: Callable[..., jax.Array] = _jax.random.wrap_key_data
 
 tree_structure: Callable[[PyTree], TreeDef] = _jax.tree.structure
