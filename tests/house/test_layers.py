@@ -48,7 +48,7 @@ INSIDE = {
     "topology": (
         "handoffs names nodes crossings validation graph configurations.building "
         "decoupling drawing.scene configurations.chains configurations.merging "
-        "configurations.whole "
+        "configurations.uncut "
         "drawing.flowchart drawing.legs drawing.across drawing.routes drawing.layout "
         "drawing.symbols drawing.picture"
     ),

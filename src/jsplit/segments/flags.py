@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from inspect import Parameter
 from typing import get_args
 
@@ -98,7 +99,7 @@ def warn_of_untold(
     parameters: Sequence[Parameter],
     told: Collection[str],
 ) -> list[str]:
-    """Warn of every boolean with a default that is told nothing, and refuse one without.
+    """Warn of the booleans with a default that are told nothing, and refuse one without.
 
     Args:
         model: the function that is called, for whose parameters they are.
@@ -111,36 +112,36 @@ def warn_of_untold(
     Raises:
         ValueError: if a boolean has neither a default nor a value.
     """
-    bound = _bound_names(model)
-    found: list[str] = []
-    for p in parameters if bound is not None else ():
-        if p.name in told or p.name in (bound or ()) or not _is_boolean(p):
-            continue
-        cure = f'`flags={{"{p.name}": True}}` (or False) says what it is in training'
+    bound, function = set(told), model
+    # What `functools.partial` has set was set by the user.
+    while isinstance(function, partial):
+        bound |= set(function.keywords)
+        function = function.func
+    module = str(getattr(inspect.unwrap(function), "__module__", ""))
+    if module.partition(".")[0] in _LIBRARIES:
+        return []
+
+    untold = [p for p in parameters if p.name not in bound and _is_boolean(p)]
+    for p in untold:
         if p.default is p.empty:
             raise ValueError(
                 f"the model takes the boolean `{p.name}`, which has no default and is told "
-                f"nothing; {cure}. If it is an input, name it in `inputs`."
+                f"nothing; {_cure(p.name)}. If it is an input, name it in `inputs`."
             )
-        found.append(p.name)
+    names = [p.name for p in untold]
+    if untold:
+        stay = ", ".join(f"`{p.name}={p.default}`" for p in untold)
+        none = ", ".join(f'"{name}": None' for name in names)
         warn_user(
-            f"the model takes the boolean `{p.name}`, which is told nothing: it stays "
-            f"{p.default} in training and in inference. If it says the mode, {cure}; if it "
-            f'does not, `flags={{"{p.name}": None}}` leaves it at its default.'
+            f"the model takes {stay}, which is told nothing, so it is the same in training "
+            f"and in inference. If it says the mode, {_cure(names[0])}; if not, "
+            f"`flags={{{none}}}` leaves it at its default."
         )
-    return found
+    return names
 
 
-def _bound_names(model: Callable[..., PyTree]) -> set[str] | None:
-    """The parameters that `functools.partial` has set; `None` for a library's function."""
-    names: set[str] = set()
-    function: object = model
-    while (inner := getattr(function, "func", None)) is not None:
-        names |= set(getattr(function, "keywords", {}))
-        function = inner
-    function = inspect.unwrap(function) if callable(function) else function
-    module = str(getattr(function, "__module__", ""))
-    return None if module.partition(".")[0] in _LIBRARIES else names
+def _cure(name: str) -> str:
+    return f'`flags={{"{name}": True}}` (or False) says what it is in training'
 
 
 def _is_boolean(p: Parameter) -> bool:

@@ -10,7 +10,7 @@ from jsplit.topology.configurations.merging import (
     multitask,
     vertical,
 )
-from jsplit.topology.configurations.whole import whole
+from jsplit.topology.configurations.uncut import whole
 
 __all__ = [
     "extended_vanilla",
