@@ -217,12 +217,12 @@ class Frozen(nnx.Module):
 
     def __init__(self, rngs, rate=0.5, noise=False):
         self.norm, self.noise = nnx.BatchNorm(8, rngs=rngs), noise
-        self.drop = nnx.Dropout(rate, rngs=rngs)
+        self.drop, self.stream = nnx.Dropout(rate, rngs=rngs), rngs.noise.fork()
 
     def __call__(self, x, train):
         h = self.norm(x, use_running_average=True)
         if self.noise and train:
-            h = h + jax.random.normal(self.drop.rngs(), h.shape)
+            h = h + jax.random.normal(self.stream(), h.shape)
         return self.drop(h, deterministic=not train)
 
 

@@ -20,7 +20,7 @@ from jsplit.segments.call import Call, InitApply
 from jsplit.segments.captured import refuse_captured_modules
 from jsplit.segments.flags import Flags
 from jsplit.segments.flax import from_linen, from_nnx
-from jsplit.segments.one_mode import warning_of_one_mode
+from jsplit.segments.one_mode import may_have_modes, warning_of_one_mode
 
 Model = nnx.Module | linen.Module | Callable[..., PyTree] | Segment
 """What `segment`, and all that takes whole models, makes a segment of."""
@@ -121,7 +121,8 @@ def segment(
     call = Call(model, names, skip=0 if init is None else 1, flags=flags)
     (first, apply), trainable = _functions_of(model, call, init, variables)
     # Flags that tell nothing say that one program is right for both modes.
-    if flags is None or any(value is not None for value in flags.values()):
+    tells = flags is None or any(value is not None for value in flags.values())
+    if tells and may_have_modes(model):
         first = warning_of_one_mode(first, apply, call.untold)
     return Segment(first, apply, inputs=call.inputs, name=name, trainable=trainable)
 

@@ -43,6 +43,13 @@ _MODED = {
 }
 
 
+def may_have_modes(model: nnx.Module | linen.Module | Callable[..., PyTree]) -> bool:
+    """Whether a trace may find a layer that depends on its mode; of nnx it is seen before."""
+    if not isinstance(model, nnx.Module):
+        return True
+    return any(isinstance(child, (*_MODED,)) for _, child in nnx.iter_modules(model))
+
+
 def warning_of_one_mode(
     first: SegmentInit, apply: SegmentApply, untold: Sequence[str]
 ) -> SegmentInit:
