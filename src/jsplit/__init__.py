@@ -50,6 +50,7 @@ from jsplit.topology import (
     u_shaped,
     vanilla,
     vertical,
+    whole,
 )
 from jsplit.training.export import export
 from jsplit.training.fused import fused
@@ -121,6 +122,7 @@ __all__ = [
     "variables",
     "vertical",
     "with_loss",
+    "whole",
 ]
 
 

@@ -26,7 +26,7 @@ ROOMS = {
     "populations": "core",
     "population": "populations",
     "rounds": "core jaxprs topology training populations",
-    "costing": "core jaxprs slicing topology training",
+    "costing": "core jaxprs segments slicing topology training",
     "runs": "costing",
     "wire": "",
     "party": "core compress topology training wire",
@@ -43,7 +43,7 @@ INSIDE = {
         "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
         "halves convolutions compiling"
     ),
-    "segments": "call captured interception flax from_model precision",
+    "segments": "flags call captured interception flax one_mode from_model precision",
     "slicing": (
         "initial joining loading mark merging separators trace traced_model refusals statistics "
         "ownership cut_candidates slice_segment splitting"
@@ -51,6 +51,7 @@ INSIDE = {
     "topology": (
         "handoffs names metrics nodes crossings text validation graph configurations.building "
         "decoupling drawing.scene configurations.chains configurations.merging "
+        "configurations.uncut "
         "drawing.flowchart drawing.legs drawing.across drawing.routes drawing.layout "
         "drawing.symbols drawing.picture"
     ),
@@ -100,6 +101,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.captured": {"flax"},
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
+    "segments.one_mode": {"flax"},
     "topology.drawing.picture": {"matplotlib"},
     "topology.drawing.symbols": {"matplotlib"},
     "core.tables": {"matplotlib"},

@@ -371,10 +371,6 @@ def test_a_model_of_shapes_can_be_divided_but_not_run():
             {"params": {"a": {"bias": jnp.ones(5), "kernel": jnp.ones((4, 6))}}},
             r"`a.kernel` as float32\[4,5\], got",
         ),
-        (
-            {"key": jax.random.key(0, impl="rbg")},
-            r"expects `key` as key<fry>\[\], got key<rbg>",
-        ),
     ],
 )
 def test_what_a_segment_cannot_take_is_refused_by_name(change, message):

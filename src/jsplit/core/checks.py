@@ -6,6 +6,8 @@ came. A check that two rooms need is written here.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from operator import index
@@ -87,6 +89,22 @@ def shown(value: object) -> str:
     if not hasattr(value, "__len__"):
         return f"a {kind}"
     return f"a {kind} of {len(cast('Sized', value))}"
+
+
+# What stands between a user's line and a warning, besides jsplit: a model is
+# traced by JAX and run by Flax, through contexts and wrapped functions.
+_BETWEEN = {"jsplit", "jax", "flax", "contextlib", "functools"}
+
+
+def warn_user(message: str) -> None:
+    """Warn, at the line of the user's code from which jsplit was called."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_back is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module.partition(".")[0] not in _BETWEEN:
+            break
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def as_positive_int(name: str, value: object) -> int:

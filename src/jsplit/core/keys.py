@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree, Segment
-from jsplit.core.typed_jax import wrap_key_data
+from jsplit.core.typed_jax import eval_shape, key_data, wrap_key_data
 
 
 def is_key(x: PyTree) -> bool:
@@ -25,11 +25,23 @@ def is_key(x: PyTree) -> bool:
 
 
 def typed_key(key: jax.Array | None) -> jax.Array:
-    """A typed key from a typed one or a raw one; for `None` any key, for where none is used."""
+    """A typed key from a typed one or a raw one; for `None` any key, for where none is used.
+
+    A raw key of four words, where the default implementation has two, is taken
+    for one of `rbg`.
+    """
     if key is None:
         return jax.random.key(0)
 
-    return key if is_key(key) else wrap_key_data(key)
+    if is_key(key):
+        return key
+    # The words of a raw key do not say which implementation they are of. JAX
+    # takes them for the default one's; where that has another number of words,
+    # they are of the other that JAX has.
+    impl = None
+    if key.shape[-1:] != eval_shape(lambda: key_data(jax.random.key(0))).shape:
+        impl = {2: "threefry2x32", 4: "rbg"}.get(key.shape[-1])
+    return wrap_key_data(key, impl=impl)
 
 
 def node_key(key: jax.Array, name: str, segment: Segment) -> jax.Array:

@@ -53,6 +53,7 @@ asarray: Callable[..., jax.Array] = _jnp.asarray
 from_dlpack: Callable[..., jax.Array] = _jnp.from_dlpack
 zeros: Callable[..., jax.Array] = _jnp.zeros
 full: Callable[..., jax.Array] = _jnp.full
+key_data: Callable[..., jax.Array] = _jax.random.key_data
 wrap_key_data: Callable[..., jax.Array] = _jax.random.wrap_key_data
 
 tree_structure: Callable[[PyTree], TreeDef] = _jax.tree.structure

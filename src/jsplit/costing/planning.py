@@ -23,6 +23,8 @@ from jsplit.costing.machines import Device, Network, Setting, check_setting
 from jsplit.costing.party_cost import NOTHING, Work
 from jsplit.costing.passes import size_of
 from jsplit.costing.traced_step import TracedStep
+from jsplit.segments.flags import Flags
+from jsplit.segments.from_model import Model, segment
 from jsplit.slicing.cut_candidates import CutPoint, cut_points
 from jsplit.slicing.initial import by_name
 from jsplit.slicing.splitting import split
@@ -36,7 +38,7 @@ _CLIENT = "client"
 
 
 def plan(
-    model: Callable[..., PyTree] | Segment,
+    model: Model,
     *example: PyTree,
     client: Device,
     link: Network,
@@ -50,6 +52,7 @@ def plan(
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
+    flags: Flags | None = None,
 ) -> CutPlan:
     """Every place to cut a model, ranked by the time and the bytes of a training step.
 
@@ -79,6 +82,8 @@ def plan(
         variables: Of a linen module, what `module.init` would return.
         inputs: Names of the model's positional inputs; by default those of
             its signature.
+        flags: What parameters that say the mode are in training, as
+            `jsplit.segment` takes it.
 
     Returns:
         A `CutPlan`. `print` shows a table, `figure` draws it.
@@ -103,9 +108,9 @@ def plan(
         [('dot_general', 432, True), ('tanh', 432, False)]
     """
     setting = check_setting(client, link, server, encoding, backward, leakage)
-    points, segments = _divide(
-        model, example, outputs, shared_inputs, init, variables, inputs
-    )
+    # Made once: it is looked at twice, and says once what is wrong with its mode.
+    made = segment(model, init=init, variables=variables, inputs=inputs, flags=flags)
+    points, segments = _divide(made, example, outputs, shared_inputs)
     chain = _chain(segments, {p.name for p in points})
 
     # The links of the real crossings are counted apart: in the chain nothing crosses.
@@ -127,24 +132,13 @@ def plan(
 
 
 def _divide(
-    model: Callable[..., PyTree] | Segment,
+    made: Segment,
     example: Sequence[PyTree],
     outputs: Sequence[str] | None,
     shared_inputs: Sequence[str],
-    init: Callable[..., Params] | None,
-    variables: Mapping[str, PyTree] | None,
-    inputs: Sequence[str] | None,
 ) -> tuple[list[CutPoint], dict[str, Segment]]:
     """The places to choose from, and the model cut at all of them."""
-    points = cut_points(
-        model,
-        *example,
-        outputs=outputs,
-        shared_inputs=shared_inputs,
-        init=init,
-        variables=variables,
-        inputs=inputs,
-    )
+    points = cut_points(made, *example, outputs=outputs, shared_inputs=shared_inputs)
     # What comes before any parameter is the raw input in other words: it may not cross.
     points = [p for p in points if p.params]
     if not points:
@@ -153,14 +147,7 @@ def _divide(
             "separates its input from its output."
         )
     segments = split(
-        model,
-        *example,
-        cuts=points,
-        outputs=outputs,
-        shared_inputs=shared_inputs,
-        init=init,
-        variables=variables,
-        inputs=inputs,
+        made, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs
     )
     return points, segments
 

@@ -1,7 +1,6 @@
 """How a model is called: which arguments are inputs, and which say whether it trains.
 
-A name by which libraries tell a model its mode is added here, in one of the
-two tables.
+Read once, from its signature; `segments/flags.py` has what is a flag.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ from inspect import Parameter
 from flax import linen, nnx
 
 from jsplit.core.base import PyTree, SegmentApply, SegmentInit
+from jsplit.segments.flags import Flags, call_flags, flags_among, warn_of_untold
 
 InitApply = tuple[SegmentInit, SegmentApply]
-
-_TRAIN_FLAGS = {"train", "training", "is_training"}
-_EVAL_FLAGS = {"deterministic", "use_running_average"}
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _COLLECTING = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -30,7 +27,9 @@ class Call:
     keyword from there on.
 
     Attributes:
-        flags: the parameters that tell the mode.
+        flags: the parameters that tell the mode, and what each is in
+            training.
+        untold: the booleans of which nobody says whether they do.
         takes_key: whether a function wants the key.
         free: whether nothing is known of the parameters: any number of
             inputs is taken.
@@ -40,7 +39,11 @@ class Call:
     """
 
     def __init__(
-        self, model: Callable[..., PyTree], inputs: Sequence[str] | None, skip: int
+        self,
+        model: Callable[..., PyTree],
+        inputs: Sequence[str] | None,
+        skip: int,
+        flags: Flags | None = None,
     ):
         """Read the signature of a model.
 
@@ -48,17 +51,22 @@ class Call:
             model: a module or a function.
             inputs: names that the user gave.
             skip: how many leading parameters of a function are no inputs.
+            flags: what the user tells of parameters that say the mode.
 
         Raises:
-            ValueError: if there are more names than parameters.
+            ValueError: if there are more names than parameters, or `flags`
+                does not fit.
         """
         is_module = isinstance(model, nnx.Module | linen.Module)
-        parameters = _parameters(model, is_module)[1 if is_module else skip :]
+        function = type(model).__call__ if is_module else model
+        parameters = _parameters(function)[1 if is_module else skip :]
         names = [p.name for p in parameters]
-        self.flags = [n for n in names if n in _TRAIN_FLAGS | _EVAL_FLAGS]
+        self.flags = flags_among(parameters, flags)
+        if both := [n for n in inputs or () if n in (flags or ())]:
+            raise ValueError(f"`{both[0]}` is in `inputs` and in `flags`; it is one.")
         # A module draws from its own streams, so a `key` of its `__call__`
         # is an input (of attention, say).
-        self.takes_key = not is_module and "key" in names
+        self.takes_key = not is_module and "key" in names and "key" not in self.flags
         collects = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.free = not parameters or collects
 
@@ -74,6 +82,9 @@ class Call:
         self.inputs = self._names(inputs, required)
         self.order = _in_order(inputs, known, required)
         self.lead = None if self.free else _leading(self.order, parameters)
+        # Names that the user gave say what is an input, whatever it is.
+        filled = self.order[: len(inputs or ())]
+        self.untold = warn_of_untold(function, parameters, {*told, *filled})
 
     def _names(
         self, inputs: Sequence[str] | None, required: Sequence[str]
@@ -111,7 +122,7 @@ class Call:
                 f"the model takes inputs {self.inputs}, got {len(inputs)}."
             )
 
-        named |= {flag: train == (flag in _TRAIN_FLAGS) for flag in self.flags}
+        named |= call_flags(self.flags, train)
         if self.lead is not None:
             # Optional parameters beyond those given keep their defaults.
             by_name = zip(self.order[self.lead :], inputs[self.lead :], strict=False)
@@ -119,8 +130,7 @@ class Call:
         return function(*first, *inputs[: self.lead], **named)
 
 
-def _parameters(model: Callable[..., PyTree], is_module: bool) -> list[Parameter]:
-    function = type(model).__call__ if is_module else model
+def _parameters(function: Callable[..., PyTree]) -> list[Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

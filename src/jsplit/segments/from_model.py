@@ -18,7 +18,9 @@ from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import names_of
 from jsplit.segments.call import Call, InitApply
 from jsplit.segments.captured import refuse_captured_modules
+from jsplit.segments.flags import Flags
 from jsplit.segments.flax import from_linen, from_nnx
+from jsplit.segments.one_mode import may_have_modes, warning_of_one_mode
 
 Model = nnx.Module | linen.Module | Callable[..., PyTree] | Segment
 """What `segment`, and all that takes whole models, makes a segment of."""
@@ -30,6 +32,7 @@ def segment(
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
+    flags: Flags | None = None,
     name: str | None = None,
 ) -> Segment:
     """Make a `Segment` that computes what a model computes.
@@ -50,9 +53,12 @@ def segment(
 
     A `__call__` or function that takes any of `train`, `training`,
     `is_training`, `deterministic` and `use_running_average` is told the
-    mode by these names. What a module sows is sown anew on every call:
-    it is part of the new state, so a `Penalty` can read it, and never
-    fed back.
+    mode by these names, and one that takes another by `flags`. A
+    boolean with a default that is told nothing, and a model with
+    dropout or BatchNorm that computes the same in both modes, are
+    warned of, since they would train in inference mode. What a module
+    sows is sown anew on every call: it is part of the new state, so a
+    `Penalty` can read it, and never fed back.
 
     Args:
         model: what to wrap; a `Segment` is returned with `inputs` and
@@ -63,6 +69,11 @@ def segment(
             from these values.
         inputs: names of the positional inputs, or the name of the only
             one; by default those of the signature that have no default.
+        flags: what parameters that say the mode are in training,
+            `{"is_train": True}`; in inference they are the other. A
+            known name may be among them. `None` for a parameter that
+            stays at its default in both modes. `{}`, or `None` for all
+            of them, says that nothing else tells the mode either.
         name: name of the value produced.
 
     Returns:
@@ -70,7 +81,9 @@ def segment(
 
     Raises:
         ValueError: if an argument does not belong to this kind of
-            model, or if a function holds a module whose parameters
+            model, if `flags` names no parameter or says other things
+            than booleans, if a boolean without a default is told
+            nothing, or if a function holds a module whose parameters
             would become constants.
 
     Examples:
@@ -89,8 +102,15 @@ def segment(
         ...     return h @ weight
         >>> jsplit.segment(dense, init=lambda key, h: jnp.zeros((2, 1)), name="logits")
         Segment(h -> logits)
+
+        A flag of another name:
+
+        >>> def noisy(x, key, is_train=False):
+        ...     return x + jax.random.normal(key, x.shape) * is_train
+        >>> jsplit.segment(noisy, flags={"is_train": True})
+        Segment(x -> ...)
     """
-    _check_arguments(model, init, variables)
+    _check_arguments(model, init, variables, flags)
     names = None if inputs is None else names_of("inputs", inputs, twice=True)
     if isinstance(model, Segment):
         known = tuple(names or model.inputs or ()) or None
@@ -98,18 +118,33 @@ def segment(
 
     # With an `init`, the first argument of a function is its
     # parameters.
-    call = Call(model, names, skip=0 if init is None else 1)
-    functions, trainable = _functions_of(model, call, init, variables)
-    return Segment(*functions, inputs=call.inputs, name=name, trainable=trainable)
+    call = Call(model, names, skip=0 if init is None else 1, flags=flags)
+    (first, apply), trainable = _functions_of(model, call, init, variables)
+    # Flags that tell nothing say that one program is right for both modes.
+    tells = flags is None or any(value is not None for value in flags.values())
+    if tells and may_have_modes(model):
+        first = warning_of_one_mode(first, apply, call.untold)
+    return Segment(first, apply, inputs=call.inputs, name=name, trainable=trainable)
+
+
+def unnamed_inputs(count: int) -> list[str]:
+    """What the inputs are called of a model whose signature does not name them."""
+    return [f"input{i}" if i else "input" for i in range(count)]
 
 
 def _check_arguments(
     model: object,
     init: Callable[..., Params] | None,
     variables: Mapping[str, PyTree] | None,
+    flags: Flags | None,
 ) -> None:
     """Refuse arguments that do not belong to this kind of model."""
     kind = type(model).__name__
+    if flags is not None and isinstance(model, Segment):
+        raise ValueError(
+            "`flags` belongs to a module or a function, got a Segment, which was told its "
+            "flags when it was made."
+        )
     if variables is not None and not isinstance(model, linen.Module):
         raise ValueError(f"`variables` belongs to a linen module, got a {kind}.")
     if variables is not None and "params" not in variables:

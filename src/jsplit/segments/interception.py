@@ -34,11 +34,14 @@ class _Interception(NamedTuple):
         compute: the dtype to which floating values are cast that a
             submodule returns, if it is given no wider ones.
         sown: is told the path of everything that is sown.
+        called: is told every call: the submodule, its arguments, and those by
+            keyword.
     """
 
     names: bool = False
     compute: np.dtype | None = None
     sown: Callable[[Path], None] | None = None
+    called: Callable[..., None] | None = None
 
 
 # The interception of this thread, or `None`. A context of JAX's and not a
@@ -59,6 +62,7 @@ def intercepting(
     names: bool | None = None,
     compute: np.dtype | None = None,
     sown: Callable[[Path], None] | None = None,
+    called: Callable[..., None] | None = None,
 ) -> Iterator[None]:
     """Run models under an interception, in this thread, while it is open.
 
@@ -68,8 +72,9 @@ def intercepting(
         names: whether what a submodule returns is named by its path.
         compute: the dtype to which floating values are cast.
         sown: is told the path of everything that is sown.
+        called: is told every call of a submodule.
     """
-    asked = {"names": names, "compute": compute, "sown": sown}
+    asked = {"names": names, "compute": compute, "sown": sown, "called": called}
     changes = {name: value for name, value in asked.items() if value is not None}
     with ExitStack() as stack:
         if _CURRENT.value is None:
@@ -180,6 +185,7 @@ def _around_linen(
     # one's own.
     if context.method_name != "__call__":
         return output
+    _tell(context.module, args, kwargs)
     return _returned(output, context.module.path, (args, kwargs))
 
 
@@ -195,7 +201,18 @@ def _around_nnx(
     # name yet.
     if type(module) is not kind:
         return output
+    _tell(module, args, kwargs)
     return _returned(output, vars(module).get(_PATH, ()), (args, kwargs))
+
+
+def _tell(
+    module: nnx.Module | linen.Module,
+    args: tuple[PyTree, ...],
+    kwargs: Mapping[str, PyTree],
+) -> None:
+    current: _Interception | None = _CURRENT.value
+    if current is not None and current.called is not None:
+        current.called(module, args, kwargs)
 
 
 def _around_sow(sow: Callable[..., object], *args: object, **kwargs: object) -> object:

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.trees import narrow
+from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
 from jsplit.segments.interception import intercepting
 
@@ -29,6 +30,7 @@ def mixed_precision(
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
+    flags: Flags | None = None,
     name: str | None = None,
 ) -> Segment:
     """Make a segment that casts parameters and inputs to a narrow dtype at every call.
@@ -52,6 +54,8 @@ def mixed_precision(
             these values.
         inputs: names of the positional inputs, or the name of the only one;
             by default those of the signature that have no default.
+        flags: what parameters that say the mode are in training, as `segment`
+            takes it.
         name: name of the value produced.
 
     Returns:
@@ -74,7 +78,9 @@ def mixed_precision(
         ('float32', 'bfloat16')
     """
     dtype = _floating_dtype(compute)
-    wide = segment(model, init=init, variables=variables, inputs=inputs, name=name)
+    wide = segment(
+        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
+    )
 
     def apply(
         params: Params,

@@ -14,6 +14,7 @@ from jsplit.core.trees import nbytes
 from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
+from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
 from jsplit.slicing.initial import by_name, initial
 from jsplit.slicing.ownership import SegmentSpec, divide
@@ -84,6 +85,7 @@ def cut_points(
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
+    flags: Flags | None = None,
     name: str | None = None,
 ) -> list[CutPoint]:
     """List every place where one value separates input from output, from the input on.
@@ -106,6 +108,8 @@ def cut_points(
         variables: for linen, what `module.init` would return.
         inputs: names of the positional inputs, or the name of the only one;
             by default those of the signature that have no default.
+        flags: what parameters that say the mode are in training, as `segment`
+            takes it.
         name: as `segment` takes it; it has no effect here.
 
     Returns:
@@ -122,7 +126,9 @@ def cut_points(
         >>> [point.name for point in jsplit.cut_points(model, jnp.ones((4, 3)))]
         ['mul', 'relu', 'add']
     """
-    made = segment(model, init=init, variables=variables, inputs=inputs, name=name)
+    made = segment(
+        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
+    )
     example = by_name(made.inputs, example)
     start = initial(made, example)
     traced = TracedModel(made, start, example, {}, outputs, shared_inputs)

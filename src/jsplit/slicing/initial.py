@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal, Var
 
 from jsplit.core.base import PyTree, Segment
@@ -15,6 +16,7 @@ from jsplit.core.paths import Leaves, by_path
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
 from jsplit.jaxprs.slices import backward_slice, evaluate
+from jsplit.segments.from_model import unnamed_inputs
 
 # A leaf of which only the shape is known (a frozen weight that is loaded
 # later) stands for itself among the atoms.
@@ -28,6 +30,8 @@ class Initial(NamedTuple):
     `TracedModel` does not refer to it.
 
     Attributes:
+        again: the same of a key of another implementation, given the key's
+            shape and dtype.
         flat: the equations.
         params: paths and shapes of the parameters.
         state: paths and shapes of the state.
@@ -35,6 +39,7 @@ class Initial(NamedTuple):
         state_atoms: the variable of each state leaf.
     """
 
+    again: Callable[[jax.Array], Initial]
     flat: Flat
     params: Leaves
     state: Leaves
@@ -56,15 +61,22 @@ def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
         ValueError: if there are more or fewer than the model takes, or one
             is no array.
     """
-    unnamed = (f"input{i}" if i else "input" for i in range(len(example)))
-    names = list(model.inputs or unnamed)
+    names = list(model.inputs or unnamed_inputs(len(example)))
     if len(names) != len(example) or not names:
         raise ValueError(
-            f"the model takes `inputs` {names}, but the example has {len(example)}."
+            f"the model takes `inputs` {names}, but the example has {len(example)}; what "
+            "says the mode and is no input is told by `flags`."
         )
 
     fields: dict[str, PyTree] = {}
     for name, value in zip(names_of("inputs", names), example, strict=True):
+        # A number alone has no batch axis, but a boolean is meant otherwise.
+        if isinstance(value, bool | np.bool_):
+            raise ValueError(
+                f"the example of `{name}` must hold arrays, or their shapes, got a "
+                f'boolean; `flags={{"{name}": True}}` (or False) says what it is in '
+                "training."
+            )
         read = as_arrays({name: value}, "the example of `{}`")[name]
         fields[name] = abstract(read)
     return fields
@@ -101,14 +113,21 @@ def by_name(
     return tuple(example) if lacking else tuple(fields[name] for name in names)
 
 
-def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
-    """Trace a model's `init` on zeros of the shapes of an example."""
-    zeros = []
-    for field in fields_of(model, example).values():
-        zeros.append(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), field))
+def initial(
+    model: Segment, example: Sequence[PyTree], key: jax.Array | None = None
+) -> Initial:
+    """Trace a model's `init` on zeros of the shapes of an example.
+
+    Args:
+        model: the model.
+        example: its inputs, or their shapes.
+        key: a key, or its shape; by default one as `jax.random.key` makes it.
+    """
+    inputs = list(fields_of(model, example).values())
     found: list[Leaves] = []
 
     def start(key: jax.Array) -> list[jax.Array]:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
         trees = [by_path(tree) for tree in model.init(key, *zeros)]
         # What leaves the trace by the back door must hold no tracer: only
         # leaves that are mere shapes stay in it, and the others come out as
@@ -116,7 +135,7 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
         found[:] = [tree._replace(shapes=_only_shapes(tree)) for tree in trees]
         return [x for tree in trees for x in tree.shapes if not _is_shape(x)]
 
-    key = jax.eval_shape(jax.random.key, 0)
+    key = jax.eval_shape(jax.random.key, 0) if key is None else key
     flat = values_only(flatten(jax.make_jaxpr(start)(key)))
 
     outs = iter(flat.outvars)
@@ -130,7 +149,11 @@ def initial(model: Segment, example: Sequence[PyTree]) -> Initial:
         atoms.append(leaves)
         shaped.append(tree._replace(shapes=shapes))
     params, state = shaped
-    return Initial(flat, params, state, *atoms)
+
+    def again(key: jax.Array) -> Initial:
+        return initial(model, inputs, key)
+
+    return Initial(again, flat, params, state, *atoms)
 
 
 def _is_shape(x: object) -> TypeGuard[jax.ShapeDtypeStruct]:
@@ -142,17 +165,44 @@ def _only_shapes(tree: Leaves) -> list[jax.ShapeDtypeStruct | None]:
 
 
 def initialiser(
-    flat: Flat, outs: Sequence[Leaf]
+    start: Initial, params: Sequence[int], state: Sequence[int]
 ) -> Callable[[jax.Array], list[jax.Array | jax.ShapeDtypeStruct]]:
     """The part of an `init` that gives some of its leaves.
 
     Args:
-        flat: the equations of the whole `init`.
-        outs: the leaves.
+        start: the whole `init`.
+        params: the numbers of the parameters.
+        state: the numbers of the state leaves, which follow.
 
     Returns:
-        `start(key) -> leaves`, which holds no array that it does not need.
+        `begin(key) -> leaves`, for a key of any implementation. It holds no
+        array that it does not need.
     """
+    traced_for = shape_of(start.flat.invars[0]).dtype
+    program, reads_key = _program(start, params, state)
+    if not reads_key:
+        return program
+
+    # What draws from a key is traced for its implementation. Only a segment
+    # that draws keeps hold of the model's own `init`, to trace it again.
+    programs = {traced_for: program}
+    again = start.again
+
+    def begin(key: jax.Array) -> list[jax.Array | jax.ShapeDtypeStruct]:
+        if key.dtype not in programs:
+            programs[key.dtype], _ = _program(again(key), params, state)
+        return programs[key.dtype](key)
+
+    return begin
+
+
+def _program(
+    start: Initial, params: Sequence[int], state: Sequence[int]
+) -> tuple[Callable[[jax.Array], list[jax.Array | jax.ShapeDtypeStruct]], bool]:
+    """Some leaves of an `init` as a function of the key, and whether they depend on it."""
+    flat = start.flat
+    outs = [start.params_atoms[i] for i in params]
+    outs += [start.state_atoms[i] for i in state]
     atoms = [v for v in outs if not isinstance(v, jax.ShapeDtypeStruct)]
     piece = backward_slice(flat, atoms)
     read = {v for e in piece.equations for v in e.reads}
@@ -177,8 +227,8 @@ def initialiser(
     variable = flat.invars[0]
     run = jax.jit(lambda key: evaluate(own, piece.equations, computed, {variable: key}))
 
-    def start(key: jax.Array) -> list[jax.Array | jax.ShapeDtypeStruct]:
+    def begin(key: jax.Array) -> list[jax.Array | jax.ShapeDtypeStruct]:
         results = iter(run(key) if computed else ())
         return [next(results) if is_computed(v) else known[v] for v in outs]
 
-    return start
+    return begin, variable in read

@@ -37,11 +37,9 @@ def slice_segment(
     """
     param_paths = [model.params.paths[i] for i in spec.params]
     state_paths = [model.state.paths[i] for i in spec.state]
-    starts = [start.params_atoms[i] for i in spec.params]
-    starts += [start.state_atoms[i] for i in spec.state]
     # Made here, so that `init` does not keep all of `start`, which holds
     # the values of the other segments too.
-    begin = initialiser(start.flat, starts)
+    begin = initialiser(start, spec.params, spec.state)
     count = len(param_paths)
 
     def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
@@ -63,9 +61,10 @@ def slice_segment(
                 "values."
             )
         named = dict(zip(spec.inputs, inputs, strict=True))
-        trace = model.trace(batch_of(named), train)
+        key = typed_key(key)
+        trace = model.trace(batch_of(named), train, key.dtype)
         given = _Given(name, trace)
-        given.take_key(typed_key(key))
+        given.take_key(key)
         given.take_leaves(SourceKind.PARAMS, spec.params, param_paths, params)
         given.take_leaves(SourceKind.STATE, spec.state, state_paths, state)
         for field, value in named.items():

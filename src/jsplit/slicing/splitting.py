@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
+from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
 from jsplit.slicing.cut_candidates import CutPoint
 from jsplit.slicing.initial import by_name, initial
@@ -33,6 +34,7 @@ def split(
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
+    flags: Flags | None = None,
     name: str | None = None,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
@@ -71,6 +73,8 @@ def split(
         inputs: names of the positional inputs, or the name of the
             only one; by default those of the signature that have
             no default.
+        flags: what parameters that say the mode are in training,
+            `{"is_train": True}`, as `segment` takes it.
         name: as `segment` takes it; segments are named by what
             they produce all the same.
 
@@ -104,7 +108,9 @@ def split(
         >>> jax.tree.map(jnp.shape, params)
         {'head': (4, 2)}
     """
-    made = segment(model, init=init, variables=variables, inputs=inputs, name=name)
+    made = segment(
+        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
+    )
     example = by_name(made.inputs, example)
     # Apart from the traced model, which all segments hold: it
     # must not keep the arrays of all others alive in each of

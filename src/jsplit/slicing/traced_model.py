@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import NoReturn
 
 import jax
+import numpy as np
 from jax.extend.core import Var
 
 from jsplit.core.base import Params, PyTree, Segment, SegmentApply, State
@@ -20,7 +21,11 @@ from jsplit.slicing.separators import find, marked, nearest
 from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value, name_outputs
 
 # The settings of JAX under which a trace comes out otherwise.
-_CONFIGURED = ("jax_enable_x64", "jax_default_matmul_precision")
+_CONFIGURED = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+)
 
 
 class TracedModel:
@@ -64,7 +69,8 @@ class TracedModel:
         fields = fields_of(model, example)
         self.fields, self.example = list(fields), list(fields.values())
         self.batch = batch_of(fields)
-        self.key = jax.eval_shape(jax.random.key, 0)
+        # Which implementation draws has no part in how a model divides.
+        self.key: np.dtype = jax.eval_shape(jax.random.key, 0).dtype
         self.params, self.state = start.params, start.state
 
         self.outputs = names_of("outputs", outputs or "output")
@@ -115,22 +121,25 @@ class TracedModel:
                 f"{double}: {first_line(error)}"
             ) from error
 
-    def trace(self, batch: int, train: bool) -> Traced:
+    def trace(self, batch: int, train: bool, key: np.dtype | None = None) -> Traced:
         """The model traced at a batch size, with its cuts.
 
         Args:
             batch: an int, for which it is traced once; or a symbolic size.
             train: the mode.
+            key: the dtype of the key, which says by which implementation it
+                draws; by default the one of `jax.random.key`.
 
         Returns:
             The trace.
         """
         # A symbolic size belongs to one export, and is not kept.
         kept = isinstance(batch, int)
-        at = _cache_key(batch, train)
+        drawn = self.key if key is None else key
+        at = _cache_key(batch, train, drawn)
         trace = self._traces.get(at) if kept else None
         if trace is None:
-            trace = self._fresh_trace(batch, train)
+            trace = self._fresh_trace(batch, train, drawn)
         if not trace.cuts:
             cuts: dict[str, Value] = {}
             for name, ends in self.cuts.items():
@@ -140,7 +149,7 @@ class TracedModel:
             self._traces[at] = trace
         return trace
 
-    def _fresh_trace(self, batch: int, train: bool) -> Traced:
+    def _fresh_trace(self, batch: int, train: bool, key: np.dtype) -> Traced:
         def with_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
 
@@ -161,7 +170,8 @@ class TracedModel:
             return jax.tree.leaves(output), self._state_leaves(state, new)
 
         with intercepting(names=True):
-            leaves = self.params.shapes, self.state.shapes, self.key, *fields
+            drawn = jax.ShapeDtypeStruct((), key)
+            leaves = self.params.shapes, self.state.shapes, drawn, *fields
             flat = values_only(flatten(jax.make_jaxpr(run)(*leaves)))
 
         sources = dict(zip(flat.invars, self._sources(fields), strict=True))
@@ -249,7 +259,7 @@ class TracedModel:
 
     def _refuse_missing(self, trace: Traced, end: str, train: bool) -> NoReturn:
         """Say whether a cut that is not there is there in the other mode, or misspelt."""
-        other = self._fresh_trace(self.batch, not train)
+        other = self._fresh_trace(self.batch, not train, self.key)
         if find(other.flat, *other.ends(self.shared), end):
             modes = ("inference", "training") if train else ("training", "inference")
             raise ValueError(
@@ -261,6 +271,6 @@ class TracedModel:
         raise ValueError(f"cut `{end}` does not exist in the model; there are {known}.")
 
 
-def _cache_key(batch: int, train: bool) -> Hashable:
+def _cache_key(batch: int, train: bool, key: np.dtype) -> Hashable:
     """What the jaxpr of a model depends on, beside the model."""
-    return batch, train, *(getattr(jax.config, name) for name in _CONFIGURED)
+    return batch, train, key, *(getattr(jax.config, name) for name in _CONFIGURED)

@@ -7,6 +7,7 @@ from jsplit.topology.configurations import (
     u_shaped,
     vanilla,
     vertical,
+    whole,
 )
 from jsplit.topology.crossings import Crossing
 from jsplit.topology.decoupling import decoupled
@@ -31,4 +32,5 @@ __all__ = [
     "u_shaped",
     "vanilla",
     "vertical",
+    "whole",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from operator import index
 from typing import cast
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import first_line
-from jsplit.core.keys import node_key
+from jsplit.core.keys import is_key, node_key, typed_key
 from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
@@ -129,17 +130,21 @@ def first_states(
 
 
 def seed_of(key: jax.Array | int) -> jax.Array:
-    """The key itself, typed or raw, or that of a seed.
+    """A typed key: the key itself, typed or raw, or that of a seed.
 
     Raises:
         ValueError: if it is neither a key nor an integer.
     """
     if isinstance(key, (jax.Array, np.ndarray, np.generic)):
-        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        typed = is_key(key)
         # A raw key is a row of uint32; a scalar of any integer type is
         # a seed.
         if jnp.ndim(key) == (0 if typed else 1) and (typed or key.dtype == jnp.uint32):
-            return cast(jax.Array, key)
+            # Typed from here on: the words alone do not say which
+            # implementation draws from them, in a checkpoint either. Those
+            # of no implementation are no key.
+            with suppress(TypeError, ValueError):
+                return typed_key(cast(jax.Array, key))
         if jnp.ndim(key):
             # A structured dtype lists the names of a table.
             kind = "a structure" if getattr(key.dtype, "fields", None) else key.dtype

@@ -1,4 +1,4 @@
-"""The six configurations of Vepakomma et al. 2018, each a few lines over one `Topology`.
+"""The six configurations of Vepakomma et al. 2018 and the whole model: a `Topology` each.
 
 What crosses follows from who owns which segment. A topology of one's own is
 as easy: write its nodes.
@@ -10,6 +10,7 @@ from jsplit.topology.configurations.merging import (
     multitask,
     vertical,
 )
+from jsplit.topology.configurations.uncut import whole
 
 __all__ = [
     "extended_vanilla",
@@ -18,4 +19,5 @@ __all__ = [
     "u_shaped",
     "vanilla",
     "vertical",
+    "whole",
 ]

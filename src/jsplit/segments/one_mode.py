@@ -1,0 +1,156 @@
+"""Whether a model is in training mode when it trains, seen from a trace of it.
+
+A model whose dropout and BatchNorm stay in inference mode, and which computes
+the same in both modes, was told its mode by no flag that it listens to.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import linen, nnx
+
+from jsplit.core.base import Params, PyTree, SegmentApply, SegmentInit, State
+from jsplit.core.checks import warn_user
+from jsplit.segments.interception import intercepting
+
+
+class _Moded(NamedTuple):
+    """A layer that computes one thing in training and another in inference.
+
+    Attributes:
+        flag: the argument, and the attribute, that puts it in inference mode.
+        rate: the attribute that is 0 where it does so in neither.
+    """
+
+    flag: str
+    rate: str | None = None
+
+
+# A layer of Flax that depends on its mode is added here.
+_MODED = {
+    nnx.Dropout: _Moded("deterministic", "rate"),
+    nnx.BatchNorm: _Moded("use_running_average"),
+    nnx.MultiHeadAttention: _Moded("deterministic", "dropout_rate"),
+    linen.Dropout: _Moded("deterministic", "rate"),
+    linen.BatchNorm: _Moded("use_running_average"),
+    linen.MultiHeadDotProductAttention: _Moded("deterministic", "dropout_rate"),
+}
+
+
+def may_have_modes(model: nnx.Module | linen.Module | Callable[..., PyTree]) -> bool:
+    """Whether a trace may find a layer that depends on its mode; of nnx it is seen before."""
+    if not isinstance(model, nnx.Module):
+        return True
+    return any(isinstance(child, (*_MODED,)) for _, child in nnx.iter_modules(model))
+
+
+def warning_of_one_mode(
+    first: SegmentInit, apply: SegmentApply, untold: Sequence[str]
+) -> SegmentInit:
+    """An `init` that also looks, the first time, whether the model listens to its mode.
+
+    Args:
+        first: the model's `init`.
+        apply: of the same model.
+        untold: its booleans of which nobody says whether they are the mode.
+
+    Returns:
+        The same `init`, which warns if the model has dropout or BatchNorm
+        and computes the same in both modes.
+    """
+    # A list that is emptied: the model is the same at every later call.
+    left = [untold]
+
+    def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
+        params, state = first(key, *inputs)
+        if left and (layers := _idle_layers(apply, params, state, key, inputs)):
+            warn_user(_in_words(layers, left[0]))
+        left.clear()
+        return params, state
+
+    return init
+
+
+def _in_words(layers: Sequence[str], untold: Sequence[str]) -> str:
+    said = f'{untold[0]}": True}}`' if untold else '<parameter>": True}`'
+    return (
+        "the model computes the same in training and in inference, although it has "
+        f"{' and '.join(layers)}: nothing puts them in training mode. If a parameter "
+        f'does, `flags={{"{said} (or False) says what it is in training; if this is '
+        "meant, `flags={}` says so."
+    )
+
+
+def _idle_layers(
+    apply: SegmentApply,
+    params: Params,
+    state: State,
+    key: jax.Array,
+    inputs: Sequence[PyTree],
+) -> list[str]:
+    """The kinds of layers that should act in training, if none does in this model."""
+    idle: set[str] = set()
+    acting: set[str] = set()
+
+    def note(
+        module: nnx.Module | linen.Module,
+        args: tuple[PyTree, ...],
+        kwargs: Mapping[str, PyTree],
+    ) -> None:
+        for kind, moded in _MODED.items():
+            if isinstance(module, kind) and _has_effect(module, moded):
+                is_idle = _in_inference(module, moded.flag, args, kwargs)
+                (idle if is_idle else acting).add(kind.__name__)
+
+    def run(train: bool) -> Callable[..., tuple[PyTree, State]]:
+        # New each time: JAX caches traces by the function.
+        return lambda *given: apply(*given, train=train)
+
+    given = (params, state, key, *inputs)
+    try:
+        # A lambda that is new each time is part of the key of JAX's caches,
+        # so that no `jit` within the model is passed over.
+        with intercepting(called=lambda *call: note(*call)):
+            jax.eval_shape(run(True), *given)
+        # Only where nothing acts is the second mode worth a trace: a model may
+        # have a dropout of its own beside a BatchNorm that is frozen.
+        if acting or not idle:
+            return []
+        shapes = jax.eval_shape(lambda *given: given, *given)
+        programs = {_text(run(train), shapes) for train in (True, False)}
+    except Exception:
+        # What is wrong with the model is said where it runs, in the words of
+        # whoever runs it.
+        return []
+    return sorted(idle) if len(programs) == 1 else []
+
+
+def _has_effect(module: nnx.Module | linen.Module, moded: _Moded) -> bool:
+    return moded.rate is None or getattr(module, moded.rate) != 0
+
+
+def _in_inference(
+    module: nnx.Module | linen.Module,
+    flag: str,
+    args: tuple[PyTree, ...],
+    kwargs: Mapping[str, PyTree],
+) -> bool:
+    """Whether a layer is called in inference mode: as it is told, or else as it is set."""
+    signature = inspect.signature(type(module).__call__)
+    told = signature.bind(module, *args, **kwargs).arguments.get(flag)
+    told = getattr(module, flag, None) if told is None else told
+    # One that is traced may be either, so the layer may act.
+    return isinstance(told, bool | np.bool_) and bool(told)
+
+
+def _text(run: Callable[..., PyTree], shapes: Sequence[PyTree]) -> str:
+    """A program as text, the same for every trace of it."""
+    # Functions in it are printed with the place where they lie, which differs
+    # from trace to trace.
+    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(run)(*shapes)))
