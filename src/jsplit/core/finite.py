@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Watched = tuple[tuple[str, tuple[str, ...]], ...]
+"""By party, in words, what is looked at."""
+
 
 # A pytree whose names are static, so that it can leave a compiled step, and be
 # stacked by a loop over steps.
@@ -24,6 +27,8 @@ class Finite:
     Attributes:
         flags: by party, bool [..., values].
         names: by party, what the values are.
+        step: of several steps, the number of the first that leaves a value
+            that is not, counted from 1, int32 [...]; 0: there is none.
 
     Example:
         >>> import jax.numpy as jnp
@@ -37,7 +42,8 @@ class Finite:
     """
 
     flags: Mapping[str, jax.Array]
-    names: tuple[tuple[str, tuple[str, ...]], ...] = field(metadata={"static": True})
+    names: Watched = field(metadata={"static": True})
+    step: jax.Array | None = None
 
     def all(self) -> jax.Array:
         """Whether all values are finite.
@@ -101,6 +107,6 @@ def _is_finite(x: jax.Array) -> jax.Array:
 
 def names_by_party(
     found: Mapping[str, Sequence[str]],
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
+) -> Watched:
     """The names of values, in the form that `Finite` has them."""
     return tuple((party, tuple(names)) for party, names in found.items())

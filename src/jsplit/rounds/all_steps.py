@@ -23,7 +23,9 @@ from jsplit.rounds.carry import (
     LossSums,
     RoundArrays,
     RoundCarry,
+    add_flags,
     add_losses,
+    finite_of_round,
     info_of_round,
     put_rows,
     rows_of,
@@ -100,7 +102,11 @@ class AllSteps:
         mine = sharing.pick(now.store, Sharing.OWN)
         store = {**now.store, **put_rows(own, arrays.client, mine)}
         # A loss of the large batch is nobody's alone.
-        info = info_of_round(config, now.sums)._replace(each={}, examples=now.examples)
+        info = info_of_round(config, now.sums)._replace(
+            each={},
+            examples=now.examples,
+            finite=finite_of_round(config, now.sums),
+        )
         return RoundCarry(store, now.step, memory), info
 
     def _step(
@@ -135,6 +141,7 @@ class AllSteps:
         kept, sums, examples = self._finish(
             by_client, stepped, live, counts, info.losses, now.sums, now.examples
         )
+        sums = add_flags(sums, info.finite, now.step + 1)
         return AllClients({**new, **kept}, now.step + 1, sums, examples)
 
     def _begin(

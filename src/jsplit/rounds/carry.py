@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.finite import Finite
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.losses import info_of
+from jsplit.training.nonfinite import all_watched
 from jsplit.training.walk import Store
 
 # NumPy where a round is drawn, JAX inside the program that runs it.
@@ -62,10 +64,21 @@ class RoundArrays(NamedTuple, Generic[Array]):
 
 
 class LossSums(NamedTuple):
-    """Sums over examples: of each loss, and how many examples they were."""
+    """Sums over examples of each loss, and what of the steps so far was not finite.
+
+    Attributes:
+        losses: by name, the sums.
+        examples: how many examples they were.
+        flags: by party, whether each value was finite in all steps, bool
+            [values]; none where nobody looks.
+        bad: the number of the first step in which one was not, int32; 0:
+            none.
+    """
 
     losses: dict[str, jax.Array]
     examples: jax.Array
+    flags: dict[str, jax.Array]
+    bad: jax.Array
 
 
 def zero_losses(config: Config) -> LossSums:
@@ -74,7 +87,8 @@ def zero_losses(config: Config) -> LossSums:
     # Each zero is an array of its own, since they are donated step by
     # step.
     losses = {x.name: jnp.zeros((), dtype) for x in config.topology.losses}
-    return LossSums(losses, jnp.zeros((), dtype))
+    flags = {p: jnp.ones(len(names), bool) for p, names in all_watched(config)}
+    return LossSums(losses, jnp.zeros((), dtype), flags, jnp.zeros((), jnp.int32))
 
 
 def add_losses(
@@ -86,7 +100,16 @@ def add_losses(
         # In the dtype of the sum: a loss in half precision would stop
         # growing.
         new[name] = total + losses[name].astype(total.dtype) * count
-    return LossSums(new, sums.examples + count)
+    return sums._replace(losses=new, examples=sums.examples + count)
+
+
+def add_flags(sums: LossSums, finite: Finite | None, step: jax.Array) -> LossSums:
+    """Return the sums after a step that left these flags, whose number this is."""
+    if finite is None:
+        return sums
+    flags = {p: x & finite.flags[p] for p, x in sums.flags.items()}
+    first = jnp.where(finite.all(), 0, step)
+    return sums._replace(flags=flags, bad=jnp.where(sums.bad > 0, sums.bad, first))
 
 
 def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
@@ -97,6 +120,17 @@ def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
     each = {n: x / sums.examples for n, x in sums.losses.items()}
     loss = info_of(config.topology, losses).loss
     return RoundInfo(loss, losses, each, sums.examples)
+
+
+def finite_of_round(config: Config, sums: LossSums) -> Finite | None:
+    """Return what of a round was not finite, from sums by client or of all together."""
+    names = all_watched(config)
+    if not names:
+        return None
+    flags = {p: sums.flags[p].reshape(-1, len(of)).all(0) for p, of in names}
+    last = jnp.iinfo(jnp.int32).max
+    bad = jnp.where(sums.bad > 0, sums.bad, last).min()
+    return Finite(flags, names, jnp.where(bad == last, 0, bad))
 
 
 def rows_of(tree: PyTree, where: jax.Array | int) -> PyTree:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.donation import USED, refuse_used_up
 from jsplit.core.federation import Federation, one_model
 from jsplit.core.placement import replicate
 from jsplit.core.trees import as_arrays
@@ -24,11 +25,12 @@ from jsplit.rounds.inputs import (
     fields_read,
     round_arrays,
 )
-from jsplit.rounds.programs import Programs
+from jsplit.rounds.programs import Programs, RoundFn
 from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.configure import fields_of
+from jsplit.training.nonfinite import refuse_round
 from jsplit.training.store import layout_of
 
 
@@ -96,7 +98,7 @@ class _Driver:
         return self.forms.close(*self.forms.at_rest(carry, key), names)
 
     def step(self, state: Federation, round: Round) -> tuple[Federation, RoundInfo]:
-        """Train one round. The state that goes in is used up: its buffers are donated.
+        """Train one round.
 
         Args:
             state: from `init`, or from the round before.
@@ -109,18 +111,18 @@ class _Driver:
         Raises:
             ValueError: if `round` is no round, lacks a field, or is of
                 another number of clients than the state.
+            NotFinite: if a step of it leaves what is not finite, and the
+                trainer refuses that.
         """
         arrays = self._arrays(state, round)
         program = self.programs.of(arrays, training=True)
-        carry, key = self.forms.open(state)
-        carry, info = program(carry, key, self._fields(round), arrays)
-        state = self.forms.close(carry, key, state.clients.names)
-        return state, _first_clients(info, len(round.client))
+        new, info = self._train(program, state, self._fields(round), arrays)
+        return new, _first_clients(info, len(round.client))
 
     def run(
         self, state: Federation, rounds: Iterable[Round]
     ) -> tuple[Federation, RoundInfo]:
-        """Train several rounds in one program. The state is used up.
+        """Train several rounds in one program.
 
         Args:
             state: from `init`, or from the round before.
@@ -147,10 +149,25 @@ class _Driver:
         arrays = [self._arrays(state, r) for r in rounds]
         many = RoundArrays(*(np.stack(x) for x in zip(*arrays, strict=True)))
         program = self.programs.of(many, training=True, several=True)
+        new, infos = self._train(program, state, self._fields(rounds[0]), many)
+        return new, _first_clients(infos, len(rounds[0].client))
+
+    def _train(
+        self,
+        program: RoundFn,
+        state: Federation,
+        fields: Mapping[str, PyTree],
+        arrays: RoundArrays[np.ndarray],
+    ) -> tuple[Federation, RoundInfo]:
+        """Run the program of one round or several, and judge what it leaves."""
         carry, key = self.forms.open(state)
-        carry, infos = program(carry, key, self._fields(rounds[0]), many)
-        state = self.forms.close(carry, key, state.clients.names)
-        return state, _first_clients(infos, len(rounds[0].client))
+        try:
+            carry, info = program(carry, key, fields, arrays)
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
+        refuse_round(self.method.config.nonfinite, info.finite)
+        return self.forms.close(carry, key, state.clients.names), info
 
     def evaluate(self, state: Federation, round: Round) -> RoundInfo:
         """Measure all losses in inference mode; changes nothing.
@@ -173,7 +190,11 @@ class _Driver:
         program = self.programs.of(arrays, training=False)
         carry, key = self.forms.open(state)
         fields = self._fields(round)
-        _, info = program(carry, key, fields, arrays)
+        try:
+            _, info = program(carry, key, fields, arrays)
+        except USED as error:
+            refuse_used_up(state, error)
+            raise
         self.method.scalars.warn(int(round.steps.sum()), 3)
         info = _first_clients(info, len(round.client))
         return self.metrics.add(info, carry, key, fields, round)

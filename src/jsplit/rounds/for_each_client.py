@@ -21,6 +21,7 @@ from jsplit.rounds.carry import (
     LossSums,
     RoundArrays,
     RoundCarry,
+    finite_of_round,
     info_of_round,
     put_rows,
     rows_of,
@@ -182,6 +183,7 @@ class ForEachClient:
         info = info_of_round(self.config, sums)
         if not self.training:
             return carry, info
+        info = info._replace(finite=finite_of_round(self.config, sums))
         own = put_rows(own, arrays.client, mine)
         total = arrays.share.sum()
         new, memory = self.method.server_update(memory, shared, total)

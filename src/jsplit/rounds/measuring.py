@@ -28,6 +28,7 @@ def fused_of(config: Config) -> Trainer:
         backward=config.backward,
         mesh=config.mesh,
         kernels=config.kernels,
+        nonfinite=config.nonfinite,
     )
 
 

@@ -17,6 +17,9 @@ from jsplit.rounds.inputs import is_ragged
 from jsplit.rounds.round_method import RoundMethod, RoundProgram
 from jsplit.rounds.state import RoundInfo
 
+RoundFn = Callable[..., tuple[RoundCarry, RoundInfo]]
+"""`program(carry, key, fields, arrays) -> (carry, info)`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Programs:
@@ -29,11 +32,11 @@ class Programs:
 
     method: RoundMethod
     forms: StateForms
-    _compiled: dict[tuple[bool, bool, bool], Callable] = field(default_factory=dict)
+    _compiled: dict[tuple[bool, bool, bool], RoundFn] = field(default_factory=dict)
 
     def of(
         self, arrays: RoundArrays[np.ndarray], *, training: bool, several: bool = False
-    ) -> Callable[..., tuple[RoundCarry, RoundInfo]]:
+    ) -> RoundFn:
         """Return the program for these arrays, compiled once for each way.
 
         Args:
@@ -54,7 +57,7 @@ class Programs:
             self._compiled[way] = jit(
                 run.several if several else run.one,
                 self.method.config.kernels,
-                donate_argnums=0 if training else (),
+                donate_argnums=0 if training and self.method.config.donate else (),
             )
         return self._compiled[way]
 

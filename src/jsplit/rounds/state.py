@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 
+from jsplit.core.finite import Finite
+
 
 class RoundInfo(NamedTuple):
     """The losses of a round, over all examples and by client.
@@ -24,11 +26,13 @@ class RoundInfo(NamedTuple):
         examples: how many examples each client had, [K].
         metrics: of `evaluate`, every `jsplit.Metric` by name, a number of
             Python's own, over all examples of the round.
+        finite: whether what the steps of a round leave is finite, value by
+            value; `None` where nobody looks.
 
     Example:
         >>> from jsplit.rounds import RoundInfo
         >>> RoundInfo._fields
-        ('loss', 'losses', 'each', 'examples', 'metrics')
+        ('loss', 'losses', 'each', 'examples', 'metrics', 'finite')
     """
 
     loss: jax.Array
@@ -38,3 +42,4 @@ class RoundInfo(NamedTuple):
     each: Mapping[str, jax.Array]
     examples: jax.Array
     metrics: Mapping[str, float | int | bool] = {}
+    finite: Finite | None = None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.finite import Finite, is_finite, names_by_party
+from jsplit.core.finite import Finite, Watched, is_finite, names_by_party
 from jsplit.core.typed_jax import is_traced
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind, OpKind
@@ -161,6 +161,14 @@ def hold(layout: Layout, store: Store, nonfinite: str) -> None:
             store[held(name)] = store[name]
 
 
+def all_watched(config: Config) -> Watched:
+    """By party, what is looked at after a step; nothing if anything is allowed."""
+    if config.nonfinite == "allow":
+        return ()
+    parties = config.topology.parties
+    return names_by_party({p: [x.text for x in watched(config, p)] for p in parties})
+
+
 class Verdict:
     """What becomes of a step, from the flags that its parties leave.
 
@@ -171,8 +179,7 @@ class Verdict:
 
     def __init__(self, config: Config, flags: Sequence[Name]):
         self.policy, self.flags = config.nonfinite, flags
-        texts = {n.party: [x.text for x in watched(config, n.party)] for n in flags}
-        self.names = names_by_party(texts)
+        self.names = all_watched(config)
 
     def finite(self, store: Mapping[Address, PyTree]) -> Finite | None:
         """The flags of a step, with the names of what they are about."""
@@ -202,6 +209,23 @@ class Verdict:
                 return
             if not np.asarray(flags).all():
                 raise NotFinite(refusal(f"step {step()}", finite))
+
+
+def refuse_round(policy: str, finite: Finite | None) -> None:
+    """Refuse a round, or several, in which a step leaves what is not finite.
+
+    Args:
+        policy: "refuse", "skip" or "allow".
+        finite: the flags of all steps, with the first that fails.
+
+    Raises:
+        NotFinite: naming the step, the values and the parties.
+    """
+    if policy != "refuse" or finite is None or is_traced(finite.step):
+        return
+    steps = np.atleast_1d(np.asarray(finite.step))
+    if steps.any():
+        raise NotFinite(refusal(f"step {steps[steps > 0].min()}", finite))
 
 
 def refusal(when: str, finite: Finite) -> str:
