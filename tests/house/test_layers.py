@@ -42,7 +42,7 @@ INSIDE = {
     ),
     "segments": "call captured interception flax from_model precision",
     "slicing": (
-        "initial joining mark merging separators trace traced_model refusals statistics "
+        "initial joining mark merging separators trace unread traced_model refusals statistics "
         "ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
