@@ -37,7 +37,7 @@ ROOMS = {
 INSIDE = {
     "core": "base checks tables trainer typed_jax keys links paths checkpoint placement trees",
     "jaxprs": (
-        "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
+        "conv_layout flat conv_forms macs pooling reads rewriting slices tags conv_choice "
         "halves convolutions compiling"
     ),
     "segments": "call captured interception flax from_model precision",
@@ -53,8 +53,8 @@ INSIDE = {
     ),
     "training": (
         "config export kinds signatures staleness vjp walk cotangents crossing meshes "
-        "configure executor losses segment_ops store initial step update walks fused "
-        "messages"
+        "configure executor losses segment_ops store initial step known activation_reads "
+        "cotangent_reads passing update walks fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (

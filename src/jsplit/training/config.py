@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import optax
 from jax.sharding import Mesh
@@ -14,6 +14,14 @@ from jsplit.topology.graph import Topology
 # The first is the default everywhere, and the one that common numbers are taken from.
 MODES = ("residuals", "recompute")
 """The backward modes: what is kept for the backward pass, or computed once more in it."""
+
+
+class UnreadLeaves(Protocol):
+    """Which leaves of what a message carries do not cross; `passing.py` finds them."""
+
+    def unread(self, label: str, /) -> frozenset[int]:
+        """Their numbers, by the label of the message."""
+        ...
 
 
 class Config(NamedTuple):
@@ -29,6 +37,8 @@ class Config(NamedTuple):
         mesh: by party, its devices; parties without an entry use the
             default device.
         kernels: "fast" or "xla", how operations are computed.
+        passing: what does not cross, because nobody reads it; `None`:
+            everything crosses.
     """
 
     topology: Topology
@@ -38,3 +48,4 @@ class Config(NamedTuple):
     microbatches: int
     mesh: Mapping[str, Mesh] = {}
     kernels: str = "fast"
+    passing: UnreadLeaves | None = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +31,7 @@ from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
 from jsplit.training.losses import info_of, normalise_weight
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
+from jsplit.training.passing import passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.update import total, zero_sums
@@ -94,10 +97,8 @@ def messages(
     config = configure(
         topology, optimizer, links, backward, microbatches, mesh, kernels
     )
-    layout, run = layout_of(config), partial(_compiled, config)
-    walks = walks_of(with_batch_sharding(config))
-    train = _train(config, layout, walks)
-    measure, infer = run(walks.measure), run(walks.infer)
+    layout, walks = layout_of(config), walks_of(config)
+    programs_for = _by_shapes(config, layout)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     combine = _combine(config)
     # Records of messages by their shapes: a trainer makes each once,
@@ -106,7 +107,7 @@ def messages(
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return initial_state(config, key, batch)
+        return initial_state(passing(config, batch), key, batch)
 
     @documented_as(StepFn)
     def step(
@@ -117,6 +118,7 @@ def messages(
             check_even(config, size)
         weight = None if weight is None else normalise_weight(weight)
         carrier = Recorder(known)
+        train = programs_for(batch).train
         store, losses = train(state, batch, weight, carrier)
         info = combine(losses)._replace(messages=tuple(carrier.messages))
         return save_back(layout, store), info
@@ -130,7 +132,7 @@ def messages(
             load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),
         )
-        measure(store, carrier)
+        programs_for(batch).measure(store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
         return combine(losses)._replace(messages=tuple(carrier.messages))
 
@@ -139,10 +141,47 @@ def messages(
         check_batch(topology, fields, inputs)
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields)
-        infer(store, InProcess())
+        programs_for(fields).infer(store, InProcess())
         return {n.what: store[n] for n in walks.outputs}
 
     return Trainer(init, step, evaluate, predict, config)
+
+
+_Train = Callable[
+    [TrainState, Fields, jax.Array | None, Recorder], tuple[Store, dict[str, jax.Array]]
+]
+
+
+class _Programs(NamedTuple):
+    """The programs of a trainer for batches of some shapes."""
+
+    train: _Train
+    measure: CompiledWalk
+    infer: CompiledWalk
+
+
+_shape_of = attrgetter("shape", "dtype")
+
+
+def _by_shapes(config: Config, layout: Layout) -> Callable[[Fields], _Programs]:
+    """The programs for a batch: what is read of a value may depend on its shape."""
+    made: dict[tuple, _Programs] = {}
+
+    def programs_for(batch: Fields) -> _Programs:
+        # In every step: no function of Python runs for a leaf.
+        leaves, structure = jax.tree.flatten(dict(batch))
+        at = (structure, *map(_shape_of, leaves))
+        if at not in made:
+            known = passing(config, batch)
+            walks = walks_of(with_batch_sharding(known))
+            made[at] = _Programs(
+                _train(known, layout, walks),
+                _compiled(config, walks.measure),
+                _compiled(config, walks.infer),
+            )
+        return made[at]
+
+    return programs_for
 
 
 def _compiled(config: Config, walk: Walk) -> CompiledWalk:
@@ -150,11 +189,6 @@ def _compiled(config: Config, walk: Walk) -> CompiledWalk:
     return CompiledWalk(
         walk.turns(), walk.keep, jitted(meshes=config.mesh, kernels=config.kernels)
     )
-
-
-_Train = Callable[
-    [TrainState, Fields, jax.Array | None, Recorder], tuple[Store, dict[str, jax.Array]]
-]
 
 
 def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
