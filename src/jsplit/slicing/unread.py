@@ -14,7 +14,7 @@ from jax.extend.core import Var
 from jsplit.core.paths import dotted
 from jsplit.jaxprs.flat import Atom
 from jsplit.jaxprs.slices import backward_slice
-from jsplit.slicing.trace import Source, SourceKind, Traced, Value
+from jsplit.slicing.trace import SourceKind, Traced, Value
 
 _Leaf = tuple[str, int]
 """A cut, and the number of one of its leaves."""
@@ -76,6 +76,10 @@ class _Search:
         self.read: set[_Leaf] = set()
         self.keeper: dict[int, str] = {}
         self.leaves = [_leaves_of(trace) for trace in traces]
+        # A value in two cuts is refused later, and stays in both until then.
+        for leaves in self.leaves:
+            for several in leaves.values():
+                self.read.update(several if len(several) > 1 else ())
 
     def run(self, *, loose_statistics: bool) -> None:
         """Look at all segments, until nothing more is found."""
@@ -90,9 +94,12 @@ class _Search:
                     loose = [i for i in states if i not in self.keeper]
                     ends = [trace.new_state[i] for i in loose]
                     piece = backward_slice(trace.flat, ends, trace.stops(""))
-                    self.read.update(leaves[v] for v in piece.reads if v in leaves)
+                    for v in piece.reads:
+                        self.read.update(leaves.get(v, ()))
 
-    def _look_at(self, trace: Traced, leaves: Mapping[Var, _Leaf], name: str) -> None:
+    def _look_at(
+        self, trace: Traced, leaves: Mapping[Var, list[_Leaf]], name: str
+    ) -> None:
         """Find what the segment of one value reads."""
         atoms = trace.values[name].atoms
         if name in trace.cuts:
@@ -101,21 +108,17 @@ class _Search:
         ends: list[Atom] = [*atoms, *(trace.new_state[i] for i in kept)]
         piece = backward_slice(trace.flat, ends, trace.stops(name))
         for v in piece.reads:
-            leaf, source = leaves.get(v), trace.sources.get(v)
-            if leaf is not None and leaf[0] != name:
-                self.read.add(leaf)
-            elif _is_statistic(source):
-                assert source is not None
+            self.read.update(leaf for leaf in leaves.get(v, ()) if leaf[0] != name)
+            source = trace.sources.get(v)
+            if source is not None and source.kind == SourceKind.STATE:
                 self.keeper.setdefault(source.leaf, name)
 
 
-def _is_statistic(source: Source | None) -> bool:
-    return source is not None and source.kind == SourceKind.STATE
-
-
-def _leaves_of(trace: Traced) -> dict[Var, _Leaf]:
-    """By variable, the leaf of a cut that it is."""
-    found: dict[Var, _Leaf] = {}
+def _leaves_of(trace: Traced) -> dict[Var, list[_Leaf]]:
+    """By variable, the leaf of a cut that it is; of several cuts that hold it, all."""
+    found: dict[Var, list[_Leaf]] = {}
     for name, value in trace.cuts.items():
-        found |= {v: (name, i) for i, v in enumerate(value.atoms) if isinstance(v, Var)}
+        for i, v in enumerate(value.atoms):
+            if isinstance(v, Var):
+                found.setdefault(v, []).append((name, i))
     return found

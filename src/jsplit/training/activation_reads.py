@@ -14,27 +14,28 @@ from jsplit.training.crossing import wires
 from jsplit.training.kinds import Kind, WireKind
 from jsplit.training.known import Known
 from jsplit.training.losses import loss_op
+from jsplit.training.walk import Wire
 
 _Read = dict[tuple[str, str], set[int]]
 """By value and party, the leaves that the party reads."""
 
 
-def unread_activations(known: Known) -> dict[str, dict[str, frozenset[int]]]:
+def unread_activations(known: Known) -> dict[str, dict[Wire, frozenset[int]]]:
     """The leaves that nobody reads where they would arrive.
 
     Args:
         known: the training on shapes.
 
     Returns:
-        By receiver, and by the label of the message.
+        By receiver and message.
     """
     read = _read(known)
-    found: dict[str, dict[str, frozenset[int]]] = {p: {} for p in known.parties}
+    found: dict[str, dict[Wire, frozenset[int]]] = {p: {} for p in known.parties}
     for wire in wires(known.config.topology):
         if wire.kind == WireKind.ACTIVATION and wire.receiver in known.parties:
             leaves = range(len(jax.tree.leaves(known.values[wire.what])))
             unread = frozenset(leaves) - read[wire.what, wire.receiver]
-            found[wire.receiver][wire.label] = unread
+            found[wire.receiver][wire] = unread
     return found
 
 
@@ -44,7 +45,7 @@ def _read(known: Known) -> _Read:
     for wire in wires(topology):
         if wire.kind == WireKind.ACTIVATION and wire.receiver not in known.parties:
             leaves = range(len(jax.tree.leaves(known.values[wire.what])))
-            agreed = known.agreed.get(wire.label, frozenset())
+            agreed = known.agreed.get(wire, frozenset())
             read[wire.what, wire.receiver] = {*leaves} - agreed
     for loss in topology.losses:
         if loss.party in known.parties:
@@ -71,14 +72,14 @@ def _add_loss(known: Known, loss: Loss, read: _Read) -> None:
             args.append(known.values.get(name.what))
         else:
             # Else it is the weights of examples, which change nothing here.
-            by_node = {Kind.PARAMS: own.params, Kind.STATE: own.state}
-            args.append(by_node.get(name.kind, {}).get(name.what))
+            trees = own.params if name.kind == Kind.PARAMS else own.state
+            args.append(None if name.kind == Kind.WEIGHT else trees[name.what])
 
-    # Without its labels, as where only predictions are made, it may read anything.
-    bits = -1
-    if complete:
-        found = reads_of(op.run, *args)
-        bits = union(found.results, range(len(found.results))) | found.effects
+    # Without its labels, as where only predictions are made, it is not computed.
+    if not complete:
+        return
+    found = reads_of(op.run, *args)
+    bits = union(found.results, range(len(found.results))) | found.effects
     for name, leaves in zip(op.reads, leaves_in(bits, args), strict=True):
         if name.kind == Kind.VALUE:
             read[name.what, loss.party].update(leaves)
@@ -127,5 +128,3 @@ def _add_node(
             for (what, _), own in read.items():
                 if what == node.name:
                     own.update(range(len(jax.tree.leaves(known.values[what]))))
-
-

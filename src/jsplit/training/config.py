@@ -19,8 +19,8 @@ MODES = ("residuals", "recompute")
 class UnreadLeaves(Protocol):
     """Which leaves of what a message carries do not cross; `passing.py` finds them."""
 
-    def unread(self, label: str, /) -> frozenset[int]:
-        """Their numbers, by the label of the message."""
+    def unread(self, wire: tuple[str, str, str, str], /) -> frozenset[int]:
+        """Their numbers, by the message: kind, value, sender and receiver."""
         ...
 
 

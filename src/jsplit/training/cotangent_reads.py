@@ -42,14 +42,14 @@ class _Traced(NamedTuple):
         }
 
 
-def unread_cotangents(known: Known) -> dict[str, dict[str, frozenset[int]]]:
+def unread_cotangents(known: Known) -> dict[str, dict[Wire, frozenset[int]]]:
     """The leaves of cotangents that are zero at their sender, or of no use to the receiver.
 
     Args:
         known: the training on shapes.
 
     Returns:
-        By the party that knows it, and by the label of the message.
+        By the party that knows it, and by message.
     """
     store = _first_store(known)
     traced = [
@@ -64,12 +64,12 @@ def unread_cotangents(known: Known) -> dict[str, dict[str, frozenset[int]]]:
     }
     given, used = _given(known, traced, sizes), _used(known, traced, sizes)
 
-    found: dict[str, dict[str, frozenset[int]]] = {p: {} for p in known.parties}
+    found: dict[str, dict[Wire, frozenset[int]]] = {p: {} for p in known.parties}
     for wire, size in sizes.items():
         for party, there in ((wire.sender, given), (wire.receiver, used)):
             if party in known.parties:
                 unread = frozenset(i for i in range(size) if (wire, i) not in there)
-                found[party][wire.label] = unread
+                found[party][wire] = unread
     return found
 
 
@@ -133,14 +133,11 @@ def _used(
     return used
 
 
-def _agreed(
-    known: Known, sizes: dict[Wire, int], names: Iterable[Wire]
-) -> set[_Leaf]:
+def _agreed(known: Known, sizes: dict[Wire, int], names: Iterable[Wire]) -> set[_Leaf]:
     """The leaves that cross between a party that is known and one that is not."""
     return {
         (w, i)
         for w in names
         for i in range(sizes[w])
-        if i not in known.agreed.get(w.label, ())
+        if i not in known.agreed.get(w, ())
     }
-

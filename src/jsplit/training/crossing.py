@@ -6,7 +6,7 @@ between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from zlib import crc32
 
 import jax
@@ -80,15 +80,17 @@ def crossing_part(config: Config, wire: Wire, value: PyTree) -> PyTree:
         The value with `None` in the place of what nobody reads; of one
         array always that array.
     """
-    leaves, structure = jax.tree.flatten(value)
     # What is not asked for is not found out: that takes another trace
     # of every segment.
-    if config.passing is None or len(leaves) < 2:
+    if config.passing is None or len(jax.tree.leaves(value)) < 2:
         return value
-    unread = config.passing.unread(wire.label)
-    return structure.unflatten(
-        None if i in unread else x for i, x in enumerate(leaves)
-    )
+    return without(value, config.passing.unread(wire))
+
+
+def without(value: PyTree, unread: Collection[int]) -> PyTree:
+    """A pytree with `None` in the place of some of its leaves, by their numbers."""
+    leaves, structure = jax.tree.flatten(value)
+    return structure.unflatten(None if i in unread else x for i, x in enumerate(leaves))
 
 
 def packet(config: Config, wire: Wire, payload: PyTree, whole: PyTree) -> PyTree:

@@ -15,9 +15,10 @@ from jsplit.core.base import PartyState, PyTree
 from jsplit.core.trees import batch_of
 from jsplit.training.config import Config
 from jsplit.training.initial import example, first_states
+from jsplit.training.walk import Wire
 
-Unread = Mapping[str, frozenset[int]]
-"""By the label of a message, the leaves of its value that do not cross."""
+Unread = Mapping[Wire, frozenset[int]]
+"""By message, the leaves of its value that do not cross."""
 
 
 class Known(NamedTuple):
@@ -60,7 +61,8 @@ def known_of(
         links={}, passing=None, microbatches=1, backward="residuals"
     )
     parties = frozenset(topology.parties if parties is None else parties)
-    size = batch_of(fields)
+    # A party may have no field at all.
+    size = batch_of(fields) if fields else 0
     given = {f: example(f, x, size) for f, x in fields.items()}
 
     def start(key: jax.Array) -> tuple[dict[str, PartyState], dict[str, PyTree]]:
@@ -68,9 +70,7 @@ def known_of(
         states = first_states(
             config, parties, key, found, lambda *_: None, shapes_only=True
         )
-        made = {
-            n.name: found[n.name] for n in topology.segments if n.party in parties
-        }
+        made = {n.name: found[n.name] for n in topology.segments if n.party in parties}
         return states, made
 
     states, made = jax.eval_shape(start, jax.eval_shape(jax.random.key, 0))

@@ -13,12 +13,12 @@ from jsplit.core.base import PyTree
 from jsplit.core.trees import abstract
 from jsplit.training.activation_reads import unread_activations
 from jsplit.training.config import Config
-from jsplit.training.configure import fields_of
 from jsplit.training.cotangent_reads import unread_cotangents
 from jsplit.training.known import Known, Unread, known_of
+from jsplit.training.walk import Wire
 
-Claims = dict[str, dict[str, frozenset[int]]]
-"""By party, and by the label of a message, the leaves that the party has no use for."""
+Claims = dict[str, dict[Wire, frozenset[int]]]
+"""By party and message, the leaves that the party has no use for."""
 
 
 class Passing:
@@ -32,9 +32,9 @@ class Passing:
     def __init__(self, config: Config, fields: Mapping[str, PyTree]):
         self._config, self._fields = config, fields
 
-    def unread(self, label: str, /) -> frozenset[int]:
-        """The leaves that do not cross, by the label of the message."""
-        return self._unread.get(label, frozenset())
+    def unread(self, wire: Wire, /) -> frozenset[int]:
+        """The leaves that do not cross of what a message carries."""
+        return self._unread.get(wire, frozenset())
 
     @cached_property
     def _unread(self) -> Unread:
@@ -52,9 +52,9 @@ class Agreed:
     def __init__(self, unread: Unread):
         self._unread = unread
 
-    def unread(self, label: str, /) -> frozenset[int]:
-        """The leaves that do not cross, by the label of the message."""
-        return self._unread.get(label, frozenset())
+    def unread(self, wire: Wire, /) -> frozenset[int]:
+        """The leaves that do not cross of what a message carries."""
+        return self._unread.get(wire, frozenset())
 
 
 def passing(config: Config, batch: Mapping[str, PyTree]) -> Config:
@@ -63,22 +63,26 @@ def passing(config: Config, batch: Mapping[str, PyTree]) -> Config:
 
 
 def claims_of(known: Known) -> Claims:
-    """What each party that is known has no use for, only where there is something."""
+    """What each party that is known has no use for.
+
+    To predict nobody needs labels: without them nothing is said of cotangents.
+    """
     claims = unread_activations(known)
-    # To predict nobody needs labels, and nothing is differentiated.
-    if fields_of(known.config.topology, losses=True) <= known.values.keys():
-        for party, own in unread_cotangents(known).items():
-            claims[party] |= own
-    return {
-        party: {label: leaves for label, leaves in own.items() if leaves}
-        for party, own in claims.items()
-    }
+    topology = known.config.topology
+    own = [
+        n for n in (*topology.segments, *topology.losses) if n.party in known.parties
+    ]
+    needed = {i for n in own for i in n.reads if i in topology.fields}
+    if needed <= known.values.keys():
+        for party, unread in unread_cotangents(known).items():
+            claims[party] |= unread
+    return claims
 
 
-def together(claims: Mapping[str, Unread]) -> dict[str, frozenset[int]]:
+def together(claims: Mapping[str, Unread]) -> dict[Wire, frozenset[int]]:
     """What does not cross if each leaf does only that no party has no use for."""
-    found: dict[str, frozenset[int]] = {}
+    found: dict[Wire, frozenset[int]] = {}
     for own in claims.values():
-        for label, leaves in own.items():
-            found[label] = found.get(label, frozenset()) | leaves
+        for wire, leaves in own.items():
+            found[wire] = found.get(wire, frozenset()) | leaves
     return found

@@ -16,8 +16,6 @@ from functools import cached_property
 from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import first_line
 from jsplit.core.links import identity
-from jsplit.core.trees import inexact_part
-from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement_attributes import (
     AgreementRecord,
     canonical,
@@ -29,9 +27,10 @@ from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
 from jsplit.party.contract.routes import routes
 from jsplit.party.contract.turns import Turns
+from jsplit.party.contract.unread import check_unread, unread_of, whole
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import both_ways
-from jsplit.training.crossing import wires
+from jsplit.training.crossing import wires, without
 from jsplit.training.walk import Wire
 
 
@@ -65,6 +64,8 @@ class Agreement(AgreementRecord):
         nonfinite: `"refuse"` or `"allow"` values that are not finite.
         identities: by party, the URI in its certificate, where it is not the usual one.
         hosts: by party, the host name in its certificate, likewise.
+        unread: by party, and by message in words, the parts of its value that do not
+            cross, because that party does not read them, or has or needs no cotangent.
         rotation_of_all: of one client's agreement: the rotation of all clients, by
             which its checkpoints were made.
 
@@ -128,8 +129,11 @@ class Agreement(AgreementRecord):
             20
         """
         said = {**self.said, **changes}
+        # What says nothing is left out of the file.
+        said = {n: x for n, x in said.items() if x or n != "unread"}
         # Nodes that are exchanged may need another format than those that were there.
-        made = parsed({**said, "format": format_of(said["nodes"])} | changes)
+        form = format_of(said["nodes"], said.get("unread"))
+        made = parsed({**said, "format": changes.get("format", form)})
         return dataclasses.replace(made, rotation_of_all=self.rotation_of_all)
 
     def topology(self, party: str | None = None, own: Own | None = None) -> Topology:
@@ -193,9 +197,8 @@ class Agreement(AgreementRecord):
             >>> agreed.value(agreed.wires[0], 2).shape
             (2, 3)
         """
-        like = shapes.read(self.values[wire.what], batch)
-        # Integers have no cotangent, so on the way back only floating arrays cross.
-        return like if wire.kind == "activation" else inexact_part(like)
+        unread = unread_of(self).get(wire, frozenset())
+        return without(whole(self, wire, batch), unread)
 
     def links(
         self, given: Mapping[str, Link] | None = None
@@ -284,6 +287,7 @@ def _check_whole(made: Agreement) -> None:
             f"`parties` are {list(made.roles)}, the nodes and fields are of "
             f"{list(topology.parties)}."
         )
+    check_unread(made)
     # Shapes that are not there or cannot be read are found now, and not at a party.
     for wire in made.wires:
         made.value(wire, made.batch)

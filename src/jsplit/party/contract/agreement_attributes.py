@@ -6,8 +6,8 @@ What follows from the entries, as the topology and who reaches whom, is in `agre
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -61,6 +61,7 @@ class AgreementRecord:
     identities: Mapping[str, str]
     hosts: Mapping[str, str]
     rotation_of_all: Rotation | None = None
+    unread: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @cached_property
     def said(self) -> AgreementEntries:
@@ -72,8 +73,8 @@ class AgreementRecord:
             ['client', 'server']
         """
         nodes: list[Mapping[str, object]] = [as_json(node) for node in self.nodes]
-        return {
-            "format": format_of(nodes),
+        found: AgreementEntries = {
+            "format": format_of(nodes, self.unread),
             "parties": list(self.roles),
             "lead": self.lead,
             "addresses": dict(self.addresses),
@@ -94,6 +95,12 @@ class AgreementRecord:
             "identities": dict(self.identities),
             "hosts": dict(self.hosts),
         }
+        if self.unread:
+            found["unread"] = {
+                party: {label: list(paths) for label, paths in own.items()}
+                for party, own in self.unread.items()
+            }
+        return found
 
     @cached_property
     def turns(self) -> Turns:
@@ -174,6 +181,9 @@ class AgreementRecord:
         """
         entries: Mapping[str, object] = self.said
         found: dict[str, object] = {name: entries[name] for name in _SCHEMA}
+        # The memory of a link has the form of what crosses.
+        if "unread" in entries:
+            found["unread"] = entries["unread"]
         # One client's agreement reads the checkpoints that the run of all has written.
         rotation = self.rotation_of_all or self.rotation
         found["turns"] = None
@@ -228,6 +238,7 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         nonfinite=found["nonfinite"],
         identities=found["identities"],
         hosts=found["hosts"],
+        unread=found.get("unread", {}),
     )
 
 

@@ -16,9 +16,9 @@ from jsplit.party.contract.turns import Turns
 
 _FORMAT = "jsplit agreement 1"
 """What a file says under `format`; another number is another, incompatible format."""
-_FORMAT_WITH_DETACHED = "jsplit agreement 2"
-"""The same with nodes that have `detached`. Version 0.1 did not know the key, passed over
-it and trained something else; this number it refuses by name."""
+_FORMAT_2 = "jsplit agreement 2"
+"""The same with nodes that have `detached`, or with `unread`. Version 0.1 did not know
+these keys; this number it refuses by name."""
 
 _NONFINITE = ("refuse", "allow")
 _ENTRIES = (
@@ -43,6 +43,8 @@ _ENTRIES = (
     "identities",
     "hosts",
 )
+# Written only where it says something, so that other agreements keep their hash.
+_LEFT_OUT = ("unread",)
 _LEAST = {
     "batch": 1,
     "microbatches": 1,
@@ -81,7 +83,7 @@ def checked(found: object) -> AgreementEntries:
 
 def _with_all_names(found: object) -> dict[str, object]:
     """Refuse what is no agreement, or lacks an entry, or has one too many."""
-    formats = (_FORMAT, _FORMAT_WITH_DETACHED)
+    formats = (_FORMAT, _FORMAT_2)
     if not isinstance(found, dict) or found.get("format") not in formats:
         raise ValueError(
             f"an agreement says `format`: {' or '.join(map(repr, formats))}."
@@ -91,34 +93,34 @@ def _with_all_names(found: object) -> dict[str, object]:
             raise ValueError(f"an agreement lacks `{name}`.")
     # An unknown entry is refused too: it may be what a later version trains by.
     for name in found:
-        if name not in _ENTRIES:
+        if name not in (*_ENTRIES, *_LEFT_OUT):
             raise ValueError(f"an agreement has `{name}`.")
     return found
 
 
-def format_of(nodes: object) -> str:
-    """What an agreement of these nodes says under `format`.
+def format_of(nodes: object, unread: object = None) -> str:
+    """What an agreement says under `format`.
 
     Args:
         nodes: their entries in the file, checked or not.
+        unread: the entry of that name, if there is one.
     """
     listed = nodes if isinstance(nodes, (list, tuple)) else ()
     # The lowest that will do: what needs no more keeps its text, hence its hash, and is
     # read by older versions.
-    if any(isinstance(node, Mapping) and node.get("detached") for node in listed):
-        return _FORMAT_WITH_DETACHED
-    return _FORMAT
+    detached = any(isinstance(n, Mapping) and n.get("detached") for n in listed)
+    return _FORMAT_2 if detached or unread else _FORMAT
 
 
 def _check_format(found: Mapping[str, object]) -> None:
     """Refuse a file whose format is not the one that its nodes are written in."""
     # Otherwise it would be written back as another text than was read.
-    expected = format_of(found["nodes"])
+    expected = format_of(found["nodes"], found.get("unread"))
     if found["format"] != expected:
-        having = "with" if expected == _FORMAT_WITH_DETACHED else "without"
+        having = "with" if expected == _FORMAT_2 else "without"
         raise ValueError(
-            f"`format` of an agreement {having} nodes that have `detached` must be "
-            f"{expected!r}, got {found['format']!r}."
+            f"`format` of an agreement {having} nodes that have `detached`, or values of "
+            f"which not all is read, must be {expected!r}, got {found['format']!r}."
         )
 
 

@@ -17,6 +17,7 @@ from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
 from jsplit.party.contract.checks import check_addresses, format_of
 from jsplit.party.contract.entries import LossEntry, NodeEntry, as_json
+from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.initial import example
@@ -47,6 +48,8 @@ def agreement(
     """Make what the parties of a topology agree on.
 
     Nothing is computed: the shapes of what crosses are found by abstract evaluation.
+    Parts of a value that its receiver does not read are left out, as far as the
+    receiver's segments are here (`Agreement.unread`).
 
     Args:
         topology: whose segments may be `foreign`, where nobody has them all.
@@ -111,12 +114,15 @@ def agreement(
     crossing = dict.fromkeys(c.name for c in topology.crossings)
     link_names = _pairs(links or {})
     described = _of_topology(topology)
+    unread = found_unread(topology, batch, small)
+    entries = {"unread": unread} if unread else {}
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     return parsed(
         {
-            "format": format_of(described["nodes"]),
+            "format": format_of(described["nodes"], unread),
             **described,
+            **entries,
             "values": {n: shapes.write(small[n], large[n], size, n) for n in crossing},
             "lead": next(iter(addresses)) if lead is None else lead,
             "addresses": dict(addresses),

@@ -45,6 +45,8 @@ def check_types(found: Mapping[str, object]) -> None:
     for name in _TEXTS_BY_PARTY:
         _check_texts(name, found[name])
     _check_links(found["links"])
+    if "unread" in found:
+        _check_unread(found["unread"])
 
 
 def _is_names(value: object) -> bool:
@@ -82,6 +84,18 @@ def _check_texts(name: str, value: object) -> None:
         if not isinstance(party, str) or not isinstance(text, str):
             raise ValueError(
                 f"`{name}` must give a text for the party `{party}`, got {text!r}."
+            )
+
+
+def _check_unread(unread: object) -> None:
+    # An empty entry is left out, or there would be two texts of one agreement.
+    rows = [*unread.values()] if isinstance(unread, Mapping) else [None]
+    for row in rows if _has_names(unread) and rows else [None]:
+        lists = row.values() if isinstance(row, Mapping) and row else [None]
+        if not _has_names(row) or not all(_is_names(x) and x for x in lists):
+            raise ValueError(
+                "`unread` must say by party and by message which parts of a value do "
+                f"not cross, got {unread!r}."
             )
 
 

@@ -7,7 +7,7 @@ then it has these types.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from jsplit.party.contract.schema import Words
 
@@ -49,3 +49,5 @@ class AgreementEntries(TypedDict):
     nonfinite: str
     identities: dict[str, str]
     hosts: dict[str, str]
+    # By party, and by message in words.
+    unread: NotRequired[dict[str, dict[str, list[str]]]]
