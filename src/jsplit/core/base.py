@@ -123,8 +123,9 @@ class Link(NamedTuple):
             needs none. Every crossing and direction has one of its own; in
             inference it starts anew.
         encode: `encode(state, value, key) -> (payload, state)`. The payload
-            is what is sent. A cotangent has the structure of its value,
-            with `None` for leaves that have none (integers).
+            is what is sent. There is `None` in the place of leaves that
+            nobody reads, and in a cotangent, which has the structure of
+            its value, of those that have none (integers).
         decode: `decode(payload, like) -> value`, of the shapes and dtypes
             of `like`, a tree of `jax.ShapeDtypeStruct`.
 

@@ -6,7 +6,7 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import jax
@@ -61,7 +61,7 @@ class _Known(Protocol):
     turns: Turns
     config: Config
     wires: list[Wire]
-    unread: Mapping[Wire, frozenset[int]]
+    unread: dict[Wire, frozenset[int]]
 
     def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]: ...
 
