@@ -40,12 +40,13 @@ INSIDE = {
         "donation keys links paths checkpoint placement trees"
     ),
     "jaxprs": (
-        "conv_layout flat conv_forms macs pooling rewriting slices tags conv_choice "
+        "conv_layout flat conv_forms macs pooling reads rewriting slices tags conv_choice "
         "halves convolutions compiling"
     ),
     "segments": "flags call captured interception flax one_mode from_model precision",
     "slicing": (
-        "initial joining loading mark merging separators trace traced_model refusals statistics "
+        "initial joining loading mark merging separators trace unread traced_model "
+        "refusals statistics "
         "ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
@@ -59,7 +60,8 @@ INSIDE = {
         "class_numbers config export global_norm hyperparams kinds left_out signatures "
         "staleness vjp walk cotangents crossing losses meshes metrics optimizers "
         "scalar_exchange configure executor segment_ops store sums step update initial "
-        "nonfinite evaluating walks fused messages"
+        "known activation_reads cotangent_reads passing nonfinite evaluating walks fused "
+        "messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (
@@ -85,7 +87,8 @@ INSIDE = {
         "compute.prefetch contract.file_types contract.placeholders durable "
         "saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.checks contract.agreement_attributes contract.routes contract.agreement "
+        "contract.checks contract.agreement_attributes contract.routes contract.unread "
+        "contract.agreement "
         "compute.first_state compute.own_config connection.peers contract.draft "
         "contract.files replay compute.local connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "

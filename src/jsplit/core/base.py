@@ -82,6 +82,8 @@ class Segment:
             own, so that two segments never draw the same dropout mask.
             `True`: it gets the step's key as it is, as all slices of one
             whole model must, for their masks to be the whole model's.
+        unread: paths in the output at which there is `None`, because the rest of the
+            model that the segment was sliced from does not read what was there.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -104,9 +106,12 @@ class Segment:
     name: str | None = None
     trainable: bool = True
     shares_key: bool = False
+    unread: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Segment({', '.join(self.inputs or ('...',))} -> {self.name or '...'})"
+        inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."
+        without = f" without {', '.join(self.unread)}" if self.unread else ""
+        return f"Segment({inputs} -> {name}{without})"
 
 
 class Link(NamedTuple):
@@ -120,8 +125,9 @@ class Link(NamedTuple):
             needs none. Every crossing and direction has one of its own; in
             inference it starts anew.
         encode: `encode(state, value, key) -> (payload, state)`. The payload
-            is what is sent. A cotangent has the structure of its value,
-            with `None` for leaves that have none (integers).
+            is what is sent. There is `None` in the place of leaves that
+            nobody reads, and in a cotangent, which has the structure of
+            its value, of those that have none (integers).
         decode: `decode(payload, like) -> value`, of the shapes and dtypes
             of `like`, a tree of `jax.ShapeDtypeStruct`.
 

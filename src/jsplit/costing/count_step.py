@@ -21,6 +21,7 @@ from jsplit.topology.graph import Topology
 from jsplit.training.configure import Optimizers, check_batch, configure, fields_of
 from jsplit.training.initial import initial_shapes
 from jsplit.training.kinds import OpKind
+from jsplit.training.passing import passing
 
 # Losses, links and the optimizer: all that is neither pass of a segment.
 # Looking at what is finite is no arithmetic of the model.
@@ -89,7 +90,8 @@ def cost(
     # Before anything is traced: else a wrong field is met somewhere in a segment.
     check_batch(topology, batch, fields_of(topology, losses=True), config.microbatches)
     shapes = {name: abstract(x) for name, x in batch.items()}
-    state = initial_shapes(config, shapes)
+    configs = {mode: passing(c, shapes) for mode, c in configs.items()}
+    state = initial_shapes(configs[MODES[0]], shapes)
     steps = {mode: TracedStep(configs[mode], state, shapes) for mode in MODES}
     # The modes differ in the backward pass alone, so all else is taken from either.
     first = steps[MODES[0]]

@@ -18,6 +18,7 @@ from jsplit.slicing.initial import Initial, initialiser
 from jsplit.slicing.ownership import SegmentSpec
 from jsplit.slicing.trace import Source, SourceKind, Traced
 from jsplit.slicing.traced_model import TracedModel
+from jsplit.slicing.unread import paths_of
 
 
 def slice_segment(
@@ -88,6 +89,10 @@ def slice_segment(
         name,
         trainable=bool(spec.params),
         shares_key=True,
+        # Only of cuts: an output may have a `None` that the model has given.
+        unread=paths_of(model.trace(model.batch, True).cuts[name])
+        if name in model.unread
+        else (),
     )
 
 

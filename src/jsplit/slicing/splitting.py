@@ -44,7 +44,10 @@ def split(
     dropout. A statistic belongs to the segment that reads it, or
     else to the one that can compute its update. The batch size is
     free; a new one is traced anew. What gives no value
-    (`jax.debug.print`) is in no segment.
+    (`jax.debug.print`) is in no segment. A leaf of a cut that the
+    rest of the model does not read, in either mode, is not
+    computed: in its place is `None`, and `unread` of the segment
+    names it.
 
     Args:
         model: a Flax nnx or linen module, a function or a

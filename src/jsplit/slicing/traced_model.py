@@ -19,6 +19,7 @@ from jsplit.segments.interception import intercepting
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.separators import find, marked, nearest
 from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value, name_outputs
+from jsplit.slicing.unread import unread_leaves, without
 
 # The settings of JAX under which a trace comes out otherwise.
 _CONFIGURED = (
@@ -40,6 +41,8 @@ class TracedModel:
         state: paths and shapes of its state.
         outputs: names of its outputs.
         cuts: for each cut, the names whose values it holds.
+        unread: for each cut, the numbers of the leaves that the rest of the model does
+            not read; they are no part of its value.
     """
 
     def __init__(
@@ -96,6 +99,13 @@ class TracedModel:
             found = [n for trace in self.both_modes() for n in marked(trace.flat)]
             cuts = {name: [name] for name in found}
         self.cuts = {name: list(ends) for name, ends in cuts.items()}
+        # Traced without it: only the whole cuts tell which of their leaves are read.
+        self.unread: dict[str, frozenset[int]] = {}
+        if self.cuts:
+            self.unread = unread_leaves(self.both_modes())
+            self._traces = {
+                at: trace._replace(cuts={}) for at, trace in self._traces.items()
+            }
 
     def structure(self, field: str) -> TreeDef:
         """The structure of an input."""
@@ -143,7 +153,8 @@ class TracedModel:
         if not trace.cuts:
             cuts: dict[str, Value] = {}
             for name, ends in self.cuts.items():
-                cuts[name] = self._resolve(trace, name, ends, train)
+                value = self._resolve(trace, name, ends, train)
+                cuts[name] = without(value, self.unread.get(name, ()))
             trace = trace._replace(cuts=cuts)
         if kept:
             self._traces[at] = trace

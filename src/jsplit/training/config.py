@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import optax
 from jax.sharding import Mesh
@@ -17,6 +17,14 @@ MODES = ("residuals", "recompute")
 
 NONFINITE = ("refuse", "skip", "allow")
 """What becomes of a step that leaves NaN or infinity."""
+
+
+class UnreadLeaves(Protocol):
+    """Which leaves of what a message carries do not cross; `passing.py` finds them."""
+
+    def unread(self, wire: tuple[str, str, str, str], /) -> frozenset[int]:
+        """Their numbers, by the message: kind, value, sender and receiver."""
+        ...
 
 
 class Config(NamedTuple):
@@ -37,6 +45,8 @@ class Config(NamedTuple):
         donate: whether a step uses up the state that it is given.
         norms: the names of norms that all parties' optimizers share.
         wants_loss: the parties whose optimizers ask for the loss.
+        passing: what does not cross, because nobody reads it; `None`:
+            everything crosses.
     """
 
     topology: Topology
@@ -50,3 +60,4 @@ class Config(NamedTuple):
     donate: bool = False
     norms: tuple[str, ...] = ()
     wants_loss: tuple[str, ...] = ()
+    passing: UnreadLeaves | None = None

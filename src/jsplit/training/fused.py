@@ -36,6 +36,7 @@ from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.nonfinite import Verdict, hold
+from jsplit.training.passing import passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
@@ -135,7 +136,7 @@ def fused(
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return initial_state(config, key, batch)
+        return initial_state(passing(config, batch), key, batch)
 
     @documented_as(StepFn)
     def step(
@@ -203,6 +204,11 @@ def _programs(config: Config) -> _Programs:
     walks = walks_of(walked)
     judge = Verdict(config, walks.flags)
 
+    # Within a trace, where shapes are known, and with them what nobody reads.
+    def walks_for(batch: Fields) -> Walks:
+        known = passing(config, batch).passing
+        return walks_of(walked._replace(passing=known))
+
     def start(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None = None
     ) -> Store:
@@ -214,7 +220,7 @@ def _programs(config: Config) -> _Programs:
     def train(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
     ) -> tuple[TrainState, Info]:
-        store = start(state, keys, batch, weight)
+        store, walks = start(state, keys, batch, weight), walks_for(batch)
         hold(layout, store, config.nonfinite)
         if config.microbatches == 1:
             execute(walks.train.ops, store)
@@ -228,12 +234,12 @@ def _programs(config: Config) -> _Programs:
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
     ) -> tuple[Info, dict[Name, PyTree]]:
         store = start(state, keys, batch, weight)
-        execute(walks.measure.ops, store)
+        execute(walks_for(batch).measure.ops, store)
         return losses_in(store), {name: store[name] for name in walks.observed}
 
     def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
         store = start(state, keys, fields)
-        execute(walks.infer.ops, store)
+        execute(walks_for(fields).infer.ops, store)
         return {n.what: store[n] for n in walks.outputs}
 
     kernels = config.kernels

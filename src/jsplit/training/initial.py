@@ -18,7 +18,7 @@ from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch, fields_of
-from jsplit.training.crossing import wires
+from jsplit.training.crossing import crossing_part, wires
 from jsplit.training.kinds import WireKind
 from jsplit.training.optimizers import first_memory_of
 from jsplit.training.update import knows_loss
@@ -114,6 +114,7 @@ def first_states(
             # A cotangent has the structure of its value, without what
             # is not floating.
             like = like if wire.kind == WireKind.ACTIVATION else inexact_part(like)
+            like = crossing_part(config, wire, like)
             links[wire.sender][wire.label] = link.init(like)
 
     found = {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +37,7 @@ from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.nonfinite import Verdict, hold
+from jsplit.training.passing import passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
@@ -114,11 +117,9 @@ def messages(
         nonfinite,
         donate,
     )
-    layout, run = layout_of(config), partial(_compiled, config)
     scalars = ScalarLosses()
-    walks = walks_of(with_batch_sharding(scalars.watch(config)))
-    train = _train(config, layout, walks)
-    measure, infer = run(walks.measure), run(walks.infer)
+    layout, walks = layout_of(config), walks_of(config)
+    programs_for = _by_shapes(scalars.watch(config), layout)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
     combine, judge = _combine(config), Verdict(config, walks.flags)
@@ -128,7 +129,7 @@ def messages(
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return initial_state(config, key, batch)
+        return initial_state(passing(config, batch), key, batch)
 
     @documented_as(StepFn)
     def step(
@@ -142,7 +143,7 @@ def messages(
         weight = None if weight is None else normalise_weight(weight)
         carrier = Recorder(known)
         try:
-            store, losses = train(state, batch, weight, carrier)
+            store, losses = programs_for(batch).train(state, batch, weight, carrier)
         except USED as error:
             refuse_used_up(state, error)
             raise
@@ -161,7 +162,7 @@ def messages(
             Recorder(known),
         )
         try:
-            measure(store, carrier)
+            programs_for(batch).measure(store, carrier)
         except USED as error:
             refuse_used_up(state, error)
             raise
@@ -176,7 +177,7 @@ def messages(
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields)
         try:
-            infer(store, InProcess())
+            programs_for(fields).infer(store, InProcess())
         except USED as error:
             refuse_used_up(state, error)
             raise
@@ -186,16 +187,48 @@ def messages(
     return Trainer(init, step, evaluate, predict, config)
 
 
+_Train = Callable[
+    [TrainState, Fields, jax.Array | None, Recorder], tuple[Store, dict[str, jax.Array]]
+]
+
+
+class _Programs(NamedTuple):
+    """The programs of a trainer for batches of some shapes."""
+
+    train: _Train
+    measure: CompiledWalk
+    infer: CompiledWalk
+
+
+_shape_of = attrgetter("shape", "dtype")
+
+
+def _by_shapes(config: Config, layout: Layout) -> Callable[[Fields], _Programs]:
+    """The programs for a batch: what is read of a value may depend on its shape."""
+    made: dict[tuple, _Programs] = {}
+
+    def programs_for(batch: Fields) -> _Programs:
+        # In every step: no function of Python runs for a leaf.
+        leaves, structure = jax.tree.flatten(dict(batch))
+        at = (structure, *map(_shape_of, leaves))
+        if at not in made:
+            known = passing(config, batch)
+            walks = walks_of(with_batch_sharding(known))
+            made[at] = _Programs(
+                _train(known, layout, walks),
+                _compiled(config, walks.measure),
+                _compiled(config, walks.infer),
+            )
+        return made[at]
+
+    return programs_for
+
+
 def _compiled(config: Config, walk: Walk) -> CompiledWalk:
     """A walk whose turns run on the devices of their parties."""
     donated = (Kind.OPTIMIZER, Kind.PARAMS) if config.donate else ()
     compiler = jitted(donated, config.mesh, config.kernels)
     return CompiledWalk(walk.turns(), walk.keep, compiler)
-
-
-_Train = Callable[
-    [TrainState, Fields, jax.Array | None, Recorder], tuple[Store, dict[str, jax.Array]]
-]
 
 
 def _train(config: Config, layout: Layout, walks: Walks) -> _Train:

@@ -17,7 +17,7 @@ from jsplit.core.base import PyTree
 from jsplit.core.trees import describe
 from jsplit.party.contract.turns import Turns
 from jsplit.training.config import Config
-from jsplit.training.crossing import Packet
+from jsplit.training.crossing import Packet, packet
 from jsplit.training.walk import Wire
 
 _Arrays = Sequence[ArrayLike]
@@ -61,6 +61,7 @@ class _Known(Protocol):
     turns: Turns
     config: Config
     wires: list[Wire]
+    unread: dict[Wire, frozenset[int]]
 
     def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]: ...
 
@@ -106,7 +107,10 @@ class Wires:
         # agreement.
         found = jax.tree.unflatten(jax.tree.structure(payload), arrays)
         linked = (wire.kind, wire.what) in self.local.config.links
-        return Packet(found, value) if linked else found
+        # Most messages are their value: for them no tree is looked at.
+        if linked or wire in self.local.unread:
+            return packet(self.local.config, wire, found, value)
+        return found
 
     def there(self, wire: Wire, micro: int) -> bool:
         """Whether the message of a micro-batch has come."""

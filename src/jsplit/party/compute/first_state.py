@@ -12,6 +12,7 @@ from jsplit.core.trees import describe
 from jsplit.party.compute.exchange import structure_and_shapes
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.unread import check_own_reads
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.initial import example, first_states, seed_of
@@ -55,6 +56,8 @@ def first_state(
     # process would.
     first = first_states(config, [party], seed_of(agreed.seed), values, check)
     _check_losses(config, party, name, values)
+    fields = {f: values[f] for f in batch}
+    check_own_reads(agreed, config, party, fields, said)
     return first[party]
 
 

@@ -29,8 +29,9 @@ from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Batches
+from jsplit.party.contract.unread import unread_of, whole
 from jsplit.topology.graph import Topology
-from jsplit.training.crossing import Packet, wires
+from jsplit.training.crossing import packet, wires
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.kinds import Kind
 from jsplit.training.metrics import Rows, rows_of
@@ -86,6 +87,7 @@ class Local:
         self.config = self.scalars.watch(config)
         self.layout = {role: layout_of(self.config)[role]}
         self.wires = wires(self.topology)
+        self.unread = unread_of(agreed)
         self._shapes: dict[tuple[int, int], tuple[PyTree, PyTree]] = {}
 
         walks = walks_of(self.config)
@@ -126,7 +128,7 @@ class Local:
         return sorted(own & {*topology.fields})
 
     def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]:
-        """Shapes of a wire's payload, and of its value, in a batch of `size`.
+        """Shapes of a wire's payload, and of its whole value, in a batch of `size`.
 
         Raises:
             ValueError: if its link does not run on these shapes.
@@ -143,7 +145,7 @@ class Local:
                     f"the link of `{at.what}` does not run on {describe(value)}: "
                     f"{first_line(error)}"
                 ) from error
-            self._shapes[wire, size] = payload, value
+            self._shapes[wire, size] = payload, whole(self.agreed, at, size)
         return self._shapes[wire, size]
 
     def init(self, batch: Mapping[str, PyTree]) -> PartyState:
@@ -255,8 +257,7 @@ class Local:
             for number, wire in enumerate(self.wires):
                 if wire.receiver == self.party:
                     payload, value = self.like(number, size)
-                    linked = (wire.kind, wire.what) in self.config.links
-                    received[wire] = Packet(payload, value) if linked else payload
+                    received[wire] = packet(self.config, wire, payload, value)
             self._zeros = zero_sums(self.walk.ops, store | received)
         return self._zeros
 

@@ -8,9 +8,11 @@ import optax
 
 from jsplit.core.base import Link
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.unread import unread_of
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import configure
+from jsplit.training.passing import Agreed
 
 
 def own_config(
@@ -45,7 +47,7 @@ def own_config(
     if party in owners and optimizer is not None:
         optimizers[party] = optimizer
     made = agreed.links(links)
-    return configure(
+    config = configure(
         topology,
         optimizers,
         made,
@@ -53,3 +55,5 @@ def own_config(
         agreed.microbatches,
         kernels=kernels,
     )
+    # Nobody can find out alone what others do not read.
+    return config._replace(passing=Agreed(unread_of(agreed)))

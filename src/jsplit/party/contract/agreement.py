@@ -16,8 +16,6 @@ from functools import cached_property
 from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import first_line
 from jsplit.core.links import identity
-from jsplit.core.trees import inexact_part
-from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement_attributes import (
     AgreementRecord,
     canonical,
@@ -30,9 +28,10 @@ from jsplit.party.contract.link_names import check_link, link
 from jsplit.party.contract.placeholders import Own, assemble
 from jsplit.party.contract.routes import routes
 from jsplit.party.contract.turns import Turns
+from jsplit.party.contract.unread import check_unread, unread_of, whole
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import both_ways
-from jsplit.training.crossing import wires
+from jsplit.training.crossing import wires, without
 from jsplit.training.walk import Wire
 
 
@@ -69,6 +68,8 @@ class Agreement(AgreementRecord):
         fields: by the name of a field, its dtype, or a list of them where it is a tree
             of several arrays; empty in an agreement of an older format.
         metrics: of the topology, in its order.
+        unread: by party, and by message in words, the parts of its value that do not
+            cross, because that party does not read them, or has or needs no cotangent.
         rotation_of_all: of one client's agreement: the rotation of all clients, by
             which its checkpoints were made.
 
@@ -201,9 +202,8 @@ class Agreement(AgreementRecord):
             >>> agreed.value(agreed.wires[0], 2).shape
             (2, 3)
         """
-        like = shapes.read(self.values[wire.what], batch)
-        # Integers have no cotangent, so on the way back only floating arrays cross.
-        return like if wire.kind == "activation" else inexact_part(like)
+        unread = unread_of(self).get(wire, frozenset())
+        return without(whole(self, wire, batch), unread)
 
     def links(
         self, given: Mapping[str, Link] | None = None
@@ -293,6 +293,7 @@ def _check_whole(made: Agreement) -> None:
             f"{list(topology.parties)}."
         )
     check_known(made.fields, topology.fields)
+    check_unread(made)
     # Shapes that are not there or cannot be read are found now, and not at a party.
     for wire in made.wires:
         made.value(wire, made.batch)

@@ -6,8 +6,8 @@ What follows from the entries, as the topology and who reaches whom, is in `agre
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -70,6 +70,7 @@ class AgreementRecord:
     fields: Mapping[str, str | list[str]]
     metrics: tuple[MetricEntry, ...]
     rotation_of_all: Rotation | None = None
+    unread: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @cached_property
     def said(self) -> AgreementEntries:
@@ -103,6 +104,10 @@ class AgreementRecord:
             "hosts": dict(self.hosts),
             "fields": dict(self.fields),
             "metrics": [as_json(metric) for metric in self.metrics],
+            "unread": {
+                party: {label: list(paths) for label, paths in own.items()}
+                for party, own in self.unread.items()
+            },
         }
         return cast(AgreementEntries, with_format(found))
 
@@ -198,6 +203,9 @@ class AgreementRecord:
         for name in ("values", "links"):
             by_value = cast("Mapping[str, object]", found[name])
             found[name] = {v: x for v, x in by_value.items() if v in trained}
+        # The memory of a link has the form of what crosses.
+        if self.unread:
+            found["unread"] = self.unread
         # One client's agreement reads the checkpoints that the run of all has written.
         rotation = self.rotation_of_all or self.rotation
         found["turns"] = None
@@ -254,6 +262,7 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         hosts=found["hosts"],
         fields=found.get("fields", {}),
         metrics=tuple(entry(MetricEntry, x) for x in found.get("metrics", ())),
+        unread=found.get("unread", {}),
     )
 
 

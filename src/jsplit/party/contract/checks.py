@@ -22,8 +22,8 @@ _FORMAT_WITH_DETACHED = "jsplit agreement 2"
 it and trained something else; this number it refuses by name."""
 
 _FORMAT_WITH_FIELDS = "jsplit agreement 3"
-"""The same with the dtypes of `fields`, and `metrics`, which version 0.1 knew neither."""
-_NEWER = ("fields", "metrics")
+"""The same with the dtypes of `fields`, and all else that version 0.1 did not know."""
+_NEWER = ("fields", "metrics", "unread")
 """The entries of that format, which no older one has."""
 
 _NONFINITE = ("refuse", "allow")
@@ -116,7 +116,8 @@ def with_format(said: Mapping[str, object]) -> dict[str, object]:
     """
     found = {name: x for name, x in said.items() if name not in _NEWER}
     if any(said.get(name) for name in _NEWER):
-        found |= {"fields": said.get("fields", {}), "metrics": said.get("metrics", [])}
+        empty: dict[str, object] = {"fields": {}, "metrics": [], "unread": {}}
+        found |= {name: said.get(name, empty[name]) for name in _NEWER}
     return found | {"format": _format_of(found)}
 
 
@@ -128,9 +129,8 @@ def _format_of(found: Mapping[str, object]) -> str:
     listed = nodes if isinstance(nodes, (list, tuple)) else ()
     # The lowest that will do: what needs no more keeps its text, hence its hash, and is
     # read by older versions.
-    if any(isinstance(node, Mapping) and node.get("detached") for node in listed):
-        return _FORMAT_WITH_DETACHED
-    return _FORMAT
+    detached = any(isinstance(n, Mapping) and n.get("detached") for n in listed)
+    return _FORMAT_WITH_DETACHED if detached else _FORMAT
 
 
 def _check_format(found: Mapping[str, object]) -> None:
@@ -138,10 +138,11 @@ def _check_format(found: Mapping[str, object]) -> None:
     # Otherwise it would be written back as another text than was read.
     expected = _format_of(found)
     if found["format"] != expected:
+        newer = ", ".join(f"`{name}`" for name in _NEWER)
         having = {
-            _FORMAT: "without `fields`, `metrics` and",
-            _FORMAT_WITH_DETACHED: "without `fields` and `metrics`, with",
-            _FORMAT_WITH_FIELDS: "with `fields` or `metrics`, with or without",
+            _FORMAT: f"without {newer} and",
+            _FORMAT_WITH_DETACHED: f"without {newer}, with",
+            _FORMAT_WITH_FIELDS: f"with any of {newer}, with or without",
         }[expected]
         raise ValueError(
             f"`format` of an agreement {having} nodes that have `detached` must be "

@@ -23,6 +23,7 @@ from jsplit.party.contract.entries import (
     as_json,
 )
 from jsplit.party.contract.field_types import dtypes_of
+from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.initial import example
@@ -53,6 +54,8 @@ def agreement(
     """Make what the parties of a topology agree on.
 
     Nothing is computed: the shapes of what crosses are found by abstract evaluation.
+    Parts of a value that its receiver does not read are left out, as far as the
+    receiver's segments are here (`Agreement.unread`).
 
     Args:
         topology: whose segments may be `foreign`, where nobody has them all.
@@ -126,6 +129,7 @@ def agreement(
             {
                 **described,
                 "fields": {name: dtypes_of(x) for name, x in batch.items()},
+                "unread": found_unread(topology, batch, small),
                 "values": {
                     n: shapes.write(small[n], large[n], size, n) for n in crossing
                 },

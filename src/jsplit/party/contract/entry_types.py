@@ -49,6 +49,8 @@ def check_types(found: Mapping[str, object]) -> None:
         raise ValueError(f"`metrics` must be a list, got {found['metrics']!r}.")
     if "fields" in found:
         _check_fields(found["fields"])
+    if "unread" in found:
+        _check_unread(found["unread"])
 
 
 def _check_fields(fields: object) -> None:
@@ -102,6 +104,18 @@ def _check_texts(name: str, value: object) -> None:
         if not isinstance(party, str) or not isinstance(text, str):
             raise ValueError(
                 f"`{name}` must give a text for the party `{party}`, got {text!r}."
+            )
+
+
+def _check_unread(unread: object) -> None:
+    # An empty row is left out, or there would be two texts of one agreement.
+    rows = [*unread.values()] if isinstance(unread, Mapping) else [None]
+    for row in rows if _has_names(unread) or not rows else [None]:
+        lists = row.values() if isinstance(row, Mapping) and row else [None]
+        if not _has_names(row) or not all(_is_names(x) and x for x in lists):
+            raise ValueError(
+                "`unread` must say by party and by message which parts of a value do "
+                f"not cross, got {unread!r}."
             )
 
 

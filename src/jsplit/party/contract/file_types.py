@@ -52,3 +52,5 @@ class AgreementEntries(TypedDict):
     # Since format 3.
     fields: NotRequired[dict[str, str | list[str]]]
     metrics: NotRequired[list[Mapping[str, object]]]
+    # By party, and by message in words.
+    unread: NotRequired[dict[str, dict[str, list[str]]]]
