@@ -196,7 +196,7 @@ def test_a_model_whose_dropout_never_acts_is_warned_of_once_where_it_is_traced(
     model, options, layers
 ):
     message = (
-        f"computes the same in training and in inference, although it has {layers}:"
+        f"which in training do the same as in inference {layers}:"
     )
     part = jsplit.segment(model, **options)
     device, link = jsplit.Device(flops=1e9), jsplit.Network(bits=1e6)

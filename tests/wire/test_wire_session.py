@@ -731,7 +731,7 @@ def test_other_records_are_told_in_counts():
         lead.arrive(2, Status(2, 0, (0,)))
     lead.there[1] = Status(1, 0, (0,), {"north": (500, "y")})
     with pytest.raises(
-        Refused, match="all have 500, but those of `clinic` are not those of `lab`"
+        Refused, match="but the ids, or the weights, of `clinic` are not those of `lab`"
     ):
         lead.arrive(2, Status(2, 0, (0,)))
     lead.there[1] = Status(1, 0, (0,), {"north": (500, "x")})

@@ -15,9 +15,10 @@ import numpy as np
 
 from jsplit.core.arrays import KEPT, NUMPY, Foreign, is_exact
 from jsplit.core.base import PyTree
+from jsplit.core.checks import shown
 from jsplit.core.foreign import as_array
 from jsplit.core.keys import is_key
-from jsplit.core.typed_jax import asarray, eval_shape
+from jsplit.core.typed_jax import asarray, eval_shape, is_traced
 
 # Under a type that a strict checker can follow, as in `arrays`.
 _ARRAYS: tuple[type[Foreign], ...] = (jax.Array, np.ndarray)
@@ -91,9 +92,9 @@ def as_arrays(
     if not isinstance(fields, _MAPPING):
         return fields
     # It runs in every step: no call for what is an array already.
-    for value in fields.values():
+    for name, value in fields.items():
         one = isinstance(value, _ARRAYS)
-        for x in (value,) if one else jax.tree.leaves(value):
+        for x in (value,) if one else _leaves_of(place, name, value):
             if isinstance(x, jax.Array):
                 continue
             # By type: a masked array is one of NumPy's to `isinstance`.
@@ -101,6 +102,18 @@ def as_arrays(
             if not plain or (x.dtype not in KEPT and not _is_native_exact(x)):
                 return _converted(fields, place)
     return fields
+
+
+def _leaves_of(place: str, name: str, value: PyTree) -> list[Foreign]:
+    try:
+        return jax.tree.leaves(value)
+    except (TypeError, ValueError) as error:
+        kind = type(error).__name__
+    # JAX sorts the keys of dictionaries, and cannot sort those of several kinds.
+    raise ValueError(
+        f"{place.format(name)} is no tree of arrays that JAX can read: {kind}; the keys of "
+        "a dictionary must be of one kind."
+    )
 
 
 def _is_native_exact(x: Foreign) -> bool:
@@ -119,7 +132,29 @@ def as_weight(weight: PyTree) -> PyTree:
     # A list of numbers is meant as it stands here: there is but one array.
     if isinstance(weight, _LISTS):
         weight = np.asarray(weight)
-    return as_arrays({"weight": weight}, "`{}`")["weight"]
+    found = as_arrays({"weight": weight}, "`{}`")["weight"]
+    if found is not None and not is_traced(found):
+        check_weight("`weight`", found)
+    return found
+
+
+def check_weight(name: str, weight: PyTree) -> None:
+    """Refuse weights of examples of which one is negative or not finite.
+
+    Args:
+        name: of the weights, for the error.
+        weight: [batch].
+
+    Raises:
+        ValueError: saying how many, and never a value.
+    """
+    found = np.asarray(weight)
+    # Written so that NaN is refused as well.
+    if bad := int((~((found >= 0) & np.isfinite(found))).sum()):
+        raise ValueError(
+            f"{name} must hold weights from 0 on: {bad} of {found.size} are negative or "
+            "not finite."
+        )
 
 
 def batch_of(fields: Mapping[str, PyTree]) -> int:
@@ -150,6 +185,9 @@ def batch_of(fields: Mapping[str, PyTree]) -> int:
                 raise ValueError(
                     f"batch axes differ: `{name}` has {size} and {shape[0]} examples."
                 )
+
+        if name not in sizes:
+            raise ValueError(f"`{name}` holds no array, got {shown(value)}.")
 
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"`{n}` has {size}" for n, size in sizes.items())

@@ -16,7 +16,7 @@ from jsplit.party.compute.local import Local, check_size
 from jsplit.party.connection.network import Network
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.field_types import check_dtypes
-from jsplit.party.contract.record_order import Records, places_of
+from jsplit.party.contract.record_order import Records, check_weights, places_of
 from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Checkpoints
 
@@ -124,6 +124,9 @@ class PartyRun:
             # By the steps of this client: its passes go on from turn to turn.
             own_step = turns.steps_of(client, step)
             found = records.take(places_of(own_step, count, size, self.agreed.seed))
+        if self.agreed.weight in found:
+            # Of a function of the step in every step; others were looked at before.
+            check_weights(self.agreed.weight, found[self.agreed.weight], size)
         check_size(found, size)
         check_dtypes(self.agreed.fields, found, self.party)
         return found

@@ -60,3 +60,12 @@ class Round(NamedTuple):
     share: np.ndarray
     clients: int
     names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        # Without `fields`: a log must hold no record.
+        names = ", ".join(map(str, self.fields))
+        clients, steps, batch = self.reads.shape
+        return (
+            f"Round({names}; {clients} of {self.clients} clients, up to {steps} steps of "
+            f"{batch} records)"
+        )

@@ -23,8 +23,7 @@ from jsplit.rounds.carry import (
     LossSums,
     RoundArrays,
     RoundCarry,
-    add_flags,
-    add_losses,
+    add_step,
     finite_of_round,
     info_of_round,
     put_rows,
@@ -138,10 +137,7 @@ class AllSteps:
             if self._is_averaged(n) or self.sharing[n] is Sharing.OWN
         }
         stepped = {n: new[n] for n in by_client}
-        kept, sums, examples = self._finish(
-            by_client, stepped, live, counts, info.losses, now.sums, now.examples
-        )
-        sums = add_flags(sums, info.finite, now.step + 1)
+        kept, sums, examples = self._finish(by_client, stepped, live, counts, info, now)
         return AllClients({**new, **kept}, now.step + 1, sums, examples)
 
     def _begin(
@@ -174,9 +170,8 @@ class AllSteps:
         new: Store,
         live: jax.Array,
         counts: jax.Array,
-        losses: Mapping[str, jax.Array],
-        sums: LossSums,
-        examples: jax.Array,
+        info: Info,
+        now: AllClients,
     ) -> tuple[Store, LossSums, jax.Array]:
         """Average statistics; keep what a client had where it took no step."""
         # In global batches a client may have no example in a step that it
@@ -190,8 +185,8 @@ class AllSteps:
                 kept[name] = mean_of(total, counts.sum(), before)
             else:
                 kept[name] = jax.tree.map(partial(_keep, live), before, new[name])
-        sums = add_losses(sums, losses, counts.sum())
-        return kept, sums, examples + counts
+        sums = add_step(self.config, now.sums, info, counts.sum(), now.step + 1)
+        return kept, sums, now.examples + counts
 
     def _is_averaged(self, name: Address) -> bool:
         """Return whether it is averaged over the clients after every step."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Info, PyTree
 from jsplit.core.finite import Finite
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -101,6 +101,27 @@ def add_losses(
         # growing.
         new[name] = total + losses[name].astype(total.dtype) * count
     return sums._replace(losses=new, examples=sums.examples + count)
+
+
+def add_step(
+    config: Config, sums: LossSums, info: Info, count: jax.Array, step: jax.Array
+) -> LossSums:
+    """Return the sums after a step.
+
+    Args:
+        config: of the trainer.
+        sums: those before it.
+        info: of the step.
+        count: how many examples it had.
+        step: its number, counted from 1.
+    """
+    losses = info.losses
+    if config.nonfinite == "skip" and info.finite is not None:
+        # A step that was left out has a loss of nothing.
+        kept = info.finite.all()
+        losses = {n: jnp.where(kept, x, 0) for n, x in losses.items()}
+        count = jnp.where(kept, count, 0)
+    return add_flags(add_losses(sums, losses, count), info.finite, step)
 
 
 def add_flags(sums: LossSums, finite: Finite | None, step: jax.Array) -> LossSums:

@@ -29,7 +29,7 @@ from jsplit.core.trainer import EvaluateFn, Trainer
 from jsplit.core.trees import combine, inexact_part
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.averages import add_clients, mean_of
-from jsplit.rounds.carry import add_flags, add_losses, zero_losses
+from jsplit.rounds.carry import add_losses, add_step, zero_losses
 from jsplit.rounds.client_mesh import CLIENTS, clients_mesh
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
@@ -134,8 +134,7 @@ class LocalTraining:
         """Train on one batch, with those the client trains with."""
         state = self.forms.one(client.store, key, client.step)
         state, info = self.trainer.step(state, batch, weight)
-        sums = add_losses(client.sums, info.losses, count)
-        sums = add_flags(sums, info.finite, client.step + 1)
+        sums = add_step(self.config, client.sums, info, count, client.step + 1)
         return Client(self.forms.learned(state.parties), client.step + 1, sums)
 
     def client_measure(

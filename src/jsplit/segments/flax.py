@@ -59,6 +59,7 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
     shapes = [abstract(part) for part in (params, streams, state)]
     streams_by_tag = _stream_tags(module)
     may_sow = _may_sow(module)
+    frozen_in_part = _is_frozen_in_part(module)
 
     def run(
         without: Collection[Path],
@@ -75,7 +76,10 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
         # itself.
         nnx.update(model, keep(remove(state, without), known, inside=True))
         _reseed(model, streams_by_tag, key)
-        model.train() if train else model.eval()
+        if not train:
+            model.eval()
+        elif not frozen_in_part:
+            model.train()
 
         with intercepted_submodules(model):
             output = call(model, (), inputs, train)
@@ -83,6 +87,19 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
         return output, nnx.to_pure_dict(nnx.state(model, carried))
 
     return _sow_anew(run, lambda key, *inputs: first, lambda state: may_sow)
+
+
+def _is_frozen_in_part(module: nnx.Module) -> bool:
+    """Whether some layers were put in inference mode by the user, and others were not."""
+    # A pretrained part is frozen so; a model that is wholly in inference mode was last
+    # used for that, and is meant to train here.
+    found = {
+        value
+        for _, child in nnx.iter_modules(module)
+        for name in ("deterministic", "use_running_average")
+        if isinstance(value := getattr(child, name, None), bool)
+    }
+    return len(found) == 2
 
 
 def _copy_of(module: nnx.Module) -> nnx.Module:

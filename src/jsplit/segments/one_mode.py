@@ -43,11 +43,16 @@ _MODED = {
 }
 
 
+_DROPPING = {kind.__name__ for kind, moded in _MODED.items() if moded.rate}
+
+
 def may_have_modes(model: nnx.Module | linen.Module | Callable[..., PyTree]) -> bool:
     """Whether a trace may find a layer that depends on its mode; of nnx it is seen before."""
     if not isinstance(model, nnx.Module):
         return True
-    return any(isinstance(child, (*_MODED,)) for _, child in nnx.iter_modules(model))
+    # A module of linen within one of nnx shows its layers only when it is called.
+    kinds = (*_MODED, nnx.bridge.ToNNX)
+    return any(isinstance(child, kinds) for _, child in nnx.iter_modules(model))
 
 
 def warning_of_one_mode(
@@ -80,8 +85,8 @@ def warning_of_one_mode(
 def _in_words(layers: Sequence[str], untold: Sequence[str]) -> str:
     said = f'{untold[0]}": True}}`' if untold else '<parameter>": True}`'
     return (
-        "the model computes the same in training and in inference, although it has "
-        f"{' and '.join(layers)}: nothing puts them in training mode. If a parameter "
+        f"the model has {' and '.join(layers)}, which in training do the same as in "
+        "inference: nothing puts them in training mode. If a parameter "
         f'does, `flags={{"{said} (or False) says what it is in training; if this is '
         "meant, `flags={}` says so."
     )
@@ -118,10 +123,14 @@ def _idle_layers(
         # so that no `jit` within the model is passed over.
         with intercepting(called=lambda *call: note(*call)):
             jax.eval_shape(run(True), *given)
-        # Only where nothing acts is the second mode worth a trace: a model may
-        # have a dropout of its own beside a BatchNorm that is frozen.
-        if acting or not idle:
+        # Only where nothing acts is the second mode worth a trace: a model may have a
+        # dropout of its own beside a BatchNorm that is frozen. A dropout that never
+        # drops beside a BatchNorm that trains is none that anybody freezes.
+        if not idle:
             return []
+        if acting:
+            dropouts = {x for x in idle if "Dropout" in x}
+            return [] if acting & _DROPPING else sorted(dropouts)
         shapes = jax.eval_shape(lambda *given: given, *given)
         programs = {_text(run(train), shapes) for train in (True, False)}
     except Exception:

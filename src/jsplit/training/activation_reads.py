@@ -51,6 +51,13 @@ def _read(known: Known) -> _Read:
         if loss.party in known.parties:
             _add_loss(known, loss, read)
 
+    # A metric is any function of the host, which cannot be looked into.
+    for metric in topology.metrics:
+        for i in metric.reads:
+            if metric.party in known.parties and i in known.values:
+                leaves = range(len(jax.tree.leaves(known.values[i])))
+                read[i, metric.party].update(leaves)
+
     # In inference as well: one form of a message serves both modes.
     modes = [_forward(known, train) for train in (True, False)]
     # From the end: what a node must give is what those after it read of it.

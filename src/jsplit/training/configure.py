@@ -19,7 +19,12 @@ from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import MODES, NONFINITE, Config
 from jsplit.training.kinds import WireKind
 from jsplit.training.meshes import meshes_of
-from jsplit.training.optimizers import check_fit, norms_of, wants_loss
+from jsplit.training.optimizers import (
+    check_fit,
+    norms_of,
+    wants_loss,
+    warn_of_own_norms,
+)
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]
@@ -78,6 +83,7 @@ def configure(
     meshes = meshes_of(topology, mesh)
     optimizers = _optimizer_of_each(topology, optimizer)
     owners = _owners(topology)
+    warn_of_own_norms({p: optimizers[p] for p in owners})
     return Config(
         topology,
         optimizers,

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PartyState, PyTree, TrainState
@@ -53,6 +54,11 @@ def set_hyperparams(
         >>> round(float(state.parties["server"].optimizer.hyperparams["learning_rate"]), 3)
         0.05
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            "`values` must be a dictionary of numbers by the names of hyperparameters, got "
+            f"{type(values).__name__}."
+        )
     if party is not None:
         one_of("party", party, [*state.parties])
     found: set[str] = set()
@@ -103,6 +109,11 @@ class _Setting:
                     f"`{name}` of `{self.party}` is set by a schedule in every step, so "
                     "what is set by hand would not act: give inject_hyperparams a "
                     "number."
+                )
+            if getattr(value, "dtype", np.asarray(value).dtype).kind not in "biufV":
+                raise ValueError(
+                    f"`{name}` of `{self.party}` must be a number, got "
+                    f"{type(value).__name__}."
                 )
             value = jnp.asarray(value)
             have, got = jnp.shape(new[name]), value.shape

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
-from jsplit.core.checks import first_line
+from jsplit.core.checks import first_line, shown
 from jsplit.core.keys import is_key, node_key, typed_key
 from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
@@ -154,7 +154,14 @@ def seed_of(key: jax.Array | int) -> jax.Array:
                 f"`key` must be one PRNG key or an integer seed, got {got}."
             )
     try:
-        return jax.random.key(index(cast(int, key)))
+        seed = index(cast(int, key))
+        # JAX would take the last 32 bits of a larger one, without a word.
+        if isinstance(key, (bool, np.bool_)) or not -(2**31) <= seed < 2**32:
+            raise ValueError(
+                "`key` must be a PRNG key or an integer seed from -2**31 to 2**32 - 1, "
+                f"got {shown(key)}."
+            )
+        return jax.random.key(seed)
     except TypeError:
         raise ValueError(
             f"`key` must be a PRNG key or an integer seed, got {type(key).__name__}."

@@ -6,6 +6,8 @@ They are computed on the host, from NumPy arrays, so no program is made of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from traceback import extract_tb
 from typing import NamedTuple
 
 import jax
@@ -15,7 +17,6 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
-from jsplit.core.checks import first_line
 from jsplit.core.trees import abstract, describe
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
@@ -146,10 +147,17 @@ def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Num
     except Exception as error:
         named = zip(metric.reads, inputs, strict=True)
         got = ", ".join(f"`{i}` {describe(abstract(x))}" for i, x in named)
+        # Neither its words nor its cause: what runs on records may quote them.
         raise MetricFailed(
-            f"{where} does not run on {got}: {first_line(error)}"
-        ) from error
+            f"{where} does not run on {got}: {type(error).__name__} {_place_of(error)}."
+        ) from None
     return _number(where, found)
+
+
+def _place_of(error: Exception) -> str:
+    """Where an error was raised, without what it says."""
+    frame = extract_tb(error.__traceback__)[-1]
+    return f"in `{frame.name}`, line {frame.lineno} of {Path(frame.filename).name}"
 
 
 def _check_rows(where: str, name: str, value: PyTree, size: int) -> None:

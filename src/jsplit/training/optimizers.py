@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import PyTree
-from jsplit.core.checks import first_line
+from jsplit.core.checks import first_line, warn_user
 from jsplit.training.global_norm import ClipUpdate, ValueUpdate
 
 _PER_EXAMPLE = (
@@ -105,16 +105,36 @@ def wants_loss(optimizer: optax.GradientTransformation) -> bool:
     return any(isinstance(x, ValueUpdate) for x in parts_of(optimizer))
 
 
+def warn_of_own_norms(
+    optimizers: Mapping[str, optax.GradientTransformation],
+) -> None:
+    """Warn of `optax.clip_by_global_norm` where the norm is of one party among several."""
+    for party, optimizer in optimizers.items():
+        if len(optimizers) > 1 and "clip_by_global_norm" in _made_by_optax(optimizer):
+            warn_user(
+                f"`optimizer` of `{party}` has optax.clip_by_global_norm, which sees the "
+                "gradients of that party alone; jsplit.clip_by_global_norm clips by the "
+                "norm of all, as training the whole model does."
+            )
+
+
+def _made_by_optax(optimizer: optax.GradientTransformation) -> list[str]:
+    """The names of the functions of Optax that have made what an optimizer consists of."""
+    return [
+        getattr(x, "__qualname__", "").partition(".<locals>")[0]
+        for x in parts_of(optimizer)
+        if str(getattr(x, "__module__", "")).startswith("optax.")
+    ]
+
+
 def check_fit(party: str, optimizer: optax.GradientTransformation) -> None:
     """Refuse an optimizer that cannot be that of one party.
 
     Raises:
         ValueError: naming it and why.
     """
-    for x in parts_of(optimizer):
-        made = getattr(x, "__qualname__", "").partition(".<locals>")[0]
-        optaxs = str(getattr(x, "__module__", "")).startswith("optax.")
-        if optaxs and made in _UNFIT:
+    for made in _made_by_optax(optimizer):
+        if made in _UNFIT:
             raise ValueError(
                 f"`optimizer` of `{party}` cannot be optax's {made}: {_UNFIT[made]}."
             )

@@ -57,8 +57,8 @@ def _count_of(client: str, having: Mapping[str, Counted]) -> int:
     odd = [party for party in others if having[party] != having[first]]
     if odd:
         raise Refused(
-            f"{differ}: all have {counts[0]}, but those of {_names(odd)} are not those of "
-            f"`{first}`."
+            f"{differ}: all have {counts[0]}, but the ids, or the weights, of "
+            f"{_names(odd)} are not those of `{first}`."
         )
     return counts[0]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.ids import Id, listed
-from jsplit.core.trees import as_arrays, batch_of
+from jsplit.core.trees import as_arrays, batch_of, check_weight
 
 Batches: TypeAlias = Callable[[int], Mapping[str, PyTree]]
 """`batch(step)`: a party's fields for a step, by name."""
@@ -184,12 +184,7 @@ def check_weights(name: str, weights: PyTree, count: int | None) -> None:
             f"`{name}` of `data` must hold one number for each of {count or 0} records, "
             f"got {found.dtype}{list(found.shape)}."
         )
-    # Written so that NaN is refused as well.
-    if bad := int((~((found >= 0) & np.isfinite(found))).sum()):
-        raise ValueError(
-            f"`{name}` of `data` must hold weights from 0 on: {bad} of {len(found)} are "
-            "negative or not finite."
-        )
+    check_weight(f"`{name}` of `data`", found)
 
 
 def _bytes_of(weights: PyTree) -> bytes:
