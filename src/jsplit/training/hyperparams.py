@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import one_of
+from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
 
 _Held = TypeVar("_Held", TrainState, Federation)
@@ -53,6 +54,7 @@ def set_hyperparams(
         >>> round(float(state.parties["server"].optimizer.hyperparams["learning_rate"]), 3)
         0.05
     """
+    refuse_used_up(state)
     if party is not None:
         one_of("party", party, [*state.parties])
     found: set[str] = set()

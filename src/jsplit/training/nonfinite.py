@@ -62,22 +62,29 @@ class _Watched(NamedTuple):
 
 def watched(config: Config, party: str) -> list[_Watched]:
     """What a party looks at after a step, in order."""
-    found = []
-    several = config.microbatches > 1
-    for x in config.topology.losses:
-        if x.party == party:
-            at, range_at = loss_name(x), range_name(x)
-            if several:
-                at, range_at = total(at), total(range_at)
-            found.append(_Watched(f"the loss `{x.name}`", at))
-            text = f"the range of class numbers in the loss `{x.name}`"
-            found.append(_Watched(text, range_at, counts=True))
+    found = _watched_losses(config, party)
+    if config.microbatches > 1:
+        found = [x._replace(name=total(x.name)) for x in found]
     for name in updated(config, party):
         what = f"parameters of `{name.what}`" if name.what else "its optimizer state"
         found.append(_Watched(what, name))
     for name in _moved(config, party):
         of = "statistics" if name.kind == Kind.STATE else "the memory of the link"
         found.append(_Watched(f"{of} of `{name.what}`", name))
+    return found
+
+
+def _watched_losses(config: Config, party: str) -> list[_Watched]:
+    """What is looked at of the losses of a party."""
+    found: list[_Watched] = []
+    for x in config.topology.losses:
+        if x.party == party:
+            # One of weight 0 only measures: it shows what it is, and nothing is learned
+            # from it. A wrong class number in it would not show.
+            if x.weight:
+                found.append(_Watched(f"the loss `{x.name}`", loss_name(x)))
+            text = f"the range of class numbers in the loss `{x.name}`"
+            found.append(_Watched(text, range_name(x), counts=True))
     return found
 
 
@@ -112,17 +119,37 @@ def check_ops(config: Config) -> list[Op]:
     return ops
 
 
+def measuring_ops(config: Config) -> list[Op]:
+    """Look at the losses of an evaluation, which changes nothing."""
+    ops = []
+    for party in config.topology.parties:
+        found = _watched_losses(config, party)
+        if found and config.nonfinite != "allow":
+            reads = tuple(x.name for x in found)
+
+            def run(*values, found=found):
+                return (_flags(found, values),)
+
+            ops.append(Op(party, OpKind.CHECK, "", reads, (flags_name(party),), run))
+    return ops
+
+
+def _flags(found: Sequence[_Watched], values: Sequence[PyTree]) -> jax.Array:
+    """Whether each value is as it should be, bool [values]."""
+    flags = [
+        x == 0 if one.counts else is_finite(x)
+        for one, x in zip(found, values, strict=True)
+    ]
+    # A party may keep nothing, as one of only merging segments.
+    return jnp.stack(flags) if flags else jnp.ones(0, bool)
+
+
 def _check_op(config: Config, party: str) -> Op:
     found = watched(config, party)
     skips = config.nonfinite == "skip"
 
     def run(*values):
-        flags = [
-            x == 0 if one.counts else is_finite(x)
-            for one, x in zip(found, values, strict=True)
-        ]
-        # A party that keeps nothing, as one of only merging segments.
-        of_all = jnp.stack(flags) if flags else jnp.ones(0, bool)
+        of_all = _flags(found, values)
         # Counted in floating point, as all that is summed over parties.
         bad = (~of_all).sum(dtype=jnp.result_type(float)).reshape(1)
         return (of_all, bad) if skips else (of_all,)
@@ -169,17 +196,25 @@ def all_watched(config: Config) -> Watched:
     return names_by_party({p: [x.text for x in watched(config, p)] for p in parties})
 
 
+def all_measured(config: Config) -> Watched:
+    """By party that has losses, what is looked at in an evaluation."""
+    if config.nonfinite == "allow":
+        return ()
+    found = {p: _watched_losses(config, p) for p in config.topology.parties}
+    return names_by_party({p: [x.text for x in of] for p, of in found.items() if of})
+
+
 class Verdict:
-    """What becomes of a step, from the flags that its parties leave.
+    """What becomes of a step or an evaluation, from the flags that its parties leave.
 
     Args:
-        config: of the training.
-        flags: where they lie, by party.
+        policy: "refuse", "skip" or "allow".
+        names: by party, what they are about.
     """
 
-    def __init__(self, config: Config, flags: Sequence[Name]):
-        self.policy, self.flags = config.nonfinite, flags
-        self.names = all_watched(config)
+    def __init__(self, policy: str, names: Watched):
+        self.policy, self.names = policy, names
+        self.flags = [flags_name(party) for party, _ in names]
 
     def finite(self, store: Mapping[Address, PyTree]) -> Finite | None:
         """The flags of a step, with the names of what they are about."""
@@ -191,12 +226,15 @@ class Verdict:
             flags[name.party] = store[name]
         return Finite(flags, self.names)
 
-    def __call__(self, finite: Finite | None, step: Callable[[], int]) -> None:
-        """Refuse a step that leaves what is not finite, if that is the policy.
+    def __call__(
+        self, finite: Finite | None, step: Callable[[], int] | None = None
+    ) -> None:
+        """Refuse what is not finite, if that is the policy.
 
         Args:
-            finite: the flags of the step.
-            step: gives its number, counted from 1.
+            finite: the flags of a step or an evaluation.
+            step: gives the number of the step, counted from 1; `None`: it is an
+                evaluation.
 
         Raises:
             NotFinite: naming the step, the values and the parties.
@@ -208,7 +246,9 @@ class Verdict:
             if is_traced(flags):
                 return
             if not np.asarray(flags).all():
-                raise NotFinite(refusal(f"step {step()}", finite))
+                raise NotFinite(
+                    refusal(f"step {step()}", finite) if step else unmeasured(finite)
+                )
 
 
 def refuse_round(policy: str, finite: Finite | None) -> None:
@@ -228,10 +268,31 @@ def refuse_round(policy: str, finite: Finite | None) -> None:
         raise NotFinite(refusal(f"step {steps[steps > 0].min()}", finite))
 
 
+def refuse_evaluation(policy: str, finite: Finite | None) -> None:
+    """Refuse an evaluation of many batches by their flags together, as `refuse_round`.
+
+    Raises:
+        NotFinite: naming the values and the parties.
+    """
+    if policy != "refuse" or finite is None:
+        return
+    if not any(map(is_traced, finite.flags.values())) and finite.nonfinite():
+        raise NotFinite(unmeasured(finite))
+
+
 def refusal(when: str, finite: Finite) -> str:
     """The words of a refusal."""
     return (
         f"{when} leaves what is not finite or out of range: "
         f"{', '.join(finite.nonfinite())}. The state in hand is that before it; "
         'nonfinite="skip" leaves such steps out, "allow" lets them pass.'
+    )
+
+
+def unmeasured(finite: Finite) -> str:
+    """The words of a refusal to evaluate."""
+    return (
+        f"the evaluation gives what is not finite or out of range: "
+        f"{', '.join(finite.nonfinite())}. An example of weight 0 is left out; "
+        'nonfinite="allow" lets all pass.'
     )

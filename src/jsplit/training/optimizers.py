@@ -9,14 +9,18 @@ from __future__ import annotations
 import functools
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import ClosedJaxpr
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line
+from jsplit.jaxprs.flat import flatten
+from jsplit.jaxprs.slices import backward_slice
 from jsplit.training.global_norm import ClipUpdate, ValueUpdate
 
 _PER_EXAMPLE = (
@@ -82,8 +86,7 @@ def norms_of(optimizers: Mapping[str, optax.GradientTransformation]) -> tuple[st
     """
     found = {}
     for party, optimizer in optimizers.items():
-        clips = [x for x in parts_of(optimizer) if isinstance(x, ClipUpdate)]
-        names = sorted(x.name for x in clips)
+        names = sorted(x.name for x in clips_of(optimizer))
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
@@ -98,6 +101,24 @@ def norms_of(optimizers: Mapping[str, optax.GradientTransformation]) -> tuple[st
             f"must stand in the optimizer of each that owns parameters; got {said}."
         )
     return next(iter(found.values()), ())
+
+
+def clips_of(optimizer: optax.GradientTransformation) -> list[ClipUpdate]:
+    """The clip_by_global_norm in an optimizer."""
+    return [x for x in parts_of(optimizer) if isinstance(x, ClipUpdate)]
+
+
+def needs_loss(optimizer: optax.GradientTransformation) -> bool:
+    """Whether an optimizer does not run without the loss."""
+    # Optax names what it needs beyond gradients; `optax.chain` hides it from the outside.
+    found = (x for x in parts_of(optimizer) if isinstance(x, types.FunctionType))
+    return any(map(_asks, found))
+
+
+def _asks(function: types.FunctionType) -> bool:
+    code = function.__code__
+    first = code.co_argcount
+    return "value" in code.co_varnames[first : first + code.co_kwonlyargcount]
 
 
 def wants_loss(optimizer: optax.GradientTransformation) -> bool:
@@ -183,15 +204,17 @@ def first_memory_of(
     """
     value = jnp.zeros((), jnp.result_type(float)) if has_loss else None
 
-    def tried(gradient: PyTree, memory: PyTree, weights: PyTree) -> PyTree:
+    def tried(memory: PyTree, sums: Mapping[str, jax.Array]) -> PyTree:
         _, after, parts = run_optimizer(
-            optimizer, gradient, memory, weights, value=value
+            optimizer, weights, memory, weights, value=value, sums=sums
         )
         return after, parts
 
+    # Those that it shares, whether or not its parts are right.
+    sums = {name: jnp.zeros((), jnp.result_type(float)) for name in names}
     try:
         memory = optimizer.init(weights)
-        after, parts = jax.eval_shape(tried, weights, memory, weights)
+        after, parts = jax.eval_shape(tried, memory, sums)
     except jax.errors.UnexpectedTracerError:
         raise ValueError(
             f"`optimizer` of `{party}`: clip_by_global_norm stands within an optimizer "
@@ -204,7 +227,22 @@ def first_memory_of(
             f"`optimizer` of `{party}`: clip_by_global_norm stands where extra arguments "
             "of its update do not reach it; chain it with the optimizer by optax.chain."
         )
+    if len(names) > 1 and _waits(lambda sums: tried(memory, sums)[1], sums):
+        raise ValueError(
+            f"`optimizer` of `{party}` has clip_by_global_norm twice in sequence: the "
+            "second norm is known after the first is clipped, and a step exchanges all at "
+            "once. One alone is enough: the smaller."
+        )
     return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
+
+
+def _waits(
+    parts_from: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
+    sums: dict[str, jax.Array],
+) -> bool:
+    """Whether a part that a party gives is computed from a sum that it is yet to get."""
+    flat = flatten(cast(ClosedJaxpr, jax.make_jaxpr(parts_from)(sums)))
+    return bool(backward_slice(flat, flat.outvars).reads & {*flat.invars})
 
 
 def _why(party: str, error: Exception, has_loss: bool) -> str:
