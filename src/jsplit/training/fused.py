@@ -64,8 +64,8 @@ def fused(
         optimizer: one optax optimizer per party that owns parameters,
             over those of all its nodes; or one for all, each party with
             a state of its own. One that looks at all parameters
-            together, as `optax.clip_by_global_norm` does, sees those of
-            its party alone.
+            together sees those of its party alone; see
+            `jsplit.clip_by_global_norm` and `jsplit.with_loss`.
         links: by the name of a value that crosses, what happens to it:
             one `Link` for the activation and for its cotangent, or a
             pair (activation, cotangent), either of which may be `None`.

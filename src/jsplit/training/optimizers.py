@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line
+from jsplit.core.typed_jax import is_traced
 from jsplit.jaxprs.flat import flatten
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.training.global_norm import ClipUpdate, ValueUpdate
@@ -62,8 +63,8 @@ def _within(x: object) -> list[object]:
     if isinstance(x, types.FunctionType):
         cells = [c.cell_contents for c in x.__closure__ or () if _is_filled(c)]
         return [*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-    # An object that holds others, as a dataclass does.
-    return list(vars(x).values()) if callable(x) and hasattr(x, "__dict__") else []
+    # An object that holds others, as a dataclass or `optax.MultiSteps` does.
+    return list(vars(x).values()) if hasattr(x, "__dict__") else []
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -168,7 +169,8 @@ def run_optimizer(
 
     def share(name: str, part: jax.Array) -> jax.Array:
         parts[name] = part
-        return part if sums is None else sums[name]
+        # A name that was not found before is refused by `first_memory_of`.
+        return part if sums is None else sums.get(name, part)
 
     extra: dict[str, object] = {"share": share}
     if value is not None:
@@ -204,7 +206,8 @@ def first_memory_of(
     """
     value = jnp.zeros((), jnp.result_type(float)) if has_loss else None
 
-    def tried(memory: PyTree, sums: Mapping[str, jax.Array]) -> PyTree:
+    # All are arguments: of what is closed over nothing would be traced.
+    def tried(weights: PyTree, memory: PyTree, sums: Mapping[str, jax.Array]) -> PyTree:
         _, after, parts = run_optimizer(
             optimizer, weights, memory, weights, value=value, sums=sums
         )
@@ -214,35 +217,45 @@ def first_memory_of(
     sums = {name: jnp.zeros((), jnp.result_type(float)) for name in names}
     try:
         memory = optimizer.init(weights)
-        after, parts = jax.eval_shape(tried, memory, sums)
-    except jax.errors.UnexpectedTracerError:
-        raise ValueError(
-            f"`optimizer` of `{party}`: clip_by_global_norm stands within an optimizer "
-            "that runs it now and then, as optax.MultiSteps does; chain it before that."
-        ) from None
+        made = jax.make_jaxpr(tried, return_shape=True)
+        closed, (after, parts) = made(weights, memory, sums)
     except Exception as error:
         raise ValueError(_why(party, error, has_loss)) from error
     if {*parts} != {*names}:
         raise ValueError(
             f"`optimizer` of `{party}`: clip_by_global_norm stands where extra arguments "
-            "of its update do not reach it; chain it with the optimizer by optax.chain."
+            "of its update do not reach it, or is made only there, as within "
+            "optax.inject_hyperparams; chain it with the optimizer by optax.chain."
         )
-    if len(names) > 1 and _waits(lambda sums: tried(memory, sums)[1], sums):
+    if names:
+        _check_parts(party, cast(ClosedJaxpr, closed), len(names))
+    return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
+
+
+def _check_parts(party: str, closed: ClosedJaxpr, norms: int) -> None:
+    """Refuse parts that cannot be known before the exchange.
+
+    Args:
+        party: whose.
+        closed: of the update; its last inputs are the sums, its last results the parts.
+        norms: how many there are.
+    """
+    flat = flatten(closed)
+    parts = flat.outvars[-norms:]
+    read = backward_slice(flat, parts).reads
+    # What is made in a branch is computed by nothing outside it: to JAX it is a constant.
+    if any(is_traced(flat.consts[x]) for x in parts if x in flat.consts):
+        raise ValueError(
+            f"`optimizer` of `{party}`: clip_by_global_norm stands within an optimizer "
+            "that runs it now and then, as optax.apply_if_finite does; chain it before "
+            "that."
+        )
+    if read & {*flat.invars[-norms:]}:
         raise ValueError(
             f"`optimizer` of `{party}` has clip_by_global_norm twice in sequence: the "
             "second norm is known after the first is clipped, and a step exchanges all at "
             "once. One alone is enough: the smaller."
         )
-    return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
-
-
-def _waits(
-    parts_from: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
-    sums: dict[str, jax.Array],
-) -> bool:
-    """Whether a part that a party gives is computed from a sum that it is yet to get."""
-    flat = flatten(cast(ClosedJaxpr, jax.make_jaxpr(parts_from)(sums)))
-    return bool(backward_slice(flat, flat.outvars).reads & {*flat.invars})
 
 
 def _why(party: str, error: Exception, has_loss: bool) -> str:
