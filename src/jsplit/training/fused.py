@@ -134,6 +134,7 @@ def fused(
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
+        batch = as_arrays(batch)
         return initial_state(passing(config, batch), key, batch)
 
     @documented_as(StepFn)

@@ -131,6 +131,7 @@ def messages(
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
+        batch = as_arrays(batch)
         return initial_state(passing(config, batch), key, batch)
 
     @documented_as(StepFn)
