@@ -32,6 +32,10 @@ ROOMS = {
     "training": (
         # Split is whole, and the two interpreters agree in all six configurations.
         "training/test_equivalence.py::test_split_training_is_whole_training[u_shaped-cnn-linen-messages-residuals]",
+        "training/test_left_out.py::test_what_is_left_out_may_hold_anything[1-fused]",
+        "training/test_nonfinite.py::test_a_skipped_step_leaves_all_but_its_number_as_it_was[1-fused]",
+        "training/test_donation.py::test_a_state_in_hand_stays_valid[fused]",
+        "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[vanilla]",
         "training/test_links.py::test_with_a_link_on_every_crossing_fused_equals_messages",
     ),
     "populations": (
@@ -41,6 +45,7 @@ ROOMS = {
     "commands": ("party/test_command.py::test_the_version_is_said",),
     "rounds": (
         "rounds/test_averages.py::test_splitfed_with_one_local_step_of_sgd_is_large_batch_sgd",
+        "rounds/test_nonfinite_rounds.py::test_of_several_rounds_the_first_bad_step_is_named",
         "rounds/test_turns.py::test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else",
     ),
     "costing": (

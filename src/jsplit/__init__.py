@@ -57,8 +57,8 @@ from jsplit.training.fused import fused
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
 from jsplit.training.hyperparams import set_hyperparams
 from jsplit.training.messages import messages
-from jsplit.training.nonfinite import NotFinite
 from jsplit.training.staleness import stale
+from jsplit.training.verdicts import NotFinite
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [

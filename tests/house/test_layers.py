@@ -36,8 +36,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "finite base typed_jax arrays foreign checks federation files ids tables trainer "
-        "donation keys links paths checkpoint placement trees"
+        "finite base typed_jax arrays donation foreign checks federation files ids tables trainer "
+        "keys links paths checkpoint placement trees"
     ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags conv_choice "
@@ -60,12 +60,12 @@ INSIDE = {
         "class_numbers config export global_norm hyperparams kinds left_out signatures "
         "staleness vjp walk cotangents crossing losses meshes metrics optimizers "
         "scalar_exchange configure executor segment_ops store sums step update initial "
-        "known activation_reads cotangent_reads passing nonfinite evaluating walks fused "
-        "messages"
+        "known activation_reads cotangent_reads passing nonfinite evaluating walks "
+        "microbatches fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (
-        "averages client_mesh restarts sharing state algorithm carry client_axis "
+        "averages client_mesh own_optimizers restarts sharing state algorithm carry client_axis "
         "for_each_client forms inputs round_method measuring all_steps programs "
         "round_metrics tables driver local_training synchronous split_learning baselines"
     ),

@@ -195,9 +195,7 @@ def calls_a_module(params, x):
 def test_a_model_whose_dropout_never_acts_is_warned_of_once_where_it_is_traced(
     model, options, layers
 ):
-    message = (
-        f"which in training do the same as in inference {layers}:"
-    )
+    message = f"the model has {layers}, which in training do the same as in inference:"
     part = jsplit.segment(model, **options)
     device, link = jsplit.Device(flops=1e9), jsplit.Network(bits=1e6)
     for traced in (

@@ -54,3 +54,9 @@ def refused(message, call):
         call()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def well(info):
+    """Whether all was finite and in range, in a step, a round or an evaluation."""
+    assert info.finite is not None
+    return bool(info.finite.all())

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, check_order, names_in, one_model
 from jsplit.core.files import file_of, to_disk
 from jsplit.core.keys import is_key
@@ -73,7 +74,7 @@ def save(
         The files written.
 
     Raises:
-        ValueError: if there is no such client.
+        ValueError: if there is no such client, or the state is used up.
         OSError: if a file cannot be written; an older one is then as it
             was.
 
@@ -88,6 +89,8 @@ def save(
         >>> [file.name for file in files]
         ['client.npz']
     """
+    # Before the first file: an older checkpoint stays whole.
+    refuse_used_up(state)
     if client is not None:
         state = one_model(state, client)
     files: list[Path] = []

@@ -12,12 +12,12 @@ USED = (RuntimeError, ValueError)
 """What JAX raises where an array is read that has been donated."""
 
 
-def refuse_used_up(state: PyTree, error: Exception) -> None:
-    """Name the cause, if a call failed since it was given a state that is used up.
+def refuse_used_up(state: PyTree, error: Exception | None = None) -> None:
+    """Name the cause, if a call fails since it was given a state that is used up.
 
     Args:
         state: that the call was given.
-        error: that it raised.
+        error: that it raised; none where it is asked before anything is read.
 
     Raises:
         ValueError: saying what to do.

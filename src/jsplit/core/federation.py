@@ -14,6 +14,7 @@ from typing import NamedTuple, SupportsIndex
 import jax
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.donation import refuse_used_up
 
 _SHOWN = 5  # names in an error
 
@@ -91,6 +92,7 @@ class Federation(NamedTuple):
             >>> trainer.predict(south, {"x": fields["x"]})["output"].shape
             (3,)
         """
+        refuse_used_up(self)
         number = number_of(self, client)
 
         def row(x: jax.Array) -> jax.Array:
@@ -174,8 +176,11 @@ def one_model(state: object, client: int | str | None) -> TrainState:
         links are those of any client where none is named.
 
     Raises:
-        ValueError: if a client is needed, or there is no such client.
+        ValueError: if a client is needed, there is no such client, or the state
+            is used up.
     """
+    # Whoever asks for a model reads its arrays.
+    refuse_used_up(state)
     if isinstance(state, TrainState):
         if client is not None:
             raise ValueError(

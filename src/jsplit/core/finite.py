@@ -83,6 +83,16 @@ class Finite:
         return found
 
 
+def together(found: Sequence[Finite | None]) -> Finite | None:
+    """The flags of several batches of one evaluation as those of one."""
+    flags = [x.flags for x in found if x is not None]
+    if not flags or found[0] is None:
+        return None
+    return Finite(
+        {p: jnp.stack([x[p] for x in flags]).all(0) for p in flags[0]}, found[0].names
+    )
+
+
 def is_finite(tree: object) -> jax.Array:
     """Whether every floating number of a pytree is finite, bool []."""
     found = [

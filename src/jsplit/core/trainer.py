@@ -69,8 +69,8 @@ class StepFn(Protocol):
         differentiated, and each party's optimizer updates its own
         parameters.
 
-        The state that goes in is used up, since its buffers are
-        donated; go on with the one that comes out.
+        The state that goes in stays valid, unless the trainer was made
+        with `donate=True`: then go on with the one that comes out.
 
         Args:
             state: of all parties, from `init` or the step before.
@@ -87,6 +87,8 @@ class StepFn(Protocol):
         Raises:
             ValueError: if a field is lacking or unknown, or batch
                 axes differ.
+            NotFinite: if it leaves what is not finite, and the trainer
+                refuses that.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -133,6 +135,8 @@ class EvaluateFn(Protocol):
             ValueError: if a field is lacking or unknown, batch axes
                 differ, a set holds no batch, or a metric cannot be
                 computed.
+            NotFinite: if a loss is not finite or a class number out of
+                range, and the trainer refuses that.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -197,8 +201,7 @@ class Trainer(NamedTuple):
             `InitFn`.
         step: `step(state, batch, weight=None) -> (state, info)`
             trains on one batch, see `StepFn`. The state that goes in
-            is used up (its buffers are donated); go on with the one
-            that comes out.
+            stays valid, unless the trainer donates it.
         evaluate: `evaluate(state, batch, weight=None) -> info`
             computes losses and metrics of a batch, or of several, in
             inference mode, see `EvaluateFn`.

@@ -36,6 +36,7 @@ def cost(
     optimizer: Optimizers | None = None,
     links: Mapping[str, Link | tuple[Link | None, Link | None]] | None = None,
     microbatches: int = 1,
+    nonfinite: str = "refuse",
 ) -> Cost:
     """What one training step costs each party, before anything runs.
 
@@ -54,6 +55,7 @@ def cost(
         links: What happens to values on their way, by the name of the
             value: a link, or a pair of them (activation, cotangent).
         microbatches: Into how many parts each batch is divided.
+        nonfinite: As of the trainer: `"skip"` sends a number of each party.
 
     Returns:
         A `Cost`: by party, for both backward modes. `print` shows tables,
@@ -82,7 +84,9 @@ def cost(
     # There must be some; plain SGD keeps no state, so it adds nothing to the memory.
     optimizer = optax.sgd(1.0) if optimizer is None else optimizer
     configs = {
-        mode: configure(topology, optimizer, links, mode, microbatches)
+        mode: configure(
+            topology, optimizer, links, mode, microbatches, nonfinite=nonfinite
+        )
         for mode in MODES
     }
     config = configs[MODES[0]]
@@ -123,6 +127,7 @@ def cost(
             optimizer=optimizer,
             links=links,
             microbatches=microbatches,
+            nonfinite=nonfinite,
         )
 
     # Cached: in a whole run many clients have a last step of the same size.

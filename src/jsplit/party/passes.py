@@ -16,6 +16,7 @@ from jsplit.party.connection.network import RolledBack
 from jsplit.party.contract.record_order import Records
 from jsplit.party.process import PartyRun
 from jsplit.party.task import Task, TaskKind
+from jsplit.training.verdicts import NotFinite
 
 _log = logging.getLogger("jsplit.party")
 _DONE = 1 << 62
@@ -58,6 +59,10 @@ def passes(
                 me.network.finished(step)
             _part_from_all(me)
             return state, found
+        except NotFinite as error:
+            # Others would wait for this party, which cannot go on.
+            me.network.refuse(f"`{me.party}`: {error}")
+            raise
         except RolledBack:
             # Another party has come again and has nothing yet, so all begin anew.
             continue

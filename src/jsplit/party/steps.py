@@ -19,7 +19,7 @@ from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
 from jsplit.party.results import Metrics, Result
-from jsplit.training.nonfinite import NotFinite
+from jsplit.training.verdicts import NotFinite
 
 _log = logging.getLogger("jsplit.party")
 

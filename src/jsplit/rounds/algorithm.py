@@ -29,7 +29,7 @@ class InitClients(Protocol):
 class TrainRound(Protocol):
     """`step(state, round) -> (state, info)`: train one round."""
 
-    # The state that goes in is used up: its buffers are donated.
+    # The state that goes in stays valid, unless the trainer donates it.
     def __call__(
         self, state: Federation, round: Round
     ) -> tuple[Federation, RoundInfo]: ...

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import Info, PyTree
-from jsplit.core.finite import Finite
+from jsplit.core.finite import Finite, Watched
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.losses import info_of
-from jsplit.training.nonfinite import all_watched
+from jsplit.training.nonfinite import all_measured, all_watched
 from jsplit.training.walk import Store
 
 # NumPy where a round is drawn, JAX inside the program that runs it.
@@ -81,13 +81,18 @@ class LossSums(NamedTuple):
     bad: jax.Array
 
 
-def zero_losses(config: Config) -> LossSums:
+def looked_at(config: Config, training: bool) -> Watched:
+    """Return the names of the flags of a round: of what steps leave, or losses alone."""
+    return all_watched(config) if training else all_measured(config)
+
+
+def zero_losses(config: Config, training: bool = True) -> LossSums:
     """Return the sums before the first example."""
     dtype = jnp.result_type(float)
     # Each zero is an array of its own, since they are donated step by
     # step.
     losses = {x.name: jnp.zeros((), dtype) for x in config.topology.losses}
-    flags = {p: jnp.ones(len(names), bool) for p, names in all_watched(config)}
+    flags = {p: jnp.ones(len(names), bool) for p, names in looked_at(config, training)}
     return LossSums(losses, jnp.zeros((), dtype), flags, jnp.zeros((), jnp.int32))
 
 
@@ -144,9 +149,11 @@ def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
     return RoundInfo(loss, losses, each, sums.examples)
 
 
-def finite_of_round(config: Config, sums: LossSums) -> Finite | None:
+def finite_of_round(
+    config: Config, sums: LossSums, training: bool = True
+) -> Finite | None:
     """Return what of a round was not finite, from sums by client or of all together."""
-    names = all_watched(config)
+    names = looked_at(config, training)
     if not names:
         return None
     flags = {p: sums.flags[p].reshape(-1, len(of)).all(0) for p, of in names}

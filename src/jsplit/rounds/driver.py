@@ -30,8 +30,8 @@ from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.configure import fields_of
-from jsplit.training.nonfinite import refuse_round
 from jsplit.training.store import layout_of
+from jsplit.training.verdicts import refuse_evaluation, refuse_round
 
 
 def make_algorithm(method: RoundMethod) -> Algorithm:
@@ -184,6 +184,8 @@ class _Driver:
             ValueError: if `round` is no round, lacks a field, is of another
                 number of clients than the state, or a metric cannot be
                 computed.
+            NotFinite: if a loss is not finite or a class number out of
+                range, and the trainer refuses that.
         """
         check_round(round, self.needed | self.metrics.fields)
         arrays = self._arrays(state, round)
@@ -195,6 +197,7 @@ class _Driver:
         except USED as error:
             refuse_used_up(state, error)
             raise
+        refuse_evaluation(self.method.config.nonfinite, info.finite)
         self.method.scalars.warn(int(round.steps.sum()), 3)
         info = _first_clients(info, len(round.client))
         return self.metrics.add(info, carry, key, fields, round)

@@ -25,6 +25,7 @@ from jsplit.rounds.carry import (
     info_of_round,
     put_rows,
     rows_of,
+    zero_losses,
 )
 from jsplit.rounds.client_mesh import over_clients
 from jsplit.rounds.sharing import Sharing, SharingTable
@@ -141,7 +142,7 @@ class ForEachClient:
         self.ragged, self.training = ragged, training
         # Of several clients at once, each device its part of them.
         axes = (None, 0, 0)
-        inits = jax.vmap(method.client_init, in_axes=axes)
+        inits = jax.vmap(self._init, in_axes=axes)
         self.clients_init = over_clients(inits, method.mesh, axes)
         axes = (0, 0, None, None, 0, 0)
         steps = jax.vmap(self._step, in_axes=axes)
@@ -180,15 +181,21 @@ class ForEachClient:
         if in_groups:
             mine, sums = _ungrouped((mine, sums))
 
-        info = info_of_round(self.config, sums)
+        finite = finite_of_round(self.config, sums, self.training)
+        info = info_of_round(self.config, sums)._replace(finite=finite)
         if not self.training:
             return carry, info
-        info = info._replace(finite=finite_of_round(self.config, sums))
         own = put_rows(own, arrays.client, mine)
         total = arrays.share.sum()
         new, memory = self.method.server_update(memory, shared, total)
         store = {**store, **new, **own}
         return RoundCarry(store, step + arrays.steps.sum(), memory), info
+
+    def _init(self, shared: Store, own: Store, step: jax.Array) -> Client:
+        """Return a client before its first step."""
+        client = self.method.client_init(shared, own, step)
+        # Who measures looks at losses alone, for nothing else moves.
+        return client._replace(sums=zero_losses(self.config, self.training))
 
     def _all_steps(
         self,
@@ -206,7 +213,7 @@ class ForEachClient:
                 reads, weight = arrays.reads[s], arrays.weight[s]
                 return self._step(client, None, key, fields, reads, weight)
 
-            client = self.method.client_init(shared.store, own, step)
+            client = self._init(shared.store, own, step)
             return jax.lax.fori_loop(0, arrays.steps, one, client)
 
         def together(s: jax.Array, clients: Client) -> Client:

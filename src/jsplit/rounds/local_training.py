@@ -29,12 +29,13 @@ from jsplit.core.trainer import EvaluateFn, Trainer
 from jsplit.core.trees import combine, inexact_part
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.averages import add_clients, mean_of
-from jsplit.rounds.carry import add_losses, add_step, zero_losses
+from jsplit.rounds.carry import add_flags, add_losses, add_step, zero_losses
 from jsplit.rounds.client_mesh import CLIENTS, clients_mesh
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.measuring import losses_trainer
+from jsplit.rounds.own_optimizers import check_server
 from jsplit.rounds.restarts import going_on, restarted, starts_anew
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
@@ -72,10 +73,7 @@ def local_training(
         ValueError: naming the argument that does not fit.
     """
     config = check_trainer(trainer)
-    if server is not None and not isinstance(server, optax.GradientTransformation):
-        raise ValueError(
-            f"`server` must be an optax optimizer, got {type(server).__name__}."
-        )
+    check_server(server)
     mesh = clients_mesh(mesh, config)
     chunk = None if chunk is None else as_positive_int("chunk", chunk)
     if Sharing.CARRIED in sharing and (chunk or mesh):
@@ -148,7 +146,8 @@ class LocalTraining:
         """Measure all losses on one batch, in inference mode."""
         state = self.forms.one(client.store, key, client.step)
         info = self.measure(state, batch, weight)
-        return client._replace(sums=add_losses(client.sums, info.losses, count))
+        sums = add_losses(client.sums, info.losses, count)
+        return client._replace(sums=add_flags(sums, info.finite, client.step + 1))
 
     def client_final(self, shared: Shared, store: Store, share: jax.Array) -> Shared:
         """Carry on what is carried, and add to the sums of what is averaged."""

@@ -22,6 +22,7 @@ from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
 from jsplit.rounds.measuring import fused_of
+from jsplit.rounds.own_optimizers import check_own
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
@@ -61,6 +62,8 @@ def synchronous(
             "`trainer` has micro-batches, which clients that step together do not: "
             "give each a smaller batch."
         )
+    if _has_own(sharing, clients):
+        check_own(config, clients)
     forms = StateForms(layout_of(config), sharing, mesh)
     method = Synchronous(trainer, config, forms, sharing, tuple(clients), mesh)
     trained = make_algorithm(method)
@@ -113,7 +116,12 @@ class Synchronous:
 
     def _train_step(self, count: int) -> TrainStep:
         """Return the step of a trainer of `count` clients at once."""
-        own = any(self.sharing.parties[p].params is Sharing.OWN for p in self.clients)
+        own = _has_own(self.sharing, self.clients)
         vmap = vmap_over_devices(self.mesh)
         many = vmap_clients(self.config, self.clients, count, own=own, vmap=vmap)
         return fused_of(many).step
+
+
+def _has_own(sharing: SharingTable, clients: Collection[str]) -> bool:
+    """Return whether each client has parameters of its own."""
+    return any(sharing.parties[p].params is Sharing.OWN for p in clients)

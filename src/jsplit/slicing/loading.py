@@ -17,6 +17,7 @@ import numpy as np
 
 from jsplit.core.base import Params, PartyState, PyTree, State, TrainState
 from jsplit.core.checkpoint import array_of, read
+from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
 from jsplit.core.paths import arrays_by_path, by_path, dotted
 from jsplit.core.trees import is_floating
@@ -181,6 +182,8 @@ def _places(
     state: TrainState | Federation, paths_of: Callable[[PyTree], list[str]]
 ) -> dict[_Place, _Wanted]:
     """Return the place of each weight and statistic of a state, in the order of its leaves."""
+    # Of a state that is used up optimizers would be gone, though weights come anew.
+    refuse_used_up(state)
     found: dict[_Place, _Wanted] = {}
     own = state.clients if isinstance(state, Federation) else None
     for party, held in state.parties.items():

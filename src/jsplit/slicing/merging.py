@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping
 import jax
 
 from jsplit.core.base import Params, PyTree, State, TrainState
+from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, one_model
 from jsplit.core.paths import Nested, Path, by_path, dotted, overlay
 
@@ -76,8 +77,8 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
         so that they outlive a step.
 
     Raises:
-        ValueError: if two trees hold the same leaf, or `like` has other
-            leaves.
+        ValueError: if two trees hold the same leaf, `like` has other
+            leaves, or a step has used up an array.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -86,6 +87,7 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
         >>> jax.tree.map(jnp.shape, jsplit.merge(stem, head))
         {'head': {'weight': (2,)}, 'stem': {'weight': (3,)}}
     """
+    refuse_used_up(trees)
     merged: dict[Hashable, PyTree] = {}
     for tree in trees:
         if not isinstance(tree, Mapping):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
+from jsplit.core.finite import together
 from jsplit.core.trainer import EvaluateFn
 from jsplit.core.trees import as_arrays, as_weight, batch_of
 from jsplit.topology.graph import Topology
@@ -164,7 +165,9 @@ def _of_set(
         name: _mean([info.losses[name] for info in infos], counts)
         for name in infos[0].losses
     }
-    return info_of(topology, losses)._replace(messages=tuple(messages)), rows
+    finite = together([info.finite for info in infos])
+    info = info_of(topology, losses)._replace(messages=tuple(messages), finite=finite)
+    return info, rows
 
 
 def _mean(terms: Sequence[jax.Array], counts: Sequence[ArrayLike]) -> jax.Array:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -30,15 +29,15 @@ from jsplit.training.configure import (
     fields_of,
 )
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
-from jsplit.training.nonfinite import Verdict, hold
+from jsplit.training.microbatches import run_microbatches
+from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.sums import total, zero_sums
+from jsplit.training.verdicts import Verdict
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
 
@@ -65,8 +64,8 @@ def fused(
         optimizer: one optax optimizer per party that owns parameters,
             over those of all its nodes; or one for all, each party with
             a state of its own. One that looks at all parameters
-            together, as `optax.clip_by_global_norm` does, sees those of
-            its party alone.
+            together sees those of its party alone; see
+            `jsplit.clip_by_global_norm` and `jsplit.with_loss`.
         links: by the name of a value that crosses, what happens to it:
             one `Link` for the activation and for its cotangent, or a
             pair (activation, cotangent), either of which may be `None`.
@@ -129,7 +128,7 @@ def fused(
     )
     devices = one_mesh(config)
     scalars = ScalarLosses()
-    train, measure, infer, judge = _programs(scalars.watch(config))
+    train, measure, infer, judge, judge_losses = _programs(scalars.watch(config))
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
 
@@ -164,10 +163,12 @@ def fused(
         check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
         try:
-            return measure(_swap_keys(state), _keys_of(state), batch, weight)
+            info, found = measure(_swap_keys(state), _keys_of(state), batch, weight)
         except USED as error:
             refuse_used_up(state, error)
             raise
+        judge_losses(info.finite)
+        return info, found
 
     @documented_as(PredictFn)
     def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
@@ -187,13 +188,14 @@ def fused(
 class _Programs(NamedTuple):
     """The three compiled programs of a trainer, of (state, keys, batch, ...) each.
 
-    `judge` looks at what the first one leaves.
+    `judge` looks at what the first one leaves, `judge_losses` at what the second gives.
     """
 
     train: Callable[..., tuple[TrainState, Info]]
     measure: Callable[..., tuple[Info, dict[Name, PyTree]]]
     infer: Callable[..., dict[str, PyTree]]
     judge: Verdict
+    judge_losses: Verdict
 
 
 def _programs(config: Config) -> _Programs:
@@ -201,7 +203,8 @@ def _programs(config: Config) -> _Programs:
     topology, layout = config.topology, layout_of(config)
     walked = with_batch_sharding(config)
     walks = walks_of(walked)
-    judge = Verdict(config, walks.flags)
+    judge = Verdict(config.nonfinite, all_watched(config))
+    judge_losses = Verdict(config.nonfinite, all_measured(config))
 
     # Within a trace, where shapes are known, and with them what nobody reads.
     def walks_for(batch: Fields) -> Walks:
@@ -224,7 +227,7 @@ def _programs(config: Config) -> _Programs:
         if config.microbatches == 1:
             execute(walks.train.ops, store)
         else:
-            _run_microbatches(walked, walks, store)
+            run_microbatches(walked, walks, store)
             execute(walks.finish.ops, store)
         info = losses_in(store)._replace(finite=judge.finite(store))
         return _swap_keys(save_back(layout, store)), info
@@ -234,7 +237,8 @@ def _programs(config: Config) -> _Programs:
     ) -> tuple[Info, dict[Name, PyTree]]:
         store = start(state, keys, batch, weight)
         execute(walks_for(batch).measure.ops, store)
-        return losses_in(store), {name: store[name] for name in walks.observed}
+        info = losses_in(store)._replace(finite=judge_losses.finite(store))
+        return info, {name: store[name] for name in walks.observed}
 
     def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
         store = start(state, keys, fields)
@@ -249,6 +253,7 @@ def _programs(config: Config) -> _Programs:
         jit(measure, kernels),
         jit(infer, kernels),
         judge,
+        judge_losses,
     )
 
 
@@ -284,35 +289,3 @@ def _swap_keys(state: TrainState, keys: _Keys | None = None) -> TrainState:
         key: PyTree = keys[party] if keys else None
         found[party] = PartyState(params, own, optimizer, links, key, step)
     return TrainState(found)
-
-
-def _run_microbatches(config: Config, walks: Walks, store: Store) -> None:
-    """Run forward and backward passes over each part of the batch in turn.
-
-    Afterwards the store holds the sums of gradients, and the means of
-    losses.
-    """
-    count, ops = config.microbatches, walks.train.ops
-    divided = {n: x for n, x in store.items() if n.kind in (Kind.VALUE, Kind.WEIGHT)}
-    parts = jax.tree.map(
-        lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), divided
-    )
-    first = jax.tree.map(lambda x: x[0], parts)
-
-    # Statistics and memories of links go from part to part, as in
-    # `messages`.
-    carry = {n: x for n, x in store.items() if n.kind in (Kind.STATE, Kind.LINK)}
-    fixed = {n: x for n, x in store.items() if n not in divided and n not in carry}
-    carry |= zero_sums(ops, {**store, **first})
-    numbers = [Name(p, Kind.MICRO) for p in config.topology.parties]
-
-    def body(carry: Store, part: tuple[Store, jax.Array]) -> tuple[Store, None]:
-        fields, number = part
-        store = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
-        execute(ops, store)
-        return {n: store[n] for n in carry}, None
-
-    carry, _ = jax.lax.scan(body, carry, (parts, jnp.arange(count)))
-    store.update(carry)
-    for name in walks.losses:
-        store[name] = store[total(name)] / count

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import one_of
+from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
 
 _Held = TypeVar("_Held", TrainState, Federation)
@@ -59,6 +60,7 @@ def set_hyperparams(
             "`values` must be a dictionary of numbers by the names of hyperparameters, got "
             f"{type(values).__name__}."
         )
+    refuse_used_up(state)
     if party is not None:
         one_of("party", party, [*state.parties])
     found: set[str] = set()

@@ -1,8 +1,8 @@
 """An example of weight 0 is left out, whatever it holds.
 
-Zeros stand in the place of its fields wherever they are read, and of its loss. A
-product with 0 would not do: it keeps NaN and infinity, in the loss and again in
-every backward product.
+Another example's fields stand in the place of its own wherever they are read, and 0 in that
+of its loss. A product with 0 would not do: it keeps NaN and infinity, in the loss and again
+in every backward product. Nor would fields of zeros, at which a model may have no gradient.
 """
 
 from __future__ import annotations
@@ -32,25 +32,40 @@ def normalise_weight(weight: ArrayLike | None) -> jax.Array | None:
     return weight * scale
 
 
-def zeros_for_left_out(weight: jax.Array | None, tree: PyTree) -> PyTree:
-    """A field, or what a loss gives for each example, with zeros for what is left out.
+def zeros_for_left_out(weight: jax.Array, result: jax.Array) -> jax.Array:
+    """What a loss gives for each example, [batch, ...], with zeros for what is left out."""
+    return jnp.where(_shaped(weight != 0, result), result, 0)
+
+
+def rows_for_left_out(weight: jax.Array, tree: PyTree) -> PyTree:
+    """A field, with a row that counts in the place of each that is left out.
 
     Args:
-        weight: how much each example counts, [batch]; `None`: all count alike.
+        weight: how much each example counts, [batch].
         tree: of arrays [batch, ...].
 
     Returns:
-        The tree; without weights the very same, so that whoever compares by identity
-        finds it again.
+        The tree: whatever a row of weight 0 held, the same.
     """
-    if weight is None:
-        return tree
+    counts, places = weight != 0, jnp.arange(weight.size)
+    # The nearest before it, which in a batch of several clients is its own client's:
+    # statistics of BatchNorm are of whatever stands there.
+    before = jax.lax.cummax(jnp.where(counts, places, -1))
+    rows = jnp.where(before < 0, jnp.argmax(counts), before)
 
-    def zeroed(x: jax.Array) -> jax.Array:
-        counts = (weight != 0).reshape(-1, *[1] * (jnp.ndim(x) - 1))
-        return jnp.where(counts, x, jnp.zeros((), jnp.result_type(x)))
+    def replaced(x: jax.Array) -> jax.Array:
+        # Where nothing counts, as in the last of micro-batches, there is no such row. At
+        # 1 most of what has a pole at 0 has a gradient, and 0 is in every table.
+        floating = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        none = jnp.asarray(1 if floating else 0, jnp.result_type(x))
+        return jnp.where(counts.any(), jnp.asarray(x)[rows], none)
 
-    return jax.tree.map(zeroed, tree)
+    return jax.tree.map(replaced, tree)
+
+
+def _shaped(flags: jax.Array, x: jax.Array) -> jax.Array:
+    """Flags of examples, [batch], to be broadcast over an array [batch, ...]."""
+    return flags.reshape(-1, *[1] * (jnp.ndim(x) - 1))
 
 
 def fields_for(
@@ -59,19 +74,22 @@ def fields_for(
     values: Sequence[PyTree],
     fields: Sequence[str],
 ) -> list[PyTree]:
-    """What a node or loss reads, with zeros in its fields for what is left out.
+    """What a node or loss reads, with other rows in its fields for what is left out.
 
     Args:
-        weight: as above.
+        weight: how much each example counts, [batch]; `None`: all count alike.
         names: of what it reads.
         values: what it reads, in the same order.
-        fields: which names are fields; all else was computed from fields with zeros
-            for what is left out.
+        fields: which names are fields; all else was computed from fields that were
+            replaced so.
 
     Returns:
-        The values.
+        The values; without weights the very same, so that whoever compares by identity
+        finds them again.
     """
+    if weight is None:
+        return list(values)
     return [
-        zeros_for_left_out(weight, x) if name in fields else x
+        rows_for_left_out(weight, x) if name in fields else x
         for name, x in zip(names, values, strict=True)
     ]

@@ -35,11 +35,13 @@ from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
-from jsplit.training.nonfinite import Verdict, hold
+from jsplit.training.microbatches import part_of
+from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
+from jsplit.training.verdicts import Verdict
 from jsplit.training.walk import Name, Store, Walk
 from jsplit.training.walks import Walks, walks_of
 
@@ -121,7 +123,8 @@ def messages(
     programs_for = _by_shapes(scalars.watch(config), layout)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
-    combine, judge = _combine(config), Verdict(config, walks.flags)
+    combine, judge = _combine(config), Verdict(nonfinite, all_watched(config))
+    judge_losses = Verdict(nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
     known: dict[tuple, Message] = {}
@@ -166,7 +169,9 @@ def messages(
             refuse_used_up(state, error)
             raise
         losses = {n.what: store[n] for n in walks.losses}
-        info = combine(losses)._replace(messages=tuple(carrier.messages))
+        finite = judge_losses.finite(store)
+        info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
+        judge_losses(finite)
         return info, {name: store[name] for name in walks.observed}
 
     @documented_as(PredictFn)
@@ -261,7 +266,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     ) -> tuple[Store, dict[str, jax.Array]]:
         # No weights are a tree without leaves, so they are divided like
         # the fields.
-        parts = [_part((dict(batch), weight), m, count) for m in range(count)]
+        parts = [part_of((dict(batch), weight), m, count) for m in range(count)]
         store = load(layout, state, *parts[0])
         hold(layout, store, config.nonfinite)
         store.update(zeros_for(state, parts[0][0]))
@@ -278,18 +283,6 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         return store, {n.what: store[total(n)] / count for n in walks.losses}
 
     return in_parts
-
-
-def _part(tree: PyTree, number: int, count: int) -> PyTree:
-    """One of `count` equal parts of every array, along its first axis."""
-
-    def cut(x: jax.Array) -> jax.Array:
-        # A slice of what the caller gave, NumPy or JAX: no copy before
-        # it is needed.
-        size = len(x) // count
-        return x[number * size : (number + 1) * size]
-
-    return jax.tree.map(cut, tree)
 
 
 def _combine(config: Config) -> Callable[[dict[str, jax.Array]], Info]:

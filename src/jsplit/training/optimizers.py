@@ -10,13 +10,18 @@ import functools
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import ClosedJaxpr
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line, warn_user
+from jsplit.core.typed_jax import is_traced
+from jsplit.jaxprs.flat import flatten
+from jsplit.jaxprs.slices import backward_slice
 from jsplit.training.global_norm import ClipUpdate, ValueUpdate
 
 _PER_EXAMPLE = (
@@ -58,8 +63,8 @@ def _within(x: object) -> list[object]:
     if isinstance(x, types.FunctionType):
         cells = [c.cell_contents for c in x.__closure__ or () if _is_filled(c)]
         return [*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-    # An object that holds others, as a dataclass does.
-    return list(vars(x).values()) if callable(x) and hasattr(x, "__dict__") else []
+    # An object that holds others, as a dataclass or `optax.MultiSteps` does.
+    return list(vars(x).values()) if hasattr(x, "__dict__") else []
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -82,8 +87,7 @@ def norms_of(optimizers: Mapping[str, optax.GradientTransformation]) -> tuple[st
     """
     found = {}
     for party, optimizer in optimizers.items():
-        clips = [x for x in parts_of(optimizer) if isinstance(x, ClipUpdate)]
-        names = sorted(x.name for x in clips)
+        names = sorted(x.name for x in clips_of(optimizer))
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
@@ -98,6 +102,24 @@ def norms_of(optimizers: Mapping[str, optax.GradientTransformation]) -> tuple[st
             f"must stand in the optimizer of each that owns parameters; got {said}."
         )
     return next(iter(found.values()), ())
+
+
+def clips_of(optimizer: optax.GradientTransformation) -> list[ClipUpdate]:
+    """The clip_by_global_norm in an optimizer."""
+    return [x for x in parts_of(optimizer) if isinstance(x, ClipUpdate)]
+
+
+def needs_loss(optimizer: optax.GradientTransformation) -> bool:
+    """Whether an optimizer does not run without the loss."""
+    # Optax names what it needs beyond gradients; `optax.chain` hides it from the outside.
+    found = (x for x in parts_of(optimizer) if isinstance(x, types.FunctionType))
+    return any(map(_asks, found))
+
+
+def _asks(function: types.FunctionType) -> bool:
+    code = function.__code__
+    first = code.co_argcount
+    return "value" in code.co_varnames[first : first + code.co_kwonlyargcount]
 
 
 def wants_loss(optimizer: optax.GradientTransformation) -> bool:
@@ -167,7 +189,8 @@ def run_optimizer(
 
     def share(name: str, part: jax.Array) -> jax.Array:
         parts[name] = part
-        return part if sums is None else sums[name]
+        # A name that was not found before is refused by `first_memory_of`.
+        return part if sums is None else sums.get(name, part)
 
     extra: dict[str, object] = {"share": share}
     if value is not None:
@@ -203,28 +226,56 @@ def first_memory_of(
     """
     value = jnp.zeros((), jnp.result_type(float)) if has_loss else None
 
-    def tried(gradient: PyTree, memory: PyTree, weights: PyTree) -> PyTree:
+    # All are arguments: of what is closed over nothing would be traced.
+    def tried(weights: PyTree, memory: PyTree, sums: Mapping[str, jax.Array]) -> PyTree:
         _, after, parts = run_optimizer(
-            optimizer, gradient, memory, weights, value=value
+            optimizer, weights, memory, weights, value=value, sums=sums
         )
         return after, parts
 
+    # Those that it shares, whether or not its parts are right.
+    sums = {name: jnp.zeros((), jnp.result_type(float)) for name in names}
     try:
         memory = optimizer.init(weights)
-        after, parts = jax.eval_shape(tried, weights, memory, weights)
-    except jax.errors.UnexpectedTracerError:
-        raise ValueError(
-            f"`optimizer` of `{party}`: clip_by_global_norm stands within an optimizer "
-            "that runs it now and then, as optax.MultiSteps does; chain it before that."
-        ) from None
+        made = jax.make_jaxpr(tried, return_shape=True)
+        closed, (after, parts) = made(weights, memory, sums)
     except Exception as error:
         raise ValueError(_why(party, error, has_loss)) from error
     if {*parts} != {*names}:
         raise ValueError(
             f"`optimizer` of `{party}`: clip_by_global_norm stands where extra arguments "
-            "of its update do not reach it; chain it with the optimizer by optax.chain."
+            "of its update do not reach it, or is made only there, as within "
+            "optax.inject_hyperparams; chain it with the optimizer by optax.chain."
         )
+    if names:
+        _check_parts(party, cast(ClosedJaxpr, closed), len(names))
     return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
+
+
+def _check_parts(party: str, closed: ClosedJaxpr, norms: int) -> None:
+    """Refuse parts that cannot be known before the exchange.
+
+    Args:
+        party: whose.
+        closed: of the update; its last inputs are the sums, its last results the parts.
+        norms: how many there are.
+    """
+    flat = flatten(closed)
+    parts = flat.outvars[-norms:]
+    read = backward_slice(flat, parts).reads
+    # What is made in a branch is computed by nothing outside it: to JAX it is a constant.
+    if any(is_traced(flat.consts[x]) for x in parts if x in flat.consts):
+        raise ValueError(
+            f"`optimizer` of `{party}`: clip_by_global_norm stands within an optimizer "
+            "that runs it now and then, as optax.apply_if_finite does; chain it before "
+            "that."
+        )
+    if read & {*flat.invars[-norms:]}:
+        raise ValueError(
+            f"`optimizer` of `{party}` has clip_by_global_norm twice in sequence: the "
+            "second norm is known after the first is clipped, and a step exchanges all at "
+            "once. One alone is enough: the smaller."
+        )
 
 
 def _why(party: str, error: Exception, has_loss: bool) -> str:

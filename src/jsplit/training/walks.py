@@ -12,7 +12,7 @@ from jsplit.training.crossing import wires
 from jsplit.training.kinds import PERSISTENT, Kind, OpKind
 from jsplit.training.losses import loss_name
 from jsplit.training.metrics import observed_names
-from jsplit.training.nonfinite import check_ops, faults, flags_name
+from jsplit.training.nonfinite import check_ops, faults, flags_name, measuring_ops
 from jsplit.training.scalar_exchange import Exchange, rows_of, scalar_wires
 from jsplit.training.step import inference_ops, training_ops
 from jsplit.training.sums import accumulate_ops, total
@@ -107,11 +107,13 @@ def walks_of(config: Config) -> Walks:
     # Inference keeps nothing of a state: none of it may be lost when a
     # call is over.
     measure = inference_ops(config, topology.losses, topology.metrics)
+    checks = measuring_ops(config)
+    measured = (*losses, *observed_names(topology), *(op.writes[0] for op in checks))
     infer, observed = inference_ops(config), observed_names(topology)
     return Walks(
         train=Walk(tuple(train), kept),
         finish=Walk(tuple(finish), left),
-        measure=Walk(tuple(measure), frozenset((*losses, *observed))),
+        measure=Walk((*measure, *checks), frozenset(measured)),
         infer=Walk(tuple(infer), frozenset(outputs)),
         losses=losses,
         observed=observed,

@@ -36,9 +36,10 @@ from jsplit.training.executor import StoreLike
 from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.metrics import Rows, rows_of
-from jsplit.training.nonfinite import Verdict, hold
+from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
+from jsplit.training.verdicts import Verdict
 from jsplit.training.walk import Address, Store
 from jsplit.training.walks import all_wires, walks_of
 
@@ -94,7 +95,13 @@ class Local:
         self.like = cache(partial(payload_and_value, agreed, self.config, self.wires))
 
         walks = walks_of(self.config)
-        self.verdict = Verdict(self.config, [n for n in walks.flags if n.party == role])
+        # A party on its own machine has flags of its own alone.
+        own_names = [
+            tuple(x for x in names(self.config) if x[0] == role)
+            for names in (all_watched, all_measured)
+        ]
+        policy = self.config.nonfinite
+        self.judge, self.judge_losses = (Verdict(policy, x) for x in own_names)
         self.losses = [n for n in walks.losses if n.party == role]
         self.metrics = [x for x in self.topology.metrics if x.party == role]
         self.observed = [n for n in walks.observed if n.party == role]
@@ -178,12 +185,8 @@ class Local:
             self.finish.run(store, at)
             left = store
             found = {n.what: store[total(n)] / self.micros for n in self.losses}
-        self._judge(left, step)
+        self.judge(self.judge.finite(left), lambda: step + 1)
         return self._save_back(store), found
-
-    def _judge(self, left: StoreLike, step: int) -> None:
-        """Refuse a step that leaves what is not finite, if that was agreed on."""
-        self.verdict(self.verdict.finite(left), lambda: step + 1)
 
     def _load(self, state: PartyState, batch: Mapping[str, PyTree]) -> Store:
         weight = normalise_weight(batch.get(self.agreed.weight))
@@ -222,7 +225,7 @@ class Local:
         # Each step under way has a number of its own; the state has
         # that of its end.
         store = {**self._pipeline.store, layout.step: jnp.int32(step + 1)}
-        self._judge(own, step)
+        self.judge(self.judge.finite(own), lambda: step + 1)
         return self._save_back(store), {n.what: own[n] for n in self.losses}
 
     def _ahead(
@@ -268,6 +271,7 @@ class Local:
         """The losses that this party computes, in inference mode, and what its metrics read."""
         store = self._load(state, batch)
         self.measure.run(store, Wires(self, exchange, step, size))
+        self.judge_losses(self.judge_losses.finite(store))
         observed = {n: store[n] for n in self.observed}
         weight = batch.get(self.agreed.weight)
         rows = rows_of(self.topology, observed, batch, weight, size)
