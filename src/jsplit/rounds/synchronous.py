@@ -25,6 +25,7 @@ from jsplit.rounds.measuring import fused_of
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
+from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.store import layout_of
 from jsplit.training.walk import Store
@@ -51,8 +52,8 @@ def synchronous(
         The algorithm.
 
     Raises:
-        ValueError: if the trainer has micro-batches, or an argument does
-            not fit.
+        ValueError: if the trainer has micro-batches or a dynamic loss
+            scale, or an argument does not fit.
     """
     config = check_trainer(trainer)
     mesh = clients_mesh(mesh, config)
@@ -60,6 +61,12 @@ def synchronous(
         raise ValueError(
             "`trainer` has micro-batches, which clients that step together do not: "
             "give each a smaller batch."
+        )
+    if isinstance(config.loss_scale, DynamicScale):
+        # Each client's links have a memory of its own, and all clients are one step.
+        raise ValueError(
+            "`trainer` has a dynamic `loss_scale`, which clients that step together do "
+            "not: give it a number."
         )
     forms = StateForms(layout_of(config), sharing, mesh)
     method = Synchronous(trainer, config, forms, sharing, tuple(clients), mesh)

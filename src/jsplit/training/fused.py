@@ -29,6 +29,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
@@ -53,8 +54,9 @@ def fused(
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
-    nonfinite: str = "refuse",
+    nonfinite: str | None = None,
     donate: bool = False,
+    loss_scale: LossScale | None = None,
 ) -> Trainer:
     """Train a topology with each step compiled as one program.
 
@@ -100,6 +102,9 @@ def fused(
         donate: whether a step uses up the state that it is given, so that
             no second copy of parameters and optimizer state is in memory.
             A step that is interrupted then leaves none.
+        loss_scale: a number or a `DynamicScale`, for models in float16: by it
+            cotangents are multiplied where they begin, and gradients divided.
+            With a dynamic one, steps that overflow are skipped.
 
     Returns:
         A `Trainer`.
@@ -127,6 +132,7 @@ def fused(
         kernels,
         nonfinite,
         donate,
+        loss_scale,
     )
     devices = one_mesh(config)
     scalars = ScalarLosses()

@@ -29,6 +29,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.initial import initial_state
@@ -54,8 +55,9 @@ def messages(
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
-    nonfinite: str = "refuse",
+    nonfinite: str | None = None,
     donate: bool = False,
+    loss_scale: LossScale | None = None,
 ) -> Trainer:
     """Train a topology party by party, with every activation and cotangent sent explicitly.
 
@@ -88,6 +90,7 @@ def messages(
             values they found.
         donate: whether a step uses up the parameters and optimizer states
             that it is given.
+        loss_scale: by what cotangents are multiplied, as for `fused`.
 
     Returns:
         A `Trainer`.
@@ -116,6 +119,7 @@ def messages(
         kernels,
         nonfinite,
         donate,
+        loss_scale,
     )
     scalars = ScalarLosses()
     layout, walks = layout_of(config), walks_of(config)
