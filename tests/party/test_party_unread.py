@@ -46,7 +46,7 @@ def test_parties_send_what_messages_sends_and_learn_the_same():
         },
         "client": {down.format(name): ["mask"]},
     }
-    assert agreed["format"] == "jsplit agreement 2"
+    assert agreed["format"] == "jsplit agreement 3"
     trainer = jsplit.messages(Problem.topology, optax.sgd(0.1))
     _, info = trainer.step(trainer.init(0, BATCH), BATCH)
     sent = [jax.tree.leaves(agreed.value(wire, 8)) for wire in agreed.wires]
@@ -78,7 +78,7 @@ def test_a_file_says_what_does_not_cross_and_is_read_back(tmp_path):
     agreed = agreed_for(Problem)
     assert party.read(party.write(tmp_path / "agreement.json", agreed)) == agreed
     everything = agreed.replace(unread={})
-    assert everything["format"] == "jsplit agreement 1"
+    assert everything["format"] == "jsplit agreement 3"
     assert everything.schema != agreed.schema
 
 

@@ -244,4 +244,6 @@ def _infer(
     local.scalars.warn(steps, 4)
     losses, rows = zip(*found, strict=True)
     metrics = compute_metrics(local.topology, local.metrics, rows)
-    return Result(state, at, means(task, losses), metrics=metrics)
+    # In the order in which all went through their records.
+    counts = mine.take(np.arange(count)).get(agreed.weight)
+    return Result(state, at, means(task, losses, counts), metrics=metrics)

@@ -125,7 +125,7 @@ def prepare(
     first = _example_of(next(iter(records.values())))
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
-    like = local.init(first)
+    like = local.init({f: x for f, x in first.items() if f != agreed.weight})
     frames = Frames(agreed, party, task, local, shapes_of_learned(like))
     frames.check()
     store: Checkpoints = InMemory()
@@ -195,7 +195,10 @@ def _records_of(
             its = ids[client]
         # Of a client they are one's own, and never by client.
         found[client] = Records(
-            given, cast("Iterable[Id] | None", its), key=agreed.schema
+            given,
+            cast("Iterable[Id] | None", its),
+            key=agreed.schema,
+            weight=agreed.weight,
         )
     return found
 
@@ -211,8 +214,8 @@ def _chosen(
     for field in fields:
         if field not in given:
             raise ValueError(
-                f"`data`{of_client(client)} lacks the field `{field}`, "
-                f"which `{party}` holds; it has {', '.join(given) or 'none'}."
+                f"`data`{of_client(client)} lacks `{field}`, which by the agreement "
+                f"`{party}` has; it has {', '.join(given) or 'none'}."
             )
     return {field: given[field] for field in fields}
 

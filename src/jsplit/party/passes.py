@@ -77,13 +77,27 @@ def _part_from_all(me: PartyRun) -> None:
     network.leave("", network.awaited())
 
 
-def means(task: Task, losses: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """The mean of each loss over all records, from those of batches, by name."""
+def means(
+    task: Task,
+    losses: Sequence[Mapping[str, np.ndarray]],
+    counts: PyTree = None,
+) -> dict[str, float]:
+    """The mean of each loss over all records, from those of batches, by name.
+
+    Args:
+        task: what all are at.
+        losses: of each batch.
+        counts: how much each record counts, in the order of the batches; by default
+            all count alike.
+    """
     # The last batch may be smaller, and counts as much less.
-    sizes = np.array([task.size_of(step) for step in range(task.steps)])
-    weights = sizes / task.records
+    sizes = [task.size_of(step) for step in range(task.steps)]
+    each = np.ones(sum(sizes)) if counts is None else np.asarray(counts, float)
+    of_batch = [x.sum() for x in np.split(each, np.cumsum(sizes)[:-1])]
+    weights = np.array(of_batch) / max(sum(of_batch), np.finfo(float).tiny)
     found = {}
     for name in losses[0]:
-        terms = [w * x[name] for w, x in zip(weights, losses, strict=True)]
+        # A batch in which nothing counts has a loss of no record.
+        terms = [w * x[name] for w, x in zip(weights, losses, strict=True) if w]
         found[name] = float(sum(terms))
     return found

@@ -19,6 +19,7 @@ from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
 from jsplit.party.results import Metrics, Result
+from jsplit.training.nonfinite import NotFinite
 
 _log = logging.getLogger("jsplit.party")
 
@@ -53,6 +54,10 @@ class Training:
                 _log.info("%s goes back: another party has come back", self.me.party)
             except Stopped:
                 return self._leave_waiting()
+            except NotFinite as error:
+                # Others would wait for this party, which cannot go on.
+                self.me.network.refuse(f"`{self.me.party}`: {error}")
+                raise
 
     def _steps(self) -> tuple[PartyState, bool]:
         """All steps from where all stand; the state, and whether it was asked to stop."""

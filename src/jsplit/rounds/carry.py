@@ -108,7 +108,8 @@ def add_flags(sums: LossSums, finite: Finite | None, step: jax.Array) -> LossSum
     if finite is None:
         return sums
     flags = {p: x & finite.flags[p] for p, x in sums.flags.items()}
-    first = jnp.where(finite.all(), 0, step)
+    # In the dtype of the carry, also where numbers are of 64 bits.
+    first = jnp.where(finite.all(), 0, step).astype(sums.bad.dtype)
     return sums._replace(flags=flags, bad=jnp.where(sums.bad > 0, sums.bad, first))
 
 

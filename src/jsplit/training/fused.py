@@ -31,13 +31,12 @@ from jsplit.training.configure import (
 )
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.nonfinite import Verdict, hold
-from jsplit.training.passing import passing
+from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
@@ -142,7 +141,7 @@ def fused(
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return initial_state(passing(config, batch), key, batch)
+        return first_state(config, key, batch)
 
     @documented_as(StepFn)
     def step(

@@ -32,13 +32,12 @@ from jsplit.training.configure import (
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
-from jsplit.training.initial import initial_state
 from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.nonfinite import Verdict, hold
-from jsplit.training.passing import passing
+from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
@@ -133,7 +132,7 @@ def messages(
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return initial_state(passing(config, batch), key, batch)
+        return first_state(config, key, batch)
 
     @documented_as(StepFn)
     def step(

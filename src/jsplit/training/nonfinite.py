@@ -6,17 +6,17 @@ and if anybody found something all keep what they had.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.base import PyTree
 from jsplit.core.finite import Finite, Watched, is_finite, names_by_party
 from jsplit.core.typed_jax import is_traced
 from jsplit.training.config import Config
+from jsplit.training.executor import StoreLike
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.loss_scale import is_scale, scale_ops, scaled_gradients
 from jsplit.training.losses import loss_name, range_name
@@ -24,7 +24,7 @@ from jsplit.training.scalar_exchange import Exchange, exchange_ops
 from jsplit.training.store import Layout, layout_of
 from jsplit.training.sums import total
 from jsplit.training.update import gradient_names, proposed, updated
-from jsplit.training.walk import Address, Name, Op, Store
+from jsplit.training.walk import Name, Op, Store
 
 
 def faults(config: Config) -> Exchange:
@@ -184,9 +184,11 @@ class Verdict:
 
     def __init__(self, config: Config, flags: Sequence[Name]):
         self.policy, self.flags = config.nonfinite, flags
-        self.names = all_watched(config)
+        # A party on its own machine has flags of its own alone.
+        parties = {name.party for name in flags}
+        self.names = tuple(x for x in all_watched(config) if x[0] in parties)
 
-    def finite(self, store: Mapping[Address, PyTree]) -> Finite | None:
+    def finite(self, store: StoreLike) -> Finite | None:
         """The flags of a step, with the names of what they are about."""
         if self.policy == "allow":
             return None

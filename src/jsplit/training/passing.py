@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
-from jsplit.core.base import PyTree
-from jsplit.core.trees import abstract
+import jax
+
+from jsplit.core.base import PyTree, TrainState
+from jsplit.core.trees import abstract, as_arrays
 from jsplit.training.activation_reads import unread_activations
 from jsplit.training.config import Config
+from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.cotangent_reads import unread_cotangents
+from jsplit.training.initial import initial_state
 from jsplit.training.known import Known, Unread, known_of
 from jsplit.training.walk import Wire
 
@@ -60,6 +64,23 @@ class Agreed:
 def passing(config: Config, batch: Mapping[str, PyTree]) -> Config:
     """The configuration for batches of some shapes, with what does not cross of them."""
     return config._replace(passing=Passing(config, abstract(dict(batch))))
+
+
+def first_state(
+    config: Config, key: jax.Array | int, batch: Mapping[str, PyTree]
+) -> TrainState:
+    """The first state of all parties; what does not cross has no memory of a link.
+
+    Args:
+        config: of the training.
+        key: a PRNG key or a seed.
+        batch: as the user gave it.
+    """
+    batch = as_arrays(batch)
+    # Before anything is traced: an error of a field names it.
+    needed = fields_of(config.topology, losses=True)
+    check_batch(config.topology, batch, needed, config.microbatches)
+    return initial_state(passing(config, batch), key, batch)
 
 
 def claims_of(known: Known) -> Claims:

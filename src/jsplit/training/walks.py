@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jsplit.training.config import Config
+from jsplit.training.crossing import wires
 from jsplit.training.kinds import PERSISTENT, Kind, OpKind
 from jsplit.training.losses import loss_name
 from jsplit.training.metrics import observed_names
-from jsplit.training.nonfinite import check_ops, flags_name
+from jsplit.training.nonfinite import check_ops, faults, flags_name
+from jsplit.training.scalar_exchange import Exchange, rows_of, scalar_wires
 from jsplit.training.step import inference_ops, training_ops
 from jsplit.training.sums import accumulate_ops, total
-from jsplit.training.update import update_ops
-from jsplit.training.walk import Name, Op, Walk
+from jsplit.training.update import exchanges, norms, update_ops
+from jsplit.training.walk import Name, Op, Walk, Wire
 
 
 class Walks(NamedTuple):
@@ -54,6 +59,29 @@ def step_ops(config: Config) -> tuple[list[Op], list[Op]]:
         # The last turns of the backward pass then update as well.
         return train + finish, []
     return train + accumulate_ops(config), finish
+
+
+def scalar_exchanges(config: Config) -> list[Exchange]:
+    """Every sum that parties exchange in a step."""
+    skips = config.nonfinite == "skip"
+    return [*exchanges(config), *([faults(config)] if skips else [])]
+
+
+def all_wires(config: Config) -> list[Wire]:
+    """Every message of a training step: activations, cotangents, and numbers for sums."""
+    found = wires(config.topology)
+    for exchange in scalar_exchanges(config):
+        found += scalar_wires(config.topology, exchange)
+    return found
+
+
+def scalar_shape(config: Config, wire: Wire) -> jax.ShapeDtypeStruct:
+    """The shape of a message of an exchange."""
+    exchange = next(x for x in scalar_exchanges(config) if x.name == wire.what)
+    count = len(config.norms) if exchange.name == norms(config).name else 1
+    rows = rows_of(config.topology, exchange, wire)
+    shape = (count,) if rows is None else (rows, count)
+    return jax.ShapeDtypeStruct(shape, jnp.result_type(float))
 
 
 def walks_of(config: Config) -> Walks:

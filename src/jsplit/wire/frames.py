@@ -30,8 +30,9 @@ KINDS = (
     "activation",
     "cotangent",
     "weights",
+    "scalar",
 )
-CARRIERS = ("activation", "cotangent", "weights")
+CARRIERS = ("activation", "cotangent", "weights", "scalar")
 """The kinds that carry values; the body of all others is JSON."""
 
 _NO_RUN = bytes(RUN)

@@ -19,8 +19,8 @@ class Crossing:
     """One value that crosses one way.
 
     Attributes:
-        kind: `"activation"`, `"cotangent"`, or `"weights"` for what is
-            handed over.
+        kind: `"activation"`, `"cotangent"`, `"scalar"` for numbers that
+            all add up, or `"weights"` for what is handed over.
         what: its name.
         sender: the party that sends it, by its place in the agreement.
         receiver: the party that receives it, likewise.
@@ -83,8 +83,10 @@ class Terms:
 
     def frames(self, wire: int) -> int:
         """How many frames a wire has in a step that uses it."""
-        # What is handed over crosses before the first micro-batch, once.
-        return 1 if self.crossings[wire].kind == "weights" else self.micros
+        # What is handed over crosses before the first micro-batch, once, and what all
+        # add up after the last.
+        once = self.crossings[wire].kind in ("weights", "scalar")
+        return 1 if once else self.micros
 
     def within(self, wire: int, step: int, micro: int = 0) -> bool:
         """Whether the run has such a step and micro-batch."""

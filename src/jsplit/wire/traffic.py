@@ -156,7 +156,11 @@ class Traffic:
         head = frame.head
         # What is handed over may hold them, as the memory of some
         # optimizers does.
-        checked = self.terms.finite and head.kind in ("activation", "cotangent")
+        checked = self.terms.finite and head.kind in (
+            "activation",
+            "cotangent",
+            "scalar",
+        )
         if checked and not codec.finite(frame.arrays):
             what = f"{head.kind} `{self.terms.crossings[head.value].what}`"
             raise Refused(

@@ -31,14 +31,17 @@ from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Batches
 from jsplit.party.contract.unread import unread_of, whole
 from jsplit.topology.graph import Topology
-from jsplit.training.crossing import packet, wires
+from jsplit.training.crossing import packet
 from jsplit.training.evaluating import ScalarLosses
-from jsplit.training.kinds import Kind
+from jsplit.training.executor import StoreLike
+from jsplit.training.kinds import Kind, WireKind
+from jsplit.training.left_out import normalise_weight
 from jsplit.training.metrics import Rows, rows_of
+from jsplit.training.nonfinite import Verdict, hold
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.walk import Address, Store
-from jsplit.training.walks import walks_of
+from jsplit.training.walks import all_wires, walks_of
 
 
 class Local:
@@ -86,11 +89,12 @@ class Local:
         self.scalars = ScalarLosses()
         self.config = self.scalars.watch(config)
         self.layout = {role: layout_of(self.config)[role]}
-        self.wires = wires(self.topology)
+        self.wires = all_wires(self.config)
         self.unread = unread_of(agreed)
         self._shapes: dict[tuple[int, int], tuple[PyTree, PyTree]] = {}
 
         walks = walks_of(self.config)
+        self.verdict = Verdict(self.config, [n for n in walks.flags if n.party == role])
         self.losses = [n for n in walks.losses if n.party == role]
         self.metrics = [x for x in self.topology.metrics if x.party == role]
         self.observed = [n for n in walks.observed if n.party == role]
@@ -125,7 +129,12 @@ class Local:
         readers = [*topology.segments, *(topology.losses if with_losses else ())]
         readers += topology.metrics if task == "evaluate" else ()
         own = {i for n in readers if n.party == self.party for i in n.reads}
-        return sorted(own & {*topology.fields})
+        found = sorted(own & {*topology.fields})
+        # How much records count is known wherever they are, and wherever a loss is.
+        losses = [x for x in topology.losses if x.party == self.party]
+        if self.agreed.weight and with_losses and (found or losses):
+            found.append(self.agreed.weight)
+        return found
 
     def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]:
         """Shapes of a wire's payload, and of its whole value, in a batch of `size`.
@@ -136,6 +145,9 @@ class Local:
         # Asked for every message, so it is traced once for each size.
         if (wire, size) not in self._shapes:
             at = self.wires[wire]
+            if at.kind == WireKind.SCALAR:
+                shape = self.agreed.value(at, size)
+                return shape, shape
             value = self.agreed.value(at, size)
             link = self.config.links.get((at.kind, at.what))
             try:
@@ -182,7 +194,7 @@ class Local:
         prefetched, self._prefetched = self._prefetched, None
         if prefetched is None or not prefetched.fits(batches, step, store):
             prefetched = PrefetchedStep(batches, step)
-        prefetched.gather(self.layout[self.party], self.micros)
+        prefetched.gather(self.layout[self.party], self.micros, self.agreed.weight)
         # Now is their step: what was computed ahead goes first, in the
         # order of sending.
         for micro, wire, value in prefetched.held:
@@ -193,15 +205,25 @@ class Local:
         stores = [MicroStore(store, own, self.walk.shared) for own in prefetched.own]
         meanwhile = self._ahead(batches, step + 1, store)
         interleave(self.walk, stores, prefetched.done, at, meanwhile)
+        left: StoreLike = stores[0]
         if self.micros == 1:
-            found = {n.what: prefetched.own[0][n] for n in self.losses}
+            found = {n.what: left[n] for n in self.losses}
         else:
             self.finish.run(store, at)
+            left = store
             found = {n.what: store[total(n)] / self.micros for n in self.losses}
+        self._judge(left, step)
         return self._save_back(store), found
 
+    def _judge(self, left: StoreLike, step: int) -> None:
+        """Refuse a step that leaves what is not finite, if that was agreed on."""
+        self.verdict(self.verdict.finite(left), lambda: step + 1)
+
     def _load(self, state: PartyState, batch: Mapping[str, PyTree]) -> Store:
-        return load(self.layout, TrainState({self.party: state}), batch)
+        weight = normalise_weight(batch.get(self.agreed.weight))
+        store = load(self.layout, TrainState({self.party: state}), batch, weight)
+        hold(self.layout, store, self.config.nonfinite)
+        return store
 
     def _save_back(self, store: Store) -> PartyState:
         return save_back(self.layout, store).parties[self.party]
@@ -219,7 +241,14 @@ class Local:
             every = self.agreed.checkpoint
             last = min(step // every * every + every, self.agreed.steps)
             self._pipeline = Pipeline(
-                self.walk, layout, self._load(state, {}), batches, self.late, step, last
+                self.walk,
+                layout,
+                self._load(state, {}),
+                batches,
+                self.late,
+                step,
+                last,
+                self.agreed.weight,
             )
         own = self._pipeline.step(
             step, lambda number: Wires(self, exchange, number, self.agreed.batch)
@@ -227,6 +256,7 @@ class Local:
         # Each step under way has a number of its own; the state has
         # that of its end.
         store = {**self._pipeline.store, layout.step: jnp.int32(step + 1)}
+        self._judge(own, step)
         return self._save_back(store), {n.what: own[n] for n in self.losses}
 
     def _ahead(
@@ -238,7 +268,7 @@ class Local:
         layout = self.layout[self.party]
         prefetched = self._prefetched = PrefetchedStep(batches, step)
         try:
-            prefetched.gather(layout, self.micros)
+            prefetched.gather(layout, self.micros, self.agreed.weight)
         except Exception:  # it is raised where it belongs, in its own step
             self._prefetched = None
             return
@@ -273,7 +303,8 @@ class Local:
         store = self._load(state, batch)
         self.measure.run(store, Wires(self, exchange, step, size))
         observed = {n: store[n] for n in self.observed}
-        rows = rows_of(self.topology, observed, batch, None, size)
+        weight = batch.get(self.agreed.weight)
+        rows = rows_of(self.topology, observed, batch, weight, size)
         return {n.what: store[n] for n in self.losses}, rows
 
     def predict(

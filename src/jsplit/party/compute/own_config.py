@@ -12,6 +12,8 @@ from jsplit.party.contract.unread import unread_of
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import configure
+from jsplit.training.global_norm import clip_by_global_norm, with_loss
+from jsplit.training.optimizers import norms_of, wants_loss
 from jsplit.training.passing import Agreed
 
 
@@ -42,9 +44,15 @@ def own_config(
     if party in owners and optimizer is None:
         raise ValueError(f"`optimizer` is missing: `{party}` owns parameters.")
     # The others' optimizers are their own affair; their updates never
-    # run here.
-    optimizers = dict.fromkeys(owners, optax.identity())
+    # run here. All that is known of them is what they exchange.
+    clips = [clip_by_global_norm(1.0, n) for n in agreed.norms]
+    stand_in = optax.chain(optax.identity(), *clips)
+    optimizers: dict[str, optax.GradientTransformation] = {}
+    for owner in owners:
+        wants = owner in agreed.wants_loss
+        optimizers[owner] = with_loss(stand_in) if wants else stand_in
     if party in owners and optimizer is not None:
+        _check_exchange(agreed, party, optimizer)
         optimizers[party] = optimizer
     made = agreed.links(links)
     config = configure(
@@ -54,6 +62,29 @@ def own_config(
         backward,
         agreed.microbatches,
         kernels=kernels,
+        nonfinite=agreed.nonfinite,
+        # Whoever looks at a state between steps has a checkpoint.
+        donate=True,
     )
     # Nobody can find out alone what others do not read.
     return config._replace(passing=Agreed(unread_of(agreed)))
+
+
+def _check_exchange(
+    agreed: Agreement, party: str, optimizer: optax.GradientTransformation
+) -> None:
+    """Refuse an optimizer that exchanges other numbers than the parties agreed on."""
+    has = norms_of({party: optimizer})
+    if {*has} != {*agreed.norms}:
+        raise ValueError(
+            f"`optimizer` of `{party}` has clip_by_global_norm with the names "
+            f"{[*has]}, the agreement has `norms` {[*agreed.norms]}."
+        )
+    wants, agreed_on = wants_loss(optimizer), party in agreed.wants_loss
+    if wants != agreed_on:
+        there = "is" if agreed_on else "is not"
+        raise ValueError(
+            f"`optimizer` of `{party}` {'asks' if wants else 'does not ask'} for the "
+            f"loss by with_loss, and `{party}` {there} among `wants_loss` of the "
+            "agreement."
+        )

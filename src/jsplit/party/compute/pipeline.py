@@ -52,7 +52,7 @@ def order(
 
 
 def held(ops: Sequence[Op]) -> list[Op]:
-    """A training step of which only the update reads parameters as they are now."""
+    """A training step of which only the update, and what checks it, has the newest parameters."""
 
     def held_name(name: Address) -> Address:
         if isinstance(name, Name) and name.kind == Kind.PARAMS:
@@ -63,7 +63,7 @@ def held(ops: Sequence[Op]) -> list[Op]:
     # which updates of earlier steps have replaced since.
     return [
         op
-        if op.kind == OpKind.UPDATE
+        if op.kind in (OpKind.UPDATE, OpKind.CHECK)
         else op._replace(reads=tuple(map(held_name, op.reads)))
         for op in ops
     ]
@@ -82,6 +82,7 @@ class Pipeline:
         late: see `lateness`.
         first: the first step.
         last: the step after the last.
+        weight: the name of the weights of records, if they have any.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Pipeline:
         late: Sequence[int],
         first: int,
         last: int,
+        weight: str,
     ):
         self.programs, self.layout, self.store, self.batches = (
             programs,
@@ -103,7 +105,7 @@ class Pipeline:
         # Each step under way has its own number, on which its
         # randomness depends.
         self.shared = programs.shared - {layout.step}
-        self.next, self.last = first, last
+        self.next, self.last, self.weight = first, last, weight
         self.order = order(list(programs.by_turn), late, first, last)
         self.under_way: dict[int, MicroStore] = {}
 
@@ -136,7 +138,7 @@ class Pipeline:
 
     def _begin(self, step: int) -> MicroStore:
         """The store of a step, with its batch and the parameters as they are now."""
-        own = copied(fields_of_batch(self.layout, self.batches(step)))
+        own = copied(fields_of_batch(self.layout, self.batches(step), self.weight))
         # Not copied: no program donates parameters while steps overlap.
         for name in self.layout.params.values():
             own[name._replace(kind=Kind.HELD_PARAMS)] = self.store[name]

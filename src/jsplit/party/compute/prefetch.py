@@ -18,13 +18,26 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.record_order import Batches
+from jsplit.training.left_out import normalise_weight
 from jsplit.training.store import PartyLayout
 from jsplit.training.walk import Address, Name, Store, Wire
 
 
-def fields_of_batch(layout: PartyLayout, batch: Mapping[str, PyTree]) -> Store:
-    """The fields of a batch that the party holds, under their names."""
-    return {layout.fields[f]: x for f, x in batch.items() if f in layout.fields}
+def fields_of_batch(
+    layout: PartyLayout, batch: Mapping[str, PyTree], weight: str
+) -> Store:
+    """The fields of a batch that the party holds, and its weights, under their names.
+
+    Args:
+        layout: of the party.
+        batch: by name.
+        weight: the name of the weights, if records have any.
+    """
+    found: Store = {layout.fields[f]: x for f, x in batch.items() if f in layout.fields}
+    # Of the whole batch, so that the parts of it are weighted as the whole is.
+    if weight in batch:
+        found[layout.weight] = normalise_weight(batch[weight])
+    return found
 
 
 def copied(tree: PyTree) -> PyTree:
@@ -70,11 +83,11 @@ class PrefetchedStep:
                 return False
         return True
 
-    def gather(self, layout: PartyLayout, micros: int) -> None:
+    def gather(self, layout: PartyLayout, micros: int, weight: str) -> None:
         """Make the batch, in arrays of this party's own, unless it is there."""
         if self.own:
             return
-        fields = fields_of_batch(layout, self.batches(self.step))
+        fields = fields_of_batch(layout, self.batches(self.step), weight)
         self.done = [0] * micros
         if micros == 1:
             self.own = [copied(fields)]

@@ -16,6 +16,7 @@ from jsplit.party.connection.reach import Reach, default_transport
 from jsplit.party.connection.skipping import pass_over
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.certs import Trust
+from jsplit.wire.errors import Refused
 from jsplit.wire.layout import bytes_on_the_wire
 from jsplit.wire.member import Member
 from jsplit.wire.transport import Pulse
@@ -270,6 +271,10 @@ class Network:
     def awaited(self) -> list[str]:
         """Whose goodbye this party waits for."""
         return [self.names[peer] for peer in awaited_by(self.member)]
+
+    def refuse(self, reason: str) -> None:
+        """End the run for all, and say why; it is raised where this party next waits."""
+        self.peers.fail(Refused(reason), tell=True)
 
     def leave(self, reason: str, awaited: Sequence[str] = ()) -> list[str]:
         """Say goodbye, and stay for up to `patience`; gives who has not said it too.

@@ -30,9 +30,12 @@ from jsplit.party.contract.routes import routes
 from jsplit.party.contract.turns import Turns
 from jsplit.party.contract.unread import check_unread, unread_of, whole
 from jsplit.topology.graph import Topology
+from jsplit.training.config import Config
 from jsplit.training.configure import both_ways
-from jsplit.training.crossing import wires, without
+from jsplit.training.crossing import without
+from jsplit.training.kinds import WireKind
 from jsplit.training.walk import Wire
+from jsplit.training.walks import all_wires, scalar_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,7 +65,7 @@ class Agreement(AgreementRecord):
         seed: of data order and common randomness.
         checkpoint: all save their state every so many steps.
         patience: how long a missing party is waited for, in seconds.
-        nonfinite: `"refuse"` or `"allow"` values that are not finite.
+        nonfinite: `"refuse"`, `"skip"` or `"allow"` values that are not finite.
         identities: by party, the URI in its certificate, where it is not the usual one.
         hosts: by party, the host name in its certificate, likewise.
         fields: by the name of a field, its dtype, or a list of them where it is a tree
@@ -70,6 +73,9 @@ class Agreement(AgreementRecord):
         metrics: of the topology, in its order.
         unread: by party, and by message in words, the parts of its value that do not
             cross, because that party does not read them, or has or needs no cotangent.
+        norms: of `jsplit.clip_by_global_norm`, by name, which all exchange.
+        wants_loss: the parties whose optimizers are sent the loss.
+        weight: the entry of every party's data that says how much a record counts.
         rotation_of_all: of one client's agreement: the rotation of all clients, by
             which its checkpoints were made.
 
@@ -184,7 +190,21 @@ class Agreement(AgreementRecord):
             >>> [wire.label for wire in sample_agreement().wires]
             ['activation h to server']
         """
-        return tuple(wires(self.topology_of_strangers))
+        return tuple(all_wires(self._exchanging))
+
+    @cached_property
+    def _exchanging(self) -> Config:
+        """What is exchanged in a step, of parties whose models are not known."""
+        return Config(
+            self.topology_of_strangers,
+            {},
+            {},
+            "residuals",
+            self.microbatches,
+            nonfinite=self.nonfinite,
+            norms=self.norms,
+            wants_loss=self.wants_loss,
+        )
 
     def value(self, wire: Wire, batch: int) -> PyTree:
         """Shapes and dtypes of what crosses on a wire, before its link.
@@ -202,6 +222,8 @@ class Agreement(AgreementRecord):
             >>> agreed.value(agreed.wires[0], 2).shape
             (2, 3)
         """
+        if wire.kind == WireKind.SCALAR:
+            return scalar_shape(self._exchanging, wire)
         unread = unread_of(self).get(wire, frozenset())
         return without(whole(self, wire, batch), unread)
 
@@ -293,6 +315,11 @@ def _check_whole(made: Agreement) -> None:
             f"{list(topology.parties)}."
         )
     check_known(made.fields, topology.fields)
+    if made.weight in topology.fields:
+        raise ValueError(
+            f"`weight` is {made.weight!r}, which is a field: weights have a name of "
+            "their own."
+        )
     check_unread(made)
     # Shapes that are not there or cannot be read are found now, and not at a party.
     for wire in made.wires:

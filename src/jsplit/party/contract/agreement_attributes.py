@@ -71,6 +71,9 @@ class AgreementRecord:
     metrics: tuple[MetricEntry, ...]
     rotation_of_all: Rotation | None = None
     unread: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    norms: tuple[str, ...] = ()
+    wants_loss: tuple[str, ...] = ()
+    weight: str = ""
 
     @cached_property
     def said(self) -> AgreementEntries:
@@ -108,6 +111,9 @@ class AgreementRecord:
                 party: {label: list(paths) for label, paths in own.items()}
                 for party, own in self.unread.items()
             },
+            "norms": list(self.norms),
+            "wants_loss": list(self.wants_loss),
+            "weight": self.weight,
         }
         return cast(AgreementEntries, with_format(found))
 
@@ -263,6 +269,9 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         fields=found.get("fields", {}),
         metrics=tuple(entry(MetricEntry, x) for x in found.get("metrics", ())),
         unread=found.get("unread", {}),
+        norms=tuple(found.get("norms", ())),
+        wants_loss=tuple(found.get("wants_loss", ())),
+        weight=found.get("weight", ""),
     )
 
 

@@ -14,6 +14,7 @@ from jsplit.core.checks import shown
 from jsplit.party.contract.entry_types import check_types
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.turns import Turns
+from jsplit.training.config import NONFINITE
 
 _FORMAT = "jsplit agreement 1"
 """What a file says under `format`; another number is another, incompatible format."""
@@ -23,10 +24,17 @@ it and trained something else; this number it refuses by name."""
 
 _FORMAT_WITH_FIELDS = "jsplit agreement 3"
 """The same with the dtypes of `fields`, and all else that version 0.1 did not know."""
-_NEWER = ("fields", "metrics", "unread")
+_EMPTY: dict[str, object] = {
+    "fields": {},
+    "metrics": [],
+    "unread": {},
+    "norms": [],
+    "wants_loss": [],
+    "weight": "",
+}
+_NEWER = tuple(_EMPTY)
 """The entries of that format, which no older one has."""
 
-_NONFINITE = ("refuse", "allow")
 _ENTRIES = (
     "format",
     "parties",
@@ -116,8 +124,7 @@ def with_format(said: Mapping[str, object]) -> dict[str, object]:
     """
     found = {name: x for name, x in said.items() if name not in _NEWER}
     if any(said.get(name) for name in _NEWER):
-        empty: dict[str, object] = {"fields": {}, "metrics": [], "unread": {}}
-        found |= {name: said.get(name, empty[name]) for name in _NEWER}
+        found |= {name: said.get(name, _EMPTY[name]) for name in _NEWER}
     return found | {"format": _format_of(found)}
 
 
@@ -180,9 +187,27 @@ def _check_schedule(found: AgreementEntries) -> None:
         raise ValueError(
             f"`patience` must be a positive number of seconds, got {shown(patience)}."
         )
-    if found["nonfinite"] not in _NONFINITE:
+    # Steps that overlap would wait for each other's numbers.
+    exchanged = {
+        "`norms`": found.get("norms"),
+        "`wants_loss`": found.get("wants_loss"),
+        '`nonfinite` "skip"': found["nonfinite"] == "skip",
+    }
+    for what, said in exchanged.items():
+        if staleness and said:
+            raise ValueError(
+                f"`staleness` is {staleness}, which does not go with {what}: parties "
+                "exchange numbers before each update."
+            )
+    for party in found.get("wants_loss", ()):
+        if party not in found["parties"]:
+            raise ValueError(
+                f"`wants_loss` names the party `{party}`, which is not one of "
+                f"{', '.join(found['parties'])}."
+            )
+    if found["nonfinite"] not in NONFINITE:
         raise ValueError(
-            f"`nonfinite` must be one of {', '.join(_NONFINITE)}, "
+            f"`nonfinite` must be one of {', '.join(NONFINITE)}, "
             f"got {found['nonfinite']!r}."
         )
 

@@ -47,6 +47,9 @@ def agreement(
     checkpoint: int = 100,
     patience: float = 600.0,
     nonfinite: str = "refuse",
+    norms: Sequence[str] = (),
+    wants_loss: Sequence[str] = (),
+    weight: str = "",
     values: Mapping[str, PyTree] | None = None,
     identities: Mapping[str, str] | None = None,
     hosts: Mapping[str, str] | None = None,
@@ -82,7 +85,17 @@ def agreement(
         checkpoint: all save their state every so many steps.
         patience: how long a missing party is waited for, in seconds.
         nonfinite: `"refuse"`: whoever gets an activation or cotangent that holds NaN or
-            an infinite value ends the run and says so to all; `"allow"`: it passes.
+            an infinite value, or would keep one after a step, ends the run and says so
+            to all; `"skip"`: a step after which anybody would keep one is left out by
+            all, who exchange how many there are; `"allow"`: it passes.
+        norms: the names of norms that all parties' optimizers share, where these have
+            `jsplit.clip_by_global_norm`, which calls its norm `"global norm"`.
+        wants_loss: the parties whose optimizers are sent the loss, by
+            `jsplit.with_loss`.
+        weight: the name of an entry that every party that has fields or losses adds to
+            its data: how much each record counts in the losses, [record]. One of
+            weight 0 is left out whatever it holds, as a label that is missing. All must
+            give the same. By default all records count alike.
         values: shapes and dtypes of one batch of what `foreign` segments produce, by
             node, where it crosses.
         identities: by party, the URI in its certificate, where it is not that of
@@ -144,6 +157,9 @@ def agreement(
                 "turns": turns,
                 "staleness": staleness,
                 "nonfinite": nonfinite,
+                "norms": list(norms),
+                "wants_loss": list(wants_loss),
+                "weight": weight,
                 "patience": patience,
                 "identities": dict(identities or {}),
                 "hosts": dict(hosts or {}),

@@ -51,6 +51,13 @@ def check_types(found: Mapping[str, object]) -> None:
         _check_fields(found["fields"])
     if "unread" in found:
         _check_unread(found["unread"])
+    for name in ("norms", "wants_loss"):
+        if not _is_names(found.get(name, [])):
+            raise ValueError(f"`{name}` must be a list of names, got {found[name]!r}.")
+    if not isinstance(found.get("weight", ""), str):
+        raise ValueError(
+            f"`weight` must be the name of an entry of data, got {found['weight']!r}."
+        )
 
 
 def _check_fields(fields: object) -> None:

@@ -54,3 +54,8 @@ class AgreementEntries(TypedDict):
     metrics: NotRequired[list[Mapping[str, object]]]
     # By party, and by message in words.
     unread: NotRequired[dict[str, dict[str, list[str]]]]
+    # What parties exchange in a step beside values: norms by name, and who gets the loss.
+    norms: NotRequired[list[str]]
+    wants_loss: NotRequired[list[str]]
+    # The entry of every party's data that says how much a record counts; "": none.
+    weight: NotRequired[str]

@@ -37,13 +37,15 @@ class Records:
             values are missing. Text counts in Unicode's normal form NFC. Without ids
             the order given is the order.
         key: what the digest is keyed by.
+        weight: the name of the field that says how much each record counts; "": none
+            does.
 
     Attributes:
         batches: `batch(step)`, if that was given.
         fields: by name, if these were given.
         count: how many records there are, if that is known.
         order: the place of each record of the shared order in the order given.
-        digest: of all ids, if there are any.
+        digest: of all ids and weights, if there are any.
 
     Raises:
         ValueError: if there is not one id for each record, or an id is there twice or
@@ -56,6 +58,7 @@ class Records:
         ids: Iterable[Id] | None = None,
         *,
         key: str = "",
+        weight: str = "",
     ):
         self.batches = fields if callable(fields) else None
         # Read once, and not in every step: a table may be long.
@@ -69,6 +72,10 @@ class Records:
             self.count = batch_of(self.fields)
         elif ids is not None and self.batches is None:
             self.count = len(ids)
+        counts = self.fields.get(weight)
+        if counts is not None:
+            check_weights(weight, counts, self.count)
+            self.digest = _digest([_bytes_of(counts)], key)
         if ids is None:
             return
         if len(ids) != self.count:
@@ -81,7 +88,11 @@ class Records:
         self.order = np.array(
             sorted(range(len(names)), key=names.__getitem__), np.int64
         )
-        self.digest = _digest([names[i] for i in self.order], key)
+        said = [names[i] for i in self.order]
+        if counts is not None:
+            # Two parties with other weights would train another model each.
+            said.append(_bytes_of(np.asarray(counts)[self.order]))
+        self.digest = _digest(said, key)
 
     def take(self, places: np.ndarray) -> dict[str, PyTree]:
         """The records at some places of the shared order.
@@ -159,6 +170,31 @@ def _name_of(i: Id) -> bytes:
     if hasattr(i, "__index__") or (is_float and float(i).is_integer()):
         return f"int:{int(i)}".encode()
     return b""
+
+
+def check_weights(name: str, weights: PyTree, count: int | None) -> None:
+    """Refuse what does not say of each record how much it counts.
+
+    Raises:
+        ValueError: naming the entry, without any value of it.
+    """
+    found = np.asarray(weights)
+    if found.dtype.kind not in "biuf" or found.shape != (count,):
+        raise ValueError(
+            f"`{name}` of `data` must hold one number for each of {count or 0} records, "
+            f"got {found.dtype}{list(found.shape)}."
+        )
+    # Written so that NaN is refused as well.
+    if bad := int((~((found >= 0) & np.isfinite(found))).sum()):
+        raise ValueError(
+            f"`{name}` of `data` must hold weights from 0 on: {bad} of {len(found)} are "
+            "negative or not finite."
+        )
+
+
+def _bytes_of(weights: PyTree) -> bytes:
+    # In one form, whatever the dtype in which a party has them.
+    return np.asarray(weights, "<f8").tobytes()
 
 
 def _digest(names: Sequence[bytes], key: str) -> str:

@@ -1,0 +1,190 @@
+"""Over a network too: norms and the loss are exchanged, weights count, NaN is met."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jsplit
+from jsplit import party
+from tests.party.federation import agreed_for, bits, checked, own_of, small, together
+
+STEPS = 4
+
+
+def train(agreed, problem, rates, data=own_of, **options):
+    """All parties train over the memory transport; `rates` by party."""
+    transport = party.MemoryTransport()
+
+    def one(name):
+        batch = data(problem, name)
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            lambda step: batch,
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=rates.get(name),
+            remind=0.2,
+            transport=transport,
+            **options,
+        )
+
+    return together(agreed.parties, one)
+
+
+def in_one_process(problem, rates, batch=None, weight=None, **options):
+    batch = problem.batch if batch is None else batch
+    trainer = jsplit.messages(problem.topology, rates, **options)
+    state = trainer.init(jax.random.key(3), batch)
+    for _ in range(STEPS):
+        state, _ = trainer.step(state, batch, weight)
+    return state.parties
+
+
+def owners(problem):
+    return {n.party for n in problem.topology.segments if n.segment.trainable}
+
+
+@pytest.mark.parametrize("configuration", ["pair", "chain"])
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_parties_clip_by_the_norm_of_all(configuration, microbatches):
+    problem = small(configuration)
+    clipped = optax.chain(jsplit.clip_by_global_norm(0.05), optax.adam(0.01))
+    rates = dict.fromkeys(owners(problem), clipped)
+    agreed = agreed_for(
+        problem, steps=STEPS, microbatches=microbatches, norms=["global norm"]
+    )
+    kinds = [wire.kind for wire in agreed.wires]
+    assert kinds.count("scalar") == 2 * (len(agreed.parties) - 1)
+    results = checked(train(agreed, problem, rates))
+    for name, state in in_one_process(
+        problem, rates, microbatches=microbatches
+    ).items():
+        assert bits(results[name].state) == bits(state), name
+
+
+def test_a_party_that_asks_for_the_loss_is_sent_it():
+    problem = small("pair")
+    first, second = problem.topology.parties
+    polyak = jsplit.with_loss(optax.polyak_sgd(0.1))
+    rates = {first: polyak, second: optax.sgd(0.1)}
+    agreed = agreed_for(problem, steps=STEPS, wants_loss=[first])
+    results = checked(train(agreed, problem, rates))
+    for name, state in in_one_process(problem, rates).items():
+        assert bits(results[name].state) == bits(state), name
+
+
+def test_optimizers_exchange_what_was_agreed():
+    problem = small("pair")
+    clipped = optax.chain(jsplit.clip_by_global_norm(0.05), optax.sgd(0.1))
+    name = problem.topology.parties[0]
+
+    def run(agreed, optimizer):
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            own_of(problem, name),
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=optimizer,
+        )
+
+    with pytest.raises(ValueError, match=r"`norms` \[\]"):
+        run(agreed_for(problem), clipped)
+    with pytest.raises(ValueError, match="the agreement has `norms`"):
+        run(agreed_for(problem, norms=["global norm"]), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="`wants_loss`"):
+        run(agreed_for(problem), jsplit.with_loss(optax.sgd(0.1)))
+    with pytest.raises(ValueError, match="does not go with `norms`"):
+        agreed_for(problem, norms=["global norm"], staleness=1)
+    with pytest.raises(ValueError, match="does not go with `nonfinite`"):
+        agreed_for(problem, nonfinite="skip", staleness=1)
+    with pytest.raises(ValueError, match="is a field"):
+        agreed_for(problem, weight=problem.topology.fields[0])
+
+
+WEIGHT = np.array([1, 0, 2, 1, 0, 1, 1, 3], np.float32)
+
+
+def spoilt(problem):
+    """Every field of a record of weight 0 is NaN."""
+    found = {}
+    for name, x in problem.batch.items():
+        x = np.array(x)
+        if np.issubdtype(x.dtype, np.floating):
+            x[WEIGHT == 0] = np.nan
+        found[name] = x
+    return found
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_record_of_weight_0_is_left_out_at_all_parties(microbatches):
+    problem = small("vertical")
+    assert len(next(iter(problem.batch.values()))) == len(WEIGHT)
+    rates = dict.fromkeys(owners(problem), optax.sgd(0.1, 0.9))
+
+    def data(problem, name):
+        held = problem.topology.holds.get(name, ())
+        own = {f: x for f, x in spoilt(problem).items() if f in held}
+        return own | {"counts": WEIGHT}
+
+    agreed = agreed_for(
+        problem, steps=STEPS, microbatches=microbatches, weight="counts"
+    )
+    results = checked(train(agreed, problem, rates, data))
+    expected = in_one_process(problem, rates, weight=WEIGHT, microbatches=microbatches)
+    plain = in_one_process(problem, rates, microbatches=microbatches)
+    for name, state in expected.items():
+        assert bits(results[name].state) == bits(state), name
+    assert any(bits(plain[n]) != bits(expected[n]) for n in plain)
+
+
+def test_a_step_after_which_anybody_keeps_nan_is_left_out_by_all():
+    problem = small("pair")
+    rates = dict.fromkeys(owners(problem), optax.adam(0.01))
+    agreed = agreed_for(problem, steps=STEPS, nonfinite="skip")
+    bad = {n: np.full_like(x, np.nan) for n, x in problem.batch.items()}
+    transport = party.MemoryTransport()
+
+    def one(name):
+        held = problem.topology.holds.get(name, ())
+
+        def batch(step):
+            source = bad if step == 1 else problem.batch
+            return {f: source[f] for f in held}
+
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            batch,
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=rates.get(name),
+            remind=0.2,
+            transport=transport,
+        )
+
+    results = checked(together(agreed.parties, one))
+    trainer = jsplit.messages(problem.topology, rates, nonfinite="skip")
+    state = trainer.init(jax.random.key(3), problem.batch)
+    for step in range(STEPS):
+        state, info = trainer.step(state, bad if step == 1 else problem.batch)
+        assert bool(info.finite.all()) == (step != 1)
+    for name, own in state.parties.items():
+        assert bits(results[name].state) == bits(own), name
+
+
+def test_a_party_that_would_keep_nan_ends_the_run_and_says_so_to_all():
+    problem = small("pair")
+    first, second = problem.topology.parties
+    # What crosses is finite; what the first party makes of it is not.
+    rates = {first: optax.scale(np.inf), second: optax.sgd(0.1)}
+    agreed = agreed_for(problem, steps=STEPS)
+    found = train(agreed, problem, rates)
+    assert isinstance(found[first], jsplit.NotFinite)
+    assert "parameters of" in str(found[first])
+    assert isinstance(found[second], party.Refused)
+    assert f"`{first}`: step" in str(found[second])
