@@ -61,7 +61,7 @@ INSIDE = {
         "signatures staleness vjp walk scalar_exchange loss_scale cotangents crossing losses "
         "meshes metrics optimizers configure executor segment_ops store sums step update "
         "initial known activation_reads cotangent_reads passing nonfinite evaluating walks "
-        "fused messages"
+        "microbatches fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -31,15 +30,14 @@ from jsplit.training.configure import (
 )
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
+from jsplit.training.microbatches import run_microbatches
 from jsplit.training.nonfinite import Verdict, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.sums import total, zero_sums
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
 
@@ -230,7 +228,7 @@ def _programs(config: Config) -> _Programs:
         if config.microbatches == 1:
             execute(walks.train.ops, store)
         else:
-            _run_microbatches(walked, walks, store)
+            run_microbatches(walked, walks, store)
             execute(walks.finish.ops, store)
         info = losses_in(store)._replace(finite=judge.finite(store))
         return _swap_keys(save_back(layout, store)), info
@@ -290,35 +288,3 @@ def _swap_keys(state: TrainState, keys: _Keys | None = None) -> TrainState:
         key: PyTree = keys[party] if keys else None
         found[party] = PartyState(params, own, optimizer, links, key, step)
     return TrainState(found)
-
-
-def _run_microbatches(config: Config, walks: Walks, store: Store) -> None:
-    """Run forward and backward passes over each part of the batch in turn.
-
-    Afterwards the store holds the sums of gradients, and the means of
-    losses.
-    """
-    count, ops = config.microbatches, walks.train.ops
-    divided = {n: x for n, x in store.items() if n.kind in (Kind.VALUE, Kind.WEIGHT)}
-    parts = jax.tree.map(
-        lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), divided
-    )
-    first = jax.tree.map(lambda x: x[0], parts)
-
-    # Statistics and memories of links go from part to part, as in
-    # `messages`.
-    carry = {n: x for n, x in store.items() if n.kind in (Kind.STATE, Kind.LINK)}
-    fixed = {n: x for n, x in store.items() if n not in divided and n not in carry}
-    carry |= zero_sums(ops, {**store, **first})
-    numbers = [Name(p, Kind.MICRO) for p in config.topology.parties]
-
-    def body(carry: Store, part: tuple[Store, jax.Array]) -> tuple[Store, None]:
-        fields, number = part
-        store = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
-        execute(ops, store)
-        return {n: store[n] for n in carry}, None
-
-    carry, _ = jax.lax.scan(body, carry, (parts, jnp.arange(count)))
-    store.update(carry)
-    for name in walks.losses:
-        store[name] = store[total(name)] / count

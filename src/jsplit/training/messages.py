@@ -36,6 +36,7 @@ from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
+from jsplit.training.microbatches import part_of
 from jsplit.training.nonfinite import Verdict, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
@@ -265,7 +266,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     ) -> tuple[Store, dict[str, jax.Array]]:
         # No weights are a tree without leaves, so they are divided like
         # the fields.
-        parts = [_part((dict(batch), weight), m, count) for m in range(count)]
+        parts = [part_of((dict(batch), weight), m, count) for m in range(count)]
         store = load(layout, state, *parts[0])
         hold(layout, store, config.nonfinite)
         store.update(zeros_for(state, parts[0][0]))
@@ -282,18 +283,6 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         return store, {n.what: store[total(n)] / count for n in walks.losses}
 
     return in_parts
-
-
-def _part(tree: PyTree, number: int, count: int) -> PyTree:
-    """One of `count` equal parts of every array, along its first axis."""
-
-    def cut(x: jax.Array) -> jax.Array:
-        # A slice of what the caller gave, NumPy or JAX: no copy before
-        # it is needed.
-        size = len(x) // count
-        return x[number * size : (number + 1) * size]
-
-    return jax.tree.map(cut, tree)
 
 
 def _combine(config: Config) -> Callable[[dict[str, jax.Array]], Info]:
