@@ -51,7 +51,7 @@ def test_an_agreement_is_written_and_read_and_says_nothing_of_a_model(tmp_path):
         ({"lead": "lab"}, "`lead` must be a party"),
         ({"microbatches": 3}, "does not divide"),
         ({"patience": -1}, "`patience` must be"),
-        ({"nonfinite": "x"}, "`nonfinite` must be one of refuse, allow"),
+        ({"nonfinite": "x"}, "`nonfinite` must be one of refuse, skip, allow"),
         ({"addresses": {"x": "y"}}, "names the party `x`"),
         (
             {"addresses": {"server": "localhost"}},

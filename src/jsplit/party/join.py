@@ -214,8 +214,8 @@ def _chosen(
     for field in fields:
         if field not in given:
             raise ValueError(
-                f"`data`{of_client(client)} lacks `{field}`, which by the agreement "
-                f"`{party}` has; it has {', '.join(given) or 'none'}."
+                f"`data`{of_client(client)} lacks the field `{field}`, "
+                f"which `{party}` holds; it has {', '.join(given) or 'none'}."
             )
     return {field: given[field] for field in fields}
 

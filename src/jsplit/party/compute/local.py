@@ -10,31 +10,30 @@ which messages arrive changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState
-from jsplit.core.checks import first_line
-from jsplit.core.trees import batch_of, describe
+from jsplit.core.trees import batch_of
 from jsplit.party.compute.exchange import Exchange, Wires
 from jsplit.party.compute.first_state import first_state
 from jsplit.party.compute.interleave import interleave
 from jsplit.party.compute.own_config import own_config
+from jsplit.party.compute.payloads import needed_entries, payload_and_value
 from jsplit.party.compute.pipeline import Pipeline, held, lateness
 from jsplit.party.compute.prefetch import PrefetchedStep
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
-from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Batches
-from jsplit.party.contract.unread import unread_of, whole
+from jsplit.party.contract.unread import unread_of
 from jsplit.topology.graph import Topology
 from jsplit.training.crossing import packet
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.executor import StoreLike
-from jsplit.training.kinds import Kind, WireKind
+from jsplit.training.kinds import Kind
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.metrics import Rows, rows_of
 from jsplit.training.nonfinite import Verdict, hold
@@ -91,7 +90,8 @@ class Local:
         self.layout = {role: layout_of(self.config)[role]}
         self.wires = all_wires(self.config)
         self.unread = unread_of(agreed)
-        self._shapes: dict[tuple[int, int], tuple[PyTree, PyTree]] = {}
+        # Asked for every message, so it is traced once for each size.
+        self.like = cache(partial(payload_and_value, agreed, self.config, self.wires))
 
         walks = walks_of(self.config)
         self.verdict = Verdict(self.config, [n for n in walks.flags if n.party == role])
@@ -123,42 +123,8 @@ class Local:
         return step < self.agreed.steps and self.turns.works(self.name, step)
 
     def fields(self, task: str) -> list[str]:
-        """The fields of this party that a task, "train", "evaluate" or "predict", needs."""
-        # Labels are asked of nobody who only predicts.
-        topology, with_losses = self.topology, task != "predict"
-        readers = [*topology.segments, *(topology.losses if with_losses else ())]
-        readers += topology.metrics if task == "evaluate" else ()
-        own = {i for n in readers if n.party == self.party for i in n.reads}
-        found = sorted(own & {*topology.fields})
-        # How much records count is known wherever they are, and wherever a loss is.
-        losses = [x for x in topology.losses if x.party == self.party]
-        if self.agreed.weight and with_losses and (found or losses):
-            found.append(self.agreed.weight)
-        return found
-
-    def like(self, wire: int, size: int) -> tuple[PyTree, PyTree]:
-        """Shapes of a wire's payload, and of its whole value, in a batch of `size`.
-
-        Raises:
-            ValueError: if its link does not run on these shapes.
-        """
-        # Asked for every message, so it is traced once for each size.
-        if (wire, size) not in self._shapes:
-            at = self.wires[wire]
-            if at.kind == WireKind.SCALAR:
-                shape = self.agreed.value(at, size)
-                return shape, shape
-            value = self.agreed.value(at, size)
-            link = self.config.links.get((at.kind, at.what))
-            try:
-                payload = shapes.encoded(link, value)
-            except Exception as error:
-                raise ValueError(
-                    f"the link of `{at.what}` does not run on {describe(value)}: "
-                    f"{first_line(error)}"
-                ) from error
-            self._shapes[wire, size] = payload, whole(self.agreed, at, size)
-        return self._shapes[wire, size]
+        """The entries of data that a task, "train", "evaluate" or "predict", needs."""
+        return needed_entries(self.topology, self.party, task, self.agreed.weight)
 
     def init(self, batch: Mapping[str, PyTree]) -> PartyState:
         """The party's first state: what `messages` would begin with, of this party alone.

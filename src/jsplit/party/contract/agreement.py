@@ -23,14 +23,14 @@ from jsplit.party.contract.agreement_attributes import (
 )
 from jsplit.party.contract.checks import checked, with_format
 from jsplit.party.contract.entries import as_json
+from jsplit.party.contract.exchanged import exchanging
 from jsplit.party.contract.field_types import check_known
-from jsplit.party.contract.link_names import check_link, link
+from jsplit.party.contract.link_names import check_links, link
 from jsplit.party.contract.placeholders import Own, assemble
 from jsplit.party.contract.routes import routes
 from jsplit.party.contract.turns import Turns
 from jsplit.party.contract.unread import check_unread, unread_of, whole
 from jsplit.topology.graph import Topology
-from jsplit.training.config import Config
 from jsplit.training.configure import both_ways
 from jsplit.training.crossing import without
 from jsplit.training.kinds import WireKind
@@ -190,21 +190,7 @@ class Agreement(AgreementRecord):
             >>> [wire.label for wire in sample_agreement().wires]
             ['activation h to server']
         """
-        return tuple(all_wires(self._exchanging))
-
-    @cached_property
-    def _exchanging(self) -> Config:
-        """What is exchanged in a step, of parties whose models are not known."""
-        return Config(
-            self.topology_of_strangers,
-            {},
-            {},
-            "residuals",
-            self.microbatches,
-            nonfinite=self.nonfinite,
-            norms=self.norms,
-            wants_loss=self.wants_loss,
-        )
+        return tuple(all_wires(exchanging(self, self.topology_of_strangers)))
 
     def value(self, wire: Wire, batch: int) -> PyTree:
         """Shapes and dtypes of what crosses on a wire, before its link.
@@ -223,7 +209,7 @@ class Agreement(AgreementRecord):
             (2, 3)
         """
         if wire.kind == WireKind.SCALAR:
-            return scalar_shape(self._exchanging, wire)
+            return scalar_shape(exchanging(self, self.topology_of_strangers), wire)
         unread = unread_of(self).get(wire, frozenset())
         return without(whole(self, wire, batch), unread)
 
@@ -281,9 +267,6 @@ def parsed(found: object) -> Agreement:
     Args:
         found: as `Agreement.said` gives it.
 
-    Returns:
-        The agreement.
-
     Raises:
         ValueError: naming what is not as it must be.
     """
@@ -299,10 +282,7 @@ def parsed(found: object) -> Agreement:
             f"an agreement does not hold what it must: {first_line(error)}"
         ) from None
     both_ways(made.topology_of_strangers, dict.fromkeys(made.link_names, identity))
-    for pair in made.link_names.values():
-        for name in pair:
-            if name is not None:
-                check_link(name)
+    check_links(made.link_names)
     return made
 
 
@@ -311,15 +291,9 @@ def _check_whole(made: Agreement) -> None:
     topology = made.topology_of_strangers
     if set(topology.parties) != set(made.roles):
         raise ValueError(
-            f"`parties` are {list(made.roles)}, the nodes and fields are of "
-            f"{list(topology.parties)}."
+            f"`parties` are {[*made.roles]}, nodes and fields of {[*topology.parties]}."
         )
     check_known(made.fields, topology.fields)
-    if made.weight in topology.fields:
-        raise ValueError(
-            f"`weight` is {made.weight!r}, which is a field: weights have a name of "
-            "their own."
-        )
     check_unread(made)
     # Shapes that are not there or cannot be read are found now, and not at a party.
     for wire in made.wires:

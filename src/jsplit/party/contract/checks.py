@@ -199,6 +199,11 @@ def _check_schedule(found: AgreementEntries) -> None:
                 f"`staleness` is {staleness}, which does not go with {what}: parties "
                 "exchange numbers before each update."
             )
+    weight = found.get("weight", "")
+    if any(weight in fields for fields in found["holds"].values()):
+        raise ValueError(
+            f"`weight` is {weight!r}, which is a field: weights have a name of their own."
+        )
     for party in found.get("wants_loss", ()):
         if party not in found["parties"]:
             raise ValueError(

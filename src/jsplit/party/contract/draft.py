@@ -134,13 +134,12 @@ def agreement(
     large = _measured(topology, batch, 2 * size, values)
     crossing = dict.fromkeys(c.name for c in topology.crossings)
     link_names = _pairs(links or {})
-    described = _of_topology(topology)
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     return parsed(
         with_format(
             {
-                **described,
+                **_of_topology(topology),
                 "fields": {name: dtypes_of(x) for name, x in batch.items()},
                 "unread": found_unread(topology, batch, small),
                 "values": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from jsplit import compress
@@ -39,6 +39,14 @@ def link(spec: str | None, given: Mapping[str, Link] | None = None) -> Link | No
     if spec in given:
         return given[spec]
     return chain(*[_made(text.strip()) for text in spec.split("|")])
+
+
+def check_links(pairs: Mapping[str, Sequence[str | None]]) -> None:
+    """Refuse names, by value, that can only be a slip; see `check_link`."""
+    for pair in pairs.values():
+        for name in pair:
+            if name is not None:
+                check_link(name)
 
 
 def check_link(spec: str) -> None:
