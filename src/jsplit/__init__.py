@@ -52,6 +52,7 @@ from jsplit.topology import (
     vertical,
     whole,
 )
+from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.export import export
 from jsplit.training.fused import fused
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
@@ -67,6 +68,7 @@ __all__ = [
     "Crossing",
     "CutPoint",
     "Device",
+    "DynamicScale",
     "Info",
     "Link",
     "Loss",

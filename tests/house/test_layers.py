@@ -57,10 +57,11 @@ INSIDE = {
         "drawing.symbols drawing.picture"
     ),
     "training": (
-        "class_numbers config export global_norm hyperparams kinds left_out signatures "
-        "staleness vjp walk cotangents crossing losses meshes metrics optimizers "
-        "scalar_exchange configure executor segment_ops store sums step update initial "
-        "known activation_reads cotangent_reads passing nonfinite evaluating walks "
+        "class_numbers dynamic_scale config export global_norm hyperparams kinds left_out "
+        "signatures staleness vjp walk scalar_exchange loss_scale cotangents crossing losses "
+        "meshes metrics optimizers configure executor segment_ops store sums step update "
+        "initial known activation_reads cotangent_reads passing nonfinite verdicts evaluating "
+        "walks "
         "microbatches fused messages"
     ),
     "populations": "checks reading round population partitions",

@@ -188,3 +188,20 @@ def test_a_party_that_would_keep_nan_ends_the_run_and_says_so_to_all():
     assert "parameters of" in str(found[first])
     assert isinstance(found[second], party.Refused)
     assert f"`{first}`: step" in str(found[second])
+
+
+def test_parties_keep_one_dynamic_loss_scale():
+    problem = small("pair")
+    rates = dict.fromkeys(owners(problem), optax.adam(0.01))
+    scale = jsplit.DynamicScale(interval=2)
+    agreed = agreed_for(problem, steps=STEPS, nonfinite="skip", loss_scale=scale)
+    results = checked(train(agreed, problem, rates))
+    expected = in_one_process(problem, rates, loss_scale=scale)
+    kept = set()
+    for name, state in expected.items():
+        assert bits(results[name].state) == bits(state), name
+        kept.add(float(state.links["loss scale"].scale))
+    # Nothing overflowed, so it has doubled twice.
+    assert kept == {4 * scale.initial}
+    with pytest.raises(ValueError, match="'skip' where `loss_scale` is dynamic"):
+        agreed_for(problem, loss_scale=scale)

@@ -195,7 +195,7 @@ class PartyState(NamedTuple):
         optimizer: state of the party's one optimizer, over all its
             `params`.
         links: memory of the links that this party sends through, by
-            crossing.
+            crossing; and a dynamic loss scale, as `loss scale`.
         key: the seed key on which the parties agreed; randomness is a
             function of (key, step).
         step: number of steps taken, int32 [].

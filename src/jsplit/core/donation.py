@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
 
 from jsplit.core.base import PyTree, TrainState
 from jsplit.core.typed_jax import is_traced
 
+Result = TypeVar("Result")
+
 # JAX raises one kind where an array is read, and another where a program is called.
 USED = (RuntimeError, ValueError)
 """What JAX raises where an array is read that has been donated."""
+
+
+def call_on_state(
+    state: PyTree, function: Callable[..., Result], *args: PyTree
+) -> Result:
+    """Call a function of a state, and name the cause if that is used up."""
+    try:
+        return function(*args)
+    except USED as error:
+        refuse_used_up(state, error)
+        raise
 
 
 def refuse_used_up(state: PyTree, error: Exception | None = None) -> None:

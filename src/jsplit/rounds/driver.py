@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.donation import USED, refuse_used_up
+from jsplit.core.donation import call_on_state
 from jsplit.core.federation import Federation, one_model
 from jsplit.core.placement import replicate
 from jsplit.core.trees import as_arrays
@@ -161,11 +161,7 @@ class _Driver:
     ) -> tuple[Federation, RoundInfo]:
         """Run the program of one round or several, and judge what it leaves."""
         carry, key = self.forms.open(state)
-        try:
-            carry, info = program(carry, key, fields, arrays)
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        carry, info = call_on_state(state, program, carry, key, fields, arrays)
         refuse_round(self.method.config.nonfinite, info.finite)
         return self.forms.close(carry, key, state.clients.names), info
 
@@ -192,11 +188,7 @@ class _Driver:
         program = self.programs.of(arrays, training=False)
         carry, key = self.forms.open(state)
         fields = self._fields(round)
-        try:
-            _, info = program(carry, key, fields, arrays)
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        _, info = call_on_state(state, program, carry, key, fields, arrays)
         refuse_evaluation(self.method.config.nonfinite, info.finite)
         self.method.scalars.warn(int(round.steps.sum()), 3)
         info = _first_clients(info, len(round.client))

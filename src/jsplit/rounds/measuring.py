@@ -29,6 +29,7 @@ def fused_of(config: Config) -> Trainer:
         mesh=config.mesh,
         kernels=config.kernels,
         nonfinite=config.nonfinite,
+        loss_scale=config.loss_scale,
     )
 
 

@@ -26,6 +26,7 @@ from jsplit.rounds.own_optimizers import check_own
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
+from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.store import layout_of
 from jsplit.training.walk import Store
@@ -52,8 +53,8 @@ def synchronous(
         The algorithm.
 
     Raises:
-        ValueError: if the trainer has micro-batches, or an argument does
-            not fit.
+        ValueError: if the trainer has micro-batches or a dynamic loss
+            scale, or an argument does not fit.
     """
     config = check_trainer(trainer)
     mesh = clients_mesh(mesh, config)
@@ -64,6 +65,12 @@ def synchronous(
         )
     if _has_own(sharing, clients):
         check_own(config, clients)
+    if isinstance(config.loss_scale, DynamicScale):
+        # Each client's links have a memory of its own, and all clients are one step.
+        raise ValueError(
+            "`trainer` has a dynamic `loss_scale`, which clients that step together do "
+            "not: give it a number."
+        )
     forms = StateForms(layout_of(config), sharing, mesh)
     method = Synchronous(trainer, config, forms, sharing, tuple(clients), mesh)
     trained = make_algorithm(method)

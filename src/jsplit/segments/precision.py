@@ -43,7 +43,8 @@ def mixed_precision(
 
     Parameters and their gradients keep their dtype (float32), and so do
     statistics; losses are computed in float32. Split it like any model:
-    `split(mixed_precision(net), image)`.
+    `split(mixed_precision(net), image)`. In float16 small cotangents are 0:
+    train with `loss_scale=jsplit.DynamicScale()`.
 
     Args:
         model: a Flax nnx or linen module, a function or a `Segment`, as

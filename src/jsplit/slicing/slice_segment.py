@@ -57,10 +57,8 @@ def slice_segment(
         train: bool = True,
     ) -> tuple[PyTree, State]:
         if len(inputs) != len(spec.inputs):
-            raise ValueError(
-                f"segment `{name}` takes the inputs {spec.inputs}, got {len(inputs)} "
-                "values."
-            )
+            got = f"got {len(inputs)} values."
+            raise ValueError(f"segment `{name}` takes the inputs {spec.inputs}, {got}")
         named = dict(zip(spec.inputs, inputs, strict=True))
         key = typed_key(key)
         trace = model.trace(batch_of(named), train, key.dtype)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import Link
 from jsplit.topology.graph import Topology
+from jsplit.training.dynamic_scale import LossScale
 
 # The first is the default everywhere, and the one that common numbers are taken from.
 MODES = ("residuals", "recompute")
@@ -47,6 +48,7 @@ class Config(NamedTuple):
         wants_loss: the parties whose optimizers ask for the loss.
         passing: what does not cross, because nobody reads it; `None`:
             everything crosses.
+        loss_scale: by what cotangents are multiplied; `None`: by nothing.
     """
 
     topology: Topology
@@ -61,3 +63,4 @@ class Config(NamedTuple):
     norms: tuple[str, ...] = ()
     wants_loss: tuple[str, ...] = ()
     passing: UnreadLeaves | None = None
+    loss_scale: LossScale | None = None

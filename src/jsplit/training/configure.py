@@ -17,6 +17,7 @@ from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import MODES, NONFINITE, Config
+from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
 from jsplit.training.kinds import WireKind
 from jsplit.training.meshes import meshes_of
 from jsplit.training.optimizers import (
@@ -38,8 +39,9 @@ def configure(
     microbatches: int,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
-    nonfinite: str = "refuse",
+    nonfinite: str | None = None,
     donate: bool = False,
+    loss_scale: LossScale | None = None,
 ) -> Config:
     """Check the arguments of an interpreter, and spell them out.
 
@@ -52,8 +54,9 @@ def configure(
         microbatches: how many.
         mesh: one for all parties, or by party.
         kernels: "fast" or "xla".
-        nonfinite: "refuse", "skip" or "allow".
+        nonfinite: "refuse", "skip" or "allow"; `None`: what fits the scale.
         donate: whether a step uses up its state.
+        loss_scale: a number or a `DynamicScale`.
 
     Returns:
         The configuration.
@@ -78,7 +81,7 @@ def configure(
         )
     microbatches = as_positive_int("microbatches", microbatches)
     one_of("kernels", kernels, KERNELS)
-    one_of("nonfinite", nonfinite, NONFINITE)
+    nonfinite, loss_scale = _policy(nonfinite, loss_scale)
     one_of("donate", donate, (False, True))
     meshes = meshes_of(topology, mesh)
     optimizers = _optimizer_of_each(topology, optimizer)
@@ -97,7 +100,26 @@ def configure(
         donate,
         norms_of({p: optimizers[p] for p in owners}),
         tuple(p for p in owners if wants_loss(optimizers[p])),
+        loss_scale=loss_scale,
     )
+
+
+def _policy(
+    nonfinite: str | None, loss_scale: LossScale | None
+) -> tuple[str, LossScale | None]:
+    """What becomes of a step that is not finite, and the scale, which must go together."""
+    dynamic = isinstance(loss_scale, DynamicScale)
+    if nonfinite is None:
+        nonfinite = "skip" if dynamic else "refuse"
+    one_of("nonfinite", nonfinite, NONFINITE)
+    # A dynamic scale finds its size by what overflows, and nobody may train on that.
+    if dynamic and nonfinite != "skip":
+        raise ValueError(
+            f'`nonfinite` must be "skip" where `loss_scale` is dynamic, got {nonfinite!r}.'
+        )
+    if loss_scale is not None and not isinstance(loss_scale, DynamicScale):
+        loss_scale = as_scale("loss_scale", loss_scale)
+    return nonfinite, loss_scale
 
 
 def _owners(topology: Topology) -> list[str]:

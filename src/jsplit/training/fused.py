@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
-from jsplit.core.donation import USED, refuse_used_up, step_of
+from jsplit.core.donation import call_on_state, step_of
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
 from jsplit.core.trees import as_arrays, as_weight
@@ -28,6 +28,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.left_out import normalise_weight
 from jsplit.training.losses import info_of
@@ -51,8 +52,9 @@ def fused(
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
-    nonfinite: str = "refuse",
+    nonfinite: str | None = None,
     donate: bool = False,
+    loss_scale: LossScale | None = None,
 ) -> Trainer:
     """Train a topology with each step compiled as one program.
 
@@ -98,6 +100,9 @@ def fused(
         donate: whether a step uses up the state that it is given, so that
             no second copy of parameters and optimizer state is in memory.
             A step that is interrupted then leaves none.
+        loss_scale: a number or a `DynamicScale`, for models in float16: by it
+            cotangents are multiplied where they begin, and gradients divided.
+            With a dynamic one, steps that overflow are skipped.
 
     Returns:
         A `Trainer`.
@@ -125,6 +130,7 @@ def fused(
         kernels,
         nonfinite,
         donate,
+        loss_scale,
     )
     devices = one_mesh(config)
     scalars = ScalarLosses()
@@ -149,11 +155,9 @@ def fused(
             check_even(config, size)
             state, batch, weight = _placed(devices, state, batch, weight)
         keys = _keys_of(state)
-        try:
-            new, info = train(_swap_keys(state), keys, dict(batch), weight)
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        new, info = call_on_state(
+            state, train, _swap_keys(state), keys, dict(batch), weight
+        )
         judge(info.finite, lambda: step_of(new))
         return _swap_keys(new, keys), info
 
@@ -162,11 +166,9 @@ def fused(
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
-        try:
-            info, found = measure(_swap_keys(state), _keys_of(state), batch, weight)
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        info, found = call_on_state(
+            state, measure, _swap_keys(state), _keys_of(state), batch, weight
+        )
         judge_losses(info.finite)
         return info, found
 
@@ -175,11 +177,7 @@ def fused(
         fields = as_arrays(fields)
         check_batch(topology, fields, inputs)
         state, fields, _ = _placed(devices, state, fields, None)
-        try:
-            return infer(_swap_keys(state), _keys_of(state), fields)
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        return call_on_state(state, infer, _swap_keys(state), _keys_of(state), fields)
 
     evaluate = evaluator(topology, measure_one, scalars)
     return Trainer(init, step, evaluate, predict, config)

@@ -20,6 +20,7 @@ from jsplit.training.config import Config
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.crossing import crossing_part, wires
 from jsplit.training.kinds import WireKind
+from jsplit.training.loss_scale import first_scales
 from jsplit.training.optimizers import first_memory_of
 from jsplit.training.update import knows_loss
 
@@ -106,7 +107,7 @@ def first_states(
             params[n.party][n.name], state[n.party][n.name] = own, statistics
             values[n.name] = value
 
-    links: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
+    links: dict[str, dict[str, PyTree]] = {p: first_scales(config) for p in parties}
     for wire in wires(topology):
         link = config.links.get((wire.kind, wire.what))
         if link is not None and wire.sender in links:

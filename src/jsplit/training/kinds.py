@@ -70,6 +70,7 @@ class OpKind(StrEnum):
     ACCUMULATE = "accumulate"
     MEASURE = "measure"
     SUM = "sum"
+    UNSCALE = "unscale"
     UPDATE = "update"
     CHECK = "check"
     SETTLE = "settle"

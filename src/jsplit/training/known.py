@@ -25,8 +25,8 @@ class Known(NamedTuple):
     """A training on shapes.
 
     Attributes:
-        config: without links, and with a batch as one part: what is asked is what
-            segments and losses need.
+        config: without links and a loss scale, and with a batch as one part: what is
+            asked is what segments and losses need.
         parties: those whose segments and losses are known.
         states: shapes of the state of each.
         values: shapes of fields, and of what nodes compute.
@@ -58,7 +58,11 @@ def known_of(
     """
     topology = config.topology
     config = config._replace(
-        links={}, passing=None, microbatches=1, backward="residuals"
+        links={},
+        passing=None,
+        microbatches=1,
+        backward="residuals",
+        loss_scale=None,
     )
     parties = frozenset(topology.parties if parties is None else parties)
     # A party may have no field at all.

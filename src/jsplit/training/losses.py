@@ -20,6 +20,7 @@ from jsplit.training.config import Config
 from jsplit.training.cotangents import cotangent
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.left_out import fields_for, zeros_for_left_out
+from jsplit.training.loss_scale import first_cotangent, scale_names
 from jsplit.training.walk import Name, Op
 
 
@@ -67,7 +68,10 @@ def loss_and_cotangents_op(config: Config, loss: Loss) -> Op:
         i for i, name in names.items() if name.what in topology.depends_on_params
     ]
 
+    at = scale_names(config, party)
+
     def run(weight, *inputs):
+        kept, inputs = inputs[: len(at)], inputs[len(at) :]
         named = dict(zip(names, inputs, strict=True))
 
         def fn(parts):
@@ -76,11 +80,11 @@ def loss_and_cotangents_op(config: Config, loss: Loss) -> Op:
 
         parts = {i: inexact_part(named[i]) for i in differentiable}
         value, pull = jax.vjp(fn, parts)
-        (found,) = pull(jnp.full_like(value, loss.weight))
+        (found,) = pull(first_cotangent(config, value, loss.weight, kept))
         ranges = _range(config, loss, [named[i] for i in loss.reads], weight)
         return value, *ranges, *[found[i] for i in differentiable]
 
-    reads = (Name(party, Kind.WEIGHT), *names.values())
+    reads = (Name(party, Kind.WEIGHT), *at, *names.values())
     found = [cotangent(party, i, loss.name) for i in differentiable]
     writes = (loss_name(loss), *_range_names(config, loss), *found)
     return Op(party, OpKind.LOSS, loss.name, reads, writes, run)

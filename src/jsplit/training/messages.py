@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
-from jsplit.core.donation import USED, refuse_used_up, step_of
+from jsplit.core.donation import call_on_state, step_of
 from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
 from jsplit.core.trees import as_arrays, as_weight
 from jsplit.topology.graph import Topology
@@ -29,6 +29,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.kinds import Kind
@@ -55,8 +56,9 @@ def messages(
     microbatches: int = 1,
     mesh: Mesh | Mapping[str, Mesh] | None = None,
     kernels: str = "fast",
-    nonfinite: str = "refuse",
+    nonfinite: str | None = None,
     donate: bool = False,
+    loss_scale: LossScale | None = None,
 ) -> Trainer:
     """Train a topology party by party, with every activation and cotangent sent explicitly.
 
@@ -89,6 +91,7 @@ def messages(
             values they found.
         donate: whether a step uses up the parameters and optimizer states
             that it is given.
+        loss_scale: by what cotangents are multiplied, as for `fused`.
 
     Returns:
         A `Trainer`.
@@ -117,14 +120,15 @@ def messages(
         kernels,
         nonfinite,
         donate,
+        loss_scale,
     )
     scalars = ScalarLosses()
     layout, walks = layout_of(config), walks_of(config)
     programs_for = _by_shapes(scalars.watch(config), layout)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
-    combine, judge = _combine(config), Verdict(nonfinite, all_watched(config))
-    judge_losses = Verdict(nonfinite, all_measured(config))
+    combine, judge = _combine(config), Verdict(config.nonfinite, all_watched(config))
+    judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
     known: dict[tuple, Message] = {}
@@ -144,11 +148,9 @@ def messages(
             check_even(config, size)
         weight = None if weight is None else normalise_weight(weight)
         carrier = Recorder(known)
-        try:
-            store, losses = programs_for(batch).train(state, batch, weight, carrier)
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        store, losses = call_on_state(
+            state, programs_for(batch).train, state, batch, weight, carrier
+        )
         finite = judge.finite(store)
         info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
         new = save_back(layout, store)
@@ -163,11 +165,7 @@ def messages(
             load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),
         )
-        try:
-            programs_for(batch).measure(store, carrier)
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        call_on_state(state, programs_for(batch).measure, store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
         finite = judge_losses.finite(store)
         info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
@@ -180,11 +178,7 @@ def messages(
         check_batch(topology, fields, inputs)
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields)
-        try:
-            programs_for(fields).infer(store, InProcess())
-        except USED as error:
-            refuse_used_up(state, error)
-            raise
+        call_on_state(state, programs_for(fields).infer, store, InProcess())
         return {n.what: store[n] for n in walks.outputs}
 
     evaluate = evaluator(topology, measure_one, scalars)

@@ -16,11 +16,12 @@ from jsplit.core.base import PyTree
 from jsplit.core.finite import Watched, is_finite, names_by_party
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.loss_scale import is_scale, scale_ops, scaled_gradients
 from jsplit.training.losses import loss_name, range_name
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
 from jsplit.training.store import Layout, layout_of
 from jsplit.training.sums import total
-from jsplit.training.update import proposed, updated
+from jsplit.training.update import gradient_names, proposed, updated
 from jsplit.training.walk import Name, Op, Store
 
 
@@ -46,6 +47,8 @@ def watched(config: Config, party: str) -> list[_Watched]:
     for name in updated(config, party):
         what = f"parameters of `{name.what}`" if name.what else "its optimizer state"
         found.append(_Watched(what, name))
+    scaled = scaled_gradients(config, gradient_names(config, party))
+    found += [_Watched(text, name) for text, name in scaled]
     for name in _moved(config, party):
         of = "statistics" if name.kind == Kind.STATE else "the memory of the link"
         found.append(_Watched(f"{of} of `{name.what}`", name))
@@ -69,7 +72,8 @@ def _watched_losses(config: Config, party: str) -> list[_Watched]:
 def _moved(config: Config, party: str) -> list[Name]:
     """What the forward pass replaces at a party: statistics, and memories of links."""
     at = layout_of(config)[party]
-    return [*at.state.values(), *at.links.values()]
+    # A scale is no memory: it moves just where a step is left out.
+    return [x for x in (*at.state.values(), *at.links.values()) if not is_scale(x)]
 
 
 def flags_name(party: str) -> Name:
@@ -94,6 +98,7 @@ def check_ops(config: Config) -> list[Op]:
     if config.nonfinite == "skip":
         ops += exchange_ops(config.topology, faults(config))
         ops += [_settle_op(config, p) for p in parties]
+        ops += scale_ops(config, faults(config))
     return ops
 
 

@@ -15,6 +15,7 @@ from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.training.config import Config
 from jsplit.training.crossing import wires
 from jsplit.training.kinds import Kind
+from jsplit.training.loss_scale import scale_names
 from jsplit.training.walk import Name, Store
 
 
@@ -26,7 +27,7 @@ class PartyLayout(NamedTuple):
         state: statistics, by node.
         optimizer: the state of its optimizer.
         links: memory of the links it sends through, by the label of the
-            message.
+            message; a dynamic loss scale is kept beside them.
         key: the key that the parties agreed on.
         step: the number of steps taken.
         fields: fields of the batch.
@@ -63,7 +64,8 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
             params={n: Name(p, Kind.PARAMS, n) for n in own},
             state={n: Name(p, Kind.STATE, n) for n in own},
             optimizer=Name(p, Kind.OPTIMIZER),
-            links={label: Name(p, Kind.LINK, label) for label in labels},
+            links={label: Name(p, Kind.LINK, label) for label in labels}
+            | {name.what: name for name in scale_names(config, p)},
             key=Name(p, Kind.KEY),
             step=Name(p, Kind.STEP),
             fields={f: Name(p, Kind.VALUE, f) for f in topology.holds.get(p, ())},

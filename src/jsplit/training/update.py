@@ -18,6 +18,7 @@ from jsplit.core.trees import combine, inexact_part, tree_sum
 from jsplit.topology.nodes import Loss
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.loss_scale import unscale_op
 from jsplit.training.losses import loss_name
 from jsplit.training.optimizers import run_optimizer
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
@@ -70,12 +71,20 @@ def update_ops(config: Config) -> list[Op]:
     Before them all exchange what some optimizer needs of others.
     """
     ops: list[Op] = []
+    for party in config.topology.parties:
+        ops += unscale_op(config, party, gradient_names(config, party))
     # The loss first: an optimizer may look at it before it clips.
     for exchange in reversed(exchanges(config)):
         measure = _norms_op if exchange.name == norms(config).name else _loss_op
         ops += [measure(config, party, exchange) for party in exchange.givers]
         ops += exchange_ops(config.topology, exchange)
     return ops + [update_op(config, party) for party in config.topology.parties]
+
+
+def gradient_names(config: Config, party: str) -> list[Name]:
+    """Where all lies that adds up to the gradients of a party, at the end of a step."""
+    names = [x for found in gradients(config, party).values() for x in found]
+    return [total(x) for x in names] if config.microbatches > 1 else names
 
 
 class _Inputs(NamedTuple):

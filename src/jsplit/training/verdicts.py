@@ -11,6 +11,7 @@ import numpy as np
 
 from jsplit.core.finite import Finite, Watched
 from jsplit.core.typed_jax import is_traced
+from jsplit.training.config import Config
 from jsplit.training.executor import StoreLike
 from jsplit.training.nonfinite import flags_name
 
@@ -46,6 +47,14 @@ class Verdict:
     def __init__(self, policy: str, names: Watched):
         self.policy, self.names = policy, names
         self.flags = [flags_name(party) for party, _ in names]
+
+    @classmethod
+    def of_party(
+        cls, config: Config, party: str, names: Callable[[Config], Watched]
+    ) -> Verdict:
+        """That of one party, which on its own machine has flags of its own alone."""
+        own = tuple(x for x in names(config) if x[0] == party)
+        return cls(config.nonfinite, own)
 
     def finite(self, store: StoreLike) -> Finite | None:
         """The flags of a step, with the names of what they are about."""

@@ -95,13 +95,8 @@ class Local:
         self.like = cache(partial(payload_and_value, agreed, self.config, self.wires))
 
         walks = walks_of(self.config)
-        # A party on its own machine has flags of its own alone.
-        own_names = [
-            tuple(x for x in names(self.config) if x[0] == role)
-            for names in (all_watched, all_measured)
-        ]
-        policy = self.config.nonfinite
-        self.judge, self.judge_losses = (Verdict(policy, x) for x in own_names)
+        self.judge = Verdict.of_party(self.config, role, all_watched)
+        self.judge_losses = Verdict.of_party(self.config, role, all_measured)
         self.losses = [n for n in walks.losses if n.party == role]
         self.metrics = [x for x in self.topology.metrics if x.party == role]
         self.observed = [n for n in walks.observed if n.party == role]

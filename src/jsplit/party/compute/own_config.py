@@ -8,6 +8,7 @@ import optax
 
 from jsplit.core.base import Link
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.checks import scale_of
 from jsplit.party.contract.unread import unread_of
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -63,6 +64,7 @@ def own_config(
         agreed.microbatches,
         kernels=kernels,
         nonfinite=agreed.nonfinite,
+        loss_scale=scale_of(agreed.loss_scale),
         # Whoever looks at a state between steps has a checkpoint.
         donate=True,
     )

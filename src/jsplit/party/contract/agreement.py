@@ -68,14 +68,15 @@ class Agreement(AgreementRecord):
         nonfinite: `"refuse"`, `"skip"` or `"allow"` values that are not finite.
         identities: by party, the URI in its certificate, where it is not the usual one.
         hosts: by party, the host name in its certificate, likewise.
-        fields: by the name of a field, its dtype, or a list of them where it is a tree
-            of several arrays; empty in an agreement of an older format.
+        fields: by the name of a field, its dtype, or those of all arrays of a tree; empty
+            in an agreement of an older format.
         metrics: of the topology, in its order.
         unread: by party, and by message in words, the parts of its value that do not
             cross, because that party does not read them, or has or needs no cotangent.
         norms: of `jsplit.clip_by_global_norm`, by name, which all exchange.
         wants_loss: the parties whose optimizers are sent the loss.
         weight: the entry of every party's data that says how much a record counts.
+        loss_scale: a number, or those of a `jsplit.DynamicScale` by name.
         rotation_of_all: of one client's agreement: the rotation of all clients, by
             which its checkpoints were made.
 
@@ -106,10 +107,8 @@ class Agreement(AgreementRecord):
             ('north', 'server')
         """
         if self.rotation is None or client not in self.rotation.clients:
-            raise ValueError(
-                f"`client` must be one of {', '.join(self.turns.names) or 'none'}, "
-                f"got {client!r}."
-            )
+            there = ", ".join(self.turns.names) or "none"
+            raise ValueError(f"`client` must be one of {there}, got {client!r}.")
         turns = as_json(self.rotation.alone(client, self.steps))
         there = {*Turns(turns, self.roles, self.steps).parties}
         # An address or a certificate of somebody who is not there would be refused.

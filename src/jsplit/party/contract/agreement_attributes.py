@@ -74,6 +74,7 @@ class AgreementRecord:
     norms: tuple[str, ...] = ()
     wants_loss: tuple[str, ...] = ()
     weight: str = ""
+    loss_scale: float | Mapping[str, float] | None = None
 
     @cached_property
     def said(self) -> AgreementEntries:
@@ -114,6 +115,7 @@ class AgreementRecord:
             "norms": list(self.norms),
             "wants_loss": list(self.wants_loss),
             "weight": self.weight,
+            "loss_scale": self.loss_scale,
         }
         return cast(AgreementEntries, with_format(found))
 
@@ -212,6 +214,9 @@ class AgreementRecord:
         # The memory of a link has the form of what crosses.
         if self.unread:
             found["unread"] = self.unread
+        # A dynamic scale has a memory.
+        if self.loss_scale is not None:
+            found["loss_scale"] = self.loss_scale
         # One client's agreement reads the checkpoints that the run of all has written.
         rotation = self.rotation_of_all or self.rotation
         found["turns"] = None
@@ -272,6 +277,7 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         norms=tuple(found.get("norms", ())),
         wants_loss=tuple(found.get("wants_loss", ())),
         weight=found.get("weight", ""),
+        loss_scale=found.get("loss_scale"),
     )
 
 

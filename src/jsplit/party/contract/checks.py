@@ -6,6 +6,7 @@ expected and what came.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from operator import index
 from typing import SupportsIndex, cast
@@ -15,6 +16,7 @@ from jsplit.party.contract.entry_types import check_types
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.turns import Turns
 from jsplit.training.config import NONFINITE
+from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
 
 _FORMAT = "jsplit agreement 1"
 """What a file says under `format`; another number is another, incompatible format."""
@@ -31,6 +33,7 @@ _EMPTY: dict[str, object] = {
     "norms": [],
     "wants_loss": [],
     "weight": "",
+    "loss_scale": None,
 }
 _NEWER = tuple(_EMPTY)
 """The entries of that format, which no older one has."""
@@ -157,6 +160,25 @@ def _check_format(found: Mapping[str, object]) -> None:
         )
 
 
+def scale_of(said: object) -> LossScale | None:
+    """The loss scale that an entry of an agreement stands for.
+
+    Raises:
+        ValueError: if it is neither a number nor a dictionary of those of a dynamic one.
+    """
+    if said is None:
+        return None
+    if not isinstance(said, Mapping):
+        return as_scale("loss_scale", said)
+    names = {x.name for x in dataclasses.fields(DynamicScale)}
+    if {*said} != names:
+        raise ValueError(
+            f"`loss_scale` must be a number, or have {', '.join(sorted(names))}; got "
+            f"{', '.join(sorted(map(str, said))) or 'none'}."
+        )
+    return DynamicScale(**said)
+
+
 def _integer(name: str, value: object, least: int) -> int:
     """A plain integer, of what may be one of NumPy, which JSON cannot say."""
     number = index(value) if isinstance(value, SupportsIndex) else None
@@ -203,6 +225,12 @@ def _check_schedule(found: AgreementEntries) -> None:
     if any(weight in fields for fields in found["holds"].values()):
         raise ValueError(
             f"`weight` is {weight!r}, which is a field: weights have a name of their own."
+        )
+    scale = scale_of(found.get("loss_scale"))
+    if isinstance(scale, DynamicScale) and found["nonfinite"] != "skip":
+        raise ValueError(
+            f"`nonfinite` must be 'skip' where `loss_scale` is dynamic, got "
+            f"{found['nonfinite']!r}."
         )
     for party in found.get("wants_loss", ()):
         if party not in found["parties"]:

@@ -6,6 +6,7 @@ shapes that they give are said by `values`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -26,6 +27,7 @@ from jsplit.party.contract.field_types import dtypes_of
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
+from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.initial import example
 
 LinkNames = Mapping[str, str | None | Sequence[str | None]]
@@ -50,6 +52,7 @@ def agreement(
     norms: Sequence[str] = (),
     wants_loss: Sequence[str] = (),
     weight: str = "",
+    loss_scale: DynamicScale | float | None = None,
     values: Mapping[str, PyTree] | None = None,
     identities: Mapping[str, str] | None = None,
     hosts: Mapping[str, str] | None = None,
@@ -96,6 +99,8 @@ def agreement(
             its data: how much each record counts in the losses, [record]. One of
             weight 0 is left out whatever it holds, as a label that is missing. All must
             give the same. By default all records count alike.
+        loss_scale: as for `jsplit.fused`; a `jsplit.DynamicScale` asks for
+            `nonfinite="skip"`.
         values: shapes and dtypes of one batch of what `foreign` segments produce, by
             node, where it crosses.
         identities: by party, the URI in its certificate, where it is not that of
@@ -132,8 +137,7 @@ def agreement(
     size = check_batch(topology, batch, set(), microbatches)
     small = _measured(topology, batch, size, values)
     large = _measured(topology, batch, 2 * size, values)
-    crossing = dict.fromkeys(c.name for c in topology.crossings)
-    link_names = _pairs(links or {})
+    names = dict.fromkeys(c.name for c in topology.crossings)
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     return parsed(
@@ -142,12 +146,10 @@ def agreement(
                 **_of_topology(topology),
                 "fields": {name: dtypes_of(x) for name, x in batch.items()},
                 "unread": found_unread(topology, batch, small),
-                "values": {
-                    n: shapes.write(small[n], large[n], size, n) for n in crossing
-                },
+                "values": {n: shapes.write(small[n], large[n], size, n) for n in names},
                 "lead": next(iter(addresses)) if lead is None else lead,
                 "addresses": dict(addresses),
-                "links": link_names,
+                "links": _pairs(links or {}),
                 "batch": size,
                 "microbatches": microbatches,
                 "steps": steps,
@@ -159,12 +161,18 @@ def agreement(
                 "norms": list(norms),
                 "wants_loss": list(wants_loss),
                 "weight": weight,
+                "loss_scale": _scale_in_words(loss_scale),
                 "patience": patience,
                 "identities": dict(identities or {}),
                 "hosts": dict(hosts or {}),
             }
         )
     )
+
+
+def _scale_in_words(scale: DynamicScale | float | None) -> object:
+    """A loss scale as JSON has it."""
+    return dataclasses.asdict(scale) if isinstance(scale, DynamicScale) else scale
 
 
 def _of_topology(topology: Topology) -> dict[str, object]:

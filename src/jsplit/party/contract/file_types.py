@@ -59,3 +59,5 @@ class AgreementEntries(TypedDict):
     wants_loss: NotRequired[list[str]]
     # The entry of every party's data that says how much a record counts; "": none.
     weight: NotRequired[str]
+    # A number, or those of a `DynamicScale` by name.
+    loss_scale: NotRequired[float | dict[str, float] | None]
