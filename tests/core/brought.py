@@ -114,5 +114,6 @@ def faults(n: int = 8) -> dict[str, object]:
         "unreadable": Refusing(),
         "anything": object(),
         "structured": np.zeros(n, [(MARK, "f4")]),
+        "a table of records": np.full(n, NUMBER, [("a", "f4")]).view(np.recarray),
         "of other length": numbers[: n - 1],
     }

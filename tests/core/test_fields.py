@@ -68,6 +68,7 @@ REFUSED = {
     "unreadable": r"is a Refusing that cannot be read as an array of numbers \(TypeError",
     "anything": "must hold numbers, got object",
     "structured": "must hold numbers, got Void",
+    "a table of records": "must hold numbers",
 }
 
 

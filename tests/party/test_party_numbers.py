@@ -205,3 +205,42 @@ def test_parties_keep_one_dynamic_loss_scale():
     assert kept == {4 * scale.initial}
     with pytest.raises(ValueError, match="'skip' where `loss_scale` is dynamic"):
         agreed_for(problem, loss_scale=scale)
+
+
+@pytest.mark.parametrize("wrong", [-np.ones(8), np.ones((8, 1)), np.full(8, np.nan)])
+def test_weights_of_a_function_are_looked_at_in_every_step(wrong):
+    problem = small("pair")
+    rates = dict.fromkeys(owners(problem), optax.sgd(0.1))
+    agreed = agreed_for(problem, steps=2, weight="counts", patience=2.0)
+
+    def data(problem, name):
+        return own_of(problem, name) | {"counts": wrong}
+
+    found = train(agreed, problem, rates, data)
+    assert all(isinstance(x, Exception) for x in found.values())
+    assert any("`counts` of `data`" in str(x) for x in found.values()), found
+
+
+def test_an_evaluation_counts_records_by_their_weights():
+    problem = small("pair")
+    transport, counts = party.MemoryTransport(), WEIGHT
+    agreed = agreed_for(problem, weight="counts")
+    trainer = jsplit.messages(problem.topology, optax.sgd(0.1))
+    state = trainer.init(jax.random.key(3), problem.batch)
+
+    def one(name):
+        return party.evaluate(
+            agreed,
+            name,
+            problem.topology,
+            own_of(problem, name) | {"counts": counts},
+            records=8,
+            state=state.parties[name],
+            credentials=party.PlaintextWithoutIdentity(name),
+            transport=transport,
+        )
+
+    results = checked(together(agreed.parties, one))
+    expected = trainer.evaluate(state, problem.batch, counts).loss
+    [found] = [x for r in results.values() for x in r.losses.values()]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

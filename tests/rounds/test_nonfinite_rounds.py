@@ -152,3 +152,17 @@ def test_an_optimizer_of_averages_has_neither_norm_nor_loss():
         (optax.polyak_sgd(), "`server` needs the loss (`value`)"),
     ):
         refused(why, lambda server=server: rounds.fedavg(trainer(), server=server))
+
+
+@MANY
+def test_a_step_that_is_left_out_counts_for_nothing_in_the_losses_of_its_round(name):
+    algorithm = ALGORITHMS[name](trainer("skip"))
+    state = algorithm.init(0, drawn())
+    _, info = algorithm.step(state, drawn(spoilt(13)))
+    assert not well(info)
+    assert np.isfinite(info.loss) and all(np.isfinite(x) for x in info.losses.values())
+
+
+def test_a_round_prints_no_record():
+    said = repr(drawn(spoilt(3, value=7731773)))
+    assert "7731773" not in said and "image" in said and "2 of 2 clients" in said

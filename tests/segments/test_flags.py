@@ -296,3 +296,50 @@ def test_a_flag_may_be_handed_on_by_what_collects_keywords():
 
     train, infer = outputs(jsplit.segment(collecting, flags={"is_train": True}))
     assert jnp.array_equal(train, x) and jnp.array_equal(infer, 0 * x)
+
+
+class InPart(nnx.Module):
+    """A pretrained part with BatchNorm, and a head with one of its own."""
+
+    def __init__(self, rngs):
+        self.part, self.norm = nnx.BatchNorm(8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.part(x) + 1)
+
+
+def test_a_part_that_was_put_in_inference_mode_stays_in_it():
+    model = InPart(nnx.Rngs(0))
+    model.part.eval()
+    part = jsplit.segment(model)
+    params, state = part.init(jax.random.key(0), x)
+    given = jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape)
+    output, after = part.apply(params, state, jax.random.key(0), given)
+    np.testing.assert_allclose(output, model(given), rtol=1e-5, atol=1e-5)
+    for name, moves in (("part", False), ("norm", True)):
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), after[name], state[name])
+        assert all(jax.tree.leaves(same)) != moves, name
+    # One that is wholly in inference mode was used for that, and is trained here.
+    model.eval()
+    whole = jsplit.segment(model)
+    _, after = whole.apply(*whole.init(jax.random.key(0), x), jax.random.key(0), given)
+    assert bool((after["part"]["mean"] != state["part"]["mean"]).any())
+
+
+class Half(linen.Module):
+    """BatchNorm is told its mode, dropout is not."""
+
+    @linen.compact
+    def __call__(self, x, train: bool = False, use_dropout=None):
+        h = linen.BatchNorm(use_running_average=not train)(x)
+        return linen.Dropout(0.5, deterministic=not use_dropout)(h)
+
+
+@pytest.mark.parametrize(
+    "model", [Half(), nnx.bridge.ToNNX(IdleLinen(), rngs=nnx.Rngs(0)).lazy_init(x)]
+)
+def test_dropout_that_never_drops_is_warned_of_beside_what_trains_and_in_a_bridge(
+    model,
+):
+    with pytest.warns(UserWarning, match="Dropout, which in training do the same"):
+        jsplit.segment(model).init(jax.random.key(0), x)

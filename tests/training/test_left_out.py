@@ -132,3 +132,16 @@ def test_a_loss_that_leaves_rows_out_itself_is_left_alone():
     label[OUT] = -1
     _, info = trainer.step(state, {**BATCH, "label": label})
     assert well(info) and np.isfinite(info.loss)
+
+
+@both
+@pytest.mark.parametrize("bad", [-1, np.nan, np.inf])
+def test_weights_are_from_0_on(interpreter, bad):
+    trainer = INTERPRETERS[interpreter](TOPOLOGY, optax.sgd(0.1))
+    state, wrong = trainer.init(0, BATCH), WEIGHT.copy()
+    wrong[3] = bad
+    for call in (trainer.step, trainer.evaluate):
+        with pytest.raises(
+            ValueError, match="`weight` must hold weights from 0 on: 1 of 8"
+        ):
+            call(state, BATCH, wrong)

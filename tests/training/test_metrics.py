@@ -263,3 +263,48 @@ def test_a_metric_is_drawn_and_printed_as_one():
     assert "auc = metric(y, label)" in str(whole)
     assert '(["auc"])' in jsplit.mermaid(whole)
     assert hash(whole) == hash(topology(AUC, client="lab")) or whole.metrics == (AUC,)
+
+
+@both
+def test_a_metric_reads_what_no_segment_reads(interpreter):
+    """Of a value of several arrays, at the receiver and at a party that gets it for this."""
+
+    def init(key, x):
+        return jnp.ones((4, 3))
+
+    bottom = jsplit.segment(
+        lambda w, x: {"h": x @ w, "skip": x + 3.0}, init=init, inputs="x", name="v"
+    )
+    top = jsplit.segment(
+        lambda w, v: {"y": v["h"] @ w[:3], "more": v["h"] + 2.0},
+        init=init,
+        inputs="v",
+        name="out",
+    )
+    mean = {
+        "skip": lambda v, label: v["skip"].mean(),
+        "more": lambda out, label: out["more"].mean(),
+    }
+    plain = jsplit.vanilla(bottom, top, loss=lambda out, label: square(out["y"], label))
+    watched = plain.add(
+        jsplit.Metric("skip", mean["skip"], "server", ["v", "label"]),
+        jsplit.Metric("more", lambda out: out["more"].mean(), "client", ["out"]),
+    )
+    trainer = getattr(jsplit, interpreter)(watched, optax.sgd(0.1))
+    state = trainer.init(0, FIELDS)
+    found = trainer.evaluate(state, FIELDS).metrics
+    weights = state.parties["client"].params["v"]
+    assert found["skip"] == pytest.approx((RECORDS + 3).mean(), rel=1e-5)
+    expected = (RECORDS @ np.asarray(weights) + 2).mean()
+    assert found["more"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_a_metric_raises_is_told_without_its_words():
+    def quotes(y, label):
+        raise ValueError(f"odd label {label[0]} 7731773")
+
+    metric = jsplit.Metric("odd", quotes, "server", ["y", "label"])
+    trainer = jsplit.fused(topology(metric), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="ValueError in `quotes`, line") as error:
+        trainer.evaluate(trainer.init(0, FIELDS), FIELDS)
+    assert "7731773" not in str(error.value) and error.value.__cause__ is None

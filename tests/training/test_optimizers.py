@@ -299,3 +299,18 @@ def test_all_gradients_of_0_stay_0_and_one_of_nan_is_refused(interpreter):
     new, info = trainer.step(state, {"x": X})
     assert well(info)
     close(learned(new), learned(state), 0)
+
+
+def test_a_norm_of_one_party_among_several_is_warned_of_by_name():
+    problem = make_problem("vanilla", "mlp", "nnx")
+    own = clipped(optax.clip_by_global_norm(NORM))
+    with pytest.warns(
+        UserWarning, match="jsplit.clip_by_global_norm clips by the norm"
+    ):
+        jsplit.fused(problem.topology, own)
+    # Of one party alone it is that of the whole model.
+    whole = by_hand(
+        jsplit.Node("h", dense(["x"]), "alice"),
+        jsplit.Loss("loss", lambda h: (h**2).mean(-1), "alice", ["h"]),
+    )
+    jsplit.fused(whole, own)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jsplit
 from jsplit.compress import cast, quantize
@@ -273,4 +274,30 @@ def test_a_loss_that_is_no_number_is_refused(interpreter):
     refused(
         "loss `hits`: `fn` must return a floating array, got bool[8]",
         lambda: trainer.step(state, problem.batch),
+    )
+
+
+@both
+def test_a_field_without_arrays_or_with_keys_of_two_kinds_is_named(interpreter):
+    problem = make_problem("vanilla", "mlp", "nnx")
+    trainer = INTERPRETERS[interpreter](problem.topology, optax.sgd(0.1))
+    state = trainer.init(0, problem.batch)
+    x = problem.batch["image"]
+    for value, what in {
+        "nothing": (None, "`image` holds no array, got None"),
+        "empty": ({}, "`image` holds no array, got a dict"),
+        "mixed": ({1: x, "a": x}, "field `image` of the batch is no tree of arrays"),
+    }.values():
+        refused(
+            what, lambda v=value: trainer.step(state, {**problem.batch, "image": v})
+        )
+
+
+@pytest.mark.parametrize("seed", [True, 2**32, 2**40, -(2**31) - 1])
+def test_a_seed_that_would_be_another_is_refused(seed):
+    problem = make_problem("vanilla", "mlp", "nnx")
+    trainer = jsplit.fused(problem.topology, optax.sgd(0.1))
+    refused(
+        "an integer seed from -2**31 to 2**32 - 1",
+        lambda: trainer.init(seed, problem.batch),
     )

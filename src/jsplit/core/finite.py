@@ -95,11 +95,36 @@ def together(found: Sequence[Finite | None]) -> Finite | None:
 
 def is_finite(tree: object) -> jax.Array:
     """Whether every floating number of a pytree is finite, bool []."""
+    return _all([_is_finite(x) for x in _floating(tree)])
+
+
+def stays_finite(new: object, old: object) -> jax.Array:
+    """Whether every array of a pytree is finite that was so before, bool [].
+
+    A least value so far, say, begins with infinity.
+    """
+    pairs = zip(_floating(new), _floating(old), strict=True)
+    return _all([_is_finite(x) | ~_is_finite(was) for x, was in pairs])
+
+
+def has_no_fault(memory: object) -> jax.Array:
+    """Whether an optimizer's state is finite, but for numbers that are infinite, bool []."""
+    # The best loss of a plateau, say; what is kept for each parameter is an array.
     found = [
-        _is_finite(x)
+        ~jnp.isnan(x) if jnp.ndim(x) == 0 else _is_finite(x) for x in _floating(memory)
+    ]
+    return _all(found)
+
+
+def _floating(tree: object) -> list[jax.Array]:
+    return [
+        x
         for x in jax.tree.leaves(tree)
         if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and jnp.size(x)
     ]
+
+
+def _all(found: list[jax.Array]) -> jax.Array:
     return jnp.stack(found).all() if found else jax.lax.full((), True)
 
 

@@ -7,13 +7,20 @@ and if anybody found something all keep what they had.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-from jsplit.core.finite import Watched, is_finite, names_by_party
+from jsplit.core.finite import (
+    Watched,
+    has_no_fault,
+    is_finite,
+    names_by_party,
+    stays_finite,
+)
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.loss_scale import is_scale, scale_ops, scaled_gradients
@@ -32,11 +39,17 @@ def faults(config: Config) -> Exchange:
 
 
 class _Watched(NamedTuple):
-    """A value that is looked at: what it is in words, where it lies, whether it counts faults."""
+    """A value that is looked at.
+
+    Attributes:
+        text: what it is, in words.
+        name: where it lies.
+        was: where it lies as it was before the step, if that counts.
+    """
 
     text: str
     name: Name
-    counts: bool = False
+    was: tuple[Name, ...] = ()
 
 
 def watched(config: Config, party: str) -> list[_Watched]:
@@ -51,7 +64,7 @@ def watched(config: Config, party: str) -> list[_Watched]:
     found += [_Watched(text, name) for text, name in scaled]
     for name in _moved(config, party):
         of = "statistics" if name.kind == Kind.STATE else "the memory of the link"
-        found.append(_Watched(f"{of} of `{name.what}`", name))
+        found.append(_Watched(f"{of} of `{name.what}`", name, (held(name),)))
     return found
 
 
@@ -65,7 +78,7 @@ def _watched_losses(config: Config, party: str) -> list[_Watched]:
             if x.weight:
                 found.append(_Watched(f"the loss `{x.name}`", loss_name(x)))
             text = f"the range of class numbers in the loss `{x.name}`"
-            found.append(_Watched(text, range_name(x), counts=True))
+            found.append(_Watched(text, range_name(x)))
     return found
 
 
@@ -84,6 +97,8 @@ def flags_name(party: str) -> Name:
 _HELD = {Kind.STATE: Kind.HELD_STATE, Kind.LINK: Kind.HELD_LINK}
 
 
+# Asked of every name in every step: the cache runs no Python.
+@cache
 def held(name: Name) -> Name:
     """Where statistics, or the memory of a link, lie as they were before the step."""
     return name._replace(kind=_HELD[name.kind])
@@ -108,7 +123,7 @@ def measuring_ops(config: Config) -> list[Op]:
     for party in config.topology.parties:
         found = _watched_losses(config, party)
         if found and config.nonfinite != "allow":
-            reads = tuple(x.name for x in found)
+            reads = _reads(found)
 
             def run(*values, found=found):
                 return (_flags(found, values),)
@@ -119,12 +134,25 @@ def measuring_ops(config: Config) -> list[Op]:
 
 def _flags(found: Sequence[_Watched], values: Sequence[PyTree]) -> jax.Array:
     """Whether each value is as it should be, bool [values]."""
+    left = iter(values)
     flags = [
-        x == 0 if one.counts else is_finite(x)
-        for one, x in zip(found, values, strict=True)
+        _fine(one.name, next(left), *[next(left) for _ in one.was]) for one in found
     ]
     # A party may keep nothing, as one of only merging segments.
     return jnp.stack(flags) if flags else jnp.ones(0, bool)
+
+
+def _fine(name: Name, value: PyTree, *was: PyTree) -> jax.Array:
+    if name.kind == Kind.RANGE:
+        return value == 0
+    if was:
+        return stays_finite(value, *was)
+    of_optimizer = name.kind == Kind.OPTIMIZER
+    return has_no_fault(value) if of_optimizer else is_finite(value)
+
+
+def _reads(found: Sequence[_Watched]) -> tuple[Name, ...]:
+    return tuple(name for x in found for name in (x.name, *x.was))
 
 
 def _check_op(config: Config, party: str) -> Op:
@@ -141,7 +169,7 @@ def _check_op(config: Config, party: str) -> Op:
         replaced = skips and name.kind in (Kind.PARAMS, Kind.OPTIMIZER)
         return proposed(name) if replaced else name
 
-    reads = tuple(place(x.name) for x in found)
+    reads = tuple(map(place, _reads(found)))
     writes = (flags_name(party), *([faults(config).part(party)] if skips else []))
     return Op(party, OpKind.CHECK, "", reads, writes, run)
 
@@ -162,8 +190,8 @@ def _settle_op(config: Config, party: str) -> Op:
 
 
 def hold(layout: Layout, store: Store, nonfinite: str) -> None:
-    """Hold statistics and memories of links as they are before a step, if it may be skipped."""
-    if nonfinite != "skip":
+    """Hold statistics and memories of links as they are before a step that is looked at."""
+    if nonfinite == "allow":
         return
     for at in layout.values():
         for name in (*at.state.values(), *at.links.values()):
