@@ -18,8 +18,11 @@ from tests.training.common import (
     close,
     dense,
     learned,
+    refused,
     well,
 )
+
+PICK = optax.softmax_cross_entropy_with_integer_labels
 
 PROBLEM = make_problem("u_shaped", "cnn", "linen")
 GOOD = PROBLEM.batch
@@ -253,6 +256,112 @@ def test_numbers_of_16_bits_that_are_large_are_finite():
     topology = by_hand(
         jsplit.Node("h", nodes, "alice"),
         jsplit.Loss("loss", lambda h: h, "alice", ["h"]),
+    )
+    trainer = jsplit.fused(topology, optax.sgd(0.1))
+    _, info = trainer.step(trainer.init(0, {"x": X}), {"x": X})
+    assert well(info)
+
+
+MASK = np.array([0, 1, 1, 0, 1, 1, 1, 1], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("loss", "label", "wrong"),
+    [
+        (lambda y, z, m: PICK(y, z), 7, True),
+        (lambda y, z, m: PICK(y, z), -1, True),
+        (lambda y, z, m: PICK(y, z).mean(), 7, True),
+        (lambda y, z, m: -jax.nn.log_softmax(y)[jnp.arange(8), z], -1, True),
+        (lambda y, z, m: PICK(y, z) * m, -1, False),
+        (lambda y, z, m: PICK(y, z) * (1 - m), -1, True),
+        (lambda y, z, m: jnp.where(m > 0, PICK(y, z), 0), -100, False),
+        (lambda y, z, m: jnp.where(z < 0, 0.0, PICK(y, z)), -100, False),
+        (lambda y, z, m: PICK(y, jnp.clip(z + 1, 0, 2)), -1, False),
+        (lambda y, z, m: PICK(y, jnp.maximum(z, 0)), -1, False),
+    ],
+)
+def test_a_class_number_out_of_range_is_named_where_it_changes_something(
+    loss, label, wrong
+):
+    topology = jsplit.Topology(
+        [
+            jsplit.Node("y", dense(["x"]), "lab"),
+            jsplit.Loss("loss", loss, "lab", ["y", "label", "mask"]),
+        ],
+        {"lab": ["x", "label", "mask"]},
+    )
+    trainer = jsplit.fused(topology, optax.sgd(0.1))
+    labels = np.where(MASK > 0, 1, label).astype(np.int32)
+    batch = {"x": X[:8], "label": labels, "mask": MASK}
+    state = trainer.init(0, batch)
+    if wrong:
+        with pytest.raises(jsplit.NotFinite, match="the range of class numbers"):
+            trainer.step(state, batch)
+    else:
+        trainer.step(state, batch)
+
+
+def test_what_was_infinite_before_a_step_is_no_fault_of_it():
+    """A mask, a least value so far, the best loss of a plateau that waits."""
+
+    def apply(w, state, key, x, train=True):
+        least = jnp.minimum(state["least"], 5.0) if train else state["least"]
+        masked = jnp.where(jnp.isfinite(state["mask"]), x @ w, 0)
+        return masked, {"mask": state["mask"], "least": state["least"], "now": least}
+
+    first = {
+        "mask": jnp.array([0.0, -jnp.inf, 0.0]),
+        "least": jnp.full(3, jnp.inf),
+        "now": jnp.full(3, jnp.inf),
+    }
+    segment = jsplit.Segment(
+        lambda key, x: (jnp.ones((x.shape[1], 3)), first), apply, ("x",), "y"
+    )
+    topology = jsplit.Topology(
+        [
+            jsplit.Node("y", segment, "lab"),
+            jsplit.Loss("loss", lambda y: (y**2).mean(-1), "lab", ["y"]),
+        ],
+        {"lab": ["x"]},
+    )
+    plateau = optax.contrib.reduce_on_plateau(accumulation_size=3)
+    batch = {"x": X[:8]}
+    for policy in ("refuse", "skip"):
+        trainer = jsplit.fused(
+            topology, optax.chain(optax.sgd(0.1), plateau), nonfinite=policy
+        )
+        state = trainer.init(0, batch)
+        new, info = trainer.step(state, batch)
+        assert well(info)
+        moved = new.parties["lab"].params["y"] != state.parties["lab"].params["y"]
+        assert bool(moved.any())
+
+
+@pytest.mark.parametrize("make", [jsplit.fused, jsplit.messages])
+def test_a_step_that_can_be_refused_gives_its_state_back(make):
+    topology = by_hand(
+        jsplit.Node("h", dense(["x"]), "alice"),
+        jsplit.Loss("loss", lambda h: (h**2).mean(-1), "alice", ["h"]),
+    )
+    refused(
+        '`donate=True` needs `nonfinite="skip"`',
+        lambda: make(topology, optax.sgd(0.1), donate=True),
+    )
+
+
+def test_narrow_parameters_are_looked_at_too():
+    narrow = jsplit.segment(
+        lambda p, x: x @ p["w"],
+        init=lambda key, x: {
+            "w": jnp.ones((x.shape[1], 2)),
+            "q": jnp.ones(3, jnp.float8_e4m3fn),
+        },
+        inputs="x",
+        name="y",
+    )
+    topology = by_hand(
+        jsplit.Node("y", narrow, "alice"),
+        jsplit.Loss("loss", lambda y: (y**2).mean(-1), "alice", ["y"]),
     )
     trainer = jsplit.fused(topology, optax.sgd(0.1))
     _, info = trainer.step(trainer.init(0, {"x": X}), {"x": X})

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import shown
+from jsplit.core.finite import at_least_float32
 from jsplit.core.links import stateless
 from jsplit.core.trees import is_floating
 
@@ -72,7 +73,7 @@ def quantize(bits: int = 8, *, stochastic: bool = True) -> Link:
 
     def encode_array(x: jax.Array, key: jax.Array) -> _Quantized:
         # In bfloat16 neighbouring levels of 8 bits would fall together.
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(at_least_float32(x.dtype))
         scale = jnp.max(jnp.abs(x), initial=0) / top
         level = x / jnp.where(scale > 0, scale, 1)
         offset = jax.random.uniform(key, x.shape, x.dtype) if stochastic else 0.5

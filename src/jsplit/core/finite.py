@@ -135,9 +135,16 @@ def _is_finite(x: jax.Array) -> jax.Array:
     # CPU computes them three times as fast as a largest magnitude. Scaled down, finite
     # numbers never add up to infinity; what becomes 0 by that is finite anyway.
     rows = x.reshape(x.shape[0], -1) if x.ndim > 1 else x[None]
-    wide = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    wide = rows.astype(at_least_float32(rows.dtype))
     scale = 2.0 ** -(12 + wide.shape[1].bit_length())
     return jnp.isfinite(wide @ jax.lax.full((wide.shape[1],), scale, wide.dtype)).all()
+
+
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype in which numbers of a dtype are added: float32 for all narrower floats."""
+    # JAX promotes float8 with nothing.
+    narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
+    return jnp.dtype(jnp.float32) if narrow else jnp.promote_types(dtype, jnp.float32)
 
 
 def names_by_party(

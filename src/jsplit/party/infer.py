@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
-import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
@@ -21,7 +20,7 @@ from jsplit.party.contract.record_order import Id
 from jsplit.party.join import prepare
 from jsplit.party.passes import means, passes
 from jsplit.party.results import Result
-from jsplit.party.task import Brought, Task, TaskKind
+from jsplit.party.task import INFERENCE, Brought, Task, TaskKind
 from jsplit.training.metrics import compute_metrics
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
@@ -101,8 +100,7 @@ def evaluate(
         credentials,
         data=data,
         ids=ids,
-        # A part with parameters asks for an optimizer; this one has no state to restore.
-        optimizer=optax.identity(),
+        optimizer=INFERENCE,
         links=links,
         checkpoint=checkpoint,
         state=state,
@@ -192,8 +190,7 @@ def predict(
         credentials,
         data=data,
         ids=ids,
-        # A part with parameters asks for an optimizer; this one has no state to restore.
-        optimizer=optax.identity(),
+        optimizer=INFERENCE,
         links=links,
         checkpoint=checkpoint,
         state=state,

@@ -89,6 +89,7 @@ def _check(agreed: Agreement, fields: Mapping[str, PyTree]) -> None:
             f"`fields` must be a dictionary by name, got {type(fields).__name__}."
         )
     held = {name for names in agreed.holds.values() for name in names}
+    held |= {agreed.weight} - {""}
     if fields.keys() != held:
         raise ValueError(
             f"`fields` must be those that the parties hold, {', '.join(sorted(held))}, "

@@ -26,6 +26,10 @@ Ids: TypeAlias = Iterable[Id] | Mapping[str, Iterable[Id]]
 """Of a party's records, or by client."""
 
 
+INFERENCE = optax.identity()
+"""In the place of an optimizer, where nobody trains: it has no state to restore."""
+
+
 class TaskKind(StrEnum):
     """What all parties are at."""
 

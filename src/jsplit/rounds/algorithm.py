@@ -71,7 +71,7 @@ class Algorithm(NamedTuple):
     Attributes:
         init: `init(key, round) -> state`; of the round only shapes matter.
         step: `step(state, round) -> (state, info)`. The state that goes in
-            is used up.
+            stays valid, unless the trainer's `donate` says otherwise.
         run: `run(state, rounds) -> (state, infos)`, several rounds of
             equal shapes on the same data, in one program where that is
             fast; the infos have a leading axis [rounds].

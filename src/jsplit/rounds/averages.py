@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
+from jsplit.core.finite import at_least_float32
 from jsplit.core.keys import is_key
 from jsplit.core.typed_jax import wrap_key_data
 
@@ -66,7 +67,7 @@ def _zero_sum(x: jax.Array) -> jax.Array:
         return _least(_numbers(x))
     # At least float32: the sum of many clients loses digits in half
     # precision.
-    return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.zeros(x.shape, at_least_float32(x.dtype))
 
 
 def _least(x: jax.Array) -> jax.Array:

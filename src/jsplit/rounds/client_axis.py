@@ -74,6 +74,7 @@ def vmap_clients(
         topology=Topology(nodes, config.topology.holds),
         links=links,
         optimizer=optimizer,
+        blocks=count,
     )
 
 

@@ -7,30 +7,8 @@ from dataclasses import replace
 from jsplit.core.trainer import Trainer
 from jsplit.rounds.round_method import check_trainer
 from jsplit.topology.metrics import Metric
-from jsplit.training.config import Config
 from jsplit.training.evaluating import ScalarLosses
-from jsplit.training.fused import fused
-from jsplit.training.kinds import WireKind
-
-
-def fused_of(config: Config) -> Trainer:
-    """A trainer of a configuration, of one program in one program."""
-    links = {}
-    for _, value in config.links:
-        links[value] = (
-            config.links.get((WireKind.ACTIVATION, value)),
-            config.links.get((WireKind.COTANGENT, value)),
-        )
-    return fused(
-        config.topology,
-        config.optimizer,
-        links=links,
-        backward=config.backward,
-        mesh=config.mesh,
-        kernels=config.kernels,
-        nonfinite=config.nonfinite,
-        loss_scale=config.loss_scale,
-    )
+from jsplit.training.fused import fused_trainer
 
 
 def losses_trainer(trainer: Trainer, scalars: ScalarLosses) -> Trainer:
@@ -49,4 +27,4 @@ def losses_trainer(trainer: Trainer, scalars: ScalarLosses) -> Trainer:
     measured = replace(topology, nodes=parts)
     crossing = {c.name for c in measured.crossings}
     links = {at: x for at, x in config.links.items() if at[1] in crossing}
-    return fused_of(scalars.watch(config._replace(topology=measured, links=links)))
+    return fused_trainer(scalars.watch(config._replace(topology=measured, links=links)))

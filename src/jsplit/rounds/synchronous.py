@@ -21,13 +21,13 @@ from jsplit.rounds.client_mesh import clients_mesh, vmap_over_devices
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
-from jsplit.rounds.measuring import fused_of
 from jsplit.rounds.own_optimizers import check_own
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
 from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.evaluating import ScalarLosses
+from jsplit.training.fused import fused_trainer
 from jsplit.training.store import layout_of
 from jsplit.training.walk import Store
 
@@ -126,7 +126,7 @@ class Synchronous:
         own = _has_own(self.sharing, self.clients)
         vmap = vmap_over_devices(self.mesh)
         many = vmap_clients(self.config, self.clients, count, own=own, vmap=vmap)
-        return fused_of(many).step
+        return fused_trainer(many).step
 
 
 def _has_own(sharing: SharingTable, clients: Collection[str]) -> bool:

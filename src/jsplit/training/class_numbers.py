@@ -1,7 +1,8 @@
 """Integers that only pick an entry, as labels do in a cross-entropy, must be in range.
 
 JAX wraps a negative one and gives NaN, or the last entry, for one too large, so a wrong
-label would be another label without a word.
+label would be another label without a word. One whose entry changes nothing, since the
+loss masks it, may be anything.
 """
 
 from __future__ import annotations
@@ -11,22 +12,20 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Var
 
 from jsplit.core.base import PyTree
-from jsplit.jaxprs.flat import Equation, flatten
+from jsplit.core.trees import inexact_part
+from jsplit.jaxprs.flat import Equation, flatten, shape_of
 
-# What only gives integers another form, or is part of how JAX wraps negative ones.
+# What only gives integers another form.
 _FORMS = {
-    "add",
     "broadcast_in_dim",
     "concatenate",
     "convert_element_type",
     "copy",
     "expand_dims",
-    "lt",
     "reshape",
-    "select_n",
     "squeeze",
     "transpose",
 }
@@ -35,7 +34,7 @@ _FORMS = {
 def out_of_range(
     fn: Callable[..., PyTree], inputs: Sequence[PyTree], fields: Sequence[bool]
 ) -> jax.Array:
-    """How many class numbers are out of range, float32 [].
+    """In how many fields class numbers are out of range that matter, float32 [].
 
     Args:
         fn: of a loss.
@@ -48,50 +47,122 @@ def out_of_range(
     owners = [
         jax.tree.map(lambda _, f=f: f, x) for x, f in zip(inputs, fields, strict=True)
     ]
-    is_field = jax.tree.leaves(owners)
-    whole = [f and _is_integer(x) for f, x in zip(is_field, leaves, strict=True)]
-    if not any(whole):
+    of_fields = jax.tree.leaves(owners)
+    asked = [
+        f and bool(jnp.issubdtype(jnp.result_type(x), jnp.integer))
+        for f, x in zip(of_fields, leaves, strict=True)
+    ]
+    if not any(asked):
         return found
 
-    closed = jax.make_jaxpr(lambda *xs: fn(*structure.unflatten(xs)))(*leaves)
-    flat = flatten(cast(ClosedJaxpr, closed))
-    for x, var, asked in zip(leaves, flat.invars, whole, strict=True):
-        size = _entries(flat.equations, var) if asked else None
+    def run(*xs: jax.Array) -> PyTree:
+        return fn(*structure.unflatten(xs))
+
+    flat = flatten(cast(ClosedJaxpr, jax.make_jaxpr(run)(*leaves)))
+    for place, var in enumerate(flat.invars):
+        size = _entries(flat.equations, var) if asked[place] else None
         if size is not None:
-            found = found + ((x < 0) | (x >= size)).sum().astype(jnp.float32)
+            found = found + _matters(run, leaves, of_fields, place, size)
     return found
 
 
-def _is_integer(x: jax.Array) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(x), jnp.integer))
+def _matters(
+    run: Callable[..., PyTree],
+    leaves: Sequence[jax.Array],
+    of_fields: Sequence[bool],
+    place: int,
+    size: int,
+) -> jax.Array:
+    """Whether class numbers out of range change the loss or its gradients, float32 []."""
+    x = leaves[place]
+    outside = (x < 0) | (x >= size)
+
+    def with_entry(entry: int) -> PyTree:
+        there = list(leaves)
+        there[place] = jnp.where(outside, jnp.asarray(entry, x.dtype), x)
+
+        def value(parts: list[PyTree]) -> tuple[jax.Array, jax.Array]:
+            given = [t if p is None else p for t, p in zip(there, parts, strict=True)]
+            result = jnp.asarray(run(*given))
+            return result.astype(jnp.float32).sum(), result
+
+        # The gradients too: where all entries are alike, as at the start, the loss is.
+        # Those of what segments gave, since a field is never moved.
+        parts = [
+            None if f else inexact_part(t)
+            for f, t in zip(of_fields, there, strict=True)
+        ]
+        return jax.grad(value, has_aux=True)(parts)
+
+    def differs(_: None) -> jax.Array:
+        first, last = (jax.tree.leaves(with_entry(e)) for e in (0, size - 1))
+        pairs = zip(first, last, strict=True)
+        # NaN differs from itself: a loss that is not finite anyway is named as such.
+        return jnp.stack([(a != b).any() for a, b in pairs]).any()
+
+    # Only where there is one: else nothing is computed.
+    return jax.lax.cond(
+        outside.any(), differs, lambda _: jnp.zeros((), bool), None
+    ).astype(jnp.float32)
 
 
 def _entries(equations: Sequence[Equation], var: Var) -> int | None:
     """Of how many entries a variable picks one; nothing if it is used in another way."""
-    same, size, picks = {var}, None, False
+    same, size = {var}, None
+    wraps = _wraps(equations)
     for e in equations:
-        if not same & {*e.reads}:
+        read = same & {*e.reads}
+        if not read:
             continue
         name = e.eqn.primitive.name
-        if name == "gather":
-            # As the operand it would be data, and no place in any.
-            if e.eqn.invars[0] in same:
-                return None
-            picks = True
+        if name == "gather" and e.eqn.invars[0] not in same:
+            size = _smaller(size, _picked(e))
         elif name in _FORMS:
-            if name == "add":
-                size = _smaller(size, e.eqn.invars)
             same.update(e.writes)
+        elif id(e.eqn) in wraps and wraps[id(e.eqn)] in same:
+            # As JAX wraps a negative index; what only leads there is passed over.
+            if name == "select_n":
+                same.update(e.writes)
         else:
             # A loss that looks at a label by other means, as to mask some, knows more
             # about it than is known here.
             return None
-    return size if picks else None
-
-
-def _smaller(size: int | None, added: Sequence[Var | Literal]) -> int | None:
-    """The number of entries: what JAX adds to a negative index to wrap it."""
-    for v in added:
-        if isinstance(v, Literal):
-            size = int(v.val) if size is None else min(size, int(v.val))
     return size
+
+
+def _wraps(equations: Sequence[Equation]) -> dict[int, Var]:
+    """The equations by which JAX wraps negative indices, with the index of each."""
+    made = {v: e for e in equations for v in e.writes}
+    found: dict[int, Var] = {}
+    for e in equations:
+        if e.eqn.primitive.name != "select_n" or len(e.eqn.invars) != 3:
+            continue
+        below, plain, added = e.eqn.invars
+        if not isinstance(plain, Var):
+            continue
+        parts = [made.get(v) for v in (below, added) if isinstance(v, Var)]
+        if len(parts) == 2 and all(
+            p is not None and p.eqn.primitive.name == kind and p.eqn.invars[0] is plain
+            for p, kind in zip(parts, ("lt", "add"), strict=True)
+        ):
+            for one in (e, *parts):
+                assert one is not None
+                found[id(one.eqn)] = plain
+    return found
+
+
+def _picked(e: Equation) -> int | None:
+    """Of how many entries a gather picks one, if it picks along one axis."""
+    # One that clips was asked to.
+    if "CLIP" in str(e.eqn.params["mode"]):
+        return None
+    axes = e.eqn.params["dimension_numbers"].start_index_map
+    sizes = [shape_of(e.eqn.invars[0]).shape[axis] for axis in axes]
+    # Of several axes the others are those of the examples, as in `x[arange(n), label]`.
+    return sizes[-1] if sizes else None
+
+
+def _smaller(size: int | None, other: int | None) -> int | None:
+    if size is None or other is None:
+        return other if size is None else size
+    return min(size, other)

@@ -175,4 +175,6 @@ def _mean(terms: Sequence[jax.Array], counts: Sequence[ArrayLike]) -> jax.Array:
     values = jnp.stack(terms)
     share = jnp.stack([jnp.asarray(n, values.dtype) for n in counts])
     # A batch in which nothing counts may have any loss, NaN too.
-    return jnp.where(share > 0, values * share, 0).sum() / share.sum()
+    whole = share.sum()
+    found = jnp.where(share > 0, values * share, 0).sum()
+    return jnp.where(whole > 0, found / jnp.where(whole > 0, whole, 1), 0)

@@ -30,7 +30,7 @@ from jsplit.training.configure import (
 )
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.left_out import normalise_weight
+from jsplit.training.left_out import filled, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
@@ -38,7 +38,7 @@ from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.verdicts import Verdict
+from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
 
@@ -99,7 +99,8 @@ def fused(
             own, as `jax.lax.scan` over steps, that is all `"refuse"` does.
         donate: whether a step uses up the state that it is given, so that
             no second copy of parameters and optimizer state is in memory.
-            A step that is interrupted then leaves none.
+            A step that is interrupted then leaves none, and one that were
+            refused would: `nonfinite` must be "skip" or "allow".
         loss_scale: a number or a `DynamicScale`, for models in float16: by it
             cotangents are multiplied where they begin, and gradients divided.
             With a dynamic one, steps that overflow are skipped.
@@ -132,6 +133,13 @@ def fused(
         donate,
         loss_scale,
     )
+    check_donation(config)
+    return fused_trainer(config)
+
+
+def fused_trainer(config: Config) -> Trainer:
+    """The trainer of a configuration; of its own kind whatever has made that."""
+    topology, microbatches = config.topology, config.microbatches
     devices = one_mesh(config)
     scalars = ScalarLosses()
     train, measure, infer, judge, judge_losses = _programs(scalars.watch(config))
@@ -212,6 +220,7 @@ def _programs(config: Config) -> _Programs:
     def start(
         state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None = None
     ) -> Store:
+        batch = filled(weight, batch, config.blocks)
         return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
 
     def losses_in(store: Store) -> Info:

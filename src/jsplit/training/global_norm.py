@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import PyTree
+from jsplit.core.finite import at_least_float32
 
 Share = Callable[[str, jax.Array], jax.Array]
 """`share(name, part) -> sum`: the sum over all parties of what each gives, [] both."""
@@ -50,7 +51,7 @@ class ClipUpdate:
 
 def _wide(x: jax.Array) -> jnp.dtype:
     # The squares of many numbers in 16 bits would be infinite soon.
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return at_least_float32(x.dtype)
 
 
 def clip_by_global_norm(

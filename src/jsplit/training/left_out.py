@@ -1,13 +1,13 @@
 """An example of weight 0 is left out, whatever it holds.
 
-Another example's fields stand in the place of its own wherever they are read, and 0 in that
-of its loss. A product with 0 would not do: it keeps NaN and infinity, in the loss and again
-in every backward product. Nor would fields of zeros, at which a model may have no gradient.
+Examples that count stand in the place of its fields, and 0 in that of its loss. A product
+with 0 would not do: it keeps NaN and infinity, in the loss and again in every backward
+product. Nor would fields of zeros, at which a model may have no gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,71 +25,70 @@ def normalise_weight(weight: ArrayLike | None) -> jax.Array | None:
     if weight is None:
         return None
     weight = jnp.asarray(weight, jnp.result_type(float))
+    # By the largest first, since the sum of large ones may be infinite. All may be 0;
+    # the inner `where` keeps the other branch from dividing by it.
+    largest = weight.max()
+    weight = jnp.where(largest > 0, weight / jnp.where(largest > 0, largest, 1), 0)
     whole = weight.sum()
-    # All weights may be 0; the inner `where` keeps the other branch
-    # from dividing by it.
-    scale = jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
-    return weight * scale
+    return weight * jnp.where(
+        whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0
+    )
 
 
 def zeros_for_left_out(weight: jax.Array, result: jax.Array) -> jax.Array:
     """What a loss gives for each example, [batch, ...], with zeros for what is left out."""
-    return jnp.where(_shaped(weight != 0, result), result, 0)
+    counts = (weight != 0).reshape(-1, *[1] * (jnp.ndim(result) - 1))
+    return jnp.where(counts, result, 0)
 
 
-def rows_for_left_out(weight: jax.Array, tree: PyTree) -> PyTree:
-    """A field, with a row that counts in the place of each that is left out.
+def filled(
+    weight: ArrayLike | None, fields: Mapping[str, PyTree], blocks: int = 1
+) -> Mapping[str, PyTree]:
+    """The fields of a batch, with examples that count in the places of those left out.
+
+    Those that count come again in their order, so that statistics over the batch, as
+    BatchNorm's, are near to those of what counts.
 
     Args:
-        weight: how much each example counts, [batch].
-        tree: of arrays [batch, ...].
+        weight: how much each example counts, [batch]; `None`: all alike.
+        fields: by name, trees of arrays [batch, ...].
+        blocks: of how many equal parts the batch is made, as of several clients; what
+            stands in comes from the same part, if anything in it counts.
 
     Returns:
-        The tree: whatever a row of weight 0 held, the same.
+        The fields, whatever a row of weight 0 held the same; the very same if all count.
     """
-    counts, places = weight != 0, jnp.arange(weight.size)
-    # The nearest before it, which in a batch of several clients is its own client's:
-    # statistics of BatchNorm are of whatever stands there.
-    before = jax.lax.cummax(jnp.where(counts, places, -1))
-    rows = jnp.where(before < 0, jnp.argmax(counts), before)
+    if weight is None:
+        return fields
+    counts = jnp.asarray(weight) != 0
+    rows = _rows(counts, blocks)
 
     def replaced(x: jax.Array) -> jax.Array:
-        # Where nothing counts, as in the last of micro-batches, there is no such row. At
-        # 1 most of what has a pole at 0 has a gradient, and 0 is in every table.
+        # Where nothing counts at all there is no such row. At 1 most of what has a pole
+        # at 0 has a gradient, and 0 is in every table.
         floating = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
         none = jnp.asarray(1 if floating else 0, jnp.result_type(x))
         return jnp.where(counts.any(), jnp.asarray(x)[rows], none)
 
-    return jax.tree.map(replaced, tree)
+    return jax.tree.map(replaced, dict(fields))
 
 
-def _shaped(flags: jax.Array, x: jax.Array) -> jax.Array:
-    """Flags of examples, [batch], to be broadcast over an array [batch, ...]."""
-    return flags.reshape(-1, *[1] * (jnp.ndim(x) - 1))
+def _rows(counts: jax.Array, blocks: int) -> jax.Array:
+    """By place in the batch, whose fields stand there, int32 [batch]."""
+    parts = counts.reshape(blocks, -1)
+    size = parts.shape[1]
+    first = jnp.arange(blocks)[:, None] * size
+    inside = jax.vmap(_cycle)(parts) + first
+    anywhere = _cycle(counts).reshape(blocks, -1)
+    rows = jnp.where(parts.any(1, keepdims=True), inside, anywhere)
+    return rows.reshape(-1)
 
 
-def fields_for(
-    weight: jax.Array | None,
-    names: Iterable[str],
-    values: Sequence[PyTree],
-    fields: Sequence[str],
-) -> list[PyTree]:
-    """What a node or loss reads, with other rows in its fields for what is left out.
-
-    Args:
-        weight: how much each example counts, [batch]; `None`: all count alike.
-        names: of what it reads.
-        values: what it reads, in the same order.
-        fields: which names are fields; all else was computed from fields that were
-            replaced so.
-
-    Returns:
-        The values; without weights the very same, so that whoever compares by identity
-        finds them again.
-    """
-    if weight is None:
-        return list(values)
-    return [
-        rows_for_left_out(weight, x) if name in fields else x
-        for name, x in zip(names, values, strict=True)
-    ]
+def _cycle(counts: jax.Array) -> jax.Array:
+    """What counts stays in its place, and fills the others in its order, again and again."""
+    places = jnp.arange(counts.size)
+    # Those that count first, each kind in its order.
+    order = jnp.argsort(~counts, stable=True)
+    number = jnp.cumsum(~counts) - 1
+    stand_in = order[number % jnp.maximum(counts.sum(), 1)]
+    return jnp.where(counts, places, stand_in)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
+from jsplit.core.finite import at_least_float32
 from jsplit.training.config import Config
 from jsplit.training.dynamic_scale import DynamicScale, first_scale, next_scale
 from jsplit.training.kinds import Kind, OpKind
@@ -83,7 +84,7 @@ def unscale_op(config: Config, party: str, gradients: Sequence[Name]) -> list[Op
 
         def divided(x: jax.Array) -> jax.Array:
             # In 16 bits a quotient could be 0 or infinite again.
-            wide = jnp.promote_types(x.dtype, jnp.float32)
+            wide = at_least_float32(x.dtype)
             return (x.astype(wide) / scale.astype(wide)).astype(x.dtype)
 
         # XLA makes one division of this and of one that an optimizer does, which rounds

@@ -19,7 +19,7 @@ from jsplit.training.class_numbers import out_of_range
 from jsplit.training.config import Config
 from jsplit.training.cotangents import cotangent
 from jsplit.training.kinds import Kind, OpKind
-from jsplit.training.left_out import fields_for, zeros_for_left_out
+from jsplit.training.left_out import zeros_for_left_out
 from jsplit.training.loss_scale import first_cotangent, scale_names
 from jsplit.training.walk import Name, Op
 
@@ -101,7 +101,6 @@ def _range(
     if config.nonfinite == "allow":
         return []
     fields = config.topology.fields
-    inputs = fields_for(weight, loss.reads, inputs, fields)
     return [out_of_range(loss.fn, inputs, [i in fields for i in loss.reads])]
 
 
@@ -109,7 +108,6 @@ def _mean(
     topology: Topology, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None
 ) -> jax.Array:
     """The mean of what a loss returns, of each example as often as it counts."""
-    inputs = fields_for(weight, loss.reads, inputs, topology.fields)
     result = _per_example(loss, inputs)
 
     # A penalty on parameters or states alone has no examples to weigh.

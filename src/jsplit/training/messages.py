@@ -33,7 +33,7 @@ from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import normalise_weight
+from jsplit.training.left_out import filled, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.microbatches import part_of
@@ -42,7 +42,7 @@ from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
-from jsplit.training.verdicts import Verdict
+from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, Walk
 from jsplit.training.walks import Walks, walks_of
 
@@ -90,7 +90,7 @@ def messages(
             for `fused`. To skip one, all parties exchange how many such
             values they found.
         donate: whether a step uses up the parameters and optimizer states
-            that it is given.
+            that it is given; `nonfinite` must then be "skip" or "allow".
         loss_scale: by what cotangents are multiplied, as for `fused`.
 
     Returns:
@@ -122,6 +122,7 @@ def messages(
         donate,
         loss_scale,
     )
+    check_donation(config)
     scalars = ScalarLosses()
     layout, walks = layout_of(config), walks_of(config)
     programs_for = _by_shapes(scalars.watch(config), layout)
@@ -129,6 +130,8 @@ def messages(
     measured = fields_of(topology, losses=True, metrics=True)
     combine, judge = _combine(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
+    # One program for all fields: eagerly each operation would be one.
+    fill = jax.jit(filled)
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
     known: dict[tuple, Message] = {}
@@ -146,7 +149,8 @@ def messages(
         size = check_batch(topology, batch, needed, microbatches, weight)
         if config.mesh:
             check_even(config, size)
-        weight = None if weight is None else normalise_weight(weight)
+        if weight is not None:
+            batch, weight = fill(weight, dict(batch)), normalise_weight(weight)
         carrier = Recorder(known)
         store, losses = call_on_state(
             state, programs_for(batch).train, state, batch, weight, carrier
@@ -161,6 +165,8 @@ def messages(
         state: TrainState, batch: Fields, weight: ArrayLike | None
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
+        if weight is not None:
+            batch = fill(weight, dict(batch))
         store, carrier = (
             load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),

@@ -20,7 +20,6 @@ from jsplit.training.cotangents import (
 )
 from jsplit.training.crossing import rng_names, step_key
 from jsplit.training.kinds import Kind, OpKind
-from jsplit.training.left_out import fields_for
 from jsplit.training.vjp import Pullback
 from jsplit.training.walk import Name, Op
 
@@ -34,18 +33,16 @@ def forward_op(config: Config, node: Node, train: bool) -> Op:
         Name(party, Kind.STATE, node.name),
     )
     value, vjp = Name(party, Kind.VALUE, node.name), Name(party, Kind.VJP, node.name)
-    weight = Name(party, Kind.WEIGHT)
     inputs = [Name(party, Kind.VALUE, i) for i in node.reads]
 
-    def run(params, state, weight, *rest):
+    def run(params, state, *rest):
         key, inputs = rest[: len(known)], rest[len(known) :]
-        inputs = fields_for(weight, node.reads, inputs, config.topology.fields)
         key = node_key(step_key(*key), node.name, node.segment)
         if differentiated:
             return _forward_and_vjp(config, node, params, state, key, inputs)
         return node.segment.apply(params, state, key, *inputs, train=train)
 
-    reads = (params, state, weight, *known, *inputs)
+    reads = (params, state, *known, *inputs)
     writes = (value, state, vjp) if differentiated else (value, state)
     return Op(party, OpKind.FORWARD, node.name, reads, writes, run)
 
@@ -103,16 +100,13 @@ def backward_op(config: Config, node: Node) -> Op:
     # is zeros like it.
     like = [] if of_value else [Name(party, Kind.VALUE, node.name)]
     grad = [Name(party, Kind.GRAD, node.name)] if node.segment.trainable else []
-    fields = _own_fields(config, node)
     held = [
         Name(party, Kind.PARAMS, node.name),
-        *[Name(party, Kind.VALUE, i) for i in fields],
+        *[Name(party, Kind.VALUE, i) for i in _own_fields(config, node)],
     ]
 
-    def run(pull, weight, *rest):
-        (params, *values), rest = rest[: len(held)], rest[len(held) :]
-        # As the forward pass read them.
-        held_values = (params, *fields_for(weight, fields, values, fields))
+    def run(pull, *rest):
+        held_values, rest = rest[: len(held)], rest[len(held) :]
         if of_value:
             value_ct = tree_sum(rest[: len(of_value)])
         else:
@@ -121,15 +115,7 @@ def backward_op(config: Config, node: Node) -> Op:
         weights, arrived = pull((value_ct, state_ct), held_values)
         return (*[weights for _ in grad], *[arrived[i] for i in inputs])
 
-    weight = Name(party, Kind.WEIGHT)
-    reads = (
-        Name(party, Kind.VJP, node.name),
-        weight,
-        *held,
-        *of_value,
-        *like,
-        *of_state,
-    )
+    reads = (Name(party, Kind.VJP, node.name), *held, *of_value, *like, *of_state)
     writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
     return Op(party, OpKind.BACKWARD, node.name, reads, writes, run)
 

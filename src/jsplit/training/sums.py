@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
+from jsplit.core.finite import at_least_float32
 from jsplit.training.config import Config
 from jsplit.training.cotangents import cotangents, needs_vjp
 from jsplit.training.kinds import Kind, OpKind
@@ -88,7 +89,7 @@ def zero_sums(ops: Sequence[Op], store: Store) -> Store:
         return [store[name._replace(summed=False)] for name in sums]
 
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
+        lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)),
         jax.eval_shape(added, dict(store)),
     )
     return dict(zip(sums, zeros, strict=True))

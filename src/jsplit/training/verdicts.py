@@ -36,6 +36,19 @@ class NotFinite(ValueError):
     """
 
 
+def check_donation(config: Config) -> None:
+    """Refuse a trainer whose refused step could not give the state back.
+
+    Raises:
+        ValueError: saying what to choose.
+    """
+    if config.donate and config.nonfinite == "refuse":
+        raise ValueError(
+            '`donate=True` needs `nonfinite="skip"` or `"allow"`: a step that is refused '
+            "has used up the state that it was given, and gives none."
+        )
+
+
 class Verdict:
     """What becomes of a step or an evaluation, from the flags that its parties leave.
 

@@ -24,7 +24,7 @@ from jsplit.party.compute.interleave import interleave
 from jsplit.party.compute.own_config import own_config
 from jsplit.party.compute.payloads import needed_entries, payload_and_value
 from jsplit.party.compute.pipeline import Pipeline, held, lateness
-from jsplit.party.compute.prefetch import PrefetchedStep
+from jsplit.party.compute.prefetch import PrefetchedStep, fill
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Batches
@@ -184,7 +184,10 @@ class Local:
         return self._save_back(store), found
 
     def _load(self, state: PartyState, batch: Mapping[str, PyTree]) -> Store:
-        weight = normalise_weight(batch.get(self.agreed.weight))
+        counts = batch.get(self.agreed.weight)
+        if counts is not None:
+            batch = fill(counts, dict(batch))
+        weight = normalise_weight(counts)
         store = load(self.layout, TrainState({self.party: state}), batch, weight)
         hold(self.layout, store, self.config.nonfinite)
         return store

@@ -10,6 +10,7 @@ from jsplit.core.base import Link
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.checks import scale_of
 from jsplit.party.contract.unread import unread_of
+from jsplit.party.task import INFERENCE
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import configure
@@ -52,7 +53,7 @@ def own_config(
     for owner in owners:
         wants = owner in agreed.wants_loss
         optimizers[owner] = with_loss(stand_in) if wants else stand_in
-    if party in owners and optimizer is not None:
+    if party in owners and optimizer not in (None, INFERENCE):
         _check_exchange(agreed, party, optimizer)
         optimizers[party] = optimizer
     made = agreed.links(links)

@@ -18,7 +18,7 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.record_order import Batches
-from jsplit.training.left_out import normalise_weight
+from jsplit.training.left_out import filled, normalise_weight
 from jsplit.training.store import PartyLayout
 from jsplit.training.walk import Address, Name, Store, Wire
 
@@ -33,11 +33,18 @@ def fields_of_batch(
         batch: by name.
         weight: the name of the weights, if records have any.
     """
-    found: Store = {layout.fields[f]: x for f, x in batch.items() if f in layout.fields}
+    own = {f: x for f, x in batch.items() if f in layout.fields}
     # Of the whole batch, so that the parts of it are weighted as the whole is.
+    if weight in batch:
+        own = fill(batch[weight], own)
+    found: Store = {layout.fields[f]: x for f, x in own.items()}
     if weight in batch:
         found[layout.weight] = normalise_weight(batch[weight])
     return found
+
+
+# One program for all fields: eagerly each operation would be one.
+fill = jax.jit(filled)
 
 
 def copied(tree: PyTree) -> PyTree:
