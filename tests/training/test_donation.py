@@ -68,7 +68,9 @@ def test_an_interrupted_loop_goes_on_with_the_state_in_hand(interpreter):
 
 @both
 def test_a_used_up_state_says_so_wherever_it_is_read(interpreter, tmp_path):
-    trainer = INTERPRETERS[interpreter](PROBLEM.topology, optax.adam(0.1), nonfinite="skip", donate=True)
+    trainer = INTERPRETERS[interpreter](
+        PROBLEM.topology, optax.adam(0.1), nonfinite="skip", donate=True
+    )
     state = trainer.init(0, BATCH)
     whole = jsplit.variables(state)
     new, _ = trainer.step(state, BATCH)
@@ -97,7 +99,9 @@ def test_a_used_up_state_says_so_wherever_it_is_read(interpreter, tmp_path):
 
 
 def test_a_used_up_state_of_rounds_says_so_too(tmp_path):
-    trainer = jsplit.fused(PROBLEM.topology, optax.sgd(0.1), nonfinite="allow", donate=True)
+    trainer = jsplit.fused(
+        PROBLEM.topology, optax.sgd(0.1), nonfinite="allow", donate=True
+    )
     algorithm = rounds.splitfed(trainer, "client")
     drawn = people([4, 4]).round(BATCH, 0, batch=4)
     state = algorithm.init(0, drawn)

@@ -153,7 +153,7 @@ def test_a_batch_may_be_any_mapping_and_a_seed_any_integer():
             lambda words=words: trainer.init(0, words),
         )
         refused(
-            "field `label` of the batch holds no array",
+            "`label` holds no array",
             lambda: trainer.init(0, {**problem.batch, "label": None}),
         )
 

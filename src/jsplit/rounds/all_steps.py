@@ -34,6 +34,7 @@ from jsplit.rounds.forms import StateForms
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
+from jsplit.training.left_out import weights_of_round
 from jsplit.training.walk import Address, Store
 
 TrainStep = Callable[..., tuple[TrainState, Info]]
@@ -126,7 +127,7 @@ class AllSteps:
             shared, live, fields, reads, weight
         )
         state = self.forms.one({**now.store, **repeated}, key, now.step)
-        state, info = self.trainers[count](state, batch, weight)
+        state, info = self.trainers[count](state, batch, weights_of_round(weight))
 
         new = self.forms.learned(state.parties)
         # What other parties have is new, whoever took the step: it is one step

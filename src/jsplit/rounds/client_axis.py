@@ -74,7 +74,6 @@ def vmap_clients(
         topology=Topology(nodes, config.topology.holds),
         links=links,
         optimizer=optimizer,
-        blocks=count,
     )
 
 

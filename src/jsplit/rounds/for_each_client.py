@@ -31,6 +31,7 @@ from jsplit.rounds.client_mesh import over_clients
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
+from jsplit.training.left_out import weights_of_round
 from jsplit.training.walk import Store
 
 
@@ -238,7 +239,7 @@ class ForEachClient:
         step = method.client_step if self.training else method.client_measure
         # Where every example counts 1, the trainer need not know weights:
         # a loss may then be one number for a batch.
-        weights = weight if self.ragged else None
+        weights = weights_of_round(weight) if self.ragged else None
         batch = rows_of(fields, reads)
         new = step(client, key, batch, weights, weight.sum())
         if live is None:

@@ -89,6 +89,7 @@ def round_arrays(round: Round, group: int) -> RoundArrays[np.ndarray]:
         np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])
         for x in (round.reads, round.weight, round.client, round.steps, round.share)
     )
+    reads = _reads_that_count(reads, weight)
     # The number of nobody: what it would write is dropped. With a number
     # of somebody, it would write that client's old state over its new one.
     client[count:] = round.clients
@@ -97,6 +98,24 @@ def round_arrays(round: Round, group: int) -> RoundArrays[np.ndarray]:
     # not depend on how many run at once.
     before = np.cumsum(steps, dtype=np.int32) - steps
     return RoundArrays(reads, weight, client, steps, share, before)
+
+
+def _reads_that_count(reads: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The records read, [K, S, B], with others for those that count nowhere in a round.
+
+    What fills up a batch is a record of the client that counts elsewhere. One to which
+    somebody has given weight 0, as its label is missing, may hold anything.
+    """
+    counts = weight > 0
+    if counts.all() or not counts.any():
+        return reads
+    everyone, new = np.unique(reads[counts]), reads.copy()
+    for of_client, its in zip(new, counts, strict=True):
+        own = np.unique(of_client[its])
+        bad = ~its & ~np.isin(of_client, own)
+        known = own if own.size else everyone
+        of_client[bad] = np.resize(known, int(bad.sum()))
+    return new
 
 
 def is_ragged(arrays: RoundArrays[np.ndarray]) -> bool:

@@ -49,7 +49,6 @@ class Config(NamedTuple):
         passing: what does not cross, because nobody reads it; `None`:
             everything crosses.
         loss_scale: by what cotangents are multiplied; `None`: by nothing.
-        blocks: of how many clients' batches a batch is made.
     """
 
     topology: Topology
@@ -65,4 +64,3 @@ class Config(NamedTuple):
     wants_loss: tuple[str, ...] = ()
     passing: UnreadLeaves | None = None
     loss_scale: LossScale | None = None
-    blocks: int = 1

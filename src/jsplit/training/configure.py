@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.checks import as_positive_int, one_of, shown
@@ -19,6 +18,7 @@ from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import MODES, NONFINITE, Config
 from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
 from jsplit.training.kinds import WireKind
+from jsplit.training.left_out import Weight, array_of
 from jsplit.training.meshes import meshes_of
 from jsplit.training.optimizers import (
     check_fit,
@@ -229,7 +229,7 @@ def check_batch(
     batch: Mapping[str, PyTree],
     needed: set[str],
     microbatches: int = 1,
-    weight: ArrayLike | None = None,
+    weight: Weight | None = None,
 ) -> int:
     """Check that a batch has all fields that are needed, and none that nobody holds.
 
@@ -270,10 +270,10 @@ def check_batch(
             f"`microbatches` is {microbatches}, which does not divide the batch of "
             f"{size} examples."
         )
-    if weight is not None and jnp.shape(weight) != (size,):
+    if weight is not None and (got := jnp.shape(array_of(weight))) != (size,):
         raise ValueError(
             f"`weight` must hold one number for each of the {size} examples, got shape "
-            f"{jnp.shape(weight)}."
+            f"{got}."
         )
     return size
 

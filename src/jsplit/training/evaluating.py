@@ -17,18 +17,19 @@ from jax.typing import ArrayLike
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.finite import together
 from jsplit.core.trainer import EvaluateFn
-from jsplit.core.trees import as_arrays, as_weight, batch_of
+from jsplit.core.trees import as_arrays, batch_of
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import Config
+from jsplit.training.left_out import Weight, array_of, as_checked
 from jsplit.training.losses import info_of
 from jsplit.training.metrics import Rows, compute_metrics, rows_of
 from jsplit.training.signatures import documented_as
 from jsplit.training.walk import Name
 
 Measure = Callable[
-    [TrainState, Fields, ArrayLike | None], tuple[Info, Mapping[Name, PyTree]]
+    [TrainState, Fields, Weight | None], tuple[Info, Mapping[Name, PyTree]]
 ]
 """`measure(state, batch, weight) -> (info, values)`: the losses of one batch, and by place
 the values that metrics read."""
@@ -101,13 +102,14 @@ def evaluator(
     """
 
     def one(
-        state: TrainState, batch: Fields, weight: ArrayLike | None
+        state: TrainState, batch: Fields, weight: Weight | None
     ) -> tuple[Info, Sequence[Rows]]:
-        batch, weight = as_arrays(batch), as_weight(weight)
+        batch, weight = as_arrays(batch), as_checked(weight)
         info, values = measure(state, batch, weight)
         if not topology.metrics:
             return info, []
-        return info, [rows_of(topology, values, batch, weight, batch_of(batch))]
+        counts = None if weight is None else array_of(weight)
+        return info, [rows_of(topology, values, batch, counts, batch_of(batch))]
 
     @documented_as(EvaluateFn)
     def evaluate(

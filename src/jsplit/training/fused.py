@@ -17,7 +17,7 @@ from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
-from jsplit.core.trees import as_arrays, as_weight
+from jsplit.core.trees import as_arrays
 from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -30,7 +30,7 @@ from jsplit.training.configure import (
 )
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.left_out import filled, normalise_weight
+from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
@@ -155,7 +155,7 @@ def fused_trainer(config: Config) -> Trainer:
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
         batch = as_arrays(batch)
-        weight = None if weight is None else as_weight(weight)
+        weight = None if weight is None else as_checked(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
         # Without a mesh nothing is moved, and nothing is called to find
         # that out.
@@ -170,7 +170,7 @@ def fused_trainer(config: Config) -> Trainer:
         return _swap_keys(new, keys), info
 
     def measure_one(
-        state: TrainState, batch: Fields, weight: ArrayLike | None
+        state: TrainState, batch: Fields, weight: Weight | None
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
@@ -218,16 +218,16 @@ def _programs(config: Config) -> _Programs:
         return walks_of(walked._replace(passing=known))
 
     def start(
-        state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None = None
+        state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None = None
     ) -> Store:
-        batch = filled(weight, batch, config.blocks)
+        batch = filled(weight, batch)
         return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
 
     def losses_in(store: Store) -> Info:
         return info_of(topology, {n.what: store[n] for n in walks.losses})
 
     def train(
-        state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
+        state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None
     ) -> tuple[TrainState, Info]:
         store, walks = start(state, keys, batch, weight), walks_for(batch)
         hold(layout, store, config.nonfinite)
@@ -240,7 +240,7 @@ def _programs(config: Config) -> _Programs:
         return _swap_keys(save_back(layout, store)), info
 
     def measure(
-        state: TrainState, keys: _Keys, batch: Fields, weight: ArrayLike | None
+        state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None
     ) -> tuple[Info, dict[Name, PyTree]]:
         store = start(state, keys, batch, weight)
         execute(walks_for(batch).measure.ops, store)
@@ -265,7 +265,7 @@ def _programs(config: Config) -> _Programs:
 
 
 def _placed(
-    devices: Mesh | None, state: TrainState, batch: Fields, weight: ArrayLike | None
+    devices: Mesh | None, state: TrainState, batch: Fields, weight: Weight | None
 ) -> tuple[TrainState, dict[str, PyTree], ArrayLike | None]:
     """The arguments of a program where it computes; without a mesh, as they are."""
     return (

@@ -8,15 +8,51 @@ product. Nor would fields of zeros, at which a model may have no gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
+from jsplit.core.trees import as_weight
 
 
-def normalise_weight(weight: ArrayLike | None) -> jax.Array | None:
+class Filled(NamedTuple):
+    """Weights of a batch in which rows of weight 0 hold examples that count elsewhere.
+
+    So it is in rounds, where a client's own records fill up its batches. Nothing stands in
+    the place of such rows.
+
+    Attributes:
+        weight: how much each example counts, [batch].
+    """
+
+    weight: jax.Array
+
+
+def weights_of_round(weight: jax.Array) -> jax.Array:
+    """Weights as a trainer's `step` takes them, of a batch of a round."""
+    # A user gives arrays alone, and the signature is the user's.
+    return cast(jax.Array, Filled(weight))
+
+
+Weight = ArrayLike | Filled
+"""How much each example counts, [batch]; of a user, or of a round."""
+
+
+def array_of(weight: Weight) -> ArrayLike:
+    """The weights alone."""
+    return weight.weight if isinstance(weight, Filled) else weight
+
+
+def as_checked(weight: Weight | None) -> ArrayLike | None:
+    """Weights as an array, looked at; those of a round have been."""
+    is_of_round = isinstance(weight, Filled)
+    return cast(ArrayLike, weight) if is_of_round else as_weight(weight)
+
+
+def normalise_weight(weight: Weight | None) -> jax.Array | None:
     """Scale the weights of examples, [batch], to mean 1.
 
     Then the mean over a batch of what is weighted so, or over its equal
@@ -24,7 +60,7 @@ def normalise_weight(weight: ArrayLike | None) -> jax.Array | None:
     """
     if weight is None:
         return None
-    weight = jnp.asarray(weight, jnp.result_type(float))
+    weight = jnp.asarray(array_of(weight), jnp.result_type(float))
     # By the largest first, since the sum of large ones may be infinite. All may be 0;
     # the inner `where` keeps the other branch from dividing by it.
     largest = weight.max()
@@ -41,9 +77,7 @@ def zeros_for_left_out(weight: jax.Array, result: jax.Array) -> jax.Array:
     return jnp.where(counts, result, 0)
 
 
-def filled(
-    weight: ArrayLike | None, fields: Mapping[str, PyTree], blocks: int = 1
-) -> Mapping[str, PyTree]:
+def filled(weight: Weight | None, fields: Mapping[str, PyTree]) -> Mapping[str, PyTree]:
     """The fields of a batch, with examples that count in the places of those left out.
 
     Those that count come again in their order, so that statistics over the batch, as
@@ -52,16 +86,14 @@ def filled(
     Args:
         weight: how much each example counts, [batch]; `None`: all alike.
         fields: by name, trees of arrays [batch, ...].
-        blocks: of how many equal parts the batch is made, as of several clients; what
-            stands in comes from the same part, if anything in it counts.
 
     Returns:
         The fields, whatever a row of weight 0 held the same; the very same if all count.
     """
-    if weight is None:
+    if weight is None or isinstance(weight, Filled):
         return fields
     counts = jnp.asarray(weight) != 0
-    rows = _rows(counts, blocks)
+    rows = _cycle(counts)
 
     def replaced(x: jax.Array) -> jax.Array:
         # Where nothing counts at all there is no such row. At 1 most of what has a pole
@@ -71,17 +103,6 @@ def filled(
         return jnp.where(counts.any(), jnp.asarray(x)[rows], none)
 
     return jax.tree.map(replaced, dict(fields))
-
-
-def _rows(counts: jax.Array, blocks: int) -> jax.Array:
-    """By place in the batch, whose fields stand there, int32 [batch]."""
-    parts = counts.reshape(blocks, -1)
-    size = parts.shape[1]
-    first = jnp.arange(blocks)[:, None] * size
-    inside = jax.vmap(_cycle)(parts) + first
-    anywhere = _cycle(counts).reshape(blocks, -1)
-    rows = jnp.where(parts.any(1, keepdims=True), inside, anywhere)
-    return rows.reshape(-1)
 
 
 def _cycle(counts: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
 from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
-from jsplit.core.trees import as_arrays, as_weight
+from jsplit.core.trees import as_arrays
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import (
@@ -33,7 +33,7 @@ from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import filled, normalise_weight
+from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.microbatches import part_of
@@ -145,7 +145,7 @@ def messages(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
         batch = as_arrays(batch)
-        weight = None if weight is None else as_weight(weight)
+        weight = None if weight is None else as_checked(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
         if config.mesh:
             check_even(config, size)
@@ -162,7 +162,7 @@ def messages(
         return new, info
 
     def measure_one(
-        state: TrainState, batch: Fields, weight: ArrayLike | None
+        state: TrainState, batch: Fields, weight: Weight | None
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
         if weight is not None:
