@@ -10,6 +10,7 @@ import pytest
 import jsplit
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.kinds import LEARNED, Kind
+from jsplit.training.nonfinite import hold
 from jsplit.training.store import key_and_step, layout_of, load, save_back
 from jsplit.training.walk import Name, Turn, Wire
 from jsplit.training.walks import walks_of
@@ -69,6 +70,7 @@ def test_nothing_is_left_of_a_step_but_what_is_kept(problem, trainer):
     walks, layout = walks_of(trainer.config), layout_of(trainer.config)
     store = load(layout, trainer.init(0, problem.batch), problem.batch)
     persistent = {n for n in store if n.kind in (*LEARNED, Kind.KEY, Kind.STEP)}
+    hold(layout, store, trainer.config.nonfinite)
     walk = CompiledWalk(walks.train.turns(), walks.train.keep, jitted(donate=()))
     walk(store, InProcess())
     # A party without a loss reads no weights, which are `None` here.
