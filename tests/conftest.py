@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
+from tests.long import LONG
 from tests.smoke import belongs
 
 FLAGS = [
@@ -35,6 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if belongs(item.nodeid.removeprefix("tests/")):
             item.add_marker("smoke")
+        name = item.nodeid.removeprefix("tests/")
+        if name in LONG or name.partition("[")[0] in LONG:
+            item.add_marker("slow")
 
 
 def pytest_collection_finish() -> None:

@@ -224,7 +224,8 @@ def test_data_of_another_dtype_than_agreed_is_refused(of):
 
 def test_a_function_of_the_step_may_not_change_its_dtype():
     problem = pair()
-    agreed = agreed_for(problem, steps=4)
+    # The other waits for this one as long as that.
+    agreed = agreed_for(problem, steps=4, patience=2.0)
 
     def batch(step):
         return {"x": BATCH["x"].astype(np.float16 if step == 2 else np.float32)}

@@ -1,0 +1,44 @@
+"""What `make test` leaves to `make test-slow`: points of sweeps whose others stand for them daily.
+
+A line names a test, with all its points, or one point of it.
+"""
+
+from __future__ import annotations
+
+LONG = {
+    "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[multitask]",
+    "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[vertical]",
+    "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[extended_vanilla]",
+    "training/test_optimizers.py::test_what_the_optimizers_exchange_is_costed[2]",
+    "training/test_optimizers.py::test_optimizers_that_need_the_loss_get_that_of_the_whole_model[momo]",
+    "training/test_optimizers.py::test_optimizers_that_need_the_loss_get_that_of_the_whole_model[polyak]",
+    "training/test_whole.py::test_a_raw_key_is_the_typed_one_that_its_words_are_of",
+    "training/test_whole.py::test_keys_of_another_implementation_are_saved_sent_exported_and_taken_to_rounds",
+    "training/test_whole.py::test_split_is_whole_bit_for_bit_under_adam_with_dropout_and_batch_norm[linen-rbg]",
+    "training/test_whole.py::test_split_is_whole_bit_for_bit_under_adam_with_dropout_and_batch_norm[nnx-unsafe_rbg]",
+    "training/test_whole.py::test_a_changed_default_implementation_is_the_one_of_a_seed",
+    "training/test_whole.py::test_a_segment_of_the_whole_model_draws_other_masks[linen]",
+    "training/test_unread.py::test_costs_are_the_messages[True-2]",
+    "training/test_unread.py::test_costs_are_the_messages[False-2]",
+    "slicing/test_loading.py::test_weights_go_into_another_topology_of_the_model_and_back_without_their_optimizer[linen]",
+    "slicing/test_loading.py::test_every_client_starts_from_the_weights_that_are_loaded",
+    "segments/test_flags.py::test_every_constructor_that_takes_a_model_takes_its_flags[linen]",
+    "rounds/test_nonfinite_rounds.py::test_splitfed_clips_each_client_s_step_by_its_own_global_norm",
+    "experiments/test_sweep.py::test_seeds_rates_and_cuts_are_swept_in_processes_of_their_own",
+    *(
+        "rounds/test_one_client.py::test_the_whole_model_of_a_client_predicts_what_the_"
+        f"algorithm_does[{name}]"
+        for name in ("alone", "turns, own", "turns", "parallel", "fedavg", "statistics")
+    ),
+    *(
+        "training/test_loss_scale.py::test_a_power_of_two_changes_no_bit_in_float32"
+        f"[{scale}-2-{make}]"
+        for scale in ("scale1", "32768.0")
+        for make in ("fused", "messages")
+    ),
+    *(
+        "rounds/test_nonfinite_rounds.py::test_records_that_fill_up_ragged_clients_may_hold_"
+        f"anything[{name}]"
+        for name in ("large batch", "parallel, shared")
+    ),
+}
