@@ -177,6 +177,33 @@ def train(agreed, problem, **options) -> dict[str, Any]:
     return together(agreed.parties, one)
 
 
+def train_in_memory(
+    agreed, problem, rates=None, data=own_of, transport=None, **options
+) -> dict[str, Any]:
+    """All parties train over the memory transport, without certificates.
+
+    `rates` are optimizers by party; `data(problem, party)` is a batch, or `batch(step)`.
+    """
+    rates = optimizers(problem.topology) if rates is None else rates
+    transport = party.MemoryTransport() if transport is None else transport
+
+    def one(name):
+        given = data(problem, name)
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            given if callable(given) else lambda step: given,
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=rates.get(name),
+            remind=0.2,
+            transport=transport,
+            **options,
+        )
+
+    return together(agreed.parties, one)
+
+
 def checked(results: dict[str, Any]) -> dict[str, party.Result]:
     """The results, if all came to a good end."""
     for result in results.values():

@@ -14,10 +14,8 @@ from tests.party.federation import (
     agreed_for,
     bits,
     checked,
-    optimizers,
-    own_of,
     small,
-    together,
+    train_in_memory,
     undisturbed,
 )
 
@@ -25,24 +23,8 @@ STEPS = 6
 
 
 def train(agreed, problem, transport, **options):
-    """All parties train, without certificates."""
-    rates = optimizers(problem.topology)
-
-    def one(name):
-        batch = own_of(problem, name)
-        return party.run(
-            agreed,
-            name,
-            problem.topology,
-            lambda step: batch,
-            credentials=party.PlaintextWithoutIdentity(name),
-            optimizer=rates[name],
-            remind=0.2,
-            transport=transport,
-            **options,
-        )
-
-    return checked(together(agreed.parties, one))
+    """All parties train, and none fails."""
+    return checked(train_in_memory(agreed, problem, transport=transport, **options))
 
 
 @pytest.mark.parametrize("configuration", ["pair", "vertical", "chain"])

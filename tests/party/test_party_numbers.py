@@ -9,30 +9,17 @@ import pytest
 
 import jsplit
 from jsplit import party
-from tests.party.federation import agreed_for, bits, checked, own_of, small, together
+from tests.party.federation import (
+    agreed_for,
+    bits,
+    checked,
+    own_of,
+    small,
+    together,
+    train_in_memory,
+)
 
 STEPS = 4
-
-
-def train(agreed, problem, rates, data=own_of, **options):
-    """All parties train over the memory transport; `rates` by party."""
-    transport = party.MemoryTransport()
-
-    def one(name):
-        batch = data(problem, name)
-        return party.run(
-            agreed,
-            name,
-            problem.topology,
-            lambda step: batch,
-            credentials=party.PlaintextWithoutIdentity(name),
-            optimizer=rates.get(name),
-            remind=0.2,
-            transport=transport,
-            **options,
-        )
-
-    return together(agreed.parties, one)
 
 
 def in_one_process(problem, rates, batch=None, weight=None, **options):
@@ -59,7 +46,7 @@ def test_parties_clip_by_the_norm_of_all(configuration, microbatches):
     )
     kinds = [wire.kind for wire in agreed.wires]
     assert kinds.count("scalar") == 2 * (len(agreed.parties) - 1)
-    results = checked(train(agreed, problem, rates))
+    results = checked(train_in_memory(agreed, problem, rates))
     for name, state in in_one_process(
         problem, rates, microbatches=microbatches
     ).items():
@@ -72,7 +59,7 @@ def test_a_party_that_asks_for_the_loss_is_sent_it():
     polyak = jsplit.with_loss(optax.polyak_sgd(0.1))
     rates = {first: polyak, second: optax.sgd(0.1)}
     agreed = agreed_for(problem, steps=STEPS, wants_loss=[first])
-    results = checked(train(agreed, problem, rates))
+    results = checked(train_in_memory(agreed, problem, rates))
     for name, state in in_one_process(problem, rates).items():
         assert bits(results[name].state) == bits(state), name
 
@@ -134,7 +121,7 @@ def test_a_record_of_weight_0_is_left_out_at_all_parties(microbatches):
     agreed = agreed_for(
         problem, steps=STEPS, microbatches=microbatches, weight="counts"
     )
-    results = checked(train(agreed, problem, rates, data))
+    results = checked(train_in_memory(agreed, problem, rates, data))
     expected = in_one_process(problem, rates, weight=WEIGHT, microbatches=microbatches)
     plain = in_one_process(problem, rates, microbatches=microbatches)
     for name, state in expected.items():
@@ -147,27 +134,12 @@ def test_a_step_after_which_anybody_keeps_nan_is_left_out_by_all():
     rates = dict.fromkeys(owners(problem), optax.adam(0.01))
     agreed = agreed_for(problem, steps=STEPS, nonfinite="skip")
     bad = {n: np.full_like(x, np.nan) for n, x in problem.batch.items()}
-    transport = party.MemoryTransport()
 
-    def one(name):
+    def data(problem, name):
         held = problem.topology.holds.get(name, ())
+        return lambda step: {f: (bad if step == 1 else problem.batch)[f] for f in held}
 
-        def batch(step):
-            source = bad if step == 1 else problem.batch
-            return {f: source[f] for f in held}
-
-        return party.run(
-            agreed,
-            name,
-            problem.topology,
-            batch,
-            credentials=party.PlaintextWithoutIdentity(name),
-            optimizer=rates.get(name),
-            remind=0.2,
-            transport=transport,
-        )
-
-    results = checked(together(agreed.parties, one))
+    results = checked(train_in_memory(agreed, problem, rates, data))
     trainer = jsplit.messages(problem.topology, rates, nonfinite="skip")
     state = trainer.init(jax.random.key(3), problem.batch)
     for step in range(STEPS):
@@ -183,7 +155,7 @@ def test_a_party_that_would_keep_nan_ends_the_run_and_says_so_to_all():
     # What crosses is finite; what the first party makes of it is not.
     rates = {first: optax.scale(np.inf), second: optax.sgd(0.1)}
     agreed = agreed_for(problem, steps=STEPS)
-    found = train(agreed, problem, rates)
+    found = train_in_memory(agreed, problem, rates)
     assert isinstance(found[first], jsplit.NotFinite)
     assert "parameters of" in str(found[first])
     assert isinstance(found[second], party.Refused)
@@ -195,7 +167,7 @@ def test_parties_keep_one_dynamic_loss_scale():
     rates = dict.fromkeys(owners(problem), optax.adam(0.01))
     scale = jsplit.DynamicScale(interval=2)
     agreed = agreed_for(problem, steps=STEPS, nonfinite="skip", loss_scale=scale)
-    results = checked(train(agreed, problem, rates))
+    results = checked(train_in_memory(agreed, problem, rates))
     expected = in_one_process(problem, rates, loss_scale=scale)
     kept = set()
     for name, state in expected.items():
@@ -216,7 +188,7 @@ def test_weights_of_a_function_are_looked_at_in_every_step(wrong):
     def data(problem, name):
         return own_of(problem, name) | {"counts": wrong}
 
-    found = train(agreed, problem, rates, data)
+    found = train_in_memory(agreed, problem, rates, data)
     assert all(isinstance(x, Exception) for x in found.values())
     assert any("`counts` of `data`" in str(x) for x in found.values()), found
 

@@ -131,8 +131,8 @@ def _all(found: list[jax.Array]) -> jax.Array:
 def _is_finite(x: jax.Array) -> jax.Array:
     if jnp.ndim(x) == 0:
         return jnp.isfinite(x)
-    # Sums of rows, since NaN and infinity stay in a sum: as a product with a vector a
-    # CPU computes them three times as fast as a largest magnitude. Scaled down, finite
+    # Sums of rows, since NaN and infinity stay in a sum: a CPU has a fast kernel for a
+    # product with a vector, and none for a largest magnitude. Scaled down, finite
     # numbers never add up to infinity; what becomes 0 by that is finite anyway.
     rows = x.reshape(x.shape[0], -1) if x.ndim > 1 else x[None]
     wide = rows.astype(at_least_float32(rows.dtype))

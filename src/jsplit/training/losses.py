@@ -30,7 +30,7 @@ def loss_name(loss: Loss) -> Name:
 
 
 def range_name(loss: Loss) -> Name:
-    """Where it lies how many class numbers of a loss are out of range."""
+    """Where it lies in how many fields of a loss class numbers are out of range."""
     return Name(loss.party, Kind.RANGE, loss.name)
 
 
@@ -97,7 +97,7 @@ def _range_names(config: Config, loss: Loss) -> list[Name]:
 def _range(
     config: Config, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None
 ) -> list[jax.Array]:
-    """How many class numbers are out of range, if anybody asks."""
+    """In how many fields class numbers are out of range, if anybody asks."""
     if config.nonfinite == "allow":
         return []
     fields = config.topology.fields

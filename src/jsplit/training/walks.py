@@ -34,8 +34,6 @@ class Walks(NamedTuple):
         observed: where the values lie that metrics read.
         outputs: where the value of each node lies that no other node
             reads.
-        flags: of each party, where it lies whether what it keeps is
-            finite.
     """
 
     train: Walk
@@ -45,7 +43,6 @@ class Walks(NamedTuple):
     losses: tuple[Name, ...]
     observed: tuple[Name, ...]
     outputs: tuple[Name, ...]
-    flags: tuple[Name, ...]
 
 
 def step_ops(config: Config) -> tuple[list[Op], list[Op]]:
@@ -118,5 +115,4 @@ def walks_of(config: Config) -> Walks:
         losses=losses,
         observed=observed,
         outputs=outputs,
-        flags=flags,
     )
