@@ -9,6 +9,11 @@ LONG = {
     "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[multitask]",
     "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[vertical]",
     "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[extended_vanilla]",
+    *(
+        "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_"
+        f"model_in_double_precision[{name}]"
+        for name in ("vanilla", "u_shaped", "vertical", "extended_vanilla", "multitask")
+    ),
     "training/test_optimizers.py::test_what_the_optimizers_exchange_is_costed[2]",
     "training/test_optimizers.py::test_optimizers_that_need_the_loss_get_that_of_the_whole_model[momo]",
     "training/test_optimizers.py::test_optimizers_that_need_the_loss_get_that_of_the_whole_model[polyak]",

@@ -80,13 +80,17 @@ def test_clipping_by_the_global_norm_is_that_of_the_whole_model(configuration):
     assert said == parties
 
 
-def test_clipping_by_the_global_norm_is_that_of_the_whole_model_in_double_precision():
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_clipping_by_the_global_norm_is_that_of_the_whole_model_in_double_precision(
+    configuration,
+):
     with jax.enable_x64(True):
-        problem = make_problem("multihop", "mlp", "linen")
+        problem = make_problem(configuration, "mlp", "linen")
         *expected, _ = reference(problem, clipped(optax.clip_by_global_norm(NORM)), 3)
         optimizer = clipped(jsplit.clip_by_global_norm(NORM))
-        *found, _ = split_run(problem, "messages", optimizer, 3)
-        assert max(map(difference, found, expected)) < 1e-9
+        for interpreter in INTERPRETERS:
+            *found, _ = split_run(problem, interpreter, optimizer, 3)
+            assert max(map(difference, found, expected)) < 1e-9, interpreter
 
 
 @both

@@ -105,6 +105,11 @@ def filled(weight: Weight | None, fields: Mapping[str, PyTree]) -> Mapping[str, 
     return jax.tree.map(replaced, dict(fields))
 
 
+# One program for all fields, where they are not filled within one: eagerly each operation
+# would be a program.
+fill = jax.jit(filled)
+
+
 def _cycle(counts: jax.Array) -> jax.Array:
     """What counts stays in its place, and fills the others in its order, again and again."""
     places = jnp.arange(counts.size)

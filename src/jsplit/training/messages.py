@@ -33,7 +33,7 @@ from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
+from jsplit.training.left_out import Weight, as_checked, fill, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.microbatches import part_of
@@ -130,8 +130,6 @@ def messages(
     measured = fields_of(topology, losses=True, metrics=True)
     combine, judge = _combine(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
-    # One program for all fields: eagerly each operation would be one.
-    fill = jax.jit(filled)
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
     known: dict[tuple, Message] = {}

@@ -24,7 +24,7 @@ from jsplit.party.compute.interleave import interleave
 from jsplit.party.compute.own_config import own_config
 from jsplit.party.compute.payloads import needed_entries, payload_and_value
 from jsplit.party.compute.pipeline import Pipeline, held, lateness
-from jsplit.party.compute.prefetch import PrefetchedStep, fill
+from jsplit.party.compute.prefetch import PrefetchedStep
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Batches
@@ -34,7 +34,7 @@ from jsplit.training.crossing import packet
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.executor import StoreLike
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import normalise_weight
+from jsplit.training.left_out import fill, normalise_weight
 from jsplit.training.metrics import Rows, rows_of
 from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.store import layout_of, load, save_back

@@ -18,7 +18,7 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.record_order import Batches
-from jsplit.training.left_out import filled, normalise_weight
+from jsplit.training.left_out import fill, normalise_weight
 from jsplit.training.store import PartyLayout
 from jsplit.training.walk import Address, Name, Store, Wire
 
@@ -41,10 +41,6 @@ def fields_of_batch(
     if weight in batch:
         found[layout.weight] = normalise_weight(batch[weight])
     return found
-
-
-# One program for all fields: eagerly each operation would be one.
-fill = jax.jit(filled)
 
 
 def copied(tree: PyTree) -> PyTree:
