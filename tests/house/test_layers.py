@@ -67,7 +67,7 @@ INSIDE = {
     "populations": "checks reading round population partitions",
     "rounds": (
         "averages client_mesh own_optimizers restarts sharing state algorithm carry client_axis "
-        "for_each_client forms inputs round_method measuring all_steps programs "
+        "for_each_client forms inputs round_end round_method measuring all_steps programs "
         "round_metrics tables driver local_training synchronous split_learning baselines"
     ),
     "costing": (

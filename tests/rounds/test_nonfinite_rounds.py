@@ -66,6 +66,22 @@ def test_of_several_rounds_the_first_bad_step_is_named():
 
 
 @MANY
+@pytest.mark.parametrize("late", [1, 2], ids=["last but one", "last"])
+def test_a_step_whose_losses_are_finite_is_refused_for_what_it_keeps(name, late):
+    """An update is infinite at one step: no loss shows it, or only that of the next one."""
+    one = people([12]).round(FIELDS, 0, batch=4)
+    last = int(one.steps[0])
+    bad = last - 2 + late  # counted from 1
+    rate = lambda count: jax.numpy.where(count == bad - 1, np.inf, 0.1)  # noqa: E731
+    algorithm = ALGORITHMS[name](trainer(optimizer=optax.sgd(rate)))
+    state = algorithm.init(0, one)
+    with pytest.raises(jsplit.NotFinite, match=rf"^step {bad} leaves") as error:
+        algorithm.step(state, one)
+    assert "parameters of `smashed` at `client`" in str(error.value)
+    assert ("the loss" in str(error.value)) == (late == 1)
+
+
+@MANY
 def test_rounds_skip_the_bad_steps_alone(name):
     algorithm = ALGORITHMS[name](trainer("skip"))
     state, info = after(algorithm, [drawn(spoilt(13))])

@@ -156,7 +156,9 @@ def finite_of_round(
     names = looked_at(config, training)
     if not names:
         return None
-    flags = {p: sums.flags[p].reshape(-1, len(of)).all(0) for p, of in names}
+    # A party may look at nothing, so nothing is reshaped by how much it looks at.
+    found = ((p, sums.flags[p]) for p, _ in names)
+    flags = {p: x.all(axis=tuple(range(x.ndim - 1))) for p, x in found}
     last = jnp.iinfo(jnp.int32).max
     bad = jnp.where(sums.bad > 0, sums.bad, last).min()
     return Finite(flags, names, jnp.where(bad == last, 0, bad))

@@ -25,7 +25,8 @@ from jsplit.rounds.inputs import (
     fields_read,
     round_arrays,
 )
-from jsplit.rounds.programs import Programs, RoundFn
+from jsplit.rounds.programs import Programs
+from jsplit.rounds.round_end import may_look_at_the_end, went_well
 from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.state import RoundInfo
@@ -115,8 +116,7 @@ class _Driver:
                 trainer refuses that.
         """
         arrays = self._arrays(state, round)
-        program = self.programs.of(arrays, training=True)
-        new, info = self._train(program, state, self._fields(round), arrays)
+        new, info = self._train(state, self._fields(round), arrays, several=False)
         return new, _first_clients(info, len(round.client))
 
     def run(
@@ -148,22 +148,33 @@ class _Driver:
 
         arrays = [self._arrays(state, r) for r in rounds]
         many = RoundArrays(*(np.stack(x) for x in zip(*arrays, strict=True)))
-        program = self.programs.of(many, training=True, several=True)
-        new, infos = self._train(program, state, self._fields(rounds[0]), many)
+        new, infos = self._train(state, self._fields(rounds[0]), many, several=True)
         return new, _first_clients(infos, len(rounds[0].client))
 
     def _train(
         self,
-        program: RoundFn,
         state: Federation,
         fields: Mapping[str, PyTree],
         arrays: RoundArrays[np.ndarray],
+        several: bool,
     ) -> tuple[Federation, RoundInfo]:
-        """Run the program of one round or several, and judge what it leaves."""
+        """Run one round or several, and judge what they leave."""
         carry, key = self.forms.open(state)
-        carry, info = call_on_state(state, program, carry, key, fields, arrays)
-        refuse_round(self.method.config.nonfinite, info.finite)
-        return self.forms.close(carry, key, state.clients.names), info
+
+        def run(at_end: bool) -> tuple[RoundCarry, RoundInfo]:
+            program = self.programs.of(
+                arrays, training=True, several=several, at_end=at_end
+            )
+            return call_on_state(state, program, carry, key, fields, arrays)
+
+        config = self.method.config
+        at_end = may_look_at_the_end(config, carry, fields)
+        new, info = run(at_end)
+        if at_end and not went_well(info):
+            # Nothing is donated where steps are refused, so it can be run again.
+            new, info = run(False)
+        refuse_round(config.nonfinite, info.finite)
+        return self.forms.close(new, key, state.clients.names), info
 
     def evaluate(self, state: Federation, round: Round) -> RoundInfo:
         """Measure all losses in inference mode; changes nothing.

@@ -16,7 +16,7 @@ Where nothing is carried, the clients run at the same time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +37,12 @@ from jsplit.rounds.forms import StateForms
 from jsplit.rounds.measuring import losses_trainer
 from jsplit.rounds.own_optimizers import check_server
 from jsplit.rounds.restarts import going_on, restarted, starts_anew
+from jsplit.rounds.round_end import at_losses_alone
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
 from jsplit.training.evaluating import ScalarLosses
+from jsplit.training.fused import fused_trainer
 from jsplit.training.initial import first_memory
 from jsplit.training.kinds import Kind
 from jsplit.training.store import layout_of
@@ -237,6 +239,12 @@ class LocalTraining:
             # A CPU is busy with one, whose state then stays in its cache.
             chunk = 1 if jax.default_backend() == "cpu" else each
         return devices * min(chunk, each)
+
+    def at_losses_alone(self) -> LocalTraining:
+        """Return the same, whose steps look for what is not finite in losses alone."""
+        config = at_losses_alone(self.config)
+        # Within the program of a round every step is fused, whoever made the trainer.
+        return replace(self, config=config, trainer=fused_trainer(config))
 
     def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
         """Return the loop over the clients of a round."""

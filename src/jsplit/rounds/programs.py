@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -14,8 +15,10 @@ from jsplit.jaxprs.compiling import jit
 from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.inputs import is_ragged
+from jsplit.rounds.round_end import seen_at_the_end
 from jsplit.rounds.round_method import RoundMethod, RoundProgram
 from jsplit.rounds.state import RoundInfo
+from jsplit.training.config import Config
 
 RoundFn = Callable[..., tuple[RoundCarry, RoundInfo]]
 """`program(carry, key, fields, arrays) -> (carry, info)`."""
@@ -32,10 +35,19 @@ class Programs:
 
     method: RoundMethod
     forms: StateForms
-    _compiled: dict[tuple[bool, bool, bool], RoundFn] = field(default_factory=dict)
+    _compiled: dict[tuple[bool, ...], RoundFn] = field(default_factory=dict)
+
+    @cached_property
+    def _at_losses_alone(self) -> RoundMethod:
+        return self.method.at_losses_alone()
 
     def of(
-        self, arrays: RoundArrays[np.ndarray], *, training: bool, several: bool = False
+        self,
+        arrays: RoundArrays[np.ndarray],
+        *,
+        training: bool,
+        several: bool = False,
+        at_end: bool = False,
     ) -> RoundFn:
         """Return the program for these arrays, compiled once for each way.
 
@@ -43,15 +55,19 @@ class Programs:
             arrays: of one round, or of several, [rounds, ...].
             training: whether the round trains, or only measures losses.
             several: whether the arrays are of several rounds.
+            at_end: whether what is kept is looked at after a round, and not after
+                every step.
 
         Returns:
             `program(carry, key, fields, arrays) -> (carry, info)`.
         """
         ragged = is_ragged(arrays)
-        way = ragged, training, several
+        way = ragged, training, several, at_end
         if way not in self._compiled:
-            program = self.method.round_program(ragged=ragged, training=training)
-            run = _PlacedProgram(self.forms, program)
+            method = self._at_losses_alone if at_end else self.method
+            program = method.round_program(ragged=ragged, training=training)
+            looked_at = self.method.config if at_end else None
+            run = _PlacedProgram(self.forms, program, looked_at)
             # To evaluate, the state must outlast the program; data and key do
             # so always.
             self._compiled[way] = jit(
@@ -68,6 +84,8 @@ class _PlacedProgram:
 
     forms: StateForms
     program: RoundProgram
+    looked_at: Config | None = None
+    """The trainer's, if what a round leaves is looked at here."""
 
     def one(
         self,
@@ -77,7 +95,11 @@ class _PlacedProgram:
         arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run one round."""
+        before = carry.store
         carry, info = self.program(carry, key, fields, arrays)
+        if self.looked_at is not None:
+            sharing, after = self.forms.sharing, carry.store
+            info = seen_at_the_end(self.looked_at, sharing, before, after, info)
         # Without this the compiler would choose where the results lie.
         carry, _ = self.forms.at_rest(carry, key)
         return carry, replicate(info, self.forms.mesh)

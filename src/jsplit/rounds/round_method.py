@@ -68,6 +68,10 @@ class RoundMethod(Protocol):
         """Return the first memory of the optimizer that applies averages, by party."""
         ...
 
+    def at_losses_alone(self) -> RoundMethod:
+        """Return the same, whose steps look for what is not finite in losses alone."""
+        ...
+
     # Asked before a program is built: a round is filled up to whole
     # groups.
     def group_size(self, count: int) -> int:

@@ -8,7 +8,7 @@ topology, `all_steps` loops over the steps.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jax.sharding import Mesh
 
@@ -22,6 +22,7 @@ from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
 from jsplit.rounds.own_optimizers import check_own
+from jsplit.rounds.round_end import at_losses_alone
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
@@ -110,6 +111,10 @@ class Synchronous:
     def group_size(self, count: int) -> int:
         """Return 1: there are no groups to fill up, since all run at once."""
         return 1
+
+    def at_losses_alone(self) -> Synchronous:
+        """Return the same, whose steps look for what is not finite in losses alone."""
+        return replace(self, config=at_losses_alone(self.config))
 
     def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
         """Return the loop over the steps of a round."""

@@ -49,6 +49,8 @@ class Config(NamedTuple):
         passing: what does not cross, because nobody reads it; `None`:
             everything crosses.
         loss_scale: by what cotangents are multiplied; `None`: by nothing.
+        watches_state: whether a step looks for what is not finite in what it
+            keeps too, and not in its losses alone.
     """
 
     topology: Topology
@@ -64,3 +66,4 @@ class Config(NamedTuple):
     wants_loss: tuple[str, ...] = ()
     passing: UnreadLeaves | None = None
     loss_scale: LossScale | None = None
+    watches_state: bool = True

@@ -57,6 +57,8 @@ def watched(config: Config, party: str) -> list[_Watched]:
     found = _watched_losses(config, party)
     if config.microbatches > 1:
         found = [x._replace(name=total(x.name)) for x in found]
+    if not config.watches_state:
+        return found
     for name in updated(config, party):
         what = f"parameters of `{name.what}`" if name.what else "its optimizer state"
         found.append(_Watched(what, name))
