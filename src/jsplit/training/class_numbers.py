@@ -61,9 +61,23 @@ def out_of_range(
     flat = flatten(cast(ClosedJaxpr, jax.make_jaxpr(run)(*leaves)))
     for place, var in enumerate(flat.invars):
         size = _entries(flat.equations, var) if asked[place] else None
-        if size is not None:
-            found = found + _matters(run, leaves, of_fields, place, size)
+        if size is None:
+            continue
+        outside = (leaves[place] < 0) | (leaves[place] >= size)
+        if _nothing_masks(leaves, of_fields):
+            matters = outside.any()
+        else:
+            matters = _matters(run, leaves, of_fields, place, size, outside)
+        found = found + matters.astype(found.dtype)
     return found
+
+
+def _nothing_masks(leaves: Sequence[jax.Array], of_fields: Sequence[bool]) -> bool:
+    """Whether a loss reads a label and one floating value, and nothing to mask by."""
+    # Most do, and then no gradient must be computed to know that every entry counts.
+    values = [x for f, x in zip(of_fields, leaves, strict=True) if not f]
+    floating = (jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in values)
+    return len(leaves) == 2 and len(values) == 1 and all(floating)
 
 
 def _matters(
@@ -72,14 +86,14 @@ def _matters(
     of_fields: Sequence[bool],
     place: int,
     size: int,
+    outside: jax.Array,
 ) -> jax.Array:
-    """Whether class numbers out of range change the loss or its gradients, float32 []."""
+    """Whether class numbers that are `outside` change the loss or its gradients, bool []."""
     x = leaves[place]
-    outside = (x < 0) | (x >= size)
 
-    def with_entry(entry: int) -> PyTree:
+    def with_entry(entry: jax.Array) -> PyTree:
         there = list(leaves)
-        there[place] = jnp.where(outside, jnp.asarray(entry, x.dtype), x)
+        there[place] = jnp.where(outside, entry, x)
 
         def value(parts: list[PyTree]) -> tuple[jax.Array, jax.Array]:
             given = [t if p is None else p for t, p in zip(there, parts, strict=True)]
@@ -95,15 +109,15 @@ def _matters(
         return jax.grad(value, has_aux=True)(parts)
 
     def differs(_: None) -> jax.Array:
-        first, last = (jax.tree.leaves(with_entry(e)) for e in (0, size - 1))
-        pairs = zip(first, last, strict=True)
+        # One trace for both entries.
+        found = jax.vmap(with_entry)(jnp.array([0, size - 1], x.dtype))
         # NaN differs from itself: a loss that is not finite anyway is named as such.
-        return jnp.stack([(a != b).any() for a, b in pairs]).any()
+        unlike = [(both[0] != both[1]).any() for both in jax.tree.leaves(found)]
+        return jnp.stack(unlike).any()
 
     # Only where there is one: else nothing is computed.
-    return jax.lax.cond(
-        outside.any(), differs, lambda _: jnp.zeros((), bool), None
-    ).astype(jnp.float32)
+    nothing = jnp.zeros((), bool)
+    return jax.lax.cond(outside.any(), differs, lambda _: nothing, None)
 
 
 def _entries(equations: Sequence[Equation], var: Var) -> int | None:
