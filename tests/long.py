@@ -6,6 +6,11 @@ A line names a test, with all its points, or one point of it.
 from __future__ import annotations
 
 LONG = {
+    *(
+        "party/test_party_numbers.py::test_parties_clip_as_the_whole_model_does_in_double_"
+        f"precision[{name}]"
+        for name in ("vanilla", "vertical", "extended_vanilla", "multitask", "multihop")
+    ),
     "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[multitask]",
     "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[vertical]",
     "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[extended_vanilla]",

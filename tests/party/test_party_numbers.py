@@ -9,6 +9,8 @@ import pytest
 
 import jsplit
 from jsplit import party
+from tests.helpers import CONFIGURATIONS, make_problem
+from tests.oracles import difference
 from tests.party.federation import (
     agreed_for,
     bits,
@@ -18,6 +20,7 @@ from tests.party.federation import (
     together,
     train_in_memory,
 )
+from tests.training.common import NORM, clipped, reference
 
 STEPS = 4
 
@@ -51,6 +54,36 @@ def test_parties_clip_by_the_norm_of_all(configuration, microbatches):
         problem, rates, microbatches=microbatches
     ).items():
         assert bits(results[name].state) == bits(state), name
+
+
+def clipped_parties(configuration):
+    """How far parties that clip by the norm of all come from the whole model."""
+    problem = make_problem(configuration, "mlp", "linen")
+    expected, *_ = reference(problem, clipped(optax.clip_by_global_norm(NORM)), STEPS)
+    agreed = agreed_for(problem, steps=STEPS, norms=["global norm"])
+    rate = clipped(jsplit.clip_by_global_norm(NORM))
+    results = checked(
+        train_in_memory(agreed, problem, dict.fromkeys(owners(problem), rate))
+    )
+    states = [result.state.params for result in results.values()]
+    return difference(jsplit.merge(*[t for s in states for t in s.values()]), expected)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_parties_that_clip_by_the_norm_of_all_train_as_the_whole_model_does(
+    configuration,
+):
+    assert clipped_parties(configuration) < 1e-5
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_parties_clip_as_the_whole_model_does_in_double_precision(configuration):
+    # For all threads: `jax.enable_x64` is of one.
+    jax.config.update("jax_enable_x64", True)
+    try:
+        assert clipped_parties(configuration) < 1e-9
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 def test_a_party_that_asks_for_the_loss_is_sent_it():

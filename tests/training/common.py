@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jsplit
+from tests.helpers import cross_entropy
 
 INTERPRETERS = {"fused": jsplit.fused, "messages": jsplit.messages}
 both = pytest.mark.parametrize("interpreter", INTERPRETERS)
@@ -26,6 +28,41 @@ def train(trainer, batch, steps=3, key=0):
         state, info = trainer.step(state, batch)
         infos.append(info)
     return state, infos
+
+
+NORM = 0.3
+
+
+def clipped(clip, rate=0.2):
+    return optax.chain(clip, optax.sgd(rate, momentum=0.9))
+
+
+def reference(problem, optimizer, steps):
+    """Steps of the whole model, with one optimizer over all its parameters."""
+    # No dropout in the mlp, so no key.
+    params = {"params": problem.variables["params"]}
+    rest = {n: x for n, x in problem.variables.items() if n != "params"}
+
+    def loss(params):
+        output, _ = problem.whole.apply(
+            {**params, **rest}, **problem.fields, train=True, mutable=["batch_stats"]
+        )
+        if problem.configuration != "multitask":
+            return cross_entropy(output, problem.batch["label"]).mean()
+        return sum(
+            w * cross_entropy(output[s], problem.batch[f"label_{s}"]).mean()
+            for s, w in {"server0": 1.0, "server1": 0.5}.items()
+        )
+
+    memory, losses, norms = optimizer.init(params), [], []
+    for _ in range(steps):
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, memory = optimizer.update(gradient, memory, params, value=value)
+        params = optax.apply_updates(params, updates)
+        losses.append(value)
+        norms.append(optax.tree.norm(gradient))
+    # The first steps are clipped and the law would be of nothing otherwise.
+    return params["params"], jnp.stack(losses), norms
 
 
 def learned(state):
