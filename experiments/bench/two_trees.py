@@ -20,8 +20,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -92,12 +93,12 @@ def step(interpreter: Callable, kind: type, shape: tuple[int, ...], times: int) 
     return work
 
 
-def round_of(algorithm: str, **options) -> Work:
+def round_of(algorithm: str, policy: Mapping = MappingProxyType({}), **options) -> Work:
     """A round of one hundred clients, four steps of 16 records each."""
     everything = data((784,), CLIENTS * 64)
     batch = {name: x[:16] for name, x in everything.items()}
     trainer = jsplit.fused(
-        topology(Dense(nnx.Rngs(0)), batch), optax.sgd(0.01, momentum=0.9)
+        topology(Dense(nnx.Rngs(0)), batch), optax.sgd(0.01, momentum=0.9), **policy
     )
     many = getattr(jsplit.rounds, algorithm)(trainer, client="client", **options)
     people = jsplit.population.iid(len(everything["label"]), CLIENTS)
