@@ -116,7 +116,8 @@ def test_a_file_of_another_party_model_or_step_is_refused(tmp_path):
     jsplit.save(tmp_path, state)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     with pytest.raises(
-        ValueError, match="client.npz is of another model: it (lacks|has) `.*`"
+        ValueError,
+        match="client.npz is of another (model|optimizer): it (lacks|has) `.*`",
     ):
         jsplit.restore(tmp_path, trained("u_shaped", "residual", 0)[2])
     wider = jax.tree.map(

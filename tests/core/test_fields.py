@@ -171,3 +171,36 @@ def test_records_without_a_group_are_refused_and_not_left_out():
         with pytest.raises(ValueError, match="of 3 records: 1 are missing"):
             jsplit.population.dirichlet(groups, clients=2, alpha=1.0)
     assert jsplit.population.grouped(Column(["b", "a", "b"])).names == ("a", "b")
+
+
+class Labelled(Column):
+    """A column whose rows have labels, as those of pandas do."""
+
+    iloc = None
+
+    def __init__(self, values, labels):
+        super().__init__(values)
+        self.index = Labels(labels)
+
+
+class Labels(list):
+    def equals(self, other):
+        return list(self) == list(other)
+
+
+def test_tables_whose_rows_are_in_another_order_are_refused():
+    """Pandas would pair them by their labels; here they are taken by their place."""
+    x, y = Labelled([1.0, 2.0], ["MARKED-7731", "b"]), [0.0, 1.0]
+    same = {"x": x, "y": Labelled(y, ["MARKED-7731", "b"])}
+    assert np.array_equal(as_arrays(same)["y"], y)
+    with pytest.raises(ValueError, match="`y` of the batch and `x` have rows") as error:
+        as_arrays({"x": x, "y": Labelled(y, ["b", "MARKED-7731"])})
+    assert "MARKED" not in str(error.value)
+    # What has no labels is in the order of whoever brings it.
+    assert as_arrays({"x": x, "y": np.array(y)})["x"].shape == (2,)
+
+
+def test_bytes_of_no_type_are_no_numbers():
+    with pytest.raises(ValueError, match="field `x` of the batch"):
+        as_arrays({"x": np.zeros(3, "V4")})
+    assert as_arrays({"x": np.zeros(3, jnp.bfloat16)})["x"].dtype == jnp.bfloat16

@@ -59,7 +59,8 @@ INSIDE = {
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds left_out "
         "signatures staleness vjp walk scalar_exchange loss_scale cotangents crossing losses "
-        "meshes metrics optimizers configure executor segment_ops store sums step update "
+        "meshes metrics optimizer_parts optimizers configure executor segment_ops store sums "
+        "step update "
         "initial known activation_reads cotangent_reads passing nonfinite verdicts evaluating "
         "walks "
         "microbatches fused messages"

@@ -297,3 +297,31 @@ def test_of_integers_the_largest_is_taken_and_of_those_who_did_not_run_none():
     assert combined(more, few, share=[1, 20]) == {"n": 5, "b": True, "x": tenth}
     assert combined(more, few, share=[0, 20]) == {"n": 2, "b": False, "x": tenth}
     assert combined(more, few, share=[0, 0]) == {"n": 7, "b": True, "x": tenth}
+
+
+@pytest.mark.parametrize("moments", ["fresh", "averaged"])
+def test_the_best_loss_so_far_begins_with_infinity_and_becomes_a_number(moments):
+    problem = make_problem("vanilla", "mlp", "nnx", batch=40)
+    optimizer = jsplit.with_loss(
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    )
+    trainer = jsplit.fused(problem.topology, optimizer)
+    algorithm = rounds.splitfed(trainer, "client", moments=moments)
+    drawn = people([8, 12]).round(problem.batch, 0, batch=4)
+    state, _ = after(algorithm, [drawn, drawn])
+    leaves = jax.tree.leaves([p.optimizer for p in state.parties.values()])
+    assert not any(np.isnan(x).any() for x in leaves)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_client_of_share_0_may_have_anything(several):
+    tree, share = {"w": jnp.full(3, jnp.nan)}, jnp.zeros(())
+    before = {"w": jnp.ones(3)}
+    if several:
+        tree, share = (
+            {"w": jnp.stack([tree["w"], 3 * jnp.ones(3)])},
+            jnp.array([0.0, 2.0]),
+        )
+    sums = averages.add_clients(averages.zero_sums(before), tree, share, before)
+    found = averages.mean_of(sums, share.sum(), before)
+    assert np.array_equal(found["w"], [3.0] * 3 if several else [1.0] * 3)

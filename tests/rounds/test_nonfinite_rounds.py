@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -182,3 +183,95 @@ def test_a_step_that_is_left_out_counts_for_nothing_in_the_losses_of_its_round(n
 def test_a_round_prints_no_record():
     said = repr(drawn(spoilt(3, value=7731773)))
     assert "7731773" not in said and "image" in said and "2 of 2 clients" in said
+
+
+@pytest.mark.parametrize("name", ["splitfed 1", "fedavg", "alone"])
+def test_clients_that_run_at_once_are_looked_at_too(name):
+    make = {
+        "splitfed 1": rounds.splitfed,
+        "fedavg": lambda t, client, **o: rounds.fedavg(t, **o),
+        "alone": lambda t, client, **o: rounds.alone(t, **o),
+    }[name]
+    algorithm = make(trainer(), "client", chunk=2)
+    state, info = after(algorithm, [drawn()])
+    assert well(info)
+    with pytest.raises(jsplit.NotFinite, match=r"^step \d+ leaves"):
+        algorithm.step(state, drawn(spoilt(13)))
+
+
+def test_a_step_of_ones_own_is_taken_in_every_policy():
+    """`trainer._replace(step=...)` is the user's, and what it keeps is kept."""
+    plain = trainer()
+
+    def still(state, batch, weight=None):
+        new, info = plain.step(state, batch, weight)
+        kept = {
+            p: new.parties[p]._replace(params=state.parties[p].params)
+            for p in new.parties
+        }
+        return new._replace(parties=kept), info
+
+    algorithm = rounds.splitfed(plain._replace(step=still), "client")
+    state = algorithm.init(1, drawn())
+    new, _ = algorithm.step(state, drawn())
+    # To rounding: it is an average of many times the same.
+    assert difference(trees_of(new)[0], trees_of(state)[0]) < 1e-6
+
+
+def test_what_a_later_step_replaces_is_refused_in_the_step_that_leaves_it():
+    def apply(w, state, key, x, train=True):
+        return x @ w, {"last": x.max(0) * 1e20} if train else state
+
+    segment = jsplit.Segment(
+        lambda key, x: (jnp.ones((3, 2)), {"last": jnp.zeros(3)}), apply, ("x",), "h"
+    )
+    top = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="y")
+    loss = lambda y, label: y - label  # noqa: E731
+    made = jsplit.fused(jsplit.vanilla(segment, top, loss=loss), optax.sgd(0.1))
+    x = np.ones((8, 3), np.float32)
+    one = people([8]).round({"x": x, "label": np.zeros(8, np.float32)}, 0, batch=4)
+    x[one.reads[0, 0, 0]] = 1e25
+    algorithm = rounds.take_turns(made, "client")
+    with pytest.raises(jsplit.NotFinite, match="^step 1 leaves.* statistics of `h`"):
+        algorithm.step(algorithm.init(0, one), one)
+
+
+def test_what_the_server_makes_of_finite_clients_is_refused_too():
+    algorithm = rounds.fedavg(trainer(), server=optax.sgd(np.inf))
+    state = algorithm.init(0, drawn())
+    with pytest.raises(jsplit.NotFinite, match="^what the server makes of all clients"):
+        algorithm.step(state, drawn())
+
+
+def test_a_client_that_is_not_asked_may_hold_anything():
+    algorithm = rounds.alone(trainer())
+    state, _ = after(algorithm, [drawn()])
+    client = state.parties["client"]
+    spoilt_own = jax.tree.map(lambda x: x.at[1].set(np.nan), client.params)
+    parties = {**state.parties, "client": client._replace(params=spoilt_own)}
+    only = people([8, 12]).round(FIELDS, 0, batch=4, clients=1)
+    while 1 in only.client:
+        only = people([8, 12], seed=int(only.client[0]) + 7).round(
+            FIELDS, 1, batch=4, clients=1
+        )
+    _, info = algorithm.step(state._replace(parties=parties), only)
+    assert well(info)
+
+
+def test_weights_of_a_round_are_looked_at_and_a_record_without_a_label_lowers_its_share():
+    algorithm = rounds.splitfed(trainer(), "client")
+    state = algorithm.init(0, drawn())
+    refused(
+        "`weight` of the round must hold weights from 0 on",
+        lambda: algorithm.step(state, drawn()._replace(weight=-drawn().weight)),
+    )
+    # All of client 0's records lack a label: it has no part in the average.
+    known = np.ones(len(FIELDS["label"]))
+    known[np.unique(drawn().reads[0])] = 0
+    counted = drawn().counting(known)
+    assert counted.share[0] == 0 and counted.share[1] == drawn().share[1]
+    refused(
+        "no example counts",
+        lambda: algorithm.evaluate(state, drawn().counting(0 * known)),
+    )
+    refused("one number for each of", lambda: drawn().counting(known[:3]))

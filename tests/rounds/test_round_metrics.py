@@ -66,7 +66,9 @@ def test_a_client_of_one_class_has_no_auc_and_all_together_have_one():
     algorithm = rounds.fedavg(jsplit.fused(topology(metric), optax.sgd(0.1)))
     drawn = halves.round(FIELDS, 0, batch=8)
     state = algorithm.init(0, drawn)
-    with pytest.warns(UserWarning, match="`auc` cannot be computed of the clients 0"):
+    with pytest.warns(
+        UserWarning, match="`auc` cannot be computed of the clients one "
+    ):
         found = algorithm.evaluate(state, drawn)
     assert np.isnan(found.each["auc"]).tolist() == [True, False]
     assert 0 < found.metrics["auc"] < 1

@@ -81,7 +81,9 @@ def test_a_flag_is_what_it_is_told_in_training_and_the_other_in_inference(
     train, infer = outputs(part)
     assert part.inputs == ("x",) and not jnp.allclose(train, infer)
     turned = {name: None if v is None else not v for name, v in flags.items()}
-    other = outputs(jsplit.segment(make(), **options, flags=turned))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that they may be turned
+        other = outputs(jsplit.segment(make(), **options, flags=turned))
     assert jnp.array_equal(train, other[1]) and jnp.array_equal(infer, other[0])
 
 
@@ -343,3 +345,17 @@ def test_dropout_that_never_drops_is_warned_of_beside_what_trains_and_in_a_bridg
 ):
     with pytest.warns(UserWarning, match="Dropout, which in training do the same"):
         jsplit.segment(model).init(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize(
+    "model, flags",
+    [
+        (Net(nnx.Rngs(0)), {"is_train": False}),
+        (Linen(), {"update_stats": False, "causal": None}),
+    ],
+)
+def test_a_flag_that_is_told_the_wrong_way_round_is_warned_of(model, flags):
+    """What it is in inference is its default here, and `flags` says what it is in training."""
+    part = jsplit.segment(model, flags=flags)
+    with pytest.warns(UserWarning, match="act in inference and not in training"):
+        part.init(jax.random.key(0), x)

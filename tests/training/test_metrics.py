@@ -308,3 +308,43 @@ def test_what_a_metric_raises_is_told_without_its_words():
     with pytest.raises(ValueError, match="ValueError in `quotes`, line") as error:
         trainer.evaluate(trainer.init(0, FIELDS), FIELDS)
     assert "7731773" not in str(error.value) and error.value.__cause__ is None
+
+
+def test_a_set_is_weighed_as_each_of_its_batches_is():
+    """In half precision many ones are infinite together; other kinds of weights are read."""
+    trainer = jsplit.fused(topology(), optax.sgd(0.1))
+    state = trainer.init(0, FIELDS)
+    first, second = in_batches(32)
+    halves = [np.ones(32, np.float16) * 6e4, np.ones(32, np.float16) * 3e4]
+    expected = trainer.evaluate(state, FIELDS, np.repeat([2.0, 1.0], 32)).loss
+    pairs = [(first, halves[0]), (second, halves[1].astype(">f2"))]
+    assert abs(trainer.evaluate(state, pairs).loss - expected) < 1e-5
+    large = [(first, np.full(32, 2e38)), (second, np.full(32, 1e38))]
+    assert abs(trainer.evaluate(state, large).loss - expected) < 1e-5
+    for one in (1e38, 3e38, 2e-38):
+        found = trainer.evaluate(state, FIELDS, np.full(64, one, np.float32)).loss
+        assert abs(found - trainer.evaluate(state, FIELDS).loss) < 1e-5
+
+
+@both
+def test_an_evaluation_in_which_nothing_counts_is_refused(interpreter):
+    """Its loss would be 0, as a perfect one."""
+    trainer = getattr(jsplit, interpreter)(topology(), optax.sgd(0.1))
+    state = trainer.init(0, FIELDS)
+    none = np.zeros(32)
+    first, second = in_batches(32)
+    refused("no example counts", lambda: trainer.evaluate(state, first, none))
+    refused("no example counts", lambda: trainer.evaluate(state, [(first, none)] * 2))
+    expected = trainer.evaluate(state, second).loss
+    found = trainer.evaluate(state, [(first, none), (second, np.ones(32))]).loss
+    assert abs(found - expected) < 1e-6
+
+
+def test_a_penalty_is_the_same_whatever_counts():
+    decay = jsplit.Loss("decay", lambda p: (p**2).sum(), "server", ["y.params"])
+    trainer = jsplit.fused(topology().add(decay), optax.sgd(0.1))
+    state = trainer.init(0, FIELDS)
+    first, second = in_batches(32)
+    pairs = [(first, np.zeros(32)), (second, np.ones(32))]
+    found = trainer.evaluate(state, pairs).losses["decay"]
+    assert found == trainer.evaluate(state, first).losses["decay"] > 0

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jsplit
+from jsplit.training.class_numbers import out_of_range
 from tests.helpers import cross_entropy, make_problem
 from tests.training.common import (
     INTERPRETERS,
@@ -366,3 +367,61 @@ def test_narrow_parameters_are_looked_at_too():
     trainer = jsplit.fused(topology, optax.sgd(0.1))
     _, info = trainer.step(trainer.init(0, {"x": X}), {"x": X})
     assert well(info)
+
+
+Y = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 5)), jnp.float32)
+PADDED = jnp.zeros((4, 3), jnp.int32).at[:, -1].set(-100)
+COUNTED = jnp.arange(3) < 2
+
+
+@pytest.mark.parametrize(
+    "loss, value, label, wrong",
+    [
+        # A dtype that cannot hold how many classes there are.
+        (PICK, jnp.zeros((4, 256)), np.array([0, 7, 100, 255], np.uint8), False),
+        (PICK, jnp.zeros((4, 200)), np.array([0, 7, 100, 127], np.int8), False),
+        (PICK, jnp.zeros((4, 200)), np.array([0, 7, 100, -1], np.int8), True),
+        (
+            lambda y, z: PICK(y, z) * (y[:, 0] > -9),
+            jnp.zeros((4, 200)),
+            np.int8(7),
+            False,
+        ),
+        # A mask that is a constant, as that of the last place of a sequence.
+        (lambda y, z: jnp.where(COUNTED, PICK(y, z), 0).mean(-1), Y, PADDED, False),
+        (lambda y, z: PICK(y, z)[:, :-1].mean(-1), Y, PADDED, False),
+        (lambda y, z: jnp.where(COUNTED, PICK(y, z), 0).mean(-1), Y, PADDED + 5, True),
+        # The label is the first of two indices, or the second.
+        (lambda y, z: -y.T[z, jnp.arange(4)], Y[:, 0], np.array([4, 0, 0, 4]), False),
+        (lambda y, z: -y.T[z, jnp.arange(4)], Y[:, 0], np.array([5, 0, 0, 4]), True),
+        (lambda y, z: -y[jnp.arange(4), z], Y[:, 0], np.array([4, 0, 0, 4]), False),
+        (lambda y, z: -y[jnp.arange(4), z], Y[:, 0], np.array([5, 0, 0, 4]), True),
+    ],
+)
+def test_class_numbers_are_as_many_as_there_are_classes(loss, value, label, wrong):
+    label = jnp.broadcast_to(jnp.asarray(label), (4,)) if np.ndim(label) < 2 else label
+    count = out_of_range(loss, [value, label], [False, True])
+    assert bool(count > 0) is wrong
+
+
+@pytest.mark.parametrize("policy", ["refuse", "skip"])
+def test_a_number_of_an_optimizer_that_becomes_infinite_is_a_fault(policy):
+    """Adam's second moment of a parameter that is one number: it would never move again."""
+    top = jsplit.segment(
+        lambda w, x: w * x, init=lambda key, x: jnp.ones(()), inputs="x", name="y"
+    )
+    topology = jsplit.Topology(
+        [
+            jsplit.Node("y", top, "lab"),
+            jsplit.Loss("loss", lambda y: y.mean(-1), "lab", ["y"]),
+        ],
+        {"lab": ["x"]},
+    )
+    trainer = jsplit.fused(topology, optax.adam(0.1), nonfinite=policy)
+    state = trainer.init(0, {"x": X[:4]})
+    large = {"x": np.full((4, 3), 1e25, np.float32)}
+    if policy == "refuse":
+        with pytest.raises(jsplit.NotFinite, match="its optimizer state at `lab`"):
+            trainer.step(state, large)
+    else:
+        assert faults_of(trainer.step(state, large)[1])

@@ -287,3 +287,23 @@ def test_a_norm_of_one_party_among_several_is_warned_of_by_name():
         jsplit.Loss("loss", lambda h: (h**2).mean(-1), "alice", ["h"]),
     )
     jsplit.fused(whole, own)
+
+
+def test_an_optimizer_is_given_what_it_knows_and_no_more():
+    """`optax.contrib.sam` takes extra arguments, and refuses those of others."""
+    problem = make_problem("vanilla", "mlp", "linen")
+    sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01), sync_period=2)
+    _, info = train(jsplit.fused(problem.topology, sam), problem.batch, 2)
+    assert np.isfinite(info[-1].loss)
+
+
+def test_all_parties_clip_to_one_bound():
+    problem = make_problem("vanilla", "mlp", "linen")
+    rates = {
+        party: clipped(jsplit.clip_by_global_norm(bound))
+        for party, bound in zip(problem.topology.parties, (0.05, 1.0), strict=True)
+    }
+    refused(
+        "must have one `max_norm` at all parties",
+        lambda: jsplit.fused(problem.topology, rates),
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NoReturn, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
@@ -82,7 +83,8 @@ def checked_numbers(place: str, x: Foreign) -> np.ndarray:
     """An array of NumPy's own, checked."""
     dtype = x.dtype
     # "V" are the types of ml_dtypes, as bfloat16 is to NumPy, and structured ones too.
-    if dtype.kind not in "biufcV" or dtype.names is not None:
+    is_number = dtype.kind in "biufc" or jnp.issubdtype(dtype, np.number)
+    if not is_number or dtype.names is not None:
         refuse_kind(place, dtype)
     # A `long double` is beyond what any device has.
     if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):

@@ -221,6 +221,11 @@ def _restore_party(
     dtypes: dict[str, str] = about["dtypes"]
     for path in sorted(wanted.keys() ^ dtypes.keys()):
         where = "lacks" if path in wanted else "has"
+        if path.startswith("optimizer/"):
+            raise ValueError(
+                f"{file} is of another optimizer: it {where} `{path}`; "
+                "jsplit.restore_weights takes the weights alone."
+            )
         raise ValueError(f"{file} is of another model: it {where} `{path}`.")
 
     # In the order of `like`: an archive's own order is that of the state

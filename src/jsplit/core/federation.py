@@ -7,6 +7,7 @@ checkpoints) take such a state too, so its record stands here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
 from typing import NamedTuple, SupportsIndex
@@ -14,6 +15,7 @@ from typing import NamedTuple, SupportsIndex
 import jax
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.checks import shown
 from jsplit.core.donation import refuse_used_up
 
 _SHOWN = 5  # names in an error
@@ -135,11 +137,13 @@ def number_of(state: Federation, client: object) -> int:
                 "of their numbers, " + ", ".join(map(str, found)) + "."
             )
     elif isinstance(client, SupportsIndex) and not isinstance(client, bool):
-        if 0 <= index(client) < len(names):
-            return index(client)
+        # An array has an index too, if it is of one number.
+        with suppress(TypeError):
+            if 0 <= index(client) < len(names):
+                return index(client)
     raise ValueError(
         f"`client` must be one of 0 to {len(names) - 1}, or of the names "
-        f"{_shown(names)}, got {client!r}."
+        f"{_shown(names)}, got {shown(client)}."
     )
 
 
@@ -185,7 +189,7 @@ def one_model(state: object, client: int | str | None) -> TrainState:
         if client is not None:
             raise ValueError(
                 "`client` is for the state of an algorithm over rounds; that of a "
-                f"trainer is of one client, got {client!r}."
+                f"trainer is of one client, got {shown(client)}."
             )
         return state
     if not isinstance(state, Federation):

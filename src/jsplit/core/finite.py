@@ -99,21 +99,30 @@ def is_finite(tree: object) -> jax.Array:
 
 
 def stays_finite(new: object, old: object) -> jax.Array:
-    """Whether every array of a pytree is finite that was so before, bool [].
+    """Whether every number of a pytree is finite that was so before, bool [].
 
-    A least value so far, say, begins with infinity.
+    A least value so far, say, begins with infinity. It may stay so, and not become NaN.
     """
     pairs = zip(_floating(new), _floating(old), strict=True)
-    return _all([_is_finite(x) | ~_is_finite(was) for x, was in pairs])
+    return _all([_stays_finite(x, was) for x, was in pairs])
 
 
-def has_no_fault(memory: object) -> jax.Array:
-    """Whether an optimizer's state is finite, but for numbers that are infinite, bool []."""
-    # The best loss of a plateau, say; what is kept for each parameter is an array.
-    found = [
-        ~jnp.isnan(x) if jnp.ndim(x) == 0 else _is_finite(x) for x in _floating(memory)
-    ]
-    return _all(found)
+def has_no_fault(new: object, old: object) -> jax.Array:
+    """Whether an optimizer's state is finite, but for numbers that were not before, bool []."""
+    # The best loss of a plateau, say, begins with infinity; of many clients it is a row
+    # of such numbers. What is kept for each parameter is not, and is not read twice.
+    pairs = zip(_floating(new), _floating(old), strict=True)
+    return _all(
+        [
+            _is_finite(x) if jnp.ndim(x) > 1 else _stays_finite(x, was)
+            for x, was in pairs
+        ]
+    )
+
+
+def _stays_finite(x: jax.Array, was: jax.Array) -> jax.Array:
+    became_nan = jnp.isnan(x) & ~jnp.isnan(was)
+    return (jnp.isfinite(x) | (~jnp.isfinite(was) & ~became_nan)).all()
 
 
 def _floating(tree: object) -> list[jax.Array]:

@@ -6,7 +6,7 @@ become an array without losing something is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -51,6 +51,31 @@ def as_array(place: str, x: Foreign) -> PyTree:
     if isinstance(found, MASKED):
         found = unmasked(place, found)
     return checked_numbers(place, found)
+
+
+def check_rows(fields: Mapping[str, PyTree], place: str) -> None:
+    """Refuse tables whose rows have other labels, or the same in another order.
+
+    Rows are taken by their place; pandas would pair them by their labels (`index`).
+
+    Raises:
+        ValueError: naming two fields, and no label.
+    """
+    first: tuple[str, Foreign] | None = None
+    for name, value in fields.items():
+        for x in jax.tree.leaves(value):
+            # A list has an `index` too, and it is no labels.
+            if not hasattr(getattr(x, "index", None), "equals"):
+                continue
+            if first is None:
+                first = name, x.index
+            elif len(first[1]) == len(x.index) and not first[1].equals(x.index):
+                raise ValueError(
+                    f"{place.format(name)} and `{first[0]}` have rows with other labels "
+                    "(their `index`), so by place they may be of other records: bring "
+                    "them in one order, as by `.loc`, or drop the labels by "
+                    "`.reset_index(drop=True)` where they are in one."
+                )
 
 
 def is_table(x: Foreign) -> bool:

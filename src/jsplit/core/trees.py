@@ -16,7 +16,7 @@ import numpy as np
 from jsplit.core.arrays import KEPT, NUMPY, Foreign, is_exact
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
-from jsplit.core.foreign import as_array
+from jsplit.core.foreign import as_array, check_rows
 from jsplit.core.keys import is_key
 from jsplit.core.typed_jax import asarray, eval_shape, is_traced
 
@@ -121,6 +121,7 @@ def _is_native_exact(x: Foreign) -> bool:
 
 
 def _converted(fields: Mapping[str, PyTree], place: str) -> dict[str, PyTree]:
+    check_rows(fields, place)
     found: dict[str, PyTree] = {}
     for name, value in fields.items():
         found[name] = jax.tree.map(partial(as_array, place.format(name)), value)
@@ -149,11 +150,14 @@ def check_weight(name: str, weight: PyTree) -> None:
         ValueError: saying how many, and never a value.
     """
     found = np.asarray(weight)
-    # Written so that NaN is refused as well.
-    if bad := int((~((found >= 0) & np.isfinite(found))).sum()):
+    # Written so that NaN is refused as well. What is too small for a float32 is 0 to some
+    # devices, and would count for nothing.
+    tiny = float(np.finfo(np.float32).tiny)
+    good = (found == 0) | ((found >= tiny) & np.isfinite(found))
+    if bad := int((~good).sum()):
         raise ValueError(
-            f"{name} must hold weights from 0 on: {bad} of {found.size} are negative or "
-            "not finite."
+            f"{name} must hold weights from 0 on: {bad} of {found.size} are negative, not "
+            f"finite, or below {tiny:.2g}."
         )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.trees import check_weight
 
 
 class Round(NamedTuple):
@@ -24,8 +26,8 @@ class Round(NamedTuple):
         fields: the whole data set by field, [records, ...].
         reads: the records read, int32 [K, S, B].
         weight: how much each record counts, float32 [K, S, B]: 1, or 0 for one
-            that only fills up the shape. Those are again records of the same
-            client.
+            that only fills up the shape, which is again a record of the same
+            client; or what `counting` makes of it.
         client: which clients take part, in their order, int32 [K].
         steps: how many steps each client takes, int32 [K]. The rest of its S
             are not taken.
@@ -60,6 +62,46 @@ class Round(NamedTuple):
     share: np.ndarray
     clients: int
     names: tuple[str, ...] = ()
+
+    def counting(self, counts: np.ndarray) -> Round:
+        """The same round, in which records count by so much.
+
+        Args:
+            counts: how much each record of `fields` counts, [records], from 0 on: 0
+                where a label is missing, say.
+
+        Returns:
+            A round whose `weight` has it as a factor, and whose `share` has the part of
+            its records' weight that is left of each client.
+
+        Raises:
+            ValueError: if a weight is negative or not finite, or there is not one for
+                each record.
+
+        Example:
+            >>> import numpy as np
+            >>> from jsplit.population import Population
+            >>> people = Population((np.arange(2), np.arange(2, 4)), ("a", "b"))
+            >>> drawn = people.round({"x": np.zeros(4)}, 0, batch=2)
+            >>> drawn.counting(np.array([1, 0, 1, 1])).share.tolist()
+            [1.0, 2.0]
+        """
+        counts = np.asarray(counts, np.float32)
+        records = len(jax.tree.leaves(dict(self.fields))[0])
+        if counts.shape != (records,):
+            raise ValueError(
+                f"`counts` must have one number for each of {records} records, got "
+                f"shape {list(counts.shape)}."
+            )
+        check_weight("`counts`", counts)
+        weight = self.weight * counts[self.reads]
+        taken = np.arange(weight.shape[1]) < self.steps[:, None]
+        before, after = (
+            (x.sum(2) * taken).sum(1, dtype=np.float64) for x in (self.weight, weight)
+        )
+        part = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
+        share = (self.share * part).astype(self.share.dtype)
+        return self._replace(weight=weight, share=share)
 
     def __repr__(self) -> str:
         # Without `fields`: a log must hold no record.

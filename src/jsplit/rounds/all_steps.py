@@ -64,17 +64,19 @@ class AllSteps:
     Args:
         config: of one client's topology.
         forms: of the state of all clients, and how it is shared.
-        train_step: by how many clients take part, a step of them all.
+        train_step: a step of all, by how many clients take part and their batch.
+        at_end: whether parameters are looked at after the round alone.
     """
 
     def __init__(
         self,
         config: Config,
         forms: StateForms,
-        train_step: Callable[[int], TrainStep],
+        train_step: Callable[[int, PyTree], TrainStep],
+        at_end: bool = False,
     ):
         self.config, self.forms, self.sharing = config, forms, forms.sharing
-        self.train_step = train_step
+        self.train_step, self.at_end = train_step, at_end
         # Made once: each holds compiled programs.
         self.trainers: dict[int, TrainStep] = {}
 
@@ -96,7 +98,8 @@ class AllSteps:
             return self._step(now, s < arrays.steps, key, fields, reads, weight)
 
         examples = jnp.zeros(len(arrays.client), jnp.result_type(float))
-        now = AllClients(taking_part, step, zero_losses(config), examples)
+        sums = zero_losses(config, at_end=self.at_end)
+        now = AllClients(taking_part, step, sums, examples)
         now = jax.lax.fori_loop(0, arrays.steps.max(), one, now)
 
         mine = sharing.pick(now.store, Sharing.OWN)
@@ -105,7 +108,7 @@ class AllSteps:
         info = info_of_round(config, now.sums)._replace(
             each={},
             examples=now.examples,
-            finite=finite_of_round(config, now.sums),
+            finite=finite_of_round(config, now.sums, at_end=self.at_end),
         )
         return RoundCarry(store, now.step, memory), info
 
@@ -119,13 +122,13 @@ class AllSteps:
         weight: jax.Array,
     ) -> AllClients:
         """Run one step of all clients, on [K, B] records."""
-        count = len(live)
-        if count not in self.trainers:
-            self.trainers[count] = self.train_step(count)
         shared = {n: x for n, x in now.store.items() if self._is_averaged(n)}
         repeated, batch, weight, counts = self._begin(
             shared, live, fields, reads, weight
         )
+        count = len(live)
+        if count not in self.trainers:
+            self.trainers[count] = self.train_step(count, batch)
         state = self.forms.one({**now.store, **repeated}, key, now.step)
         state, info = self.trainers[count](state, batch, weights_of_round(weight))
 
@@ -179,14 +182,21 @@ class AllSteps:
         # takes: a step of gradient 0 would still move it, by momentum or
         # weight decay.
         live = live & (counts > 0)
+        # A step that was left out has left all as it was, which the mean of many times
+        # the same is only to rounding.
+        taken = jnp.ones((), bool)
+        if self.config.nonfinite == "skip" and info.finite is not None:
+            taken = info.finite.all()
         kept = {}
         for name, before in old.items():
             if self._is_averaged(name):
                 total = add_clients(zero_sums(before), new[name], counts, before)
-                kept[name] = mean_of(total, counts.sum(), before)
+                mean = mean_of(total, counts.sum(), before)
+                kept[name] = jax.tree.map(partial(jnp.where, taken), mean, before)
             else:
                 kept[name] = jax.tree.map(partial(_keep, live), before, new[name])
-        sums = add_step(self.config, now.sums, info, counts.sum(), now.step + 1)
+        number = now.step + 1
+        sums = add_step(self.config, now.sums, info, counts.sum(), number, self.at_end)
         return kept, sums, now.examples + counts
 
     def _is_averaged(self, name: Address) -> bool:

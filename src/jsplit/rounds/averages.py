@@ -87,10 +87,19 @@ def _add_shares(
     if not previous.ndim:
         # Of a number only what has changed is averaged: a learning rate that no
         # client changes stays as it was set, and is not rounded in every round.
-        x = x - previous.astype(total.dtype)
-    # One contraction over the clients, none of the shape of all their
-    # parts.
-    return total + jnp.tensordot(share, x, axes=share.ndim)
+        x = x - _where_finite(previous).astype(total.dtype)
+    # A client that counts nothing may have anything, and 0 times infinity is NaN.
+    if not share.ndim:
+        return total + jnp.where(share > 0, share * x, 0)
+    share = share.reshape(-1, *[1] * total.ndim)
+    # One sum over the clients: nothing of the shape of all their parts is in memory.
+    return total + jnp.where(share > 0, share * x, 0).sum(0)
+
+
+def _where_finite(previous: jax.Array) -> jax.Array:
+    """Return what is subtracted of a number, and added again: nothing of an infinite one."""
+    # The best loss so far begins with infinity, of which nothing can be subtracted.
+    return jnp.where(jnp.isfinite(previous), previous, 0)
 
 
 def _larger(share: jax.Array, total: jax.Array, x: jax.Array) -> jax.Array:
@@ -113,5 +122,5 @@ def _mean(total: jax.Array, previous: jax.Array, sums: jax.Array) -> jax.Array:
     # under `jax.debug_nans`, even where it is not taken.
     mean = sums / jnp.where(total > 0, total, 1)
     if not previous.ndim:
-        mean = previous.astype(mean.dtype) + mean
+        mean = _where_finite(previous).astype(mean.dtype) + mean
     return jnp.where(total > 0, mean, previous).astype(previous.dtype)

@@ -17,7 +17,7 @@ from jsplit.core.finite import Finite, Watched
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.losses import info_of
-from jsplit.training.nonfinite import all_measured, all_watched
+from jsplit.training.nonfinite import all_measured, all_watched, watched_params
 from jsplit.training.walk import Store
 
 # NumPy where a round is drawn, JAX inside the program that runs it.
@@ -81,18 +81,38 @@ class LossSums(NamedTuple):
     bad: jax.Array
 
 
-def looked_at(config: Config, training: bool) -> Watched:
-    """Return the names of the flags of a round: of what steps leave, or losses alone."""
-    return all_watched(config) if training else all_measured(config)
+def looked_at(config: Config, training: bool, at_end: bool) -> Watched:
+    """Return the names of the flags of a round: of what steps leave, or losses alone.
+
+    With `at_end` those of parameters are not among them.
+    """
+    if not training:
+        return all_measured(config)
+    names = all_watched(config)
+    if not at_end:
+        return names
+    by_steps = _places_of_steps(config)
+    return tuple((p, tuple(of[k] for k in by_steps[p])) for p, of in names)
 
 
-def zero_losses(config: Config, training: bool = True) -> LossSums:
+def _places_of_steps(config: Config) -> dict[str, list[int]]:
+    """By party, the places of the flags that are not of parameters."""
+    return {
+        party: [k for k, name in enumerate(names) if name is None]
+        for party, names in watched_params(config).items()
+    }
+
+
+def zero_losses(
+    config: Config, training: bool = True, at_end: bool = False
+) -> LossSums:
     """Return the sums before the first example."""
     dtype = jnp.result_type(float)
     # Each zero is an array of its own, since they are donated step by
     # step.
     losses = {x.name: jnp.zeros((), dtype) for x in config.topology.losses}
-    flags = {p: jnp.ones(len(names), bool) for p, names in looked_at(config, training)}
+    names = looked_at(config, training, at_end)
+    flags = {p: jnp.ones(len(of), bool) for p, of in names}
     return LossSums(losses, jnp.zeros((), dtype), flags, jnp.zeros((), jnp.int32))
 
 
@@ -109,7 +129,12 @@ def add_losses(
 
 
 def add_step(
-    config: Config, sums: LossSums, info: Info, count: jax.Array, step: jax.Array
+    config: Config,
+    sums: LossSums,
+    info: Info,
+    count: jax.Array,
+    step: jax.Array,
+    at_end: bool = False,
 ) -> LossSums:
     """Return the sums after a step.
 
@@ -119,14 +144,24 @@ def add_step(
         info: of the step.
         count: how many examples it had.
         step: its number, counted from 1.
+        at_end: whether parameters are looked at after the round alone.
     """
-    losses = info.losses
+    losses, finite = info.losses, info.finite
     if config.nonfinite == "skip" and info.finite is not None:
         # A step that was left out has a loss of nothing.
         kept = info.finite.all()
         losses = {n: jnp.where(kept, x, 0) for n, x in losses.items()}
         count = jnp.where(kept, count, 0)
-    return add_flags(add_losses(sums, losses, count), info.finite, step)
+    if at_end and finite is not None:
+        # What is not read of a program is not computed.
+        places = _places_of_steps(config)
+        flags = {p: _picked(x, places[p]) for p, x in finite.flags.items()}
+        finite = Finite(flags, looked_at(config, True, at_end))
+    return add_flags(add_losses(sums, losses, count), finite, step)
+
+
+def _picked(flags: jax.Array, places: list[int]) -> jax.Array:
+    return jnp.stack([flags[k] for k in places]) if places else jnp.ones(0, bool)
 
 
 def add_flags(sums: LossSums, finite: Finite | None, step: jax.Array) -> LossSums:
@@ -150,10 +185,10 @@ def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
 
 
 def finite_of_round(
-    config: Config, sums: LossSums, training: bool = True
+    config: Config, sums: LossSums, training: bool = True, at_end: bool = False
 ) -> Finite | None:
     """Return what of a round was not finite, from sums by client or of all together."""
-    names = looked_at(config, training)
+    names = looked_at(config, training, at_end)
     if not names:
         return None
     # A party may look at nothing, so nothing is reshaped by how much it looks at.

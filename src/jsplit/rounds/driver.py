@@ -31,8 +31,9 @@ from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.configure import fields_of
+from jsplit.training.evaluating import check_counts
 from jsplit.training.store import layout_of
-from jsplit.training.verdicts import refuse_evaluation, refuse_round
+from jsplit.training.verdicts import refuse_end, refuse_evaluation, refuse_round
 
 
 def make_algorithm(method: RoundMethod) -> Algorithm:
@@ -168,11 +169,14 @@ class _Driver:
             return call_on_state(state, program, carry, key, fields, arrays)
 
         config = self.method.config
-        at_end = may_look_at_the_end(config, carry, fields)
+        at_end = may_look_at_the_end(config, carry, key, fields)
         new, info = run(at_end)
         if at_end and not went_well(info):
             # Nothing is donated where steps are refused, so it can be run again.
-            new, info = run(False)
+            end, (new, info) = info, run(False)
+            refuse_round(config.nonfinite, info.finite)
+            # No step has left it: an average has, or the server's step.
+            refuse_end(end.finite)
         refuse_round(config.nonfinite, info.finite)
         return self.forms.close(new, key, state.clients.names), info
 
@@ -196,6 +200,9 @@ class _Driver:
         """
         check_round(round, self.needed | self.metrics.fields)
         arrays = self._arrays(state, round)
+        # Steps that are not taken count nothing.
+        taken = np.arange(round.weight.shape[1]) < round.steps[:, None]
+        check_counts([round.weight * taken[:, :, None]])
         program = self.programs.of(arrays, training=False)
         carry, key = self.forms.open(state)
         fields = self._fields(round)

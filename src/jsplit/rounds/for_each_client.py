@@ -130,6 +130,7 @@ class ForEachClient:
         config: of the trainer.
         ragged: whether an example may count other than 1.
         training: whether the round trains, or only measures losses.
+        at_end: whether parameters are looked at after the round alone.
     """
 
     def __init__(
@@ -138,9 +139,10 @@ class ForEachClient:
         config: Config,
         ragged: bool,
         training: bool,
+        at_end: bool = False,
     ):
         self.method, self.config = method, config
-        self.ragged, self.training = ragged, training
+        self.ragged, self.training, self.at_end = ragged, training, at_end
         # Of several clients at once, each device its part of them.
         axes = (None, 0, 0)
         inits = jax.vmap(self._init, in_axes=axes)
@@ -182,7 +184,7 @@ class ForEachClient:
         if in_groups:
             mine, sums = _ungrouped((mine, sums))
 
-        finite = finite_of_round(self.config, sums, self.training)
+        finite = finite_of_round(self.config, sums, self.training, self.at_end)
         info = info_of_round(self.config, sums)._replace(finite=finite)
         if not self.training:
             return carry, info
@@ -196,7 +198,8 @@ class ForEachClient:
         """Return a client before its first step."""
         client = self.method.client_init(shared, own, step)
         # Who measures looks at losses alone, for nothing else moves.
-        return client._replace(sums=zero_losses(self.config, self.training))
+        sums = zero_losses(self.config, self.training, self.at_end)
+        return client._replace(sums=sums)
 
     def _all_steps(
         self,
@@ -256,4 +259,7 @@ def _grouped(tree: PyTree, size: int) -> PyTree:
 
 def _ungrouped(tree: PyTree) -> PyTree:
     """Put the groups together, the inverse of `_grouped`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    # Not -1: a party may look at nothing, and then there are no numbers to count by.
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
+    )

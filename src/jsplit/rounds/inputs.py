@@ -9,7 +9,7 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.federation import check_order
-from jsplit.core.trees import abstract, as_arrays
+from jsplit.core.trees import abstract, as_arrays, check_weight
 from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundArrays
 
@@ -27,6 +27,7 @@ def check_round(round: Round, needed: Collection[str]) -> None:
         raise ValueError(
             f"the round lacks the field `{sorted(missing)[0]}`; it has {have}."
         )
+    check_weight("`weight` of the round", round.weight)
 
 
 def check_clients(round: Round, own: PyTree, names: tuple[str, ...]) -> None:
@@ -89,7 +90,7 @@ def round_arrays(round: Round, group: int) -> RoundArrays[np.ndarray]:
         np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])
         for x in (round.reads, round.weight, round.client, round.steps, round.share)
     )
-    reads = _reads_that_count(reads, weight)
+    reads = reads_that_count(reads, weight)
     # The number of nobody: what it would write is dropped. With a number
     # of somebody, it would write that client's old state over its new one.
     client[count:] = round.clients
@@ -100,7 +101,7 @@ def round_arrays(round: Round, group: int) -> RoundArrays[np.ndarray]:
     return RoundArrays(reads, weight, client, steps, share, before)
 
 
-def _reads_that_count(reads: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def reads_that_count(reads: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The records read, [K, S, B], with others for those that count nowhere in a round.
 
     What fills up a batch is a record of the client that counts elsewhere. One to which

@@ -37,12 +37,10 @@ from jsplit.rounds.forms import StateForms
 from jsplit.rounds.measuring import losses_trainer
 from jsplit.rounds.own_optimizers import check_server
 from jsplit.rounds.restarts import going_on, restarted, starts_anew
-from jsplit.rounds.round_end import at_losses_alone
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
 from jsplit.training.evaluating import ScalarLosses
-from jsplit.training.fused import fused_trainer
 from jsplit.training.initial import first_memory
 from jsplit.training.kinds import Kind
 from jsplit.training.store import layout_of
@@ -105,6 +103,8 @@ class LocalTraining:
     server: optax.GradientTransformation | None
     chunk: int | None
     mesh: Mesh | None
+    at_end: bool = False
+    """Whether parameters are looked at after the round alone."""
 
     # What a client and the server do.
 
@@ -134,8 +134,9 @@ class LocalTraining:
         """Train on one batch, with those the client trains with."""
         state = self.forms.one(client.store, key, client.step)
         state, info = self.trainer.step(state, batch, weight)
-        sums = add_step(self.config, client.sums, info, count, client.step + 1)
-        return Client(self.forms.learned(state.parties), client.step + 1, sums)
+        number = client.step + 1
+        sums = add_step(self.config, client.sums, info, count, number, self.at_end)
+        return Client(self.forms.learned(state.parties), number, sums)
 
     def client_measure(
         self,
@@ -240,15 +241,12 @@ class LocalTraining:
             chunk = 1 if jax.default_backend() == "cpu" else each
         return devices * min(chunk, each)
 
-    def at_losses_alone(self) -> LocalTraining:
-        """Return the same, whose steps look for what is not finite in losses alone."""
-        config = at_losses_alone(self.config)
-        # Within the program of a round every step is fused, whoever made the trainer.
-        return replace(self, config=config, trainer=fused_trainer(config))
-
-    def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
+    def round_program(
+        self, *, ragged: bool, training: bool, at_end: bool = False
+    ) -> RoundProgram:
         """Return the loop over the clients of a round."""
-        return ForEachClient(self, self.config, ragged, training)
+        method = replace(self, at_end=at_end)
+        return ForEachClient(method, self.config, ragged, training, at_end)
 
     def _averaged_parties(self) -> list[str]:
         return [

@@ -11,7 +11,7 @@ from collections.abc import Collection
 import optax
 
 from jsplit.training.config import Config
-from jsplit.training.optimizers import clips_of, needs_loss
+from jsplit.training.optimizer_parts import clips_of, needs_loss
 
 
 def check_own(config: Config, clients: Collection[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import jax
 import numpy as np
@@ -37,10 +36,6 @@ class Programs:
     forms: StateForms
     _compiled: dict[tuple[bool, ...], RoundFn] = field(default_factory=dict)
 
-    @cached_property
-    def _at_losses_alone(self) -> RoundMethod:
-        return self.method.at_losses_alone()
-
     def of(
         self,
         arrays: RoundArrays[np.ndarray],
@@ -55,7 +50,7 @@ class Programs:
             arrays: of one round, or of several, [rounds, ...].
             training: whether the round trains, or only measures losses.
             several: whether the arrays are of several rounds.
-            at_end: whether what is kept is looked at after a round, and not after
+            at_end: whether parameters are looked at after a round, and not after
                 every step.
 
         Returns:
@@ -64,8 +59,9 @@ class Programs:
         ragged = is_ragged(arrays)
         way = ragged, training, several, at_end
         if way not in self._compiled:
-            method = self._at_losses_alone if at_end else self.method
-            program = method.round_program(ragged=ragged, training=training)
+            program = self.method.round_program(
+                ragged=ragged, training=training, at_end=at_end
+            )
             looked_at = self.method.config if at_end else None
             run = _PlacedProgram(self.forms, program, looked_at)
             # To evaluate, the state must outlast the program; data and key do
@@ -85,7 +81,7 @@ class _PlacedProgram:
     forms: StateForms
     program: RoundProgram
     looked_at: Config | None = None
-    """The trainer's, if what a round leaves is looked at here."""
+    """The trainer's, if parameters are looked at here."""
 
     def one(
         self,
@@ -95,11 +91,10 @@ class _PlacedProgram:
         arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run one round."""
-        before = carry.store
+        before, sharing = carry.server, self.forms.sharing
         carry, info = self.program(carry, key, fields, arrays)
         if self.looked_at is not None:
-            sharing, after = self.forms.sharing, carry.store
-            info = seen_at_the_end(self.looked_at, sharing, before, after, info)
+            info = seen_at_the_end(self.looked_at, sharing, carry, before, arrays, info)
         # Without this the compiler would choose where the results lie.
         carry, _ = self.forms.at_rest(carry, key)
         return carry, replicate(info, self.forms.mesh)

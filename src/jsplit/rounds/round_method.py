@@ -68,22 +68,22 @@ class RoundMethod(Protocol):
         """Return the first memory of the optimizer that applies averages, by party."""
         ...
 
-    def at_losses_alone(self) -> RoundMethod:
-        """Return the same, whose steps look for what is not finite in losses alone."""
-        ...
-
     # Asked before a program is built: a round is filled up to whole
     # groups.
     def group_size(self, count: int) -> int:
         """Return how many of `count` clients run at once."""
         ...
 
-    def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
+    def round_program(
+        self, *, ragged: bool, training: bool, at_end: bool = False
+    ) -> RoundProgram:
         """Return what a round computes.
 
         Args:
             ragged: whether an example may count other than 1.
             training: whether the round trains, or only measures losses.
+            at_end: whether parameters are looked at after the round, and so not
+                by its steps.
         """
         ...
 

@@ -20,6 +20,7 @@ from jsplit.jaxprs.compiling import jit
 from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundCarry, rows_of
 from jsplit.rounds.forms import StateForms
+from jsplit.rounds.inputs import reads_that_count
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -83,7 +84,7 @@ class RoundMetrics:
             each[metric.name] = np.array([np.nan if x is None else x for x in numbers])
             if None in numbers:
                 clients = ", ".join(
-                    str(client)
+                    round.names[client] if round.names else str(client)
                     for client, x in zip(round.client, numbers, strict=True)
                     if x is None
                 )
@@ -115,6 +116,8 @@ class RoundMetrics:
     ) -> Iterator[Iterator[Rows]]:
         """By client, what metrics read of each of its batches."""
         count, steps, size = round.reads.shape
+        # Of what counts nowhere nothing is read, as for the losses.
+        taken = reads_that_count(round.reads, round.weight)
         # As the steps of a round are numbered: so links draw as they do for the losses.
         before = np.cumsum(round.steps, dtype=np.int32) - round.steps
         client = np.asarray(round.client)
@@ -123,7 +126,7 @@ class RoundMetrics:
             # Steps that a client does not take are computed too, so that rounds of one
             # shape share a program.
             each = (np.repeat(client, steps), np.repeat(before, steps))
-            reads = round.reads.reshape(-1, size)
+            reads = taken.reshape(-1, size)
             values = self._observe(carry, key, fields, reads, *each)
         refuse_traced(self.config.topology, values)
         host = jax.tree.map(np.asarray, values)
@@ -135,7 +138,7 @@ class RoundMetrics:
 
         def of_client(k: int) -> Iterator[Rows]:
             for s in range(round.steps[k]):
-                batch = rows_of(own, round.reads[k, s])
+                batch = rows_of(own, taken[k, s])
                 there = rows_of(host, k * steps + s)
                 yield Rows(there, batch, round.weight[k, s])
 

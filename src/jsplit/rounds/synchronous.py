@@ -8,12 +8,14 @@ topology, `all_steps` loops over the steps.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+import jax
 from jax.sharding import Mesh
 
 from jsplit.core.base import PyTree
 from jsplit.core.trainer import Trainer
+from jsplit.core.trees import abstract
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.all_steps import AllSteps, TrainStep
 from jsplit.rounds.client_axis import vmap_clients
@@ -22,13 +24,13 @@ from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
 from jsplit.rounds.own_optimizers import check_own
-from jsplit.rounds.round_end import at_losses_alone
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
 from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.fused import fused_trainer
+from jsplit.training.passing import passing
 from jsplit.training.store import layout_of
 from jsplit.training.walk import Store
 
@@ -112,11 +114,9 @@ class Synchronous:
         """Return 1: there are no groups to fill up, since all run at once."""
         return 1
 
-    def at_losses_alone(self) -> Synchronous:
-        """Return the same, whose steps look for what is not finite in losses alone."""
-        return replace(self, config=at_losses_alone(self.config))
-
-    def round_program(self, *, ragged: bool, training: bool) -> RoundProgram:
+    def round_program(
+        self, *, ragged: bool, training: bool, at_end: bool = False
+    ) -> RoundProgram:
         """Return the loop over the steps of a round."""
         # Every step has weights, ragged or not: a client that takes no
         # step has weight 0 in the large batch.
@@ -124,14 +124,23 @@ class Synchronous:
             self.config,
             self.forms,
             self._train_step,
+            at_end,
         )
 
-    def _train_step(self, count: int) -> TrainStep:
-        """Return the step of a trainer of `count` clients at once."""
+    def _train_step(self, count: int, batch: PyTree) -> TrainStep:
+        """Return the step of a trainer of `count` clients at once, on a batch of them all."""
         own = _has_own(self.sharing, self.clients)
         vmap = vmap_over_devices(self.mesh)
         many = vmap_clients(self.config, self.clients, count, own=own, vmap=vmap)
-        return fused_trainer(many).step
+        # What does not cross is known of one client's segments; those of all are of them.
+        of_one = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                (x.shape[0] // count, *x.shape[1:]), x.dtype
+            ),
+            abstract(dict(batch)),
+        )
+        known = passing(self.config, of_one).passing
+        return fused_trainer(many._replace(passing=known)).step
 
 
 def _has_own(sharing: SharingTable, clients: Collection[str]) -> bool:

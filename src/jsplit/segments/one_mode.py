@@ -74,15 +74,36 @@ def warning_of_one_mode(
 
     def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
         params, state = first(key, *inputs)
-        if left and (layers := _idle_layers(apply, params, state, key, inputs)):
-            warn_user(_in_words(layers, left[0]))
+        if left:
+            found = _idle_layers(apply, params, state, key, inputs)
+            if found.layers:
+                warn_user(_in_words(found, left[0]))
         left.clear()
         return params, state
 
     return init
 
 
-def _in_words(layers: Sequence[str], untold: Sequence[str]) -> str:
+class _Idle(NamedTuple):
+    """What is idle in training though it should not be.
+
+    Attributes:
+        layers: the kinds of layers.
+        turned: whether they act in inference instead.
+    """
+
+    layers: Sequence[str]
+    turned: bool = False
+
+
+def _in_words(found: _Idle, untold: Sequence[str]) -> str:
+    layers = found.layers
+    if found.turned:
+        return (
+            f"the model has {' and '.join(layers)}, which act in inference and not in "
+            "training: a flag says what a parameter is in training, and in inference it "
+            "is the opposite, so one in `flags` may be the wrong way round."
+        )
     said = f'{untold[0]}": True}}`' if untold else '<parameter>": True}`'
     return (
         f"the model has {' and '.join(layers)}, which in training do the same as in "
@@ -98,7 +119,7 @@ def _idle_layers(
     state: State,
     key: jax.Array,
     inputs: Sequence[PyTree],
-) -> list[str]:
+) -> _Idle:
     """The kinds of layers that should act in training, if none does in this model."""
     idle: set[str] = set()
     acting: set[str] = set()
@@ -127,17 +148,21 @@ def _idle_layers(
         # dropout of its own beside a BatchNorm that is frozen. A dropout that never
         # drops beside a BatchNorm that trains is none that anybody freezes.
         if not idle:
-            return []
+            return _Idle([])
         if acting:
             dropouts = {x for x in idle if "Dropout" in x}
-            return [] if acting & _DROPPING else sorted(dropouts)
+            return _Idle([] if acting & _DROPPING else sorted(dropouts))
+        with intercepting(called=lambda *call: note(*call)):
+            jax.eval_shape(run(False), *given)
+        if acting:
+            return _Idle(sorted(acting), turned=True)
         shapes = jax.eval_shape(lambda *given: given, *given)
         programs = {_text(run(train), shapes) for train in (True, False)}
     except Exception:
         # What is wrong with the model is said where it runs, in the words of
         # whoever runs it.
-        return []
-    return sorted(idle) if len(programs) == 1 else []
+        return _Idle([])
+    return _Idle(sorted(idle) if len(programs) == 1 else [])
 
 
 def _has_effect(module: nnx.Module | linen.Module, moded: _Moded) -> bool:

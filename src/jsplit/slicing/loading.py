@@ -146,6 +146,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
     found: dict[_Place, tuple[Path, np.ndarray, str]] = {}
     for file in sorted(Path(folder).glob("*.npz")):
         about, arrays = read(file)
+        _check_clients(file, about, like)
         for path, dtype in about.get("dtypes", {}).items():
             part, _, rest = path.partition("/")
             if part in _PARTS:
@@ -171,6 +172,17 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
             return None
 
     return _filled(like, places, find, lambda place: given[_key(place, whole)][1])
+
+
+def _check_clients(
+    file: Path, about: Mapping[str, object], like: TrainState | Federation
+) -> None:
+    """Refuse what was saved of many clients where there is one."""
+    if about.get("clients") and not isinstance(like, Federation):
+        raise ValueError(
+            f"{file} holds the state of many clients, and `like` is of one: save that of "
+            "one client, by jsplit.save(folder, state, client=...)."
+        )
 
 
 def _key(place: _Place, whole: bool) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ loss masks it, may be anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -63,21 +63,47 @@ def out_of_range(
         size = _entries(flat.equations, var) if asked[place] else None
         if size is None:
             continue
-        outside = (leaves[place] < 0) | (leaves[place] >= size)
-        if _nothing_masks(leaves, of_fields):
+        x = leaves[place]
+        # A narrow integer may be unable to hold how many entries there are.
+        last = min(size - 1, int(jnp.iinfo(x.dtype).max))
+        outside = (x < 0) | (x > last)
+        # Most losses mask nothing, and then no gradient must be computed to know that
+        # every entry counts.
+        if _all_count(flat.equations, var):
             matters = outside.any()
         else:
-            matters = _matters(run, leaves, of_fields, place, size, outside)
+            matters = _matters(run, leaves, of_fields, place, last, outside)
         found = found + matters.astype(found.dtype)
     return found
 
 
-def _nothing_masks(leaves: Sequence[jax.Array], of_fields: Sequence[bool]) -> bool:
-    """Whether a loss reads a label and one floating value, and nothing to mask by."""
-    # Most do, and then no gradient must be computed to know that every entry counts.
-    values = [x for f, x in zip(of_fields, leaves, strict=True) if not f]
-    floating = (jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in values)
-    return len(leaves) == 2 and len(values) == 1 and all(floating)
+# Through these, what is picked changes the result in every one of its numbers.
+_PASSING = _FORMS | {"add", "neg", "reduce_sum", "sub"}
+_SCALING = {"div", "mul"}
+_TAKING = {"dynamic_slice", "gather", "slice"}
+
+
+def _all_count(equations: Sequence[Equation], label: Var) -> bool:
+    """Whether all that a label picks is summed up, and nothing is masked or left out."""
+    indices, picked = {label}, set[Var]()
+    for e in equations:
+        name = e.eqn.primitive.name
+        if picked & {*e.reads}:
+            sizes = [
+                shape_of(x).size
+                for x in e.eqn.invars
+                if not (isinstance(x, Var) and x in picked)
+            ]
+            scaled = name in _SCALING and all(size == 1 for size in sizes)
+            # `x[..., 0]` of one column leaves nothing out.
+            sizes = [shape_of(x).size for x in (e.eqn.invars[0], *e.writes)]
+            whole = name in _TAKING and len({*sizes}) == 1
+            if not (name in _PASSING or scaled or whole):
+                return False
+            picked.update(e.writes)
+        elif indices & {*e.reads}:
+            (picked if name == "gather" else indices).update(e.writes)
+    return bool(picked)
 
 
 def _matters(
@@ -85,7 +111,7 @@ def _matters(
     leaves: Sequence[jax.Array],
     of_fields: Sequence[bool],
     place: int,
-    size: int,
+    last: int,
     outside: jax.Array,
 ) -> jax.Array:
     """Whether class numbers that are `outside` change the loss or its gradients, bool []."""
@@ -110,7 +136,7 @@ def _matters(
 
     def differs(_: None) -> jax.Array:
         # One trace for both entries.
-        found = jax.vmap(with_entry)(jnp.array([0, size - 1], x.dtype))
+        found = jax.vmap(with_entry)(jnp.array([0, last], x.dtype))
         # NaN differs from itself: a loss that is not finite anyway is named as such.
         unlike = [(both[0] != both[1]).any() for both in jax.tree.leaves(found)]
         return jnp.stack(unlike).any()
@@ -123,16 +149,18 @@ def _matters(
 def _entries(equations: Sequence[Equation], var: Var) -> int | None:
     """Of how many entries a variable picks one; nothing if it is used in another way."""
     same, size = {var}, None
-    wraps = _wraps(equations)
+    wraps, column = _wraps(equations), dict[Var, int]()
     for e in equations:
         read = same & {*e.reads}
         if not read:
             continue
         name = e.eqn.primitive.name
         if name == "gather" and e.eqn.invars[0] not in same:
-            size = _smaller(size, _picked(e))
+            size = _smaller(size, _picked(e, column))
         elif name in _FORMS:
             same.update(e.writes)
+            for v in e.writes:
+                column[v] = _column(e, same, column)
         elif id(e.eqn) in wraps and wraps[id(e.eqn)] in same:
             # As JAX wraps a negative index; what only leads there is passed over.
             if name == "select_n":
@@ -165,15 +193,29 @@ def _wraps(equations: Sequence[Equation]) -> dict[int, Var]:
     return found
 
 
-def _picked(e: Equation) -> int | None:
-    """Of how many entries a gather picks one, if it picks along one axis."""
+def _column(e: Equation, same: set[Var], column: Mapping[Var, int]) -> int:
+    """Which of the indices of a gather the label is, where several are put together."""
+    place = max((column.get(v, 0) for v in e.reads if v in same), default=0)
+    if e.eqn.primitive.name != "concatenate":
+        return place
+    # As in `x[arange(n), label]`; where it stands twice, the first place.
+    for operand in e.eqn.invars:
+        if isinstance(operand, Var) and operand in same:
+            break
+        place += shape_of(operand).shape[-1]
+    return place
+
+
+def _picked(e: Equation, column: Mapping[Var, int]) -> int | None:
+    """Of how many entries a gather picks one, by the axis that the label is the index of."""
     # One that clips was asked to.
     if "CLIP" in str(e.eqn.params["mode"]):
         return None
     axes = e.eqn.params["dimension_numbers"].start_index_map
     sizes = [shape_of(e.eqn.invars[0]).shape[axis] for axis in axes]
-    # Of several axes the others are those of the examples, as in `x[arange(n), label]`.
-    return sizes[-1] if sizes else None
+    indices = e.eqn.invars[1]
+    place = column.get(indices, 0) if isinstance(indices, Var) else 0
+    return sizes[place] if place < len(sizes) else None
 
 
 def _smaller(size: int | None, other: int | None) -> int | None:

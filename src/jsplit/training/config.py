@@ -49,8 +49,6 @@ class Config(NamedTuple):
         passing: what does not cross, because nobody reads it; `None`:
             everything crosses.
         loss_scale: by what cotangents are multiplied; `None`: by nothing.
-        watches_state: whether a step looks for what is not finite in what it
-            keeps too, and not in its losses alone.
     """
 
     topology: Topology
@@ -66,4 +64,3 @@ class Config(NamedTuple):
     wants_loss: tuple[str, ...] = ()
     passing: UnreadLeaves | None = None
     loss_scale: LossScale | None = None
-    watches_state: bool = True

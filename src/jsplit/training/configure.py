@@ -20,12 +20,8 @@ from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
 from jsplit.training.kinds import WireKind
 from jsplit.training.left_out import Weight, array_of
 from jsplit.training.meshes import meshes_of
-from jsplit.training.optimizers import (
-    check_fit,
-    norms_of,
-    wants_loss,
-    warn_of_own_norms,
-)
+from jsplit.training.optimizer_parts import norms_of, wants_loss
+from jsplit.training.optimizers import check_fit, warn_of_own_norms
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jsplit.core.checks import as_positive_int, shown
 
@@ -36,8 +37,9 @@ class DynamicScale:
     are small. So these are multiplied by a scale where they begin, at the losses, and
     gradients are divided by it in float32 before anything is done with them: norms are
     those of gradients without it, and so are reported losses. A step in which a gradient,
-    or anything that a party keeps, is not finite is left out at all parties, and all
-    change the scale alike. Powers of two change no bit of numbers that fit a dtype.
+    or anything that a party keeps, is not finite, or a class number is out of range, is
+    left out at all parties, and all change the scale alike. Powers of two change no bit
+    of numbers that fit a dtype.
 
     Cotangents cross as they are, scaled, and so links see them; what a link with a memory
     still owes is of the scale that was when it came.
@@ -90,7 +92,7 @@ def as_scale(name: str, value: object) -> float:
     Raises:
         ValueError: naming the argument.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise ValueError(f"`{name}` must be a number above 0, got {shown(value)}.")
     if not 2.0**-126 <= value < 2.0**128 or not math.isfinite(value):
         raise ValueError(

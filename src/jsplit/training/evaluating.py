@@ -12,18 +12,20 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.finite import together
 from jsplit.core.trainer import EvaluateFn
 from jsplit.core.trees import as_arrays, batch_of
+from jsplit.core.typed_jax import is_traced
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import Config
 from jsplit.training.left_out import Weight, array_of, as_checked
-from jsplit.training.losses import info_of
+from jsplit.training.losses import info_of, of_examples
 from jsplit.training.metrics import Rows, compute_metrics, rows_of
 from jsplit.training.signatures import documented_as
 from jsplit.training.walk import Name
@@ -58,7 +60,7 @@ class ScalarLosses:
         if not isinstance(node, Loss) or node.weight:
             return node
         # One on parameters alone is of no examples, and the same in every batch.
-        if not any(i in topology.node or i in topology.fields for i in node.reads):
+        if not of_examples(topology, node):
             return node
 
         def fn(*inputs: PyTree) -> jax.Array:
@@ -120,6 +122,8 @@ def evaluator(
         if isinstance(batch, Mapping) or not isinstance(batch, Iterable):
             # What is neither is refused there, by name.
             info, rows = one(state, cast(Fields, batch), weight)
+            if weight is not None:
+                check_counts([_total(weight)])
         else:
             if weight is not None:
                 raise ValueError(
@@ -157,16 +161,20 @@ def _of_set(
         infos.append(info)
         rows += of_batch
         messages += info.messages
-        counts.append(
-            batch_of(fields) if weight is None else jnp.sum(jnp.asarray(weight))
-        )
+        counts.append(batch_of(fields) if weight is None else _total(weight))
     if not infos:
         raise ValueError("`batch` holds no batch: there is nothing to evaluate.")
     scalars.warn(len(infos), 4)
-    losses = {
-        name: _mean([info.losses[name] for info in infos], counts)
-        for name in infos[0].losses
-    }
+    losses = {}
+    for x in topology.losses:
+        terms = [info.losses[x.name] for info in infos]
+        # A penalty is the same whatever counts.
+        losses[x.name] = (
+            _mean(terms, counts)
+            if of_examples(topology, x)
+            else jnp.stack(terms).mean()
+        )
+    check_counts(counts)
     finite = together([info.finite for info in infos])
     info = info_of(topology, losses)._replace(messages=tuple(messages), finite=finite)
     return info, rows
@@ -175,8 +183,30 @@ def _of_set(
 def _mean(terms: Sequence[jax.Array], counts: Sequence[ArrayLike]) -> jax.Array:
     """The mean of batches' means, each by how many examples it is of."""
     values = jnp.stack(terms)
-    share = jnp.stack([jnp.asarray(n, values.dtype) for n in counts])
+    # NumPy's, in 64 bits, unless within a program of the user's.
+    np_or_jnp = jnp if any(map(is_traced, counts)) else np
+    counted = np_or_jnp.stack([np_or_jnp.asarray(n, float) for n in counts])
+    whole = counted.sum()
+    share = jnp.asarray(counted / np_or_jnp.where(whole > 0, whole, 1), values.dtype)
     # A batch in which nothing counts may have any loss, NaN too.
-    whole = share.sum()
-    found = jnp.where(share > 0, values * share, 0).sum()
-    return jnp.where(whole > 0, found / jnp.where(whole > 0, whole, 1), 0)
+    return jnp.where(share > 0, values * share, 0).sum()
+
+
+def check_counts(counts: Sequence[ArrayLike]) -> None:
+    """Refuse an evaluation in which no example counts: its loss would be 0, as a perfect one.
+
+    Raises:
+        ValueError: if all of `counts`, by batch, are 0.
+    """
+    # Within a program of the user's nothing can be raised.
+    if not any(map(is_traced, counts)) and not any(np.any(n) for n in counts):
+        raise ValueError("no example counts: `weight` is 0 for all that is evaluated.")
+
+
+def _total(weight: ArrayLike) -> ArrayLike:
+    """How much all examples of a batch count together."""
+    checked = array_of(cast(Weight, as_checked(weight)))
+    # Many ones in half precision are infinite together.
+    if is_traced(checked):
+        return jnp.sum(jnp.asarray(checked, jnp.result_type(float)))
+    return np.sum(np.asarray(checked, np.float64))

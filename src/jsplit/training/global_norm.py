@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import PyTree
+from jsplit.core.checks import shown
 from jsplit.core.finite import at_least_float32
 
 Share = Callable[[str, jax.Array], jax.Array]
@@ -92,14 +94,14 @@ def clip_by_global_norm(
         >>> [(m.sender, m.name, m.bytes) for m in info.messages if m.kind == "scalar"]
         [('client', 'squared norms', 4), ('server', 'squared norms', 4)]
     """
-    if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
+    if isinstance(max_norm, bool) or not isinstance(max_norm, Real):
         raise ValueError(
             f"`max_norm` must be a number above 0, got {type(max_norm).__name__}."
         )
     if not max_norm > 0:
         raise ValueError(f"`max_norm` must be above 0, got {max_norm}.")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"`name` must be a text, got {name!r}.")
+        raise ValueError(f"`name` must be a text, got {shown(name)}.")
     return optax.GradientTransformationExtraArgs(
         optax.init_empty_state, ClipUpdate(float(max_norm), name)
     )

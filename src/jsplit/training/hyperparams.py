@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import one_of
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
+from jsplit.core.typed_jax import is_traced
 
 _Held = TypeVar("_Held", TrainState, Federation)
 
@@ -112,7 +112,7 @@ class _Setting:
                     "what is set by hand would not act: give inject_hyperparams a "
                     "number."
                 )
-            if getattr(value, "dtype", np.asarray(value).dtype).kind not in "biufV":
+            if not _is_number(value):
                 raise ValueError(
                     f"`{name}` of `{self.party}` must be a number, got "
                     f"{type(value).__name__}."
@@ -129,3 +129,18 @@ class _Setting:
             # an array, as `full_like` would have them do where nothing changes.
             new[name] = jnp.array(jnp.full_like(new[name], value), copy=True)
         return new
+
+
+def _is_number(value: PyTree) -> bool:
+    """Whether something is a number, or an array of numbers, none of which is NaN."""
+    if is_traced(value):
+        return True
+    try:
+        found = jnp.asarray(value)
+    # Whatever kind of thing it is that JAX makes no array of.
+    except (TypeError, ValueError):
+        return False
+    # A rate of NaN would be found at the next step, and blamed on what it did there.
+    return (
+        not jnp.isnan(found).any() if jnp.issubdtype(found.dtype, jnp.number) else False
+    )

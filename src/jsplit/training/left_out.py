@@ -64,7 +64,11 @@ def normalise_weight(weight: Weight | None) -> jax.Array | None:
     # By the largest first, since the sum of large ones may be infinite. All may be 0;
     # the inner `where` keeps the other branch from dividing by it.
     largest = weight.max()
-    weight = jnp.where(largest > 0, weight / jnp.where(largest > 0, largest, 1), 0)
+    # By a power of two near it: of the largest itself the inverse may be too small to be
+    # a number. And in two halves, or that power itself may be.
+    _, power = jnp.frexp(largest)
+    half = power // 2
+    weight = jnp.ldexp(jnp.ldexp(weight, -half), half - power)
     whole = weight.sum()
     return weight * jnp.where(
         whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0

@@ -52,7 +52,7 @@ def loss_op(config: Config, loss: Loss) -> Op:
 
     def run(weight, *inputs):
         value = _mean(topology, loss, inputs, weight)
-        return value, *_range(config, loss, inputs, weight)
+        return value, *_range(config, loss, inputs)
 
     reads = (weight, *inputs)
     writes = (loss_name(loss), *_range_names(config, loss))
@@ -81,7 +81,7 @@ def loss_and_cotangents_op(config: Config, loss: Loss) -> Op:
         parts = {i: inexact_part(named[i]) for i in differentiable}
         value, pull = jax.vjp(fn, parts)
         (found,) = pull(first_cotangent(config, value, loss.weight, kept))
-        ranges = _range(config, loss, [named[i] for i in loss.reads], weight)
+        ranges = _range(config, loss, [named[i] for i in loss.reads])
         return value, *ranges, *[found[i] for i in differentiable]
 
     reads = (Name(party, Kind.WEIGHT), *at, *names.values())
@@ -94,14 +94,17 @@ def _range_names(config: Config, loss: Loss) -> list[Name]:
     return [] if config.nonfinite == "allow" else [range_name(loss)]
 
 
-def _range(
-    config: Config, loss: Loss, inputs: Sequence[PyTree], weight: jax.Array | None
-) -> list[jax.Array]:
+def _range(config: Config, loss: Loss, inputs: Sequence[PyTree]) -> list[jax.Array]:
     """In how many fields class numbers are out of range, if anybody asks."""
     if config.nonfinite == "allow":
         return []
     fields = config.topology.fields
     return [out_of_range(loss.fn, inputs, [i in fields for i in loss.reads])]
+
+
+def of_examples(topology: Topology, loss: Loss) -> bool:
+    """Whether a loss is of examples; a penalty on parameters or states alone is not."""
+    return any(i in topology.node or i in topology.fields for i in loss.reads)
 
 
 def _mean(
@@ -110,9 +113,7 @@ def _mean(
     """The mean of what a loss returns, of each example as often as it counts."""
     result = _per_example(loss, inputs)
 
-    # A penalty on parameters or states alone has no examples to weigh.
-    of_examples = any(i in topology.node or i in topology.fields for i in loss.reads)
-    if weight is None or not of_examples:
+    if weight is None or not of_examples(topology, loss):
         return jnp.mean(result)
     if result.shape[:1] != weight.shape:
         raise ValueError(

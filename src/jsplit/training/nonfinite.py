@@ -57,11 +57,10 @@ def watched(config: Config, party: str) -> list[_Watched]:
     found = _watched_losses(config, party)
     if config.microbatches > 1:
         found = [x._replace(name=total(x.name)) for x in found]
-    if not config.watches_state:
-        return found
     for name in updated(config, party):
         what = f"parameters of `{name.what}`" if name.what else "its optimizer state"
-        found.append(_Watched(what, name))
+        was = () if name.what else (held(name),)
+        found.append(_Watched(what, name, was))
     scaled = scaled_gradients(config, gradient_names(config, party))
     found += [_Watched(text, name) for text, name in scaled]
     for name in _moved(config, party):
@@ -96,13 +95,17 @@ def flags_name(party: str) -> Name:
     return Name(party, Kind.FINITE)
 
 
-_HELD = {Kind.STATE: Kind.HELD_STATE, Kind.LINK: Kind.HELD_LINK}
+_HELD = {
+    Kind.STATE: Kind.HELD_STATE,
+    Kind.LINK: Kind.HELD_LINK,
+    Kind.OPTIMIZER: Kind.HELD_OPTIMIZER,
+}
 
 
 # Asked of every name in every step: the cache runs no Python.
 @cache
 def held(name: Name) -> Name:
-    """Where statistics, or the memory of a link, lie as they were before the step."""
+    """Where statistics, an optimizer's state or a link's memory lie as they were before."""
     return name._replace(kind=_HELD[name.kind])
 
 
@@ -147,10 +150,9 @@ def _flags(found: Sequence[_Watched], values: Sequence[PyTree]) -> jax.Array:
 def _fine(name: Name, value: PyTree, *was: PyTree) -> jax.Array:
     if name.kind == Kind.RANGE:
         return value == 0
-    if was:
-        return stays_finite(value, *was)
-    of_optimizer = name.kind == Kind.OPTIMIZER
-    return has_no_fault(value) if of_optimizer else is_finite(value)
+    if name.kind == Kind.OPTIMIZER:
+        return has_no_fault(value, *was)
+    return stays_finite(value, *was) if was else is_finite(value)
 
 
 def _reads(found: Sequence[_Watched]) -> tuple[Name, ...]:
@@ -192,11 +194,11 @@ def _settle_op(config: Config, party: str) -> Op:
 
 
 def hold(layout: Layout, store: Store, nonfinite: str) -> None:
-    """Hold statistics and memories of links as they are before a step that is looked at."""
+    """Hold what may be infinite from the start as it is before a step that is looked at."""
     if nonfinite == "allow":
         return
     for at in layout.values():
-        for name in (*at.state.values(), *at.links.values()):
+        for name in (at.optimizer, *at.state.values(), *at.links.values()):
             # The same arrays under another name: nothing is copied.
             store[held(name)] = store[name]
 
@@ -207,6 +209,17 @@ def all_watched(config: Config) -> Watched:
         return ()
     parties = config.topology.parties
     return names_by_party({p: [x.text for x in watched(config, p)] for p in parties})
+
+
+def watched_params(config: Config) -> dict[str, list[Name | None]]:
+    """By party, of each value that is looked at the parameters that it is, or `None`."""
+    return {
+        party: [
+            x.name if x.name.kind == Kind.PARAMS else None
+            for x in watched(config, party)
+        ]
+        for party in config.topology.parties
+    }
 
 
 def all_measured(config: Config) -> Watched:

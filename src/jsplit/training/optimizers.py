@@ -6,10 +6,8 @@ Optax hands extra arguments through to whoever wants them: `value`, the loss, an
 
 from __future__ import annotations
 
-import functools
 import re
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import jax
@@ -22,7 +20,7 @@ from jsplit.core.checks import first_line, warn_user
 from jsplit.core.typed_jax import is_traced
 from jsplit.jaxprs.flat import flatten
 from jsplit.jaxprs.slices import backward_slice
-from jsplit.training.global_norm import ClipUpdate, ValueUpdate
+from jsplit.training.optimizer_parts import clips_of, parts_of
 
 _PER_EXAMPLE = (
     "it needs the gradient of each example, and a step has that of their mean"
@@ -33,98 +31,6 @@ _UNFIT = {
     "differentially_private_aggregate": _PER_EXAMPLE,
 }
 """By the function of Optax that makes them, optimizers that no party can have, and why."""
-
-
-def parts_of(optimizer: object) -> Iterator[object]:
-    """The functions and objects that an optimizer is made of.
-
-    Optax makes optimizers of closures, so what they close over is looked through.
-    """
-    seen: set[int] = set()
-    left = [optimizer]
-    while left:
-        x = left.pop()
-        if id(x) in seen or isinstance(x, (type, types.ModuleType, str, jax.Array)):
-            continue
-        seen.add(id(x))
-        yield x
-        left += _within(x)
-
-
-def _within(x: object) -> list[object]:
-    if isinstance(x, (tuple, list)):
-        return list(x)
-    if isinstance(x, Mapping):
-        return list(x.values())
-    if isinstance(x, functools.partial):
-        return [x.func, *x.args, *x.keywords.values()]
-    if isinstance(x, types.MethodType):
-        return [x.__self__, x.__func__]
-    if isinstance(x, types.FunctionType):
-        cells = [c.cell_contents for c in x.__closure__ or () if _is_filled(c)]
-        return [*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-    # An object that holds others, as a dataclass or `optax.MultiSteps` does.
-    return list(vars(x).values()) if hasattr(x, "__dict__") else []
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    # A function that is defined further down than it is closed over.
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def norms_of(optimizers: Mapping[str, optax.GradientTransformation]) -> tuple[str, ...]:
-    """The names of the norms that all parties' optimizers share.
-
-    Args:
-        optimizers: by party, of those that own parameters.
-
-    Raises:
-        ValueError: if one party shares a norm that another does not, or one optimizer
-            has two of one name.
-    """
-    found = {}
-    for party, optimizer in optimizers.items():
-        names = sorted(x.name for x in clips_of(optimizer))
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(
-                    f"`optimizer` of `{party}` has clip_by_global_norm more than once "
-                    f"with the name {name!r}; give each a `name`."
-                )
-        found[party] = tuple(names)
-    if len({*found.values()}) > 1:
-        said = "; ".join(f"`{p}`: {', '.join(x) or 'none'}" for p, x in found.items())
-        raise ValueError(
-            "`optimizer`: clip_by_global_norm is over the gradients of all parties, so it "
-            f"must stand in the optimizer of each that owns parameters; got {said}."
-        )
-    return next(iter(found.values()), ())
-
-
-def clips_of(optimizer: optax.GradientTransformation) -> list[ClipUpdate]:
-    """The clip_by_global_norm in an optimizer."""
-    return [x for x in parts_of(optimizer) if isinstance(x, ClipUpdate)]
-
-
-def needs_loss(optimizer: optax.GradientTransformation) -> bool:
-    """Whether an optimizer does not run without the loss."""
-    # Optax names what it needs beyond gradients; `optax.chain` hides it from the outside.
-    found = (x for x in parts_of(optimizer) if isinstance(x, types.FunctionType))
-    return any(map(_asks, found))
-
-
-def _asks(function: types.FunctionType) -> bool:
-    code = function.__code__
-    first = code.co_argcount
-    return "value" in code.co_varnames[first : first + code.co_kwonlyargcount]
-
-
-def wants_loss(optimizer: optax.GradientTransformation) -> bool:
-    """Whether an optimizer asks for the loss of the step, by `with_loss`."""
-    return any(isinstance(x, ValueUpdate) for x in parts_of(optimizer))
 
 
 def warn_of_own_norms(
@@ -196,8 +102,17 @@ def run_optimizer(
     if value is not None:
         extra["value"] = value
     able = optax.with_extra_args_support(optimizer)
-    updates, memory = able.update(gradient, memory, weights, **extra)
-    return updates, memory, parts
+    while True:
+        try:
+            updates, memory = able.update(gradient, memory, weights, **extra)
+            return updates, memory, parts
+        except TypeError as error:
+            # Some, as `optax.contrib.sam`, refuse what they do not know; whether one has
+            # a clip within it is not always known before it runs.
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown is None or unknown[1] not in extra or clips_of(optimizer):
+                raise
+            del extra[unknown[1]]
 
 
 def first_memory_of(

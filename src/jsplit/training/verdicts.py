@@ -121,6 +121,16 @@ def refuse_round(policy: str, finite: Finite | None) -> None:
         raise NotFinite(refusal(f"step {steps[steps > 0].min()}", finite))
 
 
+def refuse_end(finite: Finite | None) -> None:
+    """Refuse what a round leaves though its steps do not: in an average, or a server's step.
+
+    Raises:
+        NotFinite: naming the values and the parties.
+    """
+    if finite is not None:
+        raise NotFinite(refusal("what the server makes of all clients", finite))
+
+
 def refuse_evaluation(policy: str, finite: Finite | None) -> None:
     """Refuse an evaluation of many batches by their flags together, as `refuse_round`.
 

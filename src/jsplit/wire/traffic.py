@@ -155,12 +155,9 @@ class Traffic:
         """Refuse NaN and infinite values, if that was agreed upon."""
         head = frame.head
         # What is handed over may hold them, as the memory of some
-        # optimizers does.
-        checked = self.terms.finite and head.kind in (
-            "activation",
-            "cotangent",
-            "scalar",
-        )
+        # optimizers does; so may a square of a large norm, and who keeps what
+        # comes of it looks at that.
+        checked = self.terms.finite and head.kind in ("activation", "cotangent")
         if checked and not codec.finite(frame.arrays):
             what = f"{head.kind} `{self.terms.crossings[head.value].what}`"
             raise Refused(

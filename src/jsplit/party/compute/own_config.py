@@ -15,7 +15,7 @@ from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import configure
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
-from jsplit.training.optimizers import norms_of, wants_loss
+from jsplit.training.optimizer_parts import norms_of, wants_loss
 from jsplit.training.passing import Agreed
 
 
