@@ -17,6 +17,7 @@ import grpc
 from jsplit.wire.certs import Credentials, Trust, host_of
 from jsplit.wire.channel import Ends, accept_all
 from jsplit.wire.codec import Accept
+from jsplit.wire.door import plain
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.rpc_listener import METHOD, PARTY, SERVICE, Listener, options
 from jsplit.wire.transport import PULSE, Met, Pulse
@@ -177,7 +178,7 @@ def dial(
             for chunk in call:
                 with suppress(Closed):  # who reads no more still waits for the end
                     inward.put(chunk)
-            reason = f"`{peer}` closed the connection."
+            reason = _ended(peer, call.details())
         except grpc.RpcError as error:
             reason = _why(peer, error)
         outward.close(reason)
@@ -204,4 +205,11 @@ def _why(peer: str, error: grpc.RpcError) -> str:
     if not isinstance(error, grpc.Call):
         return f"{broke}: {type(error).__name__}, no details"
     call = cast(_Call, error)
-    return f"{broke}: {call.code().name}, {call.details() or 'no details'}"
+    details = plain(call.details() or "no details")
+    return f"{broke}: {call.code().name}, {details}"
+
+
+def _ended(peer: str, why: str | None) -> str:
+    """That the peer has closed the connection, and what it says of it, if anything."""
+    ended = f"`{peer}` closed the connection"
+    return f"{ended}: {plain(why)}" if why else f"{ended}."
