@@ -24,6 +24,9 @@ from jsplit.wire.transport import PULSE, Met, Pulse
 SERVICE, METHOD = "jsplit.Wire", "talk"
 PARTY = "jsplit-party"
 """The metadata in which a party says its name, where there are no certificates."""
+REASON = "jsplit-reason-bin"
+"""The metadata in which the listener says why it has ended a stream."""
+_LONGEST = 500  # characters of it
 
 _MOST = 2048
 """Connections from outside at a time, at most: a silent one costs a file, and about 50 kB
@@ -203,7 +206,8 @@ class Listener:
 
         def broke() -> None:
             over.set()
-            close(f"the connection with `{party}` broke.")
+            outward.abandon(f"the connection with `{party}` broke.")
+            inward.close(f"the connection with `{party}` broke.")
 
         def pump() -> None:
             try:
@@ -236,8 +240,9 @@ class Listener:
             name = f"jsplit-{run.__name__}"
             threading.Thread(target=run, name=name, daemon=True).start()
         yield from outward
-        # Why, if there is more to it than that it is over.
-        context.set_details(outward.reason or "")
+        # Why, for who dialled. Not in the details: gRPC has none of what ended well.
+        why = (outward.reason or "")[:_LONGEST].encode(errors="replace")
+        context.set_trailing_metadata(((REASON, why),))
 
     def close(self, grace: float = 5.0) -> None:
         """Take no more connections; those that are left have `grace` seconds to end."""
