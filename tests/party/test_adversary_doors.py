@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,6 @@ from jsplit.party.durable import CheckpointStore
 from jsplit.wire import open_files, rpc_listener
 from jsplit.wire.channel import CHUNK
 from jsplit.wire.chunks import split_up
-from jsplit.wire.codec import Head, text_of
 from jsplit.wire.memory import memory_pair
 from jsplit.wire.pipe import Closed
 from jsplit.wire.rpc import Grpc
@@ -39,7 +38,9 @@ from tests.party.federation import agreed_for, bits, checked, small, train, undi
 from tests.party.test_party_network import LAB, SERVER, network_of, soon, started
 
 OUTSIDER = """
-import os, socket, sys, time
+import os, resource, socket, sys, time
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
 port, times = int(sys.argv[1]), int(sys.argv[2])
 half_a_handshake = bytes([22, 3, 1, 2, 0, 1, 0, 1, 252]) + bytes(50)
 kept, first = [], True
@@ -65,7 +66,9 @@ def outsider(port: int, times: int):
     given = [sys.executable, "-c", OUTSIDER, str(port), str(times)]
     with subprocess.Popen(given, stdout=subprocess.PIPE) as process:
         try:
-            yield process
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"here\n"
+            yield
         finally:
             process.kill()
 
@@ -102,26 +105,22 @@ def test_a_flood_of_outsiders_costs_no_run_its_checkpoints(
     problem, steps = small("pair"), 40
     agreed = agreed_for(problem, steps=steps, checkpoint=2)
     port = int(agreed.addresses["server"].rpartition(":")[2])
-    flooding: list = []
+    flooding = ExitStack()
 
     def begin(name):
         def on_step(metrics):
             if name == "server" and metrics.step == 5:
-                flooding.append(stack := outsider(port, 300))
-                assert stack.__enter__().stdout.readline() == b"here\n"
+                flooding.enter_context(outsider(port, 800))
             time.sleep(0.02)
 
         return on_step
 
     threads = threading.active_count()
     with few_files(200), caplog.at_level(logging.INFO):
-        try:
+        with flooding:
             found = train(
                 agreed, problem, checkpoint=lambda p: tmp_path / p, on_step=begin
             )
-        finally:
-            for stack in flooding:
-                stack.__exit__(None, None, None)
     ends_as_undisturbed(found, problem, steps)
     assert not [m for m in caplog.messages if "could not save" in m]
     assert len(caplog.records) < 40 and threading.active_count() < threads + 20

@@ -345,11 +345,13 @@ def test_who_is_hung_up_on_hears_why(transport):
         opened(anything).close("`lab` was\nhere before.")
 
     server, lab = map(PlaintextWithoutIdentity, ("server", "lab"))
-    with listening(server, key=str, transport=transport, met=hang_up) as (_, address, _):
+    with listening(server, key=str, transport=transport, met=hang_up) as (
+        _,
+        address,
+        _,
+    ):
         with pytest.raises(Closed, match="here before"):
-            made = transport.dial(
-                address, "server", lab, LIMIT, anything, timeout=LONG
-            )
+            made = transport.dial(address, "server", lab, LIMIT, anything, timeout=LONG)
             made.receive(LONG)
 
 
