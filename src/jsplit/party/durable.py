@@ -30,6 +30,8 @@ from jsplit.party.folder import (
     write_whole,
 )
 from jsplit.party.in_memory import InMemory, oldest_kept
+from jsplit.party.scarce_files import with_files
+from jsplit.wire.open_files import lacks_files
 from jsplit.wire.rota import Away
 
 _log = logging.getLogger("jsplit.party")
@@ -43,6 +45,7 @@ class CheckpointStore:
         party: whose checkpoints they are.
         schema: hash of what a checkpoint depends on.
         like: a state of the party, for shapes and dtypes.
+        wait: seconds that it waits where no more files can be open.
 
     Attributes:
         steps: of the checkpoints that are intact, in order.
@@ -55,9 +58,15 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, party: str, schema: str, like: PartyState
+        self,
+        folder: str | os.PathLike,
+        party: str,
+        schema: str,
+        like: PartyState,
+        wait: float = 30.0,
     ):
         self.folder, self.party, self.like = Path(folder), party, like
+        self.wait = wait
         self.folder.mkdir(parents=True, exist_ok=True)
         # Open for as long as this process has the folder, hence no `with`.
         self.lock = open(self.folder / "process", "a+b")  # noqa: SIM115
@@ -107,6 +116,9 @@ class CheckpointStore:
         try:
             own = self.restore(step)
         except ValueError as error:
+            # That nothing can be opened says nothing of what is there.
+            if lacks_files(error):
+                raise
             _log.warning("checkpoint of step %d is left aside: %s", step, error)
             return False
         return int(own.step) == step
@@ -118,7 +130,13 @@ class CheckpointStore:
             ValueError: if the checkpoint is damaged, or of another model.
         """
         like = TrainState({self.party: self.like})
-        return restore(at(self.folder, step), like).parties[self.party]
+        # Else a checkpoint would be left aside that is whole.
+        found = with_files(
+            lambda: restore(at(self.folder, step), like),
+            f"reading the checkpoint of step {step}",
+            self.wait,
+        )
+        return found.parties[self.party]
 
     def save(self, state: PartyState) -> None:
         """Save durably. What was there before stays, whatever happens.
@@ -127,9 +145,13 @@ class CheckpointStore:
             OSError: if it cannot be written, as when the disk is full.
         """
         step = int(state.step)
-        save(at(self.folder, step), TrainState({self.party: state}))
-        # The file is on disk, and so must be the name of the folder that it is in.
-        to_disk(self.folder)
+
+        def write() -> None:
+            save(at(self.folder, step), TrainState({self.party: state}))
+            # The file is on disk, and so must be the name of the folder that it is in.
+            to_disk(self.folder)
+
+        with_files(write, f"saving step {step}", self.wait)
         self.steps = tuple(sorted({*self.steps, step}))
 
     def prune_before(self, committed: int) -> None:
@@ -139,7 +161,14 @@ class CheckpointStore:
             committed: the newest step that all parties have on disk.
         """
         first = oldest_kept(self.steps, committed)
-        for step in steps_in(self.folder):
+        try:
+            there = steps_in(self.folder)
+        except OSError as error:
+            # A folder is a file to look into. After the next save is soon enough.
+            if lacks_files(error):
+                return
+            raise
+        for step in there:
             if step < first:
                 # A leftover costs space and nothing else: no run should end for it.
                 shutil.rmtree(at(self.folder, step), ignore_errors=True)
@@ -155,14 +184,18 @@ class CheckpointStore:
             OSError: if it cannot be deleted. It must not be found again: all would go
                 on from a state that only this party has seen.
         """
-        for newer in steps_in(self.folder):
-            if newer > step:
-                shutil.rmtree(at(self.folder, newer))
+
+        def delete() -> None:
+            for newer in steps_in(self.folder):
+                if newer > step:
+                    shutil.rmtree(at(self.folder, newer))
+
+        with_files(delete, f"deleting what is newer than step {step}", self.wait)
         self.steps = tuple(s for s in self.steps if s <= step)
 
     def remember(self, away: Away) -> None:
         """At the lead: note which clients are passed over, and since when."""
-        write_whole(self.folder / "away.json", json.dumps(away))
+        self._note("away.json", away)
 
     def away(self) -> Away:
         """At the lead: which clients were passed over when this process began."""
@@ -180,8 +213,11 @@ class CheckpointStore:
             steps: of the run.
             awaited: who must still learn it, or show that it has.
         """
-        found = {"steps": steps, "awaited": sorted(awaited)}
-        write_whole(self.folder / "done.json", json.dumps(found))
+        self._note("done.json", {"steps": steps, "awaited": sorted(awaited)})
+
+    def _note(self, name: str, what: object) -> None:
+        text, file = json.dumps(what), self.folder / name
+        with_files(lambda: write_whole(file, text), f"writing {name}", self.wait)
 
     def done(self, steps: int) -> list[str] | None:
         """Whom this party waits for after a run that is over; `None` if it is not.

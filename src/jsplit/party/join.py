@@ -31,6 +31,7 @@ from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
+from jsplit.wire.open_files import raise_limit
 from jsplit.wire.relay import OVERHEAD, Seals
 
 
@@ -70,6 +71,8 @@ class Prepared:
         Yields:
             The party, reachable.
         """
+        # Before anybody can connect: connections are files, as checkpoints are.
+        raise_limit()
         network = Network(
             self.agreed, self.party, self.member, self.credentials, self.limit, reach
         )
@@ -131,7 +134,9 @@ def prepare(
     store: Checkpoints = InMemory()
     saved = None
     if brought.checkpoint is not None and task.kind is TaskKind.TRAIN:
-        store = CheckpointStore(brought.checkpoint, party, agreed.schema, like)
+        # Half of what others wait for this party.
+        wait = float(agreed.patience) / 2
+        store = CheckpointStore(brought.checkpoint, party, agreed.schema, like, wait)
     elif brought.checkpoint is not None:
         # The folder may be in use by a process that trains, and is only read.
         saved = SavedStates(brought.checkpoint, party, agreed.schema, like)

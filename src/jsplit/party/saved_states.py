@@ -14,7 +14,11 @@ import jax
 from jsplit.core.base import PartyState
 from jsplit.core.checkpoint import array_of, arrays_by_path, file_of, read
 from jsplit.party.folder import at, check_owner, steps_of
+from jsplit.party.scarce_files import with_files
+from jsplit.wire.open_files import lacks_files
 
+_WAIT = 30.0
+"""Seconds that a checkpoint is waited for, where no more files can be open."""
 _log = logging.getLogger("jsplit.party")
 
 
@@ -57,6 +61,9 @@ class SavedStates:
         try:
             found = self._read(step)
         except (OSError, ValueError, KeyError) as error:
+            # That nothing can be opened says nothing of what is there.
+            if lacks_files(error):
+                raise
             _log.warning("checkpoint of step %d is left aside: %s", step, error)
             return False
         return int(found.step) == step
@@ -82,7 +89,9 @@ class SavedStates:
         # Whoever evaluates need not have the optimizer, nor links with a memory.
         bare = self.like._replace(optimizer=(), links={})
         file = file_of(at(self.folder, step), self.party)
-        about, arrays = read(file)
+        about, arrays = with_files(
+            lambda: read(file), f"reading the checkpoint of step {step}", _WAIT
+        )
         leaves = []
         for path, x in arrays_by_path(bare).items():
             leaves.append(array_of(file, path, arrays[path], about["dtypes"][path], x))

@@ -20,6 +20,7 @@ from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
 from jsplit.party.results import Metrics, Result
 from jsplit.training.verdicts import NotFinite
+from jsplit.wire.open_files import lacks_files
 
 _log = logging.getLogger("jsplit.party")
 
@@ -97,17 +98,21 @@ class Training:
         """Save a checkpoint, and delete what all are past.
 
         Raises:
-            OSError: if that has failed twice in a row, or at the last step.
+            OSError: if that has failed twice in a row, or at the last step; saves for
+                which no file could be opened do not count.
         """
         me = self.me
         try:
             me.store.save(state)
         except OSError as error:
+            # That no more files can be open is no failed save: the store has waited for
+            # them, and the next checkpoint finds some or waits as long.
+            scarce = lacks_files(error)
             # A disk may be full for a while. Older checkpoints are intact, so all that
             # is at stake is how far back a fault would throw the run.
-            if self.failed or last:
+            if last or self.failed and not scarce:
                 raise
-            self.failed += 1
+            self.failed += not scarce
             _log.error(
                 "%s could not save step %d, older checkpoints are whole: %s",
                 me.party,

@@ -7,7 +7,6 @@ one connection alone.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,11 +14,10 @@ from collections.abc import Callable, Mapping
 from jsplit.wire.certs import Credentials, Trust, host_of
 from jsplit.wire.channel import CHUNK, Channel, Ends, accept_all
 from jsplit.wire.codec import Accept
+from jsplit.wire.door import Door
 from jsplit.wire.identity import shown_by
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.transport import PULSE, Met, Pulse
-
-_log = logging.getLogger("jsplit.wire")
 
 
 def memory_pair(
@@ -59,26 +57,19 @@ class _Listener:
         limit: int,
     ):
         self.forget, self.address, self.trust = forget, address, trust
-        self.allowed, self.met, self.limit = allowed, met, limit
+        self.door, self.met, self.limit = Door(allowed), met, limit
         self.connections: dict[threading.Thread, tuple[Pipe, Pipe]] = {}
 
-    def who(self, trust: Trust) -> str:
-        """The party on the allow-list that dials with these credentials.
+    def take(self, trust: Trust, outward: Pipe, inward: Pipe) -> None:
+        """Begin a connection with who dials with these credentials, in its own thread.
 
         Raises:
-            Closed: if it is none, or not one alone.
+            Closed: if it is nobody on the allow-list, or has all its places.
         """
-        # As over gRPC, a certificate of two parties is none of either.
-        shown = shown_by(trust).uris
-        found = [self.allowed[uri] for uri in shown if uri in self.allowed]
-        if len(found) != 1:
-            said = ", ".join(shown) or "no identity"
-            _log.warning("refused a connection: %s is not on the allow-list", said)
-            raise Closed(f"the connection broke: {said} is not on the allow-list")
-        return found[0]
-
-    def take(self, party: str, outward: Pipe, inward: Pipe) -> None:
-        """Begin a connection, in a thread of its own."""
+        try:
+            party, leave = self.door.enter(shown_by(trust).uris)
+        except Closed as error:
+            raise Closed(f"the connection broke: {error}") from None
 
         def meet() -> None:
             try:
@@ -91,6 +82,7 @@ class _Listener:
                 outward.close("the connection is over.")
                 inward.close("the connection is over.")
                 self.connections.pop(threading.current_thread(), None)
+                leave()
 
         # In the table before it starts: it takes itself out of it at the end.
         thread = threading.Thread(target=meet, name="jsplit-meet", daemon=True)
@@ -107,6 +99,7 @@ class _Listener:
             # Also of threads that have ended: a closed pipe stays as it is.
             for pipe in pipes:
                 pipe.close("the listener is closed.")
+        self.door.close()
 
 
 class MemoryTransport:
@@ -237,8 +230,7 @@ class MemoryTransport:
             raise Closed(
                 f"no connection with `{peer}`: at {address} is {', '.join(hosts)}, not {expected}."
             )
-        party = listener.who(trust)
         # Both ends share the pipes: what one puts in, the other takes out.
         there, back = Pipe(), Pipe()
-        listener.take(party, back, there)
+        listener.take(trust, back, there)
         return Ends(peer, there, back, limit, accept)

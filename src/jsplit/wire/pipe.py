@@ -80,6 +80,14 @@ class Pipe:
                 self.reason = reason or "closed"
             self.changed.notify_all()
 
+    def abandon(self, reason: str) -> None:
+        """Close it, and throw away what is in it: nobody will take that out any more."""
+        self.close(reason)
+        with self.changed:
+            self.chunks.clear()
+            # Whoever waits until all was taken out would wait for nothing.
+            self.changed.notify_all()
+
     def drain(self, timeout: float) -> None:
         """Wait until all that was put in was taken out, for up to `timeout` seconds."""
         with self.changed:

@@ -8,7 +8,7 @@ not read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
@@ -17,8 +17,9 @@ import grpc
 from jsplit.wire.certs import Credentials, Trust, host_of
 from jsplit.wire.channel import Ends, accept_all
 from jsplit.wire.codec import Accept
+from jsplit.wire.door import plain
 from jsplit.wire.pipe import Closed, Pipe
-from jsplit.wire.rpc_listener import METHOD, PARTY, SERVICE, Listener, options
+from jsplit.wire.rpc_listener import METHOD, PARTY, REASON, SERVICE, Listener, options
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 _PEER = "jsplit-peer"
@@ -37,6 +38,7 @@ class _Call(Protocol):
     def __iter__(self) -> Iterator[bytes]: ...
     def initial_metadata(self) -> object: ...
     def cancel(self) -> object: ...
+    def trailing_metadata(self) -> Sequence[tuple[str, str | bytes]] | None: ...
     def code(self) -> _Code: ...
     def details(self) -> str: ...
 
@@ -177,7 +179,7 @@ def dial(
             for chunk in call:
                 with suppress(Closed):  # who reads no more still waits for the end
                     inward.put(chunk)
-            reason = f"`{peer}` closed the connection."
+            reason = _ended(peer, call)
         except grpc.RpcError as error:
             reason = _why(peer, error)
         outward.close(reason)
@@ -204,4 +206,13 @@ def _why(peer: str, error: grpc.RpcError) -> str:
     if not isinstance(error, grpc.Call):
         return f"{broke}: {type(error).__name__}, no details"
     call = cast(_Call, error)
-    return f"{broke}: {call.code().name}, {call.details() or 'no details'}"
+    details = plain(call.details() or "no details")
+    return f"{broke}: {call.code().name}, {details}"
+
+
+def _ended(peer: str, call: _Call) -> str:
+    """That the peer has closed the connection, and what it says of it, if anything."""
+    said = dict(call.trailing_metadata() or ()).get(REASON, b"")
+    why = said.decode(errors="replace") if isinstance(said, bytes) else said
+    ended = f"`{peer}` closed the connection"
+    return f"{ended}: {plain(why)}" if why else f"{ended}."

@@ -6,7 +6,6 @@ What dials, and the choices that both sides share with it, is in
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,30 @@ import grpc
 from jsplit.wire.certs import Credentials, Trust
 from jsplit.wire.channel import CHUNK, Ends
 from jsplit.wire.codec import LARGEST_HEAD
+from jsplit.wire.door import AT_A_TIME, Door
+from jsplit.wire.open_files import limit as most_open_files
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 SERVICE, METHOD = "jsplit.Wire", "talk"
 PARTY = "jsplit-party"
 """The metadata in which a party says its name, where there are no certificates."""
-_log = logging.getLogger("jsplit.wire")
+REASON = "jsplit-reason-bin"
+"""The metadata in which the listener says why it has ended a stream."""
+_LONGEST = 500  # characters of it
+
+_MOST = 2048
+"""Connections from outside at a time, at most: a silent one costs a file, and about 50 kB
+of memory.
+"""
+_HANDSHAKE = 10.0
+"""Seconds in which a connection must show its certificate, and then those in which it must
+begin to say something. Those that dial give up after as many.
+"""
+_ENDING = 10.0
+"""Seconds that the last words of a connection have to go out, before it is cut."""
+_JUDGES = 4
+"""Threads beyond those that parties can take up: they turn others away."""
 
 
 # gRPC's own types know nothing of what crosses: here it is bytes, both
@@ -66,6 +82,37 @@ def options(pulse: Pulse) -> list[tuple[str, int | str]]:
     ]
 
 
+def _most_connections(parties: int) -> int:
+    """How many connections a listener of so many parties takes at a time.
+
+    Half of the files that the process may have open, so that the other half is there for
+    checkpoints and for what the party dials; but room for all that are known.
+    """
+    room = 2 * AT_A_TIME * parties + 16
+    return max(min(_MOST, most_open_files() // 2), room)
+
+
+def _door_options(parties: int) -> list[tuple[str, int | str]]:
+    """What a listener asks of gRPC, so that who is nobody takes no place for long.
+
+    Args:
+        parties: that may connect.
+    """
+    soon = int(1000 * _HANDSHAKE)
+    return [
+        # Without these two a silent connection stays for two minutes, and nothing bounds
+        # their number. Whoever knocks while all places are taken is hung up on, and dials
+        # again; places of the silent are free after the handshake's time.
+        ("grpc.server_handshake_timeout_ms", soon),
+        ("grpc.max_allowed_incoming_connections", _most_connections(parties)),
+        # The same of those that have a certificate, and say nothing after showing it.
+        ("grpc.max_connection_idle_ms", soon),
+        # A party that dials makes a connection for every stream. More of them on one
+        # would wait in no bound.
+        ("grpc.max_concurrent_streams", 1),
+    ]
+
+
 class Listener:
     """Waits for connections of parties on an allow-list.
 
@@ -93,15 +140,17 @@ class Listener:
         limit: int,
         pulse: Pulse = PULSE,
     ):
-        self.allowed, self.met, self.limit = allowed, met, limit
+        self.met, self.limit = met, limit
         self.secure = isinstance(trust, Credentials)
-        # Every connection holds a thread for as long as it lasts, and for a
-        # while there are two of a party that has connected again.
-        workers = 2 * len(allowed) + 4
+        self.door = Door(allowed)
+        # Every connection holds a thread for as long as it lasts. As many as the door
+        # lets in at a time, and some to turn others away: so no party can take up those
+        # of another. No bound on calls at a time beside it, which would turn away whom it
+        # happens to meet: calls wait for a thread, at most one of each connection.
+        workers = AT_A_TIME * len({*allowed.values()}) + _JUDGES
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="jsplit-listen")
-        self.server = grpc.server(
-            self.pool, options=options(pulse), maximum_concurrent_rpcs=workers
-        )
+        asked = [*options(pulse), *_door_options(len(allowed))]
+        self.server = grpc.server(self.pool, options=asked)
         talk = cast(_MakesHandlers, grpc).stream_stream_rpc_method_handler(self.talk)
         handler = grpc.method_handlers_generic_handler(SERVICE, {METHOD: talk})
         self.server.add_generic_rpc_handlers((handler,))
@@ -125,34 +174,40 @@ class Listener:
         credentials = grpc.ssl_server_credentials(pair, trust.authority, True)
         return self.server.add_secure_port(address, credentials)
 
-    def who(self, context: grpc.ServicerContext) -> tuple[str | None, str]:
-        """The party that connects, if it is on the allow-list, and what it showed."""
+    def shown(self, context: grpc.ServicerContext) -> list[str]:
+        """By what names somebody that connects shows itself."""
         if self.secure:
             uris = cast(_Context, context).auth_context().get("peer_uri", ())
-            shown = [str(uri, errors="replace") for uri in uris]
-        else:
-            metadata = cast(_Context, context).invocation_metadata()
-            shown = [str(value) for key, value in metadata if key == PARTY]
-        found = [self.allowed[name] for name in shown if name in self.allowed]
-        # A certificate of two parties is none of either.
-        party = found[0] if len(found) == 1 else None
-        return party, ", ".join(shown) or "no identity"
+            return [str(uri, errors="replace") for uri in uris]
+        metadata = cast(_Context, context).invocation_metadata()
+        return [str(value) for key, value in metadata if key == PARTY]
 
     def talk(
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """One connection: what comes goes into one pipe, what is in another goes out."""
-        party, shown = self.who(context)
-        if party is None:
-            refused = "refused a connection from %s: %s is not on the allow-list"
-            _log.warning(refused, context.peer(), shown)
-            status = grpc.StatusCode.PERMISSION_DENIED
-            context.abort(status, f"{shown} is not on the allow-list")
-        outward, inward = Pipe(), Pipe()
+        try:
+            party, leave = self.door.enter(self.shown(context), context.peer())
+        except Closed as error:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        try:
+            yield from self._let_in(party, requests, context)
+        finally:
+            leave()
+
+    def _let_in(
+        self, party: str, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        outward, inward, over = Pipe(), Pipe(), threading.Event()
 
         def close(reason: str) -> None:
             outward.close(reason)
             inward.close(reason)
+
+        def broke() -> None:
+            over.set()
+            outward.abandon(f"the connection with `{party}` broke.")
+            inward.close(f"the connection with `{party}` broke.")
 
         def pump() -> None:
             try:
@@ -172,8 +227,12 @@ class Listener:
                 )
             finally:
                 close("")
+                # A peer that reads nothing would else keep the thread that writes to it.
+                if not over.wait(_ENDING):
+                    context.cancel()
 
-        context.add_callback(lambda: close(f"the connection with `{party}` broke."))
+        if not context.add_callback(broke):
+            return  # the peer has gone while it waited for a thread
         # Sent before there is anything to say: by it the dialler knows that
         # it was let in.
         context.send_initial_metadata(())
@@ -181,8 +240,12 @@ class Listener:
             name = f"jsplit-{run.__name__}"
             threading.Thread(target=run, name=name, daemon=True).start()
         yield from outward
+        # Why, for who dialled. Not in the details: gRPC has none of what ended well.
+        why = (outward.reason or "")[:_LONGEST].encode(errors="replace")
+        context.set_trailing_metadata(((REASON, why),))
 
     def close(self, grace: float = 5.0) -> None:
         """Take no more connections; those that are left have `grace` seconds to end."""
         self.server.stop(grace).wait(grace + 5)
         self.pool.shutdown(wait=False)
+        self.door.close()

@@ -149,6 +149,8 @@ class Connections:
             outboxes = list(peers.all_outboxes)
             for peer, outbox in peers.outboxes.items():
                 outbox.put(self.member.bye(peer, reason))
+            # Connections that wait for their turn wait no longer.
+            self.changed.notify_all()
         # All are told to end before any is waited for: each may take its time.
         for outbox in outboxes:
             outbox.end(f"`{peers.party}` has left.")

@@ -84,7 +84,8 @@ class Outbox:
         except (Closed, TimeoutError) as error:
             self.cut(str(error))
         except Exception as error:
-            self.cut(str(error))
+            # The peer hears why it was cut, and of what this party computes nothing.
+            self.cut("a frame could not be sent.")
             # Not the peer's doing: without this party all others would wait for it.
             self.failed(error)
         else:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 
+from jsplit.party.connection.newcomers import Newcomers
 from jsplit.party.connection.outbox import Outbox
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.channel import Channel
@@ -37,6 +38,7 @@ class Peers:
         outboxes: by peer, the connection by which it is reached.
         all_outboxes: these, those that end, and those that have not said
             who they are.
+        newcomers: the connections that have not said hello.
         lost: by peer, since when there is no connection.
         trouble: by party, what was wrong with its connection last, or
             why it left; nothing once it is there again.
@@ -66,6 +68,7 @@ class Peers:
         self.verdict: str | None = None
         self.told: dict[int, Outbox] = {}
         self.closing = threading.Event()
+        self.newcomers = Newcomers(self.changed, self.closing)
 
     def new_outbox(self, channel: Channel) -> Outbox:
         """A new connection, with the thread that writes to it."""

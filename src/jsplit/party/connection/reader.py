@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
+from jsplit.party.connection.newcomers import FIRST_WORD
 from jsplit.party.connection.outbox import Outbox
 from jsplit.party.connection.peers import Peers
 from jsplit.wire import codec
@@ -33,17 +34,19 @@ def serve(peers: Peers, peer: int, channel: Channel) -> None:
         peers.all_outboxes.add(outbox)
         if peers.closing.is_set():
             outbox.cut(f"`{peers.party}` has left.")
-        else:
+        admitted = peers.newcomers.admit(peer, outbox)
+        if admitted:
             # An older connection keeps its place until this one has said hello.
             peers.outboxes.setdefault(peer, outbox)
-        outbox.put(peers.member.hello(peer))
-        if peers.verdict is not None:
-            peers.tell(peer, outbox, peers.verdict)
-    trouble = _read(peers, peer, outbox)
+            outbox.put(peers.member.hello(peer))
+            if peers.verdict is not None:
+                peers.tell(peer, outbox, peers.verdict)
+    trouble = _read(peers, peer, outbox) if admitted else outbox.reason
     with peers.changed:
+        peers.newcomers.gone(peer, outbox)
         # Else a newer one has taken its place, and the peer is not lost.
-        if peers.outboxes.get(peer, outbox) is outbox:
-            peers.outboxes.pop(peer, None)
+        if peers.outboxes.get(peer) is outbox:
+            del peers.outboxes[peer]
             peers.lost.setdefault(peer, time.monotonic())
             peers.note(peer, trouble)
         peers.changed.notify_all()
@@ -77,15 +80,24 @@ def _read(peers: Peers, peer: int, outbox: Outbox) -> str:
 
 
 def _take_all(peers: Peers, peer: int, outbox: Outbox) -> str:
-    heard = False
+    heard, until = False, time.monotonic() + FIRST_WORD
     while True:
         try:
             # A second at a time, so that a connection that was replaced is noticed.
             frame = outbox.channel.receive(1.0)
         except TimeoutError:
+            # Half a frame counts for nothing: it may come byte by byte, for ever.
+            if not heard and time.monotonic() > until:
+                party = peers.names[peer]
+                outbox.cut(f"`{party}` did not say hello within {FIRST_WORD:g} s.")
+                return outbox.reason
             continue
         with peers.changed:
-            if heard and peers.outboxes.get(peer) is not outbox:
+            # What came before a connection was cut can still be received.
+            replaced = not peers.newcomers.is_newest(peer, outbox)
+            if heard:
+                replaced = peers.outboxes.get(peer) is not outbox
+            if replaced:
                 return "a newer connection has taken its place."
             try:
                 _take(peers, peer, outbox, frame, heard)
@@ -102,8 +114,10 @@ def _take(peers: Peers, peer: int, outbox: Outbox, frame: Frame, heard: bool) ->
         raise RemoteProtocolError(
             f"`{party}` sent {frame.head.kind} before it said hello."
         )
+    epoch = peers.member.epoch
     outgoing = peers.member.receive(peer, frame)
     if not heard:
+        peers.newcomers.greeted(peer, went_back=peers.member.epoch != epoch)
         # Only now: a hello that is refused must not cost the peer the connection that
         # it has.
         old = peers.outboxes.get(peer)
