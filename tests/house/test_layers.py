@@ -76,14 +76,15 @@ INSIDE = {
     ),
     "wire": (
         "credentials difference errors json_types layout pipe signatures steps certs "
-        "frames rota codec identity schedule chunks relay terms admission channel control "
+        "frames rota codec identity schedule chunks relay terms admission channel control claims "
         "handshake seal same_records session transport memory rendezvous rpc_listener "
         "traffic member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names contract.record_order "
-        "contract.schema contract.field_types folder in_memory results compute.handover "
+        "contract.schema contract.field_types bounds finite_states folder in_memory "
+        "results compute.handover "
         "compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
         "saved_states "
@@ -93,7 +94,7 @@ INSIDE = {
         "compute.payloads compute.first_state compute.own_config connection.peers contract.draft "
         "contract.files replay compute.local connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network process join passes steps infer running"
+        "connection.network incoming process join passes steps infer running"
     ),
     "commands": "functions agreements brought tasks parser",
     "compress": "casting quantizing registry",

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.party.bounds import checked_bounds
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
 from jsplit.party.connection.connections import identity_of
@@ -24,7 +25,9 @@ from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.contract.record_order import Id, Records
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
+from jsplit.party.finite_states import FiniteStates
 from jsplit.party.in_memory import InMemory
+from jsplit.party.incoming import Incoming
 from jsplit.party.process import PartyRun, of_client
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
@@ -48,6 +51,8 @@ class Prepared:
         saved: of inference, the checkpoints in the folder that it was given.
         member: its side of the protocol.
         limit: the most bytes that the arrays of one frame may take.
+        bounds: by value, the largest norm of a record that it takes.
+        task: what all are at.
     """
 
     agreed: Agreement
@@ -59,6 +64,8 @@ class Prepared:
     saved: SavedStates | None
     member: Member
     limit: int
+    bounds: Mapping[str, float]
+    task: Task
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -82,6 +89,14 @@ class Prepared:
                 self.store,
                 network,
                 self.agreed.turns,
+                Incoming(
+                    network,
+                    self.member.terms,
+                    self.local,
+                    self.task,
+                    self.bounds,
+                    self.party,
+                ),
             )
         finally:
             network.close()
@@ -128,7 +143,11 @@ def prepare(
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
     frames = Frames(agreed, party, task, local, shapes_of_learned(like))
     frames.check()
-    store: Checkpoints = InMemory()
+    mine = agreed.parties.index(party)
+    received = [c.what for c in frames.crossings if c.receiver == mine]
+    bounds = checked_bounds(brought.bound, received)
+    # What a party is given to evaluate with it may have as it is.
+    store: Checkpoints = InMemory(FiniteStates(brought.state or like))
     saved = None
     if brought.checkpoint is not None and task.kind is TaskKind.TRAIN:
         store = CheckpointStore(brought.checkpoint, party, agreed.schema, like)
@@ -153,6 +172,8 @@ def prepare(
             saved,
             member,
             limit,
+            bounds,
+            task,
         )
 
 
