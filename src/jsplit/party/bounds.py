@@ -95,6 +95,6 @@ def largest_norm(arrays: Sequence[PyTree], size: int | None = None) -> float:
         wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
         wide = np.abs(wide) ** 2
         # What has no axis of records is part of each of them.
-        each = size is not None and wide.ndim and len(wide) == size
-        squares += wide.reshape(size, -1).sum(1) if each else wide.sum()
+        each = size is not None and wide.ndim > 0 and len(wide) == size
+        squares += wide.reshape(len(wide), -1).sum(1) if each else wide.sum()
     return float(np.sqrt(squares.max(initial=0.0)))

@@ -20,16 +20,18 @@ class FiniteStates:
     """Which states of a party may be kept.
 
     Args:
-        like: its first state. An array that is not finite there, as a least value so
-            far, need not be so later.
+        like: its first state. An array that is infinite there, as a least value so
+            far, may be so later.
     """
 
     def __init__(self, like: PartyState):
         # Flags and no arrays: a party without a folder would hold its parameters once
         # more.
-        self.by_design: dict[str, list[bool]] = {}
+        self.allowed: dict[str, list[int]] = {}
         for what, tree in _parts(like):
-            self.by_design[what] = [not _is_finite(x) for x in jax.tree.leaves(tree)]
+            self.allowed[what] = [
+                max(_worst(x), _by_kind(what, x)) for x in jax.tree.leaves(tree)
+            ]
 
     def faults(self, state: PartyState) -> list[str]:
         """Name what is not finite and should be.
@@ -42,10 +44,8 @@ class FiniteStates:
         """
         found: list[str] = []
         for what, tree in _parts(state):
-            of_optimizer = what == _OPTIMIZER
-            pairs = zip(jax.tree.leaves(tree), self.by_design[what], strict=True)
-            fine = (by_design or _is_fine(x, of_optimizer) for x, by_design in pairs)
-            if not all(fine):
+            pairs = zip(jax.tree.leaves(tree), self.allowed[what], strict=True)
+            if any(_worst(x) > allowed for x, allowed in pairs):
                 found.append(what)
         return found
 
@@ -63,6 +63,8 @@ class FiniteStates:
 
 
 _OPTIMIZER = "its optimizer state"
+_FINITE, _INFINITE, _NAN = range(3)
+"""What is worst in an array, from good to bad."""
 
 
 def _parts(state: PartyState) -> Iterator[tuple[str, PyTree]]:
@@ -77,18 +79,19 @@ def _parts(state: PartyState) -> Iterator[tuple[str, PyTree]]:
         yield f"the memory of the link of `{name}`", tree
 
 
-def _is_fine(x: PyTree, of_optimizer: bool) -> bool:
-    """As `jsplit.core.finite.has_no_fault` of one array, on the host."""
-    # A number of an optimizer may be infinite, as the best loss so far, and never NaN.
-    if of_optimizer and not np.shape(x):
-        return not (_floats(x) and bool(np.isnan(np.asarray(x))))
-    return _is_finite(x)
+def _by_kind(what: str, x: PyTree) -> int:
+    """What may be in an array of a kind, whatever is in it at first."""
+    # As `jsplit.core.finite.has_no_fault`: a number of an optimizer, as the best loss so
+    # far, may be infinite.
+    return _INFINITE if what == _OPTIMIZER and not np.shape(x) else _FINITE
 
 
-def _is_finite(x: PyTree) -> bool:
+def _worst(x: PyTree) -> int:
+    """What is worst in an array."""
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+        return _FINITE
     # By NumPy: what is saved is on the host anyway, and nothing is compiled for it.
-    return not _floats(x) or bool(np.isfinite(np.asarray(x)).all())
-
-
-def _floats(x: PyTree) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    array = np.asarray(x)
+    if np.isfinite(array).all():
+        return _FINITE
+    return _NAN if np.isnan(array).any() else _INFINITE

@@ -31,7 +31,6 @@ class Incoming:
     """An exchange that looks at what it takes.
 
     Args:
-        exchange: what carries values.
         terms: of the run.
         local: the party's part, which knows what values are made of.
         task: that all are at.
@@ -41,19 +40,25 @@ class Incoming:
 
     def __init__(
         self,
-        exchange: Exchange,
         terms: Terms,
         local: Local,
         task: Task,
         bounds: Mapping[str, float],
         party: str,
     ):
-        self.exchange, self.terms, self.local = exchange, terms, local
-        self.task, self.bounds, self.party = task, bounds, party
+        self.terms, self.local, self.task = terms, local, task
+        self.bounds, self.party = bounds, party
+        self.last: dict[
+            tuple[str, str], tuple[Crossing, int, list[ArrayLike] | float]
+        ] = {}
+        self._decoders: dict[tuple[int, int], Callable[[PyTree], PyTree]] = {}
+
+    def over(self, exchange: Exchange) -> Incoming:
+        """The same, with what carries values, which is there only later."""
+        self.exchange = exchange
         # Handed on as they are: what is sent goes through no call more.
         self.send, self.there, self.wait = exchange.send, exchange.there, exchange.wait
-        self.last: dict[tuple[str, str], tuple[Crossing, int, _Arrays | float]] = {}
-        self._decoders: dict[tuple[int, int], Callable[[PyTree], PyTree]] = {}
+        return self
 
     def take(self, wire: int, step: int, micro: int) -> _Arrays:
         """The arrays of a value; waits for it.
@@ -65,7 +70,7 @@ class Incoming:
         crossing = self.terms.crossings[wire]
         # A value is held on to until the next of its kind, and measured only if
         # something goes wrong. Weights are large, and come seldom.
-        kept = largest_norm(found) if crossing.kind == "weights" else found
+        kept = largest_norm(found) if crossing.kind == "weights" else [*found]
         self.last[crossing.kind, crossing.what] = crossing, step, kept
         most = self.bounds.get(crossing.what)
         if most is not None:

@@ -51,8 +51,7 @@ class Prepared:
         saved: of inference, the checkpoints in the folder that it was given.
         member: its side of the protocol.
         limit: the most bytes that the arrays of one frame may take.
-        bounds: by value, the largest norm of a record that it takes.
-        task: what all are at.
+        incoming: looks at what comes from others.
     """
 
     agreed: Agreement
@@ -64,8 +63,7 @@ class Prepared:
     saved: SavedStates | None
     member: Member
     limit: int
-    bounds: Mapping[str, float]
-    task: Task
+    incoming: Incoming
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -89,14 +87,7 @@ class Prepared:
                 self.store,
                 network,
                 self.agreed.turns,
-                Incoming(
-                    network,
-                    self.member.terms,
-                    self.local,
-                    self.task,
-                    self.bounds,
-                    self.party,
-                ),
+                self.incoming.over(network),
             )
         finally:
             network.close()
@@ -172,8 +163,7 @@ def prepare(
             saved,
             member,
             limit,
-            bounds,
-            task,
+            Incoming(member.terms, local, task, bounds, party),
         )
 
 

@@ -118,7 +118,16 @@ class PartyRun:
         if step not in self.store.steps:
             # It was away, and the others did these steps without it, so that nothing
             # but their number has changed for it.
-            newest = self.store.restore(max(self.store.steps))
+            had = max(self.store.steps)
+            _log.warning(
+                "%s goes on from step %d with what it had at step %d: it was away, as "
+                "`%s` says",
+                self.party,
+                step,
+                had,
+                self.agreed.lead,
+            )
+            newest = self.store.restore(had)
             self.store.save(newest._replace(step=jnp.int32(step)))
 
     def batch(self, step: int) -> Mapping[str, PyTree]:
