@@ -52,7 +52,7 @@ class Gathered:
     listen: str | None
     addresses: Mapping[str, str]
     pulse: tuple[float, ...]
-    bound: Mapping[str, float]
+    bound: Mapping[str, float] | None
 
 
 def gather(options: argparse.Namespace) -> Gathered:
@@ -75,8 +75,10 @@ def gather(options: argparse.Namespace) -> Gathered:
             f"got {options.party!r}."
         )
     given = dict(_given(options))
-    # What is said in the command counts before what the function says.
-    bound = {**given.pop("bound", {}), **_bound(options.bound)}
+    bound = given.pop("bound", None)
+    if options.bound:
+        # What is said in the command counts before what the function says.
+        bound = {**(bound or {}), **_bound(options.bound)}
     return Gathered(
         agreed,
         given,

@@ -22,15 +22,17 @@ class FiniteStates:
     Args:
         like: its first state. An array that is infinite there, as a least value so
             far, may be so later.
+        anything: whether any state may be kept.
     """
 
-    def __init__(self, like: PartyState):
+    def __init__(self, like: PartyState, *, anything: bool = False):
         # Flags and no arrays: a party without a folder would hold its parameters once
         # more.
         self.allowed: dict[str, list[int]] = {}
         for what, tree in _parts(like):
             self.allowed[what] = [
-                max(_worst(x), _by_kind(what, x)) for x in jax.tree.leaves(tree)
+                _NAN if anything else max(_worst(x), _by_kind(what, x))
+                for x in jax.tree.leaves(tree)
             ]
 
     def faults(self, state: PartyState) -> list[str]:

@@ -110,7 +110,7 @@ class Incoming:
         """From whom the last values came, the largest first; nothing if none came."""
         found: list[tuple[float, str]] = []
         for crossing, step, kept in self.last.values():
-            norm = kept if isinstance(kept, float) else largest_norm(kept)
+            norm = largest_norm(kept) if isinstance(kept, list) else kept
             # NaN is allowed to cross by some agreements, and nothing is larger.
             key = np.inf if np.isnan(norm) else norm
             said = f"{self._sent(crossing, step)} (norm about {norm:.0e})"

@@ -137,8 +137,11 @@ def prepare(
     mine = agreed.parties.index(party)
     received = [c.what for c in frames.crossings if c.receiver == mine]
     bounds = checked_bounds(brought.bound, received)
-    # What a party is given to evaluate with it may have as it is.
-    store: Checkpoints = InMemory(FiniteStates(brought.state or like))
+    # What a party is given to evaluate with it may have as it is; and without a folder
+    # there is nothing to lose that was not agreed to be let pass.
+    anything = agreed.nonfinite == "allow"
+    sound = FiniteStates(brought.state or like, anything=anything)
+    store: Checkpoints = InMemory(sound)
     saved = None
     if brought.checkpoint is not None and task.kind is TaskKind.TRAIN:
         store = CheckpointStore(brought.checkpoint, party, agreed.schema, like)
