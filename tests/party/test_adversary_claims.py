@@ -397,10 +397,10 @@ def test_a_hand_over_that_is_not_finite_is_refused_by_name(tmp_path, monkeypatch
 def test_a_value_beyond_the_bound_of_its_receiver_ends_the_run_of_all(
     tmp_path, monkeypatch
 ):
-    """Decoded by its link, if it has one: here it crosses as bfloat16."""
+    """Decoded by its link, if it has one: a scale of 100 times integers of 100."""
     problem = small("pair")
-    agreed = agreed_for(problem, steps=8, checkpoint=2, links={"h": "cast(bfloat16)"})
-    bound = lambda name: {"h": 50.0} if name == "client" else None  # noqa: E731
+    agreed = agreed_for(problem, steps=8, checkpoint=2, links={"h": "quantize(8)"})
+    bound = lambda name: {"h": 3e3} if name == "client" else None  # noqa: E731
     with monkeypatch.context() as patch:
         spoiling(patch, "server", "cotangent", 100)
         found = together(
@@ -410,7 +410,7 @@ def test_a_value_beyond_the_bound_of_its_receiver_ends_the_run_of_all(
         assert isinstance(error, party.Refused), error
         assert str(error) == (
             "`server` sent cotangent `h` of step 5 with a norm of a record of about "
-            "2e+02; `bound` of `client` is 50."
+            "5e+03; `bound` of `client` is 3000."
         )
     assert max(steps_in(tmp_path / "client")) == 4
     checked(together(agreed.parties, work_of(problem, agreed, tmp_path, bound=bound)))
