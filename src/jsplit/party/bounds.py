@@ -92,9 +92,11 @@ def largest_norm(arrays: Sequence[PyTree], size: int | None = None) -> float:
         if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             continue
         array = np.asarray(x)
-        wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-        wide = np.abs(wide) ** 2
+        if array.dtype.kind == "c":
+            array = np.abs(array)
         # What has no axis of records is part of each of them.
-        each = size is not None and wide.ndim > 0 and len(wide) == size
-        squares += wide.reshape(len(wide), -1).sum(1) if each else wide.sum()
+        each = size is not None and array.ndim > 0 and len(array) == size
+        rows = array.reshape(len(array) if each else 1, -1).astype(np.float64)
+        # One pass, without the squares of a whole batch in memory.
+        squares += np.einsum("ij,ij->i", rows, rows)
     return float(np.sqrt(squares.max(initial=0.0)))
