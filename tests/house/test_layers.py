@@ -36,67 +36,63 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "finite base typed_jax arrays donation foreign checks federation files ids tables trainer "
-        "keys links paths checkpoint placement trees"
+        "finite base typed_jax arrays donation foreign checks federation files ids "
+        "tables trainer keys links paths checkpoint placement trees"
     ),
     "jaxprs": (
-        "conv_layout flat conv_forms macs pooling reads rewriting slices tags conv_choice "
-        "halves convolutions compiling"
+        "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
+        "conv_choice halves convolutions compiling"
     ),
     "segments": "flags call captured interception flax one_mode from_model precision",
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
-        "refusals statistics "
-        "ownership cut_candidates slice_segment splitting"
+        "refusals statistics ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics nodes crossings text validation graph configurations.building "
-        "decoupling drawing.scene configurations.chains configurations.merging "
-        "configurations.uncut "
-        "drawing.flowchart drawing.legs drawing.across drawing.routes drawing.layout "
-        "drawing.symbols drawing.picture"
+        "handoffs names metrics nodes crossings text validation graph "
+        "configurations.building decoupling drawing.scene configurations.chains "
+        "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
+        "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
     "training": (
-        "class_numbers dynamic_scale config export global_norm hyperparams kinds left_out "
-        "signatures staleness vjp walk scalar_exchange loss_scale cotangents crossing losses "
-        "meshes metrics optimizer_parts optimizers configure executor segment_ops store sums "
-        "step update "
-        "initial known activation_reads cotangent_reads passing nonfinite verdicts evaluating "
-        "walks "
-        "microbatches fused messages"
+        "class_numbers dynamic_scale config export global_norm hyperparams kinds "
+        "left_out signatures staleness vjp walk scalar_exchange loss_scale cotangents "
+        "crossing losses meshes metrics optimizer_parts optimizers configure executor "
+        "segment_ops store sums step update initial known activation_reads "
+        "cotangent_reads passing nonfinite verdicts evaluating walks microbatches "
+        "fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (
-        "averages client_mesh own_optimizers restarts sharing state algorithm carry client_axis "
-        "for_each_client forms inputs round_end round_method measuring all_steps programs "
-        "round_metrics tables driver local_training synchronous split_learning baselines"
+        "averages client_mesh own_optimizers restarts sharing state algorithm carry "
+        "client_axis for_each_client forms inputs round_end round_method measuring "
+        "all_steps programs round_metrics tables driver local_training synchronous "
+        "split_learning baselines"
     ),
     "costing": (
-        "party_cost cut_plan machines run_cost step_cost traced_step count_step passes "
-        "baseline_runs planning split_runs"
+        "party_cost cut_plan machines run_cost step_cost traced_step count_step "
+        "passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials difference errors json_types layout open_files pipe signatures "
-        "door steps certs frames rota codec identity schedule chunks relay terms admission channel "
-        "control handshake seal same_records session transport memory rendezvous rpc_listener "
-        "traffic member rpc"
+        "door steps certs frames rota codec identity schedule chunks relay terms "
+        "admission channel control claims handshake seal same_records session "
+        "transport memory rendezvous rpc_listener traffic member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
-        "contract.entries contract.entry_types contract.link_names contract.record_order "
-        "contract.schema contract.field_types folder scarce_files in_memory "
-        "results compute.handover "
-        "compute.interleave "
-        "compute.prefetch contract.file_types contract.placeholders durable "
-        "saved_states "
-        "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.checks contract.agreement_attributes contract.routes "
-        "contract.exchanged contract.unread contract.agreement "
-        "compute.payloads compute.first_state compute.own_config connection.newcomers "
-        "connection.peers contract.draft "
+        "contract.entries contract.entry_types contract.link_names "
+        "contract.record_order contract.schema contract.field_types bounds "
+        "finite_states folder scarce_files in_memory results compute.handover "
+        "compute.interleave compute.prefetch contract.file_types "
+        "contract.placeholders durable saved_states compute.pipeline "
+        "contract.turns_check task contract.turns compute.exchange contract.checks "
+        "contract.agreement_attributes contract.routes contract.exchanged "
+        "contract.unread contract.agreement compute.payloads compute.first_state "
+        "compute.own_config connection.newcomers connection.peers contract.draft "
         "contract.files replay compute.local connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network process join passes steps infer running"
+        "connection.network incoming process join passes steps infer running"
     ),
     "commands": "functions agreements brought tasks parser",
     "compress": "casting quantizing registry",

@@ -262,6 +262,11 @@ TRAIN = [
             [*TRAIN, "--pulse", "0", "5"],
             "`--pulse` must be two positive numbers of seconds",
         ),
+        ([*TRAIN, "--bound", "left"], "`--bound` must be value=norm, a number"),
+        (
+            [*TRAIN, "--bound", "right=3"],
+            "`bound` names `right`; this party receives left",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(folder, capsys, words, message):
@@ -323,13 +328,12 @@ def test_what_is_said_of_the_network_reaches_it(folder, monkeypatch):
                 "server=x:1",
                 "--listen",
                 "y:2",
+                "--bound",
+                "left=1e3",
             ]
         )
-    assert (given["pulse"], given["addresses"], given["listen"]) == (
-        (30.0, 60.0),
-        {"server": "x:1"},
-        "y:2",
-    )
+    said = [given[name] for name in ("pulse", "addresses", "listen", "bound")]
+    assert said == [(30.0, 60.0), {"server": "x:1"}, "y:2", {"left": 1000.0}]
 
 
 def test_encryption_or_none_must_be_said(folder, capsys):

@@ -806,7 +806,8 @@ def changed_hellos(count, seed):
 
 def test_a_changed_hello_is_refused_or_taken():
     seen = changed_hellos(3000, 0)
-    assert min(seen.values()) > 100, seen
+    # Few are taken: what a hello says is compared with its head and what is known.
+    assert min(seen.values()) > 50, seen
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ _MAY_GIVE = {
     "ids",
     "links",
     "backward",
+    "bound",
     "kernels",
     "keep_replies",
     "remind",
@@ -42,6 +43,7 @@ class Gathered:
         listen: where it listens, if not where the agreement says.
         addresses: by party, where it is dialled, if not where the agreement says.
         pulse: seconds of silence and of waiting for an answer, if given.
+        bound: by value, the largest norm of a record that the party takes.
     """
 
     agreed: parties.Agreement
@@ -50,6 +52,7 @@ class Gathered:
     listen: str | None
     addresses: Mapping[str, str]
     pulse: tuple[float, ...]
+    bound: Mapping[str, float] | None
 
 
 def gather(options: argparse.Namespace) -> Gathered:
@@ -71,7 +74,11 @@ def gather(options: argparse.Namespace) -> Gathered:
             f"`party` must be one of {', '.join(agreed.parties)}, "
             f"got {options.party!r}."
         )
-    given = _given(options)
+    given = dict(_given(options))
+    bound = given.pop("bound", None)
+    if options.bound:
+        # What is said in the command counts before what the function says.
+        bound = {**(bound or {}), **_bound(options.bound)}
     return Gathered(
         agreed,
         given,
@@ -79,6 +86,7 @@ def gather(options: argparse.Namespace) -> Gathered:
         _listen(options.listen),
         _addresses(options.address, agreed),
         _pulse(options.pulse),
+        bound,
     )
 
 
@@ -126,6 +134,20 @@ def _addresses(said: list[str], agreed: parties.Agreement) -> dict[str, str]:
             )
         addresses[name] = address
     return addresses
+
+
+def _bound(said: list[str]) -> dict[str, float]:
+    """Largest norms by value, of options `value=norm`."""
+    found = {}
+    for text in said:
+        name, _, most = text.rpartition("=")
+        try:
+            found[name] = float(most)
+        except ValueError:
+            raise ValueError(
+                f"`--bound` must be value=norm, a number, got {text}."
+            ) from None
+    return found
 
 
 def _pulse(said: list[float] | None) -> tuple[float, ...]:

@@ -143,6 +143,13 @@ def _add_task(one: argparse.ArgumentParser, *, checkpoint: bool) -> None:
         help="seconds of silence after which a connection is asked, "
         "and without an answer after which it is lost",
     )
+    one.add_argument(
+        "--bound",
+        action="append",
+        default=[],
+        metavar="VALUE=NORM",
+        help="the largest norm that a record of a value from others may have",
+    )
     one.add_argument("--log", type=Path, help="file for one line of JSON for each step")
 
 

@@ -71,6 +71,7 @@ def train(options: argparse.Namespace) -> int:
             listen=gathered.listen,
             addresses=gathered.addresses,
             pulse=gathered.pulse,
+            bound=gathered.bound,
             **gathered.given,
         )
     finally:
@@ -114,6 +115,7 @@ def infer(options: argparse.Namespace) -> int:
         listen=gathered.listen,
         addresses=addresses,
         pulse=gathered.pulse,
+        bound=gathered.bound,
         **kept,
     )
     # Of which state the numbers are: the newest that all parties have.

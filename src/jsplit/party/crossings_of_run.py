@@ -129,7 +129,16 @@ class Frames:
             finite=agreed.nonfinite == "refuse",
             anew=not training,
             last_shapes=self.last_shapes,
+            holders=self._holders(),
         )
+
+    def _holders(self) -> dict[str, frozenset[int]]:
+        """By client, who may have records of it: its parties, and those always there."""
+        turns, place = self.agreed.turns, self.agreed.parties.index
+        found = {}
+        for client, cast in turns.clients.items():
+            found[client] = frozenset(map(place, (*cast.values(), *turns.fixed_roles)))
+        return found
 
     def _clients(self) -> tuple[tuple[int, ...], ...]:
         """By client, its parties by their places, where one may be passed over."""

@@ -18,6 +18,7 @@ from typing import cast
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.files import to_disk
+from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import (
     at,
     check_owner,
@@ -49,6 +50,7 @@ class CheckpointStore:
 
     Attributes:
         steps: of the checkpoints that are intact, in order.
+        sound: which states may be kept.
         instance: the number of this process, larger than that of all before it,
             whatever the clock says.
 
@@ -67,6 +69,7 @@ class CheckpointStore:
     ):
         self.folder, self.party, self.like = Path(folder), party, like
         self.wait = wait
+        self.sound = FiniteStates(like)
         self.folder.mkdir(parents=True, exist_ok=True)
         # Open for as long as this process has the folder, hence no `with`.
         self.lock = open(self.folder / "process", "a+b")  # noqa: SIM115
@@ -112,9 +115,12 @@ class CheckpointStore:
         self.lock.close()
 
     def is_intact(self, step: int) -> bool:
-        """Whether the checkpoint of a step can be read, and is of that step."""
+        """Whether the checkpoint of a step can be read, is of that step, and is finite."""
         try:
             own = self.restore(step)
+            # Of a version that did not look, or spoilt by hand: all would go on from
+            # it, and end at the next step, for ever.
+            self.sound.check(own)
         except ValueError as error:
             # That nothing can be opened says nothing of what is there.
             if lacks_files(error):
@@ -143,7 +149,9 @@ class CheckpointStore:
 
         Raises:
             OSError: if it cannot be written, as when the disk is full.
+            NotFinite: if it is not finite; nothing is written then.
         """
+        self.sound.check(state)
         step = int(state.step)
 
         def write() -> None:

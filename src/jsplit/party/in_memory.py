@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
+from jsplit.party.finite_states import FiniteStates
 from jsplit.wire.rota import Away
 
 
@@ -29,9 +30,13 @@ class InMemory:
 
     Another party's fault is made good by them, this party's own death is
     not.
+
+    Args:
+        sound: which states may be kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sound: FiniteStates) -> None:
+        self.sound = sound
         self.kept: dict[int, PartyState] = {}
         self.instance = time.time_ns()
 
@@ -48,7 +53,12 @@ class InMemory:
         return _copied(self.kept[step])
 
     def save(self, state: PartyState) -> None:
-        """Keep a copy of the state."""
+        """Keep a copy of the state.
+
+        Raises:
+            NotFinite: if it is not finite.
+        """
+        self.sound.check(state)
         self.kept[int(state.step)] = _copied(state)
 
     def prune_before(self, committed: int) -> None:

@@ -43,6 +43,7 @@ def evaluate(
     remind: float = 5.0,
     pulse: Sequence[float] = (),
     transport: Transport | None = None,
+    bound: Mapping[str, float] | None = None,
 ) -> Result:
     """Compute means of losses, and metrics, over some records, in inference mode.
 
@@ -72,6 +73,8 @@ def evaluate(
             there, and seconds after which it is lost without an answer; by default 10
             and 60.
         transport: what carries frames; by default gRPC.
+        bound: by the name of a value that this party receives, the largest L2 norm that
+            a record of it may have; see `jsplit.party.run`.
 
     Returns:
         A `Result` with the means of the losses and the metrics of all records that this
@@ -104,6 +107,7 @@ def evaluate(
         links=links,
         checkpoint=checkpoint,
         state=state,
+        bound=bound,
     )
     reach = Reach(
         listen=listen,
@@ -132,6 +136,7 @@ def predict(
     remind: float = 5.0,
     pulse: Sequence[float] = (),
     transport: Transport | None = None,
+    bound: Mapping[str, float] | None = None,
 ) -> Result:
     """Compute the outputs of the nodes that no other node reads, for some records.
 
@@ -160,6 +165,8 @@ def predict(
             there, and seconds after which it is lost without an answer; by default 10
             and 60.
         transport: what carries frames; by default gRPC.
+        bound: by the name of a value that this party receives, the largest L2 norm that
+            a record of it may have; see `jsplit.party.run`.
 
     Returns:
         A `Result` with the outputs that this party computes, by node: in the order in
@@ -194,6 +201,7 @@ def predict(
         links=links,
         checkpoint=checkpoint,
         state=state,
+        bound=bound,
     )
     reach = Reach(
         listen=listen,

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.party.bounds import checked_bounds
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
 from jsplit.party.connection.connections import identity_of
@@ -24,7 +25,9 @@ from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.contract.record_order import Id, Records
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
+from jsplit.party.finite_states import FiniteStates
 from jsplit.party.in_memory import InMemory
+from jsplit.party.incoming import Incoming
 from jsplit.party.process import PartyRun, of_client
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
@@ -49,6 +52,7 @@ class Prepared:
         saved: of inference, the checkpoints in the folder that it was given.
         member: its side of the protocol.
         limit: the most bytes that the arrays of one frame may take.
+        incoming: looks at what comes from others.
     """
 
     agreed: Agreement
@@ -60,6 +64,7 @@ class Prepared:
     saved: SavedStates | None
     member: Member
     limit: int
+    incoming: Incoming
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -85,6 +90,7 @@ class Prepared:
                 self.store,
                 network,
                 self.agreed.turns,
+                self.incoming.over(network),
             )
         finally:
             network.close()
@@ -131,7 +137,14 @@ def prepare(
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
     frames = Frames(agreed, party, task, local, shapes_of_learned(like))
     frames.check()
-    store: Checkpoints = InMemory()
+    mine = agreed.parties.index(party)
+    received = [c.what for c in frames.crossings if c.receiver == mine]
+    bounds = checked_bounds(brought.bound, received)
+    # What a party is given to evaluate with it may have as it is; and without a folder
+    # there is nothing to lose that was not agreed to be let pass.
+    anything = agreed.nonfinite == "allow"
+    sound = FiniteStates(brought.state or like, anything=anything)
+    store: Checkpoints = InMemory(sound)
     saved = None
     if brought.checkpoint is not None and task.kind is TaskKind.TRAIN:
         # Half of what others wait for this party.
@@ -158,6 +171,7 @@ def prepare(
             saved,
             member,
             limit,
+            Incoming(member.terms, local, task, bounds, party),
         )
 
 

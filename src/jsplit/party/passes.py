@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree
+from jsplit.party.bounds import OverBound
 from jsplit.party.connection.network import RolledBack
 from jsplit.party.contract.record_order import Records
 from jsplit.party.process import PartyRun
@@ -53,16 +54,14 @@ def passes(
                 size = task.size_of(step)
                 first = step * task.size
                 batch = records.take(np.arange(first, first + size))
-                given = forward(state, batch, step, size, me.network)
+                given = forward(state, batch, step, size, me.incoming)
                 # Off the device at once: outputs of all records may not fit there.
                 found.append(jax.tree.map(np.asarray, given))
                 me.network.finished(step)
             _part_from_all(me)
             return state, found
-        except NotFinite as error:
-            # Others would wait for this party, which cannot go on.
-            me.network.refuse(f"`{me.party}`: {error}")
-            raise
+        except (NotFinite, OverBound) as error:
+            raise me.ended_by(error) from error
         except RolledBack:
             # Another party has come again and has nothing yet, so all begin anew.
             continue

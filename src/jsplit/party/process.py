@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, PyTree
+from jsplit.party.bounds import OverBound
 from jsplit.party.compute.handover import learned, taken
 from jsplit.party.compute.local import Local, check_size
 from jsplit.party.connection.network import Network
@@ -19,6 +20,9 @@ from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.contract.record_order import Records, check_weights, places_of
 from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Checkpoints
+from jsplit.party.incoming import Incoming
+from jsplit.training.verdicts import NotFinite
+from jsplit.wire.control import MOST_DURABLE, Start
 
 _log = logging.getLogger("jsplit.party")
 
@@ -35,6 +39,7 @@ class PartyRun:
         store: its checkpoints.
         network: its connections.
         turns: who works in which step, without the clients that are passed over.
+        incoming: what its programs exchange values by.
     """
 
     agreed: Agreement
@@ -44,6 +49,7 @@ class PartyRun:
     store: Checkpoints
     network: Network
     turns: Turns
+    incoming: Incoming
 
     def begin(self) -> tuple[PartyState, int]:
         """Begin an epoch, once all are there that must be.
@@ -68,6 +74,7 @@ class PartyRun:
         if start is None:
             return self.store.restore(steps), steps
         self.turns = self.local.turns = self.agreed.turns.excluding(start.away)
+        self._note_way_back(start)
         if self.agreed.turns.skips:
             self._catch_up(start.step)
         state = self.store.restore(start.step)
@@ -76,6 +83,29 @@ class PartyRun:
             "%s goes on from step %d, epoch %d", self.party, start.step, start.epoch
         )
         return state, start.step
+
+    def _note_way_back(self, start: Start) -> None:
+        """Log from where to where this party goes back; refuse what it has no more."""
+        lead, newest = self.agreed.lead, max(self.store.steps)
+        until = self.turns.there_until(self.party, start.step)
+        # What is on disk is known here for certain; the protocol knows what this party
+        # said last.
+        if min(self.store.steps) > until:
+            raise self.network.refuse(
+                f"`{lead}` says that all go on from step {start.step}, of which "
+                f"`{self.party}` has nothing: its checkpoints begin with step "
+                f"{min(self.store.steps)}."
+            )
+        if newest > until:
+            # A lead may order this as often as it likes, so nobody should overlook it.
+            _log.warning(
+                "%s goes back from step %d to step %d, as `%s` says; what is computed "
+                "again replaces newer checkpoints",
+                self.party,
+                newest,
+                until,
+                lead,
+            )
 
     def _catch_up(self, step: int) -> None:
         """Where clients may be passed over: have the checkpoint from which all go on."""
@@ -88,7 +118,16 @@ class PartyRun:
         if step not in self.store.steps:
             # It was away, and the others did these steps without it, so that nothing
             # but their number has changed for it.
-            newest = self.store.restore(max(self.store.steps))
+            had = max(self.store.steps)
+            _log.warning(
+                "%s goes on from step %d with what it had at step %d: it was away, as "
+                "`%s` says",
+                self.party,
+                step,
+                had,
+                self.agreed.lead,
+            )
+            newest = self.store.restore(had)
             self.store.save(newest._replace(step=jnp.int32(step)))
 
     def batch(self, step: int) -> Mapping[str, PyTree]:
@@ -113,13 +152,12 @@ class PartyRun:
         elif not records.fields:
             return {}
         else:
-            # As all have agreed at the start, and not as this party has counted.
-            start = self.network.member.start
-            count = start.records.get(name) if start else None
-            if count is None or count < size:
+            # Its own number: memory is taken by it, and an epoch in which the lead says
+            # another has not begun.
+            count = records.count or 0
+            if count < size:
                 raise ValueError(
-                    f"there are {count or 0} records{of_client(name)}, "
-                    f"a batch takes {size}."
+                    f"there are {count} records{of_client(name)}, a batch takes {size}."
                 )
             # By the steps of this client: its passes go on from turn to turn.
             own_step = turns.steps_of(client, step)
@@ -147,20 +185,47 @@ class PartyRun:
             if hand.sender == self.party:
                 self.network.send(first + place, step, 0, learned(state))
             else:
-                state = taken(state, self.network.take(first + place, step, 0))
+                state = taken(state, self.incoming.take(first + place, step, 0))
+                # Whoever takes over what is spoilt would be blamed for it, in its first
+                # step.
+                if faults := self.store.sound.faults(state):
+                    raise self.network.refuse(
+                        f"`{hand.sender}` handed over to `{self.party}`, before step "
+                        f"{step}, what is not finite: {', '.join(faults)}."
+                    )
         return state
+
+    def ended_by(self, error: NotFinite | OverBound) -> Exception:
+        """End the run for all by a value, and say from whom the last ones came.
+
+        Args:
+            error: what this party has found.
+
+        Returns:
+            The error to raise.
+        """
+        # Others would wait for this party, which cannot go on.
+        if isinstance(error, OverBound):
+            return self.network.refuse(str(error))
+        said = f"{error} {self.incoming.words()}".rstrip()
+        self.network.refuse(f"`{self.party}`: {said}")
+        return NotFinite(said)
 
     def keep_pace(self, step: int, asked: Callable[[], bool]) -> None:
         """Before a checkpoint, wait until all have the one before.
 
-        Only a party that has no turn waits: it has nothing to do, and would else save
-        one checkpoint after the other, far ahead of those that all can go back to.
+        As a rule only a party that has no turn waits: it has nothing to do, and would
+        else save one checkpoint after the other, far ahead of those that all can go
+        back to.
 
         Args:
             step: that has just ended.
             asked: whether the party was asked to stop; then it waits no longer.
         """
-        if self.turns.works(self.party, step):
+        # Who has a turn is held back by the others, but for a lead that keeps silent: then
+        # no checkpoint could be deleted, and the disk would fill up.
+        working = self.turns.works(self.party, step)
+        if working and len(self.store.steps) < MOST_DURABLE:
             return
         every, member = self.agreed.checkpoint, self.network.member
         last = step // every * every

@@ -44,6 +44,7 @@ def run(
     remind: float = 5.0,
     pulse: Sequence[float] = (),
     transport: Transport | None = None,
+    bound: Mapping[str, float] | None = None,
 ) -> Result:
     """Train one party's part of a topology, with the others over the network.
 
@@ -86,6 +87,9 @@ def run(
             there, and seconds after which it is lost without an answer; by default 10
             and 60.
         transport: what carries frames; by default gRPC.
+        bound: by the name of a value that this party receives, the largest L2 norm that
+            a record of it may have; a larger one ends the run, and its sender is named.
+            What is handed over is named by its role, and counts as a whole.
 
     Returns:
         The `Result`: the party's state after the last step, and its losses.
@@ -144,6 +148,7 @@ def run(
         kernels=kernels,
         checkpoint=checkpoint,
         keep_replies=keep_replies,
+        bound=bound,
     )
     # A micro-batch is what one program computes and one frame carries.
     size = agreed.batch // agreed.microbatches

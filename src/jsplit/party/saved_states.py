@@ -13,6 +13,7 @@ import jax
 
 from jsplit.core.base import PartyState
 from jsplit.core.checkpoint import array_of, arrays_by_path, file_of, read
+from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import at, check_owner, steps_of
 from jsplit.party.scarce_files import with_files
 from jsplit.wire.open_files import lacks_files
@@ -43,6 +44,7 @@ class SavedStates:
         self, folder: str | os.PathLike, party: str, schema: str, like: PartyState
     ):
         self.folder, self.party, self.like = Path(folder), party, like
+        self.sound = FiniteStates(_bare(like))
         there = steps_of(self.folder, party) if self.folder.is_dir() else []
         if not there:
             raise ValueError(
@@ -60,6 +62,7 @@ class SavedStates:
     def _is_intact(self, step: int) -> bool:
         try:
             found = self._read(step)
+            self.sound.check(found)
         except (OSError, ValueError, KeyError) as error:
             # That nothing can be opened says nothing of what is there.
             if lacks_files(error):
@@ -86,8 +89,7 @@ class SavedStates:
 
     def _read(self, step: int) -> PartyState:
         """The leaves of a state without what only training needs."""
-        # Whoever evaluates need not have the optimizer, nor links with a memory.
-        bare = self.like._replace(optimizer=(), links={})
+        bare = _bare(self.like)
         file = file_of(at(self.folder, step), self.party)
         about, arrays = with_files(
             lambda: read(file), f"reading the checkpoint of step {step}", _WAIT
@@ -96,3 +98,8 @@ class SavedStates:
         for path, x in arrays_by_path(bare).items():
             leaves.append(array_of(file, path, arrays[path], about["dtypes"][path], x))
         return jax.tree.unflatten(jax.tree.structure(bare), leaves)
+
+
+def _bare(state: PartyState) -> PartyState:
+    """A state without what whoever evaluates need not have."""
+    return state._replace(optimizer=(), links={})

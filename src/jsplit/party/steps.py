@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
+from jsplit.party.bounds import OverBound
 from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
@@ -55,10 +56,8 @@ class Training:
                 _log.info("%s goes back: another party has come back", self.me.party)
             except Stopped:
                 return self._leave_waiting()
-            except NotFinite as error:
-                # Others would wait for this party, which cannot go on.
-                self.me.network.refuse(f"`{self.me.party}`: {error}")
-                raise
+            except (NotFinite, OverBound) as error:
+                raise self.me.ended_by(error) from error
 
     def _steps(self) -> tuple[PartyState, bool]:
         """All steps from where all stand; the state, and whether it was asked to stop."""
@@ -181,7 +180,7 @@ def _one_step(
     net, began = me.network, time.monotonic()
     # The network counts from its start on, so a step is the difference.
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
-    state, found = me.local.step(state, batches, step, net)
+    state, found = me.local.step(state, batches, step, me.incoming)
     losses = {name: float(x) for name, x in found.items()}
     # JAX gives arrays before they are computed; without this the next step would pay.
     jax.block_until_ready((state.params, state.step))

@@ -90,6 +90,7 @@ class Brought:
         checkpoint: its folder.
         state: to begin with, in the place of a first one.
         keep_replies: whether what was sent is kept until the receiver has it.
+        bound: by the name of a value, the largest norm of a record that it takes.
     """
 
     # These two have no default: without a part there is no party, and encryption is
@@ -105,3 +106,4 @@ class Brought:
     checkpoint: str | os.PathLike[str] | None = None
     state: PartyState | None = None
     keep_replies: bool = True
+    bound: Mapping[str, float] | None = None

@@ -61,8 +61,12 @@ class Start:
             raise RemoteProtocolError("the lead does not say who is there.")
         if not _are_counts(records):
             raise RemoteProtocolError("the lead does not say which records all have.")
+        epoch = number(found, "epoch")
+        # A party says the number again, and no lead would take a larger one.
+        if epoch >= _END >> 1:
+            raise RemoteProtocolError(f"the lead says that epoch {epoch} has begun.")
         return Start(
-            number(found, "epoch"),
+            epoch,
             number(found, "step"),
             # A tuple, to be compared with the one that the lead has made of the same processes.
             tuple(instances),
@@ -134,6 +138,10 @@ class Status:
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
         counted = {name: _read_counted(entry, who) for name, entry in records.items()}
         instance, epoch, known = numbers
+        if epoch > known:
+            raise RemoteProtocolError(
+                f"`{who}` says it is in epoch {epoch}, and has heard of {known} at most."
+            )
         return Status(instance, epoch, tuple(sorted(durable)), counted, known)
 
 

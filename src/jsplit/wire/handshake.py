@@ -29,12 +29,18 @@ def check_same_run(
     Raises:
         RemoteProtocolError: if the other is at another task of the same run, as
             evaluation: then it comes back to this one, or the run is not over yet, and
-            it is enough to hang up.
+            it is enough to hang up. Likewise if its hello contradicts its head.
         Refused: saying what differs.
     """
-    if hello.head.run == terms.run:
-        return
     here, there = terms.name(me), terms.name(hello.head.sender)
+    if hello.head.run == terms.run:
+        # The head alone decides what is computed; what comes with it must say the same.
+        if isinstance(theirs, dict) and theirs != said:
+            raise RemoteProtocolError(
+                f"`{there}` sent another agreement than that of the run: "
+                f"{difference(said, theirs, here, there)}"
+            )
+        return
     if isinstance(theirs, dict):
         task = said.get("task")
         if said == theirs | {"task": task}:

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 
 from jsplit.wire import codec
 from jsplit.wire.admission import Admission
+from jsplit.wire.claims import check_committed, check_start, check_status
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.control import Start, Status, number, status_words
 from jsplit.wire.errors import Refused
 from jsplit.wire.handshake import check_newer, check_same_run
-from jsplit.wire.json_types import Json
 from jsplit.wire.relay import Outgoing, Seals
 from jsplit.wire.rendezvous import Rendezvous
 from jsplit.wire.rota import Away
@@ -166,15 +166,14 @@ class Member:
             case "hello":
                 return self.on_hello(peer, frame)
             case "start":
-                return self._begin(Start.of(codec.about(frame), self.terms))
+                return self._on_start(frame)
             case "checkpoint":
-                return self._on_checkpoint(peer, codec.about(frame))
+                return self._on_checkpoint(peer, frame)
             case "committed":
                 # Of this epoch; or the run is over, and the lead has begun
                 # none since it started.
                 if head.epoch in (0, self.epoch):
-                    step = number(codec.about(frame), "step")
-                    self.committed = max(self.committed, step)
+                    self._on_committed(number(codec.about(frame), "step"))
                 return []
             case "bye":
                 self.gone.add(peer)
@@ -193,6 +192,7 @@ class Member:
         said, who = codec.about(frame), self.terms.name(peer)
         check_same_run(self.terms, self.said, self.me, frame, said.get("agreement"))
         status = Status.of(said, who)
+        check_status(who, frame.head, status)
         check_newer(who, status.instance, self._instance_of(peer))
         self.gone.discard(peer)
         found = self._arrive(peer, status) if self.rendezvous else []
@@ -208,14 +208,32 @@ class Member:
             return known.instance
         return self.start.instances[peer] if self.start else 0
 
-    def _on_checkpoint(self, peer: int, said: Mapping[str, Json]) -> Outgoing:
-        status = Status.of(said, self.terms.name(peer))
+    def _on_checkpoint(self, peer: int, frame: Frame) -> Outgoing:
+        who = self.terms.name(peer)
+        status = Status.of(codec.about(frame), who)
+        check_status(who, frame.head, status)
         known = self.rendezvous.there.get(peer) if self.rendezvous else None
         # Only a hello makes a process known: of an older one this may still
         # be under way.
         if known is None or known.instance != status.instance:
             return []
         return self._arrive(peer, status)
+
+    # What the lead says.
+
+    def _on_start(self, frame: Frame) -> Outgoing:
+        start = Start.of(codec.about(frame), self.terms)
+        if self._is_next(start):
+            instance = frame.head.instance
+            known = self.status, self.start, start, instance
+            check_start(self.terms, self.me, self.lead, *known)
+        return self._begin(start)
+
+    def _on_committed(self, step: int) -> None:
+        # What is not newer may be deleted already, and changes nothing.
+        if step > self.committed:
+            check_committed(self.terms, self.lead, self.me, self.status, step)
+            self.committed = step
 
     # Epochs.
 
@@ -241,11 +259,14 @@ class Member:
 
     def _begin(self, start: Start) -> Outgoing:
         """Begin an epoch, unless it has begun or is meant for another process."""
-        own = self.status.instance
-        if start.epoch <= self.epoch or start.instances[self.me] != own:
+        if not self._is_next(start):
             return []
         self.start, self.committed = start, start.step
         return self.traffic.begin(start)
+
+    def _is_next(self, start: Start) -> bool:
+        own = self.status.instance
+        return start.epoch > self.epoch and start.instances[self.me] == own
 
     def durable(self, steps: Iterable[int]) -> Outgoing:
         """Note that this party has these steps on disk, and tell the lead."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from jsplit.wire.claims import check_arrival
 from jsplit.wire.control import Start, Status
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.rota import Away
@@ -90,6 +91,7 @@ class Rendezvous:
             and known.progress > status.progress
         ):
             return None  # it was said earlier, and has come late
+        check_arrival(self.terms, party, status, known, self.start, self.committed())
         before = dict(self.there), {*self.missing}, {*self.returned}
         if party in self.missing:
             self.missing.discard(party)

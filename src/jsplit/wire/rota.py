@@ -20,6 +20,23 @@ Away = tuple[tuple[int, tuple[int, ...]], ...]
 """
 
 
+def away_since(away: Away, client: int | None, step: int) -> int:
+    """The step from which on a client was away until `step`, `step` if it was there.
+
+    Args:
+        away: who was away from which step on.
+        client: by its place; `None` is never away.
+        step: before which all decisions count.
+    """
+    since = step
+    # Backwards through all decisions in a row that left the client out.
+    for begin, gone in reversed([entry for entry in away if entry[0] < step]):
+        if client not in gone:
+            break
+        since = begin
+    return since
+
+
 @dataclass(frozen=True)
 class Rota:
     """The turns of a run.

@@ -252,7 +252,7 @@ class Session:
         # What is said may be late, so nothing that was known before is
         # taken back.
         self.acked = {w: max(n, self.acked[w]) for w, n in received.items()}
-        self.acknowledge(min(done, self.terms.steps))
+        self.acknowledge(done)
         if not said.get("again"):
             return []
         lacking = [
@@ -274,6 +274,12 @@ class Session:
         done, found = said.get("done"), said.get("next")
         if not isinstance(found, dict) or type(done) is not int:
             raise RemoteProtocolError(f"{who} does not say what it has received.")
+        # Of a run that was shortened more steps may be done than it has now.
+        if not 0 <= done <= max(self.terms.steps, self.done, self.peer_done):
+            raise RemoteProtocolError(
+                f"{who} says it has finished {done} steps, there are "
+                f"{self.terms.steps}."
+            )
         if found.keys() != {str(wire) for wire in self.sends}:
             raise RemoteProtocolError(f"{who} does not say what it has received.")
         received: dict[int, int] = {}

@@ -6,7 +6,8 @@ the party.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from jsplit.wire.codec import Shapes
 from jsplit.wire.rota import Away
@@ -57,6 +58,8 @@ class Terms:
             checkpoint all begin with, as those of inference are.
         last_shapes: by crossing, the shapes of the last step, if its
             batch is smaller than the others.
+        holders: by client, the parties that may have records of it, by
+            their places; with none, anybody may speak of any client.
     """
 
     run: bytes
@@ -72,6 +75,9 @@ class Terms:
     finite: bool = True
     anew: bool = False
     last_shapes: tuple[Shapes, ...] = ()
+    holders: Mapping[str, frozenset[int]] = field(
+        default_factory=dict[str, frozenset[int]]
+    )
 
     def shapes_of(self, wire: int, step: int) -> Shapes:
         """Dtypes and shapes of the arrays that a wire carries in a step."""

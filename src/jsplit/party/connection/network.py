@@ -272,9 +272,15 @@ class Network:
         """Whose goodbye this party waits for."""
         return [self.names[peer] for peer in awaited_by(self.member)]
 
-    def refuse(self, reason: str) -> None:
-        """End the run for all, and say why; it is raised where this party next waits."""
-        self.peers.fail(Refused(reason), tell=True)
+    def refuse(self, reason: str) -> Refused:
+        """End the run for all, and say why; it is raised where this party next waits.
+
+        Returns:
+            The error, for who does not wait any more.
+        """
+        error = Refused(reason)
+        self.peers.fail(error, tell=True)
+        return error
 
     def leave(self, reason: str, awaited: Sequence[str] = ()) -> list[str]:
         """Say goodbye, and stay for up to `patience`; gives who has not said it too.

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from jsplit.party.contract.file_types import TurnsEntry
 from jsplit.party.contract.turns_check import checked_turns
 from jsplit.training.walk import Wire
-from jsplit.wire.rota import Away, Rota
+from jsplit.wire.rota import Away, Rota, away_since
 from jsplit.wire.schedule import Schedule
 from jsplit.wire.steps import Steps
 from jsplit.wire.terms import Crossing
@@ -191,13 +191,7 @@ class Turns:
         It is an earlier one if the party comes back after it was passed
         over.
         """
-        client, until = self.client_of(party), step
-        # Backwards through all decisions in a row that left the client out.
-        for begin, gone in reversed([entry for entry in self.away if entry[0] < step]):
-            if client not in gone:
-                break
-            until = begin
-        return until
+        return away_since(self.away, self.client_of(party), step)
 
     def never_connected(self, a: str, b: str) -> bool:
         """Whether two parties have no connection even if one could dial the other.

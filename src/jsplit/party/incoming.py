@@ -1,0 +1,124 @@
+"""What comes from others: held to the bounds of its receiver, and remembered by sender.
+
+A value of 3e38 is finite, and what a step makes of it is not. The step fails at whoever
+got the value; the one to look at is whoever sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from jsplit.core.base import PyTree
+from jsplit.party.bounds import check_norm, largest_norm
+from jsplit.party.compute.exchange import Exchange
+from jsplit.party.compute.local import Local
+from jsplit.party.task import Task
+from jsplit.training.crossing import Packet, packet
+from jsplit.wire.terms import Crossing, Terms
+
+_MOST = 4
+"""So many values are told of, at most."""
+
+_Arrays = Sequence[ArrayLike]
+
+
+class Incoming:
+    """An exchange that looks at what it takes.
+
+    Args:
+        terms: of the run.
+        local: the party's part, which knows what values are made of.
+        task: that all are at.
+        bounds: by the name of a value, the largest norm of a record.
+        party: this one.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        local: Local,
+        task: Task,
+        bounds: Mapping[str, float],
+        party: str,
+    ):
+        self.terms, self.local, self.task = terms, local, task
+        self.bounds, self.party = bounds, party
+        self.last: dict[
+            tuple[str, str], tuple[Crossing, int, list[ArrayLike] | float]
+        ] = {}
+        self._decoders: dict[tuple[int, int], Callable[[PyTree], PyTree]] = {}
+
+    def over(self, exchange: Exchange) -> Incoming:
+        """The same, with what carries values, which is there only later."""
+        self.exchange = exchange
+        # Handed on as they are: what is sent goes through no call more.
+        self.send, self.there, self.wait = exchange.send, exchange.there, exchange.wait
+        return self
+
+    def take(self, wire: int, step: int, micro: int) -> _Arrays:
+        """The arrays of a value; waits for it.
+
+        Raises:
+            OverBound: if it is larger than this party takes.
+        """
+        found = self.exchange.take(wire, step, micro)
+        crossing = self.terms.crossings[wire]
+        # A value is held on to until the next of its kind, and measured only if
+        # something goes wrong. Weights are large, and come seldom.
+        kept = largest_norm(found) if crossing.kind == "weights" else [*found]
+        self.last[crossing.kind, crossing.what] = crossing, step, kept
+        most = self.bounds.get(crossing.what)
+        if most is not None:
+            self._check(most, wire, crossing, step, found)
+        return found
+
+    def _check(
+        self, most: float, wire: int, crossing: Crossing, step: int, found: _Arrays
+    ) -> None:
+        size, value = None, found
+        if crossing.kind in ("activation", "cotangent"):
+            size = self.task.size_of(step)
+            value = self._value(wire % len(self.local.wires), size, found)
+        # In words only if it is needed: this runs for every value.
+        sent = partial(self._sent, crossing, step)
+        check_norm(most, size, value, sent, self.party)
+
+    def _value(self, number: int, size: int, found: _Arrays) -> PyTree:
+        """The value that its receiver reads, decoded by its link if it has one."""
+        wire, config = self.local.wires[number], self.local.config
+        payload, whole = self.local.like(number, size)
+        value = jax.tree.unflatten(jax.tree.structure(payload), found)
+        link = config.links.get((wire.kind, wire.what))
+        if link is None:
+            return value
+        if (number, size) not in self._decoders:
+            sent = packet(config, wire, payload, whole)
+            assert isinstance(sent, Packet)
+            # A program of its own: the one that computes with the value has no way to
+            # stop before it does.
+            self._decoders[number, size] = jax.jit(
+                lambda payload, like=sent.like: link.decode(payload, like)
+            )
+        return self._decoders[number, size](value)
+
+    def words(self) -> str:
+        """From whom the last values came, the largest first; nothing if none came."""
+        found: list[tuple[float, str]] = []
+        for crossing, step, kept in self.last.values():
+            norm = largest_norm(kept) if isinstance(kept, list) else kept
+            # NaN is allowed to cross by some agreements, and nothing is larger.
+            key = np.inf if np.isnan(norm) else norm
+            said = f"{self._sent(crossing, step)} (norm about {norm:.0e})"
+            found.append((key, said))
+        found.sort(key=lambda one: -one[0])
+        said = "; ".join(text for _, text in found[:_MOST])
+        return f"What came last, the largest first: {said}." if said else ""
+
+    def _sent(self, crossing: Crossing, step: int) -> str:
+        sender = self.terms.name(crossing.sender)
+        return f"`{sender}` sent {crossing.kind} `{crossing.what}` of step {step}"
