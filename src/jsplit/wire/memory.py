@@ -17,6 +17,7 @@ from jsplit.wire.channel import CHUNK, Channel, Ends, accept_all
 from jsplit.wire.codec import Accept
 from jsplit.wire.identity import shown_by
 from jsplit.wire.pipe import Closed, Pipe
+from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 _log = logging.getLogger("jsplit.wire")
@@ -72,7 +73,7 @@ class _Listener:
         shown = shown_by(trust).uris
         found = [self.allowed[uri] for uri in shown if uri in self.allowed]
         if len(found) != 1:
-            said = ", ".join(shown) or "no identity"
+            said = quoted(", ".join(shown)) if shown else "no identity"
             _log.warning("refused a connection: %s is not on the allow-list", said)
             raise Closed(f"the connection broke: {said} is not on the allow-list")
         return found[0]
@@ -235,7 +236,8 @@ class MemoryTransport:
         expected = (host or host_of(peer)) if isinstance(trust, Credentials) else peer
         if expected not in hosts:
             raise Closed(
-                f"no connection with `{peer}`: at {address} is {', '.join(hosts)}, not {expected}."
+                f"no connection with `{peer}`: at {address} is {quoted(', '.join(hosts))}, "
+                f"not {expected}."
             )
         party = listener.who(trust)
         # Both ends share the pipes: what one puts in, the other takes out.

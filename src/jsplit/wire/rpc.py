@@ -19,6 +19,7 @@ from jsplit.wire.channel import Ends, accept_all
 from jsplit.wire.codec import Accept
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.rpc_listener import METHOD, PARTY, SERVICE, Listener, options
+from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 _PEER = "jsplit-peer"
@@ -204,4 +205,8 @@ def _why(peer: str, error: grpc.RpcError) -> str:
     if not isinstance(error, grpc.Call):
         return f"{broke}: {type(error).__name__}, no details"
     call = cast(_Call, error)
-    return f"{broke}: {call.code().name}, {call.details() or 'no details'}"
+    # The details are the words of whoever ended the stream: gRPC, or the other end.
+    details = call.details()
+    return (
+        f"{broke}: {call.code().name}, {quoted(details) if details else 'no details'}"
+    )

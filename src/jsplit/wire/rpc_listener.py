@@ -18,6 +18,7 @@ from jsplit.wire.certs import Credentials, Trust
 from jsplit.wire.channel import CHUNK, Ends
 from jsplit.wire.codec import LARGEST_HEAD
 from jsplit.wire.pipe import Closed, Pipe
+from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 SERVICE, METHOD = "jsplit.Wire", "talk"
@@ -136,7 +137,8 @@ class Listener:
         found = [self.allowed[name] for name in shown if name in self.allowed]
         # A certificate of two parties is none of either.
         party = found[0] if len(found) == 1 else None
-        return party, ", ".join(shown) or "no identity"
+        # Whoever has a certificate of the authority has chosen what stands in it.
+        return party, quoted(", ".join(shown)) if shown else "no identity"
 
     def talk(
         self, requests: Iterator[bytes], context: grpc.ServicerContext
