@@ -233,7 +233,7 @@ def test_what_is_wrong_with_a_certificate_is_said_by_name_and_in_the_words_of_wh
             clinic.meet(0, 7, heard_by(lab, clinic))
 
 
-def issued(kind="ec", name="lab", issuer=True, critical=True, days=3):
+def issued(kind="ec", name="lab", issuer=True, critical=True, days=3, uris=()):
     """A certificate as another authority might issue it, and that authority's."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -269,7 +269,9 @@ def issued(kind="ec", name="lab", issuer=True, critical=True, days=3):
     top = top.add_extension(usage, True)
     leaf = builder(key.public_key(), 9)
     leaf = leaf.add_extension(
-        x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of(name))]),
+        x509.SubjectAlternativeName(
+            [x509.UniformResourceIdentifier(uri) for uri in uris or [uri_of(name)]]
+        ),
         False,
     )
     if issuer:
