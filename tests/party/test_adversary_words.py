@@ -1,4 +1,4 @@
-"""A lead that reads, forges and repeats what others exchange through it; and a stranger at the door."""
+"""A lead that reads, forges and repeats what others exchange through it; a stranger at the door."""
 
 from __future__ import annotations
 
@@ -161,13 +161,13 @@ class Repeating(MemoryTransport):
 
 def test_a_run_whose_lead_repeats_all_that_it_passes_on_has_the_same_bits():
     problem = small("chain")
-    agreed, hub = agreed_for(problem, steps=6), Repeating()
+    agreed, hub = agreed_for(problem, steps=4), Repeating()
     assert agreed.reach("one")["two"] == "lead"
     results = checked(train_in_memory(agreed, problem, transport=hub))
     kinds = {(f.head.kind, f.head.sealed) for f in hub.seen}
     assert {k for k, sealed in kinds if not sealed} == {"key"}
     assert ("sync", True) in kinds and ("activation", True) in kinds
-    for name, state in undisturbed(problem, 6).items():
+    for name, state in undisturbed(problem, 4).items():
         assert bits(results[name].state) == bits(state)
 
 

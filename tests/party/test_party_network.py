@@ -321,6 +321,31 @@ def test_what_is_due_already_is_not_due_twice_and_what_a_peer_asks_for_without_r
     line.join()
 
 
+def test_of_what_is_sealed_and_tells_a_state_the_newest_alone_is_due_and_in_order():
+    """No two seals are alike, so a line that stands still would fill up with them."""
+    here, there = memory_pair("server", "lab")
+    line = Outbox(here, 60.0, 8, lambda error: None)
+    line.put(frame_of(Head("activation"), [np.zeros(8 << 20, np.uint8)]))
+    soon(lambda: line.busy)
+    tell, ask = (Head("sync", micro=micro, sealed=True) for micro in (0, 1))
+    value = Head("activation", step=1, sealed=True)
+    for n in range(50):
+        line.put(frame_of(tell, [np.array([n])]))
+        line.put(frame_of(value, [np.array([n])]))
+        line.put(frame_of(ask, [np.array([n])]))
+    assert len(line.due) == 3 and line.ends is None
+    there.receive(5.0)
+    found = [there.receive(5.0) for _ in range(3)]
+    # A value is the same whenever it was sealed, so the first stays in its place.
+    assert [(f.head.kind, f.head.micro, f.arrays[0][0]) for f in found] == [
+        ("activation", 0, 0),
+        ("sync", 0, 49),
+        ("sync", 1, 49),
+    ]
+    line.end("")
+    line.join()
+
+
 def test_a_line_that_ends_sends_what_is_due_and_closes_then():
     here, there = memory_pair("server", "lab")
     line = Outbox(here, 60.0, 64, lambda error: None)

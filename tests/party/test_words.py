@@ -7,7 +7,8 @@ import logging
 import re
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from unicodedata import category
 
@@ -18,6 +19,9 @@ import pytest
 from jsplit import command, party
 from jsplit.party.connection import outbox
 from jsplit.party.connection.network import Network, Reach
+from jsplit.party.durable import CheckpointStore
+from jsplit.party.folder import check_owner
+from jsplit.party.saved_states import SavedStates
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity
 from jsplit.wire.channel import accept_all
 from jsplit.wire.codec import Head, frame_of, text_of
@@ -178,13 +182,16 @@ def test_what_who_dials_says_is_quoted_in_logs_and_errors(text, caplog):
                 line.receive(LONG)
                 for frame in frames:
                     line.send(frame, LONG)
-                # What is refused ends the connection; a goodbye does not.
-                soon(
-                    lambda s=server: (
-                        ("client" in s.peers.trouble or s.peers.fatal is not None)
-                        or s.member.epoch
-                    )
+                # What is refused ends the connection, and a refusal the run; a goodbye
+                # ends neither.
+                there = {
+                    "reason of a refusal": lambda s=server: s.peers.fatal,
+                    "reason of a goodbye": lambda s=server: s.peers.trouble,
+                }
+                anything = lambda s=server: (  # noqa: E731
+                    s.peers.trouble or s.peers.fatal or s.member.epoch
                 )
+                soon(there.get(what, anything))
                 time.sleep(0.02)
                 server.epoch = server.member.epoch
                 with pytest.raises((Refused, party.Missing)) as error:
@@ -212,6 +219,8 @@ def test_a_refusal_of_the_lead_reads_as_what_the_lead_says(text, caplog):
         of("start", start | {"epoch": text}),
         of("start", start | {"records": {text: text}}),
         of("start", start | {"away": [[text, [text]]]}),
+        of("sync", {"next": {"0": text}, "done": 0}),
+        of("sync", {"next": {"0": [text]}, "done": 0}),
         of("committed", {"step": text}),
         of("committed", {"step": {text: [text]}}),
     ]
@@ -219,15 +228,13 @@ def test_a_refusal_of_the_lead_reads_as_what_the_lead_says(text, caplog):
 
         def met(name, opened, last=last):
             line = opened(accept_all)
-            line.receive(LONG)
             said = {"instance": 7, "epoch": 0, "known": 0, "durable": [], "records": {}}
-            try:
+            # Until the client hangs up, which it may do at any word.
+            with suppress(Closed):
                 for frame in (of("hello", said, 0), of("start", start), last):
                     line.send(frame, LONG)
                 while True:
                     line.receive(LONG)
-            except Closed:
-                pass
 
         trust = PlaintextWithoutIdentity("server")
         listener = hub.listen(address, trust, {"client": "client"}, met, 1 << 20)
@@ -236,11 +243,12 @@ def test_a_refusal_of_the_lead_reads_as_what_the_lead_says(text, caplog):
             party_of("client", hub, agreed) as client,
         ):
             client.epoch = 1
-            soon(lambda c=client: c.member.epoch == 1 or c.peers.fatal)
+            refused = last is ending[0]
+            soon(lambda c=client, r=refused: c.peers.fatal or c.member.epoch and not r)
             with pytest.raises((Refused, party.Missing)) as error:
                 client.until(lambda: False, "the end", ["server"])
             assert_harmless(str(error.value))
-            if last is ending[0]:
+            if refused:
                 assert str(error.value).startswith('`server` says: "')
         listener.close(0.1)
     assert_harmless_log(caplog)
@@ -281,18 +289,14 @@ def test_two_agreements_differ_in_one_short_line(text):
 
 @texts
 def test_what_grpc_hands_on_of_the_other_end_is_quoted(text):
-    class Broken(grpc.RpcError, grpc.Call):
-        def code(self):
-            return grpc.StatusCode.PERMISSION_DENIED
-
-        def details(self):
-            return text
-
-        add_callback = cancel = initial_metadata = is_active = None
-        time_remaining = trailing_metadata = None
-
-    Broken.__abstractmethods__ = frozenset()
-    said = _why("server", Broken())
+    own = {
+        "code": lambda _: grpc.StatusCode.PERMISSION_DENIED,
+        "details": lambda _: text,
+    }
+    # What is raised out of a call is the call itself, of which two methods are asked.
+    others = dict.fromkeys(grpc.Call.__abstractmethods__)
+    broken = type("Broken", (grpc.RpcError, grpc.Call), {**others, **own})
+    said = _why("server", broken())
     assert_harmless(said)
     assert said.startswith("the connection with `server` broke: PERMISSION_DENIED, ")
 
@@ -328,6 +332,31 @@ def test_an_error_of_a_transport_of_a_users_own_is_shown_on_one_line(caplog):
             client.until(lambda: False, "the end", ["server"], 0.1)
     for line in [str(error.value), *caplog.messages]:
         assert not [x for x in line if category(x) == "Cc"]
+
+
+def test_an_error_that_nobody_foresaw_is_logged_with_its_place_and_no_words(
+    caplog, monkeypatch
+):
+    """What a peer brings about may carry its words; a traceback would print them raw."""
+    hub, agreed = MemoryTransport(), agreed_for(small("pair"), patience=0.1)
+    [address] = agreed.addresses.values()
+
+    def receive(self, peer, frame):
+        raise KeyError(HOSTILE["terminal"] + HOSTILE["surrogates"])
+
+    monkeypatch.setattr(Member, "receive", receive)
+    with (
+        caplog.at_level(logging.DEBUG, "jsplit"),
+        party_of("server", hub, agreed) as server,
+    ):
+        trust = PlaintextWithoutIdentity("client")
+        line = hub.dial(address, "server", trust, 1 << 20, accept_all)
+        line.send(hello()[0], LONG)
+        soon(lambda: "client" in server.peers.trouble)
+        assert_harmless(server.peers.trouble["client"])
+        line.close()
+    assert "KeyError" in caplog.text and "reader.py" in caplog.text
+    assert_harmless_log(caplog)
 
 
 # What another's file says.
@@ -403,6 +432,32 @@ def test_names_of_all_scripts_are_names():
     assert {*names} < {*agreed.replace(turns=turns).parties}
 
 
+@texts
+def test_a_folder_of_another_is_told_of_in_harmless_words(
+    text, tmp_path, caplog, monkeypatch
+):
+    """A checkpoint may have been put there by anybody, and has names of arrays in it."""
+    (tmp_path / "about.json").write_text(json.dumps({"party": text, "schema": "x"}))
+    with pytest.raises(ValueError, match="is of the party") as error:
+        check_owner(tmp_path, "lab", "x")
+    assert_harmless(str(error.value))
+
+    def damaged(*_):
+        raise ValueError(f"a.npz is of another model: it lacks `{text}`.")
+
+    for kind, method in (
+        (CheckpointStore, CheckpointStore.is_intact),
+        (SavedStates, SavedStates._is_intact),
+    ):
+        monkeypatch.setattr(kind, "restore", damaged)
+        monkeypatch.setattr(SavedStates, "_read", damaged)
+        with caplog.at_level(logging.WARNING, "jsplit"):
+            assert not method(object.__new__(kind), 3)
+    assert len(caplog.records) == 2
+    for line in caplog.messages:
+        assert line.isprintable() and len(line) < 1200
+
+
 # On a terminal.
 
 
@@ -420,12 +475,13 @@ def test_a_command_prints_what_a_hostile_server_says_as_what_it_says(
 
     def met(party, opened):
         line = opened(accept_all)
-        run = line.receive(LONG).head.run
         reason = {"reason": HOSTILE[name]}
         hello = {"instance": 7, "epoch": 0, "known": 0, "durable": [], "records": {}}
-        line.send(text_of(Head("hello", run, 0, 7, 1, 0), hello), LONG)
-        line.send(text_of(Head("refusal", run, 0, 7, 1, 0), reason), LONG)
-        done.wait(LONG)
+        with suppress(Closed):
+            run = line.receive(LONG).head.run
+            line.send(text_of(Head("hello", run, 0, 7, 1, 0), hello), LONG)
+            line.send(text_of(Head("refusal", run, 0, 7, 1, 0), reason), LONG)
+            done.wait(LONG)
 
     done = threading.Event()
     trust = PlaintextWithoutIdentity("server")
@@ -467,8 +523,6 @@ def test_a_number_of_the_wrong_kind_is_cut_in_the_error_that_names_it():
     with pytest.raises(RemoteProtocolError) as error:
         server.accept(0, frame_of(many, [np.zeros(1)]).head)
     assert_harmless(str(error.value))
-    from dataclasses import replace
-
     with pytest.raises(RemoteProtocolError) as error:
         server.accept(0, replace(many, shapes=shapes))
     assert_harmless(str(error.value))

@@ -31,6 +31,7 @@ from jsplit.party.folder import (
 )
 from jsplit.party.in_memory import InMemory, oldest_kept
 from jsplit.wire.rota import Away
+from jsplit.wire.said import printable
 
 _log = logging.getLogger("jsplit.party")
 
@@ -107,7 +108,9 @@ class CheckpointStore:
         try:
             own = self.restore(step)
         except ValueError as error:
-            _log.warning("checkpoint of step %d is left aside: %s", step, error)
+            # Names in the archive may be in it, which need not be this party's own.
+            why = printable(str(error))
+            _log.warning("checkpoint of step %d is left aside: %s", step, why)
             return False
         return int(own.step) == step
 

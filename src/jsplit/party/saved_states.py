@@ -14,6 +14,7 @@ import jax
 from jsplit.core.base import PartyState
 from jsplit.core.checkpoint import array_of, arrays_by_path, file_of, read
 from jsplit.party.folder import at, check_owner, steps_of
+from jsplit.wire.said import printable
 
 _log = logging.getLogger("jsplit.party")
 
@@ -57,7 +58,9 @@ class SavedStates:
         try:
             found = self._read(step)
         except (OSError, ValueError, KeyError) as error:
-            _log.warning("checkpoint of step %d is left aside: %s", step, error)
+            # Names in the archive may be in it, which need not be this party's own.
+            why = printable(str(error))
+            _log.warning("checkpoint of step %d is left aside: %s", step, why)
             return False
         return int(found.step) == step
 

@@ -91,4 +91,7 @@ def _name(key: object) -> str:
 def _brief(value: object) -> str:
     # `None` is a key that the other has alone, or a null; to a reader
     # both are missing.
-    return "missing" if value is None else printable(repr(value), _LONGEST)
+    if value is None:
+        return "missing"
+    # A text as Python writes it, in quotes.
+    return printable(repr(value) if isinstance(value, str) else value, _LONGEST)
