@@ -15,6 +15,7 @@ from unicodedata import category
 import grpc
 import numpy as np
 import pytest
+from cryptography.x509.verification import VerificationError
 
 from jsplit import command, party
 from jsplit.party.connection import outbox
@@ -22,7 +23,8 @@ from jsplit.party.connection.network import Network, Reach
 from jsplit.party.durable import CheckpointStore
 from jsplit.party.folder import check_owner
 from jsplit.party.saved_states import SavedStates
-from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity
+from jsplit.wire import key_exchange
+from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, authority
 from jsplit.wire.channel import accept_all
 from jsplit.wire.codec import Head, frame_of, text_of
 from jsplit.wire.control import Status
@@ -32,6 +34,8 @@ from jsplit.wire.member import Member
 from jsplit.wire.memory import MemoryTransport
 from jsplit.wire.pipe import Closed
 from jsplit.wire.rpc import Grpc, _why
+from jsplit.wire.same_records import same_records
+from jsplit.wire.seal import Sealer
 from jsplit.wire.terms import Crossing, Terms
 from tests.party.federation import LONG, agreed_for, free_port, small
 
@@ -282,6 +286,37 @@ def test_two_agreements_differ_in_one_short_line(text):
     ):
         assert_harmless(difference(ours, theirs, "lab", "server"), 500)
         assert_harmless(difference(theirs, ours, "lab", "server"), 500)
+
+
+@texts
+def test_records_that_differ_name_their_client_in_quotes(text):
+    said = {
+        name: Status(5, 0, (0,), {text: (count, "digest")})
+        for name, count in (("lab", 8), ("server", 9))
+    }
+    with pytest.raises(Refused, match="do not have the same records") as error:
+        same_records(said)
+    assert_harmless(str(error.value))
+
+
+@texts
+@pytest.mark.parametrize("kind", [VerificationError, ValueError])
+def test_what_is_wrong_with_a_key_is_said_in_quotes(text, kind, monkeypatch):
+    """Who checks a certificate may say what stands in it."""
+    trust, uris = authority(["lab", "server"]), ["x:lab", "x:server"]
+    lab, server = (
+        Sealer(trust[name], ["lab", "server"], uris, RUN, place, 5, 9)
+        for place, name in enumerate(trust)
+    )
+    assert lab.meet(1, 5, server.offer(0))
+
+    def refuse(*_):
+        raise kind(text)
+
+    monkeypatch.setattr(key_exchange, "verified_uris", refuse)
+    with pytest.raises(Refused, match="does not take the key of `lab`") as error:
+        server.meet(0, 5, lab.offer(1))
+    assert_harmless(str(error.value))
 
 
 # What transports know of the other end.
