@@ -74,25 +74,27 @@ INSIDE = {
         "passes baseline_runs planning split_runs"
     ),
     "wire": (
-        "credentials difference errors json_types layout open_files pipe signatures "
-        "door steps certs frames rota codec identity schedule chunks relay terms "
-        "admission channel control claims handshake seal same_records session "
-        "transport memory rendezvous rpc_listener traffic member rpc"
+        "credentials errors json_types layout open_files pipe said "
+        "signatures difference door steps certs frames key_exchange rota codec identity schedule "
+        "chunks relay terms admission channel control claims handshake seal "
+        "same_records session transport memory rendezvous rpc_listener traffic member "
+        "rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names "
-        "contract.record_order contract.schema contract.field_types bounds "
-        "finite_states folder scarce_files in_memory results compute.handover "
-        "compute.interleave compute.prefetch contract.file_types "
-        "contract.placeholders durable saved_states compute.pipeline "
-        "contract.turns_check task contract.turns compute.exchange contract.checks "
-        "contract.agreement_attributes contract.routes contract.exchanged "
-        "contract.unread contract.agreement compute.payloads compute.first_state "
-        "compute.own_config connection.newcomers connection.peers contract.draft "
-        "contract.files replay compute.local connection.farewell connection.reader "
-        "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network incoming process join passes steps infer running"
+        "contract.plain_names contract.record_order contract.schema "
+        "contract.field_types bounds finite_states folder scarce_files in_memory "
+        "results compute.handover compute.interleave compute.prefetch "
+        "contract.file_types contract.placeholders durable saved_states "
+        "compute.pipeline contract.turns_check task contract.turns compute.exchange "
+        "contract.checks contract.agreement_attributes contract.routes "
+        "contract.exchanged contract.unread contract.agreement compute.payloads "
+        "compute.first_state compute.own_config connection.newcomers connection.peers "
+        "contract.draft contract.files replay compute.local connection.farewell "
+        "connection.reader connection.skipping contract.sample connection.connections "
+        "crossings_of_run connection.network incoming process join passes steps infer "
+        "running"
     ),
     "commands": "functions agreements brought tasks parser",
     "compress": "casting quantizing registry",
@@ -110,6 +112,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
+    "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
     "wire.identity": {"cryptography"},

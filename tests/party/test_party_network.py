@@ -119,7 +119,9 @@ def test_a_refusal_goes_out_before_its_connection_is_closed_however_late(monkeyp
     with started() as (lab, clinic, server):
         server.peers.fail(Refused("it is over."), tell=True)
         server.close()
-        assert [str(error_of(n)) for n in (lab, clinic, server)] == ["it is over."] * 3
+        told = '`server` says: "it is over."'
+        said = [str(error_of(n)) for n in (lab, clinic, server)]
+        assert said == [told, told, "it is over."]
 
 
 def test_who_is_away_when_it_is_over_is_told_when_it_comes_back():
@@ -132,7 +134,7 @@ def test_who_is_away_when_it_is_over_is_told_when_it_comes_back():
         closing.start()
         assert isinstance(error_of(clinic), Refused)
         gate.set()
-        assert str(error_of(lab)) == "it is over."
+        assert str(error_of(lab)) == '`server` says: "it is over."'
         closing.join(30.0)
         assert not closing.is_alive()
 
@@ -239,7 +241,9 @@ def test_an_older_process_of_a_party_is_told_so_and_disturbs_nobody():
         line = server.peers.outboxes[LAB]
         older = network_of(lab.agreed, "lab", instance=4)
         try:
-            assert str(error_of(older)) == "another process of `lab` was started later."
+            assert str(error_of(older)) == (
+                '`server` says: "another process of `lab` was started later."'
+            )
         finally:
             older.close()
         assert server.peers.outboxes[LAB] is line and line.ends is None
@@ -251,7 +255,9 @@ def test_a_newer_process_of_a_party_takes_the_place_of_an_older_one_which_ends()
         newer = network_of(lab.agreed, "lab", instance=6)
         try:
             newer.start()
-            assert str(error_of(lab)) == "another process of `lab` was started later."
+            assert str(error_of(lab)) == (
+                '`server` says: "another process of `lab` was started later."'
+            )
             start = server.member.start
             assert start is not None and start.instances == (6, 5, 5)
             assert server.peers.fatal is None
@@ -315,6 +321,31 @@ def test_what_is_due_already_is_not_due_twice_and_what_a_peer_asks_for_without_r
     line.join()
 
 
+def test_of_what_is_sealed_and_tells_a_state_the_newest_alone_is_due_and_in_order():
+    """No two seals are alike, so a line that stands still would fill up with them."""
+    here, there = memory_pair("server", "lab")
+    line = Outbox(here, 60.0, 8, lambda error: None)
+    line.put(frame_of(Head("activation"), [np.zeros(8 << 20, np.uint8)]))
+    soon(lambda: line.busy)
+    tell, ask = (Head("sync", micro=micro, sealed=True) for micro in (0, 1))
+    value = Head("activation", step=1, sealed=True)
+    for n in range(50):
+        line.put(frame_of(tell, [np.array([n])]))
+        line.put(frame_of(value, [np.array([n])]))
+        line.put(frame_of(ask, [np.array([n])]))
+    assert len(line.due) == 3 and line.ends is None
+    there.receive(5.0)
+    found = [there.receive(5.0) for _ in range(3)]
+    # A value is the same whenever it was sealed, so the first stays in its place.
+    assert [(f.head.kind, f.head.micro, f.arrays[0][0]) for f in found] == [
+        ("activation", 0, 0),
+        ("sync", 0, 49),
+        ("sync", 1, 49),
+    ]
+    line.end("")
+    line.join()
+
+
 def test_a_line_that_ends_sends_what_is_due_and_closes_then():
     here, there = memory_pair("server", "lab")
     line = Outbox(here, 60.0, 64, lambda error: None)
@@ -344,7 +375,8 @@ def test_missing_says_why_a_party_has_left_and_nothing_of_what_is_well_again():
         assert isinstance(found, party.Missing)
         assert (
             str(found)
-            == "`server` waited 0.3 s for the end: `lab` has left: `lab` was asked to stop."
+            == "`server` waited 0.3 s for the end: `lab` has left, and says: "
+            '"`lab` was asked to stop."'
         )
 
 

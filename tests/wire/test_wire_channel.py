@@ -384,7 +384,7 @@ def test_who_is_not_on_the_allow_list_is_refused_and_it_is_logged(
     ):
         made = transport.dial(address, "server", lab, LIMIT, anything, timeout=2.0)
         made.receive(2.0)
-    assert f"{uri_of('lab')} is not on the allow-list" in caplog.text
+    assert f'"{uri_of("lab")}" is not on the allow-list' in caplog.text
 
 
 def test_no_one_there_is_said_within_the_deadline(transport):

@@ -243,7 +243,7 @@ def test_refusals_cost_a_line_now_and_then_and_their_total_is_told(
 def test_one_refusal_is_told_once(caplog):
     counted(times=1).close()
     assert caplog.messages == [
-        "refused a connection from here: uri:0 is not on the allow-list"
+        'refused a connection from here: "uri:0" is not on the allow-list'
     ]
 
 
@@ -252,7 +252,7 @@ def test_what_an_outsider_shows_is_escaped_and_cut(caplog):
     with pytest.raises(Closed) as found:
         made.enter(["a\nERROR all is lost\x1b[31m\u202e" + "x" * 100_000] * 1000)
     for text in (str(found.value), caplog.text.rstrip("\n")):
-        assert text.isprintable() and len(text) < 400 and r"\nERROR" in text
+        assert text.isprintable() and len(text) < 400 and r"\x0aERROR" in text
 
 
 def test_refused_calls_are_counted_by_every_listener(trust, transport, caplog):

@@ -36,9 +36,26 @@ def frame(step=3, sender=0, receiver=1):
 
 @pytest.fixture
 def pair(trust):
-    lab, clinic = sealer(trust["lab"], 0), sealer(trust["clinic"], 1)
-    assert lab.meet(1, 7, clinic.offer(0)) and clinic.meet(0, 7, lab.offer(1))
-    return lab, clinic
+    return meet(sealer(trust["lab"], 0), sealer(trust["clinic"], 1))
+
+
+def meet(a, b):
+    """Two parties exchange offers until none has an answer; gives both."""
+    due, offers = [(a, b)], 0
+    while due:
+        sender, receiver = due.pop()
+        offers += 1
+        assert offers < 9
+        if receiver.meet(sender.me, 7, sender.offer(receiver.me)):
+            due.append((receiver, sender))
+    assert a.has(b.me) and b.has(a.me)
+    return a, b
+
+
+def heard_by(sender, receiver):
+    """What `sender` offers once it has heard of the key of `receiver`, which has it not."""
+    sender.meet(receiver.me, 7, {"public": receiver.public.hex(), "heard": ""})
+    return sender.offer(receiver.me)
 
 
 def test_what_was_sealed_is_opened_by_its_receiver_and_the_relay_sees_only_where_it_goes(
@@ -60,9 +77,16 @@ def test_no_two_seals_are_alike_and_a_frame_may_be_sent_again(pair):
     lab, clinic = pair
     first, second = lab.seal(frame()), lab.seal(frame())
     assert first.arrays[0].tobytes() != second.arrays[0].tobytes()
-    assert all(
-        clinic.open(f).arrays[0][5] == 5 for f in (second, first, first)
-    )  # what comes twice is the session's affair
+    for found in map(clinic.open, (first, second)):
+        assert found is not None and found.arrays[0][5] == 5
+
+
+def test_what_the_relay_repeats_or_holds_back_is_not_opened(pair):
+    lab, clinic = pair
+    first, second, third = (lab.seal(frame(step)) for step in range(3))
+    assert clinic.open(first) and clinic.open(first) is None
+    assert clinic.open(third) and clinic.open(second) is None
+    assert clinic.open(lab.seal(frame(1)))  # sent again, and so sealed anew
 
 
 @pytest.mark.parametrize("at", [0, 5, 12, 100, 4000, -1])
@@ -95,9 +119,7 @@ def test_a_seal_with_another_head_is_refused(pair, change):
 
 def test_a_seal_cannot_be_sent_back_or_to_another(pair, trust):
     lab, clinic = pair
-    server = sealer(trust["server"], 2)
-    server.meet(0, 7, lab.offer(2))
-    lab.meet(2, 7, server.offer(0))
+    _, server = meet(lab, sealer(trust["server"], 2))
     sealed = lab.seal(frame())
     with pytest.raises(RemoteProtocolError, match="was not sealed"):
         server.open(sealed)
@@ -109,30 +131,68 @@ def test_a_seal_cannot_be_sent_back_or_to_another(pair, trust):
 
 def test_a_key_is_taken_only_from_the_party_whose_certificate_it_carries(trust):
     lab, clinic, server = (sealer(trust[p], i) for i, p in enumerate(PARTIES))
-    good = lab.offer(1)
+    good = heard_by(lab, clinic)
     assert clinic.meet(0, 7, good) and not clinic.meet(0, 7, good)
     other = authority(["lab"])["lab"]
     old = authority(["lab"], 1, start=datetime.now(UTC) - timedelta(days=9))["lab"]
     relay = sealer(trust["server"], 2)  # the one between, which would like to read
+    clinic = sealer(trust["clinic"], 1)
+    good, of_relay = (
+        heard_by(lab := sealer(trust["lab"], 0), clinic),
+        heard_by(relay, clinic),
+    )
+    to_relay = heard_by(lab, relay) | {"heard": clinic.public.hex()}
     for wrong, instance in [
-        (relay.offer(1), 7),
+        (of_relay, 7),
         (good | {"public": relay.public.hex()}, 7),
-        (good | {"signature": relay.offer(1)["signature"]}, 7),
+        (good | {"signature": of_relay["signature"]}, 7),
         (good | {"certificate": trust["server"].certificate.decode()}, 7),
         (good, 8),
-        (lab.offer(2), 7),
-        (sealer(other, 0).offer(1), 7),
-        (sealer(old, 0).offer(1), 7),
+        (to_relay, 7),
+        (heard_by(sealer(other, 0), clinic), 7),
+        (heard_by(sealer(old, 0), clinic), 7),
         ({}, 7),
         ({"public": good["public"]}, 7),
+        ({"public": good["public"], "heard": good["heard"]}, 7),
+        (good | {"heard": 3}, 7),
         (good | {"public": "xy"}, 7),
         (good | {"public": "00" * 32}, 7),
         (good | {"certificate": 3}, 7),
         (good | {"certificate": ""}, 7),
     ]:
         with pytest.raises(Refused, match="^`clinic` does not take the key of `lab`: "):
-            sealer(trust["clinic"], 1).meet(0, instance, wrong)
-    assert server.has(0) is False
+            clinic.meet(0, instance, wrong)
+    assert not clinic.has(0) and not server.has(0)
+    assert clinic.meet(0, 7, good)
+
+
+def test_an_offer_is_for_one_process_of_its_receiver_and_shows_nothing_to_another(
+    trust,
+):
+    """The signature covers both keys: what was signed for one cannot be shown to the next."""
+    lab, clinic = sealer(trust["lab"], 0), sealer(trust["clinic"], 1)
+    offer, later = heard_by(lab, clinic), sealer(trust["clinic"], 1)
+    assert later.meet(0, 7, offer) and not later.has(0)  # asked for one of its own
+    with pytest.raises(Refused, match="not signed with the key"):
+        later.meet(0, 7, offer | {"heard": later.public.hex()})
+    assert not later.has(0)
+
+
+def test_a_key_that_the_relay_puts_in_between_opens_and_seals_nothing(trust):
+    """The one between answers both in the other's name, with a key of its own."""
+    lab, clinic = sealer(trust["lab"], 0), sealer(trust["clinic"], 1)
+    relay = sealer(trust["server"], 2)
+    false = {"public": relay.public.hex(), "heard": ""}
+    assert lab.meet(1, 7, false) and clinic.meet(0, 7, false)
+    # Each now signs for the relay's key, which the other sees and does not take.
+    of_lab, of_clinic = lab.offer(1), clinic.offer(0)
+    assert clinic.meet(0, 7, of_lab) and lab.meet(1, 7, of_clinic)
+    assert not clinic.has(0) and not lab.has(1)
+    # Left alone, they come to their own keys; from then on it can say what it likes.
+    meet(lab, clinic)
+    for sender, receiver in ((lab, clinic), (clinic, lab)):
+        assert receiver.meet(sender.me, 7, false)
+        assert receiver.open(sender.seal(frame(4, sender.me, receiver.me)))
 
 
 def test_each_process_has_a_key_of_its_own(trust):
@@ -141,9 +201,9 @@ def test_each_process_has_a_key_of_its_own(trust):
 
 def test_without_certificates_keys_are_believed_as_all_else():
     plain = [sealer(PlaintextWithoutIdentity(p), i) for i, p in enumerate(PARTIES[:2])]
-    plain[0].meet(1, 7, plain[1].offer(0))
-    plain[1].meet(0, 7, plain[0].offer(1))
-    assert (plain[1].open(plain[0].seal(frame())).arrays[0] == SECRET).all()
+    meet(*plain)
+    found = plain[1].open(plain[0].seal(frame()))
+    assert found is not None and (found.arrays[0] == SECRET).all()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +215,7 @@ def test_without_certificates_keys_are_believed_as_all_else():
         ({"critical": False}, "2.5.29.19"),
         (
             {"name": "clinic"},
-            "its certificate names jsplit://party/clinic, not jsplit://party/lab",
+            'its certificate names "jsplit://party/clinic", not jsplit://party/lab',
         ),
         ({"days": -1}, "validity|not valid"),
     ],
@@ -167,15 +227,15 @@ def test_what_is_wrong_with_a_certificate_is_said_by_name_and_in_the_words_of_wh
     own = issued(**what)
     lab, clinic = sealer(own, 0), sealer(own, 1)
     if why is None:
-        assert clinic.meet(0, 7, lab.offer(1))
+        assert clinic.meet(0, 7, heard_by(lab, clinic))
     else:
         with pytest.raises(
             Refused, match=f"^`clinic` does not take the key of `lab`: .*({why})"
         ):
-            clinic.meet(0, 7, lab.offer(1))
+            clinic.meet(0, 7, heard_by(lab, clinic))
 
 
-def issued(kind="ec", name="lab", issuer=True, critical=True, days=3):
+def issued(kind="ec", name="lab", issuer=True, critical=True, days=3, uris=()):
     """A certificate as another authority might issue it, and that authority's."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -211,7 +271,9 @@ def issued(kind="ec", name="lab", issuer=True, critical=True, days=3):
     top = top.add_extension(usage, True)
     leaf = builder(key.public_key(), 9)
     leaf = leaf.add_extension(
-        x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of(name))]),
+        x509.SubjectAlternativeName(
+            [x509.UniformResourceIdentifier(uri) for uri in uris or [uri_of(name)]]
+        ),
         False,
     )
     if issuer:

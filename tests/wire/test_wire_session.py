@@ -118,16 +118,22 @@ class Seals:
     def __init__(self, me, instance):
         self.me, self.instance, self.keys = me, instance, {}
 
+        self.heard = {}
+
     def offer(self, peer):
-        return {"instance": self.instance}
+        return {"instance": self.instance, "heard": self.heard.get(peer, 0)}
 
     def meet(self, peer, instance, offer):
         assert offer["instance"] == instance
+        self.heard[peer] = instance
+        if offer["heard"] != self.instance:
+            return True
         known, self.keys[peer] = self.keys.get(peer), instance
         return known != instance
 
     def keep(self, instances):
         self.keys = {p: i for p, i in self.keys.items() if instances[p] == i}
+        self.heard = {p: i for p, i in self.heard.items() if instances[p] == i}
 
     def has(self, peer):
         return peer in self.keys

@@ -34,6 +34,7 @@ from jsplit.party.in_memory import InMemory, oldest_kept
 from jsplit.party.scarce_files import with_files
 from jsplit.wire.open_files import lacks_files
 from jsplit.wire.rota import Away
+from jsplit.wire.said import printable
 
 _log = logging.getLogger("jsplit.party")
 
@@ -125,7 +126,9 @@ class CheckpointStore:
             # That nothing can be opened says nothing of what is there.
             if lacks_files(error):
                 raise
-            _log.warning("checkpoint of step %d is left aside: %s", step, error)
+            # Names in the archive may be in it, which need not be this party's own.
+            why = printable(str(error))
+            _log.warning("checkpoint of step %d is left aside: %s", step, why)
             return False
         return int(own.step) == step
 

@@ -22,6 +22,7 @@ from typing import IO
 
 from jsplit.core.files import file_of, to_disk
 from jsplit.wire.json_types import Json
+from jsplit.wire.said import named
 
 _log = logging.getLogger("jsplit.party")
 
@@ -150,7 +151,7 @@ def check_owner(folder: Path, party: str, schema: str) -> None:
         )
     if about.get("party") != party:
         raise ValueError(
-            f"`checkpoint` {folder} is of the party `{about.get('party')}`; "
+            f"`checkpoint` {folder} is of the party {named(about.get('party'))}; "
             f"give `{party}` a folder of its own."
         )
     if about.get("schema") != schema:

@@ -207,9 +207,10 @@ class PartyRun:
         # Others would wait for this party, which cannot go on.
         if isinstance(error, OverBound):
             return self.network.refuse(str(error))
-        said = f"{error} {self.incoming.words()}".rstrip()
-        self.network.refuse(f"`{self.party}`: {said}")
-        return NotFinite(said)
+        origin = self.incoming.words()
+        # From whom it came first: what one party says is cut at the others.
+        self.network.refuse(f"{origin} {error}".lstrip())
+        return NotFinite(f"{error} {origin}".rstrip())
 
     def keep_pace(self, step: int, asked: Callable[[], bool]) -> None:
         """Before a checkpoint, wait until all have the one before.

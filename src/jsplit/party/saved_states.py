@@ -17,6 +17,7 @@ from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import at, check_owner, steps_of
 from jsplit.party.scarce_files import with_files
 from jsplit.wire.open_files import lacks_files
+from jsplit.wire.said import printable
 
 _WAIT = 30.0
 """Seconds that a checkpoint is waited for, where no more files can be open."""
@@ -67,7 +68,9 @@ class SavedStates:
             # That nothing can be opened says nothing of what is there.
             if lacks_files(error):
                 raise
-            _log.warning("checkpoint of step %d is left aside: %s", step, error)
+            # Names in the archive may be in it, which need not be this party's own.
+            why = printable(str(error))
+            _log.warning("checkpoint of step %d is left aside: %s", step, why)
             return False
         return int(found.step) == step
 

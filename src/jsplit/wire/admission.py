@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from jsplit.wire import codec
 from jsplit.wire.codec import Head
 from jsplit.wire.errors import RemoteProtocolError
+from jsplit.wire.relay import SEALED_KINDS
 from jsplit.wire.terms import Terms, in_words
 
 _FROM_THE_LEAD = ("start", "committed")
@@ -68,10 +69,9 @@ class Admission:
 
     def _accept_relayed(self, head: Head) -> None:
         """Refuse what must not go by way of the lead as it is."""
-        # Who asks for what, and keys, say nothing of any record; values go
-        # sealed or not at all.
-        open_to_all = head.kind in ("sync", "key")
-        if not open_to_all and not (head.kind in codec.CARRIERS and head.sealed):
+        # Keys show by themselves whose they are. All else goes sealed: an open
+        # sync would let the lead say in another's name what that one lacks.
+        if head.kind != "key" and not (head.kind in SEALED_KINDS and head.sealed):
             raise RemoteProtocolError(
                 f"{head.kind} came by way of `{self.terms.name(self.lead)}` and is not sealed."
             )

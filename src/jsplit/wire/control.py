@@ -14,6 +14,7 @@ from typing import TypeGuard
 from jsplit.wire.errors import RemoteProtocolError
 from jsplit.wire.json_types import Json
 from jsplit.wire.rota import Away
+from jsplit.wire.said import quoted
 from jsplit.wire.terms import Terms
 
 MOST_DURABLE = 64
@@ -180,7 +181,9 @@ def number(found: Mapping[str, Json], name: str) -> int:
     """
     n = found.get(name)
     if type(n) is not int or not 0 <= n < _END:
-        raise RemoteProtocolError(f"`{name}` must be a number from 0 on, got {n!r}.")
+        raise RemoteProtocolError(
+            f"`{name}` must be a number from 0 on, got {quoted(n)}."
+        )
     return n
 
 

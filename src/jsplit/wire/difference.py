@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeGuard
 
+from jsplit.wire.said import named, printable
+
+_LONGEST = 80
+"""Characters of a name or a value, at most."""
+
 
 def difference(
     ours: object, theirs: object, here: str, there: str, at: str = ""
@@ -26,15 +31,17 @@ def difference(
         A sentence, as "the agreements differ: `seed` is 4 at `hospital`
         and 3 at `server`."
     """
-    found = list(_differences(ours, theirs, at))
+    found = _differences(ours, theirs, at)
     # The hashes differ, or nobody would have asked: so the texts do where
     # the values do not.
-    if not found:
+    if (first := next(found, None)) is None:
         return f"the agreements of `{here}` and `{there}` differ in their form."
-    place, a, b = found[0]
-    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+    place, a, b = first
+    # Counted and not kept: the other side may differ in a million places.
+    others = sum(1 for _ in found)
+    more = f" ({others} more)" if others else ""
     return (
-        f"the agreements differ: `{place}` is {_brief(a)} at `{here}` "
+        f"the agreements differ: {named(place)} is {_brief(a)} at `{here}` "
         f"and {_brief(b)} at `{there}`{more}."
     )
 
@@ -45,13 +52,14 @@ def _differences(a: object, b: object, at: str) -> Iterator[tuple[str, object, o
         # In the order of the first, and each key once: a set would say
         # another difference first in every process.
         for key in dict.fromkeys([*a, *b]):
-            inner = f"{at}.{key}" if at else str(key)
+            # Cut at each level: the other side has chosen how long its names are.
+            inner = f"{at}.{_name(key)}" if at else _name(key)
             yield from _differences(a.get(key), b.get(key), inner)
     # Lists of other lengths are said whole: item by item, one that was
     # put in at the front would be a difference of all that follow.
     elif _is_list(a) and _is_list(b) and len(a) == len(b):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from _differences(x, y, f"{at}[{_label(x, i)}]")
+            yield from _differences(x, y, f"{at}[{_name(_label(x, i))}]")
     elif _differ(a, b):
         yield at or "agreement", a, b
 
@@ -75,8 +83,15 @@ def _label(item: object, place: int) -> str:
     return str(item.get("name", place)) if _is_object(item) else str(place)
 
 
+def _name(key: object) -> str:
+    text = str(key)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
 def _brief(value: object) -> str:
     # `None` is a key that the other has alone, or a null; to a reader
     # both are missing.
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    if value is None:
+        return "missing"
+    # A text as Python writes it, in quotes.
+    return printable(repr(value) if isinstance(value, str) else value, _LONGEST)

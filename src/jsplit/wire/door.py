@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from jsplit.wire.pipe import Closed
+from jsplit.wire.said import quoted
 
 AT_A_TIME = 4
 """Connections that one party may have at a time: the one that counts, one that has not
@@ -27,24 +28,6 @@ _EVERY = 10.0
 """Seconds between two lines of the log that tell of refusals, once a kind is known."""
 _OTHERS = "others"
 _log = logging.getLogger("jsplit.wire")
-
-
-def plain(text: str, most: int = 200) -> str:
-    """What somebody else says, fit for a line of a log: escaped, and cut to a length.
-
-    Args:
-        text: any.
-        most: characters of it that are kept.
-
-    Example:
-        >>> from jsplit.wire.door import plain
-        >>> plain("a" + chr(10) + "b"), plain("abcdef", 3)
-        ('a\\\\nb', 'abc...')
-    """
-    # As `repr` writes it, without the quotes: no line break, nothing that turns the
-    # direction of writing round or colours a terminal.
-    cut = repr(text[:most])[1:-1]
-    return f"{cut}..." if len(text) > most else cut
 
 
 class Door:
@@ -99,9 +82,9 @@ class Door:
         # A certificate of two parties is none of either.
         found = [self.allowed[name] for name in shown if name in self.allowed]
         if len(found) != 1:
-            # Some of a hundred names are enough, and a name may be of any length.
-            said = ", ".join(plain(name) for name in shown[:3]) or "no identity"
-            raise self._refusal(f"{plain(said)} is not on the allow-list", origin)
+            # Whoever has a certificate of the authority has chosen what stands in it.
+            said = quoted(", ".join(shown)) if shown else "no identity"
+            raise self._refusal(f"{said} is not on the allow-list", origin)
         party, place = found[0], object()
         with self.lock:
             full = len(self.inside[party]) >= AT_A_TIME

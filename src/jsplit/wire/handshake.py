@@ -11,6 +11,7 @@ from jsplit.wire.codec import Frame
 from jsplit.wire.difference import difference
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.json_types import Json
+from jsplit.wire.said import quoted
 from jsplit.wire.terms import Terms
 
 
@@ -45,7 +46,7 @@ def check_same_run(
         task = said.get("task")
         if said == theirs | {"task": task}:
             raise RemoteProtocolError(
-                f"`{there}` is at another task: {theirs.get('task')!r}, not {task!r}."
+                f"`{there}` is at another task: {quoted(theirs.get('task'))}, not {task!r}."
             )
     raise Refused(difference(said, theirs, here, there))
 

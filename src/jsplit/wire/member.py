@@ -24,6 +24,7 @@ from jsplit.wire.handshake import check_newer, check_same_run
 from jsplit.wire.relay import Outgoing, Seals
 from jsplit.wire.rendezvous import Rendezvous
 from jsplit.wire.rota import Away
+from jsplit.wire.said import printable, says
 from jsplit.wire.terms import Terms
 from jsplit.wire.traffic import Traffic
 
@@ -114,11 +115,12 @@ class Member:
 
     def bye(self, peer: int, reason: str = "") -> Frame:
         """What is said last, with a reason unless it is that all is done."""
-        return self._text("bye", peer, {"reason": reason})
+        return self._text("bye", peer, {"reason": printable(reason)})
 
     def refusal(self, peer: int, reason: str) -> Frame:
         """What ends the other side too."""
-        return self._text("refusal", peer, {"reason": reason})
+        # Cut: it may name all parties and what each has, and a body of JSON has a bound.
+        return self._text("refusal", peer, {"reason": printable(reason)})
 
     def announcements(self, peer: int) -> Outgoing:
         """What the lead tells: the epoch that has begun, and what all have on disk."""
@@ -181,7 +183,8 @@ class Member:
                     self.done.add(peer)
                 return []
             case "refusal":
-                raise Refused(str(codec.about(frame).get("reason"))[:1000])
+                who = self.terms.name(peer)
+                raise Refused(says(who, codec.about(frame).get("reason")))
             case "key":
                 return self.traffic.on_key(head, codec.about(frame))
             case _:

@@ -17,6 +17,7 @@ from jsplit.wire.codec import Accept
 from jsplit.wire.door import Door
 from jsplit.wire.identity import shown_by
 from jsplit.wire.pipe import Closed, Pipe
+from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 
@@ -228,7 +229,8 @@ class MemoryTransport:
         expected = (host or host_of(peer)) if isinstance(trust, Credentials) else peer
         if expected not in hosts:
             raise Closed(
-                f"no connection with `{peer}`: at {address} is {', '.join(hosts)}, not {expected}."
+                f"no connection with `{peer}`: at {address} is {quoted(', '.join(hosts))}, "
+                f"not {expected}."
             )
         # Both ends share the pipes: what one puts in, the other takes out.
         there, back = Pipe(), Pipe()

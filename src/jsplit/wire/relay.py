@@ -7,7 +7,7 @@ frames may go this way unsealed is for `jsplit.wire.admission` to say.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from jsplit.wire import codec
 from jsplit.wire.codec import Frame
@@ -17,6 +17,11 @@ from jsplit.wire.json_types import Json
 OVERHEAD = 12 + 16 + codec.LARGEST_HEAD
 """Bytes that sealing adds to a frame, at most: a nonce, a tag, and its head, which is
 sealed with it.
+"""
+
+SEALED_KINDS = (*codec.CARRIERS, "sync")
+"""What two parties exchange by way of the lead, which sees none of it: values, and what
+each says that it has.
 """
 
 Outgoing = list[tuple[int, Frame]]
@@ -39,7 +44,8 @@ class Seals(Protocol):
             offer: what its `offer` gave.
 
         Returns:
-            Whether it is another than before.
+            Whether the peer is to be answered: it is another than before, or the peer
+            does not know this party's.
         """
         ...
 
@@ -55,8 +61,8 @@ class Seals(Protocol):
         """The frame, readable for its receiver alone."""
         ...
 
-    def open(self, frame: Frame) -> Frame:
-        """The inverse of `seal`."""
+    def open(self, frame: Frame) -> Frame | None:
+        """The inverse of `seal`; nothing of a frame that was opened before."""
         ...
 
 
@@ -72,18 +78,18 @@ def seal_relayed(
     """
     found: Outgoing = []
     for peer, frame in outgoing:
-        if frame.head.kind in codec.CARRIERS and relayed(peer):
+        if frame.head.kind in SEALED_KINDS and relayed(peer):
             if not seals.has(peer):
-                # Left out and not an error: the session keeps it, and the peer asks for
-                # it again when the keys are there.
+                # Left out and not an error: the session keeps values, and the peer asks
+                # for them again when the keys are there.
                 continue
             frame = seals.seal(frame)
         found.append((peer, frame))
     return found
 
 
-def open_sealed(seals: Seals | None, frame: Frame, who: str) -> Frame | None:
-    """What a sealed frame holds, or nothing if its sender's key was lost.
+def can_open(seals: Seals | None, frame: Frame, who: str) -> TypeGuard[Seals]:
+    """Whether the key of a sealed frame's sender is known.
 
     Args:
         seals: of this party, if it has any.
@@ -91,11 +97,10 @@ def open_sealed(seals: Seals | None, frame: Frame, who: str) -> Frame | None:
         who: its sender's name.
 
     Raises:
-        RemoteProtocolError: if this party cannot open any, or not this one.
+        RemoteProtocolError: if this party cannot open any.
     """
     if seals is None:
         raise RemoteProtocolError(
             f"`{who}` sent a sealed frame, this party cannot open any."
         )
-    # Without the key there is nothing wrong: the sender is asked, and it answers with both.
-    return seals.open(frame) if seals.has(frame.head.sender) else None
+    return seals.has(frame.head.sender)

@@ -17,9 +17,9 @@ import grpc
 from jsplit.wire.certs import Credentials, Trust, host_of
 from jsplit.wire.channel import Ends, accept_all
 from jsplit.wire.codec import Accept
-from jsplit.wire.door import plain
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.rpc_listener import METHOD, PARTY, REASON, SERVICE, Listener, options
+from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 _PEER = "jsplit-peer"
@@ -206,8 +206,11 @@ def _why(peer: str, error: grpc.RpcError) -> str:
     if not isinstance(error, grpc.Call):
         return f"{broke}: {type(error).__name__}, no details"
     call = cast(_Call, error)
-    details = plain(call.details() or "no details")
-    return f"{broke}: {call.code().name}, {details}"
+    # The details are the words of whoever ended the stream: gRPC, or the other end.
+    details = call.details()
+    return (
+        f"{broke}: {call.code().name}, {quoted(details) if details else 'no details'}"
+    )
 
 
 def _ended(peer: str, call: _Call) -> str:
@@ -215,4 +218,4 @@ def _ended(peer: str, call: _Call) -> str:
     said = dict(call.trailing_metadata() or ()).get(REASON, b"")
     why = said.decode(errors="replace") if isinstance(said, bytes) else said
     ended = f"`{peer}` closed the connection"
-    return f"{ended}: {plain(why)}" if why else f"{ended}."
+    return f"{ended}, and says: {quoted(why)}" if why else f"{ended}."

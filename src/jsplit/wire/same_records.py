@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from jsplit.wire.control import Counted, Status
 from jsplit.wire.errors import Refused
+from jsplit.wire.said import named
 
 
 def same_records(said: Mapping[str, Status]) -> dict[str, int]:
@@ -35,7 +36,7 @@ def same_records(said: Mapping[str, Status]) -> dict[str, int]:
 def _count_of(client: str, having: Mapping[str, Counted]) -> int:
     """How many records of a client there are, if all that have any have the same."""
     differ = "the parties do not have the same records" + (
-        f" of `{client}`" if client else ""
+        f" of {named(client)}" if client else ""
     )
     counts = [count for count, _ in having.values()]
     if len({*counts}) > 1:

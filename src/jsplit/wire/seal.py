@@ -1,9 +1,9 @@
 """Sealed from end to end: what two parties send each other by way of a third, the lead.
 
-The lead sees who sends, when and how much, and no content. Each process has an X25519 key of its
-own, signed with the key of its certificate, so that no one between can put theirs in its place.
-What is derived from both (HKDF, SHA-256) encrypts whole frames with ChaCha20-Poly1305, one key for
-each direction; a counter is the nonce, so none comes twice. Needs the extra `jsplit[grpc]`.
+The lead sees who sends, when and how much, and can read, change or repeat none of it; it can hold
+it up, or drop it. What is derived from the keys of both processes (`key_exchange`) encrypts whole
+frames with ChaCha20-Poly1305, one key for each direction. A counter is the nonce, so none comes
+twice, and a frame that was opened is not opened again. Needs the extra `jsplit[grpc]`.
 """
 
 from __future__ import annotations
@@ -12,32 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.x25519 import (
-    X25519PrivateKey,
-    X25519PublicKey,
-)
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.x509.verification import VerificationError
 
 from jsplit.wire import chunks
-from jsplit.wire.credentials import Credentials, Trust
-from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.credentials import Trust
+from jsplit.wire.errors import RemoteProtocolError
 from jsplit.wire.frames import Frame, frame_of
 from jsplit.wire.json_types import Json
-from jsplit.wire.signatures import sign, verified_uris, verify
+from jsplit.wire.key_exchange import KeyExchange
+from jsplit.wire.layout import LARGEST_TEXT
 
 _NONCE = 12
 
-# Part of whatever is signed or derived: a signature made for anything else with the same key of a
-# certificate is none here, and another version of this protocol has other keys.
-_PURPOSE = b"jsplit seal 1"
 
-
-@dataclass(frozen=True)
+@dataclass
 class _PeerKeys:
     """What is derived with one peer.
 
@@ -46,16 +35,25 @@ class _PeerKeys:
         out: encrypts for the peer.
         back: decrypts what the peer encrypted.
         instance: the peer's process.
+        newest: the largest number of a frame that was opened.
     """
 
     public: bytes
     out: ChaCha20Poly1305
     back: ChaCha20Poly1305
     instance: int
+    newest: int = 0
 
 
 class Sealer:
     """One party's keys for all parties that it reaches by way of the lead.
+
+    What holds against the lead, and against other parties, where all have certificates: a frame
+    that is opened was sealed by a process of its sender, which has shown its certificate and has
+    signed that it talks to this very process; it is opened once, and in the order in which it was
+    sealed. Keys are of two processes and on no disk, so what was sent stays secret if a
+    certificate's key becomes known later. Each side knows that the other has the same keys as
+    soon as it has opened one frame: what follows the keys at once, a sealed sync.
 
     Args:
         trust: its credentials.
@@ -77,31 +75,23 @@ class Sealer:
         instance: int,
         limit: int,
     ):
-        self.trust = trust
+        self.exchange = KeyExchange(trust, parties, identities, run, me, instance)
         self.parties = parties
-        self.identities = identities
-        self.run = run
         self.me = me
-        self.instance = instance
-        self.limit = limit
-        # Of this process alone and never on a disk: whoever gets the certificate's key later
-        # cannot read what was sent before.
-        self.own = X25519PrivateKey.generate()
-        self.public = self.own.public_key().public_bytes_raw()
+        # What is said in JSON is sealed too, and may be longer than all values.
+        self.limit = max(limit, LARGEST_TEXT)
         self.keys: dict[int, _PeerKeys] = {}
+        # By peer, its process and the key that is said to be its own, while nothing shows that.
+        self.heard: dict[int, tuple[int, bytes]] = {}
         self.count = 0
 
-    def statement(
-        self, sender: int, receiver: int, instance: int, public: bytes
-    ) -> bytes:
-        """Give what is signed: whose key it is, for whom, in which run and process."""
-        # All of a fixed length, so that no two statements are the same bytes. The receiver is in
-        # it, or a peer could show this party's offer to another as meant for it.
-        numbers = b"".join(n.to_bytes(8, "big") for n in (sender, receiver, instance))
-        return _PURPOSE + self.run + numbers + public
+    @property
+    def public(self) -> bytes:
+        """This process's public key."""
+        return self.exchange.public
 
     def offer(self, peer: int) -> dict[str, str]:
-        """Give this party's key, its certificate, and the signature that binds them.
+        """Give this party's key, and what binds it to the peer's, as far as that is known.
 
         Args:
             peer: for whom, by its place.
@@ -109,15 +99,9 @@ class Sealer:
         Returns:
             What the body of a frame of the kind "key" says; `meet` of the peer takes it.
         """
-        if not isinstance(self.trust, Credentials):
-            return {"public": self.public.hex()}
-        key = serialization.load_pem_private_key(self.trust.key, None)
-        statement = self.statement(self.me, peer, self.instance, self.public)
-        return {
-            "public": self.public.hex(),
-            "certificate": self.trust.certificate.decode(),
-            "signature": sign(key, statement).hex(),
-        }
+        known = self.keys.get(peer)
+        _, heard = self.heard.get(peer, (0, b""))
+        return self.exchange.offer(peer, known.public if known else heard)
 
     def meet(self, peer: int, instance: int, offer: Mapping[str, Json]) -> bool:
         """Take the key of a peer, if it is shown to be the peer's.
@@ -128,106 +112,38 @@ class Sealer:
             offer: what it offers; the lead has passed it on, and may have changed it.
 
         Returns:
-            Whether it is another key than before.
+            Whether the peer is to be answered: its key is new, or it does not know this one's.
 
         Raises:
-            Refused: if it is not shown to be the peer's. That is between the two of them: the
-                lead only passes it on.
+            Refused: if it is not shown to be the peer's.
         """
-        try:
-            public = bytes.fromhex(_text(offer, "public"))
-            theirs = X25519PublicKey.from_public_bytes(public)
-            if isinstance(self.trust, Credentials):
-                certificate = _text(offer, "certificate").encode()
-                chain = x509.load_pem_x509_certificates(certificate)
-                # The certificate before the signature: a signature by a key of anybody's is
-                # worth nothing.
-                self.check(peer, chain)
-                statement = self.statement(peer, self.me, instance, public)
-                verify(chain[0], bytes.fromhex(_text(offer, "signature")), statement)
-            shared = self.own.exchange(theirs)
-        except VerificationError as error:
-            raise self.refused(
-                peer, f"its certificate is not accepted: {error}"
-            ) from None
-        except InvalidSignature:
-            raise self.refused(
-                peer,
-                "it is not signed with the key of the certificate that came with it.",
-            ) from None
-        # The offer is whatever JSON the other side wrote: keys may lack, values be of any type,
-        # the chain be empty, and a point of low order makes `exchange` raise ValueError.
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise self.refused(
-                peer, f"it is not one: {type(error).__name__}: {error}"
-            ) from None
-
-        # An offer that is sent again changes nothing, so that its answer is not another offer.
-        if peer in self.keys and self.keys[peer].public == public:
+        public, heard = self.exchange.read(peer, offer)
+        known = self.keys.get(peer)
+        if heard != self.public:
+            # It was not made for this process, so nothing in it is believed. The answer is signed
+            # for this key and for no other: if the lead has put its own here, the peer will see.
+            if known is None:
+                self.heard[peer] = instance, public
+            return True
+        # An offer that is sent again changes nothing, so that its answer is not another offer;
+        # and one that was changed on the way cannot end what two parties have begun.
+        if known is not None and known.public == public:
             return False
+        shared = self.exchange.meet(peer, instance, public, offer)
+        derived, own, me = self.exchange.derived, self.public, self.me
         self.keys[peer] = _PeerKeys(
             public,
-            out=self.derived(shared, self.me, self.public, peer, public),
-            back=self.derived(shared, peer, public, self.me, self.public),
+            out=derived(shared, me, own, peer, public),
+            back=derived(shared, peer, public, me, own),
             instance=instance,
         )
         return True
 
-    def derived(
-        self,
-        shared: bytes,
-        sender: int,
-        sender_public: bytes,
-        receiver: int,
-        receiver_public: bytes,
-    ) -> ChaCha20Poly1305:
-        """Derive the key of one direction from the secret that both parties share."""
-        # Who sends is part of it, so each direction has a key of its own. Both count their
-        # nonces from 1: under one key, the same nonce would be used for two frames, which gives
-        # away both. The public keys bind it to this exchange (RFC 7748, section 6.1).
-        info = (
-            _PURPOSE
-            + self.run
-            + sender.to_bytes(8, "big")
-            + sender_public
-            + receiver.to_bytes(8, "big")
-            + receiver_public
-        )
-        return ChaCha20Poly1305(HKDF(hashes.SHA256(), 32, None, info).derive(shared))
-
-    def refused(self, peer: int, why: str) -> Refused:
-        """Give the error that says why the key of a peer is not taken."""
-        me, other = self.parties[self.me], self.parties[peer]
-        return Refused(f"`{me}` does not take the key of `{other}`: {why}")
-
-    def check(self, peer: int, chain: list[x509.Certificate]) -> None:
-        """Check that a certificate is by a trusted authority, valid now, and names the peer.
-
-        Args:
-            peer: whom it must name, by its place.
-            chain: the certificate, and those between it and the authority.
-
-        Raises:
-            VerificationError: if no valid path leads from it to an authority.
-            Refused: if it is another party's.
-        """
-        assert isinstance(self.trust, Credentials)
-        shown = verified_uris(chain, self.trust.authority)
-        # The authority vouches for all parties, so a valid certificate may be another's.
-        if self.identities[peer] not in shown:
-            raise self.refused(
-                peer,
-                f"its certificate names {', '.join(shown) or 'no one'}, "
-                f"not {self.identities[peer]}.",
-            )
-
     def keep(self, instances: Sequence[int]) -> None:
         """Forget the keys of processes other than these, given by their parties' places."""
-        self.keys = {
-            peer: own
-            for peer, own in self.keys.items()
-            if own.instance == instances[peer]
-        }
+        keys, heard = self.keys.items(), self.heard.items()
+        self.keys = {p: own for p, own in keys if own.instance == instances[p]}
+        self.heard = {p: own for p, own in heard if own[0] == instances[p]}
 
     def has(self, peer: int) -> bool:
         """Tell whether a frame can be sealed for a peer."""
@@ -246,8 +162,11 @@ class Sealer:
         head = replace(frame.head, sealed=True)
         return frame_of(head, [np.frombuffer(data, np.uint8)])
 
-    def open(self, frame: Frame) -> Frame:
+    def open(self, frame: Frame) -> Frame | None:
         """Decrypt a frame that its sender sealed for this party; the inverse of `seal`.
+
+        Returns:
+            What was sealed; nothing if this frame, or one sealed after it, was opened before.
 
         Raises:
             RemoteProtocolError: if it was not sealed by its sender for this party, or is not what
@@ -277,11 +196,10 @@ class Sealer:
             raise RemoteProtocolError(
                 f"a frame of `{self.parties[peer]}` holds another than it says."
             )
+        # Whoever sends a frame again seals it anew, and connections keep the order; so what comes
+        # out of it was repeated on the way. It does no harm, and does not count.
+        number = int.from_bytes(data[:_NONCE], "big")
+        if number <= self.keys[peer].newest:
+            return None
+        self.keys[peer].newest = number
         return found
-
-
-def _text(offer: Mapping[str, Json], name: str) -> str:
-    found = offer[name]
-    if not isinstance(found, str):
-        raise TypeError(f"`{name}` is no text.")
-    return found

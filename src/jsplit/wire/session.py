@@ -22,6 +22,7 @@ from jsplit.wire.admission import no_such_step
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.errors import LocalProtocolError, RemoteProtocolError
 from jsplit.wire.json_types import Json
+from jsplit.wire.said import quoted
 from jsplit.wire.steps import Steps
 from jsplit.wire.terms import Terms, in_words
 
@@ -188,7 +189,9 @@ class Session:
         self.told_done = self.done
         received = {str(wire): n for wire, n in self.next_receive.items()}
         said = {"next": received, "done": self.done, "again": again}
-        return codec.text_of(self.head("sync"), said)
+        # In the head too, so that one that asks and one that only tells have two ids: of
+        # each a newer one may take the place of one that has not gone out yet.
+        return codec.text_of(self.head("sync", micro=int(again)), said)
 
     def current(self, head: Head) -> bool:
         """Whether a frame is of this epoch, and of the peer's process that began it."""
@@ -290,7 +293,7 @@ class Session:
             if type(position) is not int or not 0 <= position <= self.next_send[wire]:
                 what = self.terms.crossings[wire].what
                 raise RemoteProtocolError(
-                    f"{who} says it has {position!r} messages of `{what}`."
+                    f"{who} says it has {quoted(position)} messages of `{what}`."
                 )
             received[wire] = position
         return received, done

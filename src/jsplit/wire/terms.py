@@ -14,6 +14,9 @@ from jsplit.wire.rota import Away
 from jsplit.wire.schedule import Schedule
 from jsplit.wire.steps import EVERY_STEP, Steps
 
+_FEW = 8
+"""So many arrays are said in words."""
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -128,5 +131,8 @@ class Terms:
 
 def in_words(shapes: Shapes) -> str:
     """Dtypes and shapes in words: `float32[8,3]`, several joined by `and`."""
-    words = [f"{dtype}[{','.join(map(str, shape))}]" for dtype, shape in shapes]
+    # A head from outside may have thousands of arrays.
+    words = [f"{dtype}[{','.join(map(str, shape))}]" for dtype, shape in shapes[:_FEW]]
+    if len(shapes) > _FEW:
+        words.append(f"{len(shapes) - _FEW} more")
     return " and ".join(words) or "nothing"

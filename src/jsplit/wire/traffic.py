@@ -19,7 +19,7 @@ from jsplit.wire.codec import Frame, Head
 from jsplit.wire.control import Start
 from jsplit.wire.errors import Refused
 from jsplit.wire.json_types import Json
-from jsplit.wire.relay import Outgoing, Seals, open_sealed, seal_relayed
+from jsplit.wire.relay import Outgoing, Seals, can_open, seal_relayed
 from jsplit.wire.session import Session
 from jsplit.wire.terms import Terms
 
@@ -104,24 +104,23 @@ class Traffic:
         asked = [(peer, session.sync(again=True))]
         if self.seals is None or self.route(peer) == peer:
             return asked
-        # The key goes first: with it the peer can open what it asks for in
-        # turn.
+        # The key goes first: with it the peer can open what follows.
         key = codec.text_of(session.head("key"), self.seals.offer(peer))
-        return [(peer, key), *asked]
+        return [(peer, key), *self._sealed(asked)]
 
     # What comes.
 
     def on_key(self, head: Head, offer: Mapping[str, Json]) -> Outgoing:
-        """Take the key of a party behind the lead, and answer a new one."""
+        """Take the key of a party behind the lead, and answer until both have both."""
         peer = head.sender
         if self.seals is None or not self.begun or self.route(peer) == peer:
             return []
         if self.sessions[peer].instances[1] != head.instance:
             return []
-        is_new = self.seals.meet(peer, head.instance, offer)
+        to_answer = self.seals.meet(peer, head.instance, offer)
         # What came before the key could not be opened, so it is asked for
         # again.
-        return self._ask_one(peer) if is_new else []
+        return self._ask_one(peer) if to_answer else []
 
     def on_value(self, frame: Frame) -> Outgoing:
         """Take a value, or what the sender says of those that it has received.
@@ -138,9 +137,13 @@ class Traffic:
         # forgotten.
         if session.current(frame.head):
             if frame.head.sealed:
-                opened = open_sealed(self.seals, frame, self.terms.name(sender))
-                if opened is None:
+                # Without the key there is nothing wrong: the sender is asked, and
+                # answers with its key and all that was sent.
+                if not can_open(self.seals, frame, self.terms.name(sender)):
                     return self._ask_one(sender)
+                opened = self.seals.open(frame)
+                if opened is None:
+                    return []
                 frame = opened
                 # Only now is there a head with shapes to judge.
                 accept_between(self.terms, self.me, sender, frame.head)
@@ -188,4 +191,6 @@ class Traffic:
     def finished(self, step: int) -> Outgoing:
         """Note that this party has finished a step, and tell who learns it by no value."""
         sessions = self.sessions.items()
-        return [(p, s.sync(again=False)) for p, s in sessions if s.finished(step)]
+        return self._sealed(
+            [(p, s.sync(again=False)) for p, s in sessions if s.finished(step)]
+        )

@@ -61,13 +61,20 @@ class Outbox:
     def put(self, frame: Frame) -> None:
         """Let a frame go out, unless the same is due or the connection ends."""
         # The id of a value tells all of it; control frames are told apart by what they
-        # say.
+        # say. What a sealed one says nobody can tell here, and no two are alike.
         text: tuple[bytes, ...] = ()
-        if frame.head.kind not in CARRIERS:
+        is_value, sealed = frame.head.kind in CARRIERS, frame.head.sealed
+        if not is_value and not sealed:
             text = tuple(array.tobytes() for array in frame.arrays)
+        at = frame.head.id(), text
         with self.changed:
             if self.ends is None:
-                self.due.setdefault((frame.head.id(), text), frame)
+                # A state, so the newest is enough; a line that stands still would else
+                # be full of what was said at every reminder. To the end with it: seals
+                # are opened in the order in which they were made.
+                if sealed and not is_value:
+                    self.due.pop(at, None)
+                self.due.setdefault(at, frame)
                 self.changed.notify_all()
             full = len(self.due) > self.most
         # Outside of the lock, because cutting takes it; and a queue without a bound

@@ -15,6 +15,7 @@ from jsplit.party.connection.outbox import Outbox
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.channel import Channel
 from jsplit.wire.member import Member, Outgoing
+from jsplit.wire.said import printable
 
 _log = logging.getLogger("jsplit.party")
 _SPARE = 64
@@ -90,6 +91,8 @@ class Peers:
     def note(self, peer: int, trouble: str) -> None:
         """Note what was wrong with a connection."""
         party = self.names[peer]
+        # A transport of a user's own may hand on whatever the other end has said.
+        trouble = printable(trouble)
         with self.changed:
             # Who is gone has said why it left, which is more than that its
             # connection is lost.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 
 from jsplit.party.connection.newcomers import FIRST_WORD
 from jsplit.party.connection.outbox import Outbox
@@ -17,8 +18,11 @@ from jsplit.wire.channel import Channel
 from jsplit.wire.codec import CodecError, Frame, Head
 from jsplit.wire.errors import LocalProtocolError, Refused, RemoteProtocolError
 from jsplit.wire.pipe import Closed
+from jsplit.wire.said import quoted
 
 _log = logging.getLogger("jsplit.party")
+_DEEPEST = -20
+"""So many calls are logged of an error that came up in taking a frame: the last ones."""
 
 
 def serve(peers: Peers, peer: int, channel: Channel) -> None:
@@ -72,11 +76,18 @@ def _read(peers: Peers, peer: int, outbox: Outbox) -> str:
         return str(error)
     except Exception as error:
         # Whatever else a peer may bring about costs it its connection, and this party
-        # nothing.
-        _log.exception(
-            "%s: the connection with `%s` ends", peers.party, outbox.channel.peer
+        # nothing. Where it came up is in our own code; what the error says may be the
+        # peer's words, which a traceback would print as they are.
+        where = "".join(traceback.format_tb(error.__traceback__, _DEEPEST))
+        what = f"{type(error).__name__}: {quoted(str(error))}"
+        _log.error(
+            "%s: the connection with `%s` ends: %s\n%s",
+            peers.party,
+            outbox.channel.peer,
+            what,
+            where,
         )
-        return str(error)
+        return what
 
 
 def _take_all(peers: Peers, peer: int, outbox: Outbox) -> str:
@@ -128,9 +139,9 @@ def _take(peers: Peers, peer: int, outbox: Outbox, frame: Frame, heard: bool) ->
         peers.lost.pop(peer, None)
         peers.trouble.pop(party, None)
     if frame.head.kind == "bye":
-        # What others say is logged and printed, so it is cut to a length.
-        reason = str(codec.about(frame).get("reason") or "")[:1000]
-        peers.trouble[party] = f"`{party}` has left{': ' + reason if reason else '.'}"
+        reason = codec.about(frame).get("reason")
+        why = f", and says: {quoted(reason)}" if reason else "."
+        peers.trouble[party] = f"`{party}` has left{why}"
         _log.info("%s: %s", peers.party, peers.trouble[party])
     peers.post(outgoing)
     peers.changed.notify_all()

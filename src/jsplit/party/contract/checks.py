@@ -14,6 +14,7 @@ from typing import SupportsIndex, cast
 from jsplit.core.checks import shown
 from jsplit.party.contract.entry_types import check_types
 from jsplit.party.contract.file_types import AgreementEntries
+from jsplit.party.contract.plain_names import check_names, check_texts
 from jsplit.party.contract.turns import Turns
 from jsplit.training.config import NONFINITE
 from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
@@ -86,6 +87,7 @@ def checked(found: object) -> AgreementEntries:
     Raises:
         ValueError: naming the entry that is not as it must be.
     """
+    check_texts(found)  # first, since every message below may show what stands in it
     named = _with_all_names(found)
     check_types(named)
     _check_format(named)
@@ -248,7 +250,10 @@ def _check_schedule(found: AgreementEntries) -> None:
 def _check_parties(found: AgreementEntries) -> None:
     """Refuse names of parties that there are not, and a lead that cannot lead."""
     roles, turns, lead = found["parties"], found["turns"], found["lead"]
-    parties = Turns(turns, roles, found["steps"]).parties
+    in_turn = Turns(turns, roles, found["steps"])
+    parties = in_turn.parties
+    check_names("parties", [*roles, *parties])
+    check_names("clients", in_turn.names)
     by_party = {n: found[n] for n in ("addresses", "identities", "hosts")}
     for name, named in by_party.items():
         if unknown := set(named) - set(parties):

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from jsplit.party.contract.agreement import Agreement, parsed
+from jsplit.wire.said import printable
 
 
 def write(file: str | os.PathLike, agreed: Agreement) -> Path:
@@ -78,9 +79,12 @@ def read(file: str | os.PathLike) -> Agreement:
     try:
         found = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} holds no agreement: {error}") from None
+        raise ValueError(
+            f"{file} holds no agreement: {printable(str(error))}"
+        ) from None
     # A second `try`, so that what is JSON but no agreement is not called unreadable.
     try:
         return parsed(found)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        # Cut: a list that should be none may be as long as the file.
+        raise ValueError(f"{file}: {printable(str(error))}") from None
