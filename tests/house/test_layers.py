@@ -75,7 +75,8 @@ INSIDE = {
         "baseline_runs planning split_runs"
     ),
     "wire": (
-        "credentials difference errors json_types layout pipe signatures steps certs "
+        "credentials denied difference errors json_types layout pipe private signatures steps "
+        "credential_files certs proof "
         "frames rota codec identity schedule chunks relay terms admission channel control "
         "handshake seal same_records session transport memory rendezvous rpc_listener "
         "traffic member rpc"
@@ -115,7 +116,8 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "wire.rpc_listener": {"grpc"},
     "wire.identity": {"cryptography"},
     "wire.certs": {"cryptography"},
-    "wire.credentials": {"cryptography"},
+    "wire.credential_files": {"cryptography"},
+    "wire.proof": {"cryptography"},
     "wire.seal": {"cryptography"},
     "wire.signatures": {"cryptography"},
 }

@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from jsplit.wire.certs import Credentials, Trust, host_of
+from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.channel import CHUNK, Channel, Ends, accept_all
 from jsplit.wire.codec import Accept
-from jsplit.wire.identity import shown_by
+from jsplit.wire.identity import shown_by, why_refused
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.transport import PULSE, Met, Pulse
 
@@ -69,12 +69,15 @@ class _Listener:
             Closed: if it is none, or not one alone.
         """
         # As over gRPC, a certificate of two parties is none of either.
-        shown = shown_by(trust).uris
-        found = [self.allowed[uri] for uri in shown if uri in self.allowed]
+        shown = shown_by(trust)
+        found = [self.allowed[uri] for uri in shown.uris if uri in self.allowed]
+        why = why_refused(self.trust.current(), shown)
         if len(found) != 1:
-            said = ", ".join(shown) or "no identity"
-            _log.warning("refused a connection: %s is not on the allow-list", said)
-            raise Closed(f"the connection broke: {said} is not on the allow-list")
+            said = ", ".join(shown.uris) or "no identity"
+            why = f"{said} is not on the allow-list"
+        if why is not None:
+            _log.warning("refused a connection: %s", why)
+            raise Closed(f"the connection broke: {why}")
         return found[0]
 
     def take(self, party: str, outward: Pipe, inward: Pipe) -> None:
@@ -194,6 +197,7 @@ class MemoryTransport:
         accept: Accept = accept_all,
         *,
         host: str | None = None,
+        identity: str | None = None,
         timeout: float = 10.0,
         pulse: Pulse = PULSE,
     ) -> Channel:
@@ -208,6 +212,7 @@ class MemoryTransport:
                 it.
             host: the host name in the peer's certificate, by default that of `jsplit
                 certs`.
+            identity: the URI in it, by default that of `jsplit certs`.
             timeout: not needed: who listens is there at once, or not at all.
             pulse: not needed, as for `listen`.
 
@@ -230,13 +235,18 @@ class MemoryTransport:
             listener = self._listeners.get(address)
         if listener is None:
             raise Closed(f"no connection with `{peer}`: nobody listens at {address}.")
-        # As TLS does it: who dials looks for a host name, who listens for a URI.
-        hosts = shown_by(listener.trust).hosts
-        expected = (host or host_of(peer)) if isinstance(trust, Credentials) else peer
-        if expected not in hosts:
-            raise Closed(
-                f"no connection with `{peer}`: at {address} is {', '.join(hosts)}, not {expected}."
-            )
+        # As over gRPC: who dials looks for a host name and a URI, who listens for a URI.
+        shown, name, uri = shown_by(listener.trust.current()), peer, peer
+        if isinstance(trust, Credentials):
+            name, uri = host or host_of(peer), identity or uri_of(peer)
+        for expected, there in ((name, shown.hosts), (uri, shown.uris)):
+            if expected not in there:
+                raise Closed(
+                    f"no connection with `{peer}`: at {address} is "
+                    f"{', '.join(there) or 'no one'}, not {expected}."
+                )
+        if why := why_refused(trust, shown):
+            raise Closed(f"no connection with `{peer}`: {why}.")
         party = listener.who(trust)
         # Both ends share the pipes: what one puts in, the other takes out.
         there, back = Pipe(), Pipe()

@@ -94,6 +94,7 @@ class Listener:
         pulse: Pulse = PULSE,
     ):
         self.allowed, self.met, self.limit = allowed, met, limit
+        self.trust = trust
         self.secure = isinstance(trust, Credentials)
         # Every connection holds a thread for as long as it lasts, and for a
         # while there are two of a party that has connected again.
@@ -119,10 +120,19 @@ class Listener:
     def _port(self, address: str, trust: Trust) -> int:
         if not isinstance(trust, Credentials):
             return self.server.add_insecure_port(address)
-        pair = [(trust.key, trust.certificate)]
+        served = trust.current()
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            # Asked before every handshake; `None` says that all is as it was.
+            nonlocal served
+            before, served = served, trust.current()
+            return None if served is before else _configuration(served)
+
         # `True`: who shows no certificate is turned away before it can say
         # anything.
-        credentials = grpc.ssl_server_credentials(pair, trust.authority, True)
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _configuration(served), renewed, True
+        )
         return self.server.add_secure_port(address, credentials)
 
     def who(self, context: grpc.ServicerContext) -> tuple[str | None, str]:
@@ -138,6 +148,23 @@ class Listener:
         party = found[0] if len(found) == 1 else None
         return party, ", ".join(shown) or "no identity"
 
+    def introduce(
+        self, party: str, context: grpc.ServicerContext
+    ) -> Sequence[tuple[str, str | bytes]]:
+        """What shows the party that connects who listens, unless it is refused."""
+        own = self.trust.current()
+        if not isinstance(own, Credentials):
+            return ()
+        # Here, since who has no certificates needs no `cryptography`.
+        from jsplit.wire import proof
+
+        found = cast(_Context, context)
+        pem = found.auth_context()["x509_pem_cert"][0]
+        if why := proof.denied(own, pem):
+            _log.warning("refused `%s` from %s: %s", party, context.peer(), why)
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, why)
+        return proof.answer(own, found.invocation_metadata(), pem)
+
     def talk(
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
@@ -148,6 +175,7 @@ class Listener:
             _log.warning(refused, context.peer(), shown)
             status = grpc.StatusCode.PERMISSION_DENIED
             context.abort(status, f"{shown} is not on the allow-list")
+        shown_back = self.introduce(party, context)
         outward, inward = Pipe(), Pipe()
 
         def close(reason: str) -> None:
@@ -175,8 +203,8 @@ class Listener:
 
         context.add_callback(lambda: close(f"the connection with `{party}` broke."))
         # Sent before there is anything to say: by it the dialler knows that
-        # it was let in.
-        context.send_initial_metadata(())
+        # it was let in, and by whom.
+        context.send_initial_metadata(shown_back)
         for run in (pump, meet):
             name = f"jsplit-{run.__name__}"
             threading.Thread(target=run, name=name, daemon=True).start()
@@ -186,3 +214,10 @@ class Listener:
         """Take no more connections; those that are left have `grace` seconds to end."""
         self.server.stop(grace).wait(grace + 5)
         self.pool.shutdown(wait=False)
+
+
+def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:
+    """What gRPC needs of a party that listens."""
+    return grpc.ssl_server_certificate_configuration(
+        [(own.key, own.certificate)], own.authority
+    )

@@ -25,6 +25,7 @@ from cryptography.x509.verification import VerificationError
 
 from jsplit.wire import chunks
 from jsplit.wire.credentials import Credentials, Trust
+from jsplit.wire.denied import why_denied
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.frames import Frame, frame_of
 from jsplit.wire.json_types import Json
@@ -111,11 +112,12 @@ class Sealer:
         """
         if not isinstance(self.trust, Credentials):
             return {"public": self.public.hex()}
-        key = serialization.load_pem_private_key(self.trust.key, None)
+        own = self.trust.current()
+        key = serialization.load_pem_private_key(own.key, None)
         statement = self.statement(self.me, peer, self.instance, self.public)
         return {
             "public": self.public.hex(),
-            "certificate": self.trust.certificate.decode(),
+            "certificate": own.certificate.decode(),
             "signature": sign(key, statement).hex(),
         }
 
@@ -212,7 +214,8 @@ class Sealer:
             Refused: if it is another party's.
         """
         assert isinstance(self.trust, Credentials)
-        shown = verified_uris(chain, self.trust.authority)
+        own = self.trust.current()
+        shown = verified_uris(chain, own.authority)
         # The authority vouches for all parties, so a valid certificate may be another's.
         if self.identities[peer] not in shown:
             raise self.refused(
@@ -220,6 +223,8 @@ class Sealer:
                 f"its certificate names {', '.join(shown) or 'no one'}, "
                 f"not {self.identities[peer]}.",
             )
+        if why := why_denied(chain[0].serial_number, own.denied):
+            raise self.refused(peer, f"{why}.")
 
     def keep(self, instances: Sequence[int]) -> None:
         """Forget the keys of processes other than these, given by their parties' places."""

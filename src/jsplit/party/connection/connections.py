@@ -110,10 +110,13 @@ class Connections:
                     channel = self.transport.dial(
                         address,
                         party,
-                        self.trust,
+                        # What is in its files now: a certificate may have been
+                        # renewed since the last time.
+                        self.trust.current(),
                         self.limit,
                         partial(self.member.accept, peer),
                         host=host,
+                        identity=identity_of(self.agreed, party, self.trust),
                         timeout=min(peers.patience, 10.0),
                         pulse=self.pulse,
                     )
