@@ -65,6 +65,7 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
         tasks.signal, "signal", lambda *_: None
     )  # several parties are threads of one process here
     assert command.main(["certs", "certs", "lab", "clinic", "server"]) == 0
+    assert command.main(["ids-key", "ids.key"]) == 0
     assert command.main(["agree", "agreement.json", "parts.py:agreed"]) == 0
     assert command.main(["show", "agreement.json"]) == 0
     said = capsys.readouterr().out
@@ -85,6 +86,8 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
                     "parts.py:given",
                     "--certs",
                     "certs",
+                    "--ids-key",
+                    "ids.key",
                     "--checkpoint",
                     f"state/{p}",
                     *words[1:],
@@ -152,6 +155,7 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
     monkeypatch.setattr(tasks.signal, "signal", lambda *_: None)
     (folder / "turns.py").write_text(TURNS)
     command.main(["certs", "certs", "north", "south", "server"])
+    command.main(["ids-key", "ids.key"])
     command.main(["agree", "agreement.json", "turns.py:agreed"])
     command.main(["show", "agreement.json"])
     said = capsys.readouterr().out
@@ -172,6 +176,8 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
                     "turns.py:given",
                     "--certs",
                     "certs",
+                    "--ids-key",
+                    "ids.key",
                     "--checkpoint",
                     f"state/{p}",
                     *words[1:],
@@ -197,6 +203,8 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
                 "turns.py:given",
                 "--certs",
                 "certs",
+                "--ids-key",
+                "ids.key",
                 "--checkpoint",
                 "state/server",
                 "--records",
