@@ -85,9 +85,7 @@ def _add_agreements(commands: _Commands) -> None:
     )
     certs.add_argument("folder", type=Path, help="where the files go")
     certs.add_argument("parties", nargs="+", help="the name of each party")
-    certs.add_argument(
-        "--days", type=float, default=30, help="how long they hold; 30"
-    )
+    certs.add_argument("--days", type=float, default=30, help="how long they hold; 30")
     ids_key = commands.add(
         "ids-key",
         agreements.ids_key,

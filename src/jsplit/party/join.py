@@ -213,7 +213,9 @@ def _alone(agreed: Agreement, party: str, task: Task) -> bool:
     """Whether no other party brings records to a task, so that none are compared."""
     topology, role = agreed.topology_of_strangers, agreed.turns.role[party]
     others = (r for r in topology.parties if r != role)
-    return not any(needed_entries(topology, r, task.kind, agreed.weight) for r in others)
+    return not any(
+        needed_entries(topology, r, task.kind, agreed.weight) for r in others
+    )
 
 
 def _chosen(

@@ -194,10 +194,12 @@ def dial(
     call = stream(iter(outward), metadata=metadata)
 
     def pump() -> None:
+        shown: Sequence[tuple[str, str | bytes]] = ()
         try:
             # Before anything that came is looked at, and anything is sent: until then the
             # one at the other end may be another.
-            shows(call.initial_metadata())
+            shown = call.initial_metadata()
+            shows(shown)
             there.set()
             for chunk in call:
                 with suppress(Closed):  # who reads no more still waits for the end
@@ -207,7 +209,7 @@ def dial(
             reason = _why(peer, error)
         except RemoteProtocolError as error:
             # One that turns this party away shows nothing either, and says why.
-            if _ended(call, 1.0) and call.code() is not grpc.StatusCode.OK:
+            if not shown and _ended(call, 1.0):
                 reason = f"{_broke(peer)}: {_status(call)}"
             else:
                 reason = f"no connection with `{peer}` at {address}: {error}."
