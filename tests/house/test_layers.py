@@ -83,7 +83,8 @@ INSIDE = {
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
-        "contract.entries contract.entry_types contract.link_names contract.record_order contract.ids_key "
+        "contract.entries contract.entry_types contract.link_names contract.record_order "
+        "contract.ids_key "
         "contract.schema contract.field_types folder in_memory results compute.handover "
         "compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "

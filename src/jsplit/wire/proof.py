@@ -51,7 +51,9 @@ def _statement(asked: bytes, dialler: x509.Certificate) -> bytes:
     return _PURPOSE + asked + dialler.fingerprint(hashes.SHA256())
 
 
-def answer(own: Credentials, asked: Metadata, dialler: bytes) -> Metadata:
+def answer(
+    own: Credentials, asked: Metadata, dialler: bytes
+) -> tuple[tuple[str, bytes], ...]:
     """Show the party that dials who listens.
 
     Args:

@@ -122,11 +122,13 @@ class Listener:
             return self.server.add_insecure_port(address)
         served = trust.current()
 
-        def renewed() -> grpc.ServerCertificateConfiguration | None:
-            # Asked before every handshake; `None` says that all is as it was.
+        def renewed() -> grpc.ServerCertificateConfiguration:
+            # Asked before every handshake; `None` says that all is as it was, which the
+            # types of gRPC do not know.
             nonlocal served
             before, served = served, trust.current()
-            return None if served is before else _configuration(served)
+            found = None if served is before else _configuration(served)
+            return cast(grpc.ServerCertificateConfiguration, found)
 
         # `True`: who shows no certificate is turned away before it can say
         # anything.
@@ -150,7 +152,7 @@ class Listener:
 
     def introduce(
         self, party: str, context: grpc.ServicerContext
-    ) -> Sequence[tuple[str, str | bytes]]:
+    ) -> tuple[tuple[str, str | bytes], ...]:
         """What shows the party that connects who listens, unless it is refused."""
         own = self.trust.current()
         if not isinstance(own, Credentials):
