@@ -102,6 +102,7 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
     log = [
         json.loads(line) for line in (folder / "server.log").read_text().splitlines()
     ]
+    assert (folder / "server.log").stat().st_mode & 0o777 in (0o600, 0o666)  # Windows
     assert [x["step"] for x in log] == [1, 2, 3] and {
         "losses",
         "sent",

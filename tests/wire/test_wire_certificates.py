@@ -146,9 +146,17 @@ def test_where_tls_is_enough_a_certificate_needs_no_more_and_no_party_is_an_auth
     uri = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("a://b")])
     top = issued(0, 0, x509.BasicConstraints(True, None))
     party, of_party = issued(1, 0, uri), issued(2, 1, uri)
+    none = issued(1, 0, uri, x509.BasicConstraints(False, None))
+    usage = x509.KeyUsage(True, *[False] * 8)
+    signs_none = issued(1, 0, uri, x509.BasicConstraints(True, None), usage)
     pem = top.public_bytes(serialization.Encoding.PEM)
     assert verified_uris([party], pem, strict=False) == ["a://b"]
-    for chain, strict in (([party], True), ([of_party, party], False)):
+    for chain, strict in (
+        ([party], True),
+        ([of_party, party], False),
+        ([of_party, none], False),
+        ([of_party, signs_none], False),
+    ):
         with pytest.raises(VerificationError):
             verified_uris(chain, pem, strict=strict)
 
@@ -258,8 +266,8 @@ def test_a_denied_certificate_seals_nothing():
 
 def test_a_serial_number_is_denied_however_it_is_written(tmp_path):
     file = tmp_path / "deny"
-    file.write_text("0x1f\n00:1F:aa # why\n\nserial=0A\nff\n10\n")
-    assert denied_in(file) == {0x1F, 0x1FAA, 0x0A, 0xFF, 0x10}  # and 10, which is 0x0A
+    file.write_text("0x1f\n00:1F:aa # why\n\nserial=0A\nff\n25\n")
+    assert denied_in(file) == {0x1F, 0x1FAA, 0x0A, 0xFF, 25, 0x25}
     file.write_text("0x1f\nnobody\n")
     with pytest.raises(ValueError, match=r"deny, line 2 must be a serial number"):
         denied_in(file)
