@@ -10,6 +10,7 @@ import pytest
 import jsplit
 from jsplit import party
 from tests.party.federation import (
+    IDS_KEY,
     agreed_for,
     bits,
     checked,
@@ -207,6 +208,7 @@ def test_an_evaluation_counts_records_by_their_weights():
             problem.topology,
             own_of(problem, name) | {"counts": counts},
             records=8,
+            ids_key=IDS_KEY,
             state=state.parties[name],
             credentials=party.PlaintextWithoutIdentity(name),
             transport=transport,

@@ -1,6 +1,6 @@
 """The secret without which a digest of ids is the ids: who sees it could try all that there are.
 
-A patient number of seven digits is one of ten millions, which a laptop tries in seconds. Those who
+A patient number of seven digits is one of ten millions, which a laptop tries at once. Those who
 hold records share a key that nobody else has, above all not a lead that holds none; without it a
 digest leaves its party only if it is of so many ids that nobody can try all sets of them.
 """
