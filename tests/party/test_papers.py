@@ -70,7 +70,7 @@ def test_the_ids_of_few_records_are_told_to_nobody_who_could_try_all_that_there_
     guesses = (
         of_ids([i], schema=agreed.schema).digest for i in range(7654300, 7654340)
     )
-    assert count == 1 and digest.removeprefix("keyed ") not in {*guesses}
+    assert count == 1 and digest and digest.removeprefix("keyed ") not in {*guesses}
     tried = (of_ids([i], IDS_KEY, agreed.schema).digest for i in (7654320, 7654321))
     assert digest == [*tried][1]
 
