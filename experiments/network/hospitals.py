@@ -139,7 +139,8 @@ def _part(
     return {
         "own": topology(),
         "data": {field: fields[field][order] for field in FIELDS[party]},
-        "ids": [ids[i] for i in order],
+        # Who holds no records needs no ids, and must not have the key of those who do.
+        "ids": [ids[i] for i in order] if FIELDS[party] else None,
         "optimizer": optimizers()[party],
     }
 
@@ -175,6 +176,7 @@ class Processes:
         command = [sys.executable, "-m", "jsplit.command", task, "agreement.json"]
         command += [party, f"{Path(__file__).resolve()}:{function}"]
         command += ["--certs", "certs", "--checkpoint", f"state/{party}", *more]
+        command += ["--ids-key", "ids.key"] if FIELDS[party] else []
         with open(self.folder / f"{party}.out", "ab") as out:
             self.running[party] = subprocess.Popen(
                 command, cwd=self.folder, env=self.env, stdout=out, stderr=out
@@ -339,6 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     agreement = agreed(options.steps, options.checkpoint, free_port())
     jsplit.party.write(folder / "agreement.json", agreement)
     jsplit.party.certs(folder / "certs", PARTIES)
+    make_key = [sys.executable, "-m", "jsplit.command", "ids-key", folder / "ids.key"]
+    subprocess.run(make_key, check=True)
 
     processes = Processes(folder)
     try:

@@ -74,16 +74,16 @@ INSIDE = {
         "passes baseline_runs planning split_runs"
     ),
     "wire": (
-        "credentials errors json_types layout open_files pipe said "
-        "signatures difference door steps certs frames key_exchange rota codec identity schedule "
-        "chunks relay terms admission channel control claims handshake seal "
-        "same_records session transport memory rendezvous rpc_listener traffic member "
-        "rpc"
+        "credentials denied errors json_types layout open_files pipe said signatures "
+        "difference private door steps credential_files certs proof frames "
+        "key_exchange rota codec identity schedule chunks relay terms admission "
+        "channel control claims handshake seal same_records session transport memory "
+        "rendezvous rpc_listener traffic member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names "
-        "contract.plain_names contract.record_order contract.schema "
+        "contract.plain_names contract.record_order contract.ids_key contract.schema "
         "contract.field_types bounds finite_states folder scarce_files in_memory "
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
@@ -117,7 +117,8 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "wire.rpc_listener": {"grpc"},
     "wire.identity": {"cryptography"},
     "wire.certs": {"cryptography"},
-    "wire.credentials": {"cryptography"},
+    "wire.credential_files": {"cryptography"},
+    "wire.proof": {"cryptography"},
     "wire.seal": {"cryptography"},
     "wire.signatures": {"cryptography"},
 }

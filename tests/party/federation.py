@@ -22,6 +22,7 @@ from jsplit import party
 from jsplit.wire.certs import Credentials, authority
 
 MAKING = threading.Lock()
+IDS_KEY = b"of those who hold records alone"
 LONG = 90.0
 """Seconds after which a test gives up on parties that do not come to an end."""
 

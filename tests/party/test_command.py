@@ -65,6 +65,7 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
         tasks.signal, "signal", lambda *_: None
     )  # several parties are threads of one process here
     assert command.main(["certs", "certs", "lab", "clinic", "server"]) == 0
+    assert command.main(["ids-key", "ids.key"]) == 0
     assert command.main(["agree", "agreement.json", "parts.py:agreed"]) == 0
     assert command.main(["show", "agreement.json"]) == 0
     said = capsys.readouterr().out
@@ -85,6 +86,8 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
                     "parts.py:given",
                     "--certs",
                     "certs",
+                    "--ids-key",
+                    "ids.key",
                     "--checkpoint",
                     f"state/{p}",
                     *words[1:],
@@ -99,6 +102,7 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
     log = [
         json.loads(line) for line in (folder / "server.log").read_text().splitlines()
     ]
+    assert (folder / "server.log").stat().st_mode & 0o777 in (0o600, 0o666)  # Windows
     assert [x["step"] for x in log] == [1, 2, 3] and {
         "losses",
         "sent",
@@ -152,6 +156,7 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
     monkeypatch.setattr(tasks.signal, "signal", lambda *_: None)
     (folder / "turns.py").write_text(TURNS)
     command.main(["certs", "certs", "north", "south", "server"])
+    command.main(["ids-key", "ids.key"])
     command.main(["agree", "agreement.json", "turns.py:agreed"])
     command.main(["show", "agreement.json"])
     said = capsys.readouterr().out
@@ -172,6 +177,8 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
                     "turns.py:given",
                     "--certs",
                     "certs",
+                    "--ids-key",
+                    "ids.key",
                     "--checkpoint",
                     f"state/{p}",
                     *words[1:],
@@ -197,6 +204,8 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
                 "turns.py:given",
                 "--certs",
                 "certs",
+                "--ids-key",
+                "ids.key",
                 "--checkpoint",
                 "state/server",
                 "--records",
@@ -264,7 +273,7 @@ TRAIN = [
         ),
         ([*TRAIN, "--bound", "left"], "`--bound` must be value=norm, a number"),
         (
-            [*TRAIN, "--bound", "right=3"],
+            [*TRAIN, "--bound", "right=3", "--ids-key", "ids.key"],
             "`bound` names `right`; this party receives left",
         ),
     ],
@@ -272,6 +281,7 @@ TRAIN = [
 def test_what_a_user_can_mend_is_one_line(folder, capsys, words, message):
     (folder / "parts.txt").write_text(PARTS)
     command.main(["agree", "agreement.json", "parts.py:agreed"])
+    command.main(["ids-key", "ids.key"])
     assert command.main(words) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1

@@ -21,6 +21,7 @@ import pytest
 import jsplit
 from jsplit import party
 from jsplit.party.compute.local import Local
+from jsplit.party.contract.ids_key import made
 from jsplit.party.contract.record_order import places_of
 from tests.party import federation
 from tests.party.federation import (
@@ -171,6 +172,7 @@ class Processes:
         self.folder, self.agreed, self.addresses = folder, agreed, addresses
         party.write(folder / "agreement.json", agreed)
         party.certs(folder / "certs", agreed.parties)
+        made(folder / "ids.key")
         (folder / "parts.py").write_text(PARTS)
         path = os.pathsep.join(
             [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
@@ -192,6 +194,8 @@ class Processes:
             "parts.py:given",
             "--certs",
             "certs",
+            "--ids-key",
+            "ids.key",
             "--checkpoint",
             f"state/{name}",
             *[f"--address={a}" for a in self.addresses],

@@ -16,6 +16,7 @@ from jsplit import party
 from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.saved_states import SavedStates
 from tests.party.federation import (
+    IDS_KEY,
     Small,
     agreed_for,
     checked,
@@ -57,6 +58,7 @@ def given(problem, name, hub, **options):
         "data": {f: FIELDS[f] for f in held},
         "credentials": party.PlaintextWithoutIdentity(name),
         "ids": list(range(COUNT)),
+        "ids_key": IDS_KEY,
         "remind": 0.2,
         "transport": hub,
     } | options

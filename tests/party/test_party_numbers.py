@@ -12,6 +12,7 @@ from jsplit import party
 from tests.helpers import CONFIGURATIONS, make_problem
 from tests.oracles import difference
 from tests.party.federation import (
+    IDS_KEY,
     agreed_for,
     bits,
     checked,
@@ -192,7 +193,7 @@ def test_a_party_that_would_keep_nan_ends_the_run_and_says_so_to_all():
     assert isinstance(found[first], jsplit.NotFinite)
     assert "parameters of" in str(found[first])
     assert isinstance(found[second], party.Refused)
-    assert f"`{first}`: step" in str(found[second])
+    assert f"`{first}` says" in str(found[second]) and "step 1" in str(found[second])
 
 
 def test_parties_keep_one_dynamic_loss_scale():
@@ -240,6 +241,7 @@ def test_an_evaluation_counts_records_by_their_weights():
             problem.topology,
             own_of(problem, name) | {"counts": counts},
             records=8,
+            ids_key=IDS_KEY,
             state=state.parties[name],
             credentials=party.PlaintextWithoutIdentity(name),
             transport=transport,

@@ -14,6 +14,7 @@ from jsplit.wire.control import Status
 from jsplit.wire.same_records import same_records
 from tests.party import federation
 from tests.party.federation import (
+    IDS_KEY,
     agreed_for,
     bits,
     checked,
@@ -52,6 +53,7 @@ def test_records_are_aligned_by_id_in_training_evaluation_and_prediction():
         given = {
             "credentials": trust[p],
             "ids": own_ids,
+            "ids_key": IDS_KEY,
             "remind": 60.0,
         }  # nobody waits until it asks again
         trained = party.run(
@@ -146,6 +148,7 @@ def test_records_that_differ_are_told_in_counts_and_never_by_id():
             problem.topology,
             data,
             ids=ids,
+            ids_key=IDS_KEY,
             optimizer=rates[p],
             credentials=trust[p],
             remind=0.5,
@@ -170,7 +173,7 @@ def test_records_that_differ_are_told_in_counts_and_never_by_id():
 
 
 def test_the_digest_of_ids_depends_on_all_of_them_and_on_the_agreement_but_not_on_their_order():
-    def digest(ids, key="k"):
+    def digest(ids, key=b"k"):
         return records.Records({"x": np.zeros(len(ids))}, ids, key=key).digest
 
     assert digest(["a", "b"]) == digest(["b", "a"]) != digest(["a", "c"])
@@ -179,7 +182,7 @@ def test_the_digest_of_ids_depends_on_all_of_them_and_on_the_agreement_but_not_o
             {
                 digest(["a", "b"]),
                 digest(["ab"]),
-                digest(["a", "b"], "l"),
+                digest(["a", "b"], b"l"),
                 digest(["1"]),
                 digest([1]),
             }

@@ -22,6 +22,7 @@ from jsplit.party.contract.record_order import places_of
 from jsplit.party.contract.turns import Turns
 from tests.helpers import make_problem
 from tests.party.federation import (
+    IDS_KEY,
     agreed_for,
     bits,
     checked,
@@ -86,6 +87,7 @@ def work_of(problem, agreed, records, **options):
             problem.topology,
             own,
             ids=ids,
+            ids_key=IDS_KEY,
             optimizer=rates[role],
             credentials=trust[p],
             remind=0.5,

@@ -350,7 +350,9 @@ def test_names_in_a_strangers_certificate_are_quoted_where_they_are_refused(capl
     hub, trust = MemoryTransport(), certificate_of(*HOSTILE_URIS)
     hub.listen("a:1", PlaintextWithoutIdentity("server"), {"lab": "lab"}, None, 9)
     with caplog.at_level(logging.WARNING, "jsplit"), pytest.raises(Closed) as error:
-        hub.dial("a:1", "server.party.jsplit", trust, 9, host="server")
+        hub.dial(
+            "a:1", "server.party.jsplit", trust, 9, host="server", identity="server"
+        )
     assert "is not on the allow-list" in caplog.text
     assert_harmless(str(error.value))
     assert_harmless_log(caplog)

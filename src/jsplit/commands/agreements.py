@@ -1,4 +1,4 @@
-"""`jsplit certs`, `jsplit agree` and `jsplit show`: what is done before a run."""
+"""`jsplit certs`, `ids-key`, `agree` and `show`: what is done before a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import json
 
 from jsplit import party as parties
 from jsplit.commands.functions import load
+from jsplit.party.contract.ids_key import made
 
 
 def certs(options: argparse.Namespace) -> int:
     """Make throw-away certificates, and print the names of their files."""
     for file in parties.certs(options.folder, options.parties, days=options.days):
         print(file)
+    return 0
+
+
+def ids_key(options: argparse.Namespace) -> int:
+    """Draw a key for the digests of ids, and print the name of its file."""
+    print(made(options.file))
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jsplit import party as parties
@@ -82,7 +81,7 @@ def gather(options: argparse.Namespace) -> Gathered:
     return Gathered(
         agreed,
         given,
-        _credentials(options.certs, options.party, options.plaintext_without_identity),
+        _credentials(options),
         _listen(options.listen),
         _addresses(options.address, agreed),
         _pulse(options.pulse),
@@ -107,13 +106,16 @@ def _given(options: argparse.Namespace) -> Given:
 
 
 def _credentials(
-    folder: Path, party: str, plaintext: bool
+    options: argparse.Namespace,
 ) -> parties.Credentials | parties.PlaintextWithoutIdentity:
     # The parser sees to it that one of the two is said: no connection is open to all
     # because an option was forgotten.
-    if plaintext:
-        return parties.PlaintextWithoutIdentity(party)
-    return parties.credentials(folder, party)
+    if options.plaintext_without_identity:
+        # Else whoever is meant would connect, without anybody having looked.
+        if options.deny is not None:
+            raise ValueError("`--deny` is of certificates, and needs `--certs`.")
+        return parties.PlaintextWithoutIdentity(options.party)
+    return parties.credentials(options.certs, options.party, deny=options.deny)
 
 
 def _listen(listen: str | None) -> str | None:

@@ -85,7 +85,13 @@ def _add_agreements(commands: _Commands) -> None:
     )
     certs.add_argument("folder", type=Path, help="where the files go")
     certs.add_argument("parties", nargs="+", help="the name of each party")
-    certs.add_argument("--days", type=int, default=30, help="how long they hold; 30")
+    certs.add_argument("--days", type=float, default=30, help="how long they hold; 30")
+    ids_key = commands.add(
+        "ids-key",
+        agreements.ids_key,
+        "make a secret for all who hold records, by which digests of ids are keyed",
+    )
+    ids_key.add_argument("file", type=Path, help="the file that is written")
     agree = commands.add(
         "agree", agreements.agree, "write the agreement that a Python function gives"
     )
@@ -124,6 +130,16 @@ def _add_task(one: argparse.ArgumentParser, *, checkpoint: bool) -> None:
         "--plaintext-without-identity",
         action="store_true",
         help="no encryption; anyone is believed",
+    )
+    one.add_argument(
+        "--deny",
+        type=Path,
+        help="file with serial numbers of certificates that are not believed, one a line",
+    )
+    one.add_argument(
+        "--ids-key",
+        type=Path,
+        help="file with the secret of those who hold records, as of jsplit ids-key",
     )
     one.add_argument(
         "--listen",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import signal
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from jsplit import party as parties
 from jsplit.commands.brought import gather
 from jsplit.core.base import PyTree
+from jsplit.core.files import private_file
 
 STOPPED = 3
 """Exit status of a party that was asked to stop before the end; started again, it goes
@@ -58,13 +61,19 @@ def train(options: argparse.Namespace) -> int:
     gathered = gather(options)
     stop = threading.Event()
     # Line by line, so that the log is whole whenever somebody looks or the process dies.
-    log = options.log.open("a", buffering=1) if options.log else None
+    # Losses say something of records, so it is its owner's alone.
+    log = None
+    if options.log:
+        log = io.TextIOWrapper(
+            private_file(options.log, "ab"), encoding="utf-8", line_buffering=True
+        )
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         result = parties.run(
             gathered.agreed,
             options.party,
             checkpoint=options.checkpoint,
+            ids_key=options.ids_key,
             stop=stop,
             on_step=Progress(gathered.agreed.steps, log),
             credentials=gathered.credentials,
@@ -112,6 +121,7 @@ def infer(options: argparse.Namespace) -> int:
         records=options.records,
         credentials=gathered.credentials,
         checkpoint=options.checkpoint,
+        ids_key=options.ids_key,
         listen=gathered.listen,
         addresses=addresses,
         pulse=gathered.pulse,
@@ -126,11 +136,20 @@ def infer(options: argparse.Namespace) -> int:
         shown = f"{x:.6f}" if isinstance(x, float) else x
         print(f"{options.party}: {name} {shown}")
     if predicts and result.outputs:
-        np.savez(options.out, allow_pickle=False, **_by_path(result.outputs))
-        print(options.out)
+        print(_write(options.out, _by_path(result.outputs)))
     elif not result.losses and not result.metrics:
         print(f"{options.party}: done, nothing of the result is computed here")
     return 0
+
+
+def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write outputs for this party alone; gives the file."""
+    # As NumPy itself does it, of a file that it is given by name.
+    if file.suffix != ".npz":
+        file = file.with_name(f"{file.name}.npz")
+    with private_file(file) as f:
+        np.savez(f, allow_pickle=False, **arrays)
+    return file
 
 
 def _by_path(tree: PyTree, at: str = "") -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, check_order, names_in, one_model
-from jsplit.core.files import file_of, to_disk
+from jsplit.core.files import file_of, private_file, private_folder, to_disk
 from jsplit.core.keys import is_key
 from jsplit.core.paths import arrays_by_path
 from jsplit.core.typed_jax import (
@@ -65,7 +65,8 @@ def save(
     goes into a folder of its own, `<folder>/server/<party>.npz`.
 
     Args:
-        folder: where the files go; it is made if it is not there.
+        folder: where the files go; it is made if it is not there. What is
+            made can be read by its owner alone.
         state: of a trainer, or of an algorithm over rounds.
         client: of which client alone, by number or name, of the state of an
             algorithm; the files are then those of a trainer's state.
@@ -99,7 +100,7 @@ def save(
         # A field without parties makes no folder: an algorithm without a
         # server's optimizer saves what a trainer saves.
         if parties:
-            where.mkdir(parents=True, exist_ok=True)
+            private_folder(where)
         for party, own in parties.items():
             file = file_of(where, party)
             files.append(_save_party(file, party, own, names_in(state)))
@@ -188,7 +189,7 @@ def _save_party(file: Path, party: str, state: PyTree, names: Sequence[str]) -> 
     archive = {_ABOUT: np.array(json.dumps(about)), **arrays}
     temporary = file.with_suffix(".tmp")
     try:
-        with open(temporary, "wb") as f:
+        with private_file(temporary) as f:
             # Under a type without NumPy's own keywords, for the checker, which
             # must think that an array may be called as one of them. No path is.
             cast("Callable[..., None]", np.savez)(f, **archive)

@@ -1,13 +1,17 @@
-"""Where a party's file lies in a folder, and that its name is on disk.
+"""Where a party's file lies in a folder, that it is on disk, and that nobody else can read it.
 
-A name is readable where the party's is, and no two parties share one.
+A name is readable where the party's is, and no two parties share one. Files that hold what a party
+has learned, or what records gave, are made for their owner alone (mode 600, folders 700).
 """
 
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO, Literal
 from urllib.parse import quote
 
 _LONGEST = 200  # characters; file systems take 255 bytes, and a suffix follows
@@ -29,3 +33,53 @@ def to_disk(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def private_file(
+    file: str | os.PathLike[str], mode: Literal["wb", "ab", "a+b"] = "wb"
+) -> BinaryIO:
+    """Open a file of bytes that its owner alone can read, whatever the umask is.
+
+    Args:
+        file: is made if it is not there.
+        mode: of `open`.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    # The mode is given when the file is made: a `chmod` afterwards would leave a moment in which
+    # everybody on the machine can open it.
+    return open(file, mode, opener=_for_its_owner)
+
+
+def _for_its_owner(file: str, flags: int) -> int:
+    handle = os.open(file, flags, 0o600)
+    # One that is there has the mode that it has, as what an older version left. Not a device, as
+    # /dev/null, which is everybody's; and not on Windows, which has no such modes.
+    if hasattr(os, "fchmod") and stat.S_ISREG(os.fstat(handle).st_mode):
+        # Of another's file that this process may write, the mode is not its to change.
+        with suppress(PermissionError):
+            os.fchmod(handle, 0o600)
+    return handle
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are not there, for their owner alone.
+
+    One that is there is left as it is.
+
+    Args:
+        folder: where it is to be.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    # From the top down, one by one: `parents=True` would give the mode to the last alone.
+    for one in reversed(missing):
+        # Another process may make it in the same moment.
+        one.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(exist_ok=True)

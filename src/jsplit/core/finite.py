@@ -107,17 +107,23 @@ def stays_finite(new: object, old: object) -> jax.Array:
     return _all([_stays_finite(x, was) for x, was in pairs])
 
 
-def has_no_fault(new: object, old: object) -> jax.Array:
-    """Whether an optimizer's state is finite, but for numbers that were not before, bool []."""
+def few_numbers(memory: object) -> list[jax.Array]:
+    """What of an optimizer's state may be infinite by design: numbers, and rows of them."""
     # The best loss of a plateau, say, begins with infinity; of many clients it is a row
-    # of such numbers. What is kept for each parameter is not, and is not read twice.
-    pairs = zip(_floating(new), _floating(old), strict=True)
-    return _all(
-        [
-            _is_finite(x) if jnp.ndim(x) > 1 else _stays_finite(x, was)
-            for x, was in pairs
-        ]
-    )
+    # of such numbers. What is kept for each parameter does not.
+    return [x for x in _floating(memory) if jnp.ndim(x) < 2]
+
+
+def has_no_fault(new: object, before: list[jax.Array]) -> jax.Array:
+    """Whether an optimizer's state is finite, but for numbers that were not before, bool [].
+
+    Args:
+        new: the state.
+        before: `few_numbers` of that before.
+    """
+    pairs = zip(few_numbers(new), before, strict=True)
+    found = [_stays_finite(x, was) for x, was in pairs]
+    return _all(found + [_is_finite(x) for x in _floating(new) if jnp.ndim(x) > 1])
 
 
 def _stays_finite(x: jax.Array, was: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from typing import cast
 
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import restore, save
-from jsplit.core.files import to_disk
+from jsplit.core.files import private_file, private_folder, to_disk
 from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import (
     at,
@@ -28,6 +28,7 @@ from jsplit.party.folder import (
     read_json,
     steps_in,
     steps_of,
+    warn_of_writers,
     write_whole,
 )
 from jsplit.party.in_memory import InMemory, oldest_kept
@@ -71,9 +72,10 @@ class CheckpointStore:
         self.folder, self.party, self.like = Path(folder), party, like
         self.wait = wait
         self.sound = FiniteStates(like)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
+        warn_of_writers(self.folder)
         # Open for as long as this process has the folder, hence no `with`.
-        self.lock = open(self.folder / "process", "a+b")  # noqa: SIM115
+        self.lock = private_file(self.folder / "process", "a+b")
         try:
             lock(self.lock, self.folder)
             self.instance = number_process(self.lock)

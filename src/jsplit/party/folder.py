@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from jsplit.core.files import file_of, to_disk
+from jsplit.core.files import file_of, private_file, to_disk
 from jsplit.wire.json_types import Json
 from jsplit.wire.said import named
 
@@ -114,13 +114,26 @@ def write_whole(file: Path, text: str) -> None:
         text: what it says then.
     """
     temporary = file.with_suffix(".tmp")
-    with open(temporary, "w") as f:
-        f.write(text)
+    with private_file(temporary) as f:
+        f.write(text.encode())
         # The content before the name: else the name may be on disk, and lead to nothing.
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, file)
     to_disk(file.parent)
+
+
+def warn_of_writers(folder: Path) -> None:
+    """Say of a folder that was there before when others can put files into it."""
+    # Only of that: what this party writes into it nobody else can read, and whose folder it is
+    # its owner knows. But a checkpoint that others have put there would be gone on from.
+    if os.name == "posix" and folder.stat().st_mode & 0o022:
+        _log.warning(
+            "`checkpoint` %s can be written by others, who could put checkpoints of theirs "
+            "into it: chmod go-w %s",
+            folder,
+            folder,
+        )
 
 
 def owner_of(folder: Path) -> dict[str, Json] | None:

@@ -15,6 +15,7 @@ from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.record_order import Id
 from jsplit.party.join import prepare
@@ -35,6 +36,7 @@ def evaluate(
     records: int,
     credentials: Trust,
     ids: Iterable[Id] | None = None,
+    ids_key: IdsKey | None = None,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
@@ -61,6 +63,9 @@ def evaluate(
         credentials: its certificate and key, `jsplit.party.credentials`.
         ids: of its records, by which all bring them in one order; all parties must have
             the same.
+        ids_key: a secret of those who hold records, bytes or the file that holds it: by
+            it the digest is keyed by which ids are compared. It must be given where
+            there are fewer than 32 and others have records too.
         state: of this party, as `jsplit.party.run` gives it.
         checkpoint: its folder, which is only read; instead of `state`.
         links: links by the names that the agreement gives them, beyond those that
@@ -103,6 +108,7 @@ def evaluate(
         credentials,
         data=data,
         ids=ids,
+        ids_key=ids_key,
         optimizer=INFERENCE,
         links=links,
         checkpoint=checkpoint,
@@ -128,6 +134,7 @@ def predict(
     records: int,
     credentials: Trust,
     ids: Iterable[Id] | None = None,
+    ids_key: IdsKey | None = None,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
@@ -153,6 +160,9 @@ def predict(
         credentials: its certificate and key, `jsplit.party.credentials`.
         ids: of its records, by which all bring them in one order; all parties must have
             the same.
+        ids_key: a secret of those who hold records, bytes or the file that holds it: by
+            it the digest is keyed by which ids are compared. It must be given where
+            there are fewer than 32 and others have records too.
         state: of this party, as `jsplit.party.run` gives it.
         checkpoint: its folder, which is only read; instead of `state`.
         links: links by the names that the agreement gives them, beyond those that
@@ -197,6 +207,7 @@ def predict(
         credentials,
         data=data,
         ids=ids,
+        ids_key=ids_key,
         optimizer=INFERENCE,
         links=links,
         checkpoint=checkpoint,

@@ -17,11 +17,13 @@ from jsplit.core.base import PyTree
 from jsplit.party.bounds import checked_bounds
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
+from jsplit.party.compute.payloads import needed_entries
 from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.field_types import check_dtypes
+from jsplit.party.contract.ids_key import key_of, secret_of, told
 from jsplit.party.contract.record_order import Id, Records
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
@@ -30,7 +32,7 @@ from jsplit.party.in_memory import InMemory
 from jsplit.party.incoming import Incoming
 from jsplit.party.process import PartyRun, of_client
 from jsplit.party.saved_states import SavedStates
-from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
+from jsplit.party.task import Brought, Data, Task, TaskKind
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
@@ -130,7 +132,7 @@ def prepare(
             f"for one of {', '.join(clients)}."
         )
     fields = local.fields(task.kind)
-    records = _records_of(agreed, party, fields, brought.data, brought.ids)
+    records = _records_of(agreed, party, fields, brought, _alone(agreed, party, task))
     first = _example_of(next(iter(records.values())))
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
@@ -179,14 +181,16 @@ def _records_of(
     agreed: Agreement,
     party: str,
     fields: Sequence[str],
-    data: Data | None,
-    ids: Ids | None,
+    brought: Brought,
+    alone: bool,
 ) -> dict[str, Records]:
     """A party's records, by client: its own, or of each if it is always there.
 
     Raises:
-        ValueError: naming the field or the client that is missing.
+        ValueError: naming the field or the client that is missing, or `ids_key`.
     """
+    data, ids = brought.data, brought.ids
+    secret = secret_of(brought.ids_key)
     turns = agreed.turns
     own = turns.client_of(party)
     clients = turns.names if own is None else (turns.names[own],)
@@ -216,10 +220,21 @@ def _records_of(
         found[client] = Records(
             given,
             cast("Iterable[Id] | None", its),
-            key=agreed.schema,
+            key=key_of(agreed.schema, secret),
+            secret=bool(secret),
             weight=agreed.weight,
         )
+        found[client].digest = told(found[client], client, alone=alone)
     return found
+
+
+def _alone(agreed: Agreement, party: str, task: Task) -> bool:
+    """Whether no other party brings records to a task, so that none are compared."""
+    topology, role = agreed.topology_of_strangers, agreed.turns.role[party]
+    others = (r for r in topology.parties if r != role)
+    return not any(
+        needed_entries(topology, r, task.kind, agreed.weight) for r in others
+    )
 
 
 def _chosen(

@@ -14,6 +14,7 @@ import optax
 from jsplit.core.base import Link
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.join import Prepared, prepare
 from jsplit.party.results import Metrics, Result
@@ -32,6 +33,7 @@ def run(
     credentials: Trust,
     optimizer: optax.GradientTransformation | None = None,
     ids: Ids | None = None,
+    ids_key: IdsKey | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
     backward: str = "residuals",
@@ -65,6 +67,9 @@ def run(
         optimizer: of its parameters, if it has any.
         ids: of its records, by which all bring them in one order; all parties must have
             the same. Where `data` is by client, they are too.
+        ids_key: a secret of those who hold records, bytes or the file that holds it: by
+            it the digest is keyed by which ids are compared. It must be given where
+            there are fewer than 32 and others have records too.
         checkpoint: its own folder; without one, this party's own death is not made
             good.
         links: links by the names that the agreement gives them, beyond those that
@@ -142,6 +147,7 @@ def run(
         credentials,
         data=data,
         ids=ids,
+        ids_key=ids_key,
         optimizer=optimizer,
         links=links,
         backward=backward,

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
+from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.record_order import Batches, Id
 from jsplit.wire.certs import Trust
@@ -83,6 +84,7 @@ class Brought:
         credentials: certificate and key.
         data: fields.
         ids: of the records.
+        ids_key: what their digest is keyed by.
         optimizer: of its parameters.
         links: of its own, by name.
         backward: how it computes cotangents.
@@ -99,6 +101,7 @@ class Brought:
     credentials: Trust
     data: Data | None = None
     ids: Ids | None = None
+    ids_key: IdsKey | None = None
     optimizer: optax.GradientTransformation | None = None
     links: Mapping[str, Link] | None = None
     backward: str = "residuals"

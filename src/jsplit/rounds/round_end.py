@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-from jsplit.core.finite import Finite, has_no_fault, is_finite
+from jsplit.core.finite import Finite, few_numbers, has_no_fault, is_finite
 from jsplit.core.typed_jax import is_traced
 from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.sharing import Sharing, SharingTable
@@ -61,7 +61,9 @@ def seen_at_the_end(
         has found, or 1 if only parameters are not finite: then no step is known.
     """
     assert info.finite is not None and info.finite.step is not None
-    served = {p: has_no_fault(x, before[p]) for p, x in carry.server.items()}
+    served = {
+        p: has_no_fault(x, few_numbers(before[p])) for p, x in carry.server.items()
+    }
 
     def is_well(name: Name) -> jax.Array:
         found = carry.store[name]

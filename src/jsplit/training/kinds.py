@@ -29,7 +29,7 @@ class Kind(StrEnum):
     HELD_PARAMS = "held params"
     HELD_STATE = "held state"
     HELD_LINK = "held link"
-    HELD_OPTIMIZER = "held optimizer"
+    FEW_BEFORE = "few before"
     PROPOSED_PARAMS = "proposed params"
     PROPOSED_OPTIMIZER = "proposed optimizer"
     SCALARS = "scalars"

@@ -28,7 +28,7 @@ from jsplit.training.losses import loss_name, range_name
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
 from jsplit.training.store import Layout, layout_of
 from jsplit.training.sums import total
-from jsplit.training.update import gradient_names, proposed, updated
+from jsplit.training.update import few_before, gradient_names, proposed, updated
 from jsplit.training.walk import Name, Op, Store
 
 
@@ -59,7 +59,7 @@ def watched(config: Config, party: str) -> list[_Watched]:
         found = [x._replace(name=total(x.name)) for x in found]
     for name in updated(config, party):
         what = f"parameters of `{name.what}`" if name.what else "its optimizer state"
-        was = () if name.what else (held(name),)
+        was = () if name.what else (few_before(party),)
         found.append(_Watched(what, name, was))
     scaled = scaled_gradients(config, gradient_names(config, party))
     found += [_Watched(text, name) for text, name in scaled]
@@ -95,17 +95,13 @@ def flags_name(party: str) -> Name:
     return Name(party, Kind.FINITE)
 
 
-_HELD = {
-    Kind.STATE: Kind.HELD_STATE,
-    Kind.LINK: Kind.HELD_LINK,
-    Kind.OPTIMIZER: Kind.HELD_OPTIMIZER,
-}
+_HELD = {Kind.STATE: Kind.HELD_STATE, Kind.LINK: Kind.HELD_LINK}
 
 
 # Asked of every name in every step: the cache runs no Python.
 @cache
 def held(name: Name) -> Name:
-    """Where statistics, an optimizer's state or a link's memory lie as they were before."""
+    """Where statistics, or the memory of a link, lie as they were before the step."""
     return name._replace(kind=_HELD[name.kind])
 
 
@@ -198,7 +194,7 @@ def hold(layout: Layout, store: Store, nonfinite: str) -> None:
     if nonfinite == "allow":
         return
     for at in layout.values():
-        for name in (at.optimizer, *at.state.values(), *at.links.values()):
+        for name in (*at.state.values(), *at.links.values()):
             # The same arrays under another name: nothing is copied.
             store[held(name)] = store[name]
 

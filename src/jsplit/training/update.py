@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import PyTree
+from jsplit.core.finite import few_numbers
 from jsplit.core.trees import combine, inexact_part, tree_sum
 from jsplit.topology.nodes import Loss
 from jsplit.training.config import Config
@@ -41,6 +42,11 @@ def updated(config: Config, party: str) -> list[Name]:
     nodes = gradients(config, party)
     params = [Name(party, Kind.PARAMS, n) for n in nodes]
     return [Name(party, Kind.OPTIMIZER), *params] if params else []
+
+
+def few_before(party: str) -> Name:
+    """Where the few numbers of an optimizer's state lie that may be infinite, as they were."""
+    return Name(party, Kind.FEW_BEFORE)
 
 
 def norms(config: Config) -> Exchange:
@@ -217,6 +223,7 @@ def update_op(config: Config, party: str) -> Op:
         return Op(party, OpKind.UPDATE, "", (step,), (step,), lambda step: (step + 1,))
     optimizer, sent = config.optimizer[party], _sent_loss(config, party)
     squares = [norms(config).sum(party)] if config.norms else []
+    looks = config.nonfinite != "allow"
 
     def run(step, *values):
         whole, values = values[: len(sent)], values[len(sent) :]
@@ -236,11 +243,15 @@ def update_op(config: Config, party: str) -> Op:
         )
         moved = optax.apply_updates(given.weights, updates)
         new: dict[str, PyTree] = combine(given.params, moved)
-        return step + 1, memory, *[new[n] for n in at.gradients]
+        # Given by this program, which may use up the state that it reads.
+        few = [few_numbers(given.memory)] if looks else []
+        return step + 1, memory, *[new[n] for n in at.gradients], *few
 
     reads = (step, *sent, *squares, *at.names(config))
     skips = config.nonfinite == "skip"
     writes = [proposed(x) if skips else x for x in at.updated]
+    if looks:
+        writes.append(few_before(party))
     return Op(party, OpKind.UPDATE, "", reads, (step, *writes), run)
 
 

@@ -1,8 +1,8 @@
 """A throw-away authority, and certificates by it for every party, to try a run with.
 
 In earnest the institutions have an authority of their own; what its certificates need is said in
-docs/network.md, and stands here in code. Reading credentials from files is in `credentials`,
-whose names are handed on here. Needs the extra `jsplit[grpc]`.
+docs/network.md, and stands here in code. What reads these files is in `credential_files`, and is
+handed on here. Needs the extra `jsplit[grpc]`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jsplit.wire.credential_files import read
 from jsplit.wire.credentials import (
     AUTHORITY_NAME,
     Credentials,
@@ -21,7 +22,6 @@ from jsplit.wire.credentials import (
     certificate_name,
     host_of,
     key_name,
-    read,
     uri_of,
 )
 
@@ -46,7 +46,7 @@ _AUTHORITY = "jsplit trial authority"
 
 
 def certs(
-    folder: str | os.PathLike[str], parties: Sequence[str], *, days: int = 30
+    folder: str | os.PathLike[str], parties: Sequence[str], *, days: float = 30
 ) -> list[Path]:
     """Make an authority and a certificate by it for every party, to try a run with.
 
@@ -57,13 +57,14 @@ def certs(
     Args:
         folder: where the files go; made if it is not there.
         parties: names, each once.
-        days: how long the certificates are valid, from now on.
+        days: how long the certificates are valid, from now on; 0.05 is about an hour.
 
     Returns:
         The files written. Keys are readable by their owner alone.
 
     Raises:
-        ValueError: if `parties` is empty or names one twice, or if a file is there already.
+        ValueError: if `parties` is empty or names one twice, if `days` is not positive, or if a
+            file is there already.
 
     Examples:
         >>> import jsplit, tempfile
@@ -75,6 +76,9 @@ def certs(
         raise ValueError(
             f"`parties` must name one or several different parties, got {list(parties)}."
         )
+    # NaN is not larger than 0 either.
+    if not days > 0:
+        raise ValueError(f"`days` must be a positive number of days, got {days}.")
     made = authority(parties, days)
     files = {AUTHORITY_NAME: made[parties[0]].authority}
     for party, own in made.items():
@@ -82,14 +86,18 @@ def certs(
         files[key_name(party)] = own.key
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # All are looked for before one is written: half a set by a new authority and half by an old
     # one would refuse each other.
     there = [name for name in files if (folder / name).exists()]
     if there:
         raise ValueError(
-            f"`folder` {folder} has a {there[0]} already; it is not written over."
+            f"`folder` {folder} has a {there[0]} already; it is not written over. The key of an "
+            "authority is forgotten, so nobody can be added to it: name all parties at once, and "
+            "a new folder."
         )
+    # Keys of several parties are in it, and whoever may write there could put others in their
+    # place.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, data in files.items():
         _write(folder / name, data, secret=name.endswith(".key"))
     return [folder / name for name in files]

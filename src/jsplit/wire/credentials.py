@@ -1,23 +1,18 @@
-"""Who a party is, as its certificate says it: credentials read from files, and checked.
+"""Who a party is, as its certificate says it, and in which files that lies.
 
-A certificate names its party twice: in a URI, which a party that listens reads, and in a host
-name, which a party that dials checks. No message says who sent it. A throw-away authority to try
-all of this with is made in `certs`. Needs the extra `jsplit[grpc]`.
+A certificate names its party twice: in a URI, which whoever meets the party compares with the
+agreement, and in a host name, which TLS checks where the party is dialled. No message says who
+sent it. The files are read in `credential_files`; a throw-away authority to try all of this with
+is made in `certs`.
 """
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-if TYPE_CHECKING:
-    from cryptography import x509
 
 
 @dataclass(frozen=True)
@@ -30,6 +25,8 @@ class Credentials:
         certificate: the party's certificate, followed by those between it and the authority.
         key: the private key of the certificate, without a password; never printed.
         authority: the certificates of all authorities whose parties are believed.
+        denied: serial numbers of certificates that are not believed, whoever made them.
+        again: gives the credentials as they are now, where they come from files.
 
     Examples:
         >>> import jsplit
@@ -42,6 +39,25 @@ class Credentials:
     # Left out of the repr: records end up in logs and tracebacks.
     key: bytes = field(repr=False)
     authority: bytes
+    denied: frozenset[int] = field(default=frozenset(), repr=False)
+    # Two that hold the same are equal, wherever they come from.
+    again: Callable[[], Credentials] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    def current(self) -> Credentials:
+        """Give what counts for a connection that is made now.
+
+        Returns:
+            The same object for as long as the files say the same.
+
+        Examples:
+            >>> import jsplit
+            >>> own = jsplit.party.Credentials(b"certificate", b"secret", b"authority")
+            >>> own.current() is own
+            True
+        """
+        return self if self.again is None else self.again()
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,19 @@ class PlaintextWithoutIdentity:
 
     party: str
 
+    def current(self) -> PlaintextWithoutIdentity:
+        """Give what counts for a connection that is made now: the same as ever.
+
+        Returns:
+            This object.
+
+        Examples:
+            >>> import jsplit
+            >>> jsplit.party.PlaintextWithoutIdentity("lab").current().party
+            'lab'
+        """
+        return self
+
 
 Trust = Credentials | PlaintextWithoutIdentity
 """By what a party is known, and knows others."""
@@ -74,7 +103,7 @@ def uri_of(party: str) -> str:
         party: its name.
 
     Returns:
-        By what those that listen know it.
+        By what all whom it meets know it.
 
     Examples:
         >>> from jsplit.wire import uri_of
@@ -107,124 +136,21 @@ def host_of(party: str) -> str:
 
 def certificate_name(party: str) -> str:
     """Give the name of the file that holds a party's certificate."""
-    # Quoted: a party called `../x` has a file in the folder like all others.
-    return f"{quote(party, safe='')}.crt"
+    return f"{_file_name(party)}.crt"
 
 
 def key_name(party: str) -> str:
     """Give the name of the file that holds a party's private key."""
-    return f"{quote(party, safe='')}.key"
+    return f"{_file_name(party)}.key"
+
+
+def _file_name(party: str) -> str:
+    # A party called `ca` would lie where the authority does, and on some file systems one called
+    # `CA` too. Its first letter is quoted, which no other party's is.
+    if f"{party.lower()}.crt" == AUTHORITY_NAME:
+        return f"%{ord(party[0]):02X}{party[1:]}"
+    # Quoted: a party called `../x` has a file in the folder like all others.
+    return quote(party, safe="")
 
 
 AUTHORITY_NAME = "ca.crt"
-
-
-def read(folder: str | os.PathLike[str], party: str) -> Credentials:
-    """Read a party's credentials from a folder, and check that connections can be made with them.
-
-    The files are those that `jsplit.party.certs` writes, or others' of the same names:
-    `<party>.crt`, `<party>.key` and `ca.crt`, all in PEM.
-
-    Args:
-        folder: the folder that holds the three files.
-        party: the party's name.
-
-    Returns:
-        The credentials, for `jsplit.party.run` and its like.
-
-    Raises:
-        ValueError: naming the file that is missing, or that cannot be used, and why.
-
-    Examples:
-        >>> import jsplit, tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> files = jsplit.party.certs(folder, ["hospital", "server"])
-        >>> own = jsplit.party.credentials(folder, "hospital")
-        >>> own.certificate.startswith(b"-----BEGIN CERTIFICATE-----")
-        True
-    """
-    folder = Path(folder)
-    certificate = folder / certificate_name(party)
-    key = folder / key_name(party)
-    authority = folder / AUTHORITY_NAME
-    for file in (certificate, key, authority):
-        if not file.is_file():
-            raise ValueError(
-                f"there is no file {file}; `jsplit certs` makes certificates to try with."
-            )
-    found = Credentials(
-        certificate.read_bytes(), key.read_bytes(), authority.read_bytes()
-    )
-    _check(found, certificate, key, authority)
-    return found
-
-
-def _check(own: Credentials, certificate: Path, key: Path, authority: Path) -> None:
-    """Refuse credentials with which no connection could be made.
-
-    TLS would say only that the handshake failed, and to the log of gRPC.
-
-    Args:
-        own: the credentials.
-        certificate: the file of the certificate, for the message.
-        key: the file of the key.
-        authority: the file of the authorities.
-
-    Raises:
-        ValueError: naming one of the files.
-    """
-    chain = _certificates(certificate, own.certificate)
-    authorities = _certificates(authority, own.authority)
-    _check_key(own.key, key, chain[0], certificate)
-    # What follows the first certificate of a chain is checked by whoever builds the path; of
-    # several authorities one that is valid is enough, others may have run out.
-    _check_time(chain[:1], certificate)
-    _check_time(authorities, authority)
-
-
-def _certificates(file: Path, data: bytes) -> list[x509.Certificate]:
-    # Imported where it is used, here and below: whoever trains in one process needs no extra.
-    from cryptography import x509
-
-    try:
-        return x509.load_pem_x509_certificates(data)
-    except ValueError as error:
-        raise ValueError(f"{file} holds no certificate in PEM: {error}") from None
-
-
-def _check_key(data: bytes, file: Path, of: x509.Certificate, named: Path) -> None:
-    """Refuse a key that TLS here cannot use, or that is not the certificate's."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-    try:
-        secret = serialization.load_pem_private_key(data, None)
-    # A TypeError says that the key has a password: nobody is there to be asked for it.
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError(
-            f"{file} holds no private key in PEM without a password: {error}"
-        ) from None
-    # Ed25519 is a fine key, but the TLS within gRPC does not take it.
-    if not isinstance(secret, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise ValueError(
-            f"{file} holds a {type(secret).__name__}; "
-            "TLS here takes keys on the curve P-256, and RSA."
-        )
-    if secret.public_key() != of.public_key():
-        raise ValueError(f"{file} is not the key of the certificate in {named}.")
-
-
-def _check_time(certificates: list[x509.Certificate], file: Path) -> None:
-    """Refuse certificates none of which is valid now."""
-    now = datetime.now(UTC)
-    if any(
-        x.not_valid_before_utc <= now <= x.not_valid_after_utc for x in certificates
-    ):
-        return
-    first = certificates[0]
-    begin, end = first.not_valid_before_utc, first.not_valid_after_utc
-    raise ValueError(
-        f"{file} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, "
-        f"and now it is {now:%Y-%m-%d %H:%M} UTC."
-    )

@@ -84,7 +84,7 @@ class Door:
         if len(found) != 1:
             # Whoever has a certificate of the authority has chosen what stands in it.
             said = quoted(", ".join(shown)) if shown else "no identity"
-            raise self._refusal(f"{said} is not on the allow-list", origin)
+            raise self.refusal(f"{said} is not on the allow-list", origin)
         party, place = found[0], object()
         with self.lock:
             full = len(self.inside[party]) >= AT_A_TIME
@@ -92,7 +92,7 @@ class Door:
                 self.inside[party].add(place)
         if full:
             why = f"`{party}` has {AT_A_TIME} connections already"
-            raise self._refusal(why, origin)
+            raise self.refusal(why, origin)
 
         def leave() -> None:
             with self.lock:
@@ -100,8 +100,13 @@ class Door:
 
         return party, leave
 
-    def _refusal(self, kind: str, origin: str) -> Closed:
-        """Count that somebody is turned away; gives what it is told."""
+    def refusal(self, kind: str, origin: str = "") -> Closed:
+        """Count that somebody is turned away; gives what it is told.
+
+        Args:
+            kind: why, in words that are safe to show.
+            origin: where it comes from, for the log.
+        """
         with self.lock:
             now = self.clock()
             known = kind in self.refused

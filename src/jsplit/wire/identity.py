@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jsplit.wire.certs import Credentials, Trust
+from jsplit.wire.denied import why_denied
 
 
 class Shown(NamedTuple):
@@ -17,10 +18,12 @@ class Shown(NamedTuple):
     Attributes:
         uris: by which those that listen know it.
         hosts: by which those that dial know it.
+        serial: number of its certificate, if it has one.
     """
 
     uris: list[str]
     hosts: list[str]
+    serial: int | None = None
 
 
 def shown_by(trust: Trust) -> Shown:
@@ -39,6 +42,14 @@ def shown_by(trust: Trust) -> Shown:
     try:
         names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
-        return Shown([], [])
+        return Shown([], [], own.serial_number)
     uris = names.value.get_values_for_type(x509.UniformResourceIdentifier)
-    return Shown(uris, names.value.get_values_for_type(x509.DNSName))
+    hosts = names.value.get_values_for_type(x509.DNSName)
+    return Shown(uris, hosts, own.serial_number)
+
+
+def why_refused(trust: Trust, shown: Shown) -> str | None:
+    """Say why a party does not take another's certificate, if it denies it."""
+    if not isinstance(trust, Credentials) or shown.serial is None:
+        return None
+    return why_denied(shown.serial, trust.denied)

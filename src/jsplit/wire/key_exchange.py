@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.verification import VerificationError
 
 from jsplit.wire.credentials import Credentials, Trust
+from jsplit.wire.denied import why_denied
 from jsplit.wire.errors import Refused
 from jsplit.wire.json_types import Json
 from jsplit.wire.said import quoted
@@ -87,10 +88,11 @@ class KeyExchange:
         # Nothing to sign yet: by an answer to this the peer's key is known.
         if not heard or not isinstance(self.trust, Credentials):
             return said
-        key = serialization.load_pem_private_key(self.trust.key, None)
+        own = self.trust.current()
+        key = serialization.load_pem_private_key(own.key, None)
         statement = self.statement(self.me, peer, self.instance, self.public, heard)
         return said | {
-            "certificate": self.trust.certificate.decode(),
+            "certificate": own.certificate.decode(),
             "signature": sign(key, statement).hex(),
         }
 
@@ -189,7 +191,8 @@ class KeyExchange:
             Refused: if it is another party's.
         """
         assert isinstance(self.trust, Credentials)
-        shown = verified_uris(chain, self.trust.authority)
+        own = self.trust.current()
+        shown = verified_uris(chain, own.authority)
         # The authority vouches for all parties, so a valid certificate may be another's.
         if self.identities[peer] not in shown:
             names = quoted(", ".join(shown)) if shown else "no one"
@@ -197,6 +200,8 @@ class KeyExchange:
                 peer,
                 f"its certificate names {names}, not {self.identities[peer]}.",
             )
+        if why := why_denied(chain[0].serial_number, own.denied):
+            raise self._refused(peer, f"{why}.")
 
 
 def _text(offer: Mapping[str, Json], name: str) -> str:

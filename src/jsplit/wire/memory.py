@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from jsplit.wire.certs import Credentials, Trust, host_of
+from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.channel import CHUNK, Channel, Ends, accept_all
 from jsplit.wire.codec import Accept
 from jsplit.wire.door import Door
-from jsplit.wire.identity import shown_by
+from jsplit.wire.identity import shown_by, why_refused
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
@@ -67,8 +67,12 @@ class _Listener:
         Raises:
             Closed: if it is nobody on the allow-list, or has all its places.
         """
+        shown = shown_by(trust)
         try:
-            party, leave = self.door.enter(shown_by(trust).uris)
+            # As over gRPC, a certificate that is denied is refused like an unknown one.
+            if why := why_refused(self.trust.current(), shown):
+                raise self.door.refusal(why)
+            party, leave = self.door.enter(shown.uris)
         except Closed as error:
             raise Closed(f"the connection broke: {error}") from None
 
@@ -188,6 +192,7 @@ class MemoryTransport:
         accept: Accept = accept_all,
         *,
         host: str | None = None,
+        identity: str | None = None,
         timeout: float = 10.0,
         pulse: Pulse = PULSE,
     ) -> Channel:
@@ -202,6 +207,7 @@ class MemoryTransport:
                 it.
             host: the host name in the peer's certificate, by default that of `jsplit
                 certs`.
+            identity: the URI in it, by default that of `jsplit certs`.
             timeout: not needed: who listens is there at once, or not at all.
             pulse: not needed, as for `listen`.
 
@@ -224,14 +230,18 @@ class MemoryTransport:
             listener = self._listeners.get(address)
         if listener is None:
             raise Closed(f"no connection with `{peer}`: nobody listens at {address}.")
-        # As TLS does it: who dials looks for a host name, who listens for a URI.
-        hosts = shown_by(listener.trust).hosts
-        expected = (host or host_of(peer)) if isinstance(trust, Credentials) else peer
-        if expected not in hosts:
-            raise Closed(
-                f"no connection with `{peer}`: at {address} is {quoted(', '.join(hosts))}, "
-                f"not {expected}."
-            )
+        # As over gRPC: who dials looks for a host name and a URI, who listens for a URI.
+        shown, name, uri = shown_by(listener.trust.current()), peer, peer
+        if isinstance(trust, Credentials):
+            name, uri = host or host_of(peer), identity or uri_of(peer)
+        for expected, there in ((name, shown.hosts), (uri, shown.uris)):
+            if expected not in there:
+                said = quoted(", ".join(there)) if there else "no one"
+                raise Closed(
+                    f"no connection with `{peer}`: at {address} is {said}, not {expected}."
+                )
+        if why := why_refused(trust, shown):
+            raise Closed(f"no connection with `{peer}`: {why}.")
         # Both ends share the pipes: what one puts in, the other takes out.
         there, back = Pipe(), Pipe()
         listener.take(trust, back, there)

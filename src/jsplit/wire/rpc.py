@@ -8,15 +8,17 @@ not read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol, cast
 
 import grpc
 
-from jsplit.wire.certs import Credentials, Trust, host_of
+from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.channel import Ends, accept_all
 from jsplit.wire.codec import Accept
+from jsplit.wire.errors import RemoteProtocolError
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.rpc_listener import METHOD, PARTY, REASON, SERVICE, Listener, options
 from jsplit.wire.said import quoted
@@ -36,16 +38,17 @@ class _Call(Protocol):
     """A stream, of which gRPC tells how it ended."""
 
     def __iter__(self) -> Iterator[bytes]: ...
-    def initial_metadata(self) -> object: ...
+    def initial_metadata(self) -> Sequence[tuple[str, str | bytes]]: ...
     def cancel(self) -> object: ...
     def trailing_metadata(self) -> Sequence[tuple[str, str | bytes]] | None: ...
+    def add_callback(self, callback: Callable[[], object]) -> bool: ...
     def code(self) -> _Code: ...
     def details(self) -> str: ...
 
 
 class _Opens(Protocol):
     def __call__(
-        self, chunks: Iterator[bytes], *, metadata: tuple[tuple[str, str], ...]
+        self, chunks: Iterator[bytes], *, metadata: Sequence[tuple[str, str | bytes]]
     ) -> _Call: ...
 
 
@@ -77,12 +80,21 @@ class Grpc:
         accept: Accept = accept_all,
         *,
         host: str | None = None,
+        identity: str | None = None,
         timeout: float = 10.0,
         pulse: Pulse = PULSE,
     ) -> _Connection:
         """Connect with a party that listens; see `Transport.dial`."""
         return dial(
-            address, peer, trust, limit, accept, host=host, timeout=timeout, pulse=pulse
+            address,
+            peer,
+            trust,
+            limit,
+            accept,
+            host=host,
+            identity=identity,
+            timeout=timeout,
+            pulse=pulse,
         )
 
 
@@ -133,6 +145,7 @@ def dial(
     accept: Accept = accept_all,
     *,
     host: str | None = None,
+    identity: str | None = None,
     timeout: float = 10.0,
     pulse: Pulse = PULSE,
 ) -> _Connection:
@@ -146,6 +159,7 @@ def dial(
         accept: asked for every head before anything is allocated.
         host: the host name in the peer's certificate, by default that of `jsplit
             certs`.
+        identity: the URI in it, by default that of `jsplit certs`.
         timeout: seconds until the connection must be there.
         pulse: how soon a silent connection counts as lost.
 
@@ -155,7 +169,8 @@ def dial(
     """
     # gRPC's own second between two attempts would be most of a short outage.
     chosen = [*options(pulse), ("grpc.initial_reconnect_backoff_ms", 100)]
-    metadata = ()
+    metadata: list[tuple[str, str | bytes]] = []
+    shows = _believe
     if isinstance(trust, Credentials):
         # The address is often a tunnel's or a proxy's: it is the party that must be the
         # right one.
@@ -164,17 +179,29 @@ def dial(
             trust.authority, trust.key, trust.certificate
         )
         connection = grpc.secure_channel(address, credentials, chosen)
+        # Here, since who has no certificates needs no `cryptography`.
+        from jsplit.wire import proof
+
+        asked = proof.question()
+        metadata = [(proof.QUESTION, asked)]
+        shows = partial(proof.check, trust, identity or uri_of(peer), asked)
+        # A chain of long RSA certificates is more than the 8 kB of gRPC's own.
+        chosen.append(("grpc.max_metadata_size", 1 << 16))
     else:
         connection = grpc.insecure_channel(address, chosen)
-        metadata = ((PARTY, trust.party), (_PEER, peer))
+        metadata = [(PARTY, trust.party), (_PEER, peer)]
     outward, inward = Pipe(), Pipe()
     there, ended = threading.Event(), threading.Event()
     stream = cast(_GrpcChannel, connection).stream_stream(f"/{SERVICE}/{METHOD}")
     call = stream(iter(outward), metadata=metadata)
 
     def pump() -> None:
+        shown: Sequence[tuple[str, str | bytes]] = ()
         try:
-            call.initial_metadata()
+            # Before anything that came is looked at, and anything is sent: until then the
+            # one at the other end may be another.
+            shown = call.initial_metadata()
+            shows(shown)
             there.set()
             for chunk in call:
                 with suppress(Closed):  # who reads no more still waits for the end
@@ -182,6 +209,13 @@ def dial(
             reason = _ended(peer, call)
         except grpc.RpcError as error:
             reason = _why(peer, error)
+        except RemoteProtocolError as error:
+            # One that turns this party away shows nothing either, and says why.
+            if not shown and _has_ended(call, 1.0):
+                reason = f"{_broke(peer)}: {_status(call)}"
+            else:
+                reason = f"no connection with `{peer}` at {address}: {error}."
+            call.cancel()
         outward.close(reason)
         inward.close(reason)
         there.set()
@@ -199,18 +233,33 @@ def dial(
     return made
 
 
+def _believe(shown: Sequence[tuple[str, str | bytes]]) -> None:
+    """Without certificates whoever answers is believed."""
+
+
 def _why(peer: str, error: grpc.RpcError) -> str:
     """What gRPC says of a broken call, in one line."""
-    broke = f"the connection with `{peer}` broke"
     # What is raised out of a call is the call itself, but the types do not say so.
     if not isinstance(error, grpc.Call):
-        return f"{broke}: {type(error).__name__}, no details"
-    call = cast(_Call, error)
+        return f"{_broke(peer)}: {type(error).__name__}, no details"
+    return f"{_broke(peer)}: {_status(cast(_Call, error))}"
+
+
+def _broke(peer: str) -> str:
+    return f"the connection with `{peer}` broke"
+
+
+def _status(call: _Call) -> str:
     # The details are the words of whoever ended the stream: gRPC, or the other end.
     details = call.details()
-    return (
-        f"{broke}: {call.code().name}, {quoted(details) if details else 'no details'}"
-    )
+    return f"{call.code().name}, {quoted(details) if details else 'no details'}"
+
+
+def _has_ended(call: _Call, seconds: float) -> bool:
+    """Whether the other side has ended a stream, or does so in a moment."""
+    over = threading.Event()
+    # It takes no callback any more once it is over.
+    return not call.add_callback(over.set) or over.wait(seconds)
 
 
 def _ended(peer: str, call: _Call) -> str:

@@ -140,7 +140,7 @@ class Listener:
         limit: int,
         pulse: Pulse = PULSE,
     ):
-        self.met, self.limit = met, limit
+        self.met, self.limit, self.trust = met, limit, trust
         self.secure = isinstance(trust, Credentials)
         self.door = Door(allowed)
         # Every connection holds a thread for as long as it lasts. As many as the door
@@ -168,10 +168,21 @@ class Listener:
     def _port(self, address: str, trust: Trust) -> int:
         if not isinstance(trust, Credentials):
             return self.server.add_insecure_port(address)
-        pair = [(trust.key, trust.certificate)]
+        served = trust.current()
+
+        def renewed() -> grpc.ServerCertificateConfiguration:
+            # Asked before every handshake; `None` says that all is as it was, which the
+            # types of gRPC do not know.
+            nonlocal served
+            before, served = served, trust.current()
+            found = None if served is before else _configuration(served)
+            return cast(grpc.ServerCertificateConfiguration, found)
+
         # `True`: who shows no certificate is turned away before it can say
         # anything.
-        credentials = grpc.ssl_server_credentials(pair, trust.authority, True)
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _configuration(served), renewed, True
+        )
         return self.server.add_secure_port(address, credentials)
 
     def shown(self, context: grpc.ServicerContext) -> list[str]:
@@ -181,6 +192,23 @@ class Listener:
             return [str(uri, errors="replace") for uri in uris]
         metadata = cast(_Context, context).invocation_metadata()
         return [str(value) for key, value in metadata if key == PARTY]
+
+    def introduce(
+        self, party: str, context: grpc.ServicerContext
+    ) -> tuple[tuple[str, str | bytes], ...]:
+        """What shows the party that connects who listens, unless it is refused."""
+        own = self.trust.current()
+        if not isinstance(own, Credentials):
+            return ()
+        # Here, since who has no certificates needs no `cryptography`.
+        from jsplit.wire import proof
+
+        found = cast(_Context, context)
+        pem = found.auth_context()["x509_pem_cert"][0]
+        if why := proof.denied(own, pem):
+            refused = self.door.refusal(f"`{party}`: {why}", context.peer())
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
+        return proof.answer(own, found.invocation_metadata(), pem)
 
     def talk(
         self, requests: Iterator[bytes], context: grpc.ServicerContext
@@ -198,6 +226,7 @@ class Listener:
     def _let_in(
         self, party: str, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
+        shown_back = self.introduce(party, context)
         outward, inward, over = Pipe(), Pipe(), threading.Event()
 
         def close(reason: str) -> None:
@@ -234,8 +263,8 @@ class Listener:
         if not context.add_callback(broke):
             return  # the peer has gone while it waited for a thread
         # Sent before there is anything to say: by it the dialler knows that
-        # it was let in.
-        context.send_initial_metadata(())
+        # it was let in, and by whom.
+        context.send_initial_metadata(shown_back)
         for run in (pump, meet):
             name = f"jsplit-{run.__name__}"
             threading.Thread(target=run, name=name, daemon=True).start()
@@ -249,3 +278,10 @@ class Listener:
         self.server.stop(grace).wait(grace + 5)
         self.pool.shutdown(wait=False)
         self.door.close()
+
+
+def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:
+    """What gRPC needs of a party that listens."""
+    return grpc.ssl_server_certificate_configuration(
+        [(own.key, own.certificate)], own.authority
+    )

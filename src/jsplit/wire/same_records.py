@@ -52,16 +52,29 @@ def _count_of(client: str, having: Mapping[str, Counted]) -> int:
             f"{differ}: {_names(bare)} gave them without ids, others with ids; with them or "
             "without, it must be the same at all."
         )
+    keyed = {party for party, (_, digest) in having.items() if _is_keyed(digest)}
+    if 0 < len(keyed) < len(having):
+        without = [party for party in having if party not in keyed]
+        raise Refused(
+            f"{differ}: {_names(without)} gave no `ids_key`, others did; it must be the same at "
+            "all that hold records."
+        )
     first, *others = having
     # With equal counts a digest tells only that they differ, not at whom: the first is
     # the measure.
     odd = [party for party in others if having[party] != having[first]]
     if odd:
         raise Refused(
-            f"{differ}: all have {counts[0]}, but the ids, or the weights, of "
+            f"{differ}: all have {counts[0]}, but the ids, or the weights"
+            f"{', or the `ids_key`' if keyed else ''}, of "
             f"{_names(odd)} are not those of `{first}`."
         )
     return counts[0]
+
+
+def _is_keyed(digest: str | None) -> bool:
+    # As `jsplit.party.contract.record_order` writes it.
+    return digest is not None and digest.startswith("keyed ")
 
 
 def _names(parties: list[str]) -> str:

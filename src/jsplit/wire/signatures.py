@@ -1,8 +1,8 @@
 """Proofs between two parties that no TLS connects: signatures, and the certificates behind them.
 
 `verify` checks what `sign` made, and `verified_uris` says who the key
-belongs to. Used where a third party passes the keys on. Needs the extra
-`jsplit[grpc]`.
+belongs to. Used where a third party passes the keys on, and where gRPC
+does not tell what TLS knows. Needs the extra `jsplit[grpc]`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.x509.verification import PolicyBuilder, Store
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    Policy,
+    PolicyBuilder,
+    Store,
+)
 
 
 def sign(key: PrivateKeyTypes, statement: bytes) -> bytes:
@@ -53,12 +59,16 @@ def _pss() -> padding.PSS:
     return padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
 
 
-def verified_uris(chain: Sequence[x509.Certificate], authority: bytes) -> list[str]:
+def verified_uris(
+    chain: Sequence[x509.Certificate], authority: bytes, *, strict: bool = True
+) -> list[str]:
     """Give the URIs that a certificate names, once it is shown to be by a trusted authority.
 
     Args:
         chain: the certificate, and those between it and the authority.
         authority: the certificates of trusted authorities, in PEM.
+        strict: whether all must have the extensions that those of the web have, or no more than
+            TLS asks for.
 
     Returns:
         The URIs among its alternative names; none if it has none.
@@ -70,7 +80,12 @@ def verified_uris(chain: Sequence[x509.Certificate], authority: bytes) -> list[s
     # A verifier of clients, though the peer may listen elsewhere: one of
     # servers wants a host name, and there is none between parties that
     # never dial each other.
-    verifier = PolicyBuilder().store(store).build_client_verifier()
+    policy = PolicyBuilder().store(store)
+    if not strict:
+        policy = policy.extension_policies(
+            ca_policy=_authorities(), ee_policy=ExtensionPolicy.permit_all()
+        )
+    verifier = policy.build_client_verifier()
     verifier.verify(chain[0], list(chain[1:]))
     try:
         extension = chain[0].extensions.get_extension_for_class(
@@ -79,3 +94,20 @@ def verified_uris(chain: Sequence[x509.Certificate], authority: bytes) -> list[s
     except x509.ExtensionNotFound:
         return []
     return extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+
+
+def _authorities() -> ExtensionPolicy:
+    """What TLS asks of those that issue: to be authorities, and no more."""
+    # The verifier sees by itself to it that what is required here says so: else any party could
+    # issue certificates in the name of the others.
+    required = ExtensionPolicy.permit_all().require_present(
+        x509.BasicConstraints, Criticality.AGNOSTIC, None
+    )
+    return required.may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_sign)
+
+
+def _may_sign(
+    policy: Policy, certificate: x509.Certificate, found: x509.KeyUsage | None
+) -> None:
+    if found is not None and not found.key_cert_sign:
+        raise ValueError("it is by an authority that may not sign certificates")

@@ -87,7 +87,8 @@ class Transport(Protocol):
 
         Args:
             address: where, `host:port`.
-            trust: this party's credentials.
+            trust: this party's credentials; `trust.current()` gives those that count
+                for a connection that is made now.
             allowed: party by the URI in its certificate, or by its name without
                 certificates.
             met: called with each connection, in a thread of its own; the connection
@@ -123,6 +124,7 @@ class Transport(Protocol):
         # Apart from the address, which may be that of a tunnel: it is what must be in
         # the certificate of who answers.
         host: str | None = None,
+        identity: str | None = None,
         timeout: float = 10.0,
         pulse: Pulse = PULSE,
     ) -> Channel:
@@ -137,6 +139,9 @@ class Transport(Protocol):
                 it.
             host: the host name in the peer's certificate, by default that of `jsplit
                 certs`.
+            identity: the URI in the peer's certificate, by default that of `jsplit
+                certs`. A host name alone is not enough: several parties may have the
+                same.
             timeout: seconds until the connection must be there.
             pulse: how soon a silent connection counts as lost.
 

@@ -15,7 +15,7 @@ from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import configure
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
-from jsplit.training.optimizer_parts import norms_of, wants_loss
+from jsplit.training.optimizer_parts import clips_of, norms_of, wants_loss
 from jsplit.training.passing import Agreed
 
 
@@ -47,7 +47,9 @@ def own_config(
         raise ValueError(f"`optimizer` is missing: `{party}` owns parameters.")
     # The others' optimizers are their own affair; their updates never
     # run here. All that is known of them is what they exchange.
-    clips = [clip_by_global_norm(1.0, n) for n in agreed.norms]
+    # To what they clip they know; that it is to one bound nobody can find out alone.
+    bounds = {x.name: x.max_norm for x in clips_of(optimizer)} if optimizer else {}
+    clips = [clip_by_global_norm(bounds.get(n, 1.0), n) for n in agreed.norms]
     stand_in = optax.chain(optax.identity(), *clips)
     optimizers: dict[str, optax.GradientTransformation] = {}
     for owner in owners:

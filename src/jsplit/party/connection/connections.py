@@ -19,6 +19,8 @@ from jsplit.wire.transport import PULSE, Listener, Open, Pulse, Transport
 
 _FIRST, _SLOWEST = 0.05, 5.0
 """Seconds between two attempts to connect, at first and at most."""
+_LOOK = 600.0
+"""Seconds between two looks at this party's own certificate."""
 _TELLING = 5.0
 """Seconds that a party whose run is over for all stays, at most, until its peers know
 why.
@@ -81,7 +83,11 @@ class Connections:
             self.listener = transport.listen(
                 listen or listens[party], trust, allowed, self._met, limit, pulse
             )
-        self.threads: list[threading.Thread] = []
+        # Of a connection that lasts for weeks nothing else would look at the files, and
+        # nobody be told that a certificate ends.
+        looks = threading.Thread(target=self._look, name="jsplit-look", daemon=True)
+        self.threads = [looks]
+        looks.start()
         for other, how in agreed.reach(party).items():
             if how == "dial":
                 given = (other, dialled[other])
@@ -91,6 +97,11 @@ class Connections:
                 )
                 self.threads.append(thread)
                 thread.start()
+
+    def _look(self) -> None:
+        """Look at this party's own certificate now and then; it warns by itself."""
+        while not self.peers.closing.wait(_LOOK):
+            self.trust.current()
 
     def _met(self, party: str, opened: Open) -> None:
         """Serve a connection that somebody has dialled."""
@@ -110,10 +121,13 @@ class Connections:
                     channel = self.transport.dial(
                         address,
                         party,
-                        self.trust,
+                        # What is in its files now: a certificate may have been
+                        # renewed since the last time.
+                        self.trust.current(),
                         self.limit,
                         partial(self.member.accept, peer),
                         host=host,
+                        identity=identity_of(self.agreed, party, self.trust),
                         timeout=min(peers.patience, 10.0),
                         pulse=self.pulse,
                     )

@@ -1,7 +1,8 @@
 """One order of records for all parties: by id, then shuffled by a function of (seed, pass).
 
 No id leaves its party. Parties compare how many records they have and a digest of the
-sorted ids, which is keyed by what they agreed on.
+sorted ids, which is keyed: by what they agreed on, or by a secret of those who hold
+records, see `ids_key`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from jsplit.core.trees import as_arrays, batch_of, check_weight
 Batches: TypeAlias = Callable[[int], Mapping[str, PyTree]]
 """`batch(step)`: a party's fields for a step, by name."""
 
+KEYED = "keyed "
+"""How a digest begins that is keyed by a secret."""
 _FIELD = "field `{}` of `data`"
 """What errors call a field."""
 
@@ -36,7 +39,8 @@ class Records:
             a float that is an integer counts as one, as tables have them where some
             values are missing. Text counts in Unicode's normal form NFC. Without ids
             the order given is the order.
-        key: what the digest is keyed by.
+        key: what the digest is keyed by, 64 bytes at most.
+        secret: whether that is known to those alone who hold records.
         weight: the name of the field that says how much each record counts; "": none
             does.
 
@@ -57,7 +61,8 @@ class Records:
         fields: Mapping[str, PyTree] | Batches,
         ids: Iterable[Id] | None = None,
         *,
-        key: str = "",
+        key: bytes = b"",
+        secret: bool = False,
         weight: str = "",
     ):
         self.batches = fields if callable(fields) else None
@@ -75,7 +80,7 @@ class Records:
         counts = self.fields.get(weight)
         if counts is not None:
             check_weights(weight, counts, self.count)
-            self.digest = _digest([_bytes_of(counts)], key)
+            self.digest = _digest([_bytes_of(counts)], key, secret)
         if ids is None:
             return
         if len(ids) != self.count:
@@ -92,7 +97,7 @@ class Records:
         if counts is not None:
             # Two parties with other weights would train another model each.
             said.append(_bytes_of(np.asarray(counts)[self.order]))
-        self.digest = _digest(said, key)
+        self.digest = _digest(said, key, secret)
 
     def take(self, places: np.ndarray) -> dict[str, PyTree]:
         """The records at some places of the shared order.
@@ -192,15 +197,14 @@ def _bytes_of(weights: PyTree) -> bytes:
     return np.asarray(weights, "<f8").tobytes()
 
 
-def _digest(names: Sequence[bytes], key: str) -> str:
-    """A keyed digest of ids in their order, in hexadecimal."""
-    # Keyed, so that who sees it cannot look it up in a table made beforehand; 64 bytes
-    # are the longest key that BLAKE2 takes.
-    found = blake2b(digest_size=16, key=key.encode()[:64])
+def _digest(names: Sequence[bytes], key: bytes, secret: bool) -> str:
+    """A keyed digest of ids in their order, in hexadecimal, that says how it is keyed."""
+    # Keyed, so that who sees it cannot look it up in a table made beforehand.
+    found = blake2b(digest_size=16, key=key)
     for name in names:
         # With its length, or ["ab", "c"] and ["a", "bc"] would have one digest.
         found.update(len(name).to_bytes(8, "little") + name)
-    return found.hexdigest()
+    return (KEYED if secret else "") + found.hexdigest()
 
 
 def places_of(step: int, count: int, batch: int, seed: int) -> np.ndarray:
