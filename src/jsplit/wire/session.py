@@ -22,6 +22,7 @@ from jsplit.wire.admission import no_such_step
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.errors import LocalProtocolError, RemoteProtocolError
 from jsplit.wire.json_types import Json
+from jsplit.wire.schedule import Schedule
 from jsplit.wire.steps import Steps
 from jsplit.wire.terms import Terms, in_words
 
@@ -38,10 +39,10 @@ class Session:
             made good.
 
     Attributes:
-        sends: the wires to the peer.
-        receives: the wires from it.
-        tables: by crossing, the steps in which it is used in this
-            epoch.
+        sends: the wires to the peer that are used in this epoch.
+        receives: those from it.
+        tables: by wire between the two, the steps in which it is used
+            in this epoch.
         next_send: by wire, the position of the frame that is sent next.
         next_receive: by wire, the position of the frame that is
             received next.
@@ -59,7 +60,7 @@ class Session:
     cache: bool = True
     epoch: int = 0
     instances: tuple[int, int] = (0, 0)
-    tables: tuple[Steps, ...] = ()
+    tables: dict[int, Steps] = field(default_factory=dict[int, Steps])
     kept: dict[tuple[int, int], Frame] = field(
         default_factory=dict[tuple[int, int], Frame]
     )
@@ -80,7 +81,7 @@ class Session:
         epoch: int,
         step: int,
         instances: tuple[int, int] = (0, 0),
-        tables: tuple[Steps, ...] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         """Forget everything and go on from a step.
 
@@ -90,13 +91,19 @@ class Session:
             step: where all parties go on.
             instances: the processes of this party and of the peer;
                 frames of another one are void.
-            tables: see `Terms.tables`; by default those of a run in
+            schedule: see `Terms.scheduled`; by default that of a run in
                 which nobody is away.
         """
         if epoch <= self.epoch:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
         self.epoch, self.instances, self.kept = epoch, instances, {}
-        self.tables = self.terms.tables() if tables is None else tables
+        out = self.terms.tables(self.me, self.peer, schedule)
+        back = self.terms.tables(self.peer, self.me, schedule)
+        self.tables = {**out, **back}
+        # Among many clients few hand over to one another, and those that do not have
+        # nothing to ask each other for.
+        self.sends = tuple(w for w, uses in out.items() if uses.begins)
+        self.receives = tuple(w for w, uses in back.items() if uses.begins)
         self.next_send = {w: self.position(w, step) for w in self.sends}
         self.next_receive = {w: self.position(w, step) for w in self.receives}
         self.acked = dict(self.next_send)

@@ -227,9 +227,9 @@ class Network:
 
     def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
         """Wait until one of several values has come: `(wire, step, micro-batch)` of each."""
-        crossings = [self.member.terms.crossings[wire] for wire, _, _ in wanted]
-        peers = [self.names[crossing.sender] for crossing in crossings]
-        first, (_, step, _) = crossings[0], wanted[0]
+        wire, step, _ = wanted[0]
+        first, sender = self.member.terms.crossings[wire], self.member.traffic.sender
+        peers = [self.names[sender(wire, step)] for wire, step, _ in wanted]
         what = f"{first.kind} `{first.what}` of step {step} from `{peers[0]}`"
         inbox = self.member.inbox
         self.until(lambda: any(value in inbox for value in wanted), what, peers)
