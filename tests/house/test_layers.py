@@ -78,24 +78,24 @@ INSIDE = {
         "credentials difference errors json_types layout pipe signatures steps certs "
         "frames rota codec identity schedule chunks relay terms admission channel control "
         "handshake seal same_records session transport memory rendezvous rpc_listener "
-        "traffic member rpc"
+        "signs versions traffic member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names contract.record_order "
-        "contract.schema contract.field_types folder in_memory results compute.handover "
+        "contract.schema contract.field_types folder in_memory versions connection.vigil results compute.handover "
         "compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
         "saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.checks contract.agreement_attributes contract.routes "
+        "contract.seconds contract.checks contract.agreement_attributes contract.routes "
         "contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.peers contract.draft "
-        "contract.files replay compute.local connection.farewell connection.reader "
+        "contract.files replay compute.local compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network process join passes steps infer running"
     ),
-    "commands": "functions agreements brought tasks parser",
+    "commands": "functions agreements brought statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

@@ -755,6 +755,13 @@ def test_other_records_are_told_in_counts():
         {"records": {"": [24, 3]}},
         {"records": {"": [24]}},
         {"records": [24, "ab"]},
+        {"ready": 1},
+        {"versions": None},
+        {"versions": {"jax": 3}},
+        {"versions": {"jax": "0.10.2\nserver: all is well"}},
+        {"versions": {"jax": "1" * 41}},
+        {"versions": {"a jax": "1"}},
+        {"versions": dict.fromkeys(map(chr, range(97, 123)), "1")},
     ],
 )
 def test_a_hello_that_says_nothing_sensible_is_refused(said):
@@ -765,6 +772,8 @@ def test_a_hello_that_says_nothing_sensible_is_refused(said):
         "known": 0,
         "durable": [0],
         "records": {"": [24, "ab"]},
+        "ready": True,
+        "versions": {"jax": "0.10.2"},
     }
     server = Member(t, 1, 1, Status(1, 0, (0,)))
     hello = codec.text_of(
@@ -784,6 +793,8 @@ def changed_hellos(count, seed):
         "durable": [0, 2],
         "records": {"": [24, "ab"]},
         "agreement": {"steps": 3},
+        "ready": True,
+        "versions": {"jax": "0.10.2", "python": "3.13.0rc1+x"},
     }
     text = codec.text_of(codec.Head("hello", RUN, 0, 8, 0, 1), about).arrays[0]
     rng, seen = np.random.default_rng(seed), {"refused": 0, "taken": 0}

@@ -14,8 +14,10 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.trees import abstract
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
+from jsplit.party.compute.warming import Warming
 from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.reach import Reach
@@ -28,6 +30,7 @@ from jsplit.party.in_memory import InMemory
 from jsplit.party.process import PartyRun, of_client
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
+from jsplit.party.versions import own_versions
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
@@ -48,6 +51,7 @@ class Prepared:
         saved: of inference, the checkpoints in the folder that it was given.
         member: its side of the protocol.
         limit: the most bytes that the arrays of one frame may take.
+        warming: its programs, to be compiled.
     """
 
     agreed: Agreement
@@ -59,6 +63,7 @@ class Prepared:
     saved: SavedStates | None
     member: Member
     limit: int
+    warming: Warming
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -82,6 +87,7 @@ class Prepared:
                 self.store,
                 network,
                 self.agreed.turns,
+                self.warming,
             )
         finally:
             network.close()
@@ -153,6 +159,7 @@ def prepare(
             saved,
             member,
             limit,
+            Warming(local, task, abstract(like), first),
         )
 
 
@@ -252,7 +259,7 @@ def _member(
         if its.count is not None:
             counts[client] = (its.count, its.digest)
     # The lead finds the newest that all have, to infer with as to train on from.
-    status = Status(store.instance, 0, tuple(durable), counts)
+    status = Status(store.instance, 0, tuple(durable), counts, ready=False)
     relayed = "lead" in reach.values()
     return Member(
         frames.terms(),
@@ -264,6 +271,7 @@ def _member(
         brought.keep_replies,
         _sealer(frames, brought.credentials, status.instance) if relayed else None,
         store.away(),
+        own_versions(),
     )
 
 

@@ -24,8 +24,10 @@ from jsplit.wire.json_types import Json
 from jsplit.wire.relay import Outgoing, Seals
 from jsplit.wire.rendezvous import Rendezvous
 from jsplit.wire.rota import Away
+from jsplit.wire.signs import Sign, signs_of, words_of
 from jsplit.wire.terms import Terms
 from jsplit.wire.traffic import Traffic
+from jsplit.wire.versions import Versions, versions_of
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Member:
             so.
         away: at the lead, which clients were passed over before this
             process began.
+        versions: of what this process computes with.
 
     Attributes:
         start: the epoch that has begun.
@@ -54,6 +57,8 @@ class Member:
         gone: who has said goodbye, and has not come again.
         done: who has ever said goodbye because it knows that all is
             done.
+        signs: by party, what it was at when it last said so.
+        versions_of: by party, what its process computes with.
     """
 
     terms: Terms
@@ -65,10 +70,13 @@ class Member:
     cache: bool = True
     seals: Seals | None = None
     away: Away = ()
+    versions: Versions = field(default_factory=dict[str, str])
     start: Start | None = None
     committed: int = -1
     gone: set[int] = field(default_factory=set[int])
     done: set[int] = field(default_factory=set[int])
+    signs: dict[int, Sign] = field(default_factory=dict[int, Sign])
+    versions_of: dict[int, Versions] = field(default_factory=dict[int, Versions])
 
     def __post_init__(self) -> None:
         others = frozenset(p for p in range(len(self.terms.parties)) if p != self.me)
@@ -104,9 +112,8 @@ class Member:
 
     def hello(self, peer: int) -> Frame:
         """What is said first on every connection."""
-        return self._text(
-            "hello", peer, self.status_for(peer) | {"agreement": self.said}
-        )
+        about = {"agreement": self.said, "versions": self.versions}
+        return self._text("hello", peer, self.status_for(peer) | about)
 
     def status_for(self, peer: int) -> dict[str, object]:
         """What this party says of itself."""
@@ -115,6 +122,14 @@ class Member:
     def bye(self, peer: int, reason: str = "") -> Frame:
         """What is said last, with a reason unless it is that all is done."""
         return self._text("bye", peer, {"reason": reason})
+
+    def sign(self, own: Sign) -> Outgoing:
+        """What this party is at; the lead says of all others what it has heard of them."""
+        if self.rendezvous is None:
+            words = words_of({self.me: own})
+            return [(self.lead, self._text("sign", self.lead, words))]
+        words = words_of({**self.signs, self.me: own})
+        return [(peer, self._text("sign", peer, words)) for peer in self.sessions]
 
     def refusal(self, peer: int, reason: str) -> Frame:
         """What ends the other side too."""
@@ -183,6 +198,10 @@ class Member:
                 return []
             case "refusal":
                 raise Refused(str(codec.about(frame).get("reason"))[:1000])
+            case "sign":
+                said = codec.about(frame)
+                self.signs |= signs_of(said, self.terms, peer, self.lead)
+                return []
             case "key":
                 return self.traffic.on_key(head, codec.about(frame))
             case _:
@@ -192,9 +211,10 @@ class Member:
         """Compare agreements with who says hello, and ask for what was lost before."""
         said, who = codec.about(frame), self.terms.name(peer)
         check_same_run(self.terms, self.said, self.me, frame, said.get("agreement"))
-        status = Status.of(said, who)
+        status, versions = Status.of(said, who), versions_of(said, who)
         check_newer(who, status.instance, self._instance_of(peer))
         self.gone.discard(peer)
+        self.versions_of[peer] = versions
         found = self._arrive(peer, status) if self.rendezvous else []
         # If its arrival has begun an epoch, it was told so with all others.
         if self.rendezvous and not any(p == peer for p, _ in found):
@@ -246,6 +266,11 @@ class Member:
             return []
         self.start, self.committed = start, start.step
         return self.traffic.begin(start)
+
+    def ready(self) -> Outgoing:
+        """Note that this party can begin, and tell the lead."""
+        self.status = replace(self.status, ready=True)
+        return self.durable(self.status.durable)
 
     def durable(self, steps: Iterable[int]) -> Outgoing:
         """Note that this party has these steps on disk, and tell the lead."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.typing import ArrayLike
 
+from jsplit.party.connection.absence import absent, trouble_of
 from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.farewell import awaited_by, say_goodbye
 from jsplit.party.connection.interrupts import Missing, RolledBack, Stopped
@@ -85,7 +86,17 @@ class Network:
         )
         self.peers = self.connections.peers
         self.changed, self.post = self.peers.changed, self.peers.post
-        self.close = self.connections.close
+        self.vigil = self.peers.vigil
+        self.signs = self.vigil.give(self._say_sign)
+
+    def close(self) -> None:
+        """Leave, at the latest now."""
+        self.vigil.end()
+        self.connections.close()
+
+    def _say_sign(self) -> None:
+        with self.changed:
+            self.post(self.member.sign(self.vigil.sign(self.member.epoch)))
 
     # Waiting.
 
@@ -108,11 +119,11 @@ class Network:
             RolledBack: if another epoch has begun meanwhile.
             Refused: if the parties cannot work together.
             Stopped: if this party was asked to stop.
-            Missing: if it takes longer than agreed.
+            Missing: if nobody was at work for as long as agreed.
         """
         patience = self.wait_for if patience is None else patience
         began = last = time.monotonic()
-        with self.changed:
+        with self.changed, self.vigil.waiting():
             while True:
                 if self.peers.fatal:
                     raise self.peers.fatal
@@ -126,7 +137,7 @@ class Network:
                 now = time.monotonic()
                 if pass_over(self.peers, now):
                     continue
-                if now - began > patience:
+                if now - self.vigil.quiet_since(began) > patience:
                     raise self._missing(patience, what, whom)
                 if now - last > self.remind:
                     last = now
@@ -137,8 +148,7 @@ class Network:
     def _missing(
         self, patience: float, what: str | Callable[[], str], whom: Sequence[str]
     ) -> Missing:
-        known = self.peers.trouble
-        trouble = "; ".join(known[party] for party in whom if party in known)
+        trouble = trouble_of(self.peers, whom)
         what = what() if callable(what) else what
         why = f": {trouble}" if trouble else ""
         return Missing(f"`{self.party}` waited {patience:g} s for {what}{why}")
@@ -172,6 +182,9 @@ class Network:
         while True:
             try:
                 self.until(there, lambda: f"the other parties, {self._absent()}", names)
+                # Steps of inference are counted from 0, whatever it begins with.
+                if member.start is not None and not member.terms.anew:
+                    self.vigil.step = member.start.step
                 return
             except RolledBack:
                 # The one that is waited for has begun, or already the one after it.
@@ -179,16 +192,8 @@ class Network:
                     self.epoch = member.epoch
 
     def _absent(self) -> str:
-        """Who did not come, in words."""
         with self.changed:
-            # The lead knows of all; the others only whom they have a connection with.
-            rendezvous = self.member.rendezvous
-            there = rendezvous.there if rendezvous else self.peers.outboxes
-            others = [(i, p) for i, p in enumerate(self.names) if p != self.party]
-            missing = [f"`{party}`" for i, party in others if i not in there]
-        if not missing:
-            return "of whom all were connected"
-        return f"of whom {', '.join(missing)} did not come"
+            return absent(self.peers)
 
     # Values.
 
@@ -247,8 +252,15 @@ class Network:
 
     # Progress.
 
+    def ready(self) -> None:
+        """Say that this party can begin."""
+        with self.changed:
+            self.post(self.member.ready())
+            self.changed.notify_all()
+
     def finished(self, step: int) -> None:
         """Say that this party has finished a step, to those to whom no value says it."""
+        self.vigil.step = step + 1
         with self.changed:
             self.current()
             self.post(self.member.finished(step))
@@ -284,6 +296,7 @@ class Network:
             awaited: whose goodbye is waited for.
         """
         places = [self.names.index(party) for party in awaited]
-        left = say_goodbye(self.peers, reason, places, self.asked)
+        with self.vigil.waiting():
+            left = say_goodbye(self.peers, reason, places, self.asked)
         self.connections.leave(reason)
         return [self.names[peer] for peer in sorted(left)]

@@ -67,6 +67,11 @@ class Outbox:
             text = tuple(array.tobytes() for array in frame.arrays)
         with self.changed:
             if self.ends is None:
+                # Of signs of life only the newest counts: behind a frame that takes long
+                # on a slow line they would pile up.
+                if frame.head.kind == "sign":
+                    text = ()
+                    self.due.pop((frame.head.id(), text), None)
                 self.due.setdefault((frame.head.id(), text), frame)
                 self.changed.notify_all()
             full = len(self.due) > self.most
