@@ -83,7 +83,8 @@ INSIDE = {
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names contract.record_order "
-        "contract.schema contract.field_types folder in_memory versions connection.vigil results compute.handover "
+        "contract.schema contract.field_types folder in_memory versions connection.vigil "
+        "results compute.handover "
         "compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
         "saved_states "
@@ -91,7 +92,8 @@ INSIDE = {
         "contract.seconds contract.checks contract.agreement_attributes contract.routes "
         "contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.peers contract.draft "
-        "contract.files replay compute.local compute.warming connection.absence connection.farewell connection.reader "
+        "contract.files replay compute.local compute.warming "
+        "connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network process join passes steps infer running"
     ),

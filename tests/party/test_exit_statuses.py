@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import signal
+import sys
 from contextlib import closing
 
 import pytest
@@ -104,6 +105,7 @@ def test_a_disk_that_is_full_under_log_and_output_costs_lines_and_no_step(
         progress(METRICS)
         stopping.hush()  # or Python would end with status 120
         print("is said to nobody", flush=True)
+        sys.stdout.close()
     assert len((tmp_path / "log").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "log").read_text())["step"] == 1
     assert sum("are lost" in r.message for r in caplog.records) == 1

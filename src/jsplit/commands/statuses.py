@@ -52,6 +52,8 @@ def status_of(error: BaseException) -> int:
         75
     """
     # `Missing` is a `TimeoutError` and so an `OSError`, as what a socket raises is.
-    if isinstance(error, OSError) and not isinstance(error, (ValueError, *_OF_THE_USER)):
+    if isinstance(error, OSError) and not isinstance(
+        error, (ValueError, *_OF_THE_USER)
+    ):
         return AGAIN
     return NEVER

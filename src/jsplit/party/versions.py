@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 
 import jax
 import numpy as np
-
-import jsplit
 
 
 def own_versions() -> dict[str, str]:
     """By name, the versions of this process, in the form in which they are sent."""
     found = {
-        "jsplit": jsplit.__version__,
+        # Not imported: the package has imported this file, and is whole by now.
+        "jsplit": str(getattr(sys.modules["jsplit"], "__version__", "unknown")),
         "jax": jax.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -120,10 +120,6 @@ class Local:
         self._pipeline: Pipeline | None = None
         self._looked = False
 
-    def works(self, step: int) -> bool:
-        """Whether this party has a part in a step, and there is that step."""
-        return step < self.agreed.steps and self.turns.works(self.name, step)
-
     def fields(self, task: str) -> list[str]:
         """The entries of data that a task, "train", "evaluate" or "predict", needs."""
         return needed_entries(self.topology, self.party, task, self.agreed.weight)
@@ -231,7 +227,7 @@ class Local:
         self, batches: Batches, step: int, store: Mapping[Address, PyTree]
     ) -> Iterator[None]:
         """Begin the next step of this party, a little at a time."""
-        if not self.works(step):
+        if step >= self.agreed.steps or not self.turns.works(self.name, step):
             return
         layout = self.layout[self.party]
         prefetched = self._prefetched = PrefetchedStep(batches, step)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from jsplit.party.connection.interrupts import Missing
 from jsplit.party.connection.peers import Peers
 
 
@@ -25,13 +26,25 @@ def absent(peers: Peers) -> str:
     return "of whom all were connected"
 
 
-def trouble_of(peers: Peers, whom: Sequence[str]) -> str:
-    """What is known to be wrong with some parties; nothing if nothing is.
+def missing(
+    peers: Peers, patience: float, what: str | Callable[[], str], whom: Sequence[str]
+) -> Missing:
+    """The end of a wait.
 
     Args:
-        peers: of the party that waits.
-        whom: the parties that are waited for.
+        peers: of the party that waited.
+        patience: for how many seconds nobody was at work.
+        what: what it waited for, in words.
+        whom: the parties that it waited for.
     """
+    trouble = _trouble_of(peers, whom)
+    what = what() if callable(what) else what
+    why = f": {trouble}" if trouble else ""
+    return Missing(f"`{peers.party}` waited {patience:g} s for {what}{why}")
+
+
+def _trouble_of(peers: Peers, whom: Sequence[str]) -> str:
+    """What is known to be wrong with some parties; nothing if nothing is."""
     known = dict(peers.trouble)
     standing = peers.vigil.standing()
     for place, words in standing.items():

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.typing import ArrayLike
 
-from jsplit.party.connection.absence import absent, trouble_of
+from jsplit.party.connection.absence import absent, missing
 from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.farewell import awaited_by, say_goodbye
-from jsplit.party.connection.interrupts import Missing, RolledBack, Stopped
+from jsplit.party.connection.interrupts import RolledBack, Stopped
 from jsplit.party.connection.reach import Reach, default_transport
 from jsplit.party.connection.skipping import pass_over
 from jsplit.party.contract.agreement import Agreement
@@ -138,20 +138,12 @@ class Network:
                 if pass_over(self.peers, now):
                     continue
                 if now - self.vigil.quiet_since(began) > patience:
-                    raise self._missing(patience, what, whom)
+                    raise missing(self.peers, patience, what, whom)
                 if now - last > self.remind:
                     last = now
                     self.post(self.member.resend())
                 self.changed.wait(min(self.remind, _STEP, patience))
         self.waited += time.monotonic() - began
-
-    def _missing(
-        self, patience: float, what: str | Callable[[], str], whom: Sequence[str]
-    ) -> Missing:
-        trouble = trouble_of(self.peers, whom)
-        what = what() if callable(what) else what
-        why = f": {trouble}" if trouble else ""
-        return Missing(f"`{self.party}` waited {patience:g} s for {what}{why}")
 
     def current(self) -> None:
         """Raise `RolledBack` if another epoch has begun."""
@@ -255,7 +247,12 @@ class Network:
     def ready(self) -> None:
         """Say that this party can begin."""
         with self.changed:
-            self.post(self.member.ready())
+            try:
+                self.post(self.member.ready())
+            except Refused as error:
+                # The lead, as the last that got ready, has found what others must know.
+                self.peers.fail(error, tell=True)
+                raise
             self.changed.notify_all()
 
     def finished(self, step: int) -> None:
