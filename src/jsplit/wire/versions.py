@@ -52,7 +52,7 @@ def differing(own: Versions, theirs: Versions, here: str, there: str) -> str:
         here: the name of the one.
         there: the name of the other.
     """
-    parts = []
+    parts: list[str] = []
     for name in sorted({*own, *theirs}):
         mine, its = own.get(name, "none"), theirs.get(name, "none")
         if mine != its:

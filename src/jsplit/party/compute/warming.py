@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, cast
 
 import jax
 import numpy as np
+from jax.stages import Lowered
 
 from jsplit.core.base import PartyState, PyTree
 from jsplit.party.compute.handover import on_device, shapes_of_learned
@@ -115,7 +117,9 @@ class Warming:
         """What compiles each program of a walk, and leaves its results' shapes."""
         messages = _Shapes(self.local, size)
         for program in part.programs:
-            compiling = program._replace(function=partial(_compiled, program.function))
+            compiling = program._replace(
+                function=partial(_compiled, cast(_Jitted, program.function))
+            )
             yield partial(run_program, compiling, store, messages)
 
     def _gather(self, size: int) -> None:
@@ -139,7 +143,15 @@ class Warming:
         return {name: example(name, x, size) for name, x in self.fields.items()}
 
 
-def _compiled(function: Callable[..., PyTree], *shapes: PyTree) -> PyTree:
+class _Jitted(Protocol):
+    """What `jax.jit` gives, as far as it is used here."""
+
+    def __call__(self, *args: PyTree) -> PyTree: ...
+
+    def lower(self, *args: PyTree) -> Lowered: ...
+
+
+def _compiled(function: _Jitted, *shapes: PyTree) -> PyTree:
     """Compile a jitted function for arguments of these shapes, and give its results'."""
     # JAX keeps what it has compiled so: a call with arrays of these shapes finds it.
     function.lower(*shapes).compile()

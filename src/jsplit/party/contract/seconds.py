@@ -24,8 +24,9 @@ def check_seconds(found: Mapping[str, object]) -> None:
     for name in ("patience", "stall"):
         seconds = found.get(name, STALL)
         # Written so that NaN is refused as well, which no comparison finds too small.
-        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if not number or not 0 < seconds < inf:
+        number = seconds if isinstance(seconds, (int, float)) else 0.0
+        # `True` is a number in Python, and never what somebody meant by seconds.
+        if isinstance(seconds, bool) or not 0 < number < inf:
             raise ValueError(
                 f"`{name}` must be a positive number of seconds, got {shown(seconds)}."
             )
