@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import threading
 import time
+from errno import ENOSPC
+from io import FileIO
 
 import pytest
 
 from jsplit import party
+from jsplit.party import folder
 from jsplit.party.connection import vigil
 from jsplit.party.connection.interrupts import Missing
+from jsplit.party.connection.outbox import Outbox
 from jsplit.party.connection.vigil import Vigil
+from jsplit.wire.frames import Head, about, text_of
 from jsplit.wire.signs import Sign
 from tests.party.federation import (
     agreed_for,
@@ -199,3 +204,67 @@ class Noting(party.MemoryTransport):
 
         listener.close = closed
         return listener
+
+
+class Blocked:
+    """A channel that sends nothing until it is let go."""
+
+    peer = "server"
+
+    def __init__(self):
+        self.free, self.sent = threading.Event(), []
+
+    def send(self, frame, timeout):
+        assert self.free.wait(30)
+        self.sent.append(frame)
+
+    def close(self, reason="", wait=0.0):
+        """There is nothing to close."""
+
+
+def test_behind_a_frame_that_takes_long_only_the_newest_sign_is_due():
+    """Else they would fill the queue on a slow line, and cut it within every large frame."""
+    channel = Blocked()
+    line = Outbox(channel, 30.0, 64, lambda error: None)
+    for number in range(200):
+        line.put(text_of(Head("sign"), {"signs": {"0": [number, 0, 0, True]}}))
+    assert line.ends is None and len(line.due) <= 1
+    channel.free.set()
+    line.end("all was sent.")
+    line.join()
+    assert 0 < len(channel.sent) <= 2
+    assert about(channel.sent[-1])["signs"] == {"0": [199, 0, 0, True]}
+
+
+def test_a_process_of_other_versions_is_told_of_once_with_who_has_which(caplog):
+    network = network_of(agreed_for(small()), "lab")
+    try:
+        with network.changed:
+            network.member.versions = {"jax": "0.10.2"}
+            network.member.versions_of[SERVER] = {"jax": "0.10.3"}
+            network.peers.met(SERVER)
+            network.peers.met(SERVER)
+    finally:
+        network.close()
+    said = [r.message for r in caplog.records if "versions differ" in r.message]
+    assert said == [
+        "lab: versions differ: jax is 0.10.2 at `lab` and 0.10.3 at `server`"
+    ]
+
+
+def test_on_a_full_disk_a_process_loses_no_number_so_no_clock_makes_it_older(
+    tmp_path, monkeypatch
+):
+    class Full(FileIO):
+        def write(self, data):
+            raise OSError(ENOSPC, "No space left on device")
+
+    def number(kind=FileIO):
+        with kind(tmp_path / "process", "a+") as file:
+            return folder.number_process(file)
+
+    first = number()
+    with pytest.raises(OSError, match="No space left"):
+        number(Full)
+    monkeypatch.setattr(folder.time, "time_ns", lambda: 1)
+    assert number() == first + 1
