@@ -96,7 +96,8 @@ def test_a_disk_that_is_full_under_log_and_output_costs_lines_and_no_step(
     tmp_path, monkeypatch, caplog
 ):
     with closing(stopping.Lines(tmp_path / "log")) as lines:
-        lines.file = full = Full(lines.file)
+        full = Full(lines.file)
+        monkeypatch.setattr(lines, "file", full)
         monkeypatch.setattr("sys.stdout", Full(None))
         progress = Progress(9, lines)
         for _ in range(3):

@@ -198,9 +198,9 @@ class Noting(party.MemoryTransport):
         listener = super().listen(*given, **options)
         close = listener.close
 
-        def closed():
+        def closed(grace=5.0):
             self.gone.set()
-            close()
+            close(grace)
 
         listener.close = closed
         return listener
