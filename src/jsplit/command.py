@@ -10,16 +10,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from jsplit import party as parties
 from jsplit.commands.functions import said, whence
 from jsplit.commands.parser import parser
+from jsplit.commands.statuses import INTERRUPTED, MENDABLE, NEVER, status_of
+from jsplit.commands.stopping import hush
 
-_UNUSABLE = 2
-"""Exit status after an error that the user can mend; that of `argparse` as well."""
 _OF_GRPC = ("grpc", "cryptography")
 """The packages of the extra `grpc`."""
-_INTERRUPTED = 130
-"""Exit status after Ctrl-C, by the custom of shells: 128 and the number of the signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; by default those of the process.
 
     Returns:
-        The exit status.
+        The exit status; `jsplit.commands.statuses` says which there are.
 
     Raises:
         SystemExit: if the arguments cannot be parsed, or ask for help or the version.
@@ -62,18 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "`grpc`: install jsplit with `[grpc]`.",
             file=sys.stderr,
         )
-        return _UNUSABLE
-    except (ValueError, parties.Refused, parties.Missing, OSError) as error:
+        return NEVER
+    except MENDABLE as error:
         if options.debug:
             traceback.print_exc()
         # Of the function that the user has named, if the command takes one.
         where = whence(error, getattr(options, "function", ""))
         text = said(error, where)
         print(f"jsplit {options.command}: {text}{where}", file=sys.stderr)
-        return _UNUSABLE
+        return status_of(error)
     except KeyboardInterrupt:
         print(f"jsplit {options.command}: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
+    finally:
+        hush()
 
 
 if __name__ == "__main__":

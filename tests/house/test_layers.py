@@ -78,25 +78,26 @@ INSIDE = {
         "difference private door steps credential_files certs proof frames "
         "key_exchange rota codec identity schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
-        "rendezvous rpc_listener traffic member rpc"
+        "rendezvous rpc_listener signs versions traffic member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names "
         "contract.plain_names contract.record_order contract.ids_key contract.schema "
         "contract.field_types bounds finite_states folder scarce_files in_memory "
-        "results compute.handover compute.interleave compute.prefetch "
-        "contract.file_types contract.placeholders durable saved_states "
-        "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.checks contract.agreement_attributes contract.routes "
-        "contract.exchanged contract.unread contract.agreement compute.payloads "
-        "compute.first_state compute.own_config connection.newcomers connection.peers "
-        "contract.draft contract.files replay compute.local connection.farewell "
-        "connection.reader connection.skipping contract.sample connection.connections "
-        "crossings_of_run connection.network incoming process join passes steps infer "
-        "running"
+        "versions connection.vigil results compute.handover compute.interleave "
+        "compute.prefetch contract.file_types contract.placeholders durable "
+        "saved_states compute.pipeline contract.turns_check task contract.turns "
+        "compute.exchange contract.seconds contract.checks "
+        "contract.agreement_attributes contract.routes contract.exchanged "
+        "contract.unread contract.agreement compute.payloads compute.first_state "
+        "compute.own_config connection.newcomers connection.peers contract.draft "
+        "contract.files replay compute.local compute.warming connection.absence "
+        "connection.farewell connection.reader connection.skipping contract.sample "
+        "connection.connections crossings_of_run connection.network incoming process "
+        "brought_records join passes steps infer running"
     ),
-    "commands": "functions agreements brought tasks parser",
+    "commands": "functions agreements brought statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

@@ -53,7 +53,7 @@ def soon(monkeypatch):
 # What a lead says, judged by a member that is honest. No I/O.
 
 BYTE = ((np.dtype(np.uint8), (8,)),)
-UP, DOWN = Crossing("activation", "h", 0, 2), Crossing("cotangent", "h", 2, 0)
+UP, DOWN = Crossing("activation", "h", (0,), 2), Crossing("cotangent", "h", (2,), 0)
 TERMS = Terms(
     b"r" * 32,
     ("north", "south", "server"),
@@ -196,13 +196,18 @@ def test_a_status_is_of_the_process_and_of_the_agreement_of_its_frame():
     north = Member(TERMS, 0, 2, Status(7, 0, (0,)), {"steps": 60})
     for kind in ("hello", "checkpoint"):
         frame = codec.text_of(
-            north.head(kind, 2), north.status_for(2) | {"instance": 1 << 61}
+            north.head(kind, 2),
+            north.status_for(2) | {"instance": 1 << 61, "versions": {}},
         )
         with pytest.raises(RemoteProtocolError, match=r"process 23\d+, in.*process 7"):
             lead.receive(0, frame)
     with pytest.raises(RemoteProtocolError, match="in epoch 5, and has heard of 0"):
         lead.receive(
-            0, codec.text_of(north.head("hello", 2), north.status_for(2) | {"epoch": 5})
+            0,
+            codec.text_of(
+                north.head("hello", 2),
+                north.status_for(2) | {"epoch": 5, "versions": {}},
+            ),
         )
     said = north.status_for(2) | {"agreement": {"steps": 61}}
     with pytest.raises(RemoteProtocolError, match="`north` sent another agreement"):

@@ -42,7 +42,10 @@ class World:
 
     def __init__(self):
         trust = authority(PARTIES)
-        wires = (Crossing("activation", "h", 0, 1), Crossing("cotangent", "h", 1, 0))
+        wires = (
+            Crossing("activation", "h", (0,), 1),
+            Crossing("cotangent", "h", (1,), 0),
+        )
         shapes = (((np.dtype(np.float32), (8,)),),) * 2
         terms = Terms(RUN, PARTIES, wires, shapes, 9, window=3)
         uris = [uri_of(p) for p in PARTIES]

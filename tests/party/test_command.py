@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 import jsplit
 from jsplit import command, party
-from jsplit.commands import tasks
+from jsplit.commands import stopping, tasks
 from tests.party import federation
 
 PARTS = """
@@ -62,7 +63,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
     monkeypatch.setattr(
-        tasks.signal, "signal", lambda *_: None
+        stopping.signal, "signal", lambda *_: None
     )  # several parties are threads of one process here
     assert command.main(["certs", "certs", "lab", "clinic", "server"]) == 0
     assert command.main(["ids-key", "ids.key"]) == 0
@@ -153,7 +154,7 @@ def given(name):
 
 
 def test_clients_that_take_turns(folder, capsys, monkeypatch):
-    monkeypatch.setattr(tasks.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(stopping.signal, "signal", lambda *_: None)
     (folder / "turns.py").write_text(TURNS)
     command.main(["certs", "certs", "north", "south", "server"])
     command.main(["ids-key", "ids.key"])
@@ -299,8 +300,8 @@ def test_an_interrupt_is_one_line_and_status_130(folder, capsys):
 
 
 def test_the_log_is_json_whatever_the_losses_are(tmp_path):
-    with open(tmp_path / "log", "w") as f:
-        tasks.Progress(9, f)(
+    with closing(stopping.Lines(tmp_path / "log")) as lines:
+        tasks.Progress(9, lines)(
             party.Metrics(
                 1,
                 {"a": float("nan"), "b": 0.5, "c": float("inf")},

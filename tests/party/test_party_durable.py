@@ -133,7 +133,7 @@ BYTE = ((np.dtype(np.uint8), (1,)),)
 TERMS = Terms(
     b"r" * 32,
     ("lab", "clinic", "server"),
-    (Crossing("activation", "h", 0, 2), Crossing("cotangent", "h", 2, 0)),
+    (Crossing("activation", "h", (0,), 2), Crossing("cotangent", "h", (2,), 0)),
     (BYTE, BYTE),
     9,
 )

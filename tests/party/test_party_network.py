@@ -13,7 +13,8 @@ import pytest
 from jsplit import party
 from jsplit.party.connection import connections, outbox
 from jsplit.party.connection.connections import Connections
-from jsplit.party.connection.network import Missing, Network, Reach, Stopped
+from jsplit.party.connection.interrupts import Missing
+from jsplit.party.connection.network import Network, Reach, Stopped
 from jsplit.party.connection.outbox import Outbox
 from jsplit.party.connection.reader import serve
 from jsplit.wire.certs import PlaintextWithoutIdentity

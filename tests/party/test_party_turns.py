@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import jsplit
 from jsplit import party
 from jsplit.party.contract.record_order import places_of
-from jsplit.party.contract.turns import Turns
+from jsplit.party.contract.turns import Handover, Turns
 from tests.helpers import make_problem
 from tests.party.federation import (
     IDS_KEY,
@@ -114,10 +114,8 @@ def expected(problem, roles, records, turns, micros=1):
     losses = []
 
     def hand_over(step):
-        for (giver, taker), times in zip(
-            turns.pairs, turns.handover_steps[:: len(roles)], strict=bool(turns.pairs)
-        ):
-            mine[taker] = mine[giver] if step in times else mine[taker]
+        for (giver, taker), times in turns.rota.handed.items():
+            mine[taker] = mine[giver] if times.has(step) else mine[taker]
 
     for step in range(turns.steps):
         hand_over(step)
@@ -521,10 +519,8 @@ def test_turns_without_those_that_are_away(order, away):
     holder, begins = [0] * 4, {*turns.rota.turns[0]}
     for step in range(31):
         gone, new = turns.rota.away_at(step), list(holder)
-        for (giver, taker), times in zip(
-            turns.pairs, turns.handover_steps, strict=True
-        ):
-            if step in times:
+        for (giver, taker), times in turns.rota.handed.items():
+            if times.has(step):
                 assert (
                     giver not in gone
                     and taker not in gone
@@ -567,22 +563,30 @@ def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff
         assert [turns.steps_of(i, step) for i in range(3)] == [
             whose[:step].count(c) for c in "abc"
         ]
-    pairs = [*zip(turns.handovers, turns.handover_steps, strict=True)]
-    hands = [(s, h.sender, h.receiver) for h, at in pairs for s in at]
+    handed, schedule = turns.rota.handed, turns.schedule(2)
+    hands = [
+        (s, "abc"[a], "abc"[b])
+        for (a, b), uses in handed.items()
+        for s in range(steps + 2)
+        if uses.has(s)
+    ]
     passes = [
         (b, whose[b - 1], whose[b]) for b in range(1, steps) if whose[b - 1] != whose[b]
     ]
     last = [(steps, whose[-1], c) for c in "abc" if c != whose[-1]]
     assert sorted(hands) == (sorted(passes + last) if handoff == "peer" else [])
-    for i, (h, at) in enumerate(pairs):
-        assert [turns.schedule(2).tables[6 + i].count(s) for s in range(steps + 2)] == [
+    for (giver, taker), uses in handed.items():
+        # By who takes, after the two wires of each of the three clients.
+        of_taker = schedule.steps_of(6 + taker, turns.parties.index("abc"[giver]))
+        assert of_taker is uses
+        at = [s for s, a, b in hands if (a, b) == ("abc"[giver], "abc"[taker])]
+        assert [uses.count(s) for s in range(steps + 2)] == [
             sum(x < s for x in at) for s in range(steps + 2)
         ]
-        assert all(
-            (i, h) in turns.handovers_of(p, s)
-            for s in at
-            for p in (h.sender, h.receiver)
-        )
+        hand = Handover("client", "abc"[giver], "abc"[taker])
+        for s in at:
+            assert (taker, hand) in turns.handovers_of("abc"[giver], s)
+            assert (taker, hand) in turns.handovers_of("abc"[taker], s)
     assert sum(
         len(turns.handovers_of(p, s)) for p in "abc" for s in range(steps + 1)
     ) == 2 * len(hands)

@@ -90,6 +90,15 @@ def terms_of(parties, crossings=()) -> Terms:
     return Terms(RUN, tuple(parties), tuple(crossings), shapes, 3)
 
 
+HELLO = {
+    "instance": 7,
+    "epoch": 0,
+    "known": 0,
+    "durable": [0],
+    "records": {},
+    "ready": True,
+    "versions": {"jax": "0.10.2"},
+}
 SAID = {"steps": 3, "task": "train", "nodes": [{"name": "h"}]}
 
 
@@ -99,7 +108,7 @@ def party_of(name, hub, agreed=None):
     agreed = agreed or agreed_for(small("pair"), patience=1.0)
     parties = agreed.parties
     me, lead = parties.index(name), parties.index(agreed.lead)
-    terms = terms_of(parties, [Crossing("activation", "h", 0, 1)])
+    terms = terms_of(parties, [Crossing("activation", "h", (0,), 1)])
     member = Member(terms, me, lead, Status(5, 0, (0,), {"": (8, "d")}), SAID)
     trust, reach = PlaintextWithoutIdentity(name), Reach(remind=0.2, transport=hub)
     network = Network(agreed, name, member, trust, 1 << 20, reach)
@@ -112,7 +121,7 @@ def party_of(name, hub, agreed=None):
 
 def hello(text="", **changes) -> list:
     """The hello of another party, as it should be but for the changes."""
-    said = {"instance": 7, "epoch": 0, "known": 0, "durable": [0], "agreement": SAID}
+    said = HELLO | {"agreement": SAID}
     said |= {"records": {"": [8, "d"]}} | changes
     return [text_of(head("hello"), said)]
 
@@ -232,7 +241,7 @@ def test_a_refusal_of_the_lead_reads_as_what_the_lead_says(text, caplog):
 
         def met(name, opened, last=last):
             line = opened(accept_all)
-            said = {"instance": 7, "epoch": 0, "known": 0, "durable": [], "records": {}}
+            said = HELLO | {"durable": []}
             # Until the client hangs up, which it may do at any word.
             with suppress(Closed):
                 for frame in (of("hello", said, 0), of("start", start), last):
@@ -513,7 +522,7 @@ def test_a_command_prints_what_a_hostile_server_says_as_what_it_says(
     def met(party, opened):
         line = opened(accept_all)
         reason = {"reason": HOSTILE[name]}
-        hello = {"instance": 7, "epoch": 0, "known": 0, "durable": [], "records": {}}
+        hello = HELLO | {"durable": []}
         with suppress(Closed):
             run = line.receive(LONG).head.run
             line.send(text_of(Head("hello", run, 0, 7, 1, 0), hello), LONG)
@@ -553,7 +562,7 @@ def given(name):
 
 
 def test_a_number_of_the_wrong_kind_is_cut_in_the_error_that_names_it():
-    t = terms_of(("lab", "server"), [Crossing("activation", "h", 0, 1)])
+    t = terms_of(("lab", "server"), [Crossing("activation", "h", (0,), 1)])
     server = Member(t, 1, 1, Status(5, 0, (0,)))
     many = Head("activation", RUN, 0, 7, 0, 1)
     shapes = ((np.dtype(np.float32), (1,) * 16),) * 10_000

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jsplit.party.contract.turns import Turns, turns
+from jsplit.wire.admission import accept_between
+from jsplit.wire.errors import RemoteProtocolError
+from jsplit.wire.frames import frame_of
 from jsplit.wire.rota import Rota
 from jsplit.wire.schedule import Schedule
+from jsplit.wire.session import Session
 from jsplit.wire.steps import EVERY_STEP, Steps
 from jsplit.wire.terms import Crossing, Terms
 
@@ -27,9 +36,10 @@ def test_a_table_of_steps_counts_as_going_through_them_does(ends):
 
 
 def test_without_turns_every_step_uses_every_wire_in_one_table_of_one_entry():
-    crossings = tuple(Crossing("activation", w, 0, 1) for w in "abc")
-    tables = Terms(b"r" * 32, ("lab", "server"), crossings, ((),) * 3, 9).tables()
-    assert {id(t) for t in tables} == {id(EVERY_STEP)}
+    crossings = tuple(Crossing("activation", w, (0,), 1) for w in "abc")
+    terms = Terms(b"r" * 32, ("lab", "server"), crossings, ((),) * 3, 9)
+    assert {id(t) for t in terms.tables(0, 1).values()} == {id(EVERY_STEP)}
+    assert [*terms.tables(0, 1)] == [0, 1, 2] and not terms.tables(1, 0)
     assert len(EVERY_STEP.begins) == 1
     for step in (0, 1, 10**9):
         assert EVERY_STEP.count(step) == step and EVERY_STEP.has(step)
@@ -37,9 +47,14 @@ def test_without_turns_every_step_uses_every_wire_in_one_table_of_one_entry():
 
 def test_a_schedule_is_made_once_for_those_that_are_away_and_shares_tables():
     rota = Rota(2, ((0, 2), (1, 1)), 9, hands_over=True)
-    schedule = Schedule(rota, wires=2, roles=1)
+    schedule = Schedule(rota, wires=2, players=((5, 7),))
     assert schedule.excluding(()) is schedule
-    north, _, south, _, *handed = schedule.tables
+    north, south = schedule.steps_of(0, 5), schedule.steps_of(2, 7)
+    assert schedule.steps_of(1, 9) is north and schedule.steps_of(3, 9) is south
+    # Place 4 is what north takes, place 5 what south takes.
+    handed = [schedule.steps_of(5, 5), schedule.steps_of(4, 7)]
+    for nobody in ((5, 7), (4, 5), (4, 9)):
+        assert not any(schedule.steps_of(*nobody).has(s) for s in range(12))
     assert [s for s in range(9) if south.has(s)] == [2, 5, 8]
     assert all(north.has(s) != south.has(s) for s in range(9))
     assert [[s for s in range(10) if t.has(s)] for t in handed] == [
@@ -47,5 +62,45 @@ def test_a_schedule_is_made_once_for_those_that_are_away_and_shares_tables():
         [3, 6, 9],
     ]
     alone = schedule.excluding(((3, (1,)),))
-    assert [s for s in range(9) if alone.tables[2].has(s)] == [2]
+    assert [s for s in range(9) if alone.steps_of(2, 7).has(s)] == [2]
     assert alone == schedule.excluding(((3, (1,)),))
+
+
+def turns_of(clients):
+    names = [f"c{i:03}" for i in range(clients)]
+    said = turns({c: {"client": c} for c in names}, [(c, 1) for c in names])
+    return Turns(said, ["client", "server"], 2 * clients)
+
+
+def test_what_is_handed_over_has_a_crossing_for_each_client_and_not_for_each_two():
+    for clients in (2, 30, 100):
+        made = turns_of(clients)
+        assert len(made.crossings([])) == clients
+        # All but the last follow one another, and in the end it gives to each other.
+        assert len(made.rota.handed) <= 2 * clients
+
+
+def test_only_the_client_whose_turn_ends_may_hand_over():
+    """A head of any client is one of the agreement's; in a step it is of one of them."""
+    made = turns_of(3)
+    crossings = made.crossings([])
+    shapes = (((np.dtype(np.uint8), (1,)),),) * 3
+    terms = Terms(
+        b"r" * 32, made.parties, crossings, shapes, 6, schedule=made.schedule(0)
+    )
+    # To the second client the first hands over before step 1, never the third.
+    first, third = Session(terms, 0, 1), Session(terms, 2, 1)
+    second = {peer: Session(terms, 1, peer) for peer in (0, 2)}
+    for session in (first, third, *second.values()):
+        session.begin(1, 0)
+    assert first.sends == (1,) and third.receives == (2,)
+    value = [np.zeros(1, np.uint8)]
+    frame = first.send(1, 1, 0, value)
+    taken, _ = second[0].receive(frame)
+    assert taken is frame
+    head = third.head("weights", step=1, value=1)
+    accept_between(terms, 1, 2, replace(head, shapes=shapes[1]))
+    with pytest.raises(RemoteProtocolError, match="sent weights `client` of step 1"):
+        second[2].receive(frame_of(head, value))
+    # And never to itself, nor a party that plays no such role.
+    assert not terms.crosses(1, 1, 1) and not terms.crosses(1, 3, 1)

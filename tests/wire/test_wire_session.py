@@ -29,7 +29,7 @@ BYTE = ((np.dtype(np.uint8), (8,)),)
 
 def terms(parties, *crossings, steps=8, micros=1, **options):
     wires = tuple(
-        Crossing(kind, what, parties.index(a), parties.index(b))
+        Crossing(kind, what, tuple(map(parties.index, a.split())), parties.index(b))
         for kind, what, a, b in crossings
     )
     shapes = (BYTE,) * len(wires)
@@ -97,8 +97,8 @@ WORLDS = {
             ("cotangent", "h", "server", "north"),
             ("activation", "h", "south", "server"),
             ("cotangent", "h", "server", "south"),
-            ("weights", "client", "north", "south"),
-            ("weights", "client", "south", "north"),
+            ("weights", "client", "north south", "north"),
+            ("weights", "client", "north south", "south"),
         ],
         2,
         [(0, 1)],
@@ -190,13 +190,15 @@ class Party:
     @property
     def program(self):
         """What is sent and received in a step, in order; hand-overs come first."""
-        t = self.terms
-        tables = t.tables()
-        own = [
-            w
-            for w, c in enumerate(t.crossings)
-            if self.me in (c.sender, c.receiver) and tables[w].has(self.step)
-        ]
+        t, others = self.terms, [p for p in self.member.sessions]
+        tables = {}
+        for p in others:
+            tables |= {(w, True): uses for w, uses in t.tables(self.me, p).items()}
+            # Of what several may send, at a step, one does.
+            for w, uses in t.tables(p, self.me).items():
+                if uses.has(self.step) or (w, False) not in tables:
+                    tables[w, False] = uses
+        own = sorted(w for (w, _), uses in tables.items() if uses.has(self.step))
         found = [
             (w, micro) for micro in range(MICROS) for w in own if micro < t.frames(w)
         ]
@@ -223,7 +225,7 @@ class Party:
                 out = out + m.durable(self.disk)
             return out
         wire, micro = self.program[self.at]
-        if self.terms.crossings[wire].sender == self.me:
+        if self.terms.crossings[wire].receiver != self.me:
             if not m.sessions[self.terms.crossings[wire].receiver].may_send(
                 wire, self.step
             ):
@@ -457,7 +459,7 @@ def test_only_who_waits_for_it_is_told_of_a_finished_step():
         s.begin(1, 0)
     told = []
     for step in range(STEPS):  # two of the north, one of the south, and so on
-        if t.tables()[0].has(step):
+        if t.tables(0, 2)[0].has(step):
             server.receive(north.send(0, step, 0, VALUE))
             north.receive(server.send(1, step, 0, VALUE))
         north.finished(step)
@@ -759,6 +761,13 @@ def test_other_records_are_told_in_counts():
         {"records": {"": [24, 3]}},
         {"records": {"": [24]}},
         {"records": [24, "ab"]},
+        {"ready": 1},
+        {"versions": None},
+        {"versions": {"jax": 3}},
+        {"versions": {"jax": "0.10.2\nserver: all is well"}},
+        {"versions": {"jax": "1" * 41}},
+        {"versions": {"a jax": "1"}},
+        {"versions": dict.fromkeys(map(chr, range(97, 123)), "1")},
     ],
 )
 def test_a_hello_that_says_nothing_sensible_is_refused(said):
@@ -769,6 +778,8 @@ def test_a_hello_that_says_nothing_sensible_is_refused(said):
         "known": 0,
         "durable": [0],
         "records": {"": [24, "ab"]},
+        "ready": True,
+        "versions": {"jax": "0.10.2"},
     }
     server = Member(t, 1, 1, Status(1, 0, (0,)))
     hello = codec.text_of(
@@ -788,6 +799,8 @@ def changed_hellos(count, seed):
         "durable": [0, 2],
         "records": {"": [24, "ab"]},
         "agreement": {"steps": 3},
+        "ready": True,
+        "versions": {"jax": "0.10.2", "python": "3.13.0rc1+x"},
     }
     text = codec.text_of(codec.Head("hello", RUN, 0, 8, 0, 1), about).arrays[0]
     rng, seen = np.random.default_rng(seed), {"refused": 0, "taken": 0}

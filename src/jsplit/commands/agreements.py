@@ -56,7 +56,8 @@ def show(options: argparse.Namespace) -> int:
         _show_rotation(agreed)
     print(
         f"  {agreed.steps} steps of {agreed.batch}, seed {agreed.seed}, "
-        f"a checkpoint every {agreed.checkpoint}, patience {agreed.patience:g} s"
+        f"a checkpoint every {agreed.checkpoint}, patience {agreed.patience:g} s, "
+        f"stall {agreed.stall:g} s"
     )
     listening = [f"{p} listens at {a}" for p, a in agreed.addresses.items()]
     print(f"  {', '.join(listening)}, lead {agreed.lead}")

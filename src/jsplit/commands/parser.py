@@ -141,6 +141,11 @@ def _add_task(one: argparse.ArgumentParser, *, checkpoint: bool) -> None:
         type=Path,
         help="file with the secret of those who hold records, as of jsplit ids-key",
     )
+    _add_reach(one)
+
+
+def _add_reach(one: argparse.ArgumentParser) -> None:
+    """How a party is reached, and what it takes from others."""
     one.add_argument(
         "--listen",
         help="host:port, where it is not the address that the others dial",

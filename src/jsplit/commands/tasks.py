@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import signal
-import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from jsplit import party as parties
 from jsplit.commands.brought import gather
+from jsplit.commands.statuses import DONE, STOPPED
+from jsplit.commands.stopping import Lines, asked_to_stop, say
 from jsplit.core.base import PyTree
 from jsplit.core.files import private_file
-
-STOPPED = 3
-"""Exit status of a party that was asked to stop before the end; started again, it goes
-on."""
 
 
 class Progress:
@@ -29,24 +24,23 @@ class Progress:
 
     Args:
         steps: of the run.
-        log: where a line of JSON is written for each step.
+        log: gets a line of JSON for each step.
     """
 
-    def __init__(self, steps: int, log: TextIO | None):
+    def __init__(self, steps: int, log: Lines):
         self.steps, self.log = steps, log
         # On the clock that `__call__` reads, so that the first step is shown at once.
         self.shown = 0.0
 
     def __call__(self, metrics: parties.Metrics) -> None:
         """Show and log what a step took."""
-        if self.log:
-            line = {"time": time.time(), **metrics.plain()}
-            # Python's JSON would write NaN, which no other reader of JSON takes.
-            self.log.write(json.dumps(line, allow_nan=False) + "\n")
+        line = {"time": time.time(), **metrics.plain()}
+        # Python's JSON would write NaN, which no other reader of JSON takes.
+        self.log.add(json.dumps(line, allow_nan=False))
         now = time.monotonic()
         if now - self.shown > 1 or metrics.step == self.steps:
             self.shown = now
-            print(f"[{metrics.step}/{self.steps}] {metrics}", flush=True)
+            say(f"[{metrics.step}/{self.steps}] {metrics}")
 
 
 def train(options: argparse.Namespace) -> int:
@@ -56,19 +50,10 @@ def train(options: argparse.Namespace) -> int:
         options: of the command line.
 
     Returns:
-        The exit status: 0, or `STOPPED`.
+        The exit status: `DONE` or `STOPPED`.
     """
     gathered = gather(options)
-    stop = threading.Event()
-    # Line by line, so that the log is whole whenever somebody looks or the process dies.
-    # Losses say something of records, so it is its owner's alone.
-    log = None
-    if options.log:
-        log = io.TextIOWrapper(
-            private_file(options.log, "ab"), encoding="utf-8", line_buffering=True
-        )
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
+    with closing(Lines(options.log)) as log, asked_to_stop() as stop:
         result = parties.run(
             gathered.agreed,
             options.party,
@@ -83,14 +68,10 @@ def train(options: argparse.Namespace) -> int:
             bound=gathered.bound,
             **gathered.given,
         )
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if log:
-            log.close()
     losses = [f", {name} {x[-1]:.6f}" for name, x in result.losses.items() if x]
     how = "stopped" if result.stopped else "done"
-    print(f"{options.party}: {how} after step {result.step}{''.join(losses)}")
-    return STOPPED if result.stopped else 0
+    say(f"{options.party}: {how} after step {result.step}{''.join(losses)}")
+    return STOPPED if result.stopped else DONE
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -100,7 +81,7 @@ def infer(options: argparse.Namespace) -> int:
         options: of the command line.
 
     Returns:
-        The exit status, 0.
+        The exit status: `DONE` or `STOPPED`.
     """
     gathered = gather(options)
     agreed, addresses = gathered.agreed, gathered.addresses
@@ -115,31 +96,36 @@ def infer(options: argparse.Namespace) -> int:
     }
     predicts = options.command == "predict"
     work = parties.predict if predicts else parties.evaluate
-    result = work(
-        agreed,
-        options.party,
-        records=options.records,
-        credentials=gathered.credentials,
-        checkpoint=options.checkpoint,
-        ids_key=options.ids_key,
-        listen=gathered.listen,
-        addresses=addresses,
-        pulse=gathered.pulse,
-        bound=gathered.bound,
-        **kept,
-    )
+    with asked_to_stop() as stop:
+        result = work(
+            agreed,
+            options.party,
+            records=options.records,
+            credentials=gathered.credentials,
+            checkpoint=options.checkpoint,
+            ids_key=options.ids_key,
+            stop=stop,
+            listen=gathered.listen,
+            addresses=addresses,
+            pulse=gathered.pulse,
+            bound=gathered.bound,
+            **kept,
+        )
+    if result.stopped:
+        say(f"{options.party}: stopped, nothing was computed")
+        return STOPPED
     # Of which state the numbers are: the newest that all parties have.
-    print(f"{options.party}: with what was learned by step {result.step}")
+    say(f"{options.party}: with what was learned by step {result.step}")
     for name, x in result.losses.items():
-        print(f"{options.party}: {name} {x:.6f}")
+        say(f"{options.party}: {name} {x:.6f}")
     for name, x in result.metrics.items():
         shown = f"{x:.6f}" if isinstance(x, float) else x
-        print(f"{options.party}: {name} {shown}")
+        say(f"{options.party}: {name} {shown}")
     if predicts and result.outputs:
-        print(_write(options.out, _by_path(result.outputs)))
+        say(str(_write(options.out, _by_path(result.outputs))))
     elif not result.losses and not result.metrics:
-        print(f"{options.party}: done, nothing of the result is computed here")
-    return 0
+        say(f"{options.party}: done, nothing of the result is computed here")
+    return DONE
 
 
 def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:

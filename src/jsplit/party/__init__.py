@@ -1,6 +1,6 @@
 """One party over the network: what all agree on, and one process for each."""
 
-from jsplit.party.connection.network import Missing
+from jsplit.party.connection.interrupts import Missing
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.draft import agreement
 from jsplit.party.contract.files import read, write

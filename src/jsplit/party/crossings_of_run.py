@@ -93,7 +93,7 @@ class Frames:
         me = self.agreed.parties.index(self.party)
         for place, crossing in enumerate(self.crossings):
             # Others' weights are of a model that this party does not know.
-            mine = me in (crossing.sender, crossing.receiver)
+            mine = me in (*crossing.senders, crossing.receiver)
             if crossing.kind != "weights" or mine:
                 what = f"{crossing.kind} `{crossing.what}`"
                 codec.check(self.shapes[place], what)

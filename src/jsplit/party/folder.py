@@ -59,18 +59,18 @@ def number_process(file: IO[bytes]) -> int:
     """Number this process, by a larger number than any before it had.
 
     Args:
-        file: which keeps the number of the process before.
+        file: which keeps the numbers of the processes before, 20 bytes each.
 
     Returns:
         The time in nanoseconds, or one more than the number before if the clock was set
         back. Others take the process with the larger number for the one that counts.
     """
     file.seek(0)
-    before = file.read()
-    least = int(before) + 1 if before.isdigit() else 0
-    instance = max(time.time_ns(), least)
-    file.truncate(0)
-    file.write(b"%d" % instance)
+    before = [int(word) for word in file.read().split() if word.isdigit()]
+    instance = max([time.time_ns(), *(number + 1 for number in before)])
+    # Added to those before, which stay: on a full disk nothing is written, and a number
+    # that was lost would leave only the clock.
+    file.write(b"\n%d" % instance)
     # Before anybody is told the number: after a crash it must not be given again.
     file.flush()
     os.fsync(file.fileno())

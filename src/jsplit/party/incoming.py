@@ -19,7 +19,7 @@ from jsplit.party.compute.exchange import Exchange
 from jsplit.party.compute.local import Local
 from jsplit.party.task import Task
 from jsplit.training.crossing import Packet, packet
-from jsplit.wire.terms import Crossing, Terms
+from jsplit.wire.member import Member
 
 _MOST = 4
 """So many values are told of, at most."""
@@ -31,7 +31,7 @@ class Incoming:
     """An exchange that looks at what it takes.
 
     Args:
-        terms: of the run.
+        member: the party's side of the protocol, which knows who sends what.
         local: the party's part, which knows what values are made of.
         task: that all are at.
         bounds: by the name of a value, the largest norm of a record.
@@ -40,16 +40,17 @@ class Incoming:
 
     def __init__(
         self,
-        terms: Terms,
+        member: Member,
         local: Local,
         task: Task,
         bounds: Mapping[str, float],
         party: str,
     ):
-        self.terms, self.local, self.task = terms, local, task
+        self.terms, self.local, self.task = member.terms, local, task
+        self.sender = member.traffic.sender
         self.bounds, self.party = bounds, party
         self.last: dict[
-            tuple[str, str], tuple[Crossing, int, list[ArrayLike] | float]
+            tuple[str, str], tuple[tuple[int, int], list[ArrayLike] | float]
         ] = {}
         self._decoders: dict[tuple[int, int], Callable[[PyTree], PyTree]] = {}
 
@@ -71,21 +72,20 @@ class Incoming:
         # A value is held on to until the next of its kind, and measured only if
         # something goes wrong. Weights are large, and come seldom.
         kept = largest_norm(found) if crossing.kind == "weights" else [*found]
-        self.last[crossing.kind, crossing.what] = crossing, step, kept
-        most = self.bounds.get(crossing.what)
-        if most is not None:
-            self._check(most, wire, crossing, step, found)
+        self.last[crossing.kind, crossing.what] = (wire, step), kept
+        # No call where nothing is bounded: this runs for every value.
+        if self.bounds and crossing.what in self.bounds:
+            self._check(self.bounds[crossing.what], wire, step, found)
         return found
 
-    def _check(
-        self, most: float, wire: int, crossing: Crossing, step: int, found: _Arrays
-    ) -> None:
+    def _check(self, most: float, wire: int, step: int, found: _Arrays) -> None:
+        crossing = self.terms.crossings[wire]
         size, value = None, found
         if crossing.kind in ("activation", "cotangent"):
             size = self.task.size_of(step)
             value = self._value(wire % len(self.local.wires), size, found)
         # In words only if it is needed: this runs for every value.
-        sent = partial(self._sent, crossing, step)
+        sent = partial(self._sent, wire, step)
         check_norm(most, size, value, sent, self.party)
 
     def _value(self, number: int, size: int, found: _Arrays) -> PyTree:
@@ -109,16 +109,17 @@ class Incoming:
     def words(self) -> str:
         """From whom the last values came, the largest first; nothing if none came."""
         found: list[tuple[float, str]] = []
-        for crossing, step, kept in self.last.values():
+        for at, kept in self.last.values():
             norm = largest_norm(kept) if isinstance(kept, list) else kept
             # NaN is allowed to cross by some agreements, and nothing is larger.
             key = np.inf if np.isnan(norm) else norm
-            said = f"{self._sent(crossing, step)} (norm about {norm:.0e})"
+            said = f"{self._sent(*at)} (norm about {norm:.0e})"
             found.append((key, said))
         found.sort(key=lambda one: -one[0])
         said = "; ".join(text for _, text in found[:_MOST])
         return f"What came last, the largest first: {said}." if said else ""
 
-    def _sent(self, crossing: Crossing, step: int) -> str:
-        sender = self.terms.name(crossing.sender)
+    def _sent(self, wire: int, step: int) -> str:
+        crossing = self.terms.crossings[wire]
+        sender = self.terms.name(self.sender(wire, step))
         return f"`{sender}` sent {crossing.kind} `{crossing.what}` of step {step}"

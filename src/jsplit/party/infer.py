@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
+from jsplit.party.connection.interrupts import Stopped, never
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.ids_key import IdsKey
@@ -40,6 +42,7 @@ def evaluate(
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
+    stop: threading.Event | None = None,
     listen: str | None = None,
     addresses: Mapping[str, str] | None = None,
     remind: float = 5.0,
@@ -70,6 +73,8 @@ def evaluate(
         checkpoint: its folder, which is only read; instead of `state`.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
+        stop: when set, the party ends with a `Result` that is `stopped` and has nothing
+            else than its state.
         listen: `host:port` where it listens, if not at the address that others dial.
         addresses: `host:port` by party, where one is dialled elsewhere than agreed.
         remind: seconds of waiting after which what may have been lost is asked for
@@ -122,7 +127,7 @@ def evaluate(
         pulse=pulse,
         transport=transport,
     )
-    return _infer(TaskKind.EVALUATE, agreed, party, records, brought, reach)
+    return _infer(TaskKind.EVALUATE, agreed, party, records, brought, reach, stop)
 
 
 def predict(
@@ -138,6 +143,7 @@ def predict(
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
+    stop: threading.Event | None = None,
     listen: str | None = None,
     addresses: Mapping[str, str] | None = None,
     remind: float = 5.0,
@@ -167,6 +173,8 @@ def predict(
         checkpoint: its folder, which is only read; instead of `state`.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
+        stop: when set, the party ends with a `Result` that is `stopped` and has nothing
+            else than its state.
         listen: `host:port` where it listens, if not at the address that others dial.
         addresses: `host:port` by party, where one is dialled elsewhere than agreed.
         remind: seconds of waiting after which what may have been lost is asked for
@@ -221,7 +229,7 @@ def predict(
         pulse=pulse,
         transport=transport,
     )
-    return _infer(TaskKind.PREDICT, agreed, party, records, brought, reach)
+    return _infer(TaskKind.PREDICT, agreed, party, records, brought, reach, stop)
 
 
 def _infer(
@@ -231,6 +239,7 @@ def _infer(
     records: int,
     brought: Brought,
     reach: Reach,
+    stop: threading.Event | None,
 ) -> Result:
     """Forward passes over all records, in the shared order, a batch at a time."""
     if (brought.state is None) == (brought.checkpoint is None):
@@ -251,7 +260,12 @@ def _infer(
             raise ValueError(f"`records` is {count}, `{what}` has {mine.count}.")
         has = prepared.store if prepared.saved is None else prepared.saved
         with prepared.connected(reach) as me:
-            state, found = passes(me, task, mine, has.restore)
+            me.network.asked = never if stop is None else stop.is_set
+            try:
+                state, found = passes(me, task, mine, has.restore)
+            except Stopped:
+                newest = max(has.steps)
+                return Result(has.restore(newest), newest, stopped=True)
     at = int(state.step)
     if kind is TaskKind.PREDICT:
         outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)

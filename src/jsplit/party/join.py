@@ -5,34 +5,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import cast
 
-import jax
-import numpy as np
-
-from jsplit.core.base import PyTree
+from jsplit.core.base import PartyState
+from jsplit.core.trees import abstract
 from jsplit.party.bounds import checked_bounds
+from jsplit.party.brought_records import example_of, is_alone, records_of
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
-from jsplit.party.compute.payloads import needed_entries
+from jsplit.party.compute.warming import Warming
 from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.field_types import check_dtypes
-from jsplit.party.contract.ids_key import key_of, secret_of, told
-from jsplit.party.contract.record_order import Id, Records
+from jsplit.party.contract.record_order import Records
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
 from jsplit.party.finite_states import FiniteStates
 from jsplit.party.in_memory import InMemory
 from jsplit.party.incoming import Incoming
-from jsplit.party.process import PartyRun, of_client
+from jsplit.party.process import PartyRun
 from jsplit.party.saved_states import SavedStates
-from jsplit.party.task import Brought, Data, Task, TaskKind
+from jsplit.party.task import Brought, Task, TaskKind
+from jsplit.party.versions import own_versions
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
@@ -55,6 +53,7 @@ class Prepared:
         member: its side of the protocol.
         limit: the most bytes that the arrays of one frame may take.
         incoming: looks at what comes from others.
+        warming: its programs, to be compiled.
     """
 
     agreed: Agreement
@@ -67,6 +66,7 @@ class Prepared:
     member: Member
     limit: int
     incoming: Incoming
+    warming: Warming
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -93,6 +93,7 @@ class Prepared:
                 network,
                 self.agreed.turns,
                 self.incoming.over(network),
+                self.warming,
             )
         finally:
             network.close()
@@ -125,15 +126,19 @@ def prepare(
         brought.backward,
         brought.kernels,
     )
-    clients = agreed.turns.names
-    if task.kind is not TaskKind.TRAIN and len(clients) > 1:
+    clients, training = agreed.turns.names, task.kind is TaskKind.TRAIN
+    if not training and len(clients) > 1:
         raise ValueError(
             "`agreed` is of several clients: say whose with agreed.of, "
             f"for one of {', '.join(clients)}."
         )
     fields = local.fields(task.kind)
-    records = _records_of(agreed, party, fields, brought, _alone(agreed, party, task))
-    first = _example_of(next(iter(records.values())))
+    records = records_of(agreed, party, fields, brought, is_alone(agreed, party, task))
+    first = example_of(
+        next(iter(records.values())),
+        agreed.weight,
+        local.micros * task.size_of(0) if training else task.size_of(0),
+    )
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
@@ -142,19 +147,7 @@ def prepare(
     mine = agreed.parties.index(party)
     received = [c.what for c in frames.crossings if c.receiver == mine]
     bounds = checked_bounds(brought.bound, received)
-    # What a party is given to evaluate with it may have as it is; and without a folder
-    # there is nothing to lose that was not agreed to be let pass.
-    anything = agreed.nonfinite == "allow"
-    sound = FiniteStates(brought.state or like, anything=anything)
-    store: Checkpoints = InMemory(sound)
-    saved = None
-    if brought.checkpoint is not None and task.kind is TaskKind.TRAIN:
-        # Half of what others wait for this party.
-        wait = float(agreed.patience) / 2
-        store = CheckpointStore(brought.checkpoint, party, agreed.schema, like, wait)
-    elif brought.checkpoint is not None:
-        # The folder may be in use by a process that trains, and is only read.
-        saved = SavedStates(brought.checkpoint, party, agreed.schema, like)
+    store, saved = _stores_of(frames, brought, like)
     # From here on: whatever goes wrong, another process must be able to have the folder.
     with closing(store):
         if not store.steps:
@@ -173,100 +166,29 @@ def prepare(
             saved,
             member,
             limit,
-            Incoming(member.terms, local, task, bounds, party),
+            Incoming(member, local, task, bounds, party),
+            Warming(local, task, abstract(like), first),
         )
 
 
-def _records_of(
-    agreed: Agreement,
-    party: str,
-    fields: Sequence[str],
-    brought: Brought,
-    alone: bool,
-) -> dict[str, Records]:
-    """A party's records, by client: its own, or of each if it is always there.
-
-    Raises:
-        ValueError: naming the field or the client that is missing, or `ids_key`.
-    """
-    data, ids = brought.data, brought.ids
-    secret = secret_of(brought.ids_key)
-    turns = agreed.turns
-    own = turns.client_of(party)
-    clients = turns.names if own is None else (turns.names[own],)
-    # A party without fields gives nothing by client, and a function of the step is of
-    # whose turn it is.
-    takes_turns = agreed.rotation is not None and own is None
-    by_client = takes_turns and not callable(data) and bool(fields)
-    found = {}
-    for client in clients:
-        given: Data = {} if data is None else data
-        if by_client and not callable(given):
-            if client not in given:
-                raise ValueError(
-                    f"`data` lacks the client `{client}`: "
-                    f"`{party}` holds fields of each."
-                )
-            given = given[client]
-        if not callable(given):
-            given = _chosen(given, fields, party, client)
-            check_dtypes(agreed.fields, given, party)
-        its = ids
-        if isinstance(ids, Mapping) and own is None:
-            if client not in ids:
-                raise ValueError(f"`ids` lacks those of the client `{client}`.")
-            its = ids[client]
-        # Of a client they are one's own, and never by client.
-        found[client] = Records(
-            given,
-            cast("Iterable[Id] | None", its),
-            key=key_of(agreed.schema, secret),
-            secret=bool(secret),
-            weight=agreed.weight,
-        )
-        found[client].digest = told(found[client], client, alone=alone)
-    return found
-
-
-def _alone(agreed: Agreement, party: str, task: Task) -> bool:
-    """Whether no other party brings records to a task, so that none are compared."""
-    topology, role = agreed.topology_of_strangers, agreed.turns.role[party]
-    others = (r for r in topology.parties if r != role)
-    return not any(
-        needed_entries(topology, r, task.kind, agreed.weight) for r in others
-    )
-
-
-def _chosen(
-    given: Mapping[str, PyTree], fields: Sequence[str], party: str, client: str
-) -> dict[str, PyTree]:
-    """The fields that a task needs, of those that a party gives.
-
-    Raises:
-        ValueError: naming the one that is missing.
-    """
-    for field in fields:
-        if field not in given:
-            raise ValueError(
-                f"`data`{of_client(client)} lacks the field `{field}`, "
-                f"which `{party}` holds; it has {', '.join(given) or 'none'}."
-            )
-    return {field: given[field] for field in fields}
-
-
-def _example_of(records: Records) -> dict[str, PyTree]:
-    """Fields from which a party's first state can be made: shapes alone, if possible."""
-    if records.batches:
-        first = records.given(0)
-    else:
-        first = {f: jax.tree.map(lambda x: x[:1], v) for f, v in records.fields.items()}
-    shapes = {}
-    for field, x in first.items():
-        # The size of a batch is the agreement's, so one record says all; only a field
-        # that is a tree of arrays must be looked at as it is.
-        if hasattr(x, "dtype"):
-            shapes[field] = jax.ShapeDtypeStruct((1, *np.shape(x)[1:]), x.dtype)
-    return shapes if len(shapes) == len(first) else first
+def _stores_of(
+    frames: Frames, brought: Brought, like: PartyState
+) -> tuple[Checkpoints, SavedStates | None]:
+    """Where a party keeps its states, and for inference those that it has in a folder."""
+    agreed, party = frames.agreed, frames.party
+    # What a party is given to evaluate with it may have as it is; and without a folder
+    # there is nothing to lose that was not agreed to be let pass.
+    anything = agreed.nonfinite == "allow"
+    sound = FiniteStates(brought.state or like, anything=anything)
+    if brought.checkpoint is None:
+        return InMemory(sound), None
+    if frames.task.kind is not TaskKind.TRAIN:
+        # The folder may be in use by a process that trains, and is only read.
+        saved = SavedStates(brought.checkpoint, party, agreed.schema, like)
+        return InMemory(sound), saved
+    # Half of what others wait for this party.
+    wait = float(agreed.patience) / 2
+    return CheckpointStore(brought.checkpoint, party, agreed.schema, like, wait), None
 
 
 def _member(
@@ -286,7 +208,7 @@ def _member(
         if its.count is not None:
             counts[client] = (its.count, its.digest)
     # The lead finds the newest that all have, to infer with as to train on from.
-    status = Status(store.instance, 0, tuple(durable), counts)
+    status = Status(store.instance, 0, tuple(durable), counts, ready=False)
     relayed = "lead" in reach.values()
     return Member(
         frames.terms(),
@@ -298,6 +220,7 @@ def _member(
         brought.keep_replies,
         _sealer(frames, brought.credentials, status.instance) if relayed else None,
         store.away(),
+        own_versions(),
     )
 
 

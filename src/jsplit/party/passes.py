@@ -13,7 +13,7 @@ import numpy as np
 
 from jsplit.core.base import PartyState, PyTree
 from jsplit.party.bounds import OverBound
-from jsplit.party.connection.network import RolledBack
+from jsplit.party.connection.interrupts import RolledBack, Stopped
 from jsplit.party.contract.record_order import Records
 from jsplit.party.process import PartyRun
 from jsplit.party.task import Task, TaskKind
@@ -39,12 +39,13 @@ def passes(
         The state, and by batch its outputs by node, or its losses by name and what
         metrics read.
     """
+    me.get_ready()
     forward = me.local.evaluate
     if task.kind is TaskKind.PREDICT:
         forward = me.local.predict
     while True:
-        me.network.start()
         try:
+            me.network.start()
             start = me.network.member.start
             assert start is not None
             state = restore(start.step)
@@ -54,6 +55,8 @@ def passes(
                 size = task.size_of(step)
                 first = step * task.size
                 batch = records.take(np.arange(first, first + size))
+                if me.network.asked():
+                    raise Stopped
                 given = forward(state, batch, step, size, me.incoming)
                 # Off the device at once: outputs of all records may not fit there.
                 found.append(jax.tree.map(np.asarray, given))
@@ -62,6 +65,9 @@ def passes(
             return state, found
         except (NotFinite, OverBound) as error:
             raise me.ended_by(error) from error
+        except Stopped:
+            me.network.leave(f"`{me.party}` was asked to stop.")
+            raise
         except RolledBack:
             # Another party has come again and has nothing yet, so all begin anew.
             continue

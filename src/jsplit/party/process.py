@@ -14,6 +14,7 @@ from jsplit.core.base import PartyState, PyTree
 from jsplit.party.bounds import OverBound
 from jsplit.party.compute.handover import learned, taken
 from jsplit.party.compute.local import Local, check_size
+from jsplit.party.compute.warming import Warming
 from jsplit.party.connection.network import Network
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.field_types import check_dtypes
@@ -23,6 +24,7 @@ from jsplit.party.durable import Checkpoints
 from jsplit.party.incoming import Incoming
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.control import MOST_DURABLE, Start
+from jsplit.wire.versions import in_words
 
 _log = logging.getLogger("jsplit.party")
 
@@ -40,6 +42,7 @@ class PartyRun:
         network: its connections.
         turns: who works in which step, without the clients that are passed over.
         incoming: what its programs exchange values by.
+        warming: its programs, before they are compiled.
     """
 
     agreed: Agreement
@@ -50,6 +53,29 @@ class PartyRun:
     network: Network
     turns: Turns
     incoming: Incoming
+    warming: Warming
+
+    def get_ready(self, over: Callable[[], bool] = bool) -> None:
+        """Compile all programs, before an epoch begins in which others would wait.
+
+        Others are connected meanwhile: what does not fit is found at once, and they
+        are told that this party is at work.
+
+        Args:
+            over: whether the run is over, so that there is nothing to do.
+        """
+        network = self.network
+        _log.info("%s: %s", self.party, in_words(network.member.versions))
+        count = self.warming.compile(lambda: network.asked() or over())
+        _log.info("%s has compiled %d programs", self.party, count)
+        network.ready()
+
+    def is_over(self) -> bool:
+        """Whether this party has the last step, and knows that all have."""
+        # The lead says so to whoever comes; nobody who has it too needs to wait for
+        # those that have left already.
+        steps = self.agreed.steps
+        return steps in self.store.steps and self.network.member.committed >= steps
 
     def begin(self) -> tuple[PartyState, int]:
         """Begin an epoch, once all are there that must be.
@@ -63,13 +89,7 @@ class PartyRun:
             Missing: if a party does not come.
         """
         steps, member = self.agreed.steps, self.network.member
-
-        # The lead says that all have the last step, to whoever comes; nobody who has it
-        # too needs to wait for those that have left already.
-        def is_over() -> bool:
-            return steps in self.store.steps and member.committed >= steps
-
-        self.network.start(is_over)
+        self.network.start(self.is_over)
         start = member.start
         if start is None:
             return self.store.restore(steps), steps

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import optax
 
 from jsplit.core.base import Link
+from jsplit.party.connection.interrupts import never
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.ids_key import IdsKey
@@ -160,7 +161,7 @@ def run(
     size = agreed.batch // agreed.microbatches
     task = Task(TaskKind.TRAIN, agreed.steps, size)
     with prepare(agreed, party, task, brought) as prepared:
-        asked = _never if stop is None else stop.is_set
+        asked = never if stop is None else stop.is_set
         # A party that is started again after its end must not wait for others that have
         # left, and there is nothing to compute any more.
         awaited = prepared.store.done(agreed.steps)
@@ -168,11 +169,6 @@ def run(
             return _already_over(prepared, awaited, asked, reach)
         with prepared.connected(reach) as me:
             return Training(me, on_step, asked).run()
-
-
-# The same shape as `threading.Event.is_set`, for a party that nobody can stop.
-def _never() -> bool:
-    return False
 
 
 def _already_over(

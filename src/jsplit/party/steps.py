@@ -47,6 +47,7 @@ class Training:
     def run(self) -> Result:
         """Train to the end, going back as often as another party comes back."""
         self.me.network.asked = self.asked
+        self.me.get_ready(self.me.is_over)
         while True:
             try:
                 state, stopped = self._steps()

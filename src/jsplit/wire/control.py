@@ -87,7 +87,7 @@ def _read_away(found: Json, clients: int) -> Away:
             raise wrong
         # JSON knows no tuples, so what was sent as one has come as a list.
         step, gone = entry
-        if not _is_number(step) or not _are_numbers(gone, clients):
+        if not is_number(step) or not _are_numbers(gone, clients):
             raise wrong
         away.append((step, tuple(gone)))
     return tuple(away)
@@ -103,6 +103,8 @@ class Status:
         durable: the steps that it has on disk, ascending.
         records: by client, count and digest of the records that it has.
         known: the newest epoch of which it has heard.
+        ready: whether it can begin: its programs are compiled. Until then it can be
+            told that it does not fit, and nobody waits amid an epoch.
     """
 
     instance: int
@@ -110,11 +112,12 @@ class Status:
     durable: tuple[int, ...]
     records: Mapping[str, Counted] = field(default_factory=dict[str, Counted])
     known: int = 0
+    ready: bool = True
 
     @property
-    def progress(self) -> tuple[int, int]:
+    def progress(self) -> tuple[int, int, bool]:
         """What only grows within a process: so a status that comes late is known."""
-        return self.epoch, max(self.durable, default=-1)
+        return self.epoch, max(self.durable, default=-1), self.ready
 
     @staticmethod
     def of(found: Mapping[str, Json], who: str) -> Status:
@@ -138,12 +141,15 @@ class Status:
         if not isinstance(records, dict):
             raise RemoteProtocolError(f"`{who}` does not say which records it has.")
         counted = {name: _read_counted(entry, who) for name, entry in records.items()}
+        ready = found.get("ready")
+        if not isinstance(ready, bool):
+            raise RemoteProtocolError(f"`{who}` does not say whether it is ready.")
         instance, epoch, known = numbers
         if epoch > known:
             raise RemoteProtocolError(
                 f"`{who}` says it is in epoch {epoch}, and has heard of {known} at most."
             )
-        return Status(instance, epoch, tuple(sorted(durable)), counted, known)
+        return Status(instance, epoch, tuple(sorted(durable)), counted, known, ready)
 
 
 def _read_counted(found: Json, who: str) -> Counted:
@@ -151,13 +157,13 @@ def _read_counted(found: Json, who: str) -> Counted:
     if not isinstance(found, list) or len(found) != 2:
         raise wrong
     count, digest = found
-    if not _is_number(count) or not (digest is None or isinstance(digest, str)):
+    if not is_number(count) or not (digest is None or isinstance(digest, str)):
         raise wrong
     # The digest is compared and printed, never evaluated: any text will do.
     return count, digest
 
 
-def _is_number(found: Json, end: int = _END) -> TypeGuard[int]:
+def is_number(found: Json, end: int = _END) -> TypeGuard[int]:
     """Whether this is an integer from 0 up to `end`."""
     # `type` and not `isinstance`: in JSON `true` would count as the number 1.
     return type(found) is int and 0 <= found < end
@@ -165,12 +171,12 @@ def _is_number(found: Json, end: int = _END) -> TypeGuard[int]:
 
 def _are_numbers(found: Json, end: int = _END) -> TypeGuard[list[int]]:
     """Whether this is a list of integers from 0 up to `end`."""
-    return isinstance(found, list) and all(_is_number(n, end) for n in found)
+    return isinstance(found, list) and all(is_number(n, end) for n in found)
 
 
 def _are_counts(found: Json) -> TypeGuard[dict[str, int]]:
     """Whether this gives a number by each name."""
-    return isinstance(found, dict) and all(_is_number(n) for n in found.values())
+    return isinstance(found, dict) and all(is_number(n) for n in found.values())
 
 
 def number(found: Mapping[str, Json], name: str) -> int:
@@ -200,6 +206,7 @@ def status_words(own: Status, known: int, *, to_lead: bool) -> dict[str, object]
         "instance": own.instance,
         "epoch": own.epoch,
         "known": known,
+        "ready": own.ready,
         # What a party has on disk, and of how many records, is nobody's business but
         # the lead's.
         "durable": list(durable) if to_lead else [],

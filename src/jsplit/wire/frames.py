@@ -31,6 +31,7 @@ KINDS = (
     "cotangent",
     "weights",
     "scalar",
+    "sign",
 )
 CARRIERS = ("activation", "cotangent", "weights", "scalar")
 """The kinds that carry values; the body of all others is JSON."""

@@ -1,6 +1,7 @@
 """How a head lies in bytes: the fixed header, an array's descriptor, dtypes by number, and limits.
 
-A new dtype goes to the end of `DTYPES`; another order or width of a field is another `VERSION`.
+A new dtype goes to the end of `DTYPES`; another order or width of a field, or another order of
+crossings, is another `VERSION`.
 What a head means is said in `frames`; `codec` writes and reads it by these tables.
 """
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 MAGIC = b"jspl"
-VERSION = 1
+VERSION = 2
 
 # A dtype's code is its place here. Old parties know the old places, so the order never changes.
 DTYPES = (

@@ -1,12 +1,10 @@
 """One party's side of the protocol: hellos, epochs, checkpoints, goodbyes. No I/O.
 
-Every party tells the lead which checkpoints it has on disk. Once all
-are there, the lead opens an epoch: all go on from the newest step that
-all have. A party that comes back as another process opens the next
-epoch, so all roll back; a connection that comes back opens none, what
-was lost on it is sent again. What control frames say is a state, never
-a change, so that it does not matter how often or in which order they
-arrive.
+Every party tells the lead which checkpoints it has on disk. Once all are there, the lead
+opens an epoch: all go on from the newest step that all have. A party that comes back as
+another process opens the next epoch, so all roll back; a connection that comes back opens
+none, what was lost on it is sent again. What control frames say is a state, never a
+change, so that it does not matter how often or in which order they arrive.
 """
 
 from __future__ import annotations
@@ -25,8 +23,10 @@ from jsplit.wire.relay import Outgoing, Seals
 from jsplit.wire.rendezvous import Rendezvous
 from jsplit.wire.rota import Away
 from jsplit.wire.said import printable, says
+from jsplit.wire.signs import Sign, signs_of, words_of
 from jsplit.wire.terms import Terms
 from jsplit.wire.traffic import Traffic
+from jsplit.wire.versions import Versions, versions_of
 
 
 @dataclass
@@ -38,23 +38,21 @@ class Member:
         me: this party, by its place.
         lead: the party that opens epochs.
         status: of this process, as it starts.
-        said: the agreement, which a hello carries so that the other
-            side can say what differs.
+        said: the agreement, which a hello carries so that the other side can compare.
         direct: the parties that this one has a connection with; by
             default all. Frames for others go by way of the lead.
         cache: whether what was sent is kept; see `Session`.
-        seals: seal what goes by way of the lead, and open what comes
-            so.
-        away: at the lead, which clients were passed over before this
-            process began.
+        seals: seal what goes by way of the lead, and open what comes so.
+        away: at the lead, which clients were passed over before this process began.
+        versions: of what this process computes with.
 
     Attributes:
         start: the epoch that has begun.
-        committed: the newest step that all parties have on disk, -1 if
-            none is known.
+        committed: the newest step that all parties have on disk, -1 if none is known.
         gone: who has said goodbye, and has not come again.
-        done: who has ever said goodbye because it knows that all is
-            done.
+        done: who has ever said goodbye because it knows that all is done.
+        signs: by party, what it was at when it last said so.
+        versions_of: by party, what its process computes with.
     """
 
     terms: Terms
@@ -66,10 +64,13 @@ class Member:
     cache: bool = True
     seals: Seals | None = None
     away: Away = ()
+    versions: Versions = field(default_factory=dict[str, str])
     start: Start | None = None
     committed: int = -1
     gone: set[int] = field(default_factory=set[int])
     done: set[int] = field(default_factory=set[int])
+    signs: dict[int, Sign] = field(default_factory=dict[int, Sign])
+    versions_of: dict[int, Versions] = field(default_factory=dict[int, Versions])
 
     def __post_init__(self) -> None:
         others = frozenset(p for p in range(len(self.terms.parties)) if p != self.me)
@@ -105,9 +106,8 @@ class Member:
 
     def hello(self, peer: int) -> Frame:
         """What is said first on every connection."""
-        return self._text(
-            "hello", peer, self.status_for(peer) | {"agreement": self.said}
-        )
+        about = {"agreement": self.said, "versions": self.versions}
+        return self._text("hello", peer, self.status_for(peer) | about)
 
     def status_for(self, peer: int) -> dict[str, object]:
         """What this party says of itself."""
@@ -116,6 +116,14 @@ class Member:
     def bye(self, peer: int, reason: str = "") -> Frame:
         """What is said last, with a reason unless it is that all is done."""
         return self._text("bye", peer, {"reason": printable(reason)})
+
+    def sign(self, own: Sign) -> Outgoing:
+        """What this party is at; the lead says of all others what it has heard of them."""
+        if self.rendezvous is None:
+            words = words_of({self.me: own})
+            return [(self.lead, self._text("sign", self.lead, words))]
+        words = words_of({**self.signs, self.me: own})
+        return [(peer, self._text("sign", peer, words)) for peer in self.sessions]
 
     def refusal(self, peer: int, reason: str) -> Frame:
         """What ends the other side too."""
@@ -185,6 +193,10 @@ class Member:
             case "refusal":
                 who = self.terms.name(peer)
                 raise Refused(says(who, codec.about(frame).get("reason")))
+            case "sign":
+                said = codec.about(frame)
+                self.signs |= signs_of(said, self.terms, peer, self.lead)
+                return []
             case "key":
                 return self.traffic.on_key(head, codec.about(frame))
             case _:
@@ -194,10 +206,11 @@ class Member:
         """Compare agreements with who says hello, and ask for what was lost before."""
         said, who = codec.about(frame), self.terms.name(peer)
         check_same_run(self.terms, self.said, self.me, frame, said.get("agreement"))
-        status = Status.of(said, who)
+        status, versions = Status.of(said, who), versions_of(said, who)
         check_status(who, frame.head, status)
         check_newer(who, status.instance, self._instance_of(peer))
         self.gone.discard(peer)
+        self.versions_of[peer] = versions
         found = self._arrive(peer, status) if self.rendezvous else []
         # If its arrival has begun an epoch, it was told so with all others.
         if self.rendezvous and not any(p == peer for p, _ in found):
@@ -270,6 +283,11 @@ class Member:
     def _is_next(self, start: Start) -> bool:
         own = self.status.instance
         return start.epoch > self.epoch and start.instances[self.me] == own
+
+    def ready(self) -> Outgoing:
+        """Note that this party can begin, and tell the lead."""
+        self.status = replace(self.status, ready=True)
+        return self.durable(self.status.durable)
 
     def durable(self, steps: Iterable[int]) -> Outgoing:
         """Note that this party has these steps on disk, and tell the lead."""

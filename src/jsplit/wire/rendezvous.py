@@ -93,7 +93,8 @@ class Rendezvous:
             return None  # it was said earlier, and has come late
         check_arrival(self.terms, party, status, known, self.start, self.committed())
         before = dict(self.there), {*self.missing}, {*self.returned}
-        if party in self.missing:
+        if party in self.missing and status.ready:
+            # Not before: all others go on without it until it can begin.
             self.missing.discard(party)
             self.returned.add(party)
         elif self.start is not None and status.epoch == self.start.epoch:
@@ -123,7 +124,7 @@ class Rendezvous:
 
     def _begin(self) -> Start | None:
         """The next epoch, if all are there that must be, and something has changed."""
-        if any(party not in self.there for party in self.present):
+        if self.awaited():
             return None
         instances = tuple(
             0 if party in self.missing else self.there[party].instance
@@ -147,6 +148,11 @@ class Rendezvous:
         # forgotten the last.
         self.start = Start(1 + self.newest, step, instances, records, self.away)
         return self.start
+
+    def awaited(self) -> list[int]:
+        """Those that are not there, or not ready, of whom nobody is passed over."""
+        ready = [p for p, status in self.there.items() if status.ready]
+        return [party for party in self.present if party not in ready]
 
     def _checkpoints(self) -> str:
         """What each party has on disk, in words."""

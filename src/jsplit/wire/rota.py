@@ -108,34 +108,27 @@ class Rota:
         return tuple(Steps.of(own) for own in stretches)
 
     @cached_property
-    def pairs(self) -> list[tuple[int, int]]:
-        """Clients of whom the first may hand over to the second."""
-        if not self.hands_over:
-            return []
-        everyone = range(self.clients)
-        return [(a, b) for a in everyone for b in everyone if a != b]
-
-    @cached_property
-    def handover_steps(self) -> list[list[int]]:
-        """By pair, the steps before which the first hands over to the second.
+    def handed(self) -> dict[tuple[int, int], Steps]:
+        """By giver and taker, the steps before which the one hands over to the other.
 
         The last client that had a turn, and is there, gives to the one whose turn
-        begins; after the last step it gives to all others that are there.
+        begins; after the last step it gives to all others that are there. Only pairs
+        that hand over are named: among many clients few follow one another.
         """
-        found: dict[tuple[int, int], list[int]] = {pair: [] for pair in self.pairs}
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
         begins, whose = self.turns
         # The end of the run counts as a turn of its own, in which everybody takes.
-        for turn, step in enumerate([*begins[1:], self.steps], 1):
+        ends = [*begins[1:], self.steps] if self.hands_over else []
+        for turn, step in enumerate(ends, 1):
             away = self.away_at(step)
-            givers = [client for client in whose[:turn] if client not in away]
-            if not givers:
-                continue
+            before = (whose[i] for i in range(turn - 1, -1, -1))
+            giver = next((client for client in before if client not in away), None)
             if turn < len(whose):
                 takers = [whose[turn]]
             else:
                 takers = [c for c in range(self.clients) if c not in away]
             for taker in takers:
                 # Who has two turns in a row has what it learned already.
-                if (givers[-1], taker) in found:
-                    found[givers[-1], taker].append(step)
-        return list(found.values())
+                if giver is not None and giver != taker:
+                    found.setdefault((giver, taker), []).append((step, step + 1))
+        return {pair: Steps.of(stretches) for pair, stretches in found.items()}

@@ -1,13 +1,11 @@
 """What two parties send each other, whatever is repeated, late or lost. No I/O.
 
-A wire is one value that crosses one way. Its frames have positions,
-counted over the steps in which it is used, and each is applied once and
-in order: what is before the next position is a repetition and is
-dropped, what is after it leaves a gap and is asked for again. The
-sender keeps what it sent until the receiver is known to have it, so
-that after any loss the same bytes go out with the same id; and it stops
-where it would be too many steps ahead of what the receiver has
-finished.
+A wire is one value that crosses one way. Its frames have positions, counted over the
+steps in which it is used, and each is applied once and in order: what is before the next
+position is a repetition and is dropped, what is after it leaves a gap and is asked for
+again. The sender keeps what it sent until the receiver is known to have it, so that after
+any loss the same bytes go out with the same id; and it stops where it would be too many
+steps ahead of what the receiver has finished.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from jsplit.wire.codec import Frame, Head
 from jsplit.wire.errors import LocalProtocolError, RemoteProtocolError
 from jsplit.wire.json_types import Json
 from jsplit.wire.said import quoted
+from jsplit.wire.schedule import Schedule
 from jsplit.wire.steps import Steps
 from jsplit.wire.terms import Terms, in_words
 
@@ -35,17 +34,14 @@ class Session:
         terms: of the run.
         me: this party, by its place.
         peer: the other one.
-        cache: whether what was sent is kept; without it no loss can be
-            made good.
+        cache: whether what was sent is kept; without it no loss can be made good.
 
     Attributes:
-        sends: the wires to the peer.
-        receives: the wires from it.
-        tables: by crossing, the steps in which it is used in this
-            epoch.
+        sends: the wires to the peer that are used in this epoch.
+        receives: those from it.
+        tables: by wire between the two, the steps in which it is used in this epoch.
         next_send: by wire, the position of the frame that is sent next.
-        next_receive: by wire, the position of the frame that is
-            received next.
+        next_receive: by wire, the position of the frame that is received next.
         acked: by wire, the first position that the peer may lack.
         kept: what was sent and the peer may lack, by wire and position.
         peer_done: how many steps the peer is known to have finished.
@@ -60,7 +56,7 @@ class Session:
     cache: bool = True
     epoch: int = 0
     instances: tuple[int, int] = (0, 0)
-    tables: tuple[Steps, ...] = ()
+    tables: dict[int, Steps] = field(default_factory=dict[int, Steps])
     kept: dict[tuple[int, int], Frame] = field(
         default_factory=dict[tuple[int, int], Frame]
     )
@@ -81,23 +77,28 @@ class Session:
         epoch: int,
         step: int,
         instances: tuple[int, int] = (0, 0),
-        tables: tuple[Steps, ...] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         """Forget everything and go on from a step.
 
         Args:
-            epoch: its number; frames of all others are void from now
-                on.
+            epoch: its number; frames of all others are void from now on.
             step: where all parties go on.
             instances: the processes of this party and of the peer;
                 frames of another one are void.
-            tables: see `Terms.tables`; by default those of a run in
+            schedule: see `Terms.scheduled`; by default that of a run in
                 which nobody is away.
         """
         if epoch <= self.epoch:
             raise LocalProtocolError(f"epoch {epoch} cannot follow epoch {self.epoch}.")
         self.epoch, self.instances, self.kept = epoch, instances, {}
-        self.tables = self.terms.tables() if tables is None else tables
+        out = self.terms.tables(self.me, self.peer, schedule)
+        back = self.terms.tables(self.peer, self.me, schedule)
+        self.tables = {**out, **back}
+        # Among many clients few hand over to one another, and those that do not have
+        # nothing to ask each other for.
+        self.sends = tuple(w for w, uses in out.items() if uses.begins)
+        self.receives = tuple(w for w, uses in back.items() if uses.begins)
         self.next_send = {w: self.position(w, step) for w in self.sends}
         self.next_receive = {w: self.position(w, step) for w in self.receives}
         self.acked = dict(self.next_send)

@@ -56,6 +56,9 @@ class Steps:
         return step - self.begins[stretch] < length
 
 
+NEVER = Steps((), (0,))
+"""Of a crossing that is not used at all."""
+
 # One stretch that never ends, so that a run without turns pays one bisection of one
 # entry and needs no case of its own.
 EVERY_STEP = Steps((0,), (0, 1 << 63))

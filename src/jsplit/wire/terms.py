@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from jsplit.wire.codec import Shapes
 from jsplit.wire.rota import Away
@@ -26,13 +27,16 @@ class Crossing:
         kind: `"activation"`, `"cotangent"`, `"scalar"` for numbers that
             all add up, or `"weights"` for what is handed over.
         what: its name.
-        sender: the party that sends it, by its place in the agreement.
+        senders: the parties that may send it, by their places in the
+            agreement: one, or of what is handed over whoever plays the
+            role. It would take a crossing for each two of many clients
+            to have one sender for each.
         receiver: the party that receives it, likewise.
     """
 
     kind: str
     what: str
-    sender: int
+    senders: tuple[int, ...]
     receiver: int
 
 
@@ -103,13 +107,27 @@ class Terms:
         steps = self.steps + (self.crossings[wire].kind == "weights")
         return step < steps and micro < self.frames(wire)
 
-    def tables(self, away: Away = ()) -> tuple[Steps, ...]:
-        """By crossing, the steps in which it is used if these clients were away."""
-        if self.schedule is None:
+    def scheduled(self, away: Away) -> Schedule | None:
+        """The schedule of a run in which these clients were away."""
+        return None if self.schedule is None else self.schedule.excluding(away)
+
+    def tables(
+        self, sender: int, receiver: int, schedule: Schedule | None = None
+    ) -> dict[int, Steps]:
+        """By wire from one party to another, the steps in which it is used.
+
+        Args:
+            sender: by its place.
+            receiver: likewise.
+            schedule: as `scheduled` gives it; by default nobody is away.
+        """
+        schedule = schedule or self.schedule
+        wires = self.between(sender, receiver)
+        if schedule is None:
             # One object for all wires: a run without turns keeps no table
             # of its own.
-            return (EVERY_STEP,) * len(self.crossings)
-        return self.schedule.excluding(away).tables
+            return dict.fromkeys(wires, EVERY_STEP)
+        return {wire: schedule.steps_of(wire, sender) for wire in wires}
 
     def crosses(self, wire: int, sender: int, receiver: int) -> bool:
         """Whether there is such a wire, from one of these parties to the other."""
@@ -117,12 +135,26 @@ class Terms:
         if not wire < len(self.crossings):
             return False
         crossing = self.crossings[wire]
-        return (crossing.sender, crossing.receiver) == (sender, receiver)
+        # A party has nothing to hand over to itself.
+        given = sender != receiver and sender in crossing.senders
+        return given and receiver == crossing.receiver
 
     def between(self, sender: int, receiver: int) -> tuple[int, ...]:
         """The wires that go from one party to another."""
-        wires = range(len(self.crossings))
-        return tuple(w for w in wires if self.crosses(w, sender, receiver))
+        wires = self._wires_to.get(receiver, {})
+        # Those of one sender are found at once: a server has wires from every client.
+        shared = [w for w in wires.get(None, ()) if self.crosses(w, sender, receiver)]
+        return (*wires.get(sender, ()), *shared)
+
+    @cached_property
+    def _wires_to(self) -> dict[int, dict[int | None, list[int]]]:
+        """By receiver and sender, the wires; by `None` those that several may use."""
+        found: dict[int, dict[int | None, list[int]]] = {}
+        for wire, crossing in enumerate(self.crossings):
+            only = crossing.senders[0] if len(crossing.senders) == 1 else None
+            of_receiver = found.setdefault(crossing.receiver, {})
+            of_receiver.setdefault(only, []).append(wire)
+        return found
 
     def name(self, place: int) -> str:
         """A party's name; a place may be anything that came in a head."""

@@ -21,6 +21,7 @@ from jsplit.wire.errors import Refused
 from jsplit.wire.json_types import Json
 from jsplit.wire.relay import Outgoing, Seals, can_open, seal_relayed
 from jsplit.wire.session import Session
+from jsplit.wire.steps import NEVER
 from jsplit.wire.terms import Terms
 
 Place = tuple[int, int, int]
@@ -73,11 +74,11 @@ class Traffic:
             self.seals.keep(start.instances)
         # Who is away has changed with the epoch, and with it which steps
         # use which wire.
-        tables = self.terms.tables(start.away)
+        schedule = self.terms.scheduled(start.away)
         step = 0 if self.terms.anew else start.step
         for peer, session in self.sessions.items():
             instances = start.instances[self.me], start.instances[peer]
-            session.begin(start.epoch, step, instances, tables)
+            session.begin(start.epoch, step, instances, schedule)
         return self.ask_all()
 
     # What was lost is asked for.
@@ -174,6 +175,15 @@ class Traffic:
         return seal_relayed(self.seals, outgoing, lambda peer: self.route(peer) != peer)
 
     # What the run asks for.
+
+    def sender(self, wire: int, step: int) -> int:
+        """Who sends a value to this party in a step, of those that may."""
+        senders = [s for s in self.terms.crossings[wire].senders if s != self.me]
+        if len(senders) == 1:
+            return senders[0]
+        # Of what is handed over it depends on who was away.
+        tables = {s: self.sessions[s].tables.get(wire, NEVER) for s in senders}
+        return next((s for s, uses in tables.items() if uses.has(step)), senders[0])
 
     def send(
         self, wire: int, step: int, micro: int, arrays: Sequence[ArrayLike]

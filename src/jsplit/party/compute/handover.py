@@ -48,13 +48,18 @@ def taken(state: PartyState, arrays: Iterable[ArrayLike]) -> PartyState:
     own, structure = jax.tree.flatten(_parts(state))
     found = []
     for x, old in zip(arrays, own, strict=True):
-        x = jnp.asarray(x)
+        x = on_device(x)
         # Which generator a key is of does not cross: it is that of the
         # key in its place.
         if is_key(old):
             x = jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
         found.append(x)
     return state._replace(**jax.tree.unflatten(structure, found))
+
+
+def on_device(x: ArrayLike) -> jax.Array:
+    """An array that was handed over, in memory of its own on the device."""
+    return jnp.asarray(x)
 
 
 def shapes_of_learned(state: PartyState) -> Shapes:

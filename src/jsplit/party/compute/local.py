@@ -40,7 +40,7 @@ from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.verdicts import Verdict
-from jsplit.training.walk import Address, Store
+from jsplit.training.walk import Address, Store, Wire
 from jsplit.training.walks import all_wires, walks_of
 
 
@@ -120,10 +120,6 @@ class Local:
         self._pipeline: Pipeline | None = None
         self._looked = False
 
-    def works(self, step: int) -> bool:
-        """Whether this party has a part in a step, and there is that step."""
-        return step < self.agreed.steps and self.turns.works(self.name, step)
-
     def fields(self, task: str) -> list[str]:
         """The entries of data that a task, "train", "evaluate" or "predict", needs."""
         return needed_entries(self.topology, self.party, task, self.agreed.weight)
@@ -151,7 +147,7 @@ class Local:
             return self._overlapped(state, batches, step, exchange)
         # Fields lie in the stores of micro-batches, and so may those of
         # two steps.
-        store = self._load(state, {})
+        store = self.load(state, {})
         # Once is enough: what is empty in one state is in all.
         if not self._looked:
             self.walk.look(store)
@@ -168,7 +164,7 @@ class Local:
         for micro, wire, value in prefetched.held:
             at.send(micro, wire, value)
         if self.micros > 1:
-            store.update(self._zero_sums({**store, **prefetched.own[0]}, at.size))
+            store.update(self.zero_sums({**store, **prefetched.own[0]}, at.size))
 
         stores = [MicroStore(store, own, self.walk.shared) for own in prefetched.own]
         meanwhile = self._ahead(batches, step + 1, store)
@@ -179,11 +175,12 @@ class Local:
         else:
             self.finish.run(store, at)
             left = store
-            found = {n.what: store[total(n)] / self.micros for n in self.losses}
+            found = self.mean_losses(store)
         self.judge(self.judge.finite(left), lambda: step + 1)
         return self._save_back(store), found
 
-    def _load(self, state: PartyState, batch: Mapping[str, PyTree]) -> Store:
+    def load(self, state: PartyState, batch: Mapping[str, PyTree]) -> Store:
+        """What outlasts a step, and a batch if one is given, in a store."""
         counts = batch.get(self.agreed.weight)
         if counts is not None:
             batch = fill(counts, dict(batch))
@@ -210,7 +207,7 @@ class Local:
             self._pipeline = Pipeline(
                 self.walk,
                 layout,
-                self._load(state, {}),
+                self.load(state, {}),
                 batches,
                 self.late,
                 step,
@@ -230,7 +227,7 @@ class Local:
         self, batches: Batches, step: int, store: Mapping[Address, PyTree]
     ) -> Iterator[None]:
         """Begin the next step of this party, a little at a time."""
-        if not self.works(step):
+        if step >= self.agreed.steps or not self.turns.works(self.name, step):
             return
         layout = self.layout[self.party]
         prefetched = self._prefetched = PrefetchedStep(batches, step)
@@ -246,15 +243,21 @@ class Local:
         count = self.walk.leading(changed)
         yield from prefetched.lead(self.walk, count, store, layout.step)
 
-    def _zero_sums(self, store: Store, size: int) -> Store:
+    def mean_losses(self, store: Store) -> dict[str, jax.Array]:
+        """The losses of a step, from their sums over micro-batches."""
+        return {n.what: store[total(n)] / self.micros for n in self.losses}
+
+    def received(self, wire: Wire, size: int) -> PyTree:
+        """The shapes of a message as this party's programs read it."""
+        payload, value = self.like(self.wires.index(wire), size)
+        return packet(self.config, wire, payload, value)
+
+    def zero_sums(self, store: Store, size: int) -> Store:
         """Zeros for the sums over micro-batches, made in the first step and kept."""
         if self._zeros is None:
             # Shapes of what comes are known before anything has come.
-            received: Store = {}
-            for number, wire in enumerate(self.wires):
-                if wire.receiver == self.party:
-                    payload, value = self.like(number, size)
-                    received[wire] = packet(self.config, wire, payload, value)
+            own = [wire for wire in self.wires if wire.receiver == self.party]
+            received: Store = {wire: self.received(wire, size) for wire in own}
             self._zeros = zero_sums(self.walk.ops, store | received)
         return self._zeros
 
@@ -267,7 +270,7 @@ class Local:
         exchange: Exchange,
     ) -> tuple[dict[str, jax.Array], Rows]:
         """The losses that this party computes, in inference mode, and what its metrics read."""
-        store = self._load(state, batch)
+        store = self.load(state, batch)
         self.measure.run(store, Wires(self, exchange, step, size))
         self.judge_losses(self.judge_losses.finite(store))
         observed = {n: store[n] for n in self.observed}
@@ -284,7 +287,7 @@ class Local:
         exchange: Exchange,
     ) -> dict[str, PyTree]:
         """The outputs that this party computes, in inference mode."""
-        store = self._load(state, batch)
+        store = self.load(state, batch)
         self.infer.run(store, Wires(self, exchange, step, size))
         return {n.what: store[n] for n in self.outputs}
 

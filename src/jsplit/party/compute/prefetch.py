@@ -98,7 +98,7 @@ class PrefetchedStep:
         for m in range(micros):
             # A party without fields has micro-batches too: it is told
             # which each is.
-            part = jax.tree.map(lambda x, m=m: _part(x, m, micros), fields)
+            part = jax.tree.map(lambda x, m=m: part_of(x, m, micros), fields)
             self.own.append({layout.micro: np.int32(m)} | copied(part))
 
     def lead(
@@ -143,7 +143,7 @@ class PrefetchedStep:
         raise ValueError(f"{wire.label} is not there before its step.")
 
 
-def _part(x: PyTree, number: int, count: int) -> PyTree:
+def part_of(x: PyTree, number: int, count: int) -> PyTree:
     """One of `count` equal parts of an array, along its first axis."""
     size = x.shape[0] // count
     return x[number * size : (number + 1) * size]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Missing(TimeoutError):
-    """A party did not come, or not come back, while this one was willing to wait.
+    """A party did not come, or not come back, or stood still, for longer than agreed.
 
     Example:
         >>> from jsplit import party
@@ -19,6 +19,12 @@ class Missing(TimeoutError):
 # they are no errors.
 class RolledBack(Exception):  # noqa: N818 - it is no error
     """Another epoch has begun: all go on from the step that it says."""
+
+
+# The same shape as `threading.Event.is_set`, for a party that nobody can stop.
+def never() -> bool:
+    """Whether to stop: no."""
+    return False
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jax.typing import ArrayLike
 
+from jsplit.party.connection.absence import absent, missing
 from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.farewell import awaited_by, say_goodbye
-from jsplit.party.connection.interrupts import Missing, RolledBack, Stopped
+from jsplit.party.connection.interrupts import RolledBack, Stopped
 from jsplit.party.connection.reach import Reach, default_transport
 from jsplit.party.connection.skipping import pass_over
 from jsplit.party.contract.agreement import Agreement
@@ -38,8 +40,7 @@ class Network:
         reach: how it reaches the others.
 
     Attributes:
-        epoch: the one that the run is in, which may lag behind `member`'s: then it must
-            go back.
+        epoch: the one that the run is in; if it lags behind `member`'s it must go back.
         sent: bytes of frames that carry values, sent so far.
         received: bytes of such frames, received so far.
         waited: seconds of waiting for others.
@@ -69,9 +70,8 @@ class Network:
         # left need time to go on without.
         self.wait_for = float(agreed.patience) * (3 if agreed.turns.skips else 1)
         # Not `or`: a transport may have a length of its own, as of no connections yet.
-        transport = reach.transport
-        if transport is None:
-            transport = default_transport()
+        given = reach.transport
+        transport = default_transport() if given is None else given
         self.connections = Connections(
             agreed,
             party,
@@ -85,7 +85,17 @@ class Network:
         )
         self.peers = self.connections.peers
         self.changed, self.post = self.peers.changed, self.peers.post
-        self.close = self.connections.close
+        self.vigil = self.peers.vigil
+        self.signs = self.vigil.give(self._say_sign)
+
+    def close(self) -> None:
+        """Leave, at the latest now."""
+        self.vigil.end()
+        self.connections.close()
+
+    def _say_sign(self) -> None:
+        with self.changed:
+            self.post(self.member.sign(self.vigil.sign(self.member.epoch)))
 
     # Waiting.
 
@@ -108,11 +118,11 @@ class Network:
             RolledBack: if another epoch has begun meanwhile.
             Refused: if the parties cannot work together.
             Stopped: if this party was asked to stop.
-            Missing: if it takes longer than agreed.
+            Missing: if nobody was at work for as long as agreed.
         """
         patience = self.wait_for if patience is None else patience
         began = last = time.monotonic()
-        with self.changed:
+        with self.changed, self.vigil.waiting():
             while True:
                 if self.peers.fatal:
                     raise self.peers.fatal
@@ -126,22 +136,13 @@ class Network:
                 now = time.monotonic()
                 if pass_over(self.peers, now):
                     continue
-                if now - began > patience:
-                    raise self._missing(patience, what, whom)
+                if now - self.vigil.quiet_since(began) > patience:
+                    raise missing(self.peers, patience, what, whom)
                 if now - last > self.remind:
                     last = now
                     self.post(self.member.resend())
                 self.changed.wait(min(self.remind, _STEP, patience))
         self.waited += time.monotonic() - began
-
-    def _missing(
-        self, patience: float, what: str | Callable[[], str], whom: Sequence[str]
-    ) -> Missing:
-        known = self.peers.trouble
-        trouble = "; ".join(known[party] for party in whom if party in known)
-        what = what() if callable(what) else what
-        why = f": {trouble}" if trouble else ""
-        return Missing(f"`{self.party}` waited {patience:g} s for {what}{why}")
 
     def current(self) -> None:
         """Raise `RolledBack` if another epoch has begun."""
@@ -156,8 +157,7 @@ class Network:
         Args:
             over: whether the run is over, so that none will begin.
         """
-        names = [p for p in self.names if p != self.party]
-        member = self.member
+        names, member = [p for p in self.names if p != self.party], self.member
 
         def there() -> bool:
             begun = member.start is not None and member.epoch >= self.epoch
@@ -172,6 +172,9 @@ class Network:
         while True:
             try:
                 self.until(there, lambda: f"the other parties, {self._absent()}", names)
+                # Steps of inference are counted from 0, whatever it begins with.
+                if member.start is not None and not member.terms.anew:
+                    self.vigil.step = member.start.step
                 return
             except RolledBack:
                 # The one that is waited for has begun, or already the one after it.
@@ -179,16 +182,8 @@ class Network:
                     self.epoch = member.epoch
 
     def _absent(self) -> str:
-        """Who did not come, in words."""
         with self.changed:
-            # The lead knows of all; the others only whom they have a connection with.
-            rendezvous = self.member.rendezvous
-            there = rendezvous.there if rendezvous else self.peers.outboxes
-            others = [(i, p) for i, p in enumerate(self.names) if p != self.party]
-            missing = [f"`{party}`" for i, party in others if i not in there]
-        if not missing:
-            return "of whom all were connected"
-        return f"of whom {', '.join(missing)} did not come"
+            return absent(self.peers)
 
     # Values.
 
@@ -208,11 +203,8 @@ class Network:
         data = list(map(np.asarray, arrays))
         if not session.may_send(wire, step):
             peer, what = self.names[receiver], self.member.terms.crossings[wire].what
-            self.until(
-                lambda: session.may_send(wire, step),
-                f"`{peer}` to take `{what}`",
-                [peer],
-            )
+            ready = partial(session.may_send, wire, step)
+            self.until(ready, f"`{peer}` to take `{what}`", [peer])
         began = time.monotonic()
         with self.changed:
             self.current()
@@ -227,9 +219,9 @@ class Network:
 
     def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
         """Wait until one of several values has come: `(wire, step, micro-batch)` of each."""
-        crossings = [self.member.terms.crossings[wire] for wire, _, _ in wanted]
-        peers = [self.names[crossing.sender] for crossing in crossings]
-        first, (_, step, _) = crossings[0], wanted[0]
+        wire, step, _ = wanted[0]
+        first, sender = self.member.terms.crossings[wire], self.member.traffic.sender
+        peers = [self.names[sender(wire, step)] for wire, step, _ in wanted]
         what = f"{first.kind} `{first.what}` of step {step} from `{peers[0]}`"
         inbox = self.member.inbox
         self.until(lambda: any(value in inbox for value in wanted), what, peers)
@@ -247,8 +239,20 @@ class Network:
 
     # Progress.
 
+    def ready(self) -> None:
+        """Say that this party can begin."""
+        with self.changed:
+            try:
+                self.post(self.member.ready())
+            except Refused as error:
+                # The lead, as the last that got ready, has found what others must know.
+                self.peers.fail(error, tell=True)
+                raise
+            self.changed.notify_all()
+
     def finished(self, step: int) -> None:
         """Say that this party has finished a step, to those to whom no value says it."""
+        self.vigil.step = step + 1
         with self.changed:
             self.current()
             self.post(self.member.finished(step))
@@ -290,6 +294,7 @@ class Network:
             awaited: whose goodbye is waited for.
         """
         places = [self.names.index(party) for party in awaited]
-        left = say_goodbye(self.peers, reason, places, self.asked)
+        with self.vigil.waiting():
+            left = say_goodbye(self.peers, reason, places, self.asked)
         self.connections.leave(reason)
         return [self.names[peer] for peer in sorted(left)]

@@ -64,15 +64,16 @@ class Outbox:
         # say. What a sealed one says nobody can tell here, and no two are alike.
         text: tuple[bytes, ...] = ()
         is_value, sealed = frame.head.kind in CARRIERS, frame.head.sealed
-        if not is_value and not sealed:
+        is_sign = frame.head.kind == "sign"
+        if not is_value and not sealed and not is_sign:
             text = tuple(array.tobytes() for array in frame.arrays)
         at = frame.head.id(), text
         with self.changed:
             if self.ends is None:
-                # A state, so the newest is enough; a line that stands still would else
-                # be full of what was said at every reminder. To the end with it: seals
-                # are opened in the order in which they were made.
-                if sealed and not is_value:
+                # States both, so the newest is enough; a line that stands still would
+                # else be full of what was said at every reminder. To the end with it:
+                # seals are opened in the order in which they were made.
+                if sealed and not is_value or is_sign:
                     self.due.pop(at, None)
                 self.due.setdefault(at, frame)
                 self.changed.notify_all()

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 
 from jsplit.party.connection.newcomers import Newcomers
 from jsplit.party.connection.outbox import Outbox
+from jsplit.party.connection.vigil import Vigil
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.channel import Channel
 from jsplit.wire.member import Member, Outgoing
 from jsplit.wire.said import printable
+from jsplit.wire.versions import differing
 
 _log = logging.getLogger("jsplit.party")
 _SPARE = 64
@@ -47,7 +50,9 @@ class Peers:
         fatal: why this party cannot go on.
         verdict: what all are told, if it is over for all.
         told: by peer, the connection on which it was told so.
+        versions: by peer, those that were compared with one's own.
         closing: set when this party leaves.
+        vigil: what others are at, and how long they are waited for.
     """
 
     def __init__(self, agreed: Agreement, party: str, member: Member):
@@ -68,8 +73,10 @@ class Peers:
         self.fatal: Exception | None = None
         self.verdict: str | None = None
         self.told: dict[int, Outbox] = {}
+        self.versions: dict[int, Mapping[str, str]] = {}
         self.closing = threading.Event()
         self.newcomers = Newcomers(self.changed, self.closing)
+        self.vigil = Vigil(member.sessions, self.patience, float(agreed.stall))
 
     def new_outbox(self, channel: Channel) -> Outbox:
         """A new connection, with the thread that writes to it."""
@@ -101,6 +108,20 @@ class Peers:
             self.trouble[party] = trouble
             if not self.closing.is_set():
                 _log.info("%s: %s", self.party, trouble)
+
+    def met(self, peer: int) -> None:
+        """Note that a peer has said hello, and whether it computes with the same."""
+        self.seen.add(peer)
+        self.lost.pop(peer, None)
+        self.trouble.pop(self.names[peer], None)
+        self.vigil.greeted(peer)
+        theirs = self.member.versions_of[peer]
+        # Once for each process, not for each connection of it.
+        if self.versions.get(peer) != theirs:
+            self.versions[peer] = theirs
+            there = self.names[peer]
+            if words := differing(self.member.versions, theirs, self.party, there):
+                _log.warning("%s: versions differ: %s", self.party, words)
 
     def fail(self, error: Exception, *, tell: bool) -> None:
         """Let the run be over for this party, or with `tell` for all."""

@@ -135,9 +135,9 @@ def _take(peers: Peers, peer: int, outbox: Outbox, frame: Frame, heard: bool) ->
         if old and old is not outbox:
             old.cut(f"`{party}` has connected again.")
         peers.outboxes[peer] = outbox
-        peers.seen.add(peer)
-        peers.lost.pop(peer, None)
-        peers.trouble.pop(party, None)
+        peers.met(peer)
+    if frame.head.kind == "sign":
+        peers.vigil.hear(peers.member.signs, peers.member.epoch)
     if frame.head.kind == "bye":
         reason = codec.about(frame).get("reason")
         why = f", and says: {quoted(reason)}" if reason else "."

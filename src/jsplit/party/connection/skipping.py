@@ -27,7 +27,10 @@ def pass_over(peers: Peers, now: float) -> bool:
     if not turns.skips or member.rendezvous is None:
         return False
     late: list[int] = []
-    for peer, since in peers.lost.items():
+    for peer in peers.member.sessions:
+        # Without a connection, or silent on one that is there, or at one step for longer
+        # than was agreed: never who computes.
+        since = peers.lost.get(peer, peers.vigil.away_since(peer))
         # Only clients: without a party that is there in every step nobody can go on.
         is_client = turns.client_of(peers.names[peer]) is not None
         skipped = peer in member.rendezvous.missing

@@ -64,7 +64,8 @@ class Agreement(AgreementRecord):
         staleness: how many of the last updates the parameters of a step may lack.
         seed: of data order and common randomness.
         checkpoint: all save their state every so many steps.
-        patience: how long a missing party is waited for, in seconds.
+        patience: how long a party is waited for that is away, in seconds.
+        stall: how long one that is there may be at work on one step, in seconds.
         nonfinite: `"refuse"`, `"skip"` or `"allow"` values that are not finite.
         identities: by party, the URI in its certificate, where it is not the usual one.
         hosts: by party, the host name in its certificate, likewise.

@@ -23,6 +23,7 @@ from jsplit.party.contract.entries import (
 )
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.schema import Words
+from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.turns import Turns
 
 _SCHEMA = (
@@ -75,6 +76,7 @@ class AgreementRecord:
     wants_loss: tuple[str, ...] = ()
     weight: str = ""
     loss_scale: float | Mapping[str, float] | None = None
+    stall: float = STALL
 
     @cached_property
     def said(self) -> AgreementEntries:
@@ -116,6 +118,7 @@ class AgreementRecord:
             "wants_loss": list(self.wants_loss),
             "weight": self.weight,
             "loss_scale": self.loss_scale,
+            "stall": self.stall,
         }
         return cast(AgreementEntries, with_format(found))
 
@@ -278,6 +281,7 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         wants_loss=tuple(found.get("wants_loss", ())),
         weight=found.get("weight", ""),
         loss_scale=found.get("loss_scale"),
+        stall=found.get("stall", STALL),
     )
 
 

@@ -15,6 +15,7 @@ from jsplit.core.checks import shown
 from jsplit.party.contract.entry_types import check_types
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.plain_names import check_names, check_texts
+from jsplit.party.contract.seconds import STALL, check_seconds
 from jsplit.party.contract.turns import Turns
 from jsplit.training.config import NONFINITE
 from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
@@ -24,7 +25,6 @@ _FORMAT = "jsplit agreement 1"
 _FORMAT_WITH_DETACHED = "jsplit agreement 2"
 """The same with nodes that have `detached`. Version 0.1 did not know the key, passed over
 it and trained something else; this number it refuses by name."""
-
 _FORMAT_WITH_FIELDS = "jsplit agreement 3"
 """The same with the dtypes of `fields`, and all else that version 0.1 did not know."""
 _EMPTY: dict[str, object] = {
@@ -38,6 +38,8 @@ _EMPTY: dict[str, object] = {
 }
 _NEWER = tuple(_EMPTY)
 """The entries of that format, which no older one has."""
+_OPTIONAL: dict[str, object] = {"stall": STALL}
+"""Entries of that format that are there only where they say something else than this."""
 
 _ENTRIES = (
     "format",
@@ -111,8 +113,9 @@ def _with_all_names(found: object) -> dict[str, object]:
         if name not in found:
             raise ValueError(f"an agreement lacks `{name}`.")
     # An unknown entry is refused too: it may be what a later version trains by.
+    may = (*names, *_OPTIONAL) if newer else names
     for name in found:
-        if name not in names:
+        if name not in may:
             raise ValueError(f"an agreement has `{name}`.")
     return found
 
@@ -127,15 +130,17 @@ def with_format(said: Mapping[str, object]) -> dict[str, object]:
         The same with `format`, and with the newer entries if any of them says
         something.
     """
-    found = {name: x for name, x in said.items() if name not in _NEWER}
-    if any(said.get(name) for name in _NEWER):
-        found |= {name: said.get(name, _EMPTY[name]) for name in _NEWER}
+    apart = (*_NEWER, *_OPTIONAL)
+    found = {name: x for name, x in said.items() if name not in apart}
+    other = {n: said[n] for n, x in _OPTIONAL.items() if said.get(n, x) != x}
+    if other or any(said.get(name) for name in _NEWER):
+        found |= {name: said.get(name, _EMPTY[name]) for name in _NEWER} | other
     return found | {"format": _format_of(found)}
 
 
 def _format_of(found: Mapping[str, object]) -> str:
     """What an agreement of these entries, checked or not, says under `format`."""
-    if any(found.get(name) for name in _NEWER):
+    if any(found.get(name) for name in (*_NEWER, *_OPTIONAL)):
         return _FORMAT_WITH_FIELDS
     nodes = found.get("nodes")
     listed = nodes if isinstance(nodes, (list, tuple)) else ()
@@ -205,12 +210,7 @@ def _check_schedule(found: AgreementEntries) -> None:
     if staleness and (micros > 1 or in_turn):
         what = "`turns`" if in_turn else f"`microbatches` of {micros}"
         raise ValueError(f"`staleness` is {staleness}, which does not go with {what}.")
-    patience = found["patience"]
-    # Written so that NaN is refused as well, which no comparison finds too small.
-    if not isinstance(patience, (int, float)) or not patience > 0:
-        raise ValueError(
-            f"`patience` must be a positive number of seconds, got {shown(patience)}."
-        )
+    check_seconds(found)
     # Steps that overlap would wait for each other's numbers.
     exchanged = {
         "`norms`": found.get("norms"),

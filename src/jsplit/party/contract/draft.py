@@ -24,6 +24,7 @@ from jsplit.party.contract.entries import (
     as_json,
 )
 from jsplit.party.contract.field_types import dtypes_of
+from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch, fields_of
@@ -48,6 +49,7 @@ def agreement(
     seed: int = 0,
     checkpoint: int = 100,
     patience: float = 600.0,
+    stall: float = STALL,
     nonfinite: str = "refuse",
     norms: Sequence[str] = (),
     wants_loss: Sequence[str] = (),
@@ -86,7 +88,10 @@ def agreement(
             there and back.
         seed: of data order and common randomness.
         checkpoint: all save their state every so many steps.
-        patience: how long a missing party is waited for, in seconds.
+        patience: how long a party is waited for that is away, in seconds. One that is
+            there and at work, however long a step or a compilation takes, is not away.
+        stall: how long such a party may be at work on one step, in seconds; from then
+            on it counts as away. It ends runs of which a party hangs, so rather too much.
         nonfinite: `"refuse"`: whoever gets an activation or cotangent that holds NaN or
             an infinite value, or would keep one after a step, ends the run and says so
             to all; `"skip"`: a step after which anybody would keep one is left out by
@@ -163,6 +168,7 @@ def agreement(
                 "weight": weight,
                 "loss_scale": _scale_in_words(loss_scale),
                 "patience": patience,
+                "stall": stall,
                 "identities": dict(identities or {}),
                 "hosts": dict(hosts or {}),
             }

@@ -61,3 +61,5 @@ class AgreementEntries(TypedDict):
     weight: NotRequired[str]
     # A number, or those of a `DynamicScale` by name.
     loss_scale: NotRequired[float | dict[str, float] | None]
+    # Seconds; only where it is not the usual number.
+    stall: NotRequired[float]

@@ -208,52 +208,33 @@ class Turns:
 
     # What is handed over.
 
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """Clients of whom the first may hand over to the second."""
-        return self.rota.pairs
-
-    @cached_property
-    def handovers(self) -> list[Handover]:
-        """Every hand-over that there can be: for each pair of clients, of each role."""
-        found: list[Handover] = []
-        for giver, taker in self.pairs:
-            for role in self.rotating_roles:
-                sender = self.party_of_role(role, giver)
-                receiver = self.party_of_role(role, taker)
-                found.append(Handover(role, sender, receiver))
-        return found
-
-    @cached_property
-    def handover_steps(self) -> list[list[int]]:
-        """For each of `handovers`, the steps before which it takes place."""
-        by_pair = self.rota.handover_steps
-        return [steps for steps in by_pair for _ in self.rotating_roles]
-
     def handovers_of(self, party: str, step: int) -> list[tuple[int, Handover]]:
-        """The hand-overs of a party before a step, with their places among all."""
+        """The hand-overs of a party before a step, with their places among all.
+
+        A place is that of who takes what of which role, whoever gives it.
+        """
         own = self._handovers_by_party.get(party, ())
-        return [(place, h) for place, h in own if self._handed[place].has(step)]
+        return [(place, h) for place, h, uses in own if uses.has(step)]
 
     @cached_property
-    def _handovers_by_party(self) -> dict[str, list[tuple[int, Handover]]]:
+    def _handovers_by_party(self) -> dict[str, list[tuple[int, Handover, Steps]]]:
         # It is asked for before every step, and among many clients few
         # hand-overs are a party's.
-        found: dict[str, list[tuple[int, Handover]]] = {}
-        for place, handover in enumerate(self.handovers):
-            for party in (handover.sender, handover.receiver):
-                found.setdefault(party, []).append((place, handover))
+        found: dict[str, list[tuple[int, Handover, Steps]]] = {}
+        for (giver, taker), uses in self.rota.handed.items():
+            for number, role in enumerate(self.rotating_roles):
+                sender = self.party_of_role(role, giver)
+                receiver = self.party_of_role(role, taker)
+                place = taker * len(self.rotating_roles) + number
+                handover = Handover(role, sender, receiver)
+                for party in (sender, receiver):
+                    found.setdefault(party, []).append((place, handover, uses))
         return found
-
-    @cached_property
-    def _handed(self) -> tuple[Steps, ...]:
-        # Of a schedule without wires nothing is left but the hand-overs.
-        return self.schedule(0).tables
 
     # What crosses.
 
     def crossings(self, wires: Sequence[Wire]) -> tuple[Crossing, ...]:
-        """Everything that ever crosses: each client's wires, then the hand-overs.
+        """Everything that ever crosses: each client's wires, then what each takes over.
 
         Args:
             wires: of a step; each client has its own.
@@ -267,10 +248,23 @@ class Turns:
             for wire in wires:
                 sender = place[self.party_of_role(wire.sender, client)]
                 receiver = place[self.party_of_role(wire.receiver, client)]
-                found.append(Crossing(wire.kind, wire.what, sender, receiver))
-        for role, sender, receiver in self.handovers:
-            found.append(Crossing("weights", role, place[sender], place[receiver]))
+                found.append(Crossing(wire.kind, wire.what, (sender,), receiver))
+        if self.rota.hands_over and len(self.names) > 1:
+            players = [*zip(self.rotating_roles, self._players, strict=True)]
+            for taker in range(len(self.names)):
+                for role, of_role in players:
+                    found.append(Crossing("weights", role, of_role, of_role[taker]))
         return tuple(found)
+
+    @cached_property
+    def _players(self) -> tuple[tuple[int, ...], ...]:
+        """By role that is played in turns, its players by place, client by client."""
+        place = {party: i for i, party in enumerate(self.parties)}
+        clients = range(len(self.names))
+        return tuple(
+            tuple(place[self.party_of_role(role, client)] for client in clients)
+            for role in self.rotating_roles
+        )
 
     def schedule(self, wires: int) -> Schedule:
         """In which steps each of `crossings` is used.
@@ -278,7 +272,7 @@ class Turns:
         Args:
             wires: how many there are in a step.
         """
-        return Schedule(self.rota, wires, len(self.rotating_roles))
+        return Schedule(self.rota, wires, self._players)
 
 
 def _without_turns(steps: int) -> TurnsEntry:

@@ -1,0 +1,159 @@
+"""How long others are waited for: who computes is waited for, who is silent is away.
+
+Each party says every few seconds what it is at. While somebody is at work, or gets on,
+patience begins anew for all; but only for so long as a party may stand at one step.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from jsplit.wire.signs import Sign
+
+_SLOWEST, _AT_LEAST = 5.0, 4
+"""Seconds between two signs at most, and how many there are within patience."""
+
+
+@dataclass
+class Seen:
+    """What is known of another party, by the clock of this one.
+
+    Nothing is taken from what the other says of time: a party that says that it is at
+    work for ever is found out all the same.
+
+    Attributes:
+        heard: when it last said anything new.
+        sign: what that was.
+        furthest: the furthest that it has ever been, epoch and step.
+        active: when it was last at work, or got on.
+        spent: seconds of work that it has said it has done since it last got on.
+        stalled: since when that has been too long.
+    """
+
+    heard: float
+    sign: Sign | None = None
+    furthest: tuple[int, int] = (-1, -1)
+    active: float = 0.0
+    spent: float = 0.0
+    stalled: float | None = None
+
+
+class Vigil:
+    """What this party says of its own work, and what it makes of what others say.
+
+    Args:
+        others: by their places.
+        patience: seconds that a party is waited for that is away.
+        stall: seconds of work that a party may take for one step.
+
+    Attributes:
+        waits: whether this party waits for others at the moment.
+        step: how many steps it has finished.
+        seen: by place, what is known of others.
+    """
+
+    def __init__(self, others: Mapping[int, object], patience: float, stall: float):
+        self.pause = min(_SLOWEST, patience / _AT_LEAST)
+        self.stall, self.waits, self.step, self.number = stall, False, 0, 0
+        now = time.monotonic()
+        # Whoever never comes is silent from the beginning.
+        self.seen = {place: Seen(now) for place in others}
+        self._ended = threading.Event()
+
+    # What this party says.
+
+    def sign(self, epoch: int) -> Sign:
+        """What this party is at."""
+        self.number += 1
+        return Sign(self.number, epoch, self.step, not self.waits)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For as long as this party waits for others."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+
+    def give(self, say: Callable[[], object]) -> threading.Thread:
+        """Start the thread that says it, until `end`.
+
+        Args:
+            say: sends what `sign` gives.
+        """
+
+        def work() -> None:
+            while not self._ended.wait(self.pause):
+                say()
+
+        # A thread of its own: the one that computes may be in a program, or in the
+        # user's data, for a long time. A process that is stopped says nothing.
+        thread = threading.Thread(target=work, name="jsplit-signs", daemon=True)
+        thread.start()
+        return thread
+
+    def end(self) -> None:
+        """Say no more."""
+        self._ended.set()
+
+    # What others say.
+
+    def greeted(self, place: int) -> None:
+        """Note that a party has said hello."""
+        self.seen[place].heard = time.monotonic()
+
+    def hear(self, signs: Mapping[int, Sign], epoch: int) -> None:
+        """Take note of what others say.
+
+        Args:
+            signs: by place, as they have come.
+            epoch: that this party is in; nobody gets on by naming a later one.
+        """
+        now = time.monotonic()
+        for place, sign in signs.items():
+            seen = self.seen.get(place)
+            # What the lead passes on once more is no new sign of whom it is of.
+            if seen is None or sign == seen.sign:
+                continue
+            before, seen.sign = seen.sign, sign
+            passed, seen.heard = now - seen.heard, now
+            epoch_of, step = sign.progress
+            progress = min(epoch_of, epoch), step
+            if progress > seen.furthest:
+                seen.furthest, seen.active = progress, now
+                seen.spent, seen.stalled = 0.0, None
+            elif sign.computes:
+                seen.spent += passed if before and before.computes else 0.0
+                if seen.spent < self.stall:
+                    seen.active = now
+                elif seen.stalled is None:
+                    seen.stalled = now
+
+    def quiet_since(self, began: float) -> float:
+        """Since when nobody has been at work.
+
+        Args:
+            began: since when this party waits.
+        """
+        return max([began, *(seen.active for seen in self.seen.values())])
+
+    def away_since(self, place: int) -> float:
+        """Since when a party has been silent, or at work for too long."""
+        seen = self.seen[place]
+        return seen.heard if seen.stalled is None else seen.stalled
+
+    def standing(self) -> dict[int, str]:
+        """By place, who stands at a step for too long, in words."""
+        found = {}
+        for place, seen in self.seen.items():
+            if seen.stalled is not None:
+                found[place] = (
+                    f"is there and has been at step {seen.furthest[1] + 1} for "
+                    f"{seen.spent:.0f} s, which is longer than `stall`, {self.stall:g} s"
+                )
+        return found

@@ -1,0 +1,112 @@
+"""What a supervisor is told by the exit status, and what may not end a run: a terminal
+that is closed, a full disk under the output.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+from contextlib import closing
+
+import pytest
+
+from jsplit import command, party
+from jsplit.commands import stopping
+from jsplit.commands.statuses import status_of
+from jsplit.commands.tasks import Progress
+from jsplit.training.verdicts import NotFinite
+from jsplit.wire.errors import Refused
+
+METRICS = party.Metrics(1, {"loss": 0.5}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("`party` must be"), 2),
+        (NotFinite("step 3 leaves"), 2),
+        (Refused("the agreements differ"), 2),
+        (Refused("another process was started later", alone=True), 2),
+        (FileNotFoundError("agreement.json"), 2),
+        (PermissionError("lab.key"), 2),
+        (IsADirectoryError("state"), 2),
+        (party.Missing("`lab` waited"), 75),
+        (OSError(errno.ENOSPC, "No space left on device"), 75),
+        (OSError(errno.EIO, "Input/output error"), 75),
+        (ConnectionResetError("by peer"), 75),
+    ],
+)
+def test_a_status_says_whether_starting_again_can_help(
+    tmp_path, monkeypatch, capsys, error, status
+):
+    def raises(options):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jsplit.commands.agreements.show", raises)
+    assert command.main(["show", "agreement.json"]) == status == status_of(error)
+    assert capsys.readouterr().err.startswith("jsplit show: ")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_service_manager_and_a_closed_terminal_ask_to_stop(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with stopping.asked_to_stop() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.wait(10)
+    assert signal.getsignal(number) is before
+
+
+def test_who_was_started_by_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.asked_to_stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert not stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Full:
+    """A file on a disk that is full for a while."""
+
+    def __init__(self, file):
+        self.file, self.full = file, True
+
+    def write(self, text):
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(text)
+
+    def flush(self):
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self):
+        self.file.close()
+
+
+def test_a_disk_that_is_full_under_log_and_output_costs_lines_and_no_step(
+    tmp_path, monkeypatch, caplog
+):
+    with closing(stopping.Lines(tmp_path / "log")) as lines:
+        full = Full(lines.file)
+        monkeypatch.setattr(lines, "file", full)
+        monkeypatch.setattr("sys.stdout", Full(None))
+        progress = Progress(9, lines)
+        for _ in range(3):
+            progress(METRICS)
+        full.full = False
+        progress(METRICS)
+        stopping.hush()  # or Python would end with status 120
+        print("is said to nobody", flush=True)
+        sys.stdout.close()
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+    assert json.loads((tmp_path / "log").read_text())["step"] == 1
+    assert sum("are lost" in r.message for r in caplog.records) == 1
