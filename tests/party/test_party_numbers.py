@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,6 +17,7 @@ from tests.party.federation import (
     agreed_for,
     bits,
     checked,
+    layer,
     own_of,
     small,
     together,
@@ -251,3 +253,17 @@ def test_an_evaluation_counts_records_by_their_weights():
     expected = trainer.evaluate(state, problem.batch, counts).loss
     [found] = [x for r in results.values() for x in r.losses.values()]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_norm_whose_square_is_infinite_clips_over_a_network_as_in_one_process():
+    """Gradients of 1e20 are finite, and the square of their norm is not."""
+    problem = small("pair")
+    loss = lambda y, label: jnp.abs(y - label) * 1e20  # noqa: E731
+    bottom, top = layer(["x"], "h"), layer(["h"], "y", 1)
+    problem = problem._replace(topology=jsplit.vanilla(bottom, top, loss=loss))
+    rate = optax.chain(jsplit.clip_by_global_norm(1.0), optax.sgd(0.1))
+    rates = dict.fromkeys(owners(problem), rate)
+    agreed = agreed_for(problem, steps=STEPS, norms=["global norm"])
+    results = checked(train_in_memory(agreed, problem, rates))
+    for name, state in in_one_process(problem, rates).items():
+        assert bits(results[name].state) == bits(state), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -202,3 +203,43 @@ def test_clients_that_step_together_are_computed_alike_in_either_kernels(
     assert told.losses.keys() == said.losses.keys() and all(
         abs(told.losses[n] - said.losses[n]) < 1e-5 for n in told.losses
     )
+
+
+@pytest.mark.parametrize("bottoms", ["own", "shared"])
+def test_what_the_server_does_not_read_crosses_for_no_client(bottoms):
+    """So a link with a memory has one of what crosses, as for one client."""
+
+    def two(w, x):
+        return {"a": x @ w, "b": 2 * (x @ w)}
+
+    low = jsplit.segment(
+        two, init=lambda key, x: jnp.ones((3, 2)), inputs="x", name="smashed"
+    )
+    high = jsplit.segment(
+        lambda v, h: h["a"] @ v,
+        init=lambda key, h: jnp.ones(2),
+        inputs="smashed",
+        name="y",
+    )
+    seen = []
+
+    def encode(memory, value, key):
+        seen.append(len(jax.tree.leaves(value)))
+        return value, jax.tree.map(jnp.add, memory, value)
+
+    link = jsplit.Link(
+        lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
+        encode,
+        lambda payload, like: payload,
+    )
+    topology = jsplit.vanilla(low, high, loss=lambda y, label: (y - label) ** 2)
+    trainer = jsplit.fused(topology, optax.sgd(0.01), links={"smashed": (link, None)})
+    rng = np.random.default_rng(0)
+    fields = {
+        "x": rng.normal(size=(24, 3)).astype("float32"),
+        "label": rng.normal(size=24).astype("float32"),
+    }
+    drawn = people([8, 8, 8]).round(fields, 0, batch=4)
+    algorithm = jsplit.rounds.parallel(trainer, "client", bottoms=bottoms)
+    _, info = algorithm.step(algorithm.init(0, drawn), drawn)
+    assert np.isfinite(info.loss) and {*seen} == {1}

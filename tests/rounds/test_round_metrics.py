@@ -10,7 +10,7 @@ import pytest
 import jsplit
 from jsplit import population, rounds
 from tests.rounds.common import ALGORITHMS, people
-from tests.training.common import refused
+from tests.training.common import dense, refused
 from tests.training.test_metrics import AUC, FIELDS, auc, square, topology
 
 
@@ -98,3 +98,29 @@ def test_a_round_that_lacks_what_a_metric_reads_is_refused():
     refused(
         "the round lacks the field `group`", lambda: algorithm.evaluate(state, drawn)
     )
+
+
+def test_what_a_record_of_weight_0_holds_is_read_by_no_metric():
+    """A bottom that looks at its whole batch would show it."""
+    bottom = jsplit.segment(
+        lambda w, x: (x - x.mean(0)) @ w,
+        init=lambda key, x: jnp.ones((4, 3)),
+        inputs=["x"],
+        name="h",
+    )
+    top = dense(["h"], "y")
+    mean = jsplit.Metric(
+        "mean", lambda y, label: float(y.mean()), "server", ["y", "label"]
+    )
+    made = jsplit.vanilla(bottom, top, loss=square).add(mean)
+    algorithm = rounds.splitfed(jsplit.fused(made, optax.sgd(0.1)), "client")
+    drawn = people([8, 8]).round(FIELDS, 0, batch=4)
+    known = np.ones(64)
+    known[drawn.reads[0, 0, 1]] = 0
+    drawn = drawn.counting(known)
+    expected = algorithm.evaluate(algorithm.init(0, drawn), drawn).metrics
+    spoilt = {**FIELDS, "x": FIELDS["x"].copy()}
+    spoilt["x"][known == 0] = np.nan
+    drawn = drawn._replace(fields=spoilt)
+    found = algorithm.evaluate(algorithm.init(0, drawn), drawn).metrics
+    assert found == expected and np.isfinite(found["mean"])

@@ -154,7 +154,8 @@ class Message(NamedTuple):
 
     Attributes:
         name: the value, as the topology names it.
-        kind: `"activation"` (forward) or `"cotangent"` (back).
+        kind: `"activation"` (forward), `"cotangent"` (back) or `"scalar"` (a number
+            of each party, as a norm).
         sender: the party that sent it.
         receiver: the party that it went to.
         shape: of what crossed, after its link encoded it; a tuple of shapes

@@ -110,7 +110,7 @@ class Federation(NamedTuple):
         return TrainState(parties)
 
 
-# A step of either state uses up its arrays.
+# A step of either state may use up its arrays.
 def _copy(x: jax.Array) -> jax.Array:
     return x.copy()
 

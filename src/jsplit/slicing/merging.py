@@ -101,8 +101,7 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
                 raise ValueError(f"two of the trees hold the leaf `{dotted(path)}`.")
         merged = overlay(merged, tree)
 
-    # A step donates its state: what was not copied would be deleted with
-    # it.
+    # A step may use up its state: what was not copied would be gone with it.
     copied = jax.tree.map(_copy, merged)
     return copied if like is None else _in_containers(copied, like)
 

@@ -21,7 +21,7 @@ from jsplit.training.walk import Name, Op, Wire
 
 
 def wires(topology: Topology) -> list[Wire]:
-    """Every message of a training step: all activations, then all cotangents."""
+    """Every message of a step or an evaluation: all activations, then all cotangents."""
     up = [
         Wire(WireKind.ACTIVATION, c.name, c.sender, c.receiver)
         for c in topology.crossings

@@ -125,7 +125,7 @@ class _Setting:
                     f"{list(have)}, got shape {list(got)}."
                 )
             value = value.reshape((*got, *[1] * (len(have) - len(got))))
-            # A copy: a step donates its state, in which no two parties may share
+            # A copy: a step may use up its state, in which no two parties may share
             # an array, as `full_like` would have them do where nothing changes.
             new[name] = jnp.array(jnp.full_like(new[name], value), copy=True)
         return new

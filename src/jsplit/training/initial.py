@@ -126,7 +126,7 @@ def first_states(
         memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         step = jnp.zeros((), jnp.int32)
         found[p] = PartyState(params[p], state[p], memory, links[p], key, step)
-    # A step donates its state: no two parts of it may share a buffer,
+    # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
     return jax.tree.map(lambda x: jnp.array(x, copy=True), found)
 

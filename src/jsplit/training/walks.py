@@ -65,7 +65,7 @@ def scalar_exchanges(config: Config) -> list[Exchange]:
 
 
 def all_wires(config: Config) -> list[Wire]:
-    """Every message of a training step: activations, cotangents, and numbers for sums."""
+    """Every message of a step or an evaluation: activations, cotangents, and numbers for sums."""
     found = wires(config.topology)
     for exchange in scalar_exchanges(config):
         found += scalar_wires(config.topology, exchange)
