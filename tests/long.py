@@ -6,6 +6,21 @@ A line names a test, with all its points, or one point of it.
 from __future__ import annotations
 
 LONG = {
+    "rounds/test_devices.py::test_two_processes_give_the_numbers_of_one",
+    "rounds/test_devices.py::test_eight_devices_give_the_numbers_of_one[at one party]",
+    "experiments/test_tables.py::test_a_residual_network_halves_its_images_where_the_paper_does",
+    "party/test_party_memory.py::test_connections_that_are_cut_cost_time_alone[1]",
+    "party/test_party_chaos.py::test_faults_and_deaths_of_every_party_leave_no_trace[vertical-None]",
+    "jaxprs/test_convolutions.py::test_in_a_whole_step_nothing_slow_is_left_and_numbers_are_the_same[1]",
+    "jaxprs/test_convolutions.py::test_in_a_whole_step_nothing_slow_is_left_and_numbers_are_the_same[3]",
+    "rounds/test_turns.py::test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else[xla]",
+    "slicing/test_cut_points.py::test_every_cut_point_splits_and_joins_to_the_whole[resnet]",
+    "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model_in_double_precision[multihop]",
+    "rounds/test_parallel.py::test_clients_that_step_together_are_computed_alike_in_either_kernels[u_shaped-cnn-own]",
+    "training/test_training.py::test_mixed_precision_is_that_of_the_whole_model[nnx-fused]",
+    "costing/test_cost.py::test_the_messages_of_a_run_are_the_predicted_ones_exactly[multihop-plain]",
+    "rounds/test_one_client.py::test_the_whole_model_of_a_client_predicts_what_the_algorithm_does[shared]",
+    "training/test_whole.py::test_the_whole_model_is_trained_by_messages_and_costed_as_its_split_is",
     *(
         "party/test_party_numbers.py::test_parties_clip_as_the_whole_model_does_in_double_"
         f"precision[{name}]"
@@ -17,7 +32,7 @@ LONG = {
     *(
         "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_"
         f"model_in_double_precision[{name}]"
-        for name in ("vanilla", "u_shaped", "vertical", "extended_vanilla", "multitask")
+        for name in ("vanilla", "vertical", "extended_vanilla", "multitask")
     ),
     "training/test_optimizers.py::test_what_the_optimizers_exchange_is_costed[2]",
     "training/test_optimizers.py::test_optimizers_that_need_the_loss_get_that_of_the_whole_model[momo]",

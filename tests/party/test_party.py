@@ -252,7 +252,7 @@ def test_a_full_disk_costs_the_newest_checkpoint_at_most(tmp_path, monkeypatch):
         real(file, **arrays)
 
     monkeypatch.setattr(np, "savez", always)
-    agreed = agreed_for(problem, steps=4, checkpoint=2, patience=15.0)
+    agreed = agreed_for(problem, steps=4, checkpoint=2, patience=4.0)
     found = train(agreed, problem, checkpoint=lambda p: tmp_path / "full" / p)
     assert isinstance(found["client"], OSError) and isinstance(
         found["server"], party.Missing

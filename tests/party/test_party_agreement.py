@@ -91,7 +91,7 @@ def test_a_file_that_is_no_agreement_is_refused_and_named(tmp_path, change, mess
 
 def test_parties_that_have_agreed_on_different_things_say_on_both_sides_what_differs():
     problem = small("pair")
-    agreed = agreed_for(problem, patience=10.0)
+    agreed = agreed_for(problem, patience=3.0)
     other = agreed.replace(seed=4)
     trust, rates = trust_of(agreed.parties), federation.optimizers(problem.topology)
 

@@ -54,7 +54,7 @@ def listening(mine, allowed=PARTIES, key=uri_of, transport=None):
     finally:
         while not channels.empty():
             channels.get().close()
-        listener.close()
+        listener.close(0.2)
 
 
 @contextmanager
