@@ -16,6 +16,7 @@ import pytest
 from jsplit import command, party
 from jsplit.commands import stopping
 from jsplit.commands.statuses import status_of
+from jsplit.commands.stopping import Lines
 from jsplit.commands.tasks import Progress
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.errors import Refused
@@ -110,3 +111,27 @@ def test_a_disk_that_is_full_under_log_and_output_costs_lines_and_no_step(
     assert len((tmp_path / "log").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "log").read_text())["step"] == 1
     assert sum("are lost" in r.message for r in caplog.records) == 1
+
+
+def test_a_line_that_was_torn_is_a_line_of_its_own(tmp_path):
+    """By a full disk or a killed process: the next one is whole, and read as one."""
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2, "los')
+    lines = Lines(file)
+    lines.add('{"step": 3}')
+    real, lines.file = lines.file, _Full()
+    lines.add('{"step": 4}')
+    lines.file = real
+    lines.add('{"step": 5}')
+    lines.close()
+    found = file.read_text().splitlines()
+    assert [x for x in found if x.endswith("}")] == [
+        '{"step": 1}',
+        '{"step": 3}',
+        '{"step": 5}',
+    ]
+
+
+class _Full:
+    def write(self, line):
+        raise OSError(28, "No space left on device")

@@ -483,6 +483,11 @@ def test_the_lead_remembers_who_is_passed_over(tmp_path):
         problem, roles, records, agreed.turns.excluding(((0, (2,)),))
     )
     compare(agreed, results, state, mine)
+    # Who was passed over to the end learns that it is over, if the lead is started again.
+    late = together(["west client", "server"], work)
+    assert isinstance(late["west client"], party.Refused), late
+    assert "was passed over to the end" in str(late["west client"])
+    assert late["server"].step == 8
     found = together(["server"], work_of(problem, agreed, records))
     assert isinstance(found["server"], party.Missing) and "did not come" in str(
         found["server"]

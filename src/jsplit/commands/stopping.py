@@ -86,6 +86,9 @@ class Lines:
         if file is not None:
             raw = private_file(file, "ab")
             self.file = io.TextIOWrapper(raw, encoding="utf-8", line_buffering=True)
+            # What a full disk or a killed process has left of a line is a line of its own.
+            if raw.tell() and not file.read_bytes()[-1:] == b"\n":
+                self.file.write("\n")
         self.failed = False
 
     def add(self, line: str) -> None:
@@ -93,7 +96,7 @@ class Lines:
         if self.file is None:
             return
         try:
-            self.file.write(line + "\n")
+            self.file.write(("\n" if self.failed else "") + line + "\n")
             self.failed = False
         except OSError as error:
             if not self.failed:

@@ -164,7 +164,13 @@ class CheckpointStore:
             # The file is on disk, and so must be the name of the folder that it is in.
             to_disk(self.folder)
 
-        with_files(write, f"saving step {step}", self.wait)
+        try:
+            with_files(write, f"saving step {step}", self.wait)
+        except OSError as error:
+            # A full disk names no file, and a machine has several disks.
+            if error.filename is None and error.errno is not None:
+                error.filename = str(self.folder)
+            raise
         self.steps = tuple(sorted({*self.steps, step}))
 
     def prune_before(self, committed: int) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
 from jsplit.party.bounds import OverBound
+from jsplit.party.connection.farewell import passed_over
 from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
@@ -54,7 +55,7 @@ class Training:
                 return self._leave(state) if stopped else self._finish(state)
             except RolledBack:
                 # Its losses stay: steps are computed again with the same bits.
-                _log.info("%s goes back: another party has come back", self.me.party)
+                _log.info("%s goes back: another epoch has begun", self.me.party)
             except Stopped:
                 return self._leave_waiting()
             except (NotFinite, OverBound) as error:
@@ -166,7 +167,10 @@ class Training:
         # Noted before the goodbye, with all still awaited: if this party dies while it
         # says goodbye, it must say it once more. And again after it, with who is left.
         me.store.finish(steps, me.network.awaited())
-        me.store.finish(steps, me.network.leave("", me.network.awaited()))
+        left = me.network.leave("", me.network.awaited())
+        # Who was passed over to the end may come yet, and must learn that it is over.
+        gone = [me.agreed.parties[peer] for peer in passed_over(member)]
+        me.store.finish(steps, [*left, *gone])
         away = []
         for step, gone in me.turns.away:
             away.append((step, [me.turns.names[client] for client in gone]))

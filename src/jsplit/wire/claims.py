@@ -221,5 +221,6 @@ def check_committed(terms: Terms, lead: int, me: int, own: Status, step: int) ->
     if step not in own.durable:
         raise Refused(
             f"`{terms.name(lead)}` says that all have step {step} on disk, "
-            f"`{terms.name(me)}` has {[*own.durable]}."
+            f"`{terms.name(me)}` has {[*own.durable]}. A client that was passed over to the "
+            "end learns so that the run is over; what it has on disk stays whole."
         )

@@ -208,7 +208,10 @@ class _Files:
             # has failed; by seven days it would be warned of all its life.
             ahead = _AHEAD if life >= 2 * _AHEAD else life / 10
             last = self.warned.get(file)
-            if end - now > ahead or (last and now - last < min(_AGAIN, ahead)):
+            # And once more when it has come: connections fail from then on.
+            ended = end <= now and (last is None or last < end)
+            soon = last and now - last < min(_AGAIN, ahead)
+            if end - now > ahead or (soon and not ended):
                 continue
             self.warned[file] = now
             _log.warning(

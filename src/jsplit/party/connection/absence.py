@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.connection.peers import Peers
+
+_log = logging.getLogger("jsplit.party")
+_TELL = 30.0
+"""Seconds of waiting after which the log says what is waited for, and again and again."""
 
 
 def absent(peers: Peers) -> str:
@@ -22,7 +28,7 @@ def absent(peers: Peers) -> str:
     if missing := [f"`{party}`" for i, party in others if i not in there]:
         return f"of whom {', '.join(missing)} did not come"
     if busy := [f"`{party}`" for i, party in others if i in awaited]:
-        return f"of whom {', '.join(busy)} did not get ready"
+        return f"of whom {', '.join(busy)} did not get ready yet"
     return "of whom all were connected"
 
 
@@ -41,6 +47,34 @@ def missing(
     what = what() if callable(what) else what
     why = f": {trouble}" if trouble else ""
     return Missing(f"`{peers.party}` waited {patience:g} s for {what}{why}")
+
+
+def tell_of_wait(
+    peers: Peers, what: str | Callable[[], str], began: float, told: float
+) -> float:
+    """Log now and then what this party waits for, and who is at work meanwhile.
+
+    Args:
+        peers: of the party that waits.
+        what: what it waits for, in words.
+        began: when it began to.
+        told: when it was last told.
+
+    Returns:
+        When it was last told, now.
+    """
+    now = time.monotonic()
+    if now - told < _TELL:
+        return told
+    working = [
+        f"`{peers.names[place]}` is at work on step {seen.sign.step}"
+        for place, seen in peers.vigil.seen.items()
+        if seen.sign is not None and seen.sign.computes and now - seen.heard < _TELL
+    ]
+    said = "; ".join(working) or "nobody says that it is at work"
+    words = what() if callable(what) else what
+    _log.info("%s waits for %s for %.0f s: %s", peers.party, words, now - began, said)
+    return now
 
 
 def _trouble_of(peers: Peers, whom: Sequence[str]) -> str:

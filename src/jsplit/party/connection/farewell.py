@@ -21,6 +21,11 @@ def awaited_by(member: Member) -> list[int]:
     return sorted({*member.sessions} - member.rendezvous.missing)
 
 
+def passed_over(member: Member) -> list[int]:
+    """At the lead: those without whom the run goes on."""
+    return sorted(member.rendezvous.missing) if member.rendezvous else []
+
+
 def say_goodbye(
     peers: Peers, reason: str, awaited: Sequence[int], asked: Callable[[], bool]
 ) -> set[int]:

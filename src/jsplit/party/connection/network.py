@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from jax.typing import ArrayLike
 
-from jsplit.party.connection.absence import absent, missing
+from jsplit.party.connection.absence import absent, missing, tell_of_wait
 from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.farewell import awaited_by, say_goodbye
 from jsplit.party.connection.interrupts import RolledBack, Stopped
@@ -41,8 +41,7 @@ class Network:
 
     Attributes:
         epoch: the one that the run is in; if it lags behind `member`'s it must go back.
-        sent: bytes of frames that carry values, sent so far.
-        received: bytes of such frames, received so far.
+        sent, received: bytes of frames that carry values, so far.
         waited: seconds of waiting for others.
         posting: seconds of handing over what is sent.
         asked: whether this party was asked to stop; then it waits for nothing any more.
@@ -121,7 +120,7 @@ class Network:
             Missing: if nobody was at work for as long as agreed.
         """
         patience = self.wait_for if patience is None else patience
-        began = last = time.monotonic()
+        began = last = told = time.monotonic()
         with self.changed, self.vigil.waiting():
             while True:
                 if self.peers.fatal:
@@ -141,6 +140,7 @@ class Network:
                 if now - last > self.remind:
                     last = now
                     self.post(self.member.resend())
+                told = tell_of_wait(self.peers, what, began, told)
                 self.changed.wait(min(self.remind, _STEP, patience))
         self.waited += time.monotonic() - began
 

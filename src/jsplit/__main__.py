@@ -1,0 +1,7 @@
+"""`python -m jsplit` is the command `jsplit`."""
+
+import sys
+
+from jsplit.command import main
+
+sys.exit(main())
