@@ -32,6 +32,7 @@ ROOMS = {
     "party": "core compress topology training wire",
     "commands": "core party",
     "command": "commands",
+    "__main__": "command",
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {

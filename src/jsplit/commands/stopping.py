@@ -96,7 +96,8 @@ class Lines:
         if self.file is None:
             return
         try:
-            self.file.write(("\n" if self.failed else "") + line + "\n")
+            # What a full disk has held up is still in the buffer, and comes before it.
+            self.file.write(line + "\n")
             self.failed = False
         except OSError as error:
             if not self.failed:
