@@ -14,6 +14,7 @@ from jsplit import party
 from jsplit.party import folder
 from jsplit.party.connection import vigil
 from jsplit.party.connection.interrupts import Missing
+from jsplit.party.connection.network import Network
 from jsplit.party.connection.outbox import Outbox
 from jsplit.party.connection.vigil import Vigil
 from jsplit.wire.frames import Head, about, text_of
@@ -74,6 +75,43 @@ def test_who_works_on_one_step_for_too_long_is_away_whatever_it_says(clock):
     assert watch.quiet_since(0.0) == 116.0
     told(watch, clock, [(5, 1, 4, WORKS)])
     assert watch.quiet_since(0.0) == clock[0] and not watch.standing()
+
+
+@pytest.mark.parametrize("again", [0.5, 19.0])
+def test_who_says_by_turns_that_it_works_and_waits_is_away_after_stall(clock, again):
+    """Often, or just before patience ends: it is charged what it is waited for by that."""
+    watch = Vigil({1: None}, patience=20.0, stall=60.0)
+    watch.waits, watch.began, number = True, clock[0], 0
+    while clock[0] - watch.quiet_since(100.0) <= 20.0:
+        for after, computes in [(again / 2, WAITS), (again / 2, WORKS), (0.002, WAITS)]:
+            clock[0] += after
+            number += 1
+            watch.hear({1: Sign(number, 1, 3, computes)}, 1)
+        assert clock[0] < 100 + 60 + 4 * 20
+    assert "longer than `stall`" in watch.standing()[1]
+
+
+def test_who_works_now_and_then_beside_one_that_works_is_charged_its_own_time(clock):
+    watch = Vigil({1: None, 2: None}, patience=20.0, stall=60.0)
+    watch.waits, watch.began = True, clock[0]
+    for number in range(55):
+        clock[0] += 1
+        computes = number % 10 == 5
+        watch.hear({2: Sign(number, 1, 3, WORKS)}, 1)
+        watch.hear({1: Sign(number, 1, 3, computes)}, 1)
+    assert watch.seen[1].spent < 10 < watch.seen[2].spent
+
+
+def test_steps_that_the_run_lets_nobody_take_yet_are_no_progress(clock):
+    watch = Vigil({1: None}, patience=20.0, stall=60.0, ahead=4)
+    watch.step = 3
+    told(watch, clock, [(1, 1, 3, WAITS), (5, 1, 7, WAITS)])
+    assert watch.quiet_since(0.0) == 106.0
+    told(watch, clock, [(5, 1, step, WAITS) for step in range(8, 40)])
+    assert watch.quiet_since(0.0) == 106.0
+    watch.step = 4  # and what this party does lets it get on
+    told(watch, clock, [(5, 1, 40, WAITS)])
+    assert watch.quiet_since(0.0) == clock[0]
 
 
 def test_a_sign_that_is_passed_on_again_is_no_sign(clock):
@@ -160,6 +198,86 @@ def test_a_client_that_computes_is_not_passed_over():
     results = checked(train_in_memory(agreed, problem, rates, data=data))
     assert not results["server"].away and results["server"].epoch == 1
     assert bits(results["b"].state) == bits(undisturbed(problem, 4)["client"])
+
+
+def test_a_client_that_is_there_and_does_nothing_in_its_turn_is_passed_over(
+    monkeypatch,
+):
+    """It says that it waits, while all wait for it; the others train to the end."""
+    problem, over, idle = small("pair"), threading.Event(), threading.Event()
+    turns = party.turns(
+        {c: {"client": c} for c in "ab"},
+        [("a", 2), ("b", 2)],
+        missing="skip",
+        handoff="server",
+    )
+    agreed = agreed_for(problem, steps=8, checkpoint=2, patience=0.8, turns=turns)
+    made, role = optimizers(problem.topology), agreed.turns.role
+    say = Network._say_sign
+
+    def said(self):
+        self.vigil.waits |= self.party == "b" and idle.is_set()
+        say(self)
+
+    monkeypatch.setattr(Network, "_say_sign", said)
+
+    def one(name):
+        def on_step(metrics):
+            if name == "b":
+                idle.set()
+                assert over.wait(60)
+                raise TimeoutError
+
+        batch = own_of(problem, role[name])
+        result = party.run(
+            agreed,
+            name,
+            problem.topology,
+            lambda step: batch,
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=made[role[name]],
+            remind=0.2,
+            transport=transport,
+            on_step=on_step,
+        )
+        over.set()
+        return result
+
+    transport = party.MemoryTransport()
+    results = together(agreed.parties, one)
+    over.set()
+    for name in ("a", "server"):
+        assert checked({name: results[name]})[name].away == [(2, ["b"])]
+
+
+def test_an_honest_client_is_not_lost_where_another_hands_nothing_over(monkeypatch):
+    """The lead cannot tell which of the two it is: it tries both, and comes to an end."""
+    problem = small("pair")
+    turns = party.turns(
+        {c: {"client": c} for c in "ab"},
+        [("a", 2), ("b", 2)],
+        missing="skip",
+        handoff="server",
+    )
+    agreed = agreed_for(problem, steps=6, checkpoint=2, patience=0.8, turns=turns)
+    made, role = optimizers(problem.topology), agreed.turns.role
+    rates = {p: made[role[p]] for p in agreed.parties}
+    send, silent = Network.send, threading.Event()
+
+    def sent(self, wire, *given):
+        if self.party == "a" and self.member.terms.crossings[wire].kind == "weights":
+            # From then on it is there, says that it waits, and does nothing.
+            with self.vigil.waiting():
+                assert silent.wait(60)
+        send(self, wire, *given)
+
+    monkeypatch.setattr(Network, "send", sent)
+    done = Noting()
+    done.gone = silent
+    data = slow(problem, "", 0, 0, role.get)
+    results = train_in_memory(agreed, problem, rates, data=data, transport=done)
+    for name in ("b", "server"):
+        assert checked({name: results[name]})[name].away[-1][1] == ["a"]
 
 
 def test_who_stands_at_a_step_is_named_with_the_step_and_is_not_waited_for():

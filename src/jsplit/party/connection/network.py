@@ -133,7 +133,7 @@ class Network:
                 if self.asked():
                     raise Stopped
                 now = time.monotonic()
-                if pass_over(self.peers, now):
+                if pass_over(self.peers, began, now):
                     continue
                 if now - self.vigil.quiet_since(began) > patience:
                     raise missing(self.peers, patience, what, whom)

@@ -76,7 +76,9 @@ class Peers:
         self.versions: dict[int, Mapping[str, str]] = {}
         self.closing = threading.Event()
         self.newcomers = Newcomers(self.changed, self.closing)
-        self.vigil = Vigil(member.sessions, self.patience, float(agreed.stall))
+        # By as much as a window for each party on the longest way between two.
+        ahead = terms.window * len(member.sessions)
+        self.vigil = Vigil(member.sessions, self.patience, float(agreed.stall), ahead)
 
     def new_outbox(self, channel: Channel) -> Outbox:
         """A new connection, with the thread that writes to it."""

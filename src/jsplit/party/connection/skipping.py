@@ -1,4 +1,7 @@
-"""Clients that stay away are passed over, and all others go on without them."""
+"""Clients that stay away are passed over, and all others go on without them.
+
+So are those that are there and do nothing, though it is for them that all others wait.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ from jsplit.wire.errors import Refused
 _log = logging.getLogger("jsplit.party")
 
 
-def pass_over(peers: Peers, now: float) -> bool:
+def pass_over(peers: Peers, began: float, now: float) -> bool:
     """At the lead, if so agreed: go on without clients that are away for too long.
 
     Args:
         peers: of this party; their lock is held.
+        began: since when this party waits.
         now: the time, as `time.monotonic` has it.
 
     Returns:
@@ -36,16 +40,71 @@ def pass_over(peers: Peers, now: float) -> bool:
         skipped = peer in member.rendezvous.missing
         if now - since > peers.patience and is_client and not skipped:
             late.append(peer)
-    if not late:
+    idle = [] if late else _idle(peers, began, now)
+    if not late and not idle:
         return False
     # All that are late at once: each epoch costs all parties a roll back.
     try:
-        outgoing = member.skip(late)
+        outgoing = member.skip([*late, *idle])
     except Refused as error:
         peers.fail(error, tell=True)
         raise
     if outgoing:
-        names = ", ".join(f"`{peers.names[peer]}`" for peer in late)
-        _log.warning("%s goes on without %s", peers.party, names)
+        names = ", ".join(f"`{peers.names[peer]}`" for peer in [*late, *idle])
+        why = ", for which all waited though it is there" if idle else ""
+        _log.warning("%s goes on without %s%s", peers.party, names, why)
     peers.post(outgoing)
     return bool(outgoing)
+
+
+def _idle(peers: Peers, began: float, now: float) -> list[int]:
+    """The parties of a client that all others wait for, and that does nothing.
+
+    It may be one that is behind, the one whose turn it is, or one that hands over to it:
+    whether that was handed over, no sign says. They are tried in this order, each once
+    at a step; an honest one that is passed over comes back by itself.
+
+    Args:
+        peers: of this party; their lock is held.
+        began: since when this party waits.
+        now: the time.
+    """
+    member, vigil = peers.member, peers.vigil
+    if now - vigil.quiet_since(began) <= peers.patience or member.start is None:
+        return []
+    assert member.rendezvous is not None
+    there = member.sessions.keys() - member.rendezvous.missing
+    # Whoever is away is what all wait for, be it long enough yet or not.
+    if any(
+        p in peers.lost or now - vigil.seen[p].heard > vigil.pause * 2 for p in there
+    ):
+        return []
+    turns = peers.agreed.turns.excluding(member.start.away)
+    parties: dict[int, list[int]] = {}
+    at = [vigil.step] if turns.client_of(peers.party) is None else []
+    for peer in there:
+        client = turns.client_of(peers.names[peer])
+        if client is None:
+            # Only who is there in every step knows which step it is: who has no turn
+            # runs ahead.
+            at.append(vigil.seen[peer].furthest[1])
+        else:
+            parties.setdefault(client, []).append(peer)
+    step = min(at, default=vigil.step)
+    handed = turns.rota.handed.items()
+    givers = {giver for (giver, _), uses in handed if uses.has(step)}
+    found: list[tuple[bool, tuple[int, int], bool, list[int]]] = []
+    for client, places in parties.items():
+        stands = min(vigil.seen[p].furthest for p in places)
+        behind = stands < (member.epoch, step)
+        has_turn = client == turns.client(step)
+        tried = any(vigil.suspected.get(p, -1) >= step for p in places)
+        if (behind or has_turn or client in givers) and not tried:
+            # Of those behind the last one, of the others the one whose turn it is.
+            at_most = stands if behind else (0, 0)
+            found.append((not behind, at_most, not has_turn, places))
+    if not found:
+        return []
+    idle = min(found)[-1]
+    vigil.suspected |= dict.fromkeys(idle, step)
+    return idle

@@ -1,7 +1,9 @@
 """How long others are waited for: who computes is waited for, who is silent is away.
 
 Each party says every few seconds what it is at. While somebody is at work, or gets on,
-patience begins anew for all; but only for so long as a party may stand at one step.
+patience begins anew for all; but only for so long as a party may stand at one step. What
+others say of their work and of their steps may be false, so both are counted in the time
+that this party has waited for them, and only so far as the run lets anybody get on.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from jsplit.wire.signs import Sign
 
 _SLOWEST, _AT_LEAST = 5.0, 4
 """Seconds between two signs at most, and how many there are within patience."""
+_AHEAD = 8
+"""Steps that another party may be ahead, where nothing is known of the run."""
 
 
 @dataclass
@@ -30,7 +34,9 @@ class Seen:
         sign: what that was.
         furthest: the furthest that it has ever been, epoch and step.
         active: when it was last at work, or got on.
-        spent: seconds of work that it has said it has done since it last got on.
+        spent: seconds for which it has been waited for as one at work, since it last got
+            on.
+        worked: whether it has said that it is at work since then.
         stalled: since when that has been too long.
     """
 
@@ -39,6 +45,7 @@ class Seen:
     furthest: tuple[int, int] = (-1, -1)
     active: float = 0.0
     spent: float = 0.0
+    worked: bool = False
     stalled: float | None = None
 
 
@@ -49,17 +56,30 @@ class Vigil:
         others: by their places.
         patience: seconds that a party is waited for that is away.
         stall: seconds of work that a party may take for one step.
+        ahead: by how many steps another party may be ahead of this one.
 
     Attributes:
         waits: whether this party waits for others at the moment.
         step: how many steps it has finished.
         seen: by place, what is known of others.
+        began: since when this party waits, or last did.
+        suspected: by place, the step at which a party was last taken for the one that
+            all wait for.
     """
 
-    def __init__(self, others: Mapping[int, object], patience: float, stall: float):
+    def __init__(
+        self,
+        others: Mapping[int, object],
+        patience: float,
+        stall: float,
+        ahead: int = _AHEAD,
+    ):
         self.pause = min(_SLOWEST, patience / _AT_LEAST)
-        self.stall, self.waits, self.step, self.number = stall, False, 0, 0
+        self.patience, self.stall, self.ahead = patience, stall, ahead
+        self.waits, self.step, self.number = False, 0, 0
         now = time.monotonic()
+        self.began = now
+        self.suspected: dict[int, int] = {}
         # Whoever never comes is silent from the beginning.
         self.seen = {place: Seen(now) for place in others}
         self._ended = threading.Event()
@@ -74,6 +94,7 @@ class Vigil:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """For as long as this party waits for others."""
+        self.began = time.monotonic()
         self.waits = True
         try:
             yield
@@ -115,6 +136,9 @@ class Vigil:
             epoch: that this party is in; nobody gets on by naming a later one.
         """
         now = time.monotonic()
+        # Before any of these counts: who says something for several at once does not
+        # make each the reason that nobody has waited for the others.
+        quiet = self.quiet_since(self.began if self.waits else now)
         for place, sign in signs.items():
             seen = self.seen.get(place)
             # What the lead passes on once more is no new sign of whom it is of.
@@ -123,16 +147,37 @@ class Vigil:
             before, seen.sign = seen.sign, sign
             passed, seen.heard = now - seen.heard, now
             epoch_of, step = sign.progress
-            progress = min(epoch_of, epoch), step
+            # Nobody can have done steps that the run does not let it do yet.
+            progress = min(epoch_of, epoch), min(step, self.step + self.ahead)
             if progress > seen.furthest:
                 seen.furthest, seen.active = progress, now
-                seen.spent, seen.stalled = 0.0, None
+                seen.spent, seen.stalled, seen.worked = 0.0, None, False
             elif sign.computes:
-                seen.spent += passed if before and before.computes else 0.0
-                if seen.spent < self.stall:
-                    seen.active = now
-                elif seen.stalled is None:
-                    seen.stalled = now
+                self._charge(seen, before, passed, now, quiet)
+
+    def _charge(
+        self, seen: Seen, before: Sign | None, passed: float, now: float, quiet: float
+    ) -> None:
+        """Count what a party that says it is at work is waited for by that.
+
+        Args:
+            seen: of that party.
+            before: what it said before.
+            passed: seconds since then.
+            now: the time.
+            quiet: since when nobody was at work, until now.
+        """
+        if before is None or not before.computes:
+            # Else one that says by turns that it is at work and that it waits would be
+            # waited for without end. Time in which another was at work is not counted,
+            # nor what goes before its first work on a step: then it may have waited.
+            passed = min(self.patience, now - quiet) if seen.worked else 0.0
+        seen.spent += passed
+        seen.worked = True
+        if seen.spent < self.stall:
+            seen.active = now
+        elif seen.stalled is None:
+            seen.stalled = now
 
     def quiet_since(self, began: float) -> float:
         """Since when nobody has been at work.
