@@ -79,7 +79,7 @@ INSIDE = {
         "difference private door steps credential_files certs proof frames "
         "key_exchange rota codec identity schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
-        "rendezvous rpc_listener signs versions traffic member rpc"
+        "rendezvous rpc_unknown rpc_listener signs versions traffic member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
@@ -117,6 +117,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
+    "wire.rpc_unknown": {"grpc"},
     "wire.identity": {"cryptography"},
     "wire.certs": {"cryptography"},
     "wire.credential_files": {"cryptography"},

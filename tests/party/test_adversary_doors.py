@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -290,6 +291,25 @@ def test_hellos_over_and_over_cost_others_nothing(monkeypatch, caplog):
         soon(lambda: len(server.peers.all_outboxes) <= 3)
         assert len(caplog.records) < 60
         soon(lambda: LAB in server.peers.outboxes)  # it has dialled again
+
+
+def test_a_connection_is_of_one_process(caplog):
+    """Else hellos of ever newer ones, on one connection, would make all go back."""
+    with started() as (lab, _, server):
+        there, _ = served(server, LAB)
+        there.receive(5.0)
+        there.send(hello_of(lab, SERVER), 5.0)
+        there.send(hello_of(lab, SERVER), 5.0)  # of the same, as often as it likes
+        with lab.changed:
+            mine, member = lab.member.status, lab.member
+            member.status = replace(mine, instance=mine.instance + 1)
+            newer = member.hello(SERVER)
+            member.status = mine
+        there.send(newer, 5.0)
+        # Else it would be taken for a process that was started later.
+        said = "as another process on the connection of one"
+        soon(lambda: said in caplog.text, 5.0)
+        assert server.member.epoch == 1
 
 
 def test_a_new_process_over_and_over_is_slowed_down_more(monkeypatch):

@@ -8,13 +8,17 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
+import jax
 import numpy as np
 import pytest
 
 import jsplit
 from jsplit import party
+from jsplit.core.base import PartyState, TrainState
+from jsplit.core.checkpoint import save
 from jsplit.party.contract.ids_key import LEAST, key_of, made, secret_of, told
 from jsplit.party.contract.record_order import Records
+from jsplit.party.folder import write_whole
 from jsplit.party.join import prepare
 from jsplit.party.task import INFERENCE, Brought, Task, TaskKind
 from jsplit.wire.certs import authority
@@ -168,6 +172,23 @@ def test_what_a_party_writes_is_its_owners_alone_whatever_the_umask(
         n for n in found if (tmp_path / n).is_file()
     }
     assert len(found) > 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a right elsewhere")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_in_the_place_of_a_temporary_file_leads_nowhere(tmp_path, link):
+    """Whoever may write into a folder would else choose what is written over."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    state = TrainState({"lab": PartyState({}, {}, (), {}, jax.random.key(0), 0)})
+    for write, name in (
+        (lambda: write_whole(tmp_path / "about.json", "{}"), "about"),
+        (lambda: save(tmp_path, state), "lab"),
+    ):
+        link(victim, tmp_path / f"{name}.tmp")
+        write()
+        assert victim.read_text() == "precious" and not victim.is_symlink()
+    assert {f.name for f in tmp_path.iterdir()} == {"about.json", "lab.npz", "victim"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes say nothing here")

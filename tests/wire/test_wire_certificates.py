@@ -248,6 +248,56 @@ def test_a_denied_certificate_is_taken_neither_where_one_listens_nor_where_one_d
         assert f"{serial(made['lab']):#x}, is denied" in caplog.text
 
 
+def test_a_certificate_that_has_ended_lets_nobody_in_by_a_session_from_before(
+    monkeypatch, caplog
+):
+    """TLS that resumes a session looks at no certificate: so the listener does."""
+    made = authority(["lab", "server"])
+    with listening(Grpc(), made["server"]) as (address, _):
+        # As if it had ended since the handshake.
+        monkeypatch.setattr(proof, "_is_valid", lambda certificate: False)
+        with pytest.raises(Closed, match="not valid now"):
+            connect(Grpc(), address, made["lab"])
+        assert "`lab`: its certificate is not valid now" in caplog.text
+
+
+def test_a_listener_looks_at_the_life_of_a_certificate_and_of_its_authority():
+    now, day = datetime.now(UTC), timedelta(days=1)
+    made = authority(["lab", "server"])
+    own, lab = made["server"], made["lab"].certificate
+    ended = authority(["lab"], 1, start=now - 2 * day)["lab"]
+    early = authority(["lab"], 1, start=now + day)["lab"]
+    assert proof.why_refused(own, lab) is None
+    for other in (ended, early):
+        assert "its certificate is not" in (
+            proof.why_refused(own, other.certificate) or ""
+        )
+    # All authorities of `authority` have one name. One that is valid is enough.
+    both = Credentials(own.certificate, own.key, ended.authority + own.authority)
+    assert proof.why_refused(both, lab) is None
+    old = Credentials(own.certificate, own.key, ended.authority)
+    assert "the authority of its" in (proof.why_refused(old, lab) or "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes say nothing here")
+def test_an_authority_that_others_can_write_or_replace_is_warned_of(tmp_path, caplog):
+    folder = tmp_path / "certs"
+    certs.certs(folder, ["lab"])
+    read(folder, "lab")
+    assert not caplog.records
+    (folder / "ca.crt").chmod(0o666)
+    folder.chmod(0o777)
+    read(folder, "lab")
+    told = [m for m in caplog.messages if "can be written by others" in m]
+    assert [m.rpartition(" ")[2] for m in told] == [str(folder), f"{folder}/ca.crt"]
+    # As secrets are mounted: others may put files in, and replace none.
+    caplog.clear()
+    (folder / "ca.crt").chmod(0o644)
+    folder.chmod(0o1777)
+    read(folder, "lab")
+    assert not caplog.records
+
+
 def test_a_denied_certificate_seals_nothing():
     made = authority(["lab", "server"])
     uris = [uri_of("lab"), uri_of("server")]

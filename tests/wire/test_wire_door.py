@@ -278,6 +278,73 @@ def test_refused_calls_are_counted_by_every_listener(trust, transport, caplog):
     assert len(told) == 2 and "refused 8 connections in all" in told[1]
 
 
+@contextmanager
+def channel_of(mine, address):
+    """What gRPC itself calls a listener by, with a certificate."""
+    credentials = grpc.ssl_channel_credentials(
+        mine.authority, mine.key, mine.certificate
+    )
+    named = [("grpc.ssl_target_name_override", host_of("server"))]
+    named.append(("grpc.use_local_subchannel_pool", 1))
+    with grpc.secure_channel(address, credentials, named) as channel:
+        yield channel
+
+
+def code_of(channel, path):
+    with pytest.raises(grpc.RpcError) as found:
+        list(channel.stream_stream(path)(iter([]), timeout=LONG))
+    return found.value.code()
+
+
+def test_a_call_of_no_method_here_is_counted_and_told_once(trust, caplog):
+    with (
+        listening(trust["server"]) as (made, address, _),
+        channel_of(trust["lab"], address) as channel,
+        caplog.at_level(logging.WARNING),
+    ):
+        for n in range(3):
+            assert code_of(channel, f"/x/{n}") == grpc.StatusCode.UNIMPLEMENTED
+        assert made.door.refused.total() == 3 and len(made.door.refused) == 1
+        assert caplog.text.count(f'"{uri_of("lab")}" calls an unknown method') == 1
+
+
+def test_calls_that_are_refused_keep_no_connection_and_one_that_was_let_in_stays(
+    trust, monkeypatch
+):
+    monkeypatch.setattr(rpc_listener, "_HANDSHAKE", 1.0)
+    there, over, origins = [], threading.Event(), set()
+    refusal = Door.refusal
+
+    def noted(self, kind, origin=""):
+        origins.add(origin)
+        return refusal(self, kind, origin)
+
+    def stay(party, opened):
+        there.append(opened(anything))
+        over.wait(LONG)
+
+    monkeypatch.setattr(Door, "refusal", noted)
+    known = ("clinic",)
+    with listening(trust["server"], known, met=stay) as (_, address, _):
+        clinic = Grpc().dial(address, "server", trust["clinic"], LIMIT, anything)
+        with channel_of(trust["lab"], address) as channel:
+            path = f"/{rpc_listener.SERVICE}/{rpc_listener.METHOD}"
+
+            def has_dialled_again():
+                # More often than a connection may be idle.
+                code_of(channel, path)
+                time.sleep(0.2)
+                return len(origins) > 1
+
+            soon(has_dialled_again)
+        clinic.send(numbered(3), LONG)
+        assert there[0].receive(LONG).arrays[0].size == 3
+        there[0].send(numbered(4), LONG)
+        assert clinic.receive(LONG).arrays[0].size == 4
+        over.set()
+        clinic.close()
+
+
 # One party among others.
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, check_order, names_in, one_model
-from jsplit.core.files import file_of, private_file, private_folder, to_disk
+from jsplit.core.files import file_of, private_folder, temporary_file, to_disk
 from jsplit.core.keys import is_key
 from jsplit.core.paths import arrays_by_path
 from jsplit.core.typed_jax import (
@@ -189,7 +189,7 @@ def _save_party(file: Path, party: str, state: PyTree, names: Sequence[str]) -> 
     archive = {_ABOUT: np.array(json.dumps(about)), **arrays}
     temporary = file.with_suffix(".tmp")
     try:
-        with private_file(temporary) as f:
+        with temporary_file(temporary) as f:
             # Under a type without NumPy's own keywords, for the checker, which
             # must think that an array may be called as one of them. No path is.
             cast("Callable[..., None]", np.savez)(f, **archive)

@@ -55,6 +55,24 @@ def private_file(
     return open(file, mode, opener=_for_its_owner)
 
 
+def temporary_file(file: Path) -> BinaryIO:
+    """Open a new file of bytes, that its owner alone can read and no other name leads to.
+
+    Args:
+        file: what has this name, as one that a crash has left, is deleted.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: if it cannot be written, or another makes one of this name meanwhile.
+    """
+    # Where others may write into the folder, the name could be a link of theirs, and what it
+    # leads to would be written over.
+    file.unlink(missing_ok=True)
+    return open(file, "xb", opener=_for_its_owner)
+
+
 def _for_its_owner(file: str, flags: int) -> int:
     handle = os.open(file, flags, 0o600)
     # One that is there has the mode that it has, as what an older version left. Not a device, as

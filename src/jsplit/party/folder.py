@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from jsplit.core.files import file_of, private_file, to_disk
+from jsplit.core.files import file_of, temporary_file, to_disk
 from jsplit.wire.json_types import Json
 from jsplit.wire.said import named
 
@@ -114,7 +114,7 @@ def write_whole(file: Path, text: str) -> None:
         text: what it says then.
     """
     temporary = file.with_suffix(".tmp")
-    with private_file(temporary) as f:
+    with temporary_file(temporary) as f:
         f.write(text.encode())
         # The content before the name: else the name may be on disk, and lead to nothing.
         f.flush()

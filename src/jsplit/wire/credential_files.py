@@ -22,7 +22,7 @@ from jsplit.wire.credentials import (
     key_name,
 )
 from jsplit.wire.denied import checked, denied_in
-from jsplit.wire.private import check_private
+from jsplit.wire.private import check_private, warn_of_writers
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -126,6 +126,13 @@ class _Files:
         """
         self.seen = self.read()
         self.kept = self.usable(self.seen)
+        believed = [
+            self.certificate,
+            self.authority,
+            *([self.deny] if self.deny else []),
+        ]
+        # Each folder once: most often all lie in one.
+        warn_of_writers(*dict.fromkeys(file.parent for file in believed), *believed)
         if denied := self.kept.denied:
             # To be compared with what was meant: a number may be written in several ways.
             said = ", ".join(f"{n:#x}" for n in sorted(denied))

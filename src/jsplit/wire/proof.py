@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -75,10 +76,36 @@ def answer(
     )
 
 
-def denied(own: Credentials, dialler: bytes) -> str | None:
-    """Say why a certificate in PEM is not taken, if its serial number is denied."""
-    serial = x509.load_pem_x509_certificate(dialler).serial_number
-    return why_denied(serial, own.denied)
+def why_refused(own: Credentials, dialler: bytes) -> str | None:
+    """Say why a certificate is not taken that TLS has taken, now or once.
+
+    TLS resumes a session without a look at certificates. So what may have changed since it
+    was begun is looked at here: whether it is valid, and those of its authority.
+
+    Args:
+        own: the listener's credentials.
+        dialler: the certificate in PEM, as TLS has shown it.
+
+    Returns:
+        Words for the log and the other side; `None` if nothing is wrong.
+    """
+    found = x509.load_pem_x509_certificate(dialler)
+    if not _is_valid(found):
+        return "its certificate is not valid now"
+    # None where others stand between the two, whose ends TLS does not tell.
+    authorities = [
+        top
+        for top in x509.load_pem_x509_certificates(own.authority)
+        if top.subject == found.issuer
+    ]
+    if authorities and not any(map(_is_valid, authorities)):
+        return "the authority of its certificate is not valid now"
+    return why_denied(found.serial_number, own.denied)
+
+
+def _is_valid(certificate: x509.Certificate) -> bool:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return begin <= datetime.now(UTC) <= end
 
 
 def check(own: Credentials, identity: str, asked: bytes, shown: Metadata) -> None:

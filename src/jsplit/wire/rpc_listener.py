@@ -7,7 +7,7 @@ What dials, and the choices that both sides share with it, is in
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, cast
 
@@ -19,6 +19,7 @@ from jsplit.wire.codec import LARGEST_HEAD
 from jsplit.wire.door import AT_A_TIME, Door
 from jsplit.wire.open_files import limit as most_open_files
 from jsplit.wire.pipe import Closed, Pipe
+from jsplit.wire.rpc_unknown import MakesHandlers, UnknownMethods
 from jsplit.wire.transport import PULSE, Met, Pulse
 
 SERVICE, METHOD = "jsplit.Wire", "talk"
@@ -42,14 +43,7 @@ _JUDGES = 4
 """Threads beyond those that parties can take up: they turn others away."""
 
 
-# gRPC's own types know nothing of what crosses: here it is bytes, both
-# ways. So these say what is used of it.
-class _MakesHandlers(Protocol):
-    def stream_stream_rpc_method_handler(
-        self, talk: Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
-    ) -> grpc.RpcMethodHandler[bytes, bytes]: ...
-
-
+# gRPC's own types know nothing of what crosses; so this says what is used of it.
 class _Context(Protocol):
     def auth_context(self) -> Mapping[str, Sequence[bytes]]: ...
     def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]: ...
@@ -107,6 +101,10 @@ def _door_options(parties: int) -> list[tuple[str, int | str]]:
         ("grpc.max_allowed_incoming_connections", _most_connections(parties)),
         # The same of those that have a certificate, and say nothing after showing it.
         ("grpc.max_connection_idle_ms", soon),
+        # And of those that make calls which are refused: after this time a connection takes
+        # no further call, and ends with the one that it has. A party makes one only, which
+        # lasts as long as it wants: no bound on that may be set beside it.
+        ("grpc.max_connection_age_ms", soon),
         # A party that dials makes a connection for every stream. More of them on one
         # would wait in no bound.
         ("grpc.max_concurrent_streams", 1),
@@ -151,9 +149,10 @@ class Listener:
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="jsplit-listen")
         asked = [*options(pulse), *_door_options(len(allowed))]
         self.server = grpc.server(self.pool, options=asked)
-        talk = cast(_MakesHandlers, grpc).stream_stream_rpc_method_handler(self.talk)
+        talk = cast(MakesHandlers, grpc).stream_stream_rpc_method_handler(self.talk)
         handler = grpc.method_handlers_generic_handler(SERVICE, {METHOD: talk})
-        self.server.add_generic_rpc_handlers((handler,))
+        others = UnknownMethods(self.door, self.shown)
+        self.server.add_generic_rpc_handlers((handler, others))
         try:
             self.port = self._port(address, trust)
         except RuntimeError as error:
@@ -205,7 +204,7 @@ class Listener:
 
         found = cast(_Context, context)
         pem = found.auth_context()["x509_pem_cert"][0]
-        if why := proof.denied(own, pem):
+        if why := proof.why_refused(own, pem):
             refused = self.door.refusal(f"`{party}`: {why}", context.peer())
             context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
         return proof.answer(own, found.invocation_metadata(), pem)

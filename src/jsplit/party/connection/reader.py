@@ -91,14 +91,16 @@ def _read(peers: Peers, peer: int, outbox: Outbox) -> str:
 
 
 def _take_all(peers: Peers, peer: int, outbox: Outbox) -> str:
-    heard, until = False, time.monotonic() + FIRST_WORD
+    # The process that has said hello.
+    heard: int | None = None
+    until = time.monotonic() + FIRST_WORD
     while True:
         try:
             # A second at a time, so that a connection that was replaced is noticed.
             frame = outbox.channel.receive(1.0)
         except TimeoutError:
             # Half a frame counts for nothing: it may come byte by byte, for ever.
-            if not heard and time.monotonic() > until:
+            if heard is None and time.monotonic() > until:
                 party = peers.names[peer]
                 outbox.cut(f"`{party}` did not say hello within {FIRST_WORD:g} s.")
                 return outbox.reason
@@ -106,7 +108,7 @@ def _take_all(peers: Peers, peer: int, outbox: Outbox) -> str:
         with peers.changed:
             # What came before a connection was cut can still be received.
             replaced = not peers.newcomers.is_newest(peer, outbox)
-            if heard:
+            if heard is not None:
                 replaced = peers.outboxes.get(peer) is not outbox
             if replaced:
                 return "a newer connection has taken its place."
@@ -115,19 +117,29 @@ def _take_all(peers: Peers, peer: int, outbox: Outbox) -> str:
             except Refused as error:
                 _on_refusal(peers, peer, outbox, frame.head, error)
                 return str(error)
-            heard = True
+            if heard is None:
+                heard = frame.head.instance
 
 
-def _take(peers: Peers, peer: int, outbox: Outbox, frame: Frame, heard: bool) -> None:
+def _take(
+    peers: Peers, peer: int, outbox: Outbox, frame: Frame, heard: int | None
+) -> None:
     """Take a frame. A connection counts from its hello on, in the place of the last."""
     party = peers.names[peer]
-    if not heard and frame.head.kind != "hello":
+    if heard is None and frame.head.kind != "hello":
         raise RemoteProtocolError(
             f"`{party}` sent {frame.head.kind} before it said hello."
         )
+    # Connections have a bound in time, and by a new process all go back: so each needs a
+    # connection of its own.
+    newer = frame.head.kind == "hello" and frame.head.instance != heard
+    if newer and heard is not None:
+        raise RemoteProtocolError(
+            f"`{party}` said hello as another process on the connection of one."
+        )
     epoch = peers.member.epoch
     outgoing = peers.member.receive(peer, frame)
-    if not heard:
+    if heard is None:
         peers.newcomers.greeted(peer, went_back=peers.member.epoch != epoch)
         # Only now: a hello that is refused must not cost the peer the connection that
         # it has.
