@@ -82,11 +82,11 @@ INSIDE = {
         "rendezvous rpc_unknown rpc_listener signs versions traffic member rpc"
     ),
     "party": (
-        "compute.programs connection.interrupts connection.outbox connection.reach "
-        "contract.entries contract.entry_types contract.link_names "
-        "contract.plain_names contract.record_order contract.ids_key contract.schema "
-        "contract.field_types bounds finite_states folder scarce_files in_memory "
-        "versions connection.vigil results compute.handover compute.interleave "
+        "compute.programs connection.interrupts connection.passing connection.outbox "
+        "connection.reach connection.strays contract.entries contract.entry_types "
+        "contract.link_names contract.plain_names contract.record_order contract.ids_key "
+        "contract.schema contract.field_types bounds finite_states folder scarce_files "
+        "in_memory versions connection.vigil results compute.handover compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
         "saved_states compute.pipeline contract.turns_check task contract.turns "
         "compute.exchange contract.seconds contract.checks "

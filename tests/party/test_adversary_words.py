@@ -15,7 +15,7 @@ from jsplit.wire.certs import authority, host_of, uri_of
 from jsplit.wire.channel import accept_all
 from jsplit.wire.codec import CodecError, frame_of, text_of
 from jsplit.wire.control import Status
-from jsplit.wire.errors import RemoteProtocolError
+from jsplit.wire.errors import Astray, RemoteProtocolError
 from jsplit.wire.member import Member
 from jsplit.wire.memory import MemoryTransport
 from jsplit.wire.pipe import Closed
@@ -114,12 +114,33 @@ def test_a_lead_says_in_no_ones_name_what_that_one_has_or_lacks(world):
     with pytest.raises(RemoteProtocolError, match="sync came by way of `server` and"):
         world.take(LAB, frame)
     sealed = frame_of(replace(forged, sealed=True), [np.zeros(200, np.uint8)])
-    with pytest.raises(RemoteProtocolError, match="was not sealed by it"):
+    with pytest.raises(Astray, match="not sealed by it .*; it came by way of `server`"):
         world.take(LAB, sealed)
     assert lab.sessions[CLINIC].kept == kept
     # One client in the place of another is not even passed on.
     with pytest.raises(RemoteProtocolError, match="sent a frame from `clinic`"):
         world.parties[SERVER].accept(LAB, replace(forged, receiver=LAB))
+
+
+def test_who_passed_on_a_key_that_is_not_taken_is_named_too(world):
+    """The lead may have written it in the other's name."""
+    forged = replace(world.parties[CLINIC].sessions[LAB].head("key"), instance=11)
+    said = "`lab` does not take the key of `clinic`: .*; it came by way of `server`"
+    with pytest.raises(party.Refused, match=said):
+        world.take(LAB, text_of(forged, {"public": "zz"}))
+
+
+@pytest.mark.parametrize("said", [[], {"next": 3}, {"next": {"1": 99}, "done": 0}])
+def test_what_one_seals_that_it_may_not_send_is_dropped_and_its_sender_named(
+    world, said
+):
+    """The receiver would else close its connection with the lead, again and again."""
+    lab, clinic = world.parties[LAB], world.parties[CLINIC]
+    frame = text_of(lab.sessions[CLINIC].head("sync"), said)
+    with pytest.raises(Astray, match="; it came by way of `server`"):
+        world.take(CLINIC, lab.seals.seal(frame))
+    world.carry(LAB, lab.send(0, 0, 0, VALUE))
+    assert clinic.take(0, 0, 0) is not None
 
 
 def test_a_lead_gets_no_answer_to_what_it_repeats(world):
@@ -172,6 +193,50 @@ def test_a_run_whose_lead_repeats_all_that_it_passes_on_has_the_same_bits():
     assert ("sync", True) in kinds and ("activation", True) in kinds
     for name, state in undisturbed(problem, 4).items():
         assert bits(results[name].state) == bits(state)
+
+
+class Garbling(Repeating):
+    """Before each sealed frame that the lead passes on goes one of zeros, and it altered."""
+
+    def listen(self, address, trust, allowed, met, limit, pulse=None):
+        def garbled(name, opened):
+            def channel(accept):
+                found = opened(accept)
+                send = found.send
+
+                def both(frame, timeout):
+                    if frame.head.sealed:
+                        self.seen.append(frame)
+                        data = frame.arrays[0]
+                        for wrong in (np.zeros(64, np.uint8), data ^ np.uint8(1)):
+                            send(frame_of(frame.head, [wrong]), timeout)
+                    send(frame, timeout)
+
+                found.send = both
+                return found
+
+            met(name, channel)
+
+        return MemoryTransport.listen(self, address, trust, allowed, garbled, limit)
+
+
+def test_what_comes_by_way_of_the_lead_and_does_not_open_costs_nobody_a_connection(
+    caplog,
+):
+    caplog.set_level(logging.INFO, "jsplit")
+    problem, hub = small("chain"), Garbling()
+    results = checked(
+        train_in_memory(agreed_for(problem, steps=4), problem, transport=hub)
+    )
+    for name, state in undisturbed(problem, 4).items():
+        assert bits(results[name].state) == bits(state)
+    lines = [r.getMessage() for r in caplog.records]
+    assert len(hub.seen) > 8 and not [m for m in lines if "refused what" in m]
+    # Of each sender one line, however many come.
+    for name, other in (("one", "two"), ("two", "one")):
+        told = [m for m in lines if m.startswith(f"{name} drops what it cannot take")]
+        assert len(told) == 1
+        assert f"`{other}` was not sealed by it" in told[0] and "`three`" in told[0]
 
 
 # A certificate of the same authority, and no role.

@@ -16,7 +16,9 @@ from jsplit.party.connection.connections import Connections
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.connection.network import Network, Reach, Stopped
 from jsplit.party.connection.outbox import Outbox
+from jsplit.party.connection.passing import SPARE, room_of
 from jsplit.party.connection.reader import serve
+from jsplit.wire import codec
 from jsplit.wire.certs import PlaintextWithoutIdentity
 from jsplit.wire.channel import Ends
 from jsplit.wire.codec import Frame, Head, frame_of, text_of
@@ -26,7 +28,7 @@ from jsplit.wire.member import Member
 from jsplit.wire.memory import MemoryTransport, memory_pair
 from jsplit.wire.pipe import Closed
 from jsplit.wire.rpc import Grpc
-from jsplit.wire.terms import Terms
+from jsplit.wire.terms import Crossing, Terms
 from tests.party.federation import LONG, agreed_for, small
 
 LAB, CLINIC, SERVER = 0, 1, 2
@@ -347,6 +349,42 @@ def test_of_what_is_sealed_and_tells_a_state_the_newest_alone_is_due_and_in_orde
     line.join()
 
 
+def passed_on(kind, step, size, value=0, epoch=1):
+    head = Head(kind, epoch=epoch, receiver=1, step=step, value=value, sealed=True)
+    return frame_of(head, [np.zeros(size, np.uint8)])
+
+
+def test_what_is_passed_on_has_no_more_room_than_its_sender_needs():
+    """Neither memory nor a connection of the receiver is for its sender to take."""
+    shapes = ((np.dtype(np.float32), (1 << 18,)),)
+    wires = (Crossing("activation", "h", (0,), 1), Crossing("weights", "w", (0,), 1))
+    terms = Terms(b"r" * 32, ("lab", "clinic", "server"), wires, (shapes, ()), 99)
+    room = room_of(terms, 0, 1)
+    here, there = memory_pair("server", "clinic")
+    line = Outbox(here, 60.0, 20, lambda error: None)
+    # Its own: what another may have due does not depend on it.
+    line.put(frame_of(Head("activation", sender=2), [np.zeros(8 << 20, np.uint8)]))
+    soon(lambda: line.busy)
+    for step in range(50):
+        line.put(passed_on("weights", step, 3 << 20, value=1), room)
+        line.put(passed_on("activation", step, (1 << 20) + 99), room)
+    kinds = [frame.head.kind for frame in line.due.values()]
+    assert kinds.count("weights") == 1
+    assert 2 <= kinds.count("activation") <= 3 and line.ends is None
+    # What is of an epoch before is void, and takes no room.
+    line.put(passed_on("weights", 60, 3 << 20, value=1, epoch=2), room)
+    assert [frame.head.step for frame in line.due.values()] == [60]
+    for step in range(50):
+        line.put(passed_on("activation", step, 8, epoch=2), room)
+    assert len(line.due) == room.frames == SPARE + 4 and line.ends is None
+    line.due.clear()
+    for n in range(50):
+        line.put(text_of(Head("key", epoch=2, receiver=1), {"n": n}), room)
+    assert [codec.about(frame)["n"] for frame in line.due.values()] == [0, 49]
+    line.cut("")
+    line.join()
+
+
 def test_a_line_that_ends_sends_what_is_due_and_closes_then():
     here, there = memory_pair("server", "lab")
     line = Outbox(here, 60.0, 64, lambda error: None)
@@ -379,6 +417,26 @@ def test_missing_says_why_a_party_has_left_and_nothing_of_what_is_well_again():
             == "`server` waited 0.3 s for the end: `lab` has left, and says: "
             '"`lab` was asked to stop."'
         )
+
+
+def test_missing_says_what_came_by_way_of_the_lead_and_could_not_be_taken():
+    with started() as (lab, _, _):
+        why = "a frame of `clinic` was not sealed by it; it came by way of `server`."
+        lab.peers.strays.note(CLINIC, why)
+        assert str(error_of(lab, 0.3)).endswith(f"for the end: {why}")
+        lab.peers.strays.found(CLINIC)
+        assert "clinic" not in str(error_of(lab, 0.3))
+
+
+def test_a_goodbye_is_told_once_however_often_it_comes_on_a_connection(caplog):
+    caplog.set_level("INFO", "jsplit")
+    with started() as (lab, _, server):
+        for n in range(40):
+            with lab.changed:
+                lab.peers.outboxes[SERVER].put(lab.member.bye(SERVER, f"for the {n}."))
+        soon(lambda: "for the 39." in server.peers.trouble.get("lab", ""))
+    lines = [r.getMessage() for r in caplog.records]
+    assert sum(m.startswith("server: `lab` has left") for m in lines) == 1
 
 
 @pytest.mark.parametrize(

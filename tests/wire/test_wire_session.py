@@ -570,10 +570,44 @@ def test_what_passes_the_lead_is_sealed_and_goes_only_where_it_may():
     head = codec.Head("activation", RUN, one.epoch, 1, 0, 1, shapes=BYTE)
     with pytest.raises(RemoteProtocolError, match="is not sealed"):
         received(lead, 0, codec.Frame(head, tuple(VALUE)))
-    with pytest.raises(RemoteProtocolError, match="may not send activation 1 on"):
+    with pytest.raises(RemoteProtocolError, match="may not send activation 1 to `two`"):
         received(
             lead, 0, codec.Frame(replace(head, value=1, sealed=True), tuple(VALUE))
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "sync", "micro": 2}, "sent a sync as of a step"),
+        ({"kind": "sync", "step": 1}, "sent a sync as of a step"),
+        ({"kind": "sync", "value": 1}, "sent a sync as of a step"),
+        ({"kind": "weights"}, "may not send weights 0 to `two`"),
+        ({"shapes": ((np.dtype(np.uint8), (3 << 20,)),)}, "sealed, in 3145728 bytes"),
+    ],
+)
+def test_the_lead_passes_nothing_on_for_which_its_receiver_would_hang_up_on_it(
+    change, message
+):
+    world = World("relayed chain", 0)
+    world.run(0)
+    lead, two = world.parties[2].member, world.parties[1].member
+    good = codec.Head("activation", RUN, two.epoch, 1, 0, 1, shapes=BYTE, sealed=True)
+    for member, over in ((lead, 0), (two, 2)):
+        member.accept(over, good)
+        with pytest.raises(RemoteProtocolError, match=message):
+            member.accept(over, replace(good, **change))
+
+
+def test_the_lead_passes_on_what_is_of_this_epoch_and_of_its_processes_alone():
+    world = World("relayed chain", 0)
+    world.run(0)
+    lead, start = world.parties[2].member, world.parties[2].member.start
+    assert start is not None
+    good = codec.Head("key", RUN, start.epoch, start.instances[0], 0, 1)
+    assert len(received(lead, 0, codec.text_of(good, {}))) == 1
+    for change in ({"epoch": start.epoch - 1}, {"epoch": 9}, {"instance": 77}):
+        assert received(lead, 0, codec.text_of(replace(good, **change), {})) == []
 
 
 def test_of_two_processes_of_one_party_the_later_counts():

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from jsplit.wire import codec
 from jsplit.wire.codec import Head
 from jsplit.wire.errors import RemoteProtocolError
-from jsplit.wire.relay import SEALED_KINDS
+from jsplit.wire.layout import size_of
+from jsplit.wire.relay import OVERHEAD, SEALED_KINDS
 from jsplit.wire.terms import Terms, in_words
 
 _FROM_THE_LEAD = ("start", "committed")
@@ -81,13 +82,8 @@ class Admission:
         if head.run != self.terms.run:
             raise RemoteProtocolError(f"{who} sent a frame of another run.")
         self._accept_relayed(head)
-        if head.kind not in codec.CARRIERS:
-            return
-        crosses = self.terms.crosses(head.value, head.sender, head.receiver)
-        if not (crosses and self.terms.within(head.value, head.step, head.micro)):
-            raise RemoteProtocolError(
-                f"{who} may not send {head.kind} {head.value} on."
-            )
+        # As its receiver will: it would else close its connection with this party.
+        accept_between(self.terms, head.receiver, peer, head)
 
 
 def accept_between(terms: Terms, me: int, peer: int, head: Head) -> None:
@@ -108,6 +104,9 @@ def accept_between(terms: Terms, me: int, peer: int, head: Head) -> None:
         raise _misdirected(terms, peer, head)
     if head.run != terms.run:
         raise RemoteProtocolError(f"{who} sent a frame of another run.")
+    if head.kind == "sync" and (head.value or head.step or head.micro > 1):
+        # Of each of its two kinds one is due at a time, which the head tells.
+        raise RemoteProtocolError(f"{who} sent a sync as of a step.")
     if head.kind not in codec.CARRIERS:
         return
     wire = head.value
@@ -119,8 +118,15 @@ def accept_between(terms: Terms, me: int, peer: int, head: Head) -> None:
         )
     if not terms.within(wire, head.step, head.micro):
         raise no_such_step(terms, peer, head)
-    # The outside of a sealed frame says only where it goes; what is in it
-    # is judged when it is open.
+    # The outside of a sealed frame says only where it goes and how long it is; what
+    # is in it is judged when it is open. The lead does not know what others hand over.
+    if head.sealed and head.kind != "weights":
+        most = size_of(terms.shapes_of(wire, head.step)) + OVERHEAD
+        if head.size > most:
+            raise RemoteProtocolError(
+                f"{who} sent {head.kind} `{terms.crossings[wire].what}` sealed, in "
+                f"{head.size} bytes, it takes {most} at most."
+            )
     if not head.sealed and head.shapes != (agreed := terms.shapes_of(wire, head.step)):
         what = f"{head.kind} `{terms.crossings[wire].what}`"
         raise RemoteProtocolError(

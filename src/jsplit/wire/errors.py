@@ -3,6 +3,7 @@
 RuntimeError
 ├── LocalProtocolError    this party tried what is not its turn
 ├── RemoteProtocolError   another party did what it may not do
+│   └── Astray            or the lead, which it came by way of; it cannot be told which
 └── Refused               parties cannot work together, and both are told why
 """
 
@@ -15,6 +16,14 @@ class LocalProtocolError(RuntimeError):
 
 class RemoteProtocolError(RuntimeError):
     """Another party did what it may not do, which costs it its connection."""
+
+
+class Astray(RemoteProtocolError):
+    """What came by way of the lead is not as it must be; it is dropped, and costs nothing.
+
+    The connection is with the lead, and whoever sends by way of it could else end the
+    connection of another.
+    """
 
 
 class Refused(RuntimeError):

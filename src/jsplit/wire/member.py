@@ -171,7 +171,7 @@ class Member:
         """
         head = frame.head
         if head.receiver != self.me:
-            return [(head.receiver, frame)]
+            return self.traffic.pass_on(peer, frame)
         match head.kind:
             case "hello":
                 return self.on_hello(peer, frame)

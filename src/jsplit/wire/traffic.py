@@ -15,9 +15,9 @@ from jax.typing import ArrayLike
 
 from jsplit.wire import codec
 from jsplit.wire.admission import accept_between
-from jsplit.wire.codec import Frame, Head
+from jsplit.wire.codec import CodecError, Frame, Head
 from jsplit.wire.control import Start
-from jsplit.wire.errors import Refused
+from jsplit.wire.errors import Astray, Refused, RemoteProtocolError
 from jsplit.wire.json_types import Json
 from jsplit.wire.relay import Outgoing, Seals, can_open, seal_relayed
 from jsplit.wire.session import Session
@@ -118,10 +118,19 @@ class Traffic:
             return []
         if self.sessions[peer].instances[1] != head.instance:
             return []
-        to_answer = self.seals.meet(peer, head.instance, offer)
+        try:
+            to_answer = self.seals.meet(peer, head.instance, offer)
+        except Refused as error:
+            # The lead may have written it, so it is named too.
+            raise Refused(self._by_way(error), alone=error.alone) from None
         # What came before the key could not be opened, so it is asked for
         # again.
         return self._ask_one(peer) if to_answer else []
+
+    def pass_on(self, sender: int, frame: Frame) -> Outgoing:
+        """At the lead: what one party sends another, unless that would drop it too."""
+        current = self.sessions[sender].current(frame.head)
+        return [(frame.head.receiver, frame)] if current else []
 
     def on_value(self, frame: Frame) -> Outgoing:
         """Take a value, or what the sender says of those that it has received.
@@ -131,8 +140,21 @@ class Traffic:
 
         Raises:
             RemoteProtocolError: if the sender may not send it.
+            Astray: likewise, if it came by way of the lead.
             Refused: if it holds what was agreed not to be sent.
         """
+        try:
+            return self._taken(frame)
+        except (CodecError, RemoteProtocolError) as error:
+            sender = frame.head.sender
+            if self.route(sender) == sender:
+                raise
+            raise Astray(self._by_way(error)) from None
+
+    def _by_way(self, error: Exception) -> str:
+        return f"{str(error).rstrip('.')}; it came by way of `{self.terms.name(self.lead)}`."
+
+    def _taken(self, frame: Frame) -> Outgoing:
         sender, session = frame.head.sender, self.sessions[frame.head.sender]
         # A frame of another epoch is dropped unopened: its key may be
         # forgotten.

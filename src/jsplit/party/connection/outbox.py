@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from jsplit.party.connection.passing import Room
 from jsplit.wire.channel import Channel
 from jsplit.wire.codec import CARRIERS, Frame
 from jsplit.wire.frames import FrameId
@@ -38,6 +39,7 @@ class Outbox:
         busy: whether a frame is on its way out.
         broken: whether something that was due never went out.
         ends: when the connection is closed at the latest; `None` while it goes on.
+        goodbye: whether the peer has said goodbye on it.
     """
 
     def __init__(
@@ -51,15 +53,21 @@ class Outbox:
         self.failed = failed
         self.due: OrderedDict[_Due, Frame] = OrderedDict()
         self.changed = threading.Condition()
-        self.busy = self.broken = False
+        self.busy = self.broken = self.goodbye = False
         self.ends: float | None = None
         self.reason = ""
         name = f"jsplit-write-{channel.peer}"
         self.thread = threading.Thread(target=self._write, name=name, daemon=True)
         self.thread.start()
 
-    def put(self, frame: Frame) -> None:
-        """Let a frame go out, unless the same is due or the connection ends."""
+    def put(self, frame: Frame, room: Room | None = None) -> None:
+        """Let a frame go out, unless the same is due or the connection ends.
+
+        Args:
+            frame: what is to go out.
+            room: what its sender may have due here at a time, if this party passes it
+                on; what is beyond that is dropped, and its receiver asks for it again.
+        """
         # The id of a value tells all of it; control frames are told apart by what they
         # say. What a sealed one says nobody can tell here, and no two are alike.
         text: tuple[bytes, ...] = ()
@@ -69,6 +77,8 @@ class Outbox:
             text = tuple(array.tobytes() for array in frame.arrays)
         at = frame.head.id(), text
         with self.changed:
+            if room is not None and not room.made(self.due, frame):
+                return
             if self.ends is None:
                 # States both, so the newest is enough; a line that stands still would
                 # else be full of what was said at every reminder. To the end with it:

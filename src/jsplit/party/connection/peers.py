@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 from jsplit.party.connection.newcomers import Newcomers
 from jsplit.party.connection.outbox import Outbox
+from jsplit.party.connection.passing import SPARE, Room, room_of
+from jsplit.party.connection.strays import Strays
 from jsplit.party.connection.vigil import Vigil
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.channel import Channel
@@ -43,6 +45,8 @@ class Peers:
         all_outboxes: these, those that end, and those that have not said
             who they are.
         newcomers: the connections that have not said hello.
+        strays: what came by way of the lead and could not be taken.
+        rooms: by sender and receiver, what may be due at this party of what it passes on.
         lost: by peer, since when there is no connection.
         trouble: by party, what was wrong with its connection last, or
             why it left; nothing once it is there again.
@@ -62,6 +66,9 @@ class Peers:
         terms = member.terms
         frames = [terms.frames(wire) for wire in range(len(terms.crossings))]
         self.most_due = _SPARE + terms.window * sum(frames)
+        # Nor may those whose frames are passed on fill a connection of another.
+        self.most_due += SPARE * len(terms.parties)
+        self.rooms: dict[tuple[int, int], Room] = {}
 
         self.changed = threading.Condition()
         self.outboxes: dict[int, Outbox] = {}
@@ -69,6 +76,7 @@ class Peers:
         # Whoever never comes counts as lost from the beginning.
         self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.trouble: dict[str, str] = {}
+        self.strays = Strays(party, self.names, self.trouble)
         self.seen: set[int] = set()
         self.fatal: Exception | None = None
         self.verdict: str | None = None
@@ -95,7 +103,15 @@ class Peers:
             # Without a connection a frame is dropped: it is kept, and asked
             # for on the next one.
             if outbox := self.outboxes.get(self.member.route(peer)):
-                outbox.put(frame)
+                outbox.put(frame, self._room(frame.head.sender, peer))
+
+    def _room(self, sender: int, receiver: int) -> Room | None:
+        """What a party may have due at this one that another shall get; none of its own."""
+        if sender == self.member.me:
+            return None
+        if (sender, receiver) not in self.rooms:
+            self.rooms[sender, receiver] = room_of(self.member.terms, sender, receiver)
+        return self.rooms[sender, receiver]
 
     def note(self, peer: int, trouble: str) -> None:
         """Note what was wrong with a connection."""

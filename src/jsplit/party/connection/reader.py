@@ -16,7 +16,7 @@ from jsplit.party.connection.peers import Peers
 from jsplit.wire import codec
 from jsplit.wire.channel import Channel
 from jsplit.wire.codec import CodecError, Frame, Head
-from jsplit.wire.errors import LocalProtocolError, Refused, RemoteProtocolError
+from jsplit.wire.errors import Astray, LocalProtocolError, Refused, RemoteProtocolError
 from jsplit.wire.pipe import Closed
 from jsplit.wire.said import quoted
 
@@ -114,6 +114,8 @@ def _take_all(peers: Peers, peer: int, outbox: Outbox) -> str:
                 return "a newer connection has taken its place."
             try:
                 _take(peers, peer, outbox, frame, heard)
+            except Astray as error:
+                peers.strays.note(frame.head.sender, str(error))
             except Refused as error:
                 _on_refusal(peers, peer, outbox, frame.head, error)
                 return str(error)
@@ -154,7 +156,12 @@ def _take(
         reason = codec.about(frame).get("reason")
         why = f", and says: {quoted(reason)}" if reason else "."
         peers.trouble[party] = f"`{party}` has left{why}"
-        _log.info("%s: %s", peers.party, peers.trouble[party])
+        # Once on a connection: it can be said as often as a peer likes.
+        if not outbox.goodbye:
+            outbox.goodbye = True
+            _log.info("%s: %s", peers.party, peers.trouble[party])
+    if frame.head.sealed:
+        peers.strays.found(frame.head.sender)
     peers.post(outgoing)
     peers.changed.notify_all()
 
