@@ -79,13 +79,13 @@ INSIDE = {
         "difference private door steps credential_files certs proof frames "
         "key_exchange rota codec identity schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
-        "rendezvous rpc_listener signs versions traffic member rpc"
+        "rendezvous listening rpc_listener signs versions traffic member rpc"
     ),
     "party": (
         "compute.programs connection.interrupts connection.outbox connection.reach "
         "contract.entries contract.entry_types contract.link_names "
         "contract.plain_names contract.record_order contract.ids_key contract.schema "
-        "contract.field_types bounds finite_states folder scarce_files in_memory "
+        "contract.field_types bounds faults finite_states folder scarce_files in_memory "
         "versions connection.vigil results compute.handover compute.interleave "
         "compute.prefetch contract.file_types contract.placeholders durable "
         "saved_states compute.pipeline contract.turns_check task contract.turns "
