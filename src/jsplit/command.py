@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from jsplit.commands.functions import said, whence
 from jsplit.commands.parser import parser
-from jsplit.commands.statuses import INTERRUPTED, MENDABLE, NEVER, status_of
-from jsplit.commands.stopping import hush
+from jsplit.commands.statuses import INTERRUPTED, MENDABLE, NEVER, STOPPED, status_of
+from jsplit.commands.stopping import Asked, hush
 
 _OF_GRPC = ("grpc", "cryptography")
 """The packages of the extra `grpc`."""
@@ -68,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = said(error, where)
         print(f"jsplit {options.command}: {text}{where}", file=sys.stderr)
         return status_of(error)
+    except Asked:
+        print(f"jsplit {options.command}: stopped before it began", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print(f"jsplit {options.command}: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -114,6 +114,16 @@ def test_an_epoch_that_contradicts_what_a_party_knows_does_not_begin(
     assert member.epoch == 3
 
 
+@pytest.mark.parametrize("holders", [{}, TERMS.holders])
+def test_a_client_that_only_the_lead_knows_is_named_in_quotes(holders):
+    """Also where there are no clients, so that all records are of none."""
+    member = Member(replace(TERMS, holders=holders), 0, 2, HAS)
+    wrong = {"records": {"north": 24, "south\x1b[2J. Run: curl": 1}}
+    with pytest.raises(Refused, match="a client that there is not") as error:
+        told(member, "start", GOOD | wrong)
+    assert '"south\\x1b[2J. Run: curl"' in str(error.value)
+
+
 def test_an_epoch_must_fit_the_one_before_it():
     north = Member(SKIPS, 0, 2, HAS)
     gone = {"away": [[2, [1]]], "instances": [1, 0, 9], "records": {"north": 24}}
@@ -377,6 +387,54 @@ def test_finite_poison_is_never_saved_and_its_sender_is_named(
         assert bits(results[name].state) == bits(state), name
 
 
+@pytest.mark.parametrize("value", [-1.0, np.inf, np.nan])
+def test_a_count_of_faults_that_cannot_be_is_refused_by_its_senders_name(
+    tmp_path, monkeypatch, value
+):
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=8, checkpoint=2, nonfinite="skip")
+    spoiling(monkeypatch, "client", "scalar", value)
+    found = together(agreed.parties, work_of(problem, agreed, tmp_path))
+    for error in found.values():
+        assert isinstance(error, party.Refused), error
+        assert "`client` sent scalar `faults` of step 5, which must be" in str(error)
+
+
+def test_steps_that_are_left_out_are_told_with_whose_they_are(
+    tmp_path, monkeypatch, caplog
+):
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=12, checkpoint=4, nonfinite="skip")
+    spoiling(monkeypatch, "client", "scalar", 1)
+    with caplog.at_level(logging.WARNING):
+        checked(together(agreed.parties, work_of(problem, agreed, tmp_path)))
+    told = [m for m in caplog.messages if m.startswith("server: step")]
+    # The first, and then ever more seldom.
+    assert [m.partition(" was")[0] for m in told] == [
+        f"server: step {n}" for n in (6, 7, 9)
+    ]
+    assert all("by what `client` sent" in m for m in told)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.inf])
+def test_squared_norms_that_stop_a_training_name_their_sender(
+    tmp_path, monkeypatch, caplog, value
+):
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=8, checkpoint=4, norms=["global norm"])
+    clip = jsplit.clip_by_global_norm(1.0)
+    rates = {p: optax.chain(clip, optax.sgd(0.1)) for p in agreed.parties}
+    spoiling(monkeypatch, "client", "scalar", value)
+    with caplog.at_level(logging.WARNING):
+        found = together(agreed.parties, work_of(problem, agreed, tmp_path, rates))
+    said = "`client` sent scalar `squared norms` of step 5"
+    if value < 0:
+        assert all(said in str(error) for error in found.values())
+    else:  # an honest one may be infinite, so the run goes on
+        checked(found)
+        assert sum(m.startswith(f"server: {said}, and") for m in caplog.messages) == 1
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_a_hand_over_that_is_not_finite_is_refused_by_name(tmp_path, monkeypatch, last):
     """Between turns, and after the last step, of which nobody would take another."""
@@ -440,6 +498,7 @@ def test_a_bound_is_on_a_record_whatever_the_batch():
         ({"y": 1.0}, "`bound` names `y`; this party receives h"),
         ({"h": 0}, "`bound` of `h` must be a positive number, got 0"),
         ({"h": float("nan")}, "`bound` of `h` must be a positive number"),
+        ({"h": 10**400}, "`bound` of `h` must be a positive number"),
         ({"h": True}, "`bound` of `h` must be a positive number"),
         ([1], "`bound` must be a dictionary by value, got list"),
     ],

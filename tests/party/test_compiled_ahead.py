@@ -61,6 +61,14 @@ def compiled_in_epochs(monkeypatch):
             _LISTENING.remove(found)
 
 
+def test_nothing_is_compiled_in_a_step_for_a_bound_on_a_value_with_a_link(monkeypatch):
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=4, checkpoint=2, links={"h": "quantize(8)"})
+    with compiled_in_epochs(monkeypatch) as found:
+        checked(train_in_memory(agreed, problem, bound={"h": 1e9}))
+    assert not found
+
+
 TURNS = party.turns({c: {"client": c} for c in "abc"}, [(c, 1) for c in "abc"])
 
 

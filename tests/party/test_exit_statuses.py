@@ -7,19 +7,25 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
+from cryptography import x509
 
 from jsplit import command, party
 from jsplit.commands import stopping
 from jsplit.commands.statuses import status_of
 from jsplit.commands.stopping import Lines
 from jsplit.commands.tasks import Progress
+from jsplit.party.durable import CheckpointStore
+from jsplit.party.saved_states import SavedStates
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.errors import Refused
+from tests.party import federation
 
 METRICS = party.Metrics(1, {"loss": 0.5}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1)
 
@@ -35,6 +41,8 @@ METRICS = party.Metrics(1, {"loss": 0.5}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1)
         (PermissionError("lab.key"), 2),
         (IsADirectoryError("state"), 2),
         (party.Missing("`lab` waited"), 75),
+        (party.Missing("`lab` waited: it is denied", denied=True), 2),
+        (party.NotYet("`address` is in use"), 75),
         (OSError(errno.ENOSPC, "No space left on device"), 75),
         (OSError(errno.EIO, "Input/output error"), 75),
         (ConnectionResetError("by peer"), 75),
@@ -63,6 +71,27 @@ def test_a_service_manager_and_a_closed_terminal_ask_to_stop(name):
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("words", ["train", "evaluate --records 8 --checkpoint c"])
+def test_who_is_asked_to_stop_before_it_has_begun_does_so_at_once(
+    name, words, tmp_path, monkeypatch, capsys
+):
+    """In the user's function, which may take long and looks at nothing."""
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+
+    def gather(options):
+        os.kill(os.getpid(), number)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr("jsplit.commands.tasks.gather", gather)
+    command_name, *more = words.split()
+    given = [command_name, "a.json", "lab", "x.py:f", *more, "--certs", "certs"]
+    assert command.main(given) == 3
+    assert "stopped before it began" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
 def test_who_was_started_by_nohup_outlives_its_terminal():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -72,6 +101,53 @@ def test_who_was_started_by_nohup_outlives_its_terminal():
             assert not stop.is_set()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_step_that_a_training_deletes_beside_an_evaluation_may_be_another_next_time(
+    tmp_path,
+):
+    state = federation.undisturbed(federation.small("pair"), 2)["client"]
+    with closing(CheckpointStore(tmp_path, "client", "x", state)) as store:
+        store.save(state)
+    saved = SavedStates(tmp_path, "client", "x", state)
+    for folder in tmp_path.glob("0*"):
+        shutil.rmtree(folder)
+    with pytest.raises(party.NotYet, match="has the step 2 no more") as error:
+        saved.restore(2)
+    assert status_of(error.value) == 75
+
+
+@pytest.mark.parametrize("name", ["patience", "stall"])
+def test_seconds_that_no_float_holds_are_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be a positive number"):
+        federation.agreed_for(federation.small("pair"), **{name: 10**400})
+
+
+def test_who_is_denied_need_not_start_again_and_who_denies_may():
+    problem = federation.small("pair")
+    agreed = federation.agreed_for(problem, steps=2, patience=0.5)
+    trust = dict(federation.trust_of(agreed.parties))
+    serial = x509.load_pem_x509_certificate(trust["client"].certificate).serial_number
+    trust["server"] = replace(trust["server"], denied=frozenset({serial}))
+    hub = party.MemoryTransport()
+
+    def one(name):
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            federation.own_of(problem, name),
+            credentials=trust[name],
+            transport=hub,
+            optimizer=federation.optimizers(problem.topology)[name],
+        )
+
+    found = federation.together(agreed.parties, one)
+    assert isinstance(found["client"], party.Missing), found
+    assert {p: status_of(error) for p, error in found.items()} == {
+        "client": 2,
+        "server": 75,
+    }
 
 
 class Full:

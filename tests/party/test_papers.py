@@ -84,6 +84,9 @@ def test_a_digest_without_a_key_is_of_many_ids_and_never_of_weights_alone(caplog
     with caplog.at_level(logging.WARNING):
         assert told(of_ids(many), "", alone=False) == of_ids(many).digest
     assert "who knows all of them but a few" in caplog.text
+    # Nobody else has any, so there is nothing to compare.
+    for records in (of_ids(many), of_ids(many, IDS_KEY)):
+        assert records.digest is not None and told(records, "", alone=True) is None
     weights = {"counts": np.ones(500)}
     for records, what in (
         (of_ids(many[1:]), f"fewer than {LEAST} ids"),

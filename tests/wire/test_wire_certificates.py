@@ -15,9 +15,9 @@ from jsplit.wire import certs, proof
 from jsplit.wire.certs import Credentials, authority, host_of, uri_of
 from jsplit.wire.credential_files import read
 from jsplit.wire.denied import denied_in
-from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.errors import NotYet, Refused, RemoteProtocolError
 from jsplit.wire.memory import MemoryTransport
-from jsplit.wire.pipe import Closed
+from jsplit.wire.pipe import Closed, Denied
 from jsplit.wire.rpc import Grpc
 from jsplit.wire.seal import Sealer
 from jsplit.wire.signatures import verified_uris
@@ -86,7 +86,8 @@ def test_who_listens_with_the_host_name_of_another_is_refused_by_its_uri(
     with listening(transport, made["mallory"]) as (address, _):
         with pytest.raises(Closed) as error:
             connect(transport, address, made["lab"])
-        assert uri_of("mallory") in str(error.value)
+        # In quotes: it has chosen its words, if the authority let it.
+        assert f'"{uri_of("mallory")}"' in str(error.value)
         assert f"not {uri_of('server')}" in str(error.value)
         assert "\n" not in str(error.value)
         # The URI is the one that was agreed on, where that is another.
@@ -181,6 +182,18 @@ def test_renewed_certificates_count_from_the_next_connection_on_without_a_restar
                 connect(transport, address, old["lab"])
 
 
+def test_a_clock_that_is_not_set_and_half_a_renewed_pair_may_pass(tmp_path):
+    now = datetime.now(UTC)
+    for start in (now + timedelta(days=1), now - timedelta(days=2)):
+        write(tmp_path, authority(["lab"], 1, start=start))
+        with pytest.raises(NotYet, match="is valid from"):
+            read(tmp_path, "lab")
+    write(tmp_path, authority(["lab"]))
+    (tmp_path / "lab.key").write_bytes(authority(["lab"])["lab"].key)
+    with pytest.raises(NotYet, match="is not the key of"):
+        read(tmp_path, "lab")
+
+
 def test_what_is_half_written_leaves_what_was_read_before_and_is_said_once(
     tmp_path, caplog
 ):
@@ -243,7 +256,7 @@ def test_a_denied_certificate_is_taken_neither_where_one_listens_nor_where_one_d
             connect(transport, address, clinic)
         # Without a restart of anybody.
         deny.write_text(f"serial={serial(made['lab']):X}  # its laptop was stolen\n")
-        with caplog.at_level(logging.WARNING), pytest.raises(Closed, match="is denied"):
+        with caplog.at_level(logging.WARNING), pytest.raises(Denied, match="is denied"):
             connect(transport, address, made["lab"])
         assert f"{serial(made['lab']):#x}, is denied" in caplog.text
 

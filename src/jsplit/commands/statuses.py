@@ -15,7 +15,8 @@ of `argparse` as well."""
 STOPPED = 3
 """Asked to stop before the end; started again, it goes on."""
 AGAIN = 75
-"""Others were missing, or a disk was full: started again, it goes on."""
+"""Others were missing, a disk was full, or what it needs was not there yet: started
+again, it goes on."""
 INTERRUPTED = 130
 """After Ctrl-C, by the custom of shells: 128 and the number of the signal."""
 
@@ -51,6 +52,11 @@ def status_of(error: BaseException) -> int:
         >>> status_of(OSError(28, "No space left on device"))
         75
     """
+    if isinstance(error, parties.NotYet):
+        return AGAIN
+    # Who is turned away is so until the other side has changed something.
+    if isinstance(error, parties.Missing) and error.denied:
+        return NEVER
     # `Missing` is a `TimeoutError` and so an `OSError`, as what a socket raises is.
     if isinstance(error, OSError) and not isinstance(
         error, (ValueError, *_OF_THE_USER)

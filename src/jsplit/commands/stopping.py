@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,18 +29,47 @@ def asked_to_stop() -> Iterator[threading.Event]:
         An event that is set when one has come.
     """
     stop = threading.Event()
+    with _signalled(lambda *_: stop.set()):
+        yield stop
+
+
+@contextmanager
+def _signalled(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Have a function called by SIGTERM and SIGHUP, for a while."""
     before = {}
     # There is no SIGHUP on Windows.
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         # Who starts a command by `nohup` has said that it outlives its terminal.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, lambda *_: stop.set())
+            before[number] = signal.signal(number, handler)
     try:
-        yield stop
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class Asked(BaseException):
+    """The process was asked to stop while it had nothing to end, as a step."""
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Within `asked_to_stop`: end by `Asked` when SIGTERM or SIGHUP has come.
+
+    For what comes before a run, as imports and the user's function, which may take long
+    and look at no event.
+
+    Raises:
+        Asked: amid what is done.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise Asked
+
+    with _signalled(end):
+        yield
 
 
 def say(text: str) -> None:

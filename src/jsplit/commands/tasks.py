@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from jsplit import party as parties
-from jsplit.commands.brought import gather
+from jsplit.commands.brought import Gathered, gather
 from jsplit.commands.statuses import DONE, STOPPED
-from jsplit.commands.stopping import Lines, asked_to_stop, say
+from jsplit.commands.stopping import Lines, asked_to_stop, say, stopped_at_once
 from jsplit.core.base import PyTree
 from jsplit.core.files import private_file
 
@@ -43,6 +44,18 @@ class Progress:
             say(f"[{metrics.step}/{self.steps}] {metrics}")
 
 
+@contextmanager
+def _gathered(
+    options: argparse.Namespace,
+) -> Iterator[tuple[Gathered, threading.Event]]:
+    """All that a party's process needs, and what is set when it is asked to stop."""
+    with asked_to_stop() as stop:
+        # Here nothing is lost by it, and the user's function may take long.
+        with stopped_at_once():
+            gathered = gather(options)
+        yield gathered, stop
+
+
 def train(options: argparse.Namespace) -> int:
     """Train one party's part.
 
@@ -52,8 +65,7 @@ def train(options: argparse.Namespace) -> int:
     Returns:
         The exit status: `DONE` or `STOPPED`.
     """
-    gathered = gather(options)
-    with closing(Lines(options.log)) as log, asked_to_stop() as stop:
+    with _gathered(options) as (gathered, stop), closing(Lines(options.log)) as log:
         result = parties.run(
             gathered.agreed,
             options.party,
@@ -83,20 +95,19 @@ def infer(options: argparse.Namespace) -> int:
     Returns:
         The exit status: `DONE` or `STOPPED`.
     """
-    gathered = gather(options)
-    agreed, addresses = gathered.agreed, gathered.addresses
-    if options.client:
-        agreed = agreed.of(options.client)
-        # An address of somebody else's client is no fault: one script may give them all.
-        addresses = {p: x for p, x in addresses.items() if p in agreed.parties}
-    # The same function serves training, so what only that needs is left aside.
-    given = gathered.given
-    kept = {
-        name: given[name] for name in ("own", "data", "ids", "links") & given.keys()
-    }
-    predicts = options.command == "predict"
-    work = parties.predict if predicts else parties.evaluate
-    with asked_to_stop() as stop:
+    with _gathered(options) as (gathered, stop):
+        agreed, addresses = gathered.agreed, gathered.addresses
+        if options.client:
+            agreed = agreed.of(options.client)
+            # An address of somebody else's client is no fault: one script may give them all.
+            addresses = {p: x for p, x in addresses.items() if p in agreed.parties}
+        # The same function serves training, so what only that needs is left aside.
+        given = gathered.given
+        kept = {
+            name: given[name] for name in ("own", "data", "ids", "links") & given.keys()
+        }
+        predicts = options.command == "predict"
+        work = parties.predict if predicts else parties.evaluate
         result = work(
             agreed,
             options.party,

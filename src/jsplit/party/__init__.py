@@ -10,10 +10,9 @@ from jsplit.party.infer import evaluate, predict
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
 from jsplit.party.running import run
-from jsplit.wire import MemoryTransport, Transport
+from jsplit.wire import MemoryTransport, NotYet, Refused, Transport
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials  # the inverse of `certs`
-from jsplit.wire.errors import Refused
 
 __all__ = [
     "Agreement",
@@ -21,6 +20,7 @@ __all__ = [
     "MemoryTransport",
     "Metrics",
     "Missing",
+    "NotYet",
     "PlaintextWithoutIdentity",
     "Refused",
     "Result",

@@ -7,12 +7,15 @@ norm of what one record has of a value, so it does not depend on the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from sys import float_info
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.checks import shown
 
 
 class OverBound(ValueError):
@@ -44,9 +47,10 @@ def checked_bounds(given: object, names: Iterable[str]) -> dict[str, float]:
             )
         number = isinstance(most, (int, float)) and not isinstance(most, bool)
         # NaN is not larger than 0 either.
-        if not (number and most > 0):
+        # An integer may be too large for a float, and infinity bounds nothing.
+        if not (number and (0 < most <= float_info.max or most == inf)):
             raise ValueError(
-                f"`bound` of `{name}` must be a positive number, got {most!r}."
+                f"`bound` of `{name}` must be a positive number, got {shown(most)}."
             )
         found[name] = float(most)
     return found

@@ -69,13 +69,17 @@ def records_of(
     return found
 
 
-def is_alone(agreed: Agreement, party: str, task: Task) -> bool:
-    """Whether no other party brings records to a task, so that none are compared."""
-    topology, role = agreed.topology_of_strangers, agreed.turns.role[party]
-    others = (r for r in topology.parties if r != role)
-    return not any(
-        needed_entries(topology, r, task.kind, agreed.weight) for r in others
-    )
+def is_alone(agreed: Agreement, task: Task) -> bool:
+    """Whether at most one party brings records to a task, so that none are compared."""
+    topology = agreed.topology_of_strangers
+    having = [
+        r
+        for r in topology.parties
+        if needed_entries(topology, r, task.kind, agreed.weight)
+    ]
+    # The same at all, also at one that gives ids and needs no field: of two that are
+    # compared none may say nothing.
+    return len(having) < 2
 
 
 def _chosen(

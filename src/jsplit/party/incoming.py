@@ -6,7 +6,7 @@ got the value; the one to look at is whoever sent it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -17,6 +17,7 @@ from jsplit.core.base import PyTree
 from jsplit.party.bounds import check_norm, largest_norm
 from jsplit.party.compute.exchange import Exchange
 from jsplit.party.compute.local import Local
+from jsplit.party.faults import Faults
 from jsplit.party.task import Task
 from jsplit.training.crossing import Packet, packet
 from jsplit.wire.member import Member
@@ -52,7 +53,8 @@ class Incoming:
         self.last: dict[
             tuple[str, str], tuple[tuple[int, int], list[ArrayLike] | float]
         ] = {}
-        self._decoders: dict[tuple[int, int], Callable[[PyTree], PyTree]] = {}
+        self.faults = Faults(party)
+        self._decoders: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
     def over(self, exchange: Exchange) -> Incoming:
         """The same, with what carries values, which is there only later."""
@@ -65,7 +67,7 @@ class Incoming:
         """The arrays of a value; waits for it.
 
         Raises:
-            OverBound: if it is larger than this party takes.
+            OverBound: if it is larger than this party takes, or cannot be.
         """
         found = self.exchange.take(wire, step, micro)
         crossing = self.terms.crossings[wire]
@@ -73,6 +75,10 @@ class Incoming:
         # something goes wrong. Weights are large, and come seldom.
         kept = largest_norm(found) if crossing.kind == "weights" else [*found]
         self.last[crossing.kind, crossing.what] = (wire, step), kept
+        if crossing.kind == "scalar":
+            sent = partial(self._sent, wire, step)
+            name = self.terms.name(self.sender(wire, step))
+            self.faults.look(crossing.what, step, found, name, sent)
         # No call where nothing is bounded: this runs for every value.
         if self.bounds and crossing.what in self.bounds:
             self._check(self.bounds[crossing.what], wire, step, found)
@@ -91,20 +97,38 @@ class Incoming:
     def _value(self, number: int, size: int, found: _Arrays) -> PyTree:
         """The value that its receiver reads, decoded by its link if it has one."""
         wire, config = self.local.wires[number], self.local.config
-        payload, whole = self.local.like(number, size)
+        payload, _ = self.local.like(number, size)
         value = jax.tree.unflatten(jax.tree.structure(payload), found)
-        link = config.links.get((wire.kind, wire.what))
-        if link is None:
+        if (wire.kind, wire.what) not in config.links:
             return value
+        return self._decoder(number, size)(value)
+
+    def _decoder(self, number: int, size: int) -> jax.stages.Wrapped:
+        """What decodes a value that has a link."""
         if (number, size) not in self._decoders:
-            sent = packet(config, wire, payload, whole)
+            wire, config = self.local.wires[number], self.local.config
+            link = config.links[wire.kind, wire.what]
+            sent = packet(config, wire, *self.local.like(number, size))
             assert isinstance(sent, Packet)
             # A program of its own: the one that computes with the value has no way to
             # stop before it does.
             self._decoders[number, size] = jax.jit(
                 lambda payload, like=sent.like: link.decode(payload, like)
             )
-        return self._decoders[number, size](value)
+        return self._decoders[number, size]
+
+    def decoders(self, size: int) -> Iterator[Callable[[], object]]:
+        """What compiles each program that decodes what is bounded.
+
+        Args:
+            size: how many records a value is of.
+        """
+        for number, wire in enumerate(self.local.wires):
+            here = wire.receiver == self.local.party and wire.what in self.bounds
+            if here and (wire.kind, wire.what) in self.local.config.links:
+                payload, _ = self.local.like(number, size)
+                decoder = self._decoder(number, size)
+                yield lambda f=decoder, x=payload: f.lower(x).compile()
 
     def words(self) -> str:
         """From whom the last values came, the largest first; nothing if none came."""

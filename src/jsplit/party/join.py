@@ -133,7 +133,7 @@ def prepare(
             f"for one of {', '.join(clients)}."
         )
     fields = local.fields(task.kind)
-    records = records_of(agreed, party, fields, brought, is_alone(agreed, party, task))
+    records = records_of(agreed, party, fields, brought, is_alone(agreed, task))
     first = example_of(
         next(iter(records.values())),
         agreed.weight,
@@ -156,6 +156,7 @@ def prepare(
         member = _member(frames, brought, records, store, durable)
         # A frame that was sealed for its way through the lead is a little longer.
         limit = frames.limit + OVERHEAD
+        incoming = Incoming(member, local, task, bounds, party)
         yield Prepared(
             agreed,
             party,
@@ -166,8 +167,8 @@ def prepare(
             saved,
             member,
             limit,
-            Incoming(member, local, task, bounds, party),
-            Warming(local, task, abstract(like), first),
+            incoming,
+            Warming(local, task, abstract(like), first, incoming.decoders),
         )
 
 

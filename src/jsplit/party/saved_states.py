@@ -16,6 +16,7 @@ from jsplit.core.checkpoint import array_of, arrays_by_path, file_of, read
 from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import at, check_owner, steps_of
 from jsplit.party.scarce_files import with_files
+from jsplit.wire.errors import NotYet
 from jsplit.wire.open_files import lacks_files
 from jsplit.wire.said import printable
 
@@ -78,12 +79,12 @@ class SavedStates:
         """The state of a step.
 
         Raises:
-            ValueError: if it is there no more, as when training has gone on meanwhile.
+            NotYet: if it is there no more, as when training has gone on meanwhile.
         """
         try:
             found = self._read(step)
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
+            raise NotYet(
                 f"`checkpoint` {self.folder} of `{self.party}` has the step {step} no "
                 f"more, with which all were to begin; it has "
                 f"{steps_of(self.folder, self.party)}: start again at all parties."

@@ -187,6 +187,8 @@ def _one_step(
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
     state, found = me.local.step(state, batches, step, me.incoming)
     losses = {name: float(x) for name, x in found.items()}
+    if me.agreed.nonfinite == "skip":
+        me.incoming.faults.settle(step, me.local.judge.last)
     # JAX gives arrays before they are computed; without this the next step would pay.
     jax.block_until_ready((state.params, state.step))
     seconds = time.monotonic() - began

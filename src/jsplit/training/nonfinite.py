@@ -31,11 +31,14 @@ from jsplit.training.sums import total
 from jsplit.training.update import few_before, gradient_names, proposed, updated
 from jsplit.training.walk import Name, Op, Store
 
+FAULTS = "faults"
+"""What the messages of counts are called."""
+
 
 def faults(config: Config) -> Exchange:
     """The exchange in which parties count what is not finite."""
     parties = tuple(config.topology.parties)
-    return Exchange("faults", parties, parties)
+    return Exchange(FAULTS, parties, parties)
 
 
 class _Watched(NamedTuple):

@@ -31,6 +31,9 @@ _PROPOSED = {
     Kind.OPTIMIZER: Kind.PROPOSED_OPTIMIZER,
 }
 
+SQUARED_NORMS = "squared norms"
+"""What their messages are called."""
+
 
 def proposed(name: Name) -> Name:
     """Where parameters or an optimizer state lie that a step may yet leave out."""
@@ -52,7 +55,7 @@ def few_before(party: str) -> Name:
 def norms(config: Config) -> Exchange:
     """The exchange of squared norms."""
     owners = [p for p in config.topology.parties if updated(config, p)]
-    return Exchange("squared norms", tuple(owners), tuple(owners))
+    return Exchange(SQUARED_NORMS, tuple(owners), tuple(owners))
 
 
 def losses(config: Config) -> Exchange:

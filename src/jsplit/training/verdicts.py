@@ -6,6 +6,7 @@ What is looked at, and the flags, are in `nonfinite`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Verdict:
     @classmethod
     def of_party(
         cls, config: Config, party: str, names: Callable[[Config], Watched]
-    ) -> Verdict:
+    ) -> Self:
         """That of one party, which on its own machine has flags of its own alone."""
         own = tuple(x for x in names(config) if x[0] == party)
         return cls(config.nonfinite, own)

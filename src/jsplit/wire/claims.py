@@ -11,6 +11,7 @@ from jsplit.wire.codec import Head
 from jsplit.wire.control import Start, Status
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.rota import Away, away_since
+from jsplit.wire.said import named
 from jsplit.wire.terms import Terms
 
 
@@ -59,7 +60,8 @@ def check_arrival(
         # begin, for a reason that names the wrong one.
         if terms.holders and party not in terms.holders.get(client, ()):
             raise RemoteProtocolError(
-                f"{who} says how many records `{client}` has, which it does not hold."
+                f"{who} says how many records {named(client)} has, which it does "
+                "not hold."
             )
     if known is None or known.instance != status.instance:
         return
@@ -149,9 +151,11 @@ def _check_records(
     terms: Terms, me: int, who: str, own: Status, before: Start | None, start: Start
 ) -> None:
     """What all have agreed on must be what this party has, and was told before."""
+    # Where nobody takes turns, all records are of no client in particular.
+    known_clients = terms.holders or {"", *own.records}
     for client, count in start.records.items():
-        of = f" of `{client}`" if client else ""
-        if terms.holders and client not in terms.holders:
+        of = f" of {named(client)}" if client else ""
+        if client not in known_clients:
             raise Refused(f"{who} counts records{of}, a client that there is not.")
         known = before.records.get(client, count) if before else count
         # Another number of records would be other batches in every step.
@@ -163,7 +167,7 @@ def _check_records(
     for client, (count, _) in own.records.items():
         said = start.records.get(client, 0)
         if said != count:
-            of = f" of `{client}`" if client else ""
+            of = f" of {named(client)}" if client else ""
             raise Refused(
                 f"{who} says that all have {said} records{of}, `{terms.name(me)}` has "
                 f"{count}."

@@ -22,6 +22,7 @@ from jsplit.wire.credentials import (
     key_name,
 )
 from jsplit.wire.denied import checked, denied_in
+from jsplit.wire.errors import NotYet
 from jsplit.wire.private import check_private, warn_of_writers
 
 if TYPE_CHECKING:
@@ -267,7 +268,8 @@ def _check_key(data: bytes, file: Path, of: x509.Certificate, named: Path) -> No
             "TLS here takes keys on the curve P-256, and RSA."
         )
     if secret.public_key() != of.public_key():
-        raise ValueError(f"{file} is not the key of the certificate in {named}.")
+        # As amid a renewal, of which one file is there and the other not yet.
+        raise NotYet(f"{file} is not the key of the certificate in {named}.")
 
 
 def _check_time(certificates: list[x509.Certificate], file: Path) -> _Life:
@@ -282,7 +284,8 @@ def _check_time(certificates: list[x509.Certificate], file: Path) -> _Life:
         return max(valid, key=lambda life: life.end)
     first = certificates[0]
     begin, end = first.not_valid_before_utc, first.not_valid_after_utc
-    raise ValueError(
+    # A clock may not be set yet, and a renewal be under way.
+    raise NotYet(
         f"{file} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, "
         f"and now it is {now:%Y-%m-%d %H:%M} UTC."
     )

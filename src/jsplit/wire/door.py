@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from jsplit.wire.pipe import Closed
+from jsplit.wire.pipe import Closed, Denied
 from jsplit.wire.said import quoted
 
 AT_A_TIME = 4
@@ -77,7 +77,8 @@ class Door:
             often.
 
         Raises:
-            Closed: if it is nobody that is known, or has all its places.
+            Denied: if it is nobody that is known.
+            Closed: if it has all its places.
         """
         # A certificate of two parties is none of either.
         found = [self.allowed[name] for name in shown if name in self.allowed]
@@ -92,7 +93,8 @@ class Door:
                 self.inside[party].add(place)
         if full:
             why = f"`{party}` has {AT_A_TIME} connections already"
-            raise self.refusal(why, origin)
+            # Soon there may be room again.
+            raise Closed(str(self.refusal(why, origin)))
 
         def leave() -> None:
             with self.lock:
@@ -100,7 +102,7 @@ class Door:
 
         return party, leave
 
-    def refusal(self, kind: str, origin: str = "") -> Closed:
+    def refusal(self, kind: str, origin: str = "") -> Denied:
         """Count that somebody is turned away; gives what it is told.
 
         Args:
@@ -126,7 +128,7 @@ class Door:
                     )
                     self.untold.clear()
                     self.since = now
-        return Closed(kind)
+        return Denied(kind)
 
     def close(self) -> None:
         """Tell the total of those that were turned away, unless each was told."""

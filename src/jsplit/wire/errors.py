@@ -5,6 +5,9 @@ RuntimeError
 ├── RemoteProtocolError   another party did what it may not do
 │   └── Astray            or the lead, which it came by way of; it cannot be told which
 └── Refused               parties cannot work together, and both are told why
+
+ValueError
+└── NotYet                what this party was given cannot be used now, and may be later
 """
 
 from __future__ import annotations
@@ -48,3 +51,16 @@ class Refused(RuntimeError):
         # A late or wrong process must not take a run down that others have already
         # begun.
         self.alone = alone
+
+
+class NotYet(ValueError):
+    """What a party was given cannot be used now, and may be soon, as it stands.
+
+    A port is in use, a certificate is being renewed, a clock has not been set: whoever
+    starts the party again may find it otherwise. So the command ends with status 75.
+
+    Example:
+        >>> from jsplit import party
+        >>> isinstance(party.NotYet("`address` 0.0.0.0:8476 is in use."), ValueError)
+        True
+    """

@@ -74,7 +74,7 @@ class _Listener:
                 raise self.door.refusal(why)
             party, leave = self.door.enter(shown.uris)
         except Closed as error:
-            raise Closed(f"the connection broke: {error}") from None
+            raise type(error)(f"the connection broke: {error}") from None
 
         def meet() -> None:
             try:

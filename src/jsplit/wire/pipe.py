@@ -18,6 +18,10 @@ class Closed(ConnectionError):
     """The channel is closed, by either side or on the way; the message says why."""
 
 
+class Denied(Closed):
+    """The other side listens, and does not let this party in: it is not one it knows."""
+
+
 class Pipe:
     """Chunks, one after the other; what is in a closed pipe can still be taken out.
 

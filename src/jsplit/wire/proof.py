@@ -22,6 +22,7 @@ from cryptography.x509.verification import VerificationError
 from jsplit.wire.credentials import Credentials
 from jsplit.wire.denied import why_denied
 from jsplit.wire.errors import RemoteProtocolError
+from jsplit.wire.said import quoted
 from jsplit.wire.signatures import sign, verified_uris, verify
 
 QUESTION = "jsplit-question-bin"
@@ -140,8 +141,8 @@ def check(own: Credentials, identity: str, asked: bytes, shown: Metadata) -> Non
     except ValueError as error:
         raise RemoteProtocolError(f"it shows no certificate: {error}") from None
     if identity not in uris:
-        raise RemoteProtocolError(
-            f"its certificate names {', '.join(uris) or 'no one'}, not {identity}"
-        )
+        # Whoever has a certificate of the authority has chosen what stands in it.
+        names = quoted(", ".join(uris)) if uris else "no one"
+        raise RemoteProtocolError(f"its certificate names {names}, not {identity}")
     if why := why_denied(chain[0].serial_number, own.denied):
         raise RemoteProtocolError(why)

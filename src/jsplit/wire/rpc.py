@@ -19,7 +19,7 @@ from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.channel import Ends, accept_all
 from jsplit.wire.codec import Accept
 from jsplit.wire.errors import RemoteProtocolError
-from jsplit.wire.pipe import Closed, Pipe
+from jsplit.wire.pipe import Closed, Denied, Pipe
 from jsplit.wire.rpc_listener import METHOD, PARTY, REASON, SERVICE, Listener, options
 from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
@@ -164,8 +164,9 @@ def dial(
         pulse: how soon a silent connection counts as lost.
 
     Raises:
-        Closed: if there is no connection in time, or the peer is not `peer`, or it
-            refuses this party; the message says which is known.
+        Denied: if it does not let this party in.
+        Closed: if there is no connection in time, or the peer is not `peer`; the
+            message says which is known.
     """
     # gRPC's own second between two attempts would be most of a short outage.
     chosen = [*options(pulse), ("grpc.initial_reconnect_backoff_ms", 100)]
@@ -192,10 +193,12 @@ def dial(
         metadata = [(PARTY, trust.party), (_PEER, peer)]
     outward, inward = Pipe(), Pipe()
     there, ended = threading.Event(), threading.Event()
+    denied = False
     stream = cast(_GrpcChannel, connection).stream_stream(f"/{SERVICE}/{METHOD}")
     call = stream(iter(outward), metadata=metadata)
 
     def pump() -> None:
+        nonlocal denied
         shown: Sequence[tuple[str, str | bytes]] = ()
         try:
             # Before anything that came is looked at, and anything is sent: until then the
@@ -209,10 +212,12 @@ def dial(
             reason = _ended(peer, call)
         except grpc.RpcError as error:
             reason = _why(peer, error)
+            denied = isinstance(error, grpc.Call) and _denied(cast(_Call, error))
         except RemoteProtocolError as error:
             # One that turns this party away shows nothing either, and says why.
             if not shown and _has_ended(call, 1.0):
                 reason = f"{_broke(peer)}: {_status(call)}"
+                denied = _denied(call)
             else:
                 reason = f"no connection with `{peer}` at {address}: {error}."
             call.cancel()
@@ -229,7 +234,7 @@ def dial(
         # The pipe knows why: closed above, or by the pump, which has heard it from
         # gRPC.
         made.close()
-        raise Closed(inward.reason)
+        raise Denied(inward.reason) if denied else Closed(inward.reason)
     return made
 
 
@@ -253,6 +258,11 @@ def _status(call: _Call) -> str:
     # The details are the words of whoever ended the stream: gRPC, or the other end.
     details = call.details()
     return f"{call.code().name}, {quoted(details) if details else 'no details'}"
+
+
+def _denied(call: _Call) -> bool:
+    """Whether the other side has ended a stream because it does not let this party in."""
+    return call.code().name == grpc.StatusCode.PERMISSION_DENIED.name
 
 
 def _has_ended(call: _Call, seconds: float) -> bool:

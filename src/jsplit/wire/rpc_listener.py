@@ -17,8 +17,9 @@ from jsplit.wire.certs import Credentials, Trust
 from jsplit.wire.channel import CHUNK, Ends
 from jsplit.wire.codec import LARGEST_HEAD
 from jsplit.wire.door import AT_A_TIME, Door
+from jsplit.wire.listening import unusable
 from jsplit.wire.open_files import limit as most_open_files
-from jsplit.wire.pipe import Closed, Pipe
+from jsplit.wire.pipe import Closed, Denied, Pipe
 from jsplit.wire.rpc_unknown import MakesHandlers, UnknownMethods
 from jsplit.wire.transport import PULSE, Met, Pulse
 
@@ -125,7 +126,8 @@ class Listener:
         pulse: how soon a silent connection counts as lost.
 
     Raises:
-        ValueError: if the address cannot be listened at, or the
+        NotYet: if the address is in use, or not this machine's yet.
+        ValueError: if it cannot be listened at otherwise, or the
             credentials are none.
     """
 
@@ -156,12 +158,10 @@ class Listener:
         try:
             self.port = self._port(address, trust)
         except RuntimeError as error:
-            raise ValueError(
-                f"`address` {address} cannot be listened at: {error}"
-            ) from None
+            raise unusable(address, f": {error}") from None
         # Older versions of gRPC say 0 instead of raising.
         if not self.port:
-            raise ValueError(f"`address` {address} cannot be listened at.")
+            raise unusable(address, ".")
         self.server.start()
 
     def _port(self, address: str, trust: Trust) -> int:
@@ -216,7 +216,11 @@ class Listener:
         try:
             party, leave = self.door.enter(self.shown(context), context.peer())
         except Closed as error:
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            # Who has all its places may come in again soon, who is unknown may not.
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            if isinstance(error, Denied):
+                code = grpc.StatusCode.PERMISSION_DENIED
+            context.abort(code, str(error))
         try:
             yield from self._let_in(party, requests, context)
         finally:

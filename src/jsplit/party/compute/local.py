@@ -29,6 +29,7 @@ from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.record_order import Batches
 from jsplit.party.contract.unread import unread_of
+from jsplit.party.faults import OwnVerdict
 from jsplit.topology.graph import Topology
 from jsplit.training.crossing import packet
 from jsplit.training.evaluating import ScalarLosses
@@ -95,7 +96,7 @@ class Local:
         self.like = cache(partial(payload_and_value, agreed, self.config, self.wires))
 
         walks = walks_of(self.config)
-        self.judge = Verdict.of_party(self.config, role, all_watched)
+        self.judge = OwnVerdict.of_party(self.config, role, all_watched)
         self.judge_losses = Verdict.of_party(self.config, role, all_measured)
         self.losses = [n for n in walks.losses if n.party == role]
         self.metrics = [x for x in self.topology.metrics if x.party == role]

@@ -50,12 +50,14 @@ class Warming:
         task: that it is at.
         state: shapes of its state.
         fields: of its data, by name, one record at least.
+        more: what compiles each program beside those of walks, for a batch of a size.
     """
 
     local: Local
     task: Task
     state: PartyState
     fields: Mapping[str, PyTree]
+    more: Callable[[int], Iterator[Callable[[], object]]] = lambda _: iter(())
 
     def compile(self, enough: Callable[[], bool]) -> int:
         """Compile all of them, one after the other.
@@ -81,6 +83,7 @@ class Warming:
         )
         for size in sizes:
             yield partial(self._gather, size)
+            yield from self.more(size)
             if self.task.kind is TaskKind.TRAIN:
                 yield from self._training(size)
             else:

@@ -46,7 +46,10 @@ def missing(
     trouble = _trouble_of(peers, whom)
     what = what() if callable(what) else what
     why = f": {trouble}" if trouble else ""
-    return Missing(f"`{peers.party}` waited {patience:g} s for {what}{why}")
+    # Who is not let in would wait as long the next time.
+    denied = not peers.denied.isdisjoint(whom)
+    said = f"`{peers.party}` waited {patience:g} s for {what}{why}"
+    return Missing(said, denied=denied)
 
 
 def tell_of_wait(

@@ -14,7 +14,7 @@ from jsplit.party.connection.reader import serve
 from jsplit.party.contract.agreement import Agreement
 from jsplit.wire.certs import Credentials, Trust, host_of, uri_of
 from jsplit.wire.member import Member
-from jsplit.wire.pipe import Closed
+from jsplit.wire.pipe import Closed, Denied
 from jsplit.wire.transport import PULSE, Listener, Open, Pulse, Transport
 
 _FIRST, _SLOWEST = 0.05, 5.0
@@ -132,7 +132,8 @@ class Connections:
                         pulse=self.pulse,
                     )
                 except Closed as error:
-                    peers.note(peer, str(error))
+                    denied = isinstance(error, Denied)
+                    peers.note(peer, str(error), denied=denied)
                 except OSError as error:
                     # `ConnectionError` and `TimeoutError` too: what sockets raise in a
                     # transport of a user's own, which need not know of `Closed`.

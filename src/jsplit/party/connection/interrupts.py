@@ -6,6 +6,14 @@ from __future__ import annotations
 class Missing(TimeoutError):
     """A party did not come, or not come back, or stood still, for longer than agreed.
 
+    Args:
+        message: who waited for whom, and what is known to be wrong.
+        denied: whether one of them does not let this party in, so that waiting is in
+            vain until that has changed.
+
+    Attributes:
+        denied: as given.
+
     Example:
         >>> from jsplit import party
         >>> raise party.Missing("`lab` waited 60 s for the other parties")
@@ -13,6 +21,10 @@ class Missing(TimeoutError):
         ...
         jsplit.party.connection.interrupts.Missing: `lab` waited 60 s for the other parties
     """
+
+    def __init__(self, message: str, *, denied: bool = False):
+        super().__init__(message)
+        self.denied = denied
 
 
 # The next two are caught by the run itself and never seen by a user, so

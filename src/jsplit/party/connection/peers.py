@@ -50,6 +50,7 @@ class Peers:
         lost: by peer, since when there is no connection.
         trouble: by party, what was wrong with its connection last, or
             why it left; nothing once it is there again.
+        denied: the parties that did not let this one in, when it last tried.
         seen: the peers that have ever been here.
         fatal: why this party cannot go on.
         verdict: what all are told, if it is over for all.
@@ -77,6 +78,7 @@ class Peers:
         self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.trouble: dict[str, str] = {}
         self.strays = Strays(party, self.names, self.trouble)
+        self.denied: set[str] = set()
         self.seen: set[int] = set()
         self.fatal: Exception | None = None
         self.verdict: str | None = None
@@ -113,12 +115,13 @@ class Peers:
             self.rooms[sender, receiver] = room_of(self.member.terms, sender, receiver)
         return self.rooms[sender, receiver]
 
-    def note(self, peer: int, trouble: str) -> None:
-        """Note what was wrong with a connection."""
+    def note(self, peer: int, trouble: str, *, denied: bool = False) -> None:
+        """Note what was wrong with a connection, and whether this party is let in."""
         party = self.names[peer]
         # A transport of a user's own may hand on whatever the other end has said.
         trouble = printable(trouble)
         with self.changed:
+            (self.denied.add if denied else self.denied.discard)(party)
             # Who is gone has said why it left, which is more than that its
             # connection is lost.
             if peer in self.member.gone or self.trouble.get(party) == trouble:
@@ -132,6 +135,7 @@ class Peers:
         self.seen.add(peer)
         self.lost.pop(peer, None)
         self.trouble.pop(self.names[peer], None)
+        self.denied.discard(self.names[peer])
         self.vigil.greeted(peer)
         theirs = self.member.versions_of[peer]
         # Once for each process, not for each connection of it.

@@ -129,19 +129,19 @@ def told(records: Records, client: str, *, alone: bool) -> str | None:
     Raises:
         ValueError: if it would say too much, naming the cure.
     """
+    # Not even of many ids, nor under a key: nobody compares it.
+    if alone:
+        return None
     digest, many = records.digest, (records.count or 0) >= LEAST
     if digest is None or digest.startswith(KEYED):
         return digest
     # Of weights without ids: most are the same number, and the few that are not are soon tried.
     if many and records.order is not None:
-        if not alone:
-            _log.warning(
-                "ids are compared by a digest without a key: who knows all of them but a few "
-                "can try out those; `ids_key` prevents it."
-            )
+        _log.warning(
+            "ids are compared by a digest without a key: who knows all of them but a few "
+            "can try out those; `ids_key` prevents it."
+        )
         return digest
-    if alone:
-        return None
     what = "weights" if records.order is None else f"fewer than {LEAST} ids"
     whose = f" of `{client}`" if client else ""
     raise ValueError(

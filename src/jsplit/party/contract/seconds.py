@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
+from sys import float_info
 
 from jsplit.core.checks import shown
 
@@ -26,7 +26,8 @@ def check_seconds(found: Mapping[str, object]) -> None:
         # Written so that NaN is refused as well, which no comparison finds too small.
         number = seconds if isinstance(seconds, (int, float)) else 0.0
         # `True` is a number in Python, and never what somebody meant by seconds.
-        if isinstance(seconds, bool) or not 0 < number < inf:
+        # No number of Python's is too large for an integer, and these are used as floats.
+        if isinstance(seconds, bool) or not 0 < number <= float_info.max:
             raise ValueError(
                 f"`{name}` must be a positive number of seconds, got {shown(seconds)}."
             )
