@@ -50,7 +50,7 @@ class Peers:
         lost: by peer, since when there is no connection.
         trouble: by party, what was wrong with its connection last, or
             why it left; nothing once it is there again.
-        denied: the parties that did not let this one in, when it last tried.
+        denied: the parties that have not let this one in.
         seen: the peers that have ever been here.
         fatal: why this party cannot go on.
         verdict: what all are told, if it is over for all.
@@ -121,7 +121,9 @@ class Peers:
         # A transport of a user's own may hand on whatever the other end has said.
         trouble = printable(trouble)
         with self.changed:
-            (self.denied.add if denied else self.denied.discard)(party)
+            # Until it is let in: who turns it away may be gone when it tries again.
+            if denied:
+                self.denied.add(party)
             # Who is gone has said why it left, which is more than that its
             # connection is lost.
             if peer in self.member.gone or self.trouble.get(party) == trouble:
