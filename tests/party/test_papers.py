@@ -151,7 +151,6 @@ def open_mask():
     os.umask(before)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes say nothing here")
 def test_what_a_party_writes_is_its_owners_alone_whatever_the_umask(
     tmp_path, open_mask, caplog
 ):
@@ -177,7 +176,6 @@ def test_what_a_party_writes_is_its_owners_alone_whatever_the_umask(
     assert len(found) > 10
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links need a right elsewhere")
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_link_in_the_place_of_a_temporary_file_leads_nowhere(tmp_path, link):
     """Whoever may write into a folder would else choose what is written over."""
@@ -194,7 +192,6 @@ def test_a_link_in_the_place_of_a_temporary_file_leads_nowhere(tmp_path, link):
     assert {f.name for f in tmp_path.iterdir()} == {"about.json", "lab.npz", "victim"}
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes say nothing here")
 def test_outputs_and_certificates_are_their_owners_alone(tmp_path, open_mask):
     from jsplit.commands.tasks import _write
 

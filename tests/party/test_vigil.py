@@ -200,18 +200,23 @@ def test_a_client_that_computes_is_not_passed_over():
     assert bits(results["b"].state) == bits(undisturbed(problem, 4)["client"])
 
 
-def test_a_client_that_is_there_and_does_nothing_in_its_turn_is_passed_over(
-    monkeypatch,
-):
-    """It says that it waits, while all wait for it; the others train to the end."""
-    problem, over, idle = small("pair"), threading.Event(), threading.Event()
+def two_in_turn(problem, steps):
+    """Two clients by turns, either of which may be passed over."""
     turns = party.turns(
         {c: {"client": c} for c in "ab"},
         [("a", 2), ("b", 2)],
         missing="skip",
         handoff="server",
     )
-    agreed = agreed_for(problem, steps=8, checkpoint=2, patience=0.8, turns=turns)
+    return agreed_for(problem, steps=steps, checkpoint=2, patience=0.8, turns=turns)
+
+
+def test_a_client_that_is_there_and_does_nothing_in_its_turn_is_passed_over(
+    monkeypatch,
+):
+    """It says that it waits, while all wait for it; the others train to the end."""
+    problem, over, idle = small("pair"), threading.Event(), threading.Event()
+    agreed = two_in_turn(problem, steps=8)
     made, role = optimizers(problem.topology), agreed.turns.role
     say = Network._say_sign
 
@@ -253,13 +258,7 @@ def test_a_client_that_is_there_and_does_nothing_in_its_turn_is_passed_over(
 def test_an_honest_client_is_not_lost_where_another_hands_nothing_over(monkeypatch):
     """The lead cannot tell which of the two it is: it tries both, and comes to an end."""
     problem = small("pair")
-    turns = party.turns(
-        {c: {"client": c} for c in "ab"},
-        [("a", 2), ("b", 2)],
-        missing="skip",
-        handoff="server",
-    )
-    agreed = agreed_for(problem, steps=6, checkpoint=2, patience=0.8, turns=turns)
+    agreed = two_in_turn(problem, steps=6)
     made, role = optimizers(problem.topology), agreed.turns.role
     rates = {p: made[role[p]] for p in agreed.parties}
     send, silent = Network.send, threading.Event()

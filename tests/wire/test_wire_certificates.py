@@ -292,7 +292,6 @@ def test_a_listener_looks_at_the_life_of_a_certificate_and_of_its_authority():
     assert "the authority of its" in (proof.why_refused(old, lab) or "")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes say nothing here")
 def test_an_authority_that_others_can_write_or_replace_is_warned_of(tmp_path, caplog):
     folder = tmp_path / "certs"
     certs.certs(folder, ["lab"])
@@ -352,7 +351,6 @@ def test_a_serial_number_is_denied_however_it_is_written(tmp_path):
         read(tmp_path, "lab", deny=tmp_path / "none")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes say nothing here")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620])
 def test_a_key_that_others_can_read_or_write_is_refused(tmp_path, mode, monkeypatch):
     certs.certs(tmp_path, ["lab"])
