@@ -9,8 +9,10 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from jsplit.commands.functions import said, whence
+from jsplit.commands.library_lines import bounded
 from jsplit.commands.parser import parser
 from jsplit.commands.statuses import INTERRUPTED, MENDABLE, NEVER, STOPPED, status_of
 from jsplit.commands.stopping import Asked, hush
@@ -41,14 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0
     """
     options = parser().parse_args(arguments)
-    # On standard error: what a command gives may be piped to another.
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr
-    )
-    # JAX says which devices it has not found, in lines that look like errors.
-    logging.getLogger("jax").setLevel(logging.WARNING)
     try:
-        return options.run(options)
+        # Only what has a `party` speaks with others, who could make libraries write. Who
+        # gives arguments is a program with a standard error, and threads, of its own.
+        alone = arguments is None and "party" in options
+        # It ends before the line that says how the command ended.
+        with bounded() if alone else nullcontext():
+            # On standard error: what a command gives may be piped to another.
+            logging.basicConfig(
+                level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr
+            )
+            # JAX says which devices it has not found, in lines that look like errors.
+            logging.getLogger("jax").setLevel(logging.WARNING)
+            return options.run(options)
     except ModuleNotFoundError as error:
         # Of an extra that a wheel was installed without. A module that the user's own
         # file lacks is the user's to find, with the traceback.

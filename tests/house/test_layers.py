@@ -100,7 +100,7 @@ INSIDE = {
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
-    "commands": "functions agreements brought statuses stopping tasks parser",
+    "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

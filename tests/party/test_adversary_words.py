@@ -16,6 +16,7 @@ from jsplit.wire.channel import accept_all
 from jsplit.wire.codec import CodecError, frame_of, text_of
 from jsplit.wire.control import Status
 from jsplit.wire.errors import Astray, RemoteProtocolError
+from jsplit.wire.key_exchange import KeyExchange
 from jsplit.wire.member import Member
 from jsplit.wire.memory import MemoryTransport
 from jsplit.wire.pipe import Closed
@@ -51,7 +52,9 @@ class World:
         uris = [uri_of(p) for p in PARTIES]
 
         def seals(p) -> Seals:
-            return Sealer(trust[PARTIES[p]], PARTIES, uris, RUN, p, 10 + p, 1 << 20)
+            return Sealer(
+                KeyExchange(trust[PARTIES[p]], PARTIES, uris, RUN, p, 10 + p), 1 << 20
+            )
 
         self.parties = [
             Member(
@@ -305,7 +308,7 @@ def test_a_strangers_key_is_no_partys_key_behind_the_lead():
     """It has a certificate of the authority, and the lead passes its offer on."""
     trust, uris = authority([*PARTIES, "stranger"]), [uri_of(p) for p in PARTIES]
     lab, stranger = (
-        Sealer(trust[name], PARTIES, uris, RUN, place, 10 + place, 1 << 20)
+        Sealer(KeyExchange(trust[name], PARTIES, uris, RUN, place, 10 + place), 1 << 20)
         for name, place in (("lab", LAB), ("stranger", CLINIC))
     )
     assert stranger.meet(LAB, 10, lab.offer(CLINIC))

@@ -77,7 +77,7 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
         def one(p):
             more = [
                 ["--out", f"{p}.npz"] if words[0] == "predict" else [],
-                ["--log", f"{p}.log"] if words[0] == "train" else [],
+                ["--log", f"{words[0]}-{p}.log"],
             ]
             return command.main(
                 [
@@ -101,9 +101,13 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
 
     assert set(together("train").values()) == {0}
     log = [
-        json.loads(line) for line in (folder / "server.log").read_text().splitlines()
+        json.loads(line)
+        for line in (folder / "train-server.log").read_text().splitlines()
     ]
-    assert (folder / "server.log").stat().st_mode & 0o777 in (0o600, 0o666)  # Windows
+    assert (folder / "train-server.log").stat().st_mode & 0o777 in (
+        0o600,
+        0o666,
+    )  # Windows
     assert [x["step"] for x in log] == [1, 2, 3] and {
         "losses",
         "sent",
@@ -128,6 +132,10 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
         and not (folder / "lab.npz").exists()
     )
     assert threading.active_count() < 30
+    [line] = (folder / "evaluate-server.log").read_text().splitlines()
+    line = json.loads(line)
+    assert line["step"] == 3 and f"server: loss {line['loss']:.6f}" in measured
+    assert line["largest"] == pytest.approx(largest)
 
 
 TURNS = """
@@ -215,7 +223,7 @@ def test_clients_that_take_turns(folder, capsys, monkeypatch):
         )
         == 2
     )
-    assert "say whose with agreed.of" in capsys.readouterr().err
+    assert "say whose with `--client`" in capsys.readouterr().err
 
 
 TRAIN = [
@@ -271,6 +279,14 @@ TRAIN = [
         (
             [*TRAIN, "--pulse", "0", "5"],
             "`--pulse` must be two positive numbers of seconds",
+        ),
+        (
+            [*TRAIN, "--address", "server=x:1", "--address", "server=x:2"],
+            "`--address` gives two addresses of server",
+        ),
+        (
+            [*TRAIN, "--bound", "left=1", "--bound", "left=2"],
+            "`--bound` gives two norms of left",
         ),
         ([*TRAIN, "--bound", "left"], "`--bound` must be value=norm, a number"),
         (

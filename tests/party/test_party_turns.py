@@ -300,7 +300,7 @@ def test_each_client_evaluates_and_predicts_with_what_all_have_learned(trained):
         rtol=1e-6,
     )
     with pytest.raises(
-        ValueError, match="`agreed` is of several clients: say whose with agreed.of"
+        ValueError, match="`agreed` is of several clients: say whose with `--client`"
     ):
         party.evaluate(
             agreed,

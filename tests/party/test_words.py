@@ -30,6 +30,7 @@ from jsplit.wire.codec import Head, frame_of, text_of
 from jsplit.wire.control import Status
 from jsplit.wire.difference import difference
 from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.key_exchange import KeyExchange
 from jsplit.wire.member import Member
 from jsplit.wire.memory import MemoryTransport
 from jsplit.wire.pipe import Closed
@@ -314,7 +315,7 @@ def test_what_is_wrong_with_a_key_is_said_in_quotes(text, kind, monkeypatch):
     """Who checks a certificate may say what stands in it."""
     trust, uris = authority(["lab", "server"]), ["x:lab", "x:server"]
     lab, server = (
-        Sealer(trust[name], ["lab", "server"], uris, RUN, place, 5, 9)
+        Sealer(KeyExchange(trust[name], ["lab", "server"], uris, RUN, place, 5), 9)
         for place, name in enumerate(trust)
     )
     assert lab.meet(1, 5, server.offer(0))

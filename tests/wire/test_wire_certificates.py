@@ -16,6 +16,7 @@ from jsplit.wire.certs import Credentials, authority, host_of, uri_of
 from jsplit.wire.credential_files import read
 from jsplit.wire.denied import denied_in
 from jsplit.wire.errors import NotYet, Refused, RemoteProtocolError
+from jsplit.wire.key_exchange import KeyExchange
 from jsplit.wire.memory import MemoryTransport
 from jsplit.wire.pipe import Closed, Denied
 from jsplit.wire.rpc import Grpc
@@ -315,7 +316,9 @@ def test_a_denied_certificate_seals_nothing():
     uris = [uri_of("lab"), uri_of("server")]
 
     def sealer(trust, me):
-        return Sealer(trust, ["lab", "server"], uris, b"r" * 32, me, 7, LIMIT)
+        return Sealer(
+            KeyExchange(trust, ["lab", "server"], uris, b"r" * 32, me, 7), LIMIT
+        )
 
     lab, server = made["lab"], made["server"]
     strict = Credentials(

@@ -12,6 +12,7 @@ from jsplit.wire import chunks, codec
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, authority, uri_of
 from jsplit.wire.codec import Head, frame_of
 from jsplit.wire.errors import Refused, RemoteProtocolError
+from jsplit.wire.key_exchange import KeyExchange
 from jsplit.wire.relay import OVERHEAD
 from jsplit.wire.seal import Sealer
 
@@ -25,9 +26,8 @@ def trust():
 
 
 def sealer(trust, me, instance=7):
-    return Sealer(
-        trust, PARTIES, [uri_of(p) for p in PARTIES], RUN, me, instance, LIMIT
-    )
+    uris = [uri_of(p) for p in PARTIES]
+    return Sealer(KeyExchange(trust, PARTIES, uris, RUN, me, instance), LIMIT)
 
 
 def frame(step=3, sender=0, receiver=1):

@@ -134,7 +134,8 @@ def _addresses(said: list[str], agreed: parties.Agreement) -> dict[str, str]:
                 "`--address` must be party=host:port, "
                 f"for one of {', '.join(agreed.parties)}, got {name}={address}."
             )
-        addresses[name] = address
+        if addresses.setdefault(name, address) != address:
+            raise ValueError(f"`--address` gives two addresses of {name}.")
     return addresses
 
 
@@ -144,11 +145,14 @@ def _bound(said: list[str]) -> dict[str, float]:
     for text in said:
         name, _, most = text.rpartition("=")
         try:
-            found[name] = float(most)
+            norm = float(most)
         except ValueError:
             raise ValueError(
                 f"`--bound` must be value=norm, a number, got {text}."
             ) from None
+        # The last would count, and a forgotten first one be the one that was meant.
+        if found.setdefault(name, norm) != norm:
+            raise ValueError(f"`--bound` gives two norms of {name}.")
     return found
 
 

@@ -171,7 +171,11 @@ def _add_reach(one: argparse.ArgumentParser) -> None:
         metavar="VALUE=NORM",
         help="the largest norm that a record of a value from others may have",
     )
-    one.add_argument("--log", type=Path, help="file for one line of JSON for each step")
+    one.add_argument(
+        "--log",
+        type=Path,
+        help="file for lines of JSON: one for each step, or one for an inference",
+    )
 
 
 def _add_records(one: argparse.ArgumentParser) -> None:

@@ -80,6 +80,10 @@ def train(options: argparse.Namespace) -> int:
             bound=gathered.bound,
             **gathered.given,
         )
+    for step, clients in result.away:
+        # With it the run can be computed again, and whoever was left out learns of it.
+        gone = ", ".join(clients) if clients else "nobody"
+        say(f"{options.party}: from step {step} on {gone} was passed over")
     losses = [f", {name} {x[-1]:.6f}" for name, x in result.losses.items() if x]
     how = "stopped" if result.stopped else "done"
     say(f"{options.party}: {how} after step {result.step}{''.join(losses)}")
@@ -95,7 +99,7 @@ def infer(options: argparse.Namespace) -> int:
     Returns:
         The exit status: `DONE` or `STOPPED`.
     """
-    with _gathered(options) as (gathered, stop):
+    with _gathered(options) as (gathered, stop), closing(Lines(options.log)) as log:
         agreed, addresses = gathered.agreed, gathered.addresses
         if options.client:
             agreed = agreed.of(options.client)
@@ -122,6 +126,8 @@ def infer(options: argparse.Namespace) -> int:
             bound=gathered.bound,
             **kept,
         )
+        if not result.stopped:
+            log.add(_as_json(result))
     if result.stopped:
         say(f"{options.party}: stopped, nothing was computed")
         return STOPPED
@@ -137,6 +143,15 @@ def infer(options: argparse.Namespace) -> int:
     elif not result.losses and not result.metrics:
         say(f"{options.party}: done, nothing of the result is computed here")
     return DONE
+
+
+def _as_json(result: parties.Result) -> str:
+    """The numbers of an inference as one line of JSON."""
+    numbers = {**result.losses, **result.metrics}
+    # As in training: no other reader of JSON takes NaN.
+    plain = {n: x if np.isfinite(x) else None for n, x in numbers.items()}
+    line = {"time": time.time(), "step": result.step, **plain}
+    return json.dumps(line, allow_nan=False)
 
 
 def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:

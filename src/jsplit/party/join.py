@@ -129,8 +129,8 @@ def prepare(
     clients, training = agreed.turns.names, task.kind is TaskKind.TRAIN
     if not training and len(clients) > 1:
         raise ValueError(
-            "`agreed` is of several clients: say whose with agreed.of, "
-            f"for one of {', '.join(clients)}."
+            "`agreed` is of several clients: say whose with `--client`, in Python "
+            f"`agreed.of(...)`, for one of {', '.join(clients)}."
         )
     fields = local.fields(task.kind)
     records = records_of(agreed, party, fields, brought, is_alone(agreed, task))
@@ -228,11 +228,11 @@ def _member(
 def _sealer(frames: Frames, credentials: Trust, instance: int) -> Seals:
     """What seals the frames that go by way of the lead, and opens those that come so."""
     # Here, since it needs `cryptography`, which parties that all reach each other do not.
+    from jsplit.wire.key_exchange import KeyExchange
     from jsplit.wire.seal import Sealer
 
     agreed, parties = frames.agreed, frames.agreed.parties
     identities = [identity_of(agreed, p, credentials) for p in parties]
     me = parties.index(frames.party)
-    return Sealer(
-        credentials, parties, identities, frames.run, me, instance, frames.limit
-    )
+    exchange = KeyExchange(credentials, parties, identities, frames.run, me, instance)
+    return Sealer(exchange, frames.limit)

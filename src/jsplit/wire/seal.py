@@ -16,7 +16,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from jsplit.wire import chunks
-from jsplit.wire.credentials import Trust
 from jsplit.wire.errors import RemoteProtocolError
 from jsplit.wire.frames import Frame, frame_of
 from jsplit.wire.json_types import Json
@@ -56,28 +55,14 @@ class Sealer:
     soon as it has opened one frame: what follows the keys at once, a sealed sync.
 
     Args:
-        trust: its credentials.
-        parties: names, by their places in the agreement.
-        identities: the URIs that the parties' certificates must hold, by the same places.
-        run: hash of the agreement.
-        me: this party, by its place.
-        instance: number of this process.
+        exchange: its side of the exchange of keys.
         limit: the most bytes that the arrays of one frame may take.
     """
 
-    def __init__(
-        self,
-        trust: Trust,
-        parties: Sequence[str],
-        identities: Sequence[str],
-        run: bytes,
-        me: int,
-        instance: int,
-        limit: int,
-    ):
-        self.exchange = KeyExchange(trust, parties, identities, run, me, instance)
-        self.parties = parties
-        self.me = me
+    def __init__(self, exchange: KeyExchange, limit: int):
+        self.exchange = exchange
+        self.parties = exchange.parties
+        self.me = exchange.me
         # What is said in JSON is sealed too, and may be longer than all values.
         self.limit = max(limit, LARGEST_TEXT)
         self.keys: dict[int, _PeerKeys] = {}
