@@ -48,6 +48,9 @@ ROOMS = {
         "rounds/test_nonfinite_rounds.py::test_of_several_rounds_the_first_bad_step_is_named",
         "rounds/test_turns.py::test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else",
     ),
+    "privacy": (
+        "privacy/test_scores.py::test_a_score_beats_chance_if_its_whole_interval_does",
+    ),
     "costing": (
         "costing/test_runs.py::test_federated_averaging_moves_the_whole_model_twice_a_round",
         "costing/test_cost.py::test_micro_batches_send_the_predicted_messages_and_keep_less",

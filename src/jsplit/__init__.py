@@ -4,7 +4,7 @@ Whatever a user calls is listed in `__all__`; the rooms behind it (`jsplit.core`
 ...) may change from one version to the next.
 """
 
-from jsplit import compress, party, population, rounds, runs
+from jsplit import compress, party, population, privacy, rounds, runs
 from jsplit.core import (
     Finite,
     Info,
@@ -109,6 +109,7 @@ __all__ = [
     "party",
     "plan",
     "population",
+    "privacy",
     "restore",
     "restore_weights",
     "rounds",

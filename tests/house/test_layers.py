@@ -27,6 +27,7 @@ ROOMS = {
     "population": "populations",
     "rounds": "core jaxprs topology training populations",
     "costing": "core jaxprs segments slicing topology training",
+    "privacy": "core jaxprs segments slicing compress topology training populations rounds costing",
     "runs": "costing",
     "wire": "",
     "party": "core compress topology training wire",
@@ -100,6 +101,7 @@ INSIDE = {
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
+    "privacy": "scores traffic",
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }

@@ -1,0 +1,6 @@
+"""What each party sees, how much that gives away, what protects it, and what is guaranteed."""
+
+from jsplit.privacy.scores import Adversary, Budget, Score
+from jsplit.privacy.traffic import Traffic
+
+__all__ = ["Adversary", "Budget", "Score", "Traffic"]

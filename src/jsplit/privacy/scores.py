@@ -1,0 +1,114 @@
+"""What an attack reached: one number with its interval, its control and what it cost.
+
+An attack without a control that falls to chance has shown nothing, and a number without an
+adversary says nothing of anybody's risk. So a score cannot be made without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Who attacks, and what it is supposed to know.
+
+    Attributes:
+        party: which party of the topology it is.
+        knows: what it has beside its own view, in words: the form of the other
+            party's segment, records of the same kind, some labels.
+        active: whether it departs from what was agreed on.
+        public: how many records it has that are nobody's secret.
+        labelled: how many of those whose label it knows.
+        source: the paper or code that the attack is of.
+
+    Example:
+        >>> from jsplit.privacy import Adversary
+        >>> Adversary("client", "one positive record", labelled=1).active
+        False
+    """
+
+    party: str
+    knows: str
+    active: bool = False
+    public: int = 0
+    labelled: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an attack has spent.
+
+    Attributes:
+        steps: steps of optimisation, 0 of a closed form.
+        records: records of others that it has looked at.
+        seconds: of wall time, compiling included.
+
+    Example:
+        >>> from jsplit.privacy import Budget
+        >>> Budget(steps=0, records=1024, seconds=0.1).steps
+        0
+    """
+
+    steps: int
+    records: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an attack reached.
+
+    Attributes:
+        attack: its name.
+        target: what it aims at, a field by its name, or "membership".
+        measure: what `value` is: "AUC", "accuracy", "MSE".
+        value: the number, of records that the attack was not fitted on.
+        interval: within which it lies with 95 % confidence.
+        control: the same attack where there is nothing to find: shuffled pairs, noise,
+            an untrained bottom.
+        chance: what somebody reaches who sees nothing.
+        larger_leaks: whether a larger value is a larger leak; of an error it is not.
+        adversary: who attacks.
+        budget: what it cost.
+        more: other numbers of the same attack by name, as an SSIM beside an MSE.
+
+    Example:
+        >>> from jsplit.privacy import Adversary, Budget, Score
+        >>> Score(
+        ...     "norm", "label", "AUC", 0.9, (0.88, 0.92), 0.51, 0.5, True,
+        ...     Adversary("client", "nothing"), Budget(0, 1024, 0.1),
+        ... ).beats_chance
+        True
+    """
+
+    attack: str
+    target: str
+    measure: str
+    value: float
+    interval: tuple[float, float]
+    control: float
+    chance: float
+    larger_leaks: bool
+    adversary: Adversary
+    budget: Budget
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the whole interval is on the leaking side of chance.
+
+        Returns:
+            Whether it is.
+
+        Example:
+            >>> from jsplit.privacy import Adversary, Budget, Score
+            >>> adversary, budget = Adversary("client", "nothing"), Budget(0, 8, 0.1)
+            >>> of = ("norm", "label", "AUC", 0.6, (0.4, 0.8), 0.5, 0.5, True)
+            >>> Score(*of, adversary, budget).beats_chance
+            False
+        """
+        low, high = self.interval
+        return low > self.chance if self.larger_leaks else high < self.chance
