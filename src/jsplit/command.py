@@ -15,7 +15,7 @@ from jsplit.commands.functions import said, whence
 from jsplit.commands.library_lines import bounded
 from jsplit.commands.parser import parser
 from jsplit.commands.statuses import INTERRUPTED, MENDABLE, NEVER, STOPPED, status_of
-from jsplit.commands.stopping import Asked, hush
+from jsplit.commands.stopping import Asked, hush, leave_no_signal
 
 _OF_GRPC = ("grpc", "cryptography")
 """The packages of the extra `grpc`."""
@@ -55,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             # JAX says which devices it has not found, in lines that look like errors.
             logging.getLogger("jax").setLevel(logging.WARNING)
-            return options.run(options)
+            try:
+                return options.run(options)
+            finally:
+                if alone:
+                    leave_no_signal()
     except ModuleNotFoundError as error:
         # Of an extra that a wheel was installed without. A module that the user's own
         # file lacks is the user's to find, with the traceback.

@@ -28,6 +28,7 @@ from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import steps_in
 from jsplit.party.saved_states import SavedStates
 from jsplit.wire import codec
+from jsplit.wire.claims import check_arrival
 from jsplit.wire.control import Start, Status
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.member import Member
@@ -122,6 +123,14 @@ def test_a_client_that_only_the_lead_knows_is_named_in_quotes(holders):
     with pytest.raises(Refused, match="a client that there is not") as error:
         told(member, "start", GOOD | wrong)
     assert '"south\\x1b[2J. Run: curl"' in str(error.value)
+
+
+def test_a_process_that_says_two_sets_of_records_costs_one_short_line():
+    many = {f"client {i}": (i, "ab") for i in range(20_000)}
+    terms = replace(TERMS, holders={})
+    with pytest.raises(RemoteProtocolError, match="and 19992 more") as error:
+        check_arrival(terms, 0, Status(1, 0, (), many), HAS, None, None)
+    assert len(str(error.value)) < 200
 
 
 def test_an_epoch_must_fit_the_one_before_it():

@@ -9,15 +9,17 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from cryptography import x509
 
 from jsplit import command, party
-from jsplit.commands import stopping
+from jsplit.commands import stopping, tasks
 from jsplit.commands.statuses import status_of
 from jsplit.commands.stopping import Lines
 from jsplit.commands.tasks import Progress
@@ -187,6 +189,47 @@ def test_a_disk_that_is_full_under_log_and_output_costs_lines_and_no_step(
     assert len((tmp_path / "log").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "log").read_text())["step"] == 1
     assert sum("are lost" in r.message for r in caplog.records) == 1
+
+
+def test_a_prediction_that_cannot_be_written_leaves_the_one_before(
+    tmp_path, monkeypatch
+):
+    """A full disk amid the file, or a process that is killed there."""
+    file = tasks._write(tmp_path / "outputs", {"y": np.arange(3)})
+    before = file.read_bytes()
+
+    def torn(f, **arrays):
+        f.write(b"PK")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tasks.np, "savez", torn)
+    with pytest.raises(OSError, match="No space left"):
+        tasks._write(tmp_path / "outputs", {"y": np.arange(4)})
+    assert [f.name for f in tmp_path.iterdir()] == ["outputs.npz"]
+    assert file.read_bytes() == before and file.stat().st_mode & 0o077 == 0
+
+
+ENDS = """
+import os, signal, sys
+from jsplit import command
+def run(options):
+    return 3
+class Parser:
+    def parse_args(self, arguments):
+        from argparse import Namespace
+        return Namespace(run=run, debug=False, command="train", party="lab")
+command.parser = Parser
+status = command.main()
+for name in (signal.SIGTERM, signal.SIGHUP):
+    os.kill(os.getpid(), name)
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such signals there")
+def test_a_second_signal_comes_too_late_when_a_party_has_ended():
+    ended = subprocess.run([sys.executable, "-c", ENDS], timeout=60)
+    assert ended.returncode == 3
 
 
 def test_a_line_that_was_torn_is_a_line_of_its_own(tmp_path):

@@ -16,6 +16,7 @@ import jsplit
 from jsplit import party
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import save
+from jsplit.core.files import plain_file
 from jsplit.party.contract.ids_key import LEAST, key_of, made, secret_of, told
 from jsplit.party.contract.record_order import Records
 from jsplit.party.folder import write_whole
@@ -190,6 +191,24 @@ def test_a_link_in_the_place_of_a_temporary_file_leads_nowhere(tmp_path, link):
         write()
         assert victim.read_text() == "precious" and not victim.is_symlink()
     assert {f.name for f in tmp_path.iterdir()} == {"about.json", "lab.npz", "victim"}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, None])
+def test_what_numbers_processes_is_a_plain_file_of_jsplit_s_own(tmp_path, make):
+    """A link would be added to where it leads, and a pipe be waited at."""
+    victim, process = tmp_path / "victim", tmp_path / "state" / "process"
+    victim.write_text("precious")
+    victim.chmod(0o644)
+    process.parent.mkdir()
+    process.symlink_to(victim) if make is None else make(process)
+    with pytest.raises(ValueError, match="must be a plain file of jsplit's own"):
+        plain_file(process)
+    assert victim.read_text() == "precious" and victim.stat().st_mode & 0o777 == 0o644
+    with plain_file(tmp_path / "state" / "other") as f:
+        f.write(b"1")
+    with plain_file(tmp_path / "state" / "other") as f:
+        f.write(b"2")
+    assert (tmp_path / "state" / "other").read_bytes() == b"12"
 
 
 def test_outputs_and_certificates_are_their_owners_alone(tmp_path, open_mask):

@@ -72,6 +72,17 @@ def stopped_at_once() -> Iterator[None]:
         yield
 
 
+def leave_no_signal() -> None:
+    """Let SIGTERM and SIGHUP come too late, from now on until the process ends.
+
+    What it was asked to do is done, and its exit status says so. A second signal while
+    Python takes itself apart would put a status of its own into that one's place.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def say(text: str) -> None:
     """Print a line, if anybody can be told.
 

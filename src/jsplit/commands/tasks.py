@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from jsplit.commands.brought import Gathered, gather
 from jsplit.commands.statuses import DONE, STOPPED
 from jsplit.commands.stopping import Lines, asked_to_stop, say, stopped_at_once
 from jsplit.core.base import PyTree
-from jsplit.core.files import private_file
+from jsplit.core.files import temporary_file
 
 
 class Progress:
@@ -80,13 +81,14 @@ def train(options: argparse.Namespace) -> int:
             bound=gathered.bound,
             **gathered.given,
         )
-    for step, clients in result.away:
-        # With it the run can be computed again, and whoever was left out learns of it.
-        gone = ", ".join(clients) if clients else "nobody"
-        say(f"{options.party}: from step {step} on {gone} was passed over")
-    losses = [f", {name} {x[-1]:.6f}" for name, x in result.losses.items() if x]
-    how = "stopped" if result.stopped else "done"
-    say(f"{options.party}: {how} after step {result.step}{''.join(losses)}")
+        # Within, here and below: what is left to do is not ended by a signal.
+        for step, clients in result.away:
+            # With it the run can be computed again, and who was left out learns of it.
+            gone = ", ".join(clients) if clients else "nobody"
+            say(f"{options.party}: from step {step} on {gone} was passed over")
+        losses = [f", {name} {x[-1]:.6f}" for name, x in result.losses.items() if x]
+        how = "stopped" if result.stopped else "done"
+        say(f"{options.party}: {how} after step {result.step}{''.join(losses)}")
     return STOPPED if result.stopped else DONE
 
 
@@ -126,23 +128,27 @@ def infer(options: argparse.Namespace) -> int:
             bound=gathered.bound,
             **kept,
         )
-        if not result.stopped:
-            log.add(_as_json(result))
-    if result.stopped:
-        say(f"{options.party}: stopped, nothing was computed")
-        return STOPPED
+        if result.stopped:
+            say(f"{options.party}: stopped, nothing was computed")
+            return STOPPED
+        log.add(_as_json(result))
+        _tell(result, options.party, options.out if predicts else None)
+    return DONE
+
+
+def _tell(result: parties.Result, party: str, out: Path | None) -> None:
+    """Print what was computed; outputs are written into the file `out`."""
     # Of which state the numbers are: the newest that all parties have.
-    say(f"{options.party}: with what was learned by step {result.step}")
+    say(f"{party}: with what was learned by step {result.step}")
     for name, x in result.losses.items():
-        say(f"{options.party}: {name} {x:.6f}")
+        say(f"{party}: {name} {x:.6f}")
     for name, x in result.metrics.items():
         shown = f"{x:.6f}" if isinstance(x, float) else x
-        say(f"{options.party}: {name} {shown}")
-    if predicts and result.outputs:
-        say(str(_write(options.out, _by_path(result.outputs))))
+        say(f"{party}: {name} {shown}")
+    if out is not None and result.outputs:
+        say(str(_write(out, _by_path(result.outputs))))
     elif not result.losses and not result.metrics:
-        say(f"{options.party}: done, nothing of the result is computed here")
-    return DONE
+        say(f"{party}: done, nothing of the result is computed here")
 
 
 def _as_json(result: parties.Result) -> str:
@@ -159,8 +165,16 @@ def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     # As NumPy itself does it, of a file that it is given by name.
     if file.suffix != ".npz":
         file = file.with_name(f"{file.name}.npz")
-    with private_file(file) as f:
-        np.savez(f, allow_pickle=False, **arrays)
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        with temporary_file(temporary) as f:
+            np.savez(f, allow_pickle=False, **arrays)
+            f.flush()
+            os.fsync(f.fileno())
+        # Until here what an earlier prediction gave is still there.
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
     return file
 
 

@@ -36,7 +36,7 @@ def to_disk(folder: Path) -> None:
 
 
 def private_file(
-    file: str | os.PathLike[str], mode: Literal["wb", "ab", "a+b"] = "wb"
+    file: str | os.PathLike[str], mode: Literal["wb", "ab"] = "wb"
 ) -> BinaryIO:
     """Open a file of bytes that its owner alone can read, whatever the umask is.
 
@@ -53,6 +53,33 @@ def private_file(
     # The mode is given when the file is made: a `chmod` afterwards would leave a moment in which
     # everybody on the machine can open it.
     return open(file, mode, opener=_for_its_owner)
+
+
+def plain_file(file: Path) -> BinaryIO:
+    """Open a file of bytes to read and to add to, which is one of its own.
+
+    Args:
+        file: is made for its owner alone if it is not there.
+
+    Returns:
+        The open file.
+
+    Raises:
+        ValueError: if there is something else of this name: a link, a pipe, a folder.
+        OSError: if it cannot be opened.
+    """
+
+    # As for `temporary_file`: it could be a link of others, and what that leads to would
+    # be added to. A pipe would be waited at until somebody opens its other end.
+    def opener(name: str, flags: int) -> int:
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        return _for_its_owner(name, flags)
+
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise ValueError(
+            f"{file} must be a plain file of jsplit's own, or not be there."
+        )
+    return open(file, "a+b", opener=opener)
 
 
 def temporary_file(file: Path) -> BinaryIO:

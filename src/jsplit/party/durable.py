@@ -17,7 +17,7 @@ from typing import cast
 
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import restore, save
-from jsplit.core.files import private_file, private_folder, to_disk
+from jsplit.core.files import plain_file, private_folder, to_disk
 from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import (
     at,
@@ -75,7 +75,7 @@ class CheckpointStore:
         private_folder(self.folder)
         warn_of_writers(self.folder)
         # Open for as long as this process has the folder, hence no `with`.
-        self.lock = private_file(self.folder / "process", "a+b")
+        self.lock = plain_file(self.folder / "process")
         try:
             lock(self.lock, self.folder)
             self.instance = number_process(self.lock)

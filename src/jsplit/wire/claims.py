@@ -14,6 +14,9 @@ from jsplit.wire.rota import Away, away_since
 from jsplit.wire.said import named
 from jsplit.wire.terms import Terms
 
+_FEW = 8
+"""Numbers of records that a line of the log holds."""
+
 
 def check_status(who: str, head: Head, status: Status) -> None:
     """Refuse a status that is not of the process whose frame it is in.
@@ -89,7 +92,11 @@ def check_arrival(
 def _counts(status: Status) -> str:
     """How many records a status says, in words."""
     counts = [str(count) for count, _ in status.records.values()]
-    return f"{', '.join(counts) or 'no'} records"
+    # There are as many as it likes to name, and the line goes to a log.
+    few = ", ".join(counts[:_FEW]) + (
+        f" and {len(counts) - _FEW} more" * (len(counts) > _FEW)
+    )
+    return f"{few or 'no'} records"
 
 
 def check_start(
