@@ -7,8 +7,10 @@ disks is what it was.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from dataclasses import replace
+from math import inf
 
 import jax
 import jax.numpy as jnp
@@ -468,7 +470,7 @@ def test_a_hand_over_that_is_not_finite_is_refused_by_name(tmp_path, monkeypatch
 
 
 def test_a_value_beyond_the_bound_of_its_receiver_ends_the_run_of_all(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, caplog
 ):
     """Decoded by its link, if it has one: a scale of 100 times integers of 100."""
     problem = small("pair")
@@ -484,9 +486,27 @@ def test_a_value_beyond_the_bound_of_its_receiver_ends_the_run_of_all(
         assert (
             "`server` sent cotangent `h` of step 5 with a norm of a record of about "
             "5e+03; `bound` of `client` is 3000."
-        )
+        ) in str(error)
     assert max(steps_in(tmp_path / "client")) == 4
-    checked(together(agreed.parties, work_of(problem, agreed, tmp_path, bound=bound)))
+    # An infinite one measures: how large honest values are is said, and nothing refused.
+    open_ended = lambda name: {"h": inf} if name == "client" else None  # noqa: E731
+    with caplog.at_level(logging.INFO):
+        checked(
+            together(
+                agreed.parties, work_of(problem, agreed, tmp_path, bound=open_ended)
+            )
+        )
+    said = [
+        r.getMessage() for r in caplog.records if "the largest norm" in r.getMessage()
+    ]
+    assert said and all(
+        re.search(
+            r"`server` sent cotangent `h` of step \d, .* is about \de[-+]\d\d$", x
+        )
+        for x in said
+    )
+    norms = [float(x.split()[-1]) for x in said]
+    assert norms == sorted({*norms}) and norms[-1] < 3e3
 
 
 def test_a_bound_is_on_a_record_whatever_the_batch():

@@ -120,6 +120,7 @@ def test_from_certificates_to_predictions(folder, capsys, monkeypatch):
     assert "[3/3] step 3, loss" in capsys.readouterr().out
     assert set(together("evaluate", "--records", "8").values()) == {0}
     measured = capsys.readouterr().out
+    assert "sorted as text" not in measured
     assert (
         "server: loss " in measured
         and "lab: with what was learned by step 3" in measured
@@ -302,6 +303,33 @@ def test_what_a_user_can_mend_is_one_line(folder, capsys, words, message):
     assert command.main(words) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({"own": 1}, True), ({"ids": ["a"]}, False), ({"data": 1}, False)],
+)
+def test_who_gets_rows_in_an_order_not_its_own_is_told_so(
+    given, told, folder, capsys, monkeypatch
+):
+    state = jsplit.PartyState({}, {}, (), {}, None, 3)
+    result = party.Result(state, 3, outputs={"y": np.zeros((4, 1))})
+    monkeypatch.setattr(tasks.parties, "predict", lambda *_, **__: result)
+    gathered = tasks.Gathered(
+        federation.agreed_for(federation.small()), given, None, None, {}, (), None
+    )
+    monkeypatch.setattr(tasks, "gather", lambda _: gathered)
+    words = ["predict", "a.json", "server", "x.py:x", "--certs", "c", "--records", "4"]
+    assert command.main([*words, "--checkpoint", "state"]) == 0
+    assert ("sorted as text" in capsys.readouterr().out) is told
+
+
+def test_a_training_that_keeps_nothing_says_so(folder, caplog):
+    assert command.main([*TRAIN[:-1], "--certs", "none"]) == 2
+    assert "without `--checkpoint` nothing of what is learned is kept" in caplog.text
+    caplog.clear()
+    command.main([*TRAIN[:-1], "--certs", "none", "--checkpoint", "state"])
+    assert "`--checkpoint`" not in caplog.text
 
 
 def test_where_an_error_came_from_is_said_on_demand(folder, capsys):

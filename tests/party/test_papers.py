@@ -17,12 +17,13 @@ from jsplit import party
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import save
 from jsplit.core.files import plain_file
+from jsplit.party.connection.connections import _check_identity
 from jsplit.party.contract.ids_key import LEAST, key_of, made, secret_of, told
 from jsplit.party.contract.record_order import Records
 from jsplit.party.folder import write_whole
 from jsplit.party.join import prepare
 from jsplit.party.task import INFERENCE, Brought, Task, TaskKind
-from jsplit.wire.certs import authority
+from jsplit.wire.certs import PlaintextWithoutIdentity, authority
 from jsplit.wire.control import Status
 from jsplit.wire.same_records import same_records
 from tests.party import federation
@@ -191,6 +192,20 @@ def test_a_link_in_the_place_of_a_temporary_file_leads_nowhere(tmp_path, link):
         write()
         assert victim.read_text() == "precious" and not victim.is_symlink()
     assert {f.name for f in tmp_path.iterdir()} == {"about.json", "lab.npz", "victim"}
+
+
+def test_a_certificate_that_is_another_s_is_refused_before_anybody_is_waited_for():
+    """The others would know its party by another URI, or take it for another."""
+    agreed, trust = agreed_for(small("pair")), authority(["client", "mallory"])
+    _check_identity(agreed, "client", trust["client"])
+    _check_identity(agreed, "client", PlaintextWithoutIdentity("client"))
+    with pytest.raises(
+        ValueError, match="`client` names .*mallory, .* must name .*client"
+    ):
+        _check_identity(agreed, "client", trust["mallory"])
+    other = agreed.replace(identities={"client": "spiffe://x/client"})
+    with pytest.raises(ValueError, match="must name spiffe://x/client"):
+        _check_identity(other, "client", trust["client"])
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,14 @@ from jsplit.commands.statuses import DONE, STOPPED
 from jsplit.commands.stopping import Lines, asked_to_stop, say, stopped_at_once
 from jsplit.core.base import PyTree
 from jsplit.core.files import temporary_file
+
+_log = logging.getLogger("jsplit")
+
+
+_ORDER = (
+    "this party has neither records nor `ids`: the rows are in the order of the others' "
+    'ids, sorted as text ("10" before "2")'
+)
 
 
 class Progress:
@@ -66,6 +75,8 @@ def train(options: argparse.Namespace) -> int:
     Returns:
         The exit status: `DONE` or `STOPPED`.
     """
+    if options.checkpoint is None:
+        _log.warning("without `--checkpoint` nothing of what is learned is kept")
     with _gathered(options) as (gathered, stop), closing(Lines(options.log)) as log:
         result = parties.run(
             gathered.agreed,
@@ -133,6 +144,9 @@ def infer(options: argparse.Namespace) -> int:
             return STOPPED
         log.add(_as_json(result))
         _tell(result, options.party, options.out if predicts else None)
+        if predicts and result.outputs and not kept.get("ids") and not kept.get("data"):
+            # Else the rows of one record would be taken for those of another.
+            say(f"{options.party}: {_ORDER}")
     return DONE
 
 

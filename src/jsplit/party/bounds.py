@@ -58,8 +58,8 @@ def checked_bounds(given: object, names: Iterable[str]) -> dict[str, float]:
 
 def check_norm(
     most: float, size: int | None, value: PyTree, sent: Callable[[], str], party: str
-) -> None:
-    """Refuse a value with a record of a larger norm.
+) -> float:
+    """Refuse a value with a record of a larger norm; gives the largest norm.
 
     Args:
         most: the largest norm.
@@ -79,6 +79,7 @@ def check_norm(
             f"{sent()} with a norm{per} of about {found:.0e}; `bound` of `{party}` is "
             f"{most:g}."
         )
+    return found
 
 
 def largest_norm(arrays: Sequence[PyTree], size: int | None = None) -> float:

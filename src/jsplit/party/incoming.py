@@ -6,8 +6,10 @@ got the value; the one to look at is whoever sent it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from math import inf
 
 import jax
 import numpy as np
@@ -22,6 +24,7 @@ from jsplit.party.task import Task
 from jsplit.training.crossing import Packet, packet
 from jsplit.wire.member import Member
 
+_log = logging.getLogger("jsplit.party")
 _MOST = 4
 """So many values are told of, at most."""
 
@@ -54,6 +57,7 @@ class Incoming:
             tuple[str, str], tuple[tuple[int, int], list[ArrayLike] | float]
         ] = {}
         self.faults = Faults(party)
+        self.largest = dict.fromkeys(bounds, 0.0)
         self._decoders: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
     def over(self, exchange: Exchange) -> Incoming:
@@ -92,7 +96,20 @@ class Incoming:
             value = self._value(wire % len(self.local.wires), size, found)
         # In words only if it is needed: this runs for every value.
         sent = partial(self._sent, wire, step)
-        check_norm(most, size, value, sent, self.party)
+        found = check_norm(most, size, value, sent, self.party)
+        # An infinite bound refuses nothing: it is asked how large values are, by who
+        # looks for one. Of a norm no more than a digit is told, and of each size once.
+        if most == inf and f"{found:.0e}" != f"{self.largest[crossing.what]:.0e}":
+            if found > self.largest[crossing.what]:
+                self.largest[crossing.what] = found
+                per = "" if size is None else "of a record "
+                _log.info(
+                    "%s: %s, the largest norm %sso far is about %.0e",
+                    self.party,
+                    sent(),
+                    per,
+                    found,
+                )
 
     def _value(self, number: int, size: int, found: _Arrays) -> PyTree:
         """The value that its receiver reads, decoded by its link if it has one."""

@@ -87,8 +87,21 @@ def verified_uris(
         )
     verifier = policy.build_client_verifier()
     verifier.verify(chain[0], list(chain[1:]))
+    return _uris_in(chain[0])
+
+
+def uris_of(certificate: bytes) -> list[str]:
+    """Give the URIs that a party's own certificate names, whoever has signed it.
+
+    Args:
+        certificate: in PEM, with what leads to the authority after it.
+    """
+    return _uris_in(x509.load_pem_x509_certificates(certificate)[0])
+
+
+def _uris_in(certificate: x509.Certificate) -> list[str]:
     try:
-        extension = chain[0].extensions.get_extension_for_class(
+        extension = certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )
     except x509.ExtensionNotFound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -26,12 +27,32 @@ _TELLING = 5.0
 why.
 """
 
+_log = logging.getLogger("jsplit.party")
+
 
 def identity_of(agreed: Agreement, party: str, trust: Trust) -> str:
     """What a party's certificate says, or without certificates its name."""
     if not isinstance(trust, Credentials):
         return party
     return agreed.identities.get(party, uri_of(party))
+
+
+def _check_identity(agreed: Agreement, party: str, trust: Trust) -> None:
+    """Refuse a certificate of one's own by which no other party would know one.
+
+    The others would say so, or hang up; here it is said before anybody is waited for.
+    """
+    if not isinstance(trust, Credentials):
+        return
+    # Of the extra, as all that reads certificates.
+    from jsplit.wire.signatures import uris_of
+
+    shown, expected = uris_of(trust.certificate), identity_of(agreed, party, trust)
+    if expected not in shown:
+        raise ValueError(
+            f"the certificate of `{party}` names {', '.join(shown) or 'no URI'}, and by the "
+            f"agreement it must name {expected}."
+        )
 
 
 class Connections:
@@ -77,6 +98,12 @@ class Connections:
         self.peers = Peers(agreed, party, member)
         self.changed = self.peers.changed
         self.listener: Listener | None = None
+        if listen and party not in listens:
+            # No port is opened. One script may serve tasks in which others dial it.
+            _log.warning(
+                "`listen` is %s, and by the agreement nobody dials `%s`", listen, party
+            )
+        _check_identity(agreed, party, trust)
         if party in listens:
             others = [p for p in agreed.parties if p != party]
             allowed = {identity_of(agreed, p, trust): p for p in others}
