@@ -42,6 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Tracing makes so many objects that all of Flax and JAX is looked through again and again."""
+    """Tracing makes so many objects that all of Flax and JAX is looked through again and again.
+
+    So what is there before the first test is never looked through, and the rest less often.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

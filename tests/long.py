@@ -66,4 +66,114 @@ LONG = {
         f"anything[{name}]"
         for name in ("large batch", "parallel, shared")
     ),
+    # Of chains of clients and of merged ones another stays.
+    "training/test_equivalence.py::test_adam_in_float32_stays_as_close_as_measured[multihop]",
+    "training/test_equivalence.py::test_adam_in_float32_stays_as_close_as_measured[extended_vanilla]",
+    "training/test_export.py::test_exported_segments_predict_what_the_trainer_predicts_at_another_batch_size[extended_vanilla-cnn]",
+    "training/test_export.py::test_exported_segments_predict_what_the_trainer_predicts_at_another_batch_size[multihop-cnn]",
+    "training/test_training.py::test_accumulated_micro_batches_equal_the_full_batch[multihop-fused]",
+    "jaxprs/test_halves.py::test_what_is_sent_does_not_wait_for_what_is_learned[multitask]",
+    "jaxprs/test_halves.py::test_what_is_sent_does_not_wait_for_what_is_learned[extended_vanilla]",
+    "costing/test_cost.py::test_the_messages_of_a_run_are_the_predicted_ones_exactly[multitask-cast]",
+    "rounds/test_parallel.py::test_parallel_with_shared_bottoms_is_one_large_batch[multihop]",
+    "rounds/test_turns.py::test_turns_with_hand_off_are_the_whole_model_on_the_same_batches[multihop-cnn-linen-fast]",
+    *(
+        "party/test_party_numbers.py::test_parties_that_clip_by_the_norm_of_all_train_as_"
+        f"the_whole_model_does[{name}]"
+        for name in ("vanilla", "extended_vanilla", "multihop")
+    ),
+    # In every configuration one of the interpreters stays, in vanilla both.
+    *(
+        f"training/test_losses.py::test_an_example_of_weight_zero_is_not_there[{name}]"
+        for name in (
+            "multihop-messages",
+            "multitask-messages",
+            "vertical-fused",
+            "u_shaped-messages",
+            "extended_vanilla-fused",
+        )
+    ),
+    # Of choices that do not depend on each other, each stays, and not all pairs of them.
+    *(
+        f"training/test_nonfinite.py::test_a_skipped_step_leaves_all_but_its_number_as_it_was[{name}]"
+        for name in ("2-fused", "1-messages")
+    ),
+    *(
+        f"training/test_left_out.py::test_what_is_left_out_may_hold_anything[{name}]"
+        for name in ("2-fused", "1-messages")
+    ),
+    *(
+        f"training/test_training.py::test_an_optimizer_may_keep_the_parameters_themselves[{name}]"
+        for name in ("1-fused", "2-messages")
+    ),
+    *(
+        "training/test_penalties.py::test_a_regulariser_sown_inside_a_client_s_segment_acts"
+        f"[{name}]"
+        for name in ("recompute-fused", "residuals-messages")
+    ),
+    *(
+        f"training/test_unread.py::test_training_is_that_of_the_whole[{name}]"
+        for name in (
+            "residuals-1-messages",
+            "residuals-2-fused",
+            "recompute-2-messages",
+            "recompute-1-fused",
+        )
+    ),
+    *(
+        f"jaxprs/test_halves.py::test_both_programs_together_are_the_turn[{name}]"
+        for name in (
+            "vanilla-cnn-recompute",
+            "u_shaped-cnn-residuals",
+            "multitask-residual-residuals",
+        )
+    ),
+    *(
+        "costing/test_cost.py::test_what_a_client_keeps_between_its_turns_is_what_was_"
+        f"predicted[{name}]"
+        for name in (
+            "transformer-recompute",
+            "residual-residuals",
+            "cnn-recompute",
+            "mlp-residuals",
+        )
+    ),
+    *(
+        "rounds/test_nonfinite_rounds.py::test_a_step_whose_losses_are_finite_is_refused_"
+        f"for_what_it_keeps[{name}]"
+        for name in (
+            "last but one-parallel",
+            "last but one-turns",
+            "last-splitfed 1",
+            "last-large batch",
+        )
+    ),
+    # Algorithms whose parts are those of others: what one driver does for all.
+    "rounds/test_rounds.py::test_however_it_is_computed_an_algorithm_gives_the_same_numbers[alone]",
+    "rounds/test_nonfinite_rounds.py::test_a_round_with_a_step_that_is_not_finite_is_refused_with_its_number[parallel]",
+    *(
+        f"rounds/test_schedules.py::{test}[{name}]"
+        for test in (
+            "test_a_rate_set_between_rounds_is_that_of_the_next_round",
+            "test_a_schedule_goes_on_from_round_to_round",
+        )
+        for name in (
+            "splitfed 1",
+            "splitfed 2",
+            "splitfed averaged",
+            "parallel, shared",
+            "turns, own bottoms",
+        )
+    ),
+    # The way from one client to the next has its own tests; both kernels and double
+    # precision stay, at another point each.
+    "rounds/test_turns.py::test_turns_hold_in_double_precision_with_adam[peer]",
+    "rounds/test_averages.py::test_fedavg_with_one_client_is_local_training[xla]",
+    "rounds/test_averages.py::test_no_number_depends_on_the_order_in_which_clients_are_listed[fresh-2]",
+    "party/test_party_turns.py::test_clients_in_turns_train_as_the_whole_does_on_the_same_batches[vanilla-mlp-peer-listens0-1]",
+    # Mixed precision of a recurrent model in nnx and of a convolving one in linen stay.
+    *(
+        f"slicing/test_split.py::test_split_then_join_is_the_whole_model[narrow {name}]"
+        for name in ("transformer", "cnn", "linen rnn")
+    ),
 }

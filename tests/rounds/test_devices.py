@@ -29,11 +29,7 @@ TOLERANCE = 1e-5
 # the last step.
 WIDE = 5e-5
 FAST = {
-    "in one program": [
-        "splitfed 1, dense, 11",
-        "splitfed 3, dense, 8",
-        "large batch, dense, 11",
-    ],
+    "in one program": ["splitfed 1, dense, 11", "large batch, dense, 11"],
     "at one party": [
         "fused, all, conv, residuals, 2",
         "messages, both, dense, residuals, 1",
@@ -127,9 +123,7 @@ def test_two_processes_give_the_numbers_of_one():
 def test_each_device_does_its_part_of_the_work():
     """Eight times its part would be all of it; what every device has to do besides is small."""
     hold(
-        *run(
-            ["work of a party", "work of fedavg", "work of parallel shared"], devices=8
-        ),
+        *run(["work of a party", "work of fedavg"], devices=8),
         most=2.5,
     )
 

@@ -74,14 +74,15 @@ def often(configuration: str, kind: str, flax: str) -> Way | None:
     """The way in which a whole model is always trained split, or none where its twin is.
 
     Of which Flax a model is, is forgotten once `split` has traced it: nothing after the
-    jaxpr can tell. So of the two twins one is always run, and the other in the slow part,
-    such that every configuration and every model is there in both kinds of Flax, every
-    configuration of every model once, and each kind of Flax in all four ways.
+    jaxpr can tell. So of the two twins at most one is always run, and every other pair of
+    configuration and model: each configuration has a dense or an attending model and a
+    convolving one, in both kinds of Flax, each model three configurations, and each kind
+    of Flax all four ways. All else is in the slow part.
     """
     at, model = CONFIGURATIONS.index(configuration), MODELS.index(kind)
-    if flax != FLAX[(at // 2 + model) % 2]:
+    if (at + model) % 2 or flax != FLAX[(at // 2 + model // 2 + 1) % 2]:
         return None
-    return WAYS[(at + model) % len(WAYS)]
+    return WAYS[(at // 2 + model + 1) % len(WAYS)]
 
 
 def sweep() -> list:
@@ -112,15 +113,16 @@ DOUBLE = [
 ]
 
 
+# Momentum is daily held to 1e-5 in float32; Adam, which divides by a root, only to 1e-3.
+@pytest.mark.parametrize("make", [adam, pytest.param(momentum, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("configuration", "kind", "flax", "ways"), DOUBLE)
 def test_split_training_is_whole_training_in_double_precision(
-    configuration, kind, flax, ways
+    configuration, kind, flax, ways, make
 ):
     """In float64 the same within 1e-9, with Adam too."""
     with jax.enable_x64(True):
-        for make in (momentum, adam):
-            found = compare(configuration, kind, flax, make, ways)
-            assert max(found.values()) < 1e-9, found
+        found = compare(configuration, kind, flax, make, ways)
+        assert max(found.values()) < 1e-9, found
 
 
 @pytest.mark.parametrize("configuration", some(CONFIGURATIONS, lambda i: i % 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 
 import numpy as np
@@ -338,6 +339,8 @@ class World:
         )
 
 
+# The same for every disturbed run that it is compared with, and nobody changes it.
+@cache
 def undisturbed(name):
     return World(name, 0).run(0)
 

@@ -35,7 +35,7 @@ from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
 from jsplit.training.nonfinite import all_measured, all_watched, hold
-from jsplit.training.passing import first_state, passing
+from jsplit.training.passing import by_shapes, first_state
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.verdicts import Verdict, check_donation
@@ -211,11 +211,12 @@ def _programs(config: Config) -> _Programs:
     walks = walks_of(walked)
     judge = Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
+    passing_for = by_shapes(config)
 
     # Within a trace, where shapes are known, and with them what nobody reads.
     def walks_for(batch: Fields) -> Walks:
         # Of many clients it is known already, from one of them.
-        known = config.passing or passing(config, batch).passing
+        known = config.passing or passing_for(batch)
         return walks_of(walked._replace(passing=known))
 
     def start(

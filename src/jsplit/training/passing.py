@@ -6,12 +6,12 @@ on where they are not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import jax
 
-from jsplit.core.base import PyTree, TrainState
+from jsplit.core.base import Fields, PyTree, TrainState
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.training.activation_reads import unread_activations
 from jsplit.training.config import Config
@@ -64,6 +64,25 @@ class Agreed:
 def passing(config: Config, batch: Mapping[str, PyTree]) -> Config:
     """The configuration for batches of some shapes, with what does not cross of them."""
     return config._replace(passing=Passing(config, abstract(dict(batch))))
+
+
+def by_shapes(config: Config) -> Callable[[Fields], Passing]:
+    """What does not cross of a batch, found once for all batches of the same shapes.
+
+    Training and evaluation are programs of their own and ask the same, and to answer
+    takes another trace of every segment and loss.
+    """
+    found: dict[tuple, Passing] = {}
+
+    def passing_for(batch: Fields) -> Passing:
+        shapes = abstract(dict(batch))
+        leaves, structure = jax.tree.flatten(shapes)
+        at = (structure, *[(x.shape, x.dtype) for x in leaves])
+        if at not in found:
+            found[at] = Passing(config, shapes)
+        return found[at]
+
+    return passing_for
 
 
 def first_state(
