@@ -80,7 +80,7 @@ INSIDE = {
         "difference private door steps credential_files certs proof frames "
         "key_exchange rota codec identity schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
-        "rendezvous listening rpc_unknown rpc_listener signs versions traffic member "
+        "rendezvous listening rpc_unknown rpc_options rpc_listener signs versions traffic member "
         "rpc"
     ),
     "party": (

@@ -160,7 +160,9 @@ def _take(
         if not outbox.goodbye:
             outbox.goodbye = True
             _log.info("%s: %s", peers.party, peers.trouble[party])
-    if frame.head.sealed:
+    # Only if it was opened: without its sender's key it is dropped too.
+    seals = peers.member.seals
+    if frame.head.sealed and seals is not None and seals.has(frame.head.sender):
         peers.strays.found(frame.head.sender)
     peers.post(outgoing)
     peers.changed.notify_all()
