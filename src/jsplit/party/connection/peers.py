@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from jsplit.party.connection.comebacks import Comebacks
 from jsplit.party.connection.newcomers import Newcomers
 from jsplit.party.connection.outbox import Outbox
 from jsplit.party.connection.passing import SPARE, Room, room_of
@@ -45,6 +46,7 @@ class Peers:
         all_outboxes: these, those that end, and those that have not said
             who they are.
         newcomers: the connections that have not said hello.
+        comebacks: how often others come back as another process.
         strays: what came by way of the lead and could not be taken.
         rooms: by sender and receiver, what may be due at this party of what it passes on.
         lost: by peer, since when there is no connection.
@@ -86,6 +88,7 @@ class Peers:
         self.versions: dict[int, Mapping[str, str]] = {}
         self.closing = threading.Event()
         self.newcomers = Newcomers(self.changed, self.closing)
+        self.comebacks = Comebacks()
         # By as much as a window for each party on the longest way between two.
         ahead = terms.window * len(member.sessions)
         self.vigil = Vigil(member.sessions, self.patience, float(agreed.stall), ahead)

@@ -143,6 +143,8 @@ def _take(
     outgoing = peers.member.receive(peer, frame)
     if heard is None:
         peers.newcomers.greeted(peer, went_back=peers.member.epoch != epoch)
+        instance, committed = frame.head.instance, peers.member.committed
+        peers.comebacks.greeted(peer, instance, committed)
         # Only now: a hello that is refused must not cost the peer the connection that
         # it has.
         old = peers.outboxes.get(peer)
