@@ -37,6 +37,7 @@ METRICS = party.Metrics(1, {"loss": 0.5}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1)
         (NotFinite("step 3 leaves"), 2),
         (Refused("the agreements differ"), 2),
         (Refused("another process was started later", alone=True), 2),
+        (Refused("no checkpoint in common", again=True), 75),
         (FileNotFoundError("agreement.json"), 2),
         (PermissionError("lab.key"), 2),
         (IsADirectoryError("state"), 2),

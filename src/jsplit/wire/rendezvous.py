@@ -111,7 +111,7 @@ class Rendezvous:
             # A run that goes on is not brought down by one that comes with
             # the wrong things.
             self.there, self.missing, self.returned = before
-            raise Refused(str(error), alone=True) from None
+            raise Refused(str(error), alone=True, again=error.again) from None
 
     def keep_out(self, parties: Iterable[int], step: int) -> None:
         """Let parties that are passed over come back only once all others are beyond a step."""
@@ -152,9 +152,13 @@ class Rendezvous:
         )
         step = self.common()
         if step is None:
+            # Of inference each has said what it found when it started, and a training
+            # beside it may have gone on between.
+            hint = " Start all at once, if they are trained meanwhile."
             raise Refused(
                 "the parties have no checkpoint in common, so none can go on: "
-                f"{self._checkpoints()}."
+                f"{self._checkpoints()}.{hint if self.terms.anew else ''}",
+                again=self.terms.anew,
             )
         self.away = self._away_from(step)
         # Higher than all that anyone has heard of: the lead itself may have

@@ -83,7 +83,7 @@ class Peers:
         self.denied: set[str] = set()
         self.seen: set[int] = set()
         self.fatal: Exception | None = None
-        self.verdict: str | None = None
+        self.verdict: Exception | None = None
         self.told: dict[int, Outbox] = {}
         self.versions: dict[int, Mapping[str, str]] = {}
         self.closing = threading.Event()
@@ -155,12 +155,12 @@ class Peers:
         with self.changed:
             self.fatal = self.fatal or error
             if tell and self.verdict is None:
-                self.verdict = str(error)
+                self.verdict = error
                 for peer, outbox in self.outboxes.items():
                     self.tell(peer, outbox, self.verdict)
             self.changed.notify_all()
 
-    def tell(self, peer: int, outbox: Outbox, reason: str) -> None:
+    def tell(self, peer: int, outbox: Outbox, reason: Exception) -> None:
         """Tell a peer that it is over for all."""
         outbox.put(self.member.refusal(peer, reason))
         self.told[peer] = outbox

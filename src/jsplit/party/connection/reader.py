@@ -184,7 +184,7 @@ def _on_refusal(
     in_the_run = head.epoch == member.epoch > 0 or ours and is_lead
     for_all = head.run == member.terms.run and not error.alone and in_the_run
     if ours:
-        outbox.put(member.refusal(peer, str(error)))
+        outbox.put(member.refusal(peer, error))
     # Who waits for others can wait for a better one; who dials would be refused again
     # for ever.
     dials = peers.agreed.reach(peers.party)[outbox.channel.peer] == "dial"
