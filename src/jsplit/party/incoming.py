@@ -20,6 +20,7 @@ from jsplit.party.compute.local import Local
 from jsplit.party.faults import Faults
 from jsplit.party.task import Task
 from jsplit.training.crossing import Packet, packet
+from jsplit.training.scalar_exchange import tree_of
 from jsplit.wire.member import Member
 
 _MOST = 4
@@ -53,7 +54,9 @@ class Incoming:
         self.last: dict[
             tuple[str, str], tuple[tuple[int, int], list[ArrayLike] | float]
         ] = {}
-        self.faults = Faults(party)
+        self.faults = Faults(party, finite=member.terms.finite)
+        # Whoever is above this party adds up what all give, and sends it the sum.
+        self.above = tree_of(local.topology).parent.get(local.party)
         self._decoders: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
     def over(self, exchange: Exchange) -> Incoming:
@@ -78,7 +81,9 @@ class Incoming:
         if crossing.kind == "scalar":
             sent = partial(self._sent, wire, step)
             name = self.terms.name(self.sender(wire, step))
-            self.faults.look(crossing.what, step, found, name, sent)
+            what = "the sum that" if self._is_sum(name) else "what"
+            given = f"{what} `{name}` sent"
+            self.faults.look(crossing.what, step, found, given, sent)
         # No call where nothing is bounded: this runs for every value.
         if self.bounds and crossing.what in self.bounds:
             self._check(self.bounds[crossing.what], wire, step, found)
@@ -146,4 +151,11 @@ class Incoming:
     def _sent(self, wire: int, step: int) -> str:
         crossing = self.terms.crossings[wire]
         sender = self.terms.name(self.sender(wire, step))
-        return f"`{sender}` sent {crossing.kind} `{crossing.what}` of step {step}"
+        said = f"`{sender}` sent {crossing.kind} `{crossing.what}` of step {step}"
+        # Who adds up need not be the one that gave what is wrong.
+        is_sum = crossing.kind == "scalar" and self._is_sum(sender)
+        return f"{said}, the sum of what all gave" if is_sum else said
+
+    def _is_sum(self, sender: str) -> bool:
+        """Whether a scalar is the sum of all, by who sent it, and no part of it."""
+        return self.local.turns.role[sender] == self.above
