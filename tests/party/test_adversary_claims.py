@@ -473,6 +473,18 @@ def test_what_another_gave_to_a_sum_is_not_said_of_who_added_it_up(
         assert len(told) == 1 and told[0].endswith(whose)
 
 
+def test_whose_value_is_refused_tells_what_it_had_got_itself(monkeypatch, caplog):
+    """It may come of that: then the one to look at is neither of the two."""
+    problem = small("pair")
+    spoiling(monkeypatch, "client", "activation", np.nan)
+    caplog.set_level(logging.INFO, "jsplit")
+    work = work_of(problem, agreed_for(problem, steps=8, checkpoint=4))
+    for error in together(("client", "server"), work).values():
+        assert "`client` sent activation `h` of step 5 with values that" in str(error)
+    told = [m for m in caplog.messages if m.startswith("client: What came last, the")]
+    assert len(told) == 1 and "`server` sent cotangent `h` of step 4 (norm" in told[0]
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_a_hand_over_that_is_not_finite_is_refused_by_name(tmp_path, monkeypatch, last):
     """Between turns, and after the last step, of which nobody would take another."""
