@@ -80,7 +80,7 @@ INSIDE = {
         "difference private door steps credential_files certs proof frames "
         "key_exchange rota codec identity schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
-        "rendezvous listening rpc_unknown rpc_listener signs versions traffic member "
+        "rendezvous listening rpc_unknown rpc_options rpc_listener signs versions traffic member "
         "rpc"
     ),
     "party": (
@@ -95,7 +95,7 @@ INSIDE = {
         "contract.seconds contract.checks contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
-        "connection.peers contract.draft contract.files replay compute.local "
+        "connection.comebacks connection.peers contract.draft contract.files replay compute.local "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming process brought_records join passes steps infer "

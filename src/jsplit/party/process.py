@@ -232,6 +232,14 @@ class PartyRun:
         self.network.refuse(f"{origin} {error}".lstrip())
         return NotFinite(f"{error} {origin}".rstrip())
 
+    def tell_of_last(self) -> None:
+        """Log from whom the last values came, where others have ended the run.
+
+        What they found in a value of this party may come of what another sent it.
+        """
+        if origin := self.incoming.words():
+            _log.info("%s: %s", self.party, origin)
+
     def keep_pace(self, step: int, asked: Callable[[], bool]) -> None:
         """Before a checkpoint, wait until all have the one before.
 
