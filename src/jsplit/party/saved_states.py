@@ -100,6 +100,11 @@ class SavedStates:
         )
         leaves = []
         for path, x in arrays_by_path(bare).items():
+            if path == "secret" and path not in arrays:
+                raise ValueError(
+                    f"{file} has no secret key, and a link that `{self.party}` sends "
+                    "through draws from one (`secret=True`)."
+                )
             leaves.append(array_of(file, path, arrays[path], about["dtypes"][path], x))
         return jax.tree.unflatten(jax.tree.structure(bare), leaves)
 
