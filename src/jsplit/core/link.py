@@ -32,7 +32,8 @@ class Link(NamedTuple):
         reads: names of the sender's own fields and nodes that `encode` is
             told, of the same examples. In inference a field is `None` that
             no node reads, as labels: an evaluation sends what `predict`
-            sends.
+            sends. All are `None` where the shapes of a payload are worked
+            out, as its receiver does.
         secret: whether the `key` that `encode` gets is drawn from the
             sender's secret key (`PartyState.secret`), so that no other
             party can compute it; else it follows from the seed that all

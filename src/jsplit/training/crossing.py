@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import Link, Message, PyTree
+from jsplit.core.checks import first_line
 from jsplit.core.links import encode_by, encoded
 from jsplit.core.trees import abstract, describe, frame_bytes, nbytes, tree_sum
 from jsplit.topology.graph import Topology
@@ -246,7 +247,13 @@ def _encode_op(
 def _check_payload(wire: Wire, link: Link, payload: PyTree, like: PyTree) -> None:
     """Refuse a payload whose shapes depend on what its link reads."""
     # The receiver works its shapes out without that, on a network and in a chain.
-    wanted, _ = encoded(link, like)
+    try:
+        wanted, _ = encoded(link, like)
+    except Exception as error:
+        raise ValueError(
+            f"link of `{wire.what}`: `encode` does not run for the {wire.kind} where "
+            f"{', '.join(link.reads)} is None: {first_line(error)}"
+        ) from error
     if (got := abstract(payload)) != wanted:
         raise ValueError(
             f"link of `{wire.what}`: the {wire.kind} is encoded as {describe(got)}, and "
