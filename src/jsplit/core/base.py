@@ -21,6 +21,7 @@ from jsplit.core.pytrees import Params as Params
 from jsplit.core.pytrees import PyTree as PyTree
 from jsplit.core.pytrees import State as State
 
+
 class SegmentInit(Protocol):
     """Make a segment's first parameters and state.
 

@@ -157,7 +157,9 @@ def _checked(party: str, key: object, old: jax.Array) -> jax.Array:
     wanted = f"{old.dtype}{list(old.shape)}"
     form = (getattr(key, "dtype", None), getattr(key, "shape", None))
     if not isinstance(key, jax.Array) or form != (old.dtype, old.shape):
-        kind = f"{form[0]}{list(form[1])}" if form[1] is not None else type(key).__name__
+        kind = (
+            f"{form[0]}{list(form[1])}" if form[1] is not None else type(key).__name__
+        )
         # Never the key itself.
         raise ValueError(
             f"`secrets` of `{party}` must be {wanted}, as jax.random.key(7, "

@@ -125,7 +125,11 @@ def packet(config: Config, wire: Wire, payload: PyTree, whole: PyTree) -> PyTree
     like = crossing_part(config, wire, whole)
     complete = jax.tree.structure(like) == jax.tree.structure(whole)
     linked = (wire.kind, wire.what) in config.links
-    return Packet(payload, seen(config, wire, like), whole) if linked or not complete else payload
+    return (
+        Packet(payload, seen(config, wire, like), whole)
+        if linked or not complete
+        else payload
+    )
 
 
 def _completed(value: PyTree, whole: PyTree) -> PyTree:
