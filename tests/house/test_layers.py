@@ -58,11 +58,11 @@ INSIDE = {
     ),
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds "
-        "keys_apart left_out signatures staleness vjp walk scalar_exchange loss_scale cotangents "
-        "losses meshes metrics optimizer_parts optimizers link_checks configure "
-        "randomness unscaled own_reads crossing executor segment_ops store sums step update initial known activation_reads "
-        "cotangent_reads passing nonfinite verdicts evaluating walks microbatches "
-        "fused messages"
+        "keys_apart left_out signatures staleness vjp walk scalar_exchange loss_scale "
+        "cotangents losses meshes metrics optimizer_parts optimizers link_checks "
+        "configure randomness unscaled own_reads crossing executor segment_ops store "
+        "sums step update initial known activation_reads cotangent_reads passing "
+        "nonfinite verdicts evaluating walks microbatches fused messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (

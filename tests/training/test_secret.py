@@ -1,4 +1,4 @@
-"""Secret noise: no receiver takes it off, no call repeats another's, and a replay repeats itself."""
+"""Secret noise: no receiver takes it off, no call repeats another's, a replay repeats itself."""
 
 from __future__ import annotations
 

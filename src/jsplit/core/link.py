@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax
-
 from jsplit.core.pytrees import PyTree, State
 
 

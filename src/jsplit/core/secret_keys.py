@@ -11,12 +11,20 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.federation import Federation
 from jsplit.core.keys import is_key
-from jsplit.core.typed_jax import asarray, is_traced, key_data, wrap_key_data, zeros
+from jsplit.core.typed_jax import (
+    asarray,
+    eval_shape,
+    is_traced,
+    key_data,
+    wrap_key_data,
+    zeros,
+)
 
 # Always this one, whatever JAX's default is: the same bits on every device, and
 # under `vmap` those of each by itself, which `rbg` does not give.
@@ -34,7 +42,7 @@ def drawn(count: int | None = None) -> jax.Array:
 
 def shape_of_secret() -> jax.ShapeDtypeStruct:
     """The shape and dtype of a secret key."""
-    return jax.ShapeDtypeStruct((), jax.eval_shape(_zero).dtype)
+    return jax.ShapeDtypeStruct((), eval_shape(_zero).dtype)
 
 
 def _zero() -> jax.Array:
@@ -95,8 +103,11 @@ def numbered(words: PyTree, number: int) -> PyTree:
     """The words of one batch of a call, by its number."""
     if words is None:
         return None
-    stack = np.append if isinstance(words, np.ndarray) else jax.numpy.append
-    return stack(words, np.uint32(number))
+    # Of the system's own by NumPy: nothing is compiled for it.
+    last = np.array([number], np.uint32)
+    if isinstance(words, jax.Array):
+        return jnp.concatenate([words, asarray(last)])
+    return np.concatenate([words, last])
 
 
 def with_secrets(state: _Held, secrets: Mapping[str, jax.Array]) -> _Held:
@@ -129,15 +140,7 @@ def with_secrets(state: _Held, secrets: Mapping[str, jax.Array]) -> _Held:
         >>> "hidden" in repr(state)
         True
     """
-    if not isinstance(state, (TrainState, Federation)):
-        raise ValueError(
-            "`state` must be that of a trainer, a TrainState, or that of an algorithm "
-            f"over rounds, a Federation, got a {type(state).__name__}."
-        )
-    if not isinstance(secrets, Mapping):
-        raise ValueError(
-            f"`secrets` must be keys by party, got {type(secrets).__name__}."
-        )
+    _check_given(state, secrets)
     parties = dict(state.parties)
     for party, key in secrets.items():
         own = parties.get(party)
@@ -150,6 +153,19 @@ def with_secrets(state: _Held, secrets: Mapping[str, jax.Array]) -> _Held:
         parties[party] = own._replace(secret=_checked(party, key, own.secret))
     _check_apart(parties)
     return state._replace(parties=parties)
+
+
+def _check_given(state: object, secrets: object) -> None:
+    """Refuse what is no state, and what has no keys by party."""
+    if not isinstance(state, (TrainState, Federation)):
+        raise ValueError(
+            "`state` must be that of a trainer, a TrainState, or that of an algorithm "
+            f"over rounds, a Federation, got a {type(state).__name__}."
+        )
+    if not isinstance(secrets, Mapping):
+        raise ValueError(
+            f"`secrets` must be keys by party, got {type(secrets).__name__}."
+        )
 
 
 def _checked(party: str, key: object, old: jax.Array) -> jax.Array:
@@ -178,18 +194,16 @@ def _check_apart(parties: Mapping[str, PartyState]) -> None:
     ]
     if any(map(is_traced, held)):
         return
-    words = [
-        np.asarray(key_data(own.secret)).reshape(-1, 2)
-        for own in parties.values()
-        if own.secret is not None
-    ]
-    rows = {tuple(row) for row in np.concatenate(words).tolist()} if words else set()
-    if len(rows) < sum(map(len, words)):
+    words: list[bytes] = []
+    for own in parties.values():
+        if own.secret is not None:
+            rows = np.asarray(key_data(own.secret)).reshape(-1, 2)
+            words += [rows[i].tobytes() for i in range(len(rows))]
+    if len({*words}) < len(words):
         raise ValueError("`secrets` must all differ, got two that are the same.")
     for party, own in parties.items():
-        if own.secret is None:
-            continue
-        if tuple(np.asarray(key_data(own.key)).ravel().tolist()) in rows:
+        public = np.asarray(key_data(own.key)).tobytes()
+        if own.secret is not None and public in words:
             raise ValueError(
                 f"`secrets` must not have the key that all parties know, that of `{party}`."
             )

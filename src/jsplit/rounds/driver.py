@@ -26,9 +26,9 @@ from jsplit.rounds.inputs import (
     fields_read,
     round_arrays,
 )
+from jsplit.rounds.noise import OF_ROUND
 from jsplit.rounds.programs import Programs
 from jsplit.rounds.round_end import may_look_at_the_end, went_well
-from jsplit.rounds.noise import OF_ROUND
 from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.state import RoundInfo

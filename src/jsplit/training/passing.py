@@ -18,8 +18,8 @@ from jsplit.core.trees import abstract, as_arrays
 from jsplit.training.activation_reads import unread_activations
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch
-from jsplit.training.crossing import secret_senders
 from jsplit.training.cotangent_reads import unread_cotangents
+from jsplit.training.crossing import secret_senders
 from jsplit.training.initial import initial_state, with_drawn_secrets
 from jsplit.training.known import Known, Unread, known_of
 from jsplit.training.own_reads import training_fields
