@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jsplit.core.base import PartyState, PyTree
 from jsplit.party.bounds import OverBound
 from jsplit.party.compute.handover import learned, taken
-from jsplit.party.compute.local import Local, check_size
+from jsplit.party.compute.local import Local
+from jsplit.party.compute.prefetch import check_size
 from jsplit.party.compute.warming import Warming
 from jsplit.party.connection.network import Network
 from jsplit.party.contract.agreement import Agreement
