@@ -38,8 +38,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "finite base typed_jax arrays donation foreign checks federation files ids "
-        "tables trainer keys links paths checkpoint placement trees"
+        "finite base typed_jax arrays donation foreign checks strength federation "
+        "files ids tables trainer keys links paths checkpoint placement trees"
     ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
@@ -51,15 +51,16 @@ INSIDE = {
         "refusals statistics ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics nodes crossings text validation graph "
+        "handoffs names metrics losses nodes crossings text validation graph "
         "configurations.building decoupling drawing.scene configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds "
-        "left_out signatures staleness vjp walk scalar_exchange loss_scale cotangents "
-        "crossing losses meshes metrics optimizer_parts optimizers configure executor "
+        "left_out signatures staleness vjp walk scalar_exchange loss_scale loss_value "
+        "cotangents crossing strengths losses meshes metrics optimizer_parts optimizers "
+        "configure executor "
         "segment_ops store sums step update initial known activation_reads "
         "cotangent_reads passing nonfinite verdicts evaluating walks microbatches "
         "fused messages"

@@ -200,6 +200,9 @@ class PartyState(NamedTuple):
         key: the seed key on which the parties agreed; randomness is a
             function of (key, step).
         step: number of steps taken, int32 [].
+        strengths: numbers that the party's losses and links read, by the name
+            of their `jsplit.Strength`, float32 [] each. Training changes
+            none; `jsplit.set_hyperparams` does.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -222,6 +225,7 @@ class PartyState(NamedTuple):
     # An array and not an int: a number that is part of the program would
     # compile every step anew.
     step: jax.Array
+    strengths: Mapping[str, jax.Array] = {}
 
 
 class TrainState(NamedTuple):

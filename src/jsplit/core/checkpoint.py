@@ -1,4 +1,4 @@
-"""Each party's state in a file of its own: parameters, optimizer, links, key and step.
+"""Each party's state in a file of its own: parameters, optimizer, links, key, step, strengths.
 
 A file is a plain NumPy archive (`np.load` lists what is in it by path),
 written so that a crash leaves either the old one or the new one, whole.
@@ -33,6 +33,7 @@ _Held = TypeVar("_Held", TrainState, Federation)
 
 _ABOUT = "about"
 _FORMAT = "jsplit party 1"
+_STRENGTHS = "strengths/"
 
 # NumPy parses the head of an array as Python, which fails now and then in
 # CPython 3.11.7 where two threads do it at once: "AST constructor recursion
@@ -113,7 +114,9 @@ def restore(folder: str | os.PathLike[str], like: _Held) -> _Held:
     Args:
         folder: where the files are.
         like: a state of the same shapes and dtypes, as from `trainer.init`,
-            or from that of an algorithm over rounds.
+            or from that of an algorithm over rounds. A strength that a file
+            lacks, since its weight was a number when it was saved, is that
+            of `like`.
 
     Returns:
         A state of the type and structure of `like`.
@@ -222,6 +225,15 @@ def _restore_party(
     dtypes: dict[str, str] = about["dtypes"]
     for path in sorted(wanted.keys() ^ dtypes.keys()):
         where = "lacks" if path in wanted else "has"
+        if path.startswith(_STRENGTHS):
+            # A number in the code is what the code says it is, and so is the strength
+            # that takes its place. What was set by hand is not dropped, though.
+            if path in wanted:
+                continue
+            raise ValueError(
+                f"{file} has the strength `{path.removeprefix(_STRENGTHS)}`, which no "
+                "loss or link here has."
+            )
         if path.startswith("optimizer/"):
             raise ValueError(
                 f"{file} is of another optimizer: it {where} `{path}`; "
@@ -233,7 +245,10 @@ def _restore_party(
     # that was saved, whose dictionaries may have been filled otherwise.
     leaves: list[jax.Array] = []
     for path, x in wanted.items():
-        leaves.append(array_of(file, path, arrays[path], dtypes[path], x))
+        if path in dtypes:
+            leaves.append(array_of(file, path, arrays[path], dtypes[path], x))
+        else:
+            leaves.append(asarray(np.array(x)))
     return tree_unflatten(tree_structure(like), leaves)
 
 

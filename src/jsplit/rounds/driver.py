@@ -92,12 +92,12 @@ class _Driver:
         first = self.method.trainer.init(key, batch_shapes(round, self.needed))
         # Key and step are the same at all parties, so those of any will
         # do.
-        *_, key, step = next(iter(first.parties.values()))
+        any_of = next(iter(first.parties.values()))
         store = self.forms.repeat_own(self.forms.learned(first.parties), round.clients)
-        carry = RoundCarry(store, step, self.method.server_init(store))
+        carry = RoundCarry(store, any_of.step, self.method.server_init(store))
         # Clients without names are called by their numbers.
         names = round.names or tuple(map(str, range(round.clients)))
-        return self.forms.close(*self.forms.at_rest(carry, key), names)
+        return self.forms.close(*self.forms.at_rest(carry, any_of.key), names)
 
     def step(self, state: Federation, round: Round) -> tuple[Federation, RoundInfo]:
         """Train one round.

@@ -41,7 +41,7 @@ class StateForms:
     mesh: Mesh | None
 
     def learned(self, parties: Mapping[str, PartyState]) -> Store:
-        """Return what training changes, by name: all but key and step."""
+        """Return what a round carries, by name: all but key and step."""
         store = load(self.layout, TrainState(parties))
         for at in self.layout.values():
             del store[at.key], store[at.step]
@@ -59,7 +59,7 @@ class StateForms:
         names: list[Name] = []
         for at in self.layout.values():
             names += [*at.params.values(), *at.state.values(), *at.links.values()]
-            names.append(at.optimizer)
+            names += [*at.strengths.values(), at.optimizer]
         return [name for name in names if self.sharing[name] is Sharing.OWN]
 
     @cached_property
@@ -76,9 +76,9 @@ class StateForms:
         # Key and step are the same at all parties, so those of any will
         # do.
         party = next(iter(self.layout))
-        _, _, _, _, key, step = state.parties[party]
-        carry = RoundCarry(self.learned(state.parties), step, state.server)
-        return self.at_rest(carry, key)
+        own = state.parties[party]
+        carry = RoundCarry(self.learned(state.parties), own.step, state.server)
+        return self.at_rest(carry, own.key)
 
     def close(
         self, carry: RoundCarry, key: jax.Array, names: tuple[str, ...]

@@ -86,6 +86,12 @@ def _add_loss(known: Known, loss: Loss, read: _Read) -> None:
     # Without its labels, as where only predictions are made, it is not computed.
     if not complete:
         return
+    if loss.takes_weight:
+        # Of weights it may read what it does not without.
+        for name, x in zip(op.reads, args, strict=True):
+            if name.kind == Kind.VALUE:
+                read[name.what, loss.party].update(range(len(jax.tree.leaves(x))))
+        return
     found = reads_of(op.run, *args)
     bits = union(found.results, range(len(found.results))) | found.effects
     for name, leaves in zip(op.reads, leaves_in(bits, args), strict=True):

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
+from jsplit.core.base import Fields, Info, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
@@ -30,7 +30,7 @@ from jsplit.training.configure import (
 )
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
+from jsplit.training.left_out import Weight, as_checked, filled, stored_weight, sums_up
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
@@ -38,6 +38,7 @@ from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
+from jsplit.training.strengths import in_store
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
@@ -222,10 +223,12 @@ def _programs(config: Config) -> _Programs:
         state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None = None
     ) -> Store:
         batch = filled(weight, batch)
-        return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
+        counts = stored_weight(weight, sums_up(topology))
+        return load(layout, _swap_keys(state, keys), batch, counts)
 
     def losses_in(store: Store) -> Info:
-        return info_of(topology, {n.what: store[n] for n in walks.losses})
+        losses = {n.what: store[n] for n in walks.losses}
+        return info_of(topology, losses, in_store(topology, store))
 
     def train(
         state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None
@@ -292,8 +295,8 @@ def _swap_keys(state: TrainState, keys: _Keys | None = None) -> TrainState:
     # them: they go in beside the state, and stay outside when it comes
     # back.
     found = {}
-    for party, (params, own, optimizer, links, _, step) in state.parties.items():
+    for party, own in state.parties.items():
         # `None`, a pytree without leaves, where there is none.
         key: PyTree = keys[party] if keys else None
-        found[party] = PartyState(params, own, optimizer, links, key, step)
+        found[party] = own._replace(key=key)
     return TrainState(found)

@@ -22,6 +22,7 @@ from jsplit.training.crossing import crossing_part, wires
 from jsplit.training.kinds import WireKind
 from jsplit.training.loss_scale import first_scales
 from jsplit.training.optimizers import first_memory_of
+from jsplit.training.strengths import first_strengths
 from jsplit.training.update import knows_loss
 
 
@@ -125,7 +126,15 @@ def first_states(
         }
         memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         step = jnp.zeros((), jnp.int32)
-        found[p] = PartyState(params[p], state[p], memory, links[p], key, step)
+        found[p] = PartyState(
+            params[p],
+            state[p],
+            memory,
+            links[p],
+            key,
+            step,
+            strengths=first_strengths(config, p),
+        )
     # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
     return jax.tree.map(lambda x: jnp.array(x, copy=True), found)

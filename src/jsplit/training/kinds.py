@@ -18,6 +18,7 @@ class Kind(StrEnum):
     LINK = "link"
     KEY = "key"
     STEP = "step"
+    STRENGTH = "strength"
     VALUE = "value"
     WEIGHT = "weight"
     MICRO = "micro"
@@ -46,7 +47,7 @@ class Kind(StrEnum):
 LEARNED = (Kind.PARAMS, Kind.STATE, Kind.OPTIMIZER, Kind.LINK)
 
 # What outlasts a step: all else is dropped after its last use.
-PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP)
+PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP, Kind.STRENGTH)
 
 
 class WireKind(StrEnum):

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
 from jsplit.core.trees import as_weight
+from jsplit.topology.graph import Topology
 
 
 class Filled(NamedTuple):
@@ -50,6 +51,32 @@ def as_checked(weight: Weight | None) -> ArrayLike | None:
     """Weights as an array, looked at; those of a round have been."""
     is_of_round = isinstance(weight, Filled)
     return cast(ArrayLike, weight) if is_of_round else as_weight(weight)
+
+
+class Weights(NamedTuple):
+    """Weights of a batch whose losses are means of examples, and sums of them.
+
+    Attributes:
+        normal: of mean 1, [batch].
+        given: as they were given, [batch]: what is divided by a constant must not
+            change with what else is in the batch.
+    """
+
+    normal: jax.Array
+    given: jax.Array
+
+
+def sums_up(topology: Topology) -> bool:
+    """Whether a loss is a sum over examples, and so needs their weights as given."""
+    return any(x.per is not None for x in topology.losses)
+
+
+def stored_weight(weight: Weight | None, sums: bool) -> jax.Array | Weights | None:
+    """The weights of a batch as a step has them: of mean 1, and with `sums` as given too."""
+    normal = normalise_weight(weight)
+    if weight is None or normal is None or not sums:
+        return normal
+    return Weights(normal, jnp.asarray(array_of(weight), normal.dtype))
 
 
 def normalise_weight(weight: Weight | None) -> jax.Array | None:

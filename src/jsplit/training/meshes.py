@@ -160,9 +160,7 @@ def on_party_devices(
     return lambda *values: function(*map(lay, reads, values))
 
 
-def gathered(
-    combine: Callable[[dict[str, jax.Array]], Info], config: Config
-) -> Callable[[dict[str, jax.Array]], Info]:
+def gathered(combine: Callable[..., Info], config: Config) -> Callable[..., Info]:
     """A function of the losses of all parties, which lie on different devices.
 
     They are moved to the devices of the party that has the first.
@@ -170,7 +168,7 @@ def gathered(
     if not config.mesh:
         return combine
     mesh = config.mesh.get(config.topology.losses[0].party) or default_mesh()
-    return lambda losses: combine(replicate(losses, mesh))
+    return lambda *given: combine(*replicate(given, mesh))
 
 
 def zeros(function: Callable[..., PyTree], config: Config) -> Callable[..., PyTree]:

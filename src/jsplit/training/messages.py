@@ -33,7 +33,14 @@ from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import Weight, as_checked, fill, normalise_weight
+from jsplit.training.left_out import (
+    Weight,
+    Weights,
+    as_checked,
+    fill,
+    stored_weight,
+    sums_up,
+)
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.microbatches import part_of
@@ -41,6 +48,7 @@ from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
+from jsplit.training.strengths import in_store
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, Walk
@@ -128,6 +136,7 @@ def messages(
     programs_for = _by_shapes(scalars.watch(config), layout)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
+    sums = sums_up(topology)
     combine, judge = _combine(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
@@ -148,13 +157,15 @@ def messages(
         if config.mesh:
             check_even(config, size)
         if weight is not None:
-            batch, weight = fill(weight, dict(batch)), normalise_weight(weight)
+            batch = fill(weight, dict(batch))
+        counts = stored_weight(weight, sums)
         carrier = Recorder(known)
         store, losses = call_on_state(
-            state, programs_for(batch).train, state, batch, weight, carrier
+            state, programs_for(batch).train, state, batch, counts, carrier
         )
         finite = judge.finite(store)
-        info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
+        info = combine(losses, in_store(topology, store))
+        info = info._replace(messages=tuple(carrier.messages), finite=finite)
         new = save_back(layout, store)
         judge(finite, lambda: step_of(new))
         return new, info
@@ -166,13 +177,14 @@ def messages(
         if weight is not None:
             batch = fill(weight, dict(batch))
         store, carrier = (
-            load(layout, state, batch, normalise_weight(weight)),
+            load(layout, state, batch, stored_weight(weight, sums)),
             Recorder(known),
         )
         call_on_state(state, programs_for(batch).measure, store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
         finite = judge_losses.finite(store)
-        info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
+        info = combine(losses, in_store(topology, store))
+        info = info._replace(messages=tuple(carrier.messages), finite=finite)
         judge_losses(finite)
         return info, {name: store[name] for name in walks.observed}
 
@@ -189,8 +201,9 @@ def messages(
     return Trainer(init, step, evaluate, predict, config)
 
 
+_Counts = jax.Array | Weights | None
 _Train = Callable[
-    [TrainState, Fields, jax.Array | None, Recorder], tuple[Store, dict[str, jax.Array]]
+    [TrainState, Fields, _Counts, Recorder], tuple[Store, dict[str, jax.Array]]
 ]
 
 
@@ -242,7 +255,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         def at_once(
             state: TrainState,
             batch: Fields,
-            weight: jax.Array | None,
+            weight: _Counts,
             carrier: Recorder,
         ) -> tuple[Store, dict[str, jax.Array]]:
             store = load(layout, state, batch, weight)
@@ -260,7 +273,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     )
 
     def in_parts(
-        state: TrainState, batch: Fields, weight: jax.Array | None, carrier: Recorder
+        state: TrainState, batch: Fields, weight: _Counts, carrier: Recorder
     ) -> tuple[Store, dict[str, jax.Array]]:
         # No weights are a tree without leaves, so they are divided like
         # the fields.
@@ -283,9 +296,9 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     return in_parts
 
 
-def _combine(config: Config) -> Callable[[dict[str, jax.Array]], Info]:
+def _combine(config: Config) -> Callable[..., Info]:
     """How the losses of all parties become what a step tells."""
-    combine: Callable[[dict[str, jax.Array]], Info] = partial(info_of, config.topology)
+    combine: Callable[..., Info] = partial(info_of, config.topology)
     losses = config.topology.losses
     # One loss of weight 1 is the total as it is: nothing is computed,
     # so nothing compiled.

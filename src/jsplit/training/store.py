@@ -15,7 +15,9 @@ from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.training.config import Config
 from jsplit.training.crossing import wires
 from jsplit.training.kinds import Kind
+from jsplit.training.left_out import Weights, sums_up
 from jsplit.training.loss_scale import scale_names
+from jsplit.training.strengths import strength_name, strengths_of
 from jsplit.training.walk import Name, Store
 
 
@@ -30,10 +32,12 @@ class PartyLayout(NamedTuple):
             message; a dynamic loss scale is kept beside them.
         key: the key that the parties agreed on.
         step: the number of steps taken.
+        strengths: numbers that its losses and links read, by name.
         fields: fields of the batch.
         weight: how much each example counts, [batch]; `None` lies there
             if all count alike.
         micro: the number of the micro-batch.
+        sums: whether weights lie there as given too, for a loss that is a sum.
     """
 
     params: dict[str, Name]
@@ -42,9 +46,11 @@ class PartyLayout(NamedTuple):
     links: dict[str, Name]
     key: Name
     step: Name
+    strengths: dict[str, Name]
     fields: dict[str, Name]
     weight: Name
     micro: Name
+    sums: bool
 
 
 Layout = Mapping[str, PartyLayout]
@@ -53,7 +59,7 @@ Layout = Mapping[str, PartyLayout]
 
 def layout_of(config: Config) -> dict[str, PartyLayout]:
     """The layout of all parties."""
-    topology = config.topology
+    topology, strengths = config.topology, strengths_of(config)
     # Only the sender's end of a link has a memory.
     linked = [w for w in wires(topology) if (w.kind, w.what) in config.links]
     found = {}
@@ -68,9 +74,11 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
             | {name.what: name for name in scale_names(config, p)},
             key=Name(p, Kind.KEY),
             step=Name(p, Kind.STEP),
+            strengths={n: strength_name(p, x) for n, x in strengths[p].items()},
             fields={f: Name(p, Kind.VALUE, f) for f in topology.holds.get(p, ())},
             weight=Name(p, Kind.WEIGHT),
             micro=Name(p, Kind.MICRO),
+            sums=sums_up(topology),
         )
     return found
 
@@ -79,7 +87,7 @@ def load(
     layout: Layout,
     state: TrainState,
     batch: Mapping[str, PyTree] | None = None,
-    weight: jax.Array | None = None,
+    weight: jax.Array | Weights | None = None,
 ) -> Store:
     """A store with the state of every party in it, and a batch if one is given.
 
@@ -89,8 +97,8 @@ def load(
         batch: fields, [batch, ...] each, which go to every party that
             holds them; others are left out. Without a batch there are
             no weights in the store either.
-        weight: how much each example counts, [batch] of mean 1; `None`:
-            all count alike.
+        weight: how much each example counts, [batch] of mean 1, and as given
+            where a loss needs that; `None`: all count alike.
 
     Returns:
         The store; `save_back` is the inverse.
@@ -113,6 +121,8 @@ def load(
             raise _of_another_trainer(party, "nodes", own.params, at.params)
         if at.links.keys() != own.links.keys():
             raise _of_another_trainer(party, "links", own.links, at.links)
+        if at.strengths.keys() != own.strengths.keys():
+            raise _of_another_trainer(party, "strengths", own.strengths, at.strengths)
 
         # Plain loops: this runs in every step, and each comprehension
         # is a call.
@@ -122,6 +132,8 @@ def load(
             store[name] = own.state[n]
         for label, name in at.links.items():
             store[name] = own.links[label]
+        for n, name in at.strengths.items():
+            store[name] = own.strengths[n]
         store[at.optimizer] = own.optimizer
         store[at.key] = own.key
         store[at.step] = own.step
@@ -159,6 +171,7 @@ def save_back(layout: Layout, store: Store) -> TrainState:
             {label: store[name] for label, name in at.links.items()},
             store[at.key],
             store[at.step],
+            strengths={n: store[name] for n, name in at.strengths.items()},
         )
     return TrainState(parties)
 

@@ -13,6 +13,7 @@ import jax
 
 from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.checks import first_line
+from jsplit.core.strength import Strength
 from jsplit.core.trees import abstract, as_arrays, describe
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
@@ -196,8 +197,11 @@ def _of_topology(topology: Topology) -> dict[str, object]:
     for x in topology.losses:
         # A weight may have been given as an integer, and 1 and 1.0 are two texts of
         # JSON, hence two hashes.
-        weight = float(x.weight)
-        losses.append(as_json(LossEntry(x.name, x.party, x.reads, weight, x.local)))
+        strength = x.weight.name if isinstance(x.weight, Strength) else ""
+        weight = x.weight.value if isinstance(x.weight, Strength) else float(x.weight)
+        per = None if x.per is None else float(x.per)
+        found = LossEntry(x.name, x.party, x.reads, weight, x.local, strength, per)
+        losses.append(as_json(found))
     metrics = [
         as_json(MetricEntry(x.name, x.party, x.reads, x.weighted))
         for x in topology.metrics

@@ -13,6 +13,7 @@ import jax
 
 from jsplit.core.base import Segment
 from jsplit.core.checks import names_of
+from jsplit.core.strength import Strength
 from jsplit.party.contract.entries import LossEntry, MetricEntry, NodeEntry
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
@@ -167,4 +168,6 @@ def _loss(
     if isinstance(loss, MetricEntry):
         return Metric(loss.name, fn, loss.party, loss.reads, loss.weighted)
     made = cast(Callable[..., jax.Array], fn)
-    return Loss(loss.name, made, loss.party, loss.reads, loss.weight, loss.local)
+    # A strength at all parties: one of 0 is trained for, and its cotangents cross.
+    weight = Strength(loss.strength, loss.weight) if loss.strength else loss.weight
+    return Loss(loss.name, made, loss.party, loss.reads, weight, loss.local, loss.per)
