@@ -7,8 +7,9 @@ an array in the state of the party that reads it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from numbers import Real
+
+import numpy as np
 
 from jsplit.core.checks import shown
 
@@ -50,16 +51,30 @@ class Strength:
     value: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
+        if not _is_name(self.name):
             raise ValueError(
                 f"a strength: `name` must be a name, got {shown(self.name)}."
             )
-        # Python counts `True` as 1, and nobody means it by a strength.
-        number = isinstance(self.value, Real) and not isinstance(self.value, bool)
-        if not number or not isfinite(self.value) or self.value < 0:
+        if not _is_strength(self.value):
             raise ValueError(
                 f"strength `{self.name}`: `value` must be finite and at least 0, got "
                 f"{shown(self.value)}."
             )
         # One form of a number, so that strengths which mean the same are equal.
         object.__setattr__(self, "value", float(self.value))
+
+
+# Of anything: users' code is not checked.
+def _is_name(name: object) -> bool:
+    """Whether something is a name."""
+    return isinstance(name, str) and bool(name)
+
+
+def _is_strength(value: object) -> bool:
+    """Whether something is a number that a strength may be."""
+    # Python counts `True` as 1, and nobody means it by a strength.
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    # As float32, in which states hold it.
+    number = float(value)
+    return 0 <= number <= float(np.finfo(np.float32).max)

@@ -199,8 +199,9 @@ def Penalty(
 
 def _is_positive(per: object) -> bool:
     """Whether something is a number by which a sum may be divided."""
-    number = isinstance(per, Real) and not isinstance(per, bool)
-    return number and isfinite(per) and per > 0
+    if isinstance(per, bool) or not isinstance(per, Real):
+        return False
+    return isfinite(per) and float(per) > 0
 
 
 def _takes_weight(fn: Callable[..., jax.Array], inputs: int) -> bool:

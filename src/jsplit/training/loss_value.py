@@ -75,12 +75,10 @@ def value_of(
     per = loss.per if train else None
     if loss.takes_weight:
         result, share = _weighted(loss, inputs, normal)
-        factor = share
-        if per is not None:
-            count = _size(config.topology, loss, inputs)
-            factor = (count if given is None else jnp.sum(given)) * _parts(config) / per
-        if share is None or factor is None:
-            return result if factor is None else result * factor
+        if share is None or given is None:
+            size = _size(config.topology, loss, inputs)
+            return result if per is None else result * (size * _parts(config) / per)
+        factor = share if per is None else jnp.sum(given) * _parts(config) / per
         # In a micro-batch in which nothing counts it may be anything.
         return jnp.where(share > 0, result * factor.astype(result.dtype), 0)
 
