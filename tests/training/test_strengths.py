@@ -257,7 +257,7 @@ def test_a_file_of_a_number_gets_the_strength_of_the_code(tmp_path):
     )
     # The other way nothing that was set is dropped in silence.
     jsplit.save(tmp_path, like)
-    with pytest.raises(ValueError, match="has the strength `nopeek`, which no"):
+    with pytest.raises(ValueError, match="another model: it has `strengths/nopeek`"):
         jsplit.restore(tmp_path, plain.init(3, PAIR.batch))
 
 

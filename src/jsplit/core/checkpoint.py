@@ -33,7 +33,6 @@ _Held = TypeVar("_Held", TrainState, Federation)
 
 _ABOUT = "about"
 _FORMAT = "jsplit party 1"
-_STRENGTHS = "strengths/"
 
 # NumPy parses the head of an array as Python, which fails now and then in
 # CPython 3.11.7 where two threads do it at once: "AST constructor recursion
@@ -225,15 +224,9 @@ def _restore_party(
     dtypes: dict[str, str] = about["dtypes"]
     for path in sorted(wanted.keys() ^ dtypes.keys()):
         where = "lacks" if path in wanted else "has"
-        if path.startswith(_STRENGTHS):
-            # A number in the code is what the code says it is, and so is the strength
-            # that takes its place. What was set by hand is not dropped, though.
-            if path in wanted:
-                continue
-            raise ValueError(
-                f"{file} has the strength `{path.removeprefix(_STRENGTHS)}`, which no "
-                "loss or link here has."
-            )
+        # A number in the code is what the code says, and so is a strength in its place.
+        if path.startswith("strengths/") and path in wanted:
+            continue
         if path.startswith("optimizer/"):
             raise ValueError(
                 f"{file} is of another optimizer: it {where} `{path}`; "

@@ -30,7 +30,7 @@ from jsplit.training.configure import (
 )
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.left_out import Weight, as_checked, filled, stored_weight, sums_up
+from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
@@ -223,8 +223,7 @@ def _programs(config: Config) -> _Programs:
         state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None = None
     ) -> Store:
         batch = filled(weight, batch)
-        counts = stored_weight(weight, sums_up(topology))
-        return load(layout, _swap_keys(state, keys), batch, counts)
+        return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
 
     def losses_in(store: Store) -> Info:
         losses = {n.what: store[n] for n in walks.losses}
@@ -294,9 +293,7 @@ def _swap_keys(state: TrainState, keys: _Keys | None = None) -> TrainState:
     # A compiled step hands typed keys back slowly, and never changes
     # them: they go in beside the state, and stay outside when it comes
     # back.
-    found = {}
-    for party, own in state.parties.items():
-        # `None`, a pytree without leaves, where there is none.
-        key: PyTree = keys[party] if keys else None
-        found[party] = own._replace(key=key)
-    return TrainState(found)
+    # `None`, a pytree without leaves, where there is none.
+    by_party: Mapping[str, PyTree] = keys or dict.fromkeys(state.parties)
+    parties = state.parties.items()
+    return TrainState({p: own._replace(key=by_party[p]) for p, own in parties})

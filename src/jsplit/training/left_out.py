@@ -16,7 +16,6 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
 from jsplit.core.trees import as_weight
-from jsplit.topology.graph import Topology
 
 
 class Filled(NamedTuple):
@@ -54,40 +53,27 @@ def as_checked(weight: Weight | None) -> ArrayLike | None:
 
 
 class Weights(NamedTuple):
-    """Weights of a batch whose losses are means of examples, and sums of them.
+    """Weights of a batch, for losses that are means over it, and for sums.
 
     Attributes:
         normal: of mean 1, [batch].
-        given: as they were given, [batch]: what is divided by a constant must not
-            change with what else is in the batch.
+        given: as they were given, [batch]: in a sum an example counts the same
+            whatever else is in its batch.
     """
 
     normal: jax.Array
     given: jax.Array
 
 
-def sums_up(topology: Topology) -> bool:
-    """Whether a loss is a sum over examples, and so needs their weights as given."""
-    return any(x.per is not None for x in topology.losses)
-
-
-def stored_weight(weight: Weight | None, sums: bool) -> jax.Array | Weights | None:
-    """The weights of a batch as a step has them: of mean 1, and with `sums` as given too."""
-    normal = normalise_weight(weight)
-    if weight is None or normal is None or not sums:
-        return normal
-    return Weights(normal, jnp.asarray(array_of(weight), normal.dtype))
-
-
-def normalise_weight(weight: Weight | None) -> jax.Array | None:
-    """Scale the weights of examples, [batch], to mean 1.
+def normalise_weight(weight: Weight | None) -> Weights | None:
+    """Scale the weights of examples, [batch], to mean 1, and keep them as given.
 
     Then the mean over a batch of what is weighted so, or over its equal
     parts, is the weighted mean. What is 0 stays 0.
     """
     if weight is None:
         return None
-    weight = jnp.asarray(array_of(weight), jnp.result_type(float))
+    weight = given = jnp.asarray(array_of(weight), jnp.result_type(float))
     # By the largest first, since the sum of large ones may be infinite. All may be 0;
     # the inner `where` keeps the other branch from dividing by it.
     largest = weight.max()
@@ -97,9 +83,8 @@ def normalise_weight(weight: Weight | None) -> jax.Array | None:
     half = power // 2
     weight = jnp.ldexp(jnp.ldexp(weight, -half), half - power)
     whole = weight.sum()
-    return weight * jnp.where(
-        whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0
-    )
+    share = jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
+    return Weights(weight * share, given)
 
 
 def zeros_for_left_out(weight: jax.Array, result: jax.Array) -> jax.Array:

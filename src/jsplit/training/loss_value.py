@@ -55,7 +55,7 @@ def value_of(
     config: Config,
     loss: Loss,
     inputs: Sequence[PyTree],
-    weight: jax.Array | Weights | None,
+    weight: Weights | None,
     *,
     train: bool,
 ) -> jax.Array:
@@ -68,9 +68,9 @@ def value_of(
         weight: of the examples of the batch or micro-batch.
         train: whether it is minimised here: only then is `per` what divides.
     """
-    normal, given = weight if isinstance(weight, Weights) else (weight, weight)
-    if not of_examples(config.topology, loss):
-        normal = given = None
+    # A penalty on parameters has no examples that could count.
+    counted = of_examples(config.topology, loss)
+    normal, given = weight if weight is not None and counted else (None, None)
     # What `evaluate` gives is of examples, however many a batch had.
     per = loss.per if train else None
     if loss.takes_weight:

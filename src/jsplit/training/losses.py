@@ -101,21 +101,20 @@ def _range(
     config: Config,
     loss: Loss,
     inputs: Sequence[PyTree],
-    weight: jax.Array | Weights | None,
+    weight: Weights | None,
 ) -> list[jax.Array]:
     """In how many fields class numbers are out of range, if anybody asks."""
     if config.nonfinite == "allow":
         return []
     fields = [i in config.topology.fields for i in loss.reads]
-    normal = weight.normal if isinstance(weight, Weights) else weight
-    if not loss.takes_weight or normal is None:
+    if not loss.takes_weight or weight is None:
         return [out_of_range(loss_function(loss), inputs, fields)]
 
     def fn(weight, *inputs):
         return loss_function(loss, weight)(*inputs)
 
     # As a field: nothing is differentiated by it.
-    return [out_of_range(fn, [normal, *inputs], [True, *fields])]
+    return [out_of_range(fn, [weight.normal, *inputs], [True, *fields])]
 
 
 def info_of(

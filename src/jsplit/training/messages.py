@@ -7,7 +7,6 @@ what its party has and has been sent, of nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -38,11 +37,9 @@ from jsplit.training.left_out import (
     Weights,
     as_checked,
     fill,
-    stored_weight,
-    sums_up,
+    normalise_weight,
 )
-from jsplit.training.losses import info_of
-from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
+from jsplit.training.meshes import check_even, combined, with_batch_sharding, zeros
 from jsplit.training.microbatches import part_of
 from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
@@ -136,8 +133,7 @@ def messages(
     programs_for = _by_shapes(scalars.watch(config), layout)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
-    sums = sums_up(topology)
-    combine, judge = _combine(config), Verdict(config.nonfinite, all_watched(config))
+    combine, judge = combined(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
@@ -158,7 +154,7 @@ def messages(
             check_even(config, size)
         if weight is not None:
             batch = fill(weight, dict(batch))
-        counts = stored_weight(weight, sums)
+        counts = normalise_weight(weight)
         carrier = Recorder(known)
         store, losses = call_on_state(
             state, programs_for(batch).train, state, batch, counts, carrier
@@ -177,7 +173,7 @@ def messages(
         if weight is not None:
             batch = fill(weight, dict(batch))
         store, carrier = (
-            load(layout, state, batch, stored_weight(weight, sums)),
+            load(layout, state, batch, normalise_weight(weight)),
             Recorder(known),
         )
         call_on_state(state, programs_for(batch).measure, store, carrier)
@@ -201,9 +197,8 @@ def messages(
     return Trainer(init, step, evaluate, predict, config)
 
 
-_Counts = jax.Array | Weights | None
 _Train = Callable[
-    [TrainState, Fields, _Counts, Recorder], tuple[Store, dict[str, jax.Array]]
+    [TrainState, Fields, Weights | None, Recorder], tuple[Store, dict[str, jax.Array]]
 ]
 
 
@@ -255,7 +250,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         def at_once(
             state: TrainState,
             batch: Fields,
-            weight: _Counts,
+            weight: Weights | None,
             carrier: Recorder,
         ) -> tuple[Store, dict[str, jax.Array]]:
             store = load(layout, state, batch, weight)
@@ -273,7 +268,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     )
 
     def in_parts(
-        state: TrainState, batch: Fields, weight: _Counts, carrier: Recorder
+        state: TrainState, batch: Fields, weight: Weights | None, carrier: Recorder
     ) -> tuple[Store, dict[str, jax.Array]]:
         # No weights are a tree without leaves, so they are divided like
         # the fields.
@@ -294,14 +289,3 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         return store, {n.what: store[total(n)] / count for n in walks.losses}
 
     return in_parts
-
-
-def _combine(config: Config) -> Callable[..., Info]:
-    """How the losses of all parties become what a step tells."""
-    combine: Callable[..., Info] = partial(info_of, config.topology)
-    losses = config.topology.losses
-    # One loss of weight 1 is the total as it is: nothing is computed,
-    # so nothing compiled.
-    if len(losses) > 1 or any(x.weight != 1 for x in losses):
-        combine = jax.jit(combine)
-    return gathered(combine, config)

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
-
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.training.config import Config
 from jsplit.training.crossing import wires
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import Weights, sums_up
+from jsplit.training.left_out import Weights
 from jsplit.training.loss_scale import scale_names
 from jsplit.training.strengths import strength_name, strengths_of
 from jsplit.training.walk import Name, Store
@@ -37,7 +35,6 @@ class PartyLayout(NamedTuple):
         weight: how much each example counts, [batch]; `None` lies there
             if all count alike.
         micro: the number of the micro-batch.
-        sums: whether weights lie there as given too, for a loss that is a sum.
     """
 
     params: dict[str, Name]
@@ -50,7 +47,6 @@ class PartyLayout(NamedTuple):
     fields: dict[str, Name]
     weight: Name
     micro: Name
-    sums: bool
 
 
 Layout = Mapping[str, PartyLayout]
@@ -78,7 +74,6 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
             fields={f: Name(p, Kind.VALUE, f) for f in topology.holds.get(p, ())},
             weight=Name(p, Kind.WEIGHT),
             micro=Name(p, Kind.MICRO),
-            sums=sums_up(topology),
         )
     return found
 
@@ -87,7 +82,7 @@ def load(
     layout: Layout,
     state: TrainState,
     batch: Mapping[str, PyTree] | None = None,
-    weight: jax.Array | Weights | None = None,
+    weight: Weights | None = None,
 ) -> Store:
     """A store with the state of every party in it, and a batch if one is given.
 
@@ -97,8 +92,8 @@ def load(
         batch: fields, [batch, ...] each, which go to every party that
             holds them; others are left out. Without a batch there are
             no weights in the store either.
-        weight: how much each example counts, [batch] of mean 1, and as given
-            where a loss needs that; `None`: all count alike.
+        weight: how much each example counts, [batch]; `None`: all count
+            alike.
 
     Returns:
         The store; `save_back` is the inverse.

@@ -122,12 +122,7 @@ class _Inputs(NamedTuple):
         losses = [loss_name(x) for x in self.losses]
         if config.microbatches > 1:
             losses = [total(x) for x in losses]
-        return losses + self.strengths
-
-    @property
-    def strengths(self) -> list[Name]:
-        """Each once."""
-        return [*dict.fromkeys(n for x in self.losses for n in weight_names(x))]
+        return losses + [n for x in self.losses for n in weight_names(x)]
 
 
 def _inputs(config: Config, party: str) -> _Inputs:
@@ -168,7 +163,7 @@ def _loss(config: Config, at: _Inputs, values: Sequence[jax.Array]) -> jax.Array
     """The sum of a party's losses, each times its weight, from what lies at `objective`."""
     loss = jnp.zeros((), jnp.result_type(float))
     count = len(at.losses)
-    found = dict(zip(at.strengths, values[count:], strict=True))
+    found = dict(zip(at.objective(config)[count:], values[count:], strict=True))
     for x, value in zip(at.losses, values[:count], strict=True):
         loss = (
             loss + weight_in(x, found) * value.astype(loss.dtype) / config.microbatches

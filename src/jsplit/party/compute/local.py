@@ -35,7 +35,7 @@ from jsplit.training.crossing import packet
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.executor import StoreLike
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import fill, stored_weight
+from jsplit.training.left_out import fill, normalise_weight
 from jsplit.training.metrics import Rows, rows_of
 from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.store import layout_of, load, save_back
@@ -185,7 +185,7 @@ class Local:
         counts = batch.get(self.agreed.weight)
         if counts is not None:
             batch = fill(counts, dict(batch))
-        weight = stored_weight(counts, self.layout[self.party].sums)
+        weight = normalise_weight(counts)
         store = load(self.layout, TrainState({self.party: state}), batch, weight)
         hold(self.layout, store, self.config.nonfinite)
         return store

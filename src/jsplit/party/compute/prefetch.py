@@ -18,7 +18,7 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.record_order import Batches
-from jsplit.training.left_out import fill, stored_weight
+from jsplit.training.left_out import fill, normalise_weight
 from jsplit.training.store import PartyLayout
 from jsplit.training.walk import Address, Name, Store, Wire
 
@@ -39,7 +39,7 @@ def fields_of_batch(
         own = fill(batch[weight], own)
     found: Store = {layout.fields[f]: x for f, x in own.items()}
     if weight in batch:
-        found[layout.weight] = stored_weight(batch[weight], layout.sums)
+        found[layout.weight] = normalise_weight(batch[weight])
     return found
 
 

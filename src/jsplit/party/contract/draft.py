@@ -13,18 +13,17 @@ import jax
 
 from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.checks import first_line
-from jsplit.core.strength import Strength
 from jsplit.core.trees import abstract, as_arrays, describe
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
 from jsplit.party.contract.checks import check_addresses, with_format
 from jsplit.party.contract.entries import (
-    LossEntry,
     MetricEntry,
     NodeEntry,
     as_json,
 )
 from jsplit.party.contract.field_types import dtypes_of
+from jsplit.party.contract.placeholders import loss_entry
 from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
@@ -195,13 +194,7 @@ def _of_topology(topology: Topology) -> dict[str, object]:
         )
         nodes.append(as_json(entry))
     for x in topology.losses:
-        # A weight may have been given as an integer, and 1 and 1.0 are two texts of
-        # JSON, hence two hashes.
-        strength = x.weight.name if isinstance(x.weight, Strength) else ""
-        weight = x.weight.value if isinstance(x.weight, Strength) else float(x.weight)
-        per = None if x.per is None else float(x.per)
-        found = LossEntry(x.name, x.party, x.reads, weight, x.local, strength, per)
-        losses.append(as_json(found))
+        losses.append(as_json(loss_entry(x)))
     metrics = [
         as_json(MetricEntry(x.name, x.party, x.reads, x.weighted))
         for x in topology.metrics

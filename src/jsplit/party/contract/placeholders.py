@@ -171,3 +171,16 @@ def _loss(
     # A strength at all parties: one of 0 is trained for, and its cotangents cross.
     weight = Strength(loss.strength, loss.weight) if loss.strength else loss.weight
     return Loss(loss.name, made, loss.party, loss.reads, weight, loss.local, loss.per)
+
+
+def loss_entry(loss: Loss) -> LossEntry:
+    """A loss as an agreement has it: all but its function."""
+    strength, weight = "", loss.weight
+    if isinstance(weight, Strength):
+        strength, weight = weight.name, weight.value
+    # Both may have been given as integers, and 1 and 1.0 are two texts of JSON, hence
+    # two hashes.
+    per = None if loss.per is None else float(loss.per)
+    return LossEntry(
+        loss.name, loss.party, loss.reads, float(weight), loss.local, strength, per
+    )
