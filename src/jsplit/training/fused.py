@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jsplit.core.base import Fields, Info, PyTree, TrainState
+from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
@@ -257,8 +257,7 @@ def _programs(config: Config) -> _Programs:
 
     kernels = config.kernels
     return _Programs(
-        # Only the state is donated: keys and batch are the caller's, who may use them
-        # again.
+        # Only the state is donated: the caller may use keys and batch again.
         jit(train, kernels, donate_argnums=0 if config.donate else ()),
         jit(measure, kernels),
         jit(infer, kernels),
@@ -293,7 +292,9 @@ def _swap_keys(state: TrainState, keys: _Keys | None = None) -> TrainState:
     # A compiled step hands typed keys back slowly, and never changes
     # them: they go in beside the state, and stay outside when it comes
     # back.
-    # `None`, a pytree without leaves, where there is none.
-    by_party: Mapping[str, PyTree] = keys or dict.fromkeys(state.parties)
-    parties = state.parties.items()
-    return TrainState({p: own._replace(key=by_party[p]) for p, own in parties})
+    found = {}
+    for party, (params, own, optimizer, links, _, *rest) in state.parties.items():
+        # `None`, a pytree without leaves, where there is none.
+        key: PyTree = keys[party] if keys else None
+        found[party] = PartyState(params, own, optimizer, links, key, *rest)
+    return TrainState(found)

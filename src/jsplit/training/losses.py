@@ -129,11 +129,11 @@ def info_of(
         losses: by name.
         strengths: those that are weights.
     """
-    weights = {x.name: weight_in(x, strengths or {}) for x in topology.losses}
+    known = strengths or {}
     # Neither a product with 1 nor a sum with 0: eagerly each would be a
     # program to run.
     first, *others = [
-        losses[x.name] if x.weight == 1 else losses[x.name] * weights[x.name]
+        losses[x.name] if x.weight == 1 else losses[x.name] * weight_in(x, known)
         for x in topology.losses
         if x.weight
     ]

@@ -181,7 +181,7 @@ def combined(config: Config) -> Combine:
     if not config.mesh:
         return combine
     mesh = config.mesh.get(losses[0].party) or default_mesh()
-    return lambda *given: combine(*replicate(given, mesh))
+    return lambda losses, strengths: combine(*replicate((losses, strengths), mesh))
 
 
 def zeros(function: Callable[..., PyTree], config: Config) -> Callable[..., PyTree]:

@@ -45,7 +45,7 @@ from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
-from jsplit.training.strengths import in_store
+from jsplit.training.strengths import in_store, in_topology
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, Walk
@@ -133,6 +133,7 @@ def messages(
     programs_for = _by_shapes(scalars.watch(config), layout)
     needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
+    strong = bool(in_topology(topology))
     combine, judge = combined(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
@@ -152,15 +153,15 @@ def messages(
         size = check_batch(topology, batch, needed, microbatches, weight)
         if config.mesh:
             check_even(config, size)
+        counts = None
         if weight is not None:
-            batch = fill(weight, dict(batch))
-        counts = normalise_weight(weight)
+            batch, counts = fill(weight, dict(batch)), normalise_weight(weight)
         carrier = Recorder(known)
         store, losses = call_on_state(
             state, programs_for(batch).train, state, batch, counts, carrier
         )
         finite = judge.finite(store)
-        info = combine(losses, in_store(topology, store))
+        info = combine(losses, in_store(topology, store) if strong else {})
         info = info._replace(messages=tuple(carrier.messages), finite=finite)
         new = save_back(layout, store)
         judge(finite, lambda: step_of(new))
@@ -179,7 +180,7 @@ def messages(
         call_on_state(state, programs_for(batch).measure, store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
         finite = judge_losses.finite(store)
-        info = combine(losses, in_store(topology, store))
+        info = combine(losses, in_store(topology, store) if strong else {})
         info = info._replace(messages=tuple(carrier.messages), finite=finite)
         judge_losses(finite)
         return info, {name: store[name] for name in walks.observed}

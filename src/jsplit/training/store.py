@@ -159,6 +159,7 @@ def save_back(layout: Layout, store: Store) -> TrainState:
     # `load` was given.
     parties = {}
     for party, at in layout.items():
+        own = at.strengths
         parties[party] = PartyState(
             {n: store[name] for n, name in at.params.items()},
             {n: store[name] for n, name in at.state.items()},
@@ -166,7 +167,7 @@ def save_back(layout: Layout, store: Store) -> TrainState:
             {label: store[name] for label, name in at.links.items()},
             store[at.key],
             store[at.step],
-            strengths={n: store[name] for n, name in at.strengths.items()},
+            strengths={n: store[name] for n, name in own.items()} if own else {},
         )
     return TrainState(parties)
 

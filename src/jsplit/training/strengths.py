@@ -44,14 +44,20 @@ def weight_in(loss: Loss, found: Strengths) -> float | jax.Array:
     return found[names[0]] if names else cast(float, loss.weight)
 
 
+def in_topology(topology: Topology) -> tuple[Name, ...]:
+    """Where the strengths lie that are weights of losses, each once."""
+    names = (n for x in topology.losses for n in weight_names(x))
+    return tuple(dict.fromkeys(names))
+
+
 def in_store(topology: Topology, store: Store) -> dict[Name, jax.Array]:
     """The strengths that are weights of losses, out of a store."""
-    return {n: store[n] for x in topology.losses for n in weight_names(x)}
+    return {n: store[n] for n in in_topology(topology)}
 
 
 def in_state(topology: Topology, state: TrainState) -> dict[Name, jax.Array]:
     """The strengths that are weights of losses, out of a state of all parties."""
-    names = [n for x in topology.losses for n in weight_names(x)]
+    names = in_topology(topology)
     return {n: state.parties[n.party].strengths[n.what] for n in names}
 
 
