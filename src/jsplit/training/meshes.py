@@ -180,8 +180,8 @@ def combined(config: Config) -> Combine:
         combine = jax.jit(combine)
     if not config.mesh:
         return combine
-    mesh = config.mesh.get(losses[0].party) or default_mesh()
-    return lambda losses, strengths: combine(*replicate((losses, strengths), mesh))
+    mesh = config.mesh.get(config.topology.losses[0].party) or default_mesh()
+    return lambda *given: combine(*[replicate(x, mesh) for x in given])
 
 
 def zeros(function: Callable[..., PyTree], config: Config) -> Callable[..., PyTree]:
