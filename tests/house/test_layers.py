@@ -61,8 +61,8 @@ INSIDE = {
         "left_out signatures staleness vjp walk scalar_exchange loss_scale cotangents "
         "crossing losses meshes metrics optimizer_parts optimizers configure executor "
         "segment_ops store sums step update initial known activation_reads "
-        "cotangent_reads passing nonfinite verdicts evaluating walks microbatches "
-        "fused messages"
+        "cotangent_reads passing nonfinite verdicts evaluating walks recording places "
+        "microbatches party_programs fused record messages"
     ),
     "populations": "checks reading round population partitions",
     "rounds": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -217,6 +217,7 @@ class _Driver:
         state: Federation,
         fields: Mapping[str, PyTree],
         client: int | str | None = None,
+        at: str | Sequence[str] | None = None,
     ) -> Mapping[str, PyTree]:
         """Compute the outputs of the model in inference mode.
 
@@ -226,18 +227,20 @@ class _Driver:
             client: whose model to predict with, by number from 0 or by name;
                 needed only where clients have weights or statistics of
                 their own.
+            at: names of values that cross, to have these as their receivers
+                decode them; see `predict` of a `jsplit.Trainer`.
 
         Returns:
-            By node that no other node reads, its output.
+            By node that no other node reads, its output; or what `at` names.
 
         Raises:
-            ValueError: if `client` is needed and missing, or there is no
-                such client.
+            ValueError: if `client` is needed and missing, there is no such
+                client, or `at` names what does not cross.
         """
         mesh = self.method.mesh
         one = replicate(one_model(state, client), mesh)
         fields = replicate(dict(as_arrays(fields)), mesh)
-        return self.method.trainer.predict(one, fields)
+        return self.method.trainer.predict(one, fields, at)
 
     def _fields(self, round: Round) -> dict[str, PyTree]:
         """Return the fields that are read, on the devices."""

@@ -6,7 +6,8 @@ parties that exchange messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -15,9 +16,8 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
-from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
-from jsplit.core.trees import as_arrays
+from jsplit.core.trees import as_arrays, batch_of
 from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -32,10 +32,12 @@ from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
 from jsplit.training.losses import info_of
-from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
+from jsplit.training.meshes import check_even, one_mesh, placed, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
 from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
+from jsplit.training.places import At, as_at, values_at, walk_to
+from jsplit.training.recording import Recorded, told
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.verdicts import Verdict, check_donation
@@ -161,19 +163,20 @@ def fused_trainer(config: Config) -> Trainer:
         # that out.
         if devices is not None:
             check_even(config, size)
-            state, batch, weight = _placed(devices, state, batch, weight)
+            state, batch, weight = placed(devices, state, batch, weight)
         keys = _keys_of(state)
         new, info = call_on_state(
             state, train, _swap_keys(state), keys, dict(batch), weight
         )
-        judge(info.finite, lambda: step_of(new))
+        finite = (info.info if config.records else info).finite
+        judge(finite, lambda: step_of(new))
         return _swap_keys(new, keys), info
 
     def measure_one(
         state: TrainState, batch: Fields, weight: Weight | None
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
-        state, batch, weight = _placed(devices, state, batch, weight)
+        state, batch, weight = placed(devices, state, batch, weight)
         info, found = call_on_state(
             state, measure, _swap_keys(state), _keys_of(state), batch, weight
         )
@@ -181,25 +184,28 @@ def fused_trainer(config: Config) -> Trainer:
         return info, found
 
     @documented_as(PredictFn)
-    def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
-        fields = as_arrays(fields)
+    def predict(
+        state: TrainState, fields: Fields, at: str | Sequence[str] | None = None
+    ) -> dict[str, PyTree]:
+        fields, run = as_arrays(fields), infer(as_at(topology, at))
         check_batch(topology, fields, inputs)
-        state, fields, _ = _placed(devices, state, fields, None)
-        return call_on_state(state, infer, _swap_keys(state), _keys_of(state), fields)
+        state, fields, _ = placed(devices, state, fields, None)
+        return call_on_state(state, run, _swap_keys(state), _keys_of(state), fields)
 
     evaluate = evaluator(topology, measure_one, scalars)
-    return Trainer(init, step, evaluate, predict, config)
+    return Trainer(init, step, evaluate, predict, config, fused_trainer)
 
 
 class _Programs(NamedTuple):
-    """The three compiled programs of a trainer, of (state, keys, batch, ...) each.
+    """The compiled programs of a trainer, of (state, keys, batch, ...) each.
 
+    `infer` gives that of what `predict` is asked for.
     `judge` looks at what the first one leaves, `judge_losses` at what the second gives.
     """
 
-    train: Callable[..., tuple[TrainState, Info]]
+    train: Callable[..., tuple[TrainState, PyTree]]
     measure: Callable[..., tuple[Info, dict[Name, PyTree]]]
-    infer: Callable[..., dict[str, PyTree]]
+    infer: Callable[[At], Callable[..., dict[str, PyTree]]]
     judge: Verdict
     judge_losses: Verdict
 
@@ -208,7 +214,7 @@ def _programs(config: Config) -> _Programs:
     """Compile each walk as one program."""
     topology, layout = config.topology, layout_of(config)
     walked = with_batch_sharding(config)
-    walks = walks_of(walked)
+    walks, kernels = walks_of(walked), config.kernels
     judge = Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
 
@@ -229,7 +235,7 @@ def _programs(config: Config) -> _Programs:
 
     def train(
         state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None
-    ) -> tuple[TrainState, Info]:
+    ) -> tuple[TrainState, Info | Recorded]:
         store, walks = start(state, keys, batch, weight), walks_for(batch)
         hold(layout, store, config.nonfinite)
         if config.microbatches == 1:
@@ -238,7 +244,8 @@ def _programs(config: Config) -> _Programs:
             run_microbatches(walked, walks, store)
             execute(walks.finish.ops, store)
         info = losses_in(store)._replace(finite=judge.finite(store))
-        return _swap_keys(save_back(layout, store)), info
+        told_of = told(config, walks, store, info, batch_of(batch))
+        return _swap_keys(save_back(layout, store)), told_of
 
     def measure(
         state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None
@@ -248,33 +255,23 @@ def _programs(config: Config) -> _Programs:
         info = losses_in(store)._replace(finite=judge_losses.finite(store))
         return info, {name: store[name] for name in walks.observed}
 
-    def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
-        store = start(state, keys, fields)
-        execute(walks_for(fields).infer.ops, store)
-        return {n.what: store[n] for n in walks.outputs}
+    @cache
+    def infer(at: At) -> Callable[..., dict[str, PyTree]]:
+        def run(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
+            store = start(state, keys, fields)
+            execute(walk_to(topology, walks_for(fields), at).ops, store)
+            return values_at(topology, at, store)
 
-    kernels = config.kernels
+        return jit(run, kernels)
+
     return _Programs(
         # Only the state is donated: keys and batch are the caller's, who may use them
         # again.
         jit(train, kernels, donate_argnums=0 if config.donate else ()),
         jit(measure, kernels),
-        jit(infer, kernels),
+        infer,
         judge,
         judge_losses,
-    )
-
-
-def _placed(
-    devices: Mesh | None, state: TrainState, batch: Fields, weight: Weight | None
-) -> tuple[TrainState, dict[str, PyTree], ArrayLike | None]:
-    """The arguments of a program where it computes; without a mesh, as they are."""
-    return (
-        replicate(state, devices),
-        # A plain dictionary: programs do not take every mapping for a
-        # pytree.
-        shard_batch(dict(batch), devices),
-        shard_batch(weight, devices),
     )
 
 
