@@ -51,7 +51,7 @@ INSIDE = {
         "refusals statistics ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics nodes crossings text validation graph "
+        "handoffs names metrics nodes crossings replacing text validation graph "
         "configurations.building decoupling drawing.scene configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
@@ -62,6 +62,7 @@ INSIDE = {
         "crossing losses meshes metrics optimizer_parts optimizers configure executor "
         "segment_ops store sums step update initial known activation_reads "
         "cotangent_reads passing nonfinite verdicts evaluating walks recording places "
+        "same_for_others "
         "microbatches party_programs fused record messages"
     ),
     "populations": "checks reading round population partitions",

@@ -25,9 +25,15 @@ def vanilla(**options):
         init=lambda key, x: jax.random.normal(key, (4, 5)),
         inputs=["x"],
     )
+    # Weights that are no multiples of one another: else cotangents were all zeros.
+    top = jsplit.segment(
+        lambda w, h: h @ w,
+        init=lambda key, h: jax.random.normal(key, (5, 3)),
+        inputs=["h"],
+    )
     return jsplit.vanilla(
         tanh,
-        dense(["h"]),
+        top,
         loss=optax.softmax_cross_entropy_with_integer_labels,
         **options,
     )
@@ -99,6 +105,7 @@ def test_values_and_cotangents_are_those_of_calculus(interpreter):
     by_bottom = jax.grad(lambda w: loss(jnp.tanh(X @ w), top))(bottom)
     close(recorded.crossed[UP], jsplit.Crossed(h, h))
     close(recorded.crossed[DOWN].value, by_h)
+    assert np.abs(by_h).max() > 0.01
     close(recorded.gradients["server"]["output"], by_top)
     close(recorded.gradients["client"]["smashed"], by_bottom)
 
@@ -304,7 +311,6 @@ def test_only_what_crosses_and_outputs_can_be_looked_at():
 
 def test_over_clients_the_cut_is_that_of_the_client_asked_for():
     trainer = jsplit.fused(vanilla(), optax.sgd(0.1))
-    people = jsplit.population.everyone(8, clients=2).round(BATCH, 0)
     alone = jsplit.rounds.alone(trainer)
     people = jsplit.population.grouped(list("abababab")).round(BATCH, 0)
     state, _ = alone.step(alone.init(0, people), people)

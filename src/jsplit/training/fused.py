@@ -38,6 +38,7 @@ from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.passing import first_state, passing
 from jsplit.training.places import At, as_at, values_at, walk_to
 from jsplit.training.recording import Recorded, told
+from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.verdicts import Verdict, check_donation
@@ -150,7 +151,9 @@ def fused_trainer(config: Config) -> Trainer:
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return first_state(config, key, batch)
+        state = first_state(config, key, batch)
+        check_same_for_others(config, as_arrays(batch))
+        return state
 
     @documented_as(StepFn)
     def step(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import jax
 from jax.sharding import Mesh
@@ -37,6 +38,7 @@ from jsplit.training.party_programs import by_shapes
 from jsplit.training.passing import first_state
 from jsplit.training.places import as_at, values_at
 from jsplit.training.recording import Tape, told
+from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.verdicts import Verdict, check_donation
@@ -139,7 +141,9 @@ def messages_trainer(config: Config) -> Trainer:
 
     @documented_as(InitFn)
     def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return first_state(config, key, batch)
+        state = first_state(config, key, batch)
+        check_same_for_others(config, as_arrays(batch))
+        return state
 
     @documented_as(StepFn)
     def step(
@@ -163,7 +167,8 @@ def messages_trainer(config: Config) -> Trainer:
         judge(finite, lambda: step_of(new))
         if tape is not None:
             store.update(programs.read(tape))
-            info = told(config, walks, store, info, size)
+            # A trainer that records says so in its type; see `jsplit.record`.
+            info = cast(Info, told(config, walks, store, info, size))
         return new, info
 
     def measure_one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
@@ -40,7 +40,9 @@ def as_at(topology: Topology, at: str | Sequence[str] | None) -> At:
     """
     if at is None:
         return None
-    names = (at,) if isinstance(at, str) else tuple(at)
+    # What is no list is refused below, whatever it is.
+    listed = isinstance(at, (list, tuple))
+    names: tuple[str, ...] = tuple(at) if listed else (cast(str, at),)
     crossing = dict.fromkeys(c.name for c in topology.crossings)
     there = [*crossing, *(n for n in topology.sinks if n not in crossing)]
     for name in names:
