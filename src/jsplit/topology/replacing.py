@@ -103,8 +103,8 @@ def parts_with(
         losses: its losses and metrics instead; `None`: those that it had.
 
     Returns:
-        The parts. New nodes stand where the party's first node stood, and new losses
-        where its first loss did, or last.
+        The parts. New nodes and losses stand where the party's stood, one by one, and
+        what there are more of follow the last of these.
 
     Raises:
         ValueError: if one is of another kind or another party.
@@ -116,10 +116,26 @@ def parts_with(
         new = own if given is None else _checked(argument, given, party)
         # The first loss of all says where sums of all parties are made: whoever had it
         # keeps it, so that these go the way that they went.
-        at = of_kind.index(own[0]) if own else len(of_kind)
-        made += [p for p in of_kind[:at] if p.party != party]
-        made += [*new, *(p for p in of_kind[at:] if p.party != party)]
+        made += _in_their_places(of_kind, own, new)
     return made
+
+
+def _in_their_places(
+    parts: Sequence[_Part], own: Sequence[_Part], new: Sequence[_Part]
+) -> list[_Part]:
+    """Parts with `new` ones in the places of `own` ones, in their order."""
+    found: list[_Part] = []
+    left, waiting = len(own), [*new]
+    for part in parts:
+        if part not in own:
+            found.append(part)
+            continue
+        left -= 1
+        # All that there are at the last place.
+        count = 1 if left else len(waiting)
+        found += waiting[:count]
+        waiting = waiting[count:]
+    return found + waiting
 
 
 def _checked(argument: str, parts: Iterable[object], party: str) -> list[_Part]:
