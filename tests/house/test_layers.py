@@ -102,7 +102,7 @@ INSIDE = {
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
-    "privacy": "scores traffic",
+    "privacy": "scores traffic watching",
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }

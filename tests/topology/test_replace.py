@@ -257,3 +257,15 @@ def test_rounds_and_copies_compare_too():
         relay = jsplit.rounds.take_turns(trainer, client="client")
         people = jsplit.population.everyone(8, clients=2).round(HONEST, 0)
         refused("was float32", lambda relay=relay: relay.init(0, people))
+
+
+def test_an_attacker_trains_many_clients_too():
+    attack, _ = hijacked(vanilla())
+    relay = jsplit.rounds.take_turns(
+        jsplit.fused(attack, optax.sgd(0.5)), client="client"
+    )
+    people = jsplit.population.everyone(8, clients=2)
+    drawn = [people.round(BATCH, number, epochs=5) for number in range(2)]
+    state, first = relay.step(relay.init(0, drawn[0]), drawn[0])
+    _, last = relay.step(state, drawn[1])
+    assert last.losses["own"] < first.losses["own"]

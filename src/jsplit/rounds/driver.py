@@ -32,6 +32,7 @@ from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.configure import fields_of
 from jsplit.training.evaluating import check_counts
+from jsplit.training.same_for_others import compared_fields
 from jsplit.training.store import layout_of
 from jsplit.training.verdicts import refuse_end, refuse_evaluation, refuse_round
 
@@ -46,7 +47,8 @@ def make_algorithm(method: RoundMethod) -> Algorithm:
         The algorithm; nothing is compiled yet.
     """
     config = check_trainer(method.trainer)
-    needed = frozenset(fields_of(config.topology, losses=True))
+    read = fields_of(config.topology, losses=True)
+    needed = frozenset(read | compared_fields(config.topology))
     forms = StateForms(layout_of(config), method.sharing, method.mesh)
     metrics = RoundMetrics(config, forms)
     driver = _Driver(method, forms, needed, Programs(method, forms), metrics)

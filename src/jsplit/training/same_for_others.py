@@ -23,6 +23,12 @@ from jsplit.training.walk import Wire
 from jsplit.training.walks import all_wires, scalar_shape
 
 
+def compared_fields(topology: Topology) -> set[str]:
+    """The fields without which others' view of a replaced party cannot be compared."""
+    original = topology.instead_of
+    return set() if original is None else fields_of(original, losses=True)
+
+
 def check_same_for_others(config: Config, batch: Mapping[str, PyTree]) -> None:
     """Refuse a topology of `Topology.replace` whose messages differ from the original's.
 
@@ -36,7 +42,7 @@ def check_same_for_others(config: Config, batch: Mapping[str, PyTree]) -> None:
     original = config.topology.instead_of
     if original is None:
         return
-    lacking = sorted(fields_of(original, losses=True) - batch.keys())
+    lacking = sorted(compared_fields(config.topology) - batch.keys())
     if lacking:
         raise ValueError(
             f"the batch lacks the field `{lacking[0]}`: `init` of a topology that "
