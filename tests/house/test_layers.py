@@ -97,6 +97,7 @@ INSIDE = {
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.peers contract.draft contract.files replay compute.local "
+        "compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming process brought_records join passes steps infer "

@@ -167,9 +167,10 @@ def watch(
 
 def _steps_of(recorded: object) -> list[Recorded]:
     """Records of steps, one by one."""
+    told: list[object] = [recorded]
     # A record is a tuple itself, so it is asked for first.
-    several = not isinstance(recorded, Recorded) and isinstance(recorded, (list, tuple))
-    told: Sequence[object] = list(recorded) if several else [recorded]
+    if not isinstance(recorded, Recorded) and isinstance(recorded, (list, tuple)):
+        told = list(recorded)
     if not told or not all(isinstance(r, Recorded) for r in told):
         raise ValueError(
             "`recorded` must be what a step of jsplit.record tells, or a list of these, "
