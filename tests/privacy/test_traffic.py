@@ -70,6 +70,11 @@ def test_what_one_sends_another_receives(configuration):
     state = trainer.init(0, problem.batch)
     _, recorded = jsplit.record(trainer).step(state, problem.batch)
     seen = {p: traffic_of(recorded, p) for p in problem.topology.parties}
+    for party, own in seen.items():
+        sends = {c.name for c in problem.topology.crossings if c.sender == party}
+        gets = {c.name for c in problem.topology.crossings if c.receiver == party}
+        # Of the whole record, which has all parties' messages, only its own.
+        assert {*own.sent} == sends and {*own.received} == gets
     for c in problem.topology.crossings:
         pairs = [(seen[c.sender].sent, seen[c.receiver].received)]
         pairs.append((seen[c.receiver].gave, seen[c.sender].returned))
