@@ -2,5 +2,6 @@
 
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
+from jsplit.privacy.watching import traffic_of, watch
 
-__all__ = ["Adversary", "Budget", "Score", "Traffic"]
+__all__ = ["Adversary", "Budget", "Score", "Traffic", "traffic_of", "watch"]
