@@ -101,7 +101,12 @@ INSIDE = {
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
-    "privacy": "scores traffic",
+    "privacy": (
+        "scores traffic measures.estimate measures.records measures.student "
+        "measures.bootstrap measures.distances measures.correlation "
+        "measures.batched measures.auc measures.rates measures.images "
+        "measures.reconstructed measures.probes measures.information measures.bound"
+    ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }
@@ -118,6 +123,9 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
+    "privacy.measures.images": {"dm_pix"},
+    "privacy.measures.probes": {"sklearn"},
+    "privacy.measures.bound": {"sklearn"},
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
@@ -193,8 +201,12 @@ def test_a_door_only_hands_on_names(file):
             "__all__",
             "__version__",
         }
+        # All that the door of a package within lists, where one name a line is too many.
+        adds = isinstance(node, ast.AugAssign) and ast.unparse(node).startswith(
+            "__all__ += "
+        )
         shows = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
-        assert hands_on or lists or shows, ast.unparse(node)
+        assert hands_on or lists or adds or shows, ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", MODULES)
