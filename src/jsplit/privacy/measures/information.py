@@ -7,13 +7,11 @@ an estimate grows with their dimensions. For vectors and classes there is a lowe
 
 from __future__ import annotations
 
-from functools import partial
 from math import sqrt
+from statistics import NormalDist
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int, shown
@@ -24,6 +22,7 @@ from jsplit.privacy.measures.student import mean_of
 PARTS = 10
 """Into so many parts records are divided for the interval."""
 
+_BLOCK = 256  # records whose distances to all others are looked at together
 _LEAST = 40
 """So many records are in a part at least."""
 
@@ -110,38 +109,39 @@ def _numbers(name: str, x: PyTree) -> np.ndarray:
 
 def _by_neighbours(x: np.ndarray, y: np.ndarray, neighbours: int) -> float:
     """The estimate, of ranks."""
-    found = _terms(jnp.asarray(_normal(x)), jnp.asarray(_normal(y)), neighbours)
-    terms, radius = map(np.asarray, found)
-    if (radius == 0).any():
+    x, y = _normal(x), _normal(y)
+    size, total, at_zero = len(x), 0.0, 0
+    # Digamma of 1, 2, ... up to a constant, which cancels: a sum of reciprocals.
+    digamma = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, size))])
+    # In blocks: all pairs at once would be the records squared.
+    for start in range(0, size, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        by_x = np.abs(x[rows, None] - x[None])
+        by_y = np.abs(y[rows, None] - y[None])
+        # The nearest of all is the record itself, at 0.
+        radius = np.partition(np.maximum(by_x, by_y), neighbours, axis=1)[:, neighbours]
+        at_zero += int((radius == 0).sum())
+        for apart in (by_x, by_y):
+            # Strictly nearer, the record itself included: n + 1 of equation 8.
+            inside = (apart < radius[:, None]).sum(1)
+            total += digamma[np.maximum(inside, 1) - 1].sum()
+    if at_zero:
         raise ValueError(
-            f"{int((radius == 0).sum())} of {len(x)} records have neighbours at a "
-            "distance of 0 in both `x` and `y`; mutual information is estimated of "
-            "numbers that seldom repeat, and of classes by `information_bound`."
+            f"{at_zero} of {size} records have neighbours at a distance of 0 in both "
+            "`x` and `y`; mutual information is estimated of numbers that seldom "
+            "repeat, and of classes by `information_bound`."
         )
-    constant = digamma(float(len(x))) + digamma(float(neighbours))
-    return float(constant) - float(terms.mean(dtype=np.float64))
+    return float(digamma[size - 1] + digamma[neighbours - 1] - total / size)
 
 
 def _normal(x: np.ndarray) -> np.ndarray:
     """Ranks as a normal variable would have them; equal numbers keep their mean rank."""
     _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts - 1) / 2
-    share = (ranks[place] - 0.5) / len(x)
-    return np.asarray(jax.scipy.special.ndtri(jnp.asarray(share, jnp.float32)))
-
-
-@partial(jax.jit, static_argnames="neighbours")
-def _terms(x: jax.Array, y: jax.Array, neighbours: int) -> tuple[jax.Array, jax.Array]:
-    """Of each record what is averaged, and how far its neighbour is."""
-
-    def one(at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        by_x, by_y = jnp.abs(x - at[0]), jnp.abs(y - at[1])
-        # The nearest of all is the record itself, at 0.
-        nearest, _ = jax.lax.top_k(-jnp.maximum(by_x, by_y), neighbours + 1)
-        radius = -nearest[-1]
-        # Strictly nearer, the record itself included: n + 1 of equation 8.
-        inside = [jnp.maximum(jnp.sum(d < radius), 1) for d in (by_x, by_y)]
-        return digamma(inside[0] * 1.0) + digamma(inside[1] * 1.0), radius
-
-    # In blocks: all pairs at once would be the records squared.
-    return jax.lax.map(one, (x, y), batch_size=256)
+    middle = (len(x) + 1) / 2
+    # Of the lower half, and the other with its sign turned: distances are then the
+    # same to the last digit if an order is reversed, and so are all counts.
+    lower = [
+        NormalDist().inv_cdf((min(r, 2 * middle - r) - 0.5) / len(x)) for r in ranks
+    ]
+    return (np.sign(middle - ranks) * np.array(lower))[place]
