@@ -223,7 +223,7 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 
 def test_importing_jsplit_imports_no_extra():
-    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "torch"}
+    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "dm_pix", "torch"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(

@@ -120,6 +120,20 @@ def test_it_does_not_depend_on_order_unit_or_origin(corrected):
         assert found == pytest.approx(want, abs=1e-4)
 
 
+def test_narrow_and_whole_numbers_are_measured_as_their_values():
+    x, y = normal(0, 40, 3), np.random.default_rng(1).integers(0, 255, (40, 2, 2))
+    narrow = jnp.asarray(x, jnp.bfloat16)
+    want = distance_correlation(np.asarray(narrow, np.float32), y * 1.0)
+    for z in (narrow, np.asarray(narrow)):  # of NumPy it is a type of ml_dtypes
+        found = distance_correlation(z, y.astype("uint8"))
+        assert found.dtype == jnp.float32 and float(found) == float(want)
+    # As JAX would cut them to 32 bits, these would be others.
+    large = y.astype("int64") << 40
+    assert float(distance_correlation(x, large)) == pytest.approx(
+        float(distance_correlation(x, y)), abs=1e-5
+    )
+
+
 @both
 def test_what_weighs_nothing_may_hold_anything_and_counts_for_nothing(corrected):
     x, y = normal(0, 24, 3), normal(1, 24, 2)
@@ -229,6 +243,7 @@ def test_over_batches_it_is_the_mean_of_them_with_what_nothing_gives():
         (lambda x, y: (jnp.float32(3), y, {}), "`x` must have one row for each"),
         (lambda x, y: (np.array(["a"] * 10), y, {}), "`x` must hold real numbers"),
         (lambda x, y: ((), y, {}), "got no array"),
+        (lambda x, y: (jax.random.split(jax.random.key(0), 10), y, {}), "real numbers"),
         (lambda x, y: (x + 1j, y, {}), "real numbers, got complex64"),
     ],
 )

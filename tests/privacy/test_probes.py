@@ -179,6 +179,11 @@ def test_many_numbers_of_few_records_are_no_information():
         random.normal(size=(512, 300)), random.normal(size=(512, 300)), KEY
     )
     assert -0.5 < found.value < 0.05 and found.interval[0] < 0
+    # What is there in one of very many numbers, and varies most, is found all the same.
+    x = random.normal(size=(512, 300))
+    x[:, 7] *= 30
+    found = information_bound(x, x[:, 7] + 15 * random.normal(size=512), KEY)
+    assert 0.4 < found.value < 0.5 * np.log(5) + 0.2
 
 
 def test_a_bound_of_classes_is_the_entropy_where_they_can_be_read():

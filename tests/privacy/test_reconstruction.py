@@ -124,6 +124,15 @@ def test_numbers_are_of_records_and_stand_within_their_intervals():
     assert found.psnr.value == np.inf and np.isfinite(found.psnr.interval[0])
 
 
+def test_images_are_compared_alike_in_blocks(monkeypatch):
+    x, guess = images(0, 5, 9, 9), images(1, 5, 9, 9)
+    found = reconstruction(x, guess, KEY, data_range=(0, 1), count=40).ssim
+    monkeypatch.setattr("jsplit.privacy.measures.reconstructed._NUMBERS", 170)
+    blocks = reconstruction(x, guess, KEY, data_range=(0, 1), count=40).ssim
+    assert found is not None and blocks is not None
+    assert blocks.value == pytest.approx(found.value, abs=1e-5)
+
+
 def test_what_are_no_images_has_no_ssim_and_without_a_range_no_decibels():
     x = images(0, 10, 12)
     found = reconstruction(x, x + 0.1, KEY, count=40)

@@ -162,10 +162,16 @@ def _fitted(x: np.ndarray, y: np.ndarray, rank: int) -> _Critic:
 
 def _whitening(x: np.ndarray, most: int) -> np.ndarray:
     """A matrix after which the directions of most variance have variance 1."""
-    _, sizes, directions = np.linalg.svd(x, full_matrices=False)
+    # Of the smaller of the two products, whose size is numbers or records squared.
+    wide = x.shape[1] > len(x)
+    squares, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    squares, vectors = squares[::-1][:most], vectors[:, ::-1][:, :most]
     # What varies a millionth as much as the rest is rounding.
-    kept = sizes[:most][sizes[:most] > 1e-6 * max(sizes[0], 1e-300)]
-    return directions[: len(kept)].T * (np.sqrt(len(x)) / kept)
+    kept = squares > 1e-12 * max(squares[0], 1e-300)
+    squares, vectors = squares[kept], vectors[:, kept]
+    if wide:
+        vectors = x.T @ vectors / np.sqrt(squares)
+    return vectors * np.sqrt(len(x) / squares)
 
 
 def _info_nce(critic: _Critic, x: np.ndarray, y: np.ndarray) -> float:

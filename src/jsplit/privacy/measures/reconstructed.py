@@ -19,6 +19,9 @@ from jsplit.privacy.measures.estimate import Estimate
 from jsplit.privacy.measures.images import psnr, squared_error, ssim, window_of
 from jsplit.privacy.measures.records import array_of, at_least
 
+_NUMBERS = 1 << 24
+"""So many numbers of images are compared at a time."""
+
 
 # No comparison of arrays by `==`, which has no truth value.
 @dataclass(frozen=True, eq=False)
@@ -135,8 +138,7 @@ def reconstruction(
         peak = mean_over_records(decibels, keys[3])
         if _are_images(x):
             size = window_of(x.shape, window)
-            likeness = np.asarray(ssim(x, y, data_range, size), np.float64)
-            similar = mean_over_records(likeness, keys[4])
+            similar = mean_over_records(_ssim(x, y, data_range, size), keys[4])
     if window is not None and size is None:
         raise ValueError("`window` is of SSIM, which needs images and `data_range`.")
     explained = Estimate(
@@ -166,6 +168,18 @@ def _floors(x: jax.Array, mean: PyTree | None) -> jax.Array:
             f"`mean` must be one record of shape {x.shape[1:]}, got {one.shape}."
         )
     return squared_error(x, jnp.broadcast_to(one, x.shape))
+
+
+def _ssim(
+    x: jax.Array, y: jax.Array, data_range: tuple[float, float], size: int
+) -> np.ndarray:
+    # It makes some ten images of each: of all records at once that is too much memory.
+    block = max(1, _NUMBERS * len(x) // x.size)
+    found = [
+        np.asarray(ssim(x[i : i + block], y[i : i + block], data_range, size))
+        for i in range(0, len(x), block)
+    ]
+    return np.concatenate(found).astype(np.float64)
 
 
 def _mean(values: np.ndarray) -> float:
