@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jsplit.privacy import dependence, distance_correlation
+from jsplit.privacy.measures.distances import pairwise
 
 both = pytest.mark.parametrize("corrected", [False, True])
 
@@ -111,7 +112,7 @@ def test_it_does_not_depend_on_order_unit_or_origin(corrected):
     changed = [
         (x[order], y[order]),
         (y, x),
-        (1e-12 * x, 1e12 * y),
+        (1e-12 * x, 1e-12 * y),
         (x + 100, y),
         ({"a": x[:, :1], "b": x[:, 1:].reshape(40, 1, 2)}, y),
     ]
@@ -200,6 +201,23 @@ def test_its_gradient_is_finite_at_equal_records(corrected, exponent):
         assert jnp.isfinite(gradient).all()
         assert (float(found) == 0) == (equal is not some)
     assert float(jnp.abs(gradient).max()) == 0
+
+
+def test_its_gradient_is_finite_where_it_is_nothing_though_both_values_differ():
+    """All four pairs of two values each: independent to the last digit."""
+    x, y = jnp.array([0.0, 0, 1, 1]), jnp.array([0.0, 1, 0, 1])
+    found, gradient = jax.value_and_grad(distance_correlation)(x, y)
+    assert float(found) == 0 and jnp.isfinite(gradient).all()
+
+
+def test_what_differs_by_rounding_is_at_no_distance():
+    """Not at what rounding leaves of a difference: a thousandth of a record's size."""
+    x = normal(0, 60, 50).astype("float32")
+    twice = np.concatenate([x, x * np.float32(1 + 1.2e-7)])
+    distances = pairwise(jnp.asarray(twice), 1.0)
+    assert not jnp.diagonal(distances[:60, 60:]).any()
+    exact = np.linalg.norm(x[:, None] - x[None], axis=-1)
+    assert np.asarray(distances[:60, :60]) == pytest.approx(exact, abs=1e-4)
 
 
 @both

@@ -30,7 +30,7 @@ def _mean(x):
 
 @pytest.mark.parametrize("records", [15, 100])
 def test_the_bootstrap_holds_a_mean_95_times_of_100(records):
-    """Of 15 records too, where the plain percentiles hold it 90 times."""
+    """Of 15 records too."""
     random, held, draws = np.random.default_rng(0), 0, 400
     for seed in range(draws):
         values = random.normal(3.0, 2.0, records)
@@ -44,6 +44,17 @@ def test_the_bootstrap_of_a_mean_is_as_wide_as_the_normal_s():
     low, high = interval(_mean, [values], jax.random.key(0), 4000)
     want = 2 * 1.96 * values.std() / np.sqrt(1000)
     assert high - low == pytest.approx(want, rel=0.05)
+
+
+def test_of_few_records_the_bootstrap_is_as_wide_as_student_s():
+    """Plain percentiles are 12 % narrower of 15 records."""
+    random, widths = np.random.default_rng(0), []
+    for seed in range(20):
+        values = random.normal(size=15)
+        low, high = interval(_mean, [values], jax.random.key(seed), 1000)
+        student = 2 * stats.t.ppf(0.975, 14) * stats.sem(values)
+        widths.append((high - low) / student)
+    assert np.mean(widths) == pytest.approx(1, abs=0.04)
 
 
 def test_arrays_are_resampled_together():

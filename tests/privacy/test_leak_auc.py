@@ -82,7 +82,7 @@ def test_where_all_pairs_are_in_order_the_interval_still_has_a_width(records, lo
 
 @pytest.mark.parametrize(
     ("positives", "negatives", "apart"),
-    [(60, 60, 0.5), (50, 200, 1.2), (20, 200, 2.5), (100, 900, 2.5)],
+    [(60, 60, 0.5), (50, 200, 1.2), (50, 500, 3.5), (100, 900, 2.5)],
 )
 def test_its_interval_holds_the_closed_form_95_times_of_100(
     positives, negatives, apart
@@ -153,6 +153,13 @@ def test_accuracies_are_those_of_scikit_learn():
     found = balanced_accuracy(guess, truth)
     assert found.value == pytest.approx(balanced_accuracy_score(truth, guess))
     assert balanced_accuracy(np.zeros(200), truth).value == pytest.approx(1 / 3)
+
+
+def test_the_interval_of_classes_that_are_guessed_alike_is_wilson_s_over_their_root():
+    truth, hit = np.repeat([0, 1, 2], 20), np.tile(np.arange(20) < 14, 3)
+    found, one = balanced_accuracy(np.where(hit, truth, 9), truth), rate(14, 20)
+    for end, of_one in zip(found.interval, one.interval, strict=True):
+        assert end - 0.7 == pytest.approx((of_one - 0.7) / np.sqrt(3))
 
 
 @pytest.mark.parametrize("rates", [(0.5, 0.5), (0.9, 0.6, 0.3), (1.0, 0.97)])

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special, stats
 from sklearn.feature_selection import mutual_info_regression
 
 from jsplit.privacy import information_bound, mutual_information, probe
+from jsplit.privacy.measures.bound import _fitted
 
 KEY = jax.random.key(0)
 kinds = pytest.mark.parametrize("kind", ["linear", "neighbours"])
@@ -134,6 +136,21 @@ def test_information_of_two_normal_numbers_is_the_closed_form(rho):
     assert max(found.value, 0) == pytest.approx(other, abs=0.05)
 
 
+def test_information_is_the_published_sum_over_neighbours():
+    """Record by record, as equation 8 of Kraskov et al. 2004 has it, of normal scores."""
+    x, y = (z[:, 0] for z in pair(3, 400, 0.7))
+    a, b = (stats.norm.ppf((stats.rankdata(z) - 0.5) / 400) for z in (x, y))
+    total = 0.0
+    for i in range(400):
+        by_x, by_y = (np.delete(np.abs(z - z[i]), i) for z in (a, b))
+        radius = np.sort(np.maximum(by_x, by_y))[2]
+        # The neighbour itself lies at the radius: counted by none of the two.
+        inside = [(d < radius - 1e-12).sum() for d in (by_x, by_y)]
+        total += sum(special.digamma(n + 1) for n in inside)
+    want = special.digamma(3) + special.digamma(400) - total / 400
+    assert mutual_information(x, y, KEY).value == pytest.approx(want, abs=1e-9)
+
+
 def test_information_does_not_depend_on_the_scale_of_either():
     x, y = pair(0, 500, 0.7)
     found = mutual_information(x, y, KEY)
@@ -170,6 +187,13 @@ def test_no_bound_is_above_the_logarithm_of_the_batch():
     for batch in (16, 128):
         found = information_bound(x, x, KEY, batch=batch)
         assert 0.8 * np.log(batch) < found.value <= np.log(batch)
+
+
+def test_correlations_of_a_bound_are_of_records_that_chose_no_direction():
+    """Of independent values the best of 32 directions is at 0.6 where it was chosen."""
+    random = np.random.default_rng(0)
+    critic = _fitted(random.normal(size=(640, 60)), random.normal(size=(640, 60)), 32)
+    assert len(critic.correlations) == 32 and critic.correlations.max() < 0.3
 
 
 def test_many_numbers_of_few_records_are_no_information():

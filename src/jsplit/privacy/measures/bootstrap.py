@@ -33,7 +33,7 @@ def interval(
 
     Percentiles of the statistic over `count` resamplings, widened for few
     records as Student's t is wider than the normal: without that, of 20
-    records, the interval of a mean would hold it 92 times of 100.
+    records, the interval of a mean would hold it 93 times of 100.
 
     Args:
         statistic: `statistic(*arrays)` of NumPy arrays, a number; of records
