@@ -189,6 +189,13 @@ def test_no_bound_is_above_the_logarithm_of_the_batch():
         assert 0.8 * np.log(batch) < found.value <= np.log(batch)
 
 
+def test_a_bound_does_not_depend_on_order_of_numbers_unit_or_origin():
+    x, y = pair(0, 600, 0.7, 2)
+    found = information_bound(x, y, KEY).value
+    moved = information_bound(3 * x[:, ::-1] + 100, -0.1 * y - 50, KEY).value
+    assert moved == pytest.approx(found, abs=1e-6)
+
+
 def test_correlations_of_a_bound_are_of_records_that_chose_no_direction():
     """Of independent values the best of 32 directions is at 0.6 where it was chosen."""
     random = np.random.default_rng(0)
