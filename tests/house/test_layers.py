@@ -105,7 +105,12 @@ INSIDE = {
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
-    "privacy": "scores traffic watching",
+    "privacy": (
+        "scores traffic watching measures.estimate measures.records measures.student "
+        "measures.bootstrap measures.distances measures.correlation "
+        "measures.batched measures.auc measures.rates measures.images "
+        "measures.reconstructed measures.probes measures.information measures.bound"
+    ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }
@@ -122,6 +127,9 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
+    "privacy.measures.images": {"dm_pix"},
+    "privacy.measures.probes": {"sklearn"},
+    "privacy.measures.bound": {"sklearn"},
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
@@ -197,8 +205,12 @@ def test_a_door_only_hands_on_names(file):
             "__all__",
             "__version__",
         }
+        # All that the door of a package within lists, where one name a line is too many.
+        adds = isinstance(node, ast.AugAssign) and ast.unparse(node).startswith(
+            "__all__ += "
+        )
         shows = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
-        assert hands_on or lists or shows, ast.unparse(node)
+        assert hands_on or lists or adds or shows, ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -215,7 +227,7 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 
 def test_importing_jsplit_imports_no_extra():
-    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "torch"}
+    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "dm_pix", "torch"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(
