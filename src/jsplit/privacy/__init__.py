@@ -2,5 +2,18 @@
 
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
+from jsplit.privacy.views import Gives, Possible, Seen, Together, View, Views, views
 
-__all__ = ["Adversary", "Budget", "Score", "Traffic"]
+__all__ = [
+    "Adversary",
+    "Budget",
+    "Gives",
+    "Possible",
+    "Score",
+    "Seen",
+    "Together",
+    "Traffic",
+    "View",
+    "Views",
+    "views",
+]
