@@ -101,7 +101,12 @@ INSIDE = {
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
-    "privacy": "scores traffic",
+    "privacy": (
+        "scores traffic viewing.facts viewing.moving viewing.arithmetic viewing.choosing "
+        "viewing.mixing viewing.interpreting viewing.records viewing.view viewing.showing "
+        "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
+        "viewing.examining viewing.building"
+    ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
 }

@@ -2,7 +2,7 @@
 
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
-from jsplit.privacy.views import Gives, Possible, Seen, Together, View, Views, views
+from jsplit.privacy.viewing import Gives, Possible, Seen, Together, View, Views, views
 
 __all__ = [
     "Adversary",

@@ -56,6 +56,22 @@ class Gives:
         """
         return self.entries == self.of and not self.some
 
+    @property
+    def strength(self) -> tuple[bool, int, bool, bool, bool, bool]:
+        """An order among proofs of one field: the larger, the more is given away.
+
+        Returns:
+            What is compared.
+
+        Example:
+            >>> from jsplit.privacy import Gives
+            >>> Gives("x", 4, 4).strength > Gives("x", 4, 4, rounded=True).strength
+            True
+        """
+        conditions = (self.some, bool(self.up_to), self.rounded, self.needs_own)
+        some, up_to, rounded, needs_own = (not c for c in conditions)
+        return self.whole, self.entries, some, up_to, rounded, needs_own
+
     def __str__(self) -> str:
         if self.whole:
             verb = "gives away" if self.needs_own else "is"
@@ -90,6 +106,8 @@ class Seen:
         bytes: of what crosses in a step.
         numbers: how many numbers of it belong to each record.
         gives: what is proven that it gives away.
+        enough_for: fields that have no more numbers than it has, so that the number of
+            them alone does not keep anybody from undoing it.
         linked: whether it crosses through a link.
         value_gives: what the value would give away without its link.
 
@@ -114,6 +132,7 @@ class Seen:
     bytes: int = 0
     numbers: int = 0
     gives: tuple[Gives, ...] = ()
+    enough_for: tuple[str, ...] = ()
     linked: bool = False
     value_gives: tuple[Gives, ...] = ()
 
@@ -125,7 +144,8 @@ class Together:
     Attributes:
         parties: who pool.
         fields: those that they hold.
-        gives: fields of others that are proven to be given away to them.
+        reach: fields of others on which messages to them depend.
+        gives: of these, those that are proven to be given away to them.
         between_others: messages that pass between others and never them.
 
     Example:
@@ -138,5 +158,6 @@ class Together:
 
     parties: tuple[str, ...]
     fields: tuple[str, ...]
+    reach: tuple[str, ...]
     gives: tuple[Gives, ...]
     between_others: tuple[str, ...]

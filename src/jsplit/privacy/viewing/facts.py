@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 NONE = -1
 """In the place of an entry of a field: nothing is known."""
@@ -55,7 +56,12 @@ class Fact:
         some: whether it is only so of entries that a threshold or mask lets through.
         slope: +1 or -1 if an entry strictly rises or falls with the entry of the field.
         sign: +1 or -1 if all entries are positive or negative.
-        classes: whether each record has one 1 along the last axis, at its class number.
+        classes: whether each line along the last axis has one number that is not 0, at
+            the place of a class number.
+        even: whether it is equal along the last axis; of a line of `classes`, whether
+            the number is the same for every class.
+        generic: whether it is made of parameters in a way that leaves them distinct and
+            not 0 almost surely.
         const: gives the value, where it is a constant of the code.
         made: how it was made of another array, for rules about two steps.
     """
@@ -72,6 +78,8 @@ class Fact:
     slope: int = 0
     sign: int = 0
     classes: bool = False
+    even: bool = False
+    generic: bool = False
     const: Callable[[], np.ndarray | None] | None = None
     made: tuple[str, Fact] | None = None
 
@@ -88,11 +96,6 @@ class Fact:
         """
         return not self.unknown or all(a.kind in SHARED for a in self.deps)
 
-    @property
-    def generic(self) -> bool:
-        """Whether it is made of parameters, which are distinct and not 0 almost surely."""
-        return bool(self.deps) and all(a.kind in SHARED for a in self.deps)
-
     def value(self) -> np.ndarray | None:
         """The value of a constant; `None` of what is none, or too large to compute."""
         small = np.prod(self.shape, dtype=float) <= _LARGEST
@@ -106,12 +109,14 @@ class Fact:
 
     def known(self) -> Fact:
         """The same array at observers who have it."""
-        return Fact(self.shape, self.dtype, self.deps, sign=self.sign)
+        return replace(Fact(self.shape, self.dtype, self.deps), sign=self.sign)
 
 
-def constant(value: object) -> Fact:
+def constant(value: ArrayLike) -> Fact:
     """A constant of the code."""
-    shape, dtype = np.shape(value), getattr(value, "dtype", np.asarray(value).dtype)
+    shape = np.shape(value)
+    # A PRNG key has a dtype that NumPy does not know.
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
     held: list[np.ndarray | None] = []
 
     def const() -> np.ndarray | None:
@@ -124,7 +129,7 @@ def constant(value: object) -> Fact:
     return replace(fact, sign=sign_of(fact.value())) if not shape else fact
 
 
-def _as_numpy(value: object) -> np.ndarray | None:
+def _as_numpy(value: ArrayLike) -> np.ndarray | None:
     try:
         return np.asarray(value)
     except (TypeError, ValueError):  # a PRNG key is no array of NumPy
@@ -183,7 +188,9 @@ def giving(
         ids=ids,
         block=block,
         # What the observers lack of the other arguments stands between them and the entry.
-        key=union([*(f.key for f in bearing), *(f.unknown for f in facts if not f.gives)]),
+        key=union(
+            [*(f.key for f in bearing), *(f.unknown for f in facts if not f.gives)]
+        ),
         rounded=any(f.rounded for f in bearing),
         some=any(f.some for f in bearing),
         slope=slopes.pop() if len(slopes) == 1 else 0,

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import cast
 
-from jsplit.privacy.views.records import Gives, Seen, Together
-from jsplit.privacy.views.showing import page, text
-from jsplit.privacy.views.view import View
+from jsplit.privacy.viewing.records import Gives, Seen, Together
+from jsplit.privacy.viewing.showing import page, text
+from jsplit.privacy.viewing.view import View
 
 _FORMAT = 1
 

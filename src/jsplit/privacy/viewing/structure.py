@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss
 from jsplit.training.kinds import WireKind
 from jsplit.training.walk import Wire
 
@@ -45,9 +46,12 @@ def depends(topology: Topology, wire: Wire) -> Depends:
     # Numbers for sums are of gradients and losses, so of all there is.
     losses = topology.losses
     if wire.kind == WireKind.COTANGENT:
-        readers = _after(topology, wire.what)
-        losses = tuple(x for x in losses if {*x.differentiable_inputs} & readers)
-    read = [i.removesuffix(".params").removesuffix(".state") for x in losses for i in x.reads]
+        losses = _after(topology, wire)
+    read = [
+        i.removesuffix(".params").removesuffix(".state")
+        for x in losses
+        for i in x.reads
+    ]
     return _before(topology, read)
 
 
@@ -62,12 +66,19 @@ def _before(topology: Topology, names: Iterable[str]) -> Depends:
     return Depends(fields, tuple(n for n in trained if n in found))
 
 
-def _after(topology: Topology, value: str) -> set[str]:
-    """A value and those that are made of it and may give it a cotangent."""
-    found = {value}
+def _after(topology: Topology, wire: Wire) -> tuple[Loss, ...]:
+    """The losses that a cotangent comes from."""
+    found: set[str] = set()
     for node in topology.segments:
-        if found & {*node.differentiable_inputs}:
+        # Those who read the value elsewhere send a cotangent of their own.
+        here = node.party == wire.sender and wire.what in node.differentiable_inputs
+        if here or found & {*node.differentiable_inputs}:
             found.add(node.name)
-    return found
 
+    def is_reached(loss: Loss) -> bool:
+        read = loss.differentiable_inputs
+        return bool(found & {*read}) or (
+            loss.party == wire.sender and wire.what in read
+        )
 
+    return tuple(x for x in topology.losses if is_reached(x))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from html import escape
 
-from jsplit.privacy.views.records import Gives, Seen, Together
-from jsplit.privacy.views.view import View
+from jsplit.privacy.viewing.records import Gives, Seen, Together
+from jsplit.privacy.viewing.view import View
 
 _Table = tuple[str, list[str], list[list[str]]]
 """Title, heads of columns, rows."""
@@ -34,14 +34,14 @@ def tables(
     heads = ["party", "holds", "runs", "losses", "receives", "sends"]
     found: list[_Table] = [("What each party has", heads, rows)]
 
-    heads = ["message", "from", "to", "numbers", "depends on", "proven"]
+    heads = ["message", "from", "to", "numbers", "depends on", "through", "proven"]
     rows = [_message(s, examined) for v in views for s in v.sends]
     if rows:
         found.append(("What crosses, numbers of each record", heads, rows))
 
     rows = [_pooled(t, examined) for t in together if len(t.parties) > 1]
     if rows:
-        heads = ["together", "hold", "find out", "pass them by"]
+        heads = ["together", "hold", "reached by", "find out", "pass them by"]
         found.append(("What parties have together", heads, rows))
     return found
 
@@ -58,13 +58,13 @@ def _with_state(v: View, node: str) -> str:
 
 
 def _message(s: Seen, examined: bool) -> list[str]:
-    of = [*s.fields, *(f"parameters of {n}" for n in s.nodes)]
+    of = [", ".join(s.fields), ", ".join(s.nodes)]
     numbers = str(s.numbers) if examined else ""
     name = f"{s.kind} {s.name}"
     # In inference there are no cotangents, so only what is not in both modes is said.
     if s.kind == "activation" and len(s.modes) == 1:
         name += f" ({s.modes[0]})"
-    return [name, s.sender, s.receiver, numbers, ", ".join(of), proven(s, examined)]
+    return [name, s.sender, s.receiver, numbers, *of, proven(s, examined)]
 
 
 def proven(s: Seen, examined: bool) -> str:
@@ -76,13 +76,18 @@ def proven(s: Seen, examined: bool) -> str:
         found = f"its link hides that it {'; '.join(map(str, s.value_gives))}"
     if not found and s.fields and not s.nodes and s.kind == "activation":
         found = "a fixed function of its fields, without parameters"
-    return found or "not found that it is a field"
+    if not found:
+        found = "not found that it is a field"
+        if s.kind == "activation" and s.enough_for:
+            names = ", ".join(f"`{f}`" for f in s.enough_for)
+            found += f", but as many numbers as {names} has"
+    return found
 
 
 def _pooled(t: Together, examined: bool) -> list[str]:
     found = "; ".join(map(_found_out, t.gives)) or "nothing proven"
     found = found if examined else _NOT_EXAMINED
-    cells = ["+".join(t.parties), ", ".join(t.fields), found]
+    cells = ["+".join(t.parties), ", ".join(t.fields), ", ".join(t.reach), found]
     return [*cells, ", ".join(t.between_others) or "nothing"]
 
 

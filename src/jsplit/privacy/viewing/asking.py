@@ -46,7 +46,9 @@ def asked(
     """
     if not isinstance(topology, Trainer):
         optimizer = optax.sgd(1.0) if optimizer is None else optimizer
-        config = configure(topology, optimizer, links, "residuals", 1, None, "xla", nonfinite)
+        config = configure(
+            topology, optimizer, links, "residuals", 1, None, "xla", nonfinite
+        )
     else:
         if optimizer is not None or links is not None or nonfinite is not None:
             raise ValueError(
@@ -55,9 +57,13 @@ def asked(
             )
         if not isinstance(topology.config, Config):
             got = type(topology.config).__name__
-            raise ValueError(f"`topology` must be a trainer of jsplit's, its config is {got}.")
+            raise ValueError(
+                f"`topology` must be a trainer of jsplit's, its config is {got}."
+            )
         config = topology.config
-    return config._replace(mesh={}, microbatches=1, backward="residuals", loss_scale=None)
+    return config._replace(
+        mesh={}, microbatches=1, backward="residuals", loss_scale=None
+    )
 
 
 def shapes_of(config: Config, batch: Mapping[str, PyTree]) -> dict[str, PyTree]:
@@ -84,7 +90,10 @@ def states_of(
     first = initial_shapes(config, shapes)
     if state is None:
         return config, first
-    if not isinstance(state, TrainState) or state.parties.keys() != first.parties.keys():
+    if (
+        not isinstance(state, TrainState)
+        or state.parties.keys() != first.parties.keys()
+    ):
         got = list(state.parties) if isinstance(state, TrainState) else shown(state)
         raise ValueError(
             f"`state` must be a trainer's, of the parties {list(first.parties)}, got {got}."

@@ -8,12 +8,12 @@ from itertools import combinations
 from jsplit.core.base import PyTree, TrainState
 from jsplit.core.tables import plain
 from jsplit.core.trainer import Trainer
-from jsplit.privacy.views.all_views import Views
-from jsplit.privacy.views.asking import asked, shapes_of
-from jsplit.privacy.views.examining import Examined, examine
-from jsplit.privacy.views.records import Seen, Together
-from jsplit.privacy.views.structure import depends, labels_of
-from jsplit.privacy.views.view import View
+from jsplit.privacy.viewing.all_views import Views
+from jsplit.privacy.viewing.asking import asked, shapes_of
+from jsplit.privacy.viewing.examining import Examined, examine
+from jsplit.privacy.viewing.records import Seen, Together
+from jsplit.privacy.viewing.structure import depends, labels_of
+from jsplit.privacy.viewing.view import View
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import Links, Optimizers
@@ -121,6 +121,7 @@ def _seen(config: Config, wire: Wire, examined: Examined | None) -> Seen:
         crossed.message.bytes,
         crossed.numbers,
         crossed.gives,
+        crossed.enough_for,
         linked,
         crossed.value_gives,
     )
@@ -175,10 +176,13 @@ def _together(
 ) -> Together:
     held = {f for p in parties for f in topology.holds.get(p, ())}
     others = [s for s in seen if {s.sender, s.receiver}.isdisjoint(parties)]
+    got = [s for s in seen if s.receiver in parties and s.sender not in parties]
+    reach = {f for s in got for f in s.fields} - held
     between = [f"d{s.name}" if s.kind == "cotangent" else s.name for s in others]
     return Together(
         parties,
         tuple(f for f in topology.fields if f in held),
+        tuple(f for f in topology.fields if f in reach),
         examined.find_out(parties) if examined else (),
         tuple(dict.fromkeys(between)),
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.views.facts import NONE, Fact, giving, with_sign
+from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
 
 # Strictly rising or falling wherever they are defined. That floats saturate, as tanh does
 # far from 0, is rounding like any other.
@@ -37,6 +37,7 @@ _RISING = {
 }
 _RISING.discard("tan")  # it repeats
 _FALLING = {"acos", "erfc", "neg", "rsqrt"}
+_SMALL = 1 << 16
 _POSITIVE = {"exp", "exp2", "logistic", "cosh"}
 UNARY = _RISING | _FALLING | {"integer_pow", "not", "convert_element_type"}
 UNARY |= {"reduce_precision"}
@@ -60,17 +61,31 @@ def entrywise(
     if name in UNARY:
         found = _unary(name, params, facts[0], result)
     elif name in SUMS:
-        found = _sum(name, *facts, result)
+        found = _sum(name, facts[0], facts[1], result)
     elif name in PRODUCTS:
-        found = _product(name, *facts, result)
+        found = _product(name, facts[0], facts[1], result)
     else:
         found = _threshold(name, facts, result)
-    return replace(found, sign=_sign(name, facts))
+    own = [f for f in facts if not f.const]
+    return replace(
+        found,
+        sign=_sign(name, facts),
+        even=found.even or (not found.gives and all(map(is_even, facts))),
+        # Of a sum or product of two learned numbers this need not be so.
+        generic=name not in THRESHOLDS and len(own) == 1 and own[0].generic,
+    )
 
 
-def _unary(
-    name: str, params: Mapping[str, object], x: Fact, result: Fact
-) -> Fact:
+def is_even(x: Fact) -> bool:
+    """Whether an array is equal along the last axis, or has but one entry there."""
+    if x.even or x.shape[-1:] in ((), (1,)):
+        return True
+    # A large constant is computed only where a proof hangs on it.
+    value = x.value() if np.prod(x.shape) <= _SMALL else None
+    return value is not None and bool((value == value[..., :1]).all())
+
+
+def _unary(name: str, params: Mapping[str, object], x: Fact, result: Fact) -> Fact:
     slope = x.slope
     rounds = False
     if name == "convert_element_type" or name == "reduce_precision":
@@ -87,7 +102,9 @@ def _unary(
         slope = -slope
     found = giving(result, [x], x.ids, x.block)
     classes = x.classes and name in ("convert_element_type", "neg")
-    return replace(found, slope=slope, rounded=found.rounded or rounds, classes=classes)
+    rounded = found.rounded or rounds
+    even = x.even and classes
+    return replace(found, slope=slope, rounded=rounded, classes=classes, even=even)
 
 
 def _cast(name: str, before: np.dtype, after: np.dtype) -> bool | None:
@@ -100,7 +117,7 @@ def _cast(name: str, before: np.dtype, after: np.dtype) -> bool | None:
     ]
     if kinds == ["f", "f"] or kinds in (["i", "i"], ["u", "u"], ["u", "i"], ["i", "u"]):
         return after.itemsize < before.itemsize
-    if kinds[0] == "b" or kinds[0] == kinds[1]:
+    if kinds[0] == "b" or kinds[0] == kinds[1] or kinds == ["f", "c"]:
         return False
     # Class numbers and tokens are far below 2 ** 24, where float32 has no gaps.
     if kinds[0] in "iu" and kinds[1] == "f":
@@ -162,7 +179,11 @@ def _product(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
         some = True
     found = giving(result, [x, other], ids, block)
     return replace(
-        found, slope=slope, some=found.some or (some and found.gives), classes=x.classes
+        found,
+        slope=slope,
+        some=found.some or (some and found.gives),
+        classes=x.classes,
+        even=x.classes and x.even and is_even(other),
     )
 
 

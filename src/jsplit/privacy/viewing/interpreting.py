@@ -14,11 +14,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom as Variable
 from jsplit.jaxprs.flat import shape_of
-from jsplit.privacy.views.arithmetic import ENTRYWISE, entrywise
-from jsplit.privacy.views.choosing import CHOOSES, chosen
-from jsplit.privacy.views.facts import Fact, constant, giving, plain
-from jsplit.privacy.views.mixing import MIXES, mixed
-from jsplit.privacy.views.moving import MOVES, keeps_all, move
+from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
+from jsplit.privacy.viewing.choosing import CHOOSES, chosen
+from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
+from jsplit.privacy.viewing.mixing import MIXES, mixed
+from jsplit.privacy.viewing.moving import MOVES, keeps_all, move
 
 # By primitive, the parameter that holds the body of what is called once as it is.
 _CALLS = {
@@ -33,7 +33,14 @@ _CALLS = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
-_SIGNED = {"broadcast_in_dim", "copy", "reshape", "squeeze", "transpose", "stop_gradient"}
+_SIGNED = {
+    "broadcast_in_dim",
+    "copy",
+    "reshape",
+    "squeeze",
+    "transpose",
+    "stop_gradient",
+}
 
 
 def interpret(closed: ClosedJaxpr, facts: Sequence[Fact]) -> list[Fact]:
@@ -94,8 +101,14 @@ def _rule(
 
     moved = facts if name == "concatenate" else facts[:1]
     if not any(f.gives for f in moved):
-        sign = moved[0].sign if name in _SIGNED else 0
-        return replace(result, sign=sign)
+        signed = name in _SIGNED
+        generic = all(f.generic for f in moved) and name != "pad"
+        return replace(
+            result,
+            sign=moved[0].sign if signed else 0,
+            generic=generic,
+            even=name == "broadcast_in_dim" and _even(params, moved[0], result),
+        )
     bearing = [f for f in moved if f.gives]
     whole = keeps_all(name, params)
     blocks = [f.block for f in bearing if f.block is not None and whole]
@@ -103,7 +116,16 @@ def _rule(
     found = giving(result, bearing, move(name, params, facts, result.shape), block)
     # A one-hot along another axis is one for no rule.
     last = name == "broadcast_in_dim" and facts[0].shape[-1:] == result.shape[-1:]
-    return replace(found, classes=facts[0].classes and last)
+    classes = facts[0].classes and last
+    return replace(found, classes=classes, even=classes and facts[0].even)
+
+
+def _even(params: Mapping[str, object], x: Fact, result: Fact) -> bool:
+    """Whether what is broadcast is equal along the last axis."""
+    axes = params["broadcast_dimensions"]
+    assert isinstance(axes, tuple)
+    last = len(result.shape) - 1
+    return last not in axes or x.even or x.shape[-1:] == (1,)
 
 
 def _split(
@@ -128,9 +150,7 @@ def _constants(
             held.append(_evaluated(eqn, facts, len(results)))
         return held[0]
 
-    return [
-        replace(r, const=lambda i=i: all_of()[i]) for i, r in enumerate(results)
-    ]
+    return [replace(r, const=lambda i=i: all_of()[i]) for i, r in enumerate(results)]
 
 
 def _evaluated(

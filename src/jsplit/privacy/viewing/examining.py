@@ -10,17 +10,17 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Message, PyTree, TrainState
-from jsplit.privacy.views.asking import states_of
-from jsplit.privacy.views.facts import Fact
-from jsplit.privacy.views.observing import (
+from jsplit.privacy.viewing.asking import states_of
+from jsplit.privacy.viewing.facts import Fact
+from jsplit.privacy.viewing.observing import (
     Numbers,
     given_away,
     learned,
     numbers_of,
     observed,
 )
-from jsplit.privacy.views.records import Gives
-from jsplit.privacy.views.tracing import Traced, few, messages, trace
+from jsplit.privacy.viewing.records import Gives
+from jsplit.privacy.viewing.tracing import Traced, few, messages, trace
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind
@@ -37,7 +37,8 @@ class Crossed(NamedTuple):
         nodes: those whose parameters or statistics it depends on.
         numbers: of each record.
         gives: what it gives away to its receiver.
-        value_gives: what it would without its link.
+        enough_for: fields that have no more numbers than it has.
+        value_gives: what it would give away without its link.
     """
 
     message: Message
@@ -46,6 +47,7 @@ class Crossed(NamedTuple):
     nodes: tuple[str, ...]
     numbers: int
     gives: tuple[Gives, ...]
+    enough_for: tuple[str, ...]
     value_gives: tuple[Gives, ...]
 
 
@@ -68,9 +70,7 @@ class Examined(NamedTuple):
 
     def find_out(self, parties: Collection[str]) -> tuple[Gives, ...]:
         """What parties find out of the fields of others if they pool all they have."""
-        found = learned(
-            self.topology, self.walks, parties, self.numbers, self.records
-        )
+        found = learned(self.topology, self.walks, parties, self.numbers, self.records)
         return tuple(found.values())
 
 
@@ -96,17 +96,23 @@ def examine(
         unlinked = tuple(trace(*states_of(plain, small, state), small))
         bare = _gives(config.topology, unlinked, numbers, records)
 
+    sizes_of = {f: n // records for f, n in numbers.size.items()}
     crossed: dict[Wire, Crossed] = {}
     for traced in walks:
         for wire, facts in observed(config.topology, traced, (), numbers).items():
             before = crossed.get(wire)
+            count = sum(int(np.prod(f.shape)) for f in facts) // records
+            fields = _named(
+                config.topology.fields, facts, before and before.fields, "field"
+            )
             crossed[wire] = Crossed(
                 sizes[traced.mode, wire] if before is None else before.message,
                 (traced.mode,) if before is None else (*before.modes, traced.mode),
-                _named(config.topology.fields, facts, before and before.fields, "field"),
+                fields,
                 _named(config.topology.node, facts, before and before.nodes, "node"),
-                sum(int(np.prod(f.shape)) for f in facts) // records,
+                count,
                 tuple(given.get(wire, {}).values()),
+                tuple(f for f in fields if sizes_of.get(f, count + 1) <= count),
                 tuple(bare.get(wire, {}).values()),
             )
     return Examined(config.topology, walks, numbers, records, crossed)
@@ -119,8 +125,12 @@ def _named(
     what: str,
 ) -> tuple[str, ...]:
     """The fields or nodes that a message depends on, in either mode."""
-    kinds = ("field",) if what == "field" else (Kind.PARAMS, Kind.STATE, Kind.HELD_STATE)
-    found = {a.name for f in facts for a in f.deps if a.kind in kinds} | {*(before or ())}
+    kinds = (
+        ("field",) if what == "field" else (Kind.PARAMS, Kind.STATE, Kind.HELD_STATE)
+    )
+    found = {a.name for f in facts for a in f.deps if a.kind in kinds} | {
+        *(before or ())
+    }
     return tuple(n for n in order if n in found)
 
 
@@ -143,9 +153,9 @@ def _gives(
                         continue
                     others = given_away(outside[wire], numbers, field, records)
                     # An outsider who is shown the message alone could not tell.
-                    if others is None or others.entries < own.entries:
+                    if others is None or others.strength < own.strength:
                         own = replace(own, needs_own=True)
                     best = found.setdefault(wire, {})
-                    if field not in best or own.entries > best[field].entries:
+                    if field not in best or own.strength > best[field].strength:
                         best[field] = own
     return found

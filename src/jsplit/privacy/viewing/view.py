@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jsplit.core.checks import one_of
-from jsplit.privacy.views.records import Seen
+from jsplit.privacy.viewing.records import Seen
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 
@@ -84,9 +84,7 @@ class View:
     receives: tuple[Seen, ...]
     sends: tuple[Seen, ...]
     # Functions are no data: a view that went through JSON is equal without them.
-    parts: Sequence[Node | Loss | Metric] = field(
-        default=(), repr=False, compare=False
-    )
+    parts: Sequence[Node | Loss | Metric] = field(default=(), repr=False, compare=False)
 
     def holds(self, name: str) -> bool:
         """Whether the party holds a field itself.

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jsplit.privacy.views.facts import NONE, Fact, giving
+from jsplit.privacy.viewing.facts import NONE, Fact, giving
 
 Params = Mapping[str, object]
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
@@ -31,6 +31,10 @@ def mixed(name: str, params: Params, facts: Sequence[Fact], result: Fact) -> Fac
     if name == "dot_general":
         return _dot(params, facts[0], facts[1], result)
     x = facts[0]
+    if name == "reduce_sum" and x.classes and x.even:
+        # Whatever the class is, the one number in its line is the sum.
+        if params["axes"] == (len(x.shape) - 1,):
+            return replace(result, unknown=x.key)
     if name in _REDUCTIONS:
         # Along an axis of one entry there is nothing to mix.
         same = np.prod(x.shape) == np.prod(result.shape)
@@ -42,7 +46,9 @@ def mixed(name: str, params: Params, facts: Sequence[Fact], result: Fact) -> Fac
     # entries that it begins with, as far as all before them are known too.
     ids = x.ids
     complete = ids is not None and bool((ids != NONE).all())
-    return replace(giving(result, [x], None, x.given()), slope=0) if complete else result
+    return (
+        replace(giving(result, [x], None, x.given()), slope=0) if complete else result
+    )
 
 
 def _dot(params: Params, a: Fact, b: Fact, result: Fact) -> Fact:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jsplit.privacy.views.facts import Atom, Fact
-from jsplit.privacy.views.interpreting import interpret
-from jsplit.privacy.views.records import Gives
-from jsplit.privacy.views.tracing import KNOWN_TO_ALL, Traced
+from jsplit.privacy.viewing.facts import Atom, Fact
+from jsplit.privacy.viewing.interpreting import interpret
+from jsplit.privacy.viewing.records import Gives
+from jsplit.privacy.viewing.tracing import KNOWN_TO_ALL, Traced
 from jsplit.topology.graph import Topology
 from jsplit.training.kinds import Kind
 from jsplit.training.walk import Address, Name, Wire
@@ -119,7 +119,11 @@ def _first_facts(
         if is_field and not known:
             ids = np.arange(first, first + size).reshape(x.shape)
             first += size
-        found.append(Fact(x.shape, x.dtype, deps, unknown, ids, slope=int(is_field)))
+        generic = name.kind == Kind.PARAMS
+        slope = int(is_field)
+        found.append(
+            Fact(x.shape, x.dtype, deps, unknown, ids, slope=slope, generic=generic)
+        )
     return found
 
 
@@ -147,7 +151,9 @@ def given_away(
         ]
         if not chosen:
             continue
-        entries = np.unique(np.concatenate([numbers.of(field, f.given()) for f in chosen]))
+        entries = np.unique(
+            np.concatenate([numbers.of(field, f.given()) for f in chosen])
+        )
         keys = sorted({str(a.name) for f in chosen for a in f.key})
         found = Gives(
             field,
@@ -157,7 +163,7 @@ def given_away(
             any(f.some for f in chosen),
             tuple(keys),
         )
-        if best is None or found.entries > best.entries:
+        if best is None or found.strength > best.strength:
             best = found
     return best
 

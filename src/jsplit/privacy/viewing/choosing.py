@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.views.facts import NONE, Fact, giving, with_sign
+from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
 
 Params = Mapping[str, object]
 
@@ -48,7 +48,7 @@ def chosen(
     if name == "gather":
         return _gather(params, facts[0], facts[1], result)
     if name.startswith("scatter"):
-        return _scatter(facts, result)
+        return _scatter(params, facts, result)
     if name == "dynamic_slice":
         return _dynamic_slice(params, facts, result)
     return _compare(name, facts[0], facts[1], result)
@@ -71,7 +71,8 @@ def _compare(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
     # Compared with one class number alone, an entry is told from no third one.
     found = giving(result, [x, other], None, numbers[counts > 1])
     last = x.shape[-1:] == (1,) and np.ndim(value) and value.shape[-1] > 1
-    return replace(found, classes=bool(found.gives and last and name == "eq"))
+    classes = bool(found.gives and last and name == "eq")
+    return replace(found, classes=classes, even=classes)
 
 
 def _select(facts: Sequence[Fact], result: Fact) -> Fact:
@@ -82,9 +83,7 @@ def _select(facts: Sequence[Fact], result: Fact) -> Fact:
             return giving(result, [cases[0]], cases[0].ids, cases[0].block)
 
     choice = which.value()
-    numbers = [
-        np.full(result.shape, NONE) if c.ids is None else c.ids for c in cases
-    ]
+    numbers = [np.full(result.shape, NONE) if c.ids is None else c.ids for c in cases]
     if choice is not None:
         at = np.broadcast_to(choice.astype(int), result.shape)
         return giving(result, cases, np.choose(at, numbers))
@@ -103,22 +102,28 @@ def _gather(params: Params, operand: Fact, index: Fact, result: Fact) -> Fact:
         return _taken(params, operand, index, result)
     if operand.gives or index.ids is None or not operand.clean:
         return result
-    value = operand.value()
-    if operand.const and (value is None or not _distinct_rows(value)):
+    dims = params["dimension_numbers"]
+    if operand.const and not _distinct(operand.value(), dims):
         return result
+    # Of what is no number of a learned table or of an output two may be equal.
+    surely = operand.generic or operand.const or jnp.issubdtype(operand.dtype, "float")
 
     # One number picks one row of the table, all of whose entries then give it away.
     numbers = index.ids
     if numbers.shape[-1] != 1:
         return giving(result, [operand, index], None, index.given())
-    offset = getattr(params["dimension_numbers"], "offset_dims", ())
+    offset = getattr(dims, "offset_dims", ())
     numbers = np.expand_dims(numbers[..., 0], tuple(offset))
     ids = np.broadcast_to(numbers, result.shape)
-    return replace(giving(result, [operand, index], ids), slope=0)
+    found = giving(result, [operand, index], ids)
+    return replace(found, slope=0, some=found.some or not surely)
 
 
-def _distinct_rows(value: np.ndarray) -> bool:
-    rows = value.reshape(value.shape[0], -1) if value.ndim else value.reshape(1, 1)
+def _distinct(value: np.ndarray | None, dims: object) -> bool:
+    """Whether a table of the code has no two equal rows, where one index picks a row."""
+    if value is None or getattr(dims, "start_index_map", ()) != (0,):
+        return False
+    rows = value.reshape(len(value), -1)
     return len(np.unique(rows, axis=0)) == len(rows)
 
 
@@ -148,12 +153,18 @@ def _gathered(params: Params, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.asarray(found).astype(np.int64) - 1
 
 
-def _scatter(facts: Sequence[Fact], result: Fact) -> Fact:
+def _scatter(params: Params, facts: Sequence[Fact], result: Fact) -> Fact:
     """Numbers put at the places of class numbers, as in the derivative of a lookup."""
     operand, index, updates = facts[0], facts[1], with_sign(facts[2])
     if not index.gives or not operand.clean or not updates.clean:
         return result
     if operand.gives or updates.gives:
+        return result
+    dims = params["dimension_numbers"]
+    batched = getattr(dims, "scatter_indices_batching_dims", ())
+    lines = [n for i, n in enumerate(index.shape[:-1]) if i not in batched]
+    # Several numbers put into one line tell no longer which of them came first.
+    if np.prod(lines, dtype=int) != 1:
         return result
     found = giving(result, [operand, index, updates], None, index.given())
     surely = updates.sign or updates.generic

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from jsplit.privacy.views.facts import NONE, Fact
+from jsplit.privacy.viewing.facts import NONE, Fact
 
 Params = Mapping[str, object]
 _Moved = Callable[[Params, Sequence[np.ndarray], tuple[int, ...]], np.ndarray]
@@ -75,6 +75,10 @@ def _pad(params: Params, of: Sequence[np.ndarray], shape: _Int) -> np.ndarray:
     return found
 
 
+def _tile(params: Params, of: Sequence[np.ndarray], shape: _Int) -> np.ndarray:
+    return np.tile(of[0], _ints(params, "reps"))
+
+
 def _same(params: Params, of: Sequence[np.ndarray], shape: _Int) -> np.ndarray:
     return of[0].reshape(shape)
 
@@ -94,12 +98,15 @@ MOVES: dict[str, _Moved] = {
     "sharding_constraint": _same,
     "slice": _slice,
     "squeeze": _same,
+    "tile": _tile,
     "stop_gradient": _same,
     "transpose": _transpose,
 }
 """By primitive, how it moves the numbers of entries."""
 
-_ARRAYS = {"concatenate": None}  # all its arguments are moved, of others the first alone
+_ARRAYS = {
+    "concatenate": None
+}  # all its arguments are moved, of others the first alone
 
 
 def keeps_all(name: str, params: Params) -> bool:
