@@ -9,6 +9,7 @@ import pytest
 
 import jsplit
 from jsplit.privacy import Views, views
+from tests.helpers import make_problem
 
 BATCH, WIDTH = 8, 4
 entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -263,6 +264,28 @@ def test_a_state_gives_the_same_views():
     trainer = jsplit.fused(topology, optax.sgd(0.1))
     found = views(topology, batch, state=trainer.init(0, batch))
     assert found == views(topology, batch)
+
+
+# An embedding alone is a cipher of its tokens; convolutions and what reads them are not.
+@pytest.mark.parametrize(
+    ("configuration", "kind", "flax", "proofs"),
+    [
+        ("vanilla", "cnn", "nnx", set()),
+        pytest.param(
+            *("u_shaped", "transformer", "linen"),
+            {"is `image` up to parameters of `up`"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("multitask", "residual", "nnx", set(), marks=pytest.mark.slow),
+    ],
+)
+def test_of_learned_models_no_more_is_claimed_than_there_is(
+    configuration, kind, flax, proofs
+):
+    problem = make_problem(configuration, kind, flax)
+    found = views(problem.topology, problem.batch)
+    assert {str(g) for m in found.messages for g in m.gives} == proofs
+    assert {str(g) for t in found.together for g in t.gives} == proofs
 
 
 def test_a_metric_crosses_in_inference_alone():
