@@ -110,6 +110,7 @@ def test_what_cannot_be_undone_is_not_claimed(function):
         (lambda x: jax.nn.relu(x), "has up to 6 of 6 entries of `x`"),
         (lambda x: jnp.clip(x[:, :3], 0, 1), "has up to 3 of 6 entries of `x`"),
         (lambda x: x.astype("bfloat16"), "is `x`, rounded"),
+        (lambda x: x.astype("bfloat16")[:, ::-1] * 2, "is `x`, rounded"),
         (
             lambda x: (
                 x[:, :4] @ jnp.array([[1, 0, 1], [0, 2, 1], [0, 0, 1], [0, 0, 1.0]])
@@ -303,6 +304,21 @@ def test_a_cotangent_that_does_not_tell_the_label_is_not_claimed(loss):
     found = views(loss_elsewhere(loss), {"x": X, "label": LABEL})
     (message,) = found["client"].receives
     assert message.gives == ()
+
+
+def test_a_u_shape_whose_tail_learns_nothing_gives_its_labels_to_the_server():
+    # The server does not hold the record, but it has the output that the label is
+    # subtracted from: it made it of what it got.
+    tails = {"plain": jsplit.segment(lambda h: 2 * h), "learned": top()}
+    given = {}
+    for name, tail in tails.items():
+        topology = jsplit.u_shaped(top(), top(), tail, loss=entropy, fields=["x"])
+        found = views(topology, {"x": X, "label": LABEL})
+        got = [m for m in found["server"].receives if m.kind == "cotangent"]
+        given[name] = [str(g) for m in got for g in m.gives]
+        assert found["server"].can("labels")
+    proof = "gives away `label` to who knows its own values"
+    assert given == {"plain": [proof], "learned": []}
 
 
 def test_a_label_behind_a_layer_of_another_party_is_not_claimed():

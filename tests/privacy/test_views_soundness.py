@@ -84,7 +84,7 @@ def rank(function):
 
 
 chains = st.lists(st.sampled_from(sorted(INVERTIBLE)), min_size=1, max_size=4)
-quick = settings(max_examples=20, deadline=None, derandomize=True)
+quick = settings(max_examples=14, deadline=None, derandomize=True)
 
 
 @quick

@@ -14,7 +14,7 @@ from jsplit.privacy.viewing.view import View
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Views:
     """What each party of a topology has and sees. Printing it shows tables.
 
@@ -85,7 +85,7 @@ class Views:
         """
         return text(self.parties.values(), self.together, self.everyone, self.examined)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
     def html(self) -> str:

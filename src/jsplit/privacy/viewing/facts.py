@@ -31,8 +31,8 @@ class Atom(NamedTuple):
     name: str
 
 
-SHARED = frozenset({"params", "state"})
-"""Kinds of atoms that are the same for all records of a batch."""
+SHARED = frozenset({"params", "state", "strength"})
+"""Kinds of atoms that are the same for all records of a batch, and no noise."""
 
 Atoms = frozenset[Atom]
 

@@ -88,7 +88,7 @@ def trace(
     """
     found: list[Traced] = []
     for mode, ops in modes_of(config).items():
-        store = _first(config, state, batch)
+        store = _first(config, state, batch, ops)
         start = {name: jax.tree.leaves(x) for name, x in store.items()}
         parts: list[Part] = []
         for op in ops:
@@ -104,9 +104,15 @@ def trace(
     return found
 
 
-def _first(config: Config, state: TrainState, batch: Mapping[str, PyTree]) -> Store:
+def _first(
+    config: Config, state: TrainState, batch: Mapping[str, PyTree], ops: Sequence[Op]
+) -> Store:
     store = load(layout_of(config), state, batch)
     hold(layout_of(config), store, config.nonfinite)
+    for name in (r for op in ops for r in op.reads):
+        # Numbers that tell one call of inference from the next come from outside.
+        if name.kind == "noise":
+            store.setdefault(name, jax.ShapeDtypeStruct((2,), "uint32"))
     return store
 
 
@@ -116,7 +122,7 @@ def messages(
     """By mode and message, its shape and bytes for batches of the user's size."""
     found: dict[tuple[str, Wire], Message] = {}
     for mode, ops in modes_of(config).items():
-        store = _first(config, state, batch)
+        store = _first(config, state, batch, ops)
         for op in ops:
             results = jax.eval_shape(op.run, *[store[r] for r in op.reads])
             store.update(zip(op.writes, results, strict=True))
