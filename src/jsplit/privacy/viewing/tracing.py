@@ -111,8 +111,8 @@ def _first(
     hold(layout_of(config), store, config.nonfinite)
     for name in (r for op in ops for r in op.reads):
         # Numbers that tell one call of inference from the next come from outside.
-        if name.kind == "noise":
-            store.setdefault(name, jax.ShapeDtypeStruct((2,), "uint32"))
+        if name.kind == "noise" and store.get(name) is None:
+            store[name] = jax.ShapeDtypeStruct((2,), "uint32")
     return store
 
 
