@@ -109,7 +109,11 @@ INSIDE = {
         "scores traffic watching measures.estimate measures.records measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
-        "measures.reconstructed measures.probes measures.information measures.bound"
+        "measures.reconstructed measures.probes measures.information measures.bound "
+        "viewing.facts viewing.moving viewing.arithmetic viewing.choosing "
+        "viewing.mixing viewing.interpreting viewing.records viewing.view viewing.showing "
+        "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
+        "viewing.examining viewing.building"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
