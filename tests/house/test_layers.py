@@ -104,9 +104,9 @@ INSIDE = {
     "privacy": (
         "scores traffic attacks.attack attacks.labels.auc attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
-        "attacks.labels.cosine attacks.labels.clusters attacks.labels.matching "
-        "attacks.labels.mixing attacks.labels.fitting attacks.labels.completion "
-        "attacks.labels.malicious"
+        "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
+        "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
+        "attacks.labels.completion attacks.labels.malicious"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
@@ -119,7 +119,6 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
-    "privacy.attacks.labels.clusters": {"sklearn"},
     "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},
     "topology.drawing.symbols": {"matplotlib"},

@@ -16,6 +16,7 @@ from jsplit.core.checks import as_positive_int
 from jsplit.privacy.attacks.attack import key_or_default, seed_of, units
 from jsplit.privacy.attacks.labels.groups import groups_of
 from jsplit.privacy.attacks.labels.judging import assignment, by_class
+from jsplit.privacy.attacks.labels.kmeans import kmeans
 from jsplit.privacy.attacks.labels.seen import Seen, cotangents, noise_like
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
@@ -88,13 +89,14 @@ def direction_clusters(
     seen, key = cotangents(traffic, value), key_or_default(key)
     groups = groups_of(label, seen.step, classes, known, ids)
     window = _windows(seen, classes, together)
-    rng, seed = np.random.default_rng(seed_of(key)), seed_of(key)
-    margins = _clustered(np.asarray(_units(seen.rows)), window, classes, seed)
+    rng = np.random.default_rng(seed_of(key))
+    first, other = jax.random.split(key)
+    margins = _clustered(_units(seen.rows), window, classes, first)
     found = groups.judged(margins, rng)
     seconds = perf_counter() - start
-    other = groups.judged(margins, rng, shuffled=True)
-    noise = np.asarray(_units(noise_like(seen, key).rows))
-    control = groups.judged(_clustered(noise, window, classes, seed), rng)
+    shuffled = groups.judged(margins, rng, shuffled=True)
+    noise = _units(noise_like(seen, other).rows)
+    control = groups.judged(_clustered(noise, window, classes, first), rng)
     number = groups.labelled
     knows = f"{number} records with their labels" if number else "no label"
     source = (
@@ -111,7 +113,7 @@ def direction_clusters(
         True,
         Adversary(traffic.party, knows, labelled=number, source=source),
         Budget(STARTS * (int(window.max()) + 1), len(seen.step), seconds),
-        {**found.more, "shuffled labels": other.value},
+        {**found.more, "shuffled labels": shuffled.value},
     )
 
 
@@ -143,31 +145,20 @@ def _windows(seen: Seen, classes: int, together: int | None) -> np.ndarray:
 
 
 def _clustered(
-    x: np.ndarray, window: np.ndarray, classes: int, seed: int
+    x: jax.Array, window: np.ndarray, classes: int, key: jax.Array
 ) -> np.ndarray:
     """How near each record is to each cluster, [records, clusters], names alike in all windows."""
-    # Here and not above: importing jsplit must not import scikit-learn.
-    try:
-        from sklearn.cluster import KMeans
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "clusters need the package scikit-learn, of the extra `jsplit[privacy]`.",
-            name=error.name,
-        ) from None
-
-    margins = np.empty((len(x), classes), x.dtype)
+    size = int(np.bincount(window).max())
+    margins = np.empty((len(x), classes), np.float32)
     memory: np.ndarray | None = None
     for number in range(window.max() + 1):
         inside = np.flatnonzero(window == number)
-        # Where records coincide there may be fewer clusters, which scikit-learn warns
-        # of; equal records cannot be told apart, and the score says so.
-        distinct = len(np.unique(x[inside], axis=0))
-        if distinct < classes:
-            margins[inside] = 0
-            continue
-        fits = [KMeans(classes, random_state=seed + i) for i in range(STARTS)]
-        found = min((fit.fit(x[inside]) for fit in fits), key=lambda fit: fit.inertia_)
-        centres = found.cluster_centers_
+        # Padded to one size: sets of several sizes would each compile k-means anew.
+        padded, counts = np.resize(inside, size), np.arange(size) < len(inside)
+        step = jax.random.fold_in(key, number)
+        centres, squares = map(
+            np.asarray, kmeans(step, x[padded], counts, classes, STARTS)
+        )
         if memory is None:
             names = np.arange(classes)
         else:
@@ -175,5 +166,5 @@ def _clustered(
         ordered = by_class(centres.T, names).T
         # One bad step should not swap names for all that follow.
         memory = ordered if memory is None else MEMORY * memory + ordered
-        margins[inside] = by_class(-found.transform(x[inside]), names)
+        margins[inside] = by_class(-squares[: len(inside)], names)
     return margins

@@ -18,7 +18,6 @@ from jsplit.privacy.attacks.attack import key_or_default, seed_of, units
 from jsplit.privacy.attacks.labels.judging import auc_by_batch
 from jsplit.privacy.attacks.labels.seen import (
     Seen,
-    classes_of,
     cotangents,
     known_of,
     noise_like,
@@ -82,7 +81,7 @@ def cosine_attack(
     start = perf_counter()
     seen, key = cotangents(traffic, value), key_or_default(key)
     rng = np.random.default_rng(seed_of(key))
-    true = classes_of(label, len(seen.step), 2)
+    true = truth_of(label, seen.step).label
     if known is None:
         where = _one_each(true, seen, rng)
     else:

@@ -18,13 +18,14 @@ import optax
 
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.checks import as_positive_int
-from jsplit.privacy.attacks.attack import key_or_default, rows, seed_of
+from jsplit.privacy.attacks.attack import key_or_default, rows, seed_of, units
 from jsplit.privacy.attacks.labels.groups import groups_of
 from jsplit.privacy.attacks.labels.seen import Seen, cotangents, noise_like
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
 SOURCE = "Erdogan et al., UnSplit, 2022, label inference"
+HOT, COLD = 0.3, 0.02  # of the soft minimum over classes, at the start and at the end
 CHUNK = 256  # records whose cotangents of all classes are in memory at a time
 LossFn = Callable[[PyTree, jax.Array], jax.Array]
 
@@ -38,7 +39,7 @@ def gradient_matching(
     classes: int,
     known: PyTree = None,
     value: str | None = None,
-    steps: int = 500,
+    steps: int = 400,
     restarts: int = 4,
     batch: int = 64,
     learning_rate: float = 1e-2,
@@ -52,8 +53,11 @@ def gradient_matching(
     own, and the loss. A head whose classes are exchanged sends the same cotangents, so
     what is found are groups: named by known records, or as `direction_clusters` does
     without any. Of several starts the one counts that matches best, which the
-    adversary sees. Cotangents are scaled to a mean square of 1 in each step, and the
-    surrogate has a scale of its own, so batch sizes and weights of losses do not matter.
+    adversary sees.
+
+    Two things differ from the source, with which it finds labels of an untrained model
+    alone. Directions are matched, not differences: once a model is nearly right most
+    cotangents are too short to weigh. And the minimum over classes is soft at first.
 
     Args:
         traffic: what the adversary has seen: cotangents of a value, and that value,
@@ -78,9 +82,8 @@ def gradient_matching(
     Returns:
         Of two classes the leak AUC, the mean over batches, and else the accuracy.
         `control` is that of isotropic noise in the place of cotangents. `more` has
-        "mismatch", the mean square of what the best start leaves unmatched (1 is all),
-        "untrained head", the score before the first step, and what
-        `direction_clusters` has.
+        "mismatch", the mean of 1 - cosine that the best start leaves, "untrained head",
+        the score before the first step, and what `direction_clusters` has.
 
     Raises:
         ValueError: if no cotangent came to this party or it did not send that value,
@@ -158,18 +161,6 @@ def gradient_matching(
 _adam = cache(optax.adam)
 
 
-class _Surrogate(NamedTuple):
-    """What one start learns.
-
-    Attributes:
-        params: of the head.
-        scale: the logarithm of what its cotangents are multiplied by, [].
-    """
-
-    params: PyTree
-    scale: jax.Array
-
-
 # By identity of its functions, so one matching compiles once for the attack and controls.
 class _Matching(NamedTuple):
     """What is matched: a form of head, a loss, classes, and how it learns."""
@@ -199,11 +190,16 @@ class _Matching(NamedTuple):
         return jax.vmap(of)(jnp.arange(self.classes))
 
     def distances(
-        self, own: _Surrogate, state: PyTree, key: jax.Array, h: PyTree, came: jax.Array
+        self, params: PyTree, state: PyTree, key: jax.Array, h: PyTree, came: jax.Array
     ) -> jax.Array:
-        """Mean squares between candidates and the cotangents that came, [batch, classes]."""
-        ours = self.candidates(own.params, state, key, h) * jnp.exp(own.scale)
-        return ((ours - came) ** 2).mean(-1).T
+        """1 - cosine of candidates to the cotangents that came, [batch, classes]."""
+        ours = self.candidates(params, state, key, h)
+        squares = (ours**2).sum(-1, keepdims=True)
+        # Twice, as the gradient of a square root at 0 is infinite also where it is
+        # not chosen.
+        some = squares > 0
+        lengths = jnp.sqrt(jnp.where(some, squares, 1))
+        return 1 - (jnp.where(some, ours / lengths, 0) * came).sum(-1).T
 
 
 def _matched(
@@ -216,9 +212,8 @@ def _matched(
     key: jax.Array,
 ) -> tuple[np.ndarray, float]:
     """Margins by group of the best start, [records, groups], and what it leaves unmatched."""
-    came = _scaled(seen.rows, seen.step, seen.steps)
+    came = _units(seen.rows)
     h, records = jax.tree.map(jnp.asarray, sent), len(seen.step)
-    batch = min(batch, records)
     first, order, mask = jax.random.split(key, 3)
     # Statistics of a head stay as they start: they are not the surrogate's to learn.
     start = jax.vmap(lambda k: match.head.init(k, h))
@@ -229,17 +224,13 @@ def _matched(
             "`head` must draw its parameters from the key of `head.init`: a surrogate "
             "that starts from given ones is not one that knows the form alone."
         )
-    params, state = jax.tree.map(lambda x: x[1:], (drawn, states))
-    own = jax.vmap(partial(_level, match), (0, 0, None, None, None))(
-        params, state, mask, jax.tree.map(lambda x: x[:batch], h), came[:batch]
-    )
+    own, state = jax.tree.map(lambda x: x[1:], (drawn, states))
     memory = jax.vmap(match.optimizer.init)(own)
     # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
     for number in range(steps):
-        inside = jax.random.randint(
-            jax.random.fold_in(order, number), (batch,), 0, records
-        )
-        own, memory = _step(match, own, memory, state, mask, h, came, inside)
+        key, heat = jax.random.fold_in(order, number), HOT * (1 - number / steps) + COLD
+        inside = _drawn(key, min(batch, records), records)
+        own, memory = _step(match, own, memory, state, mask, h, came, inside, heat)
     parts = []
     for low in range(0, records, CHUNK):
         inside = np.arange(low, min(low + CHUNK, records))
@@ -250,38 +241,24 @@ def _matched(
     return -distances[chosen], float(left[chosen])
 
 
-@partial(jax.jit, static_argnames="steps")
-def _scaled(x: jax.Array, step: jax.Array, steps: int) -> jax.Array:
-    """Cotangents with a mean square of 1 in each step, whatever the loss was divided by."""
-    largest = jax.ops.segment_max(jnp.abs(x).max(1), step, num_segments=steps)
-    # By the largest first: squares of small cotangents would be 0 in 32 bits.
-    x = x / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)[step][:, None]
-    counts = jax.ops.segment_sum(jnp.ones(len(x)), step, num_segments=steps)
-    squares = jax.ops.segment_sum((x**2).mean(1), step, num_segments=steps) / counts
-    return x / jnp.sqrt(jnp.where(squares > 0, squares, 1))[step][:, None]
+_units = jax.jit(units)
 
 
-def _level(
-    match: _Matching,
-    params: PyTree,
-    state: PyTree,
-    key: jax.Array,
-    h: PyTree,
-    came: jax.Array,
-) -> _Surrogate:
-    """A head whose cotangents start as long as those that came."""
-    ours = match.candidates(params, state, key, h)
-    ratio = (came**2).mean() / jnp.maximum((ours**2).mean(), 1e-20)
-    return _Surrogate(params, jnp.log(jnp.maximum(ratio, 1e-20)) / 2)
+@partial(jax.jit, static_argnames=("batch", "records"))
+def _drawn(key: jax.Array, batch: int, records: int) -> jax.Array:
+    return jax.random.randint(key, (batch,), 0, records)
 
 
 @partial(jax.jit, static_argnames="match")
-def _step(match, own, memory, state, key, h, came, inside):
+def _step(match, own, memory, state, key, h, came, inside, heat):
     part, aim = jax.tree.map(lambda x: x[inside], h), came[inside]
 
-    def one(own: _Surrogate, memory: PyTree, state: PyTree):
-        def mismatch(own: _Surrogate) -> jax.Array:
-            return match.distances(own, state, key, part, aim).min(1).mean()
+    def one(own: PyTree, memory: PyTree, state: PyTree):
+        def mismatch(own: PyTree) -> jax.Array:
+            distances = match.distances(own, state, key, part, aim)
+            # A soft minimum, so that a class which no record is nearest to yet is
+            # drawn along, and can become one's.
+            return -heat * jax.nn.logsumexp(-distances / heat, axis=1).mean()
 
         updates, new = match.optimizer.update(jax.grad(mismatch)(own), memory, own)
         return optax.apply_updates(own, updates), new
