@@ -138,12 +138,24 @@ def test_clusters_keep_their_names_from_step_to_step():
     angle = 2 * np.pi * label / 3 + step / 12
     x = np.stack([np.cos(angle), np.sin(angle)], 1)
     x += 0.1 * RNG.normal(size=x.shape)
-    score = direction_clusters(of_cotangents(x, step), label, classes=3)
+    score = direction_clusters(of_cotangents(x, step), label, classes=3, together=1)
     assert score.value > 0.99
     first = [int(np.flatnonzero(label == c)[0]) for c in range(3)]
-    named = direction_clusters(of_cotangents(x, step), label, classes=3, known=first)
+    named = direction_clusters(
+        of_cotangents(x, step), label, classes=3, known=first, together=1
+    )
     assert named.value > 0.99 and named.adversary.labelled == 3
     assert named.chance == pytest.approx(named.more["most frequent"])
+
+
+def test_steps_clustered_together_see_through_noise_that_hides_each_of_them():
+    label = RNG.integers(0, 2, 2000)
+    x = RNG.normal(size=(2000, 32))
+    x[:, 0] += 1.5 * (2 * label - 1)
+    seen = of_cotangents(x, np.arange(2000) // 40)
+    alone, joined = (direction_clusters(seen, label, together=n) for n in (1, 50))
+    assert joined.value > alone.value + 0.05
+    assert direction_clusters(seen, label).value == joined.value  # by default
 
 
 def test_small_batches_are_clustered_together():

@@ -21,7 +21,7 @@ from jsplit.privacy.attacks.labels.seen import Seen, cotangents, noise_like
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
-ENOUGH = 50  # records of a class, on average, for its mean to be a direction
+ENOUGH = 4000  # records of a class, on average, for its mean to show through noise
 STARTS = 5  # of k-means, of which the best counts
 MEMORY = 0.5  # of the centres of steps before, for the next one's to be known by
 
@@ -54,8 +54,9 @@ def direction_clusters(
         known: records whose label the adversary knows, booleans [records] or places;
             one of each class at least.
         value: whose cotangent is read, where several came.
-        together: steps that are clustered together. By default as many as have 50
-            records a class.
+        together: steps that are clustered together: many show through much noise, few
+            follow directions that change fast. By default as many as have 4,000 records
+            a class, or all; under strong noise try larger ones, and take `best`.
         ids: [records], who a record is, where records occur in several steps: the
             interval allows for it.
         target: the name of the label, for the score.
@@ -130,7 +131,7 @@ def _windows(seen: Seen, classes: int, together: int | None) -> np.ndarray:
     """Which records are clustered together: the place of each record's window."""
     if together is None:
         sizes = np.bincount(seen.step)
-        together = max(1, int(np.ceil(ENOUGH * classes / sizes.mean())))
+        together = int(np.ceil(ENOUGH * classes / sizes.mean()))
     together = as_positive_int("together", together)
     # The steps that are left over go with the last window: alone they may be too few.
     count = max(1, seen.steps // together)
