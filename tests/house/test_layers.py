@@ -106,7 +106,7 @@ INSIDE = {
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
         "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
         "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
-        "attacks.labels.completion attacks.labels.malicious"
+        "attacks.labels.completion attacks.labels.speeding"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

@@ -53,20 +53,17 @@ def test_two_classes_are_scored_by_auc():
 
 
 def test_records_without_label_teach_as_well():
-    """With one label a class, in three seeds: the arcs fill up along themselves."""
-    found = {}
-    for method in ("supervised", "semi-supervised"):
-        found[method] = [
-            model_completion(
-                *(SEEN, LABEL, HEAD),
-                known=RNG.permutation(50)[:, None][:1].ravel() * 3 + np.arange(3),
-                method=method,
-                key=jax.random.key(seed),
-                **QUICK,
-            ).value
-            for seed in range(3)
-        ]
-    assert np.mean(found["semi-supervised"]) >= np.mean(found["supervised"]) - 0.02
+    """With one label a class the arcs fill up along themselves."""
+    supervised, mixed = (
+        model_completion(
+            *(SEEN, LABEL, HEAD),
+            known=np.arange(3),
+            method=method,
+            **{**QUICK, "steps": 150},
+        ).value
+        for method in ("supervised", "semi-supervised")
+    )
+    assert mixed > supervised + 0.02
 
 
 @pytest.mark.parametrize("method", ["supervised", "semi-supervised"])

@@ -130,8 +130,6 @@ def gradient_matching(
     untrained, _ = _matched(
         match, traffic.sent[seen.name], 0, restarts, batch, seen, key
     )
-    number = groups.labelled
-    labels = f", {number} records with their labels" if number else ", no label"
     more = {
         "mismatch": mismatch,
         "untrained head": groups.judged(untrained, rng).value,
@@ -146,15 +144,17 @@ def gradient_matching(
         groups.judged(noise, rng).value,
         found.chance,
         True,
-        Adversary(
-            traffic.party,
-            f"the form of the head and the loss{labels}",
-            labelled=number,
-            source=SOURCE,
-        ),
+        _adversary(traffic.party, groups.labelled),
         Budget(steps * restarts, len(seen.step), seconds),
         {**found.more, **more},
     )
+
+
+def _adversary(party: str, labels: int) -> Adversary:
+    """Who matches gradients."""
+    known = f", {labels} records with their labels" if labels else ", no label"
+    knows = f"the form of the head and the loss{known}"
+    return Adversary(party, knows, labelled=labels, source=SOURCE)
 
 
 # One optimizer of a rate, so that two attacks with the same head are one program.
