@@ -56,6 +56,7 @@ def test_cosines_that_overlap_by_two_thirds_give_the_auc_of_the_formula():
     cosine = RNG.uniform(-1, 0.5, 4000) + 0.5 * label
     x = np.stack([cosine, np.sqrt(1 - cosine**2)], 1)
     x[1], label[1] = (1, 0), 1
+    x *= RNG.uniform(0.1, 10, (4000, 1))  # lengths say nothing
     score = cosine_attack(of_cotangents(x), label, known=[1])
     low, high = score.interval
     assert low < 7 / 9 < high
@@ -181,6 +182,15 @@ def test_labels_of_classes_leak_by_clusters():
     score = direction_clusters(traffic, label, classes=4)
     assert score.value > 0.9 and score.beats_chance
     assert score.control < score.chance + 0.05 and score.chance < 0.4
+
+
+def test_chance_of_groups_without_names_is_what_the_best_names_gain_by_luck():
+    label = RNG.integers(0, 5, 100)
+    score = direction_clusters(
+        of_cotangents(RNG.normal(size=(100, 6))), label, classes=5
+    )
+    assert score.chance > score.more["most frequent"] + 0.02
+    assert abs(score.value - score.chance) < 0.1 and not score.beats_chance
 
 
 def test_the_mean_of_batches_lies_in_its_interval_as_often_as_said():

@@ -81,7 +81,7 @@ def test_without_the_value_or_its_cotangent_there_is_nothing_to_match(classes):
 
 def test_a_saturated_head_has_no_infinite_gradient():
     """Where the surrogate is right to the last bit its cotangent is 0."""
-    h = jnp.full((32, 8), 100.0) * jax.random.normal(jax.random.key(0), (32, 8))
+    h = 1e4 * jax.random.normal(jax.random.key(0), (32, 8))
     label = jnp.arange(32) % 4
     cotangent = jax.random.normal(jax.random.key(1), (32, 8))
     seen = Traffic(
@@ -91,4 +91,5 @@ def test_a_saturated_head_has_no_infinite_gradient():
         sent={"smashed": h},
     )
     score = gradient_matching(seen, label, HEAD, LOSS_OF_CLASSES, classes=4, steps=5)
-    assert np.isfinite(score.more["mismatch"])
+    # A head of NaN matches nothing: all its cosines count as 0.
+    assert score.more["mismatch"] < 0.95
