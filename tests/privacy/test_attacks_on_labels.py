@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from jsplit.privacy import (
     Adversary,
@@ -203,6 +204,14 @@ def test_the_mean_of_batches_lies_in_its_interval_as_often_as_said():
         low, high = auc_by_batch(score, truth).interval
         hits += low < formula < high
     assert 0.9 < hits / 200 < 0.995
+
+
+def test_the_auc_of_a_batch_is_that_of_scikit_learn_with_ties():
+    label = RNG.integers(0, 2, 60)
+    score = RNG.integers(0, 5, 60) + label
+    truth = Truth(label, np.zeros(60, int), np.ones(60, bool), 1.0)
+    found = auc_by_batch(score, truth)
+    assert found.value == pytest.approx(roc_auc_score(label, score), abs=1e-12)
 
 
 def test_records_that_come_again_widen_the_interval():
