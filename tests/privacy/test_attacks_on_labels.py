@@ -34,6 +34,11 @@ ATTACKS = [norm_attack, cosine_attack, direction_clusters]
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order():
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 @pytest.fixture(scope="module")
 def binary():
     return trained(loss_of_one_logit, 2)
@@ -153,10 +158,10 @@ def test_clusters_keep_their_names_from_step_to_step():
 def test_steps_clustered_together_see_through_noise_that_hides_each_of_them():
     label = RNG.integers(0, 2, 2000)
     x = RNG.normal(size=(2000, 32))
-    x[:, 0] += 1.5 * (2 * label - 1)
+    x[:, 0] += 2 * label - 1
     seen = of_cotangents(x, np.arange(2000) // 40)
     alone, joined = (direction_clusters(seen, label, together=n) for n in (1, 50))
-    assert joined.value > alone.value + 0.05
+    assert joined.value > alone.value + 0.15
     assert direction_clusters(seen, label).value == joined.value  # by default
 
 
