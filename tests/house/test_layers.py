@@ -113,7 +113,11 @@ INSIDE = {
         "viewing.facts viewing.moving viewing.arithmetic viewing.choosing "
         "viewing.mixing viewing.interpreting viewing.records viewing.view viewing.showing "
         "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
-        "viewing.examining viewing.building"
+        "viewing.examining viewing.building attacks.attack attacks.labels.seen "
+        "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
+        "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
+        "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
+        "attacks.labels.completion attacks.labels.speeding"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
@@ -126,6 +130,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
+    "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},
     "topology.drawing.symbols": {"matplotlib"},
     "core.tables": {"matplotlib"},
