@@ -79,7 +79,10 @@ def test_more_tried_numbers_of_guesses_are_paid_for():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inside": np.zeros((2, 2))}, r"`inside` must be a vector of scores, got shape"),
+        (
+            {"inside": np.zeros((2, 2))},
+            r"`inside` must be a vector of scores, got shape",
+        ),
         ({"outside": []}, "`outside` must be a vector of scores"),
         ({"inside": [np.nan]}, "`inside` has NaN"),
         ({"delta": 1.0}, r"`delta` must lie in \[0, 1\), got 1.0"),

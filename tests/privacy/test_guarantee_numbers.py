@@ -95,7 +95,8 @@ def test_seen_coins_cost_the_mean_over_how_often_a_record_is_drawn():
     rng = np.random.default_rng(1)
     counts = np.bincount(rng.binomial(steps, rate, 400_000), minlength=steps + 1)
     mean = sum(
-        c / 400_000 * gaussian_delta(epsilon, mu * sqrt(k)) for k, c in enumerate(counts)
+        c / 400_000 * gaussian_delta(epsilon, mu * sqrt(k))
+        for k, c in enumerate(counts)
     )
     assert mean == pytest.approx(delta, rel=0.05)
     assert counted_epsilon(mu, 1.0, steps, delta) == pytest.approx(
@@ -108,7 +109,9 @@ def test_the_accountants_agree_with_the_closed_form_where_nothing_is_sampled():
     accounting = sampled._accounting()
     event = accounting.GaussianDpEvent(4.0)
     found = accounting.pld.PLDAccountant().compose(event, 4).get_epsilon(1e-5)
-    assert found == pytest.approx(gaussian_epsilon(1e-5, composed_mu([0.25] * 4)), abs=1e-4)
+    assert found == pytest.approx(
+        gaussian_epsilon(1e-5, composed_mu([0.25] * 4)), abs=1e-4
+    )
     assert sampled_epsilon(4.0, 1.0, 4, 1e-5) == pytest.approx(found, abs=1e-4)
 
 

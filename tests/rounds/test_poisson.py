@@ -13,7 +13,9 @@ FIELDS = {"x": np.arange(600)}
 def test_each_record_is_in_each_batch_by_a_coin_of_its_own():
     """Means and covariances of who is in which of 2,000 batches, within five deviations."""
     steps, rate, n = 2000, 0.1, 50
-    drawn = population.poisson(n, rate, seed=3).round({"x": np.arange(n)}, 0, steps=steps)
+    drawn = population.poisson(n, rate, seed=3).round(
+        {"x": np.arange(n)}, 0, steps=steps
+    )
     there = np.zeros((steps, n))
     for s in range(steps):
         mine = drawn.reads[0, s][drawn.weight[0, s] == 1]
@@ -64,7 +66,9 @@ def test_the_capacity_is_the_smallest_whose_tail_is_small_enough():
 
 def test_a_draw_that_finds_no_room_is_an_error_and_not_cut_off():
     coins = population.poisson(600, 0.05, capacity=20)
-    with pytest.raises(ValueError, match="`capacity` is 20, but step 0 of round . draws"):
+    with pytest.raises(
+        ValueError, match="`capacity` is 20, but step 0 of round . draws"
+    ):
         for number in range(9):
             coins.step(FIELDS, number)
 
@@ -81,7 +85,10 @@ def test_an_empty_batch_counts_nothing():
         (lambda: population.poisson(0, 0.1), "`people` must be a positive integer"),
         (lambda: population.poisson(9, 0.0), r"`rate` must lie in \(0, 1\], got 0.0"),
         (lambda: population.poisson(9, 0.1, overflow=0.0), "`overflow` must lie in"),
-        (lambda: population.poisson(9, 0.1, capacity=0), "`capacity` must be a positive"),
+        (
+            lambda: population.poisson(9, 0.1, capacity=0),
+            "`capacity` must be a positive",
+        ),
         (
             lambda: population.poisson(population.iid(9, 3), 0.1).step(FIELDS, 0),
             "The population has 3 clients",

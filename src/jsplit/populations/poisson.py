@@ -121,7 +121,9 @@ class Poisson:
         batch = {f: jax.tree.map(lambda x: x[reads], fields[f]) for f in fields}
         return batch, weight
 
-    def _draw(self, client: int, number: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(
+        self, client: int, number: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The records that one client reads in one step, and how much each counts."""
         records = self.people.records[client]
         # Of each step by itself, so that any can be drawn without those before.
@@ -149,6 +151,10 @@ def poisson(
     seed: int = 0,
 ) -> Poisson:
     """Draw batches by coins: each record is in each with probability `rate`, independently.
+
+    What fills up a batch of a round counts for nothing, and is sent like all else: so of
+    activations a Poisson batch hides less than a full one. Where a trainer is given
+    `step`'s weights, what was drawn fills it up.
 
     Every process with the seed draws the same batches. So sampling hides nobody from the
     parties, and from an outsider only as long as the seed is none that he can guess.

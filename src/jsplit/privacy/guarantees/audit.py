@@ -147,7 +147,9 @@ def audit(
     return max(found, key=lambda a: a.epsilon)
 
 
-def _one_run(total: int, guesses: int, correct: int, delta: float, fault: float) -> float:
+def _one_run(
+    total: int, guesses: int, correct: int, delta: float, fault: float
+) -> float:
     """The smallest epsilon at which so many correct guesses are no surprise."""
 
     def surprising(epsilon: float) -> bool:
@@ -189,8 +191,12 @@ def _of_runs(
 
     # The threshold is of scores that are not counted: else it would fit their noise.
     # It may be found by a rough bound; what is said is by the exact one.
-    candidates = np.quantile(np.concatenate([first_in, first_out]), np.linspace(0, 1, 41))
-    best = max(candidates, key=lambda t: bound(first_in, first_out, float(t), _wilson)[0])
+    candidates = np.quantile(
+        np.concatenate([first_in, first_out]), np.linspace(0, 1, 41)
+    )
+    best = max(
+        candidates, key=lambda t: bound(first_in, first_out, float(t), _wilson)[0]
+    )
     epsilon, correct = bound(then_in, then_out, float(best), _clopper_pearson)
     total = len(inside) + len(outside)
     counted = len(then_in) + len(then_out)

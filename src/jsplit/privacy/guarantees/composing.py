@@ -22,6 +22,7 @@ class Plan(NamedTuple):
 
     Attributes:
         steps: of the training.
+        records: how many there are.
         rate: the part of the records that a batch has.
         uses: in how many steps a record is at most.
         copies: in how many rows of such a step it may stand: a short batch is filled up.
@@ -34,6 +35,7 @@ class Plan(NamedTuple):
     """
 
     steps: int
+    records: int
     rate: float
     uses: int
     copies: int
@@ -85,7 +87,9 @@ def compose(
     counts = {r: _count(r, plan) for r in releases}
     normal = [r for r in releases if r.mechanism.kind == "gaussian"]
     pure = {
-        f"{r.kind} of {r.name}": counts[r] * _pure(r) for r in releases if r not in normal
+        f"{r.kind} of {r.name}": counts[r] * _pure(r)
+        for r in releases
+        if r not in normal
     }
     sources = [GAUSSIAN] * bool(normal) + [PURE] * bool(pure)
     mu, epsilon, words = None, sum(pure.values()), []
@@ -107,7 +111,9 @@ def compose(
         epsilon if epsilon < inf else None,
         mu,
         # Where coins decide there is no one number.
-        () if plan.poisson else tuple((f"{r.kind} {r.name}", counts[r]) for r in releases),
+        ()
+        if plan.poisson
+        else tuple((f"{r.kind} {r.name}", counts[r]) for r in releases),
         REPLACE.format(about),
         "; ".join(words),
         "; ".join(sources),

@@ -117,7 +117,9 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     while gaussian_delta(epsilon, most) <= delta:
         most *= 2
     # By the inverse of mu, which has a smallest one that will do.
-    inverse = lowest(lambda s: gaussian_delta(epsilon, 1 / s) <= delta, 1e12, 0.5 / most)
+    inverse = lowest(
+        lambda s: gaussian_delta(epsilon, 1 / s) <= delta, 1e12, 0.5 / most
+    )
     return 1 / inverse
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 
 from jsplit.core.base import PyTree
-from jsplit.core.checks import as_positive_int, shown
+from jsplit.privacy.guarantees.asked import (
+    DPSGD,
+    check_responses,
+    frozen,
+    others_of,
+    plan_of,
+    subjects,
+    trainings,
+)
 from jsplit.privacy.guarantees.composing import Plan, compose
-from jsplit.privacy.guarantees.gaussian import probability
 from jsplit.privacy.guarantees.mechanism import NOTES, Mechanism
 from jsplit.privacy.guarantees.reach import (
     UNKNOWN,
     Arrival,
-    Release,
     Setting,
     Trace,
     reach,
@@ -23,11 +30,11 @@ from jsplit.privacy.guarantees.statement import Guarantee, Statement
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import Links, both_ways
 
+_WEAK = 10
+"""An epsilon above it is said to be weak."""
+
 MODEL = "whoever gets the trained parameters"
 """An outsider who sees the parameters of all segments, and no message."""
-
-DPSGD = Mapping[str | tuple[str, ...], Mechanism]
-"""By the node, or by all nodes that are clipped in one norm, the noise of their DP-SGD."""
 
 
 def guarantee(
@@ -119,28 +126,29 @@ def guarantee(
           why: `output` is trained on it without noise
           why: `smashed` is trained on it without noise
     """
-    plan = _plan(topology, steps, batch, records, epochs, sampling, amplified)
-    plan = plan._replace(
-        answers=_count("answers", answers),
-        delta=probability("delta", min(1e-5, 0.1 / records) if delta is None else delta),
+    plan = plan_of(
+        *(topology, steps, batch, records, epochs, sampling),
+        amplified=amplified,
+        answers=answers,
+        delta=delta,
         accountant=accountant,
     )
-    _check_fields("labels", labels or {}, topology)
+    check_responses(labels or {}, topology)
     setting = Setting(
         topology,
         both_ways(topology, links),
         None if fields is None else mixing(topology, fields),
-        _frozen(topology, bottoms, dp_sgd or {}),
-        _trainings(topology, dp_sgd or {}),
+        frozen(topology, bottoms, dp_sgd or {}),
+        trainings(topology, dp_sgd or {}),
         labels or {},
         strengths or {},
     )
     found = []
     for party, held in topology.holds.items():
-        for about, names in _subjects(topology, held):
+        for about, names in subjects(topology, held):
             arrivals, trained = reach(setting, names)
             asking = _Asking(setting, plan, party, about, names)
-            for others in _others(topology, party, together):
+            for others in others_of(topology, party, together):
                 found.append(asking.against(others, arrivals))
             found.append(asking.outside(trained))
     return Guarantee(tuple(found))
@@ -199,8 +207,18 @@ class _Asking:
             formula=found.formula,
             source=found.source,
             assumptions=tuple(self._assumptions(seen, parameters_only)),
-            notes=notes,
+            notes=(*self._also(found.epsilon), *notes),
         )
+
+    def _also(self, epsilon: float) -> Iterable[str]:
+        """What to know of a number that holds and says little."""
+        if epsilon > _WEAK:
+            yield (
+                f"epsilon above {_WEAK} is weak: it allows odds about a record to change "
+                f"by more than a factor of {exp(_WEAK):.0f}"
+            )
+        if self.plan.delta * self.plan.records >= 1:
+            yield "delta is not below 1 / records: it allows one record to be published"
 
     def _assumptions(self, seen: Trace, parameters_only: bool) -> Iterable[str]:
         plan = self.plan
@@ -245,134 +263,3 @@ def _notes(setting: Setting, parameters_only: bool) -> Iterable[str]:
         for m in parts:
             if isinstance(m, Mechanism) and m.kind in NOTES:
                 yield f"the link of `{name}` ({kind}), {m.kind}, {NOTES[m.kind]}"
-
-
-def _others(
-    topology: Topology, party: str, together: Sequence[Sequence[str]]
-) -> list[tuple[str, ...]]:
-    alone = [(p,) for p in topology.parties if p != party]
-    for group in together:
-        for p in group:
-            if p not in topology.parties:
-                raise ValueError(f"`together` names `{p}`, which is no party.")
-    return alone + [tuple(g) for g in together if party not in g]
-
-
-def _subjects(
-    topology: Topology, held: Sequence[str]
-) -> list[tuple[str, tuple[str, ...]]]:
-    """A party's features, which segments read, and its labels, which only losses do."""
-    read = {i for n in topology.segments for i in n.reads}
-    compared = {i for x in (*topology.losses, *topology.metrics) for i in x.reads}
-    features = tuple(f for f in held if f in read)
-    labels = tuple(f for f in held if f in compared - read)
-    return [(a, f) for a, f in (("features", features), ("labels", labels)) if f]
-
-
-def _plan(
-    topology: Topology,
-    steps: int,
-    batch: int,
-    records: int,
-    epochs: int | None,
-    sampling: str,
-    amplified: bool,
-) -> Plan:
-    for name, x in (("steps", steps), ("batch", batch), ("records", records)):
-        as_positive_int(name, x)
-    if batch > records:
-        raise ValueError(f"`batch` is {batch}, but there are only {records} `records`.")
-    if sampling not in ("shuffled", "fixed", "poisson"):
-        raise ValueError(
-            '`sampling` must be "shuffled", "fixed" or "poisson", got '
-            f"{shown(sampling)}."
-        )
-    least = -(-steps // -(-records // batch))
-    uses = -(-steps * batch // records) if epochs is None else epochs
-    if as_positive_int("epochs", uses) < least:
-        raise ValueError(
-            f"`epochs` is {epochs}, but {steps} steps of {batch} of {records} records are "
-            f"at least {least}."
-        )
-    short = records % batch
-    return Plan(
-        steps,
-        batch / records,
-        uses,
-        # A population fills up a short batch with its own records, which cross again.
-        -(-batch // short) if short else 1,
-        answers=0,
-        poisson=sampling == "poisson",
-        amplified=amplified,
-        constant=all(
-            getattr(x, "per", None) is not None for x in topology.losses if x.weight
-        ),
-        delta=1e-5,
-        accountant="pld",
-    )
-
-
-def _count(name: str, value: int) -> int:
-    return value if value == 0 else as_positive_int(name, value)
-
-
-def _check_fields(name: str, given: Mapping[str, Mechanism], topology: Topology) -> None:
-    for field, mechanism in given.items():
-        if field not in topology.fields:
-            raise ValueError(f"`{name}` names `{field}`, which is no field.")
-        if not isinstance(mechanism, Mechanism):
-            raise ValueError(
-                f"`{name}` of `{field}` must be a Mechanism, got {shown(mechanism)}."
-            )
-
-
-def _trainings(topology: Topology, dp_sgd: DPSGD) -> dict[str, Release]:
-    found: dict[str, Release] = {}
-    for key, mechanism in dp_sgd.items():
-        nodes = (key,) if isinstance(key, str) else key
-        if not isinstance(mechanism, Mechanism) or mechanism.kind != "gaussian":
-            raise ValueError(
-                f"`dp_sgd` of {', '.join(nodes)} must be a Mechanism of the kind "
-                f'"gaussian", got {shown(mechanism)}.'
-            )
-        for n in nodes:
-            if n not in topology.node or n in found:
-                what = "is no node" if n not in topology.node else "is named twice"
-                raise ValueError(f"`dp_sgd` names `{n}`, which {what}.")
-            found[n] = Release("training", ", ".join(nodes), mechanism.at({}))
-    return found
-
-
-def _frozen(
-    topology: Topology, bottoms: str | Mapping[str, str], dp_sgd: DPSGD
-) -> frozenset[str]:
-    """The nodes whose parameters stay as they are, by what the user says."""
-    private = {n for key in dp_sgd for n in ((key,) if isinstance(key, str) else key)}
-    at_home: list[str] = []
-    for n in topology.segments:
-        home = {*topology.holds.get(n.party, ())} | {*at_home}
-        if all(i in home and _party(topology, i, n.party) == n.party for i in n.reads):
-            at_home.append(n.name)
-    said = dict.fromkeys(at_home, bottoms) if isinstance(bottoms, str) else bottoms
-    for name, what in said.items():
-        if name not in topology.node:
-            raise ValueError(f"`bottoms` names `{name}`, which is no node.")
-        if what not in ("trained", "frozen", "private"):
-            raise ValueError(
-                '`bottoms` must be "trained", "frozen" or "private", got '
-                f"{shown(what)}."
-            )
-        trainable = topology.node[name].segment.trainable
-        if what == "private" and trainable and name not in private:
-            raise ValueError(f"`bottoms` is private, but `{name}` is not in `dp_sgd`.")
-        if what == "frozen" and name in private:
-            raise ValueError(f"`bottoms` is frozen, but `{name}` is in `dp_sgd`.")
-    return frozenset(
-        n
-        for n, what in said.items()
-        if what == "frozen" and topology.node[n].segment.trainable
-    )
-
-
-def _party(topology: Topology, name: str, default: str) -> str:
-    return topology.node[name].party if name in topology.node else default

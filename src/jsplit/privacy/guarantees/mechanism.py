@@ -140,7 +140,9 @@ class Mechanism:
         if not self.private:
             return NOTES.get(self.kind, "is not known to be differentially private")
         if not (self.secret and linked):
-            return "has noise of a key that others have: whoever receives it takes it off"
+            return (
+                "has noise of a key that others have: whoever receives it takes it off"
+            )
         if self.per == "batch":
             return "is clipped over the batch and not by record"
         if self.kind != "response" and self.scale == 0:

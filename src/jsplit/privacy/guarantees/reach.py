@@ -48,7 +48,9 @@ class Trace(NamedTuple):
 
     def __or__(self, other: object) -> Trace:
         assert isinstance(other, Trace)
-        return Trace(*(a | b for a, b in zip(self, other, strict=True)))
+        return Trace(
+            self.row | other.row, self.wide | other.wide, self.released | other.released
+        )
 
 
 class Place(NamedTuple):
@@ -240,20 +242,26 @@ def _cotangent(at: Traces, node: Node) -> Trace:
 def _trained(setting: Setting, at: Traces) -> Iterator[tuple[Place, Trace]]:
     """Parameters: of all that their gradients are computed of."""
     for n in setting.topology.segments:
+        place = Place("params", n.name, n.party)
+        inside = _read(setting, at, n)
+        if n.name in (setting.mixes or ()):
+            # Its statistics are handed on with its parameters, frozen or not.
+            yield place, Trace(wide=_mixed(setting, n.name, inside).wide)
         if n.name in setting.frozen or not n.segment.trainable:
             continue
         of_it = f"{n.name}.params"
         terms = [x for x in setting.topology.losses if x.weight and of_it in x.reads]
         penalties = _all(_read(setting, at, x) for x in terms)
         on_path = n.name in setting.topology.on_loss_path
-        own = _read(setting, at, n) | _cotangent(at, n) if on_path else Trace()
+        own = inside | _cotangent(at, n) if on_path else Trace()
         bare = frozenset([f"`{n.name}` is trained on it without noise"])
-        place = Place("params", n.name, n.party)
         release = setting.trained.get(n.name)
         # A penalty that reads records is no part of the pullback that is clipped.
         if penalties.row or (release is None and own.row):
             yield place, Trace(wide=bare)
         elif release is not None and own.row:
+            # What is clipped is a record's own only if no other record is in it.
+            own = _mixed(setting, n.name, own)
             fault = release.mechanism.fault()
             if fault:
                 why = f"DP-SGD of `{n.name}` {fault}"

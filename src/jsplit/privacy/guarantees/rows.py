@@ -39,9 +39,14 @@ def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
         Names of nodes and losses.
 
     Raises:
-        ValueError: if the batch has less than two records, or a field of it is the same
-            for all of them: then nothing could be seen.
+        ValueError: if a field is missing, the batch has less than two records, or a
+            field of it is the same for all of them: then nothing could be seen.
     """
+    trained = [x for x in topology.losses if x.weight]
+    for part in (*topology.segments, *trained):
+        for i in part.reads:
+            if i in topology.fields and i not in fields:
+                raise ValueError(f"`fields` lacks `{i}`, which `{part.name}` reads.")
     values: Values = dict(as_arrays(fields, "`fields`: `{}`"))
     size = batch_of(values)
     if size < 2:
@@ -64,9 +69,9 @@ def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
         values |= {f"{n.name}.params": params, f"{n.name}.state": after}
         if _mixes(run, inputs, size):
             found.add(n.name)
-    for loss in topology.losses:
+    for loss in trained:
         own = [i for i in loss.reads if i in topology.node]
-        if loss.weight and own:
+        if own:
             run, inputs = _cotangents_of(loss, own, values)
             if _mixes(run, inputs, size):
                 found.add(loss.name)
@@ -133,6 +138,6 @@ def _equal(a: PyTree, b: PyTree) -> bool:
 def _bits_equal(x: jax.Array, y: jax.Array) -> bool:
     if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
         x, y = jax.random.key_data(x), jax.random.key_data(y)
-    x, y = np.asarray(x), np.asarray(y)
+    one, other = np.asarray(x), np.asarray(y)
     # NaN in the same places is no change.
-    return np.array_equal(x, y, equal_nan=x.dtype.kind in "fc")
+    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")

@@ -19,6 +19,8 @@ from jsplit.privacy.guarantees.gaussian import (
     probability,
 )
 
+ACCOUNTANTS = ("pld", "rdp")
+
 _DEVIATIONS = 12
 """Counts further than this from their mean are put on delta, whole."""
 
@@ -68,8 +70,10 @@ def sampled_epsilon(
     as_positive_int("steps", steps)
     if not 0 < rate <= 1:
         raise ValueError(f"`rate` must lie in (0, 1], got {shown(rate)}.")
-    if accountant not in ("pld", "rdp"):
-        raise ValueError(f'`accountant` must be "pld" or "rdp", got {shown(accountant)}.')
+    if accountant not in ACCOUNTANTS:
+        raise ValueError(
+            f'`accountant` must be "pld" or "rdp", got {shown(accountant)}.'
+        )
     if noise == 0:
         return inf
     if rate == 1:
