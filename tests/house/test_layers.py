@@ -104,7 +104,7 @@ INSIDE = {
     "privacy": (
         "scores traffic guarantees.gaussian guarantees.pure guarantees.sampled "
         "guarantees.mechanism guarantees.rows guarantees.reach guarantees.statement "
-        "guarantees.composing guarantees.asked guarantees.guarantee guarantees.audit"
+        "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
