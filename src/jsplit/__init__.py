@@ -19,6 +19,7 @@ from jsplit.core import (
     restore,
     save,
     stateless,
+    with_secrets,
 )
 from jsplit.costing import Cost, Device, Network, cost, plan
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
@@ -125,6 +126,7 @@ __all__ = [
     "variables",
     "vertical",
     "with_loss",
+    "with_secrets",
     "whole",
 ]
 

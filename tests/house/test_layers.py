@@ -38,8 +38,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "finite base typed_jax arrays donation foreign checks federation files ids "
-        "tables trainer keys links paths checkpoint placement trees"
+        "pytrees link finite base typed_jax arrays donation foreign checks federation files ids "
+        "tables trainer keys links secret_keys paths checkpoint placement trees"
     ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
@@ -58,15 +58,15 @@ INSIDE = {
     ),
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds "
-        "left_out signatures staleness vjp walk scalar_exchange loss_scale cotangents "
-        "crossing losses meshes metrics optimizer_parts optimizers configure executor "
-        "segment_ops store sums step update initial known activation_reads "
-        "cotangent_reads passing nonfinite verdicts evaluating walks microbatches "
-        "fused messages"
+        "keys_apart left_out signatures staleness vjp walk scalar_exchange loss_scale "
+        "cotangents losses meshes metrics optimizer_parts optimizers link_checks "
+        "configure randomness unscaled own_reads crossing executor segment_ops store "
+        "sums step update initial known activation_reads cotangent_reads passing "
+        "nonfinite verdicts evaluating walks microbatches fused messages"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
-        "averages client_mesh own_optimizers restarts sharing state algorithm carry "
+        "averages client_mesh noise own_optimizers restarts sharing state algorithm carry "
         "client_axis for_each_client forms inputs round_end round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
         "split_learning baselines"
@@ -80,7 +80,7 @@ INSIDE = {
         "difference private door steps credential_files certs proof frames "
         "key_exchange rota codec identity schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
-        "rendezvous listening rpc_unknown rpc_listener signs versions traffic member "
+        "rendezvous listening rpc_unknown rpc_options rpc_listener signs versions traffic member "
         "rpc"
     ),
     "party": (
@@ -95,7 +95,7 @@ INSIDE = {
         "contract.seconds contract.checks contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
-        "connection.peers contract.draft contract.files replay compute.local "
+        "connection.comebacks connection.peers contract.draft contract.files replay compute.local "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming process brought_records join passes steps infer "

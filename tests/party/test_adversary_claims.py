@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import jsplit
@@ -444,6 +445,55 @@ def test_squared_norms_that_stop_a_training_name_their_sender(
     else:  # an honest one may be infinite, so the run goes on
         checked(found)
         assert sum(m.startswith(f"server: {said}, and") for m in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("nonfinite", ["refuse", "allow"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_loss_that_is_not_finite_is_not_asked_for_in_silence(
+    tmp_path, monkeypatch, caplog, value, nonfinite
+):
+    """By it alone an optimizer slows down for good, and no parameter shows why."""
+    problem = small("pair")
+    agreed = agreed_for(
+        problem, steps=8, checkpoint=4, wants_loss=["client"], nonfinite=nonfinite
+    )
+    plateau = optax.contrib.reduce_on_plateau(factor=0.1, patience=1)
+    rates = {"client": jsplit.with_loss(optax.chain(optax.sgd(0.1), plateau))}
+    spoiling(monkeypatch, "server", "scalar", value)
+    found = together(agreed.parties, work_of(problem, agreed, None, rates))
+    said = "`server` sent scalar `loss` of step 5, the sum of what all gave, "
+    if nonfinite == "refuse":
+        assert all(f"{said}which is not finite" in str(e) for e in found.values())
+    else:
+        checked(found)
+        assert sum(f"client: {said}and it is" in m for m in caplog.messages) == 1
+
+
+def test_what_another_gave_to_a_sum_is_not_said_of_who_added_it_up(
+    tmp_path, monkeypatch, caplog
+):
+    problem = small("vertical")
+    agreed = agreed_for(problem, steps=8, checkpoint=4, nonfinite="skip")
+    spoiling(monkeypatch, "lab", "scalar", 1)
+    checked(together(agreed.parties, work_of(problem, agreed, tmp_path)))
+    for name, whose in (
+        ("server", "by what `lab` sent"),
+        ("clinic", "by the sum that `server` sent"),
+    ):
+        told = [m for m in caplog.messages if m.startswith(f"{name}: step 6 was left")]
+        assert len(told) == 1 and told[0].endswith(whose)
+
+
+def test_whose_value_is_refused_tells_what_it_had_got_itself(monkeypatch, caplog):
+    """It may come of that: then the one to look at is neither of the two."""
+    problem = small("pair")
+    spoiling(monkeypatch, "client", "activation", np.nan)
+    caplog.set_level(logging.INFO, "jsplit")
+    work = work_of(problem, agreed_for(problem, steps=8, checkpoint=4))
+    for error in together(("client", "server"), work).values():
+        assert "`client` sent activation `h` of step 5 with values that" in str(error)
+    told = [m for m in caplog.messages if m.startswith("client: What came last, the")]
+    assert len(told) == 1 and "`server` sent cotangent `h` of step 4 (norm" in told[0]
 
 
 @pytest.mark.parametrize("last", [False, True])

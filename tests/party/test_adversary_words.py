@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jsplit import party
+from jsplit.wire import signatures
 from jsplit.wire.certs import authority, host_of, uri_of
 from jsplit.wire.channel import accept_all
 from jsplit.wire.codec import CodecError, frame_of, text_of
@@ -67,7 +68,7 @@ class World:
             )
             for p in range(3)
         ]
-        self.passed = []
+        self.passed, self.dropped = [], []
         for p in (LAB, CLINIC):
             self.carry(p, [(SERVER, self.parties[p].hello(SERVER))])
 
@@ -82,7 +83,10 @@ class World:
             if SERVER not in (sender, receiver):
                 self.parties[SERVER].accept(sender, frame.head)
                 self.passed.append(frame)
-            due += [(receiver, *m) for m in self.take(receiver, frame, sender)]
+            try:
+                due += [(receiver, *m) for m in self.take(receiver, frame, sender)]
+            except Astray as error:
+                self.dropped.append(str(error))
 
     def take(self, receiver, frame, sender=SERVER):
         over = sender if SERVER in (sender, receiver) else SERVER
@@ -131,6 +135,21 @@ def test_who_passed_on_a_key_that_is_not_taken_is_named_too(world):
     said = "`lab` does not take the key of `clinic`: .*; it came by way of `server`"
     with pytest.raises(party.Refused, match=said):
         world.take(LAB, text_of(forged, {"public": "zz"}))
+
+
+def test_a_certificate_that_ended_behind_the_lead_ends_no_run_and_is_asked_for_again(
+    monkeypatch,
+):
+    """As where parties dial each other: the next time it may have been renewed."""
+    with monkeypatch.context() as ended:
+        ended.setattr(signatures, "_is_valid_now", lambda certificate: False)
+        world = World()
+    lab, clinic = world.parties[LAB], world.parties[CLINIC]
+    assert "not valid now; it came by way of `server`." in world.dropped[0]
+    assert lab.send(0, 0, 0, VALUE) == []  # there is no key to seal it with
+    world.carry(CLINIC, clinic.resend())
+    world.carry(LAB, lab.resend())
+    assert clinic.take(0, 0, 0) is not None
 
 
 @pytest.mark.parametrize("said", [[], {"next": 3}, {"next": {"1": 99}, "done": 0}])

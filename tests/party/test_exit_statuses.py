@@ -13,6 +13,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from jsplit.commands import stopping, tasks
 from jsplit.commands.statuses import status_of
 from jsplit.commands.stopping import Lines
 from jsplit.commands.tasks import Progress
+from jsplit.party.connection import absence
 from jsplit.party.durable import CheckpointStore
 from jsplit.party.saved_states import SavedStates
 from jsplit.training.verdicts import NotFinite
@@ -39,6 +41,7 @@ METRICS = party.Metrics(1, {"loss": 0.5}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1)
         (NotFinite("step 3 leaves"), 2),
         (Refused("the agreements differ"), 2),
         (Refused("another process was started later", alone=True), 2),
+        (Refused("no checkpoint in common", again=True), 75),
         (FileNotFoundError("agreement.json"), 2),
         (PermissionError("lab.key"), 2),
         (IsADirectoryError("state"), 2),
@@ -150,6 +153,31 @@ def test_who_is_denied_need_not_start_again_and_who_denies_may():
         "client": 2,
         "server": 75,
     }
+
+
+@pytest.mark.parametrize(
+    ("denied", "status"),
+    [
+        ({}, 75),
+        ({"east": "denied"}, 75),
+        ({"south": "denied"}, 2),
+        ({"server": "denied"}, 2),
+    ],
+)
+def test_who_the_lead_has_turned_away_is_told_so_whomever_it_waits_for(denied, status):
+    """Who turned it away may have ended since, and all that fails later says less."""
+    member = SimpleNamespace(lead=2, me=0, route=lambda _: 2)
+    peers = SimpleNamespace(
+        party="north",
+        names=("north", "south", "server", "east"),
+        trouble={"server": "connection refused"},
+        denied=denied,
+        member=member,
+        vigil=SimpleNamespace(standing=dict),
+    )
+    error = absence.missing(peers, 5.0, "weights", ["south"])
+    assert status_of(error) == status
+    assert ("denied" in str(error)) is bool(denied)
 
 
 class Full:

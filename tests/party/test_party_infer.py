@@ -13,6 +13,7 @@ import pytest
 
 import jsplit
 from jsplit import party
+from jsplit.commands.statuses import status_of
 from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.saved_states import SavedStates
 from tests.party.federation import (
@@ -181,6 +182,8 @@ def test_parties_without_a_step_in_common_are_told_who_has_which(saved):
             said = str(error)
             assert "no checkpoint in common" in said
             assert "`client` [1]" in said and "`server` [4, 6]" in said
+            # A training beside it goes on: the next time they may have one.
+            assert status_of(error) == 75
 
 
 def test_a_step_that_went_while_parties_met_is_named(saved, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,6 +106,16 @@ def error_of(network, patience=8.0) -> BaseException:
     with pytest.raises(Exception) as found:
         network.until(lambda: False, "the end", network.agreed.parties, patience)
     return found.value
+
+
+def test_who_waits_for_what_comes_by_way_of_the_lead_names_the_lead():
+    """It may drop what it should pass on, and be there for all else."""
+    agreed = agreed_for(small("chain"), patience=0.2)
+    for name, end in (("two", ", which comes by way of `three`"), ("three", "")):
+        with closing(network_of(agreed, name)) as network:
+            with pytest.raises(party.Missing) as error:
+                network.until(lambda: False, "activation `a`", ["one"])
+        assert str(error.value) == f"`{name}` waited 0.2 s for activation `a`{end}"
 
 
 # It is over.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from contextlib import suppress
 from errno import ENOSPC
 from io import FileIO
 
@@ -13,6 +14,7 @@ import pytest
 from jsplit import party
 from jsplit.party import folder
 from jsplit.party.connection import vigil
+from jsplit.party.connection.comebacks import Comebacks
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.outbox import Outbox
@@ -255,6 +257,71 @@ def test_a_client_that_is_there_and_does_nothing_in_its_turn_is_passed_over(
         assert checked({name: results[name]})[name].away == [(2, ["b"])]
 
 
+def test_a_client_that_dies_in_each_turn_and_comes_back_is_passed_over_and_all_get_on(
+    caplog, tmp_path
+):
+    """Each of its processes lets all go back, and none is away for as long as `patience`."""
+    problem, over, deaths = small("pair"), threading.Event(), []
+    agreed = two_in_turn(problem, steps=8)
+    made, role = optimizers(problem.topology), agreed.turns.role
+    transport = party.MemoryTransport()
+
+    def once(name, on_step=lambda metrics: None):
+        batch = own_of(problem, role[name])
+        return party.run(
+            agreed,
+            name,
+            problem.topology,
+            lambda step: batch,
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=made[role[name]],
+            remind=0.2,
+            transport=transport,
+            on_step=on_step,
+            checkpoint=tmp_path / name,
+        )
+
+    def die(metrics):
+        if metrics.step == 3:
+            deaths.append(metrics.step)
+            raise InterruptedError
+
+    def one(name):
+        while name == "b" and not over.is_set() and len(deaths) < 30:
+            with suppress(InterruptedError, TimeoutError, party.Refused):
+                once("b", die)
+        if name == "b":
+            return None
+        try:
+            return once(name)
+        finally:
+            over.set()
+
+    results = together(agreed.parties, one)
+    for name in ("a", "server"):
+        found = checked({name: results[name]})[name]
+        assert found.step == 8 and found.away[0] == (2, ["b"])
+    assert "`b` came back again and again, and nothing got on" in caplog.text
+
+
+def test_who_comes_back_often_is_not_waited_for_unless_all_got_on(clock):
+    known = Comebacks()
+    for number in range(4):
+        assert not known.is_in_vain(1, 4, 5.0, lost=True)
+        known.greeted(1, number, 4)
+        known.greeted(1, number, 4)  # the same process, on a new connection
+        clock[0] += 2.0
+    assert not known.is_in_vain(1, 4, 50.0, lost=True)
+    assert known.is_in_vain(1, 4, 5.0, lost=True)
+    assert not known.is_in_vain(1, 4, 5.0, lost=False)
+    assert not known.is_in_vain(1, 6, 5.0, lost=True)
+    for number in range(4, 7):
+        known.greeted(1, number, 4)
+    assert known.is_in_vain(1, 4, 5.0, lost=False)
+    known.greeted(1, 7, 6)
+    assert not known.is_in_vain(1, 6, 5.0, lost=True)
+
+
 def test_an_honest_client_is_not_lost_where_another_hands_nothing_over(monkeypatch):
     """The lead cannot tell which of the two it is: it tries both, and comes to an end."""
     problem = small("pair")
@@ -303,7 +370,11 @@ def test_who_stands_at_a_step_is_named_with_the_step_and_is_not_waited_for():
         words = (
             r"`lab` is there and has been at step [23] for . s, which is longer than "
         )
-        assert re.search(words + "`stall`, 1 s", str(found[name]))
+        # Of the clinic what it has heard of the lab by the lead.
+        whose = (
+            "`stall`, 1 s, as `server` says" if name == "clinic" else "`stall`, 1 s$"
+        )
+        assert re.search(words + whose, str(found[name]))
 
 
 class Noting(party.MemoryTransport):

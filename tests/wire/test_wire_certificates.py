@@ -9,9 +9,10 @@ import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import pytest
 
-from jsplit.wire import certs, proof
+from jsplit.wire import certs, proof, signatures
 from jsplit.wire.certs import Credentials, authority, host_of, uri_of
 from jsplit.wire.credential_files import read
 from jsplit.wire.denied import denied_in
@@ -20,6 +21,7 @@ from jsplit.wire.key_exchange import KeyExchange
 from jsplit.wire.memory import MemoryTransport
 from jsplit.wire.pipe import Closed, Denied
 from jsplit.wire.rpc import Grpc
+from jsplit.wire.rpc_listener import Listener
 from jsplit.wire.seal import Sealer
 from jsplit.wire.signatures import verified_uris
 from jsplit.wire.transport import Pulse
@@ -240,6 +242,31 @@ def test_the_end_of_ones_own_certificate_is_warned_of_ahead_and_not_all_the_time
     assert not warned or f"lab.crt is valid until {end}" in caplog.text
 
 
+def test_only_who_shows_that_it_listens_there_is_believed_that_it_lets_nobody_in(
+    monkeypatch,
+):
+    """By a denial a party ends for good; a stranger at the address could else end it."""
+    monkeypatch.setattr(certs, "host_of", lambda party: host_of("server"))
+    made = authority(["lab", "server", "mallory"])
+    for name, raised, words in (
+        ("server", Denied, "PERMISSION_DENIED, "),
+        ("mallory", Closed, "certificate names .*mallory"),
+    ):
+        with listening(Grpc(), made[name], ("clinic",)) as (address, _):
+            with pytest.raises(Closed, match=words) as error:
+                connect(Grpc(), address, made["lab"])
+        assert type(error.value) is raised
+    # One that shows nothing of itself.
+    code = grpc.StatusCode.PERMISSION_DENIED
+    monkeypatch.setattr(
+        Listener, "deny", lambda self, context, why: context.abort(code, why)
+    )
+    with listening(Grpc(), made["server"], ("clinic",)) as (address, _):
+        with pytest.raises(Closed, match="by one that did not show that it") as error:
+            connect(Grpc(), address, made["lab"])
+    assert type(error.value) is Closed
+
+
 @TRANSPORTS
 def test_a_denied_certificate_is_taken_neither_where_one_listens_nor_where_one_dials(
     transport, tmp_path, caplog
@@ -269,7 +296,7 @@ def test_a_certificate_that_has_ended_lets_nobody_in_by_a_session_from_before(
     made = authority(["lab", "server"])
     with listening(Grpc(), made["server"]) as (address, _):
         # As if it had ended since the handshake.
-        monkeypatch.setattr(proof, "_is_valid", lambda certificate: False)
+        monkeypatch.setattr(signatures, "_is_valid_now", lambda certificate: False)
         with pytest.raises(Closed, match="not valid now"):
             connect(Grpc(), address, made["lab"])
         assert "`lab`: its certificate is not valid now" in caplog.text

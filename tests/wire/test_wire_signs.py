@@ -91,6 +91,23 @@ def test_a_process_that_comes_back_is_passed_over_until_it_is_ready():
     assert lead.epoch == 2 and not lead.rendezvous.missing
 
 
+def test_who_came_back_in_vain_is_let_in_once_all_others_have_a_newer_checkpoint():
+    clients = ((LAB,), (CLINIC,))
+    terms = Terms(RUN, TERMS.parties, (), (), 3, clients=clients)
+    lead = Member(terms, LEAD, LEAD, Status(3, 0, (0,)), away=((0, (1,)),))
+    assert lead.rendezvous is not None
+    lead.rendezvous.keep_out([LAB, CLINIC], 0)
+    assert lead.rendezvous.kept_out == {CLINIC: 0}  # nobody who is not passed over
+    back = Member(terms, CLINIC, LEAD, Status(9, 0, (0,)))
+    for durable, epoch in (((0,), 1), ((0, 2), 2)):
+        lab = Member(terms, LAB, LEAD, Status(1, lead.epoch, durable))
+        deliver([(LEAD, lab.hello(LEAD))], LAB, lead)
+        lead.durable(durable)
+        deliver([(LEAD, back.hello(LEAD))], CLINIC, lead)
+        assert lead.epoch == epoch
+    assert not lead.rendezvous.missing
+
+
 def test_versions_that_differ_are_named_with_who_has_which():
     own = {"jax": "0.10.2", "python": "3.11.9"}
     assert differing(own, own, "lab", "lead") == ""

@@ -54,6 +54,8 @@ def status_of(error: BaseException) -> int:
     """
     if isinstance(error, parties.NotYet):
         return AGAIN
+    if isinstance(error, parties.Refused) and error.again:
+        return AGAIN
     # Who is turned away is so until the other side has changed something.
     if isinstance(error, parties.Missing) and error.denied:
         return NEVER

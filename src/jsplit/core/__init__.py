@@ -4,6 +4,7 @@ from jsplit.core.base import Info, Link, Message, PartyState, Segment, TrainStat
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.finite import Finite
 from jsplit.core.links import chain, identity, stateless
+from jsplit.core.secret_keys import with_secrets
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "restore",
     "save",
     "stateless",
+    "with_secrets",
 ]

@@ -7,22 +7,19 @@ one does not. Of ours this file knows the flags that a record holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jsplit.core.finite import Finite
-
-# Python has no type for "a pytree". The alias marks where the user's own
-# containers pass through; everything that jsplit makes itself has a type of
-# its own.
-PyTree = Any
-Params = PyTree
-State = PyTree
-Fields = Mapping[str, PyTree]
+from jsplit.core.link import Link as Link
+from jsplit.core.pytrees import Fields as Fields
+from jsplit.core.pytrees import Params as Params
+from jsplit.core.pytrees import PyTree as PyTree
+from jsplit.core.pytrees import State as State
 
 
 class SegmentInit(Protocol):
@@ -114,41 +111,6 @@ class Segment:
         return f"Segment({inputs} -> {name}{without})"
 
 
-class Link(NamedTuple):
-    """What happens to a value, or to a cotangent, on a crossing from one party to another.
-
-    `decode(encode(value))` stands outside the differentiated function: the
-    receiver computes with what it decoded, the sender with what it had.
-
-    Attributes:
-        init: `init(like) -> state` makes the sender's memory, `()` if it
-            needs none. Every crossing and direction has one of its own; in
-            inference it starts anew.
-        encode: `encode(state, value, key) -> (payload, state)`. The payload
-            is what is sent. There is `None` in the place of leaves that
-            nobody reads, and in a cotangent, which has the structure of
-            its value, of those that have none (integers).
-        decode: `decode(payload, like) -> value`, of the shapes and dtypes
-            of `like`, a tree of `jax.ShapeDtypeStruct`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jsplit
-        >>> half = jsplit.Link(
-        ...     init=lambda like: (),
-        ...     encode=lambda state, value, key: (value.astype(jnp.float16), state),
-        ...     decode=lambda payload, like: payload.astype(like.dtype),
-        ... )
-        >>> h = jnp.ones((4, 3))
-        >>> payload, state = half.encode(half.init(h), h, jax.random.key(0))
-        >>> payload.dtype, half.decode(payload, jax.typeof(h)).dtype
-        (dtype('float16'), dtype('float32'))
-    """
-
-    init: Callable[[PyTree], State]
-    encode: Callable[[State, PyTree, jax.Array], tuple[PyTree, State]]
-    decode: Callable[[PyTree, PyTree], PyTree]
-
-
 class Message(NamedTuple):
     """One crossing as it happened.
 
@@ -200,6 +162,10 @@ class PartyState(NamedTuple):
         key: the seed key on which the parties agreed; randomness is a
             function of (key, step).
         step: number of steps taken, int32 [].
+        secret: a key that only this party knows, of which it draws what
+            nobody else may compute; `None` at a party that sends through no
+            link with `secret=True`. It is drawn from the system, crosses to
+            nobody, and is not printed.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -222,6 +188,16 @@ class PartyState(NamedTuple):
     # An array and not an int: a number that is part of the program would
     # compile every step anew.
     step: jax.Array
+    # With a default, so that states made before there were secrets still load.
+    secret: jax.Array | None = None
+
+    def __repr__(self) -> str:
+        # A typed key prints its words, and a state may be printed to a log.
+        parts = [
+            f"{name}={'<hidden>' if name == 'secret' and x is not None else repr(x)}"
+            for name, x in zip(self._fields, self, strict=True)
+        ]
+        return f"PartyState({', '.join(parts)})"
 
 
 class TrainState(NamedTuple):

@@ -1,4 +1,4 @@
-"""Each party's state in a file of its own: parameters, optimizer, links, key and step.
+"""Each party's state in a file of its own: parameters, optimizer, links, keys and step.
 
 A file is a plain NumPy archive (`np.load` lists what is in it by path),
 written so that a crash leaves either the old one or the new one, whole.
@@ -30,6 +30,14 @@ from jsplit.core.typed_jax import (
 )
 
 _Held = TypeVar("_Held", TrainState, Federation)
+
+_SECRET = {
+    True: "no secret key of its party, whose links now draw from one (`secret=True`): "
+    "it is of another trainer, or older than those links",
+    False: "a secret key of its party, whose links draw from none (`secret=True`): it is "
+    "of another trainer",
+}
+"""What is said of a checkpoint without a secret that should be there, and with one too many."""
 
 _ABOUT = "about"
 _FORMAT = "jsplit party 1"
@@ -222,6 +230,8 @@ def _restore_party(
     dtypes: dict[str, str] = about["dtypes"]
     for path in sorted(wanted.keys() ^ dtypes.keys()):
         where = "lacks" if path in wanted else "has"
+        if path == "secret":
+            raise ValueError(f"{file} has {_SECRET[path in wanted]}.")
         if path.startswith("optimizer/"):
             raise ValueError(
                 f"{file} is of another optimizer: it {where} `{path}`; "

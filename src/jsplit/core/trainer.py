@@ -21,25 +21,37 @@ from jsplit.core.base import Fields, Info, PyTree, TrainState
 class InitFn(Protocol):
     """The form of `trainer.init`; see `__call__`."""
 
-    def __call__(self, key: jax.Array | int, batch: Fields) -> TrainState:
+    def __call__(
+        self,
+        key: jax.Array | int,
+        batch: Fields,
+        *,
+        secrets: Mapping[str, jax.Array] | None = None,
+    ) -> TrainState:
         """Make the first state of all parties.
 
         Parameters are those that the segments' own `init` gives;
         optimizers and links start from them. The same key gives the
-        same state in every interpreter.
+        same state in every interpreter, but for the secret keys of
+        parties that send through a link with `secret=True`: these come
+        from the system.
 
         Args:
             key: a PRNG key, or an integer seed of one.
             batch: every field that the topology reads, by name, each
                 an array or pytree [batch, ...]. Only shapes and
                 dtypes matter.
+            secrets: by party, a secret key in the place of one from the
+                system, as for `jsplit.with_secrets`; needed within
+                `jax.jit` and `vmap`.
 
         Returns:
             A `TrainState` at step 0.
 
         Raises:
             ValueError: if `key` is neither, if a field is lacking or
-                unknown, or if a segment does not fit what it reads.
+                unknown, if a segment does not fit what it reads, or if
+                a secret would be drawn while a program is traced.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -114,6 +126,8 @@ class EvaluateFn(Protocol):
         state: TrainState,
         batch: Fields | Iterable[Fields | tuple[Fields, ArrayLike]],
         weight: ArrayLike | None = None,
+        *,
+        noise: jax.Array | None = None,
     ) -> Info:
         """Compute losses and metrics in inference mode; changes nothing.
 
@@ -126,6 +140,10 @@ class EvaluateFn(Protocol):
             weight: how much each example of the one batch counts in
                 the mean that a loss takes, [batch]; 0 leaves it out.
                 By default all count alike.
+            noise: a key of this call, for links with `secret=True`; by
+                default the system gives one, so that every call draws
+                anew. It is needed within `jax.jit`, `vmap` and `scan`;
+                whoever gives one key twice has the same noise twice.
 
         Returns:
             The `Info` of the batch, or of the set: losses are means
@@ -133,8 +151,8 @@ class EvaluateFn(Protocol):
 
         Raises:
             ValueError: if a field is lacking or unknown, batch axes
-                differ, a set holds no batch, or a metric cannot be
-                computed.
+                differ, a set holds no batch, a metric cannot be
+                computed, or `noise` is missing.
             NotFinite: if a loss is not finite or a class number out of
                 range, and the trainer refuses that.
 
@@ -158,21 +176,24 @@ class EvaluateFn(Protocol):
 class PredictFn(Protocol):
     """The form of `trainer.predict`; see `__call__`."""
 
-    def __call__(self, state: TrainState, fields: Fields) -> Mapping[str, PyTree]:
+    def __call__(
+        self, state: TrainState, fields: Fields, *, noise: jax.Array | None = None
+    ) -> Mapping[str, PyTree]:
         """Compute what the topology gives in inference mode; changes nothing.
 
         Args:
             state: of all parties; it is not used up.
             fields: the fields that the nodes read, by name, each an
                 array or pytree [batch, ...]; labels are not needed.
+            noise: a key of this call, as for `evaluate`.
 
         Returns:
             By node, the output of each node that no other node reads,
             [batch, ...].
 
         Raises:
-            ValueError: if a field is lacking or unknown, or batch
-                axes differ.
+            ValueError: if a field is lacking or unknown, batch axes
+                differ, or `noise` is missing.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax

@@ -18,9 +18,11 @@ from jsplit.costing.party_cost import MODES, PartyCost
 from jsplit.costing.step_cost import Cost
 from jsplit.costing.traced_step import TracedStep, evaluation_messages
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import Optimizers, check_batch, configure, fields_of
+from jsplit.training.configure import Optimizers, check_batch, configure
+from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.initial import initial_shapes
 from jsplit.training.kinds import OpKind
+from jsplit.training.own_reads import training_fields
 from jsplit.training.passing import passing
 
 # Losses, links and the optimizer: all that is neither pass of a segment.
@@ -37,6 +39,7 @@ def cost(
     links: Mapping[str, Link | tuple[Link | None, Link | None]] | None = None,
     microbatches: int = 1,
     nonfinite: str = "refuse",
+    loss_scale: LossScale | None = None,
 ) -> Cost:
     """What one training step costs each party, before anything runs.
 
@@ -56,6 +59,8 @@ def cost(
             value: a link, or a pair of them (activation, cotangent).
         microbatches: Into how many parts each batch is divided.
         nonfinite: As of the trainer: `"skip"` sends a number of each party.
+        loss_scale: As of the trainer: with one, a link that states its noise
+            in numbers sends cotangents in float32 at least.
 
     Returns:
         A `Cost`: by party, for both backward modes. `print` shows tables,
@@ -85,14 +90,20 @@ def cost(
     optimizer = optax.sgd(1.0) if optimizer is None else optimizer
     configs = {
         mode: configure(
-            topology, optimizer, links, mode, microbatches, nonfinite=nonfinite
+            topology,
+            optimizer,
+            links,
+            mode,
+            microbatches,
+            nonfinite=nonfinite,
+            loss_scale=loss_scale,
         )
         for mode in MODES
     }
     config = configs[MODES[0]]
     batch = as_arrays(batch)
     # Before anything is traced: else a wrong field is met somewhere in a segment.
-    check_batch(topology, batch, fields_of(topology, losses=True), config.microbatches)
+    check_batch(topology, batch, training_fields(config), config.microbatches)
     shapes = {name: abstract(x) for name, x in batch.items()}
     configs = {mode: passing(c, shapes) for mode, c in configs.items()}
     state = initial_shapes(configs[MODES[0]], shapes)
@@ -128,6 +139,7 @@ def cost(
             links=links,
             microbatches=microbatches,
             nonfinite=nonfinite,
+            loss_scale=loss_scale,
         )
 
     # Cached: in a whole run many clients have a last step of the same size.

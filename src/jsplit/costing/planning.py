@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
-from jsplit.core.links import identity
+from jsplit.core.links import encoded, identity
 from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
 from jsplit.costing.cut_plan import Choice, CutPlan, is_better
 from jsplit.costing.machines import Device, Network, Setting, check_setting
@@ -274,11 +274,5 @@ def _ranked(choices: Sequence[Choice]) -> CutPlan:
 
 def _encoded_size(encoding: Link, like: jax.ShapeDtypeStruct) -> int:
     """Bytes of one message: the encoded value and its frame."""
-
-    def encode(x: PyTree, key: jax.Array) -> tuple[PyTree, PyTree]:
-        return encoding.encode(encoding.init(like), x, key)
-
-    # A key's shape differs from those of arrays, hence traced rather than written down.
-    key = jax.eval_shape(jax.random.key, 0)
-    payload, _ = jax.eval_shape(encode, like, key)
+    payload, _ = encoded(encoding, like)
     return size_of(payload)

@@ -8,7 +8,7 @@ from typing import cast
 import jax
 import numpy as np
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Link, PyTree
 from jsplit.party.compute.payloads import needed_entries
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.field_types import check_dtypes
@@ -69,13 +69,21 @@ def records_of(
     return found
 
 
-def is_alone(agreed: Agreement, task: Task) -> bool:
-    """Whether at most one party brings records to a task, so that none are compared."""
+def is_alone(
+    agreed: Agreement, task: Task, links: Mapping[tuple[str, str], Link]
+) -> bool:
+    """Whether at most one party brings records to a task, so that none are compared.
+
+    Args:
+        agreed: what the parties have agreed on.
+        task: what all are at.
+        links: by kind of message and name of the value; one may read a field.
+    """
     topology = agreed.topology_of_strangers
     having = [
         r
         for r in topology.parties
-        if needed_entries(topology, r, task.kind, agreed.weight)
+        if needed_entries(topology, r, task.kind, agreed.weight, links)
     ]
     # The same at all, also at one that gives ids and needs no field: of two that are
     # compared none may say nothing.

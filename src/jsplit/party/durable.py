@@ -53,6 +53,7 @@ class CheckpointStore:
     Attributes:
         steps: of the checkpoints that are intact, in order.
         sound: which states may be kept.
+        why: what was wrong with the last checkpoint that is not intact.
         instance: the number of this process, larger than that of all before it,
             whatever the clock says.
 
@@ -70,7 +71,7 @@ class CheckpointStore:
         wait: float = 30.0,
     ):
         self.folder, self.party, self.like = Path(folder), party, like
-        self.wait = wait
+        self.wait, self.why = wait, ""
         self.sound = FiniteStates(like)
         private_folder(self.folder)
         warn_of_writers(self.folder)
@@ -109,7 +110,7 @@ class CheckpointStore:
         if there and not steps:
             raise ValueError(
                 f"`checkpoint` {self.folder} holds none that is whole, "
-                f"of the steps {there}."
+                f"of the steps {there}: {self.why}"
             )
         return steps
 
@@ -129,8 +130,8 @@ class CheckpointStore:
             if lacks_files(error):
                 raise
             # Names in the archive may be in it, which need not be this party's own.
-            why = printable(str(error))
-            _log.warning("checkpoint of step %d is left aside: %s", step, why)
+            self.why = printable(str(error))
+            _log.warning("checkpoint of step %d is left aside: %s", step, self.why)
             return False
         return int(own.step) == step
 

@@ -42,10 +42,11 @@ class Faults:
 
     Args:
         party: this one.
+        finite: whether a value that is not finite ends the run.
     """
 
-    def __init__(self, party: str):
-        self.party, self.count = party, 0
+    def __init__(self, party: str, finite: bool):
+        self.party, self.finite, self.count = party, finite, 0
         self._by_step: dict[int, list[str]] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -63,7 +64,7 @@ class Faults:
             what: its name.
             step: of which it is.
             found: its arrays.
-            sender: who sent it.
+            sender: what somebody sent, in words: a part, or the sum of all.
             sent: gives who sent what, in words.
 
         Raises:
@@ -73,6 +74,8 @@ class Faults:
             self._count(step, found, sender, sent)
         elif what == SQUARED_NORMS:
             self._squares(found, sender, sent)
+        else:
+            self._other(found, sender, sent)
 
     def _count(
         self,
@@ -86,7 +89,7 @@ class Faults:
         if not all((np.isfinite(x) & (x >= 0)).all() for x in arrays):
             raise OverBound(f"{sent()}, which must be counts, finite and not below 0.")
         if any(x.any() for x in arrays):
-            self._by_step.setdefault(step, []).append(f"by what `{sender}` sent")
+            self._by_step.setdefault(step, []).append(f"by {sender}")
 
     def _squares(
         self, found: Sequence[ArrayLike], sender: str, sent: Callable[[], str]
@@ -95,14 +98,29 @@ class Faults:
         # NaN passes: it is met in the update, as NaN in any other value is.
         if any((x < 0).any() for x in arrays):
             raise OverBound(f"{sent()}, which must not be below 0.")
-        if any(np.isinf(x).any() for x in arrays) and (sender, "inf") not in self._told:
-            self._told.add((sender, "inf"))
+        if any(np.isinf(x).any() for x in arrays):
             # Of honest gradients of 1e20 too. But nothing is learned by such a step.
+            so = "infinite: a step that is clipped by it changes nothing"
+            self._warn(sender, sent, so)
+
+    def _other(
+        self, found: Sequence[ArrayLike], sender: str, sent: Callable[[], str]
+    ) -> None:
+        if all(np.isfinite(np.asarray(x)).all() for x in found):
+            return
+        # The loss is for an optimizer that slows down by it, for good: no parameter shows
+        # that, so nothing else that is looked at would.
+        if self.finite:
+            raise OverBound(f"{sent()}, which is not finite.")
+        self._warn(
+            sender, sent, "not finite: an optimizer may slow down by it for good"
+        )
+
+    def _warn(self, sender: str, sent: Callable[[], str], so: str) -> None:
+        if (sender, so) not in self._told:
+            self._told.add((sender, so))
             _log.warning(
-                "%s: %s, and it is infinite: a step that is clipped by it changes "
-                "nothing. It is told once.",
-                self.party,
-                sent(),
+                "%s: %s, and it is %s. It is told once.", self.party, sent(), so
             )
 
     def settle(self, step: int, own: Finite | None) -> None:

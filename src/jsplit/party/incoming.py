@@ -22,6 +22,7 @@ from jsplit.party.compute.local import Local
 from jsplit.party.faults import Faults
 from jsplit.party.task import Task
 from jsplit.training.crossing import Packet, packet
+from jsplit.training.scalar_exchange import tree_of
 from jsplit.wire.member import Member
 
 _log = logging.getLogger("jsplit.party")
@@ -56,7 +57,9 @@ class Incoming:
         self.last: dict[
             tuple[str, str], tuple[tuple[int, int], list[ArrayLike] | float]
         ] = {}
-        self.faults = Faults(party)
+        self.faults = Faults(party, finite=member.terms.finite)
+        # Whoever is above this party adds up what all give, and sends it the sum.
+        self.above = tree_of(local.topology).parent.get(local.party)
         self.largest = dict.fromkeys(bounds, 0.0)
         self._decoders: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
@@ -82,7 +85,9 @@ class Incoming:
         if crossing.kind == "scalar":
             sent = partial(self._sent, wire, step)
             name = self.terms.name(self.sender(wire, step))
-            self.faults.look(crossing.what, step, found, name, sent)
+            what = "the sum that" if self._is_sum(name) else "what"
+            given = f"{what} `{name}` sent"
+            self.faults.look(crossing.what, step, found, given, sent)
         # No call where nothing is bounded: this runs for every value.
         if self.bounds and crossing.what in self.bounds:
             self._check(self.bounds[crossing.what], wire, step, found)
@@ -96,20 +101,15 @@ class Incoming:
             value = self._value(wire % len(self.local.wires), size, found)
         # In words only if it is needed: this runs for every value.
         sent = partial(self._sent, wire, step)
-        found = check_norm(most, size, value, sent, self.party)
+        norm = check_norm(most, size, value, sent, self.party)
         # An infinite bound refuses nothing: it is asked how large values are, by who
         # looks for one. Of a norm no more than a digit is told, and of each size once.
-        if most == inf and f"{found:.0e}" != f"{self.largest[crossing.what]:.0e}":
-            if found > self.largest[crossing.what]:
-                self.largest[crossing.what] = found
-                per = "" if size is None else "of a record "
-                _log.info(
-                    "%s: %s, the largest norm %sso far is about %.0e",
-                    self.party,
-                    sent(),
-                    per,
-                    found,
-                )
+        before = self.largest[crossing.what]
+        if most == inf and norm > before and f"{norm:.0e}" != f"{before:.0e}":
+            self.largest[crossing.what] = norm
+            per = "" if size is None else "of a record "
+            said = f"{sent()}, the largest norm {per}so far is about {norm:.0e}"
+            _log.info("%s: %s", self.party, said)
 
     def _value(self, number: int, size: int, found: _Arrays) -> PyTree:
         """The value that its receiver reads, decoded by its link if it has one."""
@@ -163,4 +163,11 @@ class Incoming:
     def _sent(self, wire: int, step: int) -> str:
         crossing = self.terms.crossings[wire]
         sender = self.terms.name(self.sender(wire, step))
-        return f"`{sender}` sent {crossing.kind} `{crossing.what}` of step {step}"
+        said = f"`{sender}` sent {crossing.kind} `{crossing.what}` of step {step}"
+        # Who adds up need not be the one that gave what is wrong.
+        is_sum = crossing.kind == "scalar" and self._is_sum(sender)
+        return f"{said}, the sum of what all gave" if is_sum else said
+
+    def _is_sum(self, sender: str) -> bool:
+        """Whether a scalar is the sum of all, by who sent it, and no part of it."""
+        return self.local.turns.role[sender] == self.above

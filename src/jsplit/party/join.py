@@ -133,7 +133,8 @@ def prepare(
             f"`agreed.of(...)`, for one of {', '.join(clients)}."
         )
     fields = local.fields(task.kind)
-    records = records_of(agreed, party, fields, brought, is_alone(agreed, task))
+    alone = is_alone(agreed, task, local.config.links)
+    records = records_of(agreed, party, fields, brought, alone)
     first = example_of(
         next(iter(records.values())),
         agreed.weight,

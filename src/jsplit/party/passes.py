@@ -18,6 +18,7 @@ from jsplit.party.contract.record_order import Records
 from jsplit.party.process import PartyRun
 from jsplit.party.task import Task, TaskKind
 from jsplit.training.verdicts import NotFinite
+from jsplit.wire.errors import Refused
 
 _log = logging.getLogger("jsplit.party")
 _DONE = 1 << 62
@@ -65,6 +66,9 @@ def passes(
             return state, found
         except (NotFinite, OverBound) as error:
             raise me.ended_by(error) from error
+        except Refused:
+            me.tell_of_last()
+            raise
         except Stopped:
             me.network.leave(f"`{me.party}` was asked to stop.")
             raise

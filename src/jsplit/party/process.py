@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jsplit.core.base import PartyState, PyTree
 from jsplit.party.bounds import OverBound
 from jsplit.party.compute.handover import learned, taken
-from jsplit.party.compute.local import Local, check_size
+from jsplit.party.compute.local import Local
+from jsplit.party.compute.prefetch import check_size
 from jsplit.party.compute.warming import Warming
 from jsplit.party.connection.network import Network
 from jsplit.party.contract.agreement import Agreement
@@ -231,6 +232,14 @@ class PartyRun:
         # From whom it came first: what one party says is cut at the others.
         self.network.refuse(f"{origin} {error}".lstrip())
         return NotFinite(f"{error} {origin}".rstrip())
+
+    def tell_of_last(self) -> None:
+        """Log from whom the last values came, where others have ended the run.
+
+        What they found in a value of this party may come of what another sent it.
+        """
+        if origin := self.incoming.words():
+            _log.info("%s: %s", self.party, origin)
 
     def keep_pace(self, step: int, asked: Callable[[], bool]) -> None:
         """Before a checkpoint, wait until all have the one before.

@@ -37,6 +37,7 @@ class SavedStates:
 
     Attributes:
         steps: of the checkpoints that were intact, in order.
+        why: what was wrong with the last that was not.
 
     Raises:
         ValueError: if there is none, or they are of another agreement.
@@ -46,7 +47,7 @@ class SavedStates:
         self, folder: str | os.PathLike, party: str, schema: str, like: PartyState
     ):
         self.folder, self.party, self.like = Path(folder), party, like
-        self.sound = FiniteStates(_bare(like))
+        self.sound, self.why = FiniteStates(_bare(like)), ""
         there = steps_of(self.folder, party) if self.folder.is_dir() else []
         if not there:
             raise ValueError(
@@ -58,7 +59,8 @@ class SavedStates:
         self.steps = tuple(step for step in there if self._is_intact(step))
         if not self.steps:
             raise ValueError(
-                f"`checkpoint` {folder} holds none that is whole, of the steps {there}."
+                f"`checkpoint` {folder} holds none that is whole, of the steps {there}: "
+                f"{self.why}"
             )
 
     def _is_intact(self, step: int) -> bool:
@@ -70,8 +72,8 @@ class SavedStates:
             if lacks_files(error):
                 raise
             # Names in the archive may be in it, which need not be this party's own.
-            why = printable(str(error))
-            _log.warning("checkpoint of step %d is left aside: %s", step, why)
+            self.why = printable(str(error))
+            _log.warning("checkpoint of step %d is left aside: %s", step, self.why)
             return False
         return int(found.step) == step
 
@@ -100,6 +102,11 @@ class SavedStates:
         )
         leaves = []
         for path, x in arrays_by_path(bare).items():
+            if path == "secret" and path not in arrays:
+                raise ValueError(
+                    f"{file} has no secret key, and a link that `{self.party}` sends "
+                    "through draws from one (`secret=True`)."
+                )
             leaves.append(array_of(file, path, arrays[path], about["dtypes"][path], x))
         return jax.tree.unflatten(jax.tree.structure(bare), leaves)
 

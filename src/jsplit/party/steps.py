@@ -22,6 +22,7 @@ from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
 from jsplit.party.results import Metrics, Result
 from jsplit.training.verdicts import NotFinite
+from jsplit.wire.errors import Refused
 from jsplit.wire.open_files import lacks_files
 
 _log = logging.getLogger("jsplit.party")
@@ -60,6 +61,9 @@ class Training:
                 return self._leave_waiting()
             except (NotFinite, OverBound) as error:
                 raise self.me.ended_by(error) from error
+            except Refused:
+                self.me.tell_of_last()
+                raise
 
     def _steps(self) -> tuple[PartyState, bool]:
         """All steps from where all stand; the state, and whether it was asked to stop."""

@@ -49,7 +49,9 @@ class EvaluateRound(Protocol):
     """`evaluate(state, round) -> info`: measure losses in inference mode."""
 
     # The state is not used up.
-    def __call__(self, state: Federation, round: Round) -> RoundInfo: ...
+    def __call__(
+        self, state: Federation, round: Round, *, noise: jax.Array | None = None
+    ) -> RoundInfo: ...
 
 
 class PredictAsClient(Protocol):
@@ -62,6 +64,8 @@ class PredictAsClient(Protocol):
         state: Federation,
         fields: Mapping[str, PyTree],
         client: int | str | None = None,
+        *,
+        noise: jax.Array | None = None,
     ) -> Mapping[str, PyTree]: ...
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PyTree, Segment
+from jsplit.core.links import Own, encode_by
 from jsplit.rounds.client_mesh import Vmap
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
@@ -144,7 +145,7 @@ class _ClientAxis:
     def link(self, one: Link) -> Link:
         """Return a link through which each client's part goes by itself."""
         sent = _LinkOfEach(self, one)
-        return Link(sent.init, sent.encode, sent.decode)
+        return one._replace(init=sent.init, encode=sent.encode, decode=sent.decode)
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,23 @@ class _LinkOfEach:
         memory = self.one.init(self._row(like))
         return jax.tree.map(lambda x: jnp.repeat(x[None], self.axis.count, 0), memory)
 
-    def encode(self, state: PyTree, value: PyTree, key: jax.Array) -> tuple:
+    def encode(
+        self, state: PyTree, value: PyTree, key: jax.Array, own: Own | None = None
+    ) -> tuple:
+        # Keys of secrets are those of each client already.
+        keys = key if key.ndim else self.axis.keys(key)
+        told = dict(own or {})
+        read = {n: self.axis.split(told.pop(n)) for n in self.one.reads}
+
+        # What is left are strengths, which are of all clients or of each.
+        def run(state: PyTree, value: PyTree, key: jax.Array, read: Own, rest: Own):
+            return encode_by(self.one, state, value, key, {**read, **rest})
+
+        axes = {n: 0 if jnp.ndim(x) else None for n, x in told.items()}
         # Plain `jax.vmap`, whatever runs segments: a link is too little work to spread
         # over devices.
-        run_all = jax.vmap(self.one.encode)
-        return run_all(state, self.axis.split(value), self.axis.keys(key))
+        run_all = jax.vmap(run, in_axes=(0, 0, 0, 0, axes))
+        return run_all(state, self.axis.split(value), keys, read, told)
 
     def decode(self, payload: PyTree, like: PyTree) -> PyTree:
         # Shapes cannot be mapped over, so `like` is closed over.

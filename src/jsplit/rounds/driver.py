@@ -13,6 +13,7 @@ from jsplit.core.base import PyTree
 from jsplit.core.donation import call_on_state
 from jsplit.core.federation import Federation, one_model
 from jsplit.core.placement import replicate
+from jsplit.core.secret_keys import numbered, words_of_call
 from jsplit.core.trees import as_arrays
 from jsplit.populations.round import Round
 from jsplit.rounds.algorithm import Algorithm
@@ -25,13 +26,15 @@ from jsplit.rounds.inputs import (
     fields_read,
     round_arrays,
 )
+from jsplit.rounds.noise import OF_ROUND
 from jsplit.rounds.programs import Programs
 from jsplit.rounds.round_end import may_look_at_the_end, went_well
 from jsplit.rounds.round_method import RoundMethod, check_trainer
 from jsplit.rounds.round_metrics import RoundMetrics
 from jsplit.rounds.state import RoundInfo
-from jsplit.training.configure import fields_of
+from jsplit.training.crossing import secret_senders
 from jsplit.training.evaluating import check_counts
+from jsplit.training.own_reads import training_fields
 from jsplit.training.store import layout_of
 from jsplit.training.verdicts import refuse_end, refuse_evaluation, refuse_round
 
@@ -46,7 +49,7 @@ def make_algorithm(method: RoundMethod) -> Algorithm:
         The algorithm; nothing is compiled yet.
     """
     config = check_trainer(method.trainer)
-    needed = frozenset(fields_of(config.topology, losses=True))
+    needed = frozenset(training_fields(config))
     forms = StateForms(layout_of(config), method.sharing, method.mesh)
     metrics = RoundMetrics(config, forms)
     driver = _Driver(method, forms, needed, Programs(method, forms), metrics)
@@ -92,12 +95,12 @@ class _Driver:
         first = self.method.trainer.init(key, batch_shapes(round, self.needed))
         # Key and step are the same at all parties, so those of any will
         # do.
-        *_, key, step = next(iter(first.parties.values()))
+        one = next(iter(first.parties.values()))
         store = self.forms.repeat_own(self.forms.learned(first.parties), round.clients)
-        carry = RoundCarry(store, step, self.method.server_init(store))
+        carry = RoundCarry(store, one.step, self.method.server_init(store))
         # Clients without names are called by their numbers.
         names = round.names or tuple(map(str, range(round.clients)))
-        return self.forms.close(*self.forms.at_rest(carry, key), names)
+        return self.forms.close(*self.forms.at_rest(carry, one.key), names)
 
     def step(self, state: Federation, round: Round) -> tuple[Federation, RoundInfo]:
         """Train one round.
@@ -180,12 +183,16 @@ class _Driver:
         refuse_round(config.nonfinite, info.finite)
         return self.forms.close(new, key, state.clients.names), info
 
-    def evaluate(self, state: Federation, round: Round) -> RoundInfo:
+    def evaluate(
+        self, state: Federation, round: Round, *, noise: jax.Array | None = None
+    ) -> RoundInfo:
         """Measure all losses in inference mode; changes nothing.
 
         Args:
             state: from `init` or `step`.
             round: which clients are measured, and on which records.
+            noise: a key of this call, for links with `secret=True`, as for
+                `evaluate` of a trainer.
 
         Returns:
             The losses, and every metric over all examples; both by client
@@ -205,6 +212,11 @@ class _Driver:
         check_counts([round.weight * taken[:, :, None]])
         program = self.programs.of(arrays, training=False)
         carry, key = self.forms.open(state)
+        drawing = secret_senders(self.method.config, train=False)
+        words = words_of_call(noise, drawing, state)
+        if words is not None:
+            # Numbered anew for every batch, by the client that is measured on it.
+            carry.store[OF_ROUND] = jnp.asarray(numbered(words, 0))
         fields = self._fields(round)
         _, info = call_on_state(state, program, carry, key, fields, arrays)
         refuse_evaluation(self.method.config.nonfinite, info.finite)
@@ -217,6 +229,8 @@ class _Driver:
         state: Federation,
         fields: Mapping[str, PyTree],
         client: int | str | None = None,
+        *,
+        noise: jax.Array | None = None,
     ) -> Mapping[str, PyTree]:
         """Compute the outputs of the model in inference mode.
 
@@ -225,7 +239,8 @@ class _Driver:
             fields: what the model reads, [batch, ...].
             client: whose model to predict with, by number from 0 or by name;
                 needed only where clients have weights or statistics of
-                their own.
+                their own. Without it secret noise is that of the first.
+            noise: a key of this call, as for `evaluate`.
 
         Returns:
             By node that no other node reads, its output.
@@ -237,7 +252,7 @@ class _Driver:
         mesh = self.method.mesh
         one = replicate(one_model(state, client), mesh)
         fields = replicate(dict(as_arrays(fields)), mesh)
-        return self.method.trainer.predict(one, fields)
+        return self.method.trainer.predict(one, fields, noise=noise)
 
     def _fields(self, round: Round) -> dict[str, PyTree]:
         """Return the fields that are read, on the devices."""

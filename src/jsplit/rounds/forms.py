@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.federation import Clients, Federation
 from jsplit.core.placement import replicate, shard_batch
+from jsplit.core.secret_keys import drawn
 from jsplit.core.trees import abstract
 from jsplit.rounds.carry import RoundCarry
 from jsplit.rounds.client_mesh import CLIENTS
@@ -59,7 +60,7 @@ class StateForms:
         names: list[Name] = []
         for at in self.layout.values():
             names += [*at.params.values(), *at.state.values(), *at.links.values()]
-            names.append(at.optimizer)
+            names += [at.optimizer, *([at.secret] if at.secret else [])]
         return [name for name in names if self.sharing[name] is Sharing.OWN]
 
     @cached_property
@@ -69,6 +70,8 @@ class StateForms:
         for party, parts in self.sharing.parties.items():
             shared = zip(PartySharing._fields, parts, strict=True)
             found |= {(party, part) for part, how in shared if how is Sharing.OWN}
+            if self.layout[party].secret:
+                found.add((party, "secret"))
         return frozenset(found)
 
     def open(self, state: Federation) -> tuple[RoundCarry, jax.Array]:
@@ -76,9 +79,9 @@ class StateForms:
         # Key and step are the same at all parties, so those of any will
         # do.
         party = next(iter(self.layout))
-        _, _, _, _, key, step = state.parties[party]
-        carry = RoundCarry(self.learned(state.parties), step, state.server)
-        return self.at_rest(carry, key)
+        own = state.parties[party]
+        carry = RoundCarry(self.learned(state.parties), own.step, state.server)
+        return self.at_rest(carry, own.key)
 
     def close(
         self, carry: RoundCarry, key: jax.Array, names: tuple[str, ...]
@@ -113,13 +116,20 @@ class StateForms:
         return RoundCarry(store, step, server), key
 
     def repeat_own(self, store: Store, clients: int) -> Store:
-        """Return the store with each client's own parts, [clients, ...], all alike."""
+        """Return the store with each client's own parts, [clients, ...], all alike.
+
+        But for secrets: each client has another.
+        """
 
         def repeat(x: jax.Array) -> jax.Array:
             return jnp.repeat(x[None], clients, 0)
 
         own = self.sharing.pick(store, Sharing.OWN)
-        return {**store, **{n: jax.tree.map(repeat, x) for n, x in own.items()}}
+        repeated = {n: jax.tree.map(repeat, x) for n, x in own.items()}
+        for at in self.layout.values():
+            if at.secret is not None:
+                repeated[at.secret] = drawn(clients)
+        return {**store, **repeated}
 
     def shapes_of_one(self, state: Federation) -> TrainState:
         """Return the shapes and dtypes of a state of one client."""

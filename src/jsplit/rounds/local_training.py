@@ -35,6 +35,7 @@ from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.measuring import losses_trainer
+from jsplit.rounds.noise import after_one, words_in
 from jsplit.rounds.own_optimizers import check_server
 from jsplit.rounds.restarts import going_on, restarted, starts_anew
 from jsplit.rounds.round_method import RoundProgram, check_trainer
@@ -148,9 +149,10 @@ class LocalTraining:
     ) -> Client:
         """Measure all losses on one batch, in inference mode."""
         state = self.forms.one(client.store, key, client.step)
-        info = self.measure(state, batch, weight)
+        info = self.measure(state, batch, weight, noise=words_in(client.store))
         sums = add_losses(client.sums, info.losses, count)
-        return client._replace(sums=add_flags(sums, info.finite, client.step + 1))
+        sums = add_flags(sums, info.finite, client.step + 1)
+        return client._replace(store=after_one(client.store), sums=sums)
 
     def client_final(self, shared: Shared, store: Store, share: jax.Array) -> Shared:
         """Carry on what is carried, and add to the sums of what is averaged."""

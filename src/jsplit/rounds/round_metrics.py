@@ -21,6 +21,7 @@ from jsplit.populations.round import Round
 from jsplit.rounds.carry import RoundCarry, rows_of
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.inputs import reads_that_count
+from jsplit.rounds.noise import words_in
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -125,7 +126,8 @@ class RoundMetrics:
         if observed_names(self.config.topology):
             # Steps that a client does not take are computed too, so that rounds of one
             # shape share a program.
-            each = (np.repeat(client, steps), np.repeat(before, steps))
+            number = np.tile(np.arange(steps, dtype=np.uint32), count)
+            each = (np.repeat(client, steps), np.repeat(before, steps), number)
             reads = taken.reshape(-1, size)
             values = self._observe(carry, key, fields, reads, *each)
         refuse_traced(self.config.topology, values)
@@ -158,18 +160,20 @@ class RoundMetrics:
             reads: jax.Array,
             client: jax.Array,
             before: jax.Array,
+            number: jax.Array,
         ) -> dict[Name, PyTree]:
             own = forms.sharing.pick(carry.store, Sharing.OWN)
 
             def one(batch):
-                reads, client, before = batch
+                reads, client, before, number = batch
                 mine = {**carry.store, **rows_of(own, client)}
                 state = forms.one(mine, key, carry.step + before)
-                store = load(forms.layout, state, rows_of(fields, reads))
+                words = words_in(mine, number)
+                store = load(forms.layout, state, rows_of(fields, reads), noise=words)
                 execute(ops, store)
                 return {name: store[name] for name in places}
 
-            found = jax.lax.map(one, (reads, client, before))
+            found = jax.lax.map(one, (reads, client, before, number))
             return replicate(found, forms.mesh)
 
         return jit(observe, config.kernels)

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from jsplit.core.tables import aligned
-from jsplit.training.kinds import LEARNED
+from jsplit.training.kinds import LEARNED, Kind
 from jsplit.training.walk import Address, Name, Store
 
 _COLUMNS = {kind: column for column, kind in enumerate(LEARNED)}
@@ -106,6 +106,13 @@ class SharingTable:
         """Return how the thing that lies at `name` is shared."""
         # Messages lie in a store only while a step runs.
         assert isinstance(name, Name)
+        # Whatever else is shared: of a common secret one client could take off the
+        # noise of another.
+        if name.kind == Kind.SECRET:
+            return Sharing.OWN
+        # What tells a call of inference from others is one for all.
+        if name.kind == Kind.NOISE:
+            return Sharing.CARRIED
         return self.parties[name.party][_COLUMNS[name.kind]]
 
     def __contains__(self, sharing: Sharing) -> bool:

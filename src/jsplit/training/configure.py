@@ -19,6 +19,7 @@ from jsplit.training.config import MODES, NONFINITE, Config
 from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
 from jsplit.training.kinds import WireKind
 from jsplit.training.left_out import Weight, array_of
+from jsplit.training.link_checks import check_reads
 from jsplit.training.meshes import meshes_of
 from jsplit.training.optimizer_parts import norms_of, wants_loss
 from jsplit.training.optimizers import check_fit, warn_of_own_norms
@@ -177,8 +178,8 @@ def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], 
         Only crossings that have a link.
 
     Raises:
-        ValueError: if a name does not cross, or what is given is no
-            link.
+        ValueError: if a name does not cross, what is given is no link, or
+            one reads what its sender does not have.
     """
     # A Link is a tuple, and not a mapping by the names of its fields.
     if links is not None and (
@@ -200,6 +201,7 @@ def both_ways(topology: Topology, links: Links | None) -> dict[tuple[str, str], 
         for kind, one in zip(ways, _pair(name, link), strict=True):
             if one is not None:
                 found[kind, name] = one
+    check_reads(topology, found)
     return found
 
 

@@ -7,16 +7,20 @@ between them.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from zlib import crc32
 
 import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import Link, Message, PyTree
+from jsplit.core.checks import first_line
+from jsplit.core.links import encode_by, encoded
 from jsplit.core.trees import abstract, describe, frame_bytes, nbytes, tree_sum
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind, OpKind, WireKind
+from jsplit.training.own_reads import read_names, told
+from jsplit.training.randomness import link_key, link_key_names
+from jsplit.training.unscaled import divided, is_unscaled, multiplied, scale_at, seen
 from jsplit.training.walk import Name, Op, Wire
 
 
@@ -32,6 +36,22 @@ def wires(topology: Topology) -> list[Wire]:
         if c.returns
     ]
     return up + down
+
+
+def secret_senders(config: Config, *, train: bool = True) -> tuple[str, ...]:
+    """The parties that draw secret noise for what they send, each once.
+
+    Args:
+        config: of the training.
+        train: whether in a step, or in inference, where no cotangent is sent.
+    """
+    found = []
+    for wire in wires(config.topology):
+        link = config.links.get((wire.kind, wire.what))
+        if link is not None and link.secret:
+            if train or wire.kind == WireKind.ACTIVATION:
+                found.append(wire.sender)
+    return tuple(dict.fromkeys(found))
 
 
 @jax.tree_util.register_pytree_node_class
@@ -105,7 +125,11 @@ def packet(config: Config, wire: Wire, payload: PyTree, whole: PyTree) -> PyTree
     like = crossing_part(config, wire, whole)
     complete = jax.tree.structure(like) == jax.tree.structure(whole)
     linked = (wire.kind, wire.what) in config.links
-    return Packet(payload, like, whole) if linked or not complete else payload
+    return (
+        Packet(payload, seen(config, wire, like), whole)
+        if linked or not complete
+        else payload
+    )
 
 
 def _completed(value: PyTree, whole: PyTree) -> PyTree:
@@ -138,21 +162,6 @@ def message_of(wire: Wire, sent: PyTree) -> Message:
     )
 
 
-def rng_names(config: Config, party: str) -> list[Name]:
-    """What randomness is a function of: the key, the step and, with several, the micro-batch."""
-    several = [Name(party, Kind.MICRO)] if config.microbatches > 1 else []
-    return [Name(party, Kind.KEY), Name(party, Kind.STEP), *several]
-
-
-def step_key(key: jax.Array, step: jax.Array, *micro: jax.Array) -> jax.Array:
-    """The key of one step, on which all parties agree: `fold_in(key, step)`.
-
-    With several micro-batches each folds in its number once more.
-    """
-    key = jax.random.fold_in(key, step)
-    return jax.random.fold_in(key, micro[0]) if micro else key
-
-
 def crossing_ops(
     config: Config,
     wire: Wire,
@@ -179,7 +188,7 @@ def crossing_ops(
     if link is None:
         return [_send_op(config, wire, sent), _receive_op(wire, received)]
     send = _encode_op(config, wire, link, sent, train)
-    return [send, _decode_op(wire, link, received)]
+    return [send, _decode_op(config, wire, link, received)]
 
 
 # Without a link there are no keys: what is sent is what arrives.
@@ -210,32 +219,57 @@ def _encode_op(
 ) -> Op:
     """Send what the link makes of a value."""
     memory = (Name(wire.sender, Kind.LINK, wire.label),) if train else ()
-    known = rng_names(config, wire.sender)
-    at_key, at_value = len(memory), len(memory) + len(known)
+    drawn = link_key_names(config, wire, link, train)
+    own = read_names(config, wire, link, train)
+    scale = scale_at(config, wire, link, wire.sender)
+    parts = (memory, drawn, scale, own.values(), sent)
 
     def encode(*given):
-        state, key, value = (
-            given[:at_key],
-            given[at_key:at_value],
-            tree_sum(given[at_value:]),
-        )
-        # Each crossing draws for itself: the message's name is folded
-        # into the step's key.
-        key = jax.random.fold_in(step_key(*key), crc32("/".join(wire).encode()))
+        left = iter(given)
+        state, key, kept, read, terms = ([next(left) for _ in part] for part in parts)
+        value = tree_sum(terms)
         part, whole = crossing_part(config, wire, value), abstract(value)
+        if is_unscaled(config, wire, link):
+            part = divided(config, kept, part)
         like = abstract(part)
         before = state[0] if train else link.init(like)
-        payload, after = link.encode(before, part, key)
+        payload, after = encode_by(
+            link,
+            before,
+            part,
+            link_key(wire, link, train, *key),
+            told(link, dict(zip(own, read, strict=True))),
+        )
+        if link.reads:
+            _check_payload(wire, link, payload, like)
         return Packet(payload, like, whole), *([after] if train else [])
 
-    reads = (*memory, *known, *sent)
+    reads = tuple(name for part in parts for name in part)
     return Op(wire.sender, OpKind.SEND, wire.label, reads, (wire, *memory), encode)
 
 
-def _decode_op(wire: Wire, link: Link, received: Name) -> Op:
-    """Receive a value from what its link made of it."""
+def _check_payload(wire: Wire, link: Link, payload: PyTree, like: PyTree) -> None:
+    """Refuse a payload whose shapes depend on what its link reads."""
+    # The receiver works its shapes out without that, on a network and in a chain.
+    try:
+        wanted, _ = encoded(link, like)
+    except Exception as error:
+        raise ValueError(
+            f"link of `{wire.what}`: `encode` does not run for the {wire.kind} where "
+            f"{', '.join(link.reads)} is None: {first_line(error)}"
+        ) from error
+    if (got := abstract(payload)) != wanted:
+        raise ValueError(
+            f"link of `{wire.what}`: the {wire.kind} is encoded as {describe(got)}, and "
+            f"as {describe(wanted)} where nothing of {', '.join(link.reads)} is there."
+        )
 
-    def decode(sent):
+
+def _decode_op(config: Config, wire: Wire, link: Link, received: Name) -> Op:
+    """Receive a value from what its link made of it."""
+    scale = scale_at(config, wire, link, wire.receiver)
+
+    def decode(sent, *kept):
         value = link.decode(sent.payload, sent.like)
         # A wrong shape would fail, or broadcast, far from the link that
         # made it.
@@ -244,6 +278,11 @@ def _decode_op(wire: Wire, link: Link, received: Name) -> Op:
                 f"link of `{wire.what}`: `decode` gives {describe(got)} for the "
                 f"{wire.kind}, expected {describe(sent.like)}."
             )
+        if is_unscaled(config, wire, link):
+            value = multiplied(
+                config, kept, value, crossing_part(config, wire, sent.whole)
+            )
         return (_completed(value, sent.whole),)
 
-    return Op(wire.receiver, OpKind.RECEIVE, wire.label, (wire,), (received,), decode)
+    reads = (wire, *scale)
+    return Op(wire.receiver, OpKind.RECEIVE, wire.label, reads, (received,), decode)

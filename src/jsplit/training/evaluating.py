@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.finite import together
+from jsplit.core.secret_keys import numbered, words_of_call
 from jsplit.core.trainer import EvaluateFn
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.core.typed_jax import is_traced
@@ -31,10 +32,10 @@ from jsplit.training.signatures import documented_as
 from jsplit.training.walk import Name
 
 Measure = Callable[
-    [TrainState, Fields, Weight | None], tuple[Info, Mapping[Name, PyTree]]
+    [TrainState, Fields, Weight | None, PyTree], tuple[Info, Mapping[Name, PyTree]]
 ]
-"""`measure(state, batch, weight) -> (info, values)`: the losses of one batch, and by place
-the values that metrics read."""
+"""`measure(state, batch, weight, noise) -> (info, values)`: the losses of one batch, and by
+place the values that metrics read; `noise` are the words of `words_of_call`."""
 
 
 class ScalarLosses:
@@ -93,7 +94,10 @@ class ScalarLosses:
 
 
 def evaluator(
-    topology: Topology, measure: Measure, scalars: ScalarLosses
+    topology: Topology,
+    measure: Measure,
+    scalars: ScalarLosses,
+    drawing: tuple[str, ...] = (),
 ) -> EvaluateFn:
     """`evaluate` of a trainer, from what measures one batch.
 
@@ -101,13 +105,14 @@ def evaluator(
         topology: whose losses and metrics are measured.
         measure: checks a batch and measures it.
         scalars: the losses that it watches.
+        drawing: the parties that draw secret noise in inference.
     """
 
     def one(
-        state: TrainState, batch: Fields, weight: Weight | None
+        state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Sequence[Rows]]:
         batch, weight = as_arrays(batch), as_checked(weight)
-        info, values = measure(state, batch, weight)
+        info, values = measure(state, batch, weight, noise)
         if not topology.metrics:
             return info, []
         counts = None if weight is None else array_of(weight)
@@ -118,10 +123,13 @@ def evaluator(
         state: TrainState,
         batch: Fields | Iterable[Fields | tuple[Fields, ArrayLike]],
         weight: ArrayLike | None = None,
+        *,
+        noise: jax.Array | None = None,
     ) -> Info:
         if isinstance(batch, Mapping) or not isinstance(batch, Iterable):
+            words = words_of_call(noise, drawing, state, batch)
             # What is neither is refused there, by name.
-            info, rows = one(state, cast(Fields, batch), weight)
+            info, rows = one(state, cast(Fields, batch), weight, words)
             if weight is not None:
                 check_counts([_total(weight)])
         else:
@@ -129,7 +137,8 @@ def evaluator(
                 raise ValueError(
                     "`weight` is of one batch; of a set give pairs (batch, weight)."
                 )
-            info, rows = _of_set(topology, one, state, batch, scalars)
+            words = words_of_call(noise, drawing, state)
+            info, rows = _of_set(topology, one, state, batch, scalars, words)
         if not topology.metrics:
             return info
         found = compute_metrics(topology, topology.metrics, rows)
@@ -138,7 +147,9 @@ def evaluator(
     return evaluate
 
 
-_One = Callable[[TrainState, Fields, ArrayLike | None], tuple[Info, Sequence[Rows]]]
+_One = Callable[
+    [TrainState, Fields, ArrayLike | None, PyTree], tuple[Info, Sequence[Rows]]
+]
 
 
 def _of_set(
@@ -147,6 +158,7 @@ def _of_set(
     state: TrainState,
     batches: Iterable[Fields | tuple[Fields, ArrayLike]],
     scalars: ScalarLosses,
+    noise: PyTree,
 ) -> tuple[Info, Sequence[Rows]]:
     """The losses over all batches of a set, and what metrics read of each."""
     infos: list[Info] = []
@@ -157,7 +169,9 @@ def _of_set(
         pair = isinstance(item, tuple) and len(item) == 2
         given = item if pair else (item, None)
         fields, weight = cast(tuple[Fields, ArrayLike | None], given)
-        info, of_batch = one(state, fields, weight)
+        # Two batches of one call draw apart, as two calls do.
+        words = numbered(noise, len(infos))
+        info, of_batch = one(state, fields, weight, words)
         infos.append(info)
         rows += of_batch
         messages += info.messages

@@ -13,10 +13,11 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jsplit.core.base import Fields, Info, PartyState, PyTree, TrainState
+from jsplit.core.base import Fields, Info, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
 from jsplit.core.placement import replicate, shard_batch
-from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.secret_keys import words_of_call
+from jsplit.core.trainer import PredictFn, StepFn, Trainer
 from jsplit.core.trees import as_arrays
 from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
@@ -28,14 +29,17 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.crossing import secret_senders
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
+from jsplit.training.keys_apart import Keys, keys_of, swap_keys
 from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
 from jsplit.training.nonfinite import all_measured, all_watched, hold
-from jsplit.training.passing import by_shapes, first_state
+from jsplit.training.own_reads import training_fields
+from jsplit.training.passing import by_shapes, init_of
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.verdicts import Verdict, check_donation
@@ -143,12 +147,9 @@ def fused_trainer(config: Config) -> Trainer:
     devices = one_mesh(config)
     scalars = ScalarLosses()
     train, measure, infer, judge, judge_losses = _programs(scalars.watch(config))
-    needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+    needed, inputs = training_fields(config), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
-
-    @documented_as(InitFn)
-    def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return first_state(config, key, batch)
+    drawing = secret_senders(config, train=False)
 
     @documented_as(StepFn)
     def step(
@@ -162,33 +163,36 @@ def fused_trainer(config: Config) -> Trainer:
         if devices is not None:
             check_even(config, size)
             state, batch, weight = _placed(devices, state, batch, weight)
-        keys = _keys_of(state)
+        keys = keys_of(state)
         new, info = call_on_state(
-            state, train, _swap_keys(state), keys, dict(batch), weight
+            state, train, swap_keys(state), keys, dict(batch), weight
         )
         judge(info.finite, lambda: step_of(new))
-        return _swap_keys(new, keys), info
+        return swap_keys(new, keys), info
 
     def measure_one(
-        state: TrainState, batch: Fields, weight: Weight | None
+        state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = _placed(devices, state, batch, weight)
-        info, found = call_on_state(
-            state, measure, _swap_keys(state), _keys_of(state), batch, weight
-        )
+        given = swap_keys(state), keys_of(state), batch, weight, noise
+        info, found = call_on_state(state, measure, *given)
         judge_losses(info.finite)
         return info, found
 
     @documented_as(PredictFn)
-    def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
+    def predict(
+        state: TrainState, fields: Fields, *, noise: jax.Array | None = None
+    ) -> dict[str, PyTree]:
         fields = as_arrays(fields)
         check_batch(topology, fields, inputs)
+        words = words_of_call(noise, drawing, state, fields)
         state, fields, _ = _placed(devices, state, fields, None)
-        return call_on_state(state, infer, _swap_keys(state), _keys_of(state), fields)
+        given = swap_keys(state), keys_of(state), fields, words
+        return call_on_state(state, infer, *given)
 
-    evaluate = evaluator(topology, measure_one, scalars)
-    return Trainer(init, step, evaluate, predict, config)
+    evaluate = evaluator(topology, measure_one, scalars, drawing)
+    return Trainer(init_of(config), step, evaluate, predict, config)
 
 
 class _Programs(NamedTuple):
@@ -220,16 +224,20 @@ def _programs(config: Config) -> _Programs:
         return walks_of(walked._replace(passing=known))
 
     def start(
-        state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None = None
+        state: TrainState,
+        keys: Keys,
+        batch: Fields,
+        weight: Weight | None = None,
+        noise: PyTree = None,
     ) -> Store:
-        batch = filled(weight, batch)
-        return load(layout, _swap_keys(state, keys), batch, normalise_weight(weight))
+        batch, share = filled(weight, batch), normalise_weight(weight)
+        return load(layout, swap_keys(state, keys), batch, share, noise)
 
     def losses_in(store: Store) -> Info:
         return info_of(topology, {n.what: store[n] for n in walks.losses})
 
     def train(
-        state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None
+        state: TrainState, keys: Keys, batch: Fields, weight: Weight | None
     ) -> tuple[TrainState, Info]:
         store, walks = start(state, keys, batch, weight), walks_for(batch)
         hold(layout, store, config.nonfinite)
@@ -239,18 +247,24 @@ def _programs(config: Config) -> _Programs:
             run_microbatches(walked, walks, store)
             execute(walks.finish.ops, store)
         info = losses_in(store)._replace(finite=judge.finite(store))
-        return _swap_keys(save_back(layout, store)), info
+        return swap_keys(save_back(layout, store)), info
 
     def measure(
-        state: TrainState, keys: _Keys, batch: Fields, weight: Weight | None
+        state: TrainState,
+        keys: Keys,
+        batch: Fields,
+        weight: Weight | None,
+        noise: PyTree,
     ) -> tuple[Info, dict[Name, PyTree]]:
-        store = start(state, keys, batch, weight)
+        store = start(state, keys, batch, weight, noise)
         execute(walks_for(batch).measure.ops, store)
         info = losses_in(store)._replace(finite=judge_losses.finite(store))
         return info, {name: store[name] for name in walks.observed}
 
-    def infer(state: TrainState, keys: _Keys, fields: Fields) -> dict[str, PyTree]:
-        store = start(state, keys, fields)
+    def infer(
+        state: TrainState, keys: Keys, fields: Fields, noise: PyTree
+    ) -> dict[str, PyTree]:
+        store = start(state, keys, fields, noise=noise)
         execute(walks_for(fields).infer.ops, store)
         return {n.what: store[n] for n in walks.outputs}
 
@@ -277,24 +291,3 @@ def _placed(
         shard_batch(dict(batch), devices),
         shard_batch(weight, devices),
     )
-
-
-_Keys = Mapping[str, jax.Array]
-
-
-def _keys_of(state: TrainState) -> dict[str, jax.Array]:
-    """The key of every party."""
-    return {party: own.key for party, own in state.parties.items()}
-
-
-def _swap_keys(state: TrainState, keys: _Keys | None = None) -> TrainState:
-    """The state with other keys, or with none."""
-    # A compiled step hands typed keys back slowly, and never changes
-    # them: they go in beside the state, and stay outside when it comes
-    # back.
-    found = {}
-    for party, (params, own, optimizer, links, _, step) in state.parties.items():
-        # `None`, a pytree without leaves, where there is none.
-        key: PyTree = keys[party] if keys else None
-        found[party] = PartyState(params, own, optimizer, links, key, step)
-    return TrainState(found)

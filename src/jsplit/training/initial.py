@@ -14,14 +14,17 @@ import numpy as np
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import first_line, shown
 from jsplit.core.keys import is_key, node_key, typed_key
+from jsplit.core.secret_keys import drawn, shape_of_secret
 from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
-from jsplit.training.configure import check_batch, fields_of
-from jsplit.training.crossing import crossing_part, wires
+from jsplit.training.configure import check_batch
+from jsplit.training.crossing import crossing_part, secret_senders, wires
 from jsplit.training.kinds import WireKind
 from jsplit.training.loss_scale import first_scales
 from jsplit.training.optimizers import first_memory_of
+from jsplit.training.own_reads import training_fields
+from jsplit.training.unscaled import seen
 from jsplit.training.update import knows_loss
 
 
@@ -50,7 +53,7 @@ def initial_state(
             integers, or an optimizer does not run on the parameters.
     """
     topology, key, batch = config.topology, seed_of(key), as_arrays(batch)
-    needed = fields_of(topology, losses=True)
+    needed = training_fields(config)
     size = check_batch(topology, batch, needed, config.microbatches)
     size //= config.microbatches
     values = {f: example(f, batch[f], size) for f in topology.fields if f in batch}
@@ -93,8 +96,8 @@ def first_states(
             zeros.
 
     Returns:
-        By party, its first state. Every array in it is a copy of its
-        own.
+        By party, its first state, without its secret. Every array in it is
+        a copy of its own.
     """
     topology = config.topology
     params: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
@@ -115,7 +118,7 @@ def first_states(
             # A cotangent has the structure of its value, without what
             # is not floating.
             like = like if wire.kind == WireKind.ACTIVATION else inexact_part(like)
-            like = crossing_part(config, wire, like)
+            like = seen(config, wire, crossing_part(config, wire, like))
             links[wire.sender][wire.label] = link.init(like)
 
     found = {}
@@ -129,6 +132,20 @@ def first_states(
     # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
     return jax.tree.map(lambda x: jnp.array(x, copy=True), found)
+
+
+def with_drawn_secrets(
+    config: Config, states: Mapping[str, PartyState]
+) -> dict[str, PartyState]:
+    """First states with the secret keys of those that need one, drawn from the system.
+
+    Apart from all else of a first state, which is a function of the agreed key.
+    """
+    drawing = secret_senders(config)
+    return {
+        p: own._replace(secret=drawn()) if p in drawing else own
+        for p, own in states.items()
+    }
 
 
 def seed_of(key: jax.Array | int) -> jax.Array:
@@ -269,7 +286,12 @@ def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:
 
     Computes nothing and allocates no weights.
     """
-    return jax.eval_shape(
+    shapes = jax.eval_shape(
         lambda key: initial_state(config, key, batch, shapes_only=True),
         jax.eval_shape(jax.random.key, 0),
     )
+    # Of a secret too only the shape: nothing is drawn for a count of bytes.
+    parties = dict(shapes.parties)
+    for p in secret_senders(config):
+        parties[p] = parties[p]._replace(secret=shape_of_secret())
+    return TrainState(parties)

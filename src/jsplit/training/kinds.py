@@ -18,6 +18,8 @@ class Kind(StrEnum):
     LINK = "link"
     KEY = "key"
     STEP = "step"
+    SECRET = "secret"
+    NOISE = "noise"
     VALUE = "value"
     WEIGHT = "weight"
     MICRO = "micro"
@@ -46,7 +48,7 @@ class Kind(StrEnum):
 LEARNED = (Kind.PARAMS, Kind.STATE, Kind.OPTIMIZER, Kind.LINK)
 
 # What outlasts a step: all else is dropped after its last use.
-PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP)
+PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP, Kind.SECRET)
 
 
 class WireKind(StrEnum):

@@ -41,7 +41,7 @@ def first_scales(config: Config) -> dict[str, PyTree]:
     return {LABEL: first_scale(config.loss_scale)}
 
 
-def _scale_of(config: Config, kept: Sequence[PyTree]) -> jax.Array:
+def scale_of(config: Config, kept: Sequence[PyTree]) -> jax.Array:
     """The scale, float32 [], from what lies at `scale_names`."""
     return kept[0].scale if kept else jnp.float32(config.loss_scale)
 
@@ -60,7 +60,7 @@ def first_cotangent(
     cotangent = jnp.full_like(value, weight)
     if config.loss_scale is None:
         return cotangent
-    return cotangent * _scale_of(config, kept).astype(value.dtype)
+    return cotangent * scale_of(config, kept).astype(value.dtype)
 
 
 def unscale_op(config: Config, party: str, gradients: Sequence[Name]) -> list[Op]:
@@ -80,7 +80,7 @@ def unscale_op(config: Config, party: str, gradients: Sequence[Name]) -> list[Op
     at = scale_names(config, party)
 
     def run(*values):
-        scale = _scale_of(config, values[: len(at)])
+        scale = scale_of(config, values[: len(at)])
 
         def divided(x: jax.Array) -> jax.Array:
             # In 16 bits a quotient could be 0 or infinite again.

@@ -18,7 +18,8 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
-from jsplit.core.trainer import InitFn, PredictFn, StepFn, Trainer
+from jsplit.core.secret_keys import words_of_call
+from jsplit.core.trainer import PredictFn, StepFn, Trainer
 from jsplit.core.trees import as_arrays
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -29,6 +30,7 @@ from jsplit.training.configure import (
     configure,
     fields_of,
 )
+from jsplit.training.crossing import secret_senders
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
@@ -38,7 +40,8 @@ from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
 from jsplit.training.microbatches import part_of
 from jsplit.training.nonfinite import all_measured, all_watched, hold
-from jsplit.training.passing import first_state, passing
+from jsplit.training.own_reads import training_fields
+from jsplit.training.passing import init_of, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
 from jsplit.training.sums import total, zero_sums
@@ -126,17 +129,14 @@ def messages(
     scalars = ScalarLosses()
     layout, walks = layout_of(config), walks_of(config)
     programs_for = _by_shapes(scalars.watch(config), layout)
-    needed, inputs = fields_of(topology, losses=True), fields_of(topology, losses=False)
+    needed, inputs = training_fields(config), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
+    drawing = secret_senders(config, train=False)
     combine, judge = _combine(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
     known: dict[tuple, Message] = {}
-
-    @documented_as(InitFn)
-    def init(key: jax.Array | int, batch: Fields) -> TrainState:
-        return first_state(config, key, batch)
 
     @documented_as(StepFn)
     def step(
@@ -160,15 +160,13 @@ def messages(
         return new, info
 
     def measure_one(
-        state: TrainState, batch: Fields, weight: Weight | None
+        state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
         if weight is not None:
             batch = fill(weight, dict(batch))
-        store, carrier = (
-            load(layout, state, batch, normalise_weight(weight)),
-            Recorder(known),
-        )
+        store = load(layout, state, batch, normalise_weight(weight), noise)
+        carrier = Recorder(known)
         call_on_state(state, programs_for(batch).measure, store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
         finite = judge_losses.finite(store)
@@ -177,16 +175,19 @@ def messages(
         return info, {name: store[name] for name in walks.observed}
 
     @documented_as(PredictFn)
-    def predict(state: TrainState, fields: Fields) -> dict[str, PyTree]:
+    def predict(
+        state: TrainState, fields: Fields, *, noise: jax.Array | None = None
+    ) -> dict[str, PyTree]:
         fields = as_arrays(fields)
         check_batch(topology, fields, inputs)
+        words = words_of_call(noise, drawing, state, fields)
         # Nothing tells of messages here, so none is recorded.
-        store = load(layout, state, fields)
+        store = load(layout, state, fields, noise=words)
         call_on_state(state, programs_for(fields).infer, store, InProcess())
         return {n.what: store[n] for n in walks.outputs}
 
-    evaluate = evaluator(topology, measure_one, scalars)
-    return Trainer(init, step, evaluate, predict, config)
+    evaluate = evaluator(topology, measure_one, scalars, drawing)
+    return Trainer(init_of(config), step, evaluate, predict, config)
 
 
 _Train = Callable[

@@ -12,13 +12,18 @@ from functools import cached_property
 import jax
 
 from jsplit.core.base import Fields, PyTree, TrainState
+from jsplit.core.secret_keys import is_in_a_trace, with_secrets
+from jsplit.core.trainer import InitFn
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.training.activation_reads import unread_activations
 from jsplit.training.config import Config
-from jsplit.training.configure import check_batch, fields_of
+from jsplit.training.configure import check_batch
 from jsplit.training.cotangent_reads import unread_cotangents
-from jsplit.training.initial import initial_state
+from jsplit.training.crossing import secret_senders
+from jsplit.training.initial import initial_state, with_drawn_secrets
 from jsplit.training.known import Known, Unread, known_of
+from jsplit.training.own_reads import training_fields
+from jsplit.training.signatures import documented_as
 from jsplit.training.walk import Wire
 
 Claims = dict[str, dict[Wire, frozenset[int]]]
@@ -85,8 +90,26 @@ def by_shapes(config: Config) -> Callable[[Fields], Passing]:
     return passing_for
 
 
+def init_of(config: Config) -> InitFn:
+    """`init` of a trainer."""
+
+    @documented_as(InitFn)
+    def init(
+        key: jax.Array | int,
+        batch: Fields,
+        *,
+        secrets: Mapping[str, jax.Array] | None = None,
+    ) -> TrainState:
+        return first_state(config, key, batch, secrets)
+
+    return init
+
+
 def first_state(
-    config: Config, key: jax.Array | int, batch: Mapping[str, PyTree]
+    config: Config,
+    key: jax.Array | int,
+    batch: Mapping[str, PyTree],
+    secrets: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """The first state of all parties; what does not cross has no memory of a link.
 
@@ -94,12 +117,27 @@ def first_state(
         config: of the training.
         key: a PRNG key or a seed.
         batch: as the user gave it.
+        secrets: secret keys by party, in the place of those from the system.
+
+    Raises:
+        ValueError: if a party needs a secret, and this is part of a program that
+            would have it as a constant.
     """
     batch = as_arrays(batch)
     # Before anything is traced: an error of a field names it.
-    needed = fields_of(config.topology, losses=True)
-    check_batch(config.topology, batch, needed, config.microbatches)
-    return initial_state(passing(config, batch), key, batch)
+    check_batch(config.topology, batch, training_fields(config), config.microbatches)
+    drawing = secret_senders(config)
+    missing = [p for p in drawing if p not in (secrets or {})]
+    if missing and is_in_a_trace(key, batch):
+        raise ValueError(
+            f"`secrets` must be given within jit, vmap or scan: `{missing[0]}` sends "
+            "through a link that draws secret noise, and a secret drawn here would be "
+            "the same in every call of this program. Give it keys that the program is "
+            f'given, as `secrets={{"{missing[0]}": key}}`, or call `init` outside.'
+        )
+    state = initial_state(passing(config, batch), key, batch)
+    state = TrainState(with_drawn_secrets(config, state.parties))
+    return state if secrets is None else with_secrets(state, secrets)
 
 
 def claims_of(known: Known) -> Claims:

@@ -18,8 +18,8 @@ from jsplit.training.cotangents import (
     needs_vjp,
     state_cotangents,
 )
-from jsplit.training.crossing import rng_names, step_key
 from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.randomness import rng_names, step_key
 from jsplit.training.vjp import Pullback
 from jsplit.training.walk import Name, Op
 

@@ -13,7 +13,7 @@ import jax
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.training.config import Config
-from jsplit.training.crossing import wires
+from jsplit.training.crossing import secret_senders, wires
 from jsplit.training.kinds import Kind
 from jsplit.training.loss_scale import scale_names
 from jsplit.training.walk import Name, Store
@@ -34,6 +34,8 @@ class PartyLayout(NamedTuple):
         weight: how much each example counts, [batch]; `None` lies there
             if all count alike.
         micro: the number of the micro-batch.
+        secret: the party's secret key; `None` if it draws no secret noise.
+        noise: what tells a call of inference from all others.
     """
 
     params: dict[str, Name]
@@ -45,6 +47,8 @@ class PartyLayout(NamedTuple):
     fields: dict[str, Name]
     weight: Name
     micro: Name
+    secret: Name | None
+    noise: Name
 
 
 Layout = Mapping[str, PartyLayout]
@@ -56,6 +60,7 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
     topology = config.topology
     # Only the sender's end of a link has a memory.
     linked = [w for w in wires(topology) if (w.kind, w.what) in config.links]
+    drawing = secret_senders(config)
     found = {}
     for p in topology.parties:
         own = [n.name for n in topology.segments if n.party == p]
@@ -71,6 +76,8 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
             fields={f: Name(p, Kind.VALUE, f) for f in topology.holds.get(p, ())},
             weight=Name(p, Kind.WEIGHT),
             micro=Name(p, Kind.MICRO),
+            secret=Name(p, Kind.SECRET) if p in drawing else None,
+            noise=Name(p, Kind.NOISE),
         )
     return found
 
@@ -80,6 +87,7 @@ def load(
     state: TrainState,
     batch: Mapping[str, PyTree] | None = None,
     weight: jax.Array | None = None,
+    noise: PyTree = None,
 ) -> Store:
     """A store with the state of every party in it, and a batch if one is given.
 
@@ -91,13 +99,15 @@ def load(
             no weights in the store either.
         weight: how much each example counts, [batch] of mean 1; `None`:
             all count alike.
+        noise: of a call of inference, what tells it from others, for those
+            that draw secret noise.
 
     Returns:
         The store; `save_back` is the inverse.
 
     Raises:
         ValueError: if the state has other parties, nodes or links than
-            the layout.
+            the layout, or lacks a secret or has one that nobody draws of.
     """
     # By name, not only by structure: another trainer's state could have
     # the same shapes.
@@ -125,6 +135,14 @@ def load(
         store[at.optimizer] = own.optimizer
         store[at.key] = own.key
         store[at.step] = own.step
+        if at.secret is not None:
+            if own.secret is None:
+                raise _without_secret(party)
+            store[at.secret] = own.secret
+            if batch is not None:
+                store[at.noise] = noise
+        elif own.secret is not None:
+            raise _with_secret(party)
 
         # A field that several parties hold lies at each: names are of
         # one party alone.
@@ -146,6 +164,21 @@ def _of_another_trainer(
     )
 
 
+def _without_secret(party: str) -> ValueError:
+    return ValueError(
+        f"the state of `{party}` has no secret key, and it sends through a link that "
+        "draws from one (`secret=True`): it is of another trainer, or older than that "
+        "link. Begin with a state of this trainer's `init`."
+    )
+
+
+def _with_secret(party: str) -> ValueError:
+    return ValueError(
+        f"the state of `{party}` has a secret key, and no link of this trainer that it "
+        "sends through draws from one (`secret=True`): it is of another trainer."
+    )
+
+
 def save_back(layout: Layout, store: Store) -> TrainState:
     """The state that lies in a store; the inverse of `load`."""
     # In the order of the layout: so are the parties of a state that
@@ -159,6 +192,7 @@ def save_back(layout: Layout, store: Store) -> TrainState:
             {label: store[name] for label, name in at.links.items()},
             store[at.key],
             store[at.step],
+            None if at.secret is None else store[at.secret],
         )
     return TrainState(parties)
 

@@ -35,9 +35,11 @@ class Refused(RuntimeError):
     Args:
         message: the reason, as both sides print it.
         alone: whether this ends only the party that is told so, while the others go on.
+        again: whether it may be otherwise if all start again, with nothing mended.
 
     Attributes:
         alone: as given.
+        again: as given.
 
     Example:
         >>> from jsplit import party
@@ -46,11 +48,12 @@ class Refused(RuntimeError):
         the agreements differ: `seed` is 0 at `lab`. True
     """
 
-    def __init__(self, message: str, *, alone: bool = False):
+    def __init__(self, message: str, *, alone: bool = False, again: bool = False):
         super().__init__(message)
         # A late or wrong process must not take a run down that others have already
         # begun.
         self.alone = alone
+        self.again = again
 
 
 class NotYet(ValueError):

@@ -1,4 +1,4 @@
-"""What two parties compare when they meet: the run, and which process is newer.
+"""What two parties compare when they meet: the run, and which process is newer; refusals.
 
 A mismatch is an error on both sides that says in one line what differs.
 """
@@ -11,7 +11,7 @@ from jsplit.wire.codec import Frame
 from jsplit.wire.difference import difference
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.json_types import Json
-from jsplit.wire.said import quoted
+from jsplit.wire.said import printable, quoted, says
 from jsplit.wire.terms import Terms
 
 
@@ -66,3 +66,26 @@ def check_newer(who: str, instance: int, newest: int) -> None:
     # ever.
     if instance < newest:
         raise Refused(f"another process of `{who}` was started later.", alone=True)
+
+
+def refusal_words(reason: str | Exception) -> dict[str, object]:
+    """What a refusal says; `refused_by` is the inverse.
+
+    Args:
+        reason: why, or the error that says it.
+    """
+    # Cut: it may name all parties and what each has, and a body of JSON has a bound.
+    said: dict[str, object] = {"reason": printable(str(reason))}
+    if isinstance(reason, Refused) and reason.again:
+        said["again"] = True
+    return said
+
+
+def refused_by(who: str, said: Mapping[str, Json]) -> Refused:
+    """The error of a party that another refuses.
+
+    Args:
+        who: the other.
+        said: what it has said.
+    """
+    return Refused(says(who, said.get("reason")), again=said.get("again") is True)

@@ -22,10 +22,10 @@ from cryptography.x509.verification import VerificationError
 
 from jsplit.wire.credentials import Credentials, Trust
 from jsplit.wire.denied import why_denied
-from jsplit.wire.errors import Refused
+from jsplit.wire.errors import Astray, Refused
 from jsplit.wire.json_types import Json
 from jsplit.wire.said import quoted
-from jsplit.wire.signatures import sign, verified_uris, verify
+from jsplit.wire.signatures import sign, verified_uris, verify, why_not_valid_now
 
 # Part of whatever is signed or derived: a signature made for anything else with the same key of a
 # certificate is none here, and another version of this protocol has other keys.
@@ -124,6 +124,8 @@ class KeyExchange:
         Raises:
             Refused: if it is not shown to be the peer's. That is between the two of them: the
                 lead only passes it on.
+            Astray: if only the time is wrong, by the certificate that came with it. It may be
+                renewed, or a clock be set: the offer is dropped, and the next may be taken.
         """
         try:
             if isinstance(self.trust, Credentials):
@@ -172,8 +174,11 @@ class KeyExchange:
 
     def _refused(self, peer: int, why: str) -> Refused:
         """The error that says why the key of a peer is not taken."""
+        return Refused(f"{self._not_taken(peer)}: {why}")
+
+    def _not_taken(self, peer: int) -> str:
         me, other = self.parties[self.me], self.parties[peer]
-        return Refused(f"`{me}` does not take the key of `{other}`: {why}")
+        return f"`{me}` does not take the key of `{other}`"
 
     def _no_offer(self, peer: int, error: Exception) -> Refused:
         why = f"it is not one: {type(error).__name__}: {quoted(str(error))}"
@@ -189,9 +194,14 @@ class KeyExchange:
         Raises:
             VerificationError: if no valid path leads from it to an authority.
             Refused: if it is another party's.
+            Astray: if it is not valid now.
         """
         assert isinstance(self.trust, Credentials)
         own = self.trust.current()
+        # Before anything else is looked at: whoever dials with such a certificate is not let
+        # in, and may try again; so this is to end no run either.
+        if why := why_not_valid_now(chain, own.authority):
+            raise Astray(f"{self._not_taken(peer)}: {why}.")
         shown = verified_uris(chain, own.authority)
         # The authority vouches for all parties, so a valid certificate may be another's.
         if self.identities[peer] not in shown:

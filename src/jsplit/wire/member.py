@@ -17,12 +17,11 @@ from jsplit.wire.admission import Admission
 from jsplit.wire.claims import check_committed, check_start, check_status
 from jsplit.wire.codec import Frame, Head
 from jsplit.wire.control import Start, Status, number, status_words
-from jsplit.wire.errors import Refused
-from jsplit.wire.handshake import check_newer, check_same_run
+from jsplit.wire.handshake import check_newer, check_same_run, refusal_words, refused_by
 from jsplit.wire.relay import Outgoing, Seals
 from jsplit.wire.rendezvous import Rendezvous
 from jsplit.wire.rota import Away
-from jsplit.wire.said import printable, says
+from jsplit.wire.said import printable
 from jsplit.wire.signs import Sign, signs_of, words_of
 from jsplit.wire.terms import Terms
 from jsplit.wire.traffic import Traffic
@@ -125,10 +124,9 @@ class Member:
         words = words_of({**self.signs, self.me: own})
         return [(peer, self._text("sign", peer, words)) for peer in self.sessions]
 
-    def refusal(self, peer: int, reason: str) -> Frame:
+    def refusal(self, peer: int, reason: str | Exception) -> Frame:
         """What ends the other side too."""
-        # Cut: it may name all parties and what each has, and a body of JSON has a bound.
-        return self._text("refusal", peer, {"reason": printable(reason)})
+        return self._text("refusal", peer, refusal_words(reason))
 
     def announcements(self, peer: int) -> Outgoing:
         """What the lead tells: the epoch that has begun, and what all have on disk."""
@@ -191,8 +189,7 @@ class Member:
                     self.done.add(peer)
                 return []
             case "refusal":
-                who = self.terms.name(peer)
-                raise Refused(says(who, codec.about(frame).get("reason")))
+                raise refused_by(self.terms.name(peer), codec.about(frame))
             case "sign":
                 said = codec.about(frame)
                 self.signs |= signs_of(said, self.terms, peer, self.lead)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,7 +22,7 @@ from jsplit.wire.credentials import Credentials
 from jsplit.wire.denied import why_denied
 from jsplit.wire.errors import RemoteProtocolError
 from jsplit.wire.said import quoted
-from jsplit.wire.signatures import sign, verified_uris, verify
+from jsplit.wire.signatures import sign, verified_uris, verify, why_not_valid_now
 
 QUESTION = "jsplit-question-bin"
 """The metadata of gRPC in which the dialling party sends the number that it has drawn."""
@@ -91,22 +90,10 @@ def why_refused(own: Credentials, dialler: bytes) -> str | None:
         Words for the log and the other side; `None` if nothing is wrong.
     """
     found = x509.load_pem_x509_certificate(dialler)
-    if not _is_valid(found):
-        return "its certificate is not valid now"
-    # None where others stand between the two, whose ends TLS does not tell.
-    authorities = [
-        top
-        for top in x509.load_pem_x509_certificates(own.authority)
-        if top.subject == found.issuer
-    ]
-    if authorities and not any(map(_is_valid, authorities)):
-        return "the authority of its certificate is not valid now"
+    # TLS does not tell those that stand between it and the authority.
+    if why := why_not_valid_now([found], own.authority):
+        return why
     return why_denied(found.serial_number, own.denied)
-
-
-def _is_valid(certificate: x509.Certificate) -> bool:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return begin <= datetime.now(UTC) <= end
 
 
 def check(own: Credentials, identity: str, asked: bytes, shown: Metadata) -> None:

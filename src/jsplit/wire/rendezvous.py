@@ -38,6 +38,8 @@ class Rendezvous:
         missing: the parties that are passed over.
         returned: the parties that have come back after they were passed
             over, until they stand where all do.
+        kept_out: of parties that were passed over, the step that all others must be
+            beyond before they may come back.
     """
 
     terms: Terms
@@ -46,6 +48,7 @@ class Rendezvous:
     start: Start | None = None
     missing: set[int] = field(default_factory=set[int])
     returned: set[int] = field(default_factory=set[int])
+    kept_out: dict[int, int] = field(default_factory=dict[int, int])
 
     def __post_init__(self) -> None:
         if self.away:
@@ -93,7 +96,7 @@ class Rendezvous:
             return None  # it was said earlier, and has come late
         check_arrival(self.terms, party, status, known, self.start, self.committed())
         before = dict(self.there), {*self.missing}, {*self.returned}
-        if party in self.missing and status.ready:
+        if party in self.missing and status.ready and self._may_return(party):
             # Not before: all others go on without it until it can begin.
             self.missing.discard(party)
             self.returned.add(party)
@@ -108,7 +111,17 @@ class Rendezvous:
             # A run that goes on is not brought down by one that comes with
             # the wrong things.
             self.there, self.missing, self.returned = before
-            raise Refused(str(error), alone=True) from None
+            raise Refused(str(error), alone=True, again=error.again) from None
+
+    def keep_out(self, parties: Iterable[int], step: int) -> None:
+        """Let parties that are passed over come back only once all others are beyond a step."""
+        self.kept_out |= dict.fromkeys(self.missing.intersection(parties), step)
+
+    def _may_return(self, party: int) -> bool:
+        """Whether a party that was passed over may let all go back once more."""
+        committed = self.committed()
+        beyond = self.kept_out.get(party, -1)
+        return beyond < 0 or committed is not None and committed > beyond
 
     def skip(self, parties: Iterable[int]) -> Start | None:
         """Go on without some parties, if those that are left can.
@@ -139,9 +152,13 @@ class Rendezvous:
         )
         step = self.common()
         if step is None:
+            # Of inference each has said what it found when it started, and a training
+            # beside it may have gone on between.
+            hint = " Start all at once, if they are trained meanwhile."
             raise Refused(
                 "the parties have no checkpoint in common, so none can go on: "
-                f"{self._checkpoints()}."
+                f"{self._checkpoints()}.{hint if self.terms.anew else ''}",
+                again=self.terms.anew,
             )
         self.away = self._away_from(step)
         # Higher than all that anyone has heard of: the lead itself may have

@@ -20,7 +20,15 @@ from jsplit.wire.channel import Ends, accept_all
 from jsplit.wire.codec import Accept
 from jsplit.wire.errors import RemoteProtocolError
 from jsplit.wire.pipe import Closed, Denied, Pipe
-from jsplit.wire.rpc_listener import METHOD, PARTY, REASON, SERVICE, Listener, options
+from jsplit.wire.rpc_listener import (
+    DENIES,
+    METHOD,
+    PARTY,
+    REASON,
+    SERVICE,
+    Listener,
+)
+from jsplit.wire.rpc_options import options
 from jsplit.wire.said import quoted
 from jsplit.wire.transport import PULSE, Met, Pulse
 
@@ -200,24 +208,29 @@ def dial(
     def pump() -> None:
         nonlocal denied
         shown: Sequence[tuple[str, str | bytes]] = ()
+        proven = False
         try:
             # Before anything that came is looked at, and anything is sent: until then the
             # one at the other end may be another.
             shown = call.initial_metadata()
             shows(shown)
-            there.set()
+            proven = True
+            if not any(name == DENIES for name, _ in shown):
+                there.set()
             for chunk in call:
                 with suppress(Closed):  # who reads no more still waits for the end
                     inward.put(chunk)
             reason = _ended(peer, call)
         except grpc.RpcError as error:
             reason = _why(peer, error)
-            denied = isinstance(error, grpc.Call) and _denied(cast(_Call, error))
+            # Only the word of who listens there is a reason to come no more.
+            denied = proven and isinstance(error, grpc.Call) and _denied(call)
         except RemoteProtocolError as error:
-            # One that turns this party away shows nothing either, and says why.
+            # One that has no place left shows nothing either, and says why; so may anybody.
             if not shown and _has_ended(call, 1.0):
-                reason = f"{_broke(peer)}: {_status(call)}"
-                denied = _denied(call)
+                who = f", by one that did not show that it is `{peer}`"
+                said = f"{_status(call)}{who if _denied(call) else ''}"
+                reason = f"{_broke(peer)}: {said}"
             else:
                 reason = f"no connection with `{peer}` at {address}: {error}."
             call.cancel()

@@ -9,17 +9,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import grpc
 
 from jsplit.wire.certs import Credentials, Trust
-from jsplit.wire.channel import CHUNK, Ends
-from jsplit.wire.codec import LARGEST_HEAD
+from jsplit.wire.channel import Ends
 from jsplit.wire.door import AT_A_TIME, Door
 from jsplit.wire.listening import unusable
 from jsplit.wire.open_files import limit as most_open_files
 from jsplit.wire.pipe import Closed, Denied, Pipe
+from jsplit.wire.rpc_options import options
 from jsplit.wire.rpc_unknown import MakesHandlers, UnknownMethods
 from jsplit.wire.transport import PULSE, Met, Pulse
 
@@ -29,6 +29,8 @@ PARTY = "jsplit-party"
 REASON = "jsplit-reason-bin"
 """The metadata in which the listener says why it has ended a stream."""
 _LONGEST = 500  # characters of it
+DENIES = "jsplit-denies"
+"""The metadata in which the listener says ahead that it does not let this party in."""
 
 _MOST = 2048
 """Connections from outside at a time, at most: a silent one costs a file, and about 50 kB
@@ -44,37 +46,13 @@ _JUDGES = 4
 """Threads beyond those that parties can take up: they turn others away."""
 
 
+_Metadata = tuple[tuple[str, str | bytes], ...]
+
+
 # gRPC's own types know nothing of what crosses; so this says what is used of it.
 class _Context(Protocol):
     def auth_context(self) -> Mapping[str, Sequence[bytes]]: ...
     def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]: ...
-
-
-def options(pulse: Pulse) -> list[tuple[str, int | str]]:
-    """What either side asks of gRPC."""
-    every, wait = (max(int(1000 * seconds), 1) for seconds in pulse)
-    least = min(every, 1000)
-    return [
-        ("grpc.keepalive_time_ms", every),
-        ("grpc.keepalive_timeout_ms", wait),
-        # Else a side that goes on sending never notices that nobody is
-        # there.
-        ("grpc.http2.ping_timeout_ms", wait),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", least),
-        # A listener hangs up on one that asks more often than it allows: so
-        # it allows twice that.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", least // 2),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.max_receive_message_length", CHUNK + LARGEST_HEAD),
-        ("grpc.max_send_message_length", CHUNK + LARGEST_HEAD),
-        # Two parties of one process must not share a connection, nor two
-        # listeners a port.
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.so_reuseport", 0),
-        ("grpc.enable_http_proxy", 0),
-    ]
 
 
 def _most_connections(parties: int) -> int:
@@ -192,22 +170,34 @@ class Listener:
         metadata = cast(_Context, context).invocation_metadata()
         return [str(value) for key, value in metadata if key == PARTY]
 
-    def introduce(
-        self, party: str, context: grpc.ServicerContext
-    ) -> tuple[tuple[str, str | bytes], ...]:
+    def introduce(self, party: str, context: grpc.ServicerContext) -> _Metadata:
         """What shows the party that connects who listens, unless it is refused."""
+        own = self.trust.current()
+        if isinstance(own, Credentials):
+            # Here, since who has no certificates needs no `cryptography`.
+            from jsplit.wire import proof
+
+            if why := proof.why_refused(own, _certificate(context)):
+                refused = self.door.refusal(f"`{party}`: {why}", context.peer())
+                self.deny(context, str(refused))
+        return self._proof(context)
+
+    def deny(self, context: grpc.ServicerContext, why: str) -> NoReturn:
+        """Turn somebody away for good, and show who does so.
+
+        Whoever dials comes no more by it, so it must not be anybody's word.
+        """
+        context.send_initial_metadata((*self._proof(context), (DENIES, "yes")))
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, why)
+
+    def _proof(self, context: grpc.ServicerContext) -> _Metadata:
         own = self.trust.current()
         if not isinstance(own, Credentials):
             return ()
-        # Here, since who has no certificates needs no `cryptography`.
         from jsplit.wire import proof
 
-        found = cast(_Context, context)
-        pem = found.auth_context()["x509_pem_cert"][0]
-        if why := proof.why_refused(own, pem):
-            refused = self.door.refusal(f"`{party}`: {why}", context.peer())
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
-        return proof.answer(own, found.invocation_metadata(), pem)
+        asked = cast(_Context, context).invocation_metadata()
+        return proof.answer(own, asked, _certificate(context))
 
     def talk(
         self, requests: Iterator[bytes], context: grpc.ServicerContext
@@ -216,11 +206,10 @@ class Listener:
         try:
             party, leave = self.door.enter(self.shown(context), context.peer())
         except Closed as error:
-            # Who has all its places may come in again soon, who is unknown may not.
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED
             if isinstance(error, Denied):
-                code = grpc.StatusCode.PERMISSION_DENIED
-            context.abort(code, str(error))
+                self.deny(context, str(error))
+            # Who has all its places may come in again soon, who is unknown may not.
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         try:
             yield from self._let_in(party, requests, context)
         finally:
@@ -281,6 +270,11 @@ class Listener:
         self.server.stop(grace).wait(grace + 5)
         self.pool.shutdown(wait=False)
         self.door.close()
+
+
+def _certificate(context: grpc.ServicerContext) -> bytes:
+    """That of whoever connects, in PEM, as TLS has shown it."""
+    return cast(_Context, context).auth_context()["x509_pem_cert"][0]
 
 
 def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:

@@ -101,6 +101,7 @@ class Sealer:
 
         Raises:
             Refused: if it is not shown to be the peer's.
+            Astray: if only the time is wrong, by its certificate.
         """
         public, heard = self.exchange.read(peer, offer)
         known = self.keys.get(peer)

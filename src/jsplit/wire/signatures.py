@@ -8,6 +8,7 @@ does not tell what TLS knows. Needs the extra `jsplit[grpc]`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -57,6 +58,36 @@ def _pss() -> padding.PSS:
     # The same at both ends: with PSS the length of the salt is part of
     # what must agree.
     return padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
+
+
+def why_not_valid_now(
+    chain: Sequence[x509.Certificate], authority: bytes
+) -> str | None:
+    """Say what is wrong with a certificate by the time alone.
+
+    Args:
+        chain: the certificate, and those between it and the authority, as far as known.
+        authority: the certificates of trusted authorities, in PEM.
+
+    Returns:
+        Words; `None` if nothing is.
+    """
+    if not all(map(_is_valid_now, chain)):
+        return "its certificate is not valid now"
+    # None where others stand between the two that are not known.
+    authorities = [
+        top
+        for top in x509.load_pem_x509_certificates(authority)
+        if top.subject == chain[-1].issuer
+    ]
+    if authorities and not any(map(_is_valid_now, authorities)):
+        return "the authority of its certificate is not valid now"
+    return None
+
+
+def _is_valid_now(certificate: x509.Certificate) -> bool:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return begin <= datetime.now(UTC) <= end
 
 
 def verified_uris(

@@ -123,6 +123,9 @@ class Traffic:
         except Refused as error:
             # The lead may have written it, so it is named too.
             raise Refused(self._by_way(error), alone=error.alone) from None
+        except Astray as error:
+            # Both ask again as long as they wait, and each time with a key.
+            raise Astray(self._by_way(error)) from None
         # What came before the key could not be opened, so it is asked for
         # again.
         return self._ask_one(peer) if to_answer else []

@@ -15,7 +15,7 @@ from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.unread import check_own_reads
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
-from jsplit.training.initial import example, first_states, seed_of
+from jsplit.training.initial import example, first_states, seed_of, with_drawn_secrets
 
 
 def first_state(
@@ -58,7 +58,9 @@ def first_state(
     _check_losses(config, party, name, values)
     fields = {f: values[f] for f in batch}
     check_own_reads(agreed, config, party, fields, said)
-    return first[party]
+    # Kept with the checkpoint of step 0, which is on disk before anybody is connected:
+    # a process that comes after this one draws the same noise.
+    return with_drawn_secrets(config, first)[party]
 
 
 def _check_losses(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState
-from jsplit.core.trees import batch_of
+from jsplit.core.secret_keys import fresh_words
 from jsplit.party.compute.exchange import Exchange, Wires
 from jsplit.party.compute.first_state import first_state
 from jsplit.party.compute.interleave import interleave
@@ -123,7 +123,8 @@ class Local:
 
     def fields(self, task: str) -> list[str]:
         """The entries of data that a task, "train", "evaluate" or "predict", needs."""
-        return needed_entries(self.topology, self.party, task, self.agreed.weight)
+        weight, links = self.agreed.weight, self.config.links
+        return needed_entries(self.topology, self.party, task, weight, links)
 
     def init(self, batch: Mapping[str, PyTree]) -> PartyState:
         """The party's first state: what `messages` would begin with, of this party alone.
@@ -186,7 +187,10 @@ class Local:
         if counts is not None:
             batch = fill(counts, dict(batch))
         weight = normalise_weight(counts)
-        store = load(self.layout, TrainState({self.party: state}), batch, weight)
+        # Every batch of inference draws anew; a step does not look at this.
+        noise = fresh_words() if self.layout[self.party].secret else None
+        own = TrainState({self.party: state})
+        store = load(self.layout, own, batch, weight, noise)
         hold(self.layout, store, self.config.nonfinite)
         return store
 
@@ -291,9 +295,3 @@ class Local:
         store = self.load(state, batch)
         self.infer.run(store, Wires(self, exchange, step, size))
         return {n.what: store[n] for n in self.outputs}
-
-
-def check_size(batch: Mapping[str, PyTree], size: int) -> None:
-    """Refuse a batch of another size than agreed; a party may have no field at all."""
-    if batch and (got := batch_of(batch)) != size:
-        raise ValueError(f"the batch has {got} examples, the agreement says {size}.")

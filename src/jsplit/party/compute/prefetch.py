@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.trees import batch_of
 from jsplit.party.compute.programs import MicroStore, PartyPrograms
 from jsplit.party.contract.record_order import Batches
 from jsplit.training.left_out import fill, normalise_weight
@@ -147,3 +148,9 @@ def part_of(x: PyTree, number: int, count: int) -> PyTree:
     """One of `count` equal parts of an array, along its first axis."""
     size = x.shape[0] // count
     return x[number * size : (number + 1) * size]
+
+
+def check_size(batch: Mapping[str, PyTree], size: int) -> None:
+    """Refuse a batch of another size than agreed; a party may have no field at all."""
+    if batch and (got := batch_of(batch)) != size:
+        raise ValueError(f"the batch has {got} examples, the agreement says {size}.")

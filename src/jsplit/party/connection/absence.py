@@ -44,12 +44,22 @@ def missing(
         whom: the parties that it waited for.
     """
     trouble = _trouble_of(peers, whom)
-    what = what() if callable(what) else what
+    what = (what() if callable(what) else what) + _way_of(peers, whom)
     why = f": {trouble}" if trouble else ""
-    # Who is not let in would wait as long the next time.
-    denied = not peers.denied.isdisjoint(whom)
+    # Who is not let in would wait as long the next time; by the lead not either, which
+    # all others come by or hear of.
+    denied = bool(peers.denied.keys() & {*whom, peers.names[peers.member.lead]})
     said = f"`{peers.party}` waited {patience:g} s for {what}{why}"
     return Missing(said, denied=denied)
+
+
+def _way_of(peers: Peers, whom: Sequence[str]) -> str:
+    """By way of whom values come that are waited for: it may be the one that keeps them."""
+    lead = peers.names[peers.member.lead]
+    ways = [peers.names[peers.member.route(peers.names.index(party))] for party in whom]
+    # Where the lead is waited for too it is named anyway.
+    relayed = lead not in (*whom, peers.party) and lead in ways
+    return f", which comes by way of `{lead}`" if relayed else ""
 
 
 def tell_of_wait(
@@ -82,10 +92,15 @@ def tell_of_wait(
 
 def _trouble_of(peers: Peers, whom: Sequence[str]) -> str:
     """What is known to be wrong with some parties; nothing if nothing is."""
-    known = dict(peers.trouble)
+    # Who has turned this party away may be gone since, and that says less.
+    known = {**peers.trouble, **peers.denied}
     standing = peers.vigil.standing()
     for place, words in standing.items():
-        known[peers.names[place]] = f"`{peers.names[place]}` {words}"
+        # Signs of others are what the lead says that they say.
+        member = peers.member
+        heard = member.lead in (member.me, place)
+        of = "" if heard else f", as `{peers.names[member.lead]}` says"
+        known[peers.names[place]] = f"`{peers.names[place]}` {words}{of}"
     # Who stands still may be one that those who are waited for wait for.
-    named = [*whom, *(peers.names[place] for place in standing)]
+    named = [*peers.denied, *whom, *(peers.names[place] for place in standing)]
     return "; ".join(known[party] for party in dict.fromkeys(named) if party in known)

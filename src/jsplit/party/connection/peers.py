@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from jsplit.party.connection.comebacks import Comebacks
 from jsplit.party.connection.newcomers import Newcomers
 from jsplit.party.connection.outbox import Outbox
 from jsplit.party.connection.passing import SPARE, Room, room_of
@@ -45,12 +46,13 @@ class Peers:
         all_outboxes: these, those that end, and those that have not said
             who they are.
         newcomers: the connections that have not said hello.
+        comebacks: how often others come back as another process.
         strays: what came by way of the lead and could not be taken.
         rooms: by sender and receiver, what may be due at this party of what it passes on.
         lost: by peer, since when there is no connection.
         trouble: by party, what was wrong with its connection last, or
             why it left; nothing once it is there again.
-        denied: the parties that have not let this one in.
+        denied: by party, why it has not let this one in.
         seen: the peers that have ever been here.
         fatal: why this party cannot go on.
         verdict: what all are told, if it is over for all.
@@ -78,14 +80,15 @@ class Peers:
         self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.trouble: dict[str, str] = {}
         self.strays = Strays(party, self.names, self.trouble)
-        self.denied: set[str] = set()
+        self.denied: dict[str, str] = {}
         self.seen: set[int] = set()
         self.fatal: Exception | None = None
-        self.verdict: str | None = None
+        self.verdict: Exception | None = None
         self.told: dict[int, Outbox] = {}
         self.versions: dict[int, Mapping[str, str]] = {}
         self.closing = threading.Event()
         self.newcomers = Newcomers(self.changed, self.closing)
+        self.comebacks = Comebacks()
         # By as much as a window for each party on the longest way between two.
         ahead = terms.window * len(member.sessions)
         self.vigil = Vigil(member.sessions, self.patience, float(agreed.stall), ahead)
@@ -123,7 +126,7 @@ class Peers:
         with self.changed:
             # Until it is let in: who turns it away may be gone when it tries again.
             if denied:
-                self.denied.add(party)
+                self.denied[party] = trouble
             # Who is gone has said why it left, which is more than that its
             # connection is lost.
             if peer in self.member.gone or self.trouble.get(party) == trouble:
@@ -137,7 +140,7 @@ class Peers:
         self.seen.add(peer)
         self.lost.pop(peer, None)
         self.trouble.pop(self.names[peer], None)
-        self.denied.discard(self.names[peer])
+        self.denied.pop(self.names[peer], None)
         self.vigil.greeted(peer)
         theirs = self.member.versions_of[peer]
         # Once for each process, not for each connection of it.
@@ -152,12 +155,12 @@ class Peers:
         with self.changed:
             self.fatal = self.fatal or error
             if tell and self.verdict is None:
-                self.verdict = str(error)
+                self.verdict = error
                 for peer, outbox in self.outboxes.items():
                     self.tell(peer, outbox, self.verdict)
             self.changed.notify_all()
 
-    def tell(self, peer: int, outbox: Outbox, reason: str) -> None:
+    def tell(self, peer: int, outbox: Outbox, reason: Exception) -> None:
         """Tell a peer that it is over for all."""
         outbox.put(self.member.refusal(peer, reason))
         self.told[peer] = outbox

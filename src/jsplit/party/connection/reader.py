@@ -143,6 +143,8 @@ def _take(
     outgoing = peers.member.receive(peer, frame)
     if heard is None:
         peers.newcomers.greeted(peer, went_back=peers.member.epoch != epoch)
+        instance, committed = frame.head.instance, peers.member.committed
+        peers.comebacks.greeted(peer, instance, committed)
         # Only now: a hello that is refused must not cost the peer the connection that
         # it has.
         old = peers.outboxes.get(peer)
@@ -160,7 +162,9 @@ def _take(
         if not outbox.goodbye:
             outbox.goodbye = True
             _log.info("%s: %s", peers.party, peers.trouble[party])
-    if frame.head.sealed:
+    # Only if it was opened: without its sender's key it is dropped too.
+    seals = peers.member.seals
+    if frame.head.sealed and seals is not None and seals.has(frame.head.sender):
         peers.strays.found(frame.head.sender)
     peers.post(outgoing)
     peers.changed.notify_all()
@@ -180,7 +184,7 @@ def _on_refusal(
     in_the_run = head.epoch == member.epoch > 0 or ours and is_lead
     for_all = head.run == member.terms.run and not error.alone and in_the_run
     if ours:
-        outbox.put(member.refusal(peer, str(error)))
+        outbox.put(member.refusal(peer, error))
     # Who waits for others can wait for a better one; who dials would be refused again
     # for ever.
     dials = peers.agreed.reach(peers.party)[outbox.channel.peer] == "dial"

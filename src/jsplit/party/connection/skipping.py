@@ -1,6 +1,7 @@
 """Clients that stay away are passed over, and all others go on without them.
 
-So are those that are there and do nothing, though it is for them that all others wait.
+So are those that are there and do nothing, though it is for them that all others wait, and
+those that come back over and over.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def pass_over(peers: Peers, began: float, now: float) -> bool:
     if not turns.skips or member.rendezvous is None:
         return False
     late: list[int] = []
+    vain: list[int] = []
     for peer in peers.member.sessions:
         # Without a connection, or silent on one that is there, or at one step for longer
         # than was agreed: never who computes.
@@ -38,8 +40,15 @@ def pass_over(peers: Peers, began: float, now: float) -> bool:
         # Only clients: without a party that is there in every step nobody can go on.
         is_client = turns.client_of(peers.names[peer]) is not None
         skipped = peer in member.rendezvous.missing
-        if now - since > peers.patience and is_client and not skipped:
+        if not is_client or skipped:
+            continue
+        if peers.comebacks.is_in_vain(
+            peer, member.committed, peers.patience, lost=peer in peers.lost
+        ):
+            vain.append(peer)
+        elif now - since > peers.patience:
             late.append(peer)
+    late += vain
     idle = [] if late else _idle(peers, began, now)
     if not late and not idle:
         return False
@@ -49,9 +58,13 @@ def pass_over(peers: Peers, began: float, now: float) -> bool:
     except Refused as error:
         peers.fail(error, tell=True)
         raise
+    member.rendezvous.keep_out(vain, member.committed)
     if outgoing:
         names = ", ".join(f"`{peers.names[peer]}`" for peer in [*late, *idle])
         why = ", for which all waited though it is there" if idle else ""
+        if vain:
+            again = ", ".join(f"`{peers.names[peer]}`" for peer in vain)
+            why = f": {again} came back again and again, and nothing got on"
         _log.warning("%s goes on without %s%s", peers.party, names, why)
     peers.post(outgoing)
     return bool(outgoing)

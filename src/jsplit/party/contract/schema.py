@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsplit.core import links
 from jsplit.core.base import Link, PyTree
 
 Words: TypeAlias = "str | None | list[Words] | dict[str, Words]"
@@ -122,9 +123,7 @@ def encoded(way: Link | None, like: PyTree) -> PyTree:
     """
     if way is None:
         return like
-    # The key itself is abstract as well: making one would run a program on a device.
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(lambda x, k: way.encode(way.init(like), x, k)[0], like, key)
+    return links.encoded(way, like)[0]
 
 
 def arrays(payload: PyTree) -> tuple[tuple[np.dtype, tuple[int, ...]], ...]:

@@ -1,0 +1,91 @@
+"""`Link`: what happens to a value on a crossing, what that draws from, and what it reads.
+
+The record alone; what makes links of functions is in `links`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from jsplit.core.pytrees import PyTree, State
+
+
+class Link(NamedTuple):
+    """What happens to a value, or to a cotangent, on a crossing from one party to another.
+
+    `decode(encode(value))` stands outside the differentiated function: the
+    receiver computes with what it decoded, the sender with what it had.
+
+    Attributes:
+        init: `init(like) -> state` makes the sender's memory, `()` if it
+            needs none. Every crossing and direction has one of its own; in
+            inference it starts anew.
+        encode: `encode(state, value, key) -> (payload, state)`. The payload
+            is what is sent. There is `None` in the place of leaves that
+            nobody reads, and in a cotangent, which has the structure of
+            its value, of those that have none (integers).
+        decode: `decode(payload, like) -> value`, of the shapes and dtypes
+            of `like`, a tree of `jax.ShapeDtypeStruct`.
+        reads: names of the sender's own fields and nodes that `encode` is
+            told, of the same examples. In inference a field is `None` that
+            no node reads, as labels: an evaluation sends what `predict`
+            sends. All are `None` where the shapes of a payload are worked
+            out, as its receiver does.
+        secret: whether the `key` that `encode` gets is drawn from the
+            sender's secret key (`PartyState.secret`), so that no other
+            party can compute it; else it follows from the seed that all
+            have agreed on, and whoever receives noise can take it off
+            again. In inference every call draws anew.
+        strengths: numbers that `encode` is told by name, as a noise's
+            deviation: their defaults.
+        mechanism: what the link guarantees, for whoever looks for that;
+            nothing here reads it. Of `jsplit.chain` a tuple of its links'.
+
+    With `reads` or `strengths`, `encode` has a fourth argument: a mapping by
+    name, of the values and of the strengths, float32 [] each. The shapes of a
+    payload must not depend on it: the receiver does not have it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> half = jsplit.Link(
+        ...     init=lambda like: (),
+        ...     encode=lambda state, value, key: (value.astype(jnp.float16), state),
+        ...     decode=lambda payload, like: payload.astype(like.dtype),
+        ... )
+        >>> h = jnp.ones((4, 3))
+        >>> payload, state = half.encode(half.init(h), h, jax.random.key(0))
+        >>> payload.dtype, half.decode(payload, jax.typeof(h)).dtype
+        (dtype('float16'), dtype('float32'))
+
+        Noise that the receiver cannot take off again, more of it for the
+        records of class 1:
+
+        >>> def encode(state, value, key, own):
+        ...     noise = 0.1 * jax.random.normal(key, value.shape)
+        ...     label = own["label"]  # None in inference
+        ...     more = 1 if label is None else 1 + label[:, None]
+        ...     return value + more * noise, state
+        >>> noisy = jsplit.Link(
+        ...     init=lambda like: (),
+        ...     encode=encode,
+        ...     decode=lambda payload, like: payload,
+        ...     reads=("label",),
+        ...     secret=True,
+        ... )
+        >>> noisy.encode((), h, jax.random.key(0), {"label": None})[0].shape
+        (4, 3)
+    """
+
+    init: Callable[[PyTree], State]
+    # Of three arguments, or of four where the link reads something.
+    encode: Callable[..., tuple[PyTree, State]]
+    decode: Callable[[PyTree, PyTree], PyTree]
+    reads: tuple[str, ...] = ()
+    secret: bool = False
+    strengths: Mapping[str, float] = {}
+    mechanism: object = None
+
+    def __hash__(self) -> int:
+        # Links were always hashable, and a dictionary of strengths is not.
+        return hash((self.init, self.encode, self.decode, self.reads, self.secret))
