@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsplit.privacy import audit, gaussian_epsilon
+import jsplit
+from jsplit.privacy import Mechanism, audit, gaussian_epsilon, guarantee
 
 DELTA = 1e-5
 
@@ -37,6 +40,51 @@ def test_a_mechanism_without_noise_is_found_out(method):
     claimed = gaussian_epsilon(DELTA, 0.25)
     honest = audit(*scores(0.25, 1000, 0), delta=DELTA, method=method)
     assert not honest.refutes(claimed)
+
+
+def crossed(scale, done):
+    """What is guaranteed of one sending, and its audit, by what the server decodes.
+
+    Half of 2,000 canaries are at the norm to which the link clips, half opposite.
+
+    Args:
+        scale: what the link says of its noise.
+        done: what it does.
+    """
+
+    def encode(h, key):
+        norm = jnp.linalg.norm(h, axis=-1, keepdims=True)
+        clipped = h / jnp.maximum(norm, 1)
+        return clipped + done * jax.random.normal(key, h.shape)
+
+    noise = Mechanism("gaussian", clip=1.0, scale=scale, secret=True)
+    links = {
+        "smashed": jsplit.stateless(
+            encode, lambda payload, like: payload, secret=True, mechanism=noise
+        )
+    }
+    fixed = jsplit.segment(lambda x: 1.0 * x)
+    topology = jsplit.vanilla(
+        fixed, fixed, loss=lambda y, label: (y.sum(-1) - label) ** 2
+    )
+    x = np.zeros((2000, 4), "float32")
+    x[:, 0] = np.where(np.arange(2000) % 2, 5.0, -5.0)
+    fields = {"x": x, "label": x[:, 0]}
+    trainer = jsplit.fused(topology, None, links=links)
+    state = trainer.init(0, fields)
+    # Its size alone counts here: it is not of a run with a seed.
+    seen = trainer.predict(state, {"x": x}, noise=jax.random.key(1))["output"][:, 0]
+    run = {"steps": 1, "batch": 2000, "records": 2000}
+    claimed = guarantee(topology, fields, links=links, **run).of("client", "server")
+    return claimed, audit(np.asarray(seen)[1::2], np.asarray(seen)[::2], delta=1e-5)
+
+
+def test_what_a_server_decodes_refutes_a_link_that_does_less_than_it_says():
+    claimed, honest = crossed(4.0, 4.0)
+    assert claimed.mu == pytest.approx(2 / 4)
+    assert 0.1 < honest.epsilon and not honest.refutes(claimed.epsilon)
+    claimed, faulty = crossed(4.0, 0.2)
+    assert claimed.mu == pytest.approx(2 / 4) and faulty.refutes(claimed.epsilon)
 
 
 @pytest.mark.parametrize("method", ["one run", "runs"])

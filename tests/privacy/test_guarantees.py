@@ -46,15 +46,14 @@ def normalised(w, x):
 
 
 def link(mechanism, secret=True, **more):
-    """A link that declares what it does, whether or not `Link` has fields for that."""
-    own = {
-        "mechanism": mechanism,
-        "secret": secret,
-        "reads": (),
-        "strengths": {},
-    } | more
-    plain = jsplit.stateless(lambda value, key: value, lambda payload, like: payload)
-    return type("Declaring", (jsplit.Link,), own)(*plain)
+    """A link that declares what it does; here nothing is sent over it."""
+    return jsplit.stateless(
+        lambda value, key, *own: value,
+        lambda payload, like: payload,
+        mechanism=mechanism,
+        secret=secret,
+        **more,
+    )
 
 
 def vanilla(bottom=dense, loss=squares):
@@ -87,6 +86,11 @@ def test_noise_on_activations_of_a_frozen_bottom_is_composed_over_its_crossings(
     assert more.mu == pytest.approx(2 * sqrt(9) / 20)
     # The server's part is trained on what was noised already.
     assert about(vanilla(), against=OUTSIDE).epsilon == pytest.approx(said.epsilon)
+
+
+def test_what_a_link_behind_the_noise_does_takes_nothing_back():
+    rounded = jsplit.chain(link(NOISE), jsplit.compress.quantize(8))
+    assert about(vanilla(), links={"smashed": rounded}).mu == pytest.approx(0.2)
 
 
 def test_a_segment_without_parameters_needs_no_promise():
@@ -146,11 +150,15 @@ WRONG = {
     ),
     "no link": ({"links": None}, "without a mechanism"),
     "noise behind another link": (
-        {"links": {"smashed": link((None, NOISE))}},
+        {
+            "links": {
+                "smashed": jsplit.chain(jsplit.compress.cast("float16"), link(NOISE))
+            }
+        },
         "without a mechanism",
     ),
     "a link that reads the raw field": (
-        {"links": {"smashed": link(NOISE, reads=("x",))}},
+        {"links": {"smashed": (link(NOISE, reads=("x",)), jsplit.identity)}},
         "whose link reads `x`",
     ),
     "not tried": ({"fields": None}, "give `fields`"),
