@@ -99,6 +99,11 @@ def test_scores_that_say_nothing_prove_nothing(method):
     assert sum(found) <= 6
 
 
+def test_scores_that_found_the_threshold_are_not_counted():
+    found = audit(*scores(1.0, 300, 0), delta=DELTA, method="runs")
+    assert (found.canaries, found.guesses) == (600, 300)
+
+
 def test_one_run_guesses_as_the_paper_s_program():
     """The numbers of Appendix D, written here with SciPy, of 1000 guesses of 1000 canaries."""
     stats = pytest.importorskip("scipy.stats")

@@ -80,7 +80,7 @@ def test_noise_on_activations_of_a_frozen_bottom_is_composed_over_its_crossings(
     mu = 2 * sqrt(4) / 20
     assert said.holds and said.mu == pytest.approx(mu)
     assert said.epsilon == pytest.approx(gaussian_epsilon(1e-5, mu))
-    assert dict(said.times) == {"activation smashed": 4}
+    assert dict(said.times) == {"activation smashed to server": 4}
     # What is sent in inference counts too.
     more = about(vanilla(), answers=5)
     assert more.mu == pytest.approx(2 * sqrt(9) / 20)
@@ -110,7 +110,7 @@ def test_epsilon_grows_with_steps_and_falls_with_noise():
 def test_a_short_batch_that_is_filled_up_sends_a_record_more_than_once():
     """Of 104 records in tens the last four fill ten rows: a record stands in up to three."""
     said = about(vanilla(), records=104, epochs=4, steps=44)
-    assert dict(said.times) == {"activation smashed": 4 * 3}
+    assert dict(said.times) == {"activation smashed to server": 4 * 3}
     people = jsplit.population.iid(104, 1)
     drawn = people.round({"x": np.zeros(104)}, 0, batch=10, epochs=4)
     assert 4 < np.bincount(drawn.reads.ravel()).max() <= 4 * 3
@@ -197,6 +197,10 @@ def test_a_segment_that_mixes_records_undoes_noise_on_rows():
     dp = {"bottoms": "trained", "dp_sgd": {("smashed", "output"): NOISE}}
     said = about(vanilla(mixes), against=OUTSIDE, links=None, **dp)
     assert "`smashed` mixes the records of a batch" in said.why
+    # Labels come to it by cotangents.
+    of = {"of": "server", "what": "labels", "against": OUTSIDE, "links": None}
+    assert not about(vanilla(mixes), **of, **dp).holds
+    assert about(vanilla(), **of, **dp).holds
     assert about(vanilla(), against=OUTSIDE, links=None, **dp).holds
     assert not about(vanilla(), against=OUTSIDE, links=None, fields=None, **dp).holds
 
@@ -211,7 +215,8 @@ def test_batch_statistics_that_inference_reads_are_found_too():
     said = about(vanilla(jsplit.Segment(init, apply, ("x",))))
     assert said.why == ("`smashed` mixes the records of a batch",)
     # They are handed on with the parameters.
-    outside = about(vanilla(jsplit.Segment(init, apply, ("x",))), against=OUTSIDE)
+    counted = jsplit.Segment(init, apply, ("x",), trainable=False)
+    outside = about(vanilla(counted), against=OUTSIDE, bottoms={"output": "frozen"})
     assert not outside.holds
 
 
@@ -295,6 +300,24 @@ def test_a_party_behind_the_server_sees_what_the_server_was_sent_and_no_more():
         assert said.of("one", other).mu == pytest.approx(mu)
     # The other client trains without noise, and its activations are bare.
     assert not said.of("two", "server").holds and not said.of("two", "one").holds
+
+
+def test_parties_that_got_one_value_each_have_seen_two_draws_together():
+    nodes = [
+        jsplit.Node("h", dense, "client", ["x"]),
+        jsplit.Node("a", dense, "one", ["h"]),
+        jsplit.Node("b", dense, "two", ["h"]),
+        jsplit.Loss("first", squares, "one", ["a", "label"]),
+        jsplit.Loss("second", squares, "two", ["b", "truth"]),
+    ]
+    holds = {"client": ["x"], "one": ["label"], "two": ["truth"]}
+    topology = jsplit.Topology(nodes, holds)
+    fields = FIELDS | {"truth": FIELDS["label"]}
+    given = RUN | {"links": {"h": link(NOISE)}, "bottoms": {"h": "frozen"}}
+    said = guarantee(topology, fields, together=[("one", "two")], **given)
+    mu = 2 * sqrt(4) / 20
+    assert said.of("client", "one").mu == pytest.approx(mu)
+    assert said.of("client", "one + two").mu == pytest.approx(mu * sqrt(2))
 
 
 def test_who_holds_the_field_himself_is_told_so():
@@ -392,6 +415,11 @@ def test_a_scale_may_be_a_strength_that_is_set_later():
     given = {"links": {"smashed": link(noise, strengths={"noise": 20.0})}}
     assert about(vanilla(), **given).mu == pytest.approx(0.2)
     assert about(vanilla(), **given, strengths={"noise": 10.0}).mu == pytest.approx(0.4)
+    given = {"links": None, "bottoms": "trained", "against": OUTSIDE}
+    given |= {"dp_sgd": {("smashed", "output"): noise}}
+    assert about(vanilla(), **given, strengths={"noise": 10.0}).mu == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="`strengths` has no `noise`"):
+        about(vanilla(), **given)
 
 
 def test_what_is_printed_has_all_that_it_depends_on():

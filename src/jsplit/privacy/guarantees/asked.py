@@ -107,7 +107,9 @@ def check_responses(given: Mapping[str, Mechanism], topology: Topology) -> None:
             )
 
 
-def trainings(topology: Topology, dp_sgd: DPSGD) -> dict[str, Release]:
+def trainings(
+    topology: Topology, dp_sgd: DPSGD, strengths: Mapping[str, float]
+) -> dict[str, Release]:
     """By node, the noise of its DP-SGD; nodes clipped in one norm have one."""
     found: dict[str, Release] = {}
     for key, mechanism in dp_sgd.items():
@@ -121,7 +123,7 @@ def trainings(topology: Topology, dp_sgd: DPSGD) -> dict[str, Release]:
             if n not in topology.node or n in found:
                 what = "is no node" if n not in topology.node else "is named twice"
                 raise ValueError(f"`dp_sgd` names `{n}`, which {what}.")
-            found[n] = Release("training", ", ".join(nodes), mechanism.at({}))
+            found[n] = Release("training", ", ".join(nodes), mechanism.at(strengths))
     return found
 
 

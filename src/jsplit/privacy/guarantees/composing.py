@@ -70,7 +70,7 @@ def compose(
         about: "features" or "labels".
         parameters_only: whether only trained parameters are seen, not messages.
     """
-    releases = sorted(releases, key=lambda r: (r.kind, r.name))
+    releases = sorted(releases, key=str)
     if not releases:
         how = "nothing that depends on it gets there"
         return Composed(0.0, adjacency=REPLACE.format(about), formula=how, source="-")
@@ -86,11 +86,7 @@ def compose(
         return Composed(None, why=why)
     counts = {r: _count(r, plan) for r in releases}
     normal = [r for r in releases if r.mechanism.kind == "gaussian"]
-    pure = {
-        f"{r.kind} of {r.name}": counts[r] * _pure(r)
-        for r in releases
-        if r not in normal
-    }
+    pure = {str(r): counts[r] * _pure(r) for r in releases if r not in normal}
     sources = [GAUSSIAN] * bool(normal) + [PURE] * bool(pure)
     mu, epsilon, words = None, sum(pure.values()), []
     if normal and plan.poisson:
@@ -111,9 +107,7 @@ def compose(
         epsilon if epsilon < inf else None,
         mu,
         # Where coins decide there is no one number.
-        ()
-        if plan.poisson
-        else tuple((f"{r.kind} {r.name}", counts[r]) for r in releases),
+        () if plan.poisson else tuple((str(r), counts[r]) for r in releases),
         REPLACE.format(about),
         "; ".join(words),
         "; ".join(sources),
@@ -149,7 +143,7 @@ def _amplified(
         f"{plan.rate:.4g}, {plan.steps} steps"
     )
     source = "dp-accounting; Abadi et al., arXiv:1607.00133"
-    times = tuple((f"training {r.name}", plan.steps) for r in trained)
+    times = tuple((str(r), plan.steps) for r in trained)
     return Composed(epsilon, None, times, ADD, how, source)
 
 

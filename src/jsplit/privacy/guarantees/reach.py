@@ -26,11 +26,17 @@ class Release(NamedTuple):
         kind: "activation", "cotangent", "training" or "field".
         name: of the value, the field, or the nodes that are trained.
         mechanism: what it is.
+        to: who receives it. Each message has noise of its own: two parties that get one
+            value, and put together what they have, have seen two draws.
     """
 
     kind: str
     name: str
     mechanism: Mechanism
+    to: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f" to {self.to}" if self.to else "")
 
 
 class Trace(NamedTuple):
@@ -182,7 +188,7 @@ def _through(
             fault = "declares a response, which is of fields and not of messages"
         row = sent.row and frozenset([f"{way}, whose link {fault}"] if fault else [])
         if sent.row and not fault:
-            released = released | {Release(kind, name, mechanism)}
+            released = released | {Release(kind, name, mechanism, receiver)}
     found = Trace(row, sent.wide, released)
     for other in getattr(link, "reads", ()):
         # The noise bounds what the value does, not what else the link is told.

@@ -139,7 +139,7 @@ def guarantee(
         both_ways(topology, links),
         None if fields is None else mixing(topology, fields),
         frozen(topology, bottoms, dp_sgd or {}),
-        trainings(topology, dp_sgd or {}),
+        trainings(topology, dp_sgd or {}, strengths or {}),
         labels or {},
         strengths or {},
     )
@@ -225,6 +225,11 @@ class _Asking:
         if seen.released:
             yield "links and DP-SGD do what they declare; noise comes from keys of their "
             "own parties that nobody else has"
+        if any(r.kind != "field" for r in seen.released):
+            yield (
+                "segments and losses keep records apart, as they were seen to on the "
+                "batch in `fields`: tried, not proven"
+            )
         if self.setting.frozen:
             names = ", ".join(f"`{n}`" for n in sorted(self.setting.frozen))
             yield (
