@@ -198,8 +198,12 @@ def test_a_door_only_hands_on_names(file):
             "__all__",
             "__version__",
         }
+        # All that the door of a package within lists, where one name a line is too many.
+        adds = isinstance(node, ast.AugAssign) and ast.unparse(node).startswith(
+            "__all__ += "
+        )
         shows = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
-        assert hands_on or lists or shows, ast.unparse(node)
+        assert hands_on or lists or adds or shows, ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", MODULES)

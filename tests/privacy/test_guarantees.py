@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import inf, sqrt
 
 import jax
@@ -373,10 +374,9 @@ def test_dp_sgd_guarantees_only_if_every_part_has_it():
 
 
 def constant(topology):
-    """The same topology whose loss divides by a constant, whether or not `Loss` has `per`."""
-    for loss in topology.losses:
-        object.__setattr__(loss, "per", 10.0)
-    return topology
+    """The same topology, whose losses divide by a constant."""
+    losses = tuple(replace(loss, per=10.0) for loss in topology.losses)
+    return replace(topology, nodes=(*topology.segments, *losses))
 
 
 def test_coins_amplify_only_poisson_batches_unseen_and_divided_by_a_constant():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import jsplit
 from jsplit import population
 
 FIELDS = {"x": np.arange(600)}
@@ -77,6 +78,30 @@ def test_an_empty_batch_counts_nothing():
     coins = population.poisson(3, 0.01, capacity=2)
     batch, weight = coins.step({"x": np.arange(3)}, 0)
     assert batch["x"].shape == (2,) and weight.tolist() == [0, 0]
+
+
+def test_what_fills_up_a_batch_is_no_part_of_a_loss_that_divides_by_a_constant():
+    """Over many batches its mean is that of all records: the draw is unbiased."""
+    topology = jsplit.Topology(
+        [
+            jsplit.Node("y", jsplit.segment(lambda x: 1.0 * x), "lab", ["x"]),
+            jsplit.Loss("loss", lambda y: y, "lab", ["y"], per=0.1 * 200),
+        ],
+        {"lab": ["x"]},
+    )
+    trainer = jsplit.fused(topology, None)
+    fields = {"x": np.random.default_rng(0).normal(3, 1, 200).astype("float32")}
+    coins = population.poisson(200, 0.1)
+    state, losses = None, []
+    for number in range(400):
+        batch, weight = coins.step(fields, number)
+        state = trainer.init(0, batch) if state is None else state
+        state, info = trainer.step(state, batch, weight=weight)
+        losses.append(float(info.loss))
+        counted = (batch["x"] * weight).sum() / 20
+        assert info.loss == pytest.approx(counted, rel=1e-5)
+    spread = np.std(losses) / np.sqrt(len(losses))
+    assert abs(np.mean(losses) - fields["x"].mean()) < 5 * spread
 
 
 @pytest.mark.parametrize(

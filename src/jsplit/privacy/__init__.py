@@ -5,4 +5,5 @@ from jsplit.privacy.guarantees import *  # noqa: F403
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
-__all__ = ["Adversary", "Budget", "Score", "Traffic", *guarantees.__all__]
+__all__ = ["Adversary", "Budget", "Score", "Traffic"]
+__all__ += guarantees.__all__

@@ -63,7 +63,7 @@ def sampled_epsilon(
     Example:
         >>> from jsplit.privacy import sampled_epsilon
         >>> round(sampled_epsilon(1.0, 0.01, 100, 1e-5, accountant="rdp"), 2)
-        1.29
+        1.21
     """
     at_least_0("noise", noise)
     probability("delta", delta)
