@@ -21,6 +21,7 @@ from jsplit.core import (
     stateless,
     with_secrets,
 )
+from jsplit.core.strength import Strength
 from jsplit.costing import Cost, Device, Network, cost, plan
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment
@@ -82,6 +83,7 @@ __all__ = [
     "PartyState",
     "Penalty",
     "Segment",
+    "Strength",
     "Topology",
     "TrainState",
     "Trainer",

@@ -38,8 +38,9 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees link finite base typed_jax arrays donation foreign checks federation files ids "
-        "tables trainer keys links secret_keys paths checkpoint placement trees"
+        "pytrees checks strength link finite base typed_jax arrays donation foreign federation "
+        "files ids tables trainer keys links secret_keys paths "
+        "checkpoint_paths checkpoint placement trees"
     ),
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
@@ -51,18 +52,20 @@ INSIDE = {
         "refusals statistics ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics nodes crossings text validation graph "
+        "handoffs names metrics losses nodes crossings text validation graph "
         "configurations.building decoupling drawing.scene configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds "
-        "keys_apart left_out signatures staleness vjp walk scalar_exchange loss_scale "
-        "cotangents losses meshes metrics optimizer_parts optimizers link_checks "
-        "configure randomness unscaled own_reads crossing executor segment_ops store "
-        "sums step update initial known activation_reads cotangent_reads passing "
-        "nonfinite verdicts evaluating walks microbatches fused messages"
+        "keys_apart left_out signatures staleness vjp walk wires strengths "
+        "scalar_exchange loss_scale loss_value cotangents losses link_checks "
+        "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
+        "first_links "
+        "metrics executor segment_ops store sums step update initial known "
+        "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
+        "microbatches fused messages"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (

@@ -166,6 +166,9 @@ class PartyState(NamedTuple):
             nobody else may compute; `None` at a party that sends through no
             link with `secret=True`. It is drawn from the system, crosses to
             nobody, and is not printed.
+        strengths: numbers that the party's losses and links read, by the name
+            of their `jsplit.Strength`, float32 [] each. Training changes
+            none; `jsplit.set_hyperparams` does.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -188,8 +191,9 @@ class PartyState(NamedTuple):
     # An array and not an int: a number that is part of the program would
     # compile every step anew.
     step: jax.Array
-    # With a default, so that states made before there were secrets still load.
+    # With defaults, so that states made before there were these still load.
     secret: jax.Array | None = None
+    strengths: Mapping[str, jax.Array] = {}
 
     def __repr__(self) -> str:
         # A typed key prints its words, and a state may be printed to a log.

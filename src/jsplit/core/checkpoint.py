@@ -1,4 +1,4 @@
-"""Each party's state in a file of its own: parameters, optimizer, links, keys and step.
+"""Each party's state in a file of its own: parameters, optimizer, links, keys, step, strengths.
 
 A file is a plain NumPy archive (`np.load` lists what is in it by path),
 written so that a crash leaves either the old one or the new one, whole.
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.checkpoint_paths import check_paths
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, check_order, names_in, one_model
 from jsplit.core.files import file_of, private_folder, temporary_file, to_disk
@@ -30,14 +31,6 @@ from jsplit.core.typed_jax import (
 )
 
 _Held = TypeVar("_Held", TrainState, Federation)
-
-_SECRET = {
-    True: "no secret key of its party, whose links now draw from one (`secret=True`): "
-    "it is of another trainer, or older than those links",
-    False: "a secret key of its party, whose links draw from none (`secret=True`): it is "
-    "of another trainer",
-}
-"""What is said of a checkpoint without a secret that should be there, and with one too many."""
 
 _ABOUT = "about"
 _FORMAT = "jsplit party 1"
@@ -121,7 +114,9 @@ def restore(folder: str | os.PathLike[str], like: _Held) -> _Held:
     Args:
         folder: where the files are.
         like: a state of the same shapes and dtypes, as from `trainer.init`,
-            or from that of an algorithm over rounds.
+            or from that of an algorithm over rounds. A strength that a file
+            lacks, since its weight was a number when it was saved, is that
+            of `like`.
 
     Returns:
         A state of the type and structure of `like`.
@@ -228,22 +223,15 @@ def _restore_party(
 
     wanted = arrays_by_path(like)
     dtypes: dict[str, str] = about["dtypes"]
-    for path in sorted(wanted.keys() ^ dtypes.keys()):
-        where = "lacks" if path in wanted else "has"
-        if path == "secret":
-            raise ValueError(f"{file} has {_SECRET[path in wanted]}.")
-        if path.startswith("optimizer/"):
-            raise ValueError(
-                f"{file} is of another optimizer: it {where} `{path}`; "
-                "jsplit.restore_weights takes the weights alone."
-            )
-        raise ValueError(f"{file} is of another model: it {where} `{path}`.")
-
+    check_paths(file, wanted, dtypes)
     # In the order of `like`: an archive's own order is that of the state
     # that was saved, whose dictionaries may have been filled otherwise.
     leaves: list[jax.Array] = []
     for path, x in wanted.items():
-        leaves.append(array_of(file, path, arrays[path], dtypes[path], x))
+        if path in dtypes:
+            leaves.append(array_of(file, path, arrays[path], dtypes[path], x))
+        else:
+            leaves.append(asarray(np.array(x)))
     return tree_unflatten(tree_structure(like), leaves)
 
 

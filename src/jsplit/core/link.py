@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from jsplit.core.pytrees import PyTree, State
+from jsplit.core.strength import Strength
 
 
 class Link(NamedTuple):
@@ -38,7 +39,8 @@ class Link(NamedTuple):
             have agreed on, and whoever receives noise can take it off
             again. In inference every call draws anew.
         strengths: numbers that `encode` is told by name, as a noise's
-            deviation: their defaults.
+            deviation. One that is a `jsplit.Strength` can be set between
+            steps, by the name of the strength.
         mechanism: what the link guarantees, for whoever looks for that;
             nothing here reads it. Of `jsplit.chain` a tuple of its links'.
 
@@ -83,7 +85,7 @@ class Link(NamedTuple):
     decode: Callable[[PyTree, PyTree], PyTree]
     reads: tuple[str, ...] = ()
     secret: bool = False
-    strengths: Mapping[str, float] = {}
+    strengths: Mapping[str, float | Strength] = {}
     mechanism: object = None
 
     def __hash__(self) -> int:

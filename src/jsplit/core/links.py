@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Link, PyTree, State
+from jsplit.core.strength import Strength
 from jsplit.core.typed_jax import eval_shape
 
 Own = Mapping[str, PyTree]
@@ -25,7 +26,7 @@ def stateless(
     *,
     reads: tuple[str, ...] = (),
     secret: bool = False,
-    strengths: Mapping[str, float] | None = None,
+    strengths: Mapping[str, float | Strength] | None = None,
     mechanism: object = None,
 ) -> Link:
     """Make a `Link` without memory from two functions.
@@ -111,8 +112,8 @@ def encoded(link: Link, like: PyTree) -> tuple[PyTree, State]:
     # Nothing of what it reads: the receiver knows no shapes of it, and must find
     # the same as the sender.
     nothing: dict[str, PyTree] = dict.fromkeys(link.reads)
-    strength = jax.ShapeDtypeStruct((), np.dtype("float32"))
-    own = nothing | dict.fromkeys(link.strengths, strength)
+    number = jax.ShapeDtypeStruct((), np.dtype("float32"))
+    own = nothing | dict.fromkeys(link.strengths, number)
     # The key itself is abstract as well: making one would run a program on a device.
     key = eval_shape(jax.random.key, 0)
 
@@ -202,9 +203,9 @@ def chain(*links: Link) -> Link:
     )
 
 
-def _strengths_of(links: tuple[Link, ...]) -> dict[str, float]:
+def _strengths_of(links: tuple[Link, ...]) -> dict[str, float | Strength]:
     """The strengths of all links, by name."""
-    found: dict[str, float] = {}
+    found: dict[str, float | Strength] = {}
     for link in links:
         for name, x in link.strengths.items():
             # One number stands in the state for both, so they must begin alike.

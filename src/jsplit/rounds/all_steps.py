@@ -105,7 +105,7 @@ class AllSteps:
         mine = sharing.pick(now.store, Sharing.OWN)
         store = {**now.store, **put_rows(own, arrays.client, mine)}
         # A loss of the large batch is nobody's alone.
-        info = info_of_round(config, now.sums)._replace(
+        info = info_of_round(config, now.sums, store)._replace(
             each={},
             examples=now.examples,
             finite=finite_of_round(config, now.sums, at_end=self.at_end),

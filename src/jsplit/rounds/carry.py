@@ -18,6 +18,7 @@ from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.losses import info_of
 from jsplit.training.nonfinite import all_measured, all_watched, watched_params
+from jsplit.training.strengths import in_store, weight_names
 from jsplit.training.walk import Store
 
 # NumPy where a round is drawn, JAX inside the program that runs it.
@@ -174,13 +175,27 @@ def add_flags(sums: LossSums, finite: Finite | None, step: jax.Array) -> LossSum
     return sums._replace(flags=flags, bad=jnp.where(sums.bad > 0, sums.bad, first))
 
 
-def info_of_round(config: Config, sums: LossSums) -> RoundInfo:
-    """Return the mean losses, from sums by client, [K], or of all together, []."""
+def info_of_round(config: Config, sums: LossSums, store: Store) -> RoundInfo:
+    """Return the mean losses, from sums by client, [K], or of all together, [].
+
+    Args:
+        config: of the trainer.
+        sums: of losses.
+        store: with the strengths that are weights, [K] where each client has its own.
+    """
     # Sums first, then one division: a client counts by its examples, and a
     # client without any adds nothing.
     losses = {n: x.sum() / sums.examples.sum() for n, x in sums.losses.items()}
     each = {n: x / sums.examples for n, x in sums.losses.items()}
-    loss = info_of(config.topology, losses).loss
+    terms, weights = dict(losses), in_store(config.topology, store)
+    for x in config.topology.losses:
+        for name in weight_names(x):
+            if store[name].ndim:
+                # Each client's loss times the client's own strength.
+                weighted = (sums.losses[x.name] * store[name]).sum()
+                terms[x.name] = weighted / sums.examples.sum()
+                weights[name] = jnp.ones(())
+    loss = info_of(config.topology, terms, weights).loss
     return RoundInfo(loss, losses, each, sums.examples)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -124,17 +125,57 @@ class _ClientAxis:
             # all.
             return term
 
-        def fn(*inputs):
-            rows = [
+        def rows(inputs):
+            return [
                 x if kind in ("params", "state") else self.split(x)
                 for kind, x in zip(kinds, inputs, strict=True)
             ]
-            result = self.vmap(term.fn, in_axes=axes)(*rows)
+
+        def fn(*inputs):
+            result = self.vmap(term.fn, in_axes=axes)(*rows(inputs))
             # By example it becomes that of the large batch; one number for
             # each client is left so, and its mean is taken.
             return self.join(result) if result.ndim > 1 else result
 
-        return replace(term, fn=fn)
+        def weighted(*inputs, weight=None):
+            if weight is None:
+                one = partial(term.fn, weight=None)
+                result = self.vmap(one, in_axes=axes)(*rows(inputs))
+                return self.join(result) if result.ndim > 1 else jnp.mean(result)
+            return self._weighted(term, axes, rows(inputs), self.split(weight))
+
+        return replace(term, fn=weighted if term.takes_weight else fn)
+
+    def _weighted(
+        self,
+        term: Loss,
+        axes: tuple[int | None, ...],
+        rows: list[PyTree],
+        weight: jax.Array,
+    ) -> jax.Array:
+        """Return the mean over the clients of one number each, by how much each counts.
+
+        Args:
+            term: of one client, whose function takes weights.
+            axes: those of its inputs.
+            rows: its inputs, of all clients.
+            weight: [clients, batch], of mean 1.
+        """
+        share = weight.mean(1)
+        counts = share > 0
+        # To each its weights are of mean 1. One that takes no step has any, so that
+        # nothing divides by 0.
+        own = weight / jnp.where(counts, share, 1)[:, None]
+        own = jnp.where(counts[:, None], own, 1)
+
+        def one(own, *inputs):
+            return term.fn(*inputs, weight=own)
+
+        result = self.vmap(one, in_axes=(0, *axes))(own, *rows)
+        if result.ndim > 1:
+            # What is refused of one client is refused of all, where its values are.
+            return self.join(result)
+        return jnp.where(counts, share * result, 0).mean()
 
     def _kind_of_input(self, i: str, topology: Topology) -> str:
         """Return whether it is a `"value"`, or a node's `"params"` or `"state"`."""

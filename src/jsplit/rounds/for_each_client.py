@@ -177,7 +177,8 @@ class ForEachClient:
 
         size = self.method.group_size(len(arrays.client))
         in_groups = size > 1 or self.method.mesh is not None
-        clients = rows_of(own, arrays.client), arrays
+        rows = rows_of(own, arrays.client)
+        clients = rows, arrays
         if in_groups:
             clients = _grouped(clients, size)
         shared, (mine, sums) = jax.lax.scan(turn, shared, clients)
@@ -185,7 +186,8 @@ class ForEachClient:
             mine, sums = _ungrouped((mine, sums))
 
         finite = finite_of_round(self.config, sums, self.training, self.at_end)
-        info = info_of_round(self.config, sums)._replace(finite=finite)
+        info = info_of_round(self.config, sums, {**store, **rows})
+        info = info._replace(finite=finite)
         if not self.training:
             return carry, info
         own = put_rows(own, arrays.client, mine)

@@ -42,7 +42,7 @@ class StateForms:
     mesh: Mesh | None
 
     def learned(self, parties: Mapping[str, PartyState]) -> Store:
-        """Return what training changes, by name: all but key and step."""
+        """Return what a round carries, by name: all but key and step."""
         store = load(self.layout, TrainState(parties))
         for at in self.layout.values():
             del store[at.key], store[at.step]
@@ -60,7 +60,8 @@ class StateForms:
         names: list[Name] = []
         for at in self.layout.values():
             names += [*at.params.values(), *at.state.values(), *at.links.values()]
-            names += [at.optimizer, *([at.secret] if at.secret else [])]
+            names += [*at.strengths.values(), at.optimizer]
+            names += [at.secret] if at.secret else []
         return [name for name in names if self.sharing[name] is Sharing.OWN]
 
     @cached_property

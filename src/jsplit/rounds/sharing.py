@@ -15,7 +15,7 @@ from jsplit.core.tables import aligned
 from jsplit.training.kinds import LEARNED, Kind
 from jsplit.training.walk import Address, Name, Store
 
-_COLUMNS = {kind: column for column, kind in enumerate(LEARNED)}
+_COLUMNS = {kind: column for column, kind in enumerate((*LEARNED, Kind.STRENGTH))}
 """By the kind of a name, the column of the table that says how it is shared."""
 
 
@@ -52,6 +52,9 @@ class PartySharing(NamedTuple):
         state: how BatchNorm statistics and other mutable collections are.
         optimizer: how the state of the party's optimizer is.
         links: how the memory of the links is that the party sends through.
+        strengths: whether each client has numbers of its own for the party's losses
+            and links, as where it has an optimizer of its own. Nothing changes them,
+            so they do not travel, and the table does not print them.
 
     Example:
         >>> from jsplit.rounds import PartySharing, Sharing
@@ -63,6 +66,8 @@ class PartySharing(NamedTuple):
     state: Sharing
     optimizer: Sharing
     links: Sharing
+    # The mean of a number that nobody changes is that number, to the bit.
+    strengths: Sharing = Sharing.AVERAGED
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,10 +95,12 @@ class SharingTable:
 
     def __str__(self) -> str:
         rows = [
-            [party, *(how.value for how in parts)]
+            [party, *(how.value for how in parts[: len(LEARNED)])]
             for party, parts in self.parties.items()
         ]
-        return "\n".join(aligned(["party", *PartySharing._fields], rows))
+        return "\n".join(
+            aligned(["party", *PartySharing._fields[: len(LEARNED)]], rows)
+        )
 
     # A table in a notebook is read, not evaluated.
     __repr__ = __str__
@@ -116,8 +123,8 @@ class SharingTable:
         return self.parties[name.party][_COLUMNS[name.kind]]
 
     def __contains__(self, sharing: Sharing) -> bool:
-        """Return whether any part of any party is shared so."""
-        return any(sharing in parts for parts in self.parties.values())
+        """Return whether any part that is learned, of any party, is shared so."""
+        return any(sharing in parts[: len(LEARNED)] for parts in self.parties.values())
 
     def pick(self, store: Store, *sharing: Sharing) -> Store:
         """Return those parts of a store that are shared in one of these ways.

@@ -74,6 +74,10 @@ def synchronous(
             "`trainer` has a dynamic `loss_scale`, which clients that step together do "
             "not: give it a number."
         )
+    # One step has one objective, whoever has parameters of its own.
+    sharing = SharingTable(
+        {p: x._replace(strengths=Sharing.CARRIED) for p, x in sharing.parties.items()}
+    )
     forms = StateForms(layout_of(config), sharing, mesh)
     method = Synchronous(trainer, config, forms, sharing, tuple(clients), mesh)
     trained = make_algorithm(method)

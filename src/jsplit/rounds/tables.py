@@ -70,5 +70,8 @@ def sharing_table(
             state, optimizer = Sharing(statistics), Sharing(moments)
         if states and party in states:
             state = states[party]
-        table[party] = PartySharing(side, state, optimizer, links)
+        # As hyperparameters of optimizers: each client's where its optimizer is.
+        own = optimizer is Sharing.OWN
+        strengths = Sharing.OWN if own else Sharing.AVERAGED
+        table[party] = PartySharing(side, state, optimizer, links, strengths)
     return SharingTable(table)

@@ -13,8 +13,9 @@ from jsplit.topology.crossings import Crossing
 from jsplit.topology.decoupling import decoupled
 from jsplit.topology.drawing import figure, mermaid
 from jsplit.topology.graph import Topology
+from jsplit.topology.losses import Loss, Penalty
 from jsplit.topology.metrics import Metric
-from jsplit.topology.nodes import Loss, Node, Penalty
+from jsplit.topology.nodes import Node
 
 __all__ = [
     "Crossing",

@@ -1,20 +1,18 @@
-"""The parts of a topology: a `Node` computes a value, a `Loss` a term of the objective.
+"""The parts of a topology: a `Node` computes a value; and of which kind each part is.
 
-Both name what they read in `inputs`. A new sort of part (beside segments,
+All name what they read in `inputs`. A new sort of part (beside segments,
 losses, metrics and penalties) starts here, with its `NodeKind`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from numbers import Real
-
-import jax
 
 from jsplit.core.base import Segment
-from jsplit.core.checks import shown, topological_order
+from jsplit.core.checks import topological_order
+from jsplit.topology.losses import Loss
 from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names, check_names
 
@@ -129,141 +127,6 @@ class Node:
         return tuple(i for i in names if i not in self.detached)
 
     pulls = differentiable_inputs  # the name until 0.1, kept for those who use it
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A term of the objective, computed at one party.
-
-    The objective is the sum of `weight` times the mean of each loss.
-
-    Attributes:
-        name: Name of the loss.
-        fn: `fn(*inputs)`, a scalar or one number per example, [batch]; its
-            mean counts. Floating inputs narrower than float32 arrive as
-            float32.
-        party: Who computes it.
-        inputs: Names of fields and values; also `<node>.params` and
-            `<node>.state` of the party's own nodes (the state is the one
-            after the step's forward pass, with all that the segment sowed).
-        weight: Factor in the objective; 0: it is computed but not trained
-            for. Over several batches it is the mean over their examples;
-            what is no mean, as an AUC, is a `Metric`.
-        local: Whether the loss may read only what the party already has, so
-            that it makes nothing cross. See `Penalty`.
-
-    Raises:
-        ValueError: If `fn` is no function, `weight` no number, `inputs` is
-            empty, or a name is not a string.
-
-    Example:
-        >>> import jsplit, optax
-        >>> entropy = optax.softmax_cross_entropy_with_integer_labels
-        >>> loss = jsplit.Loss("loss", entropy, "server", ["logits", "label"])
-        >>> loss.reads, loss.weight
-        (('logits', 'label'), 1.0)
-    """
-
-    name: str
-    fn: Callable[..., jax.Array]
-    party: str
-    inputs: str | Sequence[str]
-    weight: float = 1.0
-    local: bool = False
-
-    def __post_init__(self) -> None:
-        check_names("loss", self.name, self.party)
-        if not callable(self.fn):
-            got = type(self.fn).__name__
-            raise ValueError(f"loss `{self.name}`: `fn` must be a function, got {got}.")
-        # `Real` and not `float`: NumPy's scalars and Python's integers are weights too.
-        if not isinstance(self.weight, Real):
-            raise ValueError(
-                f"loss `{self.name}`: `weight` must be a number, got {shown(self.weight)}."
-            )
-        object.__setattr__(self, "inputs", as_names(f"loss `{self.name}`", self.inputs))
-        if not self.reads:
-            raise ValueError(
-                f"loss `{self.name}`: `inputs` is empty, so it depends on nothing."
-            )
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The names of all inputs, in the order in which `fn` takes them.
-
-        Returns:
-            A tuple of names; a name may come twice.
-
-        Example:
-            >>> import jsplit
-            >>> jsplit.Loss("size", abs, "server", "logits").reads
-            ('logits',)
-        """
-        return tuple(self.inputs)
-
-    @property
-    def differentiable_inputs(self) -> tuple[str, ...]:
-        """The inputs that may get a cotangent from this loss, each once.
-
-        Returns:
-            The names in `reads`; none for a metric, whose weight is 0.
-
-        Example:
-            >>> import jsplit
-            >>> jsplit.Loss("size", abs, "server", "h").differentiable_inputs
-            ('h',)
-            >>> jsplit.Loss("size", abs, "server", "h", 0).differentiable_inputs
-            ()
-        """
-        return tuple(dict.fromkeys(self.reads)) if self.weight else ()
-
-    pulls = differentiable_inputs  # the name until 0.1, kept for those who use it
-
-
-# A function and no subclass, so that all that reads a topology knows two records and
-# not three; named like them, since users write the three side by side.
-def Penalty(
-    name: str,
-    fn: Callable[..., jax.Array],
-    party: str,
-    inputs: str | Sequence[str],
-    weight: float = 1.0,
-) -> Loss:
-    """A loss that one party adds on what it already has, so that nothing crosses for it.
-
-    It reads the party's own parameters, activations and fields. Three uses:
-    weight decay, `Penalty("decay", l2, "hospital", ["smashed.params"],
-    1e-4)`; a regulariser sown inside a module, `Penalty("sown", total,
-    "hospital", ["smashed.state"])`; NoPeek, `Penalty("nopeek", correlation,
-    "hospital", ["image", "smashed"])`.
-
-    Args:
-        name: Name of the penalty.
-        fn: `fn(*inputs)`, a scalar or one number per example, [batch].
-        party: Who computes it.
-        inputs: Names of the party's own fields and values, or
-            `<node>.params` and `<node>.state` of its own nodes.
-        weight: Factor in the objective.
-
-    Returns:
-        A `Loss` whose `local` is true.
-
-    Raises:
-        ValueError: As for `Loss`; `Topology` raises where the penalty reads
-            something that its party does not have.
-
-    References:
-        Vepakomma et al., `NoPeek: information leakage reduction to share
-        activations in distributed deep learning
-        <https://arxiv.org/abs/2008.09161>`_, 2020.
-
-    Example:
-        >>> import jsplit, optax
-        >>> l2 = lambda params: optax.tree.norm(params, squared=True)
-        >>> jsplit.Penalty("decay", l2, "hospital", "smashed.params", 1e-4).local
-        True
-    """
-    return Loss(name, fn, party, inputs, weight, local=True)
 
 
 def kind_of(node: Node | Loss | Metric) -> NodeKind:

@@ -10,11 +10,11 @@ import jax
 from jsplit.core.base import PyTree
 from jsplit.jaxprs.reads import Reads, leaves_in, reads_of, union
 from jsplit.topology.nodes import Loss, Node
-from jsplit.training.crossing import wires
 from jsplit.training.kinds import Kind, WireKind
 from jsplit.training.known import Known
 from jsplit.training.losses import loss_op
 from jsplit.training.walk import Wire
+from jsplit.training.wires import wires
 
 _Read = dict[tuple[str, str], set[int]]
 """By value and party, the leaves that the party reads."""
@@ -85,6 +85,12 @@ def _add_loss(known: Known, loss: Loss, read: _Read) -> None:
 
     # Without its labels, as where only predictions are made, it is not computed.
     if not complete:
+        return
+    if loss.takes_weight:
+        # Of weights it may read what it does not without.
+        for name, x in zip(op.reads, args, strict=True):
+            if name.kind == Kind.VALUE:
+                read[name.what, loss.party].update(range(len(jax.tree.leaves(x))))
         return
     found = reads_of(op.run, *args)
     bits = union(found.results, range(len(found.results))) | found.effects

@@ -20,9 +20,11 @@ from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
 from jsplit.training.kinds import WireKind
 from jsplit.training.left_out import Weight, array_of
 from jsplit.training.link_checks import check_reads
+from jsplit.training.loss_value import check_normalisers
 from jsplit.training.meshes import meshes_of
 from jsplit.training.optimizer_parts import norms_of, wants_loss
 from jsplit.training.optimizers import check_fit, warn_of_own_norms
+from jsplit.training.strengths import strengths_of
 
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Links = Mapping[str, Link | tuple[Link | None, Link | None]]
@@ -84,7 +86,8 @@ def configure(
     optimizers = _optimizer_of_each(topology, optimizer)
     owners = _owners(topology)
     warn_of_own_norms({p: optimizers[p] for p in owners})
-    return Config(
+    check_normalisers(topology)
+    config = Config(
         topology,
         optimizers,
         both_ways(topology, links),
@@ -99,6 +102,9 @@ def configure(
         tuple(p for p in owners if wants_loss(optimizers[p])),
         loss_scale=loss_scale,
     )
+    # Two values of one strength are found here, before a state is made.
+    strengths_of(config)
+    return config
 
 
 def _policy(

@@ -110,9 +110,12 @@ def _given(
     """The leaves of cotangents that some loss gives something to."""
     strangers = [w for w in sizes if w.sender not in known.parties]
     given = _agreed(known, sizes, strangers)
+    # Of weights its cotangents may be other than without.
+    may = {x.name for x in known.config.topology.losses if x.takes_weight}
     for t in traced:
+        unknown = t.op.kind == OpKind.LOSS and t.op.what in may
         for i, (name, leaf) in enumerate(t.results):
-            if not _is_of_cotangent(name) or i in t.reads.zeros:
+            if not _is_of_cotangent(name) or (i in t.reads.zeros and not unknown):
                 continue
             # A loss gives cotangents from nothing; all others pass on what they get.
             if t.op.kind == OpKind.LOSS or t.depends_on(i) & given:

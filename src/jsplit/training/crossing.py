@@ -15,27 +15,14 @@ from jsplit.core.base import Link, Message, PyTree
 from jsplit.core.checks import first_line
 from jsplit.core.links import encode_by, encoded
 from jsplit.core.trees import abstract, describe, frame_bytes, nbytes, tree_sum
-from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind, OpKind, WireKind
 from jsplit.training.own_reads import read_names, told
 from jsplit.training.randomness import link_key, link_key_names
+from jsplit.training.strengths import strength_names
 from jsplit.training.unscaled import divided, is_unscaled, multiplied, scale_at, seen
 from jsplit.training.walk import Name, Op, Wire
-
-
-def wires(topology: Topology) -> list[Wire]:
-    """Every message of a step or an evaluation: all activations, then all cotangents."""
-    up = [
-        Wire(WireKind.ACTIVATION, c.name, c.sender, c.receiver)
-        for c in topology.crossings
-    ]
-    down = [
-        Wire(WireKind.COTANGENT, c.name, c.receiver, c.sender)
-        for c in topology.crossings
-        if c.returns
-    ]
-    return up + down
+from jsplit.training.wires import wires
 
 
 def secret_senders(config: Config, *, train: bool = True) -> tuple[str, ...]:
@@ -220,7 +207,7 @@ def _encode_op(
     """Send what the link makes of a value."""
     memory = (Name(wire.sender, Kind.LINK, wire.label),) if train else ()
     drawn = link_key_names(config, wire, link, train)
-    own = read_names(config, wire, link, train)
+    own = read_names(config, wire, link, train) | strength_names(wire.sender, link)
     scale = scale_at(config, wire, link, wire.sender)
     parts = (memory, drawn, scale, own.values(), sent)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import cast
 
 import jax
@@ -26,9 +27,11 @@ from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.config import Config
 from jsplit.training.left_out import Weight, array_of, as_checked
-from jsplit.training.losses import info_of, of_examples
+from jsplit.training.loss_value import of_examples
+from jsplit.training.losses import info_of
 from jsplit.training.metrics import Rows, compute_metrics, rows_of
 from jsplit.training.signatures import documented_as
+from jsplit.training.strengths import in_state
 from jsplit.training.walk import Name
 
 Measure = Callable[
@@ -64,8 +67,10 @@ class ScalarLosses:
         if not of_examples(topology, node):
             return node
 
-        def fn(*inputs: PyTree) -> jax.Array:
-            result = node.fn(*inputs)
+        # Wrapped, so that it takes weights where the other does.
+        @wraps(node.fn)
+        def fn(*inputs: PyTree, **weight: jax.Array | None) -> jax.Array:
+            result = node.fn(*inputs, **weight)
             if jnp.ndim(result) == 0:
                 self.found.add(node.name)
             return result
@@ -190,8 +195,8 @@ def _of_set(
         )
     check_counts(counts)
     finite = together([info.finite for info in infos])
-    info = info_of(topology, losses)._replace(messages=tuple(messages), finite=finite)
-    return info, rows
+    info = info_of(topology, losses, in_state(topology, state))
+    return info._replace(messages=tuple(messages), finite=finite), rows
 
 
 def _mean(terms: Sequence[jax.Array], counts: Sequence[ArrayLike]) -> jax.Array:

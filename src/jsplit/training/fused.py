@@ -42,6 +42,7 @@ from jsplit.training.own_reads import training_fields
 from jsplit.training.passing import by_shapes, init_of
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
+from jsplit.training.strengths import in_store
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
@@ -234,7 +235,8 @@ def _programs(config: Config) -> _Programs:
         return load(layout, swap_keys(state, keys), batch, share, noise)
 
     def losses_in(store: Store) -> Info:
-        return info_of(topology, {n.what: store[n] for n in walks.losses})
+        losses = {n.what: store[n] for n in walks.losses}
+        return info_of(topology, losses, in_store(topology, store))
 
     def train(
         state: TrainState, keys: Keys, batch: Fields, weight: Weight | None
@@ -270,8 +272,7 @@ def _programs(config: Config) -> _Programs:
 
     kernels = config.kernels
     return _Programs(
-        # Only the state is donated: keys and batch are the caller's, who may use them
-        # again.
+        # Only the state is donated: the caller may use keys and batch again.
         jit(train, kernels, donate_argnums=0 if config.donate else ()),
         jit(measure, kernels),
         jit(infer, kernels),

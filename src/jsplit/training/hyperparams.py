@@ -1,7 +1,7 @@
-"""Hyperparameters set by hand, between steps or rounds: a learning rate by round.
+"""Hyperparameters set by hand, between steps or rounds: a learning rate by round, a strength.
 
-Those of `optax.inject_hyperparams` are part of an optimizer's state, so a new
-value compiles nothing anew.
+Those of `optax.inject_hyperparams` are part of an optimizer's state, and a
+`jsplit.Strength` of its party's, so a new value compiles nothing anew.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PartyState, PyTree, TrainState
-from jsplit.core.checks import one_of
+from jsplit.core.checks import one_of, shown
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
 from jsplit.core.typed_jax import is_traced
@@ -25,21 +26,27 @@ _Held = TypeVar("_Held", TrainState, Federation)
 def set_hyperparams(
     state: _Held, values: Mapping[str, ArrayLike], *, party: str | None = None
 ) -> _Held:
-    """Set hyperparameters of optimizers that `optax.inject_hyperparams` made.
+    """Set hyperparameters that `optax.inject_hyperparams` made, and strengths of losses and links.
+
+    A trade-off curve is one program: with the states of several runs along
+    a first axis, [runs], `values` holds a number for each.
 
     Args:
         state: of a trainer, or of an algorithm over rounds.
         values: by name, a number for all, or one for each along the first
             axes that the hyperparameter has in the state: [clients] where
-            each client has an optimizer of its own, [runs] in a sweep.
+            each client has an optimizer of its own and takes its own steps,
+            [runs] in a sweep. A strength is finite and at least 0.
         party: whose; by default those of every party that has them.
 
     Returns:
         The state with these values, for the next step or round.
 
     Raises:
-        ValueError: if there is no such party or hyperparameter, a schedule
-            would set it again, or shapes do not fit.
+        ValueError: if there is no such party or hyperparameter, a name is of
+            both an optimizer's and a strength, a schedule would set it
+            again, a strength is negative or not finite, or shapes do not
+            fit.
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
@@ -64,18 +71,29 @@ def set_hyperparams(
     if party is not None:
         one_of("party", party, [*state.parties])
     found: set[str] = set()
+    strengths: set[str] = set()
     parties: dict[str, PartyState] = {}
     for name, own in state.parties.items():
         if party in (None, name):
             setting = _Setting(name, values, found)
-            own = own._replace(optimizer=setting.set(own.optimizer))
+            own = own._replace(
+                optimizer=setting.set(own.optimizer),
+                strengths=_set_strengths(name, own.strengths, values),
+            )
+            strengths |= own.strengths.keys()
         parties[name] = own
-    if missing := sorted(values.keys() - found):
-        have = ", ".join(sorted(found)) or "none"
+    # Which of the two was meant nobody can know, and both would be set.
+    if twice := sorted(values.keys() & found & strengths):
+        raise ValueError(
+            f"`values` names `{twice[0]}`, which is a hyperparameter of an optimizer and "
+            "a jsplit.Strength as well: give the strength another name, or say `party`."
+        )
+    if missing := sorted(values.keys() - found - strengths):
+        have = ", ".join(sorted(found | strengths)) or "none"
         raise ValueError(
             f"`values` names `{missing[0]}`, which no optimizer here has as a "
-            f"hyperparameter: there is {have}. Make the optimizer by "
-            "optax.inject_hyperparams."
+            f"hyperparameter, and no loss or link as a strength: there is {have}. Make "
+            "the optimizer by optax.inject_hyperparams, or the weight a jsplit.Strength."
         )
     return state._replace(parties=parties)
 
@@ -117,18 +135,50 @@ class _Setting:
                     f"`{name}` of `{self.party}` must be a number, got "
                     f"{type(value).__name__}."
                 )
-            value = jnp.asarray(value)
-            have, got = jnp.shape(new[name]), value.shape
-            if got != have[: len(got)]:
-                raise ValueError(
-                    f"`{name}` of `{self.party}` must be a number or of shape "
-                    f"{list(have)}, got shape {list(got)}."
-                )
-            value = value.reshape((*got, *[1] * (len(have) - len(got))))
-            # A copy: a step may use up its state, in which no two parties may share
-            # an array, as `full_like` would have them do where nothing changes.
-            new[name] = jnp.array(jnp.full_like(new[name], value), copy=True)
+            new[name] = _filled(name, self.party, new[name], value)
         return new
+
+
+def _set_strengths(
+    party: str, strengths: Mapping[str, jax.Array], values: Mapping[str, ArrayLike]
+) -> Mapping[str, jax.Array]:
+    """One party's strengths, with the values of those that are set."""
+    new = dict(strengths)
+    for name in values.keys() & new.keys():
+        value = values[name]
+        if not _is_number(value) or not _may_be_strength(value):
+            raise ValueError(
+                f"strength `{name}` of `{party}` must be a number, finite and at least "
+                f"0, got {shown(value)}."
+            )
+        new[name] = _filled(name, party, new[name], value)
+    return new
+
+
+def _may_be_strength(value: ArrayLike) -> bool:
+    """Whether all numbers are finite and at least 0; within a program nobody knows."""
+    if is_traced(value):
+        return True
+    found = np.asarray(value)
+    # As float32, which a strength is: 1e39 is infinite there.
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32)
+    return bool((np.isfinite(found) & (found >= 0)).all())
+
+
+def _filled(name: str, party: str, old: jax.Array, value: ArrayLike) -> jax.Array:
+    """An array of the shape and dtype of `old`, of one number or one for each row."""
+    value = jnp.asarray(value)
+    have, got = jnp.shape(old), value.shape
+    if got != have[: len(got)]:
+        raise ValueError(
+            f"`{name}` of `{party}` must be a number or of shape {list(have)}, got shape "
+            f"{list(got)}."
+        )
+    value = value.reshape((*got, *[1] * (len(have) - len(got))))
+    # A copy: a step may use up its state, in which no two parties may share an
+    # array, as `full_like` would have them do where nothing changes.
+    return jnp.array(jnp.full_like(old, value), copy=True)
 
 
 def _is_number(value: PyTree) -> bool:

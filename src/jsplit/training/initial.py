@@ -19,12 +19,11 @@ from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch
-from jsplit.training.crossing import crossing_part, secret_senders, wires
-from jsplit.training.kinds import WireKind
-from jsplit.training.loss_scale import first_scales
+from jsplit.training.crossing import secret_senders
+from jsplit.training.first_links import first_links
 from jsplit.training.optimizers import first_memory_of
 from jsplit.training.own_reads import training_fields
-from jsplit.training.unscaled import seen
+from jsplit.training.strengths import first_strengths
 from jsplit.training.update import knows_loss
 
 
@@ -110,17 +109,7 @@ def first_states(
             params[n.party][n.name], state[n.party][n.name] = own, statistics
             values[n.name] = value
 
-    links: dict[str, dict[str, PyTree]] = {p: first_scales(config) for p in parties}
-    for wire in wires(topology):
-        link = config.links.get((wire.kind, wire.what))
-        if link is not None and wire.sender in links:
-            like = values[wire.what]
-            # A cotangent has the structure of its value, without what
-            # is not floating.
-            like = like if wire.kind == WireKind.ACTIVATION else inexact_part(like)
-            like = seen(config, wire, crossing_part(config, wire, like))
-            links[wire.sender][wire.label] = link.init(like)
-
+    links = first_links(config, parties, values)
     found = {}
     for p in parties:
         nodes = {
@@ -128,7 +117,15 @@ def first_states(
         }
         memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         step = jnp.zeros((), jnp.int32)
-        found[p] = PartyState(params[p], state[p], memory, links[p], key, step)
+        found[p] = PartyState(
+            params[p],
+            state[p],
+            memory,
+            links[p],
+            key,
+            step,
+            strengths=first_strengths(config, p),
+        )
     # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
     return jax.tree.map(lambda x: jnp.array(x, copy=True), found)

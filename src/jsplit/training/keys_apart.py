@@ -27,6 +27,13 @@ def swap_keys(state: TrainState, keys: Keys | None = None) -> TrainState:
         key: PyTree
         key, secret = keys[party] if keys else (None, None)
         found[party] = PartyState(
-            own.params, own.state, own.optimizer, own.links, key, own.step, secret
+            own.params,
+            own.state,
+            own.optimizer,
+            own.links,
+            key,
+            own.step,
+            secret,
+            own.strengths,
         )
     return TrainState(found)

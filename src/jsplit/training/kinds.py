@@ -20,6 +20,7 @@ class Kind(StrEnum):
     STEP = "step"
     SECRET = "secret"
     NOISE = "noise"
+    STRENGTH = "strength"
     VALUE = "value"
     WEIGHT = "weight"
     MICRO = "micro"
@@ -48,7 +49,7 @@ class Kind(StrEnum):
 LEARNED = (Kind.PARAMS, Kind.STATE, Kind.OPTIMIZER, Kind.LINK)
 
 # What outlasts a step: all else is dropped after its last use.
-PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP, Kind.SECRET)
+PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP, Kind.SECRET, Kind.STRENGTH)
 
 
 class WireKind(StrEnum):

@@ -52,15 +52,28 @@ def as_checked(weight: Weight | None) -> ArrayLike | None:
     return cast(ArrayLike, weight) if is_of_round else as_weight(weight)
 
 
-def normalise_weight(weight: Weight | None) -> jax.Array | None:
-    """Scale the weights of examples, [batch], to mean 1.
+class Weights(NamedTuple):
+    """Weights of a batch, for losses that are means over it, and for sums.
+
+    Attributes:
+        normal: of mean 1, [batch].
+        given: as they were given, [batch]: in a sum an example counts the same
+            whatever else is in its batch.
+    """
+
+    normal: jax.Array
+    given: jax.Array
+
+
+def normalise_weight(weight: Weight | None) -> Weights | None:
+    """Scale the weights of examples, [batch], to mean 1, and keep them as given.
 
     Then the mean over a batch of what is weighted so, or over its equal
     parts, is the weighted mean. What is 0 stays 0.
     """
     if weight is None:
         return None
-    weight = jnp.asarray(array_of(weight), jnp.result_type(float))
+    weight = given = jnp.asarray(array_of(weight), jnp.result_type(float))
     # By the largest first, since the sum of large ones may be infinite. All may be 0;
     # the inner `where` keeps the other branch from dividing by it.
     largest = weight.max()
@@ -70,9 +83,8 @@ def normalise_weight(weight: Weight | None) -> jax.Array | None:
     half = power // 2
     weight = jnp.ldexp(jnp.ldexp(weight, -half), half - power)
     whole = weight.sum()
-    return weight * jnp.where(
-        whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0
-    )
+    share = jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
+    return Weights(weight * share, given)
 
 
 def zeros_for_left_out(weight: jax.Array, result: jax.Array) -> jax.Array:

@@ -47,7 +47,10 @@ def scale_of(config: Config, kept: Sequence[PyTree]) -> jax.Array:
 
 
 def first_cotangent(
-    config: Config, value: jax.Array, weight: float, kept: Sequence[PyTree]
+    config: Config,
+    value: jax.Array,
+    weight: float | jax.Array,
+    kept: Sequence[PyTree],
 ) -> jax.Array:
     """The cotangent of a loss, from which all others come: its weight, times the scale.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.kinds import PERSISTENT, Kind
+from jsplit.training.losses import info_of
+from jsplit.training.strengths import Strengths
 from jsplit.training.walk import Address, Wire
 
 Meshes = Mapping[str, Mesh]
@@ -160,17 +163,25 @@ def on_party_devices(
     return lambda *values: function(*map(lay, reads, values))
 
 
-def gathered(
-    combine: Callable[[dict[str, jax.Array]], Info], config: Config
-) -> Callable[[dict[str, jax.Array]], Info]:
-    """A function of the losses of all parties, which lie on different devices.
+Combine = Callable[[Mapping[str, jax.Array], Strengths], Info]
 
-    They are moved to the devices of the party that has the first.
+
+def combined(config: Config) -> Combine:
+    """How the losses of all parties, and strengths, become what a step tells.
+
+    They may lie on different devices, and are moved to those of the party that has the
+    first loss.
     """
+    combine: Combine = partial(info_of, config.topology)
+    losses = config.topology.losses
+    # One loss of weight 1 is the total as it is: nothing is computed,
+    # so nothing compiled.
+    if len(losses) > 1 or any(x.weight != 1 for x in losses):
+        combine = jax.jit(combine)
     if not config.mesh:
         return combine
     mesh = config.mesh.get(config.topology.losses[0].party) or default_mesh()
-    return lambda losses: combine(replicate(losses, mesh))
+    return lambda *given: combine(*[replicate(x, mesh) for x in given])
 
 
 def zeros(function: Callable[..., PyTree], config: Config) -> Callable[..., PyTree]:

@@ -7,7 +7,6 @@ what its party has and has been sent, of nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -35,15 +34,21 @@ from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
 from jsplit.training.kinds import Kind
-from jsplit.training.left_out import Weight, as_checked, fill, normalise_weight
-from jsplit.training.losses import info_of
-from jsplit.training.meshes import check_even, gathered, with_batch_sharding, zeros
+from jsplit.training.left_out import (
+    Weight,
+    Weights,
+    as_checked,
+    fill,
+    normalise_weight,
+)
+from jsplit.training.meshes import check_even, combined, with_batch_sharding, zeros
 from jsplit.training.microbatches import part_of
 from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.own_reads import training_fields
 from jsplit.training.passing import init_of, passing
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import Layout, layout_of, load, save_back
+from jsplit.training.strengths import in_store, in_topology
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, Walk
@@ -131,8 +136,8 @@ def messages(
     programs_for = _by_shapes(scalars.watch(config), layout)
     needed, inputs = training_fields(config), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
-    drawing = secret_senders(config, train=False)
-    combine, judge = _combine(config), Verdict(config.nonfinite, all_watched(config))
+    strong, drawing = bool(in_topology(topology)), secret_senders(config, train=False)
+    combine, judge = combined(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
     # not in every step.
@@ -147,14 +152,16 @@ def messages(
         size = check_batch(topology, batch, needed, microbatches, weight)
         if config.mesh:
             check_even(config, size)
+        counts = None
         if weight is not None:
-            batch, weight = fill(weight, dict(batch)), normalise_weight(weight)
+            batch, counts = fill(weight, dict(batch)), normalise_weight(weight)
         carrier = Recorder(known)
         store, losses = call_on_state(
-            state, programs_for(batch).train, state, batch, weight, carrier
+            state, programs_for(batch).train, state, batch, counts, carrier
         )
         finite = judge.finite(store)
-        info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
+        info = combine(losses, in_store(topology, store) if strong else {})
+        info = info._replace(messages=tuple(carrier.messages), finite=finite)
         new = save_back(layout, store)
         judge(finite, lambda: step_of(new))
         return new, info
@@ -170,7 +177,8 @@ def messages(
         call_on_state(state, programs_for(batch).measure, store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
         finite = judge_losses.finite(store)
-        info = combine(losses)._replace(messages=tuple(carrier.messages), finite=finite)
+        info = combine(losses, in_store(topology, store) if strong else {})
+        info = info._replace(messages=tuple(carrier.messages), finite=finite)
         judge_losses(finite)
         return info, {name: store[name] for name in walks.observed}
 
@@ -191,7 +199,7 @@ def messages(
 
 
 _Train = Callable[
-    [TrainState, Fields, jax.Array | None, Recorder], tuple[Store, dict[str, jax.Array]]
+    [TrainState, Fields, Weights | None, Recorder], tuple[Store, dict[str, jax.Array]]
 ]
 
 
@@ -243,7 +251,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         def at_once(
             state: TrainState,
             batch: Fields,
-            weight: jax.Array | None,
+            weight: Weights | None,
             carrier: Recorder,
         ) -> tuple[Store, dict[str, jax.Array]]:
             store = load(layout, state, batch, weight)
@@ -261,7 +269,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     )
 
     def in_parts(
-        state: TrainState, batch: Fields, weight: jax.Array | None, carrier: Recorder
+        state: TrainState, batch: Fields, weight: Weights | None, carrier: Recorder
     ) -> tuple[Store, dict[str, jax.Array]]:
         # No weights are a tree without leaves, so they are divided like
         # the fields.
@@ -282,14 +290,3 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         return store, {n.what: store[total(n)] / count for n in walks.losses}
 
     return in_parts
-
-
-def _combine(config: Config) -> Callable[[dict[str, jax.Array]], Info]:
-    """How the losses of all parties become what a step tells."""
-    combine: Callable[[dict[str, jax.Array]], Info] = partial(info_of, config.topology)
-    losses = config.topology.losses
-    # One loss of weight 1 is the total as it is: nothing is computed,
-    # so nothing compiled.
-    if len(losses) > 1 or any(x.weight != 1 for x in losses):
-        combine = jax.jit(combine)
-    return gathered(combine, config)

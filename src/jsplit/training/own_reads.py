@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jsplit.core.base import Link, PyTree
+from jsplit.core.strength import Strength
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import fields_of
@@ -35,11 +36,13 @@ def told(link: Link, found: Mapping[str, PyTree]) -> dict[str, PyTree]:
 
     Args:
         link: which encodes.
-        found: what lies at `read_names`.
+        found: what lies at `read_names` and `strength_names`.
     """
     own = {n: found.get(n) for n in link.reads}
-    # Arrays, so that no link can make one of them a constant of its program.
-    return own | {n: jnp.float32(x) for n, x in link.strengths.items()}
+    for name, x in link.strengths.items():
+        # Numbers as arrays too, so that what a link does with one it can with the other.
+        own[name] = found[name] if isinstance(x, Strength) else jnp.float32(x)
+    return own
 
 
 def training_fields(config: Config) -> set[str]:

@@ -77,8 +77,10 @@ def _backward_ops(config: Config) -> list[Op]:
     ops: list[Op] = []
     for loss in topology.losses:
         # A metric has a value, but nothing is differentiated for it.
-        make = loss_and_cotangents_op if loss.differentiable_inputs else loss_op
-        ops.append(make(config, loss))
+        if loss.differentiable_inputs:
+            ops.append(loss_and_cotangents_op(config, loss))
+        else:
+            ops.append(loss_op(config, loss, train=True))
 
     for node in reversed(topology.segments):
         for c in topology.crossings:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
-
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.training.config import Config
-from jsplit.training.crossing import secret_senders, wires
+from jsplit.training.crossing import secret_senders
 from jsplit.training.kinds import Kind
+from jsplit.training.left_out import Weights
 from jsplit.training.loss_scale import scale_names
+from jsplit.training.strengths import strength_name, strengths_of
 from jsplit.training.walk import Name, Store
+from jsplit.training.wires import wires
 
 
 class PartyLayout(NamedTuple):
@@ -30,6 +31,7 @@ class PartyLayout(NamedTuple):
             message; a dynamic loss scale is kept beside them.
         key: the key that the parties agreed on.
         step: the number of steps taken.
+        strengths: numbers that its losses and links read, by name.
         fields: fields of the batch.
         weight: how much each example counts, [batch]; `None` lies there
             if all count alike.
@@ -44,6 +46,7 @@ class PartyLayout(NamedTuple):
     links: dict[str, Name]
     key: Name
     step: Name
+    strengths: dict[str, Name]
     fields: dict[str, Name]
     weight: Name
     micro: Name
@@ -57,7 +60,7 @@ Layout = Mapping[str, PartyLayout]
 
 def layout_of(config: Config) -> dict[str, PartyLayout]:
     """The layout of all parties."""
-    topology = config.topology
+    topology, strengths = config.topology, strengths_of(config)
     # Only the sender's end of a link has a memory.
     linked = [w for w in wires(topology) if (w.kind, w.what) in config.links]
     drawing = secret_senders(config)
@@ -73,6 +76,7 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
             | {name.what: name for name in scale_names(config, p)},
             key=Name(p, Kind.KEY),
             step=Name(p, Kind.STEP),
+            strengths={n: strength_name(p, x) for n, x in strengths[p].items()},
             fields={f: Name(p, Kind.VALUE, f) for f in topology.holds.get(p, ())},
             weight=Name(p, Kind.WEIGHT),
             micro=Name(p, Kind.MICRO),
@@ -86,7 +90,7 @@ def load(
     layout: Layout,
     state: TrainState,
     batch: Mapping[str, PyTree] | None = None,
-    weight: jax.Array | None = None,
+    weight: Weights | None = None,
     noise: PyTree = None,
 ) -> Store:
     """A store with the state of every party in it, and a batch if one is given.
@@ -97,8 +101,8 @@ def load(
         batch: fields, [batch, ...] each, which go to every party that
             holds them; others are left out. Without a batch there are
             no weights in the store either.
-        weight: how much each example counts, [batch] of mean 1; `None`:
-            all count alike.
+        weight: how much each example counts, [batch]; `None`: all count
+            alike.
         noise: of a call of inference, what tells it from others, for those
             that draw secret noise.
 
@@ -123,6 +127,8 @@ def load(
             raise _of_another_trainer(party, "nodes", own.params, at.params)
         if at.links.keys() != own.links.keys():
             raise _of_another_trainer(party, "links", own.links, at.links)
+        if at.strengths.keys() != own.strengths.keys():
+            raise _of_another_trainer(party, "strengths", own.strengths, at.strengths)
 
         # Plain loops: this runs in every step, and each comprehension
         # is a call.
@@ -132,6 +138,8 @@ def load(
             store[name] = own.state[n]
         for label, name in at.links.items():
             store[name] = own.links[label]
+        for n, name in at.strengths.items():
+            store[name] = own.strengths[n]
         store[at.optimizer] = own.optimizer
         store[at.key] = own.key
         store[at.step] = own.step
@@ -185,6 +193,7 @@ def save_back(layout: Layout, store: Store) -> TrainState:
     # `load` was given.
     parties = {}
     for party, at in layout.items():
+        own = at.strengths
         parties[party] = PartyState(
             {n: store[name] for n, name in at.params.items()},
             {n: store[name] for n, name in at.state.items()},
@@ -193,6 +202,7 @@ def save_back(layout: Layout, store: Store) -> TrainState:
             store[at.key],
             store[at.step],
             None if at.secret is None else store[at.secret],
+            {n: store[name] for n, name in own.items()} if own else {},
         )
     return TrainState(parties)
 

@@ -23,6 +23,7 @@ from jsplit.training.loss_scale import unscale_op
 from jsplit.training.losses import loss_name
 from jsplit.training.optimizers import run_optimizer
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
+from jsplit.training.strengths import weight_in, weight_names
 from jsplit.training.sums import gradients, total
 from jsplit.training.walk import Name, Op
 
@@ -112,10 +113,16 @@ class _Inputs(NamedTuple):
     def names(self, config: Config) -> list[Name]:
         """All of it, in the order that `optimizer_inputs` reads."""
         grads = [name for names in self.gradients.values() for name in names]
+        if config.microbatches > 1:
+            grads = [total(x) for x in grads]
+        return [*self.updated, *grads, *self.objective(config)]
+
+    def objective(self, config: Config) -> list[Name]:
+        """The losses, and the strengths that are their weights."""
         losses = [loss_name(x) for x in self.losses]
         if config.microbatches > 1:
-            grads, losses = [total(x) for x in grads], [total(x) for x in losses]
-        return [*self.updated, *grads, *losses]
+            losses = [total(x) for x in losses]
+        return losses + [n for x in self.losses for n in weight_names(x)]
 
 
 def _inputs(config: Config, party: str) -> _Inputs:
@@ -153,10 +160,14 @@ def _given(config: Config, at: _Inputs, values: Sequence[PyTree]) -> _Given:
 
 
 def _loss(config: Config, at: _Inputs, values: Sequence[jax.Array]) -> jax.Array:
-    """The sum of a party's losses, each times its weight."""
+    """The sum of a party's losses, each times its weight, from what lies at `objective`."""
     loss = jnp.zeros((), jnp.result_type(float))
-    for x, value in zip(at.losses, values, strict=True):
-        loss = loss + x.weight * value.astype(loss.dtype) / config.microbatches
+    count = len(at.losses)
+    found = dict(zip(at.objective(config)[count:], values[count:], strict=True))
+    for x, value in zip(at.losses, values[:count], strict=True):
+        loss = (
+            loss + weight_in(x, found) * value.astype(loss.dtype) / config.microbatches
+        )
     return loss
 
 
@@ -169,12 +180,11 @@ def knows_loss(config: Config, party: str) -> bool:
 def _loss_op(config: Config, party: str, exchange: Exchange) -> Op:
     """The party's part of the loss that is minimised."""
     at = _inputs(config, party)
-    count = len(at.losses)
 
     def run(*values):
-        return (_loss(config, at, values[-count:]).reshape(1),)
+        return (_loss(config, at, values).reshape(1),)
 
-    names = at.names(config)[-count:]
+    names = at.objective(config)
     return Op(party, OpKind.MEASURE, "", tuple(names), (exchange.part(party),), run)
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.training.config import Config
-from jsplit.training.crossing import wires
 from jsplit.training.kinds import PERSISTENT, Kind, OpKind
 from jsplit.training.losses import loss_name
 from jsplit.training.metrics import observed_names
@@ -18,6 +17,7 @@ from jsplit.training.step import inference_ops, training_ops
 from jsplit.training.sums import accumulate_ops, total
 from jsplit.training.update import exchanges, norms, update_ops
 from jsplit.training.walk import Name, Op, Walk, Wire
+from jsplit.training.wires import wires
 
 
 class Walks(NamedTuple):

@@ -16,6 +16,7 @@ from jsplit.party.contract.unread import check_own_reads
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.initial import example, first_states, seed_of, with_drawn_secrets
+from jsplit.training.loss_value import loss_function
 
 
 def first_state(
@@ -73,7 +74,7 @@ def _check_losses(
         if x.party != party or any(i not in values for i in x.reads):
             continue
         try:
-            jax.eval_shape(x.fn, *[values[i] for i in x.reads])
+            jax.eval_shape(loss_function(x), *[values[i] for i in x.reads])
         except Exception as error:
             got = ", ".join(f"`{i}` {describe(values[i])}" for i in x.reads)
             raise ValueError(

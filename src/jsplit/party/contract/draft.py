@@ -18,12 +18,12 @@ from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
 from jsplit.party.contract.checks import check_addresses, with_format
 from jsplit.party.contract.entries import (
-    LossEntry,
     MetricEntry,
     NodeEntry,
     as_json,
 )
 from jsplit.party.contract.field_types import dtypes_of
+from jsplit.party.contract.placeholders import loss_entry
 from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
@@ -194,10 +194,7 @@ def _of_topology(topology: Topology) -> dict[str, object]:
         )
         nodes.append(as_json(entry))
     for x in topology.losses:
-        # A weight may have been given as an integer, and 1 and 1.0 are two texts of
-        # JSON, hence two hashes.
-        weight = float(x.weight)
-        losses.append(as_json(LossEntry(x.name, x.party, x.reads, weight, x.local)))
+        losses.append(as_json(loss_entry(x)))
     metrics = [
         as_json(MetricEntry(x.name, x.party, x.reads, x.weighted))
         for x in topology.metrics

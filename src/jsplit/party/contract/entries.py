@@ -41,6 +41,9 @@ class LossEntry:
         reads: the fields and values that it reads.
         weight: of the loss in the sum that is minimised; 0 for a metric.
         local: whether its gradient stays at its party.
+        strength: the name under which its party may set the weight, which is then what
+            it is at first; "": nobody may. In the file it is left out then.
+        per: by what its sum over examples is divided; left out where it is a mean.
     """
 
     name: str
@@ -48,6 +51,8 @@ class LossEntry:
     reads: tuple[str, ...]
     weight: float
     local: bool
+    strength: str = ""
+    per: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,8 @@ def _check_values(found: Mapping[str, object]) -> None:
             listed = isinstance(value, (list, tuple))
             right = listed and all(isinstance(x, str) for x in value)
             kind = "a list of names"
-        elif name == "weight":
-            # Python counts `True` as 1, and nobody means it by a weight.
+        elif name in ("weight", "per"):
+            # Python counts `True` as 1, and nobody means it by either.
             number = isinstance(value, (int, float))
             right, kind = number and not isinstance(value, bool), "a number"
         elif name in ("trainable", "local", "weighted"):

@@ -13,6 +13,7 @@ import jax
 
 from jsplit.core.base import Segment
 from jsplit.core.checks import names_of
+from jsplit.core.strength import Strength
 from jsplit.party.contract.entries import LossEntry, MetricEntry, NodeEntry
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
@@ -167,4 +168,19 @@ def _loss(
     if isinstance(loss, MetricEntry):
         return Metric(loss.name, fn, loss.party, loss.reads, loss.weighted)
     made = cast(Callable[..., jax.Array], fn)
-    return Loss(loss.name, made, loss.party, loss.reads, loss.weight, loss.local)
+    # A strength at all parties: one of 0 is trained for, and its cotangents cross.
+    weight = Strength(loss.strength, loss.weight) if loss.strength else loss.weight
+    return Loss(loss.name, made, loss.party, loss.reads, weight, loss.local, loss.per)
+
+
+def loss_entry(loss: Loss) -> LossEntry:
+    """A loss as an agreement has it: all but its function."""
+    strength, weight = "", loss.weight
+    if isinstance(weight, Strength):
+        strength, weight = weight.name, weight.value
+    # Both may have been given as integers, and 1 and 1.0 are two texts of JSON, hence
+    # two hashes.
+    per = None if loss.per is None else float(loss.per)
+    return LossEntry(
+        loss.name, loss.party, loss.reads, float(weight), loss.local, strength, per
+    )

@@ -20,10 +20,10 @@ from jsplit.party.contract.placeholders import assemble
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
 from jsplit.training.configure import configure
-from jsplit.training.crossing import wires
 from jsplit.training.known import known_of
 from jsplit.training.passing import claims_of, together
 from jsplit.training.walk import Wire
+from jsplit.training.wires import wires
 
 Paths = dict[str, dict[str, list[str]]]
 """By party, and by message in words, the paths of leaves of its value."""

@@ -1,0 +1,107 @@
+"""Where the strengths of losses and links lie: arrays in the states of the parties that read them.
+
+So a new number compiles nothing anew, and several, along an axis of the state, are one
+program. Training reads them and changes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core.base import Link, TrainState
+from jsplit.core.strength import Strength
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss
+from jsplit.training.config import Config
+from jsplit.training.kinds import Kind
+from jsplit.training.walk import Name, Store
+from jsplit.training.wires import wires
+
+Strengths = Mapping[Name, jax.Array]
+"""By where each lies, its number, float32 []; or [clients] where each client has its own."""
+
+
+def strength_name(party: str, strength: Strength) -> Name:
+    """Where a strength lies at a party."""
+    return Name(party, Kind.STRENGTH, strength.name)
+
+
+def strength_names(party: str, link: Link) -> dict[str, Name]:
+    """Where those strengths of a link lie that can be set, by the names it is told."""
+    return {
+        n: strength_name(party, x)
+        for n, x in link.strengths.items()
+        if isinstance(x, Strength)
+    }
+
+
+def weight_names(loss: Loss) -> tuple[Name, ...]:
+    """Where the weight of a loss lies, if it is a strength: a number lies nowhere."""
+    strength = loss.weight
+    if not isinstance(strength, Strength):
+        return ()
+    return (strength_name(loss.party, strength),)
+
+
+def weight_in(loss: Loss, found: Strengths) -> float | jax.Array:
+    """The weight of a loss: its number, or that of its strength."""
+    names = weight_names(loss)
+    return found[names[0]] if names else cast(float, loss.weight)
+
+
+def in_topology(topology: Topology) -> tuple[Name, ...]:
+    """Where the strengths lie that are weights of losses, each once."""
+    names = (n for x in topology.losses for n in weight_names(x))
+    return tuple(dict.fromkeys(names))
+
+
+def in_store(topology: Topology, store: Store) -> dict[Name, jax.Array]:
+    """The strengths that are weights of losses, out of a store."""
+    return {n: store[n] for n in in_topology(topology)}
+
+
+def in_state(topology: Topology, state: TrainState) -> dict[Name, jax.Array]:
+    """The strengths that are weights of losses, out of a state of all parties."""
+    names = in_topology(topology)
+    return {n: state.parties[n.party].strengths[n.what] for n in names}
+
+
+def strengths_of(config: Config) -> dict[str, dict[str, Strength]]:
+    """By party, the strengths that its losses and links read, by name.
+
+    Args:
+        config: of the training.
+
+    Raises:
+        ValueError: if two of one party have one name and different values.
+    """
+    found: dict[str, dict[str, Strength]] = {p: {} for p in config.topology.parties}
+
+    def add(party: str, value: object) -> None:
+        if not isinstance(value, Strength):
+            return
+        known = found[party].setdefault(value.name, value)
+        if known != value:
+            raise ValueError(
+                f"strength `{value.name}` of `{party}` has two values, {known.value} "
+                f"and {value.value}: give the same, or names of their own."
+            )
+
+    for loss in config.topology.losses:
+        add(loss.party, loss.weight)
+    for wire in wires(config.topology):
+        link = config.links.get((wire.kind, wire.what))
+        # Who sends encodes, and with it reads.
+        for value in getattr(link, "strengths", {}).values():
+            add(wire.sender, value)
+    return found
+
+
+def first_strengths(config: Config, party: str) -> dict[str, jax.Array]:
+    """The strengths of a party before anybody sets them, by name, float32 []."""
+    own = strengths_of(config)[party]
+    return {name: jnp.asarray(x.value, jnp.float32) for name, x in own.items()}
