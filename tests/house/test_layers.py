@@ -52,7 +52,7 @@ INSIDE = {
         "refusals statistics ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics losses nodes crossings text validation graph "
+        "handoffs names metrics losses nodes crossings replacing text validation graph "
         "configurations.building decoupling drawing.scene configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
@@ -62,10 +62,10 @@ INSIDE = {
         "keys_apart left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "first_links "
-        "metrics executor segment_ops store sums step update initial known "
+        "first_links metrics executor segment_ops store sums step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
-        "microbatches fused messages"
+        "recording places same_for_others microbatches party_programs fused record "
+        "messages"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
@@ -98,14 +98,19 @@ INSIDE = {
         "contract.seconds contract.checks contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
-        "connection.comebacks connection.peers contract.draft contract.files replay compute.local "
+        "connection.comebacks connection.peers contract.draft contract.files replay "
+        "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
     "privacy": (
-        "scores traffic guarantees.gaussian guarantees.pure guarantees.sampled "
+        "scores traffic watching measures.estimate measures.records measures.student "
+        "measures.bootstrap measures.distances measures.correlation "
+        "measures.batched measures.auc measures.rates measures.images "
+        "measures.reconstructed measures.probes measures.information measures.bound "
+        "guarantees.gaussian guarantees.pure guarantees.sampled "
         "guarantees.mechanism guarantees.rows guarantees.reach guarantees.statement "
         "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing"
     ),
@@ -125,6 +130,9 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
+    "privacy.measures.images": {"dm_pix"},
+    "privacy.measures.probes": {"sklearn"},
+    "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
@@ -223,7 +231,8 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 
 def test_importing_jsplit_imports_no_extra():
-    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "torch", "dp_accounting"}
+    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "dm_pix", "torch"}
+    extras |= {"dp_accounting"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(
