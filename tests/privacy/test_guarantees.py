@@ -486,6 +486,9 @@ def test_what_is_printed_has_all_that_it_depends_on():
     text = str(said)
     for word in ("epsilon", "delta 1e-05", "mu 0.2000", "neighbours", "arXiv", "if:"):
         assert word in text
+    for condition in said.assumptions:
+        assert condition == condition.strip() and f"if: {condition}" in text
+    assert any("that nobody else has" in a for a in said.assumptions)
     shown = float(text.split("epsilon ")[1].split()[0])
     assert epsilon(said) <= shown < epsilon(said) + 1e-4
     rows = json.loads(guarantee(vanilla(), FIELDS, **RUN).json())
