@@ -1,7 +1,18 @@
 """Who has which records, and who reads which in which step: a door to the room `populations`."""
 
 from jsplit.populations.partitions import dirichlet, everyone, grouped, iid, quantity
+from jsplit.populations.poisson import Poisson, poisson
 from jsplit.populations.population import Population
 from jsplit.populations.round import Round
 
-__all__ = ["Population", "Round", "dirichlet", "everyone", "grouped", "iid", "quantity"]
+__all__ = [
+    "Poisson",
+    "Population",
+    "Round",
+    "dirichlet",
+    "everyone",
+    "grouped",
+    "iid",
+    "poisson",
+    "quantity",
+]

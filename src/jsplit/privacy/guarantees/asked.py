@@ -1,0 +1,166 @@
+"""What `guarantee` is asked, checked and brought into its own form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jsplit.core.checks import as_positive_int, shown
+from jsplit.privacy.guarantees.composing import Plan
+from jsplit.privacy.guarantees.gaussian import probability
+from jsplit.privacy.guarantees.mechanism import Mechanism
+from jsplit.privacy.guarantees.reach import Release
+from jsplit.privacy.guarantees.sampled import ACCOUNTANTS
+from jsplit.topology.graph import Topology
+
+DPSGD = Mapping[str | tuple[str, ...], Mechanism]
+"""By the node, or by all nodes that are clipped in one norm, the noise of their DP-SGD."""
+
+
+def others_of(
+    topology: Topology, party: str, together: Sequence[Sequence[str]]
+) -> list[tuple[str, ...]]:
+    """The other parties, and those sets of parties that one is not in."""
+    alone = [(p,) for p in topology.parties if p != party]
+    for group in together:
+        for p in group:
+            if p not in topology.parties:
+                raise ValueError(f"`together` names `{p}`, which is no party.")
+    return alone + [tuple(g) for g in together if party not in g]
+
+
+def subjects(
+    topology: Topology, held: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """A party's features, which segments read, and its labels, which only losses do."""
+    read = {i for n in topology.segments for i in n.reads}
+    compared = {i for x in (*topology.losses, *topology.metrics) for i in x.reads}
+    features = tuple(f for f in held if f in read)
+    labels = tuple(f for f in held if f in compared - read)
+    return [(a, f) for a, f in (("features", features), ("labels", labels)) if f]
+
+
+def plan_of(
+    topology: Topology,
+    steps: int,
+    batch: int,
+    records: int,
+    epochs: int | None,
+    sampling: str,
+    *,
+    amplified: bool,
+    answers: int,
+    delta: float | None,
+    accountant: str,
+) -> Plan:
+    """How often records are read; the arguments are those of `guarantee`."""
+    for name, x in (("steps", steps), ("batch", batch), ("records", records)):
+        as_positive_int(name, x)
+    if batch > records:
+        raise ValueError(f"`batch` is {batch}, but there are only {records} `records`.")
+    if sampling not in ("shuffled", "fixed", "poisson"):
+        raise ValueError(
+            '`sampling` must be "shuffled", "fixed" or "poisson", got '
+            f"{shown(sampling)}."
+        )
+    if accountant not in ACCOUNTANTS:
+        raise ValueError(
+            f'`accountant` must be "pld" or "rdp", got {shown(accountant)}.'
+        )
+    if answers != 0:
+        as_positive_int("answers", answers)
+    least = -(-steps // -(-records // batch))
+    uses = -(-steps * batch // records) if epochs is None else epochs
+    if as_positive_int("epochs", uses) < least:
+        raise ValueError(
+            f"`epochs` is {epochs}, but {steps} steps of {batch} of {records} records are "
+            f"at least {least}."
+        )
+    short = records % batch
+    batched = {*topology.node, *topology.fields}
+    return Plan(
+        steps,
+        records,
+        batch / records,
+        uses,
+        # A population fills up a short batch with its own records, which cross again.
+        -(-batch // short) if short else 1,
+        answers=answers,
+        poisson=sampling == "poisson",
+        amplified=amplified,
+        # A loss of parameters alone has no batch.
+        constant=all(
+            x.per is not None
+            for x in topology.losses
+            if x.weight and any(i in batched for i in x.reads)
+        ),
+        delta=probability(
+            "delta", min(1e-5, 0.1 / records) if delta is None else delta
+        ),
+        accountant=accountant,
+    )
+
+
+def check_responses(given: Mapping[str, Mechanism], topology: Topology) -> None:
+    """Refuse `labels` that are no fields, or noise that is no mechanism."""
+    for field, mechanism in given.items():
+        if field not in topology.fields:
+            raise ValueError(f"`labels` names `{field}`, which is no field.")
+        if not isinstance(mechanism, Mechanism):
+            raise ValueError(
+                f"`labels` of `{field}` must be a Mechanism, got {shown(mechanism)}."
+            )
+
+
+def trainings(
+    topology: Topology, dp_sgd: DPSGD, strengths: Mapping[str, float]
+) -> dict[str, Release]:
+    """By node, the noise of its DP-SGD; nodes clipped in one norm have one."""
+    found: dict[str, Release] = {}
+    for key, mechanism in dp_sgd.items():
+        nodes = (key,) if isinstance(key, str) else key
+        if not isinstance(mechanism, Mechanism) or mechanism.kind != "gaussian":
+            raise ValueError(
+                f"`dp_sgd` of {', '.join(nodes)} must be a Mechanism of the kind "
+                f'"gaussian", got {shown(mechanism)}.'
+            )
+        for n in nodes:
+            if n not in topology.node or n in found:
+                what = "is no node" if n not in topology.node else "is named twice"
+                raise ValueError(f"`dp_sgd` names `{n}`, which {what}.")
+            found[n] = Release("training", ", ".join(nodes), mechanism.at(strengths))
+    return found
+
+
+def frozen(
+    topology: Topology, bottoms: str | Mapping[str, str], dp_sgd: DPSGD
+) -> frozenset[str]:
+    """The nodes whose parameters stay as they are, by what the user says."""
+    private = {n for key in dp_sgd for n in ((key,) if isinstance(key, str) else key)}
+    at_home: list[str] = []
+    for n in topology.segments:
+        home = {*topology.holds.get(n.party, ())} | {*at_home}
+        if all(i in home and _party(topology, i, n.party) == n.party for i in n.reads):
+            at_home.append(n.name)
+    said = dict.fromkeys(at_home, bottoms) if isinstance(bottoms, str) else bottoms
+    for name, what in said.items():
+        if name not in topology.node:
+            raise ValueError(f"`bottoms` names `{name}`, which is no node.")
+        if what not in ("trained", "frozen", "private"):
+            raise ValueError(
+                '`bottoms` must be "trained", "frozen" or "private", got '
+                f"{shown(what)}."
+            )
+        trainable = topology.node[name].segment.trainable
+        if what == "private" and trainable and name not in private:
+            raise ValueError(f"`bottoms` is private, but `{name}` is not in `dp_sgd`.")
+        if what == "frozen" and name in private:
+            raise ValueError(f"`bottoms` is frozen, but `{name}` is in `dp_sgd`.")
+    return frozenset(
+        n
+        for n, what in said.items()
+        if what == "frozen" and topology.node[n].segment.trainable
+    )
+
+
+def _party(topology: Topology, name: str, default: str) -> str:
+    return topology.node[name].party if name in topology.node else default

@@ -1,0 +1,143 @@
+"""Which segments and losses mix the records of a batch: tried out, row against row.
+
+Noise on a record's own vector hides that record only if no other vector of the batch
+depends on it. BatchNorm in training, and a distance correlation, make others depend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.core.base import PyTree
+from jsplit.core.trees import as_arrays, batch_of, combine, inexact_part
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Loss
+
+_TRIED = 8
+"""So many records at most take the place of the first, one after another."""
+
+Values = dict[str, PyTree]
+
+
+def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
+    """The nodes and losses by whose results other records depend on the first one.
+
+    Another record of the batch takes the place of the first. Then the other rows of what
+    a node gives, and of the cotangents that a loss gives, must be the same bits, and
+    statistics as well. It is an experiment at parameters as they are drawn, and no proof.
+
+    Args:
+        topology: of which nodes and losses are tried.
+        fields: a batch, [batch, ...] each, of records that differ.
+
+    Returns:
+        Names of nodes and losses.
+
+    Raises:
+        ValueError: if a field is missing, the batch has less than two records, or a
+            field of it is the same for all of them: then nothing could be seen.
+    """
+    trained = [x for x in topology.losses if x.weight]
+    for part in (*topology.segments, *trained):
+        for i in part.reads:
+            if i in topology.fields and i not in fields:
+                raise ValueError(f"`fields` lacks `{i}`, which `{part.name}` reads.")
+    values: Values = dict(as_arrays(fields, "`fields`: `{}`"))
+    size = batch_of(values)
+    if size < 2:
+        raise ValueError(f"`fields` must have at least 2 records, got {size}.")
+    tried = range(1, min(size, _TRIED))
+    for name, x in values.items():
+        if all(_equal(_swapped(x, i), x) for i in tried):
+            raise ValueError(
+                f"`fields`: the first records must differ in `{name}`, to see whether "
+                "records are mixed."
+            )
+    found: set[str] = set()
+    for n in topology.segments:
+        # The same key for all: two runs differ by the record alone, not by dropout.
+        key = jax.random.key(0)
+        inputs = [values[i] for i in n.reads]
+        params, state = n.segment.init(key, *inputs)
+        run = _run_of(n.segment.apply, params, state, key)
+        values[n.name], after = run(*inputs)
+        values |= {f"{n.name}.params": params, f"{n.name}.state": after}
+        if _mixes(run, inputs, size):
+            found.add(n.name)
+    batched = {*topology.node, *topology.fields}
+    for loss in trained:
+        own = [i for i in loss.reads if i in topology.node]
+        if own:
+            run, inputs = _cotangents_of(loss, own, batched, values)
+            if _mixes(run, inputs, size):
+                found.add(loss.name)
+    return frozenset(found)
+
+
+def _run_of(
+    apply: Callable[..., tuple[PyTree, PyTree]],
+    params: PyTree,
+    state: PyTree,
+    key: jax.Array,
+) -> Callable[..., tuple[PyTree, PyTree]]:
+    return lambda *inputs: apply(params, state, key, *inputs, train=True)
+
+
+def _cotangents_of(
+    loss: Loss, own: Sequence[str], batched: Collection[str], values: Values
+) -> tuple[Callable[..., tuple[PyTree, PyTree]], list[PyTree]]:
+    """What gives a loss's cotangents of values, and the inputs that are of records."""
+    # Not what it reads of parameters or statistics.
+    of_records = [i for i in dict.fromkeys(loss.reads) if i in batched]
+    more = {"weight": None} if loss.takes_weight else {}
+
+    def run(*inputs: PyTree) -> tuple[PyTree, PyTree]:
+        named = values | dict(zip(of_records, inputs, strict=True))
+
+        def fn(parts: Values) -> jax.Array:
+            now = named | {i: combine(named[i], x) for i, x in parts.items()}
+            return jnp.sum(loss.fn(*[now[i] for i in loss.reads], **more))
+
+        return jax.grad(fn)({i: inexact_part(named[i]) for i in own}), ()
+
+    return run, [values[i] for i in of_records]
+
+
+def _mixes(
+    run: Callable[..., tuple[PyTree, PyTree]], inputs: Sequence[PyTree], size: int
+) -> bool:
+    """Whether other rows, or what is of no row, change with the first record."""
+    value, rest = run(*inputs)
+    if any(x.shape[:1] != (size,) for x in jax.tree.leaves(value)):
+        return True
+    others = jax.tree.map(lambda x: x[1:], value)
+    for i in range(1, min(size, _TRIED)):
+        changed, rest_changed = run(*[_swapped(x, i) for x in inputs])
+        # Bits, not nearly: rows that are computed alike from the same are the same.
+        if not _equal(jax.tree.map(lambda x: x[1:], changed), others):
+            return True
+        if not _equal(rest_changed, rest):
+            return True
+    return False
+
+
+def _swapped(value: PyTree, i: int) -> PyTree:
+    """A value in which the first record is the one at `i`."""
+    return jax.tree.map(lambda x: jnp.asarray(x).at[0].set(x[i]), value)
+
+
+def _equal(a: PyTree, b: PyTree) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(_bits_equal(x, y) for x, y in pairs)
+
+
+def _bits_equal(x: jax.Array, y: jax.Array) -> bool:
+    if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+        x, y = jax.random.key_data(x), jax.random.key_data(y)
+    one, other = np.asarray(x), np.asarray(y)
+    # NaN in the same places is no change.
+    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
