@@ -217,7 +217,10 @@ def test_what_differs_by_rounding_is_at_no_distance():
     distances = pairwise(jnp.asarray(twice), 1.0)
     assert not jnp.diagonal(distances[:60, 60:]).any()
     exact = np.linalg.norm(x[:, None] - x[None], axis=-1)
-    assert np.asarray(distances[:60, :60]) == pytest.approx(exact, abs=1e-4)
+    # In a unit of their own, a power of 2.
+    unit = float(distances[0, 1] / exact[0, 1])
+    assert np.log2(unit) == pytest.approx(round(np.log2(unit)), abs=1e-5)
+    assert np.asarray(distances[:60, :60]) / unit == pytest.approx(exact, abs=1e-4)
 
 
 @both
@@ -279,3 +282,19 @@ def test_fewer_than_two_batches_are_refused():
         dependence(np.ones(200), np.ones(200), jax.random.key(0), batch=3)
     with pytest.raises(ValueError, match="`key` must be a PRNG key"):
         dependence(np.ones(300), np.ones(300), 0)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("unit", [1e-35, 1e-25, 1e-12, 1e12, 1e25, 1e37])
+def test_the_unit_of_a_value_does_not_matter_however_small_or_large(unit, corrected):
+    """Cotangents of a mean over a large batch are tiny, and would look as if they said nothing."""
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    x, small = x / np.abs(x).max(), np.float32(unit)
+    plain = distance_correlation(x, x**3, corrected=corrected)
+    scaled = distance_correlation(x * small, x**3, corrected=corrected)
+    np.testing.assert_allclose(scaled, plain, rtol=2e-3)
+    slope = jax.grad(lambda v: distance_correlation(v, x**3, corrected=corrected))(
+        x * small
+    )
+    # A derivative by something of 1e37 is itself no number of 32 bits.
+    assert jnp.isfinite(slope).all() and (unit > 1e30 or jnp.abs(slope).max() > 0)

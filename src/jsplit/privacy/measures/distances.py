@@ -19,10 +19,15 @@ def pairwise(x: jax.Array, exponent: float) -> jax.Array:
 
     Returns:
         [records, records], 0 on the diagonal and for equal records, where the
-        derivative is 0 too.
+        derivative is 0 too; in units of about the largest number that is there, since
+        squares of cotangents of 1e-22 would all be 0, and those of 1e25 infinite.
     """
+    # Before the mean: a sum of large numbers may be infinite as well.
+    x = _of_size_1(x)
     # Distances do not change, and products lose fewer digits than about a far origin.
     x = x - jnp.mean(x, axis=0)
+    # Once more: about a far origin little is left.
+    x = _of_size_1(x)
     products = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.diagonal(products)
     both = norms[:, None] + norms[None]
@@ -39,3 +44,15 @@ def pairwise(x: jax.Array, exponent: float) -> jax.Array:
     else:
         powers = jnp.sqrt(safe) if exponent == 1 else safe ** (exponent / 2)
     return jnp.where(equal, 0, powers)
+
+
+def _of_size_1(x: jax.Array) -> jax.Array:
+    """An array in units of a power of 2 at its largest number, so that nothing is rounded."""
+    _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0)))
+    # In two halves: the whole power may be no number of this type.
+    half = -(exponent // 2)
+    return (
+        x
+        * jnp.exp2(half.astype(x.dtype))
+        * jnp.exp2((-exponent - half).astype(x.dtype))
+    )
