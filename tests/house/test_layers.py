@@ -102,7 +102,11 @@ INSIDE = {
         "running"
     ),
     "privacy": (
-        "scores traffic attacks.attack attacks.labels.auc attacks.labels.seen "
+        "scores traffic measures.estimate measures.records measures.student "
+        "measures.bootstrap measures.distances measures.correlation "
+        "measures.batched measures.auc measures.rates measures.images "
+        "measures.reconstructed measures.probes measures.information measures.bound "
+        "attacks.attack attacks.labels.auc attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
         "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
         "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
@@ -125,6 +129,9 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
+    "privacy.measures.images": {"dm_pix"},
+    "privacy.measures.probes": {"sklearn"},
+    "privacy.measures.bound": {"sklearn"},
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
@@ -200,8 +207,12 @@ def test_a_door_only_hands_on_names(file):
             "__all__",
             "__version__",
         }
+        # All that the door of a package within lists, where one name a line is too many.
+        adds = isinstance(node, ast.AugAssign) and ast.unparse(node).startswith(
+            "__all__ += "
+        )
         shows = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
-        assert hands_on or lists or shows, ast.unparse(node)
+        assert hands_on or lists or adds or shows, ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -218,7 +229,7 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 
 def test_importing_jsplit_imports_no_extra():
-    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "torch"}
+    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "dm_pix", "torch"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(
