@@ -110,7 +110,9 @@ INSIDE = {
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
         "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
         "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
-        "attacks.labels.completion attacks.labels.speeding"
+        "attacks.labels.completion attacks.labels.speeding "
+        "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
+        "attacks.inputs.fitting attacks.inputs.decoder"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

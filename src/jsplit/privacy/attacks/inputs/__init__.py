@@ -1,0 +1,9 @@
+"""Attacks on inputs, by whoever gets activations of records that it does not hold."""
+
+from jsplit.privacy.attacks.inputs.decoder import decoder_attack
+from jsplit.privacy.attacks.inputs.inversion import Inversion
+
+__all__ = [
+    "Inversion",
+    "decoder_attack",
+]
