@@ -112,7 +112,8 @@ INSIDE = {
         "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
         "attacks.labels.completion attacks.labels.speeding "
         "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
-        "attacks.inputs.fitting attacks.inputs.decoder"
+        "attacks.inputs.fitting attacks.inputs.decoder "
+        "attacks.inputs.unsplit"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

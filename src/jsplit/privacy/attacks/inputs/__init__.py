@@ -2,8 +2,10 @@
 
 from jsplit.privacy.attacks.inputs.decoder import decoder_attack
 from jsplit.privacy.attacks.inputs.inversion import Inversion
+from jsplit.privacy.attacks.inputs.unsplit import unsplit_inversion
 
 __all__ = [
     "Inversion",
     "decoder_attack",
+    "unsplit_inversion",
 ]
