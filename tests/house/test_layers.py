@@ -113,7 +113,8 @@ INSIDE = {
         "attacks.labels.completion attacks.labels.speeding "
         "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
         "attacks.inputs.fitting attacks.inputs.decoder "
-        "attacks.inputs.unsplit"
+        "attacks.inputs.unsplit attacks.inputs.hijackers "
+        "attacks.inputs.hijacking attacks.inputs.fsha"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import Params, PyTree, Segment, State
+from jsplit.core.checks import first_line
 
 Shape = tuple[int, ...]
 WIDTH = 32  # channels of convolutions
@@ -172,11 +173,17 @@ def checked(name: str, network: Segment, h: jax.Array, output: Shape) -> Segment
     def run(params: Params, h: jax.Array) -> PyTree:
         return network.apply(params, {}, None, h, train=False)[0]
 
-    found = jax.eval_shape(run, params, h)
+    try:
+        found = jax.eval_shape(run, params, h)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must read an input {h.shape}, and raised "
+            f"{first_line(error)}"
+        ) from error
     got = getattr(found, "shape", None)
     if got != (len(h), *output):
         raise ValueError(
-            f"`{name}` must give {(len(h), *output)} of an activation {h.shape}, "
+            f"`{name}` must give {(len(h), *output)} of an input {h.shape}, "
             f"got {got}."
         )
     return network
