@@ -114,7 +114,9 @@ INSIDE = {
         "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
         "attacks.inputs.fitting attacks.inputs.decoder "
         "attacks.inputs.unsplit attacks.inputs.hijackers "
-        "attacks.inputs.hijacking attacks.inputs.fsha"
+        "attacks.inputs.hijacking attacks.inputs.fsha attacks.inputs.telling "
+        "attacks.inputs.property attacks.inputs.membership "
+        "attacks.inputs.tokens"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

@@ -4,6 +4,9 @@ from jsplit.privacy.attacks.inputs.decoder import decoder_attack
 from jsplit.privacy.attacks.inputs.fsha import fsha
 from jsplit.privacy.attacks.inputs.hijackers import Hijackers
 from jsplit.privacy.attacks.inputs.inversion import Inversion
+from jsplit.privacy.attacks.inputs.membership import membership_inference
+from jsplit.privacy.attacks.inputs.property import property_inference
+from jsplit.privacy.attacks.inputs.tokens import inverted_tokens, nearest_tokens
 from jsplit.privacy.attacks.inputs.unsplit import unsplit_inversion
 
 __all__ = [
@@ -11,5 +14,9 @@ __all__ = [
     "Inversion",
     "decoder_attack",
     "fsha",
+    "inverted_tokens",
+    "membership_inference",
+    "nearest_tokens",
+    "property_inference",
     "unsplit_inversion",
 ]

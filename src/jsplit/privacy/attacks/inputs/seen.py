@@ -109,13 +109,16 @@ def public_of(public: PyTree, record: jax.Array, least: int = 4) -> jax.Array:
     return found
 
 
-def known_of(query: Query, public: PyTree, private: jax.Array) -> Known:
+def known_of(
+    query: Query, public: PyTree, private: jax.Array, name: str = "query"
+) -> Known:
     """Activations of public records, standardised with those that came.
 
     Args:
         query: them, [public, ...], or a function of `public` that gives them.
         public: what they are of, [public, ...].
         private: activations that came, [records, ...].
+        name: of the argument, for the error.
 
     Returns:
         Both by mean and deviation of public ones, so that a defence that only
@@ -127,19 +130,19 @@ def known_of(query: Query, public: PyTree, private: jax.Array) -> Known:
     asked = query(public) if callable(query) else query
     if asked is None:
         raise ValueError(
-            "`query` must be the activations of `public`, or a function that gives "
-            "them; got None."
+            f"`{name}` must be the activations of public records, or, as `query`, a "
+            "function that gives them; got None."
         )
     sizes = {x.shape[:1] for x in jax.tree.leaves(asked)}
     count = next(iter(sizes))[0] if len(sizes) == 1 and next(iter(sizes)) else 0
-    answers = laid_out("query", asked, count)
+    answers = laid_out(name, asked, count)
     if answers.shape[1:] != private.shape[1:]:
         raise ValueError(
-            f"`query` must give activations of shape {private.shape[1:]}, as those "
+            f"`{name}` must give activations of shape {private.shape[1:]}, as those "
             f"that came are, got {answers.shape[1:]}."
         )
     truth = jnp.asarray(public)
-    paired("query", answers, "public", truth)
+    paired(name, answers, "public", truth)
     mean, deviation = answers.mean(0), answers.std(0)
     # A number that is the same for all public records would be divided by 0; one that
     # hardly varies would be noise as large as the rest.
