@@ -114,9 +114,9 @@ INSIDE = {
         "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
         "attacks.inputs.fitting attacks.inputs.decoder "
         "attacks.inputs.unsplit attacks.inputs.hijackers "
-        "attacks.inputs.hijacking attacks.inputs.fsha attacks.inputs.telling "
+        "attacks.inputs.hijacking attacks.inputs.feature_space attacks.inputs.telling "
         "attacks.inputs.property attacks.inputs.membership "
-        "attacks.inputs.tokens"
+        "attacks.inputs.tokens attacks.inputs.nearest attacks.inputs.inverter"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 import jsplit
 from jsplit.privacy import Traffic, decoder_attack
 
-X = jnp.asarray(load_digits().images[:700] / 16, "float32")
+X = jnp.asarray(load_digits(return_X_y=True)[0][:700].reshape(-1, 8, 8) / 16, "float32")
 PRIVATE, PUBLIC = X[:200], X[200:]
 W = jax.random.normal(jax.random.key(0), (64, 48)) / 8
 QUICK = {"steps": 200, "data_range": (0, 1)}
@@ -56,9 +56,7 @@ def test_errors_are_those_of_the_reconstructions_and_worst_are_the_smallest(foun
 
 def test_noise_that_is_all_there_is_cannot_be_decoded():
     noise = jax.random.normal(jax.random.key(3), (700, 48))
-    found = decoder_attack(
-        seen_of(noise[:200]), PRIVATE, PUBLIC, noise[200:], **QUICK
-    )
+    found = decoder_attack(seen_of(noise[:200]), PRIVATE, PUBLIC, noise[200:], **QUICK)
     assert found.score.value > 0.97 * found.score.chance
     assert not found.score.beats_chance
 
@@ -92,7 +90,10 @@ def test_a_picture_of_channels_is_decoded_by_convolutions():
 
 def test_of_several_arrays_all_are_read():
     """One of them says nothing, so that whoever reads one alone finds nothing."""
-    pair = lambda x: {"a": jnp.zeros((len(x), 2)), "b": bottom(x)}
+
+    def pair(x):
+        return {"a": jnp.zeros((len(x), 2)), "b": bottom(x)}
+
     found = decoder_attack(seen_of(bottom(PRIVATE)), PRIVATE, PUBLIC, bottom, **QUICK)
     seen = Traffic("server", np.zeros(200, int), received={"h": pair(PRIVATE)})
     both = decoder_attack(seen, PRIVATE, PUBLIC, pair, **QUICK)
@@ -100,7 +101,9 @@ def test_of_several_arrays_all_are_read():
 
 
 def test_a_decoder_of_ones_own_is_taken():
-    start = lambda key, h: 0.01 * jax.random.normal(key, (48, 64))
+    def start(key, h):
+        return 0.01 * jax.random.normal(key, (48, 64))
+
     own = jsplit.segment(
         lambda w, h: (h @ w).reshape(-1, 8, 8), init=start, inputs=["h"]
     )

@@ -21,7 +21,7 @@ from jsplit.privacy.attacks.inputs.hijacking import (
 )
 from tests.privacy.seen import dense
 
-X = jnp.asarray(load_digits().images / 8 - 1, "float32")
+X = jnp.asarray(load_digits(return_X_y=True)[0].reshape(-1, 8, 8) / 8 - 1, "float32")
 FLAT = X.reshape(len(X), 64)
 MINE = Hijackers(*(dense(s, "x") for s in ([64, 6], [6, 64], [6, 5, 1])))
 RATE = 0.1
@@ -47,10 +47,10 @@ CLIENT = Client(BOTTOM, optax.sgd(RATE))
 
 
 def given(segment, params, inputs, name):
-    apply = lambda p, h: segment.apply(p, {}, None, h, train=False)[0]
-    return jsplit.segment(
-        apply, init=lambda key, h: params, inputs=[inputs], name=name
-    )
+    def apply(p, h):
+        return segment.apply(p, {}, None, h, train=False)[0]
+
+    return jsplit.segment(apply, init=lambda key, h: params, inputs=[inputs], name=name)
 
 
 def trained_split(topology, batch):
@@ -133,7 +133,10 @@ def test_the_hijacker_learns_to_tell_the_two_sides_apart():
 
     def gap(pair, score):
         mine, _ = MINE.encoder.apply(pair["encoder"], {}, None, FLAT[16:32])
-        run = lambda h: MINE.discriminator.apply(score, {}, None, h)[0].mean()
+
+        def run(h):
+            return MINE.discriminator.apply(score, {}, None, h)[0].mean()
+
         return float(run(h) - run(mine))
 
     before = gap(own.params[0], own.params[1])
@@ -158,7 +161,10 @@ def test_networks_fit_records_and_activations_of_any_size():
             (nets.discriminator, h, (1,)),
         ):
             params, _ = jax.eval_shape(net.init, jax.random.key(0), read)
-            run = lambda p, x, net=net: net.apply(p, {}, None, x)[0]
+
+            def run(p, x, net=net):
+                return net.apply(p, {}, None, x)[0]
+
             assert jax.eval_shape(run, params, read).shape == (2, *shape)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -13,9 +11,8 @@ import jsplit
 from jsplit.privacy import Traffic, membership_inference, property_inference
 from tests.privacy.seen import LOSS_OF_CLASSES, dense
 
-DIGITS = load_digits()
-X = (DIGITS.data / 16).astype("float32")
-DIGIT = DIGITS.target
+DATA, DIGIT = load_digits(return_X_y=True)
+X = (DATA / 16).astype("float32")
 EVEN, HALF = (DIGIT % 2).astype("int32"), len(X) // 2
 QUICK = {"steps": 150}
 
@@ -33,7 +30,10 @@ def bottoms(label, steps, batch, sizes=(24,), seed=0):
     first = state = trainer.init(seed, given)
     for _ in range(steps):
         state, _ = trainer.step(state, given)
-    run = lambda s: net[0].apply(s.parties["client"].params["h"], {}, None, X)[0]
+
+    def run(s):
+        return net[0].apply(s.parties["client"].params["h"], {}, None, X)[0]
+
     return np.asarray(run(state)), np.asarray(run(first))
 
 

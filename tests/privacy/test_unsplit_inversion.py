@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 import jsplit
 from jsplit.privacy import Traffic, unsplit_inversion
 
-X = jnp.asarray(load_digits().images[:24] / 16, "float32")
+X = jnp.asarray(load_digits(return_X_y=True)[0][:24].reshape(-1, 8, 8) / 16, "float32")
 RANGE = {"data_range": (0, 1)}
 
 
@@ -82,7 +82,10 @@ def test_records_of_another_range_are_found_as_well(found):
 def test_rows_of_a_table_are_no_pictures():
     """No smoothness is assumed of what has no neighbours."""
     x = X.reshape(24, 64)[:, 20:30]
-    start = lambda key, x: jax.random.normal(key, (10, 20)) / 3
+
+    def start(key, x):
+        return jax.random.normal(key, (10, 20)) / 3
+
     form = jsplit.segment(lambda w, x: jnp.tanh(x @ w), init=start, inputs=["x"])
     h = jnp.tanh(x @ start(jax.random.key(5), x))
     seen, options = seen_of(h), {"steps": 50, **RANGE}

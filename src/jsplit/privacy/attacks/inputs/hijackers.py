@@ -63,7 +63,9 @@ def hijackers_for(activation: Shape, record: Shape, width: int) -> Hijackers:
     if not are_pictures(activation, record):
         sizes = (8 * width,)
         return Hijackers(
-            dense(sizes, activation), dense(sizes, record), dense((*sizes, *sizes), (1,))
+            dense(sizes, activation),
+            dense(sizes, record),
+            dense((*sizes, *sizes), (1,)),
         )
     halvings = max(0, round(log2(record[0] / activation[0])))
     down = [(width * 2**n, 2) for n in range(halvings)] or [(width, 1)]
@@ -108,9 +110,7 @@ def _convolutions(layers: Sequence[tuple[int, int]], shape: Shape) -> Segment:
     return stateless(init, apply)
 
 
-def _transposed(
-    layers: Sequence[tuple[int, int]], last: int, record: Shape
-) -> Segment:
+def _transposed(layers: Sequence[tuple[int, int]], last: int, record: Shape) -> Segment:
     """A decoder of layers (channels, how many times as high and wide)."""
 
     def init(key: jax.Array, h: jax.Array) -> Params:

@@ -177,13 +177,11 @@ def checked(name: str, network: Segment, h: jax.Array, output: Shape) -> Segment
         found = jax.eval_shape(run, params, h)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`{name}` must read an input {h.shape}, and raised "
-            f"{first_line(error)}"
+            f"`{name}` must read an input {h.shape}, and raised {first_line(error)}"
         ) from error
     got = getattr(found, "shape", None)
     if got != (len(h), *output):
         raise ValueError(
-            f"`{name}` must give {(len(h), *output)} of an input {h.shape}, "
-            f"got {got}."
+            f"`{name}` must give {(len(h), *output)} of an input {h.shape}, got {got}."
         )
     return network

@@ -167,5 +167,6 @@ def _with_shapes(pairs: Known, answers: jax.Array, came: jax.Array) -> Known:
         return jnp.concatenate([h.reshape(len(h), -1), more], axis=1)
 
     return pairs._replace(
-        public=beside(pairs.public, of_public), private=beside(pairs.private, of_private)
+        public=beside(pairs.public, of_public),
+        private=beside(pairs.private, of_private),
     )

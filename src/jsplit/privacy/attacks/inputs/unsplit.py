@@ -159,9 +159,7 @@ def unsplit_inversion(
     )
 
 
-def _check(
-    form: _Surrogate, truth: jax.Array, came: jax.Array, key: jax.Array
-) -> None:
+def _check(form: _Surrogate, truth: jax.Array, came: jax.Array, key: jax.Array) -> None:
     """Refuse a form that does not make such activations, or that is no form alone."""
     drawn = [form.bottom.init(k, truth)[0] for k in jax.random.split(key)]
     leaves = zip(*(jax.tree.leaves(x) for x in drawn), strict=True)
@@ -204,7 +202,9 @@ def _inverted(
     # are off for that grey would be off for good, and no gradient would tell.
     x = jax.random.uniform(other, shape, minval=-1, maxval=2) * span + form.low
     params, state = form.bottom.init(first, x)
-    memory = tuple(o.init(p) for o, p in zip(_optimizers(form), (x, params), strict=True))
+    memory = tuple(
+        o.init(p) for o, p in zip(_optimizers(form), (x, params), strict=True)
+    )
     left = jnp.float32(jnp.inf)
     # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
     for number in range(form.steps):
@@ -228,7 +228,8 @@ def _turn(form, x, params, state, memory, came, weight, beyond):
 
     of_x, of_params = _optimizers(form)
     updates, own = of_x.update(jax.grad(cost)(x), memory[0], x)
-    x = optax.apply_updates(x, updates).clip(form.low - beyond, form.high + beyond)
+    moved = jnp.asarray(x + updates)
+    x = moved.clip(form.low - beyond, form.high + beyond)
     left, gradient = jax.value_and_grad(missed, 1)(x, params)
     updates, theirs = of_params.update(gradient, memory[1], params)
     return x, optax.apply_updates(params, updates), (own, theirs), left

@@ -130,33 +130,20 @@ def fsha(
     client = Client(bottom, optimizer or _adam(1e-5), penalty)
     theirs = before = start_client(client, truth, first)
     h = _activations(client, theirs, truth)
-    nets = networks or hijackers_for(h.shape[1:], truth.shape[1:], width)
-    checked("networks.encoder", nets.encoder, truth, h.shape[1:])
-    checked("networks.decoder", nets.decoder, h, truth.shape[1:])
-    checked("networks.discriminator", nets.discriminator, h, (1,))
+    nets = _networks(networks, truth, h, width)
     rates = learning_rate, learning_rate_judge
     hijacker = Hijacker(nets, rates, gradient_penalty)
     own = start_hijacker(hijacker, others, h, second)
-    every, way = max(1, steps // LOOKS), {}
-    # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
-    for number in range(steps):
-        if number % every == 0:
-            guess = clipped(_guess(client, nets, theirs, own, truth[:CHUNK]), data_range)
-            error = squared(guess, truth[:CHUNK]).mean()
-            way[f"MSE after {number} steps"] = float(error)
-        mine, other, seed = _draws(order, number, batch, len(truth), len(others))
-        theirs, own = hijacked_step(
-            client, hijacker, theirs, own, truth[mine], others[other], seed
-        )
+    theirs, own, way = _trained(
+        *(client, hijacker, theirs, own, truth, others, order),
+        steps=steps,
+        batch=batch,
+        data_range=data_range,
+    )
     guess = _guess(client, nets, theirs, own, truth)
     budget = Budget(steps, len(truth), perf_counter() - start)
-    adversary = Adversary(
-        party,
-        f"{len(others)} records of the same kind; it sends cotangents of its own",
-        active=True,
-        public=len(others),
-        source=SOURCE,
-    )
+    knows = f"{len(others)} records of the same kind; it sends cotangents of its own"
+    adversary = Adversary(party, knows, True, len(others), source=SOURCE)
     return inverted(
         "FSHA",
         target,
@@ -170,6 +157,45 @@ def fsha(
         key=jax.random.fold_in(key, 1),
         more=way | {"in public": in_both(truth, others)},
     )
+
+
+def _trained(
+    client: Client,
+    hijacker: Hijacker,
+    theirs: Own,
+    own: Own,
+    record: jax.Array,
+    public: jax.Array,
+    order: jax.Array,
+    *,
+    steps: int,
+    batch: int,
+    data_range: Range | None,
+) -> tuple[Own, Own, dict[str, float]]:
+    """Both sides after a hijacked training, and errors on the way."""
+    every, way, few = max(1, steps // LOOKS), {}, record[:CHUNK]
+    # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
+    for number in range(steps):
+        if number % every == 0:
+            guess = _guess(client, hijacker.nets, theirs, own, few)
+            error = squared(clipped(guess, data_range), few).mean()
+            way[f"MSE after {number} steps"] = float(error)
+        mine, other, seed = _draws(order, number, batch, len(record), len(public))
+        theirs, own = hijacked_step(
+            client, hijacker, theirs, own, record[mine], public[other], seed
+        )
+    return theirs, own, way
+
+
+def _networks(
+    networks: Hijackers | None, truth: jax.Array, h: jax.Array, width: int
+) -> Hijackers:
+    """The hijacker's networks, those given or those for these shapes."""
+    nets = networks or hijackers_for(h.shape[1:], truth.shape[1:], width)
+    checked("networks.encoder", nets.encoder, truth, h.shape[1:])
+    checked("networks.decoder", nets.decoder, h, truth.shape[1:])
+    checked("networks.discriminator", nets.discriminator, h, (1,))
+    return nets
 
 
 # One optimizer of a rate, so that two attacks on the same bottom are one program.
