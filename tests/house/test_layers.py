@@ -120,7 +120,13 @@ INSIDE = {
         "attacks.labels.completion attacks.labels.speeding "
         "guarantees.gaussian guarantees.pure guarantees.sampled "
         "guarantees.mechanism guarantees.rows guarantees.reach guarantees.statement "
-        "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing"
+        "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing "
+        "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
+        "attacks.inputs.fitting attacks.inputs.decoder "
+        "attacks.inputs.unsplit attacks.inputs.hijackers "
+        "attacks.inputs.hijacking attacks.inputs.feature_space attacks.inputs.telling "
+        "attacks.inputs.property attacks.inputs.membership "
+        "attacks.inputs.tokens attacks.inputs.nearest attacks.inputs.inverter"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

@@ -1,8 +1,10 @@
 """Attacks: functions of what one party has seen, each with a control that must fall to chance."""
 
-from jsplit.privacy.attacks import labels
+from jsplit.privacy.attacks import inputs, labels
 from jsplit.privacy.attacks.attack import best
+from jsplit.privacy.attacks.inputs import *  # noqa: F403
 from jsplit.privacy.attacks.labels import *  # noqa: F403
 
 __all__ = ["best"]
+__all__ += inputs.__all__
 __all__ += labels.__all__
