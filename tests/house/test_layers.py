@@ -107,7 +107,13 @@ INSIDE = {
     "privacy": (
         "scores traffic guarantees.gaussian guarantees.pure guarantees.sampled "
         "guarantees.mechanism guarantees.rows guarantees.reach guarantees.statement "
-        "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing"
+        "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing "
+        "measures.estimate measures.records measures.student "
+        "measures.bootstrap measures.distances measures.correlation "
+        "measures.batched measures.auc measures.rates measures.images "
+        "measures.reconstructed measures.probes measures.information measures.bound "
+        "defences.records defences.activation_noise defences.noise_power "
+        "defences.marvell defences.norm_noise"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",
@@ -126,6 +132,9 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
+    "privacy.measures.images": {"dm_pix"},
+    "privacy.measures.probes": {"sklearn"},
+    "privacy.measures.bound": {"sklearn"},
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
@@ -223,7 +232,8 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 
 def test_importing_jsplit_imports_no_extra():
-    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "torch", "dp_accounting"}
+    extras = {"grpc", "cryptography", "matplotlib", "sklearn", "torch"}
+    extras |= {"dp_accounting", "dm_pix"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(

@@ -1,9 +1,13 @@
 """What each party sees, how much that gives away, what protects it, and what is guaranteed."""
 
-from jsplit.privacy import guarantees
+from jsplit.privacy import defences, guarantees, measures
+from jsplit.privacy.defences import *  # noqa: F403
 from jsplit.privacy.guarantees import *  # noqa: F403
+from jsplit.privacy.measures import *  # noqa: F403
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
 __all__ = ["Adversary", "Budget", "Score", "Traffic"]
+__all__ += defences.__all__
 __all__ += guarantees.__all__
+__all__ += measures.__all__
