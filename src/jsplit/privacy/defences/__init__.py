@@ -1,7 +1,7 @@
 """What protects: noise and clipping of what crosses, and what they declare of themselves."""
 
 from jsplit.privacy.defences.activation_noise import gaussian, laplace
-from jsplit.privacy.defences.marvell import marvell
+from jsplit.privacy.defences.class_noise import marvell
 from jsplit.privacy.defences.norm_noise import isotropic, max_norm
 
 __all__ = [

@@ -37,7 +37,11 @@ def vectors(value: PyTree, defence: str) -> jax.Array:
                 f"`{defence}` is of floating arrays; what crosses holds one of "
                 f"{jnp.result_type(x)}."
             )
-    if not leaves or {x.ndim for x in leaves} & {0} or len({len(x) for x in leaves}) > 1:
+    if (
+        not leaves
+        or {x.ndim for x in leaves} & {0}
+        or len({len(x) for x in leaves}) > 1
+    ):
         shapes = " and ".join(str(x.shape) for x in leaves) or "nothing"
         raise ValueError(
             f"`{defence}` is of arrays with the same records along their first axis; "
@@ -72,7 +76,9 @@ def checked_scale(name: str, scale: object) -> float | Strength:
     if isinstance(scale, Strength):
         return scale
     if isinstance(scale, bool) or not isinstance(scale, Real):
-        raise ValueError(f"`{name}` must be a number or a Strength, got {shown(scale)}.")
+        raise ValueError(
+            f"`{name}` must be a number or a Strength, got {shown(scale)}."
+        )
     if not 0 <= float(scale) or not isfinite(scale):
         raise ValueError(f"`{name}` must be finite and at least 0, got {shown(scale)}.")
     return float(scale)
