@@ -113,7 +113,7 @@ INSIDE = {
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
         "defences.records defences.activation_noise defences.noise_power "
-        "defences.class_noise defences.norm_noise"
+        "defences.class_noise defences.norm_noise defences.decorrelation"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

@@ -2,6 +2,7 @@
 
 from jsplit.privacy.defences.activation_noise import gaussian, laplace
 from jsplit.privacy.defences.class_noise import marvell
+from jsplit.privacy.defences.decorrelation import nopeek
 from jsplit.privacy.defences.norm_noise import isotropic, max_norm
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "laplace",
     "marvell",
     "max_norm",
+    "nopeek",
 ]
