@@ -98,7 +98,7 @@ def compare(
                 "difference_messages": difference(weights, run.weights[count][0]),
                 "steps_messages": count,
                 **said_of(sent),
-                "sees": seen(parts, sent),
+                "sees": seen(parts, sent, first),
             }
         )
     return rows
@@ -207,11 +207,16 @@ def show(rows: Sequence[dict]) -> None:
         for i, (party, view) in enumerate(r["sees"].items()):
             kinds = ("fields", "activations", "cotangents")
             lists = [", ".join(view[kind]) for kind in kinds]
+            lists += ["; ".join(view["proven"]) or "none"]
             views.append([r["configuration"] if i == 0 else "", party, *lists])
     columns = ["configuration", "party", "holds"]
-    columns += ["receives activations", "receives cotangents"]
+    columns += ["receives activations", "receives cotangents", "of these a field"]
     report.table(f"{first['data']}: what each party sees", columns, views)
-    print()
+    print(
+        "of these a field: what is proven by the programs of all parties to be a field, "
+        "rearranged.\nNone does not say that nothing leaks: activations can often be "
+        "inverted.\n"
+    )
 
 
 def cells(r: Mapping) -> list[str]:

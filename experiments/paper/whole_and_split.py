@@ -228,9 +228,12 @@ def exchange(
 
 
 def seen(
-    parts: jsplit.Topology, sent: Sequence[jsplit.Message]
+    parts: jsplit.Topology,
+    sent: Sequence[jsplit.Message],
+    first: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, list[str]]]:
-    """By party: the fields it holds, and the activations and cotangents that reached it."""
+    """By party: its fields, what reached it, and what of that is proven to be a field."""
+    views = jsplit.privacy.views(parts, {f: first[f] for f in parts.fields})
     found = {}
     for party in parts.parties:
         got: dict[str, list[str]] = {"activation": [], "cotangent": []}
@@ -241,5 +244,6 @@ def seen(
             "fields": list(parts.holds.get(party, ())),
             "activations": got["activation"],
             "cotangents": got["cotangent"],
+            "proven": [f"{m.name} {g}" for m in views[party].receives for g in m.gives],
         }
     return found

@@ -60,6 +60,8 @@ from jsplit.training.fused import fused
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
 from jsplit.training.hyperparams import set_hyperparams
 from jsplit.training.messages import messages
+from jsplit.training.record import RecordingTrainer, record
+from jsplit.training.recording import Crossed, Passage, Recorded
 from jsplit.training.staleness import stale
 from jsplit.training.verdicts import NotFinite
 
@@ -67,6 +69,7 @@ __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [
     "ConvolutionForm",
     "Cost",
+    "Crossed",
     "Crossing",
     "CutPoint",
     "Device",
@@ -81,7 +84,10 @@ __all__ = [
     "Node",
     "NotFinite",
     "PartyState",
+    "Passage",
     "Penalty",
+    "Recorded",
+    "RecordingTrainer",
     "Segment",
     "Strength",
     "Topology",
@@ -113,6 +119,7 @@ __all__ = [
     "plan",
     "population",
     "privacy",
+    "record",
     "restore",
     "restore_weights",
     "rounds",

@@ -78,6 +78,7 @@ def test_demo_trains_whole_split_and_by_messages_to_the_same_parameters(tmp_path
             )
     assert rows[1]["sees"]["size_lab"]["fields"] == ["size"]
     assert rows[1]["sees"]["hospital"]["fields"] == ["malignant"]
+    assert rows[1]["sees"]["hospital"]["proven"] == []
     for name in ("demo_breast_cancer.png", "demo_configurations.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 

@@ -52,7 +52,7 @@ INSIDE = {
         "refusals statistics ownership cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics losses nodes crossings text validation graph "
+        "handoffs names metrics losses nodes crossings replacing text validation graph "
         "configurations.building decoupling drawing.scene configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
@@ -62,10 +62,10 @@ INSIDE = {
         "keys_apart left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "first_links "
-        "metrics executor segment_ops store sums step update initial known "
+        "first_links metrics executor segment_ops store sums step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
-        "microbatches fused messages"
+        "recording places same_for_others microbatches party_programs fused record "
+        "messages"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
@@ -98,25 +98,31 @@ INSIDE = {
         "contract.seconds contract.checks contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
-        "connection.comebacks connection.peers contract.draft contract.files replay compute.local "
+        "connection.comebacks connection.peers contract.draft contract.files replay "
+        "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming process brought_records join passes steps infer "
         "running"
     ),
     "privacy": (
-        "scores traffic guarantees.gaussian guarantees.pure guarantees.sampled "
+        "scores traffic watching guarantees.gaussian guarantees.pure guarantees.sampled "
         "guarantees.mechanism guarantees.rows guarantees.reach guarantees.statement "
         "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing "
         "measures.estimate measures.records measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
+        "viewing.facts viewing.moving viewing.arithmetic viewing.choosing "
+        "viewing.mixing viewing.interpreting viewing.records viewing.view viewing.showing "
+        "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
+        "viewing.examining viewing.building "
         "defences.records defences.activation_noise defences.noise_power "
-        "defences.class_noise defences.norm_noise defences.decorrelation"
+        "defences.class_noise defences.norm_noise defences.decorrelation "
+        "defences.label_answers defences.least_records"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
-    "compress": "casting quantizing registry",
+    "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them

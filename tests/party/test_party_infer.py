@@ -172,6 +172,29 @@ def test_all_infer_with_the_newest_step_that_all_have(saved, tmp_path, behind):
     assert np.allclose(predicted["server"].outputs["y"], y, rtol=1e-6)
 
 
+def test_a_party_may_have_what_it_decodes_at_the_cut(saved):
+    """In the order of its records, and of a state that all have; the others do nothing for it."""
+    folder, problem, agreed = saved
+    hub = party.MemoryTransport()
+
+    def one(name, **options):
+        options |= given(problem, name, hub, records=COUNT, checkpoint=folder / name)
+        return party.predict(agreed, name, problem.topology, **options)
+
+    asked = {"server": {"at": ["h", "y"]}, "client": {}}
+    found = checked(together(agreed.parties, lambda name: one(name, **asked[name])))
+    trainer, state = in_one_process(problem, 6)
+    seen = trainer.predict(state, {"x": FIELDS["x"]}, at=["h", "y"])
+    outputs = found["server"].outputs
+    assert {*outputs} == {"h", "y"} and found["client"].outputs == {}
+    for name, value in outputs.items():
+        assert np.allclose(value, seen[name], rtol=1e-6, atol=1e-6)
+
+    for name, at in (("client", "h"), ("server", "x"), ("server", [])):
+        with pytest.raises(ValueError, match="`at` must name values that"):
+            one(name, at=at)
+
+
 def test_parties_without_a_step_in_common_are_told_who_has_which(saved):
     folder, problem, agreed = saved
     old = checked(train(agreed.replace(steps=1), problem))["client"].state

@@ -82,7 +82,8 @@ def encode(link, value, key=0, **own):
     for name, x in link.strengths.items():
         number = x.value if isinstance(x, jsplit.Strength) else x
         own.setdefault(name, jnp.float32(number))
-    return link.encode(link.init(value), value, jax.random.key(key), own)[0]
+    told = [own] if link.reads or link.strengths else []
+    return link.encode(link.init(value), value, jax.random.key(key), *told)[0]
 
 
 def draws(link, value, count, **own):

@@ -69,9 +69,12 @@ def test_a_link_declares_what_it_does_by_the_name_its_sender_knows():
     assert number.mechanism == Mechanism("gaussian", 2.0, 0.5, secret=True)
     assert named.mechanism == Mechanism("laplace", 2.0, "mine", secret=True)
     state = trainer(jsplit.fused, {"h": (named, None)}).init(0, BATCH)
+    assert isinstance(named.mechanism, Mechanism)
     assert named.mechanism.at(state.parties["client"].strengths).scale == 0.5
     for link in (marvell(1), max_norm(), isotropic(1)):
-        assert link.secret and not link.mechanism.private and link.mechanism.fault()
+        declared = link.mechanism
+        assert link.secret and isinstance(declared, Mechanism)
+        assert not declared.private and declared.fault()
 
 
 def test_what_noise_cannot_protect_is_refused():

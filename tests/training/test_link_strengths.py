@@ -39,7 +39,8 @@ def test_a_link_is_told_the_strength_that_is_set(make):
     trainer = make(topology(), optax.sgd(0.1), links={"h": (link, None)})
     state = trainer.init(0, BATCH)
     assert float(state.parties["client"].strengths["factor of h"]) == 0.5
-    trainer.step(state, BATCH), trainer.predict(state, {"x": SENT})
+    trainer.step(state, BATCH)
+    trainer.predict(state, {"x": SENT})
     before = len(traces)
     for factor in (0.5, 3.0):
         other = jsplit.set_hyperparams(state, {"factor of h": factor})

@@ -6,7 +6,7 @@ must do, whoever makes it, is said at its Protocol here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -177,7 +177,12 @@ class PredictFn(Protocol):
     """The form of `trainer.predict`; see `__call__`."""
 
     def __call__(
-        self, state: TrainState, fields: Fields, *, noise: jax.Array | None = None
+        self,
+        state: TrainState,
+        fields: Fields,
+        at: str | Sequence[str] | None = None,
+        *,
+        noise: jax.Array | None = None,
     ) -> Mapping[str, PyTree]:
         """Compute what the topology gives in inference mode; changes nothing.
 
@@ -185,15 +190,20 @@ class PredictFn(Protocol):
             state: of all parties; it is not used up.
             fields: the fields that the nodes read, by name, each an
                 array or pytree [batch, ...]; labels are not needed.
+            at: names of values that cross, or of outputs, to have these
+                instead; no more is computed than they need.
             noise: a key of this call, as for `evaluate`.
 
         Returns:
             By node, the output of each node that no other node reads,
-            [batch, ...].
+            [batch, ...]. With `at`, by name: of what crosses the value
+            as its receiver decodes it, `None` for an array of it that
+            does not cross; by receiver where there are several.
 
         Raises:
             ValueError: if a field is lacking or unknown, batch axes
-                differ, or `noise` is missing.
+                differ, `at` names what does not cross, or `noise` is
+                missing.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
@@ -205,6 +215,8 @@ class PredictFn(Protocol):
             >>> state = trainer.init(0, batch)
             >>> {n: x.shape for n, x in trainer.predict(state, {"x": batch["x"]}).items()}
             {'sum': (4,)}
+            >>> trainer.predict(state, {"x": batch["x"]}, at="smashed")["smashed"].shape
+            (4, 3)
         """
         ...
 
@@ -226,11 +238,13 @@ class Trainer(NamedTuple):
         evaluate: `evaluate(state, batch, weight=None) -> info`
             computes losses and metrics of a batch, or of several, in
             inference mode, see `EvaluateFn`.
-        predict: `predict(state, fields) -> {node: output}` computes
-            the outputs of the nodes that no other node reads, see
-            `PredictFn`.
+        predict: `predict(state, fields, at=None) -> {node: output}`
+            computes the outputs of the nodes that no other node reads,
+            or the values `at` a cut, see `PredictFn`.
         config: what the trainer was asked for: topology, optimizers,
             links and modes.
+        remake: `remake(config) -> trainer`, the interpreter that made
+            it, for another configuration; `jsplit.record` asks for it.
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
@@ -239,7 +253,7 @@ class Trainer(NamedTuple):
         >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
         >>> trainer = jsplit.fused(topology, {})
         >>> trainer._fields
-        ('init', 'step', 'evaluate', 'predict', 'config')
+        ('init', 'step', 'evaluate', 'predict', 'config', 'remake')
     """
 
     init: InitFn
@@ -249,6 +263,7 @@ class Trainer(NamedTuple):
     # An object to whoever only trains: its type belongs to the room
     # that configures, which stands above this one.
     config: object = None
+    remake: Callable[..., Trainer] | None = None
 
     def __repr__(self) -> str:
         # The functions are closures and the config holds whole optimizers: their

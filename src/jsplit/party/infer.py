@@ -14,6 +14,7 @@ import numpy as np
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int
+from jsplit.party.compute.at_cut import check_at
 from jsplit.party.connection.interrupts import Stopped, never
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
@@ -150,6 +151,7 @@ def predict(
     pulse: Sequence[float] = (),
     transport: Transport | None = None,
     bound: Mapping[str, float] | None = None,
+    at: str | Sequence[str] | None = None,
 ) -> Result:
     """Compute the outputs of the nodes that no other node reads, for some records.
 
@@ -185,9 +187,12 @@ def predict(
         transport: what carries frames; by default gRPC.
         bound: by the name of a value that this party receives, the largest L2 norm that
             a record of it may have; see `jsplit.party.run`.
+        at: names of values that this party is sent, or of its outputs, to have these as
+            it decodes them; the others need not know.
 
     Returns:
-        A `Result` with the outputs that this party computes, by node: in the order in
+        A `Result` with the outputs that this party computes, by node, or with what `at`
+        names: in the order in
         which it gave its records, or their ids if it has no field of them; without ids
         in the order that all share, by the ids of the others if these have any.
 
@@ -229,7 +234,7 @@ def predict(
         pulse=pulse,
         transport=transport,
     )
-    return _infer(TaskKind.PREDICT, agreed, party, records, brought, reach, stop)
+    return _infer(TaskKind.PREDICT, agreed, party, records, brought, reach, stop, at)
 
 
 def _infer(
@@ -240,6 +245,7 @@ def _infer(
     brought: Brought,
     reach: Reach,
     stop: threading.Event | None,
+    at: str | Sequence[str] | None = None,
 ) -> Result:
     """Forward passes over all records, in the shared order, a batch at a time."""
     if (brought.state is None) == (brought.checkpoint is None):
@@ -258,22 +264,23 @@ def _infer(
         if mine.count not in (None, count):
             what = "data" if mine.fields else "ids"
             raise ValueError(f"`records` is {count}, `{what}` has {mine.count}.")
+        names = None if at is None else check_at(prepared.local, at)
         has = prepared.store if prepared.saved is None else prepared.saved
         with prepared.connected(reach) as me:
             me.network.asked = never if stop is None else stop.is_set
             try:
-                state, found = passes(me, task, mine, has.restore)
+                state, found = passes(me, task, mine, has.restore, names)
             except Stopped:
                 newest = max(has.steps)
                 return Result(has.restore(newest), newest, stopped=True)
-    at = int(state.step)
+    reached = int(state.step)
     if kind is TaskKind.PREDICT:
         outputs = jax.tree.map(lambda *x: np.concatenate(x), *found)
-        return Result(state, at, outputs=mine.back(outputs))
+        return Result(state, reached, outputs=mine.back(outputs))
     local = prepared.local
     local.scalars.warn(steps, 4)
     losses, rows = zip(*found, strict=True)
     metrics = compute_metrics(local.topology, local.metrics, rows)
     # In the order in which all went through their records.
     counts = mine.take(np.arange(count)).get(agreed.weight)
-    return Result(state, at, means(task, losses, counts), metrics=metrics)
+    return Result(state, reached, means(task, losses, counts), metrics=metrics)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree
 from jsplit.party.bounds import OverBound
+from jsplit.party.compute.at_cut import predict_at
 from jsplit.party.connection.interrupts import RolledBack, Stopped
 from jsplit.party.contract.record_order import Records
 from jsplit.party.process import PartyRun
@@ -26,7 +28,11 @@ _DONE = 1 << 62
 
 
 def passes(
-    me: PartyRun, task: Task, records: Records, restore: Callable[[int], PartyState]
+    me: PartyRun,
+    task: Task,
+    records: Records,
+    restore: Callable[[int], PartyState],
+    at: Sequence[str] | None = None,
 ) -> tuple[PartyState, list[PyTree]]:
     """The state of the newest step that all have, and what each batch gives with it.
 
@@ -35,6 +41,7 @@ def passes(
         task: what all are at.
         records: of the party.
         restore: gives its state of a step.
+        at: of a prediction, what it gives in the place of outputs.
 
     Returns:
         The state, and by batch its outputs by node, or its losses by name and what
@@ -43,7 +50,7 @@ def passes(
     me.get_ready()
     forward = me.local.evaluate
     if task.kind is TaskKind.PREDICT:
-        forward = me.local.predict
+        forward = me.local.predict if at is None else partial(predict_at, me.local, at)
     while True:
         try:
             me.network.start()

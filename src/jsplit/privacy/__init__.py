@@ -1,13 +1,16 @@
 """What each party sees, how much that gives away, what protects it, and what is guaranteed."""
 
-from jsplit.privacy import defences, guarantees, measures
+from jsplit.privacy import defences, guarantees, measures, viewing
 from jsplit.privacy.defences import *  # noqa: F403
 from jsplit.privacy.guarantees import *  # noqa: F403
 from jsplit.privacy.measures import *  # noqa: F403
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
+from jsplit.privacy.viewing import *  # noqa: F403
+from jsplit.privacy.watching import traffic_of, watch
 
-__all__ = ["Adversary", "Budget", "Score", "Traffic"]
+__all__ = ["Adversary", "Budget", "Score", "Traffic", "traffic_of", "watch"]
 __all__ += defences.__all__
 __all__ += guarantees.__all__
 __all__ += measures.__all__
+__all__ += viewing.__all__

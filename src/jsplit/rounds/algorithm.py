@@ -5,7 +5,7 @@ It is that of a `jsplit.Trainer`, whose batches are rounds of a population.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -55,15 +55,16 @@ class EvaluateRound(Protocol):
 
 
 class PredictAsClient(Protocol):
-    """`predict(state, fields, client=None) -> {node: output}`."""
+    """`predict(state, fields, client=None, at=None) -> {node: output}`."""
 
     # `client`, a number or a name, is needed only where clients have weights
-    # or statistics of their own.
+    # or statistics of their own; `at` asks for what crosses, as a trainer's does.
     def __call__(
         self,
         state: Federation,
         fields: Mapping[str, PyTree],
         client: int | str | None = None,
+        at: str | Sequence[str] | None = None,
         *,
         noise: jax.Array | None = None,
     ) -> Mapping[str, PyTree]: ...
@@ -81,8 +82,9 @@ class Algorithm(NamedTuple):
             fast; the infos have a leading axis [rounds].
         evaluate: `evaluate(state, round) -> info`, in inference mode, by
             client and overall; changes nothing.
-        predict: `predict(state, fields, client=None) -> {node: output}`;
-            `client` says whose, where clients have parts of their own.
+        predict: `predict(state, fields, client=None, at=None) -> {node:
+            output}`; `client` says whose, where clients have parts of
+            their own, and `at` asks for what crosses.
         config: that of the trainer.
         sharing: how each part of each party's state gets from one client
             to the next; prints as a table.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -35,6 +35,7 @@ from jsplit.rounds.state import RoundInfo
 from jsplit.training.crossing import secret_senders
 from jsplit.training.evaluating import check_counts
 from jsplit.training.own_reads import training_fields
+from jsplit.training.same_for_others import compared_fields
 from jsplit.training.store import layout_of
 from jsplit.training.verdicts import refuse_end, refuse_evaluation, refuse_round
 
@@ -49,7 +50,8 @@ def make_algorithm(method: RoundMethod) -> Algorithm:
         The algorithm; nothing is compiled yet.
     """
     config = check_trainer(method.trainer)
-    needed = frozenset(training_fields(config))
+    read = training_fields(config)
+    needed = frozenset(read | compared_fields(config.topology))
     forms = StateForms(layout_of(config), method.sharing, method.mesh)
     metrics = RoundMetrics(config, forms)
     driver = _Driver(method, forms, needed, Programs(method, forms), metrics)
@@ -229,6 +231,7 @@ class _Driver:
         state: Federation,
         fields: Mapping[str, PyTree],
         client: int | str | None = None,
+        at: str | Sequence[str] | None = None,
         *,
         noise: jax.Array | None = None,
     ) -> Mapping[str, PyTree]:
@@ -240,19 +243,21 @@ class _Driver:
             client: whose model to predict with, by number from 0 or by name;
                 needed only where clients have weights or statistics of
                 their own. Without it secret noise is that of the first.
+            at: names of values that cross, to have these as their receivers
+                decode them; see `predict` of a `jsplit.Trainer`.
             noise: a key of this call, as for `evaluate`.
 
         Returns:
-            By node that no other node reads, its output.
+            By node that no other node reads, its output; or what `at` names.
 
         Raises:
-            ValueError: if `client` is needed and missing, or there is no
-                such client.
+            ValueError: if `client` is needed and missing, there is no such
+                client, or `at` names what does not cross.
         """
         mesh = self.method.mesh
         one = replicate(one_model(state, client), mesh)
         fields = replicate(dict(as_arrays(fields)), mesh)
-        return self.method.trainer.predict(one, fields, noise=noise)
+        return self.method.trainer.predict(one, fields, at, noise=noise)
 
     def _fields(self, round: Round) -> dict[str, PyTree]:
         """Return the fields that are read, on the devices."""

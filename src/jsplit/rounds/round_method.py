@@ -20,6 +20,7 @@ from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.meshes import one_mesh
+from jsplit.training.record import refuse_recording
 from jsplit.training.walk import Store
 
 
@@ -95,6 +96,7 @@ def check_trainer(trainer: Trainer) -> Config:
         ValueError: if it is no trainer, or its parties have different
             meshes.
     """
+    refuse_recording(trainer)
     if not isinstance(trainer, Trainer) or not isinstance(trainer.config, Config):
         raise ValueError(
             "`trainer` must be one of jsplit.fused or jsplit.messages, got "

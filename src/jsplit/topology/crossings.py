@@ -30,6 +30,36 @@ class Crossing(NamedTuple):
     returns: bool
 
 
+def find_dependent(nodes: Sequence[Node]) -> frozenset[str]:
+    """Values that depend on some parameter, of nodes in the order of a forward pass."""
+    found: set[str] = set()
+    # In the order of the computation, so that a node's inputs are judged before it.
+    for n in nodes:
+        inherits = any(i in found for i in n.differentiable_inputs)
+        if n.segment.trainable or inherits:
+            found.add(n.name)
+    return frozenset(found)
+
+
+def find_on_loss_path(
+    nodes: Mapping[str, Node], losses: Sequence[Loss]
+) -> frozenset[str]:
+    """Values that some loss depends on, other than through parameters it reads itself."""
+    found: set[str] = set()
+    for loss in losses:
+        for i in loss.differentiable_inputs:
+            # What a segment sows comes from its forward pass, as its value does.
+            # `.params` is left out: their gradient needs no backward pass.
+            made = i if i in nodes else i.removesuffix(".state")
+            if made in nodes:
+                found.add(made)
+    # Backwards, so that a node's readers are judged before it.
+    for n in reversed([*nodes.values()]):
+        if n.name in found:
+            found.update(i for i in n.differentiable_inputs if i in nodes)
+    return frozenset(found)
+
+
 def find_crossings(
     nodes: Mapping[str, Node],
     losses: Sequence[Loss | Metric],

@@ -7,15 +7,18 @@ here.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from jsplit.topology.crossings import Crossing, find_crossings
+from jsplit.topology import crossings as across
+from jsplit.topology.crossings import Crossing
 from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names
 from jsplit.topology.nodes import Loss, Node, in_order
+from jsplit.topology.replacing import replace_party
 from jsplit.topology.text import in_words
 from jsplit.topology.validation import validate
 
@@ -31,6 +34,8 @@ class Topology:
         nodes: `Node`, `Loss` and `Metric`, in any order.
         holds: The data fields of each party. Labels are fields like any
             other.
+        instead_of: Of one that `replace` made: the topology that all other
+            parties take it for.
 
     Raises:
         ValueError: Naming the culprit, if a name is taken twice; an input
@@ -60,6 +65,7 @@ class Topology:
 
     nodes: Sequence[Node | Loss | Metric]
     holds: Mapping[str, Sequence[str]]
+    instead_of: Topology | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.holds, Mapping):
@@ -83,7 +89,7 @@ class Topology:
 
     def __reduce__(self) -> tuple:
         # A mapping proxy cannot be pickled; building it anew drops the caches as well.
-        return Topology, (self.nodes, dict(self.holds))
+        return Topology, (self.nodes, dict(self.holds), self.instead_of)
 
     def __hash__(self) -> int:
         # By hand: the dataclass would hash `holds`, and a mapping has no hash.
@@ -109,7 +115,10 @@ class Topology:
             >>> [loss.name for loss in topology.add(decay).losses]
             ['loss', 'decay']
         """
-        return replace(self, nodes=(*self.nodes, *nodes))
+        return dataclasses.replace(self, nodes=(*self.nodes, *nodes))
+
+    # Written in the file of its idea: it makes a topology of the same class.
+    replace = replace_party
 
     # What follows from the nodes is cached: interpreters ask for it in every trace, and a
     # frozen topology cannot change.
@@ -220,13 +229,7 @@ class Topology:
             >>> sorted(jsplit.vanilla(fixed, trained, loss=max).depends_on_params)
             ['output']
         """
-        found: set[str] = set()
-        # In the order of the computation, so that a node's inputs are judged before it.
-        for n in self.segments:
-            inherits = any(i in found for i in n.differentiable_inputs)
-            if n.segment.trainable or inherits:
-                found.add(n.name)
-        return frozenset(found)
+        return across.find_dependent(self.segments)
 
     @cached_property
     def on_loss_path(self) -> frozenset[str]:
@@ -243,19 +246,7 @@ class Topology:
             >>> sorted(topology.add(aside).on_loss_path)
             ['output', 'smashed']
         """
-        found: set[str] = set()
-        for loss in self.losses:
-            for i in loss.differentiable_inputs:
-                # What a segment sows comes from its forward pass, as its value does.
-                # `.params` is left out: their gradient needs no backward pass.
-                made = i if i in self.node else i.removesuffix(".state")
-                if made in self.node:
-                    found.add(made)
-        # Backwards, so that a node's readers are judged before it.
-        for n in reversed(self.segments):
-            if n.name in found:
-                found.update(i for i in n.differentiable_inputs if i in self.node)
-        return frozenset(found)
+        return across.find_on_loss_path(self.node, self.losses)
 
     trained = property(lambda self: self.depends_on_params)  # the name until 0.1
     objective = property(lambda self: self.on_loss_path)  # the name until 0.1
@@ -275,7 +266,7 @@ class Topology:
             (Crossing(name='smashed', sender='client', receiver='server', returns=False),)
         """
         readers = (*self.losses, *self.metrics)
-        return find_crossings(
+        return across.find_crossings(
             self.node, readers, self.depends_on_params, self.on_loss_path
         )
 

@@ -49,6 +49,7 @@ class Config(NamedTuple):
         passing: what does not cross, because nobody reads it; `None`:
             everything crosses.
         loss_scale: by what cotangents are multiplied; `None`: by nothing.
+        records: what a step tells beside its info: "crossed", "gradients".
     """
 
     topology: Topology
@@ -64,3 +65,4 @@ class Config(NamedTuple):
     wants_loss: tuple[str, ...] = ()
     passing: UnreadLeaves | None = None
     loss_scale: LossScale | None = None
+    records: tuple[str, ...] = ()

@@ -6,7 +6,8 @@ parties that exchange messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -15,10 +16,9 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, PyTree, TrainState
 from jsplit.core.donation import call_on_state, step_of
-from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.secret_keys import words_of_call
 from jsplit.core.trainer import PredictFn, StepFn, Trainer
-from jsplit.core.trees import as_arrays
+from jsplit.core.trees import as_arrays, batch_of
 from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
@@ -35,11 +35,14 @@ from jsplit.training.evaluating import ScalarLosses, evaluator
 from jsplit.training.keys_apart import Keys, keys_of, swap_keys
 from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
 from jsplit.training.losses import info_of
-from jsplit.training.meshes import check_even, one_mesh, with_batch_sharding
+from jsplit.training.meshes import check_even, one_mesh, placed, with_batch_sharding
 from jsplit.training.microbatches import run_microbatches
 from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.own_reads import training_fields
 from jsplit.training.passing import by_shapes, init_of
+from jsplit.training.places import At, as_at, values_at, walk_to
+from jsplit.training.recording import Recorded, told
+from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import in_store
@@ -163,19 +166,20 @@ def fused_trainer(config: Config) -> Trainer:
         # that out.
         if devices is not None:
             check_even(config, size)
-            state, batch, weight = _placed(devices, state, batch, weight)
+            state, batch, weight = placed(devices, state, batch, weight)
         keys = keys_of(state)
         new, info = call_on_state(
             state, train, swap_keys(state), keys, dict(batch), weight
         )
-        judge(info.finite, lambda: step_of(new))
+        finite = (info.info if config.records else info).finite
+        judge(finite, lambda: step_of(new))
         return swap_keys(new, keys), info
 
     def measure_one(
         state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
-        state, batch, weight = _placed(devices, state, batch, weight)
+        state, batch, weight = placed(devices, state, batch, weight)
         given = swap_keys(state), keys_of(state), batch, weight, noise
         info, found = call_on_state(state, measure, *given)
         judge_losses(info.finite)
@@ -183,28 +187,34 @@ def fused_trainer(config: Config) -> Trainer:
 
     @documented_as(PredictFn)
     def predict(
-        state: TrainState, fields: Fields, *, noise: jax.Array | None = None
+        state: TrainState,
+        fields: Fields,
+        at: str | Sequence[str] | None = None,
+        *,
+        noise: jax.Array | None = None,
     ) -> dict[str, PyTree]:
-        fields = as_arrays(fields)
+        fields, run = as_arrays(fields), infer(as_at(topology, at))
         check_batch(topology, fields, inputs)
         words = words_of_call(noise, drawing, state, fields)
-        state, fields, _ = _placed(devices, state, fields, None)
+        state, fields, _ = placed(devices, state, fields, None)
         given = swap_keys(state), keys_of(state), fields, words
-        return call_on_state(state, infer, *given)
+        return call_on_state(state, run, *given)
 
+    init = init_of(config, check_same_for_others)
     evaluate = evaluator(topology, measure_one, scalars, drawing)
-    return Trainer(init_of(config), step, evaluate, predict, config)
+    return Trainer(init, step, evaluate, predict, config, fused_trainer)
 
 
 class _Programs(NamedTuple):
-    """The three compiled programs of a trainer, of (state, keys, batch, ...) each.
+    """The compiled programs of a trainer, of (state, keys, batch, ...) each.
 
+    `infer` gives that of what `predict` is asked for.
     `judge` looks at what the first one leaves, `judge_losses` at what the second gives.
     """
 
-    train: Callable[..., tuple[TrainState, Info]]
+    train: Callable[..., tuple[TrainState, PyTree]]
     measure: Callable[..., tuple[Info, dict[Name, PyTree]]]
-    infer: Callable[..., dict[str, PyTree]]
+    infer: Callable[[At], Callable[..., dict[str, PyTree]]]
     judge: Verdict
     judge_losses: Verdict
 
@@ -213,7 +223,7 @@ def _programs(config: Config) -> _Programs:
     """Compile each walk as one program."""
     topology, layout = config.topology, layout_of(config)
     walked = with_batch_sharding(config)
-    walks = walks_of(walked)
+    walks, kernels = walks_of(walked), config.kernels
     judge = Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     passing_for = by_shapes(config)
@@ -240,7 +250,7 @@ def _programs(config: Config) -> _Programs:
 
     def train(
         state: TrainState, keys: Keys, batch: Fields, weight: Weight | None
-    ) -> tuple[TrainState, Info]:
+    ) -> tuple[TrainState, Info | Recorded]:
         store, walks = start(state, keys, batch, weight), walks_for(batch)
         hold(layout, store, config.nonfinite)
         if config.microbatches == 1:
@@ -249,7 +259,8 @@ def _programs(config: Config) -> _Programs:
             run_microbatches(walked, walks, store)
             execute(walks.finish.ops, store)
         info = losses_in(store)._replace(finite=judge.finite(store))
-        return swap_keys(save_back(layout, store)), info
+        told_of = told(config, walks, store, info, batch_of(batch))
+        return swap_keys(save_back(layout, store)), told_of
 
     def measure(
         state: TrainState,
@@ -263,32 +274,22 @@ def _programs(config: Config) -> _Programs:
         info = losses_in(store)._replace(finite=judge_losses.finite(store))
         return info, {name: store[name] for name in walks.observed}
 
-    def infer(
-        state: TrainState, keys: Keys, fields: Fields, noise: PyTree
-    ) -> dict[str, PyTree]:
-        store = start(state, keys, fields, noise=noise)
-        execute(walks_for(fields).infer.ops, store)
-        return {n.what: store[n] for n in walks.outputs}
+    @cache
+    def infer(at: At) -> Callable[..., dict[str, PyTree]]:
+        def run(
+            state: TrainState, keys: Keys, fields: Fields, noise: PyTree
+        ) -> dict[str, PyTree]:
+            store = start(state, keys, fields, noise=noise)
+            execute(walk_to(topology, walks_for(fields), at).ops, store)
+            return values_at(topology, at, store)
 
-    kernels = config.kernels
+        return jit(run, kernels)
+
     return _Programs(
         # Only the state is donated: the caller may use keys and batch again.
         jit(train, kernels, donate_argnums=0 if config.donate else ()),
         jit(measure, kernels),
-        jit(infer, kernels),
+        infer,
         judge,
         judge_losses,
-    )
-
-
-def _placed(
-    devices: Mesh | None, state: TrainState, batch: Fields, weight: Weight | None
-) -> tuple[TrainState, dict[str, PyTree], ArrayLike | None]:
-    """The arguments of a program where it computes; without a mesh, as they are."""
-    return (
-        replicate(state, devices),
-        # A plain dictionary: programs do not take every mapping for a
-        # pytree.
-        shard_batch(dict(batch), devices),
-        shard_batch(weight, devices),
     )

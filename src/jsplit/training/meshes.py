@@ -15,14 +15,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
-from jsplit.core.base import Info, PyTree, Segment
+from jsplit.core.base import Fields, Info, PyTree, Segment, TrainState
 from jsplit.core.placement import checked_mesh, default_mesh, replicate, shard_batch
 from jsplit.core.trees import abstract
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.kinds import PERSISTENT, Kind
+from jsplit.training.left_out import Weight
 from jsplit.training.losses import info_of
 from jsplit.training.strengths import Strengths
 from jsplit.training.walk import Address, Wire
@@ -197,3 +199,16 @@ def zeros(function: Callable[..., PyTree], config: Config) -> Callable[..., PyTr
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     return run
+
+
+def placed(
+    devices: Mesh | None, state: TrainState, batch: Fields, weight: Weight | None
+) -> tuple[TrainState, dict[str, PyTree], ArrayLike | None]:
+    """The arguments of a program where it computes; without a mesh, as they are."""
+    return (
+        replicate(state, devices),
+        # A plain dictionary: programs do not take every mapping for a
+        # pytree.
+        shard_batch(dict(batch), devices),
+        shard_batch(weight, devices),
+    )

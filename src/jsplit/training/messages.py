@@ -6,12 +6,10 @@ what its party has and has been sent, of nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from operator import attrgetter
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -32,27 +30,22 @@ from jsplit.training.configure import (
 from jsplit.training.crossing import secret_senders
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.executor import CompiledWalk, InProcess, Recorder, jitted
-from jsplit.training.kinds import Kind
-from jsplit.training.left_out import (
-    Weight,
-    Weights,
-    as_checked,
-    fill,
-    normalise_weight,
-)
-from jsplit.training.meshes import check_even, combined, with_batch_sharding, zeros
-from jsplit.training.microbatches import part_of
-from jsplit.training.nonfinite import all_measured, all_watched, hold
+from jsplit.training.executor import InProcess, Recorder
+from jsplit.training.left_out import Weight, as_checked, fill, normalise_weight
+from jsplit.training.meshes import check_even, combined
+from jsplit.training.nonfinite import all_measured, all_watched
 from jsplit.training.own_reads import training_fields
-from jsplit.training.passing import init_of, passing
+from jsplit.training.party_programs import by_shapes
+from jsplit.training.passing import init_of
+from jsplit.training.places import as_at, values_at
+from jsplit.training.recording import Tape, told
+from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
-from jsplit.training.store import Layout, layout_of, load, save_back
+from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import in_store, in_topology
-from jsplit.training.sums import total, zero_sums
 from jsplit.training.verdicts import Verdict, check_donation
-from jsplit.training.walk import Name, Store, Walk
-from jsplit.training.walks import Walks, walks_of
+from jsplit.training.walk import Name
+from jsplit.training.walks import walks_of
 
 
 def messages(
@@ -131,9 +124,15 @@ def messages(
         loss_scale,
     )
     check_donation(config)
+    return messages_trainer(config)
+
+
+def messages_trainer(config: Config) -> Trainer:
+    """The trainer of a configuration; of its own kind whatever has made that."""
+    topology, microbatches = config.topology, config.microbatches
     scalars = ScalarLosses()
     layout, walks = layout_of(config), walks_of(config)
-    programs_for = _by_shapes(scalars.watch(config), layout)
+    programs_for = by_shapes(scalars.watch(config), layout)
     needed, inputs = training_fields(config), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
     strong, drawing = bool(in_topology(topology)), secret_senders(config, train=False)
@@ -155,15 +154,20 @@ def messages(
         counts = None
         if weight is not None:
             batch, counts = fill(weight, dict(batch)), normalise_weight(weight)
-        carrier = Recorder(known)
+        carrier, programs = Recorder(known), programs_for(batch)
+        tape = Tape(carrier) if config.records else None
         store, losses = call_on_state(
-            state, programs_for(batch).train, state, batch, counts, carrier
+            state, programs.train, state, batch, counts, tape or carrier
         )
         finite = judge.finite(store)
         info = combine(losses, in_store(topology, store) if strong else {})
         info = info._replace(messages=tuple(carrier.messages), finite=finite)
         new = save_back(layout, store)
         judge(finite, lambda: step_of(new))
+        if tape is not None:
+            store.update(programs.read(tape, load(layout, state)))
+            # A trainer that records says so in its type; see `jsplit.record`.
+            info = cast(Info, told(config, walks, store, info, size))
         return new, info
 
     def measure_one(
@@ -184,109 +188,20 @@ def messages(
 
     @documented_as(PredictFn)
     def predict(
-        state: TrainState, fields: Fields, *, noise: jax.Array | None = None
+        state: TrainState,
+        fields: Fields,
+        at: str | Sequence[str] | None = None,
+        *,
+        noise: jax.Array | None = None,
     ) -> dict[str, PyTree]:
-        fields = as_arrays(fields)
+        fields, wanted = as_arrays(fields), as_at(topology, at)
         check_batch(topology, fields, inputs)
         words = words_of_call(noise, drawing, state, fields)
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields, noise=words)
-        call_on_state(state, programs_for(fields).infer, store, InProcess())
-        return {n.what: store[n] for n in walks.outputs}
+        call_on_state(state, programs_for(fields).infer(wanted), store, InProcess())
+        return values_at(topology, wanted, store)
 
+    init = init_of(config, check_same_for_others)
     evaluate = evaluator(topology, measure_one, scalars, drawing)
-    return Trainer(init_of(config), step, evaluate, predict, config)
-
-
-_Train = Callable[
-    [TrainState, Fields, Weights | None, Recorder], tuple[Store, dict[str, jax.Array]]
-]
-
-
-class _Programs(NamedTuple):
-    """The programs of a trainer for batches of some shapes."""
-
-    train: _Train
-    measure: CompiledWalk
-    infer: CompiledWalk
-
-
-_shape_of = attrgetter("shape", "dtype")
-
-
-def _by_shapes(config: Config, layout: Layout) -> Callable[[Fields], _Programs]:
-    """The programs for a batch: what is read of a value may depend on its shape."""
-    made: dict[tuple, _Programs] = {}
-
-    def programs_for(batch: Fields) -> _Programs:
-        # In every step: no function of Python runs for a leaf.
-        leaves, structure = jax.tree.flatten(dict(batch))
-        at = (structure, *map(_shape_of, leaves))
-        if at not in made:
-            known = passing(config, batch)
-            walks = walks_of(with_batch_sharding(known))
-            made[at] = _Programs(
-                _train(known, layout, walks),
-                _compiled(config, walks.measure),
-                _compiled(config, walks.infer),
-            )
-        return made[at]
-
-    return programs_for
-
-
-def _compiled(config: Config, walk: Walk) -> CompiledWalk:
-    """A walk whose turns run on the devices of their parties."""
-    donated = (Kind.OPTIMIZER, Kind.PARAMS) if config.donate else ()
-    compiler = jitted(donated, config.mesh, config.kernels)
-    return CompiledWalk(walk.turns(), walk.keep, compiler)
-
-
-def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
-    """A step: `train(state, batch, weight, carrier) -> (store, losses)`."""
-    count = config.microbatches
-    run = _compiled(config, walks.train)
-    if count == 1:
-
-        def at_once(
-            state: TrainState,
-            batch: Fields,
-            weight: Weights | None,
-            carrier: Recorder,
-        ) -> tuple[Store, dict[str, jax.Array]]:
-            store = load(layout, state, batch, weight)
-            hold(layout, store, config.nonfinite)
-            run(store, carrier)
-            return store, {n.what: store[n] for n in walks.losses}
-
-        return at_once
-
-    # The update runs once, after all parts; its turns send nothing.
-    finish = _compiled(config, walks.finish)
-    zeros_for = zeros(
-        lambda state, part: zero_sums(walks.train.ops, load(layout, state, part)),
-        config,
-    )
-
-    def in_parts(
-        state: TrainState, batch: Fields, weight: Weights | None, carrier: Recorder
-    ) -> tuple[Store, dict[str, jax.Array]]:
-        # No weights are a tree without leaves, so they are divided like
-        # the fields.
-        parts = [part_of((dict(batch), weight), m, count) for m in range(count)]
-        store = load(layout, state, *parts[0])
-        hold(layout, store, config.nonfinite)
-        store.update(zeros_for(state, parts[0][0]))
-        for number, (fields, share) in enumerate(parts):
-            # A turn may have dropped them after their last use: all are
-            # set anew.
-            for at in layout.values():
-                store[at.micro], store[at.weight] = np.int32(number), share
-                for f, name in at.fields.items():
-                    if f in fields:
-                        store[name] = fields[f]
-            run(store, carrier)
-        finish(store, carrier)
-        return store, {n.what: store[total(n)] / count for n in walks.losses}
-
-    return in_parts
+    return Trainer(init, step, evaluate, predict, config, messages_trainer)

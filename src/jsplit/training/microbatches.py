@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jsplit.core.base import PyTree
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind
+from jsplit.training.recording import taped
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks
@@ -29,7 +30,7 @@ def run_microbatches(config: Config, walks: Walks, store: Store) -> None:
     """Run forward and backward passes over each part of the batch in turn.
 
     Afterwards the store holds the sums of gradients, and the means of
-    losses.
+    losses; and what is recorded, with an axis of micro-batches.
     """
     count, ops = config.microbatches, walks.train.ops
     divided = {n: x for n, x in store.items() if n.kind in (Kind.VALUE, Kind.WEIGHT)}
@@ -45,13 +46,15 @@ def run_microbatches(config: Config, walks: Walks, store: Store) -> None:
     carry |= zero_sums(ops, {**store, **first})
     numbers = [Name(p, Kind.MICRO) for p in config.topology.parties]
 
-    def body(carry: Store, part: tuple[Store, jax.Array]) -> tuple[Store, None]:
+    recorded = taped(config, walks)
+
+    def body(carry: Store, part: tuple[Store, jax.Array]) -> tuple[Store, Store]:
         fields, number = part
         store = {**fixed, **carry, **fields, **dict.fromkeys(numbers, number)}
         execute(ops, store)
-        return {n: store[n] for n in carry}, None
+        return {n: store[n] for n in carry}, {n: store[n] for n in recorded}
 
-    carry, _ = jax.lax.scan(body, carry, (parts, jnp.arange(count)))
-    store.update(carry)
+    carry, found = jax.lax.scan(body, carry, (parts, jnp.arange(count)))
+    store.update({**carry, **found})
     for name in walks.losses:
         store[name] = store[total(name)] / count

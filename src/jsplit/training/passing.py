@@ -90,8 +90,13 @@ def by_shapes(config: Config) -> Callable[[Fields], Passing]:
     return passing_for
 
 
-def init_of(config: Config) -> InitFn:
-    """`init` of a trainer."""
+def init_of(config: Config, check: Callable[[Config, Fields], None]) -> InitFn:
+    """`init` of a trainer.
+
+    Args:
+        config: of the training.
+        check: what else of the configuration is looked at, with a batch.
+    """
 
     @documented_as(InitFn)
     def init(
@@ -100,7 +105,9 @@ def init_of(config: Config) -> InitFn:
         *,
         secrets: Mapping[str, jax.Array] | None = None,
     ) -> TrainState:
-        return first_state(config, key, batch, secrets)
+        state = first_state(config, key, batch, secrets)
+        check(config, as_arrays(batch))
+        return state
 
     return init
 

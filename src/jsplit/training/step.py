@@ -40,6 +40,13 @@ def inference_ops(
     return ops + [loss_op(config, loss) for loss in losses]
 
 
+def looking_ops(config: Config) -> list[Op]:
+    """The forward pass in inference mode, with all that losses and metrics read sent."""
+    topology = config.topology
+    readers = (*topology.losses, *topology.metrics)
+    return _forward_ops(config._replace(microbatches=1), readers, train=False)
+
+
 def _forward_ops(
     config: Config, losses: Sequence[Loss | Metric], *, train: bool
 ) -> list[Op]:

@@ -155,7 +155,7 @@ def _given(config: Config, at: _Inputs, values: Sequence[PyTree]) -> _Given:
     gradient = {}
     for n, names in at.gradients.items():
         terms, rest = rest[: len(names)], rest[len(names) :]
-        gradient[n] = _gradient(config, inexact_part(params[n]), terms)
+        gradient[n] = gradient_of(config, inexact_part(params[n]), terms)
     return _Given(memory, params, gradient, _loss(config, at, rest))
 
 
@@ -268,7 +268,7 @@ def update_op(config: Config, party: str) -> Op:
     return Op(party, OpKind.UPDATE, "", reads, (step, *writes), run)
 
 
-def _gradient(config: Config, weights: PyTree, terms: Sequence[PyTree]) -> PyTree:
+def gradient_of(config: Config, weights: PyTree, terms: Sequence[PyTree]) -> PyTree:
     """The gradient of one node's parameters; zeros where no term reaches them."""
     # An optimizer is over all nodes of its party, so each must have a
     # gradient.

@@ -13,9 +13,9 @@ from jsplit.training.losses import loss_name
 from jsplit.training.metrics import observed_names
 from jsplit.training.nonfinite import check_ops, faults, flags_name, measuring_ops
 from jsplit.training.scalar_exchange import Exchange, rows_of, scalar_wires
-from jsplit.training.step import inference_ops, training_ops
+from jsplit.training.step import inference_ops, looking_ops, training_ops
 from jsplit.training.sums import accumulate_ops, total
-from jsplit.training.update import exchanges, norms, update_ops
+from jsplit.training.update import exchanges, gradient_names, norms, update_ops
 from jsplit.training.walk import Name, Op, Walk, Wire
 from jsplit.training.wires import wires
 
@@ -30,6 +30,7 @@ class Walks(NamedTuple):
             micro-batch.
         measure: the losses, and what metrics read, in inference mode.
         infer: the outputs, in inference mode.
+        look: the same, with all that crosses to where losses and metrics are.
         losses: where the value of each loss lies.
         observed: where the values lie that metrics read.
         outputs: where the value of each node lies that no other node
@@ -40,6 +41,7 @@ class Walks(NamedTuple):
     finish: Walk
     measure: Walk
     infer: Walk
+    look: Walk
     losses: tuple[Name, ...]
     observed: tuple[Name, ...]
     outputs: tuple[Name, ...]
@@ -94,12 +96,17 @@ def walks_of(config: Config) -> Walks:
     )
     checked = config.nonfinite != "allow"
     flags = tuple(flags_name(p) for p in topology.parties if checked)
+    recorded: frozenset[Name] = frozenset()
+    if "gradients" in config.records:
+        recorded = recorded.union(
+            *(gradient_names(config, p) for p in topology.parties)
+        )
     if finish:
         adds = [op for op in train if op.kind == OpKind.ACCUMULATE]
         sums = frozenset(w for op in adds for w in op.writes)
-        kept, left = lasting | sums, lasting.union(map(total, losses), flags)
+        kept, left = lasting | sums, lasting.union(map(total, losses), flags, recorded)
     else:
-        kept, left = lasting.union(losses, flags), frozenset()
+        kept, left = lasting.union(losses, flags, recorded), frozenset()
 
     # Inference keeps nothing of a state: none of it may be lost when a
     # call is over.
@@ -112,6 +119,7 @@ def walks_of(config: Config) -> Walks:
         finish=Walk(tuple(finish), left),
         measure=Walk((*measure, *checks), frozenset(measured)),
         infer=Walk(tuple(infer), frozenset(outputs)),
+        look=Walk(tuple(looking_ops(config)), frozenset(outputs)),
         losses=losses,
         observed=observed,
         outputs=outputs,

@@ -3,13 +3,23 @@
 from jsplit.privacy.defences.activation_noise import gaussian, laplace
 from jsplit.privacy.defences.class_noise import marvell
 from jsplit.privacy.defences.decorrelation import nopeek
+from jsplit.privacy.defences.label_answers import (
+    label_response,
+    response_mechanism,
+    unbiased_loss,
+)
+from jsplit.privacy.defences.least_records import smallest_batch
 from jsplit.privacy.defences.norm_noise import isotropic, max_norm
 
 __all__ = [
     "gaussian",
     "isotropic",
+    "label_response",
     "laplace",
     "marvell",
     "max_norm",
     "nopeek",
+    "response_mechanism",
+    "smallest_batch",
+    "unbiased_loss",
 ]

@@ -1,0 +1,188 @@
+"""`views`: what each party has and sees, from the topology and the jaxprs of its walk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import combinations
+
+from jsplit.core.base import PyTree, TrainState
+from jsplit.core.tables import plain
+from jsplit.core.trainer import Trainer
+from jsplit.privacy.viewing.all_views import Views
+from jsplit.privacy.viewing.asking import asked, shapes_of
+from jsplit.privacy.viewing.examining import Examined, examine
+from jsplit.privacy.viewing.records import Seen, Together
+from jsplit.privacy.viewing.structure import depends, labels_of
+from jsplit.privacy.viewing.view import View
+from jsplit.topology.graph import Topology
+from jsplit.training.config import Config
+from jsplit.training.configure import Links, Optimizers
+from jsplit.training.kinds import Kind, WireKind
+from jsplit.training.walk import Wire
+from jsplit.training.walks import all_wires
+
+_ALL_SETS = 6  # parties up to which each set of them is looked at
+
+_EVERYONE = (
+    "the seed: with the code of a segment the parameters that it draws at the start "
+    "(not those of an nnx module or of `variables`), dropout masks, and whatever a link "
+    "draws from the key that all agreed on",
+    "names, shapes, dtypes and bytes of what each sends to each, and when",
+    "the number of the step, how many records are in it, and their weights",
+    "over a network: what goes by way of the lead is sealed, it sees sizes and times; it "
+    "compares the number of ids and a digest of them",
+)
+
+
+def views(
+    topology: Topology | Trainer,
+    batch: Mapping[str, PyTree] | None = None,
+    *,
+    optimizer: Optimizers | None = None,
+    links: Links | None = None,
+    nonfinite: str | None = None,
+    state: TrainState | None = None,
+) -> Views:
+    """What each party has, gets, sends, and can tell from what it gets.
+
+    Every message of a step and of an evaluation is followed through the jaxprs of all
+    segments, losses, links and derivatives, back to the fields. Proven is that a message
+    *is* a field, rearranged in a way that can be undone (reshaped, permuted, scaled,
+    shifted, one-hot, embedded, ...), that it has some of its entries, or that its
+    receiver gets one from it with what it has itself, as a label from `p - label`.
+    What is not proven is not claimed; that nothing is proven does not say that nothing
+    leaks. For that there are attacks.
+
+    Proofs are by the rules of real numbers, where a learned number is not 0 and no two
+    rows of a learned table are equal. They are of two records, and of loops and branches
+    only what goes in and out. What algorithms over rounds hand from client to client is
+    no message of a topology and is not in the views.
+
+    Args:
+        topology: who computes what; or a trainer, which knows its links and optimizers.
+        batch: the fields, arrays or `jax.ShapeDtypeStruct`, each [batch, ...]; only
+            shapes and dtypes matter. Without it messages are not looked into.
+        optimizer: as for `jsplit.fused`; some exchange numbers. By default none does.
+        links: as for `jsplit.fused`.
+        nonfinite: as for `jsplit.fused`; `"skip"` exchanges counts.
+        state: a trainer's, whose parameters are taken instead of those that segments
+            draw; only shapes matter.
+
+    Returns:
+        `Views`: by party a `View`, and what sets of parties have together. `print` shows
+        tables.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+
+    Example:
+        >>> import jax, jsplit
+        >>> raw = jsplit.segment(lambda x: x[:, ::-1] + 1)
+        >>> top = jsplit.segment(lambda w, h: h @ w, init=lambda key, h: h[0])
+        >>> topology = jsplit.vanilla(raw, top, loss=lambda y, label: (y - label) ** 2)
+        >>> x, label = (jax.ShapeDtypeStruct(s, "float32") for s in ((8, 4), (8,)))
+        >>> views = jsplit.privacy.views(topology, {"x": x, "label": label})
+        >>> [str(proof) for proof in views["server"].receives[0].gives]
+        ['is `x`']
+        >>> views["server"].can("hijacking").possible
+        False
+    """
+    config = asked(topology, optimizer, links, nonfinite)
+    parts = config.topology
+    examined = None
+    if batch is not None:
+        examined = examine(config, shapes_of(config, batch), state)
+    seen = [_seen(config, wire, examined) for wire in all_wires(config)]
+    return Views(
+        {p: _view(parts, p, seen, examined) for p in parts.parties},
+        tuple(_together(parts, ps, seen, examined) for ps in _sets(parts.parties)),
+        _EVERYONE,
+        examined is not None,
+    )
+
+
+def _seen(config: Config, wire: Wire, examined: Examined | None) -> Seen:
+    """A message as a record."""
+    ends = (wire.what, str(wire.kind), wire.sender, wire.receiver)
+    linked = (wire.kind, wire.what) in config.links
+    crossed = examined.crossed.get(wire) if examined else None
+    if crossed is None:
+        modes = ("training", "inference")
+        own = depends(config.topology, wire)
+        modes = modes if wire.kind == WireKind.ACTIVATION else modes[:1]
+        return Seen(*ends, modes, own.fields, own.nodes, linked=linked)
+    return Seen(
+        *ends,
+        crossed.modes,
+        crossed.fields,
+        crossed.nodes,
+        crossed.message.shape,
+        str(plain(crossed.message.dtype)),
+        crossed.message.bytes,
+        crossed.numbers,
+        crossed.gives,
+        crossed.enough_for,
+        linked,
+        crossed.value_gives,
+    )
+
+
+def _view(
+    topology: Topology, party: str, seen: Collection[Seen], examined: Examined | None
+) -> View:
+    nodes = [n for n in topology.segments if n.party == party]
+    losses = [n for n in (*topology.losses, *topology.metrics) if n.party == party]
+    trains = tuple(n.name for n in nodes if n.segment.trainable)
+    gets = tuple(s for s in seen if s.receiver == party)
+    values = [s.name for s in gets if s.kind == "activation"]
+    return View(
+        party,
+        tuple(topology.holds.get(party, ())),
+        tuple(n.name for n in nodes),
+        trains,
+        tuple(n.name for n in nodes if _has_statistics(n.name, party, examined)),
+        bool(trains),
+        tuple(x.name for x in losses),
+        labels_of(topology),
+        (*values, *(n.name for n in nodes)),
+        gets,
+        tuple(s for s in seen if s.sender == party),
+        (*nodes, *losses),
+    )
+
+
+def _has_statistics(node: str, party: str, examined: Examined | None) -> bool:
+    """Whether a node has a state; without a batch it is not known, so it is not said."""
+    if examined is None:
+        return False
+    for name, leaves in examined.walks[0].start.items():
+        if name[:3] == (party, Kind.STATE, node):
+            return bool(leaves)
+    return False
+
+
+def _sets(parties: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The sets of parties, but not all of them."""
+    count = len(parties)
+    sizes = range(1, count) if count <= _ALL_SETS else sorted({1, 2, count - 1})
+    return [s for size in sizes for s in combinations(parties, size)]
+
+
+def _together(
+    topology: Topology,
+    parties: tuple[str, ...],
+    seen: Collection[Seen],
+    examined: Examined | None,
+) -> Together:
+    held = {f for p in parties for f in topology.holds.get(p, ())}
+    others = [s for s in seen if {s.sender, s.receiver}.isdisjoint(parties)]
+    got = [s for s in seen if s.receiver in parties and s.sender not in parties]
+    reach = {f for s in got for f in s.fields} - held
+    between = [f"d{s.name}" if s.kind == "cotangent" else s.name for s in others]
+    return Together(
+        parties,
+        tuple(f for f in topology.fields if f in held),
+        tuple(f for f in topology.fields if f in reach),
+        examined.find_out(parties) if examined else (),
+        tuple(dict.fromkeys(between)),
+    )

@@ -1,0 +1,170 @@
+"""What is proven of the results of a traced function, from what is of its arguments.
+
+It goes over the jaxpr equation by equation. A primitive that no rule knows makes a result
+of which nothing is claimed but what it depends on; so do the bodies of loops and branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+from jsplit.jaxprs.flat import Atom as Variable
+from jsplit.jaxprs.flat import shape_of
+from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
+from jsplit.privacy.viewing.choosing import CHOOSES, chosen
+from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
+from jsplit.privacy.viewing.mixing import MIXES, mixed
+from jsplit.privacy.viewing.moving import MOVES, keeps_all, move
+
+# By primitive, the parameter that holds the body of what is called once as it is.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+_SIGNED = {
+    "broadcast_in_dim",
+    "copy",
+    "reshape",
+    "squeeze",
+    "transpose",
+    "stop_gradient",
+}
+
+
+def interpret(closed: ClosedJaxpr, facts: Sequence[Fact]) -> list[Fact]:
+    """What is proven of each result of a traced function.
+
+    Args:
+        closed: the function, as `jax.make_jaxpr` gives it.
+        facts: of its arguments, leaf by leaf.
+    """
+    return _run(closed.jaxpr, [constant(c) for c in closed.consts], facts)
+
+
+def _run(jaxpr: Jaxpr, consts: Sequence[Fact], facts: Sequence[Fact]) -> list[Fact]:
+    known: dict[Var, Fact] = dict(zip(jaxpr.constvars, consts, strict=True))
+    known.update(zip(jaxpr.invars, facts, strict=True))
+
+    def fact_of(v: Variable) -> Fact:
+        return constant(v.val) if isinstance(v, Literal) else known[v]
+
+    for eqn in jaxpr.eqns:
+        results = _equation(eqn, [fact_of(v) for v in eqn.invars])
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [fact_of(v) for v in jaxpr.outvars]
+
+
+def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
+    name = eqn.primitive.name
+    body = eqn.params.get(_CALLS.get(name, ""))
+    if isinstance(body, ClosedJaxpr) and len(body.jaxpr.invars) == len(facts):
+        return _run(body.jaxpr, [constant(c) for c in body.consts], facts)
+    if isinstance(body, Jaxpr) and len(body.invars) == len(facts):
+        return _run(body, [], facts)
+
+    shapes = [shape_of(v) for v in eqn.outvars]
+    results = [plain(s.shape, s.dtype, facts) for s in shapes]
+    if not any(f.gives for f in facts) and all(f.const for f in facts):
+        return _constants(eqn, facts, results)
+    if name == "optimization_barrier":
+        return facts
+    if name == "split":
+        return _split(eqn.params, facts[0], results)
+    if len(results) != 1:
+        return results
+    return [_rule(name, eqn.params, facts, results[0])]
+
+
+def _rule(
+    name: str, params: Mapping[str, object], facts: list[Fact], result: Fact
+) -> Fact:
+    if name in ENTRYWISE:
+        return entrywise(name, params, facts, result)
+    if name in CHOOSES:
+        return chosen(name, params, facts, result)
+    if name in MIXES:
+        return mixed(name, params, facts, result)
+    if name not in MOVES:
+        return result
+
+    moved = facts if name == "concatenate" else facts[:1]
+    if not any(f.gives for f in moved):
+        signed = name in _SIGNED
+        generic = all(f.generic for f in moved) and name != "pad"
+        return replace(
+            result,
+            sign=moved[0].sign if signed else 0,
+            generic=generic,
+            even=name == "broadcast_in_dim" and _even(params, moved[0], result),
+        )
+    bearing = [f for f in moved if f.gives]
+    whole = keeps_all(name, params)
+    blocks = [f.block for f in bearing if f.block is not None and whole]
+    block = np.unique(np.concatenate(blocks)) if blocks else None
+    found = giving(result, bearing, move(name, params, facts, result.shape), block)
+    # A one-hot along another axis is one for no rule.
+    last = name == "broadcast_in_dim" and facts[0].shape[-1:] == result.shape[-1:]
+    classes = facts[0].classes and last
+    return replace(found, classes=classes, even=classes and facts[0].even)
+
+
+def _even(params: Mapping[str, object], x: Fact, result: Fact) -> bool:
+    """Whether what is broadcast is equal along the last axis."""
+    axes = params["broadcast_dimensions"]
+    assert isinstance(axes, tuple)
+    last = len(result.shape) - 1
+    return last not in axes or x.even or x.shape[-1:] == (1,)
+
+
+def _split(
+    params: Mapping[str, object], x: Fact, results: Sequence[Fact]
+) -> list[Fact]:
+    if x.ids is None:
+        return [*results]
+    axis = int(str(params["axis"]))
+    ends = np.cumsum([r.shape[axis] for r in results])[:-1]
+    parts = np.split(x.ids, ends, axis)
+    return [giving(r, [x], part) for r, part in zip(results, parts, strict=True)]
+
+
+def _constants(
+    eqn: JaxprEqn, facts: Sequence[Fact], results: Sequence[Fact]
+) -> list[Fact]:
+    """Results of constants are constants, computed if a rule asks for them."""
+    held: list[list[np.ndarray | None]] = []
+
+    def all_of() -> list[np.ndarray | None]:
+        if not held:
+            held.append(_evaluated(eqn, facts, len(results)))
+        return held[0]
+
+    return [replace(r, const=lambda i=i: all_of()[i]) for i, r in enumerate(results)]
+
+
+def _evaluated(
+    eqn: JaxprEqn, facts: Sequence[Fact], count: int
+) -> list[np.ndarray | None]:
+    values = [f.value() for f in facts]
+    nothing: list[np.ndarray | None] = [None] * count
+    if any(v is None for v in values):
+        return nothing
+    try:
+        found = eqn.primitive.bind(*values, **eqn.params)
+        several = found if eqn.primitive.multiple_results else [found]
+        return [np.asarray(x) for x in several]
+    except Exception:
+        # A call or loop that cannot be run by itself, a key: then it is no constant that
+        # anything is proven by.
+        return nothing

@@ -1,0 +1,209 @@
+"""What a set of observers learns of the fields of others from the messages that it gets.
+
+Observers have their own fields, parameters and all that they compute or send. So the same
+message may tell one party nothing and another the label: `p - label` to whoever knows `p`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jsplit.privacy.viewing.facts import Atom, Fact
+from jsplit.privacy.viewing.interpreting import interpret
+from jsplit.privacy.viewing.records import Gives
+from jsplit.privacy.viewing.tracing import KNOWN_TO_ALL, Traced
+from jsplit.topology.graph import Topology
+from jsplit.training.kinds import Kind
+from jsplit.training.walk import Address, Name, Wire
+
+
+class Numbers(NamedTuple):
+    """The numbers of the entries of each field: which lie where.
+
+    Attributes:
+        first: by field, the number of its first entry.
+        size: by field, how many it has in all records.
+    """
+
+    first: Mapping[str, int]
+    size: Mapping[str, int]
+
+    def of(self, field: str, given: np.ndarray) -> np.ndarray:
+        """The sorted numbers, of those given, that are of a field."""
+        low = self.first[field]
+        return given[(given >= low) & (given < low + self.size[field])]
+
+
+def numbers_of(topology: Topology, traced: Traced) -> Numbers:
+    """Number the entries of all fields, one field after the other."""
+    first: dict[str, int] = {}
+    size: dict[str, int] = {}
+    total = 0
+    for name, leaves in traced.start.items():
+        if isinstance(name, Name) and _is_field(topology, name):
+            # A field that two parties hold is one field.
+            if name.what not in first:
+                first[name.what] = total
+                size[name.what] = sum(int(np.prod(x.shape)) for x in leaves)
+                total += size[name.what]
+    return Numbers(first, size)
+
+
+def _is_field(topology: Topology, name: Name) -> bool:
+    return name.kind == Kind.VALUE and name.what in topology.fields
+
+
+def observed(
+    topology: Topology,
+    traced: Traced,
+    observers: Collection[str],
+    numbers: Numbers,
+    found_out: Collection[str] = (),
+) -> dict[Wire, list[Fact]]:
+    """Go over a walk as observers see it.
+
+    Args:
+        topology: of the walk.
+        traced: the walk.
+        observers: who pool what they have; none: of each message all that it depends on.
+        numbers: of the entries of fields.
+        found_out: fields that the observers have found out.
+
+    Returns:
+        By message, what is proven of each array in it when it arrives.
+    """
+    held = {f for p in observers for f in topology.holds.get(p, ())} | {*found_out}
+    store: dict[Address, list[Fact]] = {}
+    for name, leaves in traced.start.items():
+        assert isinstance(name, Name)
+        store[name] = _first_facts(topology, name, leaves, observers, held, numbers)
+
+    arrived: dict[Wire, list[Fact]] = {}
+    for part in traced.parts:
+        facts = [f for r in part.op.reads for f in store[r]]
+        results = iter(interpret(part.jaxpr, facts))
+        for name, shapes in part.shapes.items():
+            own = [next(results) for _ in shapes]
+            if isinstance(name, Wire):
+                arrived[name] = own
+                if name.sender in observers or name.receiver in observers:
+                    own = [f.known() for f in own]
+            store[name] = own
+    return arrived
+
+
+def _first_facts(
+    topology: Topology,
+    name: Name,
+    leaves: Sequence,
+    observers: Collection[str],
+    held: Collection[str],
+    numbers: Numbers,
+) -> list[Fact]:
+    is_field = _is_field(topology, name)
+    atom = Atom("field" if is_field else str(name.kind), name.what or name.party)
+    if name.kind in KNOWN_TO_ALL:
+        atom = Atom(str(name.kind), "")
+    known = name.kind in KNOWN_TO_ALL or name.party in observers
+    known = known or (is_field and name.what in held)
+    deps = frozenset([atom])
+    unknown = frozenset() if known else deps
+    found: list[Fact] = []
+    first = numbers.first.get(name.what, 0)
+    for x in leaves:
+        size = int(np.prod(x.shape))
+        ids = None
+        if is_field and not known:
+            ids = np.arange(first, first + size).reshape(x.shape)
+            first += size
+        generic = name.kind == Kind.PARAMS
+        slope = int(is_field)
+        found.append(
+            Fact(x.shape, x.dtype, deps, unknown, ids, slope=slope, generic=generic)
+        )
+    return found
+
+
+def given_away(
+    facts: Sequence[Fact], numbers: Numbers, field: str, records: int
+) -> Gives | None:
+    """What arrays give away of a field, all together: as much, as strictly, as is proven.
+
+    Args:
+        facts: of the arrays.
+        numbers: of the entries of fields.
+        field: its name.
+        records: in the walk.
+    """
+    bearing = [f for f in facts if f.gives and numbers.of(field, f.given()).size]
+    if not bearing:
+        return None
+    best: Gives | None = None
+    # The strictest reading first: a weaker one stands only if it gives more.
+    for rounded, keyed, some in _READINGS:
+        chosen = [
+            f
+            for f in bearing
+            if rounded >= f.rounded and keyed >= bool(f.key) and some >= f.some
+        ]
+        if not chosen:
+            continue
+        entries = np.unique(
+            np.concatenate([numbers.of(field, f.given()) for f in chosen])
+        )
+        keys = sorted({str(a.name) for f in chosen for a in f.key})
+        found = Gives(
+            field,
+            len(entries) // records,
+            numbers.size[field] // records,
+            any(f.rounded for f in chosen),
+            any(f.some for f in chosen),
+            tuple(keys),
+        )
+        if best is None or found.strength > best.strength:
+            best = found
+    return best
+
+
+_READINGS = [
+    (rounded, keyed, some)
+    for some in (False, True)
+    for keyed in (False, True)
+    for rounded in (False, True)
+]
+
+
+def learned(
+    topology: Topology,
+    walks: Sequence[Traced],
+    observers: Collection[str],
+    numbers: Numbers,
+    records: int,
+) -> dict[str, Gives]:
+    """By field of others, what observers find out of it by all messages that they get.
+
+    What they have found out helps them with the next one, so it is gone over until
+    nothing is new.
+    """
+    held = {f for p in observers for f in topology.holds.get(p, ())}
+    found: dict[str, Gives] = {}
+    while True:
+        whole = {f for f, g in found.items() if g.whole}
+        facts: list[Fact] = []
+        for traced in walks:
+            seen = observed(topology, traced, observers, numbers, whole)
+            for wire, own in seen.items():
+                if wire.receiver in observers and wire.sender not in observers:
+                    facts += own
+        fresh = {
+            f: g
+            for f in numbers.first
+            if f not in held and f not in whole
+            if (g := given_away(facts, numbers, f, records))
+        }
+        found |= fresh
+        if not any(g.whole for g in fresh.values()):
+            return found

@@ -1,0 +1,252 @@
+"""What crossed in a step, as a second result: payloads, what they decode to, and gradients.
+
+The walk has all of it at its names; here it is read from there, and put together where
+a batch was divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core.base import Info, PyTree
+from jsplit.core.trees import inexact_part
+from jsplit.training.config import Config
+from jsplit.training.crossing import Packet
+from jsplit.training.executor import Carrier
+from jsplit.training.kinds import Kind, OpKind, WireKind
+from jsplit.training.sums import gradients, total
+from jsplit.training.update import gradient_of
+from jsplit.training.walk import Address, Name, Op, Store, Wire
+from jsplit.training.walks import Walks
+
+
+class Passage(NamedTuple):
+    """Which message it is: the key of `Recorded.crossed`, and equal to a plain tuple.
+
+    Attributes:
+        kind: "activation", "cotangent", or "scalar" (numbers of which all parties
+            need the sum).
+        name: the value, or what the numbers are called.
+        sender: the party that sent it.
+        receiver: the party that it went to.
+
+    Example:
+        >>> import jsplit
+        >>> up = jsplit.Passage("activation", "smashed", "client", "server")
+        >>> up == ("activation", "smashed", "client", "server")
+        True
+        >>> print(up)
+        activation smashed: client -> server
+    """
+
+    kind: str
+    name: str
+    sender: str
+    receiver: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.sender} -> {self.receiver}"
+
+
+class Crossed(NamedTuple):
+    """One message as it crossed.
+
+    Attributes:
+        payload: what was sent, as its link encoded it. With several micro-batches each
+            was a message of its own, and they lie along a first axis,
+            [microbatches, ...].
+        value: what the receiver decoded, [batch, ...], with `None` for an array that
+            does not cross because nobody reads it there.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit
+        >>> sent = jsplit.Crossed(jnp.ones((4, 3), "bfloat16"), jnp.ones((4, 3)))
+        >>> sent.payload.nbytes, sent.value.nbytes
+        (24, 48)
+    """
+
+    payload: PyTree
+    value: PyTree
+
+
+class Recorded(NamedTuple):
+    """What a step of `jsplit.record` tells; a pytree.
+
+    Attributes:
+        info: what the step of the plain trainer tells.
+        crossed: by message, a `Passage`, what crossed.
+        gradients: by party and node, the gradient that the party's optimizer was given;
+            empty unless asked for.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit
+        >>> info = jsplit.Info(jnp.float32(1), {"loss": jnp.float32(1)})
+        >>> jsplit.Recorded(info, {}).gradients
+        {}
+    """
+
+    info: Info
+    crossed: Mapping[Passage, Crossed]
+    gradients: Mapping[str, Mapping[str, PyTree]] = {}
+
+
+class Tape:
+    """A carrier that keeps all that it carries, by message and in order.
+
+    Args:
+        carrier: what carries.
+    """
+
+    def __init__(self, carrier: Carrier):
+        self.sent: dict[Wire, list[PyTree]] = {}
+        self._carrier = carrier
+        self.take = carrier.take
+
+    def send(self, wire: Wire, value: PyTree, /) -> None:
+        """Keep what is sent, and send it."""
+        self.sent.setdefault(wire, []).append(value)
+        self._carrier.send(wire, value)
+
+
+def receipts(ops: Sequence[Op]) -> list[tuple[Wire, Name, Op]]:
+    """The messages of a walk: each with where it is decoded to, and the operation that does."""
+    found: list[tuple[Wire, Name, Op]] = []
+    for op in ops:
+        if op.kind == OpKind.RECEIVE:
+            # A link that sees unscaled cotangents reads the scale as well.
+            (wire, *_), [name] = op.reads, op.writes
+            assert isinstance(wire, Wire) and isinstance(name, Name)
+            found.append((wire, name, op))
+    return found
+
+
+def taped(config: Config, walks: Walks) -> list[Address]:
+    """What of each micro-batch is recorded; nothing of a trainer that does not record."""
+    if not config.records:
+        return []
+    return [a for w, name, _ in receipts(walks.train.ops) for a in (w, name)]
+
+
+def told(
+    config: Config, walks: Walks, store: Store, info: Info, size: int
+) -> Info | Recorded:
+    """What a step tells: its info, or all that it was asked to record.
+
+    Args:
+        config: which says what is recorded.
+        walks: of the step.
+        store: as the step leaves it; with several micro-batches what `taped` lists has
+            an axis of them.
+        info: of the step.
+        size: of the batch.
+    """
+    if not config.records:
+        return info
+    crossed: dict[Passage, Crossed] = {}
+    for wire, name, _ in receipts(walks.train.ops):
+        payload, value = _payload(store[wire]), arrived(store[wire], store[name])
+        if config.microbatches > 1:
+            value = _whole_batch(config, wire, value, size)
+        crossed[_passage(wire)] = Crossed(payload, value)
+    # The numbers of a sum are exchanged once in a step, after all micro-batches.
+    for wire, name, _ in receipts(walks.finish.ops):
+        crossed[_passage(wire)] = Crossed(store[wire], store[name])
+    # In the order in which a program gives them back, whoever made them.
+    crossed = {at: crossed[at] for at in sorted(crossed)}
+    return Recorded(info, crossed, _gradients(config, store))
+
+
+def reader(config: Config, walks: Walks) -> Callable[[Tape, Store], Store]:
+    """How a tape is read: what was sent, and what it decodes to, by their names.
+
+    It is given the store as the step found it too, where a loss scale lies.
+
+    The programs of the parties stay as they are, so a step that is recorded leaves the
+    same bits: what they decode within themselves is decoded once more.
+    """
+    several = config.microbatches > 1
+    finish = receipts(walks.finish.ops)
+
+    def decoder(op: Op) -> Callable[..., tuple[PyTree, PyTree]]:
+        def decode(sent: list[PyTree], *own: PyTree) -> tuple[PyTree, PyTree]:
+            values = [op.run(x, *own)[0] for x in sent]
+            if not several or op in ends:
+                return sent[0], values[0]
+            return _stacked(sent), _stacked(values)
+
+        return jax.jit(decode)
+
+    ends = [op for _, _, op in finish]
+    places = [*receipts(walks.train.ops), *finish]
+    decoders = [(wire, name, op.reads[1:], decoder(op)) for wire, name, op in places]
+
+    def read(tape: Tape, before: Store) -> Store:
+        found: Store = {}
+        for wire, name, own, decode in decoders:
+            scale = [before[at] for at in own]
+            found[wire], found[name] = decode(tape.sent[wire], *scale)
+        return found
+
+    return read
+
+
+def _stacked(parts: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *x: jnp.stack(x), *parts)
+
+
+def _passage(wire: Wire) -> Passage:
+    # Plain strings: users print and compare them.
+    return Passage(str(wire.kind), *wire[1:])
+
+
+def _payload(sent: PyTree) -> PyTree:
+    return sent.payload if isinstance(sent, Packet) else sent
+
+
+def arrived(sent: PyTree, value: PyTree) -> PyTree:
+    """A decoded value with `None` in the place of what has not crossed.
+
+    The receiver's program has zeros there, which no one has sent.
+    """
+    if not isinstance(sent, Packet):
+        return value
+
+    def only(like: jax.ShapeDtypeStruct | None, x: PyTree) -> PyTree:
+        return None if like is None else x
+
+    return jax.tree.map(only, sent.like, value, is_leaf=lambda like: like is None)
+
+
+def _whole_batch(config: Config, wire: Wire, value: PyTree, size: int) -> PyTree:
+    """The values of all micro-batches as that of the whole batch."""
+    count = config.microbatches
+
+    def join(x: jax.Array) -> jax.Array:
+        if wire.kind == WireKind.COTANGENT and jnp.issubdtype(x.dtype, jnp.inexact):
+            # Each is of the mean over its part; gradients are their mean.
+            x = (x / count).astype(x.dtype)
+        # What has no row for each example stays apart, by micro-batch.
+        by_example = x.shape[1:2] == (size // count,)
+        return x.reshape(size, *x.shape[2:]) if by_example else x
+
+    return jax.tree.map(join, value)
+
+
+def _gradients(config: Config, store: Store) -> dict[str, dict[str, PyTree]]:
+    """The gradient of every node, by party, if these are recorded."""
+    if "gradients" not in config.records:
+        return {}
+    found: dict[str, dict[str, PyTree]] = {}
+    for party in config.topology.parties:
+        for node, names in gradients(config, party).items():
+            if config.microbatches > 1:
+                names = [total(x) for x in names]
+            # Of the new parameters only shapes and dtypes are looked at.
+            weights = inexact_part(store[Name(party, Kind.PARAMS, node)])
+            terms = [store[x] for x in names]
+            found.setdefault(party, {})[node] = gradient_of(config, weights, terms)
+    return found
