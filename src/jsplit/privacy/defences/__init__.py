@@ -10,6 +10,7 @@ from jsplit.privacy.defences.label_answers import (
 )
 from jsplit.privacy.defences.least_records import smallest_batch
 from jsplit.privacy.defences.norm_noise import isotropic, max_norm
+from jsplit.privacy.defences.private_training import private
 
 __all__ = [
     "gaussian",
@@ -19,6 +20,7 @@ __all__ = [
     "marvell",
     "max_norm",
     "nopeek",
+    "private",
     "response_mechanism",
     "smallest_batch",
     "unbiased_loss",
