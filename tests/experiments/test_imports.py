@@ -13,6 +13,7 @@ DOORS = {
     "jsplit.compress",
     "jsplit.party",
     "jsplit.population",
+    "jsplit.privacy",
     "jsplit.rounds",
     "jsplit.runs",
     "jsplit.wire",

@@ -9,7 +9,9 @@ from math import inf, sqrt
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import jsplit
 from jsplit.privacy import (
@@ -21,6 +23,7 @@ from jsplit.privacy import (
     response_epsilon,
     sampled_epsilon,
 )
+from jsplit.privacy.guarantees.rows import mixing
 from jsplit.training.left_out import fill
 
 OUTSIDE = "whoever gets the trained parameters"
@@ -206,6 +209,40 @@ def test_a_segment_that_mixes_records_undoes_noise_on_rows():
     assert not about(vanilla(), against=OUTSIDE, links=None, fields=None, **dp).holds
 
 
+class Net(nnx.Module):
+    """A convolution, a normalisation or dropout, and a dense head behind the cut."""
+
+    def __init__(self, between, rngs):
+        self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        self.between, self.head = between(rngs), nnx.Linear(64, 2, rngs=rngs)
+
+    def __call__(self, image):
+        h = nnx.max_pool(nnx.relu(self.between(self.conv(image))), (2, 2), (2, 2))
+        return self.head(jsplit.cut(h, "smashed").reshape(len(image), -1))
+
+
+@pytest.mark.parametrize(
+    ("between", "mixes"),
+    [
+        (lambda rngs: nnx.BatchNorm(4, rngs=rngs), {"smashed"}),
+        (lambda rngs: nnx.LayerNorm(4, rngs=rngs), set()),
+        (lambda rngs: nnx.Dropout(0.5, rngs=rngs), set()),
+    ],
+)
+def test_of_real_layers_batch_norm_alone_mixes_records(between, mixes):
+    image = RNG.normal(size=(16, 8, 8, 1)).astype("float32")
+    parts = jsplit.split(Net(between, nnx.Rngs(0)), image)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    topology = jsplit.vanilla(*parts.values(), loss=loss)
+    fields = {"image": image, "label": np.arange(16) % 2}
+    assert mixing(topology, fields) == mixes
+    # A correlation over the batch does, whatever the layers are.
+    nopeek = jsplit.Penalty(
+        "nopeek", lambda h: jnp.var(h, 0).mean(), "client", "smashed"
+    )
+    assert mixing(topology.add(nopeek), fields) == mixes | {"nopeek"}
+
+
 def test_batch_statistics_that_inference_reads_are_found_too():
     def init(key, x):
         return {}, {"mean": jnp.zeros(x.shape[1:])}
@@ -342,6 +379,25 @@ def test_nothing_that_gets_there_is_epsilon_0():
     assert said.epsilon == 0 and "nothing" in said.formula
 
 
+def test_names_may_have_dots_as_paths_of_submodules_have():
+    nodes = [
+        jsplit.Node("stem.state", dense, "client", ["x"]),
+        jsplit.Node("head.params", dense, "server", ["stem.state"]),
+        jsplit.Loss("loss", squares, "server", ["head.params", "label"], per=10.0),
+    ]
+    topology = jsplit.Topology(nodes, {"client": ["x"], "server": ["label"]})
+    said = about(topology, links={"stem.state": link(NOISE)})
+    assert said.mu == pytest.approx(0.2)
+    labels = about(
+        topology,
+        links={"stem.state": link(NOISE)},
+        of="server",
+        what="labels",
+        against="client",
+    )
+    assert "`head.params` is trained on it without noise" in labels.why
+
+
 def test_a_penalty_that_reads_records_is_no_part_of_a_clipped_pullback():
     leaky = jsplit.Penalty(
         "fit", lambda w, x: (x @ w).sum(-1), "client", ["smashed.params", "x"]
@@ -393,6 +449,9 @@ def test_coins_amplify_only_poisson_batches_unseen_and_divided_by_a_constant():
     rdp = sampled_epsilon(2.0, 0.1, 40, 1e-5, accountant="rdp")
     assert unseen.epsilon == pytest.approx(rdp)
     assert "there or not" in unseen.adjacency
+    decay = jsplit.Penalty("decay", jnp.sum, "client", "smashed.params")
+    decayed = about(topology.add(decay), sampling="poisson", amplified=True, **given)
+    assert decayed.epsilon == pytest.approx(rdp)
     assert any("neither the seed" in a for a in unseen.assumptions)
     seen = about(topology, sampling="poisson", **given)
     assert seen.epsilon == pytest.approx(counted_epsilon(1.0, 0.1, 40, 1e-5))
@@ -427,6 +486,9 @@ def test_what_is_printed_has_all_that_it_depends_on():
     text = str(said)
     for word in ("epsilon", "delta 1e-05", "mu 0.2000", "neighbours", "arXiv", "if:"):
         assert word in text
+    for condition in said.assumptions:
+        assert condition == condition.strip() and f"if: {condition}" in text
+    assert any("that nobody else has" in a for a in said.assumptions)
     shown = float(text.split("epsilon ")[1].split()[0])
     assert epsilon(said) <= shown < epsilon(said) + 1e-4
     rows = json.loads(guarantee(vanilla(), FIELDS, **RUN).json())

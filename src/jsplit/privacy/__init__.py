@@ -1,6 +1,7 @@
 """What each party sees, how much that gives away, what protects it, and what is guaranteed."""
 
-from jsplit.privacy import defences, guarantees, measures, viewing
+from jsplit.privacy import attacks, defences, guarantees, measures, viewing
+from jsplit.privacy.attacks import *  # noqa: F403
 from jsplit.privacy.defences import *  # noqa: F403
 from jsplit.privacy.guarantees import *  # noqa: F403
 from jsplit.privacy.measures import *  # noqa: F403
@@ -10,6 +11,7 @@ from jsplit.privacy.viewing import *  # noqa: F403
 from jsplit.privacy.watching import traffic_of, watch
 
 __all__ = ["Adversary", "Budget", "Score", "Traffic", "traffic_of", "watch"]
+__all__ += attacks.__all__
 __all__ += defences.__all__
 __all__ += guarantees.__all__
 __all__ += measures.__all__

@@ -76,6 +76,7 @@ def plan_of(
             f"at least {least}."
         )
     short = records % batch
+    batched = {*topology.node, *topology.fields}
     return Plan(
         steps,
         records,
@@ -86,8 +87,11 @@ def plan_of(
         answers=answers,
         poisson=sampling == "poisson",
         amplified=amplified,
+        # A loss of parameters alone has no batch.
         constant=all(
-            getattr(x, "per", None) is not None for x in topology.losses if x.weight
+            x.per is not None
+            for x in topology.losses
+            if x.weight and any(i in batched for i in x.reads)
         ),
         delta=probability(
             "delta", min(1e-5, 0.1 / records) if delta is None else delta

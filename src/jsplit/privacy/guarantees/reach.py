@@ -235,7 +235,7 @@ def _computed(setting: Setting, at: Traces) -> Iterator[tuple[Place, Trace]]:
     for loss in topology.losses:
         inside = _read(setting, at, loss)
         for i in loss.differentiable_inputs:
-            i = i.removesuffix(".state")
+            i = i if i in topology.node else i.removesuffix(".state")
             yield Place("cotangent", i, loss.party), _mixed(setting, loss.name, inside)
 
 

@@ -6,8 +6,7 @@ depends on it. BatchNorm in training, and a distance correlation, make others de
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +68,11 @@ def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
         values |= {f"{n.name}.params": params, f"{n.name}.state": after}
         if _mixes(run, inputs, size):
             found.add(n.name)
+    batched = {*topology.node, *topology.fields}
     for loss in trained:
         own = [i for i in loss.reads if i in topology.node]
         if own:
-            run, inputs = _cotangents_of(loss, own, values)
+            run, inputs = _cotangents_of(loss, own, batched, values)
             if _mixes(run, inputs, size):
                 found.add(loss.name)
     return frozenset(found)
@@ -88,12 +88,12 @@ def _run_of(
 
 
 def _cotangents_of(
-    loss: Loss, own: Sequence[str], values: Values
+    loss: Loss, own: Sequence[str], batched: Collection[str], values: Values
 ) -> tuple[Callable[..., tuple[PyTree, PyTree]], list[PyTree]]:
     """What gives a loss's cotangents of values, and the inputs that are of records."""
-    of_records = [i for i in dict.fromkeys(loss.reads) if "." not in i]
-    asked = "weight" in inspect.signature(loss.fn).parameters
-    more = {"weight": None} if asked else {}
+    # Not what it reads of parameters or statistics.
+    of_records = [i for i in dict.fromkeys(loss.reads) if i in batched]
+    more = {"weight": None} if loss.takes_weight else {}
 
     def run(*inputs: PyTree) -> tuple[PyTree, PyTree]:
         named = values | dict(zip(of_records, inputs, strict=True))

@@ -223,8 +223,10 @@ class _Asking:
     def _assumptions(self, seen: Trace, parameters_only: bool) -> Iterable[str]:
         plan = self.plan
         if seen.released:
-            yield "links and DP-SGD do what they declare; noise comes from keys of their "
-            "own parties that nobody else has"
+            yield (
+                "links and DP-SGD do what they declare; noise comes from keys of their "
+                "own parties that nobody else has"
+            )
         if any(r.kind != "field" for r in seen.released):
             yield (
                 "segments and losses keep records apart, as they were seen to on the "
