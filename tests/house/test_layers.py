@@ -125,7 +125,8 @@ INSIDE = {
         "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing "
         "defences.records defences.activation_noise defences.noise_power "
         "defences.class_noise defences.norm_noise defences.decorrelation "
-        "defences.label_answers defences.least_records defences.private_training"
+        "defences.label_answers defences.least_records defences.private_training "
+        "defences.bottleneck"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing sparsifying registry",

@@ -91,4 +91,5 @@ def draws(link, value, count, **own):
     for name, x in link.strengths.items():
         own.setdefault(name, jnp.float32(x))
     keys = jax.random.split(jax.random.key(1), count)
-    return jax.vmap(lambda k: link.encode((), value, k, own)[0])(keys)
+    told = [own] if own else []
+    return jax.vmap(lambda k: link.encode((), value, k, *told)[0])(keys)

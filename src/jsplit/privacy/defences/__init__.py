@@ -1,6 +1,7 @@
 """What protects: noise and clipping of what crosses, and what they declare of themselves."""
 
 from jsplit.privacy.defences.activation_noise import gaussian, laplace
+from jsplit.privacy.defences.bottleneck import information_bottleneck
 from jsplit.privacy.defences.class_noise import marvell
 from jsplit.privacy.defences.decorrelation import nopeek
 from jsplit.privacy.defences.label_answers import (
@@ -14,6 +15,7 @@ from jsplit.privacy.defences.private_training import private
 
 __all__ = [
     "gaussian",
+    "information_bottleneck",
     "isotropic",
     "label_response",
     "laplace",
