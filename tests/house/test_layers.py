@@ -38,7 +38,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength link finite base typed_jax arrays donation foreign federation "
+        "pytrees checks strength gradient_noise link finite base typed_jax arrays "
+        "donation foreign federation "
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"
     ),
@@ -62,7 +63,8 @@ INSIDE = {
         "keys_apart left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "first_links metrics executor segment_ops store sums step update initial known "
+        "first_links metrics executor segment_ops store sums gradient_noise step "
+        "update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording places same_for_others microbatches party_programs fused record "
         "messages"
@@ -126,10 +128,14 @@ INSIDE = {
         "attacks.inputs.unsplit attacks.inputs.hijackers "
         "attacks.inputs.hijacking attacks.inputs.feature_space attacks.inputs.telling "
         "attacks.inputs.property attacks.inputs.membership "
-        "attacks.inputs.tokens attacks.inputs.nearest attacks.inputs.inverter"
+        "attacks.inputs.tokens attacks.inputs.nearest attacks.inputs.inverter "
+        "defences.records defences.activation_noise defences.noise_power "
+        "defences.class_noise defences.norm_noise defences.decorrelation "
+        "defences.label_answers defences.least_records defences.private_training "
+        "defences.bottleneck"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
-    "compress": "casting quantizing registry",
+    "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them

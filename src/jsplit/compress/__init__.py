@@ -8,5 +8,6 @@ file of its own here, and `register` lets agreements name it.
 from jsplit.compress.casting import cast
 from jsplit.compress.quantizing import quantize
 from jsplit.compress.registry import register, registered
+from jsplit.compress.sparsifying import randomized_top_k, top_k
 
-__all__ = ["cast", "quantize", "register", "registered"]
+__all__ = ["cast", "quantize", "randomized_top_k", "register", "registered", "top_k"]

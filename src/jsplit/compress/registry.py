@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from jsplit.compress.casting import cast
 from jsplit.compress.quantizing import quantize
+from jsplit.compress.sparsifying import randomized_top_k, top_k
 from jsplit.core.base import Link
 
 LinkMaker = Callable[..., Link]
@@ -19,14 +20,19 @@ LinkMaker = Callable[..., Link]
 integer or a word."""
 
 
-_makers: dict[str, LinkMaker] = {"quantize": quantize, "cast": cast}
+_makers: dict[str, LinkMaker] = {
+    "quantize": quantize,
+    "cast": cast,
+    "top_k": top_k,
+    "randomized_top_k": randomized_top_k,
+}
 
 
 def register(name: str, maker: LinkMaker, *, replace: bool = False) -> None:
     """Register a maker of links, so that agreements can name what it makes.
 
-    After `register("top_k", top_k)` an agreement may say
-    `links={"h": "top_k(10)"}`. Every party makes the link itself, so
+    After `register("rounded", rounded)` an agreement may say
+    `links={"h": "rounded(10)"}`. Every party makes the link itself, so
     every party registers the same maker, before it reads the agreement.
 
     Args:

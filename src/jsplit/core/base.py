@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jsplit.core.finite import Finite
+from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.link import Link as Link
 from jsplit.core.pytrees import Fields as Fields
 from jsplit.core.pytrees import Params as Params
@@ -81,6 +82,8 @@ class Segment:
             whole model must, for their masks to be the whole model's.
         unread: paths in the output at which there is `None`, because the rest of the
             model that the segment was sliced from does not read what was there.
+        noise: what its party adds to the gradient of its parameters in every
+            step, from its own secret key, as in private training.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -104,6 +107,7 @@ class Segment:
     trainable: bool = True
     shares_key: bool = False
     unread: tuple[str, ...] = ()
+    noise: GradientNoise | None = None
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."

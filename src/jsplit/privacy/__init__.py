@@ -1,7 +1,8 @@
 """What each party sees, how much that gives away, what protects it, and what is guaranteed."""
 
-from jsplit.privacy import attacks, guarantees, measures, viewing
+from jsplit.privacy import attacks, defences, guarantees, measures, viewing
 from jsplit.privacy.attacks import *  # noqa: F403
+from jsplit.privacy.defences import *  # noqa: F403
 from jsplit.privacy.guarantees import *  # noqa: F403
 from jsplit.privacy.measures import *  # noqa: F403
 from jsplit.privacy.scores import Adversary, Budget, Score
@@ -11,6 +12,7 @@ from jsplit.privacy.watching import traffic_of, watch
 
 __all__ = ["Adversary", "Budget", "Score", "Traffic", "traffic_of", "watch"]
 __all__ += attacks.__all__
+__all__ += defences.__all__
 __all__ += guarantees.__all__
 __all__ += measures.__all__
 __all__ += viewing.__all__

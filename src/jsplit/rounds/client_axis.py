@@ -8,7 +8,7 @@ not know.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PyTree, Segment
+from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.links import Own, encode_by
 from jsplit.rounds.client_mesh import Vmap
 from jsplit.topology.graph import Topology
@@ -114,7 +115,22 @@ class _ClientAxis:
             value, new = run_all(params, state, keys, self.split(inputs))
             return self.join(value), new
 
-        return replace(one, apply=apply)
+        noise = one.noise and replace(one.noise, add=self._noise(one.noise))
+        return replace(one, apply=apply, noise=noise)
+
+    def _noise(self, one: GradientNoise) -> Callable:
+        """Return what adds the noise of each client, drawn of its own secret."""
+
+        def add(keys: jax.Array, gradient: PyTree, scale: jax.Array) -> PyTree:
+            axes = (0, 0 if self.own else None, 0 if scale.ndim else None)
+            if self.own:
+                return jax.vmap(one.add, axes)(keys, gradient, scale)
+            # What all share has one gradient, the sum of theirs: each adds its own.
+            zeros = jax.tree.map(jnp.zeros_like, gradient)
+            drawn = jax.vmap(one.add, axes)(keys, zeros, scale)
+            return jax.tree.map(lambda g, n: g + n.sum(0), gradient, drawn)
+
+        return add
 
     def loss(self, term: Loss, topology: Topology) -> Loss:
         """Return a loss or penalty that is computed for each client."""

@@ -19,7 +19,7 @@ from jsplit.training.config import MODES, NONFINITE, Config
 from jsplit.training.dynamic_scale import DynamicScale, LossScale, as_scale
 from jsplit.training.kinds import WireKind
 from jsplit.training.left_out import Weight, array_of
-from jsplit.training.link_checks import check_reads
+from jsplit.training.link_checks import check_noise, check_reads
 from jsplit.training.loss_value import check_normalisers
 from jsplit.training.meshes import meshes_of
 from jsplit.training.optimizer_parts import norms_of, wants_loss
@@ -87,6 +87,7 @@ def configure(
     owners = _owners(topology)
     warn_of_own_norms({p: optimizers[p] for p in owners})
     check_normalisers(topology)
+    check_noise(topology, microbatches, scaled=loss_scale is not None)
     config = Config(
         topology,
         optimizers,

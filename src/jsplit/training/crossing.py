@@ -26,7 +26,7 @@ from jsplit.training.wires import wires
 
 
 def secret_senders(config: Config, *, train: bool = True) -> tuple[str, ...]:
-    """The parties that draw secret noise for what they send, each once.
+    """The parties that draw secret noise, for what they send or learn, each once.
 
     Args:
         config: of the training.
@@ -38,6 +38,8 @@ def secret_senders(config: Config, *, train: bool = True) -> tuple[str, ...]:
         if link is not None and link.secret:
             if train or wire.kind == WireKind.ACTIVATION:
                 found.append(wire.sender)
+    if train:
+        found += [n.party for n in config.topology.segments if n.segment.noise]
     return tuple(dict.fromkeys(found))
 
 

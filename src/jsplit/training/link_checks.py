@@ -31,6 +31,27 @@ def check_reads(topology: Topology, links: Mapping[tuple[str, str], Link]) -> No
             _check(topology, down, WireKind.COTANGENT, c.name, c.receiver)
 
 
+def check_noise(topology: Topology, microbatches: int, *, scaled: bool) -> None:
+    """Refuse what would clip gradients, or add noise to them, in other units than stated.
+
+    Args:
+        topology: whose segments may ask for noise.
+        microbatches: how many the batch is cut into.
+        scaled: whether there is a loss scale.
+
+    Raises:
+        ValueError: naming the node.
+    """
+    private = [n.name for n in topology.segments if n.segment.noise is not None]
+    if not private or (microbatches == 1 and not scaled):
+        return
+    what = "`loss_scale`" if scaled else f"`microbatches={microbatches}`"
+    raise ValueError(
+        f"{what} cannot go with the private segment of `{private[0]}`: it clips what each "
+        "record adds to the gradient of the whole batch, without a scale."
+    )
+
+
 def _check(topology: Topology, link: Link, kind: str, name: str, sender: str) -> None:
     where = f"the link of the {kind} `{name}`"
     _check_form(link, where)

@@ -93,6 +93,8 @@ def strengths_of(config: Config) -> dict[str, dict[str, Strength]]:
 
     for loss in config.topology.losses:
         add(loss.party, loss.weight)
+    for node in config.topology.segments:
+        add(node.party, getattr(node.segment.noise, "scale", None))
     for wire in wires(config.topology):
         link = config.links.get((wire.kind, wire.what))
         # Who sends encodes, and with it reads.

@@ -18,6 +18,7 @@ from jsplit.core.finite import few_numbers
 from jsplit.core.trees import combine, inexact_part, tree_sum
 from jsplit.topology.nodes import Loss
 from jsplit.training.config import Config
+from jsplit.training.gradient_noise import noise_ops
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.loss_scale import unscale_op
 from jsplit.training.losses import loss_name
@@ -83,6 +84,7 @@ def update_ops(config: Config) -> list[Op]:
     ops: list[Op] = []
     for party in config.topology.parties:
         ops += unscale_op(config, party, gradient_names(config, party))
+        ops += noise_ops(config, party)
     # The loss first: an optimizer may look at it before it clips.
     for exchange in reversed(exchanges(config)):
         measure = _norms_op if exchange.name == norms(config).name else _loss_op
