@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsplit.guarding import Evidence, Guard, begin, coherence, evidence, note
+from jsplit.guarding import Evidence, Guard, begin, coherence, judge, note
 from tests.training.common import refused
 
 
@@ -39,13 +39,17 @@ def test_where_the_first_bias_of_an_honest_server_is_learned_it_is_zero():
     def loss(h, b):
         return ((jnp.tanh(h @ w + b).sum(-1) - y) ** 2).mean()
 
-    b = jnp.zeros(3)
-    first = coherence(jax.grad(loss)(h, b + 3))
-    for _ in range(3000):
-        b = b - 0.05 * jax.grad(loss, 1)(h, b)
-    g, of_bias = jax.grad(loss, (0, 1))(h, b)
+    both = jax.jit(jax.grad(loss, (0, 1)))
+    learn = jax.jit(
+        lambda b: jax.lax.fori_loop(
+            0, 3000, lambda _, b: b - 0.05 * jax.grad(loss, 1)(h, b), b
+        )
+    )
+    b = learn(jnp.zeros(3))
+    first = coherence(both(h, b + 3)[0])
+    g, of_bias = both(h, b)
     # The law of the docstring, at any bias.
-    far = jax.grad(loss, (0, 1))(h, b + 1)
+    far = both(h, b + 1)
     assert np.allclose(far[0].sum(0), w @ far[1], atol=1e-6)
     assert jnp.abs(of_bias).max() < 1e-4
     assert first > 0.1
@@ -60,7 +64,7 @@ def test_a_window_is_that_of_its_steps_whatever_their_scales():
     tally, _ = jax.lax.scan(
         lambda t, g: (note(t, g, g), None), begin(rows[0]), rows * scales
     )
-    found = evidence(tally, Guard(), "h", 3, 6, answered=False)
+    found = judge(tally, Guard(), "h", 3, 6, answered=False)
     assert np.isclose(found.statistic, coherence(unit), atol=1e-5)
     assert (found.first, found.last, found.threshold) == (3, 6, 0.1)
 
@@ -75,13 +79,11 @@ def test_steps_that_show_nothing_count_for_nothing(answered):
     seen = note(begin(u), *step)
     more = note(seen, u, jnp.zeros_like(u), u @ w, gave)
     more = note(more, u, jnp.full_like(u, jnp.nan), u @ w, gave)
-    one, other = (
-        evidence(t, Guard(), "u", 0, 2, answered=answered) for t in (seen, more)
-    )
+    one, other = (judge(t, Guard(), "u", 0, 2, answered=answered) for t in (seen, more))
     assert one == other and np.isfinite(one.statistic)
     # A window of such steps alone is no alarm.
     empty = note(begin(u), u, jnp.zeros_like(u), u @ w, gave)
-    found = evidence(empty, Guard(), "u", 0, 0, answered=answered)
+    found = judge(empty, Guard(), "u", 0, 0, answered=answered)
     assert np.isnan(found.statistic) and not found.suspicious
     assert "nothing to judge by" in str(found)
 

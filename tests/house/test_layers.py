@@ -44,7 +44,7 @@ INSIDE = {
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"
     ),
-    "guarding": "flattening coherence chain_rule evidence tally",
+    "guarding": "flattening directions chain evidence tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"

@@ -1,9 +1,9 @@
 """Signs, in what comes back to a party, that its part is trained for something else."""
 
-from jsplit.guarding.chain_rule import chain_rule
-from jsplit.guarding.coherence import coherence
+from jsplit.guarding.chain import chain_rule
+from jsplit.guarding.directions import coherence
 from jsplit.guarding.evidence import Evidence, Guard
-from jsplit.guarding.tally import Tally, begin, evidence, note
+from jsplit.guarding.tally import Tally, begin, judge, note
 
 __all__ = [
     "Evidence",
@@ -12,6 +12,6 @@ __all__ = [
     "begin",
     "chain_rule",
     "coherence",
-    "evidence",
+    "judge",
     "note",
 ]

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-from jsplit.guarding.chain_rule import chain_rule
-from jsplit.guarding.coherence import of_sum, unit_rows
+from jsplit.guarding.chain import chain_rule
+from jsplit.guarding.directions import of_sum, unit_rows
 from jsplit.guarding.evidence import Evidence, Guard
 from jsplit.guarding.flattening import flat
 
@@ -25,6 +25,7 @@ class Tally(NamedTuple):
         steps: how many steps had one, float32 [].
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from jsplit.guarding import begin
         >>> begin({"h": jnp.zeros((8, 3))}).total.shape
         (3,)
@@ -102,7 +103,7 @@ def note(
     return Tally(total, records, cosines, tally.steps + has)
 
 
-def evidence(
+def judge(
     tally: Tally, guard: Guard, value: str, first: int, last: int, *, answered: bool
 ) -> Evidence:
     """Judge a window.
@@ -121,10 +122,10 @@ def evidence(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jsplit.guarding import Guard, begin, evidence, note
+        >>> from jsplit.guarding import Guard, begin, judge, note
         >>> h = jnp.ones((8, 3))
         >>> tally = note(begin(h), h, h)
-        >>> evidence(tally, Guard(), "h", 0, 0, answered=False).suspicious
+        >>> judge(tally, Guard(), "h", 0, 0, answered=False).suspicious
         True
     """
     if answered:

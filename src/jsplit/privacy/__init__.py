@@ -3,8 +3,8 @@
 from jsplit.guarding import Evidence, Guard, chain_rule, coherence
 from jsplit.privacy import attacks, guarantees, measures, viewing
 from jsplit.privacy.attacks import *  # noqa: F403
-from jsplit.privacy.guarded import guard
 from jsplit.privacy.guarantees import *  # noqa: F403
+from jsplit.privacy.guarded import guard
 from jsplit.privacy.measures import *  # noqa: F403
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic

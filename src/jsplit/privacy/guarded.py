@@ -9,7 +9,7 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
-from jsplit.guarding import Evidence, Guard, begin, evidence, note
+from jsplit.guarding import Evidence, Guard, begin, judge, note
 from jsplit.privacy.traffic import Traffic
 
 
@@ -23,8 +23,14 @@ def guard(traffic: Traffic, rule: Guard | None = None) -> tuple[Evidence, ...]:
     also rises where an honest loss begins far from its optimum. Nothing is changed of
     the training, and no label is needed.
 
-    It finds none who attacks a little: a cotangent that is mostly the honest one, or
-    one that differs from it only across the directions in which the records of a batch
+    It is no reason to stop a training by itself. Of 100 windows of honest dense
+    networks on digits there were 0 false alarms in either split, 2 in a U-shape with
+    dropout in the body, and 20 in vanilla regression with labels far from 0; all 100
+    of a Wasserstein critic were found, and 96 of a logistic one (47 in vanilla on
+    pneumonia X-rays). `experiments/privacy/guard.py` measures them, with intervals.
+
+    It finds none who attacks beside: a critic's cotangent that was added to the honest
+    one was found in 2 of 100 windows of a U-shape. Nor one that differs from it only across the directions in which the records of a batch
     differ, or (coherence) one made to have mean zero; nor whoever only looks on. A
     window without suspicion is no guarantee.
 
@@ -83,11 +89,14 @@ def guard(traffic: Traffic, rule: Guard | None = None) -> tuple[Evidence, ...]:
         for names in groups:
             tables = [{n: x[n] for n in names} for x in (sent, returned)]
             tables += [received, gave] if received else []
+            # A slice of NumPy is no copy and no program.
+            tables = jax.tree.map(np.asarray, tables)
             tally = begin(tables[1])
             for rows in inside:
-                tally = _add(tally, *jax.tree.map(lambda x, r=rows: x[r], tables))
+                here = slice(rows[0], rows[-1] + 1)
+                tally = _add(tally, *jax.tree.map(lambda x, s=here: x[s], tables))
             said = ", ".join(names), *ends
-            found.append(evidence(tally, rule, *said, answered=bool(received)))
+            found.append(judge(tally, rule, *said, answered=bool(received)))
     return tuple(found)
 
 
@@ -104,5 +113,7 @@ def _both(
     names: dict[str, str] = {}
     for name in one:
         found = [name] + [name.replace(a, b) for a, b in turned.items() if a in name]
-        names |= {name: n for n in found if n in other}
+        there = [n for n in found if n in other]
+        if there:
+            names[name] = there[0]
     return {n: one[n] for n in names}, {n: other[m] for n, m in names.items()}
