@@ -29,10 +29,11 @@ def guard(traffic: Traffic, rule: Guard | None = None) -> tuple[Evidence, ...]:
     of a Wasserstein critic were found, and 96 of a logistic one (47 in vanilla on
     pneumonia X-rays). `experiments/privacy/guard.py` measures them, with intervals.
 
-    It finds none who attacks beside: a critic's cotangent that was added to the honest
-    one was found in 2 of 100 windows of a U-shape. Nor one that differs from it only across the directions in which the records of a batch
-    differ, or (coherence) one made to have mean zero; nor whoever only looks on. A
-    window without suspicion is no guarantee.
+    It misses who attacks beside: a critic's cotangent that was added to the honest one
+    was found in 2 of 100 windows of a U-shape. It also misses a cotangent that differs
+    from the honest one only across the directions in which the records of a batch
+    differ, one made to have mean zero (coherence), and whoever only looks on. A window
+    without suspicion is no guarantee.
 
     Args:
         traffic: of the party, as `jsplit.privacy.watch` gives it, with steps in their
