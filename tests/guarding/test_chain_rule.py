@@ -48,6 +48,7 @@ def test_of_a_cotangent_of_something_else_it_is_about_zero():
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(20)
     assert np.std(found) < 0.1
     # And of the honest one turned round it is the opposite.
+    u, w, gave = draws((16, 5), (5, 7), (16, 7))
     assert np.isclose(chain_rule(u, -gave @ w.T, u @ w, gave), -1, atol=1e-5)
 
 
