@@ -17,6 +17,7 @@ SOURCE = Path(jsplit.__file__).parent
 # From the ground up: a room may import from those named beside it, and from itself.
 ROOMS = {
     "core": "",
+    "guarding": "core",
     "jaxprs": "core",
     "segments": "core jaxprs",
     "slicing": "core jaxprs segments",
@@ -27,7 +28,8 @@ ROOMS = {
     "population": "populations",
     "rounds": "core jaxprs topology training populations",
     "costing": "core jaxprs segments slicing topology training",
-    "privacy": "core jaxprs segments slicing compress topology training populations rounds costing",
+    "privacy": "core guarding jaxprs segments slicing compress topology training populations "
+    "rounds costing",
     "runs": "costing",
     "wire": "",
     "party": "core compress topology training wire",
@@ -43,6 +45,7 @@ INSIDE = {
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"
     ),
+    "guarding": "flattening directions chain evidence tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
@@ -108,7 +111,7 @@ INSIDE = {
         "running"
     ),
     "privacy": (
-        "scores traffic watching measures.estimate measures.records measures.student "
+        "scores traffic watching guarded measures.estimate measures.records measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "

@@ -1,0 +1,111 @@
+"""Whether the cotangents of all records point the same way; windows, and what is said of them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jsplit.guarding import Evidence, Guard, begin, coherence, judge, note
+from tests.training.common import refused
+
+
+def test_it_is_the_mean_product_of_two_records_over_the_mean_square():
+    g = np.random.default_rng(0).normal(size=(7, 3)) + 0.5
+    pairs = [g[i] @ g[j] for i in range(7) for j in range(7) if i != j]
+    wanted = np.mean(pairs) / (g**2).sum(1).mean()
+    assert np.isclose(coherence(jnp.asarray(g, "float32")), wanted, atol=1e-6)
+    for scale in (1e-30, 1e30):
+        scaled = jnp.asarray(g, "float32") * scale
+        assert np.isclose(coherence(scaled), wanted, atol=1e-6)
+
+
+def test_of_independent_cotangents_of_mean_zero_it_is_zero_in_the_mean():
+    keys = jax.random.split(jax.random.key(0), 400)
+    found = jax.vmap(lambda k: coherence(jax.random.normal(k, (8, 5))))(keys)
+    assert abs(found.mean()) < 4 * found.std() / 20
+    # With the product of each record by itself it would be 1/8.
+    assert 4 * found.std() / 20 < 1 / 16
+
+
+def test_where_the_first_bias_of_an_honest_server_is_learned_it_is_zero():
+    keys = jax.random.split(jax.random.key(1), 4)
+    h, w, y = (
+        jax.random.normal(k, s)
+        for k, s in zip(keys, ((64, 5), (5, 3), (64,)), strict=False)
+    )
+
+    def loss(h, b):
+        return ((jnp.tanh(h @ w + b).sum(-1) - y) ** 2).mean()
+
+    both = jax.jit(jax.grad(loss, (0, 1)))
+    learn = jax.jit(
+        lambda b: jax.lax.fori_loop(
+            0, 3000, lambda _, b: b - 0.05 * jax.grad(loss, 1)(h, b), b
+        )
+    )
+    b = learn(jnp.zeros(3))
+    first = coherence(both(h, b + 3)[0])
+    g, of_bias = both(h, b)
+    # The law of the docstring, at any bias.
+    far = both(h, b + 1)
+    assert np.allclose(far[0].sum(0), w @ far[1], atol=1e-6)
+    assert jnp.abs(of_bias).max() < 1e-4
+    assert first > 0.1
+    assert np.isclose(coherence(g), -1 / 63, atol=1e-3)
+
+
+def test_a_window_is_that_of_its_steps_whatever_their_scales():
+    rows = jax.random.normal(jax.random.key(0), (4, 6, 3)) + 0.3
+    rms = jnp.sqrt((rows**2).sum(-1).mean(-1))
+    unit = (rows / rms[:, None, None]).reshape(24, 3)
+    scales = jnp.array([1e-20, 1.0, 1e3, 1e20])[:, None, None]
+    tally, _ = jax.lax.scan(
+        lambda t, g: (note(t, g, g), None), begin(rows[0]), rows * scales
+    )
+    found = judge(tally, Guard(), "h", 3, 6, answered=False)
+    assert np.isclose(found.statistic, coherence(unit), atol=1e-5)
+    assert (found.first, found.last, found.threshold) == (3, 6, 0.1)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_steps_that_show_nothing_count_for_nothing(answered):
+    u, w, gave = (
+        jax.random.normal(jax.random.key(i), s)
+        for i, s in enumerate(((6, 3), (3, 3), (6, 3)))
+    )
+    step = (u, gave @ w.T, u @ w, gave)
+    seen = note(begin(u), *step)
+    more = note(seen, u, jnp.zeros_like(u), u @ w, gave)
+    more = note(more, u, jnp.full_like(u, jnp.nan), u @ w, gave)
+    one, other = (judge(t, Guard(), "u", 0, 2, answered=answered) for t in (seen, more))
+    assert one == other and np.isfinite(one.statistic)
+    # A window of such steps alone is no alarm.
+    empty = note(begin(u), u, jnp.zeros_like(u), u @ w, gave)
+    found = judge(empty, Guard(), "u", 0, 0, answered=answered)
+    assert np.isnan(found.statistic) and not found.suspicious
+    assert "nothing to judge by" in str(found)
+
+
+def test_each_test_is_suspicious_on_its_own_side():
+    for test, low, high in (("coherence", False, True), ("chain rule", True, False)):
+        for statistic, wanted in ((0.01, low), (0.9, high)):
+            found = Evidence("h", test, 0, 1, statistic, 0.3)
+            assert found.suspicious == wanted
+            assert ("suspicious" in str(found)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"window": 0}, "`window`"),
+        ({"window": 2.5}, "`window`"),
+        ({"coherence": 0}, "`coherence` must be a number between 0 and 1, got 0"),
+        ({"chain_rule": float("nan")}, "`chain_rule`"),
+        ({"chain_rule": "high"}, "`chain_rule`"),
+        ({"coherence": True}, "`coherence`"),
+    ],
+)
+def test_a_guard_of_other_numbers_is_refused(given, message):
+    refused(message, lambda: Guard(**given))
