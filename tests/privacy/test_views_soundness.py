@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.ad_checkpoint import checkpoint_name
 
 from jsplit.privacy.viewing.facts import Atom, Fact
 from jsplit.privacy.viewing.interpreting import interpret
@@ -134,7 +135,7 @@ MOVING = {
     "block": lambda x: jnp.block([[x, x]]),
     "broadcast": lambda x: jnp.broadcast_to(x, (2, *x.shape)),
     "bytes": lambda x: jax.lax.bitcast_convert_type(x, "uint8"),
-    "checkpoint name": lambda x: jax.ad_checkpoint.checkpoint_name(x, "a"),
+    "checkpoint name": lambda x: checkpoint_name(x, "a"),
     "column stack": lambda x: jnp.column_stack([*x.T]),
     "complex": lambda x: jax.lax.complex(x[:, :3], x[:, 3:]),
     "concatenate": lambda x: jnp.concatenate([x, 2 * x], 1),

@@ -57,9 +57,9 @@ def views(
     and labels behind smoothing, a Huber or a focal loss.
 
     Proofs are by the rules of real numbers, where a learned number is not 0, no two rows
-    of a learned table are equal, and class numbers lie in their tables. They are of two records, and of loops and branches
-    only what goes in and out. What algorithms over rounds hand from client to client is
-    no message of a topology and is not in the views.
+    of a learned table are equal, and class numbers lie in their tables. They are of two
+    records, and of loops and branches only what goes in and out. What algorithms over
+    rounds hand from client to client is no message of a topology and is not in the views.
 
     Args:
         topology: who computes what; or a trainer, which knows its links and optimizers.
