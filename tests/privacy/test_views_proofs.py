@@ -95,6 +95,9 @@ def test_a_field_rearranged_so_that_it_can_be_undone_is_found(function):
         lambda x: x.max(-1, keepdims=True),
         lambda x: jnp.where(x > 0, x, -x),
         lambda x: jnp.cos(x),
+        lambda x: jnp.where(x < 0, x + 1, x),
+        lambda x: jnp.exp(1j * x),
+        lambda x: jnp.real(jnp.exp(1j * x)),
     ],
 )
 def test_what_cannot_be_undone_is_not_claimed(function):
@@ -179,6 +182,69 @@ def test_a_learned_scale_gives_a_field_away_up_to_its_parameters():
     ]
 
 
+@pytest.mark.parametrize(
+    "derived",
+    [
+        lambda w: w * 0.0,
+        lambda w: w * (jnp.arange(6) < 2),
+        lambda w: w.astype(int).astype("float32"),
+        lambda w: jnp.exp(w).astype(int),
+        lambda w: (w > 0) * 1.0,
+        lambda w: w - w,
+        lambda w: jnp.pad(w[:3], (0, 3)),
+    ],
+)
+def test_a_scale_that_may_be_0_lets_through_what_it_lets_through(derived):
+    gate = jsplit.segment(lambda w, x: x * derived(w), init=lambda k, x: jnp.ones(6))
+    assert not any(proof.startswith("is") for proof in proofs(gate))
+
+
+@pytest.mark.parametrize(
+    "derived", [jnp.exp, lambda w: 1 + w, lambda w: w[::-1] * 2, lambda w: w.T**3]
+)
+def test_a_scale_made_of_a_parameter_so_that_it_is_not_0_is_one(derived):
+    scale = jsplit.segment(lambda w, x: x * derived(w), init=lambda k, x: jnp.ones(6))
+    assert proofs(scale) == ["is `x` up to parameters of `smashed`"]
+
+
+def test_a_table_whose_rows_may_be_equal_gives_no_token_for_sure():
+    def embedding(function, shape=(11, 3)):
+        return jsplit.segment(
+            lambda w, x: function(w, x), init=lambda key, x: jnp.ones(shape)
+        )
+
+    known = ["is `x` up to parameters of `smashed`"]
+    mask = jnp.arange(11)[:, None] < 2
+    assert proofs(embedding(lambda w, x: w.T[::-1][x], (3, 11)), TOKENS) == known
+    one_hot = embedding(lambda w, x: jax.nn.one_hot(x, 11) @ w)
+    assert proofs(one_hot, TOKENS) == known
+    for function, shape in (
+        (lambda w, x: (jnp.ones((11, 3)) * w)[x], ()),
+        (lambda w, x: jax.nn.one_hot(x, 11) @ (jnp.ones((11, 3)) * w), ()),
+        (lambda w, x: (w * mask)[x], (11, 3)),
+        (lambda w, x: jax.nn.relu(w)[x], (11, 3)),
+        (lambda w, x: jnp.tile(w, (2, 1))[x], (11, 3)),
+        (lambda w, x: w[:1][x], (11, 3)),
+    ):
+        assert not any(
+            proof.startswith("is")
+            for proof in proofs(embedding(function, shape), TOKENS)
+        )
+
+
+def test_a_table_of_the_code_tells_by_the_columns_that_are_kept():
+    table = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 2.0]])
+    assert proofs(jsplit.segment(lambda x: table[x]), TOKENS) == ["is `x`"]
+    assert proofs(jsplit.segment(lambda x: table[x][..., :1]), TOKENS) == []
+    # What the one-hot is multiplied with makes the rows equal that were not.
+    rows = jnp.array([[2.0], [1.0]])
+    function = lambda x: (jax.nn.one_hot(x, 2) * jnp.array([1.0, 2.0])) @ rows  # noqa: E731
+    assert proofs(jsplit.segment(function), TOKENS) == []
+    # An index counted from the end of another table than the one it is for.
+    wraps = jsplit.segment(lambda x: jnp.where(x < 0, x + 3, x))
+    assert proofs(wraps, TOKENS) == []
+
+
 def test_an_embedding_gives_its_tokens_away_up_to_its_table():
     class Embed(nnx.Module):
         def __init__(self):
@@ -260,6 +326,9 @@ LOSSES = {
     ),
     "binary": lambda y, label: optax.sigmoid_binary_cross_entropy(
         y[:, 0], label.astype("float32")
+    ),
+    "picked": lambda y, label: (
+        -jnp.take_along_axis(jax.nn.log_softmax(y), label[:, None], 1)[:, 0]
     ),
 }
 

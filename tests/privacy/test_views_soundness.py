@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.ad_checkpoint import checkpoint_name
 
 from jsplit.privacy.viewing.facts import Atom, Fact
 from jsplit.privacy.viewing.interpreting import interpret
@@ -33,6 +35,10 @@ INVERTIBLE = {
     "sums": lambda x: jnp.cumsum(x, -1) / 4,
     "matrix": lambda x: x @ MATRIX / 2,
     "and back": lambda x: jnp.pad(x, ((0, 0), (1, 1)))[:, 1:-1],
+    "stack": lambda x: jnp.stack([x[:, :3], x[:, 3:]], 1).reshape(-1, 6),
+    "unstack": lambda x: jnp.stack(jnp.unstack(x, axis=1)[::-1], 1),
+    "put": lambda x: jnp.zeros_like(x).at[:, ORDER].set(x),
+    "put slice": lambda x: jax.lax.dynamic_update_slice(x, x[:, 1:2] * 2, (0, 1)),
 }
 LOSSY = {
     "sum": lambda x: x.sum(-1, keepdims=True) + jnp.zeros(SIZE),
@@ -47,6 +53,10 @@ LOSSY = {
     "difference": lambda x: x - x * 2 + x,
     "sort": lambda x: jnp.sort(x, -1),
     "sign": jnp.sign,
+    "put over": lambda x: x.at[:, :2].set(0),
+    "put twice": lambda x: jnp.zeros_like(x).at[:, ORDER // 2].add(x),
+    "either": lambda x: jnp.where(x < 0, x + 1, x),
+    "parts": lambda x: jnp.real(jax.lax.complex(x[:, ::-1] * 0, x)),
     "rank one": lambda x: x @ jnp.ones((SIZE, SIZE)),
 }
 ALL = INVERTIBLE | LOSSY
@@ -110,3 +120,73 @@ def test_a_chain_with_a_step_that_loses_is_not_claimed(before, lossy, after):
 def test_no_more_entries_are_claimed_than_the_result_moves_with(names):
     count, surely = claimed(chain(names))
     assert not surely or count <= rank(chain(names))
+
+
+# Whatever moves entries has a rule, by whichever primitive a release of JAX does it.
+MOVING = {
+    "append": lambda x: jnp.append(x, x[:, :1], 1),
+    "array": lambda x: jnp.array([x[0], x[1]]),
+    "array_split": lambda x: jnp.array_split(x, 4, 1),
+    "asarray": jnp.asarray,
+    "at add": lambda x: x.at[:, 0].add(1.0),
+    "at set": lambda x: jnp.zeros((RECORDS, 8)).at[:, 1:7].set(x),
+    "barrier": jax.lax.optimization_barrier,
+    "bitcast": lambda x: jax.lax.bitcast_convert_type(x, "int32"),
+    "block": lambda x: jnp.block([[x, x]]),
+    "broadcast": lambda x: jnp.broadcast_to(x, (2, *x.shape)),
+    "bytes": lambda x: jax.lax.bitcast_convert_type(x, "uint8"),
+    "checkpoint name": lambda x: checkpoint_name(x, "a"),
+    "column stack": lambda x: jnp.column_stack([*x.T]),
+    "complex": lambda x: jax.lax.complex(x[:, :3], x[:, 3:]),
+    "concatenate": lambda x: jnp.concatenate([x, 2 * x], 1),
+    "conj": lambda x: jnp.conj(1j * x),
+    "copy": jnp.copy,
+    "device": jax.device_put,
+    "diagonal": lambda x: jax.vmap(jnp.diag)(x),
+    "dstack": lambda x: jnp.dstack([x, x]),
+    "fftshift": jnp.fft.fftshift,
+    "flip": lambda x: jnp.flip(x, 1),
+    "gather": lambda x: jnp.take(x, ORDER, 1),
+    "hstack": lambda x: jnp.hstack([x, x]),
+    "imag": lambda x: jnp.imag(jax.lax.complex(x * 0, x)),
+    "between": lambda x: jnp.concatenate([x[:, :2], x[:, :1] * 0, x[:, 2:]], 1),
+    "iterate": lambda x: [*x],
+    "moveaxis": lambda x: jnp.moveaxis(x, 0, 1),
+    "pad reflect": lambda x: jnp.pad(x, ((0, 0), (1, 1)), mode="reflect"),
+    "pad wrap": lambda x: jnp.pad(x, ((0, 0), (1, 1)), mode="wrap"),
+    "ravel": jnp.ravel,
+    "real": lambda x: jnp.real(x.astype("complex64")),
+    "repeat": lambda x: jnp.repeat(x, 2, 1),
+    "resize": lambda x: jax.image.resize(x, (4, 12), "nearest"),
+    "rot90": jnp.rot90,
+    "slices": lambda x: jax.lax.dynamic_update_slice(jnp.zeros((2, 8)), x, (0, 1)),
+    "split": lambda x: jax.lax.split(x, (2, 4), 1),
+    "squeeze": lambda x: x[:, None].squeeze(1),
+    "stack": lambda x: jnp.stack([x, x**2], 1),
+    "tile": lambda x: jnp.tile(x, (1, 3)),
+    "transpose": lambda x: x.T,
+    "triangles": lambda x: (jnp.tril(x), jnp.triu(x)),
+    "unstack": lambda x: jnp.unstack(x, axis=1),
+    "vmap": lambda x: jax.vmap(lambda r: r[::-1])(x),
+    "vstack": lambda x: jnp.vstack([x, x]),
+    "where": lambda x: jnp.where(jnp.arange(6) < 9, x, 0.0),
+    # Entry by entry: what is undone by a function of the same kind.
+    "acosh": jnp.arccosh,
+    "log2": jnp.log2,
+    "power": lambda x: x**1.5,
+    "power of": lambda x: 0.5**x,
+    "cumlogsumexp": lambda x: jax.lax.cumlogsumexp(x, 1),
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_whatever_moves_entries_is_known(name):
+    shape = (RECORDS, SIZE)
+    field = frozenset([Atom("field", "x")])
+    ids = np.arange(RECORDS * SIZE).reshape(shape)
+    x = Fact(shape, np.dtype("float32"), field, field, ids, slope=1)
+    closed = jax.make_jaxpr(MOVING[name])(jax.ShapeDtypeStruct(shape, "float32"))
+    results = interpret(closed, [x])
+    given = np.unique(np.concatenate([f.given() for f in results]))
+    assert len(given) == RECORDS * SIZE
+    assert not any(f.some or f.key for f in results)

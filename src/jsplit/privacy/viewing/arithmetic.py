@@ -12,11 +12,13 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
+from jsplit.privacy.viewing.complexes import PARTS, parts
 from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
 
 # Strictly rising or falling wherever they are defined. That floats saturate, as tanh does
 # far from 0, is rounding like any other.
 _RISING = {
+    "acosh",
     "asinh",
     "atan",
     "atanh",
@@ -29,6 +31,7 @@ _RISING = {
     "expm1",
     "log",
     "log1p",
+    "log2",
     "logistic",
     "sinh",
     "sqrt",
@@ -40,11 +43,13 @@ _FALLING = {"acos", "erfc", "neg", "rsqrt"}
 _SMALL = 1 << 16
 _POSITIVE = {"exp", "exp2", "logistic", "cosh"}
 UNARY = _RISING | _FALLING | {"integer_pow", "not", "convert_element_type"}
-UNARY |= {"reduce_precision"}
-SUMS = {"add", "add_any", "sub"}
+UNARY |= {"reduce_precision", "bitcast_convert_type", "conj"}
+# What keeps differing complex numbers apart, of all that does so with real ones.
+_COMPLEX = {"conj", "convert_element_type", "log", "neg", "sqrt"}
+SUMS = {"add", "add_any", "sub", "xor"}
 PRODUCTS = {"mul", "div"}
 THRESHOLDS = {"max", "min", "clamp"}
-ENTRYWISE = UNARY | SUMS | PRODUCTS | THRESHOLDS
+ENTRYWISE = UNARY | SUMS | PRODUCTS | THRESHOLDS | PARTS | {"pow"}
 
 
 def entrywise(
@@ -58,22 +63,47 @@ def entrywise(
         facts: of its arguments.
         result: as `facts.plain` gives it.
     """
+    if name in PARTS:
+        return parts(name, facts, result)
     if name in UNARY:
         found = _unary(name, params, facts[0], result)
+    elif name == "pow":
+        found = _power(facts[0], facts[1], result)
     elif name in SUMS:
         found = _sum(name, facts[0], facts[1], result)
     elif name in PRODUCTS:
         found = _product(name, facts[0], facts[1], result)
     else:
         found = _threshold(name, facts, result)
-    own = [f for f in facts if not f.const]
+    generic, distinct = _generic(name, params, facts, result)
     return replace(
         found,
-        sign=_sign(name, facts),
+        sign=0 if result.dtype.kind == "c" else _sign(name, facts, result.dtype),
         even=found.even or (not found.gives and all(map(is_even, facts))),
-        # Of a sum or product of two learned numbers this need not be so.
-        generic=name not in THRESHOLDS and len(own) == 1 and own[0].generic,
+        generic=generic,
+        distinct=distinct,
     )
+
+
+def _generic(
+    name: str, params: Mapping[str, object], facts: Sequence[Fact], result: Fact
+) -> tuple[bool, bool]:
+    """Whether what is made of a parameter is still not 0, and its entries not equal."""
+    own = [f for f in facts if not f.const]
+    # Of a sum or product of two learned numbers this need not be so.
+    if len(own) != 1 or not own[0].generic or result.dtype.kind in "iub":
+        return False, False
+    if name in PRODUCTS:
+        # A mask of the code, say.
+        values = [f.value() for f in facts if f.const]
+        if any(v is None or not np.all(v) for v in values):
+            return False, False
+    elif name == "integer_pow":
+        power = int(str(params["y"]))
+        return power != 0, own[0].distinct and power % 2 == 1
+    elif name not in SUMS and name not in UNARY or name == "bitcast_convert_type":
+        return False, False
+    return True, own[0].distinct and own[0].shape == result.shape
 
 
 def is_even(x: Fact) -> bool:
@@ -88,7 +118,15 @@ def is_even(x: Fact) -> bool:
 def _unary(name: str, params: Mapping[str, object], x: Fact, result: Fact) -> Fact:
     slope = x.slope
     rounds = False
-    if name == "convert_element_type" or name == "reduce_precision":
+    if x.dtype.kind == "c" and name not in _COMPLEX:
+        if name != "integer_pow" or abs(int(str(params["y"]))) != 1:
+            return result
+    if name == "bitcast_convert_type":
+        # What it makes is no number near the old one, so a later cast may lose anything.
+        slope, rounds = 0, True
+        if x.shape != result.shape:
+            return replace(giving(result, [x], None, x.given()), rounded=True)
+    elif name == "convert_element_type" or name == "reduce_precision":
         cast = _cast(name, x.dtype, result.dtype)
         if cast is None:
             return result
@@ -101,10 +139,35 @@ def _unary(name: str, params: Mapping[str, object], x: Fact, result: Fact) -> Fa
     elif name in _FALLING or name == "not":
         slope = -slope
     found = giving(result, [x], x.ids, x.block)
+    slope = 0 if result.dtype.kind == "c" else slope
+    made = (
+        ("complex", (x,)) if result.dtype.kind == "c" and x.dtype.kind == "f" else None
+    )
+    if x.made and x.made[0] == "index" and result.dtype.kind == "i":
+        made = ("index", (_unary(name, params, x.made[1][0], result), x.made[1][1]))
     classes = x.classes and name in ("convert_element_type", "neg")
     rounded = found.rounded or rounds
     even = x.even and classes
-    return replace(found, slope=slope, rounded=rounded, classes=classes, even=even)
+    return replace(
+        found, slope=slope, rounded=rounded, classes=classes, even=even, made=made
+    )
+
+
+def _power(x: Fact, power: Fact, result: Fact) -> Fact:
+    """A power by one number of the code, or of one."""
+    by, base = power.value(), x.value()
+    if x.gives and by is not None and by.ndim == 0 and by.dtype.kind in "iuf":
+        # Negative numbers have no power by one that is not whole.
+        if result.dtype.kind == "c" or by == 0 or by % 2 == 0:
+            return result
+        found = giving(result, [x], x.ids, x.block)
+        return replace(found, slope=x.slope if by > 0 else 0)
+    if power.gives and base is not None and base.ndim == 0 and base.dtype.kind == "f":
+        if result.dtype.kind == "c" or base <= 0 or base == 1:
+            return result
+        found = giving(result, [power], power.ids, power.block)
+        return replace(found, slope=power.slope if base > 1 else -power.slope)
+    return result
 
 
 def _cast(name: str, before: np.dtype, after: np.dtype) -> bool | None:
@@ -132,6 +195,8 @@ def _on(x: Fact, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _sum(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
     if a.gives and b.gives:
+        if name == "xor":
+            return result
         return _two_terms(a, b, -1 if name == "sub" else 1, result)
     if not (a.gives or b.gives):
         return result
@@ -141,7 +206,8 @@ def _sum(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
         return result
     found = giving(result, [x, other], _on(x, result.shape), x.block)
     slope = -x.slope if name == "sub" and x is b else x.slope
-    made = ("shift", x) if name == "add" and x is a and b.const else None
+    slope = 0 if name == "xor" else slope
+    made = ("shift", (x, b)) if name == "add" and x is a and b.const else None
     return replace(found, slope=slope, made=made)
 
 
@@ -196,19 +262,28 @@ def _threshold(name: str, facts: Sequence[Fact], result: Fact) -> Fact:
     return replace(found, some=True) if found.gives else result
 
 
-def _sign(name: str, facts: Sequence[Fact]) -> int:
+def _keeps_sign(before: np.dtype, after: np.dtype) -> bool:
+    """Whether a conversion makes 0 of 0 alone: one to whole numbers makes it of 0.3."""
+    real = jnp.issubdtype(after, jnp.floating)
+    return real or (before.kind in "iu" and after.kind == "i")
+
+
+def _sign(name: str, facts: Sequence[Fact], dtype: np.dtype) -> int:
     """Whether all entries of the result are positive or negative."""
     if name in _POSITIVE:
         return 1
     signs = [f.sign for f in facts]
     if name == "neg":
         return -signs[0]
+    if name == "convert_element_type" and not _keeps_sign(facts[0].dtype, dtype):
+        return 0
     if name in ("convert_element_type", "sqrt", "tanh", "cbrt", "atan", "asinh"):
         return signs[0]
     if name in PRODUCTS:
-        return signs[0] * signs[1]
+        # 1 // 2 is 0.
+        return 0 if name == "div" and dtype.kind in "iu" else signs[0] * signs[1]
     if name == "sub":
         signs[1] = -signs[1]
-    if name in SUMS and signs[0] == signs[1]:
+    if name in SUMS and name != "xor" and signs[0] == signs[1]:
         return signs[0]
     return 0

@@ -53,10 +53,13 @@ def views(
     What is not proven is not claimed; that nothing is proven does not say that nothing
     leaks. For that there are attacks.
 
-    Proofs are by the rules of real numbers, where a learned number is not 0 and no two
-    rows of a learned table are equal. They are of two records, and of loops and branches
-    only what goes in and out. What algorithms over rounds hand from client to client is
-    no message of a topology and is not in the views.
+    Not found are, among others: `leaky_relu`, `elu`, `softplus`, sorting, convolutions,
+    and labels behind smoothing, a Huber or a focal loss.
+
+    Proofs are by the rules of real numbers, where a learned number is not 0, no two rows
+    of a learned table are equal, and class numbers lie in their tables. They are of two
+    records, and of loops and branches only what goes in and out. What algorithms over
+    rounds hand from client to client is no message of a topology and is not in the views.
 
     Args:
         topology: who computes what; or a trainer, which knows its links and optimizers.

@@ -14,17 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
+from jsplit.privacy.viewing.placing import placed, placed_slice, sliced
 
 Params = Mapping[str, object]
 
 CHOOSES = {
     "dynamic_slice",
+    "dynamic_update_slice",
     "eq",
     "gather",
     "lt",
     "ne",
     "scatter",
     "scatter-add",
+    "scatter-mul",
+    "scatter_add",
+    "scatter_mul",
     "select_n",
 }
 
@@ -48,9 +53,13 @@ def chosen(
     if name == "gather":
         return _gather(params, facts[0], facts[1], result)
     if name.startswith("scatter"):
-        return _scatter(params, facts, result)
+        if facts[1].const:
+            return placed(name[8:], params, facts, result)
+        return _scatter(name[8:], params, facts, result)
     if name == "dynamic_slice":
-        return _dynamic_slice(params, facts, result)
+        return _dynamic_slice(facts, result)
+    if name == "dynamic_update_slice":
+        return placed_slice(facts, result)
     return _compare(name, facts[0], facts[1], result)
 
 
@@ -59,7 +68,7 @@ def _compare(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
     if name == "lt":
         zero = b.value() if b.const and not b.shape else None
         known = zero is not None and zero == 0
-        return replace(result, made=("negative", a)) if known else result
+        return replace(result, made=("negative", (a,))) if known else result
     x, other = (a, b) if a.ids is not None else (b, a)
     value = other.value()
     if x.ids is None or value is None or x.dtype.kind not in "iu":
@@ -77,10 +86,12 @@ def _compare(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
 
 def _select(facts: Sequence[Fact], result: Fact) -> Fact:
     which, *cases = facts
-    # How JAX counts from the end: `where(i < 0, i + n, i)` is an index at the same place.
-    if which.made and which.made == ("negative", cases[0]):
-        if cases[-1].made == ("shift", cases[0]):
-            return giving(result, [cases[0]], cases[0].ids, cases[0].block)
+    # How JAX counts from the end: `where(i < 0, i + n, i)` is an index at the same place
+    # of n, and as a number it is not `i`.
+    if which.made and which.made == ("negative", (cases[0],)):
+        shift = cases[-1].made
+        if shift and shift[0] == "shift" and shift[1][0] is cases[0]:
+            return replace(result, made=("index", shift[1]))
 
     choice = which.value()
     numbers = [np.full(result.shape, NONE) if c.ids is None else c.ids for c in cases]
@@ -97,34 +108,58 @@ def _select(facts: Sequence[Fact], result: Fact) -> Fact:
     return replace(found, some=True) if found.gives else result
 
 
+def _index(index: Fact, operand: Fact, axes: Sequence[int]) -> Fact:
+    """An index before it was counted from the end, if it was from that of its axes."""
+    if index.made is None or index.made[0] != "index":
+        return index
+    x, shift = index.made[1]
+    size = shift.value()
+    fits = all(size is not None and (size == operand.shape[i]).all() for i in axes)
+    return x if fits else index
+
+
 def _gather(params: Params, operand: Fact, index: Fact, result: Fact) -> Fact:
+    dims = params["dimension_numbers"]
+    axes = getattr(dims, "start_index_map", ())
+    index = _index(index, operand, axes)
     if operand.gives and not index.gives:
         return _taken(params, operand, index, result)
     if operand.gives or index.ids is None or not operand.clean:
         return result
-    dims = params["dimension_numbers"]
-    if operand.const and not _distinct(operand.value(), dims):
+    rows, entries = _distinct(operand, params)
+    # Of one row there is no other.
+    if (operand.const and not rows) or any(operand.shape[i] == 1 for i in axes):
         return result
-    # Of what is no number of a learned table or of an output two may be equal.
-    surely = operand.generic or operand.const or jnp.issubdtype(operand.dtype, "float")
 
     # One number picks one row of the table, all of whose entries then give it away.
     numbers = index.ids
-    if numbers.shape[-1] != 1:
-        return giving(result, [operand, index], None, index.given())
+    if numbers.shape[-1] != 1 or (rows and not entries):
+        found = giving(result, [operand, index], None, index.given())
+        return replace(found, some=found.some or not rows) if found.gives else result
     offset = getattr(dims, "offset_dims", ())
     numbers = np.expand_dims(numbers[..., 0], tuple(offset))
     ids = np.broadcast_to(numbers, result.shape)
     found = giving(result, [operand, index], ids)
-    return replace(found, slope=0, some=found.some or not surely)
+    return replace(found, slope=0, some=found.some or not rows)
 
 
-def _distinct(value: np.ndarray | None, dims: object) -> bool:
-    """Whether a table of the code has no two equal rows, where one index picks a row."""
-    if value is None or getattr(dims, "start_index_map", ()) != (0,):
-        return False
+def _distinct(operand: Fact, params: Params) -> tuple[bool, bool]:
+    """Whether no two rows of a table are equal; and no two entries of a column."""
+    if not operand.const:
+        # Of what is no number of a learned table two may be equal.
+        return operand.distinct, operand.distinct
+    value = operand.value()
+    dims, sizes = params["dimension_numbers"], params["slice_sizes"]
+    assert isinstance(sizes, tuple)
+    # Only where one index picks a whole row.
+    whole = tuple(sizes) == (1, *operand.shape[1:])
+    if value is None or getattr(dims, "start_index_map", ()) != (0,) or not whole:
+        return False, False
     rows = value.reshape(len(value), -1)
-    return len(np.unique(rows, axis=0)) == len(rows)
+    differ = len(np.unique(rows, axis=0)) == len(rows)
+    small = rows.size <= 1 << 20
+    entries = small and all(len(np.unique(c)) == len(c) for c in rows.T)
+    return differ, differ and entries
 
 
 def _taken(params: Params, operand: Fact, index: Fact, result: Fact) -> Fact:
@@ -153,32 +188,38 @@ def _gathered(params: Params, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.asarray(found).astype(np.int64) - 1
 
 
-def _scatter(params: Params, facts: Sequence[Fact], result: Fact) -> Fact:
+def _scatter(how: str, params: Params, facts: Sequence[Fact], result: Fact) -> Fact:
     """Numbers put at the places of class numbers, as in the derivative of a lookup."""
     operand, index, updates = facts[0], facts[1], with_sign(facts[2])
+    dims = params["dimension_numbers"]
+    axes = getattr(dims, "scatter_dims_to_operand_dims", ())
+    index = _index(index, operand, axes)
+    if how not in ("", "add"):
+        return result
     if not index.gives or not operand.clean or not updates.clean:
         return result
     if operand.gives or updates.gives:
         return result
-    dims = params["dimension_numbers"]
     batched = getattr(dims, "scatter_indices_batching_dims", ())
     lines = [n for i, n in enumerate(index.shape[:-1]) if i not in batched]
     # Several numbers put into one line tell no longer which of them came first.
     if np.prod(lines, dtype=int) != 1:
         return result
     found = giving(result, [operand, index, updates], None, index.given())
-    surely = updates.sign or updates.generic
-    # An update of 0 leaves no trace of its place.
-    return found if surely or not found.gives else replace(found, some=True)
-
-
-def _dynamic_slice(params: Params, facts: Sequence[Fact], result: Fact) -> Fact:
-    x, starts = facts[0], [f.value() for f in facts[1:]]
-    if x.ids is None or any(s is None for s in starts):
+    if not found.gives:
         return result
-    at: list[slice] = []
-    for start, size, whole in zip(starts, result.shape, x.shape, strict=True):
-        # JAX moves a start so that the slice fits.
-        first = max(0, min(int(start or 0), whole - size))
-        at.append(slice(first, first + size))
-    return giving(result, [x], x.ids[tuple(at)])
+    # An update of 0 leaves no trace of its place; nor does one of what is there.
+    zero = operand.value() if operand.const else None
+    zero = zero is not None and not zero.any()
+    surely = (updates.sign or updates.generic) and (how == "add" or zero)
+    # One number into each line of zeros, along the last axis.
+    last = len(operand.shape) - 1
+    lines = index.shape[-1] == 1 and axes == (last,) and len(batched) == last
+    classes = bool(zero and lines and updates.shape == operand.shape[:-1] + (1,))
+    return replace(found, some=found.some or not surely, classes=classes, even=classes)
+
+
+def _dynamic_slice(facts: Sequence[Fact], result: Fact) -> Fact:
+    x = facts[0]
+    at = sliced(facts[1:], result.shape, x.shape)
+    return result if x.ids is None or at is None else giving(result, [x], x.ids[at])

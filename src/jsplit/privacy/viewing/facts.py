@@ -60,10 +60,12 @@ class Fact:
             the place of a class number.
         even: whether it is equal along the last axis; of a line of `classes`, whether
             the number is the same for every class.
-        generic: whether it is made of parameters in a way that leaves them distinct and
-            not 0 almost surely.
+        generic: whether it is made of a parameter in a way that leaves no entry 0 almost
+            surely.
+        distinct: whether each entry is made of a parameter of its own, so that no two
+            are equal almost surely.
         const: gives the value, where it is a constant of the code.
-        made: how it was made of another array, for rules about two steps.
+        made: how it was made of other arrays, for rules about two steps.
     """
 
     shape: tuple[int, ...]
@@ -80,8 +82,9 @@ class Fact:
     classes: bool = False
     even: bool = False
     generic: bool = False
+    distinct: bool = False
     const: Callable[[], np.ndarray | None] | None = None
-    made: tuple[str, Fact] | None = None
+    made: tuple[str, tuple[Fact, ...]] | None = None
 
     @property
     def gives(self) -> bool:

@@ -18,7 +18,7 @@ from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
 from jsplit.privacy.viewing.choosing import CHOOSES, chosen
 from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
 from jsplit.privacy.viewing.mixing import MIXES, mixed
-from jsplit.privacy.viewing.moving import MOVES, keeps_all, move
+from jsplit.privacy.viewing.moving import ALL_MOVED, MOVES, divide, keeps_all, move
 
 # By primitive, the parameter that holds the body of what is called once as it is.
 _CALLS = {
@@ -32,6 +32,8 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "composite": "jaxpr",
+    "custom_vmap_call": "call",
 }
 _SIGNED = {
     "broadcast_in_dim",
@@ -80,8 +82,8 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
         return _constants(eqn, facts, results)
     if name == "optimization_barrier":
         return facts
-    if name == "split":
-        return _split(eqn.params, facts[0], results)
+    if name in ("split", "unstack"):
+        return _divided(name, eqn.params, facts[0], results)
     if len(results) != 1:
         return results
     return [_rule(name, eqn.params, facts, results[0])]
@@ -98,15 +100,29 @@ def _rule(
         return mixed(name, params, facts, result)
     if name not in MOVES:
         return result
+    found = _moved(name, params, facts, result)
+    made = facts[0].made
+    if made and made[0] == "index" and name not in ALL_MOVED:
+        # An index is looked for behind what moves it.
+        index = _moved(name, params, [made[1][0], *facts[1:]], result)
+        return replace(found, made=("index", (index, made[1][1])))
+    return found
 
-    moved = facts if name == "concatenate" else facts[:1]
+
+def _moved(
+    name: str, params: Mapping[str, object], facts: Sequence[Fact], result: Fact
+) -> Fact:
+    moved = facts if name in ALL_MOVED else facts[:1]
     if not any(f.gives for f in moved):
         signed = name in _SIGNED
         generic = all(f.generic for f in moved) and name != "pad"
+        # What repeats entries makes equal ones.
+        once = np.prod(result.shape) <= np.prod(moved[0].shape)
         return replace(
             result,
             sign=moved[0].sign if signed else 0,
             generic=generic,
+            distinct=generic and moved[0].distinct and bool(once),
             even=name == "broadcast_in_dim" and _even(params, moved[0], result),
         )
     bearing = [f for f in moved if f.gives]
@@ -128,14 +144,14 @@ def _even(params: Mapping[str, object], x: Fact, result: Fact) -> bool:
     return last not in axes or x.even or x.shape[-1:] == (1,)
 
 
-def _split(
-    params: Mapping[str, object], x: Fact, results: Sequence[Fact]
+def _divided(
+    name: str, params: Mapping[str, object], x: Fact, results: Sequence[Fact]
 ) -> list[Fact]:
+    """The results of `split` or `unstack`."""
+    results = [replace(r, generic=x.generic, distinct=x.distinct) for r in results]
     if x.ids is None:
-        return [*results]
-    axis = int(str(params["axis"]))
-    ends = np.cumsum([r.shape[axis] for r in results])[:-1]
-    parts = np.split(x.ids, ends, axis)
+        return results
+    parts = divide(name, params, x.ids, [r.shape for r in results])
     return [giving(r, [x], part) for r, part in zip(results, parts, strict=True)]
 
 

@@ -15,7 +15,7 @@ from jsplit.privacy.viewing.facts import NONE, Fact, giving
 
 Params = Mapping[str, object]
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
-MIXES = {"cumsum", "dot_general", "fft", *_REDUCTIONS}
+MIXES = {"cumlogsumexp", "cumsum", "dot_general", "fft", *_REDUCTIONS}
 _LARGEST = 1 << 20  # entries of a matrix whose rank is computed
 
 
@@ -63,7 +63,9 @@ def _dot(params: Params, a: Fact, b: Fact, result: Fact) -> Fact:
     if x.classes and tuple(of_x) == (len(x.shape) - 1,):
         # A one-hot times a table is a row of it.
         value = other.value()
-        if other.generic or (value is not None and _rows_differ(value, of_other)):
+        # Where the number of a line depends on its class, it may make equal what differs.
+        differ = x.even and value is not None and _rows_differ(value, of_other)
+        if other.distinct or differ:
             return replace(giving(result, [x, other], None, x.given()), classes=False)
         return result
     value = other.value()

@@ -54,6 +54,10 @@ def _concatenate(params: Params, of: Sequence[np.ndarray], shape: _Int) -> np.nd
     return np.concatenate(of, axis=int(str(params["dimension"])))
 
 
+def _stack(params: Params, of: Sequence[np.ndarray], shape: _Int) -> np.ndarray:
+    return np.stack(of, axis=int(str(params["axis"])))
+
+
 def _pad(params: Params, of: Sequence[np.ndarray], shape: _Int) -> np.ndarray:
     found = of[0]
     config = params["padding_config"]
@@ -89,6 +93,9 @@ MOVES: dict[str, _Moved] = {
     "copy": _same,
     "copy_p": _same,
     "device_put": _same,
+    "layout_constraint": _same,
+    "pcast": _same,
+    "reshard": _same,
     "expand_dims": _same,
     "name": _same,
     "pad": _pad,
@@ -98,15 +105,26 @@ MOVES: dict[str, _Moved] = {
     "sharding_constraint": _same,
     "slice": _slice,
     "squeeze": _same,
+    "stack": _stack,
     "tile": _tile,
     "stop_gradient": _same,
     "transpose": _transpose,
 }
 """By primitive, how it moves the numbers of entries."""
 
-_ARRAYS = {
-    "concatenate": None
-}  # all its arguments are moved, of others the first alone
+ALL_MOVED = {"concatenate", "stack"}
+"""Primitives of which all arguments are moved; of others the first alone."""
+
+
+def divide(
+    name: str, params: Params, numbers: np.ndarray, shapes: Sequence[_Int]
+) -> list[np.ndarray]:
+    """The numbers of entries in the results of `split` or `unstack`."""
+    axis = int(str(params["axis"]))
+    if name == "unstack":
+        return [*np.moveaxis(numbers, axis, 0)]
+    ends = np.cumsum([s[axis] for s in shapes])[:-1]
+    return np.split(numbers, ends, axis)
 
 
 def keeps_all(name: str, params: Params) -> bool:
@@ -120,6 +138,6 @@ def keeps_all(name: str, params: Params) -> bool:
 
 def move(name: str, params: Params, facts: Sequence[Fact], shape: _Int) -> np.ndarray:
     """The numbers of entries in the result of a primitive of `MOVES`."""
-    moved = facts if name in _ARRAYS else facts[:1]
+    moved = facts if name in ALL_MOVED else facts[:1]
     numbers = [np.full(f.shape, NONE) if f.ids is None else f.ids for f in moved]
     return np.asarray(MOVES[name](params, numbers, shape))

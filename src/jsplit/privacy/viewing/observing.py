@@ -7,8 +7,10 @@ message may tell one party nothing and another the label: `p - label` to whoever
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jsplit.privacy.viewing.facts import Atom, Fact
@@ -119,11 +121,10 @@ def _first_facts(
         if is_field and not known:
             ids = np.arange(first, first + size).reshape(x.shape)
             first += size
-        generic = name.kind == Kind.PARAMS
-        slope = int(is_field)
-        found.append(
-            Fact(x.shape, x.dtype, deps, unknown, ids, slope=slope, generic=generic)
-        )
+        # Whole numbers among parameters are not learned, so they may be 0 or equal.
+        learned = name.kind == Kind.PARAMS and jnp.issubdtype(x.dtype, jnp.inexact)
+        fact = Fact(x.shape, x.dtype, deps, unknown, ids, slope=int(is_field))
+        found.append(replace(fact, generic=learned, distinct=learned))
     return found
 
 
