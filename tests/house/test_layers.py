@@ -106,12 +106,12 @@ INSIDE = {
         "running"
     ),
     "privacy": (
-        "scores traffic watching measures.estimate measures.records measures.student "
+        "scores traffic viewing.records watching measures.estimate measures.records measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
         "viewing.facts viewing.moving viewing.arithmetic viewing.choosing "
-        "viewing.mixing viewing.interpreting viewing.records viewing.view viewing.showing "
+        "viewing.mixing viewing.interpreting viewing.view viewing.showing "
         "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
         "viewing.examining viewing.building attacks.attack attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
@@ -120,7 +120,11 @@ INSIDE = {
         "attacks.labels.completion attacks.labels.speeding "
         "guarantees.gaussian guarantees.pure guarantees.sampled "
         "guarantees.mechanism guarantees.rows guarantees.reach guarantees.statement "
-        "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing"
+        "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing "
+        "reporting.pictures reporting.records reporting.attempt reporting.forms "
+        "reporting.registered reporting.training reporting.inference reporting.knowing "
+        "reporting.trying reporting.measuring reporting.outcome reporting.tables "
+        "reporting.formats reporting.encoding reporting.whole reporting.reporting"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing registry",

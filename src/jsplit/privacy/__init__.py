@@ -1,9 +1,10 @@
 """What each party sees, how much that gives away, what protects it, and what is guaranteed."""
 
-from jsplit.privacy import attacks, guarantees, measures, viewing
+from jsplit.privacy import attacks, guarantees, measures, reporting, viewing
 from jsplit.privacy.attacks import *  # noqa: F403
 from jsplit.privacy.guarantees import *  # noqa: F403
 from jsplit.privacy.measures import *  # noqa: F403
+from jsplit.privacy.reporting import *  # noqa: F403
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 from jsplit.privacy.viewing import *  # noqa: F403
@@ -13,4 +14,5 @@ __all__ = ["Adversary", "Budget", "Score", "Traffic", "traffic_of", "watch"]
 __all__ += attacks.__all__
 __all__ += guarantees.__all__
 __all__ += measures.__all__
+__all__ += reporting.__all__
 __all__ += viewing.__all__
