@@ -106,7 +106,8 @@ INSIDE = {
         "running"
     ),
     "privacy": (
-        "scores traffic viewing.records watching measures.estimate measures.records measures.student "
+        "scores traffic viewing.records watching measures.estimate measures.records "
+        "measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "

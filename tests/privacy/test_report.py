@@ -1,4 +1,4 @@
-"""Laws of the report: what it runs, on what, what it says it did not run, and what it never shows."""
+"""Laws of the report: what it runs, what it says it did not run, and what it never shows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def trainer_of(bottom=None, **options):
     def flat(w, x):
         return jax.nn.relu(x.reshape(len(x), -1) @ w)
 
-    draw = lambda key, x: jax.random.normal(key, (x[0].size, 4)) / 3
+    def draw(key, x):
+        return jax.random.normal(key, (x[0].size, 4)) / 3
+
     first = bottom or jsplit.segment(flat, init=draw, inputs=["image"])
     second = dense([4 if bottom is None else 9, 2], "smashed")
     topology = jsplit.vanilla(first, second, loss=LOSS_OF_CLASSES)
@@ -290,9 +292,9 @@ def test_an_attack_that_breaks_is_said_and_the_others_run():
         # A library that has read a record, and quotes it.
         return json.loads("17.25e")
 
-    tried = [
-        Attempt(f.__name__, "inversion", f) for f in (breaks, refuses, quotes)
-    ] + [GUESS]
+    tried = [Attempt(f.__name__, "inversion", f) for f in (breaks, refuses, quotes)] + [
+        GUESS
+    ]
     with pytest.warns(UserWarning, match="breaks on `smashed`: it broke with a KeyErr"):
         found = report(trainer_of(), data_of(), attacks=tried, epochs=1)
     why = {u.what: u.why for u in found["none"].untested}
@@ -324,7 +326,7 @@ def test_bytes_are_those_of_the_messages_with_links():
     data = data_of(64)
     for links in ({}, {"smashed": jsplit.compress.cast("bfloat16")}):
         trainer = trainer_of(links=links)
-        topology = trainer.config.topology
+        topology = getattr(trainer.config, "topology")  # noqa: B009
         sent = jsplit.messages(topology, optax.sgd(0.1), links=links)
         _, info = sent.step(sent.init(0, data), data)
         outcome = report(trainer, data, test=data, attacks=[], epochs=1)["none"]

@@ -1,4 +1,4 @@
-"""What a report says of one training: what was found, what was measured, and what was not tested."""
+"""What a report says of one training: what was found and measured, and what was not tested."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _clusters(view: View, traffic: Traffic, given: Given) -> Score:
 
 def _matching(view: View, traffic: Traffic, given: Given) -> Score:
     head, loss = cast(Segment, given.head), cast(LossFn, given.loss)
-    options = _grouped(given) | given.effort
+    options: dict = {**_grouped(given), **given.effort}
     return gradient_matching(traffic, given.truth, head, loss, **options)
 
 
@@ -77,7 +77,7 @@ def _grouped(given: Given) -> dict:
 
 def _completion(view: View, traffic: Traffic, given: Given) -> Score:
     classes = cast(int, given.classes)
-    options = _shared(given) | given.effort
+    options: dict = {**_shared(given), **given.effort}
     return model_completion(
         traffic,
         given.truth,

@@ -108,15 +108,11 @@ def report(
     data = as_arrays(data)
     count = batch_of(data)
     _check_fields(trainers, data, test)
-    counts = {"epochs": epochs, "batch": batch, "watched": watched}
-    for name, value in {**counts, "attacked": attacked}.items():
-        as_positive_int(name, value)
-    if steps is not None:
-        as_positive_int("steps", steps)
-    if isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 0:
-        raise ValueError(f"`pictures` must be 0 or more, got {shown(pictures)}.")
-    if count < FEWEST:
-        raise ValueError(f"`data` must have at least {FEWEST} records, got {count}.")
+    _check_counts(
+        *(count, pictures),
+        {"epochs": epochs, "batch": batch, "watched": watched, "attacked": attacked}
+        | ({} if steps is None else {"steps": steps}),
+    )
     key = jax.random.key(key) if isinstance(key, int) else key
     where = known_places(known, count)
     kept = np.arange(count)
@@ -170,6 +166,16 @@ def _trainers(
             there = ", ".join(trainers)
             raise ValueError(f"`states` must be of {there}, got {shown(name)}.")
     return trainers
+
+
+def _check_counts(records: int, pictures: int, counts: Mapping[str, int]) -> None:
+    """Refuse numbers that do not fit."""
+    for name, value in counts.items():
+        as_positive_int(name, value)
+    if isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 0:
+        raise ValueError(f"`pictures` must be 0 or more, got {shown(pictures)}.")
+    if records < FEWEST:
+        raise ValueError(f"`data` must have at least {FEWEST} records, got {records}.")
 
 
 def _check_fields(

@@ -196,9 +196,7 @@ def targets(threat: str, view: View, seen: Seen) -> list[str]:
     return [f for f in view.labels if f in came and not view.holds(f)]
 
 
-def _read(
-    attempt: Attempt, view: View, traffic: Traffic
-) -> Iterator[tuple[Seen, str]]:
+def _read(attempt: Attempt, view: View, traffic: Traffic) -> Iterator[tuple[Seen, str]]:
     """The messages that an attack reads, with their names in the traffic."""
     if attempt.reads == "cotangents":
         seen = [s for s in view.receives if s.kind == "cotangent"]
