@@ -111,13 +111,14 @@ INSIDE = {
         "running"
     ),
     "privacy": (
-        "scores traffic watching guarded measures.estimate measures.records measures.student "
+        "scores traffic viewing.records watching guarded measures.estimate "
+        "measures.records measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
         "viewing.facts viewing.moving viewing.complexes viewing.arithmetic "
         "viewing.placing viewing.choosing "
-        "viewing.mixing viewing.interpreting viewing.records viewing.view viewing.showing "
+        "viewing.mixing viewing.interpreting viewing.view viewing.showing "
         "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
         "viewing.examining viewing.building attacks.attack attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
@@ -136,7 +137,11 @@ INSIDE = {
         "defences.records defences.activation_noise defences.noise_power "
         "defences.class_noise defences.norm_noise defences.decorrelation "
         "defences.label_answers defences.least_records defences.private_training "
-        "defences.bottleneck"
+        "defences.bottleneck "
+        "reporting.pictures reporting.records reporting.attempt reporting.forms "
+        "reporting.registered reporting.training reporting.inference reporting.knowing "
+        "reporting.trying reporting.measuring reporting.outcome reporting.tables "
+        "reporting.formats reporting.encoding reporting.whole reporting.reporting"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",
     "compress": "casting quantizing sparsifying registry",

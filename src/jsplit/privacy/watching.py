@@ -15,6 +15,7 @@ from jsplit.core.checks import shown
 from jsplit.core.trainer import Trainer
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.privacy.traffic import Traffic
+from jsplit.privacy.viewing.records import Seen
 from jsplit.training.config import Config
 from jsplit.training.record import RecordingTrainer, record
 from jsplit.training.recording import Crossed, Passage, Recorded
@@ -90,7 +91,7 @@ def traffic_of(
     for message in messages:
         values = [r.crossed[message].value for r in told]
         place = found[_PLACES[message.kind, message.sender == party]]
-        place[_called(message, messages, party)] = _joined(values, rows)
+        place[called(message, messages, party)] = _joined(values, rows)
     own = {f: _joined([h[f] for h in held], rows) for f in held[0]}
     counts = [len(r) for r in rows]
     step = jnp.asarray(np.repeat(np.asarray(numbers, np.int32), counts))
@@ -209,11 +210,13 @@ def _messages_of(told: Sequence[Recorded], party: str) -> list[Passage]:
     return found
 
 
-def _called(message: Passage, messages: Sequence[Passage], party: str) -> str:
+def called(
+    message: Passage | Seen, messages: Sequence[Passage | Seen], party: str
+) -> str:
     """The name of a message among those of its kind that the party sent, or that it got."""
-    sends = message.sender == party
+    sends, of = message.sender == party, (message.kind, message.name)
     alike = [
-        m for m in messages if m[:2] == message[:2] and (m.sender == party) == sends
+        m for m in messages if (m.kind, m.name) == of and (m.sender == party) == sends
     ]
     if len(alike) == 1:
         return message.name

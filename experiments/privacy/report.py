@@ -1,0 +1,141 @@
+"""What does a training give away, in one call? A report with and without two cheap defences.
+
+Dense layers 64 | 32 or so in a vanilla split, on handwritten digits or on a table of one's own.
+Every attack of `jsplit.privacy.attempts()` is run by each party at each cut where its threat
+exists; an adversary knows the labels of `--known` records of each class. Beside the plain
+training stand two that are often taken for protection: 2 bits a number (quantisation), and
+isotropic Gaussian noise on the cotangents whose deviation is the root mean square of their
+numbers (Li et al. 2022, `Label leakage and protection <https://arxiv.org/abs/2102.08504>`_, call
+that noise iso), from a key that the sender alone has.
+
+    python experiments/privacy/report.py
+    # two classes, so the attacks by norm and by cosine are run as well; for the layout see data.py
+    python experiments/privacy/report.py --data ../shared/data/credit_default.npz
+
+Text, Markdown, HTML and JSON are written to results/privacy_report.*
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jsplit
+from experiments.common.harness import positive, records
+from jsplit.privacy import Report, report
+
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+
+
+def dense(
+    sizes: Sequence[int], inputs: str, name: str, *, last: bool
+) -> jsplit.Segment:
+    """Dense layers with relu between, and after the last one or not."""
+
+    def init(key: jax.Array, *_: jax.Array):
+        keys = jax.random.split(key, len(sizes) - 1)
+        draw = jax.nn.initializers.he_uniform()
+        pairs = zip(keys, sizes, sizes[1:], strict=False)
+        return [(draw(k, (a, b)), jnp.zeros(b)) for k, a, b in pairs]
+
+    def apply(params, h: jax.Array) -> jax.Array:
+        h = h.reshape(len(h), -1)
+        for number, (weight, bias) in enumerate(params, start=1):
+            h = h @ weight + bias
+            h = jax.nn.relu(h) if last or number < len(params) else h
+        return h
+
+    return jsplit.segment(apply, init=init, inputs=[inputs], name=name)
+
+
+def noisy(ratio: float) -> jsplit.Link:
+    """Gaussian noise from a secret key: `ratio` times the root mean square of an array."""
+
+    def encode(value, key):
+        leaves, tree = jax.tree.flatten(value)
+        keys = jax.random.split(key, len(leaves))
+
+        def one(key: jax.Array, x: jax.Array) -> jax.Array:
+            deviation = ratio * jnp.sqrt((x**2).mean())
+            return x + deviation * jax.random.normal(key, x.shape, x.dtype)
+
+        return jax.tree.unflatten(tree, map(one, keys, leaves))
+
+    link = jsplit.stateless(encode, lambda payload, like: payload)
+    return link._replace(secret=True)
+
+
+def correct(output: jax.Array, label: jax.Array) -> jax.Array:
+    return (output.argmax(-1) == label).astype("float32")
+
+
+def reported(path: str, limit: int | None, epochs: int, known: int, steps: int | None):
+    """The report of one data set: plain, 2 bits, and noise on cotangents."""
+    data = records(path, limit)
+    fields = {n: np.asarray(x) for n, x in data.train.items()}
+    width = int(np.prod(fields["record"].shape[1:]))
+    classes = int(fields["label"].max()) + 1
+    accuracy = jsplit.Loss("accuracy", correct, "server", ["output", "label"], weight=0)
+    topology = jsplit.vanilla(
+        dense([width, 32], "record", "smashed", last=True),
+        dense([32, classes], "smashed", "output", last=False),
+        loss=LOSS,
+    ).add(accuracy)
+
+    def trainer(**links: object) -> jsplit.Trainer:
+        return jsplit.fused(topology, optax.adam(3e-3), links=links or None)
+
+    return report(
+        trainer(),
+        fields,
+        test=data.test,
+        known=known,
+        epochs=epochs,
+        steps=steps,
+        defences={
+            "2 bits": trainer(smashed=jsplit.compress.quantize(2)),
+            "noise 1": trainer(smashed=(None, noisy(1.0))),
+        },
+    )
+
+
+def written(found: Report, folder: str) -> list[Path]:
+    """Write a report in all its forms."""
+    stem = Path(folder) / "privacy_report"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    forms = {
+        ".txt": found.table(),
+        ".md": found.markdown(),
+        ".html": found.html(),
+        ".json": found.json(),
+    }
+    for ending, text in forms.items():
+        stem.with_suffix(ending).write_text(text)
+    return [stem.with_suffix(ending) for ending in forms]
+
+
+def main(arguments: Sequence[str] | None = None) -> Report:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", default="digits", help="a data set, or an .npz file")
+    parser.add_argument("--limit", type=positive, default=2000, help="records at most")
+    parser.add_argument("--epochs", type=positive, default=5)
+    parser.add_argument("--known", type=positive, default=4, help="of each class")
+    parser.add_argument("--steps", type=positive, default=None, help="of each attack")
+    parser.add_argument("--out", default="results")
+    a = parser.parse_args(arguments)
+    start = perf_counter()
+    found = reported(a.data, a.limit, a.epochs, a.known, a.steps)
+    print(found)
+    print(f"{perf_counter() - start:.0f} s;", *written(found, a.out))
+    return found
+
+
+if __name__ == "__main__":
+    main()

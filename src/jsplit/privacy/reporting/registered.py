@@ -1,0 +1,88 @@
+"""The attacks that a report runs by itself: an entry each. A new attack is entered here."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from jsplit.core.base import Segment
+from jsplit.privacy.attacks.labels.clusters import direction_clusters
+from jsplit.privacy.attacks.labels.completion import model_completion
+from jsplit.privacy.attacks.labels.cosine import cosine_attack
+from jsplit.privacy.attacks.labels.matching import LossFn, gradient_matching
+from jsplit.privacy.attacks.labels.norm import norm_attack
+from jsplit.privacy.reporting.attempt import Attempt, Given
+from jsplit.privacy.reporting.forms import completing
+from jsplit.privacy.scores import Score
+from jsplit.privacy.traffic import Traffic
+from jsplit.privacy.viewing.view import View
+
+
+def attempts() -> tuple[Attempt, ...]:
+    """The attacks that `report` runs wherever their threat exists.
+
+    Returns:
+        Entries, to which one's own can be added.
+
+    Example:
+        >>> from jsplit.privacy import attempts
+        >>> [a.name for a in attempts() if a.threat == "labels"]
+        ['norm', 'cosine', 'direction clusters', 'gradient matching', 'model completion']
+    """
+    return (
+        Attempt("norm", "labels", _norm, reads="cotangents", binary=True),
+        Attempt(
+            *("cosine", "labels", _cosine, "cotangents"), needs=("known",), binary=True
+        ),
+        Attempt("direction clusters", "labels", _clusters, reads="cotangents"),
+        Attempt("gradient matching", "labels", _matching, "cotangents", ("head",)),
+        Attempt("model completion", "labels", _completion, "activations", ("known",)),
+    )
+
+
+def _shared(given: Given) -> dict:
+    """What every attack on labels is told."""
+    names = ("value", "target", "ids", "key")
+    return {name: getattr(given, name) for name in names}
+
+
+def _norm(view: View, traffic: Traffic, given: Given) -> Score:
+    return norm_attack(traffic, given.truth, **_shared(given))
+
+
+def _cosine(view: View, traffic: Traffic, given: Given) -> Score:
+    known = cast(np.ndarray, given.known) & (given.truth == 1)
+    return cosine_attack(traffic, given.truth, known=known, **_shared(given))
+
+
+def _clusters(view: View, traffic: Traffic, given: Given) -> Score:
+    return direction_clusters(traffic, given.truth, **_grouped(given))
+
+
+def _matching(view: View, traffic: Traffic, given: Given) -> Score:
+    head, loss = cast(Segment, given.head), cast(LossFn, given.loss)
+    options: dict = {**_grouped(given), **given.effort}
+    return gradient_matching(traffic, given.truth, head, loss, **options)
+
+
+def _grouped(given: Given) -> dict:
+    """What an attack is told that finds groups: labels only if there is one of each class."""
+    known = given.known
+    # Fewer would be refused; the attack needs none to find groups.
+    if known is not None and len(np.unique(given.truth[known])) < (given.classes or 0):
+        known = None
+    return _shared(given) | {"classes": given.classes, "known": known}
+
+
+def _completion(view: View, traffic: Traffic, given: Given) -> Score:
+    classes = cast(int, given.classes)
+    options: dict = {**_shared(given), **given.effort}
+    return model_completion(
+        traffic,
+        given.truth,
+        completing(classes),
+        known=given.known,
+        classes=classes,
+        **options,
+    )

@@ -1,0 +1,182 @@
+"""What a report prints, as tables: title, heads of columns, rows of text, and a note."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from jsplit.privacy.measures.estimate import Estimate
+from jsplit.privacy.reporting.records import Finding, Outcome, group_of
+from jsplit.privacy.scores import Score
+
+LEGEND = (
+    "A score is a lower bound: a better attack may reach more, none can be said to reach "
+    "less.",
+    "Of the best of many attacks the value is somewhat too large, since luck is chosen too; "
+    "its control is what the same attack reaches where there is nothing to find.",
+    "Intervals are of 95 %, over the records of this one training: another training, or "
+    "other records, may give another number.",
+    "What is not listed as ruled out by the topology may leak, whether it was tested or not.",
+)
+
+
+class Table(NamedTuple):
+    """A table of a report.
+
+    Attributes:
+        title: above it.
+        heads: of the columns.
+        rows: cells, as text.
+        note: below it.
+    """
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def tables(outcomes: Sequence[Outcome]) -> list[Table]:
+    """The tables of a report.
+
+    Args:
+        outcomes: of all trainers.
+
+    Returns:
+        Those that have rows.
+    """
+    found = [
+        _utility(outcomes),
+        _beside(outcomes),
+        _all(outcomes),
+        _measures(outcomes),
+        _proven(outcomes),
+        _untested(outcomes, proven=True),
+        _untested(outcomes, proven=False),
+    ]
+    return [t for t in found if t.rows]
+
+
+def _utility(outcomes: Sequence[Outcome]) -> Table:
+    names = dict.fromkeys(n for o in outcomes for n in (*o.losses, *o.metrics))
+    heads = ["defence", *names, "bytes a step", "steps", "seconds"]
+    rows = []
+    for o in outcomes:
+        values = {**o.losses, **o.metrics}
+        own = [_number(values[n]) if n in values else "" for n in names]
+        rows.append([o.name, *own, f"{o.bytes:,}", str(o.steps), f"{o.seconds:.1f}"])
+    first = outcomes[0]
+    note = (
+        f"Losses and metrics of {first.test} test records, after training on "
+        f"{first.train} in batches of {first.batch}; 0 steps: the state was given."
+    )
+    return Table("What it is worth, and what it costs", heads, rows, note)
+
+
+def _beside(outcomes: Sequence[Outcome]) -> Table:
+    """The best attack at each cut, a column for each defence."""
+    best = {(o.name, group_of(f)): f for o in outcomes for f in o.best}
+    groups = dict.fromkeys(group for _, group in best)
+    heads = ["cut", "adversary", "target", "measure", *(o.name for o in outcomes)]
+    rows = []
+    for group in groups:
+        cells = [best.get((o.name, group)) for o in outcomes]
+        rows.append([*group, *("not tested" if f is None else _best(f) for f in cells)])
+    note = (
+        "Value, interval, the attack and when; control: the same attack where there is "
+        "nothing to find; chance: without looking."
+    )
+    return Table("The best attack at each cut", heads, rows, note)
+
+
+def _best(f: Finding) -> str:
+    s = f.score
+    clear = "" if s.beats_chance else "; not clear of chance"
+    return (
+        f"{_within(s)} by {s.attack}, {f.when} (control {_number(s.control)}, chance "
+        f"{_number(s.chance)}{clear})"
+    )
+
+
+def _all(outcomes: Sequence[Outcome]) -> Table:
+    heads = ["defence", "cut", "adversary", "target", "attack", "when", "measure"]
+    heads += ["value", "control", "chance", "knows", "kind", "steps", "records"]
+    heads += ["seconds"]
+    rows = []
+    for o in outcomes:
+        for f in o.findings:
+            s, a, b = f.score, f.score.adversary, f.score.budget
+            known = a.knows + (f", {a.public} public records" if a.public else "")
+            row = [o.name, f.cut, a.party, s.target, s.attack, f.when, s.measure]
+            row += [_within(s), _number(s.control), _number(s.chance), known]
+            row += ["active" if a.active else "passive", str(b.steps), str(b.records)]
+            rows.append([*row, f"{b.seconds:.1f}"])
+    return Table("Every attack that was run", heads, rows)
+
+
+def _measures(outcomes: Sequence[Outcome]) -> Table:
+    heads = ["defence", "cut", "receiver", "of", "measure", "value", "nothing to find"]
+    rows = []
+    for o in outcomes:
+        for e in o.exposures:
+            of = f"{e.field} (the receiver has it)" if e.held else e.field
+            place = [o.name, e.cut, e.receiver, of]
+            if (d := e.dependence) is not None:
+                name = f"distance correlation in batches of {d.batch}"
+                shuffled = f"{_number(d.shuffled.value)} (shuffled pairs)"
+                rows.append([*place, name, _estimate(d.biased), shuffled])
+                name = "its square, bias-corrected"
+                rows.append([*place, name, _estimate(d.corrected), "0"])
+            for p in e.probes:
+                name = f"{p.kind} probe, {p.measure}"
+                control = f"{_number(p.control.value)} (shuffled)"
+                rows.append([*place, name, _estimate(p.value), control])
+    note = "Read off activations after training; these are no attacks."
+    return Table("Measures at each cut", heads, rows, note)
+
+
+def _proven(outcomes: Sequence[Outcome]) -> Table:
+    rows = [[o.name, text] for o in outcomes for text in o.proven]
+    note = "No attack is needed for these: they follow from the model's own code."
+    return Table("Proven to be given away", ["defence", "what"], rows, note)
+
+
+def _untested(outcomes: Sequence[Outcome], *, proven: bool) -> Table:
+    title = "Ruled out by the topology" if proven else "What was not tested, and why"
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for o in outcomes:
+        for u in o.untested:
+            if u.proven == proven:
+                rows.setdefault((u.what, u.party, u.cut, u.why), []).append(o.name)
+    heads = ["what", "adversary", "cut", "why"]
+    if len(outcomes) > 1:
+        heads.append("defence")
+    found = []
+    for cells, names in rows.items():
+        whose = ["all" if len(names) == len(outcomes) else ", ".join(names)]
+        found.append([*cells, *(whose if len(outcomes) > 1 else [])])
+    return Table(title, heads, found)
+
+
+def _within(s: Score) -> str:
+    low, high = s.interval
+    return f"{_number(s.value)} [{_number(low)}, {_number(high)}]"
+
+
+def _estimate(e: Estimate) -> str:
+    low, high = e.interval
+    return f"{_number(e.value)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(x: float) -> str:
+    # Three decimals of what is near 1, three figures of what is small.
+    return f"{x:.3f}" if 0.1 <= abs(x) < 1000 or x == 0 else f"{x:.3g}"
+
+
+def pictured(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, Finding]]:
+    """Findings with pictures, each with a title."""
+    for o in outcomes:
+        for f in o.findings:
+            if f.pictures:
+                s = f.score
+                yield f"{o.name}: {s.attack} at {f.cut} by {s.adversary.party}", f
