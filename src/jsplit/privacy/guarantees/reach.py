@@ -73,7 +73,7 @@ class Setting(NamedTuple):
     Attributes:
         topology: who computes what.
         links: by "activation" or "cotangent" and the name of the value.
-        mixes: nodes and losses that mix records, or `None`: not tried.
+        mixes: what is said of nodes and losses that may mix records; `None`: not known.
         frozen: nodes whose parameters stay as they are.
         trained: by node, the noise of its DP-SGD.
         responses: by field, the noise that its records had from the start.
@@ -82,7 +82,7 @@ class Setting(NamedTuple):
 
     topology: Topology
     links: Mapping[tuple[str, str], Link]
-    mixes: frozenset[str] | None
+    mixes: Mapping[str, str] | None
     frozen: frozenset[str]
     trained: Mapping[str, Release]
     responses: Mapping[str, Mechanism]
@@ -201,9 +201,9 @@ def _through(
 def _mixed(setting: Setting, name: str, trace: Trace) -> Trace:
     if not trace.row or (setting.mixes is not None and name not in setting.mixes):
         return trace
-    why = f"`{name}` mixes the records of a batch"
-    if setting.mixes is None:
-        why = f"{UNKNOWN} `{name}` mixes the records of a batch: give `fields`, a batch"
+    why = f"{UNKNOWN} `{name}` mixes the records of a batch: give `fields`, a batch"
+    if setting.mixes is not None:
+        why = f"`{name}` {setting.mixes[name]}"
     return trace._replace(wide=trace.wide | {why})
 
 
