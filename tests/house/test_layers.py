@@ -119,8 +119,9 @@ INSIDE = {
         "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
         "attacks.labels.completion attacks.labels.speeding "
         "guarantees.gaussian guarantees.pure guarantees.sampled "
-        "guarantees.mechanism guarantees.axis_rules guarantees.index_rules "
-        "guarantees.apart guarantees.programs guarantees.rows guarantees.reach guarantees.statement "
+        "guarantees.grid guarantees.mechanism guarantees.axis_rules guarantees.index_rules "
+        "guarantees.apart guarantees.programs guarantees.rows guarantees.reach "
+        "guarantees.statement "
         "guarantees.composing guarantees.asked guarantees.stating guarantees.auditing"
     ),
     "commands": "functions agreements brought library_lines statuses stopping tasks parser",

@@ -8,7 +8,7 @@ counts as mixing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
@@ -42,7 +42,9 @@ _INLINED = {
     *("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"),
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
 }
-_COUNTED = "iota lt add sub mul rem select_n broadcast_in_dim convert_element_type reshape"
+_COUNTED = (
+    "iota lt add sub mul rem select_n broadcast_in_dim convert_element_type reshape"
+)
 _FEW = 1 << 16
 
 
@@ -65,7 +67,7 @@ def follow(
     return [f.rows for f in _closed(program, [Of(r) for r in rows], records)]
 
 
-def _closed(body: Any, args: Sequence[Of], records: int) -> list[Of]:
+def _closed(body: ClosedJaxpr | Jaxpr, args: Sequence[Of], records: int) -> list[Of]:
     if isinstance(body, ClosedJaxpr):
         return _walk(body.jaxpr, [Of()] * len(body.jaxpr.constvars), args, records)
     return _walk(body, [], args, records)
@@ -152,7 +154,11 @@ def _bare(args: Sequence[Of]) -> list[Of]:
 
 
 def _carried(
-    body: Any, consts: list[Of], carry: list[Of], xs: list[Of], records: int
+    body: ClosedJaxpr | Jaxpr,
+    consts: list[Of],
+    carry: list[Of],
+    xs: list[Of],
+    records: int,
 ) -> tuple[list[Of], list[Of]]:
     """What is carried and what is given by a loop, whose first round is like all others."""
     while True:
@@ -164,7 +170,7 @@ def _carried(
         carry = joined
 
 
-def _scan(params: Any, args: list[Of], records: int) -> list[Rows | Mixed | None]:
+def _scan(params: dict, args: list[Of], records: int) -> list[Rows | Mixed | None]:
     args = _bare(args)
     n, m = params["num_consts"], params["num_carry"]
     consts, carry, xs = args[:n], args[n : n + m], args[n + m :]
@@ -181,13 +187,16 @@ def _moved(rows: Rows | Mixed | None, by: int) -> Rows | Mixed | None:
 
 
 def _over_records(
-    body: Any, rest: Sequence[Of], xs: Sequence[Of], carried: int
+    body: ClosedJaxpr | Jaxpr, rest: Sequence[Of], xs: Sequence[Of], carried: int
 ) -> list[Rows | Mixed | None]:
     """A loop over records, each alone: nothing of one may be carried to the next."""
     places = {x.rows for x in xs if x.rows is not None}
-    jaxpr, bare = body.jaxpr, all(a.rows is None for a in rest)
+    jaxpr = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+    bare = all(a.rows is None for a in rest)
     touched = {
-        v for v, x in zip(jaxpr.invars[len(rest) :], xs, strict=True) if x.rows is not None
+        v
+        for v, x in zip(jaxpr.invars[len(rest) :], xs, strict=True)
+        if x.rows is not None
     }
     for eqn in jaxpr.eqns:
         if any(not isinstance(v, Literal) and v in touched for v in eqn.invars):
@@ -198,7 +207,7 @@ def _over_records(
     return [places.copy().pop() if of else None for of in of_record]
 
 
-def _while(params: Any, args: list[Of], records: int) -> list[Rows | Mixed | None]:
+def _while(params: dict, args: list[Of], records: int) -> list[Rows | Mixed | None]:
     args = _bare(args)
     n, m = params["cond_nconsts"], params["body_nconsts"]
     asked, consts, carry = args[:n], args[n : n + m], args[n + m :]
@@ -208,16 +217,17 @@ def _while(params: Any, args: list[Of], records: int) -> list[Rows | Mixed | Non
     return [c.rows for c in carry]
 
 
-def _cond(params: Any, args: list[Of], records: int) -> list[Rows | Mixed | None]:
+def _cond(params: dict, args: list[Of], records: int) -> list[Rows | Mixed | None]:
     which, *args = _bare(args)
     ways = [_closed(b, args, records) for b in params["branches"]]
     found: list[Rows | Mixed | None] = [None] * len(ways[0])
     if which.rows is not None:
-        return [which.rows if isinstance(which.rows, Mixed) else Mixed("cond")] * len(found)
+        return [which.rows if isinstance(which.rows, Mixed) else Mixed("cond")] * len(
+            found
+        )
     for way in ways:
         found = [_join(f, w.rows) for f, w in zip(found, way, strict=True)]
     return found
 
 
 _LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
-

@@ -6,8 +6,8 @@ entries alone. What no rule is for counts as mixing records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 Shape = tuple[int, ...]
 
@@ -36,7 +36,7 @@ class Call(NamedTuple):
     rows: Sequence[Rows | None]
     shapes: Sequence[Shape]
     out: Shape
-    params: Mapping[str, Any]
+    params: dict
     records: int
 
 
@@ -148,7 +148,9 @@ def _padded(call: Call) -> Rows | None:
     place = call.rows[0]
     if place is None or call.rows[1] is not None:
         return None
-    return place if tuple(call.params["padding_config"][place.axis]) == (0,) * 3 else None
+    return (
+        place if tuple(call.params["padding_config"][place.axis]) == (0,) * 3 else None
+    )
 
 
 def _sliced(call: Call) -> Rows | None:
@@ -157,7 +159,9 @@ def _sliced(call: Call) -> Rows | None:
         return None
     strides = call.params["strides"]
     size = call.shapes[0][place.axis]
-    full = call.out[place.axis] == size and (strides is None or strides[place.axis] == 1)
+    full = call.out[place.axis] == size and (
+        strides is None or strides[place.axis] == 1
+    )
     return place if full else None
 
 

@@ -137,7 +137,9 @@ def _own_row(
     for axis, size in enumerate(known.shape):
         if size != call.records:
             continue
-        counted = np.arange(size).reshape([-1 if a == axis else 1 for a in range(known.ndim)])
+        counted = np.arange(size).reshape(
+            [-1 if a == axis else 1 for a in range(known.ndim)]
+        )
         if np.array_equal(known, np.broadcast_to(counted, known.shape)):
             return axis
     return None

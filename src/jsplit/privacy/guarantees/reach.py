@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from jsplit.core.base import Link
+from jsplit.core.strength import Strength
 from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
@@ -181,8 +182,7 @@ def _through(
     mechanism = declared[0] if isinstance(declared, tuple) and declared else declared
     released = sent.released
     if isinstance(mechanism, Mechanism):
-        strengths = {**getattr(link, "strengths", {}), **setting.strengths}
-        mechanism = mechanism.at(strengths)
+        mechanism = mechanism.at(_numbers(link, setting.strengths))
         fault = mechanism.fault(linked=getattr(link, "secret", mechanism.secret))
         if sent.row and mechanism.kind == "response":
             fault = "declares a response, which is of fields and not of messages"
@@ -195,6 +195,16 @@ def _through(
         told = at.get(Place("value", other, sender), Trace())
         read = told.row and frozenset([f"{way}, whose link reads `{other}`"])
         found = found | told._replace(row=read)
+    return found
+
+
+def _numbers(link: Link, given: Mapping[str, float]) -> dict[str, float]:
+    """The strengths of a link, by the names it is told and by those they are set by."""
+    found = dict(given)
+    for told, x in getattr(link, "strengths", {}).items():
+        name = x.name if isinstance(x, Strength) else told
+        value = given.get(name, x.value if isinstance(x, Strength) else x)
+        found |= {name: value, told: value}
     return found
 
 

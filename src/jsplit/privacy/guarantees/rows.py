@@ -66,7 +66,9 @@ def mixing(
         for i in part.reads:
             if i in topology.fields and i not in fields:
                 raise ValueError(f"`fields` lacks `{i}`, which `{part.name}` reads.")
-    values: Values = dict(as_arrays(fields, "`fields`: `{}`"))
+    given = as_arrays(fields, "`fields`: `{}`")
+    # As in a step: code may call what only JAX's arrays have.
+    values: Values = {f: jax.tree.map(jnp.asarray, x) for f, x in given.items()}
     size = batch_of(values)
     if size < 2:
         raise ValueError(f"`fields` must have at least 2 records, got {size}.")

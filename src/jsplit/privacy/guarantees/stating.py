@@ -227,6 +227,17 @@ class _Asking:
                 "links and DP-SGD do what they declare; noise comes from keys of their "
                 "own parties that nobody else has"
             )
+            yield (
+                "each step number sends once: a step that is refused, rolled back or "
+                "begun again on another batch has the same noise on both"
+            )
+        if any(r.mechanism.grid for r in seen.released):
+            yield (
+                "vectors and noise are whole multiples of grid * clip and so are their "
+                "sums, exactly; vectors that are rounded are of norm clip at most (as "
+                "toward zero), so two are at most 2 clip apart; normal numbers are drawn "
+                "as from the normal distribution, up to rounding to the grid"
+            )
         if any(r.kind != "field" for r in seen.released):
             yield (
                 "batches are of "
