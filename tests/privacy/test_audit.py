@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 import jsplit
-from jsplit.privacy import Mechanism, audit, gaussian_epsilon, guarantee
+from jsplit.privacy import (
+    Mechanism,
+    audit,
+    gaussian_epsilon,
+    grid_noise,
+    guarantee,
+    on_grid,
+)
 
+GRID = 2.0**-12
 DELTA = 1e-5
 
 
@@ -55,9 +63,9 @@ def crossed(scale, done):
     def encode(h, key):
         norm = jnp.linalg.norm(h, axis=-1, keepdims=True)
         clipped = h / jnp.maximum(norm, 1)
-        return clipped + done * jax.random.normal(key, h.shape)
+        return on_grid(clipped, GRID) + grid_noise(key, h, done, GRID)
 
-    noise = Mechanism("gaussian", clip=1.0, scale=scale, secret=True)
+    noise = Mechanism("gaussian", clip=1.0, scale=scale, secret=True, grid=GRID)
     links = {
         "smashed": jsplit.stateless(
             encode, lambda payload, like: payload, secret=True, mechanism=noise

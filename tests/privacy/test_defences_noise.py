@@ -66,7 +66,8 @@ def test_noise_on_activations_has_the_deviation_it_states_and_is_unbiased(
 
 def test_a_link_declares_what_it_does_by_the_name_its_sender_knows():
     number, named = gaussian(2.0, 0.5), laplace(2, jsplit.Strength("mine", 0.5))
-    assert number.mechanism == Mechanism("gaussian", 2.0, 0.5, secret=True)
+    on_grid = Mechanism("gaussian", 2.0, 0.5, secret=True, grid=2.0**-10)
+    assert number.mechanism == on_grid
     assert named.mechanism == Mechanism("laplace", 2.0, "mine", secret=True)
     state = trainer(jsplit.fused, {"h": (named, None)}).init(0, BATCH)
     assert isinstance(named.mechanism, Mechanism)

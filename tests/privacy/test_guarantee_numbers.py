@@ -148,7 +148,14 @@ def test_without_the_extra_the_accountant_says_what_to_install(monkeypatch):
         (lambda: counted_epsilon(1, 2, 1, 0.1), r"`rate` must lie in \(0, 1\], got 2"),
         (lambda: Mechanism(""), "`kind` must be a name"),
         (lambda: Mechanism("gaussian", clip=0), "`clip` must be positive, got 0"),
-        (lambda: Mechanism("gaussian", scale=-1), "`scale` must be at least 0, got -1"),
+        (
+            lambda: Mechanism("gaussian", scale=-1),
+            "`scale` must be at least 0 and finite, got -1",
+        ),
+        (
+            lambda: Mechanism("gaussian", grid=-1),
+            "`grid` must be at least 0 and finite",
+        ),
         (lambda: Mechanism("gaussian", per="x"), '`per` must be "record"'),
         (lambda: Mechanism("response", keep=0.1), r"`keep` must lie in \[1 / 2, 1\]"),
         (

@@ -27,7 +27,8 @@ from jsplit.privacy.guarantees.rows import mixing
 from jsplit.training.left_out import fill
 
 OUTSIDE = "whoever gets the trained parameters"
-NOISE = Mechanism("gaussian", clip=1.0, scale=20.0, secret=True)
+GRID = 2.0**-12
+NOISE = Mechanism("gaussian", clip=1.0, scale=20.0, secret=True, grid=GRID)
 RUN = {"steps": 40, "batch": 10, "records": 100}
 RNG = np.random.default_rng(0)
 FIELDS = {
@@ -106,7 +107,9 @@ def test_a_segment_without_parameters_needs_no_promise():
 def test_epsilon_grows_with_steps_and_falls_with_noise():
     over = [epsilon(about(vanilla(), steps=t)) for t in (10, 40, 160)]
     assert over == sorted(over) and over[0] < over[-1]
-    noises = [Mechanism("gaussian", 1.0, s, secret=True) for s in (5, 20, 80)]
+    noises = [
+        Mechanism("gaussian", 1.0, s, secret=True, grid=GRID) for s in (5, 20, 80)
+    ]
     of = [epsilon(about(vanilla(), links={"smashed": link(n)})) for n in noises]
     assert of == sorted(of, reverse=True) and of[0] > of[-1]
 
@@ -124,7 +127,7 @@ def test_a_short_batch_that_is_filled_up_sends_a_record_more_than_once():
 
 
 def test_a_weak_epsilon_and_a_large_delta_are_said_to_be():
-    loud = link(Mechanism("gaussian", 1.0, 0.5, secret=True))
+    loud = link(Mechanism("gaussian", 1.0, 0.5, secret=True, grid=GRID))
     assert any("weak" in n for n in about(vanilla(), links={"smashed": loud}).notes)
     assert any("1 / records" in n for n in about(vanilla(), delta=0.02).notes)
     assert not about(vanilla()).notes
@@ -143,6 +146,10 @@ WRONG = {
     "no noise": (
         {"links": {"smashed": link(Mechanism("gaussian", secret=True))}},
         "has no noise",
+    ),
+    "noise of floating numbers": (
+        {"links": {"smashed": link(replace(NOISE, grid=0.0))}},
+        "low bits",
     ),
     "a clip of the batch": (
         {"links": {"smashed": link(Mechanism("gaussian", 1, 9, "batch", secret=True))}},
@@ -235,12 +242,12 @@ def test_of_real_layers_batch_norm_alone_mixes_records(between, mixes):
     loss = optax.softmax_cross_entropy_with_integer_labels
     topology = jsplit.vanilla(*parts.values(), loss=loss)
     fields = {"image": image, "label": np.arange(16) % 2}
-    assert mixing(topology, fields) == mixes
+    assert {*mixing(topology, fields)} == mixes
     # A correlation over the batch does, whatever the layers are.
     nopeek = jsplit.Penalty(
         "nopeek", lambda h: jnp.var(h, 0).mean(), "client", "smashed"
     )
-    assert mixing(topology.add(nopeek), fields) == mixes | {"nopeek"}
+    assert {*mixing(topology.add(nopeek), fields)} == mixes | {"nopeek"}
 
 
 def test_batch_statistics_that_inference_reads_are_found_too():
@@ -436,7 +443,7 @@ def constant(topology):
 
 
 def test_coins_amplify_only_poisson_batches_unseen_and_divided_by_a_constant():
-    noise = Mechanism("gaussian", scale=2.0, secret=True)
+    noise = Mechanism("gaussian", scale=2.0, secret=True, grid=GRID)
     given = {
         "links": None,
         "bottoms": "trained",
@@ -464,13 +471,13 @@ def test_coins_amplify_only_poisson_batches_unseen_and_divided_by_a_constant():
 
 
 def test_laplace_noise_adds_up_and_needs_no_delta():
-    noise = link(Mechanism("laplace", scale=8.0, secret=True))
+    noise = link(Mechanism("laplace", scale=8.0, secret=True, grid=GRID))
     said = about(vanilla(), links={"smashed": noise})
     assert said.epsilon == pytest.approx(4 * 2 / 8) and said.delta == 0
 
 
 def test_a_scale_may_be_a_strength_that_is_set_later():
-    noise = Mechanism("gaussian", scale="noise", secret=True)
+    noise = Mechanism("gaussian", scale="noise", secret=True, grid=GRID)
     given = {"links": {"smashed": link(noise, strengths={"noise": 20.0})}}
     assert about(vanilla(), **given).mu == pytest.approx(0.2)
     assert about(vanilla(), **given, strengths={"noise": 10.0}).mu == pytest.approx(0.4)
@@ -481,6 +488,20 @@ def test_a_scale_may_be_a_strength_that_is_set_later():
         about(vanilla(), **given)
 
 
+@pytest.mark.parametrize("by", ["told", "noise", jsplit.Strength("noise", 20.0)])
+def test_a_scale_may_be_a_strength_by_what_it_is_called_or_set_by(by):
+    told = {"told": jsplit.Strength("noise", 20.0)}
+    links = {"smashed": (link(replace(NOISE, scale=by), strengths=told), None)}
+    assert about(vanilla(), links=links).mu == pytest.approx(0.2)
+    half = about(vanilla(), links=links, strengths={"noise": 10.0})
+    assert half.mu == pytest.approx(0.4)
+    none = about(vanilla(), links=links, strengths={"noise": 0.0})
+    assert any("has no noise" in w for w in none.why)
+    for wrong in (-1.0, inf, float("nan")):
+        with pytest.raises(ValueError, match="`scale` must be at least 0 and finite"):
+            about(vanilla(), links=links, strengths={"noise": wrong})
+
+
 def test_what_is_printed_has_all_that_it_depends_on():
     said = about(vanilla())
     text = str(said)
@@ -488,7 +509,8 @@ def test_what_is_printed_has_all_that_it_depends_on():
         assert word in text
     for condition in said.assumptions:
         assert condition == condition.strip() and f"if: {condition}" in text
-    assert any("that nobody else has" in a for a in said.assumptions)
+    for what in ("that nobody else has", "each step number sends once", "multiples"):
+        assert any(what in a for a in said.assumptions)
     shown = float(text.split("epsilon ")[1].split()[0])
     assert epsilon(said) <= shown < epsilon(said) + 1e-4
     rows = json.loads(guarantee(vanilla(), FIELDS, **RUN).json())

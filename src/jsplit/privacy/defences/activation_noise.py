@@ -6,7 +6,7 @@ The only defences of a cut that may carry a guarantee; `guarantee` says whether 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
+from math import frexp, isfinite
 from numbers import Real
 
 import jax
@@ -23,6 +23,7 @@ from jsplit.privacy.defences.records import (
     sent_as,
     vectors,
 )
+from jsplit.privacy.guarantees.grid import grid_noise, on_grid
 from jsplit.privacy.guarantees.mechanism import Mechanism
 
 
@@ -37,13 +38,15 @@ def gaussian(clip: float, scale: float | Strength) -> Link:
     vectors differ by at most `2 clip`, so one crossing has
     `mu = 2 / scale` (`jsplit.privacy.gaussian_epsilon`). Whether that is a
     guarantee for a record depends on the training of what computes h:
-    `jsplit.privacy.guarantee` says it. It is one of real numbers; of floating
-    ones an adversary may read more from the last bits.
+    `jsplit.privacy.guarantee` says it. Clipped numbers and noise are rounded to
+    multiples of about `clip / 1024` (a power of two), numbers toward zero, so
+    that the last bits of a sum say nothing of what was added to what.
 
     Args:
         clip: the largest L2 norm of a record's vector.
-        scale: deviation of the noise of each number, in units of `clip`; 0
-            clips alone. A `jsplit.Strength` can be set between steps.
+        scale: deviation of the noise of each number, in units of `clip`, at
+            most 100; 0 clips alone. A `jsplit.Strength` can be set between
+            steps.
 
     Returns:
         A secret `Link` whose payload has the shapes of the value, and that
@@ -71,7 +74,14 @@ def gaussian(clip: float, scale: float | Strength) -> Link:
         >>> link.secret, link.mechanism.scale
         (True, 'noise')
     """
-    return _noisy("gaussian", clip, scale, norms, jax.random.normal)
+    _check_clip(clip)
+    step = 2.0 ** (frexp(clip)[1] - 11)
+
+    def noise(key: jax.Array, clipped: jax.Array, scale: jax.Array) -> jax.Array:
+        drawn = grid_noise(key, clipped, scale * clip, step)
+        return (on_grid(clipped, step) + drawn).astype(clipped.dtype)
+
+    return _noisy("gaussian", clip, scale, norms, noise, grid=step / clip)
 
 
 def laplace(clip: float, scale: float | Strength) -> Link:
@@ -79,8 +89,10 @@ def laplace(clip: float, scale: float | Strength) -> Link:
 
     As `gaussian`, with the sum of absolute values for the norm, and noise of
     the density `exp(-|x| / b) / 2b` with `b = scale clip` for each number: its
-    deviation is `sqrt(2) scale clip`. One crossing has `epsilon = 2 / scale`
-    and no delta (`jsplit.privacy.laplace_epsilon`), where it is a guarantee.
+    deviation is `sqrt(2) scale clip`. One crossing of real numbers has
+    `epsilon = 2 / scale` and no delta (`jsplit.privacy.laplace_epsilon`). This
+    noise is of floating numbers and not on a grid, in whose last bits a receiver
+    can read (Mironov 2012); so `guarantee` says none of it.
 
     Args:
         clip: the largest L1 norm of a record's vector.
@@ -112,7 +124,19 @@ def laplace(clip: float, scale: float | Strength) -> Link:
     def sums(rows: jax.Array) -> jax.Array:
         return jnp.sum(jnp.abs(rows), axis=1, keepdims=True)
 
-    return _noisy("laplace", clip, scale, sums, jax.random.laplace)
+    _check_clip(clip)
+
+    def noise(key: jax.Array, clipped: jax.Array, scale: jax.Array) -> jax.Array:
+        drawn = jax.random.laplace(key, clipped.shape, clipped.dtype)
+        return clipped + scale * clip * drawn
+
+    return _noisy("laplace", clip, scale, sums, noise)
+
+
+def _check_clip(clip: float) -> None:
+    is_number = isinstance(clip, Real) and not isinstance(clip, bool)
+    if not is_number or not 0 < clip or not isfinite(clip):
+        raise ValueError(f"`clip` must be positive and finite, got {shown(clip)}.")
 
 
 def _noisy(
@@ -120,12 +144,11 @@ def _noisy(
     clip: float,
     scale: float | Strength,
     norm: Callable[[jax.Array], jax.Array],
-    draw: Callable[..., jax.Array],
+    add: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    *,
+    grid: float = 0.0,
 ) -> Link:
     """A link that clips records by a norm and adds noise of one sort."""
-    is_number = isinstance(clip, Real) and not isinstance(clip, bool)
-    if not is_number or not 0 < clip or not isfinite(clip):
-        raise ValueError(f"`clip` must be positive and finite, got {shown(clip)}.")
     scale = checked_scale("scale", scale)
     name = f"{kind}_scale"
 
@@ -134,7 +157,7 @@ def _noisy(
         size = norm(rows)
         # A product with 1 keeps all bits of a record that is short enough.
         clipped = rows * jnp.where(size > clip, clip / size, 1)
-        noisy = clipped + own[name] * clip * draw(key, rows.shape, rows.dtype)
+        noisy = add(key, clipped, own[name])
         # And so does this: a sum with 0 would make 0 of -0.
         return arrays(jnp.where(own[name] > 0, noisy, clipped), value)
 
@@ -149,5 +172,6 @@ def _noisy(
             # By the name under which the sender's state has it.
             scale=scale.name if isinstance(scale, Strength) else scale,
             secret=True,
+            grid=grid,
         ),
     )

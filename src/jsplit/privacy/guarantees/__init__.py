@@ -7,6 +7,7 @@ from jsplit.privacy.guarantees.gaussian import (
     gaussian_epsilon,
     gaussian_mu,
 )
+from jsplit.privacy.guarantees.grid import grid_noise, on_grid
 from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.privacy.guarantees.pure import (
     laplace_epsilon,
@@ -28,8 +29,10 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_mu",
+    "grid_noise",
     "guarantee",
     "laplace_epsilon",
+    "on_grid",
     "response_epsilon",
     "response_keep",
     "sampled_epsilon",

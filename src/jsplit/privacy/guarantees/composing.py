@@ -99,7 +99,7 @@ def compose(
     elif normal:
         mu = composed_mu(_mu(r) * sqrt(counts[r]) for r in normal)
         epsilon += gaussian_epsilon(plan.delta, mu)
-        terms = " + ".join(f"{counts[r]} (2 / {r.mechanism.scale:g})^2" for r in normal)
+        terms = " + ".join(f"{counts[r]} (2 / {_scale(r):g})^2" for r in normal)
         words.append(f"mu = sqrt({terms})")
         words.append("delta = Phi(mu/2 - e/mu) - exp(e) Phi(-mu/2 - e/mu)")
     words += [f"{e:.4g} of {name}" for name, e in pure.items()]
@@ -136,7 +136,7 @@ def _amplified(
         return Composed(None, why=why)
     # Parts clipped by themselves see the same batch: as one vector, in units of its
     # noise, it moves by the root of the sum of squares.
-    noise = 1 / composed_mu(1 / float(r.mechanism.scale) for r in trained)
+    noise = 1 / composed_mu(1 / _scale(r) for r in trained)
     epsilon = sampled_epsilon(noise, plan.rate, plan.steps, plan.delta, plan.accountant)
     how = (
         f"{plan.accountant.upper()} accountant: noise {noise:.4g}, rate "
@@ -147,16 +147,23 @@ def _amplified(
     return Composed(epsilon, None, times, ADD, how, source)
 
 
+def _scale(release: Release) -> float:
+    scale = release.mechanism.scale
+    assert isinstance(scale, float | int)  # `Mechanism.at` has put it in
+    return float(scale)
+
+
 def _mu(release: Release) -> float:
-    # Two vectors of norm C are at most 2 C apart.
-    return 2 / float(release.mechanism.scale)
+    # Two vectors of norm C are at most 2 C apart, those on a grid too: rounded toward
+    # zero none is longer. Noise rounded to the grid is that of their sum, rounded.
+    return 2 / _scale(release)
 
 
 def _pure(release: Release) -> float:
     m = release.mechanism
     if m.kind == "response":
         return response_epsilon(m.keep, m.classes)
-    return laplace_epsilon(float(m.scale))
+    return laplace_epsilon(_scale(release))
 
 
 def _count(release: Release, plan: Plan) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.strength import Strength
 
 PRIVATE = ("gaussian", "laplace", "response")
 """Kinds that are differentially private, if their noise is secret."""
@@ -39,7 +40,7 @@ class Mechanism:
             (`"marvell"`) is of something that is no differential privacy.
         clip: the largest norm of a record's vector, above 0.
         scale: deviation of the normal noise, or the scale b of Laplace noise, in units
-            of `clip`; or the name of the link's strength that it is.
+            of `clip`; or the link's strength that it is, or its name.
         per: of what the vector is: `"record"`, or `"batch"`: all records in one norm.
             A response is `"record"` where it is drawn once for each record and kept,
             and `"step"` where it is drawn anew each time.
@@ -47,13 +48,17 @@ class Mechanism:
             of the seed that all agreed on can be taken off by whoever receives it.
         keep: of a response, the probability of the true label.
         classes: of a response, how many labels there are.
+        grid: in units of `clip`: the clipped vector is rounded to whole multiples of
+            `grid * clip` such that its norm is at most `clip` still (`on_grid` rounds
+            toward zero), the noise is rounded to such multiples as well, and their sum
+            is exact. 0: they are not, and low bits show the vector.
 
     Raises:
         ValueError: naming the attribute that does not fit.
 
     Example:
         >>> from jsplit.privacy import Mechanism
-        >>> Mechanism("gaussian", clip=1.0, scale=20.0, secret=True).private
+        >>> Mechanism("gaussian", 1.0, 20.0, secret=True, grid=2**-12).private
         True
         >>> Mechanism("marvell", secret=True).private
         False
@@ -61,11 +66,12 @@ class Mechanism:
 
     kind: str
     clip: float = 1.0
-    scale: float | str = 0.0
+    scale: float | str | Strength = 0.0
     per: str = "record"
     secret: bool = False
     keep: float = 1.0
     classes: int = 2
+    grid: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or not self.kind:
@@ -76,8 +82,13 @@ class Mechanism:
             )
         if not 0 < self.clip < float("inf"):
             raise ValueError(f"`clip` must be positive, got {shown(self.clip)}.")
-        if not isinstance(self.scale, str) and not self.scale >= 0:
-            raise ValueError(f"`scale` must be at least 0, got {shown(self.scale)}.")
+        named = isinstance(self.scale, str | Strength)
+        for what in ("grid",) if named else ("scale", "grid"):
+            x = getattr(self, what)
+            if not 0 <= x < float("inf"):
+                raise ValueError(
+                    f"`{what}` must be at least 0 and finite, got {shown(x)}."
+                )
         as_positive_int("classes", self.classes)
         if not 1 / self.classes <= self.keep <= 1:
             raise ValueError(
@@ -102,7 +113,8 @@ class Mechanism:
         """The same with a number for its scale.
 
         Args:
-            strengths: by name, as the state of the sender has them.
+            strengths: by name, as the state of the sender has them. A `Strength` that
+                is not there has its own value.
 
         Returns:
             A mechanism whose `scale` is a number.
@@ -115,6 +127,9 @@ class Mechanism:
             >>> Mechanism("gaussian", scale="noise").at({"noise": 2.0}).scale
             2.0
         """
+        if isinstance(self.scale, Strength):
+            own = self.scale
+            return replace(self, scale=float(strengths.get(own.name, own.value)))
         if not isinstance(self.scale, str):
             return self
         if self.scale not in strengths:
@@ -147,4 +162,9 @@ class Mechanism:
             return "is clipped over the batch and not by record"
         if self.kind != "response" and self.scale == 0:
             return "has no noise"
+        if self.kind != "response" and not self.grid:
+            return (
+                "has noise of floating numbers, which shows the value in its low bits "
+                "(Mironov 2012): round both to a grid"
+            )
         return None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from jsplit.core.base import Link
+from jsplit.core.strength import Strength
 from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
@@ -73,7 +74,7 @@ class Setting(NamedTuple):
     Attributes:
         topology: who computes what.
         links: by "activation" or "cotangent" and the name of the value.
-        mixes: nodes and losses that mix records, or `None`: not tried.
+        mixes: what is said of nodes and losses that may mix records; `None`: not known.
         frozen: nodes whose parameters stay as they are.
         trained: by node, the noise of its DP-SGD.
         responses: by field, the noise that its records had from the start.
@@ -82,7 +83,7 @@ class Setting(NamedTuple):
 
     topology: Topology
     links: Mapping[tuple[str, str], Link]
-    mixes: frozenset[str] | None
+    mixes: Mapping[str, str] | None
     frozen: frozenset[str]
     trained: Mapping[str, Release]
     responses: Mapping[str, Mechanism]
@@ -181,8 +182,7 @@ def _through(
     mechanism = declared[0] if isinstance(declared, tuple) and declared else declared
     released = sent.released
     if isinstance(mechanism, Mechanism):
-        strengths = {**getattr(link, "strengths", {}), **setting.strengths}
-        mechanism = mechanism.at(strengths)
+        mechanism = mechanism.at(_numbers(link, setting.strengths))
         fault = mechanism.fault(linked=getattr(link, "secret", mechanism.secret))
         if sent.row and mechanism.kind == "response":
             fault = "declares a response, which is of fields and not of messages"
@@ -198,12 +198,22 @@ def _through(
     return found
 
 
+def _numbers(link: Link, given: Mapping[str, float]) -> dict[str, float]:
+    """The strengths of a link, by the names it is told and by those they are set by."""
+    found = dict(given)
+    for told, x in getattr(link, "strengths", {}).items():
+        name = x.name if isinstance(x, Strength) else told
+        value = given.get(name, x.value if isinstance(x, Strength) else x)
+        found |= {name: value, told: value}
+    return found
+
+
 def _mixed(setting: Setting, name: str, trace: Trace) -> Trace:
     if not trace.row or (setting.mixes is not None and name not in setting.mixes):
         return trace
-    why = f"`{name}` mixes the records of a batch"
-    if setting.mixes is None:
-        why = f"{UNKNOWN} `{name}` mixes the records of a batch: give `fields`, a batch"
+    why = f"{UNKNOWN} `{name}` mixes the records of a batch: give `fields`, a batch"
+    if setting.mixes is not None:
+        why = f"`{name}` {setting.mixes[name]}"
     return trace._replace(wide=trace.wide | {why})
 
 

@@ -1,4 +1,4 @@
-"""Which segments and losses mix the records of a batch: tried out, row against row.
+"""Which segments and losses may mix the records of a batch: followed, and tried out.
 
 Noise on a record's own vector hides that record only if no other vector of the batch
 depends on it. BatchNorm in training, and a distance correlation, make others depend.
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.trees import as_arrays, batch_of, combine, inexact_part
+from jsplit.core.trees import as_arrays, batch_of
+from jsplit.privacy.guarantees.programs import cotangents, of_loss, of_segment, of_size
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
 
@@ -23,19 +24,38 @@ _TRIED = 8
 Values = dict[str, PyTree]
 
 
-def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
-    """The nodes and losses by whose results other records depend on the first one.
+_SEEN = "mixes the records of a batch"
+_NOT_SHOWN = "is not shown to keep the records of a batch apart"
 
-    Another record of the batch takes the place of the first. Then the other rows of what
-    a node gives, and of the cotangents that a loss gives, must be the same bits, and
-    statistics as well. It is an experiment at parameters as they are drawn, and no proof.
+
+def sizes(batch: int | None) -> tuple[int, ...]:
+    """Of how many records the programs are that are followed.
 
     Args:
-        topology: of which nodes and losses are tried.
+        batch: that of the training, if it is known.
+    """
+    # A prime: a program that folds a batch in two or three does not fit it.
+    found = {7, *([batch] if batch is not None and batch > 1 else [])}
+    return tuple(sorted(found))
+
+
+def mixing(
+    topology: Topology, fields: Mapping[str, PyTree], batch: int | None = None
+) -> dict[str, str]:
+    """The nodes and losses that are not shown to compute each record's results from it.
+
+    Their programs are followed, equation by equation, for parameters and records
+    whatever they are: what a node gives in training and in inference, its statistics,
+    what it pulls back, and the cotangents that a loss gives. An experiment is a second
+    look: another record takes the place of the first, and nothing else may change.
+
+    Args:
+        topology: of which nodes and losses are followed.
         fields: a batch, [batch, ...] each, of records that differ.
+        batch: of how many records they are in training.
 
     Returns:
-        Names of nodes and losses.
+        By the name of the node or loss, what is said of it.
 
     Raises:
         ValueError: if a field is missing, the batch has less than two records, or a
@@ -46,7 +66,9 @@ def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
         for i in part.reads:
             if i in topology.fields and i not in fields:
                 raise ValueError(f"`fields` lacks `{i}`, which `{part.name}` reads.")
-    values: Values = dict(as_arrays(fields, "`fields`: `{}`"))
+    given = as_arrays(fields, "`fields`: `{}`")
+    # As in a step: code may call what only JAX's arrays have.
+    values: Values = {f: jax.tree.map(jnp.asarray, x) for f, x in given.items()}
     size = batch_of(values)
     if size < 2:
         raise ValueError(f"`fields` must have at least 2 records, got {size}.")
@@ -57,7 +79,10 @@ def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
                 f"`fields`: the first records must differ in `{name}`, to see whether "
                 "records are mixed."
             )
-    found: set[str] = set()
+    followed = [
+        {f: of_size(values[f], records) for f in values} for records in sizes(batch)
+    ]
+    found: dict[str, str] = {}
     for n in topology.segments:
         # The same key for all: two runs differ by the record alone, not by dropout.
         key = jax.random.key(0)
@@ -66,16 +91,25 @@ def mixing(topology: Topology, fields: Mapping[str, PyTree]) -> frozenset[str]:
         run = _run_of(n.segment.apply, params, state, key)
         values[n.name], after = run(*inputs)
         values |= {f"{n.name}.params": params, f"{n.name}.state": after}
-        if _mixes(run, inputs, size):
-            found.add(n.name)
+        doubts = [of_segment(topology, n, params, state, at) for at in followed]
+        _say(found, n.name, _mixes(run, inputs, size), doubts)
     batched = {*topology.node, *topology.fields}
     for loss in trained:
         own = [i for i in loss.reads if i in topology.node]
         if own:
             run, inputs = _cotangents_of(loss, own, batched, values)
-            if _mixes(run, inputs, size):
-                found.add(loss.name)
-    return frozenset(found)
+            rest = {i: values[i] for i in loss.reads if i not in batched}
+            doubts = [of_loss(loss, own, rest, at) for at in followed]
+            _say(found, loss.name, _mixes(run, inputs, size), doubts)
+    return found
+
+
+def _say(
+    found: dict[str, str], name: str, mixes: bool, doubts: Sequence[str | None]
+) -> None:
+    doubt = next((d for d in doubts if d is not None), None)
+    if mixes or doubt is not None:
+        found[name] = _SEEN if mixes else f"{_NOT_SHOWN}: {doubt}"
 
 
 def _run_of(
@@ -93,16 +127,10 @@ def _cotangents_of(
     """What gives a loss's cotangents of values, and the inputs that are of records."""
     # Not what it reads of parameters or statistics.
     of_records = [i for i in dict.fromkeys(loss.reads) if i in batched]
-    more = {"weight": None} if loss.takes_weight else {}
 
     def run(*inputs: PyTree) -> tuple[PyTree, PyTree]:
         named = values | dict(zip(of_records, inputs, strict=True))
-
-        def fn(parts: Values) -> jax.Array:
-            now = named | {i: combine(named[i], x) for i, x in parts.items()}
-            return jnp.sum(loss.fn(*[now[i] for i in loss.reads], **more))
-
-        return jax.grad(fn)({i: inexact_part(named[i]) for i in own}), ()
+        return cotangents(loss, own, named), ()
 
     return run, [values[i] for i in of_records]
 

@@ -25,7 +25,7 @@ from jsplit.privacy.guarantees.reach import (
     Trace,
     reach,
 )
-from jsplit.privacy.guarantees.rows import mixing
+from jsplit.privacy.guarantees.rows import mixing, sizes
 from jsplit.privacy.guarantees.statement import Guarantee, Statement
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import Links, both_ways
@@ -68,9 +68,9 @@ def guarantee(
 
     Args:
         topology: who computes what.
-        fields: a batch of records that differ, [batch, ...] each, with which it is tried
-            whether segments and losses mix records. Without it noise on a record's own
-            vector guarantees nothing.
+        fields: a batch of records that differ, [batch, ...] each, with whose shapes it is
+            followed through the programs of segments and losses whether these mix
+            records. Without it noise on a record's own vector guarantees nothing.
         steps: of the training.
         batch: records in a step; of Poisson batches their mean.
         records: how many there are.
@@ -137,7 +137,7 @@ def guarantee(
     setting = Setting(
         topology,
         both_ways(topology, links),
-        None if fields is None else mixing(topology, fields),
+        None if fields is None else mixing(topology, fields, batch),
         frozen(topology, bottoms, dp_sgd or {}),
         trainings(topology, dp_sgd or {}, strengths or {}),
         labels or {},
@@ -227,10 +227,23 @@ class _Asking:
                 "links and DP-SGD do what they declare; noise comes from keys of their "
                 "own parties that nobody else has"
             )
+            yield (
+                "each step number sends once: a step that is refused, rolled back or "
+                "begun again on another batch has the same noise on both"
+            )
+        if any(r.mechanism.grid for r in seen.released):
+            yield (
+                "vectors and noise are whole multiples of grid * clip and so are their "
+                "sums, exactly; vectors that are rounded are of norm clip at most (as "
+                "toward zero), so two are at most 2 clip apart; normal numbers are drawn "
+                "as from the normal distribution, up to rounding to the grid"
+            )
         if any(r.kind != "field" for r in seen.released):
             yield (
-                "segments and losses keep records apart, as they were seen to on the "
-                "batch in `fields`: tried, not proven"
+                "batches are of "
+                f"{' or '.join(map(str, sizes(round(plan.rate * plan.records))))} records, "
+                "on whose programs segments and losses are shown to keep records apart, or "
+                "of another number, at which they do the same"
             )
         if self.setting.frozen:
             names = ", ".join(f"`{n}`" for n in sorted(self.setting.frozen))

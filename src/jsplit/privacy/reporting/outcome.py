@@ -213,5 +213,8 @@ def _never(topology: Topology, data: Arrays) -> Iterator[Untested]:
         leaves = jax.tree.leaves(data[f])
         whole = all(np.asarray(x).dtype.kind in "iu" for x in leaves)
         if leaves and whole and f not in labels:
-            why = f"`{f}` holds integers, and no attack here recovers tokens"
+            why = (
+                f"`{f}` holds integers, and no attack here recovers tokens; "
+                "jsplit.privacy.nearest_tokens and inverted_tokens do"
+            )
             yield Untested("recovery of tokens", "", "", why)

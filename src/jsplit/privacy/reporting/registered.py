@@ -7,6 +7,9 @@ from typing import cast
 import numpy as np
 
 from jsplit.core.base import Segment
+from jsplit.privacy.attacks.inputs.decoder import decoder_attack
+from jsplit.privacy.attacks.inputs.inversion import Inversion
+from jsplit.privacy.attacks.inputs.unsplit import unsplit_inversion
 from jsplit.privacy.attacks.labels.clusters import direction_clusters
 from jsplit.privacy.attacks.labels.completion import model_completion
 from jsplit.privacy.attacks.labels.cosine import cosine_attack
@@ -38,6 +41,8 @@ def attempts() -> tuple[Attempt, ...]:
         Attempt("direction clusters", "labels", _clusters, reads="cotangents"),
         Attempt("gradient matching", "labels", _matching, "cotangents", ("head",)),
         Attempt("model completion", "labels", _completion, "activations", ("known",)),
+        Attempt("decoder", "inversion", _decoder, "received", ("public",)),
+        Attempt("UnSplit", "inversion", _unsplit, "received", ("bottom", "data_range")),
     )
 
 
@@ -73,6 +78,34 @@ def _grouped(given: Given) -> dict:
     if known is not None and len(np.unique(given.truth[known])) < (given.classes or 0):
         known = None
     return _shared(given) | {"classes": given.classes, "known": known}
+
+
+def _decoder(view: View, traffic: Traffic, given: Given) -> Inversion:
+    options: dict = {"data_range": given.data_range, **given.effort}
+    return decoder_attack(
+        traffic,
+        given.truth,
+        given.public,
+        given.asked,
+        value=given.value,
+        target=given.target,
+        key=given.key,
+        **options,
+    )
+
+
+def _unsplit(view: View, traffic: Traffic, given: Given) -> Inversion:
+    bottom = cast(Segment, given.bottom)
+    options: dict = {"data_range": given.data_range, **given.effort}
+    return unsplit_inversion(
+        traffic,
+        given.truth,
+        bottom,
+        value=given.value,
+        target=given.target,
+        key=given.key,
+        **options,
+    )
 
 
 def _completion(view: View, traffic: Traffic, given: Given) -> Score:

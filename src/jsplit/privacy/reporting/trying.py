@@ -258,9 +258,12 @@ _THREATS = {
     "inversion": "this report was given no attack on inputs",
     "hijacking": (
         "it takes an active attacker, who sends other cotangents than agreed on; this "
-        "report has passive attacks alone"
+        "report has passive attacks alone; jsplit.privacy.fsha is one"
     ),
     "labels": "this report was given no attack on labels",
-    "membership": "this report has no attack on membership or on properties of all",
+    "membership": (
+        "it takes models trained with and without a record; "
+        "jsplit.privacy.membership_inference is an attack"
+    ),
 }
 """By threat, why it was not tried where it exists and no attack is of it."""

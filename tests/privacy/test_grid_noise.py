@@ -1,0 +1,89 @@
+"""Noise on a grid: low bits that tell a value under float32 noise tell nothing any more."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jsplit.privacy import audit, gaussian_epsilon, grid_noise, on_grid
+
+GRID = 2.0**-12
+DEVIATION = np.float32(20.0)
+VALUES = [np.zeros(32, "float32"), np.full(32, 1 / np.sqrt(32), "float32")]
+"""Both of norm 1 at most."""
+
+
+def every_normal():
+    """All numbers in the middle that `jax.random.normal` can give: of 23 bits each."""
+    bits = np.arange(7 * 2**19, 9 * 2**19, dtype="uint32") | np.uint32(0x3F800000)
+    unit = jax.lax.bitcast_convert_type(jnp.asarray(bits), jnp.float32) - 1
+    low = np.nextafter(np.float32(-1), np.float32(0))
+    uniform = jnp.maximum(low, unit * (np.float32(1) - low) + low)
+    return DEVIATION * (np.float32(np.sqrt(2)) * jax.lax.erf_inv(uniform))
+
+
+def bare(x, key):
+    return x + DEVIATION * jax.random.normal(key, x.shape)
+
+
+def rounded(x, key):
+    return on_grid(x, GRID) + grid_noise(key, x, 20.0, GRID)
+
+
+def attacked(send, sums):
+    """What an audit proves, by how many numbers are possible with one value, not the other."""
+    tables = [np.unique(np.asarray(sums(x[0]))) for x in VALUES]
+
+    def score(y):
+        def possible(t):
+            return (t[np.minimum(np.searchsorted(t, y), len(t) - 1)] == y).sum(-1)
+
+        return possible(tables[1]) - possible(tables[0])
+
+    sent = jax.jit(jax.vmap(send, (None, 0)))
+    keys = jax.random.split(jax.random.key(7), (2, 300))
+    outside, inside = (
+        score(np.asarray(sent(x, k))) for x, k in zip(VALUES, keys, strict=True)
+    )
+    return audit(inside, outside, delta=1e-5, method="runs"), inside, outside
+
+
+def test_low_bits_tell_a_value_under_float32_noise_and_not_on_a_grid():
+    claimed = gaussian_epsilon(1e-5, 2 / 20)
+    normals = every_normal()
+    found, _, _ = attacked(bare, lambda x: x + normals)
+    assert found.refutes(claimed)
+    steps = jnp.round(normals / GRID) * GRID
+    found, inside, outside = attacked(rounded, lambda x: on_grid(x, GRID) + steps)
+    assert not found.refutes(claimed)
+    wins = (inside[:, None] > outside).mean() + (inside[:, None] == outside).mean() / 2
+    assert abs(wins - 0.5) < 0.08
+
+
+def test_sums_on_the_grid_are_exact_and_as_wide_as_they_should_be():
+    noise = grid_noise(jax.random.key(0), np.zeros(40000), 20.0, GRID)
+    many = np.asarray(noise, "float64") / GRID
+    assert noise.dtype == jnp.float32 and (many == np.round(many)).all()
+    assert np.std(noise) == pytest.approx(20.0, rel=0.02)
+    value = np.asarray(on_grid(np.linspace(-1, 1, 40000), GRID), "float64")
+    total = np.asarray(jnp.float32(value) + noise, "float64")
+    assert (total == value + np.asarray(noise, "float64")).all()
+
+
+def test_rounding_makes_no_vector_longer():
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype("float32")
+    on = np.asarray(on_grid(x, 0.25))
+    assert (np.abs(on) <= np.abs(x)).all() and (on != 0).any()
+
+
+@pytest.mark.parametrize("grid", [0.0, 0.3, -0.5, float("inf"), float("nan")])
+def test_a_grid_that_is_no_power_of_two_is_refused(grid):
+    with pytest.raises(ValueError, match="`grid` must be a power of two"):
+        on_grid(np.zeros(1), grid)
+
+
+def test_noise_too_wide_for_its_grid_is_refused():
+    with pytest.raises(ValueError, match="`deviation` must be at least 0 and below"):
+        grid_noise(jax.random.key(0), np.zeros(1), 200.0, GRID)
