@@ -114,6 +114,36 @@ def test_epsilon_grows_with_steps_and_falls_with_noise():
     assert of == sorted(of, reverse=True) and of[0] > of[-1]
 
 
+def test_the_links_of_jsplit_declare_what_holds():
+    """The gaussian one is on a grid; the last bits of Laplace noise give values away."""
+    made = {"smashed": jsplit.privacy.gaussian(clip=1.0, scale=20.0)}
+    assert epsilon(about(vanilla(), links=made)) == epsilon(about(vanilla()))
+    for noise, why in (
+        (jsplit.privacy.laplace(clip=1.0, scale=20.0), "Mironov"),
+        (jsplit.privacy.gaussian(clip=1.0, scale=0.0), "no noise"),
+    ):
+        said = about(vanilla(), links={"smashed": noise})
+        assert said.epsilon is None and any(why in w for w in said.why), said.why
+
+
+def test_a_link_with_a_memory_guarantees_nothing_of_a_record_alone():
+    """It may send what earlier records were, beside the noise that it declares."""
+    told = link(NOISE)._replace(init=lambda like: jnp.zeros(like.shape))
+    said = about(vanilla(), links={"smashed": told})
+    assert said.epsilon is None and any("keeps a memory" in w for w in said.why)
+
+
+def test_a_field_that_only_a_link_reads_is_spoken_of():
+    topology = jsplit.Topology(
+        vanilla().nodes, {"client": ["x", "hiv"], "server": ["label"]}
+    )
+    fields = FIELDS | {"hiv": FIELDS["label"]}
+    made = {"smashed": (link(NOISE, reads=("hiv",)), None)}
+    said = about(topology, fields=fields, links=made)
+    assert "hiv" in said.fields and said.epsilon is None
+    assert any("whose link reads `hiv`" in w for w in said.why)
+
+
 def test_a_short_batch_that_is_filled_up_sends_a_record_more_than_once():
     """Of 104 records in tens the last four fill ten rows: a record stands in up to three."""
     said = about(vanilla(), records=104, epochs=4, steps=44)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from jsplit.core.base import Link
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.privacy.guarantees.composing import Plan
 from jsplit.privacy.guarantees.gaussian import probability
@@ -29,10 +30,20 @@ def others_of(
 
 
 def subjects(
-    topology: Topology, held: Sequence[str]
+    topology: Topology,
+    party: str,
+    held: Sequence[str],
+    links: Mapping[tuple[str, str], Link],
 ) -> list[tuple[str, tuple[str, ...]]]:
-    """A party's features, which segments read, and its labels, which only losses do."""
+    """A party's features, which segments or links read, and its labels, which only losses do."""
     read = {i for n in topology.segments for i in n.reads}
+    # A link that is told a field may send it, though nothing else reads it.
+    for c in topology.crossings:
+        for kind, sender in (("activation", c.sender), ("cotangent", c.receiver)):
+            if sender == party:
+                told = getattr(links.get((kind, c.name)), "reads", ())
+                labels = {i for x in topology.losses for i in x.reads}
+                read |= {*told} - labels
     compared = {i for x in (*topology.losses, *topology.metrics) for i in x.reads}
     features = tuple(f for f in held if f in read)
     labels = tuple(f for f in held if f in compared - read)

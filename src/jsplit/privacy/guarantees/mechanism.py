@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import jax
+import numpy as np
+
+from jsplit.core.base import Link
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.core.strength import Strength
 
@@ -168,3 +172,13 @@ class Mechanism:
                 "(Mironov 2012): round both to a grid"
             )
         return None
+
+
+def remembers(link: Link) -> bool:
+    """Whether a link keeps anything from one step to the next."""
+    some = jax.ShapeDtypeStruct((2, 3), np.dtype("float32"))
+    try:
+        return bool(jax.tree.leaves(jax.eval_shape(lambda: link.init(some))))
+    # One that wants a value of another form keeps something of it, most likely.
+    except Exception:
+        return True

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jsplit.core.base import Link
 from jsplit.core.strength import Strength
-from jsplit.privacy.guarantees.mechanism import Mechanism
+from jsplit.privacy.guarantees.mechanism import Mechanism, remembers
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 
@@ -184,6 +184,8 @@ def _through(
     if isinstance(mechanism, Mechanism):
         mechanism = mechanism.at(_numbers(link, setting.strengths))
         fault = mechanism.fault(linked=getattr(link, "secret", mechanism.secret))
+        if not fault and not isinstance(declared, tuple) and remembers(link):
+            fault = "keeps a memory, by which what it sends depends on earlier records"
         if sent.row and mechanism.kind == "response":
             fault = "declares a response, which is of fields and not of messages"
         row = sent.row and frozenset([f"{way}, whose link {fault}"] if fault else [])

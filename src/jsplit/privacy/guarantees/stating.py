@@ -76,7 +76,9 @@ def guarantee(
         records: how many there are.
         links: as for `jsplit.fused`.
         epochs: in how many steps a record is at most; by default
-            ceil(steps batch / records).
+            ceil(steps batch / records), which is so where each pass ends before the
+            next begins. With `population.round(steps=)` each round begins one: then
+            count, by `Round.reads`.
         sampling: how batches are drawn: `"shuffled"` or `"fixed"`: in passes, a record
             at most once in each batch; `"poisson"`: by coins.
         amplified: whether to count on nobody who is meant knowing who is in a batch.
@@ -145,7 +147,7 @@ def guarantee(
     )
     found = []
     for party, held in topology.holds.items():
-        for about, names in subjects(topology, held):
+        for about, names in subjects(topology, party, held, setting.links):
             arrivals, trained = reach(setting, names)
             asking = _Asking(setting, plan, party, about, names)
             for others in others_of(topology, party, together):
@@ -258,7 +260,9 @@ class _Asking:
             )
         else:
             yield (
-                f"a record is in at most {plan.uses} steps, at most once in each batch; "
+                f"a record is in at most {plan.uses} steps (`epochs`), at most once in "
+                "each batch: so it is of passes one after another, and not of rounds of "
+                "a number of steps, each of which begins a pass; "
                 "only a short last batch is filled up, and no example has weight 0"
             )
         if plan.amplified and parameters_only and seen.released:
