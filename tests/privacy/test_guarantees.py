@@ -126,6 +126,24 @@ def test_the_links_of_jsplit_declare_what_holds():
         assert said.epsilon is None and any(why in w for w in said.why), said.why
 
 
+def test_a_strength_that_nothing_has_is_refused_and_the_least_counts():
+    noise = jsplit.privacy.gaussian(1.0, jsplit.Strength("noise", 20.0))
+    made = {"smashed": noise}
+    least = about(vanilla(), links=made, strengths={"noise": 5.0})
+    assert epsilon(least) > epsilon(about(vanilla(), links=made))
+    assert any("give the least by `strengths`" in x for x in least.assumptions)
+    for given, said in (
+        ({"nois": 5.0}, "names `nois`, .* there are gaussian_scale, noise"),
+        ({"noise": [5.0, 20.0]}, "`noise` must be one number, the least"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            about(vanilla(), links=made, strengths=given)
+    with pytest.raises(ValueError, match="`topology` must be a Topology"):
+        guarantee(jsplit.fused(vanilla(), optax.sgd(0.1)), FIELDS, **RUN)
+    with pytest.raises(ValueError, match="`scale` must be at most 100"):
+        jsplit.privacy.gaussian(1.0, jsplit.Strength("noise", 200.0))
+
+
 def test_a_link_with_a_memory_guarantees_nothing_of_a_record_alone():
     """It may send what earlier records were, beside the noise that it declares."""
     told = link(NOISE)._replace(init=lambda like: jnp.zeros(like.shape))

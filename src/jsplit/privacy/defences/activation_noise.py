@@ -26,6 +26,9 @@ from jsplit.privacy.defences.records import (
 from jsplit.privacy.guarantees.grid import grid_noise, on_grid
 from jsplit.privacy.guarantees.mechanism import Mechanism
 
+_MOST = 100
+"""Deviations of more are too many steps of the grid for numbers of 32 bits."""
+
 
 def gaussian(clip: float, scale: float | Strength) -> Link:
     """Clip each record's vector to an L2 norm, and add secret normal noise.
@@ -75,6 +78,9 @@ def gaussian(clip: float, scale: float | Strength) -> Link:
         (True, 'noise')
     """
     _check_clip(clip)
+    first = scale.value if isinstance(scale, Strength) else scale
+    if isinstance(first, Real) and first > _MOST:
+        raise ValueError(f"`scale` must be at most {_MOST}, got {shown(first)}.")
     step = 2.0 ** (frexp(clip)[1] - 11)
 
     def noise(key: jax.Array, clipped: jax.Array, scale: jax.Array) -> jax.Array:

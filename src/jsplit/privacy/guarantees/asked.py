@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 
 from jsplit.core.base import Link
 from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.strength import Strength
 from jsplit.privacy.guarantees.composing import Plan
 from jsplit.privacy.guarantees.gaussian import probability
 from jsplit.privacy.guarantees.mechanism import Mechanism
@@ -64,6 +66,7 @@ def plan_of(
     accountant: str,
 ) -> Plan:
     """How often records are read; the arguments are those of `guarantee`."""
+    check_topology(topology)
     for name, x in (("steps", steps), ("batch", batch), ("records", records)):
         as_positive_int(name, x)
     if batch > records:
@@ -109,6 +112,51 @@ def plan_of(
         ),
         accountant=accountant,
     )
+
+
+def check_topology(topology: object) -> None:
+    """Refuse a trainer, which has links that would not be looked at."""
+    if not isinstance(topology, Topology):
+        raise ValueError(
+            f"`topology` must be a Topology, got a {type(topology).__name__}; links and "
+            "strengths are arguments beside it."
+        )
+
+
+def check_strengths(
+    given: Mapping[str, float],
+    links: Mapping[tuple[str, str], Link],
+    declared: Iterable[object],
+) -> None:
+    """Refuse strengths that nothing here has, or that are no numbers.
+
+    Args:
+        given: what the user gives by name.
+        links: of the topology, by kind of message and value.
+        declared: mechanisms beside those of links.
+    """
+    known: set[str] = set()
+    for link in links.values():
+        for told, x in getattr(link, "strengths", {}).items():
+            known |= {told, x.name if isinstance(x, Strength) else told}
+    own = [getattr(link, "mechanism", None) for link in links.values()]
+    parts = (x if isinstance(x, tuple) else (x,) for x in (*own, *declared))
+    for mechanism in (m for part in parts for m in part):
+        scale = getattr(mechanism, "scale", None)
+        if isinstance(scale, (str, Strength)):
+            known.add(scale.name if isinstance(scale, Strength) else scale)
+    for name, x in given.items():
+        # A misspelt one would leave the first value, and a stronger promise than holds.
+        if name not in known:
+            raise ValueError(
+                f"`strengths` names `{name}`, which no link or mechanism here has; there "
+                f"are {', '.join(sorted(known)) or 'none'}."
+            )
+        if isinstance(x, bool) or not isinstance(x, Real):
+            raise ValueError(
+                f"`strengths` of `{name}` must be one number, the least that it is in any "
+                f"step, got {shown(x)}."
+            )
 
 
 def check_responses(given: Mapping[str, Mechanism], topology: Topology) -> None:

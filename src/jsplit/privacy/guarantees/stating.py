@@ -10,6 +10,7 @@ from jsplit.core.base import PyTree
 from jsplit.privacy.guarantees.asked import (
     DPSGD,
     check_responses,
+    check_strengths,
     frozen,
     others_of,
     plan_of,
@@ -90,7 +91,8 @@ def guarantee(
         dp_sgd: by node, or by a tuple of nodes that are clipped in one norm, the noise
             on the sum of clipped gradients of the records.
         labels: by field, the noise that its records got before training.
-        strengths: numbers by name, in the place of the links' own.
+        strengths: by name, the least that a `jsplit.Strength` is in any step, in the
+            place of its first value.
         answers: how often activations of a record are sent in `evaluate` and `predict`.
         together: sets of parties that put together what they have.
         delta: by default 1e-5, or a tenth of 1 / records if that is less.
@@ -136,9 +138,12 @@ def guarantee(
         accountant=accountant,
     )
     check_responses(labels or {}, topology)
+    linked = both_ways(topology, links)
+    declared = [*(dp_sgd or {}).values(), *(labels or {}).values()]
+    check_strengths(strengths or {}, linked, declared)
     setting = Setting(
         topology,
-        both_ways(topology, links),
+        linked,
         None if fields is None else mixing(topology, fields, batch),
         frozen(topology, bottoms, dp_sgd or {}),
         trainings(topology, dp_sgd or {}, strengths or {}),
@@ -228,6 +233,10 @@ class _Asking:
             yield (
                 "links and DP-SGD do what they declare; noise comes from keys of their "
                 "own parties that nobody else has"
+            )
+            yield (
+                "scales are what is said here in every step: of a strength that is set, "
+                "give the least by `strengths`"
             )
             yield (
                 "each step number sends once: a step that is refused, rolled back or "

@@ -68,7 +68,8 @@ def _utility(outcomes: Sequence[Outcome]) -> Table:
     first = outcomes[0]
     note = (
         f"Losses and metrics of {first.test} test records, after training on "
-        f"{first.train} in batches of {first.batch}; 0 steps: the state was given."
+        f"{first.train} in batches of {first.batch}. Where `steps` is 0 no training was "
+        "run here: the state was given."
     )
     return Table("What it is worth, and what it costs", heads, rows, note)
 
