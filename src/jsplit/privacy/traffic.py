@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jsplit.core.base import PyTree
+from jsplit.core.trees import abstract, describe
 
 
 class Traffic(NamedTuple):
@@ -43,3 +44,12 @@ class Traffic(NamedTuple):
     sent: Mapping[str, PyTree] = {}
     gave: Mapping[str, PyTree] = {}
     fields: Mapping[str, PyTree] = {}
+
+    def __repr__(self) -> str:
+        # Shapes alone: these are records, and what is printed ends up in logs.
+        parts = [
+            f"{name} {value}: {describe(abstract(x))}"
+            for name in ("received", "returned", "sent", "gave", "fields")
+            for value, x in getattr(self, name).items()
+        ]
+        return f"Traffic of {self.party} ({'; '.join(parts) or 'nothing'})"

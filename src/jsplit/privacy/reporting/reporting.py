@@ -127,8 +127,8 @@ def report(
         len(kept),
         _on_host(as_arrays(test)),
         batch_of(as_arrays(test)),
-        tuple(attempts() if attacks is None else attacks),
-        None if public is None else _on_host(as_arrays(public)),
+        _tried(attacks),
+        _public(public),
         where if where is None or isinstance(where, int) else where[kept],
         dict(ranges or {}),
         epochs,
@@ -191,6 +191,29 @@ def _check_fields(
                     f"`{what}` must have every field that {name!r} reads, lacks "
                     f"{', '.join(lacking)}."
                 )
+
+
+def _tried(attacks: Sequence[Attempt] | None) -> tuple[Attempt, ...]:
+    """The attacks that are tried, looked at."""
+    found = attempts() if attacks is None else tuple(attacks)
+    for one in found:
+        if not isinstance(one, Attempt):
+            raise ValueError(
+                "`attacks` must be Attempts, as of jsplit.privacy.attempts(), got "
+                f"{shown(one)}."
+            )
+    return found
+
+
+def _public(given: Fields | None) -> dict[str, PyTree] | None:
+    """Public records on the host, looked at."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"`public` must be a dictionary of fields, got {type(given).__name__}."
+        )
+    return _on_host(as_arrays(given))
 
 
 def _on_host(data: Fields) -> dict[str, PyTree]:
