@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from jsplit.commands.functions import said, whence
-from jsplit.commands.library_lines import bounded
 from jsplit.commands.parser import parser
 from jsplit.commands.statuses import INTERRUPTED, MENDABLE, NEVER, STOPPED, status_of
+from jsplit.commands.stderr_bound import bounded
 from jsplit.commands.stopping import Asked, hush, leave_no_signal
 
 _OF_GRPC = ("grpc", "cryptography")

@@ -145,7 +145,7 @@ INSIDE = {
         "reporting.trying reporting.measuring reporting.outcome reporting.tables "
         "reporting.formats reporting.encoding reporting.whole reporting.reporting"
     ),
-    "commands": "functions agreements brought library_lines statuses stopping tasks parser",
+    "commands": "functions agreements brought stderr_bound statuses stopping tasks parser",
     "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

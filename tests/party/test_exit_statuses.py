@@ -254,7 +254,6 @@ sys.exit(status)
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no such signals there")
 def test_a_second_signal_comes_too_late_when_a_party_has_ended():
     ended = subprocess.run([sys.executable, "-c", ENDS], timeout=60)
     assert ended.returncode == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -10,7 +9,7 @@ from contextlib import nullcontext
 import pytest
 
 from jsplit import command
-from jsplit.commands.library_lines import Bound
+from jsplit.commands.stderr_bound import Bound
 
 OF_GRPC = (
     "I1128 23:13:01.{:06d} 19639 ssl_transport_security.cc:2563] Handshake failed: {}\n"
@@ -62,7 +61,7 @@ def test_all_other_lines_are_passed_on(line):
 
 SCRIPT = """
 import os, sys
-from jsplit.commands.library_lines import bounded
+from jsplit.commands.stderr_bound import bounded
 kept = sys.stderr
 with bounded():
     print("of Python", file=sys.stderr)
@@ -76,7 +75,6 @@ os.write(2, b"afterwards\\n")
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="files have numbers there")
 @pytest.mark.parametrize("aborts", [False, True])
 def test_a_process_says_its_last_words_also_when_it_aborts(aborts):
     ran = subprocess.run(
