@@ -103,6 +103,8 @@ def test_the_process_of_a_party_has_the_bound_and_no_program_that_calls_main(
 ):
     entered = []
     monkeypatch.setattr(command, "bounded", lambda: nullcontext(entered.append(1)))
+    # It would leave the process of the tests deaf as well.
+    monkeypatch.setattr(command, "leave_no_signal", lambda: None)
     monkeypatch.setattr(sys, "argv", ["jsplit", *words])
     assert command.main(None if alone else words) == 2
     assert "holds no agreement" in capsys.readouterr().err
