@@ -10,7 +10,7 @@ label, stand beside; the best of the attacks is what a defence is worth.
 
     python experiments/privacy/defences.py
     # a table of one's own; for its layout see data.py
-    python experiments/privacy/defences.py --data ../shared/data/credit_default.npz
+    python experiments/privacy/defences.py --data credit_default.npz
 """
 
 from __future__ import annotations

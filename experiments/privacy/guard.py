@@ -14,8 +14,8 @@ step on. Honest servers that are hard for the guard stand beside (deep bodies, d
 rare class, labels far from 0), and one that adds the critic's cotangent to the honest one.
 
     python experiments/privacy/guard.py
-    python experiments/privacy/guard.py --data digits ../shared/data/credit_default.npz \\
-        ../shared/data/pneumoniamnist.npz
+    python experiments/privacy/guard.py --data digits credit_default.npz \\
+        pneumoniamnist.npz
 """
 
 from __future__ import annotations

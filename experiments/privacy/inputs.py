@@ -9,7 +9,7 @@ hijacks the training (FSHA, `https://arxiv.org/abs/2012.02670`, whose authors pr
 
     python experiments/privacy/inputs.py
     # MNIST, for its layout see data.py; some minutes on two cores
-    python experiments/privacy/inputs.py --data ../shared/data/mnist.npz --limit 6000 --hijack 2000
+    python experiments/privacy/inputs.py --data mnist.npz --limit 6000 --hijack 2000
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import optax
 import jsplit
 from experiments.common import report
 from experiments.common.harness import positive, records
+from experiments.privacy.labels import cells
 from jsplit.privacy import (
     Score,
     Traffic,
@@ -151,16 +152,6 @@ def hijacked(data: dict, steps: int, quick: bool) -> list[tuple[str, Score]]:
     return [(f"conv 2, {steps} steps", score)]
 
 
-def cells(what: str, score: Score) -> list[str]:
-    low, high = score.interval
-    numbers = [score.value, score.more.get("SSIM"), score.control, score.chance]
-    value, similar, control, chance = ("" if x is None else f"{x:.4f}" for x in numbers)
-    return [
-        *(what, score.attack, score.measure, value, f"{low:.4f}-{high:.4f}", similar),
-        *(control, chance, f"{score.budget.seconds:.1f}"),
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="digits", help="of pictures")
@@ -181,7 +172,9 @@ def main() -> None:
     rows = passive(data, options.steps)
     if options.hijack:
         rows += hijacked(data, options.hijack, quick=x.shape[1] < 16)
-    report.table(options.data, COLUMNS, [cells(*row) for row in rows])
+    report.table(
+        options.data, COLUMNS, [cells(*row, beside="SSIM", digits=4) for row in rows]
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     kept = [
         {"what": what, "attack": s.attack, "measure": s.measure, "value": s.value}

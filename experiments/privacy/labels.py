@@ -15,7 +15,7 @@ Fu et al. 2022 complete the bottom of a vertical client by a head from 40 labels
 
     python experiments/privacy/labels.py
     # a table of one's own; for its layout see data.py
-    python experiments/privacy/labels.py --data ../shared/data/credit_default.npz
+    python experiments/privacy/labels.py --data credit_default.npz
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def dense(sizes: Sequence[int], inputs: str, name: str, last: bool) -> jsplit.Se
         return [(draw(k, (a, b)), jnp.zeros(b)) for k, a, b in pairs]
 
     def apply(params, h: jax.Array) -> jax.Array:
+        h = h.reshape(len(h), -1)
         for number, (weight, bias) in enumerate(params, start=1):
             h = h @ weight + bias
             if last or number < len(params):
@@ -264,12 +265,14 @@ def digits() -> dict[str, np.ndarray]:
     return {"record": part["record"].reshape(-1, 64), "label": part["label"]}
 
 
-def cells(what: str, score: Score) -> list[str]:
-    low, high = score.interval
-    numbers = [score.value, score.more.get("max"), score.control, score.chance]
-    value, largest, control, chance = ("" if x is None else f"{x:.3f}" for x in numbers)
+def cells(what: str, score: Score, beside: str = "max", digits: int = 3) -> list[str]:
+    """A row of a table: a score, with one more of its numbers beside its interval."""
+    numbers = [score.value, *score.interval, score.more.get(beside), score.control]
+    value, low, high, more, control, chance = (
+        "" if x is None else f"{x:.{digits}f}" for x in (*numbers, score.chance)
+    )
     return [
-        *(what, score.attack, score.measure, value, f"{low:.3f}-{high:.3f}", largest),
+        *(what, score.attack, score.measure, value, f"{low}-{high}", more),
         *(control, chance, f"{score.budget.seconds:.1f}"),
     ]
 

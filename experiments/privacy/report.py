@@ -4,13 +4,11 @@ Dense layers 64 | 32 or so in a vanilla split, on handwritten digits or on a tab
 Every attack of `jsplit.privacy.attempts()` is run by each party at each cut where its threat
 exists; an adversary knows the labels of `--known` records of each class. Beside the plain
 training stand two that are often taken for protection: 2 bits a number (quantisation), and
-isotropic Gaussian noise on the cotangents whose deviation is the root mean square of their
-numbers (Li et al. 2022, `Label leakage and protection <https://arxiv.org/abs/2102.08504>`_, call
-that noise iso), from a key that the sender alone has.
+isotropic noise on the cotangents, about as large as the largest of them.
 
     python experiments/privacy/report.py
     # two classes, so the attacks by norm and by cosine are run as well; for the layout see data.py
-    python experiments/privacy/report.py --data ../shared/data/credit_default.npz
+    python experiments/privacy/report.py --data credit_default.npz
 
 Text, Markdown, HTML and JSON are written to results/privacy_report.*
 """
@@ -23,53 +21,15 @@ from pathlib import Path
 from time import perf_counter
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jsplit
 from experiments.common.harness import positive, records
-from jsplit.privacy import Report, report
+from experiments.privacy.labels import dense
+from jsplit.privacy import Report, isotropic, report
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
-
-
-def dense(
-    sizes: Sequence[int], inputs: str, name: str, *, last: bool
-) -> jsplit.Segment:
-    """Dense layers with relu between, and after the last one or not."""
-
-    def init(key: jax.Array, *_: jax.Array):
-        keys = jax.random.split(key, len(sizes) - 1)
-        draw = jax.nn.initializers.he_uniform()
-        pairs = zip(keys, sizes, sizes[1:], strict=False)
-        return [(draw(k, (a, b)), jnp.zeros(b)) for k, a, b in pairs]
-
-    def apply(params, h: jax.Array) -> jax.Array:
-        h = h.reshape(len(h), -1)
-        for number, (weight, bias) in enumerate(params, start=1):
-            h = h @ weight + bias
-            h = jax.nn.relu(h) if last or number < len(params) else h
-        return h
-
-    return jsplit.segment(apply, init=init, inputs=[inputs], name=name)
-
-
-def noisy(ratio: float) -> jsplit.Link:
-    """Gaussian noise from a secret key: `ratio` times the root mean square of an array."""
-
-    def encode(value, key):
-        leaves, tree = jax.tree.flatten(value)
-        keys = jax.random.split(key, len(leaves))
-
-        def one(key: jax.Array, x: jax.Array) -> jax.Array:
-            deviation = ratio * jnp.sqrt((x**2).mean())
-            return x + deviation * jax.random.normal(key, x.shape, x.dtype)
-
-        return jax.tree.unflatten(tree, map(one, keys, leaves))
-
-    link = jsplit.stateless(encode, lambda payload, like: payload)
-    return link._replace(secret=True)
 
 
 def correct(output: jax.Array, label: jax.Array) -> jax.Array:
@@ -101,7 +61,7 @@ def reported(path: str, limit: int | None, epochs: int, known: int, steps: int |
         steps=steps,
         defences={
             "2 bits": trainer(smashed=jsplit.compress.quantize(2)),
-            "noise 1": trainer(smashed=(None, noisy(1.0))),
+            "noise 1": trainer(smashed=(None, isotropic(1.0))),
         },
     )
 

@@ -171,23 +171,15 @@ def test_clients_in_turns_have_a_secret_each_and_hand_none_over(monkeypatch):
         {c: {"client": c} for c in ("north", "south")}, [("north", 1), ("south", 2)]
     )
     agreed = agreed_for(problem, steps=5, links=LINKS, turns=who)
-    hub, rates = party.MemoryTransport(), optimizers(problem.topology)
-
-    def one(name):
-        role = agreed.turns.role[name]
-        batch = own_of(problem, role)
-        return party.run(
+    role, rates = agreed.turns.role, optimizers(problem.topology)
+    results = checked(
+        train_in_memory(
             agreed,
-            name,
-            problem.topology,
-            lambda step: batch,
-            credentials=party.PlaintextWithoutIdentity(name),
-            optimizer=rates[role],
-            remind=0.2,
-            transport=hub,
+            problem,
+            {name: rates[role[name]] for name in agreed.parties},
+            lambda problem, name: own_of(problem, role[name]),
         )
-
-    results = checked(together(agreed.parties, one))
+    )
     words = {
         p: np.asarray(jax.random.key_data(r.state.secret)) for p, r in results.items()
     }

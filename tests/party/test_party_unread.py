@@ -13,9 +13,7 @@ from tests.party.federation import (
     agreed_for,
     bits,
     checked,
-    optimizers,
-    own_of,
-    together,
+    train_in_memory,
     undisturbed,
 )
 from tests.training.test_unread import BATCH, ENTROPY, X, head, mixed, part
@@ -54,22 +52,7 @@ def test_parties_send_what_messages_sends_and_learn_the_same():
         m.bytes for m in info.messages
     ]
 
-    rates, transport = optimizers(Problem.topology), party.MemoryTransport()
-
-    def one(name):
-        batch = own_of(Problem, name)
-        return party.run(
-            agreed,
-            name,
-            Problem.topology,
-            lambda step: batch,
-            credentials=party.PlaintextWithoutIdentity(name),
-            optimizer=rates[name],
-            remind=0.2,
-            transport=transport,
-        )
-
-    results = checked(together(agreed.parties, one))
+    results = checked(train_in_memory(agreed, Problem))
     for name, state in undisturbed(Problem, STEPS).items():
         assert bits(results[name].state) == bits(state), name
 

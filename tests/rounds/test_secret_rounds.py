@@ -11,7 +11,7 @@ import pytest
 import jsplit
 from jsplit import rounds
 from tests.training.common import refused
-from tests.training.test_secret import SIGMA, noisy, pair, seen
+from tests.training.test_secret import SIGMA, echoed, noisy, pair, seen
 
 ROWS = np.random.default_rng(0).normal(size=(128, 8)).astype(np.float32)
 FIELDS = {"x": ROWS, "y": ROWS[:, :1]}
@@ -101,17 +101,7 @@ def test_a_client_alone_draws_what_its_trainer_draws():
 
 def test_batches_of_one_client_and_clients_of_one_round_draw_different_noise():
     noises = []
-
-    def keep(o, y):
-        noises.append(np.asarray(o))
-        return 0.0
-
-    topology = jsplit.vanilla(
-        jsplit.segment(lambda x: x, inputs=["x"]),
-        jsplit.segment(lambda h: h, inputs=["h"], name="out"),
-        loss=lambda o, y: ((o - y) ** 2).mean(-1),
-        label="y",
-    ).add(jsplit.Metric("kept", keep, "server", ["out", "y"]))
+    topology = echoed(noises)
     made = jsplit.fused(topology, {}, links={"smashed": noisy()})
     algorithm = rounds.alone(made)
     ones = {"x": np.ones((128, 8), np.float32), "y": np.ones((128, 8), np.float32)}

@@ -30,6 +30,21 @@ def noisy(sigma=SIGMA, secret=True, **options):
     )
 
 
+def echoed(noises):
+    """A topology that sends a field as it is, and a metric that keeps what came of it."""
+
+    def keep(o, y):
+        noises.append(np.asarray(o))
+        return 0.0
+
+    return jsplit.vanilla(
+        jsplit.segment(lambda x: x, inputs=["x"]),
+        jsplit.segment(lambda h: h, inputs=["h"], name="out"),
+        loss=lambda o, y: ((o - y) ** 2).mean(-1),
+        label="y",
+    ).add(jsplit.Metric("kept", keep, "server", ["out", "y"]))
+
+
 def pair(kept=lambda h: h):
     """A client and a server that keeps in its statistics what it was sent last."""
     bottom = jsplit.segment(
@@ -88,17 +103,7 @@ def test_a_receiver_takes_public_noise_off_and_secret_noise_it_cannot(
 @both
 def test_two_calls_and_two_batches_of_one_call_draw_different_noise(interpreter):
     noises = []
-
-    def keep(o, y):
-        noises.append(np.asarray(o))
-        return 0.0
-
-    topology = jsplit.vanilla(
-        jsplit.segment(lambda x: x, inputs=["x"]),
-        jsplit.segment(lambda h: h, inputs=["h"], name="out"),
-        loss=lambda o, y: ((o - y) ** 2).mean(-1),
-        label="y",
-    ).add(jsplit.Metric("kept", keep, "server", ["out", "y"]))
+    topology = echoed(noises)
     batch = {"x": np.ones((256, 8), np.float32), "y": np.ones((256, 8), np.float32)}
     make = INTERPRETERS[interpreter]
     trainer = make(topology, {}, links={"smashed": noisy()})

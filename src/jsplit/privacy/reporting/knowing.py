@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -87,12 +87,3 @@ def classes_in(label: PyTree) -> int | None:
         return None
     low, high = int(found.min()), int(found.max())
     return high + 1 if low >= 0 and 1 <= high < MOST_CLASSES else None
-
-
-def public_value(
-    public: Mapping[str, PyTree] | None, fields: Sequence[str]
-) -> dict[str, PyTree] | None:
-    """Public records with all of some fields, or `None` if one is lacking."""
-    if public is None or not all(f in public for f in fields):
-        return None
-    return {f: public[f] for f in fields}
