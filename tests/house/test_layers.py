@@ -163,6 +163,8 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
     "privacy.measures.images": {"dm_pix"},
+    "privacy.measures.student": {"scipy"},
+    "privacy.reporting.pictures": {"matplotlib"},
     "privacy.measures.probes": {"sklearn"},
     "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function

@@ -77,7 +77,8 @@ def report(
         attacked: at most how many records of an inference are.
         steps: of optimisation for each attack; by default its own.
         pictures: how many of the records that are given away most each attack on inputs
-            shows beside the originals. 0: the report has no value of a record.
+            shows beside the originals, which needs the extra `draw`. 0: the report
+            has no value of a record.
         key: a PRNG key, or an integer seed of one. Secret noise of links comes from the
             system all the same.
 
