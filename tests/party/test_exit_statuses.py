@@ -171,7 +171,8 @@ def test_who_the_lead_has_turned_away_is_told_so_whomever_it_waits_for(denied, s
         party="north",
         names=("north", "south", "server", "east"),
         trouble={"server": "connection refused"},
-        denied=denied,
+        denied={*denied},
+        lasting=denied,
         member=member,
         vigil=SimpleNamespace(standing=dict),
     )

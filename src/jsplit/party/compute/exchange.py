@@ -11,6 +11,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
@@ -18,6 +19,8 @@ from jsplit.core.trees import describe
 from jsplit.party.contract.turns import Turns
 from jsplit.training.config import Config
 from jsplit.training.crossing import Packet, packet
+from jsplit.training.kinds import WireKind
+from jsplit.training.verdicts import NotFinite
 from jsplit.training.walk import Wire
 
 _Arrays = Sequence[ArrayLike]
@@ -97,6 +100,19 @@ class Wires:
                 f"{wire.kind} `{wire.what}` is {describe(payload)}, the agreement says "
                 f"{describe(wanted)}."
             )
+        if self.local.config.nonfinite == "refuse" and wire.kind != WireKind.SCALAR:
+            for x in leaves:
+                # Its receiver would find it too, and could name nobody but this party. No
+                # function of Python is called for it: this runs for every value.
+                array = np.asarray(x)
+                if (
+                    array.dtype.kind not in "biu"
+                    and False in np.isfinite(array).ravel()
+                ):
+                    raise NotFinite(
+                        f"{wire.kind} `{wire.what}` of step {self.step} is not finite "
+                        "where it is computed."
+                    )
         self.exchange.send(self.at(wire), self.step, micro, leaves)
 
     def take(self, micro: int, wire: Wire) -> PyTree:

@@ -48,7 +48,7 @@ def missing(
     why = f": {trouble}" if trouble else ""
     # Who is not let in would wait as long the next time; by the lead not either, which
     # all others come by or hear of.
-    denied = bool(peers.denied.keys() & {*whom, peers.names[peers.member.lead]})
+    denied = bool(peers.denied & {*whom, peers.names[peers.member.lead]})
     said = f"`{peers.party}` waited {patience:g} s for {what}{why}"
     return Missing(said, denied=denied)
 
@@ -92,8 +92,7 @@ def tell_of_wait(
 
 def _trouble_of(peers: Peers, whom: Sequence[str]) -> str:
     """What is known to be wrong with some parties; nothing if nothing is."""
-    # Who has turned this party away may be gone since, and that says less.
-    known = {**peers.trouble, **peers.denied}
+    known = {**peers.trouble, **peers.lasting}
     standing = peers.vigil.standing()
     for place, words in standing.items():
         # Signs of others are what the lead says that they say.

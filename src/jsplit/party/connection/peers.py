@@ -52,7 +52,9 @@ class Peers:
         lost: by peer, since when there is no connection.
         trouble: by party, what was wrong with its connection last, or
             why it left; nothing once it is there again.
-        denied: by party, why it has not let this one in.
+        denied: the parties that have not let this one in.
+        lasting: by party, what another connection does not mend: why one of both does not
+            take the other. Who was turned away is gone the next time, and that says less.
         seen: the peers that have ever been here.
         fatal: why this party cannot go on.
         verdict: what all are told, if it is over for all.
@@ -80,7 +82,8 @@ class Peers:
         self.lost = dict.fromkeys(member.sessions, time.monotonic())
         self.trouble: dict[str, str] = {}
         self.strays = Strays(party, self.names, self.trouble)
-        self.denied: dict[str, str] = {}
+        self.denied: set[str] = set()
+        self.lasting: dict[str, str] = {}
         self.seen: set[int] = set()
         self.fatal: Exception | None = None
         self.verdict: Exception | None = None
@@ -126,7 +129,8 @@ class Peers:
         with self.changed:
             # Until it is let in: who turns it away may be gone when it tries again.
             if denied:
-                self.denied[party] = trouble
+                self.denied.add(party)
+                self.lasting[party] = trouble
             # Who is gone has said why it left, which is more than that its
             # connection is lost.
             if peer in self.member.gone or self.trouble.get(party) == trouble:
@@ -140,7 +144,8 @@ class Peers:
         self.seen.add(peer)
         self.lost.pop(peer, None)
         self.trouble.pop(self.names[peer], None)
-        self.denied.pop(self.names[peer], None)
+        self.denied.discard(self.names[peer])
+        self.lasting.pop(self.names[peer], None)
         self.vigil.greeted(peer)
         theirs = self.member.versions_of[peer]
         # Once for each process, not for each connection of it.

@@ -18,7 +18,7 @@ from jsplit.wire.channel import Channel
 from jsplit.wire.codec import CodecError, Frame, Head
 from jsplit.wire.errors import Astray, LocalProtocolError, Refused, RemoteProtocolError
 from jsplit.wire.pipe import Closed
-from jsplit.wire.said import quoted
+from jsplit.wire.said import printable, quoted
 
 _log = logging.getLogger("jsplit.party")
 _DEEPEST = -20
@@ -176,6 +176,7 @@ def _on_refusal(
     """Either side refuses the other, because of this head: end whom that concerns."""
     _log.error("%s: %s", peers.party, error)
     member = peers.member
+    peers.lasting[peers.names[peer]] = printable(str(error))
     is_lead = member.rendezvous is not None
     # A refusal that came says that the other refuses; anything else, that this party
     # does.
