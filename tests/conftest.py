@@ -4,9 +4,14 @@
 """
 
 import gc
+import hashlib
 import os
+import platform
+import time
 from importlib.metadata import version
+from pathlib import Path
 
+import jax
 import pytest
 
 from tests.long import LONG
@@ -29,6 +34,43 @@ if version("jaxlib").startswith("0.10."):
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 # Where in Python an operation came from is written into every program; nobody reads these.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
+WEEK = 7 * 24 * 3600.0  # seconds
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs that an earlier run or the other worker has compiled are read from files.
+
+    JAX finds a program by its operations, the flags and the versions of jaxlib. `-p
+    no:cacheprovider` leaves no files and compiles everything.
+    """
+    if not config.pluginmanager.hasplugin("cacheprovider"):
+        return
+    folder = Path(config.rootpath, ".pytest_cache", "d", "compiled", _processor())
+    if not hasattr(config, "workerinput") and folder.is_dir():
+        old = time.time() - WEEK
+        for file in folder.iterdir():
+            if file.stat().st_mtime < old:
+                file.unlink(missing_ok=True)
+    # Not by the environment: processes that tests start and kill would write here as well.
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX writes a file while another worker or thread may read it. Who reads half of one
+    # is told so and compiles; this is no fault of a test.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache"
+    )
+
+
+def _processor() -> str:
+    """A name of this kind of processor: compiled programs run on no lesser one."""
+    try:
+        told = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        told = []
+    flags = next((line for line in told if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:16]
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks

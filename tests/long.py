@@ -5,7 +5,289 @@ A line names a test, with all its points, or one point of it.
 
 from __future__ import annotations
 
+# Of choices that do not depend on each other each value stays, and not all pairs of them; of
+# algorithms of rounds those stay whose parts are the parts of the others as well.
+POINTS = {
+    "rounds/test_rounds.py": {
+        "test_a_round_in_which_everybody_fails_changes_nothing": (
+            "parallel",
+            "splitfed 1",
+            "large batch",
+        ),
+        "test_rounds_of_one_shape_are_compiled_once": (
+            "parallel",
+            "splitfed 1",
+            "large batch",
+        ),
+        "test_the_memory_of_a_link_is_each_client_s_own_unless_all_is_carried": (
+            "parallel",
+            "splitfed 1",
+            "large batch",
+        ),
+        "test_however_it_is_computed_an_algorithm_gives_the_same_numbers": (
+            "parallel",
+            "splitfed 1",
+        ),
+        "test_a_client_that_fails_counts_as_far_as_it_got_or_not_at_all": (
+            "turns-discard",
+            "splitfed 1-keep",
+            "parallel, shared-discard",
+        ),
+    },
+    "rounds/test_schedules.py": {
+        "test_a_rate_set_between_rounds_is_that_of_the_next_round": (
+            "splitfed own",
+            "large batch",
+        ),
+        "test_a_schedule_goes_on_from_round_to_round": ("splitfed own", "large batch"),
+    },
+    "rounds/test_nonfinite_rounds.py": {
+        "test_an_evaluation_of_a_round_refuses_class_numbers_out_of_range": (
+            "splitfed 1",
+            "large batch",
+        ),
+        "test_a_step_that_is_left_out_counts_for_nothing_in_the_losses_of_its_round": (
+            "large batch",
+        ),
+        "test_rounds_skip_the_bad_steps_alone": ("large batch",),
+    },
+    "rounds/test_parallel.py": {
+        "test_parallel_with_shared_bottoms_is_one_large_batch": (
+            "vanilla",
+            "extended_vanilla",
+        ),
+    },
+    "rounds/test_secret_rounds.py": {
+        "test_each_client_has_a_secret_of_its_own_that_rounds_leave_alone": (
+            "alone",
+            "fedavg",
+            "large_batch_sgd",
+        ),
+        "test_two_evaluations_draw_different_noise_unless_they_are_given_one_key": (
+            "alone",
+            "fedavg",
+            "large_batch_sgd",
+        ),
+    },
+    "rounds/test_turns.py": {
+        "test_turns_with_hand_off_are_the_whole_model_on_the_same_batches": (
+            "vanilla-cnn-nnx-fast",
+            "extended_vanilla-cnn-linen-xla",
+        ),
+    },
+    "rounds/test_averages.py": {
+        "test_no_number_depends_on_the_order_in_which_clients_are_listed": ("fresh-1",),
+    },
+    "training/test_weighted_losses.py": {
+        "test_rounds_of_one_client_after_the_other_are_its_steps": (
+            "None-sizes1",
+            "6.0-sizes0",
+        ),
+        "test_of_clients_that_step_together_each_is_given_its_own_weights": (
+            "None-sizes1",
+            "6.0-sizes0",
+        ),
+        "test_a_constant_divides_the_sum_over_examples": (
+            "None-1-messages",
+            "None-2-fused",
+            "weight1-1-fused",
+            "weight1-2-messages",
+        ),
+        "test_a_penalty_that_takes_weights_is_that_of_the_whole_model": (
+            "None-messages",
+            "weight1-fused",
+        ),
+        "test_a_record_of_weight_0_may_hold_anything": ("None-messages", "4.0-fused"),
+        "test_with_a_constant_what_else_is_in_a_batch_changes_nothing_of_a_record": (
+            "1-messages",
+            "2-fused",
+        ),
+        "test_one_number_of_weighted_examples_stands_for_their_sum": (
+            "None-2",
+            "weight1-1",
+        ),
+    },
+    "training/test_strengths.py": {
+        "test_rounds_with_a_strength_are_those_with_the_constant": (
+            "alone",
+            "splitfed 2",
+            "parallel",
+        ),
+        "test_a_strength_is_the_constant_bit_for_bit": (
+            "0.25-1-messages",
+            "0.25-2-fused",
+            "5.0-1-fused",
+            "5.0-2-messages",
+        ),
+    },
+    "training/test_sparse_links.py": {
+        "test_rounds_run_with_it_and_a_memory_for_each_client": ("alone", "parallel"),
+        "test_bytes_are_as_costed_and_k_of_all_numbers_is_the_plain_run": (
+            "link0-messages",
+            "link1-fused",
+            "link2-messages",
+            "link3-fused",
+        ),
+    },
+    "training/test_equivalence.py": {
+        "test_split_training_is_whole_training": (
+            "vanilla-mlp-linen-fused-recompute",
+            "u_shaped-transformer-nnx-fused-residuals",
+            "vertical-residual-linen-fused-residuals",
+            "extended_vanilla-cnn-nnx-messages-recompute",
+            "multitask-mlp-linen-messages-recompute",
+            "multihop-transformer-nnx-messages-residuals",
+        ),
+    },
+    "training/test_penalties.py": {
+        "test_a_value_that_is_read_twice_gets_both_cotangents": (
+            "node-residuals-messages",
+            "node-recompute-fused",
+            "loss-residuals-fused",
+            "loss-recompute-messages",
+            "penalty-residuals-messages",
+            "penalty-recompute-fused",
+        ),
+    },
+    "training/test_record.py": {
+        "test_a_recorded_step_leaves_the_bits_of_the_plain_one": (
+            "fused-False-2",
+            "fused-True-1",
+            "messages-False-1",
+            "messages-True-2",
+        ),
+    },
+    "training/test_nonfinite.py": {
+        "test_a_class_number_out_of_range_is_refused_in_a_step_and_in_an_evaluation": (
+            "1-3-messages",
+            "1--1-fused",
+            "2-3-fused",
+            "2--1-messages",
+        ),
+    },
+    "training/test_loss_scale.py": {
+        "test_what_underflows_in_float16_trains_with_a_scale_as_in_float32": (
+            "268435456.0-messages",
+            "scale1-fused",
+        ),
+        "test_a_power_of_two_changes_no_bit_in_float32": (
+            "32768.0-1-messages",
+            "scale1-1-fused",
+        ),
+        "test_it_is_the_whole_models_with_a_scale_written_by_hand": (
+            "residuals-messages",
+            "recompute-fused",
+        ),
+    },
+    "training/test_training.py": {
+        "test_every_function_is_traced_once_over_100_steps_and_again_for_a_new_batch_size": (
+            "residuals-messages",
+            "recompute-fused",
+        ),
+        "test_accumulated_micro_batches_equal_the_full_batch": (
+            "vanilla-messages",
+            "extended_vanilla-fused",
+        ),
+    },
+    "training/test_secret.py": {
+        "test_a_receiver_takes_public_noise_off_and_secret_noise_it_cannot": (
+            "False-messages",
+            "True-fused",
+        ),
+    },
+    "training/test_parties.py": {
+        "test_a_party_reads_only_its_own_memory_and_what_is_addressed_to_it": (
+            "vanilla-linen",
+            "u_shaped-nnx",
+            "vertical-linen",
+            "extended_vanilla-nnx",
+            "multitask-linen",
+            "multihop-nnx",
+        ),
+        "test_every_parameter_belongs_to_exactly_one_party": (
+            "vanilla-linen",
+            "u_shaped-nnx",
+            "vertical-linen",
+            "extended_vanilla-nnx",
+            "multitask-linen",
+            "multihop-nnx",
+        ),
+    },
+    "party/test_party_secret.py": {
+        "test_a_party_that_was_killed_repeats_its_own_noise": ("deaths2",),
+        "test_parties_draw_what_one_process_draws_with_their_secrets": ("1-None",),
+    },
+    "privacy/test_distance_correlation.py": {
+        "test_the_unit_of_a_value_does_not_matter_however_small_or_large": (
+            "1e-35-True",
+            "1e-25-False",
+            "1e-12-True",
+            "1000000000000.0-False",
+            "1e+25-True",
+            "1e+37-False",
+        ),
+        "test_its_gradient_is_finite_at_equal_records": (
+            "0.5-True",
+            "1.0-False",
+            "2.0-True",
+        ),
+        "test_its_gradient_is_that_of_finite_differences": (
+            "0.8-False",
+            "1.0-True",
+            "2.0-False",
+        ),
+        "test_of_independent_values_it_is_large_and_corrected_it_is_nothing": (
+            "128-0.85",
+        ),
+    },
+    "privacy/test_private_training.py": {
+        "test_each_record_is_clipped_as_by_hand_in_both_parts": (
+            "0.05-messages",
+            "0.4-fused",
+            "100.0-messages",
+        ),
+    },
+    "privacy/test_smallest_batch.py": {
+        "test_in_rounds_the_batch_of_a_client_is_counted": ("alone", "splitfed"),
+    },
+    "privacy/test_defences_everywhere.py": {
+        "test_over_the_network_it_is_the_run_in_one_process": ("laplace", "isotropic"),
+    },
+    "privacy/test_bottleneck.py": {
+        "test_in_rounds_it_runs_and_is_not_the_plain_round": ("splitfed",),
+    },
+    "privacy/test_views.py": {
+        "test_a_party_holds_gets_and_sends_what_is_written_by_hand": (
+            "vanilla-False",
+            "u_shaped-True",
+            "vertical-False",
+            "extended_vanilla-True",
+            "multitask-False",
+            "multihop-True",
+        ),
+    },
+    "training/test_export.py": {
+        "test_exported_segments_predict_what_the_trainer_predicts_at_another_batch_size": (
+            "vanilla-transformer",
+            "multitask-transformer",
+        ),
+    },
+    "segments/test_flags.py": {
+        "test_every_constructor_that_takes_a_model_takes_its_flags": (
+            "inference flag",
+        ),
+    },
+    "party/test_party_numbers.py": {
+        "test_parties_clip_by_the_norm_of_all": ("1-chain", "2-pair"),
+    },
+}
 LONG = {
+    *(
+        f"{file}::{test}[{point}]"
+        for file, tests in POINTS.items()
+        for test, points in tests.items()
+        for point in points
+    ),
     "rounds/test_devices.py::test_two_processes_give_the_numbers_of_one",
     "rounds/test_devices.py::test_eight_devices_give_the_numbers_of_one[at one party]",
     "experiments/test_tables.py::test_a_residual_network_halves_its_images_where_the_paper_does",

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import jsplit
 from jsplit.compress import cast, quantize
@@ -132,13 +130,12 @@ def test_bytes_are_those_of_the_bits(bits, expected):
     assert size(cast(jnp.bfloat16), VALUE["h"]) == 288
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    bits=st.integers(2, 8), seed=st.integers(0, 99), count=st.sampled_from([1, 37, 64])
+@pytest.mark.parametrize(
+    ("bits", "count"), [*((bits, 37) for bits in range(2, 9)), (3, 1), (3, 64)]
 )
-def test_packing_and_unpacking_are_inverse(bits, seed, count):
+def test_packing_and_unpacking_are_inverse(bits, count):
     levels = jnp.asarray(
-        np.random.default_rng(seed).integers(0, 2**bits, count), jnp.uint8
+        np.random.default_rng(bits).integers(0, 2**bits, count), jnp.uint8
     )
     packed = pack(levels, bits)
     assert packed.size == -(-count * bits // 8)
