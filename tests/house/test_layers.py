@@ -80,7 +80,7 @@ INSIDE = {
         "split_learning baselines"
     ),
     "costing": (
-        "party_cost cut_plan machines run_cost step_cost traced_step count_step "
+        "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost traced_step count_step "
         "passes baseline_runs planning split_runs"
     ),
     "wire": (
@@ -162,6 +162,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
+    "costing.leak_picture": {"matplotlib"},
     "privacy.measures.images": {"dm_pix"},
     "privacy.measures.student": {"scipy"},
     "privacy.reporting.pictures": {"matplotlib"},
