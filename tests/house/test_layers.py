@@ -80,8 +80,8 @@ INSIDE = {
         "split_learning baselines"
     ),
     "costing": (
-        "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost traced_step count_step "
-        "passes baseline_runs planning split_runs"
+        "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
+        "traced_step count_step passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "
@@ -140,10 +140,11 @@ INSIDE = {
         "defences.class_noise defences.norm_noise defences.decorrelation "
         "defences.label_answers defences.least_records defences.private_training "
         "defences.bottleneck "
-        "reporting.pictures reporting.records reporting.attempt reporting.forms "
+        "reporting.pictures reporting.records reporting.attempt reporting.doubts reporting.forms "
         "reporting.registered reporting.training reporting.inference reporting.knowing "
         "reporting.trying reporting.measuring reporting.outcome reporting.tables "
-        "reporting.formats reporting.encoding reporting.whole reporting.reporting"
+        "reporting.formats reporting.encoding reporting.whole reporting.reporting "
+        "reporting.by_cut"
     ),
     "commands": "functions agreements brought stderr_bound statuses stopping tasks parser",
     "compress": "casting quantizing sparsifying registry",
