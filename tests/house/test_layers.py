@@ -33,7 +33,7 @@ ROOMS = {
     "runs": "costing",
     "wire": "",
     "party": "core compress topology training wire",
-    "commands": "core party",
+    "commands": "core party privacy topology training",
     "command": "commands",
     "__main__": "command",
 }
@@ -146,7 +146,8 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
-    "commands": "functions agreements brought stderr_bound statuses stopping tasks parser",
+    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
+    "report parser",
     "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
