@@ -97,10 +97,11 @@ def fitted(fit: Fit, x: jax.Array, y: jax.Array, key: jax.Array) -> Fitted:
         params, memory = _step(fit, params, memory, x, y, used, order, number)
         if (number + 1) % every == 0 or number + 1 == fit.steps:
             cost = _cost(fit, params, x, y, held)
-            late = cost if 10 * (number + 1) <= 9 * fit.steps else late
             # Not `<=`: of a network that went to NaN nothing is kept.
             if cost < least:
                 best, least = params, cost
+            # Of the best so far: what was best long ago is no gain of the end.
+            late = least if 10 * (number + 1) <= 9 * fit.steps else late
     return Fitted(best, gained(first, late, least))
 
 
