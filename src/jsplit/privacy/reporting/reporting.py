@@ -125,16 +125,13 @@ def report(
     where = known_places(known, count)
     kept = np.arange(count)
     if test is None:
-        drawn = np.random.default_rng(seed_of(jax.random.fold_in(key, 1)))
-        order = drawn.permutation(count)
-        kept, aside = np.split(order, [count - count // HELD_OUT])
+        kept, aside = _apart(count, key)
         test = take(_on_host(data), aside)
     if isinstance(where, np.ndarray):
         where = where[kept]
     # On the host: each step takes other rows, and an index of JAX is a program.
     train = take(_on_host(data), kept)
-    labels = _labels(trainer, train)
-    check_known(where, labels, len(kept))
+    check_known(where, _labels(trainer, train), len(kept))
     setting = Setting(
         train,
         len(kept),
@@ -156,6 +153,13 @@ def report(
     return Report(
         tuple(outcome(n, t, setting, given.get(n)) for n, t in trainers.items())
     )
+
+
+def _apart(count: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Which records are trained on, and which are not."""
+    drawn = np.random.default_rng(seed_of(jax.random.fold_in(key, 1)))
+    kept, aside = np.split(drawn.permutation(count), [count - count // HELD_OUT])
+    return kept, aside
 
 
 def _trainers(
