@@ -182,7 +182,7 @@ def _functions(
     options: argparse.Namespace, agreed: parties.Agreement
 ) -> dict[str, str]:
     """By party, the function that gives its part."""
-    found = dict.fromkeys(agreed.parties, options.function)
+    found: dict[str, str] = {p: options.function for p in agreed.parties}
     for text in options.part:
         name, _, spec = text.partition("=")
         if not spec or name not in found:

@@ -75,7 +75,7 @@ class Whole:
                     "give all fields in a file by `--data`."
                 )
             if own and held:
-                found |= dict(own)
+                found |= dict(cast("Mapping[str, PyTree]", own))
                 ids = self._of_client(self.given[role].get("ids"), role)
                 orders[role] = None if ids is None else [*cast(Iterable[object], ids)]
         first = next(iter(orders.values()), None)

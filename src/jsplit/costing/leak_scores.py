@@ -72,10 +72,8 @@ def check_leakage(given: Leakage | None) -> Leakage | None:
         return given
     if isinstance(given, Mapping):
         # A point may stand for its name, which is what there is one of.
-        return {
-            k.name if isinstance(k, CutPoint) else k: x
-            for k, x in cast("Mapping[object, Number]", given).items()
-        }
+        named = cast("Mapping[str | CutPoint, Number]", given)
+        return {k.name if isinstance(k, CutPoint) else k: x for k, x in named.items()}
     found = [*given] if isinstance(given, (list, tuple)) else []
     if not found or not all(isinstance(f, Found) for f in found):
         raise ValueError(
