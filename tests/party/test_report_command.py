@@ -63,6 +63,7 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("parts", None)
 
 
+@pytest.mark.slow  # a process of its own, and two programs
 def test_the_command_reports_what_report_does_with_and_without_the_agreed_links(folder):
     words = ["report", "agreement.json", "parts.py:part", *FEW, "--out", "found"]
     done = subprocess.run(
