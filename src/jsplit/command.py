@@ -17,8 +17,14 @@ from jsplit.commands.statuses import INTERRUPTED, MENDABLE, NEVER, STOPPED, stat
 from jsplit.commands.stderr_bound import bounded
 from jsplit.commands.stopping import Asked, hush, leave_no_signal
 
-_OF_GRPC = ("grpc", "cryptography")
-"""The packages of the extra `grpc`."""
+_EXTRAS = {
+    "grpc": "grpc",
+    "cryptography": "grpc",
+    "matplotlib": "draw",
+    "sklearn": "privacy",
+    "dm_pix": "privacy",
+}
+"""By package, the extra that brings it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,19 +69,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         # Of an extra that a wheel was installed without. A module that the user's own
         # file lacks is the user's to find, with the traceback.
-        if error.name not in _OF_GRPC or options.debug:
+        if error.name not in _EXTRAS or options.debug:
             raise
         print(
             f"jsplit {options.command}: needs the package {error.name}, of the extra "
-            "`grpc`: install jsplit with `[grpc]`.",
+            f"`{_EXTRAS[error.name]}`: install jsplit with `[{_EXTRAS[error.name]}]`.",
             file=sys.stderr,
         )
         return NEVER
     except MENDABLE as error:
         if options.debug:
             traceback.print_exc()
-        # Of the function that the user has named, if the command takes one.
-        where = whence(error, getattr(options, "function", ""))
+        # Of the function that the user has named, if the command takes one, or several.
+        others = [p.partition("=")[2] for p in getattr(options, "part", ())]
+        specs = [getattr(options, "function", ""), *others]
+        where = next(filter(None, (whence(error, spec) for spec in specs)), "")
         text = said(error, where)
         print(f"jsplit {options.command}: {text}{where}", file=sys.stderr)
         return status_of(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +219,97 @@ def test_a_leakage_score_is_a_third_aim(found):
     assert all(c.leakage == 1 / c.point.forward_macs for c in deeper.choices)
 
 
+class Wrong(NamedTuple):
+    """A score of which less leaks more, as an MSE."""
+
+    value: float
+    interval: tuple[float, float]
+    larger_leaks: bool = False
+    measure: str = "MSE"
+
+
+class At(NamedTuple):
+    cut: str
+    score: object
+
+
+@pytest.fixture(scope="module")
+def leaking():
+    """A plan of which some cuts have an error of an attack, given as a report has them."""
+    options = {"client": SLOW, "link": LINK, "server": Device(1e7)}
+    names = [p.name for p in jsplit.cut_points(abstract(), IMAGE)]
+    rng = np.random.default_rng(0)
+    errors = {n: float(x) for n, x in zip(names, rng.uniform(size=len(names)))}  # noqa: B905
+    del errors["dense"]
+    scores = {n: Wrong(x, (x / 2, 2 * x)) for n, x in errors.items()}
+    best = [At(n, s) for n, s in scores.items()]
+    plan = jsplit.plan(abstract(), IMAGE, leakage=best, **options)
+    return errors, scores, plan, options
+
+
+def test_no_choice_of_a_front_with_leaks_is_beaten_and_every_other_is(leaking):
+    errors, _, plan, _ = leaking
+
+    def beats(a, b):
+        # A larger error of the attack is the smaller leak.
+        x, y = ((c.seconds, c.bytes, -errors[c.point.name]) for c in (a, b))
+        return x != y and all(p <= q for p, q in zip(x, y, strict=True))
+
+    scored = [c for c in plan.choices if c.point.name in errors]
+    for c in scored:
+        assert c.leakage == errors[c.point.name]
+        assert c.front == (not any(beats(o, c) for o in scored))
+    assert 0 < len(plan.front) < len(scored)
+    # One of which nobody knows what leaks is listed, is on no front, and beats none.
+    (other,) = (c for c in plan.choices if c.point.name not in errors)
+    assert other.point.name == "dense" and not other.front and other.leakage is None
+    (line,) = (x for x in str(plan).splitlines() if x.startswith("dense "))
+    assert "no score" in line and "leakage MSE" in str(plan)
+
+
+def test_scores_by_name_by_point_by_function_and_as_findings_are_one_plan(leaking):
+    _, scores, plan, options = leaking
+    points = {p.name: p for p in jsplit.cut_points(abstract(), IMAGE)}
+    forms = [scores, {points[n]: s for n, s in scores.items()}]
+    for form in (*forms, lambda p: scores.get(p.name)):
+        again = jsplit.plan(abstract(), IMAGE, leakage=form, **options)
+        assert again == plan
+    wrong = {
+        "`leakage` names 'nowhere', where no cut": {**scores, "nowhere": 0.5},
+        "several findings at the cut `conv`": [At("conv", 0.1), At("conv", 0.2)],
+        "scores of one measure to be compared, got MSE and plain": {
+            **scores,
+            "dense": 0.5,
+        },
+        "scores of one measure to be compared, got none": {},
+        "gives no number for the cut point `dense`": {"dense": "much"},
+    }
+    for message, form in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            jsplit.plan(abstract(), IMAGE, leakage=form, **options)
+
+
+def test_the_picture_of_a_plan_has_bytes_leak_and_seconds_of_every_cut_with_a_score(
+    leaking,
+):
+    errors, _, plan, _ = leaking
+    drawn = plan.figure()
+    ax, bar = drawn.axes
+    assert "bytes" in ax.get_xlabel() and "MSE" in ax.get_ylabel()
+    # Of an error the axis is turned: farther up leaks more.
+    assert ax.yaxis_inverted()
+    assert bar.get_ylabel() == "seconds per step"
+    seen = set()
+    for dots in ax.collections:
+        for (x, y), z in zip(dots.get_offsets(), dots.get_array(), strict=True):
+            seen.add((float(x), float(y), float(z)))
+    scored = [c for c in plan.choices if c.leakage is not None]
+    assert seen == {(c.bytes, c.leakage, c.seconds) for c in scored}
+    texts = [t.get_text() for t in drawn.legends[0].get_texts()]
+    numbered = [t.split()[1].rstrip(",") for t in texts if t[0].isdigit()]
+    assert sorted(numbered) == sorted(c.point.name for c in plan.front)
+
+
 def test_any_model_can_be_planned():
     class Linen(linen.Module):
         @linen.compact
@@ -285,7 +377,7 @@ def test_wrong_arguments_are_refused():
             "link": LINK,
             "encoding": "q8",
         },
-        "`leakage` must be a function of a CutPoint, got int": {
+        "`leakage` must be a function of a CutPoint, scores by .*, got 3": {
             "client": SLOW,
             "link": LINK,
             "leakage": 3,

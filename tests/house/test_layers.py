@@ -33,7 +33,7 @@ ROOMS = {
     "runs": "costing",
     "wire": "",
     "party": "core compress topology training wire",
-    "commands": "core party",
+    "commands": "core party privacy topology training",
     "command": "commands",
     "__main__": "command",
 }
@@ -80,8 +80,8 @@ INSIDE = {
         "split_learning baselines"
     ),
     "costing": (
-        "party_cost cut_plan machines run_cost step_cost traced_step count_step "
-        "passes baseline_runs planning split_runs"
+        "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
+        "traced_step count_step passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "
@@ -140,12 +140,14 @@ INSIDE = {
         "defences.class_noise defences.norm_noise defences.decorrelation "
         "defences.label_answers defences.least_records defences.private_training "
         "defences.bottleneck "
-        "reporting.pictures reporting.records reporting.attempt reporting.forms "
+        "reporting.pictures reporting.records reporting.attempt reporting.doubts reporting.forms "
         "reporting.registered reporting.training reporting.inference reporting.knowing "
         "reporting.trying reporting.measuring reporting.outcome reporting.tables "
-        "reporting.formats reporting.encoding reporting.whole reporting.reporting"
+        "reporting.formats reporting.encoding reporting.whole reporting.reporting "
+        "reporting.by_cut"
     ),
-    "commands": "functions agreements brought stderr_bound statuses stopping tasks parser",
+    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
+    "report parser",
     "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
@@ -162,6 +164,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
+    "costing.leak_picture": {"matplotlib"},
     "privacy.measures.images": {"dm_pix"},
     "privacy.measures.student": {"scipy"},
     "privacy.reporting.pictures": {"matplotlib"},

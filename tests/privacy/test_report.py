@@ -152,7 +152,7 @@ def test_names_draw_nothing_in_html_and_markdown(found):
         assert "<b>" not in line
         if line.startswith("| again | smashed |"):
             # A row has as many columns as its head.
-            assert line.replace("\\|", "").count("|") in (8, 16)
+            assert line.replace("\\|", "").count("|") in (8, 17)
     assert "&lt;b&gt;2\\|bits" in found.markdown()
 
 
@@ -249,6 +249,55 @@ def test_known_labels_are_no_part_of_what_is_guessed(known):
         assert (label == 0).sum() == 3 == (label == 1).sum()
     else:
         np.testing.assert_array_equal(np.sort(told.ids[told.known]), np.arange(40))
+
+
+@pytest.mark.parametrize("known", [np.ones(96, bool), np.zeros(96, bool)])
+def test_an_adversary_who_would_know_all_or_nothing_is_refused(known):
+    with pytest.raises(ValueError, match="`known` must be some of the 72 records"):
+        report(trainer_of(), data_of(), known=known, attacks=[], epochs=1)
+
+
+def test_a_known_number_is_refused_from_the_size_of_the_rarest_class_on():
+    data = data_of()
+    data["label"] = (np.arange(96) < 5).astype("int32")
+    options = {"test": data, "attacks": [], "epochs": 1}
+    report(trainer_of(), data, known=4, **options)
+    with pytest.raises(ValueError, match="of `label` 5 are trained on, got 5"):
+        report(trainer_of(), data, known=5, **options)
+
+
+def test_an_attack_with_few_steps_or_that_still_gains_is_not_said_to_have_converged():
+    def look(view, traffic, given):
+        return a_score(
+            traffic, given, **{"gained in the last tenth": late[given.steps]}
+        )
+
+    late = {None: 0.0, 9: 0.0, 10: 0.1}
+    tried = [Attempt("look", "inversion", look, steps=10)]
+    said = {}
+    for steps in late:
+        outcome = report(trainer_of(), data_of(), attacks=tried, epochs=1, steps=steps)
+        (finding,) = outcome["none"].findings
+        said[steps] = finding.doubt
+        assert ("not converged: guess" in outcome.table()) == bool(finding.doubt)
+        assert ("not converged" in str(finding)) == bool(finding.doubt)
+        assert Report.from_json(outcome.json()) == outcome
+    assert said[None] == "" and said[9] == "9 of the 10 steps that it takes by itself"
+    assert said[10] == "10% of its gain came in the last tenth of its steps"
+    # The attacks that learn say by themselves how many they take.
+    own = {a.name: a.steps for a in attempts()}
+    assert own["decoder"] == own["UnSplit"] == 1000 and own["norm"] == 0
+
+
+def test_every_attack_of_jsplit_is_tried_or_said_not_to_be(found):
+    names = {a.name for a in attempts()} - {"norm"}
+    why = {u.what: u.why for u in found["none"].untested}
+    assert all("left out of `attacks`" in why[n] for n in names)
+    assert "property_inference" in why["property inference"]
+    assert "jsplit has no such" in why["SDAR (adversarial regularisation)"]
+    assert "no field" in why["recovery of tokens"]
+    assert "jsplit.privacy.fsha" in why["hijacking"]
+    assert "membership_inference" in why["membership"]
 
 
 def test_where_the_topology_rules_a_threat_out_nothing_is_run():

@@ -73,7 +73,7 @@ def gather(options: argparse.Namespace) -> Gathered:
             f"`party` must be one of {', '.join(agreed.parties)}, "
             f"got {options.party!r}."
         )
-    given = dict(_given(options))
+    given = dict(given_by(options.function, options.party))
     bound = given.pop("bound", None)
     if options.bound:
         # What is said in the command counts before what the function says.
@@ -89,17 +89,27 @@ def gather(options: argparse.Namespace) -> Gathered:
     )
 
 
-def _given(options: argparse.Namespace) -> Given:
-    """What the user's function gives."""
-    given = load(options.function)(options.party)
+def given_by(spec: str, party: str) -> Given:
+    """What the user's function gives of a party.
+
+    Args:
+        spec: the function, as file.py:function.
+        party: what it is called with.
+
+    Returns:
+        Arguments of `jsplit.party.run`.
+
+    Raises:
+        ValueError: if it gives others.
+    """
+    given = load(spec)(party)
     if not isinstance(given, Mapping):
         raise ValueError(
-            f"`{options.function}` must give a dictionary of arguments, "
-            f"got {type(given).__name__}."
+            f"`{spec}` must give a dictionary of arguments, got {type(given).__name__}."
         )
     if unknown := given.keys() - _MAY_GIVE:
         raise ValueError(
-            f"`{options.function}` gives `{min(unknown)}`; "
+            f"`{spec}` gives `{min(unknown)}`; "
             f"it may give {', '.join(sorted(_MAY_GIVE))}."
         )
     return given

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jsplit
-from jsplit.commands import agreements, tasks
+from jsplit.commands import agreements, report, tasks
 
 
 class _Version(argparse.Action):
@@ -69,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
         default=Path("outputs.npz"),
         help="file for the outputs; outputs.npz",
     )
+    found = commands.add(
+        "report",
+        report.report,
+        "what the training of an agreement gives away, by attacks on it, on records in "
+        "one place",
+    )
+    report.add_options(found)
     return top
 
 

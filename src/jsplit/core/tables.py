@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A figure, axes or an axis of matplotlib, whose own types leave so much open
 # that a strict checker refuses each call.
-_Drawing = Any
+Drawing = Any
 
 # What JSON can hold.
 _Json = dict[str, "_Json"] | list["_Json"] | str | int | float | None
@@ -115,7 +115,7 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     count = max(len(rows) for rows in panels.values())
     size = (3.6 * len(panels) + 1, 0.42 * count + 1.5)
     drawn = blank_figure(size, constrained=True)
-    axes: _Drawing = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
+    axes: Drawing = drawn.subplots(1, len(panels), sharey=True, squeeze=False)
     for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
         _stack(ax, rows)
         _dress_bars(ax, title)
@@ -125,7 +125,7 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     return drawn
 
 
-def _stack(ax: _Drawing, rows: Mapping[str, Mapping[str, float]]) -> None:
+def _stack(ax: Drawing, rows: Mapping[str, Mapping[str, float]]) -> None:
     """Draw the bars of one panel, part by part."""
     # A part that is zero everywhere would take a colour and a line of the
     # legend.
@@ -147,7 +147,7 @@ def _stack(ax: _Drawing, rows: Mapping[str, Mapping[str, float]]) -> None:
         left = {name: left[name] + x for name, x in values.items()}
 
 
-def _dress_bars(ax: _Drawing, title: str) -> None:
+def _dress_bars(ax: Drawing, title: str) -> None:
     from matplotlib.ticker import EngFormatter
 
     ax.set_title(title, fontsize=10, color=_INK)
@@ -182,7 +182,7 @@ def scatter(points: Sequence[_Point], xlabel: str, ylabel: str) -> Figure:
     Returns:
         The figure.
     """
-    drawn: _Drawing = blank_figure((9.5, 5.2), constrained=True)
+    drawn: Drawing = blank_figure((9.5, 5.2), constrained=True)
     ax = drawn.subplots()
     _draw_points(ax, points)
 
@@ -200,7 +200,7 @@ def scatter(points: Sequence[_Point], xlabel: str, ylabel: str) -> Figure:
     return drawn
 
 
-def _draw_points(ax: _Drawing, points: Sequence[_Point]) -> None:
+def _draw_points(ax: Drawing, points: Sequence[_Point]) -> None:
     """Draw the three sorts of points, those on the front last and above the others."""
     fitting = [p for p in points if p[4] and not p[3]]
     too_large = [p for p in points if not p[4]]
@@ -219,17 +219,31 @@ def _draw_points(ax: _Drawing, points: Sequence[_Point]) -> None:
     draw(front, marker="D", **line)
 
 
-def _dress_points(ax: _Drawing, xlabel: str, ylabel: str) -> None:
-    from matplotlib.ticker import EngFormatter, NullFormatter
-
+def _dress_points(ax: Drawing, xlabel: str, ylabel: str) -> None:
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(EngFormatter())
-        low, high = axis.get_view_interval()
-        # Less than a decade may hold no power of ten, and then no number at
-        # all; on more than one, minor numbers would overlap.
-        axis.set_minor_formatter(EngFormatter() if high < 10 * low else NullFormatter())
+        plain_numbers(axis)
     ax.margins(0.12)
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def plain_numbers(axis: Drawing, unit: str = "") -> None:
+    """Write the numbers of a logarithmic axis with prefixes, and as many as it has room for.
+
+    Args:
+        axis: of matplotlib, with all that is drawn.
+        unit: of its numbers.
+    """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    shown = EngFormatter(unit)
+    axis.set_major_formatter(shown)
+    low, high = axis.get_view_interval()
+    # Less than a decade may hold no power of ten, and then no number at
+    # all; on more than one, minor numbers would overlap.
+    axis.set_minor_formatter(shown if high < 10 * low else NullFormatter())
+    if 3 * low < high < 10 * low:
+        # From 6 to 10 they would overlap as well.
+        axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))

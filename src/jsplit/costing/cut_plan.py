@@ -1,7 +1,7 @@
 """What `plan` answers: the choices of a cut, as records that print, draw and keep.
 
 A new aim beside seconds, bytes and leakage is a field of `Choice`, and a
-term of `is_better`.
+term of `aims`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from jsplit.core.tables import aligned, plain, scatter, si
+from jsplit.costing.leak_picture import Dot, leak_picture
+from jsplit.costing.leak_scores import Leak
 from jsplit.costing.party_cost import Work
 from jsplit.slicing.cut_candidates import CutPoint
 
@@ -30,10 +32,15 @@ class Choice(NamedTuple):
         work: The client's arithmetic, forward and back.
         memory: Bytes at the client: parameters, statistics, optimizer
             state, and what it keeps for the backward pass.
-        leakage: The score asked for, if any; less is better.
+        leakage: What leaks there, if anybody has said.
         fits: Whether the client has the memory.
-        front: Whether it fits, and no other choice that fits is as good in
-            everything and better in something.
+        front: Whether it fits, has a score if others have, and no other
+            choice that fits is as good in everything and better in
+            something.
+        larger_leaks: Whether more of `leakage` is worse; of an error that
+            an attack makes it is better.
+        measure: What `leakage` is, as "AUC", if that was said.
+        interval: Within which it lies, if that was said.
 
     Example:
         >>> import jsplit
@@ -51,6 +58,55 @@ class Choice(NamedTuple):
     leakage: float | None
     fits: bool
     front: bool = False  # known when all choices are there
+    larger_leaks: bool = True
+    measure: str = ""
+    interval: tuple[float, float] | None = None
+
+    def scored(self, leak: Leak | None) -> Choice:
+        """The same place with what leaks there.
+
+        Args:
+            leak: What is known of it.
+
+        Returns:
+            A choice.
+
+        Example:
+            >>> import jsplit
+            >>> from jsplit.costing import Choice, Work
+            >>> from jsplit.costing.leak_scores import Leak
+            >>> point = jsplit.CutPoint("h", (4,), "float32", 8, 32, 16, 8.0, 8.0)
+            >>> choice = Choice(point, 0.5, 300, Work(16, 40.0), 64, None, fits=True)
+            >>> choice.scored(Leak(0.02, larger_leaks=False, measure="MSE")).leakage
+            0.02
+        """
+        if leak is None:
+            return self
+        return self._replace(
+            leakage=leak.value,
+            larger_leaks=leak.larger_leaks,
+            measure=leak.measure,
+            interval=leak.interval,
+        )
+
+    @property
+    def aims(self) -> tuple[float, ...]:
+        """What is to be small, all of it.
+
+        Returns:
+            Seconds, bytes and, if there is a score, what leaks.
+
+        Example:
+            >>> import jsplit
+            >>> from jsplit.costing import Choice, Work
+            >>> point = jsplit.CutPoint("h", (4,), "float32", 8, 32, 16, 8.0, 8.0)
+            >>> Choice(point, 0.5, 300, Work(16, 40.0), 64, None, fits=True).aims
+            (0.5, 300)
+        """
+        if self.leakage is None:
+            return self.seconds, self.bytes
+        leak = self.leakage if self.larger_leaks else -self.leakage
+        return self.seconds, self.bytes, leak
 
 
 @dataclass(frozen=True)
@@ -105,9 +161,11 @@ class CutPlan:
         return json.dumps([plain(c) for c in self.choices], indent=1)
 
     def figure(self) -> Figure:
-        """A scatter plot of client FLOPs against bytes of a step.
+        """A scatter plot of client FLOPs against bytes of a step, or of what leaks.
 
-        Both axes are logarithmic; the front is marked.
+        Where cuts have a score it is drawn against the bytes, coloured by
+        the seconds; cuts without one are left out, and the table has them.
+        The front is marked.
 
         Returns:
             A figure of Matplotlib's own, not pyplot's, so it opens no
@@ -121,6 +179,13 @@ class CutPlan:
             >>> CutPlan((choice,)).figure().axes[0].get_xscale()
             'log'
         """
+        scored = [c for c in self.choices if c.leakage is not None]
+        if scored:
+            first = scored[0]
+            name = first.measure or "leakage"
+            label = f"{name} (farther up leaks more)"
+            dots = [_dot(c) for c in scored]
+            return leak_picture(dots, label, larger_leaks=first.larger_leaks)
         # No seconds: they follow from the two, and change with the machines.
         points = [
             (c.work.flops, c.bytes, c.point.name, c.front, c.fits) for c in self.choices
@@ -129,13 +194,15 @@ class CutPlan:
 
     def __str__(self) -> str:
         columns = ["cut", "front", "seconds", "bytes"]
-        columns += ["MACs", "FLOPs", "memory", "leakage"]
+        measure = next((c.measure for c in self.choices if c.measure), "")
+        columns += ["MACs", "FLOPs", "memory", f"leakage {measure}".strip()]
+        asked = any(c.leakage is not None for c in self.choices)
         rows = []
         for c in self.choices:
-            # What does not fit is on no front, so one column is enough for both.
+            # What does not fit is on no front, so one column is enough for all.
             mark = "*" if c.front else "" if c.fits else "too large"
-            # Empty without a score: 0 would be the best there is.
-            leakage = "" if c.leakage is None else f"{c.leakage:.3g}"
+            if asked and c.leakage is None and c.fits:
+                mark = "no score"
             rows.append(
                 [
                     c.point.name,
@@ -145,16 +212,31 @@ class CutPlan:
                     si(c.work.macs),
                     si(c.work.flops),
                     si(c.memory),
-                    leakage,
+                    _leak_in_words(c),
                 ]
             )
         return "\n".join(aligned(columns, rows))
 
 
+def _leak_in_words(c: Choice) -> str:
+    # Empty without a score: 0 would be the best there is.
+    if c.leakage is None:
+        return ""
+    if c.interval is None:
+        return f"{c.leakage:.3g}"
+    return f"{c.leakage:.3g} [{c.interval[0]:.3g}, {c.interval[1]:.3g}]"
+
+
+def _dot(c: Choice) -> Dot:
+    assert c.leakage is not None
+    name = c.point.name
+    return Dot(name, c.bytes, c.seconds, c.leakage, c.interval, c.front, c.fits)
+
+
 def is_better(a: Choice, b: Choice) -> bool:
     """Whether `a` fits, is as good as `b` in everything, and better in something."""
-    # A plan scores all choices or none: a missing score then decides nothing.
-    ours = (a.seconds, a.bytes, a.leakage or 0.0)
-    theirs = (b.seconds, b.bytes, b.leakage or 0.0)
-    as_good = all(x <= y for x, y in zip(ours, theirs, strict=True))
-    return a.fits and as_good and ours != theirs
+    # One whose leak nobody knows may be worse there than any.
+    if (a.leakage is None) != (b.leakage is None):
+        return False
+    as_good = all(x <= y for x, y in zip(a.aims, b.aims, strict=True))
+    return a.fits and as_good and a.aims != b.aims

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from numbers import Real
 from typing import NamedTuple
 
 from jsplit.core.base import Link
 from jsplit.core.checks import shown
+from jsplit.costing.leak_scores import Leakage, check_leakage
 from jsplit.costing.party_cost import check_mode
-from jsplit.slicing.cut_candidates import CutPoint
 
 
 class Device(NamedTuple):
@@ -65,7 +64,7 @@ class Setting(NamedTuple):
     server: Device | None
     encodings: tuple[Link | None, Link | None]
     backward: str
-    leakage: Callable[[CutPoint], float] | None
+    leakage: Leakage | None
 
 
 def check_setting(
@@ -74,7 +73,7 @@ def check_setting(
     server: Device | None,
     encoding: Link | tuple[Link | None, Link | None],
     backward: str,
-    leakage: Callable[[CutPoint], float] | None,
+    leakage: Leakage | None,
 ) -> Setting:
     """The arguments of `plan` that are not about the model, checked.
 
@@ -99,12 +98,9 @@ def check_setting(
             "`encoding` must be a Link or a pair of them (activation, cotangent), "
             f"got {shown(encoding)}."
         )
-    if leakage is not None and not callable(leakage):
-        raise ValueError(
-            f"`leakage` must be a function of a CutPoint, got {type(leakage).__name__}."
-        )
     check_mode(backward)
-    return Setting(client, link, server, encodings, backward, leakage)
+    scores = check_leakage(leakage)
+    return Setting(client, link, server, encodings, backward, scores)
 
 
 def _check_numbers(

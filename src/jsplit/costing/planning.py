@@ -8,7 +8,6 @@ gives the cost of every cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import isnan
 from typing import NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
 from jsplit.core.links import encoded, identity
 from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
 from jsplit.costing.cut_plan import Choice, CutPlan, is_better
+from jsplit.costing.leak_scores import Leakage, leaks_at
 from jsplit.costing.machines import Device, Network, Setting, check_setting
 from jsplit.costing.party_cost import NOTHING, Work
 from jsplit.costing.passes import size_of
@@ -46,7 +46,7 @@ def plan(
     encoding: Link | tuple[Link | None, Link | None] = identity,
     optimizer: optax.GradientTransformation | None = None,
     backward: str = "residuals",
-    leakage: Callable[[CutPoint], float] | None = None,
+    leakage: Leakage | None = None,
     outputs: Sequence[str] | None = None,
     shared_inputs: Sequence[str] = (),
     init: Callable[..., Params] | None = None,
@@ -73,7 +73,12 @@ def plan(
             SGD, which has none.
         backward: The backward mode; `"recompute"` counts the client's whole
             forward pass twice, though XLA may leave out its end.
-        leakage: A score of each point, from outside; less is better.
+        leakage: What leaks at each point, as a third aim beside seconds and bytes: a
+            function of a `CutPoint`, or a dictionary by its name, of numbers (less is
+            better) or scores, which say themselves which way they point; or findings
+            of a report, one for each cut. `jsplit.privacy.leakage` makes a function
+            that measures. A point without a score (`None`, or not in the dictionary)
+            is listed, and is on no front.
         outputs: Names of what the model returns, where each is a segment of
             its own; see `jsplit.split`.
         shared_inputs: Inputs that more than one segment may read (a mask,
@@ -106,6 +111,19 @@ def plan(
         ... )
         >>> [(c.point.name, c.bytes, c.front) for c in plan.choices]
         [('dot_general', 432, True), ('tanh', 432, False)]
+
+        With what leaks at each cut, here numbers from elsewhere:
+
+        >>> plan = jsplit.plan(
+        ...     model,
+        ...     jax.ShapeDtypeStruct((8, 4), jnp.float32),
+        ...     init=start,
+        ...     client=jsplit.Device(flops=1e6),
+        ...     link=jsplit.Network(bits=1e6),
+        ...     leakage={"dot_general": 0.9, "tanh": 0.8},
+        ... )
+        >>> [(c.point.name, c.leakage, c.front) for c in plan.choices]
+        [('dot_general', 0.9, True), ('tanh', 0.8, True)]
     """
     setting = check_setting(client, link, server, encoding, backward, leakage)
     # Made once: it is looked at twice, and says once what is wrong with its mode.
@@ -121,13 +139,15 @@ def plan(
     state = initial_shapes(config, fields)
     step = TracedStep(config, state, fields)
 
+    leaks = leaks_at(setting.leakage, points)
     total = step.work(_CLIENT, OpKind.FORWARD, OpKind.BACKWARD)
     own = config.optimizer[_CLIENT]
     choices = []
     for prefix in _prefixes(points, step, state.parties[_CLIENT]):
         optimizer_state = jax.eval_shape(own.init, prefix.params)
         lasting = nbytes((prefix.params, prefix.statistics, optimizer_state))
-        choices.append(_choice(setting, prefix, lasting, fields, total))
+        choice = _choice(setting, prefix, lasting, fields, total)
+        choices.append(choice.scored(leaks[prefix.point.name]))
     return _ranked(choices)
 
 
@@ -229,7 +249,7 @@ def _choice(
         fields: The shapes of the client's inputs.
         total: Work of the whole model.
     """
-    client, link, server, encodings, backward, leakage = setting
+    client, link, server, encodings, backward, _ = setting
     point, work = prefix.point, prefix.work
     kept = prefix.kept
     if backward == "recompute":
@@ -246,28 +266,18 @@ def _choice(
         seconds += (total.flops - prefix.work.flops) / server.flops
     memory = lasting + kept
     fits = memory <= client.memory
-    score = _score(leakage, point)
-    return Choice(point, seconds, sent, work, memory, score, fits)
-
-
-def _score(
-    leakage: Callable[[CutPoint], float] | None, point: CutPoint
-) -> float | None:
-    if leakage is None:
-        return None
-    score = float(leakage(point))
-    # NaN is neither better nor worse than any score, so it would put a point on the front.
-    if isnan(score):
-        raise ValueError(f"`leakage` gives no number for the cut point `{point.name}`.")
-    return score
+    return Choice(point, seconds, sent, work, memory, None, fits)
 
 
 def _ranked(choices: Sequence[Choice]) -> CutPlan:
     """The front marked, and what fits first, then the quickest, then the smallest."""
     marked = []
+    asked = any(c.leakage is not None for c in choices)
     for c in choices:
         beaten = any(is_better(other, c) for other in choices)
-        marked.append(c._replace(front=c.fits and not beaten))
+        # Of what leaks unknown, nobody can say that nothing beats it.
+        known = c.leakage is not None or not asked
+        marked.append(c._replace(front=c.fits and known and not beaten))
     marked.sort(key=lambda c: (not c.fits, c.seconds, c.bytes))
     return CutPlan(tuple(marked))
 

@@ -82,6 +82,16 @@ class Score:
         ...     Adversary("client", "nothing"), Budget(0, 1024, 0.1),
         ... ).beats_chance
         True
+
+        Printing one shows all that it depends on, in a line:
+
+        >>> print(
+        ...     Score(
+        ...         "norm", "label", "AUC", 0.9, (0.88, 0.92), 0.51, 0.5, True,
+        ...         Adversary("client", "nothing"), Budget(0, 1024, 0.1),
+        ...     )
+        ... )  # doctest: +ELLIPSIS
+        norm by client finds label: AUC 0.900 [0.880, 0.920] (chance 0.500, nothing to...
     """
 
     attack: str
@@ -112,3 +122,23 @@ class Score:
         """
         low, high = self.interval
         return low > self.chance if self.larger_leaks else high < self.chance
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        verb = "finds" if self.larger_leaks else "rebuilds"
+        way = "" if self.larger_leaks else ", less leaks more"
+        spent = f"{self.budget.steps} steps, " if self.budget.steps else ""
+        return (
+            f"{self.attack} by {self.adversary.party} {verb} {self.target}: "
+            f"{self.measure} {short(self.value)} [{short(low)}, {short(high)}] "
+            f"(chance {short(self.chance)}, nothing to find {short(self.control)}"
+            f"{way}; {'active' if self.adversary.active else 'passive'}, knows "
+            f"{self.adversary.knows}; {spent}{self.budget.records} records, "
+            f"{self.budget.seconds:.1f} s)"
+        )
+
+
+def short(x: float) -> str:
+    """A number as reports write it: four figures at most."""
+    # Three decimals of what is near 1, three figures of what is small.
+    return f"{x:.3f}" if 0.1 <= abs(x) < 1000 or x == 0 else f"{x:.3g}"

@@ -16,6 +16,28 @@ from jsplit.core.base import PyTree
 from jsplit.core.checks import one_of
 from jsplit.privacy.scores import Score
 
+GAINED = "gained in the last tenth"
+"""In `Score.more`: what share of all that an attack has gained, by its own error and not by
+the truth, came in the last tenth of its steps. Where that is much it needs more steps."""
+
+
+def gained(start: float, late: float, end: float) -> float:
+    """The share of an attack's gain that came in the last tenth of its steps.
+
+    Args:
+        start: its own error before the first step.
+        late: after nine tenths of them.
+        end: after the last.
+
+    Returns:
+        From 0, where it stood still, over 0.1 of a straight line; 0 if nothing was gained.
+    """
+    whole = start - end
+    # Of NaN or infinity nothing can be said, and a comparison with NaN is false.
+    if not (np.isfinite(whole) and whole > 0 and late > end):
+        return 0.0
+    return float(min(1.0, (late - end) / whole))
+
 
 def best(scores: Sequence[Score]) -> Score:
     """Give the score of a set of attacks: that of the attack that leaks most.

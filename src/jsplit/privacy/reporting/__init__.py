@@ -1,6 +1,7 @@
 """The report: every attack, at every cut, with and without defences, and what was not tested."""
 
 from jsplit.privacy.reporting.attempt import Attempt, Given
+from jsplit.privacy.reporting.by_cut import leakage
 from jsplit.privacy.reporting.pictures import Picture
 from jsplit.privacy.reporting.records import Exposure, Finding, Outcome, Untested
 from jsplit.privacy.reporting.registered import attempts
@@ -17,5 +18,6 @@ __all__ = [
     "Report",
     "Untested",
     "attempts",
+    "leakage",
     "report",
 ]

@@ -21,7 +21,9 @@ from jsplit.privacy.viewing.view import View
 
 NEEDS = {
     "public": "no public records with all fields that the value depends on (`public`)",
-    "known": "no record whose label the adversary knows (`known`)",
+    "known": (
+        "of these records the adversary knows no label, or all of them (`known`)"
+    ),
     "head": (
         "the value goes to several segments, or is not alone at one, or its output is not "
         "what a loss reads with the label: the form of a head does not follow"
@@ -122,6 +124,8 @@ class Attempt:
         needs: what must have been given: "public", "known", "head", "bottom",
             "data_range".
         binary: whether it is of two classes alone.
+        steps: of optimisation that it takes by itself; 0: it has none, or nobody has said.
+            A report that gives it fewer says that it may not have converged.
 
     Raises:
         ValueError: if threat, `reads` or `needs` are unknown.
@@ -143,6 +147,7 @@ class Attempt:
     reads: str = "received"
     needs: tuple[str, ...] = ()
     binary: bool = False
+    steps: int = 0
 
     def __post_init__(self) -> None:
         # Of the others nothing that a recorded training holds can be scored.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -44,6 +44,37 @@ def known_places(known: Known, count: int) -> int | np.ndarray | None:
     where = np.zeros(count, bool)
     where[found] = True
     return where
+
+
+def check_known(
+    known: int | np.ndarray | None, labels: Mapping[str, PyTree], count: int
+) -> None:
+    """Refuse an adversary who would know nothing, or all, of the records trained on.
+
+    Args:
+        known: as `known_places` gives it, of these records.
+        labels: class numbers by name, [records].
+        count: how many records there are.
+
+    Raises:
+        ValueError: if it is so. Attacks would be left out, or guess nothing.
+    """
+    if known is None:
+        return
+    if isinstance(known, np.ndarray):
+        if not 0 < known.sum() < count:
+            raise ValueError(
+                f"`known` must be some of the {count} records trained on and not all of "
+                f"them, got {int(known.sum())}."
+            )
+        return
+    for name, label in labels.items():
+        least = int(np.unique(np.asarray(label), return_counts=True)[1].min())
+        if known >= least:
+            raise ValueError(
+                f"`known` must be fewer than there are records of each class: of the "
+                f"rarest class of `{name}` {least} are trained on, got {known}."
+            )
 
 
 def known_rows(

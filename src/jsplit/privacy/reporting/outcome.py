@@ -18,6 +18,7 @@ from jsplit.privacy.reporting.attempt import Attempt
 from jsplit.privacy.reporting.inference import decoded, inference_traffic
 from jsplit.privacy.reporting.measuring import exposures
 from jsplit.privacy.reporting.records import Outcome, Untested
+from jsplit.privacy.reporting.registered import attempts
 from jsplit.privacy.reporting.training import (
     Arrays,
     Trained,
@@ -130,7 +131,7 @@ def outcome(
         tuple(_proven(views)),
         tuple(trying.findings),
         measured,
-        (*trying.untested, *untested, *_never(topology, setting.train)),
+        (*trying.untested, *untested, *_never(setting, topology)),
     )
 
 
@@ -199,8 +200,12 @@ def _proven(views: Views) -> Iterator[str]:
             yield f"what {' + '.join(t.parties)} have together {gives}"
 
 
-def _never(topology: Topology, data: Arrays) -> Iterator[Untested]:
-    """What no report tests."""
+def _never(setting: Setting, topology: Topology) -> Iterator[Untested]:
+    """What this report tests nowhere: left out by the caller, or no attack of any report."""
+    tried = {a.name for a in setting.attempts}
+    for a in attempts():
+        if a.name not in tried:
+            yield Untested(a.name, "", "", "it was left out of `attacks`")
     if len(topology.parties) > 2:
         why = "each party attacks alone here; jsplit.privacy.views says who has what"
         yield Untested("parties that put together what they have", "", "", why)
@@ -208,13 +213,28 @@ def _never(topology: Topology, data: Arrays) -> Iterator[Untested]:
         *("times, sizes, ids, and who takes part in which step", "", ""),
         "nothing here reads them",
     )
+    yield Untested(
+        *("property inference", "", ""),
+        "nobody has said which property; jsplit.privacy.property_inference takes one",
+    )
+    yield Untested(
+        "SDAR (adversarial regularisation)", "", "", "jsplit has no such attack"
+    )
+    yield Untested("recovery of tokens", "", "", _tokens(topology, setting.train))
+
+
+def _tokens(topology: Topology, data: Arrays) -> str:
+    """Why no tokens were recovered."""
     labels = {i for loss in topology.losses for i in loss.reads}
+    found = []
     for f in topology.fields:
         leaves = jax.tree.leaves(data[f])
         whole = all(np.asarray(x).dtype.kind in "iu" for x in leaves)
         if leaves and whole and f not in labels:
-            why = (
-                f"`{f}` holds integers, and no attack here recovers tokens; "
-                "jsplit.privacy.nearest_tokens and inverted_tokens do"
-            )
-            yield Untested("recovery of tokens", "", "", why)
+            found.append(f"`{f}`")
+    if not found:
+        return "no field of these records holds integers but labels, so there are none"
+    return (
+        f"{', '.join(found)}: integers, and no attack here recovers tokens; "
+        "jsplit.privacy.nearest_tokens and inverted_tokens do"
+    )

@@ -21,6 +21,8 @@ class Finding:
         when: of which steps: "first 16 steps", "last 16 steps", "after training".
         score: what it reached, with the adversary.
         pictures: records that are given away most; only where they were asked for.
+        doubt: why the attack may reach more than this with more steps; empty if there
+            is no sign of it.
 
     Example:
         >>> from jsplit.privacy import Adversary, Budget, Finding, Score
@@ -28,12 +30,19 @@ class Finding:
         >>> score = Score("norm", "label", "AUC", 0.9, (0.8, 1.0), 0.5, 0.5, True, *rest)
         >>> Finding("smashed", "last 16 steps", score).pictures
         ()
+        >>> print(Finding("smashed", "last 16 steps", score))  # doctest: +ELLIPSIS
+        at smashed, last 16 steps: norm by client finds label: AUC 0.900 [0.800, 1.000]...
     """
 
     cut: str
     when: str
     score: Score
     pictures: tuple[Picture, ...] = ()
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        doubt = f"; not converged: {self.doubt}" if self.doubt else ""
+        return f"at {self.cut}, {self.when}: {self.score}{doubt}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import signature
 from typing import cast
 
 import numpy as np
@@ -39,11 +41,28 @@ def attempts() -> tuple[Attempt, ...]:
             *("cosine", "labels", _cosine, "cotangents"), needs=("known",), binary=True
         ),
         Attempt("direction clusters", "labels", _clusters, reads="cotangents"),
-        Attempt("gradient matching", "labels", _matching, "cotangents", ("head",)),
-        Attempt("model completion", "labels", _completion, "activations", ("known",)),
-        Attempt("decoder", "inversion", _decoder, "received", ("public",)),
-        Attempt("UnSplit", "inversion", _unsplit, "received", ("bottom", "data_range")),
+        Attempt(
+            *("gradient matching", "labels", _matching, "cotangents", ("head",)),
+            steps=_own_steps(gradient_matching),
+        ),
+        Attempt(
+            *("model completion", "labels", _completion, "activations", ("known",)),
+            steps=_own_steps(model_completion),
+        ),
+        Attempt(
+            *("decoder", "inversion", _decoder, "received", ("public",)),
+            steps=_own_steps(decoder_attack),
+        ),
+        Attempt(
+            *("UnSplit", "inversion", _unsplit, "received", ("bottom", "data_range")),
+            steps=_own_steps(unsplit_inversion),
+        ),
     )
+
+
+def _own_steps(attack: Callable[..., object]) -> int:
+    """How many steps an attack takes if nobody says how many."""
+    return signature(attack).parameters["steps"].default
 
 
 def _shared(given: Given) -> dict:

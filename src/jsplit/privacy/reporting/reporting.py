@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import jax
 import numpy as np
@@ -13,7 +14,12 @@ from jsplit.core.trainer import Trainer
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.privacy.attacks.attack import seed_of
 from jsplit.privacy.reporting.attempt import Attempt
-from jsplit.privacy.reporting.knowing import Known, known_places
+from jsplit.privacy.reporting.knowing import (
+    Known,
+    check_known,
+    classes_in,
+    known_places,
+)
 from jsplit.privacy.reporting.outcome import Setting, outcome
 from jsplit.privacy.reporting.registered import attempts
 from jsplit.privacy.reporting.training import take
@@ -65,7 +71,7 @@ def report(
             from some; every field that nodes read.
         known: whose labels the adversary knows: how many records of each class, or
             their places in `data`, or booleans. By default nobody's, and attacks that
-            need some are listed as not tested.
+            need some are listed as not tested. More than there are is refused.
         ranges: by field, its smallest and largest value, for attacks that use them.
         attacks: what is tried; by default `attempts()`.
         defences: by name, other trainers that stand beside.
@@ -75,7 +81,8 @@ def report(
         batch: records in a step; all of them if there are fewer.
         watched: how many of the first, and of the last, steps are attacked.
         attacked: at most how many records of an inference are.
-        steps: of optimisation for each attack; by default its own.
+        steps: of optimisation for each attack; by default its own. With fewer an attack
+            is marked as not converged.
         pictures: how many of the records that are given away most each attack on inputs
             shows beside the originals, which needs the extra `draw`. 0: the report
             has no value of a record.
@@ -118,19 +125,21 @@ def report(
     where = known_places(known, count)
     kept = np.arange(count)
     if test is None:
-        drawn = np.random.default_rng(seed_of(jax.random.fold_in(key, 1)))
-        order = drawn.permutation(count)
-        kept, aside = np.split(order, [count - count // HELD_OUT])
+        kept, aside = _apart(count, key)
         test = take(_on_host(data), aside)
+    if isinstance(where, np.ndarray):
+        where = where[kept]
     # On the host: each step takes other rows, and an index of JAX is a program.
+    train = take(_on_host(data), kept)
+    check_known(where, _labels(trainer, train), len(kept))
     setting = Setting(
-        take(_on_host(data), kept),
+        train,
         len(kept),
         _on_host(as_arrays(test)),
         batch_of(as_arrays(test)),
         _tried(attacks),
         _public(public),
-        where if where is None or isinstance(where, int) else where[kept],
+        where,
         dict(ranges or {}),
         epochs,
         min(batch, len(kept)),
@@ -144,6 +153,13 @@ def report(
     return Report(
         tuple(outcome(n, t, setting, given.get(n)) for n, t in trainers.items())
     )
+
+
+def _apart(count: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Which records are trained on, and which are not."""
+    drawn = np.random.default_rng(seed_of(jax.random.fold_in(key, 1)))
+    kept, aside = np.split(drawn.permutation(count), [count - count // HELD_OUT])
+    return kept, aside
 
 
 def _trainers(
@@ -192,6 +208,14 @@ def _check_fields(
                     f"`{what}` must have every field that {name!r} reads, lacks "
                     f"{', '.join(lacking)}."
                 )
+
+
+def _labels(trainer: Trainer, data: Fields) -> dict[str, PyTree]:
+    """The fields with class numbers that a loss reads."""
+    topology = cast(Config, trainer.config).topology
+    read = dict.fromkeys(i for loss in topology.losses for i in loss.reads)
+    found = {i: data[i] for i in read if i in topology.fields}
+    return {i: x for i, x in found.items() if classes_in(x) is not None}
 
 
 def _tried(attacks: Sequence[Attempt] | None) -> tuple[Attempt, ...]:

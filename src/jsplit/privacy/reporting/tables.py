@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jsplit.privacy.measures.estimate import Estimate
 from jsplit.privacy.reporting.records import Finding, Outcome, group_of
-from jsplit.privacy.scores import Score
+from jsplit.privacy.scores import Score, short
 
 LEGEND = (
     "A score is a lower bound: a better attack may reach more, none can be said to reach "
@@ -16,6 +16,8 @@ LEGEND = (
     "its control is what the same attack reaches where there is nothing to find.",
     "Intervals are of 95 %, over the records of this one training: another training, or "
     "other records, may give another number.",
+    "An attack that had fewer steps than it takes by itself, or was still gaining at its "
+    "end, is marked as not converged: that it finds little says nothing of a defence.",
     "What is not listed as ruled out by the topology may leak, whether it was tested or not.",
 )
 
@@ -63,7 +65,7 @@ def _utility(outcomes: Sequence[Outcome]) -> Table:
     rows = []
     for o in outcomes:
         values = {**o.losses, **o.metrics}
-        own = [_number(values[n]) if n in values else "" for n in names]
+        own = [short(values[n]) if n in values else "" for n in names]
         rows.append([o.name, *own, f"{o.bytes:,}", str(o.steps), f"{o.seconds:.1f}"])
     first = outcomes[0]
     note = (
@@ -81,8 +83,10 @@ def _beside(outcomes: Sequence[Outcome]) -> Table:
     heads = ["cut", "adversary", "target", "measure", *(o.name for o in outcomes)]
     rows = []
     for group in groups:
-        cells = [best.get((o.name, group)) for o in outcomes]
-        rows.append([*group, *("not tested" if f is None else _best(f) for f in cells)])
+        cells = ((o, best.get((o.name, group))) for o in outcomes)
+        rows.append(
+            [*group, *("not tested" if f is None else _best(f, o) for o, f in cells)]
+        )
     note = (
         "Value, interval, the attack and when; control: the same attack where there is "
         "nothing to find; chance: without looking."
@@ -90,28 +94,35 @@ def _beside(outcomes: Sequence[Outcome]) -> Table:
     return Table("The best attack at each cut", heads, rows, note)
 
 
-def _best(f: Finding) -> str:
+def _best(f: Finding, outcome: Outcome) -> str:
     s = f.score
+    # Also where another attack is the best: one of these might be, with more steps.
+    doubted = dict.fromkeys(
+        o.score.attack
+        for o in outcome.findings
+        if o.doubt and group_of(o) == group_of(f)
+    )
+    early = f"; not converged: {', '.join(doubted)}" if doubted else ""
     clear = "" if s.beats_chance else "; not clear of chance"
     return (
-        f"{_within(s)} by {s.attack}, {f.when} (control {_number(s.control)}, chance "
-        f"{_number(s.chance)}{clear})"
+        f"{_within(s)} by {s.attack}, {f.when} (control {short(s.control)}, chance "
+        f"{short(s.chance)}{clear}{early})"
     )
 
 
 def _all(outcomes: Sequence[Outcome]) -> Table:
     heads = ["defence", "cut", "adversary", "target", "attack", "when", "measure"]
     heads += ["value", "control", "chance", "knows", "kind", "steps", "records"]
-    heads += ["seconds"]
+    heads += ["seconds", "not converged"]
     rows = []
     for o in outcomes:
         for f in o.findings:
             s, a, b = f.score, f.score.adversary, f.score.budget
             known = a.knows + (f", {a.public} public records" if a.public else "")
             row = [o.name, f.cut, a.party, s.target, s.attack, f.when, s.measure]
-            row += [_within(s), _number(s.control), _number(s.chance), known]
+            row += [_within(s), short(s.control), short(s.chance), known]
             row += ["active" if a.active else "passive", str(b.steps), str(b.records)]
-            rows.append([*row, f"{b.seconds:.1f}"])
+            rows.append([*row, f"{b.seconds:.1f}", f.doubt])
     return Table("Every attack that was run", heads, rows)
 
 
@@ -124,13 +135,13 @@ def _measures(outcomes: Sequence[Outcome]) -> Table:
             place = [o.name, e.cut, e.receiver, of]
             if (d := e.dependence) is not None:
                 name = f"distance correlation in batches of {d.batch}"
-                shuffled = f"{_number(d.shuffled.value)} (shuffled pairs)"
+                shuffled = f"{short(d.shuffled.value)} (shuffled pairs)"
                 rows.append([*place, name, _estimate(d.biased), shuffled])
                 name = "its square, bias-corrected"
                 rows.append([*place, name, _estimate(d.corrected), "0"])
             for p in e.probes:
                 name = f"{p.kind} probe, {p.measure}"
-                control = f"{_number(p.control.value)} (shuffled)"
+                control = f"{short(p.control.value)} (shuffled)"
                 rows.append([*place, name, _estimate(p.value), control])
     note = "Read off activations after training; these are no attacks."
     return Table("Measures at each cut", heads, rows, note)
@@ -161,17 +172,12 @@ def _untested(outcomes: Sequence[Outcome], *, proven: bool) -> Table:
 
 def _within(s: Score) -> str:
     low, high = s.interval
-    return f"{_number(s.value)} [{_number(low)}, {_number(high)}]"
+    return f"{short(s.value)} [{short(low)}, {short(high)}]"
 
 
 def _estimate(e: Estimate) -> str:
     low, high = e.interval
-    return f"{_number(e.value)} [{_number(low)}, {_number(high)}]"
-
-
-def _number(x: float) -> str:
-    # Three decimals of what is near 1, three figures of what is small.
-    return f"{x:.3f}" if 0.1 <= abs(x) < 1000 or x == 0 else f"{x:.3g}"
+    return f"{short(e.value)} [{short(low)}, {short(high)}]"
 
 
 def pictured(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, Finding]]:

@@ -16,6 +16,7 @@ from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line, warn_user
 from jsplit.privacy.attacks.attack import seed_of
 from jsplit.privacy.reporting.attempt import NEEDS, Attempt, Given
+from jsplit.privacy.reporting.doubts import doubt_of
 from jsplit.privacy.reporting.forms import bottom_of, head_of
 from jsplit.privacy.reporting.inference import activations_of
 from jsplit.privacy.reporting.knowing import classes_in, known_rows
@@ -122,7 +123,8 @@ class Trying:
             return skip(why)
         score, guess = _taken_apart(result)
         drawn = () if guess is None else worst(given.truth, guess, self.pictures)
-        self.findings.append(Finding(seen.name, sight.when, score, drawn))
+        doubt = doubt_of(attempt, self.steps, score)
+        self.findings.append(Finding(seen.name, sight.when, score, drawn, doubt))
 
     def _given(
         self, attempt: Attempt, sight: Sight, seen: Seen, value: str, target: str

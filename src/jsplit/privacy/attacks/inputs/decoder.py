@@ -12,7 +12,7 @@ import jax
 
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.checks import as_positive_int
-from jsplit.privacy.attacks.attack import key_or_default
+from jsplit.privacy.attacks.attack import GAINED, key_or_default
 from jsplit.privacy.attacks.inputs.fitting import Fit, fitted, outputs, squared
 from jsplit.privacy.attacks.inputs.inversion import Inversion, Range, inverted
 from jsplit.privacy.attacks.inputs.networks import checked, decoder_for
@@ -74,8 +74,8 @@ def decoder_attack(
     Returns:
         The MSE and the reconstructions. `control` is that of the same decoder trained
         on shuffled pairs, `chance` that of the mean of public records. `more` has the
-        share of that floor that was "explained", "PSNR" and "SSIM", and "in public",
-        how many of the private records are public.
+        share of that floor that was "explained", "PSNR" and "SSIM", "in public", how
+        many of the private records are public, and "gained in the last tenth".
 
     Raises:
         ValueError: if there are no public records, no activation came, shapes do not
@@ -109,13 +109,14 @@ def decoder_attack(
     checked("decoder", network, came, truth.shape[1:])
     fit = Fit(network, squared, steps, batch, learning_rate)
 
-    def decoded(known: Known) -> jax.Array:
+    def decoded(known: Known) -> tuple[jax.Array, float]:
         # Around the mean and by one scale: a decoder starts near 0, a field need not.
         mean, scale = others.mean(0), others.std() + 1e-12
-        params = fitted(fit, known.public, (known.truth - mean) / scale, key)
-        return outputs(network, params, known.private) * scale + mean
+        found = fitted(fit, known.public, (known.truth - mean) / scale, key)
+        guess = outputs(network, found.params, known.private) * scale + mean
+        return guess, found.gained
 
-    guess = decoded(known)
+    guess, late = decoded(known)
     budget = Budget(steps, len(came), perf_counter() - start)
     asked = "asks the bottom" if callable(query) else "has pairs"
     adversary = Adversary(
@@ -131,9 +132,9 @@ def decoder_attack(
         budget,
         truth,
         guess,
-        decoded(known.shuffled(jax.random.fold_in(key, 1))),
+        decoded(known.shuffled(jax.random.fold_in(key, 1)))[0],
         mean=others.mean(0),
         data_range=data_range,
         key=jax.random.fold_in(key, 2),
-        more={"in public": in_both(truth, others)},
+        more={"in public": in_both(truth, others), GAINED: late},
     )

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from jsplit.core.base import Params, Segment
+from jsplit.privacy.attacks.attack import gained
 from jsplit.privacy.measures.records import generator
 
 CHUNK = 1024  # records whose outputs are computed at a time
@@ -58,7 +59,19 @@ def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation
     return optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1)))
 
 
-def fitted(fit: Fit, x: jax.Array, y: jax.Array, key: jax.Array) -> Params:
+class Fitted(NamedTuple):
+    """What a fit gives.
+
+    Attributes:
+        params: with which the held-out pairs cost least.
+        gained: the share of what was gained on them that came in the last tenth of steps.
+    """
+
+    params: Params
+    gained: float
+
+
+def fitted(fit: Fit, x: jax.Array, y: jax.Array, key: jax.Array) -> Fitted:
     """Fit to pairs.
 
     Args:
@@ -68,7 +81,7 @@ def fitted(fit: Fit, x: jax.Array, y: jax.Array, key: jax.Array) -> Params:
         key: a PRNG key: for first parameters, batches and which pairs are held out.
 
     Returns:
-        The parameters with which the held-out pairs cost least.
+        The parameters with which the held-out pairs cost least, and how it ended.
     """
     first, order, aside = jax.random.split(key, 3)
     rows = generator(aside).permutation(len(x))
@@ -77,6 +90,7 @@ def fitted(fit: Fit, x: jax.Array, y: jax.Array, key: jax.Array) -> Params:
     params, _ = fit.network.init(first, x)
     memory = _optimizer(fit.learning_rate, fit.steps).init(params)
     best, least = params, _cost(fit, params, x, y, held)
+    first = late = least
     every = max(1, fit.steps // LOOKS)
     # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
     for number in range(fit.steps):
@@ -86,7 +100,9 @@ def fitted(fit: Fit, x: jax.Array, y: jax.Array, key: jax.Array) -> Params:
             # Not `<=`: of a network that went to NaN nothing is kept.
             if cost < least:
                 best, least = params, cost
-    return best
+            # Of the best so far: what was best long ago is no gain of the end.
+            late = least if 10 * (number + 1) <= 9 * fit.steps else late
+    return Fitted(best, gained(first, late, least))
 
 
 def outputs(network: Segment, params: Params, x: jax.Array) -> jax.Array:

@@ -103,7 +103,7 @@ def inverted_tokens(
     fit = Fit(network, classed, steps, batch, learning_rate)
 
     def guessed(pairs: Known) -> np.ndarray:
-        params = fitted(fit, pairs.public, pairs.truth, key)
+        params = fitted(fit, pairs.public, pairs.truth, key).params
         logits = outputs(network, params, pairs.private)
         return np.asarray(logits.argmax(-1)).reshape(true.shape)
 

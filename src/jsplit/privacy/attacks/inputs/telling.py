@@ -131,7 +131,7 @@ def told(
     fit = Fit(network, classed, how.steps, how.batch, how.learning_rate)
 
     def judged(pairs: Known) -> Estimate:
-        params = fitted(fit, pairs.public, pairs.truth.astype(jnp.int32), key)
+        params = fitted(fit, pairs.public, pairs.truth.astype(jnp.int32), key).params
         logits = np.asarray(outputs(network, params, pairs.private))
         if number == 2:
             return leak_auc(logits[:, 1] - logits[:, 0], truth)

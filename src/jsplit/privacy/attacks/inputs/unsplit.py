@@ -17,7 +17,7 @@ import optax
 
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.checks import as_positive_int
-from jsplit.privacy.attacks.attack import key_or_default
+from jsplit.privacy.attacks.attack import GAINED, gained, key_or_default
 from jsplit.privacy.attacks.inputs.inversion import Inversion, Range, inverted
 from jsplit.privacy.attacks.inputs.seen import received, truth_of
 from jsplit.privacy.measures.images import within
@@ -131,19 +131,19 @@ def unsplit_inversion(
     form = _Surrogate(bottom, low, high, pictures, rates, steps)
     _check(form, truth, came, key)
 
-    def run(came: jax.Array) -> tuple[jax.Array, float]:
+    def run(came: jax.Array) -> tuple[jax.Array, float, float]:
         weight = jnp.float32(smooth)
         found = [
             _inverted(form, came, truth.shape, weight, jax.random.fold_in(key, n))
             for n in range(restarts)
         ]
         # What is left unmatched the adversary sees, so that it may choose by that.
-        return min(found, key=lambda pair: pair[1])
+        return min(found, key=lambda one: one[1])
 
-    guess, mismatch = run(came)
+    guess, mismatch, late = run(came)
     budget = Budget(2 * steps * restarts, len(came), perf_counter() - start)
     noise = jax.random.normal(jax.random.fold_in(key, 1 << 20), came.shape)
-    nothing, _ = run(came.mean(0) + came.std(0) * noise)
+    nothing, _, _ = run(came.mean(0) + came.std(0) * noise)
     return inverted(
         "UnSplit",
         target,
@@ -155,7 +155,7 @@ def unsplit_inversion(
         mean=None,
         data_range=(low, high),
         key=jax.random.fold_in(key, 1 << 21),
-        more={"mismatch": mismatch},
+        more={"mismatch": mismatch, GAINED: late},
     )
 
 
@@ -193,8 +193,8 @@ def _optimizers(form: _Surrogate) -> tuple[optax.GradientTransformation, ...]:
 
 def _inverted(
     form: _Surrogate, came: jax.Array, shape: tuple, weight: jax.Array, key: jax.Array
-) -> tuple[jax.Array, float]:
-    """Guesses of one start, and what they leave unmatched."""
+) -> tuple[jax.Array, float, float]:
+    """Guesses of one start, what they leave unmatched, and what came late of the gain."""
     came = came.reshape(len(came), -1)
     first, other = jax.random.split(key)
     span = form.high - form.low
@@ -205,14 +205,17 @@ def _inverted(
     memory = tuple(
         o.init(p) for o, p in zip(_optimizers(form), (x, params), strict=True)
     )
-    left = jnp.float32(jnp.inf)
+    first = late = left = jnp.float32(jnp.inf)
     # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
     for number in range(form.steps):
         beyond = span * max(0.0, 1 - number / (WIDE * form.steps))
         x, params, memory, left = _turn(
             form, x, params, state, memory, came, weight, beyond
         )
-    return x, float(left) if np.isfinite(left) else np.inf
+        first = left if number == 0 else first
+        late = left if 10 * (number + 1) <= 9 * form.steps else late
+    share = gained(float(first), float(late), float(left))
+    return x, float(left) if np.isfinite(left) else np.inf, share
 
 
 @partial(jax.jit, static_argnames="form")

@@ -18,7 +18,14 @@ import optax
 
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.checks import as_positive_int
-from jsplit.privacy.attacks.attack import key_or_default, rows, seed_of, units
+from jsplit.privacy.attacks.attack import (
+    GAINED,
+    gained,
+    key_or_default,
+    rows,
+    seed_of,
+    units,
+)
 from jsplit.privacy.attacks.labels.groups import groups_of
 from jsplit.privacy.attacks.labels.seen import Seen, cotangents, noise_like
 from jsplit.privacy.scores import Adversary, Budget, Score
@@ -82,8 +89,9 @@ def gradient_matching(
     Returns:
         Of two classes the leak AUC, the mean over batches, and else the accuracy.
         `control` is that of isotropic noise in the place of cotangents. `more` has
-        "mismatch", the mean of 1 - cosine that the best start leaves, "untrained head",
-        the score before the first step, and what `direction_clusters` has.
+        "mismatch", the mean of 1 - cosine that the best start leaves, "gained in the
+        last tenth" of it, "untrained head", the score before the first step, and what
+        `direction_clusters` has.
 
     Raises:
         ValueError: if no cotangent came to this party or it did not send that value,
@@ -123,15 +131,16 @@ def gradient_matching(
     rng = np.random.default_rng(seed_of(key))
     match = _Matching(head, loss, classes, _adam(learning_rate))
     run = partial(_matched, match, traffic.sent[seen.name], steps, restarts, batch)
-    margins, mismatch = run(seen, key)
+    margins, mismatch, late = run(seen, key)
     found = groups.judged(margins, rng)
     seconds = perf_counter() - start
-    noise, _ = run(noise_like(seen, jax.random.fold_in(key, 1)), key)
-    untrained, _ = _matched(
+    noise, _, _ = run(noise_like(seen, jax.random.fold_in(key, 1)), key)
+    untrained, before, _ = _matched(
         match, traffic.sent[seen.name], 0, restarts, batch, seen, key
     )
     more = {
         "mismatch": mismatch,
+        GAINED: gained(before, late, mismatch),
         "untrained head": groups.judged(untrained, rng).value,
         "shuffled labels": groups.judged(margins, rng, shuffled=True).value,
     }
@@ -210,8 +219,10 @@ def _matched(
     batch: int,
     seen: Seen,
     key: jax.Array,
-) -> tuple[np.ndarray, float]:
-    """Margins by group of the best start, [records, groups], and what it leaves unmatched."""
+) -> tuple[np.ndarray, float, float]:
+    """Margins by group of the best start, [records, groups]; what it leaves unmatched, and
+    what it left after nine tenths of the steps.
+    """
     came = _units(seen.rows)
     h, records = jax.tree.map(jnp.asarray, sent), len(seen.step)
     first, order, mask = jax.random.split(key, 3)
@@ -226,19 +237,28 @@ def _matched(
         )
     own, state = jax.tree.map(lambda x: x[1:], (drawn, states))
     memory = jax.vmap(match.optimizer.init)(own)
+
+    def measured(own: PyTree) -> np.ndarray:
+        parts = []
+        for low in range(0, records, CHUNK):
+            inside = np.arange(low, min(low + CHUNK, records))
+            part = _measure(match, own, state, mask, h, came, inside)
+            parts.append(np.asarray(part))
+        return np.concatenate(parts, axis=1)
+
+    late = None
     # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
     for number in range(steps):
+        if number == 9 * steps // 10:
+            late = measured(own)
         key, heat = jax.random.fold_in(order, number), HOT * (1 - number / steps) + COLD
         inside = _drawn(key, min(batch, records), records)
         own, memory = _step(match, own, memory, state, mask, h, came, inside, heat)
-    parts = []
-    for low in range(0, records, CHUNK):
-        inside = np.arange(low, min(low + CHUNK, records))
-        parts.append(np.asarray(_measure(match, own, state, mask, h, came, inside)))
-    distances = np.concatenate(parts, axis=1)
+    distances = measured(own)
     left = distances.min(-1).mean(-1)
     chosen = int(np.nanargmin(left))
-    return -distances[chosen], float(left[chosen])
+    before = left if late is None else late.min(-1).mean(-1)
+    return -distances[chosen], float(left[chosen]), float(before[chosen])
 
 
 _units = jax.jit(units)
