@@ -116,7 +116,7 @@ INSIDE = {
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
-        "viewing.facts viewing.moving viewing.complexes viewing.arithmetic "
+        "viewing.facts viewing.spanning viewing.affine viewing.moving viewing.complexes viewing.arithmetic "
         "viewing.placing viewing.choosing "
         "viewing.mixing viewing.interpreting viewing.view viewing.showing "
         "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "

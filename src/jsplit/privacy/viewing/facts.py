@@ -37,6 +37,22 @@ SHARED = frozenset({"params", "state", "strength"})
 Atoms = frozenset[Atom]
 
 
+class Affine(NamedTuple):
+    """Entries as sums of entries of fields, each with a factor that the code says.
+
+    Attributes:
+        basis: sorted numbers of the entries of fields.
+        rows: gives the factors, [basis, *shape], NaN where they are not known; `None`
+            where they cannot be computed.
+        pure: whether an entry is such a sum, up to what observers have; else it tells
+            the sum.
+    """
+
+    basis: np.ndarray
+    rows: Callable[[], np.ndarray | None]
+    pure: bool
+
+
 # Compared by identity: a rule asks whether two arrays are the same one.
 @dataclass(frozen=True, eq=False)
 class Fact:
@@ -66,6 +82,7 @@ class Fact:
             are equal almost surely.
         const: gives the value, where it is a constant of the code.
         made: how it was made of other arrays, for rules about two steps.
+        affine: the sums of entries of fields that its entries are.
     """
 
     shape: tuple[int, ...]
@@ -85,6 +102,7 @@ class Fact:
     distinct: bool = False
     const: Callable[[], np.ndarray | None] | None = None
     made: tuple[str, tuple[Fact, ...]] | None = None
+    affine: Affine | None = None
 
     @property
     def gives(self) -> bool:
