@@ -32,6 +32,7 @@ _LINEAR: dict[str, Callable[[int], bool]] = {
     **dict.fromkeys(("pad", "dynamic_update_slice"), lambda i: i < 2),
     "select_n": lambda i: i > 0,
 }
+_ADDS = {"add", "add_any", "sub"}
 # One of two arguments, whichever.
 _PRODUCTS = {"mul", "dot_general"}
 _MOVES = "copy expand_dims reshape rev slice squeeze transpose".split()
@@ -80,10 +81,11 @@ def _linear(
     name = eqn.primitive.name
     if name == "convert_element_type":
         x, to = facts[0], results[0].dtype
-        exact = x.affine and x.affine.pure and jnp.issubdtype(to, jnp.floating)
-        if exact and x.dtype.kind in "fiu":
-            return [_with(results[0], facts, x.affine)]
-        return None
+        # What rounds is no sum any more.
+        exact = jnp.issubdtype(to, jnp.inexact) and to.itemsize >= 4
+        exact = exact and (x.dtype.kind in "iu" or to.itemsize >= x.dtype.itemsize)
+        pure = x.affine is not None and x.affine.pure
+        return [_with(results[0], facts, x.affine)] if exact and pure else None
     if name in _PRODUCTS:
         summed = [f.affine is not None for f in facts]
         if sum(summed) != 1:
@@ -95,7 +97,9 @@ def _linear(
     sums = [f for f, of in zip(facts, summed, strict=True) if of]
     factors = [f.value() for f, of in zip(facts, summed, strict=True) if not of]
     fits = all(f.affine is None or f.affine.pure for f in sums)
-    fits = fits and all(f.affine is None for f, of in zip(facts, summed) if not of)
+    fits = fits and all(
+        f.affine is None for f, of in zip(facts, summed, strict=True) if not of
+    )
     # In 16 bits factors would be rounded, and whole numbers wrap around.
     fits = fits and all(
         f.dtype.name in ("float32", "float64", "complex64", "complex128")
@@ -113,19 +117,22 @@ def _linear(
 
     held = cache(all_rows) if largest <= _LARGEST else lambda: (None,) * len(results)
     return [
-        _with(r, sums, Affine(basis, lambda i=i: held()[i], True))
+        _with(r, sums, Affine(basis, lambda i=i: held()[i], True), name in _ADDS)
         for i, r in enumerate(results)
     ]
 
 
-def _with(result: Fact, facts: Sequence[Fact], affine: Affine | None) -> Fact:
+def _with(
+    result: Fact, facts: Sequence[Fact], affine: Affine | None, added: bool = False
+) -> Fact:
     """A result with its sums, and with the conditions of what it is made of."""
-    lacking = [f.key if f.affine or f.gives else f.unknown for f in facts]
     bearing = [f for f in facts if f.affine]
+    # What observers lack of a term that is the same for all records stays in the sum.
+    terms = [f.unknown for f in facts if added and not f.affine and f.clean]
     return replace(
         result,
         affine=affine,
-        key=result.key.union(*lacking),
+        key=result.key.union(*(f.key for f in bearing), *terms),
         rounded=result.rounded or any(f.rounded for f in bearing),
     )
 

@@ -133,7 +133,7 @@ def _unary(name: str, params: Mapping[str, object], x: Fact, result: Fact) -> Fa
         rounds = cast
     elif name == "integer_pow":
         power = int(str(params["y"]))
-        if power % 2 == 0:
+        if power % 2 == 0 or (_wraps(x.dtype) and power != 1):
             return result
         slope = slope if power > 0 else 0
     elif name in _FALLING or name == "not":
@@ -227,6 +227,11 @@ def _product(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
     x, other = (a, b) if a.gives else (b, a)
     if not other.clean:
         return result
+    if _wraps(result.dtype):
+        # Modulo a power of two a product with an odd number alone can be undone.
+        factor = other.value()
+        if factor is None or not (factor % 2 == 1).all():
+            return result
     other = with_sign(other)
     ids, block, some = _on(x, result.shape), x.block, False
     slope = x.slope * other.sign
@@ -260,6 +265,11 @@ def _threshold(name: str, facts: Sequence[Fact], result: Fact) -> Fact:
         return result
     found = giving(result, facts, _on(giver[0], result.shape))
     return replace(found, some=True) if found.gives else result
+
+
+def _wraps(dtype: np.dtype) -> bool:
+    """Whether whole numbers are of so few bits that those of images reach their end."""
+    return dtype.kind in "iu" and dtype.itemsize <= 2
 
 
 def _keeps_sign(before: np.dtype, after: np.dtype) -> bool:
