@@ -48,6 +48,9 @@ INVERTIBLE = {
     ),
     "sum in place": lambda x: x.at[:, 0].set(x.sum(-1)),
     "neighbours": lambda x: x + jnp.pad(x, ((0, 0), (1, 0)))[:, :-1] / 2,
+    "leaky": lambda x: jax.nn.leaky_relu(x, 0.5),
+    "softplus": lambda x: jax.nn.softplus(x / 4) * 4,
+    "elu": lambda x: jax.nn.elu(x / 4) * 4,
     "put slice": lambda x: jax.lax.dynamic_update_slice(x, x[:, 1:2] * 2, (0, 1)),
 }
 LOSSY = {

@@ -53,6 +53,40 @@ class Affine(NamedTuple):
     pure: bool
 
 
+Range = tuple[float, float]
+"""From, to; without its ends, unless they are one number."""
+
+
+class Piece(NamedTuple):
+    """A curve between two places.
+
+    Attributes:
+        at: its value, at the ends too.
+        value: the range of its values.
+        slope: that of its derivative.
+    """
+
+    at: Callable[[float], float]
+    value: Range
+    slope: Range
+
+
+class Curve(NamedTuple):
+    """What each entry of an array is of an entry of another one.
+
+    Attributes:
+        of: the other array.
+        pieces: of it.
+        cuts: the places between these, rising.
+        points: its values there.
+    """
+
+    of: Fact
+    pieces: tuple[Piece, ...]
+    cuts: tuple[float, ...] = ()
+    points: tuple[float, ...] = ()
+
+
 # Compared by identity: a rule asks whether two arrays are the same one.
 @dataclass(frozen=True, eq=False)
 class Fact:
@@ -83,6 +117,7 @@ class Fact:
         const: gives the value, where it is a constant of the code.
         made: how it was made of other arrays, for rules about two steps.
         affine: the sums of entries of fields that its entries are.
+        curve: what its entries are of those of another array, as `curves` has it.
     """
 
     shape: tuple[int, ...]
@@ -103,6 +138,7 @@ class Fact:
     const: Callable[[], np.ndarray | None] | None = None
     made: tuple[str, tuple[Fact, ...]] | None = None
     affine: Affine | None = None
+    curve: Curve | None = None
 
     @property
     def gives(self) -> bool:
