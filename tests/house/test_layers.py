@@ -118,7 +118,7 @@ INSIDE = {
         "measures.reconstructed measures.probes measures.information measures.bound "
         "viewing.facts viewing.spanning viewing.affine viewing.curves "
         "viewing.moving "
-        "viewing.complexes viewing.arithmetic "
+        "viewing.complexes viewing.signs viewing.arithmetic "
         "viewing.placing viewing.choosing "
         "viewing.mixing viewing.interpreting viewing.view viewing.showing "
         "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "

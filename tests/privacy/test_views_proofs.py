@@ -389,6 +389,9 @@ LOSSES = {
     "one-hot": lambda y, label: optax.softmax_cross_entropy(
         y, jax.nn.one_hot(label, CLASSES)
     ),
+    "smoothed": lambda y, label: optax.softmax_cross_entropy(
+        y, optax.smooth_labels(jax.nn.one_hot(label, CLASSES), 0.1)
+    ),
     "binary": lambda y, label: optax.sigmoid_binary_cross_entropy(
         y[:, 0], label.astype("float32")
     ),

@@ -110,6 +110,8 @@ class Fact:
             the place of a class number.
         even: whether it is equal along the last axis; of a line of `classes`, whether
             the number is the same for every class.
+        spread: whether each line along the last axis has one number at the place of a
+            class number and another one elsewhere, the same two for every class.
         generic: whether it is made of a parameter in a way that leaves no entry 0 almost
             surely.
         distinct: whether each entry is made of a parameter of its own, so that no two
@@ -133,6 +135,7 @@ class Fact:
     sign: int = 0
     classes: bool = False
     even: bool = False
+    spread: bool = False
     generic: bool = False
     distinct: bool = False
     const: Callable[[], np.ndarray | None] | None = None

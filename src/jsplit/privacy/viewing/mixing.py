@@ -32,8 +32,8 @@ def mixed(name: str, params: Params, facts: Sequence[Fact], result: Fact) -> Fac
     if name == "dot_general":
         return _dot(params, facts[0], facts[1], result)
     x = facts[0]
-    if name == "reduce_sum" and x.classes and x.even:
-        # Whatever the class is, the one number in its line is the sum.
+    if name == "reduce_sum" and (x.spread or (x.classes and x.even)):
+        # Whatever the class is, the sum of its line is the same.
         if params["axes"] == (len(x.shape) - 1,):
             return replace(result, unknown=x.key)
     if name in _REDUCTIONS:
