@@ -17,7 +17,7 @@ from jax.extend.core import JaxprEqn
 
 from jsplit.privacy.viewing.facts import NONE, Affine, Fact
 
-_LARGEST = 1 << 23  # factors that are computed
+_LARGEST = 1 << 20  # factors that are computed: two records of 350 numbers each
 _FIRST = """
 conv_general_dilated cumsum conj copy copy_p div dynamic_slice expand_dims fft gather imag
 name neg real reduce_sum reduce_window_sum reshape rev slice split squeeze stop_gradient tile

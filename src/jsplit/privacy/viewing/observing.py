@@ -145,6 +145,7 @@ def given_away(
     """
     bearing = [f for f in facts if _bears(f, numbers, field)]
     best: Gives | None = None
+    before: list[Fact] = []
     # The strictest reading first: a weaker one stands only if it gives more.
     for rounded, keyed, some in _READINGS:
         chosen = [
@@ -152,8 +153,9 @@ def given_away(
             for f in bearing
             if rounded >= f.rounded and keyed >= bool(f.key) and some >= f.some
         ]
-        if not chosen:
+        if not chosen or chosen == before:
             continue
+        before = chosen
         given = [f.given() for f in chosen]
         entries = numbers.of(field, np.unique(np.concatenate(given)))
         if len(entries) < numbers.size[field]:
