@@ -199,7 +199,9 @@ def _solved(facts: Sequence[Fact], numbers: Numbers, records: int) -> np.ndarray
         flat = flat[np.isfinite(flat).all(1)]
         # Of a complex sum the two parts are sums of real numbers.
         flat = (
-            np.concatenate([flat.real, flat.imag]) if rows.dtype.kind == "c" else flat
+            np.concatenate([np.real(flat), np.imag(flat)])
+            if rows.dtype.kind == "c"
+            else flat
         )
         wide = np.zeros((len(flat), len(every)))
         wide[:, np.searchsorted(every, basis)] = flat
