@@ -58,7 +58,8 @@ def views(
     be, for records of up to some 350 numbers. Not found are, among
     others: learned matrices and convolutions; numbers less their mean, or divided by
     their deviation or norm; `softmax`, `soft_sign`, a quotient; sorting,
-    pooling, `argmax`; loops and branches; rounded numbers; and labels behind class weights, a Huber or a focal loss.
+    pooling, `argmax`; loops and branches; rounded numbers; and labels behind class
+    weights, a Huber or a focal loss.
 
     Proofs are by the rules of real numbers, where a learned number is not 0, no two rows
     of a learned table are equal, and class numbers lie in their tables. They are of two
