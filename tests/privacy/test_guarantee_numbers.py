@@ -167,3 +167,18 @@ def test_without_the_extra_the_accountant_says_what_to_install(monkeypatch):
 def test_what_is_out_of_range_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_epsilon_is_never_too_small_where_delta_loses_all_its_digits():
+    for mu in (2e6, 4e10, 1e100):
+        # Of epsilon = mu^2 / 2 delta is about 1 / 2.
+        assert gaussian_epsilon(1e-5, mu) > mu * mu / 2
+
+
+def test_a_mechanism_s_numbers_are_of_64_bits_whatever_was_given():
+    for given in (np.float16(20), np.float32(20), 20):
+        scale = Mechanism("gaussian", scale=given).scale
+        assert scale == 20.0 and type(scale) is float
+    for wrong in (True, np.ones(2), 1j):
+        with pytest.raises(ValueError, match="`scale` must be at least 0"):
+            Mechanism("gaussian", scale=wrong)

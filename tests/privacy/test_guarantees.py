@@ -199,6 +199,18 @@ WRONG = {
         {"links": {"smashed": link(replace(NOISE, grid=0.0))}},
         "low bits",
     ),
+    "a grid that is no power of two": (
+        {"links": {"smashed": link(replace(NOISE, grid=0.3))}},
+        "no power of two",
+    ),
+    "a grid of subnormal numbers": (
+        {"links": {"smashed": link(replace(NOISE, clip=2.0**-120))}},
+        "no power of two",
+    ),
+    "a grid too fine for its noise": (
+        {"links": {"smashed": link(replace(NOISE, grid=2.0**-18))}},
+        "too fine",
+    ),
     "a clip of the batch": (
         {"links": {"smashed": link(Mechanism("gaussian", 1, 9, "batch", secret=True))}},
         "clipped over the batch",

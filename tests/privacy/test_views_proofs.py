@@ -40,6 +40,8 @@ def proofs(bottom, x=X, links=None, value=False):
 
 ORDER = jnp.array([3, 1, 0, 2, 5, 4])
 HADAMARD = jnp.eye(6) + jnp.ones((6, 6))
+# Products of them are rounded, so that in 32 bits their matrix seems to have full rank.
+THIRDS = jnp.arange(1.0, 7) / 3
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,19 @@ HADAMARD = jnp.eye(6) + jnp.ones((6, 6))
         lambda x: jnp.fft.fft(x),
         lambda x: jnp.concatenate([x, jnp.maximum(x, 0).sum(-1, keepdims=True)], -1),
         lambda x: jax.checkpoint(lambda y: 2 * y)(x),
+        lambda x: jnp.concatenate([x[:, 1:], x.sum(-1, keepdims=True)], -1),
+        lambda x: jnp.concatenate([x[:, :3] + x[:, 3:], x[:, :3] - x[:, 3:]], -1),
+        lambda x: jnp.tanh((x @ HADAMARD)[:, ORDER] @ HADAMARD + 1),
+        lambda x: (lambda z: jnp.concatenate([z.real, z.imag], -1))(jnp.fft.rfft(x)),
+        lambda x: jax.scipy.fft.dct(x),
+        lambda x: jax.nn.leaky_relu(x),
+        lambda x: jax.nn.softplus(x),
+        lambda x: jax.nn.selu(3 - 2 * x),
+        lambda x: jax.nn.celu(x, 2.0),
+        lambda x: jnp.exp(3 * jax.nn.log_sigmoid(x)),
+        lambda x: jnp.where(x > 1, 5 * x, x) + jnp.maximum(x, 0),
+        lambda x: jax.nn.elu((x @ HADAMARD)[:, ORDER]),
+        lambda x: jnp.fft.irfft(x),
         lambda x: jax.lax.stop_gradient(jnp.where(jnp.arange(6) < 9, x, 0)),
     ],
 )
@@ -91,7 +106,17 @@ def test_a_field_rearranged_so_that_it_can_be_undone_is_found(function):
         lambda x: jnp.round(x),
         lambda x: x.astype("int32"),
         lambda x: x @ jnp.ones((6, 6)),
-        lambda x: jnp.fft.irfft(x),
+        lambda x: jax.nn.relu(x @ HADAMARD),
+        lambda x: jnp.where(x > 0, x, -0.5 * x),
+        lambda x: jnp.where(x > 1, x / 5, x),
+        lambda x: jnp.where(x >= 0, jnp.where(x > 0, x + 1, 9.0), x - 1),
+        lambda x: jnp.clip(x, -1, 1) + jnp.clip(x, 1, 2),
+        lambda x: x - jnp.abs(x),
+        lambda x: jax.nn.silu(x),
+        lambda x: jnp.where(x[:, ::-1] > 0, x, 2 * x),
+        lambda x: jnp.concatenate([x - x.mean(0), x.mean(0) + 0 * x], -1),
+        lambda x: x @ jnp.outer(THIRDS, THIRDS),
+        lambda x: x @ (jnp.eye(6) - jnp.outer(THIRDS, THIRDS) / (THIRDS @ THIRDS)),
         lambda x: x.max(-1, keepdims=True),
         lambda x: jnp.where(x > 0, x, -x),
         lambda x: jnp.cos(x),
@@ -110,6 +135,9 @@ def test_what_cannot_be_undone_is_not_claimed(function):
         (lambda x: x[:, :2], "has 2 of 6 entries of `x`"),
         (lambda x: x[:, 3] * 2, "has 1 of 6 entries of `x`"),
         (lambda x: x * jnp.array([1, 0, 2, 0, 0, 1.0]), "has 3 of 6 entries of `x`"),
+        # The real part has the sums of each entry and its mirror image alone.
+        (lambda x: jnp.real(jnp.fft.fft(x)), "has 2 of 6 entries of `x`"),
+        (lambda x: jnp.fft.irfft(x, 4), "has 3 of 6 entries of `x`"),
         (lambda x: jax.nn.relu(x), "has up to 6 of 6 entries of `x`"),
         (lambda x: jnp.clip(x[:, :3], 0, 1), "has up to 3 of 6 entries of `x`"),
         (lambda x: x.astype("bfloat16"), "is `x`, rounded"),
@@ -124,6 +152,43 @@ def test_what_cannot_be_undone_is_not_claimed(function):
 )
 def test_a_part_of_a_field_is_found_as_large_as_it_is(function, proof):
     assert proofs(jsplit.segment(function)) == [proof]
+
+
+def test_whole_numbers_that_wrap_around_are_not_taken_for_real_ones():
+    pixels = jax.ShapeDtypeStruct((BATCH, SIZE), "uint8")
+    assert proofs(jsplit.segment(lambda x: x / 255), pixels) == ["is `x`"]
+    assert proofs(jsplit.segment(lambda x: 3 * x + 200), pixels) == ["is `x`"]
+    for function in (
+        lambda x: 2 * x,
+        lambda x: x**3,
+        lambda x: x @ jnp.eye(6, dtype="uint8") * 4,
+    ):
+        assert proofs(jsplit.segment(function), pixels) == []
+
+
+def test_shares_of_a_field_give_it_away_to_those_who_have_enough_of_them():
+    """Neither party can solve the sums that it gets; both together can."""
+    sums = jsplit.segment(lambda x: x[:, :3] + x[:, 3:])
+    differences = jsplit.segment(lambda x: 2 * x[:, :3] - x[:, 3:])
+    both = jsplit.segment(
+        lambda w, a, b: a @ w + b @ w, init=lambda key, a, b: jnp.ones((3, CLASSES))
+    )
+    topology = jsplit.Topology(
+        [
+            jsplit.Node("a", sums, "client", ["x"]),
+            jsplit.Node("b", differences, "client", ["x"]),
+            jsplit.Node("one", top(), "first", ["a"]),
+            jsplit.Node("two", both, "second", ["b", "one"]),
+            jsplit.Loss("loss", entropy, "second", ["two", "label"]),
+        ],
+        {"client": ["x"], "second": ["label"]},
+    )
+    found = views(topology, {"x": X, "label": LABEL})
+    given = {
+        t.parties: [str(g) for g in t.gives if g.field == "x"] for t in found.together
+    }
+    assert given["first",] == given["second",] == []
+    assert given["first", "second"] == ["is `x`"]
 
 
 def test_a_raw_field_is_found_through_nnx_linen_and_split():
@@ -323,6 +388,9 @@ LOSSES = {
     "squared": lambda y, label: ((y - jax.nn.one_hot(label, CLASSES)) ** 2).sum(-1),
     "one-hot": lambda y, label: optax.softmax_cross_entropy(
         y, jax.nn.one_hot(label, CLASSES)
+    ),
+    "smoothed": lambda y, label: optax.softmax_cross_entropy(
+        y, optax.smooth_labels(jax.nn.one_hot(label, CLASSES), 0.1)
     ),
     "binary": lambda y, label: optax.sigmoid_binary_cross_entropy(
         y[:, 0], label.astype("float32")

@@ -151,8 +151,12 @@ def units(x: jax.Array) -> jax.Array:
     Returns:
         The same shape.
     """
-    # By the largest entry first: squares of cotangents of 1e-20 are 0 in 32 bits.
-    x = x / jnp.maximum(jnp.abs(x).max(-1, keepdims=True), jnp.finfo(x.dtype).tiny)
+    # By the largest entry first: squares of cotangents of 1e-20 are 0 in 32 bits. And
+    # before that by a power of two: XLA multiplies by 1 / 1e38, which is 0 in 32 bits.
+    largest = jnp.abs(x).max(-1, keepdims=True)
+    near = jnp.where(largest > 1, 2.0**-64, 2.0**60).astype(x.dtype)
+    x = x * near
+    x = x / jnp.maximum(largest * near, jnp.finfo(x.dtype).tiny)
     norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
     return x / jnp.where(norm > 0, norm, 1)
 

@@ -12,6 +12,7 @@ from math import erfc, exp, expm1, fsum, inf, isfinite, log, log1p, pi, sqrt
 
 from jsplit.core.checks import shown
 
+_LARGE = 1e6  # from where on epsilon is given by its bound
 _TAIL = -30.0
 """Below it the distribution function of a normal is computed by its series."""
 
@@ -82,6 +83,9 @@ def gaussian_epsilon(delta: float, mu: float) -> float:
         return inf
     # Zero-concentrated privacy of mu^2 / 2 bounds it from above.
     most = mu * mu / 2 + mu * sqrt(2 * log(1 / delta))
+    if mu > _LARGE:
+        # There the bound is nearly exact, and in delta all digits cancel.
+        return most * (1 + 1e-12)
     return lowest(lambda epsilon: gaussian_delta(epsilon, mu) <= delta, most)
 
 

@@ -16,6 +16,9 @@ from jsplit.core.checks import shown
 _MOST = (1 << 22) - 1
 """Multiples of noise; with as many of values the sums are exact in float32."""
 
+_SMALLEST = 100
+"""Powers of two from so far below 1 to so far above: normal numbers of float32."""
+
 _FARTHEST = 11.0
 """In deviations: the largest number of `jax.random.normal` is 5.5, four give half of 4."""
 
@@ -94,8 +97,27 @@ def grid_noise(
     return jnp.where(jnp.abs(many) <= _MOST, many, jnp.nan) * grid
 
 
+def unfit(grid: float, deviation: float) -> str | None:
+    """Why sums on a grid cannot be exact in float32, or `None` if they can.
+
+    Args:
+        grid: of values and noise, a power of two up to rounding of what it is given by.
+        deviation: of Gaussian noise; 0 of any other, whose reach is not known.
+    """
+    part, exponent = frexp(grid)
+    power = min(part - 0.5, 1 - part) <= 1e-9 * part
+    if not power or not -_SMALLEST <= exponent - (part > 0.75) <= _SMALLEST:
+        return "has a grid that is no power of two, on which sums are not exact"
+    if deviation * _FARTHEST >= _MOST * grid:
+        return "has a grid too fine for its noise: sums in 32 bits are not exact on it"
+    return None
+
+
 def _check(grid: float) -> None:
     power = isinstance(grid, float | int) and 0 < grid < float("inf")
-    # Smaller ones would not be normal numbers of float32.
-    if not power or frexp(grid)[0] != 0.5 or not -100 <= frexp(grid)[1] <= 100:
+    if (
+        not power
+        or frexp(grid)[0] != 0.5
+        or not -_SMALLEST <= frexp(grid)[1] <= _SMALLEST
+    ):
         raise ValueError(f"`grid` must be a power of two, got {shown(grid)}.")

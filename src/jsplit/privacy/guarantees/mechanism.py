@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from jsplit.core.base import Link
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.core.strength import Strength
+from jsplit.privacy.guarantees.grid import unfit
 
 PRIVATE = ("gaussian", "laplace", "response")
 """Kinds that are differentially private, if their noise is secret."""
@@ -84,15 +86,17 @@ class Mechanism:
             raise ValueError(
                 f'`per` must be "record", "batch" or "step", got {shown(self.per)}.'
             )
-        if not 0 < self.clip < float("inf"):
-            raise ValueError(f"`clip` must be positive, got {shown(self.clip)}.")
         named = isinstance(self.scale, str | Strength)
-        for what in ("grid",) if named else ("scale", "grid"):
+        for what in ("clip", "grid") if named else ("clip", "scale", "grid"):
             x = getattr(self, what)
-            if not 0 <= x < float("inf"):
-                raise ValueError(
-                    f"`{what}` must be at least 0 and finite, got {shown(x)}."
-                )
+            is_number = isinstance(x, Real) and not isinstance(x, bool)
+            # Numbers of NumPy of 16 bits, too, are counted with in 64.
+            x = float(x) if is_number else float("nan")
+            if not 0 <= x < float("inf") or (what == "clip" and not x):
+                least = "positive" if what == "clip" else "at least 0 and finite"
+                got = shown(getattr(self, what))
+                raise ValueError(f"`{what}` must be {least}, got {got}.")
+            object.__setattr__(self, what, x)
         as_positive_int("classes", self.classes)
         if not 1 / self.classes <= self.keep <= 1:
             raise ValueError(
@@ -166,12 +170,16 @@ class Mechanism:
             return "is clipped over the batch and not by record"
         if self.kind != "response" and self.scale == 0:
             return "has no noise"
-        if self.kind != "response" and not self.grid:
+        if self.kind == "response":
+            return None
+        if not self.grid:
             return (
                 "has noise of floating numbers, which shows the value in its low bits "
                 "(Mironov 2012): round both to a grid"
             )
-        return None
+        scale = self.scale if isinstance(self.scale, float | int) else 0.0
+        normal = self.kind == "gaussian"
+        return unfit(self.grid * self.clip, normal * scale * self.clip)
 
 
 def remembers(link: Link) -> bool:

@@ -7,6 +7,7 @@ over records hides those that can be read, so errors are kept by record.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import frexp
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from jsplit.privacy.measures.records import array_of, at_least
 
 _NUMBERS = 1 << 24
 """So many numbers of images are compared at a time."""
+
+_COMMON = 40
+"""Powers of two up to which, and down to which, squares are left as they are."""
 
 
 # No comparison of arrays by `==`, which has no truth value.
@@ -124,8 +128,9 @@ def reconstruction(
     """
     x, y = array_of("original", original), array_of("guess", guess)
     at_least(len(x), 2, "a reconstruction")
-    errors = np.asarray(squared_error(x, y), np.float64)
-    floors = np.asarray(_floors(x, mean), np.float64)
+    unit = _unit(x, y)
+    errors = unit**2 * np.asarray(squared_error(x / unit, y / unit), np.float64)
+    floors = unit**2 * np.asarray(_floors(x, mean, unit), np.float64)
     keys = jax.random.split(key, 5)
 
     def mean_over_records(values: np.ndarray, key: jax.Array) -> Estimate:
@@ -154,8 +159,17 @@ def reconstruction(
     )
 
 
-def _floors(x: jax.Array, mean: PyTree | None) -> jax.Array:
-    """The error of each record if the mean record is guessed."""
+def _unit(x: jax.Array, y: jax.Array) -> float:
+    """A power of two in which the squares of no record are infinite, or all 0, in 32 bits."""
+    largest = max(float(jnp.abs(x).max()), float(jnp.abs(y).max()))
+    exponent = frexp(largest)[1]
+    # Not above 2^100: by what XLA multiplies with, 1 / 2^128, is 0.
+    return 1.0 if abs(exponent) <= _COMMON else 2.0 ** max(-100, min(exponent, 100))
+
+
+def _floors(x: jax.Array, mean: PyTree | None, unit: float) -> jax.Array:
+    """The error of each record if the mean record is guessed, in squares of a unit."""
+    x = x / unit
     if mean is None:
         # The record itself is in the mean of all; without it, it is this much farther.
         others = (len(x) / (len(x) - 1)) ** 2
@@ -167,7 +181,7 @@ def _floors(x: jax.Array, mean: PyTree | None) -> jax.Array:
         raise ValueError(
             f"`mean` must be one record of shape {x.shape[1:]}, got {one.shape}."
         )
-    return squared_error(x, jnp.broadcast_to(one, x.shape))
+    return squared_error(x, jnp.broadcast_to(one / unit, x.shape))
 
 
 def _ssim(

@@ -14,6 +14,7 @@ import numpy as np
 
 from jsplit.privacy.viewing.complexes import PARTS, parts
 from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
+from jsplit.privacy.viewing.signs import sign_of_result
 
 # Strictly rising or falling wherever they are defined. That floats saturate, as tanh does
 # far from 0, is rounding like any other.
@@ -41,7 +42,6 @@ _RISING = {
 _RISING.discard("tan")  # it repeats
 _FALLING = {"acos", "erfc", "neg", "rsqrt"}
 _SMALL = 1 << 16
-_POSITIVE = {"exp", "exp2", "logistic", "cosh"}
 UNARY = _RISING | _FALLING | {"integer_pow", "not", "convert_element_type"}
 UNARY |= {"reduce_precision", "bitcast_convert_type", "conj"}
 # What keeps differing complex numbers apart, of all that does so with real ones.
@@ -78,11 +78,25 @@ def entrywise(
     generic, distinct = _generic(name, params, facts, result)
     return replace(
         found,
-        sign=0 if result.dtype.kind == "c" else _sign(name, facts, result.dtype),
+        sign=0
+        if result.dtype.kind == "c"
+        else sign_of_result(name, facts, result.dtype),
         even=found.even or (not found.gives and all(map(is_even, facts))),
         generic=generic,
         distinct=distinct,
+        spread=found.gives and _is_spread(name, facts),
     )
+
+
+def _is_spread(name: str, facts: Sequence[Fact]) -> bool:
+    """Whether each line has one number at a class's place and one elsewhere, whichever it is."""
+    spread = [f.spread or (f.classes and f.even) for f in facts]
+    if name in ("neg", "convert_element_type"):
+        return spread[0]
+    others = [f for f, own in zip(facts, spread, strict=True) if not own]
+    linear = name in (*SUMS, *PRODUCTS) and name != "xor" and spread[0] != spread[-1]
+    linear = linear and not (name == "div" and spread[1])
+    return linear and is_even(others[0]) and not others[0].unknown
 
 
 def _generic(
@@ -133,7 +147,7 @@ def _unary(name: str, params: Mapping[str, object], x: Fact, result: Fact) -> Fa
         rounds = cast
     elif name == "integer_pow":
         power = int(str(params["y"]))
-        if power % 2 == 0:
+        if power % 2 == 0 or (_wraps(x.dtype) and power != 1):
             return result
         slope = slope if power > 0 else 0
     elif name in _FALLING or name == "not":
@@ -227,6 +241,11 @@ def _product(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
     x, other = (a, b) if a.gives else (b, a)
     if not other.clean:
         return result
+    if _wraps(result.dtype):
+        # Modulo a power of two a product with an odd number alone can be undone.
+        factor = other.value()
+        if factor is None or not (factor % 2 == 1).all():
+            return result
     other = with_sign(other)
     ids, block, some = _on(x, result.shape), x.block, False
     slope = x.slope * other.sign
@@ -262,28 +281,6 @@ def _threshold(name: str, facts: Sequence[Fact], result: Fact) -> Fact:
     return replace(found, some=True) if found.gives else result
 
 
-def _keeps_sign(before: np.dtype, after: np.dtype) -> bool:
-    """Whether a conversion makes 0 of 0 alone: one to whole numbers makes it of 0.3."""
-    real = jnp.issubdtype(after, jnp.floating)
-    return real or (before.kind in "iu" and after.kind == "i")
-
-
-def _sign(name: str, facts: Sequence[Fact], dtype: np.dtype) -> int:
-    """Whether all entries of the result are positive or negative."""
-    if name in _POSITIVE:
-        return 1
-    signs = [f.sign for f in facts]
-    if name == "neg":
-        return -signs[0]
-    if name == "convert_element_type" and not _keeps_sign(facts[0].dtype, dtype):
-        return 0
-    if name in ("convert_element_type", "sqrt", "tanh", "cbrt", "atan", "asinh"):
-        return signs[0]
-    if name in PRODUCTS:
-        # 1 // 2 is 0.
-        return 0 if name == "div" and dtype.kind in "iu" else signs[0] * signs[1]
-    if name == "sub":
-        signs[1] = -signs[1]
-    if name in SUMS and name != "xor" and signs[0] == signs[1]:
-        return signs[0]
-    return 0
+def _wraps(dtype: np.dtype) -> bool:
+    """Whether whole numbers are of so few bits that those of images reach their end."""
+    return dtype.kind in "iu" and dtype.itemsize <= 2

@@ -53,8 +53,13 @@ def views(
     What is not proven is not claimed; that nothing is proven does not say that nothing
     leaks. For that there are attacks.
 
-    Not found are, among others: `leaky_relu`, `elu`, `softplus`, sorting, convolutions,
-    and labels behind smoothing, a Huber or a focal loss.
+    Sums of entries with factors of the code (differences, a constant matrix, a Fourier
+    transform, shares sent to several parties) are solved together, as far as they can
+    be, for records of up to some 350 numbers. Not found are, among
+    others: learned matrices and convolutions; numbers less their mean, or divided by
+    their deviation or norm; `softmax`, `soft_sign`, a quotient; sorting,
+    pooling, `argmax`; loops and branches; rounded numbers; and labels behind class
+    weights, a Huber or a focal loss.
 
     Proofs are by the rules of real numbers, where a learned number is not 0, no two rows
     of a learned table are equal, and class numbers lie in their tables. They are of two

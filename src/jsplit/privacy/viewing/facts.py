@@ -37,6 +37,56 @@ SHARED = frozenset({"params", "state", "strength"})
 Atoms = frozenset[Atom]
 
 
+class Affine(NamedTuple):
+    """Entries as sums of entries of fields, each with a factor that the code says.
+
+    Attributes:
+        basis: sorted numbers of the entries of fields.
+        rows: gives the factors, [basis, *shape], NaN where they are not known; `None`
+            where they cannot be computed.
+        pure: whether an entry is such a sum, up to what observers have; else it tells
+            the sum.
+    """
+
+    basis: np.ndarray
+    rows: Callable[[], np.ndarray | None]
+    pure: bool
+
+
+Range = tuple[float, float]
+"""From, to; without its ends, unless they are one number."""
+
+
+class Piece(NamedTuple):
+    """A curve between two places.
+
+    Attributes:
+        at: its value, at the ends too.
+        value: the range of its values.
+        slope: that of its derivative.
+    """
+
+    at: Callable[[float], float]
+    value: Range
+    slope: Range
+
+
+class Curve(NamedTuple):
+    """What each entry of an array is of an entry of another one.
+
+    Attributes:
+        of: the other array.
+        pieces: of it.
+        cuts: the places between these, rising.
+        points: its values there.
+    """
+
+    of: Fact
+    pieces: tuple[Piece, ...]
+    cuts: tuple[float, ...] = ()
+    points: tuple[float, ...] = ()
+
+
 # Compared by identity: a rule asks whether two arrays are the same one.
 @dataclass(frozen=True, eq=False)
 class Fact:
@@ -60,12 +110,16 @@ class Fact:
             the place of a class number.
         even: whether it is equal along the last axis; of a line of `classes`, whether
             the number is the same for every class.
+        spread: whether each line along the last axis has one number at the place of a
+            class number and another one elsewhere, the same two for every class.
         generic: whether it is made of a parameter in a way that leaves no entry 0 almost
             surely.
         distinct: whether each entry is made of a parameter of its own, so that no two
             are equal almost surely.
         const: gives the value, where it is a constant of the code.
         made: how it was made of other arrays, for rules about two steps.
+        affine: the sums of entries of fields that its entries are.
+        curve: what its entries are of those of another array, as `curves` has it.
     """
 
     shape: tuple[int, ...]
@@ -81,10 +135,13 @@ class Fact:
     sign: int = 0
     classes: bool = False
     even: bool = False
+    spread: bool = False
     generic: bool = False
     distinct: bool = False
     const: Callable[[], np.ndarray | None] | None = None
     made: tuple[str, tuple[Fact, ...]] | None = None
+    affine: Affine | None = None
+    curve: Curve | None = None
 
     @property
     def gives(self) -> bool:

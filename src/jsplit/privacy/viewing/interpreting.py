@@ -14,8 +14,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom as Variable
 from jsplit.jaxprs.flat import shape_of
+from jsplit.privacy.viewing.affine import carried
 from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
 from jsplit.privacy.viewing.choosing import CHOOSES, chosen
+from jsplit.privacy.viewing.curves import curved
 from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
 from jsplit.privacy.viewing.mixing import MIXES, mixed
 from jsplit.privacy.viewing.moving import ALL_MOVED, MOVES, divide, keeps_all, move
@@ -82,6 +84,19 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
         return _constants(eqn, facts, results)
     if name == "optimization_barrier":
         return facts
+
+    def rule(facts: Sequence[Fact]) -> list[Fact]:
+        return _results(eqn, [*facts], results)
+
+    found = carried(eqn, facts, rule(facts), rule)
+    if len(found) == 1:
+        found = [curved(name, facts, found[0])]
+    return found
+
+
+def _results(eqn: JaxprEqn, facts: list[Fact], results: list[Fact]) -> list[Fact]:
+    """What is proven of the results entry by entry."""
+    name = eqn.primitive.name
     if name in ("split", "unstack"):
         return _divided(name, eqn.params, facts[0], results)
     if len(results) != 1:

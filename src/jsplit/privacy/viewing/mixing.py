@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from jsplit.privacy.viewing.facts import NONE, Fact, giving
+from jsplit.privacy.viewing.spanning import told
 
 Params = Mapping[str, object]
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
@@ -31,8 +32,8 @@ def mixed(name: str, params: Params, facts: Sequence[Fact], result: Fact) -> Fac
     if name == "dot_general":
         return _dot(params, facts[0], facts[1], result)
     x = facts[0]
-    if name == "reduce_sum" and x.classes and x.even:
-        # Whatever the class is, the one number in its line is the sum.
+    if name == "reduce_sum" and (x.spread or (x.classes and x.even)):
+        # Whatever the class is, the sum of its line is the same.
         if params["axes"] == (len(x.shape) - 1,):
             return replace(result, unknown=x.key)
     if name in _REDUCTIONS:
@@ -86,6 +87,11 @@ def _rows_differ(value: np.ndarray, contracted: Sequence[int]) -> bool:
     return len(np.unique(rows, axis=0)) == len(rows)
 
 
+def _counts(x: Fact, result: Fact) -> bool:
+    """Whether products and sums are those of real numbers: of few bits they wrap around."""
+    return x.dtype.kind not in "iu" or result.dtype.itemsize > 2
+
+
 def _by_matrix(
     x: Fact, matrix: np.ndarray, of_x: tuple[int, ...], result: Fact, first: bool
 ) -> Fact:
@@ -94,10 +100,10 @@ def _by_matrix(
     kept = [i for i in range(len(x.shape)) if i not in of_x]
     lines = x.ids.transpose(*kept, *of_x).reshape(-1, matrix.shape[0])
     block = None
-    if (lines != NONE).all() and np.linalg.matrix_rank(matrix) == matrix.shape[0]:
+    if (lines != NONE).all() and _counts(x, result) and told(matrix.T).all():
         block = x.given()
     # Columns with one number that is not 0 pick an entry: a permutation, a crop.
-    single = (matrix != 0).sum(0) == 1
+    single = ((matrix != 0).sum(0) == 1) & _counts(x, result)
     picked = np.where(single, np.abs(matrix).argmax(0), 0)
     ids = np.where(single, lines[:, picked], NONE)
     ids = ids if first else ids.T

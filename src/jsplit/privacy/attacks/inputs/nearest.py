@@ -9,12 +9,11 @@ from __future__ import annotations
 from time import perf_counter
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
-from jsplit.privacy.attacks.attack import key_or_default
+from jsplit.privacy.attacks.attack import key_or_default, units
 from jsplit.privacy.attacks.inputs.inversion import Inversion
 from jsplit.privacy.attacks.inputs.tokens import came_of, recovered
 from jsplit.privacy.measures.records import array_of
@@ -106,7 +105,7 @@ def _nearest(came: jax.Array, rows: jax.Array) -> np.ndarray:
     flat = came.reshape(-1, came.shape[2])
     flat, rows = flat - flat.mean(0), rows - rows.mean(0)
     # Lengths of activations are the same for all rows, and do not choose between them.
-    unit = rows / (jnp.linalg.norm(rows, axis=1, keepdims=True) + 1e-12)
+    unit = units(rows)
     parts = [
         np.asarray(_argmax(flat[low : low + CHUNK], unit))
         for low in range(0, len(flat), CHUNK)
