@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,7 @@ def test_a_link_declares_what_it_does_by_the_name_its_sender_knows():
     number, named = gaussian(2.0, 0.5), laplace(2, jsplit.Strength("mine", 0.5))
     on_grid = Mechanism("gaussian", 2.0, 0.5, secret=True, grid=2.0**-10)
     assert number.mechanism == on_grid
-    assert named.mechanism == Mechanism("laplace", 2.0, "mine", secret=True)
+    assert named.mechanism == replace(on_grid, kind="laplace", scale="mine")
     state = trainer(jsplit.fused, {"h": (named, None)}).init(0, BATCH)
     assert isinstance(named.mechanism, Mechanism)
     assert named.mechanism.at(state.parties["client"].strengths).scale == 0.5
@@ -85,6 +87,8 @@ def test_what_noise_cannot_protect_is_refused():
         refused("the same records", lambda link=link: encode(link, jnp.float32(1)))
     for bad in (0, -1, np.inf, np.nan, True, "1"):
         refused("`clip` must be positive", lambda bad=bad: gaussian(bad, 1.0))
+    refused("`scale` must be at most 80", lambda: laplace(1, 81))
+    refused("at most 100", lambda: gaussian(1, jsplit.Strength("much", 101.0)))
     for bad in (-1.0, np.inf, np.nan, True, None):
         refused("`scale` must be", lambda bad=bad: gaussian(1.0, bad))
         refused("`scale` must be", lambda bad=bad: marvell(bad))

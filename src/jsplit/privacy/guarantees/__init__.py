@@ -7,7 +7,7 @@ from jsplit.privacy.guarantees.gaussian import (
     gaussian_epsilon,
     gaussian_mu,
 )
-from jsplit.privacy.guarantees.grid import grid_noise, on_grid
+from jsplit.privacy.guarantees.grid import grid_laplace, grid_noise, on_grid
 from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.privacy.guarantees.pure import (
     laplace_epsilon,
@@ -29,6 +29,7 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_mu",
+    "grid_laplace",
     "grid_noise",
     "guarantee",
     "laplace_epsilon",
