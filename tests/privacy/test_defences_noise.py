@@ -211,6 +211,36 @@ def test_a_batch_of_one_class_is_not_sent_as_it_is_and_several_classes_are_told(
     assert (b == a).all()
 
 
+@pytest.mark.parametrize("make", [jsplit.fused, jsplit.messages])
+def test_marvell_refuses_more_than_two_classes_before_the_first_step(make):
+    classes = np.arange(32) % 3
+    regression = BATCH["x"][:, 0]
+    for label, others in ((classes, 2), (regression, 32), (2 * (classes % 2) + 2, 2)):
+        batch = BATCH | {"label": label.astype(np.float32)}
+        for link in (
+            marvell(1.0),
+            jsplit.chain(marvell(1.0), jsplit.compress.cast("bfloat16")),
+        ):
+            one = trainer(make, {"h": (None, link)})
+            with pytest.raises(
+                ValueError, match=f"beside it there are {others} numbers"
+            ):
+                one.init(0, batch)
+    one = trainer(make, {"h": (None, marvell(1.0))})
+    state = one.init(0, BATCH)
+    with pytest.raises(jsplit.NotFinite):
+        one.step(state, BATCH | {"label": classes.astype(np.float32)})
+    # Noise that reads no label is for any.
+    trainer(make, {"h": (None, isotropic(1.0))}).init(0, BATCH | {"label": regression})
+
+
+@pytest.mark.parametrize("link", [marvell(1.0), max_norm(), isotropic(1.0)])
+def test_a_batch_of_one_record_and_one_without_cotangents_give_numbers(link):
+    for g in (G[:1], 0 * G[:1], 0 * G, np.ones((2, 1), np.float32)):
+        sent = np.asarray(encode(link, g, label=jnp.ones(len(g), jnp.int32)))
+        assert np.isfinite(sent).all() and ((g != 0).any() or (sent == 0).all())
+
+
 def test_records_of_weight_0_do_not_count_in_the_statistics_of_classes():
     padded = np.concatenate([G, np.zeros_like(G)])
     label = jnp.concatenate([jnp.asarray(LABEL), jnp.ones(8, jnp.int32)])

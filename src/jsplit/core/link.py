@@ -43,6 +43,10 @@ class Link(NamedTuple):
             steps, by the name of the strength.
         mechanism: what the link guarantees, for whoever looks for that;
             nothing here reads it. Of `jsplit.chain` a tuple of its links'.
+        check: `check(fields)`, of those fields of the first batch that the link reads,
+            by name, with their numbers: it raises a `ValueError` where the link is not
+            for them. `None`: there is nothing to look at. It is called by `init`,
+            outside of compiled code.
 
     With `reads` or `strengths`, `encode` has a fourth argument: a mapping by
     name, of the values and of the strengths, float32 [] each. The shapes of a
@@ -87,6 +91,7 @@ class Link(NamedTuple):
     secret: bool = False
     strengths: Mapping[str, float | Strength] = {}
     mechanism: object = None
+    check: Callable[[Mapping[str, PyTree]], None] | None = None
 
     def __hash__(self) -> int:
         # Links were always hashable, and a dictionary of strengths is not.

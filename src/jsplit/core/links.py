@@ -28,6 +28,7 @@ def stateless(
     secret: bool = False,
     strengths: Mapping[str, float | Strength] | None = None,
     mechanism: object = None,
+    check: Callable[[Own], None] | None = None,
 ) -> Link:
     """Make a `Link` without memory from two functions.
 
@@ -41,6 +42,7 @@ def stateless(
         secret: whether `key` is the sender's secret, as of a `Link`.
         strengths: numbers by name, as of a `Link`.
         mechanism: what the link guarantees, as of a `Link`.
+        check: refuses fields that it is not for, as of a `Link`.
 
     Returns:
         A `Link` whose state is `()`.
@@ -75,7 +77,7 @@ def stateless(
         return encode(value, key, *own), state
 
     strengths = {} if strengths is None else strengths
-    return Link(init, encode_with, decode, reads, secret, strengths, mechanism)
+    return Link(init, encode_with, decode, reads, secret, strengths, mechanism, check)
 
 
 def asked_of(link: Link) -> tuple[str, ...]:
@@ -190,6 +192,11 @@ def chain(*links: Link) -> Link:
             payload = link.decode(payload, own)
         return payload
 
+    def check(fields: Own) -> None:
+        for link in links:
+            if link.check is not None:
+                link.check({n: fields[n] for n in link.reads if n in fields})
+
     mechanisms = tuple(link.mechanism for link in links)
     return Link(
         init,
@@ -200,6 +207,7 @@ def chain(*links: Link) -> Link:
         secret=any(link.secret for link in links),
         strengths=_strengths_of(links),
         mechanism=None if set(map(type, mechanisms)) <= {type(None)} else mechanisms,
+        check=check,
     )
 
 
