@@ -31,6 +31,7 @@ from jsplit.party.process import PartyRun
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.party.versions import own_versions
+from jsplit.training.link_checks import check_fields
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
@@ -140,6 +141,11 @@ def prepare(
         agreed.weight,
         local.micros * task.size_of(0) if training else task.size_of(0),
     )
+    for own in records.values() if training else ():
+        # What a function of the step will give is not known; its step says it.
+        if not own.batches:
+            links = local.config.links
+            check_fields(local.topology, links, [local.party], own.fields)
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})

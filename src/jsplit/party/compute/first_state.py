@@ -16,7 +16,6 @@ from jsplit.party.contract.unread import check_own_reads
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.initial import example, first_states, seed_of, with_drawn_secrets
-from jsplit.training.link_checks import check_fields
 from jsplit.training.loss_value import loss_function
 
 
@@ -34,13 +33,12 @@ def first_state(
         config: of the training, with the party's own segments in it.
         party: whose state it is, as the topology calls it.
         name: whose state it is, as the agreement calls it.
-        batch: the party's fields, for shapes and dtypes, and for what links refuse.
+        batch: the party's fields, for shapes and dtypes alone.
 
     Raises:
         ValueError: if a segment does not run on its inputs, or gives
             other shapes than agreed.
     """
-    check_fields(config.topology, config.links, [party], batch)
     size = agreed.batch // config.microbatches
     said = {n: shapes.read(x, size) for n, x in agreed.values.items()}
     values = said | {f: example(f, x, size) for f, x in batch.items()}

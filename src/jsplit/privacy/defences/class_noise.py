@@ -51,8 +51,8 @@ def marvell(
             `jsplit.Strength` can be set between steps.
         label: name of the sender's field with the class, [batch] or [batch, 1].
         positive: which class number is the positive class. All others must be
-            one class: with more in the first batch, `init` refuses them; with
-            more in a later one, the cotangents become NaN, which `nonfinite`
+            one class: with more in the first batch (over the network, in the
+            arrays that a party brings) it refuses to begin; with more in a later one, the cotangents become NaN, which `nonfinite`
             reports.
 
     Returns:
