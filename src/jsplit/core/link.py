@@ -43,8 +43,8 @@ class Link(NamedTuple):
             steps, by the name of the strength.
         mechanism: what the link guarantees, for whoever looks for that;
             nothing here reads it. Of `jsplit.chain` a tuple of its links'.
-        check: `check(fields)`, of those fields of the first batch, or of all records, that the link reads,
-            by name, with their numbers: it raises a `ValueError` where the link is not
+        check: `check(fields)`, of those fields of the first batch, or of all records,
+            that the link reads, by name, with their numbers: it raises a `ValueError` where the link is not
             for them. `None`: there is nothing to look at. It is called before the first
             step, outside of compiled code.
 

@@ -52,8 +52,8 @@ def marvell(
         label: name of the sender's field with the class, [batch] or [batch, 1].
         positive: which class number is the positive class. All others must be
             one class: with more in the first batch (over the network, in the
-            arrays that a party brings) it refuses to begin; with more in a later one, the cotangents become NaN, which `nonfinite`
-            reports.
+            arrays that a party brings) nothing begins; with more in a later one
+            the cotangents become NaN, which `nonfinite` reports.
 
     Returns:
         A secret `Link` for the cotangents: `links={"h": (None, marvell(4))}`.
