@@ -44,9 +44,9 @@ class Link(NamedTuple):
         mechanism: what the link guarantees, for whoever looks for that;
             nothing here reads it. Of `jsplit.chain` a tuple of its links'.
         check: `check(fields)`, of those fields of the first batch, or of all records,
-            that the link reads, by name, with their numbers: it raises a `ValueError` where the link is not
-            for them. `None`: there is nothing to look at. It is called before the first
-            step, outside of compiled code.
+            that the link reads, by name, with their numbers: it raises a `ValueError`
+            where the link is not for them. `None`: there is nothing to look at. It is
+            called before the first step, outside of compiled code.
 
     With `reads` or `strengths`, `encode` has a fourth argument: a mapping by
     name, of the values and of the strengths, float32 [] each. The shapes of a

@@ -40,7 +40,9 @@ def information_bottleneck(
     is nothing.
 
     The published defence learns the variance as well, by a second head; here it is
-    fixed. It bounds an average over records under the training's data, and no single
+    fixed. The gradient of a learned one is of the very noise that was drawn, which the
+    backward pass of the segment does not have: links alone get the secret key, and noise
+    of the key that segments get could be taken off by whoever receives it. It bounds an average over records under the training's data, and no single
     record: it is no differential privacy. In T steps T values are sent.
 
     Args:
