@@ -29,6 +29,7 @@ def stateless(
     strengths: Mapping[str, float | Strength] | None = None,
     mechanism: object = None,
     check: Callable[[Own], None] | None = None,
+    pull: Callable[[PyTree, PyTree, jax.Array], PyTree] | None = None,
 ) -> Link:
     """Make a `Link` without memory from two functions.
 
@@ -43,6 +44,7 @@ def stateless(
         strengths: numbers by name, as of a `Link`.
         mechanism: what the link guarantees, as of a `Link`.
         check: refuses fields that it is not for, as of a `Link`.
+        pull: the pullback of a cotangent, as of a `Link`.
 
     Returns:
         A `Link` whose state is `()`.
@@ -77,7 +79,9 @@ def stateless(
         return encode(value, key, *own), state
 
     strengths = {} if strengths is None else strengths
-    return Link(init, encode_with, decode, reads, secret, strengths, mechanism, check)
+    return Link(
+        init, encode_with, decode, reads, secret, strengths, mechanism, check, pull
+    )
 
 
 def asked_of(link: Link) -> tuple[str, ...]:
@@ -140,7 +144,8 @@ def chain(*links: Link) -> Link:
         any has one.
 
     Raises:
-        ValueError: if two links have different strengths of one name.
+        ValueError: if two links have different strengths of one name, or one that is
+            not the first has a `pull`, whose value would have to be kept.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -192,6 +197,14 @@ def chain(*links: Link) -> Link:
             payload = link.decode(payload, own)
         return payload
 
+    if any(link.pull is not None for link in links[1:]):
+        raise ValueError("`links` have a `pull` behind another link: it must be first.")
+    first_pull = links[0].pull if links else None
+
+    def pull(value: PyTree, cotangent: PyTree, key: jax.Array) -> PyTree:
+        assert first_pull is not None  # else there is none of the chain
+        return first_pull(value, cotangent, jax.random.fold_in(key, 0))
+
     def check(fields: Own) -> None:
         for link in links:
             if link.check is not None:
@@ -208,6 +221,7 @@ def chain(*links: Link) -> Link:
         strengths=_strengths_of(links),
         mechanism=None if set(map(type, mechanisms)) <= {type(None)} else mechanisms,
         check=check,
+        pull=None if first_pull is None else pull,
     )
 
 
