@@ -217,7 +217,9 @@ def test_what_is_no_bottleneck_is_refused():
         refused("`deviation`", lambda bad=bad: made("fused", 1.0, bad))
     refused("`weight`", lambda: made("fused", -1.0))
     _, nats, link, _ = learned("fused", 1.0)
-    refused("even|2 d", lambda: nats.fn(jnp.ones((4, 3))))
+    refused("[batch, ..., 2 d]", lambda: nats.fn(jnp.ones((4, 3))))
+    down = INTERPRETERS["fused"]
+    refused("a cotangent has no `pull`", lambda: trainer(down, {"h": (None, link)}))
     refused(
         "`pull` behind", lambda: jsplit.chain(jsplit.compress.cast("bfloat16"), link)
     )

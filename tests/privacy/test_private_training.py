@@ -195,6 +195,22 @@ def test_clipped_gradients_and_noise_are_multiples_of_one_step_and_none_gets_lon
     assert (noisy / step == np.round(noisy / step)).all() and (noisy != total).any()
 
 
+def test_the_norm_of_a_record_is_over_all_arrays_of_the_segment():
+    one = jsplit.segment(
+        lambda w, x: x @ w["a"] + 2 * x @ w["b"],
+        init=lambda key, x: {"a": jnp.zeros(2), "b": jnp.zeros(2)},
+        inputs=["x"],
+    )
+    one = private(one, clip=1.0, scale=0.0, per=1.0)
+    zeros = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    x = jnp.array([[3.0, 4.0]])
+    found = jax.grad(lambda w: one.apply(w, {}, None, x)[0].sum())(zeros)
+    for name, times in (("a", 1), ("b", 2)):
+        np.testing.assert_allclose(
+            found[name], times * np.array([0.6, 0.8]) / 5**0.5, rtol=1e-6
+        )
+
+
 def test_a_sum_of_many_records_is_exact_and_a_fault_in_one_is_seen():
     """A sum is exact, and is cut off where one with noise would not be exact any more."""
     many = np.repeat([[1 / 3, 0, 0], [0, 1 / 3, 0]], [70_000, 1021], axis=0)

@@ -90,6 +90,10 @@ def check_noise(topology: Topology, microbatches: int, *, scaled: bool) -> None:
 def _check(topology: Topology, link: Link, kind: str, name: str, sender: str) -> None:
     where = f"the link of the {kind} `{name}`"
     _check_form(link, where)
+    if link.pull is not None and kind == WireKind.COTANGENT:
+        raise ValueError(
+            f"{where}: a cotangent has no `pull`; nothing comes back of it."
+        )
     held = topology.holds.get(sender, ())
     # What is received is not among them: of it only that crosses which nodes read.
     made = [n.name for n in topology.segments if n.party == sender]
