@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jsplit
-from jsplit.privacy import audit, guarantee, private
+from jsplit.privacy import Mechanism, audit, guarantee, private
 from tests.party.federation import (
     Small,
     agreed_for,
@@ -176,7 +176,9 @@ def test_clipped_gradients_and_noise_are_multiples_of_one_step_and_none_gets_lon
         * np.logspace(-3, 1, 300)[:, None]
     )
     _, one = pulled(1.0, x)
-    step = one.noise.mechanism.grid
+    noise = one.noise
+    assert noise is not None and isinstance(noise.mechanism, Mechanism)
+    step = noise.mechanism.grid
     assert step == 2.0**-13
     rows = jax.vmap(lambda row: pulled(1.0, row[None])[0])(jnp.asarray(x))
     exact = np.asarray(rows, np.float64)
@@ -189,9 +191,7 @@ def test_clipped_gradients_and_noise_are_multiples_of_one_step_and_none_gets_lon
     assert abs((exact - short).mean()) < 0.02 * step
     total, _ = pulled(1.0, x)
     assert (np.asarray(total, np.float64) == exact.sum(0)).all()
-    noisy = np.asarray(
-        one.noise.add(jax.random.key(0), total, jnp.float32(1)), np.float64
-    )
+    noisy = np.asarray(noise.add(jax.random.key(0), total, jnp.float32(1)), np.float64)
     assert (noisy / step == np.round(noisy / step)).all() and (noisy != total).any()
 
 
@@ -248,7 +248,8 @@ def test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says():
         one = made("fused", whole)
         state = secrets(one.init(0, batch), 11)
         seen = np.asarray(one.step(state, batch)[0].parties["client"].params["h"])
-        mechanism = bottom.noise.mechanism
+        mechanism = bottom.noise and bottom.noise.mechanism
+        assert isinstance(mechanism, Mechanism)
         claimed = guarantee(
             whole,
             batch,
