@@ -197,19 +197,6 @@ def chain(*links: Link) -> Link:
             payload = link.decode(payload, own)
         return payload
 
-    if any(link.pull is not None for link in links[1:]):
-        raise ValueError("`links` have a `pull` behind another link: it must be first.")
-    first_pull = links[0].pull if links else None
-
-    def pull(value: PyTree, cotangent: PyTree, key: jax.Array) -> PyTree:
-        assert first_pull is not None  # else there is none of the chain
-        return first_pull(value, cotangent, jax.random.fold_in(key, 0))
-
-    def check(fields: Own) -> None:
-        for link in links:
-            if link.check is not None:
-                link.check({n: fields[n] for n in link.reads if n in fields})
-
     mechanisms = tuple(link.mechanism for link in links)
     return Link(
         init,
@@ -220,9 +207,38 @@ def chain(*links: Link) -> Link:
         secret=any(link.secret for link in links),
         strengths=_strengths_of(links),
         mechanism=None if set(map(type, mechanisms)) <= {type(None)} else mechanisms,
-        check=check,
-        pull=None if first_pull is None else pull,
+        check=_check_of(links),
+        pull=_pull_of(links),
     )
+
+
+def _check_of(links: tuple[Link, ...]) -> Callable[[Own], None] | None:
+    """What all links refuse."""
+    if all(link.check is None for link in links):
+        return None
+
+    def check(fields: Own) -> None:
+        for link in links:
+            if link.check is not None:
+                link.check({n: fields[n] for n in link.reads if n in fields})
+
+    return check
+
+
+def _pull_of(
+    links: tuple[Link, ...],
+) -> Callable[[PyTree, PyTree, jax.Array], PyTree] | None:
+    """The pullback of the first link, with the key that it encodes with."""
+    if any(link.pull is not None for link in links[1:]):
+        raise ValueError("`links` have a `pull` behind another link: it must be first.")
+    first = links[0].pull if links else None
+    if first is None:
+        return None
+
+    def pull(value: PyTree, cotangent: PyTree, key: jax.Array) -> PyTree:
+        return first(value, cotangent, jax.random.fold_in(key, 0))
+
+    return pull
 
 
 def _strengths_of(links: tuple[Link, ...]) -> dict[str, float | Strength]:

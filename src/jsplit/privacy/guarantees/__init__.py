@@ -15,8 +15,7 @@ from jsplit.privacy.guarantees.pure import (
     response_keep,
 )
 from jsplit.privacy.guarantees.sampled import counted_epsilon, sampled_epsilon
-from jsplit.privacy.guarantees.statement import Guarantee, Statement
-from jsplit.privacy.guarantees.stating import guarantee
+from jsplit.privacy.guarantees.stating import Guarantee, Statement, guarantee
 
 __all__ = [
     "Audit",
