@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from jsplit.privacy import (
     gaussian_epsilon,
     grid_noise,
     guarantee,
+    laplace,
     on_grid,
 )
 
@@ -66,11 +69,16 @@ def crossed(scale, done):
         return on_grid(clipped, GRID) + grid_noise(key, h, done, GRID)
 
     noise = Mechanism("gaussian", clip=1.0, scale=scale, secret=True, grid=GRID)
-    links = {
-        "smashed": jsplit.stateless(
+    return decoded(
+        jsplit.stateless(
             encode, lambda payload, like: payload, secret=True, mechanism=noise
         )
-    }
+    )
+
+
+def decoded(link):
+    """What is guaranteed behind a link that clips to 1, and its audit."""
+    links = {"smashed": link}
     fixed = jsplit.segment(lambda x: 1.0 * x)
     topology = jsplit.vanilla(
         fixed, fixed, loss=lambda y, label: (y.sum(-1) - label) ** 2
@@ -93,6 +101,18 @@ def test_what_a_server_decodes_refutes_a_link_that_does_less_than_it_says():
     assert 0.1 < honest.epsilon and not honest.refutes(claimed.epsilon)
     claimed, faulty = crossed(4.0, 0.2)
     assert claimed.mu == pytest.approx(2 / 4) and faulty.refutes(claimed.epsilon)
+
+
+def test_what_a_server_decodes_refutes_laplace_noise_that_is_less_than_it_says():
+    def sent(done):
+        link = laplace(1.0, done)
+        assert isinstance(link.mechanism, Mechanism)
+        return decoded(link._replace(mechanism=replace(link.mechanism, scale=2.0)))
+
+    claimed, honest = sent(2.0)
+    assert (claimed.epsilon, claimed.delta) == (1.0, 0.0)
+    assert 0.1 < honest.epsilon and not honest.refutes(1.0)
+    assert sent(0.2)[1].refutes(1.0)
 
 
 @pytest.mark.parametrize("method", ["one run", "runs"])

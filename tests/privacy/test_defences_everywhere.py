@@ -140,3 +140,23 @@ def test_over_the_network_it_is_the_run_in_one_process(name):
         state, _ = messages.step(state, batch)
     for p, own in state.parties.items():
         assert bits(results[p].state) == bits(own), p
+
+
+def test_over_the_network_marvell_refuses_more_than_two_classes_before_it_connects():
+    topology = jsplit.vanilla(
+        layer(["x"], "h"), layer(["h"], "y", 1), loss=lambda y, label: (y - label) ** 2
+    )
+    label = np.arange(8, dtype=np.float32)[:, None] % 3
+    problem = Problem(topology, {"x": BATCH["x"][:8, :3], "label": label})
+    agreed = agreed_for(problem, steps=3, links={"h": [None, "defence"]})
+    with pytest.raises(ValueError, match="beside it there are 2 numbers in `label`"):
+        party.run(
+            agreed,
+            "server",
+            topology,
+            {"label": label},
+            credentials=party.PlaintextWithoutIdentity("server"),
+            optimizer=optimizers(topology)["server"],
+            links={"defence": marvell(1.0)},
+            transport=party.MemoryTransport(),
+        )

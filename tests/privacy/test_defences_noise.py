@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,7 @@ def test_a_link_declares_what_it_does_by_the_name_its_sender_knows():
     number, named = gaussian(2.0, 0.5), laplace(2, jsplit.Strength("mine", 0.5))
     on_grid = Mechanism("gaussian", 2.0, 0.5, secret=True, grid=2.0**-10)
     assert number.mechanism == on_grid
-    assert named.mechanism == Mechanism("laplace", 2.0, "mine", secret=True)
+    assert named.mechanism == replace(on_grid, kind="laplace", scale="mine")
     state = trainer(jsplit.fused, {"h": (named, None)}).init(0, BATCH)
     assert isinstance(named.mechanism, Mechanism)
     assert named.mechanism.at(state.parties["client"].strengths).scale == 0.5
@@ -85,6 +87,8 @@ def test_what_noise_cannot_protect_is_refused():
         refused("the same records", lambda link=link: encode(link, jnp.float32(1)))
     for bad in (0, -1, np.inf, np.nan, True, "1"):
         refused("`clip` must be positive", lambda bad=bad: gaussian(bad, 1.0))
+    refused("`scale` must be at most 80", lambda: laplace(1, 81))
+    refused("at most 100", lambda: gaussian(1, jsplit.Strength("much", 101.0)))
     for bad in (-1.0, np.inf, np.nan, True, None):
         refused("`scale` must be", lambda bad=bad: gaussian(1.0, bad))
         refused("`scale` must be", lambda bad=bad: marvell(bad))
@@ -205,6 +209,36 @@ def test_a_batch_of_one_class_is_not_sent_as_it_is_and_several_classes_are_told(
     b = encode(marvell(1, positive=7), G, label=jnp.asarray(8 - LABEL))
     assert (a == encode(marvell(1), G, label=jnp.asarray(2 * LABEL - 1))).all()
     assert (b == a).all()
+
+
+@pytest.mark.parametrize("make", [jsplit.fused, jsplit.messages])
+def test_marvell_refuses_more_than_two_classes_before_the_first_step(make):
+    classes = np.arange(32) % 3
+    regression = BATCH["x"][:, 0]
+    for label, others in ((classes, 2), (regression, 32), (2 * (classes % 2) + 2, 2)):
+        batch = BATCH | {"label": label.astype(np.float32)}
+        for link in (
+            marvell(1.0),
+            jsplit.chain(marvell(1.0), jsplit.compress.cast("bfloat16")),
+        ):
+            one = trainer(make, {"h": (None, link)})
+            with pytest.raises(
+                ValueError, match=f"beside it there are {others} numbers"
+            ):
+                one.init(0, batch)
+    one = trainer(make, {"h": (None, marvell(1.0))})
+    state = one.init(0, BATCH)
+    with pytest.raises(jsplit.NotFinite):
+        one.step(state, BATCH | {"label": classes.astype(np.float32)})
+    # Noise that reads no label is for any.
+    trainer(make, {"h": (None, isotropic(1.0))}).init(0, BATCH | {"label": regression})
+
+
+@pytest.mark.parametrize("link", [marvell(1.0), max_norm(), isotropic(1.0)])
+def test_a_batch_of_one_record_and_one_without_cotangents_give_numbers(link):
+    for g in (G[:1], 0 * G[:1], 0 * G, np.ones((2, 1), np.float32)):
+        sent = np.asarray(encode(link, g, label=jnp.ones(len(g), jnp.int32)))
+        assert np.isfinite(sent).all() and ((g != 0).any() or (sent == 0).all())
 
 
 def test_records_of_weight_0_do_not_count_in_the_statistics_of_classes():

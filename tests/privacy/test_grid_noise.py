@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsplit.privacy import audit, gaussian_epsilon, grid_noise, on_grid
+from jsplit.privacy import audit, gaussian_epsilon, grid_laplace, grid_noise, on_grid
 
 GRID = 2.0**-12
 DEVIATION = np.float32(20.0)
@@ -78,6 +78,29 @@ def test_rounding_makes_no_vector_longer():
     assert (np.abs(on) <= np.abs(x)).all() and (on != 0).any()
 
 
+def test_laplace_noise_on_a_grid_has_the_probabilities_that_its_epsilon_is_of():
+    """Of every multiple, near 0 and far, with as many as there must be and with no holes."""
+    draw = jax.jit(
+        lambda b: grid_laplace(jax.random.key(1), jnp.zeros(100_000), b, 0.25)
+    )
+    for b in (0.1, 0.5, 5.0):
+        many = np.asarray(draw(b), np.float64) / 0.25
+        assert (many == np.round(many)).all()
+        q = np.exp(-0.25 / b)
+        for k in {0, 1, -1, 2, -2, 3, -5, 12, -40, 80}:
+            p = (1 - q) / (1 + q) * q ** abs(k)
+            error = 5 * np.sqrt(p / len(many)) + 5 / len(many)
+            assert abs(np.mean(many == k) - p) < error, (b, k)
+        at_least = np.mean(np.abs(many) >= 60)
+        p = 2 * q**60 / (1 + q)
+        assert abs(at_least - p) < 5 * np.sqrt(p / len(many)) + 5 / len(many)
+    # Odd multiples are as likely as even ones at 100,000 steps: float32 has holes there.
+    far = np.asarray(draw(0.25 * 100_000.0)) / 0.25
+    far = far[np.abs(far) > 300_000]
+    assert len(far) > 2500 and abs(np.mean(far % 2) - 0.5) < 5 / 2 / np.sqrt(len(far))
+    assert np.isnan(draw(1e6)).all() and (np.asarray(draw(0.0)) == 0).all()
+
+
 @pytest.mark.parametrize("grid", [0.0, 0.3, -0.5, float("inf"), float("nan")])
 def test_a_grid_that_is_no_power_of_two_is_refused(grid):
     with pytest.raises(ValueError, match="`grid` must be a power of two"):
@@ -87,3 +110,5 @@ def test_a_grid_that_is_no_power_of_two_is_refused(grid):
 def test_noise_too_wide_for_its_grid_is_refused():
     with pytest.raises(ValueError, match="`deviation` must be at least 0 and below"):
         grid_noise(jax.random.key(0), np.zeros(1), 200.0, GRID)
+    with pytest.raises(ValueError, match="`b` must be at least 0 and below"):
+        grid_laplace(jax.random.key(0), np.zeros(1), 50.0, GRID)

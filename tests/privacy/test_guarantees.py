@@ -115,11 +115,14 @@ def test_epsilon_grows_with_steps_and_falls_with_noise():
 
 
 def test_the_links_of_jsplit_declare_what_holds():
-    """The gaussian one is on a grid; the last bits of Laplace noise give values away."""
+    """Both are on a grid, without which the last bits of noise give values away."""
     made = {"smashed": jsplit.privacy.gaussian(clip=1.0, scale=20.0)}
     assert epsilon(about(vanilla(), links=made)) == epsilon(about(vanilla()))
+    pure = about(vanilla(), links={"smashed": jsplit.privacy.laplace(1.0, 20.0)})
+    assert (pure.epsilon, pure.delta) == (pytest.approx(4 * 2 / 20), 0)
+    bare = replace(jsplit.privacy.laplace(1.0, 20.0).mechanism, grid=0.0)
     for noise, why in (
-        (jsplit.privacy.laplace(clip=1.0, scale=20.0), "Mironov"),
+        (link(bare), "Mironov"),
         (jsplit.privacy.gaussian(clip=1.0, scale=0.0), "no noise"),
     ):
         said = about(vanilla(), links={"smashed": noise})
@@ -481,6 +484,10 @@ def test_dp_sgd_guarantees_only_if_every_part_has_it():
     assert both.mu == pytest.approx(2 * sqrt(4) / 20)
     apart = about(vanilla(), dp_sgd={"smashed": NOISE, "output": NOISE}, **given)
     assert apart.mu == pytest.approx(2 * sqrt(4) / 20 * sqrt(2))
+    # Parts clipped to C / sqrt(2), with the noise of one norm C, cost what that does.
+    wider = replace(NOISE, clip=1 / sqrt(2), scale=20 * sqrt(2))
+    parts = about(vanilla(), dp_sgd={"smashed": wider, "output": wider}, **given)
+    assert parts.mu == pytest.approx(both.mu)
     one = about(vanilla(), dp_sgd={"smashed": NOISE}, **given)
     assert any("`output` is trained on it without noise" in w for w in one.why)
     public = Mechanism("gaussian", scale=20.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import optax
 import pytest
 
 import jsplit
-from jsplit.privacy import private
+from jsplit.privacy import Mechanism, audit, guarantee, private
 from tests.party.federation import (
     Small,
     agreed_for,
@@ -133,14 +135,16 @@ def test_a_strength_of_0_is_without_noise_and_one_program_is_all(interpreter):
     one = made(interpreter, topology((0,), clip=0.3, scale=noisy))
     off = trained(one, strengths={"noise": 0.0})
     bare = trained(made(interpreter, topology((0,), clip=0.3, scale=0)))
-    assert equal(parameters(off), parameters(bare))
+    # Clipped and rounded: by half a step of the grid at most, of each record.
+    pairs = zip(*(jax.tree.leaves(parameters(x)) for x in (off, bare)), strict=True)
+    assert max(np.abs(a - b).max() for a, b in pairs) < 3 * 32 * 0.3 / PER / 2**13
     assert not equal(parameters(trained(one)), parameters(bare))
     declared = one.init(0, BATCH).parties["client"].strengths
     assert {n: float(x) for n, x in declared.items()} == {"noise": 1.0}
 
 
 def test_a_draw_is_of_its_step():
-    one = made("fused", topology((0,), clip=1e-6, scale=1e6))
+    one = made("fused", topology((0,), clip=1e-6, scale=40.0))
     state = secrets(one.init(0, BATCH))
     steps = []
     for _ in range(3):
@@ -151,6 +155,117 @@ def test_a_draw_is_of_its_step():
         steps.append(np.asarray(moved).ravel())
         state = after
     assert np.abs(np.corrcoef(steps) - np.eye(3)).max() < 0.75
+
+
+def pulled(noise, gradients, clip=1.0, cotangent=1.0):
+    """The gradient of one segment, whose records have these gradients, and its segment."""
+    one = jsplit.segment(
+        lambda w, x: x @ w, init=lambda key, x: jnp.zeros(x.shape[1]), inputs=["x"]
+    )
+    one = private(one, clip=clip, scale=noise, per=1.0)
+    x = jnp.asarray(gradients, jnp.float32)
+    _, pull = jax.vjp(
+        lambda w: one.apply(w, {}, None, x)[0], jnp.zeros(x.shape[1], jnp.float32)
+    )
+    return pull(jnp.full(len(x), cotangent, jnp.float32))[0], one
+
+
+def test_clipped_gradients_and_noise_are_multiples_of_one_step_and_none_gets_longer():
+    x = (
+        np.random.default_rng(0).normal(size=(300, 40))
+        * np.logspace(-3, 1, 300)[:, None]
+    )
+    _, one = pulled(1.0, x)
+    noise = one.noise
+    assert noise is not None and isinstance(noise.mechanism, Mechanism)
+    step = noise.mechanism.grid
+    assert step == 2.0**-13
+    rows = jax.vmap(lambda row: pulled(1.0, row[None])[0])(jnp.asarray(x))
+    exact = np.asarray(rows, np.float64)
+    sizes = np.linalg.norm(x, axis=1)
+    assert np.linalg.norm(exact, axis=1).max() <= 1
+    assert (exact / step == np.round(exact / step)).all()
+    # To the nearest, so that small numbers stay unbiased and near.
+    short = x * np.minimum(1, (1 - step * np.sqrt(40) / 2) / sizes)[:, None]
+    assert np.abs(exact - short).max() < 0.51 * step
+    assert abs((exact - short).mean()) < 0.02 * step
+    total, _ = pulled(1.0, x)
+    assert (np.asarray(total, np.float64) == exact.sum(0)).all()
+    noisy = np.asarray(noise.add(jax.random.key(0), total, jnp.float32(1)), np.float64)
+    assert (noisy / step == np.round(noisy / step)).all() and (noisy != total).any()
+
+
+def test_the_norm_of_a_record_is_over_all_arrays_of_the_segment():
+    one = jsplit.segment(
+        lambda w, x: x @ w["a"] + 2 * x @ w["b"],
+        init=lambda key, x: {"a": jnp.zeros(2), "b": jnp.zeros(2)},
+        inputs=["x"],
+    )
+    one = private(one, clip=1.0, scale=0.0, per=1.0)
+    zeros = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    x = jnp.array([[3.0, 4.0]])
+    found = jax.grad(lambda w: one.apply(w, {}, None, x)[0].sum())(zeros)
+    for name, times in (("a", 1), ("b", 2)):
+        np.testing.assert_allclose(
+            found[name], times * np.array([0.6, 0.8]) / 5**0.5, rtol=1e-6
+        )
+
+
+def test_a_sum_of_many_records_is_exact_and_a_fault_in_one_is_seen():
+    """A sum is exact, and is cut off where one with noise would not be exact any more."""
+    many = np.repeat([[1 / 3, 0, 0], [0, 1 / 3, 0]], [70_000, 1021], axis=0)
+    total = np.asarray(pulled(1.0, many)[0])
+    third = np.round(2**13 / 3) * 2.0**-13
+    assert (total == [(2**23 - 1) * 2.0**-13, 1021 * third, 0]).all()
+    assert np.isnan(pulled(1.0, np.array([[1.0], [np.nan]]))[0]).all()
+    refused("at most 131071 records", lambda: pulled(1.0, np.ones((131_072, 1))))
+
+
+def test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says():
+    """Canaries, each with a direction of its own: its gradient or the opposite one."""
+    n = 1500
+    signs = np.where(np.arange(n) % 2, 1.0, -1.0).astype("f4")
+    batch = {"x": np.eye(n, dtype="f4"), "label": signs}
+
+    def run(says, does):
+        bottom = jsplit.segment(
+            lambda w, x: x @ w, init=lambda key, x: jnp.zeros(n), inputs=["x"], name="h"
+        )
+        bottom = private(bottom, clip=1.0, scale=does, per=1.0)
+        top = jsplit.segment(lambda h: h, inputs=["h"], name="y")
+        nodes = [
+            jsplit.Node("h", bottom, "client"),
+            jsplit.Node("y", top, "server"),
+            jsplit.Loss(
+                "loss",
+                lambda y, label: -2 * y * label,
+                "server",
+                "y label".split(),
+                per=1.0,
+            ),
+        ]
+        whole = jsplit.Topology(nodes, {"client": ["x"], "server": ["label"]})
+        one = made("fused", whole)
+        state = secrets(one.init(0, batch), 11)
+        seen = np.asarray(one.step(state, batch)[0].parties["client"].params["h"])
+        mechanism = bottom.noise and bottom.noise.mechanism
+        assert isinstance(mechanism, Mechanism)
+        claimed = guarantee(
+            whole,
+            batch,
+            steps=1,
+            batch=n,
+            records=n,
+            dp_sgd={"h": replace(mechanism, scale=says)},
+            delta=1e-5,
+        ).of("server", "whoever gets the trained parameters", "labels")
+        assert claimed.mu == pytest.approx(2 / says)
+        return claimed, audit(seen[signs > 0], seen[signs < 0], delta=1e-5)
+
+    claimed, honest = run(4.0, 4.0)
+    assert 0 < honest.epsilon and not honest.refutes(claimed.epsilon)
+    claimed, faulty = run(4.0, 0.2)
+    assert faulty.refutes(claimed.epsilon)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -201,6 +316,9 @@ def test_what_has_no_gradient_of_one_record_is_refused():
     refused(
         "`clip` must be finite", lambda: private(bottom, clip=np.inf, scale=1, per=1)
     )
+    refused(
+        "`scale` must be at most 40", lambda: private(bottom, clip=1, scale=41, per=1)
+    )
     once = private(bottom, clip=1, scale=1, per=1)
     refused("no noise already", lambda: private(once, clip=1, scale=1, per=1))
     fixed = jsplit.segment(lambda x: x, inputs=["x"])
@@ -221,7 +339,17 @@ def test_what_has_no_gradient_of_one_record_is_refused():
         ("x",),
         "h",
     )
-    for segment, message in ((dropout, "draws random"), (counted, "keeps statistics")):
+    narrow = jsplit.segment(
+        lambda w, x: x @ w,
+        init=lambda key, x: jnp.ones((6, 5), jnp.bfloat16),
+        inputs=["x"],
+        name="h",
+    )
+    for segment, message in (
+        (dropout, "draws random"),
+        (counted, "keeps statistics"),
+        (narrow, "float32 or float64, got bfloat16"),
+    ):
         one = private(segment, clip=1.0, scale=1.0, per=1.0)
         whole = jsplit.vanilla(one, layers()[1], loss=entropy)
         refused(message, lambda whole=whole: made("fused", whole).init(0, BATCH))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
+
 from jsplit.core.pytrees import PyTree, State
 from jsplit.core.strength import Strength
 
@@ -43,6 +45,14 @@ class Link(NamedTuple):
             steps, by the name of the strength.
         mechanism: what the link guarantees, for whoever looks for that;
             nothing here reads it. Of `jsplit.chain` a tuple of its links'.
+        check: `check(fields)`, of those fields of the first batch, or of all records,
+            that the link reads, by name, with their numbers: it raises a `ValueError`
+            where the link is not for them. `None`: there is nothing to look at. It is
+            called before the first step, outside of compiled code.
+        pull: `pull(value, cotangent, key) -> cotangent`, at the sender of an activation:
+            what its value gets of the cotangent that came back, with the `key` that
+            `encode` had, so that noise can be drawn again. `None`: the cotangent of
+            what was decoded is that of the value.
 
     With `reads` or `strengths`, `encode` has a fourth argument: a mapping by
     name, of the values and of the strengths, float32 [] each. The shapes of a
@@ -87,6 +97,8 @@ class Link(NamedTuple):
     secret: bool = False
     strengths: Mapping[str, float | Strength] = {}
     mechanism: object = None
+    check: Callable[[Mapping[str, PyTree]], None] | None = None
+    pull: Callable[[PyTree, PyTree, jax.Array], PyTree] | None = None
 
     def __hash__(self) -> int:
         # Links were always hashable, and a dictionary of strengths is not.

@@ -28,6 +28,8 @@ def stateless(
     secret: bool = False,
     strengths: Mapping[str, float | Strength] | None = None,
     mechanism: object = None,
+    check: Callable[[Own], None] | None = None,
+    pull: Callable[[PyTree, PyTree, jax.Array], PyTree] | None = None,
 ) -> Link:
     """Make a `Link` without memory from two functions.
 
@@ -41,6 +43,8 @@ def stateless(
         secret: whether `key` is the sender's secret, as of a `Link`.
         strengths: numbers by name, as of a `Link`.
         mechanism: what the link guarantees, as of a `Link`.
+        check: refuses fields that it is not for, as of a `Link`.
+        pull: the pullback of a cotangent, as of a `Link`.
 
     Returns:
         A `Link` whose state is `()`.
@@ -75,7 +79,9 @@ def stateless(
         return encode(value, key, *own), state
 
     strengths = {} if strengths is None else strengths
-    return Link(init, encode_with, decode, reads, secret, strengths, mechanism)
+    return Link(
+        init, encode_with, decode, reads, secret, strengths, mechanism, check, pull
+    )
 
 
 def asked_of(link: Link) -> tuple[str, ...]:
@@ -138,7 +144,8 @@ def chain(*links: Link) -> Link:
         any has one.
 
     Raises:
-        ValueError: if two links have different strengths of one name.
+        ValueError: if two links have different strengths of one name, or one that is
+            not the first has a `pull`, whose value would have to be kept.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -200,7 +207,38 @@ def chain(*links: Link) -> Link:
         secret=any(link.secret for link in links),
         strengths=_strengths_of(links),
         mechanism=None if set(map(type, mechanisms)) <= {type(None)} else mechanisms,
+        check=_check_of(links),
+        pull=_pull_of(links),
     )
+
+
+def _check_of(links: tuple[Link, ...]) -> Callable[[Own], None] | None:
+    """What all links refuse."""
+    if all(link.check is None for link in links):
+        return None
+
+    def check(fields: Own) -> None:
+        for link in links:
+            if link.check is not None:
+                link.check({n: fields[n] for n in link.reads if n in fields})
+
+    return check
+
+
+def _pull_of(
+    links: tuple[Link, ...],
+) -> Callable[[PyTree, PyTree, jax.Array], PyTree] | None:
+    """The pullback of the first link, with the key that it encodes with."""
+    if any(link.pull is not None for link in links[1:]):
+        raise ValueError("`links` have a `pull` behind another link: it must be first.")
+    first = links[0].pull if links else None
+    if first is None:
+        return None
+
+    def pull(value: PyTree, cotangent: PyTree, key: jax.Array) -> PyTree:
+        return first(value, cotangent, jax.random.fold_in(key, 0))
+
+    return pull
 
 
 def _strengths_of(links: tuple[Link, ...]) -> dict[str, float | Strength]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ from jsplit.party.process import PartyRun
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.party.versions import own_versions
+from jsplit.training.link_checks import check_fields
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
@@ -140,6 +141,8 @@ def prepare(
         agreed.weight,
         local.micros * task.size_of(0) if training else task.size_of(0),
     )
+    if training:
+        _check_fields(local, records.values())
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
@@ -171,6 +174,14 @@ def prepare(
             incoming,
             Warming(local, task, abstract(like), first, incoming.decoders),
         )
+
+
+def _check_fields(local: Local, records: Iterable[Records]) -> None:
+    """Refuse fields that a link is not for; what a function will give is not known yet."""
+    for own in records:
+        if not own.batches:
+            links = local.config.links
+            check_fields(local.topology, links, [local.party], own.fields)
 
 
 def _stores_of(

@@ -202,7 +202,8 @@ class _ClientAxis:
     def link(self, one: Link) -> Link:
         """Return a link through which each client's part goes by itself."""
         sent = _LinkOfEach(self, one)
-        return one._replace(init=sent.init, encode=sent.encode, decode=sent.decode)
+        made = one._replace(init=sent.init, encode=sent.encode, decode=sent.decode)
+        return made if one.pull is None else made._replace(pull=sent.pull)
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,14 @@ class _LinkOfEach:
         one_row = self._row(like)
         values = jax.vmap(lambda p: self.one.decode(p, one_row))(payload)
         return self.axis.join(values)
+
+    def pull(self, value: PyTree, cotangent: PyTree, key: jax.Array) -> PyTree:
+        assert self.one.pull is not None  # else none is asked for
+        keys = key if key.ndim else self.axis.keys(key)
+        split = self.axis.split
+        return self.axis.join(
+            jax.vmap(self.one.pull)(split(value), split(cotangent), keys)
+        )
 
     def _row(self, like: PyTree) -> PyTree:
         """Return the shapes of one client's part."""

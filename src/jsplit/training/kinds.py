@@ -71,6 +71,7 @@ class OpKind(StrEnum):
     LOSS = "loss"
     SEND = "send"
     RECEIVE = "receive"
+    PULL = "pull"
     ACCUMULATE = "accumulate"
     MEASURE = "measure"
     SUM = "sum"

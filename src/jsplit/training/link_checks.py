@@ -5,9 +5,12 @@ What a link reads lies at its sender, in a step and before the message goes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from jsplit.core.base import Link
+import jax
+
+from jsplit.core.base import Link, PyTree
+from jsplit.core.secret_keys import is_in_a_trace
 from jsplit.topology.graph import Topology
 from jsplit.training.kinds import WireKind
 
@@ -29,6 +32,38 @@ def check_reads(topology: Topology, links: Mapping[tuple[str, str], Link]) -> No
             _check(topology, up, WireKind.ACTIVATION, c.name, c.sender)
         if down is not None and c.returns:
             _check(topology, down, WireKind.COTANGENT, c.name, c.receiver)
+
+
+def check_fields(
+    topology: Topology,
+    links: Mapping[tuple[str, str], Link],
+    parties: Collection[str],
+    batch: Mapping[str, PyTree],
+) -> None:
+    """Refuse fields that a link is not for, as labels of more classes than it hides.
+
+    Args:
+        topology: whose values cross.
+        links: by the kind of message and the name of the value.
+        parties: whose fields are there.
+        batch: the first one; of shapes alone, or within a trace, nothing is looked at.
+
+    Raises:
+        ValueError: as the link's `check` says.
+    """
+    for c in topology.crossings:
+        for kind, sender in (
+            (WireKind.ACTIVATION, c.sender),
+            (WireKind.COTANGENT, c.receiver),
+        ):
+            link = links.get((kind, c.name))
+            if link is None or link.check is None or sender not in parties:
+                continue
+            held = {n: batch[n] for n in link.reads if n in batch}
+            leaves = jax.tree.leaves(held)
+            shapes = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+            if not shapes and not is_in_a_trace(leaves):
+                link.check(held)
 
 
 def check_noise(topology: Topology, microbatches: int, *, scaled: bool) -> None:
@@ -55,6 +90,10 @@ def check_noise(topology: Topology, microbatches: int, *, scaled: bool) -> None:
 def _check(topology: Topology, link: Link, kind: str, name: str, sender: str) -> None:
     where = f"the link of the {kind} `{name}`"
     _check_form(link, where)
+    if link.pull is not None and kind == WireKind.COTANGENT:
+        raise ValueError(
+            f"{where}: a cotangent has no `pull`; nothing comes back of it."
+        )
     held = topology.holds.get(sender, ())
     # What is received is not among them: of it only that crosses which nodes read.
     made = [n.name for n in topology.segments if n.party == sender]

@@ -22,6 +22,7 @@ from jsplit.training.cotangent_reads import unread_cotangents
 from jsplit.training.crossing import secret_senders
 from jsplit.training.initial import initial_state, with_drawn_secrets
 from jsplit.training.known import Known, Unread, known_of
+from jsplit.training.link_checks import check_fields
 from jsplit.training.own_reads import training_fields
 from jsplit.training.signatures import documented_as
 from jsplit.training.walk import Wire
@@ -133,6 +134,7 @@ def first_state(
     batch = as_arrays(batch)
     # Before anything is traced: an error of a field names it.
     check_batch(config.topology, batch, training_fields(config), config.microbatches)
+    check_fields(config.topology, config.links, config.topology.parties, batch)
     drawing = secret_senders(config)
     missing = [p for p in drawing if p not in (secrets or {})]
     if missing and is_in_a_trace(key, batch):

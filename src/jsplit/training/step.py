@@ -15,6 +15,7 @@ from jsplit.training.cotangents import cotangents, needs_vjp, returned
 from jsplit.training.crossing import crossing_ops
 from jsplit.training.kinds import Kind, WireKind
 from jsplit.training.losses import loss_and_cotangents_op, loss_op
+from jsplit.training.pulled_back import pull_ops
 from jsplit.training.segment_ops import backward_op, forward_op
 from jsplit.training.walk import Name, Op, Wire
 
@@ -92,12 +93,11 @@ def _backward_ops(config: Config) -> list[Op]:
     for node in reversed(topology.segments):
         for c in topology.crossings:
             if c.name == node.name and c.returns:
-                ops += crossing_ops(
-                    config,
-                    Wire(WireKind.COTANGENT, c.name, c.receiver, c.sender),
-                    cotangents(config, c.name, c.receiver),
-                    returned(c.sender, c.name, c.receiver),
-                )
+                wire = Wire(WireKind.COTANGENT, c.name, c.receiver, c.sender)
+                received = returned(c.sender, c.name, c.receiver)
+                sent = cotangents(config, c.name, c.receiver)
+                ops += crossing_ops(config, wire, sent, received)
+                ops += pull_ops(config, wire, received)
         if needs_vjp(config, node):
             ops.append(backward_op(config, node))
     return ops

@@ -23,11 +23,11 @@ from jsplit.privacy.defences.records import (
     sent_as,
     vectors,
 )
-from jsplit.privacy.guarantees.grid import grid_noise, on_grid
+from jsplit.privacy.guarantees.grid import grid_laplace, grid_noise, on_grid
 from jsplit.privacy.guarantees.mechanism import Mechanism
 
-_MOST = 100
-"""Deviations of more are too many steps of the grid for numbers of 32 bits."""
+_MOST = {"gaussian": 100, "laplace": 80}
+"""Noise of more is too many steps of the grid for numbers of 32 bits."""
 
 
 def gaussian(clip: float, scale: float | Strength) -> Link:
@@ -77,17 +77,7 @@ def gaussian(clip: float, scale: float | Strength) -> Link:
         >>> link.secret, link.mechanism.scale
         (True, 'noise')
     """
-    _check_clip(clip)
-    first = scale.value if isinstance(scale, Strength) else scale
-    if isinstance(first, Real) and first > _MOST:
-        raise ValueError(f"`scale` must be at most {_MOST}, got {shown(first)}.")
-    step = 2.0 ** (frexp(clip)[1] - 11)
-
-    def noise(key: jax.Array, clipped: jax.Array, scale: jax.Array) -> jax.Array:
-        drawn = grid_noise(key, clipped, scale * clip, step)
-        return (on_grid(clipped, step) + drawn).astype(clipped.dtype)
-
-    return _noisy("gaussian", clip, scale, norms, noise, grid=step / clip)
+    return _noisy("gaussian", clip, scale, norms, grid_noise)
 
 
 def laplace(clip: float, scale: float | Strength) -> Link:
@@ -95,15 +85,15 @@ def laplace(clip: float, scale: float | Strength) -> Link:
 
     As `gaussian`, with the sum of absolute values for the norm, and noise of
     the density `exp(-|x| / b) / 2b` with `b = scale clip` for each number: its
-    deviation is `sqrt(2) scale clip`. One crossing of real numbers has
-    `epsilon = 2 / scale` and no delta (`jsplit.privacy.laplace_epsilon`). This
-    noise is of floating numbers and not on a grid, in whose last bits a receiver
-    can read (Mironov 2012); so `guarantee` says none of it.
+    deviation is `sqrt(2) scale clip`. One crossing has `epsilon = 2 / scale`
+    and no delta (`jsplit.privacy.laplace_epsilon`). Clipped numbers are rounded
+    toward zero to multiples of about `clip / 1024`, and the noise is drawn as
+    such multiples (`jsplit.privacy.grid_laplace`).
 
     Args:
         clip: the largest L1 norm of a record's vector.
-        scale: b in units of `clip`; 0 clips alone. A `jsplit.Strength` can be
-            set between steps.
+        scale: b in units of `clip`, at most 80; 0 clips alone. A
+            `jsplit.Strength` can be set between steps.
 
     Returns:
         A secret `Link`, as of `gaussian`.
@@ -130,19 +120,7 @@ def laplace(clip: float, scale: float | Strength) -> Link:
     def sums(rows: jax.Array) -> jax.Array:
         return jnp.sum(jnp.abs(rows), axis=1, keepdims=True)
 
-    _check_clip(clip)
-
-    def noise(key: jax.Array, clipped: jax.Array, scale: jax.Array) -> jax.Array:
-        drawn = jax.random.laplace(key, clipped.shape, clipped.dtype)
-        return clipped + scale * clip * drawn
-
-    return _noisy("laplace", clip, scale, sums, noise)
-
-
-def _check_clip(clip: float) -> None:
-    is_number = isinstance(clip, Real) and not isinstance(clip, bool)
-    if not is_number or not 0 < clip or not isfinite(clip):
-        raise ValueError(f"`clip` must be positive and finite, got {shown(clip)}.")
+    return _noisy("laplace", clip, scale, sums, grid_laplace)
 
 
 def _noisy(
@@ -150,20 +128,26 @@ def _noisy(
     clip: float,
     scale: float | Strength,
     norm: Callable[[jax.Array], jax.Array],
-    add: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    *,
-    grid: float = 0.0,
+    draw: Callable[[jax.Array, jax.Array, jax.Array, float], jax.Array],
 ) -> Link:
-    """A link that clips records by a norm and adds noise of one sort."""
+    """A link that clips records by a norm and adds noise of one sort, both on a grid."""
+    is_number = isinstance(clip, Real) and not isinstance(clip, bool)
+    if not is_number or not 0 < clip or not isfinite(clip):
+        raise ValueError(f"`clip` must be positive and finite, got {shown(clip)}.")
     scale = checked_scale("scale", scale)
+    first = scale.value if isinstance(scale, Strength) else scale
+    if first > _MOST[kind]:
+        raise ValueError(f"`scale` must be at most {_MOST[kind]}, got {shown(first)}.")
     name = f"{kind}_scale"
+    step = 2.0 ** (frexp(clip)[1] - 11)
 
     def encode(value: PyTree, key: jax.Array, own: Own) -> PyTree:
         rows = vectors(value, kind)
         size = norm(rows)
         # A product with 1 keeps all bits of a record that is short enough.
         clipped = rows * jnp.where(size > clip, clip / size, 1)
-        noisy = add(key, clipped, own[name])
+        drawn = draw(key, clipped, own[name] * clip, step)
+        noisy = (on_grid(clipped, step) + drawn).astype(clipped.dtype)
         # And so does this: a sum with 0 would make 0 of -0.
         return arrays(jnp.where(own[name] > 0, noisy, clipped), value)
 
@@ -178,6 +162,6 @@ def _noisy(
             # By the name under which the sender's state has it.
             scale=scale.name if isinstance(scale, Strength) else scale,
             secret=True,
-            grid=grid,
+            grid=step / clip,
         ),
     )

@@ -1,7 +1,7 @@
 """`information_bottleneck`: noise at the cut, and a penalty that bounds what gets through it.
 
-The smallest form of a variational bottleneck: its deviation is fixed and only its mean is
-learned, so that the noise is a link and its gradient is that of the value itself.
+The noise is a link's, of its sender's own secret. Where its deviation is learned too, the
+link draws it again for the gradient.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def information_bottleneck(
     party: str,
     weight: float | Strength,
     *,
-    deviation: float = 1.0,
+    deviation: float | None = 1.0,
     name: str = "bottleneck",
 ) -> tuple[Loss, Link]:
     """A penalty and a link that together limit how much a value tells of its record.
@@ -39,8 +39,14 @@ def information_bottleneck(
     of it in one crossing. Both are needed: without the penalty h grows until the noise
     is nothing.
 
-    The published defence learns the variance as well, by a second head; here it is
-    fixed. It bounds an average over records under the training's data, and no single
+    With `deviation=None` it is learned, as in the published defence, by each number
+    of each record: the value is an array [batch, ..., 2 d], first the means, then the
+    logarithms of the variances. What arrives has the same shape, z and then zeros, so
+    who receives it reads the first half. The penalty is
+    `sum(exp(log variance) + mean^2 - 1 - log variance) / 2`. The sender draws its
+    noise again for the gradient (the reparametrisation).
+
+    It bounds an average over records under the training's data, and no single
     record: it is no differential privacy. In T steps T values are sent.
 
     Args:
@@ -48,7 +54,8 @@ def information_bottleneck(
         party: who sends it.
         weight: factor of the penalty in the objective, in units of the loss for each
             nat; 0 leaves the noise. A `jsplit.Strength` can be set between steps.
-        deviation: of the noise on each number, above 0. Leave both out to switch it off.
+        deviation: of the noise on each number, above 0, or `None`: it is learned. Leave
+            both out to switch it off.
         name: of the penalty, under which the nats are reported.
 
     Returns:
@@ -56,7 +63,8 @@ def information_bottleneck(
 
     Raises:
         ValueError: if `weight` is negative or `deviation` not positive, or not finite;
-            where a step is traced, if what crosses is not floating.
+            where a step is traced, if what crosses is not floating, or of a learned
+            deviation not one array with an even last axis.
 
     References:
         Alemi et al., `Deep variational information bottleneck
@@ -78,6 +86,8 @@ def information_bottleneck(
         0.0
     """
     weight = checked_scale("weight", weight)
+    if deviation is None:
+        return Penalty(name, _learned_nats, party, [value], weight), _learned_link()
     is_number = isinstance(deviation, Real) and not isinstance(deviation, bool)
     if not is_number or not 0 < deviation or not isfinite(deviation):
         raise ValueError(
@@ -98,3 +108,56 @@ def information_bottleneck(
         encode, sent_as, secret=True, mechanism=Mechanism("bottleneck", secret=True)
     )
     return Penalty(name, nats, party, [value], weight), link
+
+
+def _halves(h: PyTree) -> tuple[jax.Array, jax.Array]:
+    """Means and logarithms of variances, [batch, ..., d] each."""
+    vectors(h, "information_bottleneck")
+    leaves = jax.tree.leaves(h)
+    if len(leaves) != 1 or leaves[0].ndim < 2 or leaves[0].shape[-1] % 2:
+        shapes = " and ".join(str(x.shape) for x in leaves)
+        raise ValueError(
+            "`information_bottleneck` with a deviation that is learned is of one array "
+            f"[batch, ..., 2 d], means and logarithms of variances; got {shapes}."
+        )
+    mean, log_variance = jnp.split(leaves[0], 2, axis=-1)
+    return mean, log_variance
+
+
+def _learned_nats(h: PyTree) -> jax.Array:
+    """The divergence from the standard normal, [batch]."""
+    mean, log_variance = _halves(h)
+    each = jnp.exp(log_variance) + mean**2 - 1 - log_variance
+    return jnp.sum(each.reshape(len(each), -1), axis=1) / 2
+
+
+def _learned_link() -> Link:
+    """Send `mean + deviation noise`; the noise is drawn again for the gradient."""
+
+    def noise(h: PyTree, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, log_variance = _halves(h)
+        draw = jax.random.normal(key, mean.shape, mean.dtype)
+        return mean, jnp.exp(log_variance / 2) * draw
+
+    def encode(h: PyTree, key: jax.Array) -> jax.Array:
+        mean, drawn = noise(h, key)
+        return mean + drawn
+
+    def decode(payload: jax.Array, like: PyTree) -> PyTree:
+        both = jnp.concatenate([payload, jnp.zeros_like(payload)], axis=-1)
+        return jax.tree.structure(like).unflatten([both])
+
+    def pull(h: PyTree, cotangent: PyTree, key: jax.Array) -> PyTree:
+        _, drawn = noise(h, key)
+        # What arrived in the second half was no function of anything.
+        of_z, _ = _halves(cotangent)
+        both = jnp.concatenate([of_z, of_z * drawn / 2], axis=-1)
+        return jax.tree.structure(h).unflatten([both])
+
+    return stateless(
+        encode,
+        decode,
+        secret=True,
+        mechanism=Mechanism("bottleneck", secret=True),
+        pull=pull,
+    )

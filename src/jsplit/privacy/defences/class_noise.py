@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import shown
@@ -50,16 +51,18 @@ def marvell(
             `jsplit.Strength` can be set between steps.
         label: name of the sender's field with the class, [batch] or [batch, 1].
         positive: which class number is the positive class. All others must be
-            one class: with more, the cotangents become NaN, which `nonfinite`
-            reports.
+            one class: with more in the first batch (over the network, in the
+            arrays that a party brings) nothing begins; with more in a later one
+            the cotangents become NaN, which `nonfinite` reports.
 
     Returns:
         A secret `Link` for the cotangents: `links={"h": (None, marvell(4))}`.
 
     Raises:
         ValueError: if `scale` is negative or not finite, `label` or `positive` no
-            name or number; where a step is traced, if the labels are not one
-            number a record.
+            name or number; in `init`, if the labels are of more than two classes, or
+            no classes, as those of a regression; where a step is traced, if they
+            are not one number a record.
 
     References:
         Li et al., `Label leakage and protection in two-party split learning
@@ -89,6 +92,17 @@ def marvell(
         noisy = rows + _noise(rows, _classes(own[label], len(rows)), power, key)
         return arrays(jnp.where(power > 0, noisy, rows), value)
 
+    def check(fields: Own) -> None:
+        classes = np.unique(np.asarray(fields.get(label, ())))
+        others = int(np.sum(classes != positive))
+        if others > 1:
+            raise ValueError(
+                f"`marvell` hides which of two classes a record is of, one of which is "
+                f"`positive`, {positive}: beside it there are {others} numbers in "
+                f"`{label}`. For more classes take `isotropic` or `label_response`; "
+                "the labels of a regression have none."
+            )
+
     def _classes(found: jax.Array, count: int) -> jax.Array:
         """1 for positive and 0 for negative records, [count]; NaN of several classes."""
         if found.size != count:
@@ -109,6 +123,7 @@ def marvell(
         secret=True,
         strengths={"marvell_scale": scale},
         mechanism=Mechanism("marvell", secret=True),
+        check=check,
     )
 
 

@@ -1,13 +1,14 @@
 """`private`: DP-SGD of a segment: each record's gradient clipped, their sum with noise.
 
 The clipping is in the pullback, one record at a time, so it is exact and needs nothing of
-other parties; the noise is its party's own secret.
+other parties; the noise is its party's own secret. Both are whole multiples of one number,
+so that the last bits of a sum say nothing of what was added to what.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, isfinite
+from math import frexp, isfinite
 from numbers import Real
 
 import jax
@@ -15,13 +16,17 @@ import jax.numpy as jnp
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import shown
-from jsplit.core.finite import at_least_float32
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.strength import Strength
-from jsplit.core.trees import abstract, combine, inexact_part, is_floating
+from jsplit.core.trees import abstract, combine, inexact_part
 from jsplit.jaxprs.reads import leaves_in, reads_of, union
+from jsplit.privacy.defences.record_clipping import BITS, Grid, clipped
 from jsplit.privacy.defences.records import checked_scale
+from jsplit.privacy.guarantees.grid import grid_noise
 from jsplit.privacy.guarantees.mechanism import Mechanism
+
+_MOST = 40
+"""Noise of more is too many steps of the grid for numbers of 32 bits."""
 
 
 def private(
@@ -40,8 +45,20 @@ def private(
     (`jsplit.privacy.sampled_epsilon`) if the cotangent of a record does not depend on
     other records, so not through a BatchNorm or a contrastive loss after it; penalties on
     its values are of that sort too. **It protects only these parameters**: of two parts
-    make both private, each with `clip / sqrt(2)` for `clip` in all, or the other part
-    tells what this one hides. It hides no activation and no cotangent that crosses.
+    make both private, each with `clip / sqrt(2)` and `sqrt(2) scale` for `clip` and
+    `scale` in all, or the other part tells what this one hides. It hides no activation
+    and no cotangent that crosses.
+
+    One norm over the parts of all parties would clip less where the parts' norms are
+    unlike, at the same epsilon. But each party would have to tell the others the norm of
+    each record's gradient, without noise, and nothing could be guaranteed against them.
+    Two parts that are clipped to `clip / sqrt(2)` each are never longer than `clip`.
+
+    Clipped gradients are rounded to multiples of about `clip / 2**13` (a power of two),
+    by so much shorter than `clip` that none gets longer, and so is the noise. Their sums
+    are exact, so that last bits tell nothing (Mironov 2012). With many parameters that
+    makes a clip of `clip (1 - sqrt(parameters) / 2**14)`, about. With the number 0 for
+    `scale` nothing is rounded.
 
     Micro-batches and a `loss_scale` are refused with it.
 
@@ -54,8 +71,8 @@ def private(
             are trained.
         clip: largest L2 norm of a record's gradient over all parameters of the
             segment; infinity, with `scale` 0, is the plain run.
-        scale: deviation of the noise in units of `clip`. A `jsplit.Strength` can be set
-            between steps.
+        scale: deviation of the noise in units of `clip`, at most 40. A
+            `jsplit.Strength` can be set between steps; at 0 it still rounds.
         per: the constant that the sum over records is divided by; the expected size of
             a batch, and no matter which a batch has.
 
@@ -66,7 +83,8 @@ def private(
     Raises:
         ValueError: if `clip`, `scale` or `per` is out of range, or nothing is trained;
             where a step is traced, if the segment has statistics, draws random
-            numbers, or something that it reads has no axis of records.
+            numbers, has parameters that are rounded and neither float32 nor float64, or
+            something that it reads has no axis of records.
 
     References:
         Abadi et al., `Deep learning with differential privacy
@@ -91,6 +109,11 @@ def private(
         raise ValueError(f"`per` must be finite, got {shown(per)}.")
     if not isfinite(clip) and scale != 0:
         raise ValueError("`clip` must be finite where there is noise in units of it.")
+    first = scale.value if isinstance(scale, Strength) else scale
+    if first > _MOST:
+        raise ValueError(f"`scale` must be at most {_MOST}, got {shown(first)}.")
+    bound = clip / per
+    grid = Grid(bound, 0.0 if scale == 0 else 2.0 ** (frexp(bound)[1] - BITS))
     if not segment.trainable or segment.noise is not None:
         raise ValueError(
             "`segment` must have parameters that are trained, and no noise already."
@@ -107,6 +130,8 @@ def private(
         if not train:
             return segment.apply(params, state, key, *inputs, train=False)
         _check(segment, params, state, key, inputs)
+        if grid.step:
+            _check_dtypes(segment, inexact_part(params))
 
         def one(weights: PyTree, rest: PyTree, row: PyTree) -> PyTree:
             batch = jax.tree.map(lambda x: x[None], row)
@@ -114,102 +139,44 @@ def private(
             value, _ = segment.apply(given, state, key, *batch, train=True)
             return jax.tree.map(lambda x: x[0], value)
 
-        return _clipped(one, clip / per)(inexact_part(params), params, inputs), state
+        return clipped(one, grid)(inexact_part(params), params, inputs), state
 
     mechanism = None
     if isfinite(clip):
         named = scale.name if isinstance(scale, Strength) else scale
-        mechanism = Mechanism("gaussian", clip=clip, scale=named, secret=True)
+        mechanism = Mechanism(
+            *("gaussian", clip, named), secret=True, grid=grid.step / bound
+        )
 
     def add(key: jax.Array, gradient: PyTree, scale: jax.Array) -> PyTree:
-        # Nothing is drawn without a clip: infinity times 0 is no number.
-        bound = clip / per
-        return _with_noise(key, gradient, scale, bound) if isfinite(clip) else gradient
+        return _with_noise(key, gradient, scale, grid) if grid.step else gradient
 
     # Also without noise: it tells trainers that the segment clips.
     return replace(segment, apply=apply, noise=GradientNoise(add, scale, mechanism))
 
 
-def _clipped(one, bound: float):
-    """A function of a batch whose pullback to `weights` clips the part of each record.
-
-    Args:
-        one: `one(weights, rest, row)`, of one record.
-        bound: of the L2 norm of a record's part.
-    """
-
-    def whole(weights: PyTree, rest: PyTree, inputs: PyTree) -> PyTree:
-        return jax.vmap(one, (None, None, 0))(weights, rest, inputs)
-
-    clipped = jax.custom_vjp(whole)
-
-    def forward(weights: PyTree, rest: PyTree, inputs: PyTree):
-        return whole(weights, rest, inputs), (weights, rest, inputs)
-
-    def back(held, cotangents: PyTree):
-        weights, rest, inputs = held
-
-        def part(row: PyTree, cotangent: PyTree):
-            def fn(weights: PyTree, floating: PyTree) -> PyTree:
-                return inexact_part(one(weights, rest, combine(row, floating)))
-
-            _, pull = jax.vjp(fn, weights, inexact_part(row))
-            gradient, of_row = pull(cotangent)
-            if bound == inf:
-                return gradient, of_row
-            squares = [
-                jnp.sum(jnp.square(g.astype(at_least_float32(g.dtype))))
-                for g in jax.tree.leaves(gradient)
-            ]
-            norm = jnp.sqrt(sum(squares[1:], squares[0]))
-            # A product with 1 keeps all bits of what is short enough.
-            factor = jnp.where(norm > bound, bound / norm, 1)
-            return jax.tree.map(
-                lambda g: (g * factor).astype(g.dtype), gradient
-            ), of_row
-
-        # Integers have no cotangents that could be mapped over.
-        floating = jax.tree.map(
-            lambda x: x if is_floating(x) else None, _numbers(cotangents)
-        )
-        gradients, of_inputs = jax.vmap(part)(inputs, floating)
-        total = jax.tree.map(lambda g: jnp.sum(g, 0), gradients)
-        # Of the parameters beside the weights, and of integers, there is none.
-        return total, None, _completed(inputs, of_inputs)
-
-    clipped.defvjp(forward, back)
-    return clipped
-
-
-def _numbers(cotangents: PyTree) -> PyTree:
-    """Cotangents with `None` in the place of those of integers."""
-    return jax.tree.map(
-        lambda x: None if x.dtype == jax.dtypes.float0 else x, cotangents
-    )
-
-
-def _completed(inputs: PyTree, found: PyTree) -> PyTree:
-    """Cotangents of inputs, in their structure."""
-    leaves, structure = jax.tree.flatten(inputs)
-    parts = structure.flatten_up_to(found)
-    return structure.unflatten(
-        jnp.zeros(x.shape, jax.dtypes.float0) if p is None else p
-        for x, p in zip(leaves, parts, strict=True)
-    )
-
-
 def _with_noise(
-    key: jax.Array, gradient: PyTree, scale: jax.Array, bound: float
+    key: jax.Array, gradient: PyTree, scale: jax.Array, grid: Grid
 ) -> PyTree:
     """A gradient with normal noise of the deviation `scale bound` on each number."""
     leaves, structure = jax.tree.flatten(gradient)
     found = []
     for i, g in enumerate(leaves):
-        wide = at_least_float32(g.dtype)
-        draw = jax.random.normal(jax.random.fold_in(key, i), g.shape, wide)
-        noisy = (g.astype(wide) + scale * bound * draw).astype(g.dtype)
+        own = jax.random.fold_in(key, i)
+        noisy = g + grid_noise(own, g, scale * grid.bound, grid.step).astype(g.dtype)
         found.append(jnp.where(scale > 0, noisy, g))
     return structure.unflatten(found)
+
+
+def _check_dtypes(segment: Segment, weights: PyTree) -> None:
+    """Refuse parameters whose gradients hold no exact sums of steps."""
+    for x in jax.tree.leaves(weights):
+        if x.dtype not in (jnp.float32, jnp.float64):
+            raise ValueError(
+                f"`private` of `{segment.name or 'a segment'}`: noise takes parameters of "
+                f"float32 or float64, got {x.dtype} (`jsplit.mixed_precision` computes "
+                "narrow with wide parameters)."
+            )
 
 
 def _check(

@@ -7,7 +7,7 @@ from jsplit.privacy.guarantees.gaussian import (
     gaussian_epsilon,
     gaussian_mu,
 )
-from jsplit.privacy.guarantees.grid import grid_noise, on_grid
+from jsplit.privacy.guarantees.grid import grid_laplace, grid_noise, on_grid
 from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.privacy.guarantees.pure import (
     laplace_epsilon,
@@ -15,8 +15,7 @@ from jsplit.privacy.guarantees.pure import (
     response_keep,
 )
 from jsplit.privacy.guarantees.sampled import counted_epsilon, sampled_epsilon
-from jsplit.privacy.guarantees.statement import Guarantee, Statement
-from jsplit.privacy.guarantees.stating import guarantee
+from jsplit.privacy.guarantees.stating import Guarantee, Statement, guarantee
 
 __all__ = [
     "Audit",
@@ -29,6 +28,7 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_mu",
+    "grid_laplace",
     "grid_noise",
     "guarantee",
     "laplace_epsilon",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jsplit.core.checks import shown
 
-_MOST = (1 << 22) - 1
+_MOST = (1 << 23) - 1
 """Multiples of noise; with as many of values the sums are exact in float32."""
 
 _SMALLEST = 100
@@ -22,6 +22,9 @@ _SMALLEST = 100
 _FARTHEST = 11.0
 """In deviations: the largest number of `jax.random.normal` is 5.5, four give half of 4."""
 
+_LAPLACE_FARTHEST = 44.0
+"""In units of b: beyond lies less than 2**-63 of Laplace noise."""
+
 
 def on_grid(value: jax.Array, grid: float) -> jax.Array:
     """A value rounded toward zero to whole multiples of a power of two.
@@ -29,7 +32,7 @@ def on_grid(value: jax.Array, grid: float) -> jax.Array:
     No number gets larger, so a vector that was clipped is within its norm still.
 
     Args:
-        value: numbers; those of more than 2**22 multiples become so many.
+        value: numbers; those of more than 2**23 multiples become so many.
         grid: the power of two (`Mechanism.grid` times `clip`).
 
     Returns:
@@ -61,7 +64,7 @@ def grid_noise(
     Args:
         key: that only the sender has.
         like: an array whose shape it has.
-        deviation: of the noise, less than 2**22 / 11 multiples.
+        deviation: of the noise, less than 2**23 / 11 multiples.
         grid: the power of two (`Mechanism.grid` times `clip`).
 
     Returns:
@@ -83,13 +86,7 @@ def grid_noise(
         True
     """
     _check(grid)
-    # One that is set later may be traced, and no number yet.
-    known = isinstance(deviation, float | int)
-    if known and not 0 <= float(deviation) * _FARTHEST < _MOST * grid:
-        raise ValueError(
-            f"`deviation` must be at least 0 and below {_MOST * grid / _FARTHEST:g}, as "
-            f"`grid` is {grid:g}, got {shown(deviation)}."
-        )
+    _check_width("deviation", deviation, grid, _FARTHEST)
     four = jax.random.normal(key, (4, *jnp.shape(like)), jnp.float32)
     many = jnp.round(four.sum(0) * (jnp.asarray(deviation, jnp.float32) / (2 * grid)))
     # Out of reach, but for a deviation that is set too large in a compiled step: then
@@ -97,20 +94,104 @@ def grid_noise(
     return jnp.where(jnp.abs(many) <= _MOST, many, jnp.nan) * grid
 
 
-def unfit(grid: float, deviation: float) -> str | None:
+def unfit(grid: float, deviation: float, b: float) -> str | None:
     """Why sums on a grid cannot be exact in float32, or `None` if they can.
 
     Args:
         grid: of values and noise, a power of two up to rounding of what it is given by.
-        deviation: of Gaussian noise; 0 of any other, whose reach is not known.
+        deviation: of Gaussian noise; 0 of any other.
+        b: of Laplace noise; 0 of any other.
     """
     part, exponent = frexp(grid)
     power = min(part - 0.5, 1 - part) <= 1e-9 * part
     if not power or not -_SMALLEST <= exponent - (part > 0.75) <= _SMALLEST:
         return "has a grid that is no power of two, on which sums are not exact"
-    if deviation * _FARTHEST >= _MOST * grid:
+    if max(deviation * _FARTHEST, b * _LAPLACE_FARTHEST) >= _MOST * grid:
         return "has a grid too fine for its noise: sums in 32 bits are not exact on it"
     return None
+
+
+def grid_laplace(
+    key: jax.Array, like: jax.Array, b: jax.Array | float, grid: float
+) -> jax.Array:
+    """Laplace noise of whole multiples of a power of two, drawn digit by digit.
+
+    The multiple k has a probability proportional to exp(-|k| grid / b), so between two
+    values on the grid the odds of a sum are at most exp(distance / b), in the sum of
+    absolute differences: what Laplace noise of real numbers gives, exactly. Of |k| each
+    binary digit is an independent coin, and each coin is of 63 random bits or more: no
+    logarithm of a float32, whose multiples have holes far from 0.
+
+    Args:
+        key: that only the sender has.
+        like: an array whose shape it has.
+        b: of the density exp(-|x| / b), less than 2**23 / 44 multiples.
+        grid: the power of two (`Mechanism.grid` times `clip`).
+
+    Returns:
+        Noise, float32.
+
+    Raises:
+        ValueError: if `grid` is no power of two, or `b` too large for it.
+
+    References:
+        Ghosh, Roughgarden & Sundararajan, `Universally utility-maximizing privacy
+        mechanisms <https://arxiv.org/abs/0811.2841>`_, 2009 (the distribution); Balcer &
+        Vadhan, `Differential privacy on finite computers
+        <https://arxiv.org/abs/1709.05396>`_, 2018 (why it is drawn of whole numbers).
+
+    Example:
+        >>> import jax
+        >>> from jsplit.privacy import grid_laplace
+        >>> noise = grid_laplace(jax.random.key(0), jax.numpy.zeros(100), 2.0, 2**-12)
+        >>> bool((noise * 2**12 % 1 == 0).all())
+        True
+    """
+    _check(grid)
+    _check_width("b", b, grid, _LAPLACE_FARTHEST)
+    rate = grid / jnp.asarray(b, jnp.float32)
+    shape = jnp.shape(like)
+    # One more word for all coins: it decides where the first 32 bits of one are equal.
+    low = jax.random.bits(jax.random.fold_in(key, 0), shape, jnp.uint32)
+    first = jax.random.bits(jax.random.fold_in(key, 1), shape, jnp.uint32)
+    # 31 bits of the word are the coin of 0 and the last one is the sign.
+    zero = _below(first >> 1, low, jnp.tanh(rate / 2), 31)
+
+    def digit(i: jax.Array, many: jax.Array) -> jax.Array:
+        word = jax.random.bits(jax.random.fold_in(key, i + 2), shape, jnp.uint32)
+        place = jnp.left_shift(jnp.int32(1), i)
+        chance = jax.nn.sigmoid(-rate * place.astype(jnp.float32))
+        return many + jnp.where(_below(word, low, chance, 32), place, 0)
+
+    digits = _MOST.bit_length()
+    many = jax.lax.fori_loop(0, digits, digit, jnp.ones(shape, jnp.int32))
+    signed = jnp.where(zero, 0, jnp.where(first & 1, many, -many)).astype(jnp.float32)
+    # As of a deviation that is set too large in a compiled step.
+    fits = jnp.asarray(b, jnp.float32) * _LAPLACE_FARTHEST < _MOST * grid
+    return jnp.where(fits, signed, jnp.nan) * grid
+
+
+def _below(word: jax.Array, low: jax.Array, chance: jax.Array, bits: int) -> jax.Array:
+    """Coins of a probability, of words of so many random bits and of 32 bits after them."""
+    # Both products are with powers of two, and both differences are exact.
+    wide = chance * jnp.float32(2.0**bits)
+    high = jnp.floor(wide)
+    rest = ((wide - high) * jnp.float32(2.0**32)).astype(jnp.uint32)
+    high = high.astype(jnp.uint32)
+    return (word < high) | ((word == high) & (low < rest))
+
+
+def _check_width(
+    name: str, width: jax.Array | float, grid: float, farthest: float
+) -> None:
+    """Refuse noise whose largest number has too many multiples."""
+    # One that is set later may be traced, and no number yet.
+    known = isinstance(width, float | int)
+    if known and not 0 <= float(width) * farthest < _MOST * grid:
+        raise ValueError(
+            f"`{name}` must be at least 0 and below {_MOST * grid / farthest:g}, as "
+            f"`grid` is {grid:g}, got {shown(width)}."
+        )
 
 
 def _check(grid: float) -> None:

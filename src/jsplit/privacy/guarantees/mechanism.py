@@ -178,8 +178,9 @@ class Mechanism:
                 "(Mironov 2012): round both to a grid"
             )
         scale = self.scale if isinstance(self.scale, float | int) else 0.0
-        normal = self.kind == "gaussian"
-        return unfit(self.grid * self.clip, normal * scale * self.clip)
+        width = scale * self.clip
+        reaches = (width, 0.0) if self.kind == "gaussian" else (0.0, width)
+        return unfit(self.grid * self.clip, *reaches)
 
 
 def remembers(link: Link) -> bool:

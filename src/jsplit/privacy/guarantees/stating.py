@@ -246,8 +246,9 @@ class _Asking:
             yield (
                 "vectors and noise are whole multiples of grid * clip and so are their "
                 "sums, exactly; vectors that are rounded are of norm clip at most (as "
-                "toward zero), so two are at most 2 clip apart; normal numbers are drawn "
-                "as from the normal distribution, up to rounding to the grid"
+                "toward zero), so two are at most 2 clip apart; noise is drawn as from the "
+                "normal distribution, up to rounding to the grid, or as from the Laplace "
+                "distribution on the grid, up to rounding of its probabilities"
             )
         if any(r.kind != "field" for r in seen.released):
             yield (
