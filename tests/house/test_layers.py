@@ -69,13 +69,13 @@ INSIDE = {
         "first_links metrics executor segment_ops store sums gradient_noise step "
         "update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
-        "recording places same_for_others microbatches party_programs fused record "
+        "recording own_record places same_for_others microbatches party_programs fused record "
         "messages"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
-        "averages client_mesh noise own_optimizers restarts sharing state algorithm carry "
-        "client_axis for_each_client forms inputs round_end round_method measuring "
+        "averages client_mesh noise own_optimizers restarts sharing recording state "
+        "algorithm carry client_axis for_each_client forms inputs round_end round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
         "split_learning baselines"
     ),
@@ -111,7 +111,8 @@ INSIDE = {
         "running"
     ),
     "privacy": (
-        "scores traffic viewing.records watching guarded measures.estimate "
+        "scores traffic viewing.records recorded_steps watching watched_training guarded "
+        "measures.estimate "
         "measures.records measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "

@@ -61,7 +61,7 @@ def make_algorithm(method: RoundMethod) -> Algorithm:
         run=driver.run,
         evaluate=driver.evaluate,
         predict=driver.predict,
-        config=config,
+        config=method.config,
         sharing=method.sharing,
     )
 
@@ -276,4 +276,10 @@ class _Driver:
 def _first_clients(info: RoundInfo, count: int) -> RoundInfo:
     """Return the losses of a round, without the clients that fill up a group."""
     each = {n: x[..., :count] for n, x in info.each.items()}
-    return info._replace(each=each, examples=info.examples[..., :count])
+    # Of several rounds there is an axis of these before that of the clients.
+    axis = info.examples.ndim - 1
+    recorded = jax.tree.map(
+        lambda x: jax.lax.slice_in_dim(x, 0, count, axis=axis), info.recorded
+    )
+    examples = info.examples[..., :count]
+    return info._replace(each=each, examples=examples, recorded=recorded)
