@@ -40,7 +40,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength gradient_noise link finite base typed_jax arrays "
+        "pytrees checks strength gradient_noise link finite hidden base typed_jax arrays "
         "donation foreign federation "
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"
@@ -107,7 +107,7 @@ INSIDE = {
         "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network incoming process brought_records join passes steps infer "
+        "connection.network incoming recorder process brought_records join passes steps infer "
         "running"
     ),
     "privacy": (

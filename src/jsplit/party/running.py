@@ -18,9 +18,11 @@ from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.join import Prepared, prepare
+from jsplit.party.recorder import Recorder
 from jsplit.party.results import Metrics, Result
 from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
+from jsplit.training.own_record import PartyRecord
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
 
@@ -40,6 +42,7 @@ def run(
     backward: str = "residuals",
     kernels: str = "fast",
     on_step: Callable[[Metrics], object] | None = None,
+    record: Callable[[PartyRecord], object] | None = None,
     stop: threading.Event | None = None,
     keep_replies: bool = True,
     listen: str | None = None,
@@ -80,6 +83,10 @@ def run(
         kernels: `"fast"` or `"xla"`: how operations are computed on a CPU, as for
             `jsplit.fused`. Others need not do the same.
         on_step: called with the `Metrics` of every step.
+        record: called with the `PartyRecord` of every step: what this party sent and
+            received in it, and its own fields. `records.append` keeps them all, for
+            `jsplit.privacy.traffic_of`. A step that is taken again, after a party has
+            come back, is told again, with the same bits.
         stop: when set, the party ends after the step it is in, with a checkpoint; if it
             waits for others, at once, with the newest that it has. Started again, it
             goes on.
@@ -168,7 +175,10 @@ def run(
         if awaited is not None:
             return _already_over(prepared, awaited, asked, reach)
         with prepared.connected(reach) as me:
-            return Training(me, on_step, asked).run()
+            recorder = (
+                None if record is None else Recorder(me.local, me.incoming, record)
+            )
+            return Training(me, on_step, asked, recorder=recorder).run()
 
 
 def _already_over(

@@ -42,7 +42,12 @@ from jsplit.training.recording import Tape, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.strengths import in_store, in_topology
+from jsplit.training.strengths import (
+    in_store,
+    in_topology,
+    limits_of,
+    refuse_too_strong,
+)
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name
 from jsplit.training.walks import walks_of
@@ -134,7 +139,7 @@ def messages_trainer(config: Config) -> Trainer:
     layout, walks = layout_of(config), walks_of(config)
     programs_for = by_shapes(scalars.watch(config), layout)
     needed, inputs = training_fields(config), fields_of(topology, losses=False)
-    measured = fields_of(topology, losses=True, metrics=True)
+    measured, limits = fields_of(topology, losses=True, metrics=True), limits_of(config)
     strong, drawing = bool(in_topology(topology)), secret_senders(config, train=False)
     combine, judge = combined(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
@@ -146,6 +151,8 @@ def messages_trainer(config: Config) -> Trainer:
     def step(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
+        if limits:
+            refuse_too_strong(limits, state)
         batch = as_arrays(batch)
         weight = None if weight is None else as_checked(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
@@ -173,6 +180,7 @@ def messages_trainer(config: Config) -> Trainer:
     def measure_one(
         state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Mapping[Name, PyTree]]:
+        refuse_too_strong(limits, state)
         check_batch(topology, batch, measured, weight=weight)
         if weight is not None:
             batch = fill(weight, dict(batch))
@@ -196,6 +204,7 @@ def messages_trainer(config: Config) -> Trainer:
     ) -> dict[str, PyTree]:
         fields, wanted = as_arrays(fields), as_at(topology, at)
         check_batch(topology, fields, inputs)
+        refuse_too_strong(limits, state)
         words = words_of_call(noise, drawing, state, fields)
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields, noise=words)

@@ -29,6 +29,7 @@ class PartyRecord(NamedTuple):
         weight: how much each record counted, [batch]; `None` where all count alike.
             In the row of a record of weight 0 another one crossed.
         losses: those that it computes, by name.
+        client: whose turn it was, where clients take turns; else "".
 
     Example:
         >>> import jsplit
@@ -42,3 +43,4 @@ class PartyRecord(NamedTuple):
     fields: Fields
     weight: ArrayLike | None = None
     losses: Mapping[str, jax.Array] = {}
+    client: str = ""
