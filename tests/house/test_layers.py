@@ -40,7 +40,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength gradient_noise link finite hidden base typed_jax arrays "
+        "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
         "donation foreign federation "
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"

@@ -48,6 +48,10 @@ def trainer_of(microbatches=1):
     )
 
 
+def recorded(algorithm, **options) -> jsplit.rounds.Algorithm:
+    return jsplit.record(algorithm, **options)
+
+
 def drawn(seed=0):
     return people(SIZES, seed).round(DATA, 0, batch=2)
 
@@ -84,7 +88,7 @@ def test_a_round_records_what_the_single_trainer_does_step_by_step(name):
     trainer, draw = trainer_of(2), drawn()
     options = {"chunk": 2} if name == "splitfed 1" else {}
     algorithm = ALGORITHMS[name](trainer, **options)
-    recording = jsplit.record(algorithm, gradients=True)
+    recording = recorded(algorithm, gradients=True)
     start = recording.init(3, draw)
     new, info = recording.step(start, draw)
     found = info.recorded
@@ -115,7 +119,7 @@ def test_a_step_of_all_records_each_clients_part_of_one_objective(name):
     """By hand: each client's own gradient, times its share of the step's records."""
     trainer, draw = trainer_of(), drawn()
     algorithm = ALGORITHMS[name](trainer)
-    recording = jsplit.record(algorithm, gradients=True)
+    recording = recorded(algorithm, gradients=True)
     _, info = recording.step(recording.init(3, draw), draw)
     found, single = info.recorded, jsplit.record(trainer, gradients=True)
     own = name == "parallel"
@@ -150,7 +154,7 @@ def test_a_step_of_all_records_each_clients_part_of_one_objective(name):
 
 
 def test_several_rounds_are_recorded_along_an_axis_of_them():
-    recording = jsplit.record(ALGORITHMS["turns"](trainer_of(2)))
+    recording = recorded(ALGORITHMS["turns"](trainer_of(2)))
     several = [people(SIZES).round(DATA, i, batch=2) for i in (0, 1)]
     state = recording.init(3, several[0])
     _, many = recording.run(state, several)

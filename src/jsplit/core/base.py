@@ -206,9 +206,9 @@ class PartyState(NamedTuple):
         return text_of_record("PartyState", self._asdict())
 
 
-def _as_hidden(state: PartyState) -> HiddenDict:
+def _as_hidden(self: PartyState) -> HiddenDict:
     """Return the fields by name, in a dictionary whose text hides the secret too."""
-    return HiddenDict(zip(state._fields, state, strict=True))
+    return HiddenDict(zip(self._fields, self, strict=True))
 
 
 # A named tuple takes no method of this name in its class.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import jax
+from jsplit.core.typed_jax import KeyEntry, dict_key, register_pytree_with_keys
 
 _SECRET = "secret"
 
@@ -34,10 +34,10 @@ def _texts(fields: Mapping[str, object], form: str) -> Iterator[str]:
 
 def _flatten(
     found: HiddenDict,
-) -> tuple[list[tuple[jax.tree_util.DictKey, object]], tuple[str, ...]]:
+) -> tuple[list[tuple[KeyEntry, object]], tuple[str, ...]]:
     # In JAX's order for dictionaries.
     names = tuple(sorted(found))
-    return [(jax.tree_util.DictKey(n), found[n]) for n in names], names
+    return [(dict_key(n), found[n]) for n in names], names
 
 
 def _unflatten(names: tuple[str, ...], children: Iterable[object]) -> HiddenDict:
@@ -45,4 +45,4 @@ def _unflatten(names: tuple[str, ...], children: Iterable[object]) -> HiddenDict
 
 
 # Of a dictionary that is none of its own types JAX would make one leaf.
-jax.tree_util.register_pytree_with_keys(HiddenDict, _flatten, _unflatten)
+register_pytree_with_keys(HiddenDict, _flatten, _unflatten)
