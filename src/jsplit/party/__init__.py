@@ -10,7 +10,6 @@ from jsplit.party.infer import evaluate, predict
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
 from jsplit.party.running import run
-from jsplit.training.own_record import PartyRecord
 from jsplit.wire import MemoryTransport, NotYet, Refused, Transport
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials  # the inverse of `certs`
@@ -22,7 +21,6 @@ __all__ = [
     "Metrics",
     "Missing",
     "NotYet",
-    "PartyRecord",
     "PlaintextWithoutIdentity",
     "Refused",
     "Result",

@@ -18,7 +18,6 @@ from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.join import Prepared, prepare
-from jsplit.party.recorder import Recorder
 from jsplit.party.results import Metrics, Result
 from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
@@ -165,8 +164,7 @@ def run(
         bound=bound,
     )
     # A micro-batch is what one program computes and one frame carries.
-    size = agreed.batch // agreed.microbatches
-    task = Task(TaskKind.TRAIN, agreed.steps, size)
+    task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     with prepare(agreed, party, task, brought) as prepared:
         asked = never if stop is None else stop.is_set
         # A party that is started again after its end must not wait for others that have
@@ -175,10 +173,7 @@ def run(
         if awaited is not None:
             return _already_over(prepared, awaited, asked, reach)
         with prepared.connected(reach) as me:
-            recorder = (
-                None if record is None else Recorder(me.local, me.incoming, record)
-            )
-            return Training(me, on_step, asked, recorder=recorder).run()
+            return Training(me, on_step, asked, record).run()
 
 
 def _already_over(

@@ -22,6 +22,7 @@ from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
 from jsplit.party.recorder import Recorder
 from jsplit.party.results import Metrics, Result
+from jsplit.training.own_record import PartyRecord
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.errors import Refused
 from jsplit.wire.open_files import lacks_files
@@ -37,17 +38,24 @@ class Training:
         me: the party.
         on_step: called with the metrics of every step.
         asked: whether the party was asked to stop.
+        record: called with what this party has seen of every step.
         losses: by step, then by name.
         failed: how many times in a row a checkpoint could not be saved.
-        recorder: keeps what crosses, if the party was asked to record.
+        recorder: keeps what crosses, for `record`.
     """
 
     me: PartyRun
     on_step: Callable[[Metrics], object] | None
     asked: Callable[[], bool]
+    record: Callable[[PartyRecord], object] | None = None
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: int = 0
     recorder: Recorder | None = None
+
+    def __post_init__(self) -> None:
+        if self.record is not None:
+            me = self.me
+            self.recorder = Recorder(me.local, me.incoming, self.record)
 
     def run(self) -> Result:
         """Train to the end, going back as often as another party comes back."""

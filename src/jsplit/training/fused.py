@@ -45,7 +45,7 @@ from jsplit.training.recording import Recorded, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.strengths import in_store, limits_of, refuse_too_strong
+from jsplit.training.strengths import in_store, within_limits
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
@@ -152,15 +152,13 @@ def fused_trainer(config: Config) -> Trainer:
     scalars = ScalarLosses()
     train, measure, infer, judge, judge_losses = _programs(scalars.watch(config))
     needed, inputs = training_fields(config), fields_of(topology, losses=False)
-    measured, limits = fields_of(topology, losses=True, metrics=True), limits_of(config)
+    measured = fields_of(topology, losses=True, metrics=True)
     drawing = secret_senders(config, train=False)
 
     @documented_as(StepFn)
     def step(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
-        if limits:
-            refuse_too_strong(limits, state)
         batch = as_arrays(batch)
         weight = None if weight is None else as_checked(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
@@ -180,7 +178,6 @@ def fused_trainer(config: Config) -> Trainer:
     def measure_one(
         state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Mapping[Name, PyTree]]:
-        refuse_too_strong(limits, state)
         check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = placed(devices, state, batch, weight)
         given = swap_keys(state), keys_of(state), batch, weight, noise
@@ -198,7 +195,6 @@ def fused_trainer(config: Config) -> Trainer:
     ) -> dict[str, PyTree]:
         fields, run = as_arrays(fields), infer(as_at(topology, at))
         check_batch(topology, fields, inputs)
-        refuse_too_strong(limits, state)
         words = words_of_call(noise, drawing, state, fields)
         state, fields, _ = placed(devices, state, fields, None)
         given = swap_keys(state), keys_of(state), fields, words
@@ -206,7 +202,8 @@ def fused_trainer(config: Config) -> Trainer:
 
     init = init_of(config, check_same_for_others)
     evaluate = evaluator(topology, measure_one, scalars, drawing)
-    return Trainer(init, step, evaluate, predict, config, fused_trainer)
+    made = Trainer(init, step, evaluate, predict, config, fused_trainer)
+    return within_limits(config, made)
 
 
 class _Programs(NamedTuple):

@@ -45,8 +45,7 @@ from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import (
     in_store,
     in_topology,
-    limits_of,
-    refuse_too_strong,
+    within_limits,
 )
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name
@@ -139,7 +138,7 @@ def messages_trainer(config: Config) -> Trainer:
     layout, walks = layout_of(config), walks_of(config)
     programs_for = by_shapes(scalars.watch(config), layout)
     needed, inputs = training_fields(config), fields_of(topology, losses=False)
-    measured, limits = fields_of(topology, losses=True, metrics=True), limits_of(config)
+    measured = fields_of(topology, losses=True, metrics=True)
     strong, drawing = bool(in_topology(topology)), secret_senders(config, train=False)
     combine, judge = combined(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
@@ -151,8 +150,6 @@ def messages_trainer(config: Config) -> Trainer:
     def step(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
-        if limits:
-            refuse_too_strong(limits, state)
         batch = as_arrays(batch)
         weight = None if weight is None else as_checked(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
@@ -180,7 +177,6 @@ def messages_trainer(config: Config) -> Trainer:
     def measure_one(
         state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Mapping[Name, PyTree]]:
-        refuse_too_strong(limits, state)
         check_batch(topology, batch, measured, weight=weight)
         if weight is not None:
             batch = fill(weight, dict(batch))
@@ -204,7 +200,6 @@ def messages_trainer(config: Config) -> Trainer:
     ) -> dict[str, PyTree]:
         fields, wanted = as_arrays(fields), as_at(topology, at)
         check_batch(topology, fields, inputs)
-        refuse_too_strong(limits, state)
         words = words_of_call(noise, drawing, state, fields)
         # Nothing tells of messages here, so none is recorded.
         store = load(layout, state, fields, noise=words)
@@ -213,4 +208,5 @@ def messages_trainer(config: Config) -> Trainer:
 
     init = init_of(config, check_same_for_others)
     evaluate = evaluator(topology, measure_one, scalars, drawing)
-    return Trainer(init, step, evaluate, predict, config, messages_trainer)
+    made = Trainer(init, step, evaluate, predict, config, messages_trainer)
+    return within_limits(config, made)

@@ -33,7 +33,7 @@ class PartyRecord(NamedTuple):
 
     Example:
         >>> import jsplit
-        >>> jsplit.party.PartyRecord("client", 0, {}, {}).losses
+        >>> jsplit.PartyRecord("client", 0, {}, {}).losses
         {}
     """
 

@@ -6,7 +6,8 @@ program. Training reads them and changes none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from math import inf
 from typing import cast
 
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.base import Link, TrainState
+from jsplit.core.base import Link, PyTree, TrainState
 from jsplit.core.federation import Federation
 from jsplit.core.strength import Strength
+from jsplit.core.trainer import Trainer
 from jsplit.core.typed_jax import is_traced
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
@@ -153,3 +155,27 @@ def refuse_too_strong(limits: Limits, state: TrainState | Federation) -> None:
                 f"strength `{name}` of `{party}` is set to {np.max(value):g}, and what "
                 f"reads it bears at most {most:g}: set less by jsplit.set_hyperparams."
             )
+
+
+def within_limits(config: Config, trainer: Trainer) -> Trainer:
+    """The trainer, which refuses a state with a strength above its limit.
+
+    Without any limit it is the same trainer, and no call is added to a step.
+    """
+    limits = limits_of(config)
+    if not limits:
+        return trainer
+
+    def refusing(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        @wraps(function)
+        def call(state: TrainState, *given: PyTree, **options: PyTree) -> PyTree:
+            refuse_too_strong(limits, state)
+            return function(state, *given, **options)
+
+        return call
+
+    return trainer._replace(
+        step=refusing(trainer.step),
+        evaluate=refusing(trainer.evaluate),
+        predict=refusing(trainer.predict),
+    )
