@@ -92,6 +92,7 @@ def test_a_round_records_what_the_single_trainer_does_step_by_step(name):
     start = recording.init(3, draw)
     new, info = recording.step(start, draw)
     found = info.recorded
+    assert found is not None
     assert found.client.tolist() == draw.client.tolist()
     assert found.taken.sum(1).tolist() == list(draw.steps)
     told = by_hand(
@@ -122,6 +123,7 @@ def test_a_step_of_all_records_each_clients_part_of_one_objective(name):
     recording = recorded(algorithm, gradients=True)
     _, info = recording.step(recording.init(3, draw), draw)
     found, single = info.recorded, jsplit.record(trainer, gradients=True)
+    assert found is not None
     own = name == "parallel"
     first = trainer.init(3, batch_of(draw, 0, 0)).parties
     bottoms, top = [first["client"].params] * 3, first["server"].params
@@ -161,8 +163,10 @@ def test_several_rounds_are_recorded_along_an_axis_of_them():
     for i, one in enumerate(several):
         state, info = recording.step(state, one)
         mine = jax.tree.map(lambda x, i=i: x[i], many.recorded)
+        assert info.recorded is not None
         close(mine.crossed, info.recorded.crossed)
         close(mine.step, info.recorded.step)
+    assert many.recorded is not None
     seen = traffic_of(many.recorded, "server")
     assert seen.step.tolist() == np.repeat(np.arange(12), 2).tolist()
 

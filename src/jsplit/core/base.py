@@ -212,7 +212,7 @@ def _as_hidden(self: PartyState) -> HiddenDict:
 
 
 # A named tuple takes no method of this name in its class.
-PartyState._asdict = _as_hidden
+setattr(PartyState, "_asdict", _as_hidden)
 
 
 class TrainState(NamedTuple):
