@@ -211,8 +211,8 @@ def _as_hidden(self: PartyState) -> HiddenDict:
     return HiddenDict(zip(self._fields, self, strict=True))
 
 
-# A named tuple takes no method of this name in its class.
-setattr(PartyState, "_asdict", _as_hidden)
+# A named tuple takes no method of this name in its class, and to a checker none after it.
+setattr(PartyState, "_asdict", _as_hidden)  # noqa: B010
 
 
 class TrainState(NamedTuple):
