@@ -60,6 +60,7 @@ from jsplit.training.fused import fused
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
 from jsplit.training.hyperparams import set_hyperparams
 from jsplit.training.messages import messages
+from jsplit.training.own_record import PartyRecord
 from jsplit.training.record import RecordingTrainer, record
 from jsplit.training.recording import Crossed, Passage, Recorded
 from jsplit.training.staleness import stale
@@ -83,6 +84,7 @@ __all__ = [
     "Network",
     "Node",
     "NotFinite",
+    "PartyRecord",
     "PartyState",
     "Passage",
     "Penalty",

@@ -40,7 +40,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength gradient_noise link finite base typed_jax arrays "
+        "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
         "donation foreign federation "
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"
@@ -69,13 +69,13 @@ INSIDE = {
         "pulled_back first_links metrics executor segment_ops store sums gradient_noise step "
         "update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
-        "recording places same_for_others microbatches party_programs fused record "
+        "recording own_record places same_for_others microbatches party_programs fused record "
         "messages"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
-        "averages client_mesh noise own_optimizers restarts sharing state algorithm carry "
-        "client_axis for_each_client forms inputs round_end round_method measuring "
+        "averages client_mesh noise own_optimizers restarts sharing recording state "
+        "algorithm carry client_axis for_each_client forms inputs round_end round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
         "split_learning baselines"
     ),
@@ -107,11 +107,12 @@ INSIDE = {
         "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network incoming process brought_records join passes steps infer "
+        "connection.network incoming recorder process brought_records join passes steps infer "
         "running"
     ),
     "privacy": (
-        "scores traffic viewing.records watching guarded measures.estimate "
+        "scores traffic viewing.records recorded_steps watching watched_training guarded "
+        "measures.estimate "
         "measures.records measures.student "
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "

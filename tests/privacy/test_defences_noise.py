@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jsplit
@@ -273,3 +274,40 @@ def test_a_norm_and_a_cosine_tell_less_the_more_noise_marvell_adds():
     plain, little, much = leaks(0.0), leaks(0.25), leaks(4.0)
     assert plain[1] > 0.99 and plain[0] > 0.7
     assert much[0] < 0.62 and much[1] < little[1] < plain[1] and much[1] < 0.75
+
+
+def test_a_strength_above_what_its_grid_bears_is_refused_wherever_it_is_used():
+    batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
+    bottom = jsplit.segment(
+        lambda w, x: x * w, init=lambda key, x: jnp.ones(3), inputs=["x"]
+    )
+    top = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
+    topology = jsplit.vanilla(bottom, top, loss=lambda y, label: (y - label) ** 2)
+    # In a row of links too.
+    noise = jsplit.chain(
+        gaussian(1.0, jsplit.Strength("noise", 5.0)), jsplit.compress.cast(jnp.float32)
+    )
+    people = jsplit.population.grouped(list("aabb")).round(batch, 0, batch=2)
+    for make in (jsplit.fused, jsplit.messages):
+        trainer = make(topology, optax.sgd(0.1), links={"smashed": (noise, None)})
+        state = trainer.init(0, batch)
+        least = jsplit.set_hyperparams(state, {"noise": 100.0})
+        out = trainer.predict(least, {"x": batch["x"]}, at="smashed")["smashed"]
+        assert np.isfinite(out).all()
+        much = jsplit.set_hyperparams(state, {"noise": 5000.0})
+        for use in (
+            lambda t=trainer, s=much: t.predict(s, {"x": batch["x"]}),
+            lambda t=trainer, s=much: t.step(s, batch),
+            lambda t=trainer, s=much: t.evaluate(s, batch),
+        ):
+            with pytest.raises(ValueError, match="`noise` of `client`.* at most 100"):
+                use()
+    relay = jsplit.rounds.alone(trainer)
+    several = jsplit.set_hyperparams(
+        relay.init(0, people), {"noise": np.array([1.0, 5000.0])}
+    )
+    for use in (relay.step, relay.evaluate, lambda s, r: relay.run(s, [r])):
+        with pytest.raises(ValueError, match="`noise` of `client`.* at most 100"):
+            use(several, people)
+    with pytest.raises(ValueError, match="`value` must be at most 3, got 5"):
+        jsplit.Strength("noise", 5, most=3)

@@ -234,8 +234,6 @@ def test_what_cannot_be_recorded_is_refused():
     refused(
         "another step", lambda: jsplit.record(own._replace(step=jax.jit(trainer.step)))
     )
-    relay = jsplit.rounds.take_turns(trainer, client="client")
-    refused("one program", lambda: jsplit.record(relay))
     refused(
         "records what crosses",
         lambda: jsplit.rounds.take_turns(jsplit.record(trainer), client="client"),

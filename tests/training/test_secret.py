@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import pprint
 from zlib import crc32
 
 import jax
@@ -230,6 +232,9 @@ def test_a_partys_checkpoint_holds_its_own_secret_alone(tmp_path):
         assert [p for p in words if words[p] in held] == [file.stem]
 
 
+format_, pp = "{}".format, pprint.pformat
+
+
 def test_a_secret_is_shown_by_nothing():
     trainer = trainer_of("fused", noisy())
     state = trainer.init(0, BATCH)
@@ -237,9 +242,25 @@ def test_a_secret_is_shown_by_nothing():
     wrong = state._replace(parties={"client": state.parties["client"]})
     with pytest.raises(ValueError) as error:
         trainer.step(wrong, BATCH)
-    shown = [repr(state), str(state), str(error.value), repr(trainer)]
-    assert not [w for w in words for text in shown if w in text]
-    assert "secret=<hidden>" in repr(state)
+    own = state.parties["client"]
+    fields = own._asdict()
+    with pytest.raises(ValueError) as other:
+        # Of JAX: another tree in its place, whose text it shows.
+        jax.tree.map(lambda x, y: x, [1], own)
+    record = logging.LogRecord("", 0, "", 0, "%s %r", (own, fields), None)
+    texts = [
+        f(x) for x in (own, fields, state, [own]) for f in (repr, str, format_, pp)
+    ]
+    texts += [str(e.value) for e in (error, other)] + [record.getMessage()]
+    texts += [repr(trainer), str(jax.tree.structure(state)), f"{fields}", pp([fields])]
+    assert not [w for w in words for text in texts if w in text]
+    assert "secret=<hidden>" in repr(state) and "'secret': <hidden>" in pp(fields)
+    # It is the same dictionary but for its text, also to JAX.
+    plain = dict(zip(own._fields, own, strict=True))
+    assert fields == plain and fields["secret"] is own.secret
+    one, two = (jax.tree.leaves_with_path(x) for x in (fields, plain))
+    assert [p for p, _ in one] == [p for p, _ in two]
+    assert type(jax.tree.map(lambda x: x, fields)) is type(fields)
 
 
 def test_init_is_a_function_of_the_key_in_all_but_secrets():

@@ -16,6 +16,7 @@ import numpy as np
 
 from jsplit.core.finite import Finite
 from jsplit.core.gradient_noise import GradientNoise
+from jsplit.core.hidden import HiddenDict, text_of_record
 from jsplit.core.link import Link as Link
 from jsplit.core.pytrees import Fields as Fields
 from jsplit.core.pytrees import Params as Params
@@ -169,7 +170,9 @@ class PartyState(NamedTuple):
         secret: a key that only this party knows, of which it draws what
             nobody else may compute; `None` at a party that sends through no
             link with `secret=True`. It is drawn from the system, crosses to
-            nobody, and is not printed.
+            nobody, and is not in the text of a state, nor in that of its
+            `_asdict()`. What prints the arrays of a state one by one, as
+            `print(jax.tree.leaves(state))` or `print([*state])`, prints it.
         strengths: numbers that the party's losses and links read, by the name
             of their `jsplit.Strength`, float32 [] each. Training changes
             none; `jsplit.set_hyperparams` does.
@@ -200,12 +203,16 @@ class PartyState(NamedTuple):
     strengths: Mapping[str, jax.Array] = {}
 
     def __repr__(self) -> str:
-        # A typed key prints its words, and a state may be printed to a log.
-        parts = [
-            f"{name}={'<hidden>' if name == 'secret' and x is not None else repr(x)}"
-            for name, x in zip(self._fields, self, strict=True)
-        ]
-        return f"PartyState({', '.join(parts)})"
+        return text_of_record("PartyState", self._asdict())
+
+
+def _as_hidden(self: PartyState) -> HiddenDict:
+    """Return the fields by name, in a dictionary whose text hides the secret too."""
+    return HiddenDict(zip(self._fields, self, strict=True))
+
+
+# A named tuple takes no method of this name in its class, and to a checker none after it.
+setattr(PartyState, "_asdict", _as_hidden)  # noqa: B010
 
 
 class TrainState(NamedTuple):

@@ -6,7 +6,8 @@ an array in the state of the party that reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import inf
 from numbers import Real
 
 import numpy as np
@@ -30,10 +31,12 @@ class Strength:
         name: By which it is set. Two losses of one party with the same name
             have one number.
         value: What it is at first, finite and at least 0.
+        most: The largest that it may be set to. What reads it may lower that, as
+            `jsplit.privacy.gaussian`; more is refused before it is used.
 
     Raises:
-        ValueError: If `name` is no name, or `value` no number that is finite
-            and at least 0.
+        ValueError: If `name` is no name, or `value` no number that is finite,
+            at least 0 and at most `most`.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -49,6 +52,8 @@ class Strength:
 
     name: str
     value: float
+    # Not compared: one strength may be read by what bears more and what bears less.
+    most: float = field(default=inf, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not _is_name(self.name):
@@ -60,8 +65,18 @@ class Strength:
                 f"strength `{self.name}`: `value` must be finite and at least 0, got "
                 f"{shown(self.value)}."
             )
+        if not self.value <= self.most:
+            raise ValueError(
+                f"strength `{self.name}`: `value` must be at most {self.most:g}, got "
+                f"{shown(self.value)}."
+            )
         # One form of a number, so that strengths which mean the same are equal.
         object.__setattr__(self, "value", float(self.value))
+
+
+def at_most(strength: Strength, most: float) -> Strength:
+    """Return the strength, bounded by what its reader bears."""
+    return replace(strength, most=min(most, strength.most))
 
 
 # Of anything: users' code is not checked.

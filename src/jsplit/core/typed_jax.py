@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jsplit.core.base import PyTree
+from jsplit.core.pytrees import PyTree
 
 # Read through `Any`, so that the open parts are not looked at; what is said
 # below is all that a reader, or a checker, has to know.
@@ -62,3 +62,7 @@ leaves_with_path: Callable[[PyTree], list[tuple[tuple[KeyEntry, ...], PyTree]]] 
     _jax.tree_util.tree_leaves_with_path
 )
 keystr: Callable[..., str] = _jax.tree_util.keystr
+register_pytree_with_keys: Callable[..., None] = (
+    _jax.tree_util.register_pytree_with_keys
+)
+dict_key: Callable[[str], KeyEntry] = _jax.tree_util.DictKey

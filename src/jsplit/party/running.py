@@ -21,6 +21,7 @@ from jsplit.party.join import Prepared, prepare
 from jsplit.party.results import Metrics, Result
 from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
+from jsplit.training.own_record import PartyRecord
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
 
@@ -40,6 +41,7 @@ def run(
     backward: str = "residuals",
     kernels: str = "fast",
     on_step: Callable[[Metrics], object] | None = None,
+    record: Callable[[PartyRecord], object] | None = None,
     stop: threading.Event | None = None,
     keep_replies: bool = True,
     listen: str | None = None,
@@ -80,6 +82,10 @@ def run(
         kernels: `"fast"` or `"xla"`: how operations are computed on a CPU, as for
             `jsplit.fused`. Others need not do the same.
         on_step: called with the `Metrics` of every step.
+        record: called with the `PartyRecord` of every step: what this party sent and
+            received in it, and its own fields. `records.append` keeps them all, for
+            `jsplit.privacy.traffic_of`. A step that is taken again, after a party has
+            come back, is told again, with the same bits.
         stop: when set, the party ends after the step it is in, with a checkpoint; if it
             waits for others, at once, with the newest that it has. Started again, it
             goes on.
@@ -158,8 +164,7 @@ def run(
         bound=bound,
     )
     # A micro-batch is what one program computes and one frame carries.
-    size = agreed.batch // agreed.microbatches
-    task = Task(TaskKind.TRAIN, agreed.steps, size)
+    task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     with prepare(agreed, party, task, brought) as prepared:
         asked = never if stop is None else stop.is_set
         # A party that is started again after its end must not wait for others that have
@@ -168,7 +173,7 @@ def run(
         if awaited is not None:
             return _already_over(prepared, awaited, asked, reach)
         with prepared.connected(reach) as me:
-            return Training(me, on_step, asked).run()
+            return Training(me, on_step, asked, record).run()
 
 
 def _already_over(

@@ -20,7 +20,9 @@ from jsplit.party.connection.farewell import passed_over
 from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.record_order import Batches
 from jsplit.party.process import PartyRun
+from jsplit.party.recorder import Recorder
 from jsplit.party.results import Metrics, Result
+from jsplit.training.own_record import PartyRecord
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.errors import Refused
 from jsplit.wire.open_files import lacks_files
@@ -36,15 +38,24 @@ class Training:
         me: the party.
         on_step: called with the metrics of every step.
         asked: whether the party was asked to stop.
+        record: called with what this party has seen of every step.
         losses: by step, then by name.
         failed: how many times in a row a checkpoint could not be saved.
+        recorder: keeps what crosses, for `record`.
     """
 
     me: PartyRun
     on_step: Callable[[Metrics], object] | None
     asked: Callable[[], bool]
+    record: Callable[[PartyRecord], object] | None = None
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: int = 0
+    recorder: Recorder | None = None
+
+    def __post_init__(self) -> None:
+        if self.record is not None:
+            me = self.me
+            self.recorder = Recorder(me.local, me.incoming, self.record)
 
     def run(self) -> Result:
         """Train to the end, going back as often as another party comes back."""
@@ -73,10 +84,12 @@ class Training:
         # One object for all steps until the party goes back: by its identity `local`
         # knows whether what it has begun of later steps is still of the same run.
         batches = me.batch
+        if self.recorder:
+            self.recorder.begin()
         for step in range(first, steps):
             state = me.hand_over(state, step)
             if me.turns.works(me.party, step):
-                state, metrics = _one_step(me, state, step, batches)
+                state, metrics = _one_step(me, state, step, batches, self.recorder)
                 self.losses[step] = dict(metrics.losses)
                 if self.on_step:
                     self.on_step(metrics)
@@ -183,13 +196,18 @@ class Training:
 
 
 def _one_step(
-    me: PartyRun, state: PartyState, step: int, batches: Batches
+    me: PartyRun,
+    state: PartyState,
+    step: int,
+    batches: Batches,
+    recorder: Recorder | None,
 ) -> tuple[PartyState, Metrics]:
     """One step, and what it took."""
     net, began = me.network, time.monotonic()
     # The network counts from its start on, so a step is the difference.
     sent, received, waited, posting = net.sent, net.received, net.waited, net.posting
-    state, found = me.local.step(state, batches, step, me.incoming)
+    before = state
+    state, found = me.local.step(state, batches, step, recorder or me.incoming)
     losses = {name: float(x) for name, x in found.items()}
     if me.agreed.nonfinite == "skip":
         me.incoming.faults.settle(step, me.local.judge.last)
@@ -208,6 +226,9 @@ def _one_step(
         wait=wait,
         epoch=net.epoch,
     )
+    if recorder:
+        # After the clock: it is no work of the training.
+        recorder.end(step, before, batches(step), found)
     _log.debug("%s", json.dumps({"party": me.party, **metrics.plain()}))
     return state, metrics
 

@@ -11,7 +11,8 @@ from jsplit.privacy.reporting import *  # noqa: F403
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 from jsplit.privacy.viewing import *  # noqa: F403
-from jsplit.privacy.watching import traffic_of, watch
+from jsplit.privacy.watched_training import watch
+from jsplit.privacy.watching import traffic_of
 
 __all__ = ["Adversary", "Budget", "Evidence", "Guard", "Score", "Traffic"]
 __all__ += ["chain_rule", "coherence", "guard", "traffic_of", "watch"]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jsplit.core.base import Fields, PyTree, TrainState
+from jsplit.core.base import Fields, PyTree
 from jsplit.core.checks import shown
-from jsplit.core.trainer import Trainer
 from jsplit.core.trees import as_arrays, batch_of
+from jsplit.privacy.recorded_steps import OneRecord, StepRecord, steps_of
 from jsplit.privacy.traffic import Traffic
 from jsplit.privacy.viewing.records import Seen
-from jsplit.training.config import Config
-from jsplit.training.record import RecordingTrainer, record
-from jsplit.training.recording import Crossed, Passage, Recorded
+from jsplit.training.recording import Passage
 
 _PLACES = {
     ("activation", False): "received",
@@ -30,28 +27,37 @@ _PLACES = {
 
 
 def traffic_of(
-    recorded: Recorded | Sequence[Recorded],
+    recorded: OneRecord | Sequence[OneRecord],
     party: str,
     *,
+    client: int | None = None,
     fields: Sequence[Fields] | None = None,
     steps: Sequence[int] | None = None,
     weights: Sequence[ArrayLike | None] | None = None,
 ) -> Traffic:
-    """What one party has seen of steps that `jsplit.record` recorded.
+    """What one party has seen of steps that were recorded, in one process or over a network.
 
     Of what the party sent it has what it computed and what its link made of it; here
     stands what the receiver decoded. Numbers that parties exchange for a sum, and the
     payloads, stay in the record.
 
     Args:
-        recorded: of one step, or of several: a list, or as `jax.lax.scan` stacks them.
+        recorded: of one step, or of several: a list, or as `jax.lax.scan` stacks them;
+            the `info.recorded` of a round; or what `jsplit.party.run` hands to `record`,
+            of one step or a list.
         party: whose view it is.
+        client: of a round, by number, whose steps; by default all clients', in the order
+            of their numbers. That is the view of a party with which all train; of one
+            that each client has for itself, say whose.
         fields: by step, those that the party holds, [batch, ...] each; no others, since
-            what it does not hold would be in its view.
-        steps: the numbers of the steps; by default 0, 1, ...
+            what it does not hold would be in its view. By default those that the party
+            recorded itself, over a network.
+        steps: the numbers of the steps; by default as recorded by a round or over a
+            network, else 0, 1, ...
         weights: by step, how much each example counted, [batch], or `None`. Give what
             the steps were given: in the row of an example of weight 0 crosses another
-            one, so these rows are left out.
+            one, so these rows are left out. Rounds, and parties over a network, have
+            recorded them.
 
     Returns:
         A `Traffic`. Values of several receivers or senders are named by both where a
@@ -75,9 +81,16 @@ def traffic_of(
         >>> list(seen.received), list(seen.gave), seen.step.shape
         (['smashed'], ['smashed'], (4,))
     """
-    told = _steps_of(recorded)
+    told = steps_of(recorded, client)
     messages = _messages_of(told, party)
-    numbers = range(len(told)) if steps is None else steps
+    if steps is None:
+        steps = [i if r.number is None else r.number for i, r in enumerate(told)]
+    if fields is None:
+        # All steps or none: they are of one training.
+        own_fields = [r.fields for r in told if r.fields is not None]
+        fields = own_fields if len(own_fields) == len(told) else None
+    weights = [r.weight for r in told] if weights is None else weights
+    numbers = steps
     for what, given in (("fields", fields), ("steps", numbers), ("weights", weights)):
         if given is not None and len(given) != len(told):
             raise ValueError(
@@ -85,8 +98,7 @@ def traffic_of(
             )
     held = [{}] * len(told) if fields is None else [as_arrays(f) for f in fields]
     rows = [_rows(r, messages, own) for r, own in zip(told, held, strict=True)]
-    if weights is not None:
-        rows = [r[_counted(w, len(r))] for r, w in zip(rows, weights, strict=True)]
+    rows = [r[_counted(w, len(r))] for r, w in zip(rows, weights, strict=True)]
     found: dict[str, dict[str, PyTree]] = {place: {} for place in _PLACES.values()}
     for message in messages:
         values = [r.crossed[message].value for r in told]
@@ -98,100 +110,7 @@ def traffic_of(
     return Traffic(party, step, **found, fields=own)
 
 
-def watch(
-    trainer: Trainer | RecordingTrainer,
-    state: TrainState,
-    batches: Iterable[Fields | tuple[Fields, ArrayLike]],
-    party: str,
-) -> tuple[TrainState, Traffic]:
-    """Train on some batches, and keep what one party has seen.
-
-    It trains as the trainer does. What crossed is brought to the host after each step.
-
-    Args:
-        trainer: of `jsplit.fused` or `jsplit.messages`, or of `jsplit.record`.
-        state: of all parties; it is not used up, unless the trainer donates it.
-        batches: every field that the topology reads, by name, or pairs (batch, weight);
-            examples of weight 0 are left out.
-        party: whose view is kept, with the fields that it holds.
-
-    Returns:
-        The state after the last batch, and the `Traffic`, whose numbers of steps are
-        those of the training.
-
-    Raises:
-        ValueError: if the topology has no such party, or nothing crosses to or from it,
-            there is no batch, or as `trainer.step` and `jsplit.record` do.
-
-    Example:
-        >>> import jax.numpy as jnp, jsplit, optax
-        >>> client = jsplit.segment(
-        ...     lambda w, x: w * x, init=lambda key, x: jnp.ones(3), inputs=["x"]
-        ... )
-        >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
-        >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
-        >>> trainer = jsplit.fused(topology, optax.sgd(0.1))
-        >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
-        >>> state, seen = jsplit.privacy.watch(
-        ...     trainer, trainer.init(0, batch), [batch] * 3, "client"
-        ... )
-        >>> seen.returned["smashed"].shape, list(seen.fields), seen.step.tolist()[-1]
-        ((12, 3), ['x'], 2)
-    """
-    recording = trainer if isinstance(trainer, RecordingTrainer) else record(trainer)
-    topology = cast(Config, recording.config).topology
-    if party not in topology.parties:
-        there = ", ".join(topology.parties)
-        raise ValueError(f"`party` must be one of {there}, got {shown(party)}.")
-    told: list[Recorded] = []
-    fields: list[Fields] = []
-    numbers: list[int] = []
-    weights: list[ArrayLike | None] = []
-    for item in batches:
-        pair = isinstance(item, tuple)
-        batch, weight = item if pair else (cast(Fields, item), None)
-        batch = as_arrays(batch)
-        weights.append(weight)
-        numbers.append(int(state.parties[party].step))
-        state, recorded = recording.step(state, batch, weight)
-        # Off the device at once, and without what others alone have.
-        crossed = {at: x for at, x in recorded.crossed.items() if party in at[2:]}
-        crossed = {at: Crossed((), x.value) for at, x in crossed.items()}
-        told.append(Recorded(recorded.info, jax.tree.map(np.asarray, crossed)))
-        held = topology.holds.get(party, ())
-        fields.append({f: x for f, x in batch.items() if f in held})
-    if not told:
-        raise ValueError("`batches` holds no batch: there is nothing to watch.")
-    seen = traffic_of(told, party, fields=fields, steps=numbers, weights=weights)
-    return state, seen
-
-
-def _steps_of(recorded: object) -> list[Recorded]:
-    """Records of steps, one by one."""
-    told: list[object] = [recorded]
-    # A record is a tuple itself, so it is asked for first.
-    if not isinstance(recorded, Recorded) and isinstance(recorded, (list, tuple)):
-        told = list(recorded)
-    if not told or not all(isinstance(r, Recorded) for r in told):
-        raise ValueError(
-            "`recorded` must be what a step of jsplit.record tells, or a list of these, "
-            f"got {shown(recorded)}."
-        )
-    found: list[Recorded] = []
-    for r in cast(Sequence[Recorded], told):
-        # A loss is one number, so an axis of it is one of steps.
-        if jnp.ndim(r.info.loss) > 1:
-            raise ValueError("`recorded` has more than one axis of steps.")
-        if not jnp.ndim(r.info.loss):
-            found.append(r)
-            continue
-        for i in range(len(r.info.loss)):
-            crossed = jax.tree.map(lambda x, i=i: x[i], dict(r.crossed))
-            found.append(Recorded(r.info, crossed))
-    return found
-
-
-def _messages_of(told: Sequence[Recorded], party: str) -> list[Passage]:
+def _messages_of(told: Sequence[StepRecord], party: str) -> list[Passage]:
     """The activations and cotangents with the party at one end, which all steps have."""
     kinds = {kind for kind, _ in _PLACES}
     first = told[0].crossed
@@ -224,7 +143,9 @@ def called(
     return f"{message.name} {other}"
 
 
-def _rows(recorded: Recorded, messages: Sequence[Passage], held: Fields) -> np.ndarray:
+def _rows(
+    recorded: StepRecord, messages: Sequence[Passage], held: Fields
+) -> np.ndarray:
     """The numbers of the records of a step, which all that is laid by record shares."""
     crossed = {str(m): recorded.crossed[m].value for m in messages}
     return np.arange(

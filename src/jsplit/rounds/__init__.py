@@ -3,6 +3,7 @@
 from jsplit.core.federation import Clients, Federation
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.baselines import alone, centralized, fedavg, large_batch_sgd
+from jsplit.rounds.recording import RecordedRound
 from jsplit.rounds.sharing import PartySharing, Sharing, SharingTable
 from jsplit.rounds.split_learning import parallel, splitfed, take_turns
 from jsplit.rounds.state import RoundInfo
@@ -12,6 +13,7 @@ __all__ = [
     "Clients",
     "Federation",
     "PartySharing",
+    "RecordedRound",
     "RoundInfo",
     "Sharing",
     "SharingTable",

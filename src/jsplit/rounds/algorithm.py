@@ -5,7 +5,7 @@ It is that of a `jsplit.Trainer`, whose batches are rounds of a population.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -88,11 +88,13 @@ class Algorithm(NamedTuple):
         config: that of the trainer.
         sharing: how each part of each party's state gets from one client
             to the next; prints as a table.
+        recording: makes the same algorithm with a record of its steps, for
+            `jsplit.record`; `None` of one that records.
 
     Example:
         >>> import jsplit
         >>> jsplit.rounds.Algorithm._fields
-        ('init', 'step', 'run', 'evaluate', 'predict', 'config', 'sharing')
+        ('init', 'step', 'run', 'evaluate', 'predict', 'config', 'sharing', 'recording')
     """
 
     init: InitClients
@@ -101,8 +103,9 @@ class Algorithm(NamedTuple):
     evaluate: EvaluateRound
     predict: PredictAsClient
     config: Config
-    # Last and with a default, so that an algorithm made by hand needs none.
+    # With defaults, so that an algorithm made by hand needs none.
     sharing: SharingTable = SharingTable({})
+    recording: Callable[[tuple[str, ...]], Algorithm] | None = None
 
     def __repr__(self) -> str:
         # What travels is what tells algorithms apart; the functions hold the whole

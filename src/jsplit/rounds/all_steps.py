@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jsplit.core.base import Info, PyTree, TrainState
+from jsplit.core.base import Info, PyTree
 from jsplit.rounds.averages import add_clients, mean_of, zero_sums
 from jsplit.rounds.carry import (
     LossSums,
@@ -31,14 +31,19 @@ from jsplit.rounds.carry import (
     zero_losses,
 )
 from jsplit.rounds.forms import StateForms
+from jsplit.rounds.recording import (
+    TellingStep,
+    Told,
+    by_client,
+    loop,
+    only_live,
+    recorded_round,
+)
 from jsplit.rounds.sharing import Sharing
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 from jsplit.training.left_out import weights_of_round
 from jsplit.training.walk import Address, Store
-
-TrainStep = Callable[..., tuple[TrainState, Info]]
-"""`step(state, batch, weight) -> (state, info)`, that of a trainer."""
 
 
 class AllClients(NamedTuple):
@@ -72,13 +77,13 @@ class AllSteps:
         self,
         config: Config,
         forms: StateForms,
-        train_step: Callable[[int, PyTree], TrainStep],
+        train_step: Callable[[int, PyTree], TellingStep],
         at_end: bool = False,
     ):
         self.config, self.forms, self.sharing = config, forms, forms.sharing
         self.train_step, self.at_end = train_step, at_end
         # Made once: each holds compiled programs.
-        self.trainers: dict[int, TrainStep] = {}
+        self.trainers: dict[int, TellingStep] = {}
 
     def __call__(
         self,
@@ -93,14 +98,15 @@ class AllSteps:
         own = sharing.pick(store, Sharing.OWN)
         taking_part = {**store, **rows_of(own, arrays.client)}
 
-        def one(s: jax.Array, now: AllClients) -> AllClients:
+        def one(s: jax.Array, now: AllClients) -> tuple[AllClients, Told | None]:
             reads, weight = arrays.reads[:, s], arrays.weight[:, s]
             return self._step(now, s < arrays.steps, key, fields, reads, weight)
 
         examples = jnp.zeros(len(arrays.client), jnp.result_type(float))
         sums = zero_losses(config, at_end=self.at_end)
         now = AllClients(taking_part, step, sums, examples)
-        now = jax.lax.fori_loop(0, arrays.steps.max(), one, now)
+        most = arrays.reads.shape[1] if config.records else None
+        now, tape = loop(one, now, arrays.steps.max(), most)
 
         mine = sharing.pick(now.store, Sharing.OWN)
         store = {**now.store, **put_rows(own, arrays.client, mine)}
@@ -110,6 +116,14 @@ class AllSteps:
             examples=now.examples,
             finite=finite_of_round(config, now.sums, at_end=self.at_end),
         )
+        if tape is not None:
+            places = jnp.arange(arrays.reads.shape[1], dtype=step.dtype)
+            # Who has no record in a step takes none; see `_finish`.
+            taken = (places < arrays.steps[:, None]) & (arrays.weight.sum(2) > 0)
+            numbers = jnp.broadcast_to(step + places, taken.shape)
+            read = arrays.client, arrays.reads, arrays.weight
+            told = recorded_round(*read, numbers, taken, by_client(tape))
+            info = info._replace(recorded=told)
         return RoundCarry(store, now.step, memory), info
 
     def _step(
@@ -120,7 +134,7 @@ class AllSteps:
         fields: Mapping[str, PyTree],
         reads: jax.Array,
         weight: jax.Array,
-    ) -> AllClients:
+    ) -> tuple[AllClients, Told | None]:
         """Run one step of all clients, on [K, B] records."""
         shared = {n: x for n, x in now.store.items() if self._is_averaged(n)}
         repeated, batch, weight, counts = self._begin(
@@ -130,7 +144,8 @@ class AllSteps:
         if count not in self.trainers:
             self.trainers[count] = self.train_step(count, batch)
         state = self.forms.one({**now.store, **repeated}, key, now.step)
-        state, info = self.trainers[count](state, batch, weights_of_round(weight))
+        weight = weights_of_round(weight)
+        state, info, told = self.trainers[count](state, batch, weight)
 
         new = self.forms.learned(state.parties)
         # What other parties have is new, whoever took the step: it is one step
@@ -142,7 +157,8 @@ class AllSteps:
         }
         stepped = {n: new[n] for n in by_client}
         kept, sums, examples = self._finish(by_client, stepped, live, counts, info, now)
-        return AllClients({**new, **kept}, now.step + 1, sums, examples)
+        now = AllClients({**new, **kept}, now.step + 1, sums, examples)
+        return now, only_live(live & (counts > 0), told)
 
     def _begin(
         self,

@@ -37,6 +37,7 @@ from jsplit.training.evaluating import check_counts
 from jsplit.training.own_reads import training_fields
 from jsplit.training.same_for_others import compared_fields
 from jsplit.training.store import layout_of
+from jsplit.training.strengths import Limits, limits_of, refuse_too_strong
 from jsplit.training.verdicts import refuse_end, refuse_evaluation, refuse_round
 
 
@@ -54,14 +55,15 @@ def make_algorithm(method: RoundMethod) -> Algorithm:
     needed = frozenset(read | compared_fields(config.topology))
     forms = StateForms(layout_of(config), method.sharing, method.mesh)
     metrics = RoundMetrics(config, forms)
-    driver = _Driver(method, forms, needed, Programs(method, forms), metrics)
+    programs = Programs(method, forms)
+    driver = _Driver(method, forms, needed, programs, metrics, limits_of(config))
     return Algorithm(
         init=driver.init,
         step=driver.step,
         run=driver.run,
         evaluate=driver.evaluate,
         predict=driver.predict,
-        config=config,
+        config=method.config,
         sharing=method.sharing,
     )
 
@@ -75,6 +77,7 @@ class _Driver:
     needed: frozenset[str]
     programs: Programs
     metrics: RoundMetrics
+    limits: Limits
 
     def init(self, key: jax.Array | int, round: Round) -> Federation:
         """Make the first state of all clients and of those they train with.
@@ -122,6 +125,7 @@ class _Driver:
                 trainer refuses that.
         """
         arrays = self._arrays(state, round)
+        refuse_too_strong(self.limits, state)
         new, info = self._train(state, self._fields(round), arrays, several=False)
         return new, _first_clients(info, len(round.client))
 
@@ -153,6 +157,7 @@ class _Driver:
             )
 
         arrays = [self._arrays(state, r) for r in rounds]
+        refuse_too_strong(self.limits, state)
         many = RoundArrays(*(np.stack(x) for x in zip(*arrays, strict=True)))
         new, infos = self._train(state, self._fields(rounds[0]), many, several=True)
         return new, _first_clients(infos, len(rounds[0].client))
@@ -209,6 +214,7 @@ class _Driver:
         """
         check_round(round, self.needed | self.metrics.fields)
         arrays = self._arrays(state, round)
+        refuse_too_strong(self.limits, state)
         # Steps that are not taken count nothing.
         taken = np.arange(round.weight.shape[1]) < round.steps[:, None]
         check_counts([round.weight * taken[:, :, None]])
@@ -276,4 +282,10 @@ class _Driver:
 def _first_clients(info: RoundInfo, count: int) -> RoundInfo:
     """Return the losses of a round, without the clients that fill up a group."""
     each = {n: x[..., :count] for n, x in info.each.items()}
-    return info._replace(each=each, examples=info.examples[..., :count])
+    # Of several rounds there is an axis of these before that of the clients.
+    axis = info.examples.ndim - 1
+    recorded = jax.tree.map(
+        lambda x: jax.lax.slice_in_dim(x, 0, count, axis=axis), info.recorded
+    )
+    examples = info.examples[..., :count]
+    return info._replace(each=each, examples=examples, recorded=recorded)

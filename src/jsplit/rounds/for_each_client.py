@@ -28,6 +28,7 @@ from jsplit.rounds.carry import (
     zero_losses,
 )
 from jsplit.rounds.client_mesh import over_clients
+from jsplit.rounds.recording import Told, by_client, loop, only_live, recorded_round
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -91,8 +92,8 @@ class ClientMethod(Protocol):
         batch: Fields,
         weight: jax.Array | None,
         count: jax.Array,
-    ) -> Client:
-        """Return the client after it has trained on one batch."""
+    ) -> tuple[Client, Told | None]:
+        """Return the client after it has trained on one batch, and what is recorded of that."""
         ...
 
     def client_measure(
@@ -143,6 +144,7 @@ class ForEachClient:
     ):
         self.method, self.config = method, config
         self.ragged, self.training, self.at_end = ragged, training, at_end
+        self.records = training and bool(config.records)
         # Of several clients at once, each device its part of them.
         axes = (None, 0, 0)
         inits = jax.vmap(self._init, in_axes=axes)
@@ -168,12 +170,14 @@ class ForEachClient:
 
         def turn(
             shared: Shared, client: tuple[Store, RoundArrays[jax.Array]]
-        ) -> tuple[Shared, tuple[Store, LossSums]]:
+        ) -> tuple[Shared, tuple[Store, LossSums, Told | None]]:
             mine, its = client
-            now = self._all_steps(shared, mine, step + its.before, its, key, fields)
+            now, told = self._all_steps(
+                shared, mine, step + its.before, its, key, fields
+            )
             if self.training:
                 shared = self.method.client_final(shared, now.store, its.share)
-            return shared, (pick(now.store, Sharing.OWN), now.sums)
+            return shared, (pick(now.store, Sharing.OWN), now.sums, told)
 
         size = self.method.group_size(len(arrays.client))
         in_groups = size > 1 or self.method.mesh is not None
@@ -181,15 +185,24 @@ class ForEachClient:
         clients = rows, arrays
         if in_groups:
             clients = _grouped(clients, size)
-        shared, (mine, sums) = jax.lax.scan(turn, shared, clients)
+        shared, (mine, sums, told) = jax.lax.scan(turn, shared, clients)
         if in_groups:
-            mine, sums = _ungrouped((mine, sums))
+            mine, sums, told = _ungrouped((mine, sums, told))
 
         finite = finite_of_round(self.config, sums, self.training, self.at_end)
         info = info_of_round(self.config, sums, {**store, **rows})
         info = info._replace(finite=finite)
         if not self.training:
             return carry, info
+        if told is not None:
+            places = jnp.arange(arrays.reads.shape[1], dtype=step.dtype)
+            recorded = recorded_round(
+                *(arrays.client, arrays.reads, arrays.weight),
+                step + arrays.before[:, None] + places,
+                places < arrays.steps[:, None],
+                told,
+            )
+            info = info._replace(recorded=recorded)
         own = put_rows(own, arrays.client, mine)
         total = arrays.share.sum()
         new, memory = self.method.server_update(memory, shared, total)
@@ -211,24 +224,27 @@ class ForEachClient:
         arrays: RoundArrays[jax.Array],
         key: jax.Array,
         fields: Mapping[str, PyTree],
-    ) -> Client:
+    ) -> tuple[Client, Told | None]:
         """Run all steps of a client, or of several at once, each as many as it takes."""
         if not jnp.ndim(arrays.steps):
 
-            def one(s: jax.Array, client: Client) -> Client:
+            def one(s: jax.Array, client: Client) -> tuple[Client, Told | None]:
                 reads, weight = arrays.reads[s], arrays.weight[s]
                 return self._step(client, None, key, fields, reads, weight)
 
             client = self._init(shared.store, own, step)
-            return jax.lax.fori_loop(0, arrays.steps, one, client)
+            most = len(arrays.reads) if self.records else None
+            return loop(one, client, arrays.steps, most)
 
-        def together(s: jax.Array, clients: Client) -> Client:
+        def together(s: jax.Array, clients: Client) -> tuple[Client, Told | None]:
             reads, weight = arrays.reads[:, s], arrays.weight[:, s]
             live = s < arrays.steps
             return self.clients_step(clients, live, key, fields, reads, weight)
 
         clients = self.clients_init(shared.store, own, step)
-        return jax.lax.fori_loop(0, arrays.steps.max(), together, clients)
+        most = arrays.reads.shape[1] if self.records else None
+        clients, told = loop(together, clients, arrays.steps.max(), most)
+        return clients, by_client(told)
 
     def _step(
         self,
@@ -238,20 +254,25 @@ class ForEachClient:
         fields: Mapping[str, PyTree],
         reads: jax.Array,
         weight: jax.Array,
-    ) -> Client:
+    ) -> tuple[Client, Told | None]:
         """Run one step of one client, if it still takes one."""
         method = self.method
-        step = method.client_step if self.training else method.client_measure
         # Where every example counts 1, the trainer need not know weights:
         # a loss may then be one number for a batch.
         weights = weights_of_round(weight) if self.ragged else None
         batch = rows_of(fields, reads)
-        new = step(client, key, batch, weights, weight.sum())
+        given = client, key, batch, weights, weight.sum()
+        told = None
+        if self.training:
+            new, told = method.client_step(*given)
+        else:
+            new = method.client_measure(*given)
         if live is None:
-            return new
+            return new, told
         # Clients that run at once all run until the last is through; what
         # one computes beyond its own steps is thrown away.
-        return jax.tree.map(partial(jnp.where, live), new, client)
+        new = jax.tree.map(partial(jnp.where, live), new, client)
+        return new, only_live(live, told)
 
 
 def _grouped(tree: PyTree, size: int) -> PyTree:

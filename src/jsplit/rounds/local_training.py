@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ from jsplit.rounds.forms import StateForms
 from jsplit.rounds.measuring import losses_trainer
 from jsplit.rounds.noise import after_one, words_in
 from jsplit.rounds.own_optimizers import check_server
+from jsplit.rounds.recording import TellingStep, Told, telling
 from jsplit.rounds.restarts import going_on, restarted, starts_anew
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
@@ -55,6 +57,7 @@ def local_training(
     server: optax.GradientTransformation | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
+    records: tuple[str, ...] = (),
 ) -> Algorithm:
     """Make the algorithm in which each client trains for itself, and `sharing` says what travels.
 
@@ -66,6 +69,7 @@ def local_training(
             with the sign turned, is the gradient it takes a step along.
         chunk: how many clients run at once, on each device.
         mesh: over whose axis `clients` they are spread.
+        records: what of each step is recorded, as `Config.records`.
 
     Returns:
         The algorithm.
@@ -73,7 +77,10 @@ def local_training(
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    config = check_trainer(trainer)
+    again = partial(
+        local_training, trainer, sharing, server=server, chunk=chunk, mesh=mesh
+    )
+    config = check_trainer(trainer)._replace(records=records)
     check_server(server)
     mesh = clients_mesh(mesh, config)
     chunk = None if chunk is None else as_positive_int("chunk", chunk)
@@ -86,9 +93,13 @@ def local_training(
     scalars = ScalarLosses()
     measure = losses_trainer(trainer, scalars).evaluate
     method = LocalTraining(
-        trainer, measure, scalars, config, forms, sharing, server, chunk, mesh
+        trainer,
+        telling(trainer, records),
+        measure,
+        *(scalars, config, forms, sharing, server, chunk, mesh),
     )
-    return make_algorithm(method)
+    made = make_algorithm(method)
+    return made if records else made._replace(recording=lambda x: again(records=x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +107,7 @@ class LocalTraining:
     """What a client and the server do in a round of local training."""
 
     trainer: Trainer
+    train: TellingStep
     measure: EvaluateFn
     scalars: ScalarLosses
     config: Config
@@ -106,8 +118,6 @@ class LocalTraining:
     mesh: Mesh | None
     at_end: bool = False
     """Whether parameters are looked at after the round alone."""
-
-    # What a client and the server do.
 
     def client_init(self, shared: Store, own: Store, step: jax.Array) -> Client:
         """Start from what is shared, the client's own, and what is fresh."""
@@ -131,13 +141,13 @@ class LocalTraining:
         batch: Fields,
         weight: jax.Array | None,
         count: jax.Array,
-    ) -> Client:
+    ) -> tuple[Client, Told | None]:
         """Train on one batch, with those the client trains with."""
         state = self.forms.one(client.store, key, client.step)
-        state, info = self.trainer.step(state, batch, weight)
+        state, info, told = self.train(state, batch, weight)
         number = client.step + 1
         sums = add_step(self.config, client.sums, info, count, number, self.at_end)
-        return Client(self.forms.learned(state.parties), number, sums)
+        return Client(self.forms.learned(state.parties), number, sums), told
 
     def client_measure(
         self,
@@ -216,8 +226,6 @@ class LocalTraining:
             for node, x in combine(_params(new, party), moved).items():
                 new[Name(party, Kind.PARAMS, node)] = x
         return new, memory
-
-    # What the driver asks.
 
     def server_init(self, store: Store) -> dict[str, PyTree]:
         """Return the first memory of the server's optimizer, by averaged party."""

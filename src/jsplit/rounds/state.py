@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from jsplit.core.finite import Finite
+from jsplit.rounds.recording import RecordedRound
 
 
 class RoundInfo(NamedTuple):
@@ -28,11 +29,13 @@ class RoundInfo(NamedTuple):
             Python's own, over all examples of the round.
         finite: whether what the steps of a round leave is finite, value by
             value; `None` where nobody looks.
+        recorded: what crossed in each step of each client, of an algorithm of
+            `jsplit.record`; `None` of others.
 
     Example:
         >>> from jsplit.rounds import RoundInfo
         >>> RoundInfo._fields
-        ('loss', 'losses', 'each', 'examples', 'metrics', 'finite')
+        ('loss', 'losses', 'each', 'examples', 'metrics', 'finite', 'recorded')
     """
 
     loss: jax.Array
@@ -43,3 +46,4 @@ class RoundInfo(NamedTuple):
     examples: jax.Array
     metrics: Mapping[str, float | int | bool] = {}
     finite: Finite | None = None
+    recorded: RecordedRound | None = None

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import jax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Fields, Info, PyTree, TrainState
 from jsplit.core.trainer import Trainer
 from jsplit.core.trees import abstract
 from jsplit.rounds.algorithm import Algorithm
-from jsplit.rounds.all_steps import AllSteps, TrainStep
+from jsplit.rounds.all_steps import AllSteps
 from jsplit.rounds.client_axis import vmap_clients
 from jsplit.rounds.client_mesh import clients_mesh, vmap_over_devices
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.local_training import local_training
 from jsplit.rounds.own_optimizers import check_own
+from jsplit.rounds.recording import TellingStep, Told, telling, told_of_each
 from jsplit.rounds.round_method import RoundProgram, check_trainer
 from jsplit.rounds.sharing import Sharing, SharingTable
 from jsplit.training.config import Config
@@ -31,6 +35,7 @@ from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.evaluating import ScalarLosses
 from jsplit.training.fused import fused_trainer
 from jsplit.training.passing import passing
+from jsplit.training.recording import Recorded
 from jsplit.training.store import layout_of
 from jsplit.training.walk import Store
 
@@ -41,6 +46,7 @@ def synchronous(
     clients: Collection[str],
     *,
     mesh: Mesh | None = None,
+    records: tuple[str, ...] = (),
 ) -> Algorithm:
     """Make the algorithm in which all clients step at the same time.
 
@@ -51,6 +57,7 @@ def synchronous(
             every step, each client by its examples in it.
         clients: the parties that a client is made of.
         mesh: over whose axis `clients` the clients are spread.
+        records: what of each step is recorded, as `Config.records`.
 
     Returns:
         The algorithm.
@@ -59,7 +66,10 @@ def synchronous(
         ValueError: if the trainer has micro-batches or a dynamic loss
             scale, or an argument does not fit.
     """
-    config = check_trainer(trainer)
+    again = partial(synchronous, trainer, sharing, clients, mesh=mesh)
+    config = check_trainer(trainer)._replace(records=records)
+    # The step here is that of all clients: one of the user's own would be lost.
+    telling(trainer, records)
     mesh = clients_mesh(mesh, config)
     if config.microbatches > 1:
         raise ValueError(
@@ -94,7 +104,8 @@ def synchronous(
             chunk=1,
             mesh=mesh,
         )
-    return trained._replace(evaluate=measured.evaluate)
+    recording = None if records else lambda x: again(records=x)
+    return trained._replace(evaluate=measured.evaluate, recording=recording)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +142,7 @@ class Synchronous:
             at_end,
         )
 
-    def _train_step(self, count: int, batch: PyTree) -> TrainStep:
+    def _train_step(self, count: int, batch: PyTree) -> TellingStep:
         """Return the step of a trainer of `count` clients at once, on a batch of them all."""
         own = _has_own(self.sharing, self.clients)
         vmap = vmap_over_devices(self.mesh)
@@ -144,7 +155,20 @@ class Synchronous:
             abstract(dict(batch)),
         )
         known = passing(self.config, of_one).passing
-        return fused_trainer(many._replace(passing=known)).step
+        train = fused_trainer(many._replace(passing=known))
+        if not self.config.records:
+            return telling(train, ())
+
+        def step(
+            state: TrainState, batch: Fields, weight: ArrayLike | None
+        ) -> tuple[TrainState, Info, Told]:
+            state, found = train.step(state, batch, weight)
+            # A trainer whose config asks for records tells these.
+            recorded = cast(Recorded, found)
+            told = told_of_each(self.config, self.clients, own, count, recorded)
+            return state, recorded.info, told
+
+        return step
 
 
 def _has_own(sharing: SharingTable, clients: Collection[str]) -> bool:

@@ -45,7 +45,7 @@ from jsplit.training.recording import Recorded, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.strengths import in_store
+from jsplit.training.strengths import in_store, within_limits
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
@@ -202,7 +202,8 @@ def fused_trainer(config: Config) -> Trainer:
 
     init = init_of(config, check_same_for_others)
     evaluate = evaluator(topology, measure_one, scalars, drawing)
-    return Trainer(init, step, evaluate, predict, config, fused_trainer)
+    made = Trainer(init, step, evaluate, predict, config, fused_trainer)
+    return within_limits(config, made)
 
 
 class _Programs(NamedTuple):

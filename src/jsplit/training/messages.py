@@ -42,7 +42,11 @@ from jsplit.training.recording import Tape, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
 from jsplit.training.store import layout_of, load, save_back
-from jsplit.training.strengths import in_store, in_topology
+from jsplit.training.strengths import (
+    in_store,
+    in_topology,
+    within_limits,
+)
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name
 from jsplit.training.walks import walks_of
@@ -204,4 +208,5 @@ def messages_trainer(config: Config) -> Trainer:
 
     init = init_of(config, check_same_for_others)
     evaluate = evaluator(topology, measure_one, scalars, drawing)
-    return Trainer(init, step, evaluate, predict, config, messages_trainer)
+    made = Trainer(init, step, evaluate, predict, config, messages_trainer)
+    return within_limits(config, made)

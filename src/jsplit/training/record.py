@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TypeVar, cast, overload
 
 from jax.typing import ArrayLike
 
@@ -46,7 +46,37 @@ class RecordingTrainer(NamedTuple):
     config: object = None
 
 
-def record(trainer: Trainer, *, gradients: bool = False) -> RecordingTrainer:
+_Recording = TypeVar("_Recording", covariant=True)
+
+
+class RecordableRounds(Protocol[_Recording]):
+    """An algorithm over clients, as `record` asks it for the same with a record."""
+
+    @property
+    def step(self) -> Callable[..., object]:
+        """Trains a round."""
+        ...
+
+    @property
+    def run(self) -> Callable[..., object]:
+        """Trains several."""
+        ...
+
+    @property
+    def recording(self) -> Callable[[tuple[str, ...]], _Recording] | None:
+        """Makes it anew; `None` if it records already, or was made by hand."""
+        ...
+
+
+@overload
+def record(trainer: Trainer, *, gradients: bool = False) -> RecordingTrainer: ...
+@overload
+def record(
+    trainer: RecordableRounds[_Recording], *, gradients: bool = False
+) -> _Recording: ...
+def record(
+    trainer: Trainer | RecordableRounds[_Recording], *, gradients: bool = False
+) -> RecordingTrainer | _Recording:
     """Make the trainer whose step also gives all that crossed between parties.
 
     It trains as the plain one: `messages` to the bit, as long as no gradients are asked
@@ -62,18 +92,23 @@ def record(trainer: Trainer, *, gradients: bool = False) -> RecordingTrainer:
     gradients are without. In the row of an example of weight 0 stands what crossed: the
     values of another one.
 
+    An algorithm over clients becomes one whose `info.recorded` has what crossed in
+    every step of every client, a `jsplit.rounds.RecordedRound`, from `step` and from
+    `run`. It trains as the plain one to rounding. All that crosses in a round is in
+    memory at its end, so let a round be short.
+
     Args:
-        trainer: of `jsplit.fused` or `jsplit.messages`, as these make it.
+        trainer: of `jsplit.fused` or `jsplit.messages`, as these make it, or an
+            algorithm of `jsplit.rounds`.
         gradients: whether the gradients that each party's optimizer is given are
             recorded too.
 
     Returns:
-        A `RecordingTrainer`: `step(state, batch) -> (state, Recorded)`.
+        A `RecordingTrainer`: `step(state, batch) -> (state, Recorded)`; or an algorithm.
 
     Raises:
         ValueError: if `trainer` is none of these, has had its step replaced, or records
-            already; or if it is an algorithm over clients, whose rounds are one program:
-            record its trainer, and train one client with that.
+            already.
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
@@ -90,12 +125,40 @@ def record(trainer: Trainer, *, gradients: bool = False) -> RecordingTrainer:
         activation smashed: client -> server (4, 3)
         cotangent smashed: server -> client (4, 3)
     """
-    remake, config = _recordable(trainer)
     records = ("crossed", "gradients") if gradients else ("crossed",)
+    if not isinstance(trainer, Trainer) and hasattr(trainer, "recording"):
+        return _recording_rounds(trainer, records)
+    remake, config = _recordable(trainer)
     made = remake(config._replace(records=records))
     # With `records` its step gives a `Recorded`, which a `Trainer` has no type for.
     step = cast(RecordedStepFn, made.step)
     return RecordingTrainer(made.init, step, made.evaluate, made.predict, made.config)
+
+
+def _recording_rounds(
+    algorithm: RecordableRounds[_Recording], records: tuple[str, ...]
+) -> _Recording:
+    """The same algorithm over clients with a record; refuses what cannot be made anew."""
+    make = algorithm.recording
+    if make is None:
+        if _records(algorithm):
+            raise ValueError("`trainer` records already; give the plain one.")
+        raise _no_trainer(algorithm)
+    made = make(records)
+    for name in ("step", "run"):
+        # As below: methods and closures of one function share their code.
+        mine, its = getattr(algorithm, name), getattr(made, name)
+        if getattr(mine, "__code__", None) is not getattr(its, "__code__", None):
+            raise ValueError(
+                f"`trainer` has another `{name}` than jsplit.rounds gave it; record the "
+                f"plain algorithm, and replace the `{name}` of that."
+            )
+    return made
+
+
+def _records(trainer: object) -> bool:
+    config = getattr(trainer, "config", None)
+    return isinstance(config, Config) and bool(config.records)
 
 
 def _recordable(trainer: object) -> tuple[Callable[..., Trainer], Config]:
@@ -119,15 +182,9 @@ def _recordable(trainer: object) -> tuple[Callable[..., Trainer], Config]:
 
 
 def _no_trainer(trainer: object) -> ValueError:
-    over_clients = (
-        ": a round over clients is one program, and what crosses within it is not kept; "
-        "record its trainer, and train one client with that"
-    )
-    # Only an algorithm of rounds says what clients share.
-    hint = over_clients if hasattr(trainer, "sharing") else ""
     return ValueError(
-        "`trainer` must be one of jsplit.fused or jsplit.messages, got "
-        f"{type(trainer).__name__}{hint}."
+        "`trainer` must be one of jsplit.fused or jsplit.messages, or an algorithm that "
+        f"jsplit.rounds made of one, got {type(trainer).__name__}."
     )
 
 
@@ -137,9 +194,8 @@ def refuse_recording(trainer: object) -> None:
     Raises:
         ValueError: if it records.
     """
-    config = getattr(trainer, "config", None)
-    if isinstance(config, Config) and config.records:
+    if _records(trainer):
         raise ValueError(
-            "`trainer` records what crosses, which rounds over clients do not keep; give "
-            "the plain trainer, or train one client with this one."
+            "`trainer` records what crosses: give the plain trainer, and record what is "
+            "made of it, `jsplit.record(jsplit.rounds.parallel(...))`."
         )

@@ -148,16 +148,53 @@ def told(
         return info
     crossed: dict[Passage, Crossed] = {}
     for wire, name, _ in receipts(walks.train.ops):
-        payload, value = _payload(store[wire]), arrived(store[wire], store[name])
-        if config.microbatches > 1:
-            value = _whole_batch(config, wire, value, size)
-        crossed[_passage(wire)] = Crossed(payload, value)
+        found = crossed_in(config, wire, store[wire], store[name], size)
+        crossed[passage_of(wire)] = found
     # The numbers of a sum are exchanged once in a step, after all micro-batches.
     for wire, name, _ in receipts(walks.finish.ops):
-        crossed[_passage(wire)] = Crossed(store[wire], store[name])
+        crossed[passage_of(wire)] = Crossed(store[wire], store[name])
     # In the order in which a program gives them back, whoever made them.
     crossed = {at: crossed[at] for at in sorted(crossed)}
     return Recorded(info, crossed, _gradients(config, store))
+
+
+def crossed_in(
+    config: Config, wire: Wire, sent: PyTree, value: PyTree, size: int
+) -> Crossed:
+    """One message of a step, put together where the batch was divided.
+
+    Args:
+        config: of the training.
+        wire: the message.
+        sent: what was sent; with several micro-batches, with an axis of them.
+        value: what it decodes to, likewise.
+        size: of the whole batch.
+    """
+    value = arrived(sent, value)
+    if config.microbatches > 1:
+        value = _whole_batch(config, wire, value, size)
+    return Crossed(_payload(sent), value)
+
+
+def decoder(op: Op, several: bool) -> Callable[..., tuple[PyTree, PyTree]]:
+    """Compile what decodes a message once more, beside the program of its receiver.
+
+    Args:
+        op: that receives it.
+        several: whether each micro-batch sends one.
+
+    Returns:
+        A function of what was sent, in order, and of what else `op` reads: what was
+        sent and what it decodes to, with an axis of micro-batches if there are several.
+    """
+
+    def decode(sent: list[PyTree], *own: PyTree) -> tuple[PyTree, PyTree]:
+        values = [op.run(x, *own)[0] for x in sent]
+        if not several:
+            return sent[0], values[0]
+        return _stacked(sent), _stacked(values)
+
+    return jax.jit(decode)
 
 
 def reader(config: Config, walks: Walks) -> Callable[[Tape, Store], Store]:
@@ -171,18 +208,11 @@ def reader(config: Config, walks: Walks) -> Callable[[Tape, Store], Store]:
     several = config.microbatches > 1
     finish = receipts(walks.finish.ops)
 
-    def decoder(op: Op) -> Callable[..., tuple[PyTree, PyTree]]:
-        def decode(sent: list[PyTree], *own: PyTree) -> tuple[PyTree, PyTree]:
-            values = [op.run(x, *own)[0] for x in sent]
-            if not several or op in ends:
-                return sent[0], values[0]
-            return _stacked(sent), _stacked(values)
-
-        return jax.jit(decode)
-
-    ends = [op for _, _, op in finish]
-    places = [*receipts(walks.train.ops), *finish]
-    decoders = [(wire, name, op.reads[1:], decoder(op)) for wire, name, op in places]
+    parts = [(*at, several) for at in receipts(walks.train.ops)]
+    decoders = [
+        (wire, name, op.reads[1:], decoder(op, apart))
+        for wire, name, op, apart in [*parts, *((*at, False) for at in finish)]
+    ]
 
     def read(tape: Tape, before: Store) -> Store:
         found: Store = {}
@@ -198,7 +228,8 @@ def _stacked(parts: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *x: jnp.stack(x), *parts)
 
 
-def _passage(wire: Wire) -> Passage:
+def passage_of(wire: Wire) -> Passage:
+    """Which message it is, in the words of users."""
     # Plain strings: users print and compare them.
     return Passage(str(wire.kind), *wire[1:])
 

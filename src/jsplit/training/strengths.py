@@ -6,14 +6,20 @@ program. Training reads them and changes none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from math import inf
 from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jsplit.core.base import Link, TrainState
+from jsplit.core.base import Link, PyTree, TrainState
+from jsplit.core.federation import Federation
 from jsplit.core.strength import Strength
+from jsplit.core.trainer import Trainer
+from jsplit.core.typed_jax import is_traced
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
 from jsplit.training.config import Config
@@ -80,16 +86,23 @@ def strengths_of(config: Config) -> dict[str, dict[str, Strength]]:
         ValueError: if two of one party have one name and different values.
     """
     found: dict[str, dict[str, Strength]] = {p: {} for p in config.topology.parties}
-
-    def add(party: str, value: object) -> None:
-        if not isinstance(value, Strength):
-            return
+    for party, value in _read(config):
         known = found[party].setdefault(value.name, value)
         if known != value:
             raise ValueError(
                 f"strength `{value.name}` of `{party}` has two values, {known.value} "
                 f"and {value.value}: give the same, or names of their own."
             )
+    return found
+
+
+def _read(config: Config) -> list[tuple[str, Strength]]:
+    """Every strength that something reads, with the party at which it lies."""
+    found: list[tuple[str, Strength]] = []
+
+    def add(party: str, value: object) -> None:
+        if isinstance(value, Strength):
+            found.append((party, value))
 
     for loss in config.topology.losses:
         add(loss.party, loss.weight)
@@ -107,3 +120,62 @@ def first_strengths(config: Config, party: str) -> dict[str, jax.Array]:
     """The strengths of a party before anybody sets them, by name, float32 []."""
     own = strengths_of(config)[party]
     return {name: jnp.asarray(x.value, jnp.float32) for name, x in own.items()}
+
+
+Limits = Mapping[tuple[str, str], float]
+"""By party and name, the largest that a strength may be; none of those without a limit."""
+
+
+def limits_of(config: Config) -> Limits:
+    """The limits of all strengths, each the least of what those bear that read it."""
+    found: dict[tuple[str, str], float] = {}
+    for party, value in _read(config):
+        if value.most < inf:
+            at = party, value.name
+            found[at] = min(value.most, found.get(at, inf))
+    return found
+
+
+def refuse_too_strong(limits: Limits, state: TrainState | Federation) -> None:
+    """Refuse a state with a strength above its limit, which would send no numbers.
+
+    A state does not know what reads its strengths, so it is asked where it is used.
+    Within a program nobody knows.
+
+    Raises:
+        ValueError: naming the strength and its limit.
+    """
+    for (party, name), most in limits.items():
+        own = state.parties.get(party)
+        value = None if own is None else own.strengths.get(name)
+        if value is None or is_traced(value):
+            continue
+        if (np.asarray(value) > np.float32(most)).any():
+            raise ValueError(
+                f"strength `{name}` of `{party}` is set to {np.max(value):g}, and what "
+                f"reads it bears at most {most:g}: set less by jsplit.set_hyperparams."
+            )
+
+
+def within_limits(config: Config, trainer: Trainer) -> Trainer:
+    """The trainer, which refuses a state with a strength above its limit.
+
+    Without any limit it is the same trainer, and no call is added to a step.
+    """
+    limits = limits_of(config)
+    if not limits:
+        return trainer
+
+    def refusing(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        @wraps(function)
+        def call(state: TrainState, *given: PyTree, **options: PyTree) -> PyTree:
+            refuse_too_strong(limits, state)
+            return function(state, *given, **options)
+
+        return call
+
+    return trainer._replace(
+        step=refusing(trainer.step),
+        evaluate=refusing(trainer.evaluate),
+        predict=refusing(trainer.predict),
+    )

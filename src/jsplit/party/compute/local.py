@@ -39,6 +39,7 @@ from jsplit.training.left_out import fill, normalise_weight
 from jsplit.training.metrics import Rows, rows_of
 from jsplit.training.nonfinite import all_measured, all_watched, hold
 from jsplit.training.store import layout_of, load, save_back
+from jsplit.training.strengths import limits_of, refuse_too_strong
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.verdicts import Verdict
 from jsplit.training.walk import Address, Store, Wire
@@ -90,6 +91,7 @@ class Local:
         self.scalars = ScalarLosses()
         self.config = self.scalars.watch(config)
         self.layout = {role: layout_of(self.config)[role]}
+        self.limits = limits_of(self.config)
         self.wires = all_wires(self.config)
         self.unread = unread_of(agreed)
         # Asked for every message, so it is traced once for each size.
@@ -190,6 +192,7 @@ class Local:
         # Every batch of inference draws anew; a step does not look at this.
         noise = fresh_words() if self.layout[self.party].secret else None
         own = TrainState({self.party: state})
+        refuse_too_strong(self.limits, own)
         store = load(self.layout, own, batch, weight, noise)
         hold(self.layout, store, self.config.nonfinite)
         return store

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import shown
 from jsplit.core.links import Own, stateless
-from jsplit.core.strength import Strength
+from jsplit.core.strength import Strength, at_most
 from jsplit.privacy.defences.records import (
     arrays,
     checked_scale,
@@ -138,6 +138,9 @@ def _noisy(
     first = scale.value if isinstance(scale, Strength) else scale
     if first > _MOST[kind]:
         raise ValueError(f"`scale` must be at most {_MOST[kind]}, got {shown(first)}.")
+    if isinstance(scale, Strength):
+        # What is set later is refused too, before it is computed with.
+        scale = at_most(scale, _MOST[kind])
     name = f"{kind}_scale"
     step = 2.0 ** (frexp(clip)[1] - 11)
 
