@@ -1,5 +1,6 @@
 """One party over the network: what all agree on, and one process for each."""
 
+from jsplit.guarding import Evidence, Guard
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.draft import agreement
@@ -17,6 +18,8 @@ from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 __all__ = [
     "Agreement",
     "Credentials",
+    "Evidence",
+    "Guard",
     "MemoryTransport",
     "Metrics",
     "Missing",

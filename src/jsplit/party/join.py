@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from jsplit.party.contract.record_order import Records
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
 from jsplit.party.finite_states import FiniteStates
+from jsplit.party.guard_of_run import GuardOfRun, checked_guard
 from jsplit.party.in_memory import InMemory
 from jsplit.party.incoming import Incoming
 from jsplit.party.process import PartyRun
@@ -54,6 +55,7 @@ class Prepared:
         limit: the most bytes that the arrays of one frame may take.
         incoming: looks at what comes from others.
         warming: its programs, to be compiled.
+        guard: over what comes back to it, if it trains and has one.
     """
 
     agreed: Agreement
@@ -67,6 +69,7 @@ class Prepared:
     limit: int
     incoming: Incoming
     warming: Warming
+    guard: GuardOfRun | None
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -157,6 +160,12 @@ def prepare(
         member = _member(frames, brought, records, store, durable)
         # A frame that was sealed for its way through the lead is a little longer.
         limit = frames.limit + OVERHEAD
+        guard = _guard_of(local, task, brought)
+
+        def more(size: int) -> Iterator[Callable[[], object]]:
+            yield from incoming.decoders(size)
+            yield from () if guard is None else guard.programs()
+
         incoming = Incoming(member, local, task, bounds, party)
         yield Prepared(
             agreed,
@@ -169,8 +178,21 @@ def prepare(
             member,
             limit,
             incoming,
-            Warming(local, task, abstract(like), first, incoming.decoders),
+            Warming(local, task, abstract(like), first, more),
+            guard,
         )
+
+
+def _guard_of(local: Local, task: Task, brought: Brought) -> GuardOfRun | None:
+    """The guard over a training, if there is something to look at."""
+    rule = checked_guard(brought.guard)
+    if rule is None or task.kind is not TaskKind.TRAIN:
+        return None
+    guard = GuardOfRun(rule, local, task.size_of(0))
+    if not guard.wanted:
+        return None
+    local.watch = guard.over
+    return guard
 
 
 def _stores_of(

@@ -92,7 +92,7 @@ def guard(traffic: Traffic, rule: Guard | None = None) -> tuple[Evidence, ...]:
             tables += [received, gave] if received else []
             # A slice of NumPy is no copy and no program.
             tables = jax.tree.map(np.asarray, tables)
-            tally = begin(tables[1])
+            tally = begin(tables[1], gave if received else None)
             for rows in inside:
                 here = slice(rows[0], rows[-1] + 1)
                 tally = _add(tally, *jax.tree.map(lambda x, s=here: x[s], tables))
