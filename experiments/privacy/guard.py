@@ -44,7 +44,17 @@ from jsplit.privacy import Evidence, Guard, guard, rate, watch
 BATCH, CUT, LIMIT = 64, 32, 4000
 SEEDS = (10, 11, 12, 13, 14)
 CLASSES = optax.softmax_cross_entropy_with_integer_labels
-COLUMNS = ("data", "split", "server", "suspicious", "of", "rate", "interval", "runs", "by")
+COLUMNS = (
+    "data",
+    "split",
+    "server",
+    "suspicious",
+    "of",
+    "rate",
+    "interval",
+    "runs",
+    "by",
+)
 
 
 class Case(NamedTuple):

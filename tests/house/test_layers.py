@@ -107,8 +107,8 @@ INSIDE = {
         "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network incoming guarded_values guard_of_run process brought_records join passes steps infer "
-        "running"
+        "connection.network incoming guarded_values guard_of_run process brought_records "
+        "join passes steps infer running"
     ),
     "privacy": (
         "scores traffic viewing.records watching guarded measures.estimate "

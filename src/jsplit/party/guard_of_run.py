@@ -125,11 +125,8 @@ class GuardOfRun:
         if not self._alarms.add(evidence):
             return
         row = self._alarms.in_a_row[evidence.value]
-        said = (
-            "what came back is not what the agreed loss gives, as where somebody trains "
-            f"this party's model to leak its records; {row} windows in a row, the last: "
-            f"{evidence}"
-        )
+        # Others are told the first 200 letters, so the numbers come early.
+        said = f"{row} windows in a row of what came back look foul: {evidence}"
         if self.rule.policy == "stop":
             raise Hijacked(f"the guard of `{self.party}` ends the run: {said}.")
         self._told += 1
@@ -137,7 +134,8 @@ class GuardOfRun:
         if self._told & (self._told - 1):
             return
         _log.warning(
-            "%s: %s. `guard=None`, in the command `--no-guard`, switches this off.",
+            "%s: %s. Somebody may train this party's model to leak its records. "
+            "`guard=None`, in the command `--no-guard`, switches this off.",
             self.party,
             said,
         )
