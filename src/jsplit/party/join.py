@@ -161,11 +161,6 @@ def prepare(
         # A frame that was sealed for its way through the lead is a little longer.
         limit = frames.limit + OVERHEAD
         guard = _guard_of(local, task, brought)
-
-        def more(size: int) -> Iterator[Callable[[], object]]:
-            yield from incoming.decoders(size)
-            yield from () if guard is None else guard.programs()
-
         incoming = Incoming(member, local, task, bounds, party)
         yield Prepared(
             agreed,
@@ -178,7 +173,7 @@ def prepare(
             member,
             limit,
             incoming,
-            Warming(local, task, abstract(like), first, more),
+            Warming(local, task, abstract(like), first, _more(incoming, guard)),
             guard,
         )
 
@@ -193,6 +188,18 @@ def _guard_of(local: Local, task: Task, brought: Brought) -> GuardOfRun | None:
         return None
     local.watch = guard.over
     return guard
+
+
+def _more(
+    incoming: Incoming, guard: GuardOfRun | None
+) -> Callable[[int], Iterator[Callable[[], object]]]:
+    """What compiles the programs beside those of walks, for messages of a size."""
+
+    def compile_each(size: int) -> Iterator[Callable[[], object]]:
+        yield from incoming.decoders(size)
+        yield from () if guard is None else guard.programs()
+
+    return compile_each
 
 
 def _stores_of(

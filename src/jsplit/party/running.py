@@ -169,8 +169,7 @@ def run(
         guard=guard,
     )
     # A micro-batch is what one program computes and one frame carries.
-    size = agreed.batch // agreed.microbatches
-    task = Task(TaskKind.TRAIN, agreed.steps, size)
+    task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     with prepare(agreed, party, task, brought) as prepared:
         asked = never if stop is None else stop.is_set
         # A party that is started again after its end must not wait for others that have
