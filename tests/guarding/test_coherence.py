@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsplit.guarding import Evidence, Guard, begin, coherence, judge, note
+from jsplit.guarding import (
+    Alarms,
+    Evidence,
+    Guard,
+    begin,
+    coherence,
+    judge,
+    measured,
+    note,
+)
 from tests.training.common import refused
 
 
@@ -65,8 +74,10 @@ def test_a_window_is_that_of_its_steps_whatever_their_scales():
         lambda t, g: (note(t, g, g), None), begin(rows[0]), rows * scales
     )
     found = judge(tally, Guard(), "h", 3, 6, answered=False)
-    assert np.isclose(found.statistic, coherence(unit), atol=1e-5)
-    assert (found.first, found.last, found.threshold) == (3, 6, 0.1)
+    directions = unit / jnp.linalg.norm(unit, axis=1, keepdims=True)
+    wanted = np.sqrt(coherence(unit) * coherence(directions))
+    assert np.isclose(found.statistic, wanted, atol=1e-5)
+    assert (found.first, found.last, found.threshold) == (3, 6, Guard().one_way)
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -76,20 +87,21 @@ def test_steps_that_show_nothing_count_for_nothing(answered):
         for i, s in enumerate(((6, 3), (3, 3), (6, 3)))
     )
     step = (u, gave @ w.T, u @ w, gave)
-    seen = note(begin(u), *step)
+    seen = note(begin(u, gave), *step)
     more = note(seen, u, jnp.zeros_like(u), u @ w, gave)
     more = note(more, u, jnp.full_like(u, jnp.nan), u @ w, gave)
     one, other = (judge(t, Guard(), "u", 0, 2, answered=answered) for t in (seen, more))
     assert one == other and np.isfinite(one.statistic)
     # A window of such steps alone is no alarm.
-    empty = note(begin(u), u, jnp.zeros_like(u), u @ w, gave)
+    empty = note(begin(u, gave), u, jnp.zeros_like(u), u @ w, gave)
     found = judge(empty, Guard(), "u", 0, 0, answered=answered)
     assert np.isnan(found.statistic) and not found.suspicious
     assert "nothing to judge by" in str(found)
 
 
 def test_each_test_is_suspicious_on_its_own_side():
-    for test, low, high in (("coherence", False, True), ("chain rule", True, False)):
+    above = [(t, False, True) for t in ("one way", "excess coherence")]
+    for test, low, high in [*above, ("chain rule", True, False)]:
         for statistic, wanted in ((0.01, low), (0.9, high)):
             found = Evidence("h", test, 0, 1, statistic, 0.3)
             assert found.suspicious == wanted
@@ -101,11 +113,42 @@ def test_each_test_is_suspicious_on_its_own_side():
     [
         ({"window": 0}, "`window`"),
         ({"window": 2.5}, "`window`"),
-        ({"coherence": 0}, "`coherence` must be a number between 0 and 1, got 0"),
+        ({"one_way": 0}, "`one_way` must be a number between 0 and 1, got 0"),
+        ({"alone": 0}, "`alone`"),
         ({"chain_rule": float("nan")}, "`chain_rule`"),
         ({"chain_rule": "high"}, "`chain_rule`"),
-        ({"coherence": True}, "`coherence`"),
+        ({"excess": True}, "`excess`"),
     ],
 )
 def test_a_guard_of_other_numbers_is_refused(given, message):
     refused(message, lambda: Guard(**given))
+
+
+def test_what_is_added_to_an_honest_cotangent_is_in_excess_of_what_was_given():
+    keys = jax.random.split(jax.random.key(0), 3)
+    u, w, noise = (jax.random.normal(k, (64, 8)) for k in keys)
+    turn, _ = jnp.linalg.qr(w[:8])
+
+    def excess(gave, added=0.0):
+        returned = gave @ turn.T + added * jnp.eye(8)[0]
+        tally = note(begin(u, gave), u, returned, u @ turn, gave)
+        return float(measured(tally)[1]), tally
+
+    # A turn leaves lengths and angles, so an honest excess is none, even where what was
+    # given is itself one way, as of a regression that begins far off.
+    for gave in (noise, noise + 1):
+        assert excess(gave)[0] < 1e-5
+    assert excess(noise, 1.5)[0] > 0.1
+    # By itself the honest one would be suspicious.
+    assert judge(excess(noise + 1)[1], Guard(), "h", 0, 0, answered=False).suspicious
+
+
+def test_an_alarm_takes_so_many_suspicious_windows_in_a_row():
+    alarms = Alarms(Guard(answered=2, alone=3))
+    given = [("one way", x) for x in (0.5, 0.5, 0.01, 0.5, 0.5, 0.5, 0.5)]
+    found = [alarms.add(Evidence("h", t, 0, 1, x, 0.11)) for t, x in given]
+    assert found == [False] * 5 + [True] * 2
+    # Windows of another value count by themselves, and with answers fewer are enough.
+    given = [("excess coherence", 0.5), ("chain rule", 0.1)]
+    found = [alarms.add(Evidence("up", t, 0, 1, x, 0.3)) for t, x in given]
+    assert found == [False, True]

@@ -32,8 +32,8 @@ ROOMS = {
     "rounds costing",
     "runs": "costing",
     "wire": "",
-    "party": "core compress topology training wire",
-    "commands": "core party privacy topology training",
+    "party": "core guarding compress topology training wire",
+    "commands": "core guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
 }
@@ -45,7 +45,7 @@ INSIDE = {
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"
     ),
-    "guarding": "flattening directions chain evidence tally",
+    "guarding": "flattening directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
@@ -107,8 +107,8 @@ INSIDE = {
         "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network incoming recorder process brought_records join passes steps infer "
-        "running"
+        "connection.network incoming recorder guarded_values guard_of_run process "
+        "brought_records join passes steps infer running"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "

@@ -95,11 +95,11 @@ def watched(topology, steps=15):
 
 
 @pytest.mark.parametrize(
-    ("split", "test"), [("vanilla", "coherence"), ("u_shaped", "chain rule")]
+    ("split", "test"), [("vanilla", "one way"), ("u_shaped", "chain rule")]
 )
 def test_a_server_with_a_loss_of_its_own_is_found_and_an_honest_one_is_not(split, test):
     fair, foul = (guard(watched(t(split)), RULE) for t in (honest, hijacked))
-    assert [e.test for e in fair + foul] == [test] * 6
+    assert [e.test for e in fair] == [test] * 3
     assert not any(e.suspicious for e in fair)
     assert all(e.suspicious for e in foul)
     assert [(e.first, e.last) for e in fair] == [(0, 4), (5, 9), (10, 14)]

@@ -19,6 +19,7 @@ _MAY_GIVE = {
     "links",
     "backward",
     "bound",
+    "guard",
     "kernels",
     "keep_replies",
     "remind",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsplit
 from jsplit.commands import agreements, report, tasks
+from jsplit.guarding.evidence import POLICIES
 
 
 class _Version(argparse.Action):
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     _add_agreements(commands)
     train = commands.add("train", tasks.train, _help_of("train"))
     _add_task(train, checkpoint=False)
+    _add_guard(train)
     evaluate = commands.add("evaluate", tasks.infer, _help_of("the mean losses of"))
     _add_task(evaluate, checkpoint=True)
     _add_records(evaluate)
@@ -182,6 +184,20 @@ def _add_reach(one: argparse.ArgumentParser) -> None:
         "--log",
         type=Path,
         help="file for lines of JSON: one for each step, or one for an inference",
+    )
+
+
+def _add_guard(one: argparse.ArgumentParser) -> None:
+    """What becomes of signs that another trains this party's part to leak."""
+    how = one.add_mutually_exclusive_group()
+    how.add_argument(
+        "--guard",
+        choices=POLICIES,
+        help="what an alarm over what comes back does: is logged, which is what "
+        "happens anyway, or ends the run",
+    )
+    how.add_argument(
+        "--no-guard", action="store_true", help="do not look at what comes back"
     )
 
 

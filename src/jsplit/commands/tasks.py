@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from jsplit import party as parties
-from jsplit.commands.brought import Gathered, gather
+from jsplit.commands.brought import Gathered, Given, gather
 from jsplit.commands.statuses import DONE, STOPPED
 from jsplit.commands.stopping import Lines, asked_to_stop, say, stopped_at_once
 from jsplit.core.base import PyTree
@@ -90,7 +91,7 @@ def train(options: argparse.Namespace) -> int:
             addresses=gathered.addresses,
             pulse=gathered.pulse,
             bound=gathered.bound,
-            **gathered.given,
+            **_guarded(gathered.given, options),
         )
         # Within, here and below: what is left to do is not ended by a signal.
         for step, clients in result.away:
@@ -101,6 +102,17 @@ def train(options: argparse.Namespace) -> int:
         how = "stopped" if result.stopped else "done"
         say(f"{options.party}: {how} after step {result.step}{''.join(losses)}")
     return STOPPED if result.stopped else DONE
+
+
+def _guarded(given: Given, options: argparse.Namespace) -> Given:
+    """What the user's function gives, with what the command says of the guard."""
+    if options.no_guard:
+        return {**given, "guard": None}
+    if options.guard is None:
+        return given
+    # The function's thresholds stay; what an alarm does is what the command says.
+    rule = given.get("guard") or parties.Guard()
+    return {**given, "guard": replace(rule, policy=options.guard)}
 
 
 def infer(options: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 """Signs, in what comes back to a party, that its part is trained for something else."""
 
 from jsplit.guarding.chain import chain_rule
-from jsplit.guarding.directions import coherence
+from jsplit.guarding.directions import coherence, one_way
 from jsplit.guarding.evidence import Evidence, Guard
-from jsplit.guarding.tally import Tally, begin, judge, note
+from jsplit.guarding.in_a_row import Alarms, needed
+from jsplit.guarding.tally import Tally, begin, judge, measured, note
 
 __all__ = [
+    "Alarms",
     "Evidence",
     "Guard",
     "Tally",
@@ -13,5 +15,8 @@ __all__ = [
     "chain_rule",
     "coherence",
     "judge",
+    "measured",
+    "needed",
     "note",
+    "one_way",
 ]

@@ -49,6 +49,37 @@ def coherence(cotangent: PyTree) -> jax.Array:
     return of_sum(rows.sum(0), jnp.float32(rows.shape[0]))
 
 
+def one_way(coherence: jax.Array, of_directions: jax.Array) -> jax.Array:
+    """How much all records are pushed one way: what of a cotangent alone is judged.
+
+    It is the geometric mean of the coherence of cotangents and of that of their
+    directions, each record's over its norm. An honest loss has the first near 0 once its
+    bias is learned, the second where its classes are as frequent as one another; a critic
+    that is winning has small cotangents at most records, and so little of the first,
+    but nearly all of the second.
+
+    Args:
+        coherence: of the cotangents, float32 [].
+        of_directions: of their directions, float32 [].
+
+    Returns:
+        A number from 0 to 1, float32 []; NaN if either is.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jsplit.guarding import one_way
+        >>> round(float(one_way(jnp.float32(0.04), jnp.float32(0.81))), 3)
+        0.18
+    """
+    return jnp.sqrt(jnp.maximum(coherence, 0) * jnp.maximum(of_directions, 0))
+
+
+def directions(rows: jax.Array) -> jax.Array:
+    """Rows each over its own norm, [records, numbers]; zeros stay zeros."""
+    norm = jnp.sqrt((rows**2).sum(1, keepdims=True))
+    return rows / jnp.where(norm > 0, norm, 1.0)
+
+
 def unit_rows(table: jax.Array) -> jax.Array:
     """Rows over their root mean square norm, [records, numbers]; NaN of zeros."""
     table = in_scale(table)
@@ -57,6 +88,7 @@ def unit_rows(table: jax.Array) -> jax.Array:
 
 def of_sum(total: jax.Array, records: jax.Array) -> jax.Array:
     """The coherence of rows of mean square norm 1, from their sum and their number."""
-    # The square of the sum has each record by itself too, `records` in all.
+    # The square of the sum has each record by itself too, `records` in all. Directions
+    # of which some are zeros have a little less; that is on the side of no alarm.
     pairs = records * (records - 1)
     return ((total**2).sum() - records) / jnp.where(pairs > 0, pairs, jnp.nan)

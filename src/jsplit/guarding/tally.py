@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
 from jsplit.guarding.chain import chain_rule
-from jsplit.guarding.directions import of_sum, unit_rows
-from jsplit.guarding.evidence import Evidence, Guard
+from jsplit.guarding.directions import directions, of_sum, one_way, unit_rows
+from jsplit.guarding.evidence import Evidence, Guard, Statistic
 from jsplit.guarding.flattening import flat
 
 
@@ -20,7 +20,11 @@ class Tally(NamedTuple):
     Attributes:
         total: the sum of all records' cotangents, each step's over their root mean
             square norm, float32 [numbers].
+        directions: the sum of these, each over its own norm, float32 [numbers].
         records: how many there were, float32 [].
+        gave: as `total`, of the cotangents that the party gave for answers; of no
+            numbers where there are none.
+        given: how many records these were of, float32 [].
         cosines: the sum of the chain rule's cosines, float32 [].
         steps: how many steps had one, float32 [].
 
@@ -32,16 +36,20 @@ class Tally(NamedTuple):
     """
 
     total: jax.Array
+    directions: jax.Array
     records: jax.Array
+    gave: jax.Array
+    given: jax.Array
     cosines: jax.Array
     steps: jax.Array
 
 
-def begin(like: PyTree) -> Tally:
+def begin(like: PyTree, gave: PyTree | None = None) -> Tally:
     """The tally of a window of which nothing has come.
 
     Args:
         like: cotangents of a step, or shapes and dtypes of them, [records, ...].
+        gave: the same of those that the party gives for answers, if there are any.
 
     Returns:
         Zeros.
@@ -55,9 +63,13 @@ def begin(like: PyTree) -> Tally:
         >>> float(begin(jnp.zeros((8, 3))).records)
         0.0
     """
-    width = jax.eval_shape(lambda x: flat("like", x), like).shape[1]
-    zero = jnp.float32(0)
-    return Tally(jnp.zeros(width), zero, zero, zero)
+
+    def zeros(name: str, value: PyTree) -> jax.Array:
+        return jnp.zeros(jax.eval_shape(lambda x: flat(name, x), value).shape[1])
+
+    total, zero = zeros("like", like), jnp.float32(0)
+    of_answers = jnp.zeros(0) if gave is None else zeros("gave", gave)
+    return Tally(total, total, zero, of_answers, zero, zero, zero)
 
 
 def note(
@@ -89,18 +101,36 @@ def note(
         >>> float(note(begin(h), h, h).records)
         8.0
     """
-    table = flat("returned", returned)
-    # Of zeros, and of what is not finite, there is nothing to be told.
-    rows = unit_rows(table)
-    told = jnp.isfinite(rows).all()
-    total = tally.total + jnp.where(told, rows, 0.0).sum(0)
-    records = tally.records + told * table.shape[0]
-    cosine = jnp.float32(jnp.nan)
+    total, records, told = _sum("returned", returned)
+    here = Tally(
+        total=total.sum(0),
+        directions=directions(total).sum(0),
+        records=records,
+        gave=jnp.zeros(0),
+        given=jnp.float32(0),
+        cosines=jnp.float32(0),
+        steps=jnp.float32(0),
+    )
     if received is not None and gave is not None:
         cosine = chain_rule(sent, returned, received, gave)
-    has = jnp.isfinite(cosine)
-    cosines = tally.cosines + jnp.where(has, cosine, 0.0)
-    return Tally(total, records, cosines, tally.steps + has)
+        of_answers, given, _ = _sum("gave", gave)
+        has = jnp.isfinite(cosine)
+        here = here._replace(
+            # What came for nothing that was given is not compared with anything.
+            gave=jnp.where(told, of_answers.sum(0), 0.0),
+            given=jnp.where(told, given, 0.0),
+            cosines=jnp.where(has, cosine, 0.0),
+            steps=jnp.float32(has),
+        )
+    return jax.tree.map(jnp.add, tally, here)
+
+
+def _sum(name: str, value: PyTree) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rows of a step over their root mean square, how many, and whether they tell anything."""
+    rows = unit_rows(flat(name, value))
+    # Of zeros, and of what is not finite, there is nothing to be told.
+    told = jnp.isfinite(rows).all()
+    return jnp.where(told, rows, 0.0), jnp.float32(told * rows.shape[0]), told
 
 
 def judge(
@@ -115,7 +145,8 @@ def judge(
         first: the number of its first step.
         last: that of its last.
         answered: whether the party has answers to what it sent, so that the chain rule
-            is looked at; else it is the coherence.
+            and the excess over what it gave are looked at; else it is how far all is
+            pushed one way.
 
     Returns:
         The `Evidence`.
@@ -128,10 +159,44 @@ def judge(
         >>> judge(tally, Guard(), "h", 0, 0, answered=False).suspicious
         True
     """
-    if answered:
-        test, threshold = "chain rule", guard.chain_rule
-        statistic = tally.cosines / jnp.where(tally.steps > 0, tally.steps, jnp.nan)
-    else:
-        test, threshold = "coherence", guard.coherence
-        statistic = of_sum(tally.total, tally.records)
-    return Evidence(value, test, first, last, float(statistic), threshold)
+    where = value, first, last
+    pushed, excess, cosine = measured(tally)
+    if not answered:
+        return _evidence(where, Statistic.ONE_WAY, pushed, guard.one_way)
+    both = [
+        _evidence(where, Statistic.EXCESS, excess, guard.excess),
+        _evidence(where, Statistic.CHAIN_RULE, cosine, guard.chain_rule),
+    ]
+    return next((e for e in both if e.suspicious), both[-1])
+
+
+@jax.jit
+def measured(tally: Tally) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The statistics of a window, float32 [] each: one way, excess coherence, chain rule.
+
+    Args:
+        tally: of its steps.
+
+    Returns:
+        The three numbers; NaN where there is nothing to measure.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jsplit.guarding import begin, measured, note
+        >>> h = jnp.ones((8, 3))
+        >>> round(float(measured(note(begin(h), h, h))[0]), 4)
+        1.0
+    """
+    returned = of_sum(tally.total, tally.records)
+    pushed = one_way(returned, of_sum(tally.directions, tally.records))
+    # An honest answer turns and stretches what was given, and adds nothing to all alike.
+    excess = returned - jnp.maximum(of_sum(tally.gave, tally.given), 0)
+    cosine = tally.cosines / jnp.where(tally.steps > 0, tally.steps, jnp.nan)
+    return pushed, excess, cosine
+
+
+def _evidence(
+    where: tuple[str, int, int], test: Statistic, found: jax.Array, threshold: float
+) -> Evidence:
+    value, first, last = where
+    return Evidence(value, str(test), first, last, float(found), threshold)

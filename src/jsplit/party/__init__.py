@@ -1,5 +1,6 @@
 """One party over the network: what all agree on, and one process for each."""
 
+from jsplit.guarding import Evidence, Guard
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.draft import agreement
@@ -14,26 +15,8 @@ from jsplit.wire import MemoryTransport, NotYet, Refused, Transport
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 
-__all__ = [
-    "Agreement",
-    "Credentials",
-    "MemoryTransport",
-    "Metrics",
-    "Missing",
-    "NotYet",
-    "PlaintextWithoutIdentity",
-    "Refused",
-    "Result",
-    "Transport",
-    "agreement",
-    "batches",
-    "certs",
-    "credentials",
-    "evaluate",
-    "foreign",
-    "predict",
-    "read",
-    "run",
-    "turns",
-    "write",
-]
+__all__ = ["Agreement", "Credentials", "Evidence", "Guard", "MemoryTransport"]
+__all__ += ["Metrics", "Missing", "NotYet", "PlaintextWithoutIdentity", "Refused"]
+__all__ += ["Result", "Transport"]
+__all__ += ["agreement", "batches", "certs", "credentials", "evaluate", "foreign"]
+__all__ += ["predict", "read", "run", "turns", "write"]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from jsplit.party.contract.record_order import Records
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.durable import Checkpoints, CheckpointStore
 from jsplit.party.finite_states import FiniteStates
+from jsplit.party.guard_of_run import GuardOfRun, checked_guard
 from jsplit.party.in_memory import InMemory
 from jsplit.party.incoming import Incoming
 from jsplit.party.process import PartyRun
@@ -55,6 +56,7 @@ class Prepared:
         limit: the most bytes that the arrays of one frame may take.
         incoming: looks at what comes from others.
         warming: its programs, to be compiled.
+        guard: over what comes back to it, if it trains and has one.
     """
 
     agreed: Agreement
@@ -68,6 +70,7 @@ class Prepared:
     limit: int
     incoming: Incoming
     warming: Warming
+    guard: GuardOfRun | None
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -160,6 +163,7 @@ def prepare(
         member = _member(frames, brought, records, store, durable)
         # A frame that was sealed for its way through the lead is a little longer.
         limit = frames.limit + OVERHEAD
+        guard = _guard_of(local, task, brought)
         incoming = Incoming(member, local, task, bounds, party)
         yield Prepared(
             agreed,
@@ -172,7 +176,8 @@ def prepare(
             member,
             limit,
             incoming,
-            Warming(local, task, abstract(like), first, incoming.decoders),
+            Warming(local, task, abstract(like), first, _more(incoming, guard)),
+            guard,
         )
 
 
@@ -182,6 +187,30 @@ def _check_fields(local: Local, records: Iterable[Records]) -> None:
         if not own.batches:
             links = local.config.links
             check_fields(local.topology, links, [local.party], own.fields)
+
+
+def _guard_of(local: Local, task: Task, brought: Brought) -> GuardOfRun | None:
+    """The guard over a training, if there is something to look at."""
+    rule = checked_guard(brought.guard)
+    if rule is None or task.kind is not TaskKind.TRAIN:
+        return None
+    guard = GuardOfRun(rule, local, task.size_of(0))
+    if not guard.wanted:
+        return None
+    local.watch = guard.over
+    return guard
+
+
+def _more(
+    incoming: Incoming, guard: GuardOfRun | None
+) -> Callable[[int], Iterator[Callable[[], object]]]:
+    """What compiles the programs beside those of walks, for messages of a size."""
+
+    def compile_each(size: int) -> Iterator[Callable[[], object]]:
+        yield from incoming.decoders(size)
+        yield from () if guard is None else guard.programs()
+
+    return compile_each
 
 
 def _stores_of(

@@ -22,6 +22,7 @@ from jsplit.party.contract.field_types import check_dtypes
 from jsplit.party.contract.record_order import Records, check_weights, places_of
 from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Checkpoints
+from jsplit.party.guard_of_run import Hijacked
 from jsplit.party.incoming import Incoming
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.control import MOST_DURABLE, Start
@@ -216,7 +217,7 @@ class PartyRun:
                     )
         return state
 
-    def ended_by(self, error: NotFinite | OverBound) -> Exception:
+    def ended_by(self, error: NotFinite | OverBound | Hijacked) -> Exception:
         """End the run for all by a value, and say from whom the last ones came.
 
         Args:
@@ -226,7 +227,7 @@ class PartyRun:
             The error to raise.
         """
         # Others would wait for this party, which cannot go on.
-        if isinstance(error, OverBound):
+        if isinstance(error, (OverBound, Hijacked)):
             return self.network.refuse(str(error))
         origin = self.incoming.words()
         # From whom it came first: what one party says is cut at the others.

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from jsplit.core.base import PartyState, PyTree
+from jsplit.guarding import Evidence
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Result:
         stopped: whether it was asked to stop before the end.
         epoch: how often the run was begun or rolled back.
         away: which clients were passed over, and from which steps on.
+        evidence: of a training, what the guard has found, by window of steps that this
+            process has done.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -113,3 +116,4 @@ class Result:
     # Empty unless the agreement says `missing="skip"`. With it and the agreement the
     # run can be computed again, bit for bit.
     away: Sequence[tuple[int, Sequence[str]]] = ()
+    evidence: Sequence[Evidence] = ()

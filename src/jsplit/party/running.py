@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import optax
 
 from jsplit.core.base import Link
+from jsplit.guarding import Guard
 from jsplit.party.connection.interrupts import never
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
@@ -24,6 +25,9 @@ from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.training.own_record import PartyRecord
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
+
+# A record of numbers that does not change: one serves all runs.
+_GUARD = Guard()
 
 
 def run(
@@ -50,6 +54,7 @@ def run(
     pulse: Sequence[float] = (),
     transport: Transport | None = None,
     bound: Mapping[str, float] | None = None,
+    guard: Guard | None = _GUARD,
 ) -> Result:
     """Train one party's part of a topology, with the others over the network.
 
@@ -102,6 +107,11 @@ def run(
         bound: by the name of a value that this party receives, the largest L2 norm that
             a record of it may have; a larger one ends the run, and its sender is named.
             What is handed over is named by its role, and counts as a whole.
+        guard: looks for signs that another trains this party's part to leak its
+            records, in what comes back for it. It changes nothing of the training. By
+            default an alarm is logged; `Guard(policy="stop")` ends the run, and `None`
+            switches it off. A party that holds no field, or gets no cotangents for what
+            it makes of one, has nothing to look at.
 
     Returns:
         The `Result`: the party's state after the last step, and its losses.
@@ -162,6 +172,7 @@ def run(
         checkpoint=checkpoint,
         keep_replies=keep_replies,
         bound=bound,
+        guard=guard,
     )
     # A micro-batch is what one program computes and one frame carries.
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
@@ -173,7 +184,7 @@ def run(
         if awaited is not None:
             return _already_over(prepared, awaited, asked, reach)
         with prepared.connected(reach) as me:
-            return Training(me, on_step, asked, record).run()
+            return Training(me, on_step, asked, record, prepared.guard).run()
 
 
 def _already_over(

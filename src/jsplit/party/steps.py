@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
+from jsplit.guarding import Evidence
 from jsplit.party.bounds import OverBound
 from jsplit.party.connection.farewell import passed_over
 from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.record_order import Batches
+from jsplit.party.guard_of_run import GuardOfRun, Hijacked
 from jsplit.party.process import PartyRun
 from jsplit.party.recorder import Recorder
 from jsplit.party.results import Metrics, Result
@@ -39,6 +41,7 @@ class Training:
         on_step: called with the metrics of every step.
         asked: whether the party was asked to stop.
         record: called with what this party has seen of every step.
+        guard: over what comes back to it.
         losses: by step, then by name.
         failed: how many times in a row a checkpoint could not be saved.
         recorder: keeps what crosses, for `record`.
@@ -48,6 +51,7 @@ class Training:
     on_step: Callable[[Metrics], object] | None
     asked: Callable[[], bool]
     record: Callable[[PartyRecord], object] | None = None
+    guard: GuardOfRun | None = None
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: int = 0
     recorder: Recorder | None = None
@@ -70,7 +74,7 @@ class Training:
                 _log.info("%s goes back: another epoch has begun", self.me.party)
             except Stopped:
                 return self._leave_waiting()
-            except (NotFinite, OverBound) as error:
+            except (NotFinite, OverBound, Hijacked) as error:
                 raise self.me.ended_by(error) from error
             except Refused:
                 self.me.tell_of_last()
@@ -91,6 +95,8 @@ class Training:
             if me.turns.works(me.party, step):
                 state, metrics = _one_step(me, state, step, batches, self.recorder)
                 self.losses[step] = dict(metrics.losses)
+                if self.guard is not None:
+                    self.guard.ended(step)
                 if self.on_step:
                     self.on_step(metrics)
             # Who has no turn counts along: all parties stand at the same step.
@@ -147,7 +153,12 @@ class Training:
         network, step = self.me.network, int(state.step)
         network.leave(f"`{self.me.party}` was asked to stop after step {step}.")
         return Result(
-            state, step, _by_name(self.losses), stopped=True, epoch=network.epoch
+            state,
+            step,
+            _by_name(self.losses),
+            stopped=True,
+            epoch=network.epoch,
+            evidence=self._evidence(),
         )
 
     def _leave_waiting(self) -> Result:
@@ -169,6 +180,7 @@ class Training:
             _by_name(saved),
             stopped=True,
             epoch=me.network.epoch,
+            evidence=self._evidence(),
         )
 
     def _finish(self, state: PartyState) -> Result:
@@ -192,7 +204,18 @@ class Training:
         for step, gone in me.turns.away:
             away.append((step, [me.turns.names[client] for client in gone]))
         epoch = me.network.epoch
-        return Result(state, steps, _by_name(self.losses), epoch=epoch, away=away)
+        return Result(
+            state,
+            steps,
+            _by_name(self.losses),
+            epoch=epoch,
+            away=away,
+            evidence=self._evidence(),
+        )
+
+    def _evidence(self) -> tuple[Evidence, ...]:
+        """What the guard has found, if there is one."""
+        return () if self.guard is None else tuple(self.guard.evidence)
 
 
 def _one_step(

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import optax
 
 from jsplit.core.base import Link, PartyState, PyTree
+from jsplit.guarding import Guard
 from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.record_order import Batches, Id
@@ -93,6 +94,7 @@ class Brought:
         state: to begin with, in the place of a first one.
         keep_replies: whether what was sent is kept until the receiver has it.
         bound: by the name of a value, the largest norm of a record that it takes.
+        guard: of its training, over what comes back.
     """
 
     # These two have no default: without a part there is no party, and encryption is
@@ -110,3 +112,4 @@ class Brought:
     state: PartyState | None = None
     keep_replies: bool = True
     bound: Mapping[str, float] | None = None
+    guard: Guard | None = None

@@ -121,7 +121,7 @@ def packet(config: Config, wire: Wire, payload: PyTree, whole: PyTree) -> PyTree
     )
 
 
-def _completed(value: PyTree, whole: PyTree) -> PyTree:
+def completed(value: PyTree, whole: PyTree) -> PyTree:
     """What has crossed of a value, with zeros in the place of what has not."""
 
     # Nothing depends on these zeros, so no program holds them.
@@ -197,7 +197,7 @@ def _receive_op(wire: Wire, received: Name) -> Op:
 
     def receive(sent):
         if isinstance(sent, Packet):
-            sent = _completed(sent.payload, sent.whole)
+            sent = completed(sent.payload, sent.whole)
         return (sent,)
 
     return Op(wire.receiver, OpKind.RECEIVE, wire.label, (wire,), (received,), receive)
@@ -271,7 +271,7 @@ def _decode_op(config: Config, wire: Wire, link: Link, received: Name) -> Op:
             value = multiplied(
                 config, kept, value, crossing_part(config, wire, sent.whole)
             )
-        return (_completed(value, sent.whole),)
+        return (completed(value, sent.whole),)
 
     reads = (wire, *scale)
     return Op(wire.receiver, OpKind.RECEIVE, wire.label, reads, (received,), decode)

@@ -20,7 +20,7 @@ from jsplit.core.base import Link, PartyState, PyTree, Segment, TrainState
 from jsplit.core.secret_keys import fresh_words
 from jsplit.party.compute.exchange import Exchange, Wires
 from jsplit.party.compute.first_state import first_state
-from jsplit.party.compute.interleave import interleave
+from jsplit.party.compute.interleave import WaitingCarrier, interleave
 from jsplit.party.compute.own_config import own_config
 from jsplit.party.compute.payloads import needed_entries, payload_and_value
 from jsplit.party.compute.pipeline import Pipeline, held, lateness
@@ -118,6 +118,7 @@ class Local:
         self.measure = programs(role, walks.measure)
         self.infer = programs(role, walks.infer)
 
+        self.watch: Callable[[Wires], WaitingCarrier] = lambda wires: wires
         self._zeros: Store | None = None
         self._prefetched: PrefetchedStep | None = None
         self._pipeline: Pipeline | None = None
@@ -158,7 +159,8 @@ class Local:
             self.finish.look(store)
             self._looked = True
 
-        at = Wires(self, exchange, step, self.agreed.batch // self.micros)
+        size = self.agreed.batch // self.micros
+        at = self.watch(Wires(self, exchange, step, size))
         prefetched, self._prefetched = self._prefetched, None
         if prefetched is None or not prefetched.fits(batches, step, store):
             prefetched = PrefetchedStep(batches, step)
@@ -168,7 +170,7 @@ class Local:
         for micro, wire, value in prefetched.held:
             at.send(micro, wire, value)
         if self.micros > 1:
-            store.update(self.zero_sums({**store, **prefetched.own[0]}, at.size))
+            store.update(self.zero_sums({**store, **prefetched.own[0]}, size))
 
         stores = [MicroStore(store, own, self.walk.shared) for own in prefetched.own]
         meanwhile = self._ahead(batches, step + 1, store)
@@ -223,7 +225,8 @@ class Local:
                 self.agreed.weight,
             )
         own = self._pipeline.step(
-            step, lambda number: Wires(self, exchange, number, self.agreed.batch)
+            step,
+            lambda number: self.watch(Wires(self, exchange, number, self.agreed.batch)),
         )
         # Each step under way has a number of its own; the state has
         # that of its end.
