@@ -109,7 +109,9 @@ def watch(
     It trains as the trainer does. What crossed is brought to the host after each step.
 
     Args:
-        trainer: of `jsplit.fused` or `jsplit.messages`, or of `jsplit.record`.
+        trainer: of `jsplit.fused` or `jsplit.messages`, or of `jsplit.record`. One that
+            records already compiles once for all calls; of a plain one each call makes
+            such a trainer, and compiles.
         state: of all parties; it is not used up, unless the trainer donates it.
         batches: every field that the topology reads, by name, or pairs (batch, weight);
             examples of weight 0 are left out.
