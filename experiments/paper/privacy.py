@@ -124,11 +124,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--only", choices=PARTS, help="labels or inputs")
     parser.add_argument(
-        "--cuts", nargs="+", choices=CUTS, default=["conv 1, tanh", "conv 1", "dense 64"]
+        "--cuts",
+        nargs="+",
+        choices=CUTS,
+        default=["conv 1, tanh", "conv 1", "dense 64"],
     )
-    parser.add_argument("--steps", type=positive, help="of training: 69, inputs 200")
+    parser.add_argument("--steps", type=positive, help="of training: 69, inputs 400")
     parser.add_argument("--decoder", type=positive, default=500, help="its steps")
-    parser.add_argument("--unsplit", type=positive, default=1000, help="its turns")
+    parser.add_argument("--unsplit", type=positive, default=600, help="its turns")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder")
     options = parser.parse_args(arguments)
     try:
@@ -158,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     if "labels" in options.parts:
         rows += labels(load, options.seeds, options.steps or 69, said)
     if "inputs" in options.parts:
-        budget = {"training": options.steps or 200, "decoder": options.decoder}
+        budget = {"training": options.steps or 400, "decoder": options.decoder}
         budget["unsplit"] = options.unsplit
         found, pictures = inputs(load, options.seeds, options.cuts, budget, said)
         rows += found
@@ -169,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     limit = f", at most {options.limit} records" if options.limit else ""
     what = f"{options.name}{limit}, {options.seeds} seeds, {seconds:.0f} s"
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"privacy_{options.name}.json"
+    part = f"_{options.only}" if options.only else ""
+    file = options.out / f"privacy_{options.name}{part}.json"
     kept = {"what": what, "summary": summary, "rows": rows}
     kept["pictures"] = {n: np.round(x, 4).tolist() for n, x in pictures.items()}
     file.write_text(json.dumps(kept))

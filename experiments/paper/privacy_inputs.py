@@ -99,7 +99,9 @@ def defences(part: jsplit.Segment) -> Iterator[Defence]:
         (f"gaussian {CLIP:g} x {NOISE:g}", gaussian(CLIP, NOISE)),
         (f"quantize {BITS}", jsplit.compress.quantize(BITS)),
     ):
-        yield Defence(name, jsplit.fused(whole, rate, links={"smashed": (link, None)}), {})
+        yield Defence(
+            name, jsplit.fused(whole, rate, links={"smashed": (link, None)}), {}
+        )
 
 
 def inputs(

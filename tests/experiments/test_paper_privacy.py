@@ -1,4 +1,4 @@
-"""Attacks, defences and depth of the cut, small: all is measured, and stands beside the reported."""
+"""Attacks, defences and depth of the cut, small: all is measured, beside what is reported."""
 
 from __future__ import annotations
 

@@ -92,7 +92,9 @@ def test_records_of_another_range_are_found_as_well(found):
         return apply(params, (x + 3) / 6)
 
     form = jsplit.segment(moved, init=init, inputs=["x"])
-    other = unsplit_inversion(SEEN, 6 * X - 3, form, steps=700, restarts=1, data_range=(-3, 3))
+    other = unsplit_inversion(
+        SEEN, 6 * X - 3, form, steps=700, restarts=1, data_range=(-3, 3)
+    )
     assert other.score.value < 36 * 0.01
     # In decibels of the range, it is the same attack.
     assert other.score.more["PSNR"] == pytest.approx(found.score.more["PSNR"], abs=6)
