@@ -131,7 +131,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=positive, help="of training: 69, inputs 400")
     parser.add_argument("--decoder", type=positive, default=500, help="its steps")
-    parser.add_argument("--unsplit", type=positive, default=600, help="its turns")
+    parser.add_argument("--unsplit", type=positive, default=300, help="its turns")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder")
     options = parser.parse_args(arguments)
     try:
