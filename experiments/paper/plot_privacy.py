@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import NullFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 ATTACKS = ("norm", "cosine", "clusters", "completion")
 DRAWN = 10  # records a row
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of a mean squared error
 
 
 def figure(found: Mapping) -> Figure:
@@ -45,6 +47,9 @@ def figure(found: Mapping) -> Figure:
             errors = ("decoder MSE", "UnSplit MSE", "floor")
             dots(left, own[name], errors, "MSE of inputs (small: they are read)")
             left.set_xscale("log")
+            # The labels of a short axis of logarithms would lie over each other.
+            left.xaxis.set_minor_formatter(NullFormatter())
+            left.set_xticks(TICKS, [f"{x:g}" for x in TICKS])
             colours = ("#555555", "#CC79A7")
             dots(right, own[name], ("accuracy", "dCor"), "accuracy, dCor", colours)
     return drawn
@@ -91,7 +96,7 @@ def dots(
 
 def decoded(part: SubFigure, pictures: Mapping[str, np.ndarray]) -> None:
     """Originals, and below them what the decoder took them for under each defence."""
-    part.suptitle("what a decoder takes them for, at the deepest cut", fontsize=9)
+    part.suptitle("what a decoder takes them for, at the last of the cuts", fontsize=9)
     count = min(DRAWN, *(len(x) for x in pictures.values()))
     grid = part.subplots(len(pictures), count, squeeze=False)
     for line, (name, images) in zip(grid, pictures.items(), strict=True):

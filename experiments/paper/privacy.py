@@ -84,10 +84,17 @@ def tables(summary: Sequence[dict]) -> Iterator[tuple[str, list[str], list[list[
         numbers = list(rows[0]["numbers"])
         cells = [
             [r["cut"], r["defence"], *(shown(r["numbers"][n]) for n in numbers)]
-            + ["; ".join(f"{n} {_printed(x)}" for n, x in r["reported"].items())]
             for r in rows
         ]
-        yield f"{part}: measured", [*at, *numbers, "reported by others"], cells
+        yield f"{part}: measured", [*at, *numbers], cells
+        cells = [
+            [r["cut"], r["defence"], name, shown(r["numbers"][name]), _printed(x)]
+            for r in rows
+            for name, x in r["reported"].items()
+        ]
+        if cells:
+            columns = [*at, "number", "here", "by others, of other data"]
+            yield f"{part}: reported by others", columns, cells
         controls, times = list(rows[0]["controls"]), list(rows[0]["seconds"])
         cells = [
             [r["cut"], r["defence"], *(shown(r["controls"][n]) for n in controls)]
