@@ -118,7 +118,7 @@ def unsplit_inversion(
         >>> x = jax.random.uniform(jax.random.key(0), (40, 1))
         >>> h = jnp.tanh(x @ jnp.array([[2.0, -1.0, 0.5]]))
         >>> seen = Traffic("server", jnp.zeros(40, int), {"h": h})
-        >>> found = unsplit_inversion(seen, x, bottom, data_range=(0, 1), steps=200)
+        >>> found = unsplit_inversion(seen, x, bottom, data_range=(0, 1), steps=50)
         >>> found.reconstructed.shape
         (40, 1)
     """
