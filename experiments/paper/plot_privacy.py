@@ -33,8 +33,8 @@ def figure(found: Mapping) -> Figure:
     sizes = [heights[p] for p in there]
     drawn = Figure(figsize=(9.5, sum(sizes) + 0.4), layout="constrained")
     drawn.suptitle(found["what"].rsplit(",", 1)[0], fontsize=11)
-    parts = np.atleast_1d(drawn.subfigures(len(there), 1, height_ratios=sizes))
-    for name, part in zip(there, parts, strict=True):
+    parts = drawn.subfigures(len(there), 1, squeeze=False, height_ratios=sizes)
+    for name, part in zip(there, parts[:, 0], strict=True):
         if name == "pictures":
             decoded(part, pictures)
         elif name == "labels":

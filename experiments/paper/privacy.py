@@ -49,7 +49,7 @@ def summed_up(rows: Sequence[dict]) -> list[dict]:
     found = []
     for at in dict.fromkeys((r["part"], r["cut"], r["defence"]) for r in rows):
         own = [r for r in rows if (r["part"], r["cut"], r["defence"]) == at]
-        row = dict(zip(("part", "cut", "defence"), at, strict=True))
+        row: dict = dict(zip(("part", "cut", "defence"), at, strict=True))
         row["seeds"] = len(own)
         for kind in ("numbers", "controls", "seconds"):
             each = {n: [r[kind][n] for r in own] for n in own[0][kind]}

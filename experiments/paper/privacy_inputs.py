@@ -32,7 +32,7 @@ from jsplit.privacy import (
 
 BATCH = 128  # of training
 FEW = 16  # records that UnSplit inverts at once
-RANGE = {"data_range": (0, 1)}
+RANGE = (0.0, 1.0)
 CUTS = {
     "conv 1, tanh": ("conv 1", jnp.tanh),
     "conv 1": ("conv 1", jax.nn.relu),
@@ -168,11 +168,14 @@ def attacked(
     # One crossing is attacked and measured, as a server sees it: noise is another in each.
     h = sent(x)
     public = data.public["record"]
+    steps, few = budget["decoder"], x[:FEW]
     decoded = decoder_attack(
-        *(seen(h), x, public, sent(public)), steps=budget["decoder"], key=key, **RANGE
+        *(seen(h), x, public, sent(public)), data_range=RANGE, steps=steps, key=key
     )
-    few = {"steps": budget["unsplit"], "key": key, **RANGE}
-    unsplit = unsplit_inversion(seen(h[:FEW]), x[:FEW], part, **few).score
+    turns = budget["unsplit"]
+    unsplit = unsplit_inversion(
+        seen(h[:FEW]), few, part, data_range=RANGE, steps=turns, key=key
+    ).score
     flat = x.reshape(len(x), -1), np.asarray(h).reshape(len(x), -1)
     correlation = dependence(*flat, key, batch=64)
     score = decoded.score
