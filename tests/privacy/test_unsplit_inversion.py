@@ -42,7 +42,7 @@ SEEN = seen_of(apply(SECRET, X))
 
 @pytest.fixture(scope="module")
 def found():
-    return unsplit_inversion(SEEN, X, CONV, steps=700, **RANGE)
+    return unsplit_inversion(SEEN, X, CONV, steps=700, restarts=1, **RANGE)
 
 
 def test_pictures_behind_one_convolution_are_found_from_its_form(found):
@@ -60,10 +60,29 @@ def test_without_steps_to_speak_of_nothing_is_found():
 
 def test_of_several_starts_the_one_that_matches_best_counts():
     options = {"steps": 60, **RANGE}
-    one = unsplit_inversion(SEEN, X, CONV, **options)
+    one = unsplit_inversion(SEEN, X, CONV, restarts=1, **options)
     best = unsplit_inversion(SEEN, X, CONV, restarts=4, **options)
     assert best.score.more["mismatch"] < one.score.more["mismatch"]
     assert best.score.budget.steps == 4 * one.score.budget.steps
+
+
+def test_behind_a_relu_the_brightness_of_first_guesses_decides_what_is_found():
+    """The bias makes up for another brightness: only the mismatch tells the right start."""
+
+    def relu(params, x):
+        form = ("NHWC", "HWIO", "NHWC")
+        h = jax.lax.conv_general_dilated(
+            x[..., None], params[0], (1, 1), "SAME", dimension_numbers=form
+        )
+        return jax.nn.relu(h + params[1])
+
+    form = jsplit.segment(relu, init=init, inputs=["x"])
+    seen, options = seen_of(relu(SECRET, X)), {"steps": 300, **RANGE}
+    middle, some = (
+        unsplit_inversion(seen, X, form, restarts=n, **options).score for n in (1, 6)
+    )
+    assert some.more["mismatch"] < middle.more["mismatch"]
+    assert some.value < 0.5 * middle.value
 
 
 def test_records_of_another_range_are_found_as_well(found):
@@ -73,7 +92,9 @@ def test_records_of_another_range_are_found_as_well(found):
         return apply(params, (x + 3) / 6)
 
     form = jsplit.segment(moved, init=init, inputs=["x"])
-    other = unsplit_inversion(SEEN, 6 * X - 3, form, steps=700, data_range=(-3, 3))
+    other = unsplit_inversion(
+        SEEN, 6 * X - 3, form, steps=700, restarts=1, data_range=(-3, 3)
+    )
     assert other.score.value < 36 * 0.01
     # In decibels of the range, it is the same attack.
     assert other.score.more["PSNR"] == pytest.approx(found.score.more["PSNR"], abs=6)
@@ -88,7 +109,7 @@ def test_rows_of_a_table_are_no_pictures():
 
     form = jsplit.segment(lambda w, x: jnp.tanh(x @ w), init=start, inputs=["x"])
     h = jnp.tanh(x @ start(jax.random.key(5), x))
-    seen, options = seen_of(h), {"steps": 50, **RANGE}
+    seen, options = seen_of(h), {"steps": 50, "restarts": 1, **RANGE}
     plain, smooth = (
         unsplit_inversion(seen, x, form, smooth=s, **options) for s in (0, 9.0)
     )

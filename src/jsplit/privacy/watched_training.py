@@ -46,7 +46,8 @@ def watch(
 
     Args:
         trainer: of `jsplit.fused` or `jsplit.messages`, an algorithm of `jsplit.rounds`,
-            or what `jsplit.record` makes of one.
+            or what `jsplit.record` makes of one, which compiles once for all calls; of
+            a plain one each call makes such a trainer, and compiles.
         state: of all parties; it is not used up, unless the trainer donates it.
         batches: every field that the topology reads, by name, or pairs (batch, weight);
             examples of weight 0 are left out. Of an algorithm, rounds.

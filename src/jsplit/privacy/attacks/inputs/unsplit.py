@@ -7,6 +7,7 @@ surrogate makes of the guesses what came. No public record and no question is ne
 from __future__ import annotations
 
 from functools import cache, partial
+from itertools import cycle
 from time import perf_counter
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from jsplit.privacy.traffic import Traffic
 
 SOURCE = "Erdogan et al., UnSplit, 2022, model inversion and stealing"
 WIDE = 0.3  # of the turns, in which guesses may lie outside the range, ever less far
+MIDDLES = (0.5, 0.0, 1.0)  # of the first guesses of one start after the other
 
 
 class _Surrogate(NamedTuple):
@@ -58,7 +60,7 @@ def unsplit_inversion(
     value: str | None = None,
     smooth: float = 0.03,
     steps: int = 1000,
-    restarts: int = 1,
+    restarts: int = 6,
     learning_rate: float = 0.03,
     learning_rate_bottom: float = 0.05,
     target: str = "record",
@@ -83,7 +85,11 @@ def unsplit_inversion(
         smooth: weight of the total variation beside the relative squared error of
             activations; 0 for none. Nothing where records are no pictures.
         steps: turns, each a step of Adam on records and one on parameters.
-        restarts: how many surrogates; that one counts which matches best.
+        restarts: how many surrogates; that one counts which matches best. First guesses
+            lie around the middle of the range in one, at its low end in the next, then
+            at its high end: a bottom whose bias moves with the brightness of guesses
+            makes nearly the same of other ones, and Adam does not find the way back.
+            Behind a relu most starts end at a wrong brightness.
         learning_rate: of Adam on records, in units of the range.
         learning_rate_bottom: of Adam on the surrogate's parameters.
         target: the name of the field, for the score.
@@ -112,7 +118,7 @@ def unsplit_inversion(
         >>> x = jax.random.uniform(jax.random.key(0), (40, 1))
         >>> h = jnp.tanh(x @ jnp.array([[2.0, -1.0, 0.5]]))
         >>> seen = Traffic("server", jnp.zeros(40, int), {"h": h})
-        >>> found = unsplit_inversion(seen, x, bottom, data_range=(0, 1), steps=200)
+        >>> found = unsplit_inversion(seen, x, bottom, data_range=(0, 1), steps=50)
         >>> found.reconstructed.shape
         (40, 1)
     """
@@ -134,8 +140,10 @@ def unsplit_inversion(
     def run(came: jax.Array) -> tuple[jax.Array, float, float]:
         weight = jnp.float32(smooth)
         found = [
-            _inverted(form, came, truth.shape, weight, jax.random.fold_in(key, n))
-            for n in range(restarts)
+            _inverted(
+                form, came, truth.shape, weight, jax.random.fold_in(key, n), middle
+            )
+            for n, middle in zip(range(restarts), cycle(MIDDLES), strict=False)
         ]
         # What is left unmatched the adversary sees, so that it may choose by that.
         return min(found, key=lambda one: one[1])
@@ -192,7 +200,12 @@ def _optimizers(form: _Surrogate) -> tuple[optax.GradientTransformation, ...]:
 
 
 def _inverted(
-    form: _Surrogate, came: jax.Array, shape: tuple, weight: jax.Array, key: jax.Array
+    form: _Surrogate,
+    came: jax.Array,
+    shape: tuple,
+    weight: jax.Array,
+    key: jax.Array,
+    middle: float,
 ) -> tuple[jax.Array, float, float]:
     """Guesses of one start, what they leave unmatched, and what came late of the gain."""
     came = came.reshape(len(came), -1)
@@ -200,7 +213,8 @@ def _inverted(
     span = form.high - form.low
     # Wider than the range at first: from guesses of one grey, channels of a relu that
     # are off for that grey would be off for good, and no gradient would tell.
-    x = jax.random.uniform(other, shape, minval=-1, maxval=2) * span + form.low
+    x = jax.random.uniform(other, shape, minval=-1.5, maxval=1.5)
+    x = (x + middle) * span + form.low
     params, state = form.bottom.init(first, x)
     memory = tuple(
         o.init(p) for o, p in zip(_optimizers(form), (x, params), strict=True)
