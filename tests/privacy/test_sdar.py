@@ -24,9 +24,10 @@ from jsplit.privacy.attacks.inputs.simulators import simulator_for
 from tests.privacy.seen import LOSS_OF_CLASSES, dense
 
 X, Y = load_digits(return_X_y=True)
-X, Y = jnp.asarray(X / 16, "float32"), jnp.asarray(Y)
-# Taken in turn: the file's records stand by writer.
-MINE, LABEL, PUBLIC, KNOWN = X[::2], Y[::2], X[1::2], Y[1::2]
+# In another order: the file's records stand by writer.
+ORDER = np.random.default_rng(0).permutation(len(X))
+X, Y = jnp.asarray(X[ORDER] / 16, "float32"), jnp.asarray(Y[ORDER])
+MINE, LABEL, PUBLIC, KNOWN = X[:900], Y[:900], X[900:], Y[900:]
 
 
 def drawn(key, x):
@@ -36,7 +37,8 @@ def drawn(key, x):
 BOTTOM = jsplit.segment(lambda w, x: jnp.tanh(2 * x @ w), init=drawn, inputs=["record"])
 TOP = dense([32, 10], "h")
 MIDDLE, HEAD = dense([32, 16], "h"), dense([16, 10], "k")
-QUICK = {"learning_rates": (2e-3, 1e-3, 2e-3, 1e-4), "adversarial": (0.1, 1e-5)}
+QUICK = {"learning_rates": (2e-3, 1e-3, 2e-3, 1e-5), "adversarial": (0.1, 1e-5)}
+QUICK |= {"width": 16}
 
 
 def watched(top, head, steps):
