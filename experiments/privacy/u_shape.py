@@ -93,9 +93,8 @@ def main() -> None:
     quick = x.shape[1] < 16
     rates = (1e-3, 1e-3) if quick else (1e-5, 1e-4)
     part = bottom("conv 2", widths=(16, 32) if quick else (64, 128))
-    h = jax.eval_shape(
-        lambda: part.apply(part.init(jax.random.key(0), x)[0], {}, None, x[:2])
-    )[0]
+    params, _ = part.init(jax.random.key(0), x[:2])
+    h, _ = part.apply(params, {}, None, x[:2])
     nets = hijackers_for(h.shape[1:], x.shape[1:], 16 if quick else 64)
     agreed = jsplit.u_shaped(
         *(part, honest(), head()),
