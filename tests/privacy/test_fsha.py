@@ -146,7 +146,7 @@ def test_the_hijacker_learns_to_tell_the_two_sides_apart():
 
 
 def test_a_step_of_the_hijackers_pair_makes_the_error_of_public_records_smaller():
-    """Adam's first step is the rate against the sign of the gradient of that error."""
+    """It is a step of Adam down the gradient of that error, and of nothing else."""
     hijacker, _, own = first(CLIENT)
     _, then = after(CLIENT)
 
@@ -155,15 +155,14 @@ def test_a_step_of_the_hijackers_pair_makes_the_error_of_public_records_smaller(
         guess, _ = MINE.decoder.apply(pair["decoder"], {}, None, mine)
         return jnp.mean((guess - FLAT[16:32]) ** 2)
 
-    def expected(p, slope):
-        return p - hijacker.rates[0] * jnp.sign(jnp.where(abs(slope) > 1e-5, slope, 0))
-
-    pair = own.params[0]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
-        then.params[0]["decoder"],
-        jax.tree.map(expected, pair, jax.grad(error)(pair))["decoder"],
-    )
+    pair, optimizer = own.params[0], optax.adam(hijacker.rates[0])
+    updates, _ = optimizer.update(jax.grad(error)(pair), optimizer.init(pair))
+    # Encoder and decoder; a gradient of 0 but for rounding may have either sign.
+    for found, expected in zip(
+        *map(jax.tree.leaves, (then.params[0], optax.apply_updates(pair, updates))),
+        strict=True,
+    ):
+        assert float((jnp.abs(found - expected) < 1e-4).mean()) > 0.98
 
 
 @pytest.mark.parametrize("length", [0.5, 2.0])

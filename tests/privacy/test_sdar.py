@@ -87,6 +87,7 @@ def of_vanilla():
     return items, found.inversion
 
 
+@pytest.mark.slow
 def test_records_are_read_beyond_what_labels_tell_and_noise_tells_nothing():
     score = of_vanilla()[1].score
     of_class = jnp.stack([PUBLIC[KNOWN == n].mean(0) for n in range(10)])[LABEL]
@@ -100,6 +101,7 @@ def test_records_are_read_beyond_what_labels_tell_and_noise_tells_nothing():
     assert score.budget.steps == 300
 
 
+@pytest.mark.slow
 def test_a_decoder_of_a_bottom_that_it_drew_itself_reads_nothing():
     """What an adversary has that may ask the bottom nothing, and simulates nothing."""
     items, _ = of_vanilla()
@@ -113,6 +115,7 @@ def test_a_decoder_of_a_bottom_that_it_drew_itself_reads_nothing():
     assert score.value > score.chance
 
 
+@pytest.mark.slow
 def test_labels_of_a_u_shape_are_inferred_by_a_simulated_head():
     found = sdar(
         *(watched(MIDDLE, HEAD, 300), MINE, PUBLIC, KNOWN, BOTTOM, MIDDLE),
