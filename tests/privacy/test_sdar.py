@@ -82,7 +82,7 @@ KEY = jax.random.key(2)
 
 @cache
 def of_vanilla():
-    items = [*watched(TOP, None, 300)]
+    items = [*watched(TOP, None, 400)]
     found = sdar(items, MINE, PUBLIC, KNOWN, BOTTOM, TOP, data_range=(0, 1), **QUICK)
     return items, found.inversion
 
@@ -98,7 +98,7 @@ def test_records_are_read_beyond_what_labels_tell_and_noise_tells_nothing():
     assert score.control > score.chance
     adversary = score.adversary
     assert (adversary.active, adversary.public) == (False, len(PUBLIC))
-    assert score.budget.steps == 300
+    assert score.budget.steps == 400
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_labels_of_a_u_shape_are_inferred_by_a_simulated_head():
         **QUICK,
     )
     score = found.labels
-    assert score.beats_chance and score.value > 0.6
+    assert score is not None and score.beats_chance and score.value > 0.6
     assert abs(score.control - score.chance) < 0.15
     assert found.inversion.score.control > found.inversion.score.chance
 
@@ -162,8 +162,10 @@ def test_each_part_goes_down_its_own_cost_by_finite_differences():
         found = (moved(1e-2) - moved(-1e-2)) / 2e-2
         np.testing.assert_allclose(found, size, rtol=0.05)
     after = simulated_step(how, own, came, PUBLIC[:6], KNOWN[:6], KEY)
-    run = run(after), run(own)
-    assert all(run[0][part] < run[1][part] for part in PARTS)
+    before = run(own)
+    for part in PARTS:
+        params = own.params | {part: after.params[part]}
+        assert run(own._replace(params=params))[part] < before[part]
 
 
 def test_the_simulator_is_to_be_taken_for_real_and_the_judge_not_to_take_it():
