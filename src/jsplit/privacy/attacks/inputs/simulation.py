@@ -188,15 +188,7 @@ def sdar(
     if data_range is not None:
         within(real, data_range)
     noise = noise_like(last, fake)
-    has = "and the labels" if head is None else "no label of the client's"
-    adversary = Adversary(
-        party,
-        f"{len(others)} labelled records of the same kind, the form of the bottom, its "
-        f"own segment in each step, {has}",
-        public=len(others),
-        labelled=len(others),
-        source=SOURCE,
-    )
+    adversary = _adversary(party, len(others), head is None)
     budget = Budget(steps, len(last.h), seconds)
     inversion = inverted(
         *("SDAR", target, adversary, budget, real),
@@ -210,15 +202,41 @@ def sdar(
     if head is None or truth is None:
         return Simulation(inversion, None)
     right = classes("truth", truth, told)
+    score = _labels(how, (own, none), (last, noise), right, label, adversary, budget)
+    return Simulation(inversion, score)
+
+
+def _adversary(party: str, public: int, labels: bool) -> Adversary:
+    """Who simulates."""
+    has = "and the labels" if labels else "no label of the client's"
+    return Adversary(
+        party,
+        f"{public} labelled records of the same kind, the form of the bottom, its own "
+        f"segment in each step, {has}",
+        public=public,
+        labelled=public,
+        source=SOURCE,
+    )
+
+
+def _labels(
+    how: Simulator,
+    own: tuple[Simulated, Simulated],
+    came: tuple[Came, Came],
+    right: np.ndarray,
+    target: str,
+    adversary: Adversary,
+    budget: Budget,
+) -> Score:
+    """How well labels were inferred, by the attack and by its control."""
     found, nothing = (
         balanced_accuracy(_inferred(how, s, c), right)
-        for s, c in ((own, last), (none, noise))
+        for s, c in zip(own, came, strict=True)
     )
-    score = Score(
-        *("SDAR", label, "balanced accuracy", found.value, found.interval),
+    return Score(
+        *("SDAR", target, "balanced accuracy", found.value, found.interval),
         *(nothing.value, 1 / len(np.unique(right)), True, adversary, budget),
     )
-    return Simulation(inversion, score)
 
 
 @partial(jax.jit, static_argnames=("batch", "records"))
