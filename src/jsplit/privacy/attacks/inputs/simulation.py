@@ -6,7 +6,7 @@ the client's head as well, and so infers labels too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple
@@ -162,34 +162,20 @@ def sdar(
             f"got {len(told)}."
         )
     aims = jnp.asarray(told, jnp.int32)
-    shuffled = jax.random.permutation(jax.random.fold_in(fake, 0), aims)
-    own = none = last = how = None
-    party, steps, seconds = "", 0, 0.0
-    for item in training:
-        # One behind: from the last item nothing is learned.
-        if last is not None:
-            if how is None:
-                segments = bottom, top, head, decoder
-                options = learning_rates, adversarial, flip
-                how = simulator_for(segments, options, last, others, told, width)
-                own = none = start(how, last, others, aims, first)
-            begin = perf_counter()
-            rows, seed = _drawn(order, steps, len(last.h), len(others))
-            own = simulated_step(how, own, last, others[rows], aims[rows], seed)
-            jax.block_until_ready(own)
-            seconds += perf_counter() - begin
-            noise = noise_like(last, jax.random.fold_in(fake, steps + 1))
-            none = simulated_step(how, none, noise, others[rows], shuffled[rows], seed)
-            steps += 1
-        last, party = came_in(item, value, label, head is None), item.traffic.party
-    if last is None or how is None or own is None or none is None:
-        raise ValueError("`training` must hold a step to learn from before its last.")
+    segments = bottom, top, head, decoder
+    options = learning_rates, adversarial, flip
+    how, own, none, last, party, budget = _followed(
+        training,
+        lambda item: came_in(item, value, label, head is None),
+        lambda came: simulator_for(segments, options, came, others, told, width),
+        (others, aims),
+        (first, order, fake),
+    )
     real = truth_of(record, len(last.h), target)
     if data_range is not None:
         within(real, data_range)
     noise = noise_like(last, fake)
     adversary = _adversary(party, len(others), head is None)
-    budget = Budget(steps, len(last.h), seconds)
     inversion = inverted(
         *("SDAR", target, adversary, budget, real),
         _decoded(how, own, last),
@@ -204,6 +190,39 @@ def sdar(
     right = classes("truth", truth, told)
     score = _labels(how, (own, none), (last, noise), right, label, adversary, budget)
     return Simulation(inversion, score)
+
+
+def _followed(
+    training: Iterable[Watched],
+    read: Callable[[Watched], Came],
+    networks: Callable[[Came], Simulator],
+    public: tuple[jax.Array, jax.Array],
+    keys: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[Simulator, Simulated, Simulated, Came, str, Budget]:
+    """Attack and control after the training, and the last item, of which nothing was learned."""
+    (record, known), (first, order, fake) = public, keys
+    shuffled = jax.random.permutation(jax.random.fold_in(fake, 0), known)
+    own = none = last = how = None
+    party, steps, seconds = "", 0, 0.0
+    for item in training:
+        # One behind: from the last item nothing is learned.
+        if last is not None:
+            if how is None:
+                how = networks(last)
+                own = none = start(how, last, record, known, first)
+            assert own is not None and none is not None
+            begin = perf_counter()
+            rows, seed = _drawn(order, steps, len(last.h), len(record))
+            own = simulated_step(how, own, last, record[rows], known[rows], seed)
+            jax.block_until_ready(own)
+            seconds += perf_counter() - begin
+            noise = noise_like(last, jax.random.fold_in(fake, steps + 1))
+            none = simulated_step(how, none, noise, record[rows], shuffled[rows], seed)
+            steps += 1
+        last, party = read(item), item.traffic.party
+    if last is None or how is None or own is None or none is None:
+        raise ValueError("`training` must hold a step to learn from before its last.")
+    return how, own, none, last, party, Budget(steps, len(last.h), seconds)
 
 
 def _adversary(party: str, public: int, labels: bool) -> Adversary:
