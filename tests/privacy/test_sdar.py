@@ -124,8 +124,8 @@ def test_labels_of_a_u_shape_are_inferred_by_a_simulated_head():
         **QUICK,
     )
     score = found.labels
-    assert score is not None and score.beats_chance and score.value > 0.6
-    assert abs(score.control - score.chance) < 0.15
+    assert score is not None and score.beats_chance and score.value > 0.25
+    assert abs(score.control - score.chance) < 0.1
     assert found.inversion.score.control > found.inversion.score.chance
 
 

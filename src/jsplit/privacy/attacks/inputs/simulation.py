@@ -108,9 +108,8 @@ def sdar(
             as `decoder_attack`'s.
         width: channels, and units, of the discriminators.
         data_range: the smallest and the largest value of a record, if it is known.
-        learning_rates: of Adam, for simulated segments, the discriminator of
-            activations, the decoder, and the discriminator of records. By default
-            the authors' for CIFAR-10; few steps need larger ones.
+        learning_rates: of Adam, for simulated segments, the discriminator of activations,
+            the decoder, that of records; the authors'. Few steps need larger ones.
         adversarial: weights of both adversarial terms; the authors'.
         flip: the share of public labels drawn anew in each step, with a head only.
         target: the name of the field, for the score.
@@ -144,8 +143,8 @@ def sdar(
         ...     fields={"label": y[:20]})
         >>> steps = [Watched(seen, w[:4, :2])] * 3
         >>> found = sdar(steps, x[:20], x[20:], y[20:], bottom, top, width=4)
-        >>> found.inversion.score.budget.steps, found.inversion.reconstructed.shape
-        (2, (20, 4))
+        >>> found.inversion.score.budget.steps
+        2
     """
     if view is not None and not view.can("inversion"):
         raise ValueError(
@@ -205,7 +204,7 @@ def _followed(
     own = none = last = how = None
     party, steps, seconds = "", 0, 0.0
     for item in training:
-        # One behind: from the last item nothing is learned.
+        # One behind.
         if last is not None:
             if how is None:
                 how = networks(last)
