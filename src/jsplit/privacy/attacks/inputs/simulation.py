@@ -30,7 +30,7 @@ from jsplit.privacy.attacks.inputs.simulating import (
     simulated_step,
     start,
 )
-from jsplit.privacy.attacks.inputs.simulators import simulator_for
+from jsplit.privacy.attacks.inputs.simulators import known_classes, simulator_for
 from jsplit.privacy.attacks.inputs.telling import classes
 from jsplit.privacy.attacks.inputs.watched import Watched, came_in, noise_like
 from jsplit.privacy.measures.images import within
@@ -154,12 +154,7 @@ def sdar(
     as_positive_int("width", width)
     first, order, fake, end = jax.random.split(key_or_default(key), 4)
     others = public_of(public, jnp.asarray(record))
-    told = classes("known", known)
-    if len(told) != len(others):
-        raise ValueError(
-            f"`known` must hold a class for each of {len(others)} records of `public`, "
-            f"got {len(told)}."
-        )
+    told = known_classes(known, len(others))
     aims = jnp.asarray(told, jnp.int32)
     segments = bottom, top, head, decoder
     options = learning_rates, adversarial, flip

@@ -11,7 +11,7 @@ from math import prod
 import jax
 import numpy as np
 
-from jsplit.core.base import Segment
+from jsplit.core.base import PyTree, Segment
 from jsplit.privacy.attacks.inputs.hijackers import critic
 from jsplit.privacy.attacks.inputs.networks import (
     Shape,
@@ -21,6 +21,7 @@ from jsplit.privacy.attacks.inputs.networks import (
     dense,
 )
 from jsplit.privacy.attacks.inputs.simulating import Came, Simulator, with_label
+from jsplit.privacy.attacks.inputs.telling import classes
 
 
 def simulator_for(
@@ -71,3 +72,14 @@ def _judges(activation: Shape, record: Shape, width: int) -> tuple[Segment, Segm
 
     picture = are_pictures((*record[:2], 1), record)
     return made(activation), made((*record[:2], 1) if picture else record)
+
+
+def known_classes(known: PyTree, public: int) -> np.ndarray:
+    """Classes of public records, int [public]."""
+    told = classes("known", known)
+    if len(told) != public:
+        raise ValueError(
+            f"`known` must hold a class for each of {public} records of `public`, got "
+            f"{len(told)}."
+        )
+    return told
