@@ -31,6 +31,7 @@ from jsplit.privacy import (
     Score,
     Traffic,
     decoder_attack,
+    distance_correlation,
     fsha,
     property_inference,
     unsplit_inversion,
@@ -135,21 +136,44 @@ def passive(data: dict, steps: int) -> list[tuple[str, Score]]:
     return found
 
 
-def hijacked(data: dict, steps: int, quick: bool) -> list[tuple[str, Score]]:
-    """FSHA, at the authors' rates or, for few steps on small pictures, at higher ones."""
+def hijacked(
+    data: dict, steps: int, quick: bool, weight: float = 0.0
+) -> list[tuple[str, Score]]:
+    """FSHA, at the authors' rates or, for few steps on small pictures, at higher ones.
+
+    With a weight the client adds NoPeek's penalty to its loss.
+    """
     x, public = (2 * data[name][0] - 1 for name in ("private", "public"))
     widths = (16, 32) if quick else (64, 128)
     options: dict = {}
     if quick:
         options = {"learning_rate": 1e-3, "learning_rate_judge": 1e-3, "width": 16}
         options["optimizer"] = optax.adam(1e-3)
+    if weight:
+        options["penalty"] = lambda x, h: weight * distance_correlation(x, h)
     score = fsha(
         *(bottom("conv 2", widths=widths), x, public),
         data_range=(-1, 1),
         steps=steps,
         **options,
     ).score
-    return [(f"conv 2, {steps} steps", score)]
+    for name, value in score.more.items():
+        if name.startswith("MSE after"):
+            print(f"FSHA, NoPeek {weight:g}: {name}: {value:.4f}")
+    return [(f"conv 2, {steps} steps, NoPeek {weight:g}", score)]
+
+
+def halves(name: str, limit: int) -> dict:
+    """Pictures in (0, 1) with their labels, one half private and one public."""
+    part = records(name, limit=limit).train
+    x = part["record"][..., 0]
+    # In (0, 1), whatever the file's own scale.
+    x = ((x - x.min()) / (x.max() - x.min())).astype("float32")
+    half, label = len(x) // 2, part["label"]
+    return {
+        "private": (x[:half], label[:half]),
+        "public": (x[half:], label[half:]),
+    }
 
 
 def main() -> None:
@@ -158,20 +182,17 @@ def main() -> None:
     parser.add_argument("--limit", type=positive, default=2000, help="records")
     parser.add_argument("--steps", type=positive, default=200, help="of training")
     parser.add_argument("--hijack", type=int, default=300, help="steps of FSHA, or 0")
+    parser.add_argument("--nopeek", type=float, default=0.0, help="the client's weight")
+    parser.add_argument(
+        "--only", choices=["passive", "hijack"], help="of the attacks, by default all"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/inputs.json"))
     options = parser.parse_args()
-    part = records(options.data, limit=options.limit).train
-    x = part["record"][..., 0]
-    # In (0, 1), whatever the file's own scale.
-    x = ((x - x.min()) / (x.max() - x.min())).astype("float32")
-    half, label = len(x) // 2, part["label"]
-    data = {
-        "private": (x[:half], label[:half]),
-        "public": (x[half:], label[half:]),
-    }
-    rows = passive(data, options.steps)
-    if options.hijack:
-        rows += hijacked(data, options.hijack, quick=x.shape[1] < 16)
+    data = halves(options.data, options.limit)
+    only, quick = options.only, data["private"][0].shape[1] < 16
+    rows = passive(data, options.steps) if only in (None, "passive") else []
+    if options.hijack and only in (None, "hijack"):
+        rows += hijacked(data, options.hijack, quick, options.nopeek)
     report.table(
         options.data, COLUMNS, [cells(*row, beside="SSIM", digits=4) for row in rows]
     )

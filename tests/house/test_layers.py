@@ -137,6 +137,8 @@ INSIDE = {
         "attacks.inputs.fitting attacks.inputs.decoder "
         "attacks.inputs.unsplit attacks.inputs.hijackers "
         "attacks.inputs.hijacking attacks.inputs.feature_space attacks.inputs.telling "
+        "attacks.inputs.simulating attacks.inputs.watched attacks.inputs.simulators "
+        "attacks.inputs.simulation "
         "attacks.inputs.property attacks.inputs.membership "
         "attacks.inputs.tokens attacks.inputs.nearest attacks.inputs.inverter "
         "defences.records defences.activation_noise defences.noise_power "

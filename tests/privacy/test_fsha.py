@@ -145,6 +145,53 @@ def test_the_hijacker_learns_to_tell_the_two_sides_apart():
     assert gap(own.params[0], then.params[1]) > before
 
 
+def test_a_step_of_the_hijackers_pair_makes_the_error_of_public_records_smaller():
+    """It is a step of Adam down the gradient of that error, and of nothing else."""
+    hijacker, _, own = first(CLIENT)
+    _, then = after(CLIENT)
+
+    def error(pair):
+        mine, _ = MINE.encoder.apply(pair["encoder"], {}, None, FLAT[16:32])
+        guess, _ = MINE.decoder.apply(pair["decoder"], {}, None, mine)
+        return jnp.mean((guess - FLAT[16:32]) ** 2)
+
+    pair, optimizer = own.params[0], optax.adam(hijacker.rates[0])
+    updates, _ = optimizer.update(jax.grad(error)(pair), optimizer.init(pair))
+    # Encoder and decoder; a gradient of 0 but for rounding may have either sign.
+    for found, expected in zip(
+        *map(jax.tree.leaves, (then.params[0], optax.apply_updates(pair, updates))),
+        strict=True,
+    ):
+        assert float((jnp.abs(found - expected) < 1e-4).mean()) > 0.98
+
+
+@pytest.mark.parametrize("length", [0.5, 2.0])
+def test_the_penalty_pulls_the_slope_of_the_discriminator_to_one(length):
+    hijacker, theirs, own = first(CLIENT)
+    line = dense([6, 1], "x")
+    nets = MINE._replace(discriminator=line)
+    hijacker = hijacker._replace(nets=nets, gradient_penalty=1e4)
+    own = start_hijacker(hijacker, FLAT, jnp.zeros((16, 6)), jax.random.key(3))
+    weight = jnp.ones((6, 1)) * length / 6**0.5
+    own = own._replace(params=(own.params[0], [(weight, jnp.zeros(1))]))
+    batches = FLAT[:16], FLAT[16:32]
+    _, then = hijacked_step(CLIENT, hijacker, theirs, own, *batches, jax.random.key(0))
+    found = jnp.linalg.norm(then.params[1][0][0])
+    assert (found > length) == (length < 1)
+
+
+def test_the_control_is_of_a_bottom_that_was_not_hijacked():
+    """So it differs where the bottom moved, and where it did not it is the value itself."""
+
+    def found(optimizer):
+        given = BOTTOM, FLAT[:40], FLAT[40:80]
+        return fsha(*given, optimizer=optimizer, networks=MINE, steps=2).score
+
+    still, moved = found(optax.set_to_zero()), found(optax.sgd(1.0))
+    np.testing.assert_allclose(still.control, still.value, rtol=1e-6)
+    assert abs(moved.control / moved.value - 1) > 1e-3
+
+
 def test_networks_fit_records_and_activations_of_any_size():
     for activation, record in (
         ((4, 4, 3), (8, 8)),

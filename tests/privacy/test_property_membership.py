@@ -101,7 +101,12 @@ def test_a_norm_alone_tells_members():
     member = np.arange(600) % 2
     h = np.random.default_rng(0).normal(size=(600, 6)) * (1 + member)[:, None]
     given = seen_of(h[:300]), member[:300], h[300:], member[300:]
-    assert membership_inference(*given, **QUICK).value > 0.85
+    # A bottom that tells as much untrained has learned nothing: that is the control.
+    untrained = h[300:], seen_of(h[:300])
+    score = membership_inference(*given, untrained=untrained, **QUICK)
+    assert score.value > 0.85 and score.control == score.value
+    assert abs(score.more["shuffled members"] - 0.5) < 0.2
+    assert score.interval[0] < score.value < score.interval[1] <= 1
 
 
 SEEN, ANSWERS = seen_of(X[:50]), X[50:]

@@ -106,8 +106,8 @@ def reconstruction(
         guess: the same shape, of the same records in the same order.
         key: what the bootstrap draws from.
         data_range: the smallest and the largest value that the data can have.
-        mean: what who sees nothing guesses, [...], as the mean of public records;
-            by default of each record the mean of all others.
+        mean: what who sees nothing guesses, [...], as the mean of public records, or of
+            each record, [records, ...]; by default the mean of all others.
         window: of SSIM, as of `ssim`.
         count: resamplings.
 
@@ -176,10 +176,12 @@ def _floors(x: jax.Array, mean: PyTree | None, unit: float) -> jax.Array:
         about = jnp.broadcast_to(jnp.mean(x, axis=0), x.shape)
         return others * squared_error(x, about)
     # One record is an array without an axis of records, so that it is given one.
-    one = array_of("mean", np.asarray(mean)[None])[0]
-    if one.shape != x.shape[1:]:
+    given = np.asarray(mean)
+    one = array_of("mean", given if given.ndim == x.ndim else given[None])
+    if one.shape not in (x.shape, (1, *x.shape[1:])):
         raise ValueError(
-            f"`mean` must be one record of shape {x.shape[1:]}, got {one.shape}."
+            f"`mean` must be one record of shape {x.shape[1:]}, or one of each, got "
+            f"{given.shape}."
         )
     return squared_error(x, jnp.broadcast_to(one / unit, x.shape))
 

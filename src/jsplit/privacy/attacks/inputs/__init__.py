@@ -8,16 +8,21 @@ from jsplit.privacy.attacks.inputs.inverter import inverted_tokens
 from jsplit.privacy.attacks.inputs.membership import membership_inference
 from jsplit.privacy.attacks.inputs.nearest import nearest_tokens
 from jsplit.privacy.attacks.inputs.property import property_inference
+from jsplit.privacy.attacks.inputs.simulation import Simulation, sdar
 from jsplit.privacy.attacks.inputs.unsplit import unsplit_inversion
+from jsplit.privacy.attacks.inputs.watched import Watched
 
 __all__ = [
     "Hijackers",
     "Inversion",
+    "Simulation",
+    "Watched",
     "decoder_attack",
     "fsha",
     "inverted_tokens",
     "membership_inference",
     "nearest_tokens",
     "property_inference",
+    "sdar",
     "unsplit_inversion",
 ]

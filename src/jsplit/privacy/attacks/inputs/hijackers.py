@@ -75,7 +75,7 @@ def hijackers_for(activation: Shape, record: Shape, width: int) -> Hijackers:
     return Hijackers(
         _convolutions([*down, (activation[2], 1)], activation),
         _transposed(back, last, record),
-        _critic([(2 * width, 2), (4 * width, 2)]),
+        critic([(2 * width, 2), (4 * width, 2)]),
     )
 
 
@@ -133,7 +133,7 @@ def _transposed(layers: Sequence[tuple[int, int]], last: int, record: Shape) -> 
     return stateless(init, apply)
 
 
-def _critic(layers: Sequence[tuple[int, int]]) -> Segment:
+def critic(layers: Sequence[tuple[int, int]]) -> Segment:
     """A discriminator of layers (channels, stride), without an end that saturates."""
 
     def features(params: Params, h: jax.Array) -> jax.Array:

@@ -91,7 +91,8 @@ def inverted(
         record: the truth, [records, ...].
         guess: the same shape.
         control: guesses of the same attack where there is nothing to find.
-        mean: what who sees nothing guesses, [...]; `None`: the mean of other records.
+        mean: what who sees nothing guesses, [...] or of each record, [records, ...];
+            `None`: the mean of other records.
         data_range: the smallest and the largest value; guesses are clipped to it.
         key: what the bootstrap draws from.
         more: other numbers.

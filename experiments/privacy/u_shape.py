@@ -1,0 +1,149 @@
+"""Feature-space hijacking in a U-shape: the body sends the client a cotangent of its own.
+
+The client trains bottom and head of digits as it does in any U-shape. The party between them
+runs no part of the network: what it gives the head is a piece of what came, and what it gives
+the bottom is the cotangent of a discriminator. Its networks are kept where a segment keeps its
+statistics, so that a step of the honest trainer is a step of the hijacker's (Pasquini et al.
+2021, https://arxiv.org/abs/2012.02670, which says it of a server with the labels alone).
+
+    python experiments/privacy/u_shape.py --data mnist.npz --limit 6000 --hijack 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jsplit
+from experiments.common.harness import positive
+from experiments.privacy.inputs import bottom, halves
+from jsplit.privacy import reconstruction
+from jsplit.privacy.attacks.inputs.hijackers import hijackers_for
+from jsplit.privacy.attacks.inputs.hijacking import Hijacker, answer, start_hijacker
+
+EVERY = 250  # steps between two looks
+CHANNELS = 8  # of what came that are handed to the head
+
+
+@jax.custom_vjp
+def handed(h: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """A piece of an activation, whose cotangent is another value."""
+    return h[..., :CHANNELS].reshape(len(h), -1)
+
+
+handed.defvjp(
+    lambda h, cotangent: (handed(h, cotangent), cotangent),
+    lambda cotangent, came: (cotangent, jnp.zeros_like(cotangent)),
+)
+
+
+def body(hijacker: Hijacker):
+    """What the hijacker runs in the place of the body that was agreed on."""
+
+    def init(key: jax.Array, /, *inputs):
+        h, public = inputs
+        return {}, {"own": start_hijacker(hijacker, public, h, key)}
+
+    def apply(params, state, key, /, *inputs, train: bool = True):
+        h, public = inputs
+        if not train:
+            return handed(h, h), state
+        still = jax.lax.stop_gradient(h)
+        own, cotangent = answer(hijacker, state["own"], still, public, key)
+        return handed(h, cotangent), {"own": own}
+
+    return jsplit.Segment(init, apply, inputs=("smashed", "public"), name="middle")
+
+
+def honest():
+    """What was agreed on: channels weighted, and some of them handed on."""
+
+    def apply(weight, h: jax.Array) -> jax.Array:
+        return (h * weight)[..., :CHANNELS].reshape(len(h), -1)
+
+    def init(key: jax.Array, h: jax.Array):
+        return jnp.ones(h.shape[-1])
+
+    return jsplit.segment(apply, init=init, inputs=["smashed"], name="middle")
+
+
+def head():
+    """The client's: one linear layer."""
+
+    def init(key: jax.Array, h: jax.Array):
+        return jax.random.normal(key, (h[0].size, 10)) / h[0].size ** 0.5
+
+    return jsplit.segment(
+        lambda w, h: h @ w, init=init, inputs=["middle"], name="output"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="digits", help="of pictures")
+    parser.add_argument("--limit", type=positive, default=2000, help="records")
+    parser.add_argument("--hijack", type=positive, default=300, help="steps")
+    options = parser.parse_args()
+    data = halves(options.data, options.limit)
+    (x, y), (public, _) = data["private"], data["public"]
+    x, public = 2 * x - 1, 2 * public - 1
+    quick = x.shape[1] < 16
+    rates = (1e-3, 1e-3) if quick else (1e-5, 1e-4)
+    part = bottom("conv 2", widths=(16, 32) if quick else (64, 128))
+    params, _ = part.init(jax.random.key(0), x[:2])
+    h, _ = part.apply(params, {}, None, x[:2])
+    nets = hijackers_for(h.shape[1:], x.shape[1:], 16 if quick else 64)
+    agreed = jsplit.u_shaped(
+        *(part, honest(), head()),
+        loss=optax.softmax_cross_entropy_with_integer_labels,
+    )
+    middle = body(Hijacker(nets, rates, 500.0))
+    # Proven to be the same to the client: what crosses, and in which shapes.
+    topology = agreed.replace(
+        "server",
+        [jsplit.Node("middle", middle, party="server", inputs=["smashed", "public"])],
+        holds=["public"],
+    )
+    trainer = jsplit.fused(topology, optax.adam(rates[0]))
+    rng = np.random.default_rng(0)
+
+    def drawn():
+        mine, other = rng.choice(len(x), 64), rng.choice(len(public), 64)
+        return {"record": x[mine], "label": y[mine], "public": public[other]}
+
+    @jax.jit
+    def guess(params, own, record):
+        h, _ = part.apply(params, {}, None, record, train=False)
+        return nets.decoder.apply(own.params[0]["decoder"], {}, None, h)[0].clip(-1, 1)
+
+    state = trainer.init(0, drawn())
+    for number in range(options.hijack + 1):
+        if number % EVERY == 0 or number == options.hijack:
+            sides = state.parties["client"].params["smashed"]
+            own = state.parties["server"].state["middle"]["own"]
+            found = partial(guess, sides, own)
+            few = x[:1024]
+            measured = reconstruction(
+                few,
+                found(few),
+                jax.random.key(0),
+                data_range=(-1, 1),
+                mean=public.mean(0),
+            )
+            alike = measured.ssim.value if measured.ssim else float("nan")
+            print(
+                f"after {number} steps: MSE {measured.mse}, SSIM {alike:.3f}, mean of "
+                f" public records {measured.floor.value:.4f}",
+                flush=True,
+            )
+        if number < options.hijack:
+            state, _ = trainer.step(state, drawn())
+
+
+if __name__ == "__main__":
+    main()
