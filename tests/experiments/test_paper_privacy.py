@@ -30,7 +30,9 @@ def test_of_a_table_no_pictures_are_rebuilt(capsys):
 
 
 @pytest.mark.slow
-def test_what_defences_leave_is_written_beside_what_others_report(tmp_path, monkeypatch):
+def test_what_defences_leave_is_written_beside_what_others_report(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(privacy_labels, "STRENGTHS", {"marvell": (1.0, 4.0)})
     small = ["--limit", "400", "--seeds", "2", "--steps", "6", "--unsplit", "2"]
     small += ["--decoder", "20", "--cuts", "dense 64", "--out", str(tmp_path)]

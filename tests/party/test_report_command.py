@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 import subprocess
@@ -56,8 +57,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "parts.py").write_text(PARTS)
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("parts", None)
-    import parts
-
+    parts = importlib.import_module("parts")
     party.write("agreement.json", parts.agreed())
     yield parts
     sys.modules.pop("parts", None)

@@ -78,8 +78,7 @@ class Local:
             raise ValueError(
                 f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
             )
-        # A client by its own name plays a role of the topology, under
-        # whose name all its things lie.
+        # A client plays a role of the topology, under whose name all its things lie.
         role = agreed.turns.role[party]
         self.name, self.party = party, role
         self.agreed, self.turns = agreed, agreed.turns
@@ -107,8 +106,7 @@ class Local:
         programs = partial(PartyPrograms, kernels=kernels)
         self.late: list[int] = []
         if agreed.staleness:
-            # No program may take the buffers of parameters, which steps
-            # under way need.
+            # No program may take the parameters' buffers, which steps under way need.
             train = walks.train._replace(ops=tuple(held(walks.train.ops)))
             self.walk = programs(role, train, donate=(Kind.OPTIMIZER,))
             self.late = lateness(self.walk.count, agreed.staleness)
@@ -133,8 +131,7 @@ class Local:
         """The party's first state: what `messages` would begin with, of this party alone.
 
         Raises:
-            ValueError: if a segment does not run on its inputs, or
-                gives other shapes than agreed.
+            ValueError: if a segment does not run on its inputs or gives other shapes.
         """
         return first_state(self.agreed, self.config, self.party, self.name, batch)
 

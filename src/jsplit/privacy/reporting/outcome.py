@@ -218,7 +218,8 @@ def _never(setting: Setting, topology: Topology) -> Iterator[Untested]:
         "nobody has said which property; jsplit.privacy.property_inference takes one",
     )
     yield Untested(
-        "SDAR (adversarial regularisation)", "", "", "jsplit has no such attack"
+        *("simulation of a watched bottom (SDAR)", "", ""),
+        "it trains a bottom of its own beside yours; jsplit.privacy.sdar does it",
     )
     yield Untested("recovery of tokens", "", "", _tokens(topology, setting.train))
 
