@@ -294,7 +294,7 @@ def test_every_attack_of_jsplit_is_tried_or_said_not_to_be(found):
     why = {u.what: u.why for u in found["none"].untested}
     assert all("left out of `attacks`" in why[n] for n in names)
     assert "property_inference" in why["property inference"]
-    assert "jsplit has no such" in why["SDAR (adversarial regularisation)"]
+    assert "a bottom of its own" in why["simulation of a watched bottom (SDAR)"]
     assert "no field" in why["recovery of tokens"]
     assert "jsplit.privacy.fsha" in why["hijacking"]
     assert "membership_inference" in why["membership"]
