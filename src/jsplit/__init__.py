@@ -12,6 +12,7 @@ from jsplit.core import (
     Message,
     PartyState,
     Segment,
+    Tied,
     Trainer,
     TrainState,
     chain,
@@ -27,6 +28,7 @@ from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolution
 from jsplit.segments import mixed_precision, segment
 from jsplit.slicing import (
     CutPoint,
+    CutPoints,
     cut,
     cut_points,
     join,
@@ -73,6 +75,7 @@ __all__ = [
     "Crossed",
     "Crossing",
     "CutPoint",
+    "CutPoints",
     "Device",
     "DynamicScale",
     "Info",
@@ -92,6 +95,7 @@ __all__ = [
     "RecordingTrainer",
     "Segment",
     "Strength",
+    "Tied",
     "Topology",
     "TrainState",
     "Trainer",

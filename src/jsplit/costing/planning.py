@@ -25,7 +25,8 @@ from jsplit.costing.passes import size_of
 from jsplit.costing.traced_step import TracedStep
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
-from jsplit.slicing.cut_candidates import CutPoint, cut_points
+from jsplit.slicing.cut_candidates import cut_points
+from jsplit.slicing.cut_point import CutPoint, CutPoints
 from jsplit.slicing.initial import by_name
 from jsplit.slicing.splitting import split
 from jsplit.topology.graph import Topology
@@ -158,18 +159,24 @@ def _divide(
     shared_inputs: Sequence[str],
 ) -> tuple[list[CutPoint], dict[str, Segment]]:
     """The places to choose from, and the model cut at all of them."""
-    points = cut_points(made, *example, outputs=outputs, shared_inputs=shared_inputs)
+    found = cut_points(made, *example, outputs=outputs, shared_inputs=shared_inputs)
     # What comes before any parameter is the raw input in other words: it may not cross.
-    points = [p for p in points if p.params]
+    points = [p for p in found if p.params]
     if not points:
         raise ValueError(
             "`model` has no cut point with parameters before it: no single value "
-            "separates its input from its output."
+            f"separates its input from its output.{_reason(found)}"
         )
     segments = split(
         made, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs
     )
     return points, segments
+
+
+def _reason(points: CutPoints) -> str:
+    """What is said of one place that is none, as an example of the others."""
+    why = [f" `{name}`: {said}" for name, said in points.why.items()]
+    return why[-1] if why else ""
 
 
 def _chain(segments: Mapping[str, Segment], cuts: set[str]) -> Topology:

@@ -11,6 +11,7 @@ from jax.extend.core import Var
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.keys import typed_key
 from jsplit.core.paths import Path, dotted, nest
+from jsplit.core.tied import Tied
 from jsplit.core.trees import batch_of, describe
 from jsplit.jaxprs.flat import Atom, shape_of
 from jsplit.jaxprs.slices import backward_slice, evaluate
@@ -22,7 +23,11 @@ from jsplit.slicing.unread import paths_of
 
 
 def slice_segment(
-    model: TracedModel, start: Initial, name: str, spec: SegmentSpec
+    model: TracedModel,
+    start: Initial,
+    name: str,
+    spec: SegmentSpec,
+    ties: Mapping[int, Tied],
 ) -> Segment:
     """The slice of a model that computes one value, as a segment.
 
@@ -31,6 +36,7 @@ def slice_segment(
         start: its `init`.
         name: of the value.
         spec: what the segment has of the model.
+        ties: by number, the weights that several segments read.
 
     Returns:
         A `Segment` whose parameters and state are nested dictionaries by
@@ -42,6 +48,9 @@ def slice_segment(
     # the values of the other segments too.
     begin = initialiser(start, spec.params, spec.state)
     count = len(param_paths)
+    # What it is applied to has the weights that it borrows too.
+    numbers = [*spec.params, *spec.borrowed]
+    paths = [model.params.paths[i] for i in numbers]
 
     def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
         leaves = begin(typed_key(key))
@@ -64,7 +73,7 @@ def slice_segment(
         trace = model.trace(batch_of(named), train, key.dtype)
         given = _Given(name, trace)
         given.take_key(key)
-        given.take_leaves(SourceKind.PARAMS, spec.params, param_paths, params)
+        given.take_leaves(SourceKind.PARAMS, numbers, paths, params)
         given.take_leaves(SourceKind.STATE, spec.state, state_paths, state)
         for field, value in named.items():
             given.take_input(model, field, value)
@@ -85,12 +94,13 @@ def slice_segment(
         apply,
         tuple(spec.inputs),
         name,
-        trainable=bool(spec.params),
+        trainable=bool(numbers),
         shares_key=True,
         # Only of cuts: an output may have a `None` that the model has given.
         unread=paths_of(model.trace(model.batch, True).cuts[name])
         if name in model.unread
         else (),
+        tied=tuple(ties[i] for i in numbers if i in ties),
     )
 
 

@@ -15,11 +15,12 @@ from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
-from jsplit.slicing.cut_candidates import CutPoint
+from jsplit.slicing.cut_point import CutPoint
 from jsplit.slicing.initial import by_name, initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.traced_model import TracedModel
+from jsplit.slicing.tying import ties_of
 
 End = str | CutPoint
 Cuts = Mapping[str, End | Sequence[End]] | Sequence[End]
@@ -44,7 +45,11 @@ def split(
     dropout. A statistic belongs to the segment that reads it, or
     else to the one that can compute its update. The batch size is
     free; a new one is traced anew. What gives no value
-    (`jax.debug.print`) is in no segment. A leaf of a cut that the
+    (`jax.debug.print`) is in no segment. A weight that several
+    segments read (an embedding that is the output layer too)
+    belongs to the first of them, and `tied` of each names it: a
+    topology lets the others read it there, at one party, and
+    refuses it across parties. A leaf of a cut that the
     rest of the model does not read, in either mode, is not
     computed: in its place is `None`, and `unread` of the segment
     names it.
@@ -92,8 +97,8 @@ def split(
         ValueError: naming the culprit and the path: a cut that
             does not exist, exists in one mode only, lies in the
             body of a loop, or separates nothing; a skip
-            connection around a cut; a weight or a statistic read
-            on both sides; a cut that holds a raw input, or whose
+            connection around a cut; a statistic read on both
+            sides; a cut that holds a raw input, or whose
             leading axis is not the batch; cuts that need each
             other; one name for two values; a mutable array.
 
@@ -123,7 +128,8 @@ def split(
     traced = TracedModel(made, start, example, places, outputs, shared_inputs)
     # In both modes, since a segment owns what it reads in either.
     specs = divide(traced, traced.both_modes())
-    return {n: slice_segment(traced, start, n, spec) for n, spec in specs.items()}
+    ties = ties_of(traced, specs)
+    return {n: slice_segment(traced, start, n, spec, ties) for n, spec in specs.items()}
 
 
 def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:

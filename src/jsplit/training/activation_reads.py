@@ -8,6 +8,7 @@ from functools import partial
 import jax
 
 from jsplit.core.base import PyTree
+from jsplit.core.loans import params_for
 from jsplit.jaxprs.reads import Reads, leaves_in, reads_of, union
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.kinds import Kind, WireKind
@@ -107,7 +108,8 @@ def _forward(known: Known, train: bool) -> dict[str, tuple[Reads, list[PyTree]]]
     for node in known.config.topology.segments:
         if node.party in known.parties:
             own = known.states[node.party]
-            args = [own.params[node.name], own.state[node.name], key]
+            params = params_for(known.config.topology.loans, node.name, own.params)
+            args = [params, own.state[node.name], key]
             args += [values[i] for i in node.reads]
             # Not differentiated: a derivative of one's own may read what the value
             # itself does not, and here still counts as one operation with it.

@@ -18,6 +18,11 @@ def returned(party: str, value: str, sender: str) -> Name:
     return Name(party, Kind.COTANGENT, value, sender=sender)
 
 
+def lent_gradient(party: str, owner: str, reader: str) -> Name:
+    """The gradient of weights of the node `owner` that the node `reader` borrows."""
+    return Name(party, Kind.GRAD, owner, reader=reader)
+
+
 def cotangents(config: Config, value: str, party: str) -> list[Name]:
     """The cotangents of a value that a party computes, one for each node or loss that reads it."""
     topology = config.topology

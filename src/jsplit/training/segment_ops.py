@@ -9,12 +9,14 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
 from jsplit.core.keys import node_key
+from jsplit.core.loans import with_loans
 from jsplit.core.trees import combine, inexact_part, tree_sum
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.cotangents import (
     all_cotangents,
     cotangent,
+    lent_gradient,
     needs_vjp,
     state_cotangents,
 )
@@ -34,15 +36,20 @@ def forward_op(config: Config, node: Node, train: bool) -> Op:
     )
     value, vjp = Name(party, Kind.VALUE, node.name), Name(party, Kind.VJP, node.name)
     inputs = [Name(party, Kind.VALUE, i) for i in node.reads]
+    lenders, loans = _lenders(config, node), config.topology.loans.get(node.name, ())
 
     def run(params, state, *rest):
+        owned, rest = rest[: len(lenders)], rest[len(lenders) :]
         key, inputs = rest[: len(known)], rest[len(known) :]
         key = node_key(step_key(*key), node.name, node.segment)
         if differentiated:
-            return _forward_and_vjp(config, node, params, state, key, inputs)
-        return node.segment.apply(params, state, key, *inputs, train=train)
+            own = (params, *owned)
+            return _forward_and_vjp(config, node, own, state, key, inputs)
+        lent = [loan.part(x) for loan, x in zip(loans, owned, strict=True)]
+        given = with_loans(params, lent)
+        return node.segment.apply(given, state, key, *inputs, train=train)
 
-    reads = (params, state, *known, *inputs)
+    reads = (params, state, *lenders, *known, *inputs)
     writes = (value, state, vjp) if differentiated else (value, state)
     return Op(party, OpKind.FORWARD, node.name, reads, writes, run)
 
@@ -50,12 +57,26 @@ def forward_op(config: Config, node: Node, train: bool) -> Op:
 def _forward_and_vjp(
     config: Config,
     node: Node,
-    params: PyTree,
+    own: Sequence[PyTree],
     state: PyTree,
     key: jax.Array,
     inputs: Sequence[PyTree],
 ) -> tuple[PyTree, PyTree, Pullback]:
-    """The value and new state of a segment, and its vjp."""
+    """The value and new state of a segment, and its vjp.
+
+    Args:
+        config: of the training.
+        node: whose segment.
+        own: its parameters, and those of the nodes that it borrows of.
+        state: its statistics.
+        key: of the step.
+        inputs: what it reads.
+    """
+    loans = config.topology.loans.get(node.name, ())
+    lent = [loan.part(x) for loan, x in zip(loans, own[1:], strict=True)]
+    # Only the leaves that are lent are differentiated, not all that their
+    # owner has.
+    params = (own[0], lent)
     # One entry for each value: a node that reads a value twice has one
     # cotangent for it.
     named = dict(zip(node.reads, inputs, strict=True))
@@ -64,9 +85,8 @@ def _forward_and_vjp(
     def segment(weights: PyTree, arrived: Mapping[str, PyTree]):
         values = named | {i: combine(named[i], x) for i, x in arrived.items()}
         args = [values[i] for i in node.reads]
-        value, new = node.segment.apply(
-            combine(params, weights), state, key, *args, train=True
-        )
+        given = with_loans(*combine(params, weights))
+        value, new = node.segment.apply(given, state, key, *args, train=True)
         # Only what has cotangents is differentiated. The same results
         # as auxiliary ones carry the rest: integers, and a state that
         # no penalty reads.
@@ -84,7 +104,7 @@ def _forward_and_vjp(
     (out, new_out), pull, (value, new) = jax.vjp(
         segment, weights, arrived, has_aux=True
     )
-    held = (params, *[named[i] for i in _own_fields(config, node)])
+    held = (*own, *[named[i] for i in _own_fields(config, node)])
     new = combine(new, new_out) if with_state else new
     return combine(value, out), new, Pullback.of(pull, held)
 
@@ -102,8 +122,11 @@ def backward_op(config: Config, node: Node) -> Op:
     grad = [Name(party, Kind.GRAD, node.name)] if node.segment.trainable else []
     held = [
         Name(party, Kind.PARAMS, node.name),
+        *_lenders(config, node),
         *[Name(party, Kind.VALUE, i) for i in _own_fields(config, node)],
     ]
+    loans = config.topology.loans.get(node.name, ())
+    lent = [lent_gradient(party, loan.owner, node.name) for loan in loans]
 
     def run(pull, *rest):
         held_values, rest = rest[: len(held)], rest[len(held) :]
@@ -112,12 +135,18 @@ def backward_op(config: Config, node: Node) -> Op:
         else:
             value_ct = jax.tree.map(jnp.zeros_like, inexact_part(rest[0]))
         state_ct = tree_sum(rest[-len(of_state) :]) if of_state else ()
-        weights, arrived = pull((value_ct, state_ct), held_values)
-        return (*[weights for _ in grad], *[arrived[i] for i in inputs])
+        (weights, parts), arrived = pull((value_ct, state_ct), held_values)
+        return (*[weights for _ in grad], *parts, *[arrived[i] for i in inputs])
 
     reads = (Name(party, Kind.VJP, node.name), *held, *of_value, *like, *of_state)
-    writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
+    writes = (*grad, *lent, *[cotangent(party, i, node.name) for i in inputs])
     return Op(party, OpKind.BACKWARD, node.name, reads, writes, run)
+
+
+def _lenders(config: Config, node: Node) -> list[Name]:
+    """Where the parameters lie of the nodes whose weights a node borrows."""
+    loans = config.topology.loans.get(node.name, ())
+    return [Name(node.party, Kind.PARAMS, loan.owner) for loan in loans]
 
 
 def _own_fields(config: Config, node: Node) -> list[str]:
