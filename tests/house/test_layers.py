@@ -40,10 +40,10 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
+        "pytrees checks strength gradient_noise link finite typed_jax hidden tied base arrays "
         "donation foreign federation "
         "files ids tables trainer keys links secret_keys paths "
-        "checkpoint_paths checkpoint placement trees"
+        "loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening directions chain evidence in_a_row tally",
     "jaxprs": (
@@ -53,10 +53,10 @@ INSIDE = {
     "segments": "flags call captured interception flax one_mode from_model precision",
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
-        "refusals statistics ownership cut_candidates slice_segment splitting"
+        "refusals statistics ownership tying cut_point cut_candidates slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics losses nodes crossings replacing text validation graph "
+        "handoffs names metrics losses nodes ties crossings replacing text validation graph "
         "configurations.building decoupling drawing.scene configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
@@ -66,7 +66,7 @@ INSIDE = {
         "keys_apart left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links metrics executor segment_ops store sums gradient_noise step "
+        "pulled_back first_links first_node metrics executor segment_ops store sums gradient_noise step "
         "update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
@@ -100,7 +100,7 @@ INSIDE = {
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.seconds contract.checks contract.agreement_attributes "
+        "contract.seconds contract.measured contract.checks contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.comebacks connection.peers contract.draft contract.files replay "
