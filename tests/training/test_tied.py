@@ -193,7 +193,7 @@ def test_across_parties_a_tied_weight_is_refused_with_what_to_do():
 
     refused(
         "the weight `w` is tied across parties: `up` at `client` and `y` at `server` read "
-        "it. Give both to one party, as `jsplit.u_shaped`",
+        "it (w -> ",
         lambda: given(output),
     )
     # Of another split: who knows whether the two weights are meant to be one?

@@ -19,19 +19,24 @@ class Tied:
         path: to the weight, in the nested dictionaries of parameters.
         owner: the name of the segment whose parameters have it.
         readers: the names of all segments that read it, in order, the owner's too.
+        ways: of each reader, the steps from the weight to its value, for errors.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
         >>> def model(weights, x):
         ...     return jsplit.cut(x @ weights["w"], "h") @ weights["w"].T
         >>> init = lambda key, x: {"w": jnp.ones((3, 2))}
-        >>> jsplit.split(model, jnp.ones((4, 3)), init=init)["output"].tied
-        (Tied(path=('w',), owner='h', readers=('h', 'output')),)
+        >>> (weight,) = jsplit.split(model, jnp.ones((4, 3)), init=init)["output"].tied
+        >>> weight.path, weight.owner, weight.readers
+        (('w',), 'h', ('h', 'output'))
+        >>> weight.ways[1]
+        'w -> transpose -> dot_general -> output'
     """
 
     path: tuple[Hashable, ...]
     owner: str
     readers: tuple[str, ...]
+    ways: tuple[str, ...]
 
     @property
     def dotted(self) -> str:
@@ -42,7 +47,7 @@ class Tied:
 
         Example:
             >>> import jsplit
-            >>> jsplit.Tied(("embed", "embedding"), "h", ("h", "output")).dotted
+            >>> jsplit.Tied(("embed", "embedding"), "h", ("h", "output"), ("", "")).dotted
             'embed.embedding'
         """
         return ".".join(map(str, self.path))

@@ -100,7 +100,7 @@ def cut_points(
             refused[name] = str(error)
             continue
 
-        tied = "" if u_shaped else tied_between(traced, specs)
+        tied = "" if u_shaped else tied_between(traced, traces, specs)
         # For one example, at both batch sizes: else its other axes depend
         # on the batch.
         one, same = (_of_one_example(value) for value in values)

@@ -127,8 +127,9 @@ def split(
     places = _places_of(cuts)
     traced = TracedModel(made, start, example, places, outputs, shared_inputs)
     # In both modes, since a segment owns what it reads in either.
-    specs = divide(traced, traced.both_modes())
-    ties = ties_of(traced, specs)
+    modes = traced.both_modes()
+    specs = divide(traced, modes)
+    ties = ties_of(traced, modes, specs)
     return {n: slice_segment(traced, start, n, spec, ties) for n, spec in specs.items()}
 
 

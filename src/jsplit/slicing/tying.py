@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from jsplit.core.paths import dotted
 from jsplit.core.tied import Tied
 from jsplit.slicing.ownership import SegmentSpec
+from jsplit.slicing.refusals import way_to
+from jsplit.slicing.trace import Source, SourceKind, Traced
 from jsplit.slicing.traced_model import TracedModel
 
 
-def ties_of(model: TracedModel, specs: Mapping[str, SegmentSpec]) -> dict[int, Tied]:
+def ties_of(
+    model: TracedModel, traces: Sequence[Traced], specs: Mapping[str, SegmentSpec]
+) -> dict[int, Tied]:
     """Find the weights that several segments read.
 
     Args:
         model: the whole model.
+        traces: in both modes.
         specs: what each segment has of it, by name, in order.
 
     Returns:
@@ -25,18 +29,22 @@ def ties_of(model: TracedModel, specs: Mapping[str, SegmentSpec]) -> dict[int, T
         for i in spec.borrowed:
             owner = next(n for n, other in specs.items() if i in other.params)
             readers.setdefault(i, [owner]).append(name)
-    return {
-        i: Tied(model.params.paths[i], names[0], tuple(names))
-        for i, names in readers.items()
-    }
+    found: dict[int, Tied] = {}
+    for i, names in readers.items():
+        weight = Source(SourceKind.PARAMS, i)
+        ways = tuple(way_to(model, traces, weight, n) for n in names)
+        found[i] = Tied(model.params.paths[i], names[0], tuple(names), ways)
+    return found
 
 
-def tied_between(model: TracedModel, specs: Mapping[str, SegmentSpec]) -> str:
+def tied_between(
+    model: TracedModel, traces: Sequence[Traced], specs: Mapping[str, SegmentSpec]
+) -> str:
     """Why a cut cannot lie between two parties, if a weight is tied across it; else ""."""
-    for tied in ties_of(model, specs).values():
+    for tied in ties_of(model, traces, specs).values():
         both = " and ".join(f"`{n}`" for n in tied.readers)
         return (
-            f"the weight `{dotted(tied.path)}` is tied across the cut: {both} read it, "
-            "so one party must have both, as in a U-shape (`u_shaped=True`)."
+            f"the weight `{tied.dotted}` is tied across the cut: {both} read it "
+            f"({tied.ways[-1]}), so one party must have both, as in a U-shape (`u_shaped=True`)."
         )
     return ""

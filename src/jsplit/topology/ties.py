@@ -20,13 +20,14 @@ def find_loans(nodes: Sequence[Node]) -> dict[str, tuple[Loan, ...]]:
     """
     found: dict[str, tuple[Loan, ...]] = {}
     for party in dict.fromkeys(n.party for n in nodes):
-        own = {n.name: n.segment for n in nodes if n.party == party}
-        owners = owners_of(own)
-        for name, segment in own.items():
-            for tied in segment.tied:
-                if segment.name != tied.owner and tied not in owners:
-                    _refuse_across(nodes, name, party, tied)
-        found |= loans_of(own)
+        own = {n.name: n for n in nodes if n.party == party}
+        segments = {name: n.segment for name, n in own.items()}
+        owners = owners_of(segments)
+        for n in own.values():
+            for tied in n.segment.tied:
+                if n.segment.name != tied.owner and tied not in owners:
+                    _refuse_across(nodes, n, tied)
+        found |= loans_of(segments)
     _refuse_noise(nodes, found)
     return found
 
@@ -51,13 +52,15 @@ def loans(topology: _WithSegments) -> Mapping[str, tuple[Loan, ...]]:
     return MappingProxyType(find_loans(topology.segments))
 
 
-def _refuse_across(nodes: Sequence[Node], name: str, party: str, tied: Tied) -> None:
+def _refuse_across(nodes: Sequence[Node], reader: Node, tied: Tied) -> None:
     """Refuse a weight that a node of another party owns; else say nothing here."""
     for n in nodes:
         if tied in n.segment.tied and n.segment.name == tied.owner:
+            ways = dict(zip(tied.readers, tied.ways, strict=True))
             raise ValueError(
                 f"the weight `{tied.dotted}` is tied across parties: `{n.name}` at "
-                f"`{n.party}` and `{name}` at `{party}` read it. Give both to one party, "
+                f"`{n.party}` and `{reader.name}` at `{reader.party}` read it "
+                f"({ways[reader.segment.name or '']}). Give both to one party, "
                 "as `jsplit.u_shaped` gives the first and the last segment to the client; "
                 "cut where one segment has all that read it; or untie it, with a weight "
                 "of its own for each."
