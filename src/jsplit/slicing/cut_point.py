@@ -70,6 +70,11 @@ class CutPoints(list[CutPoint]):
 
     Where there is no place, its text says why.
 
+    Args:
+        points: the places.
+        why: what finds the reasons, by the names of other places, when
+            somebody asks for them.
+
     Example:
         >>> import jax.numpy as jnp, jsplit
         >>> def model(x):
