@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.kept import left_out
 from tests.long import LONG
 from tests.smoke import belongs
 
@@ -79,7 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if belongs(item.nodeid.removeprefix("tests/")):
             item.add_marker("smoke")
         name = item.nodeid.removeprefix("tests/")
-        if name in LONG or name.partition("[")[0] in LONG:
+        if name in LONG or name.partition("[")[0] in LONG or left_out(name):
             item.add_marker("slow")
 
 
