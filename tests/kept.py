@@ -10,10 +10,7 @@ from __future__ import annotations
 KEPT = {
     "costing/test_cost.py": {
         "test_the_messages_of_a_run_are_the_predicted_ones_exactly": ("vanilla-cast",),
-        "test_the_work_of_all_parties_is_the_whole_model_s": (
-            "vanilla-transformer",
-            "u_shaped-cnn",
-        ),
+        "test_the_work_of_all_parties_is_the_whole_model_s": ("u_shaped-cnn",),
         "test_memory_that_lasts_is_that_of_the_state": ("u_shaped-nnx",),
         "test_what_a_client_keeps_between_its_turns_is_what_was_predicted": (
             "mlp-recompute",
@@ -46,7 +43,6 @@ KEPT = {
     "party/test_party.py": {
         "test_over_the_network_training_is_what_it_is_in_one_process": (
             "u_shaped-mlp-linen-1-quantize(8)-2",
-            "vertical-mlp-nnx-1-None-1",
         ),
     },
     "party/test_party_agreement.py": {
@@ -95,7 +91,6 @@ KEPT = {
     },
     "party/test_party_turns.py": {
         "test_clients_in_turns_train_as_the_whole_does_on_the_same_batches": (
-            "vertical-mlp-none-listens2-1",
             "small-mlp-peer-listens3-1",
         ),
         "test_a_client_that_stays_away_is_passed_over_until_it_comes_back": (
@@ -306,15 +301,11 @@ KEPT = {
     },
     "rounds/test_turns.py": {
         "test_turns_with_hand_off_are_the_whole_model_on_the_same_batches": (
-            "u_shaped-cnn-linen-fast",
             "vertical-cnn-nnx-xla",
         ),
     },
     "segments/test_flags.py": {
-        "test_every_constructor_that_takes_a_model_takes_its_flags": (
-            "function",
-            "nnx",
-        ),
+        "test_every_constructor_that_takes_a_model_takes_its_flags": ("function",),
         "test_a_model_whose_dropout_never_acts_is_warned_of_once_where_it_is_traced": (
             "model0-options0-Dropout",
             "calls_a_module-options3-BatchNorm and Dropout",

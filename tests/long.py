@@ -310,11 +310,13 @@ WHOLE = {
     "party/test_party_numbers.py::test_parties_clip_as_the_whole_model_does_in_double_precision",
     "party/test_papers.py::test_a_run_outlives_its_certificates_while_its_connections_are_cut",
     "party/test_party_durable.py::test_who_is_asked_to_stop_while_it_waits_ends_at_once_and_goes_on_later",
-    # Of the experiments, that they are imported, their tables and the bytes of rounds.
+    "party/test_party_durable.py::test_who_did_not_learn_that_all_is_done_learns_it_from_the_lead_when_both_are_started_again",
+    # Of the experiments, that they are imported and their tables.
     "experiments/test_privacy_report.py::test_a_report_is_written_in_all_forms_and_read_back",
     "experiments/test_demo.py::test_demo_trains_whole_split_and_by_messages_to_the_same_parameters",
     "experiments/test_experiments_rounds.py::test_rounds_are_compared_on_one_harness",
     "experiments/test_experiments_rounds.py::test_figure_3_has_rows_verdicts_and_a_picture",
+    "experiments/test_experiments_rounds.py::test_bytes_of_drawn_rounds_are_those_of_the_formula",
     # Of eight devices, that they give the numbers of one.
     "rounds/test_devices.py::test_each_device_does_its_part_of_the_work",
     "rounds/test_devices.py::test_eight_devices_give_the_numbers_of_one[in a large batch]",
@@ -323,6 +325,10 @@ WHOLE = {
     "rounds/test_parallel.py::test_parallel_with_own_bottoms_follows_the_gradient_of_the_mean_over_all_examples",
     "rounds/test_averages.py::test_fedavg_with_one_client_is_local_training",
     "rounds/test_nonfinite_rounds.py::test_a_client_that_is_not_asked_may_hold_anything",
+    # Of schedules and records of rounds, those of each algorithm.
+    "rounds/test_schedules.py::test_fresh_moments_with_a_schedule_are_local_adam_with_a_common_count",
+    "rounds/test_schedules.py::test_each_client_of_its_own_and_each_run_of_a_sweep_may_have_a_rate_of_its_own",
+    "rounds/test_recorded_rounds.py::test_several_rounds_are_recorded_along_an_axis_of_them",
     # In float32 the same stays.
     "jaxprs/test_convolutions.py::test_they_are_in_double_precision_too",
     "rounds/test_turns.py::test_turns_hold_in_double_precision_with_adam",
@@ -348,6 +354,9 @@ WHOLE = {
     "privacy/test_model_completion.py::test_two_classes_are_scored_by_auc",
     "privacy/test_token_recovery.py::test_fillers_do_not_count",
     "privacy/test_intervals.py::test_batches_hold_what_a_batch_gives_on_average",
+    "privacy/test_attacks_on_labels.py::test_clusters_keep_their_names_from_step_to_step",
+    "privacy/test_nopeek.py::test_over_the_network_it_is_the_run_in_one_process",
+    "privacy/test_private_training.py::test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says",
     "privacy/test_reconstruction.py::test_small_images_have_the_largest_odd_window_that_fits",
 }
 LONG = {
