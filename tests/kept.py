@@ -587,3 +587,18 @@ def left_out(test: str) -> bool:
     return (kept is not None and point not in kept) or point in LEFT.get(file, {}).get(
         name, ()
     )
+
+
+def lost(tests: list[str]) -> list[str]:
+    """Points of `KEPT` that are not among these tests, though others of their test are.
+
+    Else who renames the one point that stays would leave a whole law to the slow part.
+    """
+    there = {*tests}
+    return [
+        f"{name}[{point}]"
+        for name in sorted({test.partition("[")[0] for test in tests if "[" in test})
+        for file, _, test in [name.partition("::")]
+        for point in KEPT.get(file, {}).get(test, ())
+        if f"{name}[{point}]" not in there
+    ]
