@@ -352,10 +352,6 @@ KEPT = {
             "6",
             "8",
         ),
-        "test_packing_and_unpacking_are_inverse": (
-            "8-37",
-            "3-1",
-        ),
     },
     "training/test_donation.py": {
         "test_a_state_in_hand_stays_valid": ("fused",),
