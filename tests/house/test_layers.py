@@ -154,7 +154,7 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
-    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
+    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training archives "
     "report parser",
     "compress": "casting quantizing sparsifying registry",
 }
