@@ -43,14 +43,14 @@ INSIDE = {
         "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
         "donation foreign federation "
         "files ids tables trainer keys links secret_keys paths "
-        "checkpoint_paths checkpoint placement trees"
+        "checkpoint_paths checkpoint placement trees frozen"
     ),
     "guarding": "flattening directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
     ),
-    "segments": "flags call captured interception flax one_mode from_model precision",
+    "segments": "flags call captured interception flax one_mode trainable from_model precision",
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
         "refusals statistics ownership cut_candidates slice_segment splitting"
@@ -63,10 +63,10 @@ INSIDE = {
     ),
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds "
-        "keys_apart left_out signatures staleness vjp walk wires strengths "
+        "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links metrics executor segment_ops store sums gradient_noise step "
+        "pulled_back first_links metrics executor segment_ops store keys_apart sums gradient_noise step "
         "update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "

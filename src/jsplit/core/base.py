@@ -7,7 +7,7 @@ one does not. Of ours this file knows the flags that a record holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -85,6 +85,8 @@ class Segment:
             model that the segment was sliced from does not read what was there.
         noise: what its party adds to the gradient of its parameters in every
             step, from its own secret key, as in private training.
+        trains: of its parameters, which are trained, by path; all others are
+            frozen. `None`: all of a floating dtype are trained.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -109,6 +111,7 @@ class Segment:
     shares_key: bool = False
     unread: tuple[str, ...] = ()
     noise: GradientNoise | None = None
+    trains: Callable[[tuple[Hashable, ...]], bool] | None = None
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."

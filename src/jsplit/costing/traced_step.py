@@ -155,7 +155,7 @@ class TracedStep:
         had = [
             leaf
             for leaf in given
-            if leaf[0].kind == Kind.PARAMS
+            if leaf[0].kind in (Kind.PARAMS, Kind.FROZEN)
             or (leaf[0].kind == Kind.VALUE and leaf[0].what in self._fields)
         ]
         needed = [had[place] for place in places if place is not None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
 from jsplit.core.base import Params, PyTree, Segment, State
+from jsplit.core.frozen import AtPaths
 from jsplit.core.keys import typed_key
 from jsplit.core.paths import Path, dotted, nest
 from jsplit.core.trees import batch_of, describe
@@ -22,7 +23,11 @@ from jsplit.slicing.unread import paths_of
 
 
 def slice_segment(
-    model: TracedModel, start: Initial, name: str, spec: SegmentSpec
+    model: TracedModel,
+    start: Initial,
+    name: str,
+    spec: SegmentSpec,
+    trains: Callable[[Path], bool] | None = None,
 ) -> Segment:
     """The slice of a model that computes one value, as a segment.
 
@@ -31,6 +36,7 @@ def slice_segment(
         start: its `init`.
         name: of the value.
         spec: what the segment has of the model.
+        trains: which parameters of the model are trained, by path.
 
     Returns:
         A `Segment` whose parameters and state are nested dictionaries by
@@ -42,6 +48,7 @@ def slice_segment(
     # the values of the other segments too.
     begin = initialiser(start, spec.params, spec.state)
     count = len(param_paths)
+    own = None if trains is None else frozenset(filter(trains, param_paths))
 
     def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
         leaves = begin(typed_key(key))
@@ -85,12 +92,13 @@ def slice_segment(
         apply,
         tuple(spec.inputs),
         name,
-        trainable=bool(spec.params),
+        trainable=bool(spec.params) and own != frozenset(),
         shares_key=True,
         # Only of cuts: an output may have a `None` that the model has given.
         unread=paths_of(model.trace(model.batch, True).cuts[name])
         if name in model.unread
         else (),
+        trains=None if own is None else AtPaths(own),
     )
 
 

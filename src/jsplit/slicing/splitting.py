@@ -15,6 +15,7 @@ from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
+from jsplit.segments.trainable import Trainable
 from jsplit.slicing.cut_candidates import CutPoint
 from jsplit.slicing.initial import by_name, initial
 from jsplit.slicing.ownership import divide
@@ -36,6 +37,7 @@ def split(
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
     name: str | None = None,
+    trainable: Trainable | None = None,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
@@ -80,6 +82,8 @@ def split(
             `{"is_train": True}`, as `segment` takes it.
         name: as `segment` takes it; segments are named by what
             they produce all the same.
+        trainable: which parameters are trained, as `segment` takes
+            it; a segment may have none that are.
 
     Returns:
         Segments by the name of what they produce, cuts first,
@@ -112,7 +116,13 @@ def split(
         {'head': (4, 2)}
     """
     made = segment(
-        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
+        model,
+        init=init,
+        variables=variables,
+        inputs=inputs,
+        flags=flags,
+        name=name,
+        trainable=trainable,
     )
     example = by_name(made.inputs, example)
     # Apart from the traced model, which all segments hold: it
@@ -123,7 +133,10 @@ def split(
     traced = TracedModel(made, start, example, places, outputs, shared_inputs)
     # In both modes, since a segment owns what it reads in either.
     specs = divide(traced, traced.both_modes())
-    return {n: slice_segment(traced, start, n, spec) for n, spec in specs.items()}
+    return {
+        n: slice_segment(traced, start, n, spec, made.trains)
+        for n, spec in specs.items()
+    }
 
 
 def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.frozen import trained_part
 from jsplit.core.checks import first_line, shown
 from jsplit.core.keys import is_key, node_key, typed_key
 from jsplit.core.secret_keys import drawn, shape_of_secret
@@ -113,7 +114,9 @@ def first_states(
     found = {}
     for p in parties:
         nodes = {
-            n: x for n, x in params[p].items() if topology.node[n].segment.trainable
+            n: trained_part(topology.node[n].segment, x)
+            for n, x in params[p].items()
+            if topology.node[n].segment.trainable
         }
         memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         step = jnp.zeros((), jnp.int32)

@@ -13,6 +13,7 @@ class Kind(StrEnum):
     """What sort of thing a `Name` stands for."""
 
     PARAMS = "params"
+    FROZEN = "frozen"
     STATE = "state"
     OPTIMIZER = "optimizer"
     LINK = "link"
@@ -49,7 +50,7 @@ class Kind(StrEnum):
 LEARNED = (Kind.PARAMS, Kind.STATE, Kind.OPTIMIZER, Kind.LINK)
 
 # What outlasts a step: all else is dropped after its last use.
-PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP, Kind.SECRET, Kind.STRENGTH)
+PERSISTENT = (*LEARNED, Kind.FROZEN, Kind.KEY, Kind.STEP, Kind.SECRET, Kind.STRENGTH)
 
 
 class WireKind(StrEnum):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
+from jsplit.core.frozen import joined
 from jsplit.core.keys import node_key
 from jsplit.core.trees import combine, inexact_part, tree_sum
 from jsplit.topology.nodes import Node
@@ -28,21 +29,21 @@ def forward_op(config: Config, node: Node, train: bool) -> Op:
     """Run one segment; in training leave its vjp too, if cotangents will come."""
     party, known = node.party, rng_names(config, node.party)
     differentiated = train and needs_vjp(config, node)
-    params, state = (
-        Name(party, Kind.PARAMS, node.name),
-        Name(party, Kind.STATE, node.name),
-    )
+    params, state = params_names(node), Name(party, Kind.STATE, node.name)
     value, vjp = Name(party, Kind.VALUE, node.name), Name(party, Kind.VJP, node.name)
     inputs = [Name(party, Kind.VALUE, i) for i in node.reads]
+    count = len(params)
 
-    def run(params, state, *rest):
+    def run(*given):
+        params, (state, *rest) = given[:count], given[count:]
         key, inputs = rest[: len(known)], rest[len(known) :]
         key = node_key(step_key(*key), node.name, node.segment)
         if differentiated:
             return _forward_and_vjp(config, node, params, state, key, inputs)
-        return node.segment.apply(params, state, key, *inputs, train=train)
+        whole = whole_params(params)
+        return node.segment.apply(whole, state, key, *inputs, train=train)
 
-    reads = (params, state, *known, *inputs)
+    reads = (*params, state, *known, *inputs)
     writes = (value, state, vjp) if differentiated else (value, state)
     return Op(party, OpKind.FORWARD, node.name, reads, writes, run)
 
@@ -50,7 +51,7 @@ def forward_op(config: Config, node: Node, train: bool) -> Op:
 def _forward_and_vjp(
     config: Config,
     node: Node,
-    params: PyTree,
+    params: Sequence[PyTree],
     state: PyTree,
     key: jax.Array,
     inputs: Sequence[PyTree],
@@ -64,9 +65,9 @@ def _forward_and_vjp(
     def segment(weights: PyTree, arrived: Mapping[str, PyTree]):
         values = named | {i: combine(named[i], x) for i, x in arrived.items()}
         args = [values[i] for i in node.reads]
-        value, new = node.segment.apply(
-            combine(params, weights), state, key, *args, train=True
-        )
+        trained, *frozen = params
+        whole = whole_params([combine(trained, weights), *frozen])
+        value, new = node.segment.apply(whole, state, key, *args, train=True)
         # Only what has cotangents is differentiated. The same results
         # as auxiliary ones carry the rest: integers, and a state that
         # no penalty reads.
@@ -75,7 +76,7 @@ def _forward_and_vjp(
 
     if config.backward == "recompute":
         segment = jax.checkpoint(segment)
-    weights = inexact_part(params)
+    weights = inexact_part(params[0])
     arrived = {
         i: inexact_part(x)
         for i, x in named.items()
@@ -84,7 +85,7 @@ def _forward_and_vjp(
     (out, new_out), pull, (value, new) = jax.vjp(
         segment, weights, arrived, has_aux=True
     )
-    held = (params, *[named[i] for i in _own_fields(config, node)])
+    held = (*params, *[named[i] for i in _own_fields(config, node)])
     new = combine(new, new_out) if with_state else new
     return combine(value, out), new, Pullback.of(pull, held)
 
@@ -101,7 +102,7 @@ def backward_op(config: Config, node: Node) -> Op:
     like = [] if of_value else [Name(party, Kind.VALUE, node.name)]
     grad = [Name(party, Kind.GRAD, node.name)] if node.segment.trainable else []
     held = [
-        Name(party, Kind.PARAMS, node.name),
+        *params_names(node),
         *[Name(party, Kind.VALUE, i) for i in _own_fields(config, node)],
     ]
 
@@ -118,6 +119,19 @@ def backward_op(config: Config, node: Node) -> Op:
     reads = (Name(party, Kind.VJP, node.name), *held, *of_value, *like, *of_state)
     writes = (*grad, *[cotangent(party, i, node.name) for i in inputs])
     return Op(party, OpKind.BACKWARD, node.name, reads, writes, run)
+
+
+def params_names(node: Node) -> tuple[Name, ...]:
+    """Where the parameters of a node lie: those that are trained, and the frozen ones."""
+    name = Name(node.party, Kind.PARAMS, node.name)
+    if node.segment.trains is None:
+        return (name,)
+    return name, name._replace(kind=Kind.FROZEN)
+
+
+def whole_params(parts: Sequence[PyTree]) -> PyTree:
+    """The parameters of a node, from what lies at `params_names`."""
+    return joined(*parts) if len(parts) > 1 else parts[0]
 
 
 def _own_fields(config: Config, node: Node) -> list[str]:

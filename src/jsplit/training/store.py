@@ -6,10 +6,12 @@ it. Nothing else turns one form into the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.frozen import divided, joined
+from jsplit.core.paths import Path
 from jsplit.training.config import Config
 from jsplit.training.crossing import secret_senders
 from jsplit.training.kinds import Kind
@@ -24,7 +26,9 @@ class PartyLayout(NamedTuple):
     """Under which names one party's state lies in a store, and each field that it holds.
 
     Attributes:
-        params: parameters, by node.
+        params: parameters, by node; of those in `frozen` the trained part.
+        frozen: the frozen part of parameters, by node.
+        trains: by the same nodes, which parameters are trained, by path.
         state: statistics, by node.
         optimizer: the state of its optimizer.
         links: memory of the links it sends through, by the label of the
@@ -41,6 +45,8 @@ class PartyLayout(NamedTuple):
     """
 
     params: dict[str, Name]
+    frozen: dict[str, Name]
+    trains: dict[str, Callable[[Path], bool]]
     state: dict[str, Name]
     optimizer: Name
     links: dict[str, Name]
@@ -68,8 +74,12 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
     for p in topology.parties:
         own = [n.name for n in topology.segments if n.party == p]
         labels = [w.label for w in linked if w.sender == p]
+        trains = {n: topology.node[n].segment.trains for n in own}
+        trains = {n: x for n, x in trains.items() if x is not None}
         found[p] = PartyLayout(
             params={n: Name(p, Kind.PARAMS, n) for n in own},
+            frozen={n: Name(p, Kind.FROZEN, n) for n in trains},
+            trains=trains,
             state={n: Name(p, Kind.STATE, n) for n in own},
             optimizer=Name(p, Kind.OPTIMIZER),
             links={label: Name(p, Kind.LINK, label) for label in labels}
@@ -134,6 +144,9 @@ def load(
         # is a call.
         for n, name in at.params.items():
             store[name] = own.params[n]
+        for n, name in at.frozen.items():
+            parts = divided(at.trains[n], own.params[n])
+            store[at.params[n]], store[name] = parts
         for n, name in at.state.items():
             store[name] = own.state[n]
         for label, name in at.links.items():
@@ -194,8 +207,11 @@ def save_back(layout: Layout, store: Store) -> TrainState:
     parties = {}
     for party, at in layout.items():
         own = at.strengths
+        params = {n: store[name] for n, name in at.params.items()}
+        for n, name in at.frozen.items():
+            params[n] = joined(params[n], store[name])
         parties[party] = PartyState(
-            {n: store[name] for n, name in at.params.items()},
+            params,
             {n: store[name] for n, name in at.state.items()},
             store[at.optimizer],
             {label: store[name] for label, name in at.links.items()},
