@@ -87,6 +87,7 @@ class Segment:
             step, from its own secret key, as in private training.
         trains: of its parameters, which are trained, by path; all others are
             frozen. `None`: all of a floating dtype are trained.
+        moves: of its state, which leaves `apply` may change, by path; `None`: any.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -112,6 +113,7 @@ class Segment:
     unread: tuple[str, ...] = ()
     noise: GradientNoise | None = None
     trains: Callable[[tuple[Hashable, ...]], bool] | None = None
+    moves: Callable[[tuple[Hashable, ...]], bool] | None = None
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."

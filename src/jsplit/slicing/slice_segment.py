@@ -99,7 +99,22 @@ def slice_segment(
         if name in model.unread
         else (),
         trains=None if own is None else AtPaths(own),
+        moves=_moves(model, spec),
     )
+
+
+def _moves(model: TracedModel, spec: SegmentSpec) -> AtPaths | None:
+    """Which leaves of a segment's state a call changes, in either mode; `None`: all."""
+    fixed: set[Path] = set()
+    for i in spec.state:
+        variables = Source(SourceKind.STATE, i)
+        # What a call hands back as it was: a frozen weight that is a variable of its own
+        # kind, say. A step need neither write it nor keep it for the backward pass.
+        if all(t.new_state[i] is t.variables[variables][0] for t in model.both_modes()):
+            fixed.add(model.state.paths[i])
+    if not fixed:
+        return None
+    return AtPaths(frozenset(model.state.paths[i] for i in spec.state) - fixed)
 
 
 class _Given:

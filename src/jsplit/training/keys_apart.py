@@ -14,8 +14,9 @@ import jax
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.frozen import divided, joined
+from jsplit.training.kinds import Kind
 from jsplit.training.store import Layout
-from jsplit.training.walk import Store
+from jsplit.training.walk import Name, Store
 
 
 class Apart(NamedTuple):
@@ -35,12 +36,16 @@ def apart_of(layout: Layout, state: TrainState) -> Apart:
     keys = {party: (own.key, own.secret) for party, own in state.parties.items()}
     frozen: Store = {}
     for party, at in layout.items():
-        # A state of another trainer is refused where it is loaded.
-        held = state.parties[party].params if party in state.parties else {}
-        for n, name in at.frozen.items():
-            if n in held:
-                frozen[name] = divided(at.trains[n], held[n])[1]
+        for name, (other, changes) in at.frozen.items():
+            # A state of another trainer is refused where it is loaded.
+            if party in state.parties and name.what in _of(state.parties[party], name):
+                held = _of(state.parties[party], name)[name.what]
+                frozen[other] = divided(changes, held)[1]
     return Apart(keys, frozen)
+
+
+def _of(own: PartyState, name: Name) -> Mapping[str, PyTree]:
+    return own.params if name.kind == Kind.PARAMS else own.state
 
 
 def swap(layout: Layout, state: TrainState, apart: Apart | None = None) -> TrainState:
@@ -50,18 +55,19 @@ def swap(layout: Layout, state: TrainState, apart: Apart | None = None) -> Train
         # `None`, a pytree without leaves, where there is none.
         key: PyTree
         key, secret = apart.keys[party] if apart else (None, None)
-        params = own.params
+        params, states = own.params, own.state
         at = layout.get(party)
         if at is not None and at.frozen:
-            params = dict(params)
-            for n, name in at.frozen.items():
-                if apart is None and n in params:
-                    params[n], _ = divided(at.trains[n], params[n])
-                elif apart is not None and name in apart.frozen:
-                    params[n] = joined(params[n], apart.frozen[name])
+            params, states = dict(params), dict(states)
+            for name, (other, changes) in at.frozen.items():
+                held = params if name.kind == Kind.PARAMS else states
+                if apart is None and name.what in held:
+                    held[name.what], _ = divided(changes, held[name.what])
+                elif apart is not None and other in apart.frozen:
+                    held[name.what] = joined(held[name.what], apart.frozen[other])
         found[party] = PartyState(
             params,
-            own.state,
+            states,
             own.optimizer,
             own.links,
             key,

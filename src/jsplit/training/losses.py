@@ -46,18 +46,20 @@ def _name_of_input(topology: Topology, party: str, i: str) -> Name:
 
 
 def _frozen_of(topology: Topology, names: Sequence[Name]) -> dict[Name, Name]:
-    """By the trained part of parameters among some names, where their frozen part lies."""
-    return {
-        x: x._replace(kind=Kind.FROZEN)
-        for x in names
-        if x.kind == Kind.PARAMS and topology.node[x.what].segment.trains is not None
-    }
+    """Of parameters and states among some names, where their frozen part lies."""
+    found: dict[Name, Name] = {}
+    for x in names:
+        if x.kind == Kind.PARAMS and topology.node[x.what].segment.trains is not None:
+            found[x] = x._replace(kind=Kind.FROZEN)
+        if x.kind == Kind.STATE and topology.node[x.what].segment.moves is not None:
+            found[x] = x._replace(kind=Kind.FROZEN_STATE)
+    return found
 
 
 def _with_frozen(
     names: Sequence[Name], frozen: Mapping[Name, Name], values: Sequence[PyTree]
 ) -> list[PyTree]:
-    """What lies at `names`, parameters whole, of that and what lies at `frozen`."""
+    """What lies at `names`, each whole, from that and what lies at `frozen`."""
     count = len(names)
     rest = dict(zip(frozen, values[count:], strict=True))
     return [

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
-from jsplit.core.frozen import joined
+from jsplit.core.frozen import divided
 from jsplit.core.keys import node_key
 from jsplit.core.trees import combine, inexact_part, tree_sum
 from jsplit.topology.nodes import Node
@@ -21,6 +21,7 @@ from jsplit.training.cotangents import (
 )
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.randomness import rng_names, step_key
+from jsplit.training.store import params_names, state_names, whole
 from jsplit.training.vjp import Pullback
 from jsplit.training.walk import Name, Op
 
@@ -29,22 +30,24 @@ def forward_op(config: Config, node: Node, train: bool) -> Op:
     """Run one segment; in training leave its vjp too, if cotangents will come."""
     party, known = node.party, rng_names(config, node.party)
     differentiated = train and needs_vjp(config, node)
-    params, state = params_names(node), Name(party, Kind.STATE, node.name)
+    params, state = params_names(node), state_names(node)
     value, vjp = Name(party, Kind.VALUE, node.name), Name(party, Kind.VJP, node.name)
     inputs = [Name(party, Kind.VALUE, i) for i in node.reads]
-    count = len(params)
+    one, two = len(params), len(params) + len(state)
 
     def run(*given):
-        params, (state, *rest) = given[:count], given[count:]
+        params, state, rest = given[:one], given[one:two], given[two:]
         key, inputs = rest[: len(known)], rest[len(known) :]
         key = node_key(step_key(*key), node.name, node.segment)
         if differentiated:
             return _forward_and_vjp(config, node, params, state, key, inputs)
-        whole = whole_params(params)
-        return node.segment.apply(whole, state, key, *inputs, train=train)
+        value, new = node.segment.apply(
+            whole(params), whole(state), key, *inputs, train=train
+        )
+        return value, _moving(node, new)
 
-    reads = (*params, state, *known, *inputs)
-    writes = (value, state, vjp) if differentiated else (value, state)
+    reads = (*params, *state, *known, *inputs)
+    writes = (value, state[0], vjp) if differentiated else (value, state[0])
     return Op(party, OpKind.FORWARD, node.name, reads, writes, run)
 
 
@@ -52,7 +55,7 @@ def _forward_and_vjp(
     config: Config,
     node: Node,
     params: Sequence[PyTree],
-    state: PyTree,
+    state: Sequence[PyTree],
     key: jax.Array,
     inputs: Sequence[PyTree],
 ) -> tuple[PyTree, PyTree, Pullback]:
@@ -66,8 +69,9 @@ def _forward_and_vjp(
         values = named | {i: combine(named[i], x) for i, x in arrived.items()}
         args = [values[i] for i in node.reads]
         trained, *frozen = params
-        whole = whole_params([combine(trained, weights), *frozen])
-        value, new = node.segment.apply(whole, state, key, *args, train=True)
+        own = whole([combine(trained, weights), *frozen])
+        value, new = node.segment.apply(own, whole(state), key, *args, train=True)
+        new = _moving(node, new)
         # Only what has cotangents is differentiated. The same results
         # as auxiliary ones carry the rest: integers, and a state that
         # no penalty reads.
@@ -85,7 +89,7 @@ def _forward_and_vjp(
     (out, new_out), pull, (value, new) = jax.vjp(
         segment, weights, arrived, has_aux=True
     )
-    held = (*params, *[named[i] for i in _own_fields(config, node)])
+    held = (*params, *state[1:], *[named[i] for i in _own_fields(config, node)])
     new = combine(new, new_out) if with_state else new
     return combine(value, out), new, Pullback.of(pull, held)
 
@@ -103,6 +107,7 @@ def backward_op(config: Config, node: Node) -> Op:
     grad = [Name(party, Kind.GRAD, node.name)] if node.segment.trainable else []
     held = [
         *params_names(node),
+        *state_names(node)[1:],
         *[Name(party, Kind.VALUE, i) for i in _own_fields(config, node)],
     ]
 
@@ -121,17 +126,10 @@ def backward_op(config: Config, node: Node) -> Op:
     return Op(party, OpKind.BACKWARD, node.name, reads, writes, run)
 
 
-def params_names(node: Node) -> tuple[Name, ...]:
-    """Where the parameters of a node lie: those that are trained, and the frozen ones."""
-    name = Name(node.party, Kind.PARAMS, node.name)
-    if node.segment.trains is None:
-        return (name,)
-    return name, name._replace(kind=Kind.FROZEN)
-
-
-def whole_params(parts: Sequence[PyTree]) -> PyTree:
-    """The parameters of a node, from what lies at `params_names`."""
-    return joined(*parts) if len(parts) > 1 else parts[0]
+def _moving(node: Node, new: PyTree) -> PyTree:
+    """What a step may change of a node's new state; the rest is there anyway."""
+    moves = node.segment.moves
+    return new if moves is None else divided(moves, new)[0]
 
 
 def _own_fields(config: Config, node: Node) -> list[str]:
