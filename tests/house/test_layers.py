@@ -41,9 +41,9 @@ ROOMS = {
 INSIDE = {
     "core": (
         "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
-        "donation foreign federation "
-        "files ids tables trainer keys links secret_keys paths "
-        "checkpoint_paths checkpoint placement trees frozen"
+        "donation foreign "
+        "files ids tables trainer keys links secret_keys paths frozen federation "
+        "checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening directions chain evidence in_a_row tally",
     "jaxprs": (

@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, PyTree, Segment
+from jsplit.core.frozen import divided, joined
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.links import Own, encode_by
+from jsplit.core.paths import Path
 from jsplit.rounds.client_mesh import Vmap
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
@@ -105,15 +107,22 @@ class _ClientAxis:
         """Return a segment that runs once for each client."""
 
         def apply(params, state, key, *inputs, train=True):
-            def run(params, state, key, inputs):
-                return one.apply(params, state, key, *inputs, train=train)
+            # What no step changes is one for all clients.
+            params, frozen = _parts(one.trains, params)
+            state, fixed = _parts(one.moves, state)
+
+            def run(params, frozen, state, fixed, key, inputs):
+                own = joined(params, frozen), joined(state, fixed)
+                value, new = one.apply(*own, key, *inputs, train=train)
+                return value, _parts(one.moves, new)[0]
 
             # In inference there is no key.
-            axes = (0 if self.own else None, 0, None if key is None else 0, 0)
+            axes = (0 if self.own else None, None, 0, None, None if key is None else 0, 0)
             keys = None if key is None else self.keys(key)
             run_all = self.vmap(run, in_axes=axes)
-            value, new = run_all(params, state, keys, self.split(inputs))
-            return self.join(value), new
+            given = params, frozen, state, fixed, keys, self.split(inputs)
+            value, new = run_all(*given)
+            return self.join(value), joined(new, fixed)
 
         noise = one.noise and replace(one.noise, add=self._noise(one.noise))
         return replace(one, apply=apply, noise=noise)
@@ -143,8 +152,8 @@ class _ClientAxis:
 
         def rows(inputs):
             return [
-                x if kind in ("params", "state") else self.split(x)
-                for kind, x in zip(kinds, inputs, strict=True)
+                self._of_all(topology, i, kind, x) if kind != "value" else self.split(x)
+                for i, kind, x in zip(term.reads, kinds, inputs, strict=True)
             ]
 
         def fn(*inputs):
@@ -192,6 +201,18 @@ class _ClientAxis:
             # What is refused of one client is refused of all, where its values are.
             return self.join(result)
         return jnp.where(counts, share * result, 0).mean()
+
+    def _of_all(self, topology: Topology, i: str, kind: str, tree: PyTree) -> PyTree:
+        """Return parameters or a state of each client, what is one for all among it."""
+        segment = topology.node[i.rpartition(".")[0]].segment
+        changes = segment.trains if kind == "params" else segment.moves
+        if kind == "params" and not self.own or changes is None:
+            return tree
+        own, fixed = divided(changes, tree)
+        repeated = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (self.count, *jnp.shape(x))), fixed
+        )
+        return joined(own, repeated)
 
     def _kind_of_input(self, i: str, topology: Topology) -> str:
         """Return whether it is a `"value"`, or a node's `"params"` or `"state"`."""
@@ -257,6 +278,13 @@ class _LinkOfEach:
             return jax.ShapeDtypeStruct((x.shape[0] // count, *x.shape[1:]), x.dtype)
 
         return jax.tree.map(part, like)
+
+
+def _parts(changes: Callable[[Path], bool] | None, tree: PyTree) -> list[PyTree]:
+    """Return what a step may change of parameters or a state, and the rest."""
+    if changes is None:
+        return [tree, jax.tree.map(lambda _: None, tree)]
+    return [*divided(changes, tree)]
 
 
 def _optimizer_of_each(

@@ -139,7 +139,8 @@ class Warming:
 
     def _take_over(self) -> None:
         """Bring zeros to the device as what is handed over, one array at a time."""
-        for dtype, shape in shapes_of_learned(self.state):
+        layout = self.local.layout[self.local.party]
+        for dtype, shape in shapes_of_learned(self.state, layout):
             on_device(np.zeros(shape, dtype))
 
     def _batch(self, size: int) -> dict[str, PyTree]:
