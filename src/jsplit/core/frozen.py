@@ -35,9 +35,7 @@ NOTHING = AtPaths(frozenset())
 """What is trained of a segment that is wholly frozen."""
 
 
-def divided(
-    trains: Callable[[Path], bool], params: PyTree
-) -> tuple[PyTree, PyTree]:
+def divided(trains: Callable[[Path], bool], params: PyTree) -> tuple[PyTree, PyTree]:
     """The trained and the frozen part of parameters; `joined` is the inverse.
 
     Args:

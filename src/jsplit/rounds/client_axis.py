@@ -117,7 +117,14 @@ class _ClientAxis:
                 return value, _parts(one.moves, new)[0]
 
             # In inference there is no key.
-            axes = (0 if self.own else None, None, 0, None, None if key is None else 0, 0)
+            axes = (
+                0 if self.own else None,
+                None,
+                0,
+                None,
+                None if key is None else 0,
+                0,
+            )
             keys = None if key is None else self.keys(key)
             run_all = self.vmap(run, in_axes=axes)
             given = params, frozen, state, fixed, keys, self.split(inputs)

@@ -101,7 +101,10 @@ class _Driver:
         # Key and step are the same at all parties, so those of any will
         # do.
         one = next(iter(first.parties.values()))
-        learned, kept = self.forms.learned(first.parties), self.forms.kept(first.parties)
+        learned, kept = (
+            self.forms.learned(first.parties),
+            self.forms.kept(first.parties),
+        )
         store = self.forms.repeat_own(learned, round.clients)
         carry = RoundCarry(store, one.step, self.method.server_init(store))
         # Clients without names are called by their numbers.

@@ -121,9 +121,7 @@ class StateForms:
         store = {**store, **kept.frozen, **key_and_step(self.layout, kept.key, step)}
         return save_back(self.layout, store)
 
-    def at_rest(
-        self, carry: RoundCarry, kept: Kept
-    ) -> tuple[RoundCarry, Kept]:
+    def at_rest(self, carry: RoundCarry, kept: Kept) -> tuple[RoundCarry, Kept]:
         """Place a carry on devices: each client's own parts sharded, all else replicated."""
         if self.mesh is None:
             return carry, kept

@@ -111,10 +111,12 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _refused(trainable: object) -> ValueError:
+    is_type = isinstance(trainable, type)
+    got = f"the class {trainable.__name__}" if is_type else shown(trainable)
     return ValueError(
         "`trainable` must be True or False, paths such as 'encoder.lora_*' (one, or a "
         "list), a function of the path, or for an nnx module a filter such as "
-        f"nnx.LoRAParam, got {shown(trainable)}."
+        f"nnx.LoRAParam, got {got}."
     )
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
-from jsplit.core.frozen import trained_part
 from jsplit.core.checks import first_line, shown
+from jsplit.core.frozen import trained_part
 from jsplit.core.keys import is_key, node_key, typed_key
 from jsplit.core.secret_keys import drawn, shape_of_secret
 from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
