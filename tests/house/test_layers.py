@@ -66,7 +66,7 @@ INSIDE = {
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links metrics executor store keys_apart segment_ops sums "
+        "pulled_back first_links metrics executor store keys_apart trained_files segment_ops sums "
         "gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "

@@ -310,6 +310,65 @@ def test_what_is_handed_over_is_what_is_trained():
     close(layer["a"], old["a"] + 1, 0)
 
 
+def test_a_checkpoint_of_what_is_trained_knows_its_base_by_a_hash(tmp_path):
+    trainer = jsplit.fused(topology("filter"), optax.adam(RATE))
+    state = trainer.init(0, BATCH)
+    after, _ = trainer.step(state, BATCH)
+    files = jsplit.save_trained(tmp_path, after, trainer)
+    with np.load(files[0]) as archive:
+        assert (WIDTH, WIDTH) not in [archive[path].shape for path in archive.files]
+    again = jsplit.restore_trained(tmp_path, state, trainer)
+    close(again._replace(parties={}), after._replace(parties={}), 0)
+    for party, own in after.parties.items():
+        found = again.parties[party]
+        close((found.params, found.optimizer), (own.params, own.optimizer), 0)
+    assert _base_of(again) is _base_of(state)
+    # On another base the same adapters are another model.
+    own = state.parties["client"]
+    params = jax.tree.map(lambda x: x + 1, own.params)
+    other = {**state.parties, "client": own._replace(params=params)}
+    refused(
+        "was trained on other frozen parameters of the node `up`",
+        lambda: jsplit.restore_trained(tmp_path, jsplit.TrainState(other), trainer),
+    )
+
+
+def test_clients_have_adapters_of_their_own_on_one_base():
+    """As where all is trained, and the base stands still by its optimizer."""
+
+    def label(params):
+        def of(path, _):
+            return "train" if path[-1].key in ("a", "b") else "freeze"
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    still = {"train": optax.sgd(0.5), "freeze": optax.set_to_zero()}
+    people = jsplit.population.grouped(["north", "south"] * 8)
+    found = {}
+    for name, told, optimizer in (
+        ("frozen", {"trainable": nnx.LoRAParam}, optax.sgd(0.5)),
+        ("by optimizer", {}, optax.multi_transform(still, label)),
+    ):
+        net = KINDS["filter"][0]()
+        segments = jsplit.split(net, X, cuts={"up": "l.0"}, **told)
+        trainer = jsplit.fused(jsplit.vanilla(*segments.values(), loss=loss), optimizer)
+        algorithm = jsplit.rounds.parallel(trainer, client="client")
+        drawn = people.round(BATCH, 0)
+        state = algorithm.init(0, drawn)
+        state, info = algorithm.step(state, drawn)
+        found[name] = state, info.loss, state.client("south")
+    state, value, south = found["frozen"]
+    _, expected, wanted = found["by optimizer"]
+    close(value, expected, 1e-6)
+    for party, own in wanted.parties.items():
+        close(south.parties[party].params, own.params, 1e-6)
+    shapes = jax.tree.map(jnp.shape, state.parties["client"].params["up"])["l"][0]
+    adapters = {"a": (2, WIDTH, RANK), "b": (2, RANK, WIDTH)}
+    assert shapes == {**adapters, "w": (WIDTH, WIDTH)}
+    base = state.parties["client"].params["up"]["l"][0]["w"]
+    assert np.array_equal(base, first()["l0"]["w"])
+
+
 def test_a_linen_module_is_frozen_by_path():
     model = linen.Sequential([linen.Dense(3), linen.Dense(2)])
     made = jsplit.segment(model, inputs=["x"], name="y", trainable="*.bias")
