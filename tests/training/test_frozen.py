@@ -415,3 +415,29 @@ def test_what_matches_nothing_or_fits_no_model_is_refused():
         "`trainable` must be a function of one argument",
         lambda: jsplit.segment(linen.Dense(3), trainable=lambda path, x: True),
     )
+
+
+def test_plans_and_runs_count_what_is_trained():
+    frozen = topology("filter")
+    cost = jsplit.cost(frozen, BATCH, optimizer=optax.adam(RATE))
+    run = jsplit.runs.splitfed(cost, [len(X)] * 2, client="client", rounds=3)
+    adapters = 2 * (2 * WIDTH * RANK) * 4
+    # Each way once a round, and a frame of 96 bytes and 24 for each of four arrays.
+    assert run.clients[0].weights == 2 * 3 * (adapters + 96 + 4 * 24)
+    low, high = (
+        jsplit.plan(
+            jsplit.segment(KINDS["filter"][0](), inputs=["h"], trainable=told),
+            X,
+            client=jsplit.Device(flops=1e9),
+            link=jsplit.Network(bits=1e9, latency=1.0),
+            optimizer=optax.adam(RATE),
+        ).choices
+        for told in ("l.3", ["l.0", "l.3"])
+    )
+    at = {c.point.name: c for c in low}, {c.point.name: c for c in high}
+    first, second = (found["l.0"] for found in at)
+    # Before all that is trained nothing comes back.
+    assert 2 * first.bytes == second.bytes
+    assert 1 < first.seconds < 2 < second.seconds
+    # Adam has two moments of each weight, and a count.
+    assert second.memory - first.memory >= 8 * (WIDTH * WIDTH + 2 * WIDTH * RANK)
