@@ -162,6 +162,23 @@ def _base_of(state):
     return (held["l0"] if "l0" in held else held["l"][0])["w"]
 
 
+def test_the_base_of_a_model_is_not_copied_and_outlives_its_steps():
+    model = Net(
+        lambda x: nnx.Param(jnp.asarray(x)), lambda x: nnx.LoRAParam(jnp.asarray(x))
+    )
+    segments = jsplit.split(model, X, cuts=["l.0"], trainable=nnx.LoRAParam)
+    split = jsplit.vanilla(*segments.values(), loss=loss)
+    trainer = jsplit.messages(split, optax.sgd(RATE), donate=True, nonfinite="allow")
+    state = trainer.init(0, BATCH)
+    own = state.parties["client"].params["l.0"]["l"][0]
+    mine = model.l[0]
+    assert own["w"].unsafe_buffer_pointer() == mine.w[...].unsafe_buffer_pointer()
+    assert own["a"].unsafe_buffer_pointer() != mine.a[...].unsafe_buffer_pointer()
+    trainer.step(state, BATCH)
+    assert own["a"].is_deleted() and not own["w"].is_deleted()
+    assert np.isfinite(np.asarray(model(X))).all()
+
+
 def test_in_double_precision_split_adapters_are_the_whole_ones():
     with jax.enable_x64(True):
         weights = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), first())

@@ -22,8 +22,10 @@ from jsplit.training.config import Config
 from jsplit.training.configure import check_batch
 from jsplit.training.crossing import secret_senders
 from jsplit.training.first_links import first_links
+from jsplit.training.keys_apart import apart_of, swap
 from jsplit.training.optimizers import first_memory_of
 from jsplit.training.own_reads import training_fields
+from jsplit.training.store import PartyLayout, layout_of
 from jsplit.training.strengths import first_strengths
 from jsplit.training.update import knows_loss
 
@@ -45,7 +47,8 @@ def initial_state(
             `nnx.eval_shape`) is accepted, as zeros.
 
     Returns:
-        A state at step 0. Every array in it is a copy of its own.
+        A state at step 0. Every array in it is a copy of its own, but for
+        those that no step changes, which may be the model's.
 
     Raises:
         ValueError: if the batch is wrong, a segment does not run on its
@@ -97,7 +100,7 @@ def first_states(
 
     Returns:
         By party, its first state, without its secret. Every array in it is
-        a copy of its own.
+        a copy of its own, but for those that no step changes.
     """
     topology = config.topology
     params: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
@@ -131,7 +134,30 @@ def first_states(
         )
     # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), found)
+    # What no step changes is used up by none: a base may be too large to be there twice.
+    layout = layout_of(config)
+    return {p: _copied(own, layout[p]) for p, own in found.items()}
+
+
+def _copied(own: PartyState, at: PartyLayout) -> PartyState:
+    """A state whose arrays are its own, but for those that no step changes."""
+    if not at.frozen:
+        return jax.tree.map(_copy, own)
+    # Whose state it is has no part in this.
+    layout, state = {"": at}, TrainState({"": own})
+    kept = apart_of(layout, state)
+    frozen = jax.tree.map(_as_it_is, kept.frozen)
+    kept = kept._replace(keys=jax.tree.map(_copy, kept.keys), frozen=frozen)
+    return swap(layout, jax.tree.map(_copy, swap(layout, state)), kept).parties[""]
+
+
+def _copy(x: PyTree) -> jax.Array:
+    return jnp.array(x, copy=True)
+
+
+def _as_it_is(x: PyTree) -> jax.Array:
+    # An array of NumPy's could yet be changed by who holds it.
+    return x if isinstance(x, jax.Array) else _copy(x)
 
 
 def with_drawn_secrets(
