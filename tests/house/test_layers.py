@@ -42,7 +42,7 @@ INSIDE = {
     "core": (
         "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
         "donation foreign "
-        "files ids tables trainer keys links secret_keys paths frozen federation "
+        "files ids tables trainer keys links paths frozen federation secret_keys "
         "checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening directions chain evidence in_a_row tally",
@@ -53,7 +53,7 @@ INSIDE = {
     "segments": "flags call captured interception flax one_mode trainable from_model precision",
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
-        "refusals statistics ownership cut_candidates slice_segment splitting"
+        "refusals statistics ownership frozen_leaves cut_candidates slice_segment splitting"
     ),
     "topology": (
         "handoffs names metrics losses nodes crossings replacing text validation graph "
@@ -66,8 +66,8 @@ INSIDE = {
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links metrics executor store keys_apart trained_files segment_ops sums "
-        "gradient_noise step update initial known "
+        "pulled_back first_links metrics executor store keys_apart trained_files copies "
+        "segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
         "messages"
@@ -164,6 +164,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
+    "segments.trainable": {"flax"},
     "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},
     "topology.drawing.symbols": {"matplotlib"},

@@ -315,7 +315,7 @@ def test_a_penalty_reads_frozen_parameters_and_moves_the_others_alone(interprete
 def test_what_is_handed_over_is_what_is_trained():
     trainer = jsplit.fused(topology("filter"), optax.adam(RATE))
     state = trainer.init(0, BATCH)
-    layout = layout_of(trainer.config)["client"]
+    layout = {"client": layout_of(trainer.config)["client"]}
     own = state.parties["client"]
     arrays = learned(own, layout)
     # Of two layers two adapters each, Adam's moments of them, and its count.

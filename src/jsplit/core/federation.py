@@ -69,6 +69,9 @@ class Clients:
             part: the field of its `PartyState`.
             node: its name.
 
+        Returns:
+            A function of the path of a leaf.
+
         Example:
             >>> from jsplit.rounds import Clients
             >>> Clients(("north",)).own_of("client", "params", "h")(("weight",))

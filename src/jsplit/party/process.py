@@ -203,7 +203,7 @@ class PartyRun:
         """
         # Places of frames begin with each client's wires; hand-overs come after them.
         first = len(self.turns.names) * len(self.local.wires)
-        layout = self.local.layout[self.local.party]
+        layout = self.local.layout
         for place, hand in self.turns.handovers_of(self.party, step):
             if hand.sender == self.party:
                 self.network.send(first + place, step, 0, learned(state, layout))

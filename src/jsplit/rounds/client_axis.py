@@ -14,7 +14,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.frozen import divided, joined
@@ -22,6 +21,7 @@ from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.links import Own, encode_by
 from jsplit.core.paths import Path
 from jsplit.rounds.client_mesh import Vmap
+from jsplit.rounds.own_optimizers import optimizer_of_each
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
@@ -69,7 +69,7 @@ def vmap_clients(
     if own:
         for party in clients:
             if party in optimizer:
-                optimizer[party] = _optimizer_of_each(optimizer[party])
+                optimizer[party] = optimizer_of_each(optimizer[party])
 
     # Every link, also those between other parties: what crosses has a part
     # for each client wherever it goes, and a link of many clients sees one
@@ -292,24 +292,3 @@ def _parts(changes: Callable[[Path], bool] | None, tree: PyTree) -> list[PyTree]
     if changes is None:
         return [tree, jax.tree.map(lambda _: None, tree)]
     return [*divided(changes, tree)]
-
-
-def _optimizer_of_each(
-    one: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-    """Return an optimizer of several sets of parameters, which lie along the first axis.
-
-    Each set has a state of its own, so an optimizer that looks at all
-    parameters together, such as one that clips by their norm, sees those
-    of one client.
-    """
-
-    def init(params):
-        # `vmap` needs an array to know how many there are.
-        return (jax.vmap(one.init) if jax.tree.leaves(params) else one.init)(params)
-
-    def update(updates, state, params=None):
-        run = jax.vmap(one.update) if jax.tree.leaves(updates) else one.update
-        return run(updates, state, params)
-
-    return optax.GradientTransformation(init, update)

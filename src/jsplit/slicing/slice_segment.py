@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
 from jsplit.core.base import Params, PyTree, Segment, State
-from jsplit.core.frozen import AtPaths
 from jsplit.core.keys import typed_key
 from jsplit.core.paths import Path, dotted, nest
 from jsplit.core.trees import batch_of, describe
@@ -23,11 +22,7 @@ from jsplit.slicing.unread import paths_of
 
 
 def slice_segment(
-    model: TracedModel,
-    start: Initial,
-    name: str,
-    spec: SegmentSpec,
-    trains: Callable[[Path], bool] | None = None,
+    model: TracedModel, start: Initial, name: str, spec: SegmentSpec
 ) -> Segment:
     """The slice of a model that computes one value, as a segment.
 
@@ -36,7 +31,6 @@ def slice_segment(
         start: its `init`.
         name: of the value.
         spec: what the segment has of the model.
-        trains: which parameters of the model are trained, by path.
 
     Returns:
         A `Segment` whose parameters and state are nested dictionaries by
@@ -48,7 +42,6 @@ def slice_segment(
     # the values of the other segments too.
     begin = initialiser(start, spec.params, spec.state)
     count = len(param_paths)
-    own = None if trains is None else frozenset(filter(trains, param_paths))
 
     def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
         leaves = begin(typed_key(key))
@@ -92,29 +85,13 @@ def slice_segment(
         apply,
         tuple(spec.inputs),
         name,
-        trainable=bool(spec.params) and own != frozenset(),
+        trainable=bool(spec.params),
         shares_key=True,
         # Only of cuts: an output may have a `None` that the model has given.
         unread=paths_of(model.trace(model.batch, True).cuts[name])
         if name in model.unread
         else (),
-        trains=None if own is None else AtPaths(own),
-        moves=_moves(model, spec),
     )
-
-
-def _moves(model: TracedModel, spec: SegmentSpec) -> AtPaths | None:
-    """Which leaves of a segment's state a call changes, in either mode; `None`: all."""
-    fixed: set[Path] = set()
-    for i in spec.state:
-        variables = Source(SourceKind.STATE, i)
-        # What a call hands back as it was: a frozen weight that is a variable of its own
-        # kind, say. A step need neither write it nor keep it for the backward pass.
-        if all(t.new_state[i] is t.variables[variables][0] for t in model.both_modes()):
-            fixed.add(model.state.paths[i])
-    if not fixed:
-        return None
-    return AtPaths(frozenset(model.state.paths[i] for i in spec.state) - fixed)
 
 
 class _Given:

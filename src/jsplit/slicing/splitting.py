@@ -17,6 +17,7 @@ from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
 from jsplit.segments.trainable import Trainable
 from jsplit.slicing.cut_candidates import CutPoint
+from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import by_name, initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
@@ -134,7 +135,7 @@ def split(
     # In both modes, since a segment owns what it reads in either.
     specs = divide(traced, traced.both_modes())
     return {
-        n: slice_segment(traced, start, n, spec, made.trains)
+        n: with_frozen(slice_segment(traced, start, n, spec), traced, spec, made.trains)
         for n, spec in specs.items()
     }
 

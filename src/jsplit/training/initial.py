@@ -20,12 +20,11 @@ from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch
+from jsplit.training.copies import copied
 from jsplit.training.crossing import secret_senders
 from jsplit.training.first_links import first_links
-from jsplit.training.keys_apart import apart_of, swap
 from jsplit.training.optimizers import first_memory_of
 from jsplit.training.own_reads import training_fields
-from jsplit.training.store import PartyLayout, layout_of
 from jsplit.training.strengths import first_strengths
 from jsplit.training.update import knows_loss
 
@@ -135,29 +134,7 @@ def first_states(
     # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
     # What no step changes is used up by none: a base may be too large to be there twice.
-    layout = layout_of(config)
-    return {p: _copied(own, layout[p]) for p, own in found.items()}
-
-
-def _copied(own: PartyState, at: PartyLayout) -> PartyState:
-    """A state whose arrays are its own, but for those that no step changes."""
-    if not at.frozen:
-        return jax.tree.map(_copy, own)
-    # Whose state it is has no part in this.
-    layout, state = {"": at}, TrainState({"": own})
-    kept = apart_of(layout, state)
-    frozen = jax.tree.map(_as_it_is, kept.frozen)
-    kept = kept._replace(keys=jax.tree.map(_copy, kept.keys), frozen=frozen)
-    return swap(layout, jax.tree.map(_copy, swap(layout, state)), kept).parties[""]
-
-
-def _copy(x: PyTree) -> jax.Array:
-    return jnp.array(x, copy=True)
-
-
-def _as_it_is(x: PyTree) -> jax.Array:
-    # An array of NumPy's could yet be changed by who holds it.
-    return x if isinstance(x, jax.Array) else _copy(x)
+    return copied(config, found)
 
 
 def with_drawn_secrets(

@@ -16,18 +16,15 @@ from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.keys import is_key
 from jsplit.party.contract import schema as shapes
 from jsplit.training.keys_apart import apart_of, swap
-from jsplit.training.store import PartyLayout
+from jsplit.training.store import Layout
 from jsplit.wire.codec import Shapes
-
-# Whose state it is has no part in this.
-_SELF = ""
 
 # Fields of a `PartyState`, in the order in which their arrays follow
 # one another.
 _HANDED = ("params", "state", "optimizer", "links")
 
 
-def learned(state: PartyState, layout: PartyLayout) -> list[jax.Array]:
+def learned(state: PartyState, layout: Layout) -> list[jax.Array]:
     """Trained parameters, statistics, optimizer state and memory of links, as arrays.
 
     `taken` is the inverse.
@@ -40,14 +37,12 @@ def learned(state: PartyState, layout: PartyLayout) -> list[jax.Array]:
     ]
 
 
-def taken(
-    state: PartyState, layout: PartyLayout, arrays: Iterable[ArrayLike]
-) -> PartyState:
+def taken(state: PartyState, layout: Layout, arrays: Iterable[ArrayLike]) -> PartyState:
     """A party's state with what another has learned in its place.
 
     Args:
         state: of the party that takes over, for its structure.
-        layout: of that party.
+        layout: of that party alone.
         arrays: as `learned` gives them.
 
     Returns:
@@ -63,11 +58,9 @@ def taken(
             x = jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
         found.append(x)
     new = state._replace(**jax.tree.unflatten(structure, found))
-    if not layout.frozen:
-        return new
-    before, after = TrainState({_SELF: state}), TrainState({_SELF: new})
-    mine = {_SELF: layout}
-    return swap(mine, after, apart_of(mine, before)).parties[_SELF]
+    (party,) = layout
+    before, after = TrainState({party: state}), TrainState({party: new})
+    return swap(layout, after, apart_of(layout, before)).parties[party]
 
 
 def on_device(x: ArrayLike) -> jax.Array:
@@ -75,12 +68,12 @@ def on_device(x: ArrayLike) -> jax.Array:
     return jnp.asarray(x)
 
 
-def shapes_of_learned(state: PartyState, layout: PartyLayout) -> Shapes:
+def shapes_of_learned(state: PartyState, layout: Layout) -> Shapes:
     """Dtypes and shapes of what `learned` gives. Computes nothing."""
     return shapes.arrays(jax.eval_shape(lambda x: learned(x, layout), state))
 
 
-def _parts(state: PartyState, layout: PartyLayout) -> dict[str, PyTree]:
-    if layout.frozen:
-        state = swap({_SELF: layout}, TrainState({_SELF: state})).parties[_SELF]
+def _parts(state: PartyState, layout: Layout) -> dict[str, PyTree]:
+    (party,) = layout
+    state = swap(layout, TrainState({party: state})).parties[party]
     return {part: getattr(state, part) for part in _HANDED}
