@@ -22,49 +22,22 @@ import optax
 import jsplit
 from experiments.common.harness import positive
 from experiments.privacy.inputs import bottom, halves
-from jsplit.privacy import reconstruction
-from jsplit.privacy.attacks.inputs.hijackers import hijackers_for
-from jsplit.privacy.attacks.inputs.hijacking import Hijacker, answer, start_hijacker
+from jsplit.privacy import hijack, reconstruction
 
 EVERY = 250  # steps between two looks
 CHANNELS = 8  # of what came that are handed to the head
 
 
-@jax.custom_vjp
-def handed(h: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """A piece of an activation, whose cotangent is another value."""
+def handed(h: jax.Array) -> jax.Array:
+    """A piece of an activation, which the head gets."""
     return h[..., :CHANNELS].reshape(len(h), -1)
-
-
-handed.defvjp(
-    lambda h, cotangent: (handed(h, cotangent), cotangent),
-    lambda cotangent, came: (cotangent, jnp.zeros_like(cotangent)),
-)
-
-
-def body(hijacker: Hijacker):
-    """What the hijacker runs in the place of the body that was agreed on."""
-
-    def init(key: jax.Array, /, *inputs):
-        h, public = inputs
-        return {}, {"own": start_hijacker(hijacker, public, h, key)}
-
-    def apply(params, state, key, /, *inputs, train: bool = True):
-        h, public = inputs
-        if not train:
-            return handed(h, h), state
-        still = jax.lax.stop_gradient(h)
-        own, cotangent = answer(hijacker, state["own"], still, public, key)
-        return handed(h, cotangent), {"own": own}
-
-    return jsplit.Segment(init, apply, inputs=("smashed", "public"), name="middle")
 
 
 def honest():
     """What was agreed on: channels weighted, and some of them handed on."""
 
     def apply(weight, h: jax.Array) -> jax.Array:
-        return (h * weight)[..., :CHANNELS].reshape(len(h), -1)
+        return handed(h * weight)
 
     def init(key: jax.Array, h: jax.Array):
         return jnp.ones(h.shape[-1])
@@ -97,16 +70,22 @@ def main() -> None:
     part = bottom("conv 2", widths=(16, 32) if quick else (64, 128))
     params, _ = part.init(jax.random.key(0), x[:2])
     h, _ = part.apply(params, {}, None, x[:2])
-    nets = hijackers_for(h.shape[1:], x.shape[1:], 16 if quick else 64)
+    hijacker = hijack(
+        *(h.shape[1:], x.shape[1:], handed),
+        inputs=["smashed", "public"],
+        name="middle",
+        width=16 if quick else 64,
+        learning_rate=rates[0],
+        learning_rate_judge=rates[1],
+    )
     agreed = jsplit.u_shaped(
         *(part, honest(), head()),
         loss=optax.softmax_cross_entropy_with_integer_labels,
     )
-    middle = body(Hijacker(nets, rates, 500.0))
     # Proven to be the same to the client: what crosses, and in which shapes.
     topology = agreed.replace(
         "server",
-        [jsplit.Node("middle", middle, party="server", inputs=["smashed", "public"])],
+        [jsplit.Node(*("middle", hijacker.segment, "server", ["smashed", "public"]))],
         holds=["public"],
     )
     trainer = jsplit.fused(topology, optax.adam(rates[0]))
@@ -119,13 +98,13 @@ def main() -> None:
     @jax.jit
     def guess(params, own, record):
         h, _ = part.apply(params, {}, None, record, train=False)
-        return nets.decoder.apply(own.params[0]["decoder"], {}, None, h)[0].clip(-1, 1)
+        return hijacker.reconstructed(own, h).clip(-1, 1)
 
     state = trainer.init(0, drawn())
     for number in range(options.hijack + 1):
         if number % EVERY == 0 or number == options.hijack:
             sides = state.parties["client"].params["smashed"]
-            own = state.parties["server"].state["middle"]["own"]
+            own = state.parties["server"].state["middle"]
             found = partial(guess, sides, own)
             few = x[:1024]
             measured = reconstruction(

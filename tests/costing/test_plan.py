@@ -281,12 +281,17 @@ def test_scores_by_name_by_point_by_function_and_as_findings_are_one_plan(leakin
             **scores,
             "dense": 0.5,
         },
-        "scores of one measure to be compared, got none": {},
-        "gives no number for the cut point `dense`": {"dense": "much"},
+        "gives no score at any cut point": {},
+        "must give finite numbers, got 'much' for the cut point `dense`": {
+            "dense": "much"
+        },
     }
     for message, form in wrong.items():
         with pytest.raises(ValueError, match=message):
             jsplit.plan(abstract(), IMAGE, leakage=form, **options)
+    for number in (float("inf"), float("nan"), True, 10**400):
+        with pytest.raises(ValueError, match="finite numbers"):
+            jsplit.plan(abstract(), IMAGE, leakage={"dense": number}, **options)
 
 
 def test_the_picture_of_a_plan_has_bytes_leak_and_seconds_of_every_cut_with_a_score(

@@ -99,6 +99,10 @@ def test_each_party_records_its_own_messages_of_one_process_and_no_others(
         mine = traffic_of(found[name], name)
         assert mine.step.tolist() == seen.step.tolist()
         same(mine[2:], seen[2:])
+        # In what another recorded there is nothing of the fields that the other holds.
+        assert mine.fields.keys() == own_of(problem, name).keys()
+        others = {p for at in found[name][0].crossed for p in at[2:]} - {name}
+        assert all(not traffic_of(found[name], p).fields for p in others)
 
 
 def test_with_a_staleness_what_one_sends_is_what_the_other_receives():

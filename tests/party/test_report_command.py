@@ -110,6 +110,10 @@ def test_the_command_reports_what_report_does_with_and_without_the_agreed_links(
         ("parts.py:part --data all.npz --known 60", "`known` must be fewer"),
         ("parts.py:part --epochs 0", "`epochs` must be a positive integer"),
         ("parts.py:part --range x=2:1", "`--range` must be field=low:high"),
+        ("parts.py:part --range x=0:inf", "`--range` must be field=low:high"),
+        ("parts.py:part --data deep.npz", "'x/0/1' beside an array that would hold it"),
+        ("parts.py:part --data beside.npz", "'x' beside an array that would hold it"),
+        ("parts.py:part --out parts.py", "`--out` must be a folder"),
         ("parts.py:part --part lab=parts.py:part", "`--part` must be party="),
         ("parts.py:part --client north", "`--client` is of clients that take turns"),
         ("parts.py:sorted_otherwise", "`ids` of `server` are others"),
@@ -122,6 +126,8 @@ def test_what_cannot_be_reported_on_is_one_line_and_never_passes_by_itself(
     x, label = folder.X, folder.DATA["server"]["label"]
     np.savez("short.npz", x=x[:10], label=label[:10])
     np.savez("half.npz", x=x)
+    np.savez("deep.npz", **{"x/0": x, "x/0/1": x})
+    np.savez("beside.npz", **{"x/0": x, "x": x})
     np.savez("all.npz", x=x, label=label, other=np.array(["text"]))
     np.savez("wide.npz", x=x.astype("int32"), label=label)
     assert command.main(["report", "agreement.json", *words.split()]) == 2

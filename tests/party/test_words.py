@@ -83,7 +83,7 @@ def assert_harmless_log(caplog) -> None:
 @pytest.fixture(autouse=True)
 def nobody_reads_to_the_end(monkeypatch):
     """Whoever is hostile here reads no last frames, so nobody waits until it has."""
-    monkeypatch.setattr(outbox, "_LAST", 0.05)
+    monkeypatch.setattr(outbox, "_LAST", 0.12)
 
 
 def terms_of(parties, crossings=()) -> Terms:

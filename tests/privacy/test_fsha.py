@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jsplit
-from jsplit.privacy import Hijackers, fsha
+from jsplit.privacy import Hijackers, fsha, hijack
 from jsplit.privacy.attacks.inputs.hijackers import hijackers_for
 from jsplit.privacy.attacks.inputs.hijacking import (
     Client,
@@ -84,36 +84,43 @@ def test_a_client_of_a_split_cannot_tell_that_its_server_is_a_discriminator():
 
 def test_the_body_of_a_u_shape_hijacks_as_well_as_a_server_with_the_labels():
     """It need not derive what it sends back from what the tail sent it."""
-    bottom, score = judge()
-
-    @jax.custom_vjp
-    def body(h):
-        return h[:, :2]
-
-    def down(h):
-        def scored(h):
-            return MINE.discriminator.apply(score, {}, None, h, train=False)[0].mean()
-
-        return jax.grad(scored)(h)
-
-    body.defvjp(lambda h: (body(h), h), lambda h, came: (down(h),))
-    topology = jsplit.u_shaped(
+    bottom, _ = judge()
+    agreed = jsplit.u_shaped(
         given(BOTTOM, bottom, "record", "h"),
-        jsplit.segment(body, inputs=["h"], name="k"),
+        jsplit.segment(lambda h: h[:, :2], inputs=["h"], name="k"),
         given(dense([2, 3], "k"), [(jnp.ones((2, 3)), jnp.zeros(3))], "k", "output"),
         loss=optax.softmax_cross_entropy_with_integer_labels,
     )
-    label = jnp.arange(16) % 3
-    trainer = jsplit.fused(topology, optax.sgd(RATE))
-    batch = {"record": FLAT[:16], "label": label}
-    start = trainer.init(0, batch)
-    # A body without parameters has none to hide what it does in.
-    state, _ = trainer.step(start, batch)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        state.parties["client"].params["h"],
-        after(CLIENT)[0].params,
+    hijacker = hijack(
+        *((6,), (64,), lambda h: h[:, :2]),
+        inputs=["h", "public"],
+        name="k",
+        networks=MINE,
+        learning_rate=1e-3,
+        learning_rate_judge=1e-3,
+        gradient_penalty=10.0,
     )
+    node = jsplit.Node("k", hijacker.segment, party="server", inputs=["h", "public"])
+    topology = agreed.replace("server", [node], holds=["public"])
+    trainer = jsplit.fused(topology, optax.sgd(RATE))
+    batch = {"record": FLAT[:16], "public": FLAT[16:32], "label": jnp.arange(16) % 3}
+    state = trainer.init(0, batch)
+    # The networks of the comparison, in the place of those that were drawn.
+    server = state.parties["server"]
+    own = {"k": {**server.state["k"], "hijacker": first(CLIENT)[2]}}
+    parties = {**state.parties, "server": server._replace(state=own)}
+    state, _ = trainer.step(state._replace(parties=parties), batch)
+    theirs, mine = after(CLIENT)
+
+    def same(a, b):
+        return np.testing.assert_allclose(a, b, atol=1e-6)
+
+    jax.tree.map(same, state.parties["client"].params["h"], theirs.params)
+    # Of its own it learns the same: the discriminator's penalty draws from another key.
+    found = state.parties["server"].state["k"]
+    jax.tree.map(same, found["hijacker"].params[0], mine.params[0])
+    guess = hijacker.reconstructed(found, jnp.ones((5, 6)))
+    assert guess.shape == (5, 64)
 
 
 def test_a_penalty_of_the_clients_adds_to_what_it_was_sent():

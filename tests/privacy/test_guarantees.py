@@ -485,7 +485,9 @@ def test_dp_sgd_guarantees_only_if_every_part_has_it():
     apart = about(vanilla(), dp_sgd={"smashed": NOISE, "output": NOISE}, **given)
     assert apart.mu == pytest.approx(2 * sqrt(4) / 20 * sqrt(2))
     # Parts clipped to C / sqrt(2), with the noise of one norm C, cost what that does.
-    wider = replace(NOISE, clip=1 / sqrt(2), scale=20 * sqrt(2))
+    wider = replace(
+        NOISE, clip=1 / sqrt(2), scale=20 * sqrt(2), grid=NOISE.grid * sqrt(2)
+    )
     parts = about(vanilla(), dp_sgd={"smashed": wider, "output": wider}, **given)
     assert parts.mu == pytest.approx(both.mu)
     one = about(vanilla(), dp_sgd={"smashed": NOISE}, **given)

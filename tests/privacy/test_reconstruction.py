@@ -158,7 +158,7 @@ X = images(0, 6, 8, 8)
         (lambda: ssim(X, X, (0, 1), 9), "`window` must be odd and at most 8"),
         (lambda: ssim(X[:, 0], X[:, 0], (0, 1)), "must be .records, height, width"),
         (lambda: reconstruction(X, X, KEY, window=7), "`window` is of SSIM"),
-        (lambda: reconstruction(X, X, KEY, mean=X), "`mean` must be one record"),
+        (lambda: reconstruction(X, X, KEY, mean=X[1:]), "`mean` must be one record"),
         (
             lambda: reconstruction(X, X, KEY).worst(0),
             "`count` must be a positive integer",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from jsplit.commands.statuses import DONE
 from jsplit.commands.stopping import say
 from jsplit.commands.whole_training import Whole, whole
 from jsplit.core.base import PyTree
+from jsplit.core.checks import shown
 from jsplit.core.files import private_file, private_folder
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.party.contract.field_types import check_dtypes
@@ -116,6 +119,8 @@ def report(options: argparse.Namespace) -> int:
     agreed = parties.read(options.agreement)
     functions = _functions(options, agreed)
     made = whole(agreed, lambda p: _part(functions, p), options.client)
+    # What cannot be written is known before hours of training.
+    _check_folder(options.out)
     files = {n: _file(getattr(options, n), n, made) for n in ("data", "test", "public")}
     given, test, public = files.values()
     data = _counted(made.fields() if given is None else given, made)
@@ -124,9 +129,10 @@ def report(options: argparse.Namespace) -> int:
         check_dtypes(agreed.fields, fields or {}, f"--{name}")
     test = None if test is None else _counted(test, made)
     found = _reported(options, made, data, test, public)
+    # First, so that a disk that is full by now does not take it.
+    say(str(found))
     for file in _written(found, options.out):
         _log.info("%s", file)
-    say(str(found))
     return DONE
 
 
@@ -219,9 +225,13 @@ def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
     found: dict[str, PyTree] = {}
     for path, x in arrays.items():
         *above, last = path.split("/")
-        here = found
+        here: PyTree = found
         for name in above:
-            here = here.setdefault(name, {})
+            here = here.setdefault(name, {}) if isinstance(here, dict) else None
+        if not isinstance(here, dict) or last in here:
+            raise ValueError(
+                f"an archive has {shown(path)} beside an array that would hold it."
+            )
         here[last] = x
     return {n: _listed(x) for n, x in found.items()}
 
@@ -263,7 +273,8 @@ def _ranges(said: list[str], made: Whole) -> dict[str, tuple[float, float]]:
             low, high = map(float, ends.split(":"))
         except ValueError:
             low = high = 0.0
-        if name not in made.topology.fields or not low < high:
+        ends_are_finite = isfinite(low) and isfinite(high)
+        if name not in made.topology.fields or not ends_are_finite or not low < high:
             raise ValueError(
                 "`--range` must be field=low:high, for one of "
                 f"{', '.join(made.topology.fields)}, got {text}."
@@ -276,10 +287,19 @@ def _attacks(names: list[str] | None) -> list[Attempt] | None:
     return None if names is None else [a for a in attempts() if a.name in names]
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written; none is made yet."""
+    there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"`--out` must be a folder in which files can be written, got {folder}."
+        )
+
+
 def _written(found: Report, folder: Path) -> list[Path]:
     """Write a report in all its forms, for its owner alone: pictures are of records."""
-    texts = (found.table(), found.markdown(), found.html(), found.json())
     private_folder(folder)
+    texts = (found.table(), found.markdown(), found.html(), found.json())
     files = [folder / f"report.{form}" for form in FORMS]
     for file, text in zip(files, texts, strict=True):
         with private_file(file) as f:

@@ -7,7 +7,7 @@ value (the measure, the interval, which way it points) is kept if it is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isnan
+from math import isfinite
 from typing import NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from jsplit.core.checks import shown
@@ -125,8 +125,10 @@ def leaks_at(
         score = cast("Callable[[CutPoint], Number]", leakage)
         found = {p.name: _leak(score(p), p.name) for p in points}
     kinds = {(x.measure, x.larger_leaks) for x in found.values() if x is not None}
+    if not kinds:
+        raise ValueError("`leakage` gives no score at any cut point.")
     if len(kinds) != 1:
-        got = " and ".join(sorted(m or "plain numbers" for m, _ in kinds)) or "none"
+        got = " and ".join(sorted(m or "plain numbers" for m, _ in kinds))
         raise ValueError(
             f"`leakage` must give scores of one measure to be compared, got {got}."
         )
@@ -139,11 +141,15 @@ def _leak(given: Number, cut: str) -> Leak | None:
     value = getattr(given, "value", given)
     try:
         number = float(cast(float, value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    # NaN is neither better nor worse than any score, so it would put a point on the front.
-    if isnan(number):
-        raise ValueError(f"`leakage` gives no number for the cut point `{cut}`.")
+    # NaN is neither better nor worse than any score, so it would put a point on the front;
+    # of infinite ones all are alike, and no picture has a place for them.
+    if isinstance(value, bool) or not isfinite(number):
+        raise ValueError(
+            f"`leakage` must give finite numbers, got {shown(value)} for the cut point "
+            f"`{cut}`."
+        )
     return Leak(
         number,
         bool(getattr(given, "larger_leaks", True)),

@@ -144,8 +144,7 @@ def prepare(
         agreed.weight,
         local.micros * task.size_of(0) if training else task.size_of(0),
     )
-    if training:
-        _check_fields(local, records.values())
+    _check_fields(local, records.values() if training else ())
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})

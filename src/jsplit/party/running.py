@@ -152,13 +152,7 @@ def run(
     """
     # Two records from here on: what concerns the connections goes one way down, what
     # the party brings another.
-    reach = Reach(
-        listen=listen,
-        addresses=addresses or {},
-        remind=remind,
-        pulse=pulse,
-        transport=transport,
-    )
+    reach = Reach(listen, addresses or {}, remind, pulse, transport)
     brought = Brought(
         own,
         credentials,
@@ -176,8 +170,8 @@ def run(
     )
     # A micro-batch is what one program computes and one frame carries.
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
+    asked = never if stop is None else stop.is_set
     with prepare(agreed, party, task, brought) as prepared:
-        asked = never if stop is None else stop.is_set
         # A party that is started again after its end must not wait for others that have
         # left, and there is nothing to compute any more.
         awaited = prepared.store.done(agreed.steps)

@@ -32,6 +32,7 @@ class StepRecord(NamedTuple):
         number: of the step, where it was told.
         weight: how much each example counted, [batch], where it was told.
         fields: those of the party that recorded it, where it did.
+        party: over a network, which recorded it.
         reads: of a round, the numbers of the records that were read, [batch].
     """
 
@@ -40,6 +41,7 @@ class StepRecord(NamedTuple):
     weight: ArrayLike | None = None
     fields: Fields | None = None
     reads: np.ndarray | None = None
+    party: str | None = None
 
 
 def steps_of(
@@ -75,7 +77,8 @@ def steps_of(
         if isinstance(r, Recorded):
             found += _of_trainer(r)
         elif isinstance(r, PartyRecord):
-            found.append(StepRecord(r.crossed, r.step, r.weight, r.fields))
+            own = StepRecord(r.crossed, r.step, r.weight, r.fields, party=r.party)
+            found.append(own)
         else:
             found += _of_rounds(r, client)
     if not found:

@@ -86,8 +86,11 @@ def traffic_of(
     if steps is None:
         steps = [i if r.number is None else r.number for i, r in enumerate(told)]
     if fields is None:
-        # All steps or none: they are of one training.
-        own_fields = [r.fields for r in told if r.fields is not None]
+        # All steps or none: they are of one training. Of another party's record only
+        # what crossed is in this one's view.
+        own_fields = [
+            r.fields for r in told if r.fields is not None and r.party == party
+        ]
         fields = own_fields if len(own_fields) == len(told) else None
     weights = [r.weight for r in told] if weights is None else weights
     numbers = steps
