@@ -14,7 +14,7 @@ import jax
 
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.paths import Path, by_path
-from jsplit.core.typed_jax import TreeDef
+from jsplit.core.typed_jax import TreeDef, tree_structure, tree_unflatten
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,20 @@ def divided(trains: Callable[[Path], bool], params: PyTree) -> tuple[PyTree, PyT
     Returns:
         Two trees in the containers of `params`.
     """
-    leaves, structure = jax.tree.flatten(params)
+    leaves: list[PyTree] = jax.tree.leaves(params)
+    structure = tree_structure(params)
     mask = _mask(trains, structure)
     pairs = list(zip(leaves, mask, strict=True))
-    trained = structure.unflatten([x if of else None for x, of in pairs])
-    frozen = structure.unflatten([None if of else x for x, of in pairs])
-    return trained, frozen
+    trained = [x if of else None for x, of in pairs]
+    frozen = [None if of else x for x, of in pairs]
+    return tree_unflatten(structure, trained), tree_unflatten(structure, frozen)
 
 
 # In every step: paths are made once for each structure. By paths alone, so the arrays of
 # many clients, with an axis more, divide as those of one.
 @lru_cache(maxsize=1024)
 def _mask(trains: Callable[[Path], bool], structure: TreeDef) -> tuple[bool, ...]:
-    numbered = structure.unflatten(list(range(structure.num_leaves)))
+    numbered = tree_unflatten(structure, list(range(structure.num_leaves)))
     return tuple(bool(trains(path)) for path in by_path(numbered).paths)
 
 

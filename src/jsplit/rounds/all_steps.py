@@ -157,8 +157,8 @@ class AllSteps:
             if self._is_averaged(n) or self.sharing[n] is Sharing.OWN
         }
         stepped = {n: new[n] for n in by_client}
-        kept, sums, examples = self._finish(by_client, stepped, live, counts, info, now)
-        now = AllClients({**new, **kept}, now.step + 1, sums, examples)
+        left, sums, examples = self._finish(by_client, stepped, live, counts, info, now)
+        now = AllClients({**new, **left}, now.step + 1, sums, examples)
         return now, only_live(live & (counts > 0), told)
 
     def _begin(

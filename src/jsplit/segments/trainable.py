@@ -61,7 +61,7 @@ def _of_module(module: nnx.Module, trainable: Trainable) -> AtPaths:
     return AtPaths(paths)
 
 
-def _nnx_filter(trainable: object) -> Callable[[Path, object], bool]:
+def _nnx_filter(trainable: object) -> Callable[..., bool]:
     """What the user gave as a filter of nnx, of the path and the variable."""
     if isinstance(trainable, type):
         if not issubclass(trainable, nnx.Variable):
@@ -71,7 +71,7 @@ def _nnx_filter(trainable: object) -> Callable[[Path, object], bool]:
         return nnx.filterlib.to_predicate(nnx.Any(*map(_nnx_filter, trainable)))
     # Filters of nnx are functions too, of the path and the variable.
     if callable(trainable) and _takes_two(trainable):
-        return cast("Callable[[Path, object], bool]", trainable)
+        return cast("Callable[..., bool]", trainable)
     by_path_alone = _predicate(trainable)
     return lambda path, _: by_path_alone(path)
 
@@ -130,9 +130,9 @@ def _matches_nothing(params: PyTree) -> ValueError:
     )
 
 
-def params_filter(trains: Trains | None) -> Callable[[Path, object], bool]:
+def params_filter(trains: Trains | None) -> Callable[..., bool]:
     """Which variables of an nnx module are parameters: `nnx.Param`, and what is trained."""
-    is_param = nnx.filterlib.to_predicate(nnx.Param)
+    is_param: Callable[..., bool] = nnx.filterlib.to_predicate(nnx.Param)
     paths = trains.paths if isinstance(trains, AtPaths) else frozenset[Path]()
 
     def is_parameter(path: Path, x: object) -> bool:

@@ -30,7 +30,7 @@ _Held = TypeVar("_Held", TrainState, Federation)
 
 
 def save_trained(
-    folder: str | os.PathLike[str], state: TrainState | Federation, trainer: Trainer
+    folder: str | os.PathLike[str], state: _Held, trainer: Trainer
 ) -> list[Path]:
     """Write what is trained of every party's state to `<folder>/<party>.npz`.
 
