@@ -66,6 +66,7 @@ from jsplit.training.own_record import PartyRecord
 from jsplit.training.record import RecordingTrainer, record
 from jsplit.training.recording import Crossed, Passage, Recorded
 from jsplit.training.staleness import stale
+from jsplit.training.trained_files import restore_trained, save_trained
 from jsplit.training.verdicts import NotFinite
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
@@ -127,10 +128,12 @@ __all__ = [
     "privacy",
     "record",
     "restore",
+    "restore_trained",
     "restore_weights",
     "rounds",
     "runs",
     "save",
+    "save_trained",
     "segment",
     "set_hyperparams",
     "split",

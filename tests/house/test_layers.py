@@ -41,8 +41,8 @@ ROOMS = {
 INSIDE = {
     "core": (
         "pytrees checks strength gradient_noise link finite typed_jax hidden tied base arrays "
-        "donation foreign federation "
-        "files ids tables trainer keys links secret_keys paths "
+        "donation foreign "
+        "files ids tables trainer keys links paths frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening directions chain evidence in_a_row tally",
@@ -50,10 +50,11 @@ INSIDE = {
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
     ),
-    "segments": "flags call captured interception flax one_mode from_model precision",
+    "segments": "flags call captured interception flax one_mode trainable from_model precision",
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
-        "refusals statistics ownership tying cut_point cut_candidates slice_segment splitting"
+        "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
+        "slice_segment splitting"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -63,12 +64,11 @@ INSIDE = {
     ),
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds "
-        "keys_apart left_out signatures staleness vjp walk wires strengths "
+        "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links first_node metrics executor segment_ops store sums "
-        "gradient_noise step "
-        "update initial known "
+        "pulled_back first_links first_node metrics executor store keys_apart "
+        "trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
         "messages"
@@ -154,8 +154,8 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
-    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training archives "
-    "report parser",
+    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
+    "archives report parser",
     "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
@@ -166,6 +166,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
+    "segments.trainable": {"flax"},
     "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},
     "topology.drawing.symbols": {"matplotlib"},

@@ -7,7 +7,7 @@ one does not. Of ours this file knows the flags that a record holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -88,6 +88,9 @@ class Segment:
             step, from its own secret key, as in private training.
         tied: weights that other segments of the same `split` read too; the party
             that has this one has them all.
+        trains: of its parameters, which are trained, by path; all others are
+            frozen. `None`: all of a floating dtype are trained.
+        moves: of its state, which leaves `apply` may change, by path; `None`: any.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -113,6 +116,8 @@ class Segment:
     unread: tuple[str, ...] = ()
     noise: GradientNoise | None = None
     tied: tuple[Tied, ...] = ()
+    trains: Callable[[tuple[Hashable, ...]], bool] | None = None
+    moves: Callable[[tuple[Hashable, ...]], bool] | None = None
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."

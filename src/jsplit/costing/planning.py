@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
+from jsplit.core.frozen import trained_part
 from jsplit.core.links import encoded, identity
-from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
+from jsplit.core.trees import abstract, as_arrays, batch_of, inexact_part, nbytes
 from jsplit.costing.cut_plan import Choice, CutPlan, is_better
 from jsplit.costing.leak_scores import Leakage, leaks_at
 from jsplit.costing.machines import Device, Network, Setting, check_setting
@@ -145,9 +146,15 @@ def plan(
     own = config.optimizer[_CLIENT]
     choices = []
     for prefix in _prefixes(points, step, state.parties[_CLIENT]):
-        optimizer_state = jax.eval_shape(own.init, prefix.params)
+        # The optimizer is over what is trained of it.
+        trained = {
+            n: inexact_part(trained_part(chain.node[n].segment, x))
+            for n, x in prefix.params.items()
+        }
+        optimizer_state = jax.eval_shape(own.init, trained)
         lasting = nbytes((prefix.params, prefix.statistics, optimizer_state))
-        choice = _choice(setting, prefix, lasting, fields, total)
+        returns = any(chain.node[n].segment.trainable for n in prefix.params)
+        choice = _choice(setting, prefix, lasting, fields, total, returns)
         choices.append(choice.scored(leaks[prefix.point.name]))
     return _ranked(choices)
 
@@ -246,6 +253,7 @@ def _choice(
     lasting: int,
     fields: Mapping[str, PyTree],
     total: Work,
+    returns: bool,
 ) -> Choice:
     """What a step costs where the client has `prefix`.
 
@@ -255,6 +263,7 @@ def _choice(
         lasting: Bytes of its parameters, statistics and optimizer state.
         fields: The shapes of the client's inputs.
         total: Work of the whole model.
+        returns: Whether anything is trained of it, so that cotangents come back.
     """
     client, link, server, encodings, backward, _ = setting
     point, work = prefix.point, prefix.work
@@ -264,10 +273,12 @@ def _choice(
         kept = nbytes(fields)
     shape = (batch_of(fields), *point.shape)
     like = jax.ShapeDtypeStruct(shape, point.dtype)
-    sent = sum(_encoded_size(x or identity, like) for x in encodings)
+    ways = encodings if returns else encodings[:1]
+    sent = sum(_encoded_size(x or identity, like) for x in ways)
 
     # One after the other: nobody computes while a message is under way.
-    seconds = work.flops / client.flops + 2 * link.latency + 8 * sent / link.bits
+    waits = len(ways) * link.latency
+    seconds = work.flops / client.flops + waits + 8 * sent / link.bits
     if server is not None:
         # The server has the rest, and it need not compute anything twice.
         seconds += (total.flops - prefix.work.flops) / server.flops

@@ -39,19 +39,22 @@ class _Run(Protocol):
     ) -> tuple[PyTree, State]: ...
 
 
-def from_nnx(module: nnx.Module, call: Call) -> InitApply:
+def from_nnx(
+    module: nnx.Module, call: Call, parameters: nnx.filterlib.Filter = nnx.Param
+) -> InitApply:
     """`init` and `apply` of an nnx module.
 
     Args:
         module: it stays as it is.
         call: how it is called.
+        parameters: which variables are parameters.
 
     Returns:
         Functions over nested dictionaries; `init` gives the values that it
         has now.
     """
     module = _copy_of(module)
-    graph, params, streams, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    graph, params, streams, state = nnx.split(module, parameters, nnx.RngState, ...)
     first = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
     # `run` holds structures and shapes and no values: a segment must not
     # keep alive the weights that another party trains.
@@ -83,7 +86,7 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
 
         with intercepted_submodules(model):
             output = call(model, (), inputs, train)
-        carried = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
+        carried = nnx.Not(nnx.Any(parameters, nnx.RngState, nnx.Intermediate))
         return output, nnx.to_pure_dict(nnx.state(model, carried))
 
     return _sow_anew(run, lambda key, *inputs: first, lambda state: may_sow)

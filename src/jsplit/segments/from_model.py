@@ -21,6 +21,14 @@ from jsplit.segments.captured import refuse_captured_modules
 from jsplit.segments.flags import Flags
 from jsplit.segments.flax import from_linen, from_nnx
 from jsplit.segments.one_mode import may_have_modes, warning_of_one_mode
+from jsplit.segments.trainable import (
+    Trainable,
+    Trains,
+    checked,
+    is_trained,
+    params_filter,
+    trains_of,
+)
 
 Model = nnx.Module | linen.Module | Callable[..., PyTree] | Segment
 """What `segment`, and all that takes whole models, makes a segment of."""
@@ -34,6 +42,7 @@ def segment(
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
     name: str | None = None,
+    trainable: Trainable | None = None,
 ) -> Segment:
     """Make a `Segment` that computes what a model computes.
 
@@ -75,6 +84,10 @@ def segment(
             stays at its default in both modes. `{}`, or `None` for all
             of them, says that nothing else tells the mode either.
         name: name of the value produced.
+        trainable: which parameters are trained; all others are frozen, and cost no
+            gradient, no residual and no optimizer state. For nnx a filter
+            (`nnx.LoRAParam`); for any model paths (`"lora_*"`, `["encoder.head"]`) or
+            a function of the path, a tuple; or `False`: none. By default all.
 
     Returns:
         A `Segment`.
@@ -83,8 +96,8 @@ def segment(
         ValueError: if an argument does not belong to this kind of
             model, if `flags` names no parameter or says other things
             than booleans, if a boolean without a default is told
-            nothing, or if a function holds a module whose parameters
-            would become constants.
+            nothing, if a function holds a module whose parameters
+            would become constants, or `trainable` matches nothing.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -112,19 +125,32 @@ def segment(
     """
     _check_arguments(model, init, variables, flags)
     names = None if inputs is None else names_of("inputs", inputs, twice=True)
+    trains = None if trainable is None else trains_of(model, trainable)
     if isinstance(model, Segment):
         known = tuple(names or model.inputs or ()) or None
-        return replace(model, inputs=known, name=name or model.name)
+        made = replace(model, inputs=known, name=name or model.name)
+        if trainable is None:
+            return made
+        first, is_own = checked(made.init, trains), is_trained(made, trains)
+        return replace(made, init=first, trains=trains, trainable=is_own)
 
     # With an `init`, the first argument of a function is its
     # parameters.
     call = Call(model, names, skip=0 if init is None else 1, flags=flags)
-    (first, apply), trainable = _functions_of(model, call, init, variables)
+    (first, apply), has_parameters = _functions_of(model, call, init, variables, trains)
     # Flags that tell nothing say that one program is right for both modes.
     tells = flags is None or any(value is not None for value in flags.values())
     if tells and may_have_modes(model):
         first = warning_of_one_mode(first, apply, call.untold)
-    return Segment(first, apply, inputs=call.inputs, name=name, trainable=trainable)
+    made = Segment(
+        checked(first, trains),
+        apply,
+        inputs=call.inputs,
+        name=name,
+        trainable=has_parameters,
+        trains=trains,
+    )
+    return replace(made, trainable=is_trained(made, trains))
 
 
 def unnamed_inputs(count: int) -> list[str]:
@@ -175,11 +201,13 @@ def _functions_of(
     call: Call,
     init: Callable[..., Params] | None,
     variables: Mapping[str, PyTree] | None,
+    trains: Trains | None,
 ) -> tuple[InitApply, bool]:
     """`init` and `apply` of a model, and whether there may be parameters."""
     if isinstance(model, nnx.Module):
-        has_parameters = bool(jax.tree.leaves(nnx.state(model, nnx.Param)))
-        return from_nnx(model, call), has_parameters
+        params = params_filter(trains)
+        has_parameters = bool(jax.tree.leaves(nnx.state(model, params)))
+        return from_nnx(model, call, params), has_parameters
     # What a linen module has is not known before it has seen an input.
     if isinstance(model, linen.Module):
         return from_linen(model, call, variables), True

@@ -9,6 +9,7 @@ import jax
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import names_of, topological_order
+from jsplit.core.frozen import Within
 from jsplit.core.keys import node_key
 from jsplit.core.loans import loans_of, params_for
 
@@ -90,7 +91,12 @@ def join(
 
     # It hands on the step's key and folds it for those that want their own.
     trainable = any(made.trainable for made in segments.values())
-    return Segment(init, apply, names, trainable=trainable, shares_key=True)
+    trains = None
+    if any(made.trains is not None for made in segments.values()):
+        trains = Within(tuple((n, made.trains) for n, made in segments.items()))
+    return Segment(
+        init, apply, names, trainable=trainable, shares_key=True, trains=trains
+    )
 
 
 class _Plan(NamedTuple):

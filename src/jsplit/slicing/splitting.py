@@ -15,7 +15,9 @@ from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
+from jsplit.segments.trainable import Trainable
 from jsplit.slicing.cut_point import CutPoint
+from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import by_name, initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
@@ -37,6 +39,7 @@ def split(
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
     name: str | None = None,
+    trainable: Trainable | None = None,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
@@ -85,6 +88,8 @@ def split(
             `{"is_train": True}`, as `segment` takes it.
         name: as `segment` takes it; segments are named by what
             they produce all the same.
+        trainable: which parameters are trained, as `segment` takes
+            it; a segment may have none that are.
 
     Returns:
         Segments by the name of what they produce, cuts first,
@@ -117,7 +122,13 @@ def split(
         {'head': (4, 2)}
     """
     made = segment(
-        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
+        model,
+        init=init,
+        variables=variables,
+        inputs=inputs,
+        flags=flags,
+        name=name,
+        trainable=trainable,
     )
     example = by_name(made.inputs, example)
     # Apart from the traced model, which all segments hold: it
@@ -130,7 +141,13 @@ def split(
     modes = traced.both_modes()
     specs = divide(traced, modes)
     ties = ties_of(traced, modes, specs)
-    return {n: slice_segment(traced, start, n, spec, ties) for n, spec in specs.items()}
+    made_of = {
+        n: slice_segment(traced, start, n, spec, ties) for n, spec in specs.items()
+    }
+    return {
+        n: with_frozen(made_of[n], traced, spec, made.trains)
+        for n, spec in specs.items()
+    }
 
 
 def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import shown
+from jsplit.core.frozen import trained_part
 from jsplit.core.keys import is_key, typed_key
 from jsplit.core.loans import lent_to
 from jsplit.core.secret_keys import drawn, shape_of_secret
@@ -20,6 +21,7 @@ from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch
+from jsplit.training.copies import copied
 from jsplit.training.crossing import secret_senders
 from jsplit.training.first_links import first_links
 from jsplit.training.first_node import first_of_node
@@ -46,7 +48,8 @@ def initial_state(
             `nnx.eval_shape`) is accepted, as zeros.
 
     Returns:
-        A state at step 0. Every array in it is a copy of its own.
+        A state at step 0. Every array in it is a copy of its own, but for
+        those that no step changes, which may be the model's.
 
     Raises:
         ValueError: if the batch is wrong, a segment does not run on its
@@ -98,7 +101,7 @@ def first_states(
 
     Returns:
         By party, its first state, without its secret. Every array in it is
-        a copy of its own.
+        a copy of its own, but for those that no step changes.
     """
     topology = config.topology
     params: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
@@ -117,7 +120,9 @@ def first_states(
     found = {}
     for p in parties:
         nodes = {
-            n: x for n, x in params[p].items() if topology.node[n].segment.trainable
+            n: trained_part(topology.node[n].segment, x)
+            for n, x in params[p].items()
+            if topology.node[n].segment.trainable
         }
         memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         step = jnp.zeros((), jnp.int32)
@@ -132,7 +137,8 @@ def first_states(
         )
     # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), found)
+    # What no step changes is used up by none: a base may be too large to be there twice.
+    return copied(config, found)
 
 
 def with_drawn_secrets(

@@ -11,7 +11,7 @@ from jsplit.core.base import PyTree
 from jsplit.core.finite import at_least_float32
 from jsplit.core.trees import tree_sum
 from jsplit.training.config import Config
-from jsplit.training.cotangents import cotangents, lent_gradient, needs_vjp
+from jsplit.training.cotangents import cotangents, lent_gradients, needs_vjp
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.losses import loss_name, range_name
 from jsplit.training.walk import Name, Op, Store, execute
@@ -34,8 +34,8 @@ def gradients(config: Config, party: str) -> dict[str, list[Name]]:
                 found[n.name].insert(0, Name(party, Kind.GRAD, n.name))
     for n in config.topology.segments:
         if n.party == party and needs_vjp(config, n):
-            for loan in config.topology.loans.get(n.name, ()):
-                found[loan.owner].append(lent_gradient(party, loan.owner, n.name))
+            for name in lent_gradients(config, n):
+                found[name.what].append(name)
     return found
 
 
