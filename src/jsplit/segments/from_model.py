@@ -23,7 +23,11 @@ from jsplit.segments.captured import refuse_captured_modules
 from jsplit.segments.example import match_example
 from jsplit.segments.flags import Flags
 from jsplit.segments.flax import from_linen, from_nnx
-from jsplit.segments.one_mode import may_have_modes, warning_of_one_mode
+from jsplit.segments.one_mode import (
+    may_have_modes,
+    warn_of_thawed,
+    warning_of_one_mode,
+)
 
 Model = nnx.Module | linen.Module | Callable[..., PyTree] | Segment
 """What `segment`, and all that takes whole models, makes a segment of."""
@@ -178,6 +182,8 @@ def segment_and_inputs(
     skip = 0 if told.init is None else 1
     call = Call(model, names, skip, told.flags, told.key, told.fixed, example)
     (first, apply), trainable = _functions_of(model, call, told.init, told.variables)
+    if isinstance(model, nnx.Module) and not (call.mode_is_fixed or call.flags):
+        warn_of_thawed(model)
     # Flags that tell nothing say that one program is right for both modes, and so does
     # a constant for what would tell.
     tells = told.flags is None or any(x is not None for x in told.flags.values())
