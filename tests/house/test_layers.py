@@ -50,7 +50,10 @@ INSIDE = {
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
     ),
-    "segments": "flags arguments axes example call captured interception flax one_mode from_model precision",
+    "segments": (
+        "flags arguments axes example call captured interception flax one_mode "
+        "from_model precision"
+    ),
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
         "refusals statistics ownership cut_candidates slice_segment splitting"

@@ -7,6 +7,7 @@ left out), and is small.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -153,7 +154,10 @@ class CNN(nnx.Module):
     """Flax's example `mnist`, and bonsai's: random streams are an argument."""
 
     def __init__(self, rngs):
-        self.conv, self.norm = nnx.Conv(1, W, (3, 3), rngs=rngs), nnx.BatchNorm(W, rngs=rngs)
+        self.conv, self.norm = (
+            nnx.Conv(1, W, (3, 3), rngs=rngs),
+            nnx.BatchNorm(W, rngs=rngs),
+        )
         self.dropout1, self.dropout2 = nnx.Dropout(0.3), nnx.Dropout(0.3)
         self.linear = nnx.Linear(W * 16, 3, rngs=rngs)
 
@@ -331,8 +335,9 @@ def test_a_published_model_is_cut_as_it_is_and_equals_its_own_call(case):
         values = [values[0][name] for name in case.inputs]
     params, state = joined.init(key, *values)
     for train in (True, False):
-        ours, _ = joined.apply(params, state, key, *values, train=train)
-        theirs = own_call(case, params, state, train)
+        run = partial(joined.apply, train=train)
+        ours, _ = jax.jit(run)(params, state, key, *values)
+        theirs = jax.jit(partial(own_call, case, train=train))(params, state)
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)

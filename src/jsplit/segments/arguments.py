@@ -79,6 +79,8 @@ def keys_among(
         # One that collects keywords hands it on to who takes it.
         streams |= name not in by_name and _is_rngs(model, name)
         found[name] = Draw.STREAMS if streams else Draw.KEY
+    if isinstance(model, linen.Module):
+        refuse_of_linen([*found])
     return found
 
 

@@ -88,6 +88,7 @@ def segment(
         key: parameters that are given the key of each step, `"z_rng"`, or
             several names. The first is given the key itself, unless an nnx
             module has streams of its own; others one folded from their name.
+            In inference without a key it is `jax.random.key(0)`.
         fixed: constants by parameter, `{"cache": None, "decode": False}`,
             given at every call, in both modes. For an nnx module
             `{"use_running_average": True}` and `{"deterministic": True}`
