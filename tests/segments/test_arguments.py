@@ -72,9 +72,10 @@ def test_the_first_key_is_that_of_the_step_and_others_are_folded_from_their_name
 
 
 def test_beside_streams_of_its_own_a_module_is_given_keys_apart_from_theirs():
-    module = Noisy(nnx.Rngs(noise=1))
+    module, reseeded = Noisy(nnx.Rngs(noise=1)), nnx.Rngs(noise=1)
+    nnx.reseed(reseeded, noise=key)
     own, streams, z_rng = run(jsplit.segment(module, key="z_rng"), x)
-    assert own == nnx.Rngs(noise=key).noise()
+    assert own == reseeded.noise()
     assert streams == nnx.Rngs(folded("rngs")).noise()
     assert z_rng == folded("z_rng")
 

@@ -201,7 +201,9 @@ def drawn(
     """
     # In inference there may be no key, and a model that does not draw from it
     # then must still get one.
-    key = jax.random.key(0) if key is None and keys else key
+    if not keys:
+        return {}
+    key = jax.random.key(0) if key is None else key
     found: dict[str, PyTree] = {}
     for i, (name, draw) in enumerate(keys.items()):
         own = key

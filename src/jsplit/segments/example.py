@@ -71,8 +71,10 @@ def match_example(
         return Matched(names, values)
 
     # What lies beyond the inputs and is not given: a key, say.
-    while len(values) > len(order) and values[-1] is None:
-        values = values[:-1]
+    count = len(values)
+    while count > len(order) and values[count - 1] is None:
+        count -= 1
+    values = values[:count]
     if names is None:
         names = tuple(order[: max(len(values), len(required))])
     if len(names) != len(values) or not names:
