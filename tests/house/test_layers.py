@@ -162,6 +162,8 @@ INSIDE = {
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
+    "segments.arguments": {"flax"},
+    "segments.example": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},
     "segments.flax": {"flax"},
