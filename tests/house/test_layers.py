@@ -50,7 +50,10 @@ INSIDE = {
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
     ),
-    "segments": "flags call captured interception flax one_mode trainable from_model precision",
+    "segments": (
+        "flags arguments axes example call captured interception flax one_mode trainable "
+        "from_model precision"
+    ),
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
@@ -161,6 +164,8 @@ INSIDE = {
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
+    "segments.arguments": {"flax"},
+    "segments.example": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},
     "segments.flax": {"flax"},

@@ -24,11 +24,16 @@ from jsplit.costing.machines import Device, Network, Setting, check_setting
 from jsplit.costing.party_cost import NOTHING, Work
 from jsplit.costing.passes import size_of
 from jsplit.costing.traced_step import TracedStep
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment
+from jsplit.segments.from_model import (
+    Model,
+    Told,
+    segment_and_inputs,
+    unnamed_inputs,
+)
 from jsplit.slicing.cut_candidates import cut_points
 from jsplit.slicing.cut_point import CutPoint, CutPoints
-from jsplit.slicing.initial import by_name
 from jsplit.slicing.splitting import split
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
@@ -55,6 +60,8 @@ def plan(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
 ) -> CutPlan:
     """Every place to cut a model, ranked by the time and the bytes of a training step.
 
@@ -91,6 +98,9 @@ def plan(
             its signature.
         flags: What parameters that say the mode are in training, as
             `jsplit.segment` takes it.
+        key: Parameters that are given the key of each step, as
+            `jsplit.segment` takes them.
+        fixed: Constants by parameter, as `jsplit.segment` takes them.
 
     Returns:
         A `CutPlan`. `print` shows a table, `figure` draws it.
@@ -129,14 +139,16 @@ def plan(
     """
     setting = check_setting(client, link, server, encoding, backward, leakage)
     # Made once: it is looked at twice, and says once what is wrong with its mode.
-    made = segment(model, init=init, variables=variables, inputs=inputs, flags=flags)
+    told = Told(init, variables, inputs, flags, key, fixed)
+    made, example = segment_and_inputs(model, example, told)
     points, segments = _divide(made, example, outputs, shared_inputs)
     chain = _chain(segments, {p.name for p in points})
 
     # The links of the real crossings are counted apart: in the chain nothing crosses.
     config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
-    given = zip(chain.fields, by_name(chain.fields, example), strict=True)
-    arrays = as_arrays(dict(given), "the example of `{}`")
+    names = made.inputs or unnamed_inputs(len(example))
+    given = dict(zip(names, example, strict=True))
+    arrays = as_arrays({n: given[n] for n in chain.fields}, "the example of `{}`")
     fields = {name: abstract(x) for name, x in arrays.items()}
     state = initial_shapes(config, fields)
     step = TracedStep(config, state, fields)

@@ -84,8 +84,12 @@ def from_nnx(
         elif not frozen_in_part:
             model.train()
 
+        if call.attributes:
+            model.set_attributes(**call.attributes)
+
+        named = call.drawn(key, apart=bool(streams_by_tag))
         with intercepted_submodules(model):
-            output = call(model, (), inputs, train)
+            output = call(model, (), inputs, train, **named)
         carried = nnx.Not(nnx.Any(parameters, nnx.RngState, nnx.Intermediate))
         return output, nnx.to_pure_dict(nnx.state(model, carried))
 
@@ -163,7 +167,7 @@ def from_linen(
     # operation at a time.
     @jax.jit
     def fresh(key: jax.Array, *inputs: PyTree) -> Mapping[str, PyTree]:
-        return call(module.init, (key,), inputs, train=True)
+        return call(module.init, (key,), inputs, train=True, **call.drawn(key))
 
     def first(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
         found: Mapping[str, PyTree]
@@ -187,7 +191,7 @@ def from_linen(
         given = {"params": params, **remove(state, without)}
         # All collections but these may change; a collection that this call
         # makes anew is part of what comes out.
-        named = {"rngs": key, "mutable": DenyList(_NOT_STATE)}
+        named = {"rngs": key, "mutable": DenyList(_NOT_STATE)} | call.drawn(key)
         output, new = call(module.apply, (given,), inputs, train, **named)
         return output, {**state, **new}
 

@@ -12,10 +12,11 @@ from jsplit.core.trees import nbytes
 from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment
+from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.slicing.cut_point import CutPoint, CutPoints
-from jsplit.slicing.initial import by_name, initial
+from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import labels, separating
 from jsplit.slicing.trace import LEAF, Traced, Value
@@ -32,6 +33,8 @@ def cut_points(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
     name: str | None = None,
     u_shaped: bool = False,
 ) -> CutPoints:
@@ -58,6 +61,9 @@ def cut_points(
             by default those of the signature that have no default.
         flags: what parameters that say the mode are in training, as `segment`
             takes it.
+        key: parameters that are given the key of each step, as `segment` takes
+            them.
+        fixed: constants by parameter, as `segment` takes them.
         name: as `segment` takes it; it has no effect here.
         u_shaped: whether one party has both the first and the last segment,
             so that these may read one weight (an embedding that is the
@@ -78,10 +84,8 @@ def cut_points(
         >>> [point.name for point in jsplit.cut_points(model, jnp.ones((4, 3)))]
         ['mul', 'relu', 'add']
     """
-    made = segment(
-        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
-    )
-    example = by_name(made.inputs, example)
+    told = Told(init, variables, inputs, flags, key, fixed, name)
+    made, example = segment_and_inputs(model, example, told)
     start = initial(made, example)
     traced = TracedModel(made, start, example, {}, outputs, shared_inputs)
     train, infer = traced.both_modes()

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment
+from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.segments.trainable import Trainable
 from jsplit.slicing.cut_point import CutPoint
 from jsplit.slicing.frozen_leaves import with_frozen
-from jsplit.slicing.initial import by_name, initial
+from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.traced_model import TracedModel
@@ -38,6 +39,8 @@ def split(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
     name: str | None = None,
     trainable: Trainable | None = None,
 ) -> dict[str, Segment]:
@@ -63,7 +66,8 @@ def split(
         *example: its inputs, arrays or `jax.ShapeDtypeStruct`,
             each [batch, ...]; only shapes and dtypes count. Or a
             batch: one dictionary of fields, of which the model's
-            inputs are taken by their names.
+            inputs are taken by their names, those with a default
+            too. `None` is an input that is not given.
         cuts: where to cut: names of `jsplit.cut` in the model's
             code, paths of submodules whose output is meant
             (`"encoder.block1"`; `"block#2"` is the second call),
@@ -86,6 +90,9 @@ def split(
             no default.
         flags: what parameters that say the mode are in training,
             `{"is_train": True}`, as `segment` takes it.
+        key: parameters that are given the key of each step, as
+            `segment` takes them.
+        fixed: constants by parameter, as `segment` takes them.
         name: as `segment` takes it; segments are named by what
             they produce all the same.
         trainable: which parameters are trained, as `segment` takes
@@ -121,16 +128,8 @@ def split(
         >>> jax.tree.map(jnp.shape, params)
         {'head': (4, 2)}
     """
-    made = segment(
-        model,
-        init=init,
-        variables=variables,
-        inputs=inputs,
-        flags=flags,
-        name=name,
-        trainable=trainable,
-    )
-    example = by_name(made.inputs, example)
+    told = Told(init, variables, inputs, flags, key, fixed, name, trainable)
+    made, example = segment_and_inputs(model, example, told)
     # Apart from the traced model, which all segments hold: it
     # must not keep the arrays of all others alive in each of
     # them.
