@@ -85,11 +85,8 @@ def _of(
         high = own[0].high + own[1].high
         return Bits(min(bits.part, moves / high), max(b.low for b in own), high)
     if len(bearing) == 1 and len(facts) == 2:
-        (x,), (other,) = (
-            bearing,
-            [f for f in facts if f is not bearing[0]] or [facts[1]],
-        )
-        return _with_constant(name, params, bits, x is facts[0], other)
+        first = bearing[0] is facts[0]
+        return _with_constant(name, params, bits, first, facts[1 if first else 0])
     return _unary(name, params, bits) if len(facts) == 1 else bits
 
 
@@ -153,9 +150,9 @@ def _unary(name: str, params: Mapping[str, object], x: Bits) -> Bits:
             "tanh": lambda: 1 / cosh(min(h, 300)) ** 2,
             "logistic": lambda: _exp(-h),
             "expm1": lambda: _exp(-h),
-            "erf": lambda: 2 / sqrt(pi) * _exp(-(h**2)),
-            "erfc": lambda: 2 / sqrt(pi) * _exp(-(h**2)),
-            "atan": lambda: 1 / (1 + h**2),
+            "erf": lambda: 2 / sqrt(pi) * _exp(-(h * h)),
+            "erfc": lambda: 2 / sqrt(pi) * _exp(-(h * h)),
+            "atan": lambda: 1 / (1 + h * h),
         }[name]()
         part = x.part * min(1.0, h * slope)
         if name in ("logistic", "erfc"):

@@ -65,8 +65,9 @@ def views(
     values between -1 and 1: `(x + 1e30) - 1e30`, `x * 1e-45` and `tanh(1e6 * x)` are not
     taken to be `x`, by bounds of what the constants of the code leave (2**-20 of a
     float32). A learned number is taken not to be 0, no two rows of a learned table to be
-    equal, and class numbers to lie in their tables. Proofs are of two records, and of loops and branches only what goes in and out. What algorithms over
-    rounds hand from client to client is no message of a topology and is not in the views.
+    equal, and class numbers to lie in their tables. Proofs are of two records, and of
+    loops and branches only what goes in and out. What algorithms over rounds hand from
+    client to client is no message of a topology and is not in the views.
 
     Args:
         topology: who computes what; or a trainer, which knows its links and optimizers.

@@ -16,9 +16,9 @@ from jsplit.jaxprs.flat import Atom as Variable
 from jsplit.jaxprs.flat import shape_of
 from jsplit.privacy.viewing.affine import carried
 from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
+from jsplit.privacy.viewing.bits import kept
 from jsplit.privacy.viewing.choosing import CHOOSES, chosen
 from jsplit.privacy.viewing.curves import curved
-from jsplit.privacy.viewing.bits import kept
 from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
 from jsplit.privacy.viewing.mixing import MIXES, mixed
 from jsplit.privacy.viewing.moving import ALL_MOVED, MOVES, divide, keeps_all, move
