@@ -121,7 +121,7 @@ INSIDE = {
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
-        "viewing.facts viewing.spanning viewing.affine viewing.curves "
+        "viewing.facts viewing.bits viewing.spanning viewing.affine viewing.curves "
         "viewing.moving "
         "viewing.complexes viewing.signs viewing.arithmetic "
         "viewing.placing viewing.choosing "
