@@ -33,7 +33,8 @@ def guard(traffic: Traffic, rule: Guard | None = None) -> tuple[Evidence, ...]:
     what comes to a dead place trains nobody and may hide the rest.
 
     It misses what is small beside the honest cotangent or has mean zero over records,
-    what hides where the bottom drops it in another way, and whoever only looks on. A window without suspicion is no guarantee.
+    what hides where the bottom drops it in another way, and whoever only looks on. A
+    window without suspicion is no guarantee.
 
     Args:
         traffic: of the party, as `jsplit.privacy.watch` gives it, with steps in their
