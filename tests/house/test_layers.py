@@ -45,7 +45,7 @@ INSIDE = {
         "files ids tables trainer keys links paths frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),
-    "guarding": "flattening directions chain evidence in_a_row tally",
+    "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
@@ -111,7 +111,7 @@ INSIDE = {
         "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network incoming recorder guarded_values guard_of_run process "
+        "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records join passes steps infer running"
     ),
     "privacy": (
