@@ -7,22 +7,22 @@ gives the cost of every cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
+from jsplit.core.base import Link, Params, PyTree, Segment
 from jsplit.core.frozen import trained_part
 from jsplit.core.links import encoded, identity
 from jsplit.core.trees import abstract, as_arrays, batch_of, inexact_part, nbytes
 from jsplit.costing.cut_plan import Choice, CutPlan, is_better
 from jsplit.costing.leak_scores import Leakage, leaks_at
 from jsplit.costing.machines import Device, Network, Setting, check_setting
-from jsplit.costing.party_cost import NOTHING, Work
+from jsplit.costing.party_cost import Work
 from jsplit.costing.passes import size_of
+from jsplit.costing.prefixes import Prefix, prefixes
 from jsplit.costing.traced_step import TracedStep
 from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
@@ -157,7 +157,7 @@ def plan(
     total = step.work(_CLIENT, OpKind.FORWARD, OpKind.BACKWARD)
     own = config.optimizer[_CLIENT]
     choices = []
-    for prefix in _prefixes(points, step, state.parties[_CLIENT]):
+    for prefix in prefixes(points, step, state.parties[_CLIENT]):
         # The optimizer is over what is trained of it.
         trained = {
             n: inexact_part(trained_part(chain.node[n].segment, x))
@@ -218,50 +218,9 @@ def _chain(segments: Mapping[str, Segment], cuts: set[str]) -> Topology:
     return Topology(nodes, {_CLIENT: [i for i in read if i not in segments]})
 
 
-class _Prefix(NamedTuple):
-    """What a client has that holds the model up to a point, in one training step.
-
-    Attributes:
-        point: Where its part ends.
-        params: Shapes of its parameters, by segment.
-        statistics: Shapes of its statistics, by segment.
-        kept: Bytes that it keeps for the backward pass.
-        forward: Work of its forward pass.
-        work: Work of its forward and backward pass, nothing computed twice.
-    """
-
-    point: CutPoint
-    params: dict[str, PyTree]
-    statistics: dict[str, PyTree]
-    kept: int
-    forward: Work
-    work: Work
-
-
-def _prefixes(
-    points: Sequence[CutPoint], step: TracedStep, own: PartyState
-) -> Iterator[_Prefix]:
-    """The client's part for each point, each longer by one segment than the one before."""
-    params, statistics, kept = {}, {}, {}
-    forward = work = NOTHING
-    for point in points:
-        params[point.name] = own.params[point.name]
-        statistics[point.name] = own.state[point.name]
-        for t in step.traced:
-            of_segment = t.op.kind in (OpKind.FORWARD, OpKind.BACKWARD)
-            if of_segment and t.op.what == point.name:
-                work += t.work
-                # By array: one that two segments keep counts once.
-                kept.update(t.kept)
-                if t.op.kind == OpKind.FORWARD:
-                    forward += t.work
-        size = sum(kept.values())
-        yield _Prefix(point, {**params}, {**statistics}, size, forward, work)
-
-
 def _choice(
     setting: Setting,
-    prefix: _Prefix,
+    prefix: Prefix,
     lasting: int,
     fields: Mapping[str, PyTree],
     total: Work,

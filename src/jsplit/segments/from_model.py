@@ -175,8 +175,8 @@ def segment_and_inputs(
         The segment, whose inputs are those that the example gives, and their values.
     """
     _check_arguments(model, told)
-    names = told.inputs
-    names = None if names is None else names_of("inputs", names, twice=True)
+    given = told.inputs
+    names = None if given is None else names_of("inputs", given, twice=True)
     trains = None if told.trainable is None else trains_of(model, told.trainable)
     if isinstance(model, Segment):
         known = tuple(names or model.inputs or ()) or None
@@ -196,8 +196,7 @@ def segment_and_inputs(
             )
         return made, matched.values
 
-    # With an `init`, the first argument of a function is its
-    # parameters.
+    # With an `init`, the first argument of a function is its parameters.
     skip = 0 if told.init is None else 1
     call = Call(model, names, skip, told.flags, told.key, told.fixed, example)
     (first, apply), has_parameters = _functions_of(
@@ -205,8 +204,7 @@ def segment_and_inputs(
     )
     if isinstance(model, nnx.Module) and not (call.mode_is_fixed or call.flags):
         warn_of_thawed(model)
-    # Flags that tell nothing say that one program is right for both modes, and so does
-    # a constant for what would tell.
+    # Flags that tell nothing say that one program is right for both modes; so do constants.
     tells = told.flags is None or any(x is not None for x in told.flags.values())
     if tells and not call.mode_is_fixed and may_have_modes(model):
         first = warning_of_one_mode(first, apply, call.untold)
