@@ -40,7 +40,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
+        "carried pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
         "donation foreign federation "
         "files ids tables trainer keys links secret_keys paths "
         "checkpoint_paths checkpoint placement trees"
@@ -48,11 +48,12 @@ INSIDE = {
     "guarding": "flattening directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
-        "conv_choice halves convolutions compiling"
+        "conv_choice halves convolutions compiling least_cut rearranged same_values"
     ),
     "segments": "flags call captured interception flax one_mode from_model precision",
     "slicing": (
-        "initial joining loading mark merging separators trace unread traced_model "
+        "initial joining loading mark merging separators trace unread around carrying "
+        "traced_model "
         "refusals statistics ownership cut_candidates slice_segment splitting"
     ),
     "topology": (

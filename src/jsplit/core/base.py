@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jsplit.core.carried import Carried as Carried
 from jsplit.core.finite import Finite
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.hidden import HiddenDict, text_of_record
@@ -85,6 +86,8 @@ class Segment:
             model that the segment was sliced from does not read what was there.
         noise: what its party adds to the gradient of its parameters in every
             step, from its own secret key, as in private training.
+        carried: what goes with its output, since the rest of the model that the segment
+            was sliced from reads it too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -109,11 +112,14 @@ class Segment:
     shares_key: bool = False
     unread: tuple[str, ...] = ()
     noise: GradientNoise | None = None
+    carried: tuple[Carried, ...] = ()
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."
         without = f" without {', '.join(self.unread)}" if self.unread else ""
-        return f"Segment({inputs} -> {name}{without})"
+        names = ", ".join(c.name for c in self.carried)
+        carrying = f" carrying {names}" if names else ""
+        return f"Segment({inputs} -> {name}{carrying}{without})"
 
 
 class Message(NamedTuple):

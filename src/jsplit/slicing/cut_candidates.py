@@ -81,7 +81,7 @@ def cut_points(
     model: Model,
     *example: PyTree,
     outputs: Sequence[str] | None = None,
-    shared_inputs: Sequence[str] = (),
+    public: Sequence[str] = (),
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -102,7 +102,7 @@ def cut_points(
             [batch, ...]; or a batch, one dictionary that has them by name.
         outputs: names of what the model returns, where each is a segment of
             its own; by default all of it is one, `"output"`.
-        shared_inputs: inputs that more than one segment may read (a mask,
+        public: inputs that are not secret, which several segments may read (a mask,
             say).
         init: for functions with parameters, `init(key, *inputs) -> params`.
         variables: for linen, what `module.init` would return.
@@ -131,7 +131,7 @@ def cut_points(
     )
     example = by_name(made.inputs, example)
     start = initial(made, example)
-    traced = TracedModel(made, start, example, {}, outputs, shared_inputs)
+    traced = TracedModel(made, start, example, {}, outputs, public)
     train, infer = traced.both_modes()
     found: list[CutPoint] = []
     for name, values in _in_both_modes(traced, train, infer).items():
@@ -158,8 +158,8 @@ def _in_both_modes(
     traced: TracedModel, train: Traced, infer: Traced
 ) -> dict[str, tuple[Value, Value]]:
     """The separating values by name, as they are in training and in inference."""
-    separators = separating(train.flat, *train.ends(traced.shared))
-    others = separating(infer.flat, *infer.ends(traced.shared))
+    separators = separating(train.flat, *train.ends(traced.public))
+    others = separating(infer.flat, *infer.ends(traced.public))
     # The last name of a value is the outermost: a submodule's output is
     # named after all that is named inside of it.
     last = {separator.origin: name for name, separator in separators.items()}

@@ -52,7 +52,7 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
     """
     _refuse_names(model, traces)
     reads: dict[str, set[Source]] = {}
-    for name in _in_order(traces[0]):
+    for name in (*traces[0].cuts_in_order, *traces[0].outputs):
         reads[name] = _reads_of(model, traces, name)
 
     names = topological_order(
@@ -111,21 +111,6 @@ def _refuse_names(model: TracedModel, traces: Sequence[Traced]) -> None:
                     )
 
 
-def _in_order(trace: Traced) -> list[str]:
-    """Cuts in the order in which the model computes them, then outputs."""
-    position: dict[Atom, int] = {}
-    for i, equation in enumerate(trace.flat.equations):
-        position.update(dict.fromkeys(equation.writes, i))
-
-    def last(name: str) -> int:
-        # A cut is there when all its values are. Literals are no keys, and
-        # there from the start.
-        atoms = [v for v in trace.cuts[name].atoms if isinstance(v, Var)]
-        return max((position.get(v, -1) for v in atoms), default=-1)
-
-    return [*sorted(trace.cuts, key=last), *trace.outputs]
-
-
 def _reads_of(model: TracedModel, traces: Sequence[Traced], name: str) -> set[Source]:
     """What the segment of a value reads, in either mode.
 
@@ -168,10 +153,12 @@ def _check_value(trace: Traced, name: str, found: set[Source]) -> None:
     is_cut = name in trace.cuts
     what = f"cut `{name}`" if is_cut else f"output `{name}`"
     for v in trace.values[name].atoms if is_cut else ():
-        source = _raw_input(trace, v)
-        if source is not None:
+        field = trace.raw.get(v) if isinstance(v, Var) else None
+        if field is not None:
             raise ValueError(
-                f"{what} holds the raw input `{source.name}`: it would leave its owner."
+                f"{what} holds the raw input `{field}`, as it is or moved, shifted or "
+                "scaled: it would leave its owner. Cut after what learns from it, as an "
+                "embedding or the first layer, or name it in `public` if it is not secret."
             )
         shape = shape_of(v).shape
         if shape[:1] != (trace.batch,):
@@ -181,20 +168,6 @@ def _check_value(trace: Traced, name: str, found: set[Source]) -> None:
             )
     if not any(s.kind in (SourceKind.FIELD, SourceKind.CUT) for s in found):
         raise ValueError(f"{what} depends on no input.")
-
-
-def _raw_input(trace: Traced, v: Atom) -> Source | None:
-    """The field that a value is, if it is one under other names."""
-    renamed: dict[Atom, Var] = {}
-    for e in trace.flat.equations:
-        if e.eqn.primitive.name == "name" and e.reads:
-            renamed[e.writes[0]] = e.reads[0]
-    while isinstance(v, Var) and v in renamed:
-        v = renamed[v]
-
-    source = trace.sources.get(v) if isinstance(v, Var) else None
-    is_field = source is not None and source.kind == SourceKind.FIELD
-    return source if is_field else None
 
 
 def _refuse_unused(trace: Traced, reads: Mapping[str, set[Source]]) -> None:
@@ -217,7 +190,7 @@ def _owners(
     """The one segment that reads each input, weight or statistic.
 
     Raises:
-        ValueError: if there are two, and it is no shared input.
+        ValueError: if there are two, and it is no public input.
     """
     one_reader = (SourceKind.PARAMS, SourceKind.STATE, SourceKind.FIELD)
     owner: dict[Source, str] = {}
@@ -227,7 +200,7 @@ def _owners(
         for source in sorted(s for s in reads[name] if s.kind in one_reader):
             is_first = owner.setdefault(source, name) == name
             is_field = source.kind == SourceKind.FIELD
-            if not is_first and not (is_field and source.name in model.shared):
+            if not is_first and not (is_field and source.name in model.public):
                 readers = [n for n in names if source in reads[n]]
                 refuse_shared(model, traces, source, readers)
     return owner

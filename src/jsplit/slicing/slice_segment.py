@@ -91,6 +91,7 @@ def slice_segment(
         unread=paths_of(model.trace(model.batch, True).cuts[name])
         if name in model.unread
         else (),
+        carried=(model.carried or {}).get(name, ()),
     )
 
 

@@ -10,6 +10,7 @@ equation for equation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
@@ -30,7 +31,8 @@ def split(
     *example: PyTree,
     cuts: Cuts | None = None,
     outputs: Sequence[str] | None = None,
-    shared_inputs: Sequence[str] = (),
+    public: Sequence[str] = (),
+    around: Literal["refuse", "carry"] = "refuse",
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -67,8 +69,15 @@ def split(
             segment of its own: the keys of a returned dictionary,
             or names for the elements of a tuple. By default all
             of it is one, `"output"`.
-        shared_inputs: inputs that more than one segment may read
-            (a mask, say).
+        public: inputs that are not secret (a mask, positions, lengths):
+            several segments may read them, and they may cross.
+        around: what becomes of values that go around a cut, as a padding
+            mask that every block reads: `"refuse"`, an error that names the
+            way; or `"carry"`: the fewest bytes that close the cut go with
+            it, never a raw input. The value of such a cut is a dictionary,
+            of its own value under its name and of what is carried, which
+            `carried` of its segment lists. A value that several segments
+            read goes from each to the next.
         init: for functions with parameters, `init(key, *inputs)
             -> params`.
         variables: for linen, what `module.init` would return:
@@ -120,7 +129,7 @@ def split(
     # them.
     start = initial(made, example)
     places = _places_of(cuts)
-    traced = TracedModel(made, start, example, places, outputs, shared_inputs)
+    traced = TracedModel(made, start, example, places, outputs, public, around)
     # In both modes, since a segment owns what it reads in either.
     specs = divide(traced, traced.both_modes())
     return {n: slice_segment(traced, start, n, spec) for n, spec in specs.items()}
