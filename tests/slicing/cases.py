@@ -130,9 +130,7 @@ CASES = {
         ["recomputed.up", "jitted.up"],
         ("recomputed.up", "jitted.up", "output"),
     ),
-    "linen transformer": Case(
-        LinenFormer, (words, mask), options={"public": ["mask"]}
-    ),
+    "linen transformer": Case(LinenFormer, (words, mask), options={"public": ["mask"]}),
     "linen rnn": Case(LinenRecurrent, (words,), ["rnn"], ("rnn", "output")),
     "function": Case(lambda: two_layers, (row,), options=own),
     "function, one jit twice": Case(lambda: jitted, (row,), options=own),

@@ -166,9 +166,7 @@ def _divide(
             "`model` has no cut point with parameters before it: no single value "
             "separates its input from its output."
         )
-    segments = split(
-        made, *example, cuts=points, outputs=outputs, public=public
-    )
+    segments = split(made, *example, cuts=points, outputs=outputs, public=public)
     return points, segments
 
 

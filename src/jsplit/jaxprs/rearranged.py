@@ -120,9 +120,7 @@ class _Proof:
             return first if self._is_undone(name, given, held) else None
         return self._called(eqn, held)
 
-    def _is_undone(
-        self, name: str, given: list[Atom], held: list[str | None]
-    ) -> bool:
+    def _is_undone(self, name: str, given: list[Atom], held: list[str | None]) -> bool:
         """Whether a sum or product is of raw entries and a constant that takes it back."""
         at = 0 if held[0] is not None else 1
         other = given[1 - at]

@@ -66,6 +66,7 @@ class _Search:
     def __init__(self, trace: Traced, name: str, public: Collection[str]):
         self.trace, self.name, self.public = trace, name, public
         others = {n: _variables(x.atoms) for n, x in trace.cuts.items() if n != name}
+        self.others = others
         apart = {v for atoms in others.values() for v in atoms}
         first = same_values(trace.flat, apart)
         # As a variable before it got the name of the cut, it is the cut's value too.
@@ -137,7 +138,8 @@ class _Search:
             return None
         cut, beyond = parted
         return parts._replace(
-            carried=[v for v in known if v in cut], beyond={v for v in known if v in beyond}
+            carried=[v for v in known if v in cut],
+            beyond={v for v in known if v in beyond},
         )
 
     def _connect(self, graph: Graph, v: Var, reads: list[Var]) -> None:
@@ -187,8 +189,19 @@ class _Search:
         """The values of the cuts that this one is computed from, in order."""
         flat = self.trace.flat
         piece = backward_slice(flat, self.trace.cuts[self.name].atoms)
-        written = [v for e in piece.equations for v in e.writes]
-        return [v for v in (*flat.invars, *written) if v in self.stops]
+        reached = {v for e in piece.equations for v in (*e.reads, *e.writes)}
+        # Of a cut of several values all are there, also those that this one is not
+        # computed from.
+        before = [
+            v
+            for atoms in self.others.values()
+            if not reached.isdisjoint(atoms)
+            for v in atoms
+            if v in self.stops
+        ]
+        written = [*flat.invars, *(v for e in flat.equations for v in e.writes)]
+        place = {v: i for i, v in enumerate(written)}
+        return sorted(before, key=place.__getitem__)
 
     def _cost(self, v: Var) -> int | None:
         """The bytes of one example; `None` of what may not cross, or cannot."""
@@ -196,7 +209,12 @@ class _Search:
         keyed = jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended)
         sizes = aval.shape[1:]
         whole = all(isinstance(n, int) for n in sizes)
-        if v in self.trace.raw or keyed or not whole or aval.shape[:1] != (self.trace.batch,):
+        if (
+            v in self.trace.raw
+            or keyed
+            or not whole
+            or aval.shape[:1] != (self.trace.batch,)
+        ):
             return None
         return aval.dtype.itemsize * prod(sizes)
 

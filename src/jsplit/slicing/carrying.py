@@ -27,7 +27,9 @@ Record = dict[str, tuple[Carried, ...]]
 
 
 def carry(
-    trace: Traced, public: Collection[str], known: Mapping[str, Sequence[Carried]] | None
+    trace: Traced,
+    public: Collection[str],
+    known: Mapping[str, Sequence[Carried]] | None,
 ) -> tuple[Traced, Record]:
     """Close every cut of a trace.
 
@@ -50,12 +52,12 @@ def carry(
         if found is None or not found.carried:
             continue
         fresh = {v: Var(v.aval) for v in found.carried}
-        for v, own in fresh.items():
-            labels[own], made_from[own] = labels[v], made_from[v]
         carried = [_carried(v, labels[v], made_from[v]) for v in found.carried]
         before = known.get(name, ()) if known is not None else None
         record[name] = _named(name, carried, before, trace.cuts[name])
-        trace = _rewritten(trace, name, found, fresh, record[name])
+        trace, called = _rewritten(trace, name, found, fresh, record[name])
+        for v, own in called.items():
+            labels[own], made_from[own] = labels.get(v, ""), made_from[v]
     if known is not None and known.keys() != record.keys():
         raise _differs(sorted(known.keys() ^ record.keys())[0])
     return trace, record
@@ -75,7 +77,9 @@ def _made_from(trace: Traced) -> dict[Var, tuple[str, ...]]:
 def _carried(v: Var, label: str, made_from: tuple[str, ...]) -> Carried:
     aval = shape_of(v)
     sizes = aval.shape[1:]
-    return Carried(label, sizes, aval.dtype, aval.dtype.itemsize * prod(sizes), made_from)
+    return Carried(
+        label, sizes, aval.dtype, aval.dtype.itemsize * prod(sizes), made_from
+    )
 
 
 def _named(
@@ -119,8 +123,11 @@ def _rewritten(
     found: Around,
     fresh: Mapping[Var, Var],
     record: Sequence[Carried],
-) -> Traced:
-    """A trace in which all that comes after a cut reads what is carried in its value."""
+) -> tuple[Traced, dict[Var, Var]]:
+    """A trace in which all that comes after a cut reads what is carried in its value.
+
+    Also what each value is called after the cut.
+    """
     rewriter = _Rewriter(found, fresh)
     flat = rewriter.run(trace.flat)
 
@@ -140,9 +147,10 @@ def _rewritten(
         rewriter.after(v) if isinstance(v, Var) and found.of(v) in found.after else v
         for v in trace.new_state
     ]
-    return trace._replace(
+    trace = trace._replace(
         flat=flat, cuts={**cuts, name: value}, outputs=outputs, new_state=state
     )
+    return trace, rewriter.called
 
 
 class _Rewriter:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jax.extend.core import Var
 
 from jsplit.core.checks import topological_order
-from jsplit.jaxprs.flat import Atom, shape_of
+from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.slicing.refusals import name_of, refuse_shared
 from jsplit.slicing.statistics import own_statistics, sources_of

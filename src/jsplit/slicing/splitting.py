@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from jsplit.core.base import Params, PyTree, Segment
-from jsplit.core.checks import names_of
+from jsplit.core.checks import names_of, shown
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, segment
 from jsplit.slicing.cut_candidates import CutPoint
@@ -120,6 +120,8 @@ def split(
         >>> jax.tree.map(jnp.shape, params)
         {'head': (4, 2)}
     """
+    if around not in ("refuse", "carry"):
+        raise ValueError(f'`around` must be "refuse" or "carry", got {shown(around)}.')
     made = segment(
         model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
     )
@@ -129,7 +131,9 @@ def split(
     # them.
     start = initial(made, example)
     places = _places_of(cuts)
-    traced = TracedModel(made, start, example, places, outputs, public, around)
+    traced = TracedModel(
+        made, start, example, places, outputs, public, around == "carry"
+    )
     # In both modes, since a segment owns what it reads in either.
     specs = divide(traced, traced.both_modes())
     return {n: slice_segment(traced, start, n, spec) for n, spec in specs.items()}

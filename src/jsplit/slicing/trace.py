@@ -5,12 +5,13 @@ A trace is of one mode at one batch size; `traced_model.py` makes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Var
 
 from jsplit.core.base import PyTree
@@ -52,6 +53,13 @@ class Value(NamedTuple):
     structure: TreeDef
     atoms: Sequence[Atom]
 
+
+# The settings of JAX under which a trace comes out otherwise.
+_CONFIGURED = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+)
 
 LEAF = jax.tree.structure(0)
 
@@ -176,3 +184,8 @@ def _in_words(output: PyTree) -> str:
     if isinstance(output, Mapping):
         return f"the keys {list(output)}"
     return f"a {type(output).__name__}"
+
+
+def trace_key(batch: int, train: bool, key: np.dtype) -> Hashable:
+    """What the jaxpr of a model depends on, beside the model."""
+    return batch, train, key, *(getattr(jax.config, name) for name in _CONFIGURED)

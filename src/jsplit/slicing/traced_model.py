@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import Var
 
 from jsplit.core.base import Params, PyTree, Segment, SegmentApply, State
-from jsplit.core.checks import first_line, names_of, shown
+from jsplit.core.checks import first_line, names_of
 from jsplit.core.paths import by_path, dotted
 from jsplit.core.trees import batch_of
 from jsplit.core.typed_jax import TreeDef
@@ -20,18 +20,16 @@ from jsplit.segments.interception import intercepting
 from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.separators import find, marked, nearest
-from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value, name_outputs
-from jsplit.slicing.unread import unread_leaves, without
-
-# The settings of JAX under which a trace comes out otherwise.
-_CONFIGURED = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_default_prng_impl",
+from jsplit.slicing.trace import (
+    LEAF,
+    Source,
+    SourceKind,
+    Traced,
+    Value,
+    name_outputs,
+    trace_key,
 )
-
-
-AROUND = ("refuse", "carry")
+from jsplit.slicing.unread import unread_leaves, without
 
 
 class TracedModel:
@@ -59,7 +57,7 @@ class TracedModel:
         cuts: Mapping[str, Sequence[str]] | None = None,
         outputs: Sequence[str] | None = None,
         public: Sequence[str] = (),
-        around: str = "refuse",
+        carries: bool = False,
     ):
         """Trace a model as far as finding its cuts needs it.
 
@@ -71,7 +69,7 @@ class TracedModel:
                 every `jsplit.cut` in the code.
             outputs: names of its outputs.
             public: names of the inputs that several segments may read.
-            around: what becomes of what goes around a cut: "refuse" or "carry".
+            carries: whether what goes around a cut goes with it.
 
         Raises:
             ValueError: if a name does not fit the model.
@@ -92,16 +90,10 @@ class TracedModel:
             )
         self.public = frozenset(names_of("public", public))
         if unknown := self.public - set(self.fields):
-            raise ValueError(
-                f"`public` names {sorted(unknown)}, the model's inputs are "
-                f"{self.fields}."
-            )
+            are = f"the model's inputs are {self.fields}."
+            raise ValueError(f"`public` names {sorted(unknown)}, {are}")
 
-        if around not in AROUND:
-            raise ValueError(
-                f"`around` must be one of {list(AROUND)}, got {shown(around)}."
-            )
-        self._carries = around == "carry"
+        self._carries = carries
         self.carried: Record | None = None
         # As traced, and with their cuts.
         self._bare: dict[Hashable, Traced] = {}
@@ -160,7 +152,7 @@ class TracedModel:
         # A symbolic size belongs to one export, and is not kept.
         kept = isinstance(batch, int)
         drawn = self.key if key is None else key
-        at = _cache_key(batch, train, drawn)
+        at = trace_key(batch, train, drawn)
         if kept and at in self._traces:
             return self._traces[at]
         trace = self._bare.get(at) if kept else None
@@ -175,13 +167,12 @@ class TracedModel:
 
     def _with_cuts(self, trace: Traced, train: bool) -> Traced:
         """The same trace with the values of its cuts, and what is carried with them."""
-        found = {n: self._resolve(trace, n, ends, train) for n, ends in self.cuts.items()}
+        found = {n: self._resolve(trace, n, e, train) for n, e in self.cuts.items()}
         trace = trace._replace(cuts=found)
         if self._carries:
             # The first of all traces, in training, says how the values are called.
             trace, record = carry(trace, self.public, self.carried)
-            if self.cuts:
-                self.carried = record
+            self.carried = record if self.cuts else None
         cuts = {n: without(x, self.unread.get(n, ())) for n, x in trace.cuts.items()}
         return trace._replace(cuts=cuts)
 
@@ -192,9 +183,8 @@ class TracedModel:
         fields = [jax.tree.map(with_batch, e) for e in self.example]
         structures: list[TreeDef] = []
 
-        # A new function each time: `make_jaxpr` caches by identity, and
-        # would not see that JAX's configuration, or the interception, is
-        # another.
+        # A new function each time: `make_jaxpr` caches by identity, and would not see
+        # that JAX's configuration, or the interception, is another.
         def run(
             params: list[jax.Array],
             state: list[jax.Array],
@@ -306,8 +296,3 @@ class TracedModel:
         close = nearest(trace.flat, *trace.ends(self.public), end)
         known = ", ".join(map(repr, close)) or "none"
         raise ValueError(f"cut `{end}` does not exist in the model; there are {known}.")
-
-
-def _cache_key(batch: int, train: bool, key: np.dtype) -> Hashable:
-    """What the jaxpr of a model depends on, beside the model."""
-    return batch, train, key, *(getattr(jax.config, name) for name in _CONFIGURED)
