@@ -8,7 +8,6 @@ from jsplit.jaxprs.flat import flatten
 from jsplit.jaxprs.rearranged import rearranged
 
 
-
 @jax.custom_jvp
 def turned(x):
     return x[:, ::-1]

@@ -49,13 +49,15 @@ def carry(
     record: Record = {}
     for name in trace.cuts_in_order:
         found = around(trace, name, public)
-        if found is None or not found.carried:
+        if found is None:
             continue
         fresh = {v: Var(v.aval) for v in found.carried}
         carried = [_carried(v, labels[v], made_from[v]) for v in found.carried]
-        before = known.get(name, ()) if known is not None else None
-        record[name] = _named(name, carried, before, trace.cuts[name])
-        trace, called = _rewritten(trace, name, found, fresh, record[name])
+        before = None if known is None else known.get(name, ())
+        named = _named(name, carried, before, trace.cuts[name])
+        trace, called = _rewritten(trace, name, found, fresh, named)
+        if named:
+            record[name] = named
         for v, own in called.items():
             labels[own], made_from[own] = labels.get(v, ""), made_from[v]
     if known is not None and known.keys() != record.keys():
@@ -138,9 +140,11 @@ def _rewritten(
         atoms = [found.of(v) for v in value.atoms if isinstance(v, Var)]
         return not found.after.isdisjoint(atoms)
 
-    keyed = _own(name, trace.cuts[name])
-    keyed |= {c.name: v for c, v in zip(record, fresh.values(), strict=True)}
-    value = Value(jax.tree.structure(keyed), jax.tree.leaves(keyed))
+    value = trace.cuts[name]
+    if record:
+        keyed = _own(name, value)
+        keyed |= {c.name: v for c, v in zip(record, fresh.values(), strict=True)}
+        value = Value(jax.tree.structure(keyed), jax.tree.leaves(keyed))
     cuts = {n: renamed(x) if is_after(x) else x for n, x in trace.cuts.items()}
     outputs = {n: renamed(x) if is_after(x) else x for n, x in trace.outputs.items()}
     state = [
