@@ -58,7 +58,8 @@ INSIDE = {
     ),
     "topology": (
         "handoffs names metrics losses nodes crossings replacing text validation graph "
-        "configurations.building decoupling drawing.scene configurations.chains "
+        "configurations.public configurations.building decoupling drawing.scene "
+        "configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
