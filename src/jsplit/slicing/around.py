@@ -13,6 +13,7 @@ from math import prod
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Var
 
 from jsplit.jaxprs.flat import Atom, Equation, shape_of
@@ -206,7 +207,7 @@ class _Search:
     def _cost(self, v: Var) -> int | None:
         """The bytes of one example; `None` of what may not cross, or cannot."""
         aval = shape_of(v)
-        keyed = jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended)
+        keyed = jnp.issubdtype(aval.dtype, jax.dtypes.extended)
         sizes = aval.shape[1:]
         whole = all(isinstance(n, int) for n in sizes)
         if (

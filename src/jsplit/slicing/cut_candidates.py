@@ -92,7 +92,7 @@ def cut_points(
 
     A place counts if `split` takes a cut there: no weight, statistic or
     input is read on both sides, something is computed before it and after
-    it, and its leading axis is the batch, in training and in inference
+    it, it is not a raw input, as it is or moved, shifted or scaled, and its leading axis is the batch, in training and in inference
     mode. A place that has several names is listed by the outermost.
 
     Args:
@@ -124,7 +124,7 @@ def cut_points(
         ...     h = jax.nn.relu(2 * x)
         ...     return jnp.tanh(h + 1)
         >>> [point.name for point in jsplit.cut_points(model, jnp.ones((4, 3)))]
-        ['mul', 'relu', 'add']
+        ['relu', 'add']
     """
     made = segment(
         model, init=init, variables=variables, inputs=inputs, flags=flags, name=name

@@ -102,7 +102,8 @@ def split(
             does not exist, exists in one mode only, lies in the
             body of a loop, or separates nothing; a skip
             connection around a cut; a weight or a statistic read
-            on both sides; a cut that holds a raw input, or whose
+            on both sides; a cut that holds a raw input, as it is or
+            moved, shifted or scaled by constants, or whose
             leading axis is not the batch; cuts that need each
             other; one name for two values; a mutable array.
 
