@@ -93,7 +93,8 @@ def cut_points(
     A place counts if `split` takes a cut there: no weight, statistic or
     input is read on both sides, something is computed before it and after
     it, it is no raw input (moved, shifted or scaled ones are raw too), and
-    its leading axis is the batch, in training and in inference mode. A place that has several names is listed by the outermost.
+    its leading axis is the batch, in training and in inference mode. A
+    place that has several names is listed by the outermost.
 
     Args:
         model: a Flax nnx or linen module, a function or a `Segment`, as
