@@ -6,6 +6,7 @@ Whatever a user calls is listed in `__all__`; the rooms behind it (`jsplit.core`
 
 from jsplit import compress, party, population, privacy, rounds, runs
 from jsplit.core import (
+    Carried,
     Finite,
     Info,
     Link,
@@ -71,6 +72,7 @@ from jsplit.training.verdicts import NotFinite
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [
+    "Carried",
     "ConvolutionForm",
     "Cost",
     "Crossed",

@@ -40,28 +40,30 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength gradient_noise link finite typed_jax hidden tied base arrays "
-        "donation foreign "
+        "carried pytrees checks strength gradient_noise link finite typed_jax hidden tied "
+        "base arrays donation foreign "
         "files ids tables trainer keys links paths frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
-        "conv_choice halves convolutions compiling"
+        "conv_choice halves convolutions compiling least_cut rearranged same_values"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
         "from_model precision"
     ),
     "slicing": (
-        "initial joining loading mark merging separators trace unread traced_model "
+        "initial joining loading mark merging separators trace unread around carrying "
+        "traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
         "slice_segment splitting"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
-        "configurations.building decoupling drawing.scene configurations.chains "
+        "configurations.public configurations.building decoupling drawing.scene "
+        "configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),

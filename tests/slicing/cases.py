@@ -83,7 +83,7 @@ CASES = {
         (tokens, mask),
         ["embed"],
         ("embed", "output"),
-        {"shared_inputs": ["mask"]},
+        {"public": ["mask"]},
     ),
     "rnn": Case(lambda: Recurrent(rngs()), (words,), ["rnn"], ("rnn", "output")),
     "scan and vmap": Case(lambda: Stacked(rngs()), (row,)),
@@ -113,7 +113,7 @@ CASES = {
         (tokens, mask),
         ["embed"],
         ("embed", "output"),
-        {"shared_inputs": "mask"},
+        {"public": "mask"},
     ),
     "narrow rnn": Case(
         narrow(lambda: Recurrent(rngs())), (words,), "rnn", ("rnn", "output")
@@ -130,9 +130,7 @@ CASES = {
         ["recomputed.up", "jitted.up"],
         ("recomputed.up", "jitted.up", "output"),
     ),
-    "linen transformer": Case(
-        LinenFormer, (words, mask), options={"shared_inputs": ["mask"]}
-    ),
+    "linen transformer": Case(LinenFormer, (words, mask), options={"public": ["mask"]}),
     "linen rnn": Case(LinenRecurrent, (words,), ["rnn"], ("rnn", "output")),
     "function": Case(lambda: two_layers, (row,), options=own),
     "function, one jit twice": Case(lambda: jitted, (row,), options=own),

@@ -95,8 +95,7 @@ def test_cut_points_have_readable_names():
 def test_an_input_in_every_layer_leaves_cut_points_only_if_it_is_shared():
     alone = [p.name for p in jsplit.cut_points(Former(rngs()), tokens, mask)]
     shared = [
-        p.name
-        for p in jsplit.cut_points(Former(rngs()), tokens, mask, shared_inputs=["mask"])
+        p.name for p in jsplit.cut_points(Former(rngs()), tokens, mask, public=["mask"])
     ]
     assert (
         "embed" not in alone

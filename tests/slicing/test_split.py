@@ -18,7 +18,7 @@ def test_split_then_join_is_the_whole_model(case):
     batch size than the example's.
     """
     model, key = case.model(), jax.random.key(1)
-    shared = {k: v for k, v in case.options.items() if k == "shared_inputs"}
+    shared = {k: v for k, v in case.options.items() if k == "public"}
     options = {k: v for k, v in case.options.items() if k not in shared}
     whole = jsplit.segment(model, **options)
     parts = jsplit.split(model, *case.example, cuts=case.cuts, **case.options)
@@ -49,7 +49,7 @@ def test_a_segment_has_the_parameters_it_reads_and_no_others(case):
     """Every parameter is an input that some equation of its own jaxpr uses; only the
     last keeps those nobody reads.
     """
-    model_options = {k: v for k, v in case.options.items() if k != "shared_inputs"}
+    model_options = {k: v for k, v in case.options.items() if k != "public"}
     parts = jsplit.split(case.model(), *case.example, cuts=case.cuts, **case.options)
     values = dict(
         zip(

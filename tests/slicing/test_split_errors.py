@@ -170,7 +170,7 @@ REFUSED = {
     ),
     "a cut without batch axis": (
         lambda p, x: jsplit.cut(x.reshape(-1, 2) @ p["a"][:2], "h").sum() * x[:, 0],
-        {"shared_inputs": ["x"]},
+        {"public": ["x"]},
         r"cut `h` holds an array of shape \(4, 3\); its leading axis must be the batch, 2",
     ),
     "an axis as long as the batch by chance": (
@@ -207,7 +207,7 @@ REFUSED = {
     ),
     "an output that is an input": (
         lambda p, x: (two_layers(p, x), x),
-        {"outputs": ["u", "v"], "shared_inputs": ["x"]},
+        {"outputs": ["u", "v"], "public": ["x"]},
         r"output `v` is `x` itself",
     ),
     "an output of no input": (
@@ -279,8 +279,8 @@ REFUSED = {
     "a mutable array": (in_place, {}, r"a mutable array reference \(in `new_ref`\)"),
     "a shared input that is none": (
         two_layers,
-        {"shared_inputs": ["y"]},
-        r"`shared_inputs` names \['y'\].*\['x'\]",
+        {"public": ["y"]},
+        r"`public` names \['y'\].*\['x'\]",
     ),
 }
 

@@ -1,6 +1,14 @@
 """Records, and the small tools that every room uses: trees, keys, checks, links, files."""
 
-from jsplit.core.base import Info, Link, Message, PartyState, Segment, TrainState
+from jsplit.core.base import (
+    Carried,
+    Info,
+    Link,
+    Message,
+    PartyState,
+    Segment,
+    TrainState,
+)
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.finite import Finite
 from jsplit.core.links import chain, identity, stateless
@@ -9,6 +17,7 @@ from jsplit.core.tied import Tied
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 
 __all__ = [
+    "Carried",
     "EvaluateFn",
     "Finite",
     "Info",

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jsplit.core.carried import Carried as Carried
 from jsplit.core.finite import Finite
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.hidden import HiddenDict, text_of_record
@@ -91,6 +92,8 @@ class Segment:
         trains: of its parameters, which are trained, by path; all others are
             frozen. `None`: all of a floating dtype are trained.
         moves: of its state, which leaves `apply` may change, by path; `None`: any.
+        carried: what goes with its output, since the rest of the model that the segment
+            was sliced from reads it too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -118,11 +121,14 @@ class Segment:
     tied: tuple[Tied, ...] = ()
     trains: Callable[[tuple[Hashable, ...]], bool] | None = None
     moves: Callable[[tuple[Hashable, ...]], bool] | None = None
+    carried: tuple[Carried, ...] = ()
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."
         without = f" without {', '.join(self.unread)}" if self.unread else ""
-        return f"Segment({inputs} -> {name}{without})"
+        names = ", ".join(c.name for c in self.carried)
+        carrying = f" carrying {names}" if names else ""
+        return f"Segment({inputs} -> {name}{carrying}{without})"
 
 
 class Message(NamedTuple):

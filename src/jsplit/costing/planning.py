@@ -55,7 +55,7 @@ def plan(
     backward: str = "residuals",
     leakage: Leakage | None = None,
     outputs: Sequence[str] | None = None,
-    shared_inputs: Sequence[str] = (),
+    public: Sequence[str] = (),
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -90,7 +90,7 @@ def plan(
             is listed, and is on no front.
         outputs: Names of what the model returns, where each is a segment of
             its own; see `jsplit.split`.
-        shared_inputs: Inputs that more than one segment may read (a mask,
+        public: Inputs that are not secret, which several segments may read (a mask,
             say).
         init: Of a function with parameters, `init(key, *inputs) -> params`.
         variables: Of a linen module, what `module.init` would return.
@@ -141,7 +141,7 @@ def plan(
     # Made once: it is looked at twice, and says once what is wrong with its mode.
     told = Told(init, variables, inputs, flags, key, fixed)
     made, example = segment_and_inputs(model, example, told)
-    points, segments = _divide(made, example, outputs, shared_inputs)
+    points, segments = _divide(made, example, outputs, public)
     chain = _chain(segments, {p.name for p in points})
 
     # The links of the real crossings are counted apart: in the chain nothing crosses.
@@ -175,10 +175,10 @@ def _divide(
     made: Segment,
     example: Sequence[PyTree],
     outputs: Sequence[str] | None,
-    shared_inputs: Sequence[str],
+    public: Sequence[str],
 ) -> tuple[list[CutPoint], dict[str, Segment]]:
     """The places to choose from, and the model cut at all of them."""
-    found = cut_points(made, *example, outputs=outputs, shared_inputs=shared_inputs)
+    found = cut_points(made, *example, outputs=outputs, public=public)
     # What comes before any parameter is the raw input in other words: it may not cross.
     points = [p for p in found if p.params]
     if not points:
@@ -186,9 +186,7 @@ def _divide(
             "`model` has no cut point with parameters before it: no single value "
             f"separates its input from its output.{_reason(found)}"
         )
-    segments = split(
-        made, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs
-    )
+    segments = split(made, *example, cuts=points, outputs=outputs, public=public)
     return points, segments
 
 

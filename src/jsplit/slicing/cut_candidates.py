@@ -28,7 +28,7 @@ def cut_points(
     model: Model,
     *example: PyTree,
     outputs: Sequence[str] | None = None,
-    shared_inputs: Sequence[str] = (),
+    public: Sequence[str] = (),
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -42,9 +42,10 @@ def cut_points(
 
     A place counts if `split` takes a cut there and two parties may have the
     two sides: no weight, statistic or input is read on both, something is
-    computed before it and after it, and its leading axis is the batch, in
-    training and in inference mode. A place that has several names is listed
-    by the outermost.
+    computed before it and after it, it is no raw input (moved, shifted or
+    scaled ones are raw too), and its leading axis is the batch, in training
+    and in inference mode. A place that has several names is listed by the
+    outermost.
 
     Args:
         model: a Flax nnx or linen module, a function or a `Segment`, as
@@ -53,7 +54,7 @@ def cut_points(
             [batch, ...]; or a batch, one dictionary that has them by name.
         outputs: names of what the model returns, where each is a segment of
             its own; by default all of it is one, `"output"`.
-        shared_inputs: inputs that more than one segment may read (a mask,
+        public: inputs that are not secret, which several segments may read (a mask,
             say).
         init: for functions with parameters, `init(key, *inputs) -> params`.
         variables: for linen, what `module.init` would return.
@@ -82,12 +83,12 @@ def cut_points(
         ...     h = jax.nn.relu(2 * x)
         ...     return jnp.tanh(h + 1)
         >>> [point.name for point in jsplit.cut_points(model, jnp.ones((4, 3)))]
-        ['mul', 'relu', 'add']
+        ['relu', 'add']
     """
     told = Told(init, variables, inputs, flags, key, fixed, name)
     made, example = segment_and_inputs(model, example, told)
     start = initial(made, example)
-    traced = TracedModel(made, start, example, {}, outputs, shared_inputs)
+    traced = TracedModel(made, start, example, {}, outputs, public)
     train, infer = traced.both_modes()
     found: list[CutPoint] = []
     refused: dict[str, str] = {}
@@ -114,7 +115,7 @@ def cut_points(
             refused[name] = tied or "its axes beside the first depend on the batch."
 
     def why() -> dict[str, str]:
-        known = {*refused, *separating(train.flat, *train.ends(traced.shared))}
+        known = {*refused, *separating(train.flat, *train.ends(traced.public))}
         return refused | _others(traced, train, infer, known)
 
     return CutPoints(found, why)
@@ -148,8 +149,8 @@ def _in_both_modes(
     traced: TracedModel, train: Traced, infer: Traced
 ) -> dict[str, tuple[Value, Value]]:
     """The separating values by name, as they are in training and in inference."""
-    separators = separating(train.flat, *train.ends(traced.shared))
-    others = separating(infer.flat, *infer.ends(traced.shared))
+    separators = separating(train.flat, *train.ends(traced.public))
+    others = separating(infer.flat, *infer.ends(traced.public))
     # The last name of a value is the outermost: a submodule's output is
     # named after all that is named inside of it.
     last = {separator.origin: name for name, separator in separators.items()}

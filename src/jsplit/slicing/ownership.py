@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jax.extend.core import Var
 
 from jsplit.core.checks import topological_order
-from jsplit.jaxprs.flat import Atom, shape_of
+from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.slicing.refusals import name_of, refuse_shared
 from jsplit.slicing.statistics import own_statistics, sources_of
@@ -54,7 +54,7 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
     """
     _refuse_names(model, traces)
     reads: dict[str, set[Source]] = {}
-    for name in _in_order(traces[0]):
+    for name in (*traces[0].cuts_in_order, *traces[0].outputs):
         reads[name] = _reads_of(model, traces, name)
 
     names = topological_order(
@@ -118,21 +118,6 @@ def _refuse_names(model: TracedModel, traces: Sequence[Traced]) -> None:
                     )
 
 
-def _in_order(trace: Traced) -> list[str]:
-    """Cuts in the order in which the model computes them, then outputs."""
-    position: dict[Atom, int] = {}
-    for i, equation in enumerate(trace.flat.equations):
-        position.update(dict.fromkeys(equation.writes, i))
-
-    def last(name: str) -> int:
-        # A cut is there when all its values are. Literals are no keys, and
-        # there from the start.
-        atoms = [v for v in trace.cuts[name].atoms if isinstance(v, Var)]
-        return max((position.get(v, -1) for v in atoms), default=-1)
-
-    return [*sorted(trace.cuts, key=last), *trace.outputs]
-
-
 def _reads_of(model: TracedModel, traces: Sequence[Traced], name: str) -> set[Source]:
     """What the segment of a value reads, in either mode.
 
@@ -175,10 +160,12 @@ def _check_value(trace: Traced, name: str, found: set[Source]) -> None:
     is_cut = name in trace.cuts
     what = f"cut `{name}`" if is_cut else f"output `{name}`"
     for v in trace.values[name].atoms if is_cut else ():
-        source = _raw_input(trace, v)
-        if source is not None:
+        field = trace.raw.get(v) if isinstance(v, Var) else None
+        if field is not None:
             raise ValueError(
-                f"{what} holds the raw input `{source.name}`: it would leave its owner."
+                f"{what} holds the raw input `{field}`, as it is or moved, shifted or "
+                "scaled: it would leave its owner. Cut after what learns from it, as an "
+                "embedding or the first layer, or name it in `public` if it is not secret."
             )
         shape = shape_of(v).shape
         if shape[:1] != (trace.batch,):
@@ -188,20 +175,6 @@ def _check_value(trace: Traced, name: str, found: set[Source]) -> None:
             )
     if not any(s.kind in (SourceKind.FIELD, SourceKind.CUT) for s in found):
         raise ValueError(f"{what} depends on no input.")
-
-
-def _raw_input(trace: Traced, v: Atom) -> Source | None:
-    """The field that a value is, if it is one under other names."""
-    renamed: dict[Atom, Var] = {}
-    for e in trace.flat.equations:
-        if e.eqn.primitive.name == "name" and e.reads:
-            renamed[e.writes[0]] = e.reads[0]
-    while isinstance(v, Var) and v in renamed:
-        v = renamed[v]
-
-    source = trace.sources.get(v) if isinstance(v, Var) else None
-    is_field = source is not None and source.kind == SourceKind.FIELD
-    return source if is_field else None
 
 
 def _refuse_unused(trace: Traced, reads: Mapping[str, set[Source]]) -> None:
@@ -224,7 +197,7 @@ def _owners(
     """The first segment that reads each input, weight or statistic.
 
     Raises:
-        ValueError: if there are two, and it is neither a shared input nor
+        ValueError: if there are two, and it is neither a public input nor
             a weight that one party may have for both.
     """
     one_reader = (SourceKind.PARAMS, SourceKind.STATE, SourceKind.FIELD)
@@ -234,7 +207,7 @@ def _owners(
         # order of a set.
         for source in sorted(s for s in reads[name] if s.kind in one_reader):
             is_first = owner.setdefault(source, name) == name
-            if is_first or source.name in model.shared:
+            if is_first or source.name in model.public:
                 continue
             readers = [n for n in names if source in reads[n]]
             # Whose segments these are only a topology knows. Where no cut

@@ -76,8 +76,8 @@ def refuse_shared(
         raise ValueError(f"{said} is tied across a cut: {both} read it ({way}).")
     raise ValueError(
         f"a skip connection goes around the cut {cuts}: {said} is read by {both} ({way}). "
-        "Make what crosses part of the cut, or name the input in `shared_inputs` if both "
-        "parties hold it."
+        'Make what crosses part of the cut, have it carried (`around="carry"`), or name '
+        "the input in `public` if it is not secret."
     )
 
 

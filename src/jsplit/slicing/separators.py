@@ -135,6 +135,25 @@ def separating(
     return found
 
 
+def names_of_values(flat: Flat, fields: Iterable[Var]) -> dict[Var, str]:
+    """The readable names of all values, as `separating` makes them, not all different.
+
+    Args:
+        flat: the program.
+        fields: the inputs.
+    """
+    label = labels(flat)
+    where: dict[Var, str] = dict.fromkeys(fields, "")
+    found: dict[Var, str] = {}
+    for equation in flat.equations:
+        here = max((where.get(v, "") for v in equation.reads), key=len, default="")
+        for v in equation.writes:
+            where[v] = label.get(v, here)
+            parts = (here, _operation(equation))
+            found[v] = label.get(v) or "/".join(filter(None, parts))
+    return found
+
+
 def labels(flat: Flat) -> dict[Var, str]:
     """The names that users know: those of submodules' outputs and of marked values."""
     label: dict[Var, str] = {}

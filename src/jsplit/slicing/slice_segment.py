@@ -89,6 +89,7 @@ def slice_segment(
         shares_key=True,
         unread=_unread_of(model, name),
         tied=tuple(ties[i] for i in numbers if i in ties),
+        carried=(model.carried or {}).get(name, ()),
     )
 
 

@@ -10,9 +10,10 @@ equation for equation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 from jsplit.core.base import Params, PyTree, Segment
-from jsplit.core.checks import names_of
+from jsplit.core.checks import names_of, shown
 from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
@@ -34,7 +35,8 @@ def split(
     *example: PyTree,
     cuts: Cuts | None = None,
     outputs: Sequence[str] | None = None,
-    shared_inputs: Sequence[str] = (),
+    public: Sequence[str] = (),
+    around: Literal["refuse", "carry"] = "refuse",
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -79,8 +81,15 @@ def split(
             segment of its own: the keys of a returned dictionary,
             or names for the elements of a tuple. By default all
             of it is one, `"output"`.
-        shared_inputs: inputs that more than one segment may read
-            (a mask, say).
+        public: inputs that are not secret (a mask, positions, lengths):
+            several segments may read them, and they may cross.
+        around: what becomes of values that go around a cut, as a padding
+            mask that every block reads: `"refuse"`, an error that names the
+            way; or `"carry"`: the fewest bytes that close the cut go with
+            it, never a raw input. The value of such a cut is a dictionary,
+            of its own value under its name and of what is carried, which
+            `carried` of its segment lists. A value that several segments
+            read goes from each to the next.
         init: for functions with parameters, `init(key, *inputs)
             -> params`.
         variables: for linen, what `module.init` would return:
@@ -110,7 +119,8 @@ def split(
             does not exist, exists in one mode only, lies in the
             body of a loop, or separates nothing; a skip
             connection around a cut; a statistic read on both
-            sides; a cut that holds a raw input, or whose
+            sides; a cut that holds a raw input, as it is or
+            moved, shifted or scaled by constants, or whose
             leading axis is not the batch; cuts that need each
             other; one name for two values; a mutable array.
 
@@ -128,6 +138,8 @@ def split(
         >>> jax.tree.map(jnp.shape, params)
         {'head': (4, 2)}
     """
+    if around not in ("refuse", "carry"):
+        raise ValueError(f'`around` must be "refuse" or "carry", got {shown(around)}.')
     told = Told(init, variables, inputs, flags, key, fixed, name, trainable)
     made, example = segment_and_inputs(model, example, told)
     # Apart from the traced model, which all segments hold: it
@@ -135,7 +147,9 @@ def split(
     # them.
     start = initial(made, example)
     places = _places_of(cuts)
-    traced = TracedModel(made, start, example, places, outputs, shared_inputs)
+    traced = TracedModel(
+        made, start, example, places, outputs, public, around == "carry"
+    )
     # In both modes, since a segment owns what it reads in either.
     modes = traced.both_modes()
     specs = divide(traced, modes)

@@ -5,12 +5,13 @@ A trace is of one mode at one batch size; `traced_model.py` makes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Var
 
 from jsplit.core.base import PyTree
@@ -53,6 +54,13 @@ class Value(NamedTuple):
     atoms: Sequence[Atom]
 
 
+# The settings of JAX under which a trace comes out otherwise.
+_CONFIGURED = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+)
+
 LEAF = jax.tree.structure(0)
 
 
@@ -67,6 +75,7 @@ class Traced(NamedTuple):
         new_state: the atom of each state leaf after the call.
         outputs: the outputs to compute, by name.
         cuts: the cuts to compute, by name.
+        raw: by variable that holds entries of a field that is not public, that field.
     """
 
     flat: Flat
@@ -76,6 +85,7 @@ class Traced(NamedTuple):
     new_state: list[Atom]
     outputs: dict[str, Value]
     cuts: dict[str, Value]
+    raw: dict[Var, str]
 
     @property
     def values(self) -> dict[str, Value]:
@@ -93,13 +103,33 @@ class Traced(NamedTuple):
                 found.append(v)
         return found
 
-    def ends(self, shared: Collection[str] = ()) -> tuple[list[Var], list[Atom]]:
-        """The variables of all inputs but those `shared`, and those of all outputs."""
-        fields: list[Var] = []
-        for v, source in self.sources.items():
-            if source.kind == SourceKind.FIELD and source.name not in shared:
-                fields.append(v)
-        return fields, [v for output in self.outputs.values() for v in output.atoms]
+    def ends(self, public: Collection[str] = ()) -> tuple[list[Var], list[Atom]]:
+        """The variables of all inputs that are not public, and those of all outputs."""
+        ends = [v for output in self.outputs.values() for v in output.atoms]
+        return [*self.secret(public)], ends
+
+    def secret(self, public: Collection[str]) -> dict[Var, str]:
+        """The variables of all inputs that are not public, with the names of these."""
+        return {
+            v: source.name
+            for v, source in self.sources.items()
+            if source.kind == SourceKind.FIELD and source.name not in public
+        }
+
+    @property
+    def cuts_in_order(self) -> list[str]:
+        """Cuts in the order in which the model computes them."""
+        position: dict[Atom, int] = {}
+        for i, equation in enumerate(self.flat.equations):
+            position.update(dict.fromkeys(equation.writes, i))
+
+        def last(name: str) -> int:
+            # A cut is there when all its values are. Literals are no keys, and
+            # there from the start.
+            atoms = [v for v in self.cuts[name].atoms if isinstance(v, Var)]
+            return max((position.get(v, -1) for v in atoms), default=-1)
+
+        return sorted(self.cuts, key=last)
 
     def stops(self, name: str) -> list[Var]:
         """Where a slice that computes the value `name` stops: at the other cuts."""
@@ -154,3 +184,8 @@ def _in_words(output: PyTree) -> str:
     if isinstance(output, Mapping):
         return f"the keys {list(output)}"
     return f"a {type(output).__name__}"
+
+
+def trace_key(batch: int, train: bool, key: np.dtype) -> Hashable:
+    """What the jaxpr of a model depends on, beside the model."""
+    return batch, train, key, *(getattr(jax.config, name) for name in _CONFIGURED)

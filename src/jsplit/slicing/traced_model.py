@@ -15,18 +15,21 @@ from jsplit.core.paths import by_path, dotted
 from jsplit.core.trees import batch_of
 from jsplit.core.typed_jax import TreeDef
 from jsplit.jaxprs.flat import Atom, flatten, values_only
+from jsplit.jaxprs.rearranged import rearranged
 from jsplit.segments.interception import intercepting
+from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.separators import find, marked, nearest
-from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value, name_outputs
-from jsplit.slicing.unread import unread_leaves, without
-
-# The settings of JAX under which a trace comes out otherwise.
-_CONFIGURED = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_default_prng_impl",
+from jsplit.slicing.trace import (
+    LEAF,
+    Source,
+    SourceKind,
+    Traced,
+    Value,
+    name_outputs,
+    trace_key,
 )
+from jsplit.slicing.unread import unread_leaves, without
 
 
 class TracedModel:
@@ -35,7 +38,7 @@ class TracedModel:
     Attributes:
         apply: the model.
         fields: names of its inputs.
-        shared: those that several segments may read.
+        public: those that several segments may read.
         batch: the example's batch size.
         params: paths and shapes of its parameters.
         state: paths and shapes of its state.
@@ -43,6 +46,7 @@ class TracedModel:
         cuts: for each cut, the names whose values it holds.
         unread: for each cut, the numbers of the leaves that the rest of the model does
             not read; they are no part of its value.
+        carried: for each cut, what goes with it since it would go around it.
     """
 
     def __init__(
@@ -52,7 +56,8 @@ class TracedModel:
         example: Sequence[PyTree],
         cuts: Mapping[str, Sequence[str]] | None = None,
         outputs: Sequence[str] | None = None,
-        shared: Sequence[str] = (),
+        public: Sequence[str] = (),
+        carries: bool = False,
     ):
         """Trace a model as far as finding its cuts needs it.
 
@@ -63,7 +68,8 @@ class TracedModel:
             cuts: for each cut, the names whose values it holds; by default
                 every `jsplit.cut` in the code.
             outputs: names of its outputs.
-            shared: names of the inputs that several segments may read.
+            public: names of the inputs that several segments may read.
+            carries: whether what goes around a cut goes with it.
 
         Raises:
             ValueError: if a name does not fit the model.
@@ -82,13 +88,15 @@ class TracedModel:
                 f"the output `{both.pop()}` has the name of an input of the model; give "
                 "it another by `outputs`."
             )
-        self.shared = frozenset(names_of("shared_inputs", shared))
-        if unknown := self.shared - set(self.fields):
-            raise ValueError(
-                f"`shared_inputs` names {sorted(unknown)}, the model's inputs are "
-                f"{self.fields}."
-            )
+        self.public = frozenset(names_of("public", public))
+        if unknown := self.public - set(self.fields):
+            are = f"the model's inputs are {self.fields}."
+            raise ValueError(f"`public` names {sorted(unknown)}, {are}")
 
+        self._carries = carries
+        self.carried: Record | None = None
+        # As traced, and with their cuts.
+        self._bare: dict[Hashable, Traced] = {}
         self._traces: dict[Hashable, Traced] = {}
         # None yet: which there are is seen in traces, which are then given
         # their cuts.
@@ -103,9 +111,7 @@ class TracedModel:
         self.unread: dict[str, frozenset[int]] = {}
         if self.cuts:
             self.unread = unread_leaves(self.both_modes())
-            self._traces = {
-                at: trace._replace(cuts={}) for at, trace in self._traces.items()
-            }
+            self._traces.clear()
 
     def structure(self, field: str) -> TreeDef:
         """The structure of an input."""
@@ -146,19 +152,29 @@ class TracedModel:
         # A symbolic size belongs to one export, and is not kept.
         kept = isinstance(batch, int)
         drawn = self.key if key is None else key
-        at = _cache_key(batch, train, drawn)
-        trace = self._traces.get(at) if kept else None
+        at = trace_key(batch, train, drawn)
+        if kept and at in self._traces:
+            return self._traces[at]
+        trace = self._bare.get(at) if kept else None
         if trace is None:
             trace = self._fresh_trace(batch, train, drawn)
-        if not trace.cuts:
-            cuts: dict[str, Value] = {}
-            for name, ends in self.cuts.items():
-                value = self._resolve(trace, name, ends, train)
-                cuts[name] = without(value, self.unread.get(name, ()))
-            trace = trace._replace(cuts=cuts)
+        closed = self._with_cuts(trace, train)
         if kept:
-            self._traces[at] = trace
-        return trace
+            self._bare[at] = trace
+        if kept and self.cuts:
+            self._traces[at] = closed
+        return closed
+
+    def _with_cuts(self, trace: Traced, train: bool) -> Traced:
+        """The same trace with the values of its cuts, and what is carried with them."""
+        found = {n: self._resolve(trace, n, e, train) for n, e in self.cuts.items()}
+        trace = trace._replace(cuts=found)
+        if self._carries:
+            # The first of all traces, in training, says how the values are called.
+            trace, record = carry(trace, self.public, self.carried)
+            self.carried = record if self.cuts else None
+        cuts = {n: without(x, self.unread.get(n, ())) for n, x in trace.cuts.items()}
+        return trace._replace(cuts=cuts)
 
     def _fresh_trace(self, batch: int, train: bool, key: np.dtype) -> Traced:
         def with_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -167,9 +183,8 @@ class TracedModel:
         fields = [jax.tree.map(with_batch, e) for e in self.example]
         structures: list[TreeDef] = []
 
-        # A new function each time: `make_jaxpr` caches by identity, and
-        # would not see that JAX's configuration, or the interception, is
-        # another.
+        # A new function each time: `make_jaxpr` caches by identity, and would not see
+        # that JAX's configuration, or the interception, is another.
         def run(
             params: list[jax.Array],
             state: list[jax.Array],
@@ -195,7 +210,8 @@ class TracedModel:
         returned = structure.unflatten(flat.outvars[:count])
         outputs = name_outputs(self.outputs, returned)
         new_state = list(flat.outvars[count:])
-        return Traced(flat, batch, sources, variables, new_state, outputs, {})
+        traced = Traced(flat, batch, sources, variables, new_state, outputs, {}, {})
+        return traced._replace(raw=rearranged(flat, traced.secret(self.public)))
 
     def _apply_leaves(
         self,
@@ -249,7 +265,7 @@ class TracedModel:
         """
         keyed: list[tuple[str, Atom]] = []
         for end in ends:
-            found = find(trace.flat, *trace.ends(self.shared), end)
+            found = find(trace.flat, *trace.ends(self.public), end)
             if not found:
                 self._refuse_missing(trace, end, train)
             for key, v in found:
@@ -271,17 +287,12 @@ class TracedModel:
     def _refuse_missing(self, trace: Traced, end: str, train: bool) -> NoReturn:
         """Say whether a cut that is not there is there in the other mode, or misspelt."""
         other = self._fresh_trace(self.batch, not train, self.key)
-        if find(other.flat, *other.ends(self.shared), end):
+        if find(other.flat, *other.ends(self.public), end):
             modes = ("inference", "training") if train else ("training", "inference")
             raise ValueError(
                 f"cut `{end}` exists only in {modes[0]}; the model must compute it in "
                 f"{modes[1]} too."
             )
-        close = nearest(trace.flat, *trace.ends(self.shared), end)
+        close = nearest(trace.flat, *trace.ends(self.public), end)
         known = ", ".join(map(repr, close)) or "none"
         raise ValueError(f"cut `{end}` does not exist in the model; there are {known}.")
-
-
-def _cache_key(batch: int, train: bool, key: np.dtype) -> Hashable:
-    """What the jaxpr of a model depends on, beside the model."""
-    return batch, train, key, *(getattr(jax.config, name) for name in _CONFIGURED)

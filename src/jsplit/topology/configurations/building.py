@@ -14,15 +14,14 @@ from typing import ParamSpec
 import jax
 
 from jsplit.core.base import PyTree, Segment
+from jsplit.core.checks import names_of
 from jsplit.segments.from_model import segment
+from jsplit.topology.configurations.public import Held, inputs_with, send_public
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 
 LossFunction = Callable[..., jax.Array]
 """`loss(output, label)`, a scalar or one number per example, [batch]."""
-
-Held = tuple[str, Sequence[str]]
-"""A party and the fields that it holds in one of its roles."""
 
 _P = ParamSpec("_P")
 
@@ -69,7 +68,11 @@ def _check_segment(what: str, part: object) -> None:
 
 
 def make_node(
-    part: Segment, party: str, inputs: str | Sequence[str] | None, default: str
+    part: Segment,
+    party: str,
+    inputs: str | Sequence[str] | None,
+    default: str,
+    public: str | Sequence[str] = (),
 ) -> Node:
     """A node for a segment, named and fed as the segment says, or else as given.
 
@@ -78,6 +81,7 @@ def make_node(
         party: Who runs it.
         inputs: What it reads, unless it knows better.
         default: The node's name, unless the segment has one.
+        public: Fields that a segment may read beside these.
     """
     _check_segment(f"the part of `{party}`", part)
     inputs = [inputs] if isinstance(inputs, str) else inputs
@@ -86,6 +90,8 @@ def make_node(
     is_slice = part.shares_key and part.inputs
     if is_slice and inputs and set(inputs) <= set(part.inputs or ()):
         inputs = part.inputs
+    elif inputs is not None:
+        inputs = inputs_with(part, inputs, names_of("public", public))
     return Node(part.name or default, part, party, inputs)
 
 
@@ -128,18 +134,24 @@ def merger(
     return [Node(name, segment(merge, inputs=names), party, names)], [name]
 
 
-def build(nodes: Sequence[Node | Loss], held: Iterable[Held]) -> Topology:
+def build(
+    nodes: Sequence[Node | Loss],
+    held: Iterable[Held],
+    public: str | Sequence[str] = (),
+) -> Topology:
     """The topology of a configuration, after checks that only a configuration can make.
 
     Args:
         nodes: In the order of the computation.
         held: By role; a party may come several times, with fields from each
             of its roles.
+        public: Fields that are not secret, which go to all that read them.
 
     Raises:
         ValueError: If a segment reads what is computed after it, or nothing
             would cross.
     """
+    nodes, held = send_public(nodes, held, public)
     parts = [n for n in nodes if isinstance(n, Node)]
     # A `Topology` may list its nodes in any order. Here the order is an argument of the
     # user's, so segments given in another order would end up at the wrong parties.

@@ -26,6 +26,7 @@ def vanilla(
     server: str = "server",
     fields: str | Sequence[str] | None = None,
     label: str = "label",
+    public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology whose client has data and bottom, whose server has top, labels and loss.
 
@@ -40,6 +41,8 @@ def vanilla(
         server: Name of the server.
         fields: What `bottom` reads; by default its own names.
         label: The field with the labels.
+        public: Fields that are not secret (a mask, positions, lengths), as `split` takes
+            them: who holds one sends it, as `public_<field>`, to all that read it.
 
     Returns:
         A `Topology` of two parties.
@@ -65,9 +68,9 @@ def vanilla(
     """
     low = make_node(bottom, client, fields, "smashed")
     # By the node's name, as a segment that `split` made brings one of its own.
-    high = make_node(top, server, [low.name], "output")
+    high = make_node(top, server, [low.name], "output", public)
     nodes = [low, high, loss_at(server, loss, high, label)]
-    return build(nodes, [(client, low.reads), (server, [label])])
+    return build(nodes, [(client, low.reads), (server, [label])], public)
 
 
 @takes_segments
@@ -81,6 +84,7 @@ def u_shaped(
     server: str = "server",
     fields: str | Sequence[str] | None = None,
     label: str = "label",
+    public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology whose client has data, head, tail, labels and loss; the server the body.
 
@@ -98,6 +102,8 @@ def u_shaped(
         server: Name of the server.
         fields: What `head` reads; by default its own names.
         label: The field with the labels.
+        public: Fields that are not secret (a mask, positions, lengths), as `split` takes
+            them: who holds one sends it, as `public_<field>`, to all that read it.
 
     Returns:
         A `Topology` of two parties.
@@ -121,14 +127,14 @@ def u_shaped(
         ()
     """
     low = make_node(head, client, fields, "up")
-    mid = make_node(body, server, [low.name], "down")
-    high = make_node(tail, client, [mid.name], "output")
+    mid = make_node(body, server, [low.name], "down", public)
+    high = make_node(tail, client, [mid.name], "output", public)
     nodes = [low, mid, high, loss_at(client, loss, high, label)]
     # What the tail reads beside the two values is a field of the client, or an error
     # that `Topology` names.
     own = [i for i in (*low.reads, *high.reads) if i not in (low.name, mid.name)]
     # The server is listed, though it holds nothing: that is the point of a U.
-    return build(nodes, [(client, [*own, label]), (server, [])])
+    return build(nodes, [(client, [*own, label]), (server, [])], public)
 
 
 # Not `takes_segments`: here a dictionary is right, since a chain has any length.
@@ -138,6 +144,7 @@ def multihop(
     loss: LossFunction,
     fields: str | Sequence[str] | None = None,
     label: str = "label",
+    public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology of a chain of parties, as in Tor; the last has the labels and the loss.
 
@@ -151,6 +158,8 @@ def multihop(
             [batch].
         fields: What the first segment reads; by default its own names.
         label: The field with the labels.
+        public: Fields that are not secret (a mask, positions, lengths), as `split` takes
+            them: who holds one sends it, as `public_<field>`, to all that read it.
 
     Returns:
         A `Topology` with as many parties as segments.
@@ -185,7 +194,8 @@ def multihop(
         # The last is called as in all configurations, so that code that reads what a
         # trainer predicts fits each of them.
         name = f"hop{i}" if i < len(segments) else "output"
-        nodes.append(make_node(part, party, reads, name))
+        shared = public if i > 1 else ()
+        nodes.append(make_node(part, party, reads, name, shared))
         reads = [nodes[-1].name]
 
     # A relay holds nothing, and is listed all the same: `holds` names every party.
@@ -193,4 +203,4 @@ def multihop(
     held.insert(0, (nodes[0].party, nodes[0].reads))
     held.append((nodes[-1].party, [label]))
     last = loss_at(nodes[-1].party, loss, nodes[-1], label)
-    return build([*nodes, last], held)
+    return build([*nodes, last], held, public)

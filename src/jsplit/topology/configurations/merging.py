@@ -27,6 +27,7 @@ def vertical(
     fields: Mapping[str, str | Sequence[str]] | None = None,
     label: str = "label",
     merge: Callable[..., PyTree] | None = None,
+    public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology of K clients with different fields of the same records; the server merges.
 
@@ -44,6 +45,8 @@ def vertical(
         label: The field with the labels.
         merge: `merge(*values) -> value`, a concatenation, say; without it
             `top` takes K inputs.
+        public: Fields that are not secret (a mask, positions, lengths), as `split` takes
+            them: who holds one sends it, as `public_<field>`, to all that read it.
 
     Returns:
         A `Topology` of K + 1 parties, or K where the server is one of the
@@ -69,11 +72,11 @@ def vertical(
     """
     lows, held = client_nodes(bottoms, fields)
     merged, inputs = merger(merge, lows, server, "merged")
-    high = make_node(top, server, inputs, "output")
+    high = make_node(top, server, inputs, "output", public)
     nodes = [*lows, *merged, high, loss_at(server, loss, high, label)]
     # The server may be one of the clients, the active party of vertical learning: it then
     # holds its own fields and the labels.
-    return build(nodes, [*held, (server, [label])])
+    return build(nodes, [*held, (server, [label])], public)
 
 
 def extended_vanilla(
@@ -87,6 +90,7 @@ def extended_vanilla(
     fields: Mapping[str, str | Sequence[str]] | None = None,
     label: str = "label",
     merge: Callable[..., PyTree] | None = None,
+    public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology as `vertical`, but another client merges before the server.
 
@@ -106,6 +110,8 @@ def extended_vanilla(
         label: The field with the labels.
         merge: `merge(*values) -> value`; without it `middle` takes K
             inputs.
+        public: Fields that are not secret (a mask, positions, lengths), as `split` takes
+            them: who holds one sends it, as `public_<field>`, to all that read it.
 
     Returns:
         A `Topology` of up to K + 2 parties.
@@ -130,12 +136,12 @@ def extended_vanilla(
     """
     lows, held = client_nodes(bottoms, fields)
     merged, inputs = merger(merge, lows, intermediary, "merged")
-    mid = make_node(middle, intermediary, inputs, "middle")
+    mid = make_node(middle, intermediary, inputs, "middle", public)
     # Only what the middle makes goes on: the server never sees a client's own value.
-    high = make_node(top, server, [mid.name], "output")
+    high = make_node(top, server, [mid.name], "output", public)
     nodes = [*lows, *merged, mid, high, loss_at(server, loss, high, label)]
     # The intermediary may be one of the clients too: `build` adds up the fields of roles.
-    return build(nodes, [*held, (intermediary, []), (server, [label])])
+    return build(nodes, [*held, (intermediary, []), (server, [label])], public)
 
 
 def multitask(
@@ -147,6 +153,7 @@ def multitask(
     weights: Mapping[str, float] | None = None,
     fields: Mapping[str, str | Sequence[str]] | None = None,
     merge: Callable[..., PyTree] | None = None,
+    public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology as `vertical`, but with several servers: tasks, labels, losses of their own.
 
@@ -163,6 +170,8 @@ def multitask(
         weights: By server, the weight of its loss; 1 by default.
         fields: By client, what its bottom reads; by default its own names.
         merge: `merge(*values) -> value`; each server merges for itself.
+        public: Fields that are not secret (a mask, positions, lengths), as `split` takes
+            them: who holds one sends it, as `public_<field>`, to all that read it.
 
     Returns:
         A `Topology` with a party for every client and every server.
@@ -213,9 +222,9 @@ def multitask(
         # Merged at each server anew. One merger at one of them would show its value to
         # the others, and make it a party of every task.
         merged, inputs = merger(merge, lows, server, f"merged_{server}")
-        high = make_node(top, server, inputs, f"output_{server}")
+        high = make_node(top, server, inputs, f"output_{server}", public)
         reads = [high.name, label]
         loss = Loss(f"loss_{server}", losses[server], server, reads, weight)
         nodes += [*merged, high, loss]
         roles.append((server, [label]))
-    return build(nodes, roles)
+    return build(nodes, roles, public)

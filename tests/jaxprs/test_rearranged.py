@@ -1,0 +1,64 @@
+"""Which values are an input's own entries, by proof; and what is not called so."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jsplit.jaxprs.flat import flatten
+from jsplit.jaxprs.rearranged import rearranged
+
+
+@jax.custom_jvp
+def turned(x):
+    return x[:, ::-1]
+
+
+turned.defjvp(lambda given, along: (turned(*given), turned(*along)))
+
+RAW = {
+    "itself": lambda x: x * 1,
+    "moved": lambda x: jnp.flip(x, 1).T.reshape(3, -1),
+    "some entries": lambda x: x[:, 1:],
+    "shifted right": lambda x: jnp.pad(x, ((0, 0), (1, 0)))[:, :-1],
+    "a picture scaled": lambda x: (x / 255.0 - 0.5) / jnp.array([0.1, 0.2, 0.3]),
+    "half as precise": lambda x: x.astype("bfloat16"),
+    "row numbers": lambda x: jnp.where(x < 0, x + 7, x),
+    "one-hot": lambda x: jax.nn.one_hot(x, 7),
+    "beside others": lambda x: jnp.concatenate([x, jnp.ones_like(x)], 1),
+    "under a derivative of its own": turned,
+    "columns in another order": lambda x: x[:, jnp.array([2, 0, 1])],
+}
+NOT = {
+    "a mask": lambda x: x > 0,
+    "another mask": lambda x: x == 0,
+    "a mask of zeros": lambda x: x == jnp.zeros_like(x),
+    "a sum": lambda x: x.sum(1),
+    "times what may be 0": lambda x: x * jnp.array([0.0, 1.0, 1.0]),
+    "divided, with a rest": lambda x: x // 2,
+    "what it divides": lambda x: 1.0 / x,
+    "cut off": jax.nn.relu,
+    "whole numbers of halves": lambda x: (x / 2.0).astype("int32"),
+    "looked up": lambda x: jnp.ones((7, 2))[x],
+    "its shape": jnp.ones_like,
+}
+
+
+def found(function, dtype):
+    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((2, 3), dtype))
+    flat = flatten(closed)
+    return rearranged(flat, {flat.invars[0]: "x"}).get(flat.outvars[0])
+
+
+def dtype_of(name):
+    return "float32" if name in ("what it divides", "cut off") else "int32"
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_entries_that_are_moved_shifted_or_scaled_are_raw(name):
+    dtype = "int32" if name in ("row numbers", "one-hot") else "float32"
+    assert found(RAW[name], dtype) == "x"
+
+
+@pytest.mark.parametrize("name", NOT)
+def test_what_loses_something_is_not_called_raw(name):
+    assert found(NOT[name], dtype_of(name)) is None

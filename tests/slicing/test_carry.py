@@ -1,0 +1,142 @@
+"""What goes around a cut is carried with it: the fewest bytes, and never a raw input."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jsplit
+
+x = jax.ShapeDtypeStruct((2, 4), "float32")
+tokens = jax.ShapeDtypeStruct((2, 6), "int32")
+
+
+def weights(key, *inputs):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {"a": (4, 4), "b": (4, 4), "c": (4, 1), "e": (9, 4)}
+    return {
+        n: jax.random.normal(k, s)
+        for k, (n, s) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def parts_of(model, *example, **options):
+    return jsplit.split(model, *example, init=weights, around="carry", **options)
+
+
+def same(model, parts, *values):
+    """Whether segments compute and learn what the model does."""
+    joined = jsplit.join(parts)
+    params, state = joined.init(jax.random.key(0), *values)
+    full = weights(None)
+
+    def ours(params):
+        return jnp.sin(joined.apply(params, state, None, *values)[0]).sum()
+
+    def theirs(params):
+        return jnp.sin(model(params, *values)).sum()
+
+    (a, found), (b, wanted) = (
+        jax.value_and_grad(ours)(params),
+        jax.value_and_grad(theirs)(full),
+    )
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for name, grad in jsplit.merge(*found.values()).items():
+        np.testing.assert_allclose(grad, wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def skip(p, x):
+    aside = jnp.tanh(x @ p["c"])
+    h = jsplit.cut(jnp.tanh(x @ p["a"]), "h")
+    return (h @ p["b"] * jnp.exp(aside)).sum(1)
+
+
+def test_a_float_that_is_carried_brings_its_gradient_back():
+    """`tanh(x @ c)`, one number, and not `x`, which is raw; its weight learns behind the cut."""
+    parts = parts_of(skip, x)
+    (carried,) = parts["h"].carried
+    assert carried == ("dot_general", (1,), np.dtype("float32"), 4, ("x",))
+    same(skip, parts, np.linspace(-1, 1, 8, dtype="float32").reshape(2, 4))
+
+
+def test_values_that_are_the_same_are_carried_once():
+    """Written twice, and wider where they are made into a mask."""
+
+    def model(p, tokens):
+        mask = (tokens > 0)[:, :, None] & (tokens > 0)[:, None, :]
+        h = jsplit.cut(p["e"][tokens] @ p["a"], "h")
+        return (mask @ h).sum((1, 2))
+
+    (carried,) = parts_of(model, tokens)["h"].carried
+    assert (carried.shape, carried.bytes_per_example) == ((6,), 6)
+
+
+def test_what_depends_on_shapes_alone_is_not_carried():
+    def model(p, tokens):
+        h = jsplit.cut(p["e"][tokens], "h")
+        back = jnp.tril(jnp.ones((tokens.shape[1],) * 2))
+        return (back @ h * jnp.ones_like(tokens)[..., None]).sum((1, 2))
+
+    parts = parts_of(model, tokens)
+    assert not parts["h"].carried and parts["output"].inputs == ("h",)
+
+
+def test_a_value_that_several_segments_read_goes_from_each_to_the_next():
+    """What both sides compute of it, each computes; no segment reads two cuts back."""
+
+    def model(p, tokens):
+        real = (tokens > 0) * 1.0
+        h = jsplit.cut(p["e"][tokens] * real[..., None], "first")
+        h = jsplit.cut(jnp.tanh(h @ p["a"]) * real[..., None], "second")
+        return (h @ p["b"] * real[..., None]).sum((1, 2)) / real.sum(1)
+
+    parts = parts_of(model, tokens)
+    assert [p.inputs for p in parts.values()] == [("tokens",), ("first",), ("second",)]
+    assert [[c.dtype for c in p.carried] for p in parts.values()] == [
+        [bool],
+        [bool],
+        [],
+    ]
+    same(model, parts, np.arange(12).reshape(2, 6) % 9)
+
+
+def test_a_value_of_a_cut_under_another_name_is_not_carried():
+    def model(p, x):
+        h = jnp.tanh(x @ p["a"])
+        return (jsplit.cut(h, "h") @ p["b"] + h).sum(1)
+
+    parts = parts_of(model, x)
+    assert not parts["h"].carried
+    same(model, parts, np.ones((2, 4), "float32"))
+
+
+def raw_around(p, x):
+    return (jsplit.cut(jnp.tanh(x @ p["a"]), "h") + x[:, ::-1] * 2).sum(1)
+
+
+def tied(p, x):
+    return (jsplit.cut(jnp.tanh(x @ p["a"]), "h") @ p["a"]).sum(1)
+
+
+def test_what_nothing_closes_is_refused():
+    """A value without batch axis."""
+    message = r"carried \(`around=\"carry\"`\), or name the input in `public`"
+    with pytest.raises(ValueError, match=message):
+        parts_of(lambda p, x: jsplit.cut(x @ p["a"], "h").sum(1) * x.sum(), x)
+
+
+def test_a_raw_input_is_never_carried_unless_it_is_public():
+    """Where the fewest bytes were the input itself, its sum is the most that crosses."""
+    with pytest.raises(ValueError, match="the input `x` is read by `h` and `output`"):
+        parts_of(
+            lambda p, x: (jsplit.cut(x @ p["a"], "h") + x[:, ::-1] * 2) @ p["c"], x
+        )
+    parts = parts_of(raw_around, x, public=["x"])
+    assert not parts["h"].carried and parts["output"].inputs == ("x", "h")
+
+
+def test_around_is_one_of_two_words():
+    with pytest.raises(ValueError, match='`around` must be "refuse" or "carry", got 3'):
+        jsplit.split(skip, x, init=weights, around=3)
