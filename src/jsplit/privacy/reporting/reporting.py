@@ -59,7 +59,9 @@ def report(
     is said. A score is a lower bound of what somebody could reach.
 
     It simulates: it needs the data of all parties in one place, so it is for public
-    data, or for one owner's, of the kind and in the number that there will be.
+    data, or for one owner's, of the kind and in the number that there will be. It takes
+    minutes or more: the logger "jsplit" says at level INFO what begins, before each
+    training and each attack.
 
     Args:
         trainer: of `jsplit.fused` or `jsplit.messages`; without defence.
@@ -150,9 +152,11 @@ def report(
         key,
     )
     given = states or {}
-    return Report(
-        tuple(outcome(n, t, setting, given.get(n)) for n, t in trainers.items())
-    )
+    found = []
+    for number, (name, one) in enumerate(trainers.items(), start=1):
+        place = f"{number} of {len(trainers)}"
+        found.append(outcome(name, one, setting, given.get(name), place))
+    return Report(tuple(found))
 
 
 def _apart(count: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
