@@ -277,7 +277,7 @@ def test_a_failed_attack_is_never_a_protection_and_the_best_is_then_the_guess():
     score = Score("decoder", "image", "MSE", 14.1, (13.0, 15.0), *rest)
     outcome = Outcome("none", 1, 8, 8, 8, findings=(Finding("h", "after", score),))
     best, every = tables([outcome])[1:3]
-    assert best.rows[0][-1].startswith("nobody tried better than a guess (0.070")
+    assert best.rows[0][-1].startswith("nobody tried better than a guess (0.07); ")
     assert "knows few records, 20 public records; the attack failed" in best.rows[0][-1]
     assert every.rows[0][-1] == "the attack failed (worse than a guess)"
     assert "compiling included" in every.heads[-2]
@@ -310,7 +310,7 @@ def test_an_attack_with_few_steps_or_that_still_gains_is_not_said_to_have_conver
     assert said[None] == "" and said[9] == "9 of the 10 steps that it takes by itself"
     assert said[10] == "10% of its gain came in the last tenth of its steps"
     # So does the score of a cut, for whoever plans with it, and the best beside it.
-    (point, *_) = jsplit.cut_points(lambda w, x: jnp.tanh(x @ w), jnp.ones((3, 2)), init=lambda k, x: jnp.ones((2, 2)))
+    point = jsplit.CutPoint("h", (4,), "float32", 8, 32, 16, 8.0, 8.0)
     options = {"target": "image", "attacks": [tried[0], GUESS], "epochs": 1, "steps": 9}
     score = leakage(lambda point: trainer_of(), data_of(), **options)(point)
     assert score.doubt == f"guess: {said[9]}"
