@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -21,6 +21,7 @@ from jsplit.privacy.reporting.knowing import (
     known_places,
 )
 from jsplit.privacy.reporting.outcome import Setting, outcome
+from jsplit.privacy.reporting.records import Outcome
 from jsplit.privacy.reporting.registered import attempts
 from jsplit.privacy.reporting.training import take
 from jsplit.privacy.reporting.whole import Report
@@ -151,12 +152,18 @@ def report(
         steps,
         key,
     )
-    given = states or {}
-    found = []
+    return Report(tuple(_outcomes(trainers, setting, states or {})))
+
+
+def _outcomes(
+    trainers: Mapping[str, Trainer],
+    setting: Setting,
+    states: Mapping[str, TrainState],
+) -> Iterator[Outcome]:
+    """What is said of each trainer, one after the other."""
     for number, (name, one) in enumerate(trainers.items(), start=1):
         place = f"{number} of {len(trainers)}"
-        found.append(outcome(name, one, setting, given.get(name), place))
-    return Report(tuple(found))
+        yield outcome(name, one, setting, states.get(name), place)
 
 
 def _apart(count: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
