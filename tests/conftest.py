@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.kept import left_out, lost
 from tests.long import LONG
 from tests.smoke import belongs
 
@@ -74,12 +75,17 @@ def _processor() -> str:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    names = [item.nodeid.removeprefix("tests/") for item in items]
+    if not any("::" in given for given in config.args) and (gone := lost(names)):
+        raise pytest.UsageError(f"tests/kept.py names points that are gone: {gone}")
     for item in items:
         if belongs(item.nodeid.removeprefix("tests/")):
             item.add_marker("smoke")
         name = item.nodeid.removeprefix("tests/")
-        if name in LONG or name.partition("[")[0] in LONG:
+        if name in LONG or name.partition("[")[0] in LONG or left_out(name):
             item.add_marker("slow")
 
 

@@ -20,6 +20,7 @@ import pytest
 from flax import linen, nnx
 
 import jsplit
+from tests import tied
 
 CONFIGURATIONS = (
     "vanilla",
@@ -28,6 +29,9 @@ CONFIGURATIONS = (
     "extended_vanilla",
     "multitask",
     "multihop",
+)
+TIED = (
+    "tied U-shaped language model"  # a row of its own: one model, in both kinds of Flax
 )
 MODELS = ("mlp", "cnn", "residual", "transformer")
 FLAX = ("nnx", "linen")
@@ -57,6 +61,7 @@ STAGES = {  # by configuration: the party of each stage
         "top1": "server1",
     },
     "multihop": {"bottom": "one", "middle": "two", "middle2": "three", "top": "four"},
+    TIED: tied.PARTIES,
 }
 WEIGHTS = {"server0": 1.0, "server1": 0.5}
 
@@ -345,6 +350,11 @@ def make_problem(
 def _make_problem(
     configuration: str, kind: str, flax: str, batch: int, wide: bool
 ) -> Problem:
+    if configuration == TIED:
+        given = tied.data(batch)
+        label = {"label": given.pop("label")}
+        made = tied.whole_and_topology(flax, given["tokens"], widen)
+        return Problem(TIED, *made[:2], given, label, made[2])
     rng = np.random.default_rng(0)
     two = "left_bottom" in STAGES[configuration]
     names = ("left_field", "right_field") if two else ("image",)

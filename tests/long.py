@@ -281,7 +281,86 @@ POINTS = {
         "test_parties_clip_by_the_norm_of_all": ("1-chain", "2-pair"),
     },
 }
+# Whole tests, and what stays of their law.
+WHOLE = {
+    # The faults are daily survived with the kept replies; that without these a run ends is
+    # the session's, of which every order of losses stays.
+    "party/test_party_chaos.py::test_the_same_faults_without_the_kept_replies_end_the_run",
+    "party/test_party_memory.py::test_connections_that_are_cut_cost_time_alone",
+    # Of a client that is passed over, that it is until it comes back.
+    "party/test_party_turns.py::test_the_lead_remembers_who_is_passed_over",
+    "party/test_vigil.py::test_a_client_that_dies_in_each_turn_and_comes_back_is_passed_over_and_all_get_on",
+    "party/test_vigil.py::test_an_honest_client_is_not_lost_where_another_hands_nothing_over",
+    # Of the vigil, that a long step is waited for and that who does nothing is passed over.
+    "party/test_vigil.py::test_a_process_that_says_nothing_is_away_though_its_connection_is_there",
+    "party/test_vigil.py::test_a_client_that_computes_is_not_passed_over",
+    "party/test_vigil.py::test_who_stands_at_a_step_is_named_with_the_step_and_is_not_waited_for",
+    # Of strangers at the door, floods of them, silent ones and wrong certificates.
+    "party/test_adversary_doors.py::test_a_connection_is_of_one_process",
+    "party/test_adversary_doors.py::test_a_member_that_opens_streams_over_and_over_takes_no_place_of_another",
+    "party/test_adversary_doors.py::test_of_many_connections_without_a_hello_the_newest_counts_and_no_other_party_feels_it",
+    "party/test_adversary_doors.py::test_hellos_over_and_over_cost_others_nothing",
+    "party/test_adversary_doors.py::test_saves_for_which_there_are_no_files_end_no_run",
+    # Of a lead that lies, about the number of records.
+    "party/test_adversary_claims.py::test_a_lead_cannot_have_checkpoints_deleted_and_all_go_on_when_it_is_honest",
+    "party/test_adversary_claims.py::test_a_lead_that_says_nothing_of_what_all_have_does_not_fill_a_disk",
+    # Of checkpoints on a bad disk, the damaged one and the store that waits for files.
+    "party/test_party.py::test_a_full_disk_costs_the_newest_checkpoint_at_most",
+    "party/test_party.py::test_a_party_that_does_not_come_is_named_when_patience_ends",
+    "party/test_party_numbers.py::test_parties_clip_as_the_whole_model_does_in_double_precision",
+    "party/test_papers.py::test_a_run_outlives_its_certificates_while_its_connections_are_cut",
+    "party/test_party_durable.py::test_who_is_asked_to_stop_while_it_waits_ends_at_once_and_goes_on_later",
+    "party/test_party_durable.py::test_who_did_not_learn_that_all_is_done_learns_it_from_the_lead_when_both_are_started_again",
+    # Of the experiments, that they are imported and their tables.
+    "experiments/test_privacy_report.py::test_a_report_is_written_in_all_forms_and_read_back",
+    "experiments/test_demo.py::test_demo_trains_whole_split_and_by_messages_to_the_same_parameters",
+    "experiments/test_experiments_rounds.py::test_rounds_are_compared_on_one_harness",
+    "experiments/test_experiments_rounds.py::test_figure_3_has_rows_verdicts_and_a_picture",
+    "experiments/test_experiments_rounds.py::test_bytes_of_drawn_rounds_are_those_of_the_formula",
+    # Of eight devices, that they give the numbers of one.
+    "rounds/test_devices.py::test_each_device_does_its_part_of_the_work",
+    "rounds/test_devices.py::test_eight_devices_give_the_numbers_of_one[in a large batch]",
+    "rounds/test_devices.py::test_a_mesh_of_one_device_changes_nothing",
+    # Of rounds, those with shared bottoms, one client's own steps and a batch of all.
+    "rounds/test_parallel.py::test_parallel_with_own_bottoms_follows_the_gradient_of_the_mean_over_all_examples",
+    "rounds/test_averages.py::test_fedavg_with_one_client_is_local_training",
+    "rounds/test_nonfinite_rounds.py::test_a_client_that_is_not_asked_may_hold_anything",
+    # Of schedules and records of rounds, those of each algorithm.
+    "rounds/test_schedules.py::test_fresh_moments_with_a_schedule_are_local_adam_with_a_common_count",
+    "rounds/test_schedules.py::test_each_client_of_its_own_and_each_run_of_a_sweep_may_have_a_rate_of_its_own",
+    "rounds/test_recorded_rounds.py::test_several_rounds_are_recorded_along_an_axis_of_them",
+    # In float32 the same stays.
+    "jaxprs/test_convolutions.py::test_they_are_in_double_precision_too",
+    "rounds/test_turns.py::test_turns_hold_in_double_precision_with_adam",
+    "training/test_equivalence.py::test_adam_in_float32_stays_as_close_as_measured",
+    "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model_in_double_precision",
+    "rounds/test_rounds.py::test_a_loss_may_be_one_number_where_every_batch_that_is_taken_is_full",
+    # Of costs, that messages are the predicted ones, plain and of optimizers.
+    "training/test_nonfinite.py::test_messages_of_a_skipping_trainer_are_recorded_and_costed",
+    "costing/test_plan.py::test_scores_by_name_by_point_by_function_and_as_findings_are_one_plan",
+    "training/test_weighted_losses.py::test_parties_give_weights_to_losses_and_divide_by_constants_as_messages_does",
+    "slicing/test_loading.py::test_weights_go_into_another_topology_of_the_model_and_back_without_their_optimizer",
+    # That importing jsplit imports no extra stays with the house.
+    "topology/test_draw.py::test_importing_leaves_matplotlib_alone_and_drawing_leaves_pyplot_alone",
+    # Of attacks, a form in which each finds what is there and one in which it finds nothing.
+    "privacy/test_sdar.py::test_each_part_goes_down_its_own_cost_by_finite_differences",
+    "privacy/test_unsplit_inversion.py::test_behind_a_relu_the_brightness_of_first_guesses_decides_what_is_found",
+    "privacy/test_unsplit_inversion.py::test_pictures_behind_one_convolution_are_found_from_its_form",
+    "privacy/test_property_membership.py::test_a_property_that_nobody_asked_for_is_read_off_the_cut",
+    "privacy/test_decoder_attack.py::test_of_several_arrays_all_are_read",
+    "privacy/test_model_completion.py::test_a_bottom_of_ones_own_learns_with_the_head",
+    "privacy/test_token_recovery.py::test_a_hidden_layer_reads_what_no_linear_inverter_can",
+    "privacy/test_model_completion.py::test_records_without_label_teach_as_well",
+    "privacy/test_model_completion.py::test_two_classes_are_scored_by_auc",
+    "privacy/test_token_recovery.py::test_fillers_do_not_count",
+    "privacy/test_intervals.py::test_batches_hold_what_a_batch_gives_on_average",
+    "privacy/test_attacks_on_labels.py::test_clusters_keep_their_names_from_step_to_step",
+    "privacy/test_nopeek.py::test_over_the_network_it_is_the_run_in_one_process",
+    "privacy/test_private_training.py::test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says",
+    "privacy/test_reconstruction.py::test_small_images_have_the_largest_odd_window_that_fits",
+}
 LONG = {
+    *WHOLE,
     *(
         f"{file}::{test}[{point}]"
         for file, tests in POINTS.items()

@@ -12,6 +12,8 @@ The networks are dense, and in so few steps these critics do not yet rebuild rec
 of the mean record): it is the cotangents of the attack that are found or missed, from its first
 step on. Honest servers that are hard for the guard stand beside (deep bodies, dropout, BatchNorm, a
 rare class, labels far from 0), and one that adds the critic's cotangent to the honest one.
+`--cases relu` has a bottom that ends in a ReLU, and a server that hides the critic's cotangent
+behind large random numbers at the places that the ReLU drops.
 
     python experiments/privacy/guard.py
     python experiments/privacy/guard.py --data digits credit_default.npz \\
@@ -57,24 +59,30 @@ COLUMNS = (
 )
 
 
+PLAIN = ("dense", "classes", "leaky")
+
+
 class Case(NamedTuple):
     """A server.
 
     Attributes:
         split: "vanilla" or "u_shaped".
-        server: "honest", or a critic: "wgan", "gan", "added" (wgan, to the honest one).
+        server: "honest", or a critic: "wgan", "gan", "added" (wgan, to the honest one),
+            "hidden" (wgan, drowned at the dead places of a ReLU).
         body: "dense" or what `Body` knows.
         task: "classes", "rare" (one class against the rest, by slow SGD) or "regression".
+        end: of the bottom, "leaky" or "relu".
     """
 
     split: str
     server: str
     body: str = "dense"
     task: str = "classes"
+    end: str = "leaky"
 
     @property
     def name(self) -> str:
-        more = [x for x in (self.body, self.task) if x not in ("dense", "classes")]
+        more = [x for x in (self.body, self.task, self.end) if x not in PLAIN]
         return " ".join([self.server, *more])
 
 
@@ -89,6 +97,11 @@ HARD = [
     Case("u_shaped", "honest", task="regression"),
     Case("vanilla", "honest", task="rare"),
     Case("vanilla", "honest", task="regression"),
+]
+RELU = [
+    Case(split, server, end="relu")
+    for split in ("vanilla", "u_shaped")
+    for server in ("honest", "wgan", "hidden")
 ]
 
 
@@ -147,6 +160,22 @@ def turned(x: jax.Array) -> jax.Array:
 turned.defvjp(lambda x: (x, None), lambda _, g: (-g,))
 
 
+@jax.custom_vjp
+def drowned(x: jax.Array) -> jax.Array:
+    """The same value, whose cotangent is large random numbers where the value is 0."""
+    return x
+
+
+def _drown(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    # Other numbers in each step, though a rule of derivatives has no key.
+    key = jax.random.key(jax.lax.bitcast_convert_type(x.sum(), jnp.int32))
+    size = 10 * jnp.sqrt((g**2).mean())
+    return (jnp.where(x == 0, size * jax.random.normal(key, x.shape), g),)
+
+
+drowned.defvjp(lambda x: (x, x), _drown)
+
+
 def critic(width: int, value: str, game: str) -> jsplit.Segment:
     """The attacker's losses by record: of its autoencoder, and of its critic against the client."""
 
@@ -164,7 +193,8 @@ def critic(width: int, value: str, game: str) -> jsplit.Segment:
             return dense(judge, x)[..., 0]
 
         code = jax.lax.stop_gradient(code)
-        fake, real = says(turned(h)), says(code)
+        seen = drowned(h) if game == "hidden" else h
+        fake, real = says(turned(seen)), says(code)
         if game == "gan":
             return rebuilt + jax.nn.softplus(fake) + jax.nn.softplus(-real)
         middle = jax.lax.stop_gradient((h + code) / 2)
@@ -206,6 +236,13 @@ def problem(data: str, task: str, seed: int) -> Problem:
 def topology(case: Case, on: Problem) -> jsplit.Topology:
     width = on.record.shape[1]
     bottom = layers([width, 64, CUT], "record", "up", last=True)
+    if case.end == "relu":
+        bottom = jsplit.segment(
+            lambda params, x: jax.nn.relu(dense(params, x)),
+            init=lambda key, *_: weights(key, [width, 64, CUT]),
+            inputs=["record"],
+            name="up",
+        )
     if case.split == "vanilla":
         top = layers([CUT, 64, on.outputs], "up", "output", last=False)
         honest = jsplit.vanilla(bottom, top, loss=on.loss)
@@ -220,7 +257,7 @@ def topology(case: Case, on: Problem) -> jsplit.Topology:
     if case.server == "honest":
         return honest
     [value] = [c.name for c in honest.crossings if c.sender == "client"]
-    game = "gan" if case.server == "gan" else "wgan"
+    game = "wgan" if case.server == "added" else case.server
     own = jsplit.Node("critic", critic(width, value, game), "server", [value, "public"])
     losses = [jsplit.Loss("own", lambda each: each, "server", ["critic"])]
     added = case.server == "added"
@@ -273,10 +310,13 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["digits"])
     parser.add_argument("--steps", type=positive, default=400, help="of each seed")
     parser.add_argument("--window", type=positive, default=20, help="steps of a window")
-    parser.add_argument("--cases", choices=["easy", "hard", "all"], default="all")
+    parser.add_argument(
+        "--cases", choices=["easy", "hard", "relu", "all"], default="all"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/guard.json"))
     options = parser.parse_args()
-    cases = {"easy": EASY, "hard": HARD, "all": [*EASY, *HARD]}[options.cases]
+    groups = {"easy": EASY, "hard": HARD, "relu": RELU}
+    cases = groups.get(options.cases, [*EASY, *HARD, *RELU])
     rule, rows, kept = Guard(window=options.window), [], []
     for data in options.data:
         for case in cases:

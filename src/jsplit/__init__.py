@@ -12,6 +12,7 @@ from jsplit.core import (
     Message,
     PartyState,
     Segment,
+    Tied,
     Trainer,
     TrainState,
     chain,
@@ -27,6 +28,7 @@ from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolution
 from jsplit.segments import mixed_precision, segment
 from jsplit.slicing import (
     CutPoint,
+    CutPoints,
     cut,
     cut_points,
     join,
@@ -64,6 +66,7 @@ from jsplit.training.own_record import PartyRecord
 from jsplit.training.record import RecordingTrainer, record
 from jsplit.training.recording import Crossed, Passage, Recorded
 from jsplit.training.staleness import stale
+from jsplit.training.trained_files import restore_trained, save_trained
 from jsplit.training.verdicts import NotFinite
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
@@ -73,6 +76,7 @@ __all__ = [
     "Crossed",
     "Crossing",
     "CutPoint",
+    "CutPoints",
     "Device",
     "DynamicScale",
     "Info",
@@ -92,6 +96,7 @@ __all__ = [
     "RecordingTrainer",
     "Segment",
     "Strength",
+    "Tied",
     "Topology",
     "TrainState",
     "Trainer",
@@ -123,10 +128,12 @@ __all__ = [
     "privacy",
     "record",
     "restore",
+    "restore_trained",
     "restore_weights",
     "rounds",
     "runs",
     "save",
+    "save_trained",
     "segment",
     "set_hyperparams",
     "split",

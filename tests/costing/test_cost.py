@@ -78,7 +78,7 @@ def test_the_messages_of_a_run_are_the_predicted_ones_exactly(configuration, kin
 
 
 def test_micro_batches_send_the_predicted_messages_and_keep_less():
-    problem = make_problem("u_shaped", "cnn", "nnx")
+    problem = make_problem("u_shaped", "mlp", "nnx")
     options = {"microbatches": 2, "links": {"up": quantize(8)}}
     predicted = jsplit.cost(problem.topology, problem.batch, **options)
     assert predicted.messages == measured(problem.topology, problem.batch, **options)
@@ -233,8 +233,8 @@ def test_shapes_are_enough():
 
 def test_the_cost_at_another_batch_size_is_that_of_a_batch_of_that_size():
     small, large = (
-        make_problem("vertical", "cnn", "nnx", batch=4),
-        make_problem("vertical", "cnn", "nnx"),
+        make_problem("vertical", "mlp", "nnx", batch=4),
+        make_problem("vertical", "mlp", "nnx"),
     )
     assert jsplit.cost(large.topology, large.batch).at(4) == jsplit.cost(
         small.topology, small.batch

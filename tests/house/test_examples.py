@@ -10,6 +10,33 @@ import pytest
 from tests.house.source import FILES, dotted, listed
 
 MODULES = [dotted(file) for file in FILES if file.name != "__init__.py"]
+# Their examples train, attack or compile for a second or more.
+DEAR = (
+    "jsplit.compress.sparsifying",
+    "jsplit.costing.baseline_runs",
+    "jsplit.costing.split_runs",
+    "jsplit.costing.step_cost",
+    "jsplit.privacy.attacks.inputs.decoder",
+    "jsplit.privacy.attacks.inputs.feature_space",
+    "jsplit.privacy.attacks.inputs.inverter",
+    "jsplit.privacy.attacks.inputs.membership",
+    "jsplit.privacy.attacks.inputs.nearest",
+    "jsplit.privacy.attacks.inputs.property",
+    "jsplit.privacy.attacks.inputs.simulation",
+    "jsplit.privacy.attacks.inputs.unsplit",
+    "jsplit.privacy.attacks.labels.clusters",
+    "jsplit.privacy.attacks.labels.completion",
+    "jsplit.privacy.attacks.labels.matching",
+    "jsplit.privacy.defences.activation_noise",
+    "jsplit.privacy.defences.class_noise",
+    "jsplit.privacy.guarantees.grid",
+    "jsplit.privacy.measures.batched",
+    "jsplit.privacy.measures.correlation",
+    "jsplit.privacy.measures.images",
+    "jsplit.privacy.measures.reconstructed",
+    "jsplit.privacy.reporting.by_cut",
+    "jsplit.privacy.reporting.reporting",
+)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -19,7 +46,10 @@ def examples_of(name: str) -> list[doctest.DocTest]:
     return [test for test in found if test.examples]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(m, marks=pytest.mark.slow) if m in DEAR else m for m in MODULES],
+)
 def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write files
     said: list[str] = []
@@ -29,6 +59,10 @@ def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
         test.globs = {"__name__": "__main__"}
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
+
+
+def test_the_modules_that_are_dear_exist():
+    assert {*DEAR} <= {*MODULES}
 
 
 def test_every_public_object_has_an_example_that_is_run():

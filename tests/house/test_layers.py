@@ -40,34 +40,38 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "pytrees checks strength gradient_noise link finite typed_jax hidden base arrays "
-        "donation foreign federation "
-        "files ids tables trainer keys links secret_keys paths "
-        "checkpoint_paths checkpoint placement trees"
+        "pytrees checks strength gradient_noise link finite typed_jax hidden tied base arrays "
+        "donation foreign "
+        "files ids tables trainer keys links paths frozen federation secret_keys "
+        "loans checkpoint_paths checkpoint placement trees"
     ),
-    "guarding": "flattening directions chain evidence in_a_row tally",
+    "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling"
     ),
-    "segments": "flags call captured interception flax one_mode from_model precision",
+    "segments": (
+        "flags arguments axes example call captured interception flax one_mode trainable "
+        "from_model precision"
+    ),
     "slicing": (
         "initial joining loading mark merging separators trace unread traced_model "
-        "refusals statistics ownership cut_candidates slice_segment splitting"
+        "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
+        "slice_segment splitting"
     ),
     "topology": (
-        "handoffs names metrics losses nodes crossings replacing text validation graph "
+        "handoffs names metrics losses nodes ties crossings replacing text validation graph "
         "configurations.building decoupling drawing.scene configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
     "training": (
         "class_numbers dynamic_scale config export global_norm hyperparams kinds "
-        "keys_apart left_out signatures staleness vjp walk wires strengths "
+        "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links metrics executor segment_ops store sums gradient_noise step "
-        "update initial known "
+        "pulled_back first_links first_node metrics executor store keys_apart "
+        "trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
         "messages"
@@ -81,7 +85,7 @@ INSIDE = {
     ),
     "costing": (
         "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
-        "traced_step count_step passes baseline_runs planning split_runs"
+        "traced_step count_step prefixes passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "
@@ -100,14 +104,14 @@ INSIDE = {
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.seconds contract.checks contract.agreement_attributes "
+        "contract.seconds contract.measured contract.checks contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.comebacks connection.peers contract.draft contract.files replay "
         "compute.local compute.at_cut "
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
-        "connection.network incoming recorder guarded_values guard_of_run process "
+        "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records join passes steps infer running"
     ),
     "privacy": (
@@ -117,7 +121,7 @@ INSIDE = {
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
-        "viewing.facts viewing.spanning viewing.affine viewing.curves "
+        "viewing.facts viewing.bits viewing.spanning viewing.affine viewing.curves "
         "viewing.moving "
         "viewing.complexes viewing.signs viewing.arithmetic "
         "viewing.placing viewing.choosing "
@@ -154,17 +158,20 @@ INSIDE = {
         "reporting.by_cut"
     ),
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "report parser",
+    "archives report parser",
     "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
+    "segments.arguments": {"flax"},
+    "segments.example": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
+    "segments.trainable": {"flax"},
     "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},
     "topology.drawing.symbols": {"matplotlib"},

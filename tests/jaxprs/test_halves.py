@@ -205,3 +205,20 @@ def test_a_remat_keeps_its_barrier():
         *[memory[r] for r in server.reads]
     )
     assert "optimization_barrier" in lowered.as_text()
+
+
+def test_what_no_result_needs_is_carried_to_neither_half():
+    """As a vjp leaves equations of weights that are not trained."""
+
+    def run(x, w):
+        h = jnp.tanh(x @ w)
+        unused = h * 2
+        jnp.sin(unused)
+        return h.sum(), jnp.cos(x.sum())
+
+    x, w = jnp.ones((3, 4)), jnp.ones((4, 5))
+    first, second = split_early_late(run, [True, False])
+    carried, early = first(x, w)
+    (late,) = second(carried, x, w)
+    assert jax.tree.leaves(carried) == []
+    assert (early, late) == run(x, w)

@@ -43,6 +43,19 @@ def layer(inputs, name, out=4):
     return jsplit.segment(apply, init=init, inputs=inputs, name=name)
 
 
+def adapted():
+    """A frozen layer, which has an adapter beside it."""
+
+    def init(key, x):
+        base, adapter = jax.random.normal(key, (2, x.shape[-1], 4)) * 0.5
+        return {"base": base, "adapter": adapter}
+
+    def apply(weights, x):
+        return jnp.tanh(x @ weights["base"] + x @ weights["adapter"])
+
+    return jsplit.segment(apply, init=init, inputs=["x"], name="h", trainable="adapter")
+
+
 class Small(NamedTuple):
     topology: jsplit.Topology
     batch: dict[str, np.ndarray]
@@ -50,7 +63,8 @@ class Small(NamedTuple):
 
 def small(configuration: str = "vertical") -> Small:
     """A small topology of plain functions; `"pair"`, `"vertical"`, or `"chain"` with
-    one listener, so that two are relayed.
+    one listener, so that two are relayed; `"adapters"` is a pair whose client has a
+    frozen base.
     """
     rng = np.random.default_rng(0)
     squares = lambda y, label: (y - label) ** 2  # noqa: E731
@@ -63,6 +77,11 @@ def small(configuration: str = "vertical") -> Small:
     elif configuration == "pair":
         topology, fields = (
             jsplit.vanilla(layer(["x"], "h"), layer(["h"], "y", 1), loss=squares),
+            ("x",),
+        )
+    elif configuration == "adapters":
+        topology, fields = (
+            jsplit.vanilla(adapted(), layer(["h"], "y", 1), loss=squares),
             ("x",),
         )
     else:

@@ -27,7 +27,7 @@ def train(agreed, problem, transport, **options):
     return checked(train_in_memory(agreed, problem, transport=transport, **options))
 
 
-@pytest.mark.parametrize("configuration", ["pair", "vertical", "chain"])
+@pytest.mark.parametrize("configuration", ["pair", "vertical", "chain", "adapters"])
 def test_parties_in_one_process_train_as_messages_does(configuration):
     """In the chain two parties have no connection: the lead passes on what they say, sealed."""
     problem = small(configuration)

@@ -14,7 +14,7 @@ import pytest
 
 import jsplit
 from jsplit import command, party
-from jsplit.commands.report import _nested
+from jsplit.commands.archives import nested
 from jsplit.privacy import Report, attempts, report
 
 PARTS = """
@@ -140,4 +140,4 @@ def test_what_cannot_be_reported_on_is_one_line_and_never_passes_by_itself(
 def test_fields_of_several_arrays_are_named_by_path():
     arrays = {"x": 1, "scan/0": 2, "scan/1": 3, "both/left": 4, "both/right/0": 5}
     both = {"left": 4, "right": [5]}
-    assert _nested(arrays) == {"x": 1, "scan": [2, 3], "both": both}
+    assert nested(arrays) == {"x": 1, "scan": [2, 3], "both": both}

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsplit.privacy import audit, gaussian_epsilon, grid_laplace, grid_noise, on_grid
+from jsplit.privacy import (
+    audit,
+    gaussian,
+    gaussian_epsilon,
+    grid_laplace,
+    grid_noise,
+    laplace,
+    on_grid,
+)
 
 GRID = 2.0**-12
 DEVIATION = np.float32(20.0)
@@ -70,6 +78,30 @@ def test_sums_on_the_grid_are_exact_and_as_wide_as_they_should_be():
     value = np.asarray(on_grid(np.linspace(-1, 1, 40000), GRID), "float64")
     total = np.asarray(jnp.float32(value) + noise, "float64")
     assert (total == value + np.asarray(noise, "float64")).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("defence", [gaussian, laplace])
+def test_the_sign_of_a_zero_does_not_cross(defence, dtype):
+    """-0 + -0 is -0, and of no other two numbers: rounded values and noise have none."""
+    link = defence(clip=1.0, scale=1.0)
+    own = {f"{defence.__name__}_scale": jnp.float32(1)}
+    send = jax.jit(lambda h, key: link.encode((), h, key, own)[0])
+    sent = send(jnp.full((4000, 64), -1e-4, dtype), jax.random.key(1))
+    zeros = np.asarray(sent, "float32") == 0
+    assert sent.dtype == dtype and zeros.sum() > 20
+    assert not np.signbit(np.asarray(sent, "float32")[zeros]).any()
+
+
+def test_values_and_noise_on_a_grid_have_one_zero():
+    key, like = jax.random.key(0), jnp.zeros(100_000)
+    small = jnp.array([-0.0, -1e-6, -1e-30, 0.0])
+    for made in (on_grid(small, GRID), jax.jit(lambda x: on_grid(x, GRID))(small)):
+        assert (made == 0).all() and not np.signbit(made).any()
+    for draw in (grid_noise, grid_laplace):
+        noise = np.asarray(jax.jit(lambda d, draw=draw: draw(key, like, d, 0.25))(1.0))
+        assert (noise == 0).any() and not np.signbit(noise[noise == 0]).any()
+    assert np.isnan(on_grid(jnp.array([jnp.nan]), GRID)).all()
 
 
 def test_rounding_makes_no_vector_longer():

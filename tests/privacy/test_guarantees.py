@@ -557,6 +557,19 @@ def test_a_scale_may_be_a_strength_that_is_set_later():
         about(vanilla(), **given)
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "laplace", "dp_sgd"])
+def test_every_statement_with_noise_says_that_a_number_that_is_not_finite_has_none(
+    kind,
+):
+    if kind == "dp_sgd":
+        given = {"links": None, "bottoms": "trained", "against": OUTSIDE}
+        given |= {"dp_sgd": {("smashed", "output"): NOISE}}
+    else:
+        given = {"links": {"smashed": link(replace(NOISE, kind=kind))}}
+    said = about(vanilla(), **given)
+    assert said.holds and any("is hidden by no noise" in a for a in said.assumptions)
+
+
 @pytest.mark.parametrize("by", ["told", "noise", jsplit.Strength("noise", 20.0)])
 def test_a_scale_may_be_a_strength_by_what_it_is_called_or_set_by(by):
     told = {"told": jsplit.Strength("noise", 20.0)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from dataclasses import replace
+from functools import cache
 from io import BytesIO
 
 import jax
@@ -45,7 +46,13 @@ def data_of(records=96, side=3):
     return {"image": image, "label": label}
 
 
-def trainer_of(bottom=None, **options):
+def trainer_of(bottom=None, links=None, **options):
+    """One trainer for all that ask for the same: what it has compiled is not compiled again."""
+    return made(bottom, tuple((links or {}).items()), **options)
+
+
+@cache
+def made(bottom, links, **options):
     def flat(w, x):
         return jax.nn.relu(x.reshape(len(x), -1) @ w)
 
@@ -55,7 +62,7 @@ def trainer_of(bottom=None, **options):
     first = bottom or jsplit.segment(flat, init=draw, inputs=["image"])
     second = dense([4 if bottom is None else 9, 2], "smashed")
     topology = jsplit.vanilla(first, second, loss=LOSS_OF_CLASSES)
-    return jsplit.fused(topology, optax.sgd(0.1), **options)
+    return jsplit.fused(topology, optax.sgd(0.1), links=dict(links), **options)
 
 
 def a_score(traffic, given, value=0.2, **more):

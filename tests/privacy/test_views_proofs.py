@@ -543,3 +543,42 @@ def test_messages_between_others_pass_a_party_by():
     assert by_set["two", "three"].between_others == ()
     assert by_set["two", "three"].reach == ("x", "label")
     assert len(by_set) == 2**4 - 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x + 1e30) - 1e30,
+        lambda x: x * jnp.float32(1e-45),
+        lambda x: (x * 1e-30) * 1e-20,
+        lambda x: (x * 1e30) * 1e20,
+        lambda x: jnp.tanh(1e6 * x),
+        lambda x: jax.nn.sigmoid(50 * x),
+        lambda x: jnp.exp(1e-9 * x),
+        lambda x: jnp.where(x > 0, x, x * jnp.float32(1e-45)),
+        lambda x: x @ (1e-30 * jnp.eye(6)) @ (1e-20 * jnp.eye(6)),
+        lambda x: jnp.concatenate([x[:, :3] + 1e30, x[:, 3:]], -1) @ HADAMARD - 1e30,
+        lambda x: (x[:, ::-1] * 1e30 + x) - x[:, ::-1] * 1e30,
+        lambda x: (x.astype("bfloat16") + 1000) - 1000,
+    ],
+)
+def test_what_floats_do_not_bear_is_not_claimed(function):
+    x = jnp.linspace(-0.9, 0.9, BATCH * SIZE).reshape(BATCH, SIZE)
+    # Operation by operation: a compiler may take 1e30 off what it was added to, unseen.
+    made = np.asarray(function(x), "float32")
+    assert len(np.unique(made)) < x.size * 0.8 or not np.isfinite(made).all()
+    assert proofs(jsplit.segment(function)) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x - 0.5) / 0.25,
+        lambda x: x * 255,
+        lambda x: jnp.tanh((x - 0.485) / 0.225),
+        lambda x: (x * 1000 - 500) * 1e-6,
+        lambda x: x / jnp.array([1e-3, 1, 1e3, 1, 1, 1]) + 1,
+    ],
+)
+def test_what_floats_bear_is_still_found(function):
+    assert proofs(jsplit.segment(function)) == ["is `x`"]

@@ -29,7 +29,8 @@ TOLERANCE = 1e-5
 # the last step.
 WIDE = 5e-5
 FAST = {
-    "in one program": ["splitfed 1, dense, 11", "large batch, dense, 11"],
+    "in one program": ["splitfed 1, dense, 11"],
+    "in a large batch": ["large batch, dense, 11"],
     "at one party": [
         "fused, all, conv, residuals, 2",
         "messages, both, dense, residuals, 1",

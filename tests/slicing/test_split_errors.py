@@ -99,17 +99,6 @@ REFUSED = {
         r"skip connection goes around the cut `h`: the input `x` is read by `h` and "
         r"`output` \(x -> sin -> add -> output\)",
     ),
-    "a weight tied across a cut": (
-        Tied(rngs()),
-        {},
-        r"weight `a.kernel` is tied across a cut.*-> b -> output",
-    ),
-    "a weight tied, through a value with another name": (
-        lambda p, x: jsplit.cut(x @ p["a"], "h") @ checkpoint_name(p["a"].T, "mine"),
-        {},
-        r"weight `a` is tied across a cut: `h` and `output` read it "
-        r"\(a -> transpose -> mine -> dot_general -> output\)",
-    ),
     "a statistic tied across a cut": (
         TiedNorm(rngs()),
         {},
@@ -302,6 +291,28 @@ def test_what_cannot_be_divided_is_refused_by_name(model, options, message):
     x = words if isinstance(model, Recurrent) else row
     with pytest.raises(ValueError, match=message) as error:
         jsplit.split(model, x, **{**functions, **options})
+    assert "\n" not in str(error.value)
+
+
+TIED = {
+    "a submodule": (
+        Tied(rngs()),
+        r"`a.kernel` is tied across parties: .*at `client` and .* at `server`.*-> b -> output",
+    ),
+    "through a value with another name": (
+        lambda p, x: jsplit.cut(x @ p["a"], "h") @ checkpoint_name(p["a"].T, "mine"),
+        r"`a` is tied across parties: `h` at `client` and `output` at `server` read it "
+        r"\(a -> transpose -> mine -> dot_general -> output\). Give both to one party",
+    ),
+}
+
+
+@pytest.mark.parametrize("model, message", TIED.values(), ids=TIED)
+def test_a_weight_tied_across_a_cut_is_refused_between_two_parties(model, message):
+    functions = {"init": weights} if isinstance(model, FunctionType) else {}
+    segments = jsplit.split(model, row, **functions)
+    with pytest.raises(ValueError, match=message) as error:
+        jsplit.vanilla(*segments.values(), loss=max)
     assert "\n" not in str(error.value)
 
 

@@ -18,6 +18,7 @@ from tests.helpers import (
     CONFIGURATIONS,
     FLAX,
     MODELS,
+    TIED,
     Problem,
     make_problem,
     some,
@@ -98,7 +99,20 @@ def sweep() -> list:
     return first + rest
 
 
-@pytest.mark.parametrize(("configuration", "kind", "flax", "ways"), sweep())
+# An embedding that is the output layer too, both at the client.
+OFTEN = {"nnx": ("fused", "recompute"), "linen": ("messages", "residuals")}
+TIED_ROWS = [
+    pytest.param(
+        *(TIED, "transformer", flax, [w for w in WAYS if (w == OFTEN[flax]) == daily]),
+        id=f"{TIED}-{flax}-{'-'.join(OFTEN[flax]) if daily else 'rest'}",
+        marks=() if daily else pytest.mark.slow,
+    )
+    for daily in (True, False)
+    for flax in FLAX
+]
+
+
+@pytest.mark.parametrize(("configuration", "kind", "flax", "ways"), sweep() + TIED_ROWS)
 def test_split_training_is_whole_training(configuration, kind, flax, ways):
     """20 steps of SGD with momentum in float32: parameters, statistics and losses within 1e-5."""
     found = compare(configuration, kind, flax, momentum, ways)
@@ -110,6 +124,9 @@ DOUBLE = [
     if (i // 8 + i) % 8 == 2
     else pytest.param(*whole, WAYS[::3], marks=pytest.mark.slow)
     for i, whole in enumerate(WHOLES)
+] + [
+    (TIED, "transformer", "nnx", [("messages", "residuals")]),
+    pytest.param(TIED, "transformer", "linen", WAYS, marks=pytest.mark.slow),
 ]
 
 

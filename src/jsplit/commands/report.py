@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite
@@ -18,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from jsplit import party as parties
+from jsplit.commands.archives import fields_of
 from jsplit.commands.brought import Given, given_by
 from jsplit.commands.statuses import DONE
 from jsplit.commands.stopping import say
 from jsplit.commands.whole_training import Whole, whole
 from jsplit.core.base import PyTree
-from jsplit.core.checks import shown
 from jsplit.core.files import private_file, private_folder
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.party.contract.field_types import check_dtypes
@@ -121,7 +120,9 @@ def report(options: argparse.Namespace) -> int:
     made = whole(agreed, lambda p: _part(functions, p), options.client)
     # What cannot be written is known before hours of training.
     _check_folder(options.out)
-    files = {n: _file(getattr(options, n), n, made) for n in ("data", "test", "public")}
+    files = {
+        n: fields_of(getattr(options, n), n, made) for n in ("data", "test", "public")
+    }
     given, test, public = files.values()
     data = _counted(made.fields() if given is None else given, made)
     for name, fields in {"data": data, "test": test, "public": public}.items():
@@ -202,46 +203,6 @@ def _functions(
 
 def _part(functions: Mapping[str, str], party: str) -> Given:
     return given_by(functions[party], party)
-
-
-def _file(file: Path | None, name: str, made: Whole) -> dict[str, PyTree] | None:
-    """The fields in an archive of NumPy; a field of several arrays by path, as `scan/0`."""
-    if file is None:
-        return None
-    try:
-        # Without Python objects: who opens one runs what its writer wants.
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {n: archive[n] for n in archive.files}
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile, TypeError):
-        raise ValueError(
-            f"`--{name}` must be an archive of NumPy (.npz) of numbers, got {file}."
-        ) from None
-    wanted = {*made.topology.fields} | {made.agreed.weight}
-    return {n: x for n, x in _nested(arrays).items() if n in wanted}
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
-    """Arrays by path as trees: the inverse of how `jsplit predict` writes them."""
-    found: dict[str, PyTree] = {}
-    for path, x in arrays.items():
-        *above, last = path.split("/")
-        here: PyTree = found
-        for name in above:
-            here = here.setdefault(name, {}) if isinstance(here, dict) else None
-        if not isinstance(here, dict) or last in here:
-            raise ValueError(
-                f"an archive has {shown(path)} beside an array that would hold it."
-            )
-        here[last] = x
-    return {n: _listed(x) for n, x in found.items()}
-
-
-def _listed(tree: PyTree) -> PyTree:
-    if not isinstance(tree, dict):
-        return tree
-    parts = {n: _listed(x) for n, x in tree.items()}
-    places = [str(i) for i in range(len(parts))]
-    return [parts[p] for p in places] if {*parts} == {*places} else parts
 
 
 def _counted(data: Mapping[str, PyTree], made: Whole) -> dict[str, PyTree]:

@@ -5,6 +5,7 @@ from jsplit.core.checkpoint import restore, save
 from jsplit.core.finite import Finite
 from jsplit.core.links import chain, identity, stateless
 from jsplit.core.secret_keys import with_secrets
+from jsplit.core.tied import Tied
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PredictFn",
     "Segment",
     "StepFn",
+    "Tied",
     "TrainState",
     "Trainer",
     "chain",

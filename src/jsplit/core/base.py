@@ -7,7 +7,7 @@ one does not. Of ours this file knows the flags that a record holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from jsplit.core.pytrees import Fields as Fields
 from jsplit.core.pytrees import Params as Params
 from jsplit.core.pytrees import PyTree as PyTree
 from jsplit.core.pytrees import State as State
+from jsplit.core.tied import Tied as Tied
 
 
 class SegmentInit(Protocol):
@@ -85,6 +86,11 @@ class Segment:
             model that the segment was sliced from does not read what was there.
         noise: what its party adds to the gradient of its parameters in every
             step, from its own secret key, as in private training.
+        tied: weights that other segments of the same `split` read too; the party
+            that has this one has them all.
+        trains: of its parameters, which are trained, by path; all others are
+            frozen. `None`: all of a floating dtype are trained.
+        moves: of its state, which leaves `apply` may change, by path; `None`: any.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -109,6 +115,9 @@ class Segment:
     shares_key: bool = False
     unread: tuple[str, ...] = ()
     noise: GradientNoise | None = None
+    tied: tuple[Tied, ...] = ()
+    trains: Callable[[tuple[Hashable, ...]], bool] | None = None
+    moves: Callable[[tuple[Hashable, ...]], bool] | None = None
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."

@@ -6,7 +6,7 @@ checkpoints) take such a state too, so its record stands here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
@@ -17,8 +17,25 @@ import jax
 from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checks import shown
 from jsplit.core.donation import refuse_used_up
+from jsplit.core.frozen import divided, joined
 
 _SHOWN = 5  # names in an error
+
+
+class SharedLeaves(NamedTuple):
+    """Of a part that each client has of its own, what is one for all: it never changes.
+
+    Attributes:
+        party: whose it is.
+        part: the field of its `PartyState`.
+        node: of which node.
+        changes: which leaves each client has of its own, by path.
+    """
+
+    party: str
+    part: str
+    node: str
+    changes: Callable[[tuple[Hashable, ...]], bool]
 
 
 # Static: names are no arrays, and a state is traced, mapped over and copied.
@@ -30,6 +47,7 @@ class Clients:
     Attributes:
         names: of all clients, in the order of the axis [clients].
         own: of what each has its own: party and field of a `PartyState`.
+        shared: what of that is one for all clients, as no step changes it.
 
     Example:
         >>> from jsplit.rounds import Clients
@@ -39,6 +57,32 @@ class Clients:
 
     names: tuple[str, ...] = ()
     own: frozenset[tuple[str, str]] = frozenset()
+    shared: frozenset[SharedLeaves] = frozenset()
+
+    def own_of(
+        self, party: str, part: str, node: str
+    ) -> Callable[[tuple[Hashable, ...]], bool]:
+        """Return which leaves of a node each client has of its own, by path.
+
+        Args:
+            party: whose node it is.
+            part: the field of its `PartyState`.
+            node: its name.
+
+        Returns:
+            A function of the path of a leaf.
+
+        Example:
+            >>> from jsplit.rounds import Clients
+            >>> Clients(("north",)).own_of("client", "params", "h")(("weight",))
+            False
+        """
+        if (party, part) not in self.own:
+            return lambda _: False
+        for x in self.shared:
+            if x[:3] == (party, part, node):
+                return x.changes
+        return lambda _: True
 
 
 class Federation(NamedTuple):
@@ -105,7 +149,17 @@ class Federation(NamedTuple):
             parts: dict[str, PyTree] = {}
             for part in PartyState._fields:
                 own = (party, part) in self.clients.own
-                parts[part] = jax.tree.map(row if own else _copy, getattr(held, part))
+                value = getattr(held, part)
+                # What no step changes of a node is one for all clients.
+                fixed: dict[str, PyTree] = {}
+                for x in self.clients.shared if own else ():
+                    if x[:2] == (party, part):
+                        changing, frozen = divided(x.changes, value[x.node])
+                        value = {**value, x.node: changing}
+                        fixed[x.node] = jax.tree.map(_copy, frozen)
+                parts[part] = jax.tree.map(row if own else _copy, value)
+                for node, frozen in fixed.items():
+                    parts[part][node] = joined(parts[part][node], frozen)
             parties[party] = PartyState(**parts)
         return TrainState(parties)
 

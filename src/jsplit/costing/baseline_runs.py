@@ -61,7 +61,7 @@ def fedavg(
     rounds = as_positive_int("rounds", rounds)
     epochs = as_positive_int("epochs", epochs)
     # In one message, as the client trains all parts of the model.
-    model = [(p.params, p.state) for p in cost.state.parties.values()]
+    model = [(p.params, p.state) for p in cost.learned.parties.values()]
     moved = rounds * size_of(model)
 
     passes = Passes(cost, records, rounds * epochs, backward)
@@ -107,7 +107,7 @@ def large_batch_sgd(
     records = check_records(records, backward)
     epochs = as_positive_int("epochs", epochs)
     # Parameters alone: a gradient has no statistics, nor has a summed step.
-    gradient = size_of([p.params for p in cost.state.parties.values()])
+    gradient = size_of([p.params for p in cost.learned.parties.values()])
 
     passes = Passes(cost, records, epochs, backward)
     weights = [passes.steps_of(k) * gradient for k in range(len(records))]

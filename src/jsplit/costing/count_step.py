@@ -21,9 +21,11 @@ from jsplit.topology.graph import Topology
 from jsplit.training.configure import Optimizers, check_batch, configure
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.initial import initial_shapes
+from jsplit.training.keys_apart import swap
 from jsplit.training.kinds import OpKind
 from jsplit.training.own_reads import training_fields
 from jsplit.training.passing import passing
+from jsplit.training.store import layout_of
 
 # Losses, links and the optimizer: all that is neither pass of a segment.
 # Looking at what is finite is no arithmetic of the model.
@@ -149,6 +151,7 @@ def cost(
         parties,
         messages,
         state,
+        swap(layout_of(config), state),
         cache(again),
         cache(lambda: evaluation_messages(config, state, shapes)),
     )

@@ -15,7 +15,7 @@ from jsplit.core.tables import aligned, plain, scatter, si
 from jsplit.costing.leak_picture import MARK, Dot, leak_picture
 from jsplit.costing.leak_scores import Leak
 from jsplit.costing.party_cost import Work
-from jsplit.slicing.cut_candidates import CutPoint
+from jsplit.slicing.cut_point import CutPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from jsplit.core.checks import shown
-from jsplit.slicing.cut_candidates import CutPoint
+from jsplit.slicing.cut_point import CutPoint
 
 
 class Leak(NamedTuple):

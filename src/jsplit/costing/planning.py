@@ -7,26 +7,33 @@ gives the cost of every cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.base import Link, Params, PartyState, PyTree, Segment
+from jsplit.core.base import Link, Params, PyTree, Segment
+from jsplit.core.frozen import trained_part
 from jsplit.core.links import encoded, identity
-from jsplit.core.trees import abstract, as_arrays, batch_of, nbytes
+from jsplit.core.trees import abstract, as_arrays, batch_of, inexact_part, nbytes
 from jsplit.costing.cut_plan import Choice, CutPlan, is_better
 from jsplit.costing.leak_scores import Leakage, leaks_at
 from jsplit.costing.machines import Device, Network, Setting, check_setting
-from jsplit.costing.party_cost import NOTHING, Work
+from jsplit.costing.party_cost import Work
 from jsplit.costing.passes import size_of
+from jsplit.costing.prefixes import Prefix, prefixes
 from jsplit.costing.traced_step import TracedStep
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment
-from jsplit.slicing.cut_candidates import CutPoint, cut_points
-from jsplit.slicing.initial import by_name
+from jsplit.segments.from_model import (
+    Model,
+    Told,
+    segment_and_inputs,
+    unnamed_inputs,
+)
+from jsplit.slicing.cut_candidates import cut_points
+from jsplit.slicing.cut_point import CutPoint, CutPoints
 from jsplit.slicing.splitting import split
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
@@ -53,6 +60,8 @@ def plan(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
 ) -> CutPlan:
     """Every place to cut a model, ranked by the time and the bytes of a training step.
 
@@ -90,6 +99,9 @@ def plan(
             its signature.
         flags: What parameters that say the mode are in training, as
             `jsplit.segment` takes it.
+        key: Parameters that are given the key of each step, as
+            `jsplit.segment` takes them.
+        fixed: Constants by parameter, as `jsplit.segment` takes them.
 
     Returns:
         A `CutPlan`. `print` shows a table, `figure` draws it.
@@ -128,14 +140,16 @@ def plan(
     """
     setting = check_setting(client, link, server, encoding, backward, leakage)
     # Made once: it is looked at twice, and says once what is wrong with its mode.
-    made = segment(model, init=init, variables=variables, inputs=inputs, flags=flags)
+    told = Told(init, variables, inputs, flags, key, fixed)
+    made, example = segment_and_inputs(model, example, told)
     points, segments = _divide(made, example, outputs, shared_inputs)
     chain = _chain(segments, {p.name for p in points})
 
     # The links of the real crossings are counted apart: in the chain nothing crosses.
     config = configure(chain, optimizer or optax.sgd(1.0), None, "residuals", 1)
-    given = zip(chain.fields, by_name(chain.fields, example), strict=True)
-    arrays = as_arrays(dict(given), "the example of `{}`")
+    names = made.inputs or unnamed_inputs(len(example))
+    given = dict(zip(names, example, strict=True))
+    arrays = as_arrays({n: given[n] for n in chain.fields}, "the example of `{}`")
     fields = {name: abstract(x) for name, x in arrays.items()}
     state = initial_shapes(config, fields)
     step = TracedStep(config, state, fields)
@@ -144,10 +158,16 @@ def plan(
     total = step.work(_CLIENT, OpKind.FORWARD, OpKind.BACKWARD)
     own = config.optimizer[_CLIENT]
     choices = []
-    for prefix in _prefixes(points, step, state.parties[_CLIENT]):
-        optimizer_state = jax.eval_shape(own.init, prefix.params)
+    for prefix in prefixes(points, step, state.parties[_CLIENT]):
+        # The optimizer is over what is trained of it.
+        trained = {
+            n: inexact_part(trained_part(chain.node[n].segment, x))
+            for n, x in prefix.params.items()
+        }
+        optimizer_state = jax.eval_shape(own.init, trained)
         lasting = nbytes((prefix.params, prefix.statistics, optimizer_state))
-        choice = _choice(setting, prefix, lasting, fields, total)
+        returns = any(chain.node[n].segment.trainable for n in prefix.params)
+        choice = _choice(setting, prefix, lasting, fields, total, returns)
         choices.append(choice.scored(leaks[prefix.point.name]))
     return _ranked(choices)
 
@@ -159,18 +179,24 @@ def _divide(
     shared_inputs: Sequence[str],
 ) -> tuple[list[CutPoint], dict[str, Segment]]:
     """The places to choose from, and the model cut at all of them."""
-    points = cut_points(made, *example, outputs=outputs, shared_inputs=shared_inputs)
+    found = cut_points(made, *example, outputs=outputs, shared_inputs=shared_inputs)
     # What comes before any parameter is the raw input in other words: it may not cross.
-    points = [p for p in points if p.params]
+    points = [p for p in found if p.params]
     if not points:
         raise ValueError(
             "`model` has no cut point with parameters before it: no single value "
-            "separates its input from its output."
+            f"separates its input from its output.{_reason(found)}"
         )
     segments = split(
         made, *example, cuts=points, outputs=outputs, shared_inputs=shared_inputs
     )
     return points, segments
+
+
+def _reason(points: CutPoints) -> str:
+    """What is said of one place that is none, as an example of the others."""
+    why = [f" `{name}`: {said}" for name, said in points.why.items()]
+    return why[-1] if why else ""
 
 
 def _chain(segments: Mapping[str, Segment], cuts: set[str]) -> Topology:
@@ -193,53 +219,13 @@ def _chain(segments: Mapping[str, Segment], cuts: set[str]) -> Topology:
     return Topology(nodes, {_CLIENT: [i for i in read if i not in segments]})
 
 
-class _Prefix(NamedTuple):
-    """What a client has that holds the model up to a point, in one training step.
-
-    Attributes:
-        point: Where its part ends.
-        params: Shapes of its parameters, by segment.
-        statistics: Shapes of its statistics, by segment.
-        kept: Bytes that it keeps for the backward pass.
-        forward: Work of its forward pass.
-        work: Work of its forward and backward pass, nothing computed twice.
-    """
-
-    point: CutPoint
-    params: dict[str, PyTree]
-    statistics: dict[str, PyTree]
-    kept: int
-    forward: Work
-    work: Work
-
-
-def _prefixes(
-    points: Sequence[CutPoint], step: TracedStep, own: PartyState
-) -> Iterator[_Prefix]:
-    """The client's part for each point, each longer by one segment than the one before."""
-    params, statistics, kept = {}, {}, {}
-    forward = work = NOTHING
-    for point in points:
-        params[point.name] = own.params[point.name]
-        statistics[point.name] = own.state[point.name]
-        for t in step.traced:
-            of_segment = t.op.kind in (OpKind.FORWARD, OpKind.BACKWARD)
-            if of_segment and t.op.what == point.name:
-                work += t.work
-                # By array: one that two segments keep counts once.
-                kept.update(t.kept)
-                if t.op.kind == OpKind.FORWARD:
-                    forward += t.work
-        size = sum(kept.values())
-        yield _Prefix(point, {**params}, {**statistics}, size, forward, work)
-
-
 def _choice(
     setting: Setting,
-    prefix: _Prefix,
+    prefix: Prefix,
     lasting: int,
     fields: Mapping[str, PyTree],
     total: Work,
+    returns: bool,
 ) -> Choice:
     """What a step costs where the client has `prefix`.
 
@@ -249,6 +235,7 @@ def _choice(
         lasting: Bytes of its parameters, statistics and optimizer state.
         fields: The shapes of the client's inputs.
         total: Work of the whole model.
+        returns: Whether anything is trained of it, so that cotangents come back.
     """
     client, link, server, encodings, backward, _ = setting
     point, work = prefix.point, prefix.work
@@ -258,10 +245,12 @@ def _choice(
         kept = nbytes(fields)
     shape = (batch_of(fields), *point.shape)
     like = jax.ShapeDtypeStruct(shape, point.dtype)
-    sent = sum(_encoded_size(x or identity, like) for x in encodings)
+    ways = encodings if returns else encodings[:1]
+    sent = sum(_encoded_size(x or identity, like) for x in ways)
 
     # One after the other: nobody computes while a message is under way.
-    seconds = work.flops / client.flops + 2 * link.latency + 8 * sent / link.bits
+    waits = len(ways) * link.latency
+    seconds = work.flops / client.flops + waits + 8 * sent / link.bits
     if server is not None:
         # The server has the rest, and it need not compute anything twice.
         seconds += (total.flops - prefix.work.flops) / server.flops

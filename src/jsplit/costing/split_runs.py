@@ -77,7 +77,7 @@ def take_turns(
     # A client alone has nobody to hand over to.
     if handoff != "none" and len(records) > 1:
         for party in mine:
-            own = cost.state.parties[party]
+            own = cost.learned.parties[party]
             # A message for each party of a site: they are different machines. The memory
             # of links stays, since it belongs to the connection.
             weights += size_of((own.params, own.state, own.optimizer))
@@ -146,7 +146,7 @@ def parallel(
     weights = 0
     if bottoms == "shared":
         # Statistics stay: of a step only gradients are summed.
-        weights = sum(size_of(cost.state.parties[p].params) for p in mine)
+        weights = sum(size_of(cost.learned.parties[p].params) for p in mine)
 
     # Every step is one of all clients, so the server hands the sum back each time.
     def moved(k: int, steps: int) -> tuple[int, int]:
@@ -217,7 +217,7 @@ def splitfed(
     weights = 0
     if version != 3:
         for party in mine:
-            own = cost.state.parties[party]
+            own = cost.learned.parties[party]
             weights += rounds * size_of((own.params, own.state))
 
     def moved(k: int, steps: int) -> tuple[int, int]:

@@ -26,6 +26,8 @@ class Cost:
         messages: Every message of the step in order, equal to
             `info.messages` of a step that `jsplit.messages` runs.
         state: The shapes of every party's state.
+        learned: The same without what no step changes, as frozen parameters: what is
+            handed over or averaged.
         again: `again(batch)`, the cost of a step of another size; see `at`.
         measure: `measure()`, the messages of an evaluation; see `evaluation`.
 
@@ -44,6 +46,7 @@ class Cost:
     messages: tuple[Message, ...]
     # Not compared: functions are equal only to themselves, so no two costs would be.
     state: TrainState = field(repr=False, compare=False)
+    learned: TrainState = field(repr=False, compare=False)
     again: Callable[[int], Cost] = field(repr=False, compare=False)
     measure: Callable[[], tuple[Message, ...]] = field(
         default=tuple, repr=False, compare=False

@@ -20,7 +20,7 @@ from jsplit.costing.party_cost import NOTHING, Work
 from jsplit.jaxprs.macs import macs
 from jsplit.training.config import Config
 from jsplit.training.crossing import message_of
-from jsplit.training.kinds import Kind, OpKind
+from jsplit.training.kinds import FROZEN, Kind, OpKind
 from jsplit.training.nonfinite import hold
 from jsplit.training.step import inference_ops
 from jsplit.training.store import Store, layout_of, load
@@ -155,7 +155,7 @@ class TracedStep:
         had = [
             leaf
             for leaf in given
-            if leaf[0].kind == Kind.PARAMS
+            if leaf[0].kind in (Kind.PARAMS, *FROZEN)
             or (leaf[0].kind == Kind.VALUE and leaf[0].what in self._fields)
         ]
         needed = [had[place] for place in places if place is not None]

@@ -80,10 +80,16 @@ def directions(rows: jax.Array) -> jax.Array:
     return rows / jnp.where(norm > 0, norm, 1.0)
 
 
-def unit_rows(table: jax.Array) -> jax.Array:
-    """Rows over their root mean square norm, [records, numbers]; NaN of zeros."""
+def unit_rows(table: jax.Array, there: jax.Array | None = None) -> jax.Array:
+    """Rows over their root mean square norm, [records, numbers]; NaN of zeros.
+
+    Args:
+        table: [records, numbers].
+        there: which rows are counted, bool [records]; the others are zeros.
+    """
     table = in_scale(table)
-    return table / jnp.sqrt((table**2).sum(1).mean())
+    records = table.shape[0] if there is None else there.sum()
+    return table / jnp.sqrt((table**2).sum() / records)
 
 
 def of_sum(total: jax.Array, records: jax.Array) -> jax.Array:

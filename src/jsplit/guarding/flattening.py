@@ -37,5 +37,7 @@ def flat(name: str, value: PyTree) -> jax.Array:
 def in_scale(table: jax.Array) -> jax.Array:
     """A table over its largest number, so that no square of it is lost; zeros stay zeros."""
     largest = jnp.abs(table).max(initial=0.0)
-    # A cotangent of 1e-25 is ordinary late in a training, and its square is 0.
-    return table / jnp.where(largest > 0, largest, 1.0)
+    # A cotangent of 1e-25 is ordinary late in a training, and its square is 0. Of 1e38,
+    # which a peer may send to be no number here, already the reciprocal is 0.
+    nearer = jnp.where(largest > 1, 2.0**-64, 2.0**64)
+    return (table * nearer) / jnp.where(largest > 0, largest * nearer, 1.0)

@@ -6,6 +6,7 @@ to leak must go on doing so for thousands of steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from jsplit.guarding.evidence import Evidence, Guard, Statistic
@@ -48,7 +49,7 @@ class Alarms:
         self.in_a_row: dict[str, int] = {}
 
     def add(self, evidence: Evidence) -> bool:
-        """Count one window.
+        """Count one window; one of which nothing was measured leaves the count as it is.
 
         Args:
             evidence: of the next window of its value.
@@ -61,6 +62,9 @@ class Alarms:
             >>> Alarms(Guard()).add(Evidence("h", "one way", 0, 19, 0.4, 0.11))
             False
         """
+        # Else a NaN in each tenth window, that changes nothing, would end every row.
+        if math.isnan(evidence.statistic):
+            return False
         row = self.in_a_row.get(evidence.value, 0) + 1 if evidence.suspicious else 0
         self.in_a_row[evidence.value] = row
         return row >= needed(self.guard, evidence)

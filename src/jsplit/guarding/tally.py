@@ -12,27 +12,32 @@ from jsplit.guarding.chain import chain_rule
 from jsplit.guarding.directions import directions, of_sum, one_way, unit_rows
 from jsplit.guarding.evidence import Evidence, Guard, Statistic
 from jsplit.guarding.flattening import flat
+from jsplit.guarding.readable import readable
 
 
 class Tally(NamedTuple):
     """Sums over the steps of a window, as far as it has come.
 
+    Those of two numbers are once over all places of a cotangent, once over the live ones
+    alone (`readable`): a window is as suspicious as the worse of the two.
+
     Attributes:
         total: the sum of all records' cotangents, each step's over their root mean
-            square norm, float32 [numbers].
-        directions: the sum of these, each over its own norm, float32 [numbers].
-        records: how many there were, float32 [].
-        gave: as `total`, of the cotangents that the party gave for answers; of no
-            numbers where there are none.
-        given: how many records these were of, float32 [].
-        cosines: the sum of the chain rule's cosines, float32 [].
-        steps: how many steps had one, float32 [].
+            square norm, float32 [2, numbers].
+        directions: the sum of these, each over its own norm, float32 [2, numbers].
+        records: how many there were, float32 [2].
+        gave: as `total`, of the cotangents that the party gave for answers, float32
+            [2, numbers]; of no numbers where there are none.
+        given: how many records these were of, float32 [2].
+        cosines: the sum of the chain rule's cosines, float32 [2].
+        steps: how many steps had one, float32 [2].
+        spoiled: in how many steps something that came was not finite, float32 [].
 
     Example:
         >>> import jax.numpy as jnp
         >>> from jsplit.guarding import begin
         >>> begin({"h": jnp.zeros((8, 3))}).total.shape
-        (3,)
+        (2, 3)
     """
 
     total: jax.Array
@@ -42,6 +47,7 @@ class Tally(NamedTuple):
     given: jax.Array
     cosines: jax.Array
     steps: jax.Array
+    spoiled: jax.Array
 
 
 def begin(like: PyTree, gave: PyTree | None = None) -> Tally:
@@ -60,16 +66,17 @@ def begin(like: PyTree, gave: PyTree | None = None) -> Tally:
     Example:
         >>> import jax.numpy as jnp
         >>> from jsplit.guarding import begin
-        >>> float(begin(jnp.zeros((8, 3))).records)
-        0.0
+        >>> begin(jnp.zeros((8, 3))).records.tolist()
+        [0.0, 0.0]
     """
 
     def zeros(name: str, value: PyTree) -> jax.Array:
-        return jnp.zeros(jax.eval_shape(lambda x: flat(name, x), value).shape[1])
+        return jnp.zeros((2, jax.eval_shape(lambda x: flat(name, x), value).shape[1]))
 
-    total, zero = zeros("like", like), jnp.float32(0)
-    of_answers = jnp.zeros(0) if gave is None else zeros("gave", gave)
-    return Tally(total, total, zero, of_answers, zero, zero, zero)
+    total, zero = zeros("like", like), jnp.zeros(2)
+    of_answers = jnp.zeros((2, 0)) if gave is None else zeros("gave", gave)
+    spoiled = jnp.float32(0)
+    return Tally(total, total, zero, of_answers, zero, zero, zero, spoiled)
 
 
 def note(
@@ -98,39 +105,57 @@ def note(
         >>> import jax.numpy as jnp
         >>> from jsplit.guarding import begin, note
         >>> h = jnp.ones((8, 3))
-        >>> float(note(begin(h), h, h).records)
-        8.0
+        >>> note(begin(h), h, h).records.tolist()  # all are at one end: none is live
+        [8.0, 0.0]
     """
-    total, records, told = _sum("returned", returned)
+    values, cotangents = flat("sent", sent), flat("returned", returned)
+    looks = readable(values, cotangents)
+    total, records, told = jax.vmap(_sum, (None, 0))(cotangents, looks)
+    none = jnp.zeros(2)
     here = Tally(
-        total=total.sum(0),
-        directions=directions(total).sum(0),
+        total=total.sum(1),
+        directions=jax.vmap(directions)(total).sum(1),
         records=records,
-        gave=jnp.zeros(0),
-        given=jnp.float32(0),
-        cosines=jnp.float32(0),
-        steps=jnp.float32(0),
+        gave=jnp.zeros((2, 0)),
+        given=none,
+        cosines=none,
+        steps=none,
+        spoiled=jnp.float32(~jnp.isfinite(cotangents).all()),
     )
     if received is not None and gave is not None:
-        cosine = chain_rule(sent, returned, received, gave)
-        of_answers, given, _ = _sum("gave", gave)
+        answers, given_back = flat("received", received), flat("gave", gave)
+        # A number of an answer that is not finite is none to take differences of.
+        whole = jnp.isfinite(answers).all(0)
+        answers = jnp.where(whole, answers, 0.0)
+        given_back = jnp.where(whole & jnp.isfinite(given_back), given_back, 0.0)
+        cosine = jnp.stack(
+            [
+                chain_rule(values, jnp.where(x, cotangents, 0.0), answers, given_back)
+                for x in looks
+            ]
+        )
+        everywhere = jnp.ones(given_back.shape, bool)
+        of_answers, given, _ = _sum(given_back, everywhere)
         has = jnp.isfinite(cosine)
         here = here._replace(
             # What came for nothing that was given is not compared with anything.
-            gave=jnp.where(told, of_answers.sum(0), 0.0),
+            gave=jnp.where(told[:, None], of_answers.sum(0), 0.0),
             given=jnp.where(told, given, 0.0),
             cosines=jnp.where(has, cosine, 0.0),
             steps=jnp.float32(has),
+            spoiled=jnp.maximum(here.spoiled, jnp.float32(~whole.all())),
         )
     return jax.tree.map(jnp.add, tally, here)
 
 
-def _sum(name: str, value: PyTree) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _sum(table: jax.Array, looked: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rows of a step over their root mean square, how many, and whether they tell anything."""
-    rows = unit_rows(flat(name, value))
-    # Of zeros, and of what is not finite, there is nothing to be told.
+    # A record of which nothing is looked at is not one that agrees with no other.
+    there = looked.any(1)
+    rows = unit_rows(jnp.where(looked, table, 0.0), there)
+    # Of zeros there is nothing to be told.
     told = jnp.isfinite(rows).all()
-    return jnp.where(told, rows, 0.0), jnp.float32(told * rows.shape[0]), told
+    return jnp.where(told, rows, 0.0), jnp.float32(told * there.sum()), told
 
 
 def judge(
@@ -187,12 +212,14 @@ def measured(tally: Tally) -> tuple[jax.Array, jax.Array, jax.Array]:
         >>> round(float(measured(note(begin(h), h, h))[0]), 4)
         1.0
     """
-    returned = of_sum(tally.total, tally.records)
-    pushed = one_way(returned, of_sum(tally.directions, tally.records))
+    alike = jax.vmap(of_sum)
+    returned = alike(tally.total, tally.records)
+    pushed = one_way(returned, alike(tally.directions, tally.records))
     # An honest answer turns and stretches what was given, and adds nothing to all alike.
-    excess = returned - jnp.maximum(of_sum(tally.gave, tally.given), 0)
+    excess = returned - jnp.maximum(alike(tally.gave, tally.given), 0)
     cosine = tally.cosines / jnp.where(tally.steps > 0, tally.steps, jnp.nan)
-    return pushed, excess, cosine
+    # The worse of all places and the live ones; a NaN, of nothing, is left out.
+    return jnp.fmax(*pushed), jnp.fmax(*excess), jnp.fmin(*cosine)
 
 
 def _evidence(

@@ -49,9 +49,9 @@ def split_early_late(
 ) -> tuple[_Function, _Function]:
     """Divide a function into two that together compute what it does.
 
-    No equation of it is in both, and all are in one. What acts
-    beyond its results, as a callback does, stays in order in the
-    first.
+    No equation of it is in both; one is in neither if no result
+    needs it. What acts beyond its results, as a callback does,
+    stays in order in the first.
 
     Args:
         run: a pure function, traced once for both halves and anew
@@ -132,12 +132,19 @@ def _divide(
     acting = [v for e in flat.equations if e.eqn.effects for v in (*e.reads, *e.writes)]
     needed = backward_slice(flat, [*acting, *wanted])
     computed = {v for e in needed.equations for v in e.writes}
+    # A vjp leaves equations that nobody needs, as of weights that are not trained. XLA would
+    # drop them within one program, and what they read would be carried to the second.
+    live = backward_slice(flat, [*acting, *flat.outvars])
+    used = {v for e in live.equations for v in e.writes}
 
     first: list[Equation] = []
     second: list[Equation] = []
     for e in flat.equations:
         is_first = e.eqn.effects or any(v in computed for v in e.writes)
-        (first if is_first else second).append(e)
+        if is_first:
+            first.append(e)
+        elif any(v in used for v in e.writes):
+            second.append(e)
     return first, second
 
 

@@ -7,25 +7,23 @@ has to look at, and what becomes of an alarm.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line, shown
-from jsplit.guarding import Alarms, Evidence, Guard, begin, judge, measured, note
-from jsplit.guarding.tally import Tally
+from jsplit.guarding import Alarms, Evidence, Guard
 from jsplit.party.compute.exchange import Wires
 from jsplit.party.compute.local import Local
-from jsplit.party.guarded_values import Guarded, guarded_values, why_not
-from jsplit.training.config import Config
-from jsplit.training.crossing import Packet, completed
+from jsplit.party.guarded_values import guarded_values, why_not
+from jsplit.party.guarded_window import MOST_RECORDS, Past, Window, wires_of
 from jsplit.training.walk import Wire
 
 _log = logging.getLogger("jsplit.party")
-_MOST = 64
-"""So many records of a message are looked at: the chain rule takes a square of them."""
+_MOST_CHECKPOINTS = 64
+"""So many steps to go back to are kept where no peer says that it has saved one."""
 
 
 class Hijacked(ValueError):
@@ -54,7 +52,7 @@ class GuardOfRun:
         size: how many records a message has.
 
     Attributes:
-        evidence: of each window so far.
+        evidence: of each window of the steps that the party's state is made of.
     """
 
     def __init__(self, rule: Guard, local: Local, size: int):
@@ -62,16 +60,18 @@ class GuardOfRun:
         self.evidence: list[Evidence] = []
         self._alarms, self._told = Alarms(rule), 0
         self._rng, self._size = np.random.default_rng(), size
-        self._last = -1
+        # Steps since anything could be judged; values of which a warning was given.
+        self._silent, self._warned = 0, set[str]()
+        self._past: dict[int, list[Past]] = {}
         # By step and micro-batch, what has crossed of it.
         self._crossed: dict[tuple[int, int], dict[Wire, PyTree]] = {}
-        self._windows: list[_Window] = []
+        self._windows: list[Window] = []
         for values in guarded_values(local.topology, local.party):
             reason = why_not(values, local.topology, local.agreed.fields, self.config)
             shapes = {w: local.received(w, size) for w in wires_of(values)}
             if not reason:
                 try:
-                    self._windows.append(_Window(values, self.config, shapes, size))
+                    self._windows.append(Window(values, self.config, shapes, size))
                 except ValueError as error:
                     reason = first_line(error)
             if reason:
@@ -94,6 +94,41 @@ class GuardOfRun:
         for window in self._windows:
             yield window.compile
 
+    def begin(self, step: int) -> None:
+        """Go on from a checkpoint, perhaps an earlier one.
+
+        What is computed again replaces what was: else an honest start would count twice,
+        and who orders all back before each window is full would never be judged.
+
+        Args:
+            step: the number of the next step.
+        """
+        self._crossed.clear()
+        self._past = {at: past for at, past in self._past.items() if at <= step}
+        for number, window in enumerate(self._windows):
+            window.clear()
+            if step in self._past:
+                window.go_back(self._past[step][number])
+        self.evidence = [e for e in self.evidence if e.last < step]
+        self._alarms = Alarms(self.rule)
+        self._alarms.any(self.evidence)
+        self._keep(step)
+
+    def saved(self, step: int, oldest: int) -> None:
+        """Keep what a later `begin` at this step goes on from.
+
+        Args:
+            step: of a checkpoint that was saved.
+            oldest: of one that all have; nobody goes back further.
+        """
+        self._keep(step)
+        self._past = {at: past for at, past in self._past.items() if at >= oldest}
+
+    def _keep(self, step: int) -> None:
+        self._past[step] = [window.past() for window in self._windows]
+        while len(self._past) > _MOST_CHECKPOINTS:
+            del self._past[min(self._past)]
+
     def ended(self, step: int) -> None:
         """Look at a step that has ended.
 
@@ -103,24 +138,43 @@ class GuardOfRun:
         Raises:
             Hijacked: if there is an alarm, and the policy is to stop.
         """
-        # After a fault steps are done again: a window must not have one of them twice.
-        if step <= self._last:
-            for window in self._windows:
-                window.clear()
-        self._last = step
+        self._silent += 1
         # Of later steps some messages have come already, of none the last.
         whole = [at for at in self._crossed if at[0] <= step]
         found = [self._crossed.pop(at) for at in sorted(whole)]
         for window in self._windows:
             for crossed in found:
-                rows = self._rng.permutation(self._size)[:_MOST]
+                rows = self._rng.permutation(self._size)[:MOST_RECORDS]
                 window.add(crossed, rows)
-            evidence = window.ended(step, self.rule)
-            if evidence is not None:
-                self._told_of(evidence)
+            judged = window.ended(step, self.rule)
+            if judged is not None:
+                self._told_of(*judged)
+        # Not begun anew by going back: so long nothing was looked at, whatever it was.
+        if self._silent == self.rule.window * self.rule.alone:
+            _log.warning(
+                "%s: nothing of what came back in the last %d steps could be judged: it "
+                "was zeros or not finite, or steps were taken back before %d were done.",
+                self.party,
+                self._silent,
+                self.rule.window,
+            )
 
-    def _told_of(self, evidence: Evidence) -> None:
+    def _told_of(self, evidence: Evidence, spoiled: int) -> None:
         self.evidence.append(evidence)
+        if not math.isnan(evidence.statistic):
+            self._silent = 0
+        if spoiled and evidence.value not in self._warned:
+            self._warned.add(evidence.value)
+            _log.warning(
+                "%s: in %d of steps %d to %d what came for `%s` is not all finite; the "
+                "guard leaves these numbers out. Of a peer that goes on training it is a "
+                "sign by itself.",
+                self.party,
+                spoiled,
+                evidence.first,
+                evidence.last,
+                evidence.value,
+            )
         _log.debug("%s: %s", self.party, evidence)
         if not self._alarms.add(evidence):
             return
@@ -173,103 +227,3 @@ class Watched:
     def _keep(self, micro: int, wire: Wire, value: PyTree) -> None:
         if wire in self._wanted:
             self._kept.setdefault((self._wires.step, micro), {})[wire] = value
-
-
-class _Window:
-    """The window under way of values that are judged together.
-
-    Args:
-        values: which.
-        config: of the training, with the links of the messages.
-        shapes: of these, as they are read.
-        size: how many records they have.
-
-    Raises:
-        ValueError: if they are none of a guard's.
-    """
-
-    def __init__(
-        self, values: Guarded, config: Config, shapes: Mapping[Wire, PyTree], size: int
-    ):
-        self.values, self.config = values, config
-        self._note = jax.jit(self._noted)
-        messages = [shapes[w] for w in wires_of(values)]
-        rows = jax.ShapeDtypeStruct((min(size, _MOST),), "int32")
-        # The tally is made of shapes; what does not fit is found here.
-        self._empty = jax.eval_shape(self._begun, messages, rows)
-        self._given = self._empty, messages, rows
-        jax.eval_shape(self._noted, *self._given)
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin a window."""
-        self._tally: Tally = jax.tree.map(
-            lambda x: np.zeros(x.shape, x.dtype), self._empty
-        )
-        self._first, self._steps = -1, 0
-
-    def compile(self) -> None:
-        """Compile what adds a step to the window, and what is measured of it."""
-        self._note.lower(*self._given).compile()
-        measured.lower(self._empty).compile()
-
-    def add(self, crossed: Mapping[Wire, PyTree], rows: np.ndarray) -> None:
-        """Add some records of one micro-batch."""
-        messages = [crossed[w] for w in wires_of(self.values)]
-        self._tally = self._note(self._tally, messages, rows.astype("int32"))
-
-    def ended(self, step: int, rule: Guard) -> Evidence | None:
-        """Count a step; what was found, if the window is full."""
-        self._first = step if self._first < 0 else self._first
-        self._steps += 1
-        if self._steps < rule.window:
-            return None
-        found = judge(
-            self._tally,
-            rule,
-            self.values.name,
-            self._first,
-            step,
-            answered=bool(self.values.received),
-        )
-        self.clear()
-        return found
-
-    def _begun(self, messages: Sequence[PyTree], rows: jax.Array) -> Tally:
-        _, returned, received, gave = self._tables(messages, rows)
-        return begin(returned, gave if received else None)
-
-    def _noted(
-        self, tally: Tally, messages: Sequence[PyTree], rows: jax.Array
-    ) -> Tally:
-        sent, returned, received, gave = self._tables(messages, rows)
-        answers = (received, gave) if received else ()
-        return note(tally, sent, returned, *answers)
-
-    def _tables(
-        self, messages: Sequence[PyTree], rows: jax.Array
-    ) -> list[list[PyTree]]:
-        by_wire = dict(zip(wires_of(self.values), messages, strict=True))
-        tables: list[list[PyTree]] = []
-        for group in _groups(self.values):
-            read = [_read(self.config, w, by_wire[w]) for w in group]
-            tables.append(jax.tree.map(lambda x: x[rows], read))
-        return tables
-
-
-def _groups(values: Guarded) -> tuple[tuple[Wire, ...], ...]:
-    return values.sent, values.returned, values.received, values.gave
-
-
-def wires_of(values: Guarded) -> list[Wire]:
-    """All messages by which values are judged."""
-    return [w for group in _groups(values) for w in group]
-
-
-def _read(config: Config, wire: Wire, sent: PyTree) -> PyTree:
-    """What the receiver of a message has of it, with zeros for what nobody reads."""
-    if not isinstance(sent, Packet):
-        return sent
-    link = config.links.get((wire.kind, wire.what))
-    value = link.decode(sent.payload, sent.like) if link else sent.payload
-    return completed(value, sent.whole)

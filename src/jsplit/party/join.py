@@ -148,7 +148,7 @@ def prepare(
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
-    frames = Frames(agreed, party, task, local, shapes_of_learned(like))
+    frames = Frames(agreed, party, task, local, shapes_of_learned(like, local.layout))
     frames.check()
     mine = agreed.parties.index(party)
     received = [c.what for c in frames.crossings if c.receiver == mine]

@@ -203,11 +203,13 @@ class PartyRun:
         """
         # Places of frames begin with each client's wires; hand-overs come after them.
         first = len(self.turns.names) * len(self.local.wires)
+        layout = self.local.layout
         for place, hand in self.turns.handovers_of(self.party, step):
             if hand.sender == self.party:
-                self.network.send(first + place, step, 0, learned(state))
+                self.network.send(first + place, step, 0, learned(state, layout))
             else:
-                state = taken(state, self.incoming.take(first + place, step, 0))
+                arrays = self.incoming.take(first + place, step, 0)
+                state = taken(state, layout, arrays)
                 # Whoever takes over what is spoilt would be blamed for it, in its first
                 # step.
                 if faults := self.store.sound.faults(state):

@@ -95,7 +95,7 @@ class Result:
         epoch: how often the run was begun or rolled back.
         away: which clients were passed over, and from which steps on.
         evidence: of a training, what the guard has found, by window of steps that this
-            process has done.
+            process has done; of steps done again, the last time.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit

@@ -90,6 +90,8 @@ class Training:
         batches = me.batch
         if self.recorder:
             self.recorder.begin()
+        if self.guard is not None:
+            self.guard.begin(first)
         for step in range(first, steps):
             state = me.hand_over(state, step)
             if me.turns.works(me.party, step):
@@ -147,6 +149,8 @@ class Training:
         self.failed = 0
         me.store.prune_before(me.network.committed())
         me.network.durable(me.store.steps)
+        if self.guard is not None:
+            self.guard.saved(int(state.step), me.network.committed())
 
     def _leave(self, state: PartyState) -> Result:
         """The end of a party that was asked to stop, after the step it was in."""

@@ -28,8 +28,13 @@ def guard(traffic: Traffic, rule: Guard | None = None) -> tuple[Evidence, ...]:
     are. In vanilla they tell nothing of a regression with labels far from 0.
     `experiments/privacy/guard.py` measures how often windows are wrong, with intervals.
 
+    All places of a cotangent are judged, and again those alone that are not at an end of
+    the bottom's last activation (an exact 0, a repeated least or largest value), since
+    what comes to a dead place trains nobody and may hide the rest.
+
     It misses what is small beside the honest cotangent or has mean zero over records,
-    and whoever only looks on. A window without suspicion is no guarantee.
+    what hides where the bottom drops it in another way, and whoever only looks on. A
+    window without suspicion is no guarantee.
 
     Args:
         traffic: of the party, as `jsplit.privacy.watch` gives it, with steps in their

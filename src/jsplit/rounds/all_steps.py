@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jsplit.core.base import Info, PyTree
 from jsplit.rounds.averages import add_clients, mean_of, zero_sums
 from jsplit.rounds.carry import (
+    Kept,
     LossSums,
     RoundArrays,
     RoundCarry,
@@ -88,7 +89,7 @@ class AllSteps:
     def __call__(
         self,
         carry: RoundCarry,
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
         arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
@@ -100,7 +101,7 @@ class AllSteps:
 
         def one(s: jax.Array, now: AllClients) -> tuple[AllClients, Told | None]:
             reads, weight = arrays.reads[:, s], arrays.weight[:, s]
-            return self._step(now, s < arrays.steps, key, fields, reads, weight)
+            return self._step(now, s < arrays.steps, kept, fields, reads, weight)
 
         examples = jnp.zeros(len(arrays.client), jnp.result_type(float))
         sums = zero_losses(config, at_end=self.at_end)
@@ -130,7 +131,7 @@ class AllSteps:
         self,
         now: AllClients,
         live: jax.Array,
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
         reads: jax.Array,
         weight: jax.Array,
@@ -143,7 +144,7 @@ class AllSteps:
         count = len(live)
         if count not in self.trainers:
             self.trainers[count] = self.train_step(count, batch)
-        state = self.forms.one({**now.store, **repeated}, key, now.step)
+        state = self.forms.one({**now.store, **repeated}, kept, now.step)
         weight = weights_of_round(weight)
         state, info, told = self.trainers[count](state, batch, weight)
 
@@ -156,8 +157,8 @@ class AllSteps:
             if self._is_averaged(n) or self.sharing[n] is Sharing.OWN
         }
         stepped = {n: new[n] for n in by_client}
-        kept, sums, examples = self._finish(by_client, stepped, live, counts, info, now)
-        now = AllClients({**new, **kept}, now.step + 1, sums, examples)
+        left, sums, examples = self._finish(by_client, stepped, live, counts, info, now)
+        now = AllClients({**new, **left}, now.step + 1, sums, examples)
         return now, only_live(live & (counts > 0), told)
 
     def _begin(

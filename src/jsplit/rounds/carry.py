@@ -25,6 +25,20 @@ from jsplit.training.walk import Store
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
+class Kept(NamedTuple):
+    """What of a state no round changes. It is no part of what a program may use up.
+
+    Attributes:
+        key: the key that all have agreed on. It never changes, and a compiled program
+            hands typed keys back slowly.
+        frozen: of parameters and states what no step changes, by name; one for all
+            clients.
+    """
+
+    key: jax.Array
+    frozen: Store
+
+
 class RoundCarry(NamedTuple):
     """What goes from round to round.
 
@@ -36,8 +50,6 @@ class RoundCarry(NamedTuple):
             averages.
     """
 
-    # The key is not here: it never changes, and a compiled program hands
-    # typed keys back slowly.
     store: Store
     step: jax.Array
     server: Mapping[str, PyTree]

@@ -14,12 +14,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jsplit.core.base import Link, PyTree, Segment
+from jsplit.core.frozen import divided, joined
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.links import Own, encode_by
+from jsplit.core.paths import Path
 from jsplit.rounds.client_mesh import Vmap
+from jsplit.rounds.own_optimizers import optimizer_of_each
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node
@@ -67,7 +69,7 @@ def vmap_clients(
     if own:
         for party in clients:
             if party in optimizer:
-                optimizer[party] = _optimizer_of_each(optimizer[party])
+                optimizer[party] = optimizer_of_each(optimizer[party])
 
     # Every link, also those between other parties: what crosses has a part
     # for each client wherever it goes, and a link of many clients sees one
@@ -105,15 +107,29 @@ class _ClientAxis:
         """Return a segment that runs once for each client."""
 
         def apply(params, state, key, *inputs, train=True):
-            def run(params, state, key, inputs):
-                return one.apply(params, state, key, *inputs, train=train)
+            # What no step changes is one for all clients.
+            params, frozen = _parts(one.trains, params)
+            state, fixed = _parts(one.moves, state)
+
+            def run(params, frozen, state, fixed, key, inputs):
+                own = joined(params, frozen), joined(state, fixed)
+                value, new = one.apply(*own, key, *inputs, train=train)
+                return value, _parts(one.moves, new)[0]
 
             # In inference there is no key.
-            axes = (0 if self.own else None, 0, None if key is None else 0, 0)
+            axes = (
+                0 if self.own else None,
+                None,
+                0,
+                None,
+                None if key is None else 0,
+                0,
+            )
             keys = None if key is None else self.keys(key)
             run_all = self.vmap(run, in_axes=axes)
-            value, new = run_all(params, state, keys, self.split(inputs))
-            return self.join(value), new
+            given = params, frozen, state, fixed, keys, self.split(inputs)
+            value, new = run_all(*given)
+            return self.join(value), joined(new, fixed)
 
         noise = one.noise and replace(one.noise, add=self._noise(one.noise))
         return replace(one, apply=apply, noise=noise)
@@ -143,8 +159,8 @@ class _ClientAxis:
 
         def rows(inputs):
             return [
-                x if kind in ("params", "state") else self.split(x)
-                for kind, x in zip(kinds, inputs, strict=True)
+                self._of_all(topology, i, kind, x) if kind != "value" else self.split(x)
+                for i, kind, x in zip(term.reads, kinds, inputs, strict=True)
             ]
 
         def fn(*inputs):
@@ -192,6 +208,18 @@ class _ClientAxis:
             # What is refused of one client is refused of all, where its values are.
             return self.join(result)
         return jnp.where(counts, share * result, 0).mean()
+
+    def _of_all(self, topology: Topology, i: str, kind: str, tree: PyTree) -> PyTree:
+        """Return parameters or a state of each client, what is one for all among it."""
+        segment = topology.node[i.rpartition(".")[0]].segment
+        changes = segment.trains if kind == "params" else segment.moves
+        if kind == "params" and not self.own or changes is None:
+            return tree
+        own, fixed = divided(changes, tree)
+        repeated = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (self.count, *jnp.shape(x))), fixed
+        )
+        return joined(own, repeated)
 
     def _kind_of_input(self, i: str, topology: Topology) -> str:
         """Return whether it is a `"value"`, or a node's `"params"` or `"state"`."""
@@ -259,22 +287,8 @@ class _LinkOfEach:
         return jax.tree.map(part, like)
 
 
-def _optimizer_of_each(
-    one: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-    """Return an optimizer of several sets of parameters, which lie along the first axis.
-
-    Each set has a state of its own, so an optimizer that looks at all
-    parameters together, such as one that clips by their norm, sees those
-    of one client.
-    """
-
-    def init(params):
-        # `vmap` needs an array to know how many there are.
-        return (jax.vmap(one.init) if jax.tree.leaves(params) else one.init)(params)
-
-    def update(updates, state, params=None):
-        run = jax.vmap(one.update) if jax.tree.leaves(updates) else one.update
-        return run(updates, state, params)
-
-    return optax.GradientTransformation(init, update)
+def _parts(changes: Callable[[Path], bool] | None, tree: PyTree) -> list[PyTree]:
+    """Return what a step may change of parameters or a state, and the rest."""
+    if changes is None:
+        return [tree, jax.tree.map(lambda _: None, tree)]
+    return [*divided(changes, tree)]

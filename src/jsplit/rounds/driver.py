@@ -101,11 +101,15 @@ class _Driver:
         # Key and step are the same at all parties, so those of any will
         # do.
         one = next(iter(first.parties.values()))
-        store = self.forms.repeat_own(self.forms.learned(first.parties), round.clients)
+        learned, kept = (
+            self.forms.learned(first.parties),
+            self.forms.kept(first.parties),
+        )
+        store = self.forms.repeat_own(learned, round.clients)
         carry = RoundCarry(store, one.step, self.method.server_init(store))
         # Clients without names are called by their numbers.
         names = round.names or tuple(map(str, range(round.clients)))
-        return self.forms.close(*self.forms.at_rest(carry, one.key), names)
+        return self.forms.close(*self.forms.at_rest(carry, kept), names)
 
     def step(self, state: Federation, round: Round) -> tuple[Federation, RoundInfo]:
         """Train one round.
@@ -170,16 +174,16 @@ class _Driver:
         several: bool,
     ) -> tuple[Federation, RoundInfo]:
         """Run one round or several, and judge what they leave."""
-        carry, key = self.forms.open(state)
+        carry, kept = self.forms.open(state)
 
         def run(at_end: bool) -> tuple[RoundCarry, RoundInfo]:
             program = self.programs.of(
                 arrays, training=True, several=several, at_end=at_end
             )
-            return call_on_state(state, program, carry, key, fields, arrays)
+            return call_on_state(state, program, carry, kept, fields, arrays)
 
         config = self.method.config
-        at_end = may_look_at_the_end(config, carry, key, fields)
+        at_end = may_look_at_the_end(config, carry, kept, fields)
         new, info = run(at_end)
         if at_end and not went_well(info):
             # Nothing is donated where steps are refused, so it can be run again.
@@ -188,7 +192,7 @@ class _Driver:
             # No step has left it: an average has, or the server's step.
             refuse_end(end.finite)
         refuse_round(config.nonfinite, info.finite)
-        return self.forms.close(new, key, state.clients.names), info
+        return self.forms.close(new, kept, state.clients.names), info
 
     def evaluate(
         self, state: Federation, round: Round, *, noise: jax.Array | None = None
@@ -219,18 +223,18 @@ class _Driver:
         taken = np.arange(round.weight.shape[1]) < round.steps[:, None]
         check_counts([round.weight * taken[:, :, None]])
         program = self.programs.of(arrays, training=False)
-        carry, key = self.forms.open(state)
+        carry, kept = self.forms.open(state)
         drawing = secret_senders(self.method.config, train=False)
         words = words_of_call(noise, drawing, state)
         if words is not None:
             # Numbered anew for every batch, by the client that is measured on it.
             carry.store[OF_ROUND] = jnp.asarray(numbered(words, 0))
         fields = self._fields(round)
-        _, info = call_on_state(state, program, carry, key, fields, arrays)
+        _, info = call_on_state(state, program, carry, kept, fields, arrays)
         refuse_evaluation(self.method.config.nonfinite, info.finite)
         self.method.scalars.warn(int(round.steps.sum()), 3)
         info = _first_clients(info, len(round.client))
-        return self.metrics.add(info, carry, key, fields, round)
+        return self.metrics.add(info, carry, kept, fields, round)
 
     def predict(
         self,

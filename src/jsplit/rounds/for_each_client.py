@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jsplit.core.base import Fields, PyTree
 from jsplit.rounds.averages import zero_sums
 from jsplit.rounds.carry import (
+    Kept,
     LossSums,
     RoundArrays,
     RoundCarry,
@@ -88,7 +89,7 @@ class ClientMethod(Protocol):
     def client_step(
         self,
         client: Client,
-        key: jax.Array,
+        kept: Kept,
         batch: Fields,
         weight: jax.Array | None,
         count: jax.Array,
@@ -99,7 +100,7 @@ class ClientMethod(Protocol):
     def client_measure(
         self,
         client: Client,
-        key: jax.Array,
+        kept: Kept,
         batch: Fields,
         weight: jax.Array | None,
         count: jax.Array,
@@ -156,7 +157,7 @@ class ForEachClient:
     def __call__(
         self,
         carry: RoundCarry,
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
         arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
@@ -173,7 +174,7 @@ class ForEachClient:
         ) -> tuple[Shared, tuple[Store, LossSums, Told | None]]:
             mine, its = client
             now, told = self._all_steps(
-                shared, mine, step + its.before, its, key, fields
+                shared, mine, step + its.before, its, kept, fields
             )
             if self.training:
                 shared = self.method.client_final(shared, now.store, its.share)
@@ -222,7 +223,7 @@ class ForEachClient:
         own: Store,
         step: jax.Array,
         arrays: RoundArrays[jax.Array],
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
     ) -> tuple[Client, Told | None]:
         """Run all steps of a client, or of several at once, each as many as it takes."""
@@ -230,7 +231,7 @@ class ForEachClient:
 
             def one(s: jax.Array, client: Client) -> tuple[Client, Told | None]:
                 reads, weight = arrays.reads[s], arrays.weight[s]
-                return self._step(client, None, key, fields, reads, weight)
+                return self._step(client, None, kept, fields, reads, weight)
 
             client = self._init(shared.store, own, step)
             most = len(arrays.reads) if self.records else None
@@ -239,7 +240,7 @@ class ForEachClient:
         def together(s: jax.Array, clients: Client) -> tuple[Client, Told | None]:
             reads, weight = arrays.reads[:, s], arrays.weight[:, s]
             live = s < arrays.steps
-            return self.clients_step(clients, live, key, fields, reads, weight)
+            return self.clients_step(clients, live, kept, fields, reads, weight)
 
         clients = self.clients_init(shared.store, own, step)
         most = arrays.reads.shape[1] if self.records else None
@@ -250,7 +251,7 @@ class ForEachClient:
         self,
         client: Client,
         live: jax.Array | None,
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
         reads: jax.Array,
         weight: jax.Array,
@@ -261,7 +262,7 @@ class ForEachClient:
         # a loss may then be one number for a batch.
         weights = weights_of_round(weight) if self.ragged else None
         batch = rows_of(fields, reads)
-        given = client, key, batch, weights, weight.sum()
+        given = client, kept, batch, weights, weight.sum()
         told = None
         if self.training:
             new, told = method.client_step(*given)

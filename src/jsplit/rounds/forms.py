@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jsplit.core.base import PartyState, PyTree, TrainState
-from jsplit.core.federation import Clients, Federation
+from jsplit.core.federation import Clients, Federation, SharedLeaves
 from jsplit.core.placement import replicate, shard_batch
 from jsplit.core.secret_keys import drawn
 from jsplit.core.trees import abstract
-from jsplit.rounds.carry import RoundCarry
+from jsplit.rounds.carry import Kept, RoundCarry
 from jsplit.rounds.client_mesh import CLIENTS
 from jsplit.rounds.sharing import PartySharing, Sharing, SharingTable
 from jsplit.training.store import Layout, key_and_step, load, save_back
@@ -42,11 +42,23 @@ class StateForms:
     mesh: Mesh | None
 
     def learned(self, parties: Mapping[str, PartyState]) -> Store:
-        """Return what a round carries, by name: all but key and step."""
+        """Return what a round carries, by name: all but the step, and what it never changes."""
         store = load(self.layout, TrainState(parties))
         for at in self.layout.values():
             del store[at.key], store[at.step]
+            for other, _ in at.frozen.values():
+                del store[other]
         return store
+
+    def kept(self, parties: Mapping[str, PartyState]) -> Kept:
+        """Return what no round changes."""
+        # The key is the same at all parties, so that of any will do.
+        key = parties[next(iter(self.layout))].key
+        if not any(at.frozen for at in self.layout.values()):
+            return Kept(key, {})
+        store = load(self.layout, TrainState(parties))
+        names = [x.name for at in self.layout.values() for x in at.frozen.values()]
+        return Kept(key, {name: store[name] for name in names})
 
     def own(self, parties: Mapping[str, PartyState]) -> Store:
         """Return what each client has of its own, [clients, ...]."""
@@ -75,36 +87,44 @@ class StateForms:
                 found.add((party, "secret"))
         return frozenset(found)
 
-    def open(self, state: Federation) -> tuple[RoundCarry, jax.Array]:
-        """Return what a program carries in the place of a state, and the key."""
-        # Key and step are the same at all parties, so those of any will
-        # do.
+    @cached_property
+    def _shared_leaves(self) -> frozenset[SharedLeaves]:
+        """Of what each client has of its own, what is one for all since no step changes it."""
+        return frozenset(
+            SharedLeaves(party, part, name.what, changes)
+            for party, at in self.layout.items()
+            for name, (_, changes) in at.frozen.items()
+            if (party, part := str(name.kind)) in self._own_parts
+        )
+
+    def open(self, state: Federation) -> tuple[RoundCarry, Kept]:
+        """Return what a program carries in the place of a state, and what it keeps."""
+        # The step is the same at all parties, so that of any will do.
         party = next(iter(self.layout))
         own = state.parties[party]
         carry = RoundCarry(self.learned(state.parties), own.step, state.server)
-        return self.at_rest(carry, own.key)
+        return self.at_rest(carry, self.kept(state.parties))
 
     def close(
-        self, carry: RoundCarry, key: jax.Array, names: tuple[str, ...]
+        self, carry: RoundCarry, kept: Kept, names: tuple[str, ...]
     ) -> Federation:
         """Return the state that a program carried for clients of these names.
 
         This is the inverse of `open`.
         """
-        parties = self.one(carry.store, key, carry.step).parties
-        return Federation(parties, carry.server, Clients(names, self._own_parts))
+        parties = self.one(carry.store, kept, carry.step).parties
+        clients = Clients(names, self._own_parts, self._shared_leaves)
+        return Federation(parties, carry.server, clients)
 
-    def one(self, store: Store, key: jax.Array, step: jax.Array) -> TrainState:
-        """Return a state of one client, at a key and a step."""
-        store = {**store, **key_and_step(self.layout, key, step)}
+    def one(self, store: Store, kept: Kept, step: jax.Array) -> TrainState:
+        """Return a state of one client, with what no round changes, at a step."""
+        store = {**store, **kept.frozen, **key_and_step(self.layout, kept.key, step)}
         return save_back(self.layout, store)
 
-    def at_rest(
-        self, carry: RoundCarry, key: jax.Array
-    ) -> tuple[RoundCarry, jax.Array]:
+    def at_rest(self, carry: RoundCarry, kept: Kept) -> tuple[RoundCarry, Kept]:
         """Place a carry on devices: each client's own parts sharded, all else replicated."""
         if self.mesh is None:
-            return carry, key
+            return carry, kept
         store = {}
         for name, x in carry.store.items():
             if self.sharing[name] is Sharing.OWN:
@@ -113,8 +133,8 @@ class StateForms:
                 store[name] = shard_batch(x, self.mesh, CLIENTS)
             else:
                 store[name] = replicate(x, self.mesh)
-        step, server, key = replicate((carry.step, carry.server, key), self.mesh)
-        return RoundCarry(store, step, server), key
+        step, server, kept = replicate((carry.step, carry.server, kept), self.mesh)
+        return RoundCarry(store, step, server), kept
 
     def repeat_own(self, store: Store, clients: int) -> Store:
         """Return the store with each client's own parts, [clients, ...], all alike.

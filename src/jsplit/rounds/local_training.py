@@ -30,7 +30,7 @@ from jsplit.core.trainer import EvaluateFn, Trainer
 from jsplit.core.trees import combine, inexact_part
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.averages import add_clients, mean_of
-from jsplit.rounds.carry import add_flags, add_losses, add_step, zero_losses
+from jsplit.rounds.carry import Kept, add_flags, add_losses, add_step, zero_losses
 from jsplit.rounds.client_mesh import CLIENTS, clients_mesh
 from jsplit.rounds.driver import make_algorithm
 from jsplit.rounds.for_each_client import Client, ForEachClient, Shared
@@ -137,13 +137,13 @@ class LocalTraining:
     def client_step(
         self,
         client: Client,
-        key: jax.Array,
+        kept: Kept,
         batch: Fields,
         weight: jax.Array | None,
         count: jax.Array,
     ) -> tuple[Client, Told | None]:
         """Train on one batch, with those the client trains with."""
-        state = self.forms.one(client.store, key, client.step)
+        state = self.forms.one(client.store, kept, client.step)
         state, info, told = self.train(state, batch, weight)
         number = client.step + 1
         sums = add_step(self.config, client.sums, info, count, number, self.at_end)
@@ -152,13 +152,13 @@ class LocalTraining:
     def client_measure(
         self,
         client: Client,
-        key: jax.Array,
+        kept: Kept,
         batch: Fields,
         weight: jax.Array | None,
         count: jax.Array,
     ) -> Client:
         """Measure all losses on one batch, in inference mode."""
-        state = self.forms.one(client.store, key, client.step)
+        state = self.forms.one(client.store, kept, client.step)
         info = self.measure(state, batch, weight, noise=words_in(client.store))
         sums = add_losses(client.sums, info.losses, count)
         sums = add_flags(sums, info.finite, client.step + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import jax
 import optax
 
 from jsplit.training.config import Config
@@ -64,3 +65,24 @@ def check_server(server: optax.GradientTransformation | None) -> None:
         raise ValueError(
             "`server` needs the loss (`value`) of a step, and averages have none."
         )
+
+
+def optimizer_of_each(
+    one: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Return an optimizer of several sets of parameters, which lie along the first axis.
+
+    Each set has a state of its own, so an optimizer that looks at all
+    parameters together, such as one that clips by their norm, sees those
+    of one client.
+    """
+
+    def init(params):
+        # `vmap` needs an array to know how many there are.
+        return (jax.vmap(one.init) if jax.tree.leaves(params) else one.init)(params)
+
+    def update(updates, state, params=None):
+        run = jax.vmap(one.update) if jax.tree.leaves(updates) else one.update
+        return run(updates, state, params)
+
+    return optax.GradientTransformation(init, update)

@@ -11,7 +11,7 @@ import numpy as np
 from jsplit.core.base import Fields
 from jsplit.core.placement import replicate
 from jsplit.jaxprs.compiling import jit
-from jsplit.rounds.carry import RoundArrays, RoundCarry
+from jsplit.rounds.carry import Kept, RoundArrays, RoundCarry
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.inputs import is_ragged
 from jsplit.rounds.round_end import seen_at_the_end
@@ -20,7 +20,7 @@ from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
 
 RoundFn = Callable[..., tuple[RoundCarry, RoundInfo]]
-"""`program(carry, key, fields, arrays) -> (carry, info)`."""
+"""`program(carry, kept, fields, arrays) -> (carry, info)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Programs:
                 every step.
 
         Returns:
-            `program(carry, key, fields, arrays) -> (carry, info)`.
+            `program(carry, kept, fields, arrays) -> (carry, info)`.
         """
         ragged = is_ragged(arrays)
         way = ragged, training, several, at_end
@@ -64,7 +64,7 @@ class Programs:
             )
             looked_at = self.method.config if at_end else None
             run = _PlacedProgram(self.forms, program, looked_at)
-            # To evaluate, the state must outlast the program; data and key do
+            # To evaluate, the state must outlast the program; data and what it keeps do
             # so always.
             self._compiled[way] = jit(
                 run.several if several else run.one,
@@ -86,27 +86,27 @@ class _PlacedProgram:
     def one(
         self,
         carry: RoundCarry,
-        key: jax.Array,
+        kept: Kept,
         fields: Fields,
         arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run one round."""
         before, sharing = carry.server, self.forms.sharing
-        carry, info = self.program(carry, key, fields, arrays)
+        carry, info = self.program(carry, kept, fields, arrays)
         if self.looked_at is not None:
             info = seen_at_the_end(self.looked_at, sharing, carry, before, arrays, info)
         # Without this the compiler would choose where the results lie.
-        carry, _ = self.forms.at_rest(carry, key)
+        carry, _ = self.forms.at_rest(carry, kept)
         return carry, replicate(info, self.forms.mesh)
 
     def several(
         self,
         carry: RoundCarry,
-        key: jax.Array,
+        kept: Kept,
         fields: Fields,
         arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]:
         """Run several rounds, whose arrays have a leading axis [rounds]."""
         return jax.lax.scan(
-            lambda carry, one: self.one(carry, key, fields, one), carry, arrays
+            lambda carry, one: self.one(carry, kept, fields, one), carry, arrays
         )

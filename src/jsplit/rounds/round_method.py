@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jsplit.core.base import PyTree
 from jsplit.core.trainer import Trainer
-from jsplit.rounds.carry import RoundArrays, RoundCarry
+from jsplit.rounds.carry import Kept, RoundArrays, RoundCarry
 from jsplit.rounds.sharing import SharingTable
 from jsplit.rounds.state import RoundInfo
 from jsplit.training.config import Config
@@ -30,7 +30,7 @@ class RoundProgram(Protocol):
     def __call__(
         self,
         carry: RoundCarry,
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
         arrays: RoundArrays[jax.Array],
     ) -> tuple[RoundCarry, RoundInfo]: ...

@@ -18,7 +18,7 @@ from jsplit.core.base import PyTree
 from jsplit.core.placement import replicate
 from jsplit.jaxprs.compiling import jit
 from jsplit.populations.round import Round
-from jsplit.rounds.carry import RoundCarry, rows_of
+from jsplit.rounds.carry import Kept, RoundCarry, rows_of
 from jsplit.rounds.forms import StateForms
 from jsplit.rounds.inputs import reads_that_count
 from jsplit.rounds.noise import words_in
@@ -60,7 +60,7 @@ class RoundMetrics:
         self,
         info: RoundInfo,
         carry: RoundCarry,
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
         round: Round,
     ) -> RoundInfo:
@@ -69,14 +69,14 @@ class RoundMetrics:
         Args:
             info: the losses.
             carry: the state, as programs have it.
-            key: of the state.
+            kept: what of the state no round changes.
             fields: those that nodes read, on the devices.
             round: which clients are measured, and on which records.
         """
         topology = self.config.topology
         if not topology.metrics:
             return info
-        rows = [[*its] for its in self._rows(carry, key, fields, round)]
+        rows = [[*its] for its in self._rows(carry, kept, fields, round)]
         everyone = [batch for its in rows for batch in its]
         found = compute_metrics(topology, topology.metrics, everyone)
         each = {}
@@ -111,7 +111,7 @@ class RoundMetrics:
     def _rows(
         self,
         carry: RoundCarry,
-        key: jax.Array,
+        kept: Kept,
         fields: Mapping[str, PyTree],
         round: Round,
     ) -> Iterator[Iterator[Rows]]:
@@ -129,7 +129,7 @@ class RoundMetrics:
             number = np.tile(np.arange(steps, dtype=np.uint32), count)
             each = (np.repeat(client, steps), np.repeat(before, steps), number)
             reads = taken.reshape(-1, size)
-            values = self._observe(carry, key, fields, reads, *each)
+            values = self._observe(carry, kept, fields, reads, *each)
         refuse_traced(self.config.topology, values)
         host = jax.tree.map(np.asarray, values)
         own = {
@@ -155,7 +155,7 @@ class RoundMetrics:
 
         def observe(
             carry: RoundCarry,
-            key: jax.Array,
+            kept: Kept,
             fields: Mapping[str, PyTree],
             reads: jax.Array,
             client: jax.Array,
@@ -167,7 +167,7 @@ class RoundMetrics:
             def one(batch):
                 reads, client, before, number = batch
                 mine = {**carry.store, **rows_of(own, client)}
-                state = forms.one(mine, key, carry.step + before)
+                state = forms.one(mine, kept, carry.step + before)
                 words = words_in(mine, number)
                 store = load(forms.layout, state, rows_of(fields, reads), noise=words)
                 execute(ops, store)

@@ -67,7 +67,8 @@ def _check_flag(name: str, value: object, parameters: Sequence[Parameter]) -> No
     if value is not None and not isinstance(value, bool | np.bool_):
         raise ValueError(
             f"`flags` must say what `{name}` is in training, True or False, or None for "
-            f"its default in both modes, got a {type(value).__name__}."
+            f"its default in both modes, got a {type(value).__name__}; `fixed` gives it another "
+            "constant."
         )
     # What collects keywords may hand this one on.
     if found is None and collects and isinstance(name, str):
@@ -84,7 +85,7 @@ def _check_flag(name: str, value: object, parameters: Sequence[Parameter]) -> No
     if value is None and found.default is found.empty:
         raise ValueError(
             f"`flags` must say what `{name}` is in training, True or False: it has no "
-            "default at which it could stay."
+            "default at which it could stay; `fixed` gives it one value in both modes."
         )
 
 
@@ -94,40 +95,46 @@ def call_flags(flags: Flags, train: bool) -> dict[str, bool]:
     return {name: value if train else not value for name, value in told.items()}
 
 
+def refuse_untold(
+    model: Callable[..., PyTree],
+    parameters: Sequence[Parameter],
+    told: Collection[str],
+) -> None:
+    """Refuse a boolean that has no default and is told nothing.
+
+    Args:
+        model: the function that is called, for whose parameters they are.
+        parameters: of the model.
+        told: those that are flags, constants or inputs.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for p in _untold(model, parameters, told):
+        if p.default is p.empty:
+            raise ValueError(
+                f"the model takes the boolean `{p.name}`, which has no default and is told "
+                f"nothing; {_cure(p.name)}. If it is an input, name it in `inputs`; "
+                f'`fixed={{"{p.name}": ...}}` gives it one value in both modes.'
+            )
+
+
 def warn_of_untold(
     model: Callable[..., PyTree],
     parameters: Sequence[Parameter],
     told: Collection[str],
 ) -> list[str]:
-    """Warn of the booleans with a default that are told nothing, and refuse one without.
+    """Warn of the booleans with a default that are told nothing.
 
     Args:
         model: the function that is called, for whose parameters they are.
         parameters: of the model.
-        told: those that are flags, or inputs.
+        told: those that are flags, constants or inputs.
 
     Returns:
         The names that were warned of.
-
-    Raises:
-        ValueError: if a boolean has neither a default nor a value.
     """
-    bound, function = set(told), model
-    # What `functools.partial` has set was set by the user.
-    while isinstance(function, partial):
-        bound |= set(function.keywords)
-        function = function.func
-    module = str(getattr(inspect.unwrap(function), "__module__", ""))
-    if module.partition(".")[0] in _LIBRARIES:
-        return []
-
-    untold = [p for p in parameters if p.name not in bound and _is_boolean(p)]
-    for p in untold:
-        if p.default is p.empty:
-            raise ValueError(
-                f"the model takes the boolean `{p.name}`, which has no default and is told "
-                f"nothing; {_cure(p.name)}. If it is an input, name it in `inputs`."
-            )
+    untold = _untold(model, parameters, told)
     names = [p.name for p in untold]
     if untold:
         stay = ", ".join(f"`{p.name}={p.default}`" for p in untold)
@@ -138,6 +145,28 @@ def warn_of_untold(
             f"`flags={{{none}}}` leaves it at its default."
         )
     return names
+
+
+def _untold(
+    model: Callable[..., PyTree],
+    parameters: Sequence[Parameter],
+    told: Collection[str],
+) -> list[Parameter]:
+    """The booleans of a user's model that are told nothing."""
+    bound, function = set(told), model
+    # What `functools.partial` has set was set by the user.
+    while isinstance(function, partial):
+        bound |= set(function.keywords)
+        function = function.func
+    if is_from_library(function):
+        return []
+    return [p for p in parameters if p.name not in bound and _is_boolean(p)]
+
+
+def is_from_library(function: Callable[..., PyTree]) -> bool:
+    """Whether a function is one of JAX, Flax and their kin, and no user's."""
+    module = str(getattr(inspect.unwrap(function), "__module__", ""))
+    return module.partition(".")[0] in _LIBRARIES
 
 
 def _cure(name: str) -> str:

@@ -39,19 +39,22 @@ class _Run(Protocol):
     ) -> tuple[PyTree, State]: ...
 
 
-def from_nnx(module: nnx.Module, call: Call) -> InitApply:
+def from_nnx(
+    module: nnx.Module, call: Call, parameters: nnx.filterlib.Filter = nnx.Param
+) -> InitApply:
     """`init` and `apply` of an nnx module.
 
     Args:
         module: it stays as it is.
         call: how it is called.
+        parameters: which variables are parameters.
 
     Returns:
         Functions over nested dictionaries; `init` gives the values that it
         has now.
     """
     module = _copy_of(module)
-    graph, params, streams, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    graph, params, streams, state = nnx.split(module, parameters, nnx.RngState, ...)
     first = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
     # `run` holds structures and shapes and no values: a segment must not
     # keep alive the weights that another party trains.
@@ -81,9 +84,13 @@ def from_nnx(module: nnx.Module, call: Call) -> InitApply:
         elif not frozen_in_part:
             model.train()
 
+        if call.attributes:
+            model.set_attributes(**call.attributes)
+
+        named = call.drawn(key, apart=bool(streams_by_tag))
         with intercepted_submodules(model):
-            output = call(model, (), inputs, train)
-        carried = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
+            output = call(model, (), inputs, train, **named)
+        carried = nnx.Not(nnx.Any(parameters, nnx.RngState, nnx.Intermediate))
         return output, nnx.to_pure_dict(nnx.state(model, carried))
 
     return _sow_anew(run, lambda key, *inputs: first, lambda state: may_sow)
@@ -160,7 +167,7 @@ def from_linen(
     # operation at a time.
     @jax.jit
     def fresh(key: jax.Array, *inputs: PyTree) -> Mapping[str, PyTree]:
-        return call(module.init, (key,), inputs, train=True)
+        return call(module.init, (key,), inputs, train=True, **call.drawn(key))
 
     def first(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
         found: Mapping[str, PyTree]
@@ -184,7 +191,7 @@ def from_linen(
         given = {"params": params, **remove(state, without)}
         # All collections but these may change; a collection that this call
         # makes anew is part of what comes out.
-        named = {"rngs": key, "mutable": DenyList(_NOT_STATE)}
+        named = {"rngs": key, "mutable": DenyList(_NOT_STATE)} | call.drawn(key)
         output, new = call(module.apply, (given,), inputs, train, **named)
         return output, {**state, **new}
 

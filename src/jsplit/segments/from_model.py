@@ -10,17 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 from flax import linen, nnx
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import names_of
+from jsplit.segments.arguments import Constants
 from jsplit.segments.call import Call, InitApply
 from jsplit.segments.captured import refuse_captured_modules
+from jsplit.segments.example import match_example
 from jsplit.segments.flags import Flags
 from jsplit.segments.flax import from_linen, from_nnx
-from jsplit.segments.one_mode import may_have_modes, warning_of_one_mode
+from jsplit.segments.one_mode import (
+    may_have_modes,
+    warn_of_thawed,
+    warning_of_one_mode,
+)
+from jsplit.segments.trainable import (
+    Trainable,
+    Trains,
+    checked,
+    is_trained,
+    params_filter,
+    trains_of,
+)
 
 Model = nnx.Module | linen.Module | Callable[..., PyTree] | Segment
 """What `segment`, and all that takes whole models, makes a segment of."""
@@ -33,7 +48,10 @@ def segment(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
     name: str | None = None,
+    trainable: Trainable | None = None,
 ) -> Segment:
     """Make a `Segment` that computes what a model computes.
 
@@ -42,7 +60,9 @@ def segment(
       values that the module has now, whatever the key. `train` switches
       it with `module.train()` and `module.eval()`. The module itself is
       never changed. Its random streams are reseeded from the key on
-      every call, as by `nnx.reseed(module, <stream>=key)`.
+      every call, as by `nnx.reseed(module, <stream>=key)`. An argument
+      `rngs` of its call is given `nnx.Rngs(key)`, of another key if the
+      module has streams of its own.
     - **linen module**: parameters are the collection `params`, state is
       every other collection but `intermediates`; `init` is
       `module.init(key, ...)`. The key is `apply`'s `rngs`, for every
@@ -74,7 +94,20 @@ def segment(
             known name may be among them. `None` for a parameter that
             stays at its default in both modes. `{}`, or `None` for all
             of them, says that nothing else tells the mode either.
+        key: parameters that are given the key of each step, `"z_rng"`, or
+            several names. The first is given the key itself, unless an nnx
+            module has streams of its own; others one folded from their name.
+            In inference without a key it is `jax.random.key(0)`.
+        fixed: constants by parameter, `{"cache": None, "decode": False}`,
+            given at every call, in both modes. For an nnx module
+            `{"use_running_average": True}` and `{"deterministic": True}`
+            hold for all its layers (frozen statistics), also where its call
+            takes no such argument.
         name: name of the value produced.
+        trainable: which parameters are trained; all others are frozen, and cost no
+            gradient, no residual and no optimizer state. For nnx a filter
+            (`nnx.LoRAParam`); for any model paths (`"lora_*"`, `["encoder.head"]`) or
+            a function of the path, a tuple; or `False`: none. By default all.
 
     Returns:
         A `Segment`.
@@ -83,8 +116,8 @@ def segment(
         ValueError: if an argument does not belong to this kind of
             model, if `flags` names no parameter or says other things
             than booleans, if a boolean without a default is told
-            nothing, or if a function holds a module whose parameters
-            would become constants.
+            nothing, if a function holds a module whose parameters
+            would become constants, or `trainable` matches nothing.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -110,21 +143,80 @@ def segment(
         >>> jsplit.segment(noisy, flags={"is_train": True})
         Segment(x -> ...)
     """
-    _check_arguments(model, init, variables, flags)
-    names = None if inputs is None else names_of("inputs", inputs, twice=True)
+    told = Told(init, variables, inputs, flags, key, fixed, name, trainable)
+    return segment_and_inputs(model, None, told)[0]
+
+
+class Told(NamedTuple):
+    """What a user tells of a model: the arguments of `segment`, by the same names."""
+
+    init: Callable[..., Params] | None = None
+    variables: Mapping[str, PyTree] | None = None
+    inputs: Sequence[str] | None = None
+    flags: Flags | None = None
+    key: str | Sequence[str] | None = None
+    fixed: Constants | None = None
+    name: str | None = None
+    trainable: Trainable | None = None
+
+
+def segment_and_inputs(
+    model: Model, example: Sequence[PyTree] | None, told: Told
+) -> tuple[Segment, tuple[PyTree, ...]]:
+    """The segment of a model, and its inputs of an example.
+
+    Args:
+        model: as `segment` takes it.
+        example: the inputs by position, with `None` for one that is not given; or
+            one batch, of which the inputs are taken by name. `None`: there is none.
+        told: what the user tells of the model.
+
+    Returns:
+        The segment, whose inputs are those that the example gives, and their values.
+    """
+    _check_arguments(model, told)
+    given = told.inputs
+    names = None if given is None else names_of("inputs", given, twice=True)
+    trains = None if told.trainable is None else trains_of(model, told.trainable)
     if isinstance(model, Segment):
         known = tuple(names or model.inputs or ()) or None
-        return replace(model, inputs=known, name=name or model.name)
+        made = replace(model, inputs=known, name=told.name or model.name)
+        if trains is not None:
+            first, is_own = checked(made.init, trains), is_trained(made, trains)
+            made = replace(made, init=first, trains=trains, trainable=is_own)
+        if example is None:
+            return made, ()
+        matched = match_example(
+            example, known, known or (), known or (), free=known is None
+        )
+        if matched.absent:
+            raise ValueError(
+                f"the example has `None` for `{matched.absent[0]}`, which the Segment takes; "
+                "name the inputs that are given, `inputs=`, when it is made."
+            )
+        return made, matched.values
 
-    # With an `init`, the first argument of a function is its
-    # parameters.
-    call = Call(model, names, skip=0 if init is None else 1, flags=flags)
-    (first, apply), trainable = _functions_of(model, call, init, variables)
-    # Flags that tell nothing say that one program is right for both modes.
-    tells = flags is None or any(value is not None for value in flags.values())
-    if tells and may_have_modes(model):
+    # With an `init`, the first argument of a function is its parameters.
+    skip = 0 if told.init is None else 1
+    call = Call(model, names, skip, told.flags, told.key, told.fixed, example)
+    (first, apply), has_parameters = _functions_of(
+        model, call, told.init, told.variables, trains
+    )
+    if isinstance(model, nnx.Module) and not (call.mode_is_fixed or call.flags):
+        warn_of_thawed(model)
+    # Flags that tell nothing say that one program is right for both modes; so do constants.
+    tells = told.flags is None or any(x is not None for x in told.flags.values())
+    if tells and not call.mode_is_fixed and may_have_modes(model):
         first = warning_of_one_mode(first, apply, call.untold)
-    return Segment(first, apply, inputs=call.inputs, name=name, trainable=trainable)
+    made = Segment(
+        checked(first, trains),
+        apply,
+        inputs=call.inputs,
+        name=told.name,
+        trainable=has_parameters,
+        trains=trains,
+    )
+    return replace(made, trainable=is_trained(made, trains)), call.example
 
 
 def unnamed_inputs(count: int) -> list[str]:
@@ -132,19 +224,16 @@ def unnamed_inputs(count: int) -> list[str]:
     return [f"input{i}" if i else "input" for i in range(count)]
 
 
-def _check_arguments(
-    model: object,
-    init: Callable[..., Params] | None,
-    variables: Mapping[str, PyTree] | None,
-    flags: Flags | None,
-) -> None:
+def _check_arguments(model: object, told: Told) -> None:
     """Refuse arguments that do not belong to this kind of model."""
     kind = type(model).__name__
-    if flags is not None and isinstance(model, Segment):
-        raise ValueError(
-            "`flags` belongs to a module or a function, got a Segment, which was told its "
-            "flags when it was made."
-        )
+    init, variables = told.init, told.variables
+    for argument in ("flags", "key", "fixed"):
+        if getattr(told, argument) is not None and isinstance(model, Segment):
+            raise ValueError(
+                f"`{argument}` belongs to a module or a function, got a Segment, which was "
+                f"told its {argument} when it was made."
+            )
     if variables is not None and not isinstance(model, linen.Module):
         raise ValueError(f"`variables` belongs to a linen module, got a {kind}.")
     if variables is not None and "params" not in variables:
@@ -175,11 +264,13 @@ def _functions_of(
     call: Call,
     init: Callable[..., Params] | None,
     variables: Mapping[str, PyTree] | None,
+    trains: Trains | None,
 ) -> tuple[InitApply, bool]:
     """`init` and `apply` of a model, and whether there may be parameters."""
     if isinstance(model, nnx.Module):
-        has_parameters = bool(jax.tree.leaves(nnx.state(model, nnx.Param)))
-        return from_nnx(model, call), has_parameters
+        params = params_filter(trains)
+        has_parameters = bool(jax.tree.leaves(nnx.state(model, params)))
+        return from_nnx(model, call, params), has_parameters
     # What a linen module has is not known before it has seen an input.
     if isinstance(model, linen.Module):
         return from_linen(model, call, variables), True
@@ -204,11 +295,6 @@ def _from_function(
         train: bool = True,
     ) -> tuple[PyTree, State]:
         first = () if init is None else (params,)
-        named: dict[str, PyTree] = {}
-        if call.takes_key:
-            # In inference there may be no key, and a function that does
-            # not draw from it then must still get one.
-            named["key"] = jax.random.key(0) if key is None else key
-        return call(function, first, inputs, train, **named), state
+        return call(function, first, inputs, train, **call.drawn(key)), state
 
     return start, apply

@@ -17,6 +17,7 @@ from flax import linen, nnx
 
 from jsplit.core.base import Params, PyTree, SegmentApply, SegmentInit, State
 from jsplit.core.checks import warn_user
+from jsplit.segments.arguments import MODES
 from jsplit.segments.interception import intercepting
 
 
@@ -53,6 +54,27 @@ def may_have_modes(model: nnx.Module | linen.Module | Callable[..., PyTree]) -> 
     # A module of linen within one of nnx shows its layers only when it is called.
     kinds = (*_MODED, nnx.bridge.ToNNX)
     return any(isinstance(child, kinds) for _, child in nnx.iter_modules(model))
+
+
+def warn_of_thawed(model: nnx.Module) -> None:
+    """Warn of statistics that look frozen and are trained all the same.
+
+    Args:
+        model: whose layers are switched to training mode by jsplit.
+    """
+    # Where dropout is in inference mode too, or trains beside, it is plain what is
+    # meant: the model was evaluated last, or this part is frozen.
+    set_to: set[str] = set()
+    for _, child in nnx.iter_modules(model):
+        set_to |= {n for n in MODES if isinstance(getattr(child, n, None), bool)}
+        if isinstance(child, nnx.BatchNorm) and not child.use_running_average:
+            return
+    if set_to == {"use_running_average"}:
+        warn_user(
+            "every BatchNorm of the model has `use_running_average=True`, and is put in "
+            'training mode in steps. `fixed={"use_running_average": True}` keeps its '
+            "statistics frozen; `model.train()` before says that it shall train."
+        )
 
 
 def warning_of_one_mode(

@@ -18,8 +18,9 @@ from jax.typing import DTypeLike
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.trees import narrow
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment
+from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.segments.interception import intercepting
 
 
@@ -31,6 +32,8 @@ def mixed_precision(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
     name: str | None = None,
 ) -> Segment:
     """Make a segment that casts parameters and inputs to a narrow dtype at every call.
@@ -57,6 +60,9 @@ def mixed_precision(
             by default those of the signature that have no default.
         flags: what parameters that say the mode are in training, as `segment`
             takes it.
+        key: parameters that are given the key of each step, as `segment` takes
+            them.
+        fixed: constants by parameter, as `segment` takes them.
         name: name of the value produced.
 
     Returns:
@@ -79,9 +85,8 @@ def mixed_precision(
         ('float32', 'bfloat16')
     """
     dtype = _floating_dtype(compute)
-    wide = segment(
-        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
-    )
+    told = Told(init, variables, inputs, flags, key, fixed, name)
+    wide, _ = segment_and_inputs(model, None, told)
 
     def apply(
         params: Params,

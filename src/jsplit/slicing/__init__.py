@@ -1,6 +1,7 @@
 """A whole model cut into segments: traced, divided at its cuts, and put together again."""
 
-from jsplit.slicing.cut_candidates import CutPoint, cut_points
+from jsplit.slicing.cut_candidates import cut_points
+from jsplit.slicing.cut_point import CutPoint, CutPoints
 from jsplit.slicing.joining import join
 from jsplit.slicing.loading import load_variables, restore_weights
 from jsplit.slicing.mark import cut
@@ -9,6 +10,7 @@ from jsplit.slicing.splitting import split
 
 __all__ = [
     "CutPoint",
+    "CutPoints",
     "cut",
     "cut_points",
     "join",

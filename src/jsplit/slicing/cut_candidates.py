@@ -3,78 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
-import numpy as np
 
 from jsplit.core.base import Params, PyTree
 from jsplit.core.trees import nbytes
 from jsplit.jaxprs.flat import shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment
-from jsplit.slicing.initial import by_name, initial
+from jsplit.segments.from_model import Model, Told, segment_and_inputs
+from jsplit.slicing.cut_point import CutPoint, CutPoints
+from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import SegmentSpec, divide
-from jsplit.slicing.separators import separating
+from jsplit.slicing.separators import labels, separating
 from jsplit.slicing.trace import LEAF, Traced, Value
 from jsplit.slicing.traced_model import TracedModel
-
-
-class CutPoint(NamedTuple):
-    """A place where one value separates the model's input from its output.
-
-    Attributes:
-        name: what `split(..., cuts=[...])` takes; a submodule's path where
-            one returns the value.
-        shape: of the value, for one example (without the batch axis).
-        dtype: of the value.
-        params: number of parameters on the input's side.
-        param_bytes: their size in bytes.
-        bytes_per_example: size of the value in bytes, for one example.
-        forward_macs: multiply-accumulates of the forward pass on the
-            input's side, for one example (at the batch size of the example
-            given).
-        backward_macs: multiply-accumulates back to all parameters on the
-            input's side, for one example.
-
-    Example:
-        >>> import jax.numpy as jnp, jsplit
-        >>> def model(weight, x):
-        ...     return jnp.tanh(jsplit.cut(x @ weight, "h")) * 2
-        >>> init = lambda key, x: jnp.zeros((3, 2))
-        >>> point = jsplit.cut_points(model, jnp.ones((4, 3)), init=init)[0]
-        >>> point.name, point.shape, point.params, point.bytes_per_example
-        ('h', (2,), 6, 8)
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    params: int
-    param_bytes: int
-    bytes_per_example: int
-    forward_macs: float
-    backward_macs: float
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of a training step on the input's side, for one example.
-
-        Two for each multiply-accumulate, forward and back.
-
-        Returns:
-            Their number.
-
-        Example:
-            >>> import numpy as np, jsplit
-            >>> point = jsplit.CutPoint("h", (2,), np.dtype("float32"), 6, 24, 8, 6.0, 6.0)
-            >>> point.flops
-            24.0
-        """
-        return 2 * (self.forward_macs + self.backward_macs)
+from jsplit.slicing.tying import tied_between
 
 
 def cut_points(
@@ -86,14 +33,18 @@ def cut_points(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
     name: str | None = None,
-) -> list[CutPoint]:
+    u_shaped: bool = False,
+) -> CutPoints:
     """List every place where one value separates input from output, from the input on.
 
-    A place counts if `split` takes a cut there: no weight, statistic or
-    input is read on both sides, something is computed before it and after
-    it, and its leading axis is the batch, in training and in inference
-    mode. A place that has several names is listed by the outermost.
+    A place counts if `split` takes a cut there and two parties may have the
+    two sides: no weight, statistic or input is read on both, something is
+    computed before it and after it, and its leading axis is the batch, in
+    training and in inference mode. A place that has several names is listed
+    by the outermost.
 
     Args:
         model: a Flax nnx or linen module, a function or a `Segment`, as
@@ -110,10 +61,17 @@ def cut_points(
             by default those of the signature that have no default.
         flags: what parameters that say the mode are in training, as `segment`
             takes it.
+        key: parameters that are given the key of each step, as `segment` takes
+            them.
+        fixed: constants by parameter, as `segment` takes them.
         name: as `segment` takes it; it has no effect here.
+        u_shaped: whether one party has both the first and the last segment,
+            so that these may read one weight (an embedding that is the
+            output layer too).
 
     Returns:
-        The places, each with its costs. Nothing is computed.
+        The places, each with its costs. Nothing is computed. `why` says of
+        the other named places why they are none.
 
     Raises:
         ValueError: if the arguments do not fit the model.
@@ -126,14 +84,13 @@ def cut_points(
         >>> [point.name for point in jsplit.cut_points(model, jnp.ones((4, 3)))]
         ['mul', 'relu', 'add']
     """
-    made = segment(
-        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
-    )
-    example = by_name(made.inputs, example)
+    told = Told(init, variables, inputs, flags, key, fixed, name)
+    made, example = segment_and_inputs(model, example, told)
     start = initial(made, example)
     traced = TracedModel(made, start, example, {}, outputs, shared_inputs)
     train, infer = traced.both_modes()
     found: list[CutPoint] = []
+    refused: dict[str, str] = {}
     for name, values in _in_both_modes(traced, train, infer).items():
         traces = [
             trace._replace(cuts={name: value})
@@ -143,14 +100,47 @@ def cut_points(
         # the rules.
         try:
             specs = divide(traced, traces)
-        except ValueError:
+        except ValueError as error:
+            refused[name] = str(error)
             continue
 
+        tied = "" if u_shaped else tied_between(traced, traces, specs)
         # For one example, at both batch sizes: else its other axes depend
         # on the batch.
         one, same = (_of_one_example(value) for value in values)
-        if one == same:
+        if one == same and not tied:
             found.append(_cut_point(traced, train, name, values[0], specs[name]))
+        else:
+            refused[name] = tied or "its axes beside the first depend on the batch."
+
+    def why() -> dict[str, str]:
+        known = {*refused, *separating(train.flat, *train.ends(traced.shared))}
+        return refused | _others(traced, train, infer, known)
+
+    return CutPoints(found, why)
+
+
+def _others(
+    traced: TracedModel, train: Traced, infer: Traced, known: Collection[str]
+) -> dict[str, str]:
+    """Why named places that separate no input from the output are no cut points."""
+    there, found = {n: v for v, n in labels(infer.flat).items()}, {}
+    for v, name in labels(train.flat).items():
+        if name in known:
+            continue
+        if name not in there:
+            found[name] = "it is not there in inference mode."
+            continue
+        pairs = ((train, v), (infer, there[name]))
+        traces = [t._replace(cuts={name: Value(LEAF, [x])}) for t, x in pairs]
+        try:
+            divide(traced, traces)
+        except ValueError as error:
+            found[name] = str(error)
+        else:
+            found[name] = (
+                "it separates some of the inputs alone; `split` takes it in `cuts`."
+            )
     return found
 
 

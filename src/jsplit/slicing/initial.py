@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Literal, Var
 
 from jsplit.core.base import PyTree, Segment
@@ -64,53 +63,14 @@ def fields_of(model: Segment, example: Sequence[PyTree]) -> dict[str, PyTree]:
     names = list(model.inputs or unnamed_inputs(len(example)))
     if len(names) != len(example) or not names:
         raise ValueError(
-            f"the model takes `inputs` {names}, but the example has {len(example)}; what "
-            "says the mode and is no input is told by `flags`."
+            f"the model takes `inputs` {names}, but the example has {len(example)}."
         )
 
     fields: dict[str, PyTree] = {}
     for name, value in zip(names_of("inputs", names), example, strict=True):
-        # A number alone has no batch axis, but a boolean is meant otherwise.
-        if isinstance(value, bool | np.bool_):
-            raise ValueError(
-                f"the example of `{name}` must hold arrays, or their shapes, got a "
-                f'boolean; `flags={{"{name}": True}}` (or False) says what it is in '
-                "training."
-            )
         read = as_arrays({name: value}, "the example of `{}`")[name]
         fields[name] = abstract(read)
     return fields
-
-
-def by_name(
-    names: Sequence[str] | None, example: Sequence[PyTree]
-) -> tuple[PyTree, ...]:
-    """The inputs of a model, by position, of a batch that has them by name.
-
-    Args:
-        names: of the model's inputs, if known.
-        example: as the user gave it: the inputs, or one dictionary of
-            fields, some of which the model may not read (labels).
-
-    Returns:
-        The inputs in the order of the model. A dictionary that is itself
-        the model's only input stays one: it lacks that input's name.
-
-    Raises:
-        ValueError: naming the input that the dictionary lacks, where the
-            model takes several.
-    """
-    if not names or len(example) != 1 or not isinstance(example[0], Mapping):
-        return tuple(example)
-    (fields,) = example
-    lacking = [name for name in names if name not in fields]
-    if lacking and len(names) > 1:
-        there = ", ".join(map(str, fields)) or "none"
-        raise ValueError(
-            f"the model takes the input `{lacking[0]}`, which the example lacks; it has "
-            f"{there}."
-        )
-    return tuple(example) if lacking else tuple(fields[name] for name in names)
 
 
 def initial(

@@ -9,7 +9,9 @@ import jax
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import names_of, topological_order
+from jsplit.core.frozen import Within
 from jsplit.core.keys import node_key
+from jsplit.core.loans import loans_of, params_for
 
 
 def join(
@@ -32,7 +34,8 @@ def join(
 
     Raises:
         ValueError: if a segment does not name its inputs, two read each
-            other's output, or `inputs` names others.
+            other's output, `inputs` names others, or a tied weight is
+            read without the segment that owns it.
 
     Example:
         >>> import jsplit
@@ -44,7 +47,10 @@ def join(
     """
     _check_segments(segments)
     reads = {name: made.inputs or () for name, made in segments.items()}
-    order = topological_order(reads, "the segments")
+    loans = loans_of(segments)
+    # Whoever lends a weight comes before who borrows it.
+    first = {n: [*reads[n], *(x.owner for x in loans.get(n, ()))] for n in segments}
+    order = topological_order(first, "the segments")
     names = _input_names(order, reads, inputs)
     plan = _Plan(names, order, reads)
 
@@ -59,7 +65,7 @@ def join(
             params[n], state[n] = segments[n].init(own, *args)
             # Shapes are enough for the next: nothing is computed twice, or at
             # all.
-            given = params[n], state[n], own
+            given = params_for(loans, n, params), state[n], own
             return jax.eval_shape(lambda *a: segments[n].apply(*a)[0], *given, *args)
 
         plan.walk(run, values)
@@ -77,16 +83,20 @@ def join(
 
         def run(n: str, args: list[PyTree]) -> PyTree:
             own = None if key is None else node_key(key, n, segments[n])
-            output, new[n] = segments[n].apply(
-                params[n], state[n], own, *args, train=train
-            )
+            given = params_for(loans, n, params)
+            output, new[n] = segments[n].apply(given, state[n], own, *args, train=train)
             return output
 
         return plan.output(plan.walk(run, values)), new
 
     # It hands on the step's key and folds it for those that want their own.
     trainable = any(made.trainable for made in segments.values())
-    return Segment(init, apply, names, trainable=trainable, shares_key=True)
+    trains = None
+    if any(made.trains is not None for made in segments.values()):
+        trains = Within(tuple((n, made.trains) for n, made in segments.items()))
+    return Segment(
+        init, apply, names, trainable=trainable, shares_key=True, trains=trains
+    )
 
 
 class _Plan(NamedTuple):

@@ -200,15 +200,15 @@ def _places(
     own = state.clients if isinstance(state, Federation) else None
     for party, held in state.parties.items():
         for part in _PARTS:
-            each = own is not None and (party, part) in own.own
             for node, tree in getattr(held, part).items():
+                each = own and own.own_of(party, part, node)
                 # The path of a node's name, quoted as the paths in it are.
                 (name, *_) = [*paths_of({node: 0})]
                 leaves = jax.tree.leaves(tree)
-                for path, x in zip(paths_of(tree), leaves, strict=True):
-                    found[_Place(part, name, path)] = _Wanted(
-                        x, x.shape[0] if each else None
-                    )
+                at = by_path(tree).paths
+                for path, x, place in zip(paths_of(tree), leaves, at, strict=True):
+                    rows = x.shape[0] if each and each(place) else None
+                    found[_Place(part, name, path)] = _Wanted(x, rows)
     return found
 
 

@@ -2,8 +2,8 @@
 
 The segment of a value is the backward slice from it that stops at the other
 cuts. What the slice reads, in training or in inference mode, is the
-segment's. An input, a weight or a statistic that two segments read is
-refused.
+segment's. A weight that several read belongs to the first, and the others
+borrow it; an input or a statistic that two read is refused.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ class SegmentSpec(NamedTuple):
         params: the numbers of its parameters among the leaves.
         state: the numbers of its state leaves.
         inputs: the names of the fields and cuts that it reads.
+        borrowed: the numbers of parameters that it reads of other segments.
     """
 
     params: list[int]
     state: list[int]
     inputs: list[str]
+    borrowed: list[int]
 
 
 def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpec]:
@@ -74,6 +76,11 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
             leaves_of(name, SourceKind.PARAMS, len(model.params.paths)),
             leaves_of(name, SourceKind.STATE, len(model.state.paths)),
             _inputs_in(reads[name], [*model.fields, *names]),
+            borrowed=[
+                s.leaf
+                for s in sorted(reads[name])
+                if s.kind == SourceKind.PARAMS and owner[s] != name
+            ],
         )
     return specs
 
@@ -214,10 +221,11 @@ def _owners(
     names: Sequence[str],
     reads: Mapping[str, set[Source]],
 ) -> dict[Source, str]:
-    """The one segment that reads each input, weight or statistic.
+    """The first segment that reads each input, weight or statistic.
 
     Raises:
-        ValueError: if there are two, and it is no shared input.
+        ValueError: if there are two, and it is neither a shared input nor
+            a weight that one party may have for both.
     """
     one_reader = (SourceKind.PARAMS, SourceKind.STATE, SourceKind.FIELD)
     owner: dict[Source, str] = {}
@@ -226,8 +234,12 @@ def _owners(
         # order of a set.
         for source in sorted(s for s in reads[name] if s.kind in one_reader):
             is_first = owner.setdefault(source, name) == name
-            is_field = source.kind == SourceKind.FIELD
-            if not is_first and not (is_field and source.name in model.shared):
-                readers = [n for n in names if source in reads[n]]
+            if is_first or source.name in model.shared:
+                continue
+            readers = [n for n in names if source in reads[n]]
+            # Whose segments these are only a topology knows. Where no cut
+            # lies before any of them, all would compute the same twice.
+            behind = any(n in traces[0].cuts or _cuts_in(reads[n]) for n in readers)
+            if source.kind != SourceKind.PARAMS or not behind:
                 refuse_shared(model, traces, source, readers)
     return owner

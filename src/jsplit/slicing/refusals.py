@@ -61,7 +61,7 @@ def refuse_shared(
     """
     name, kind = name_of(model, source), _WORDS[source.kind]
     said = f"the {kind} `{name}`"
-    way = " -> ".join([name, *_first_path(traces, source, readers[-1]), readers[-1]])
+    way = way_to(model, traces, source, readers[-1])
     both = " and ".join(f"`{n}`" for n in readers)
     cuts = ", ".join(f"`{n}`" for n in readers if n in traces[0].cuts)
 
@@ -79,6 +79,14 @@ def refuse_shared(
         "Make what crosses part of the cut, or name the input in `shared_inputs` if both "
         "parties hold it."
     )
+
+
+def way_to(
+    model: TracedModel, traces: Sequence[Traced], source: Source, name: str
+) -> str:
+    """The steps from what a segment reads to its value, around the cuts, in words."""
+    steps = _first_path(traces, source, name)
+    return " -> ".join([name_of(model, source), *steps, name])
 
 
 def _first_path(traces: Sequence[Traced], source: Source, name: str) -> list[str]:

@@ -110,7 +110,7 @@ def separating(
         The values by all their readable names, in order.
     """
     paths = _count_paths(flat, fields, outs)
-    label = _labels(flat)
+    label = labels(flat)
     found: dict[str, _Separator] = {}
     # The last submodule on the way to a variable.
     where: dict[Var, str] = dict.fromkeys(fields, "")
@@ -135,7 +135,7 @@ def separating(
     return found
 
 
-def _labels(flat: Flat) -> dict[Var, str]:
+def labels(flat: Flat) -> dict[Var, str]:
     """The names that users know: those of submodules' outputs and of marked values."""
     label: dict[Var, str] = {}
     # Cuts last: where a marked value is a submodule's output, its own name

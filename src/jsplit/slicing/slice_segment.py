@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
-from jsplit.core.base import Params, PyTree, Segment, State
+from jsplit.core.base import Params, PyTree, Segment, SegmentInit, State
 from jsplit.core.keys import typed_key
 from jsplit.core.paths import Path, dotted, nest
+from jsplit.core.tied import Tied
 from jsplit.core.trees import batch_of, describe
 from jsplit.jaxprs.flat import Atom, shape_of
 from jsplit.jaxprs.slices import backward_slice, evaluate
@@ -22,7 +23,11 @@ from jsplit.slicing.unread import paths_of
 
 
 def slice_segment(
-    model: TracedModel, start: Initial, name: str, spec: SegmentSpec
+    model: TracedModel,
+    start: Initial,
+    name: str,
+    spec: SegmentSpec,
+    ties: Mapping[int, Tied],
 ) -> Segment:
     """The slice of a model that computes one value, as a segment.
 
@@ -31,6 +36,7 @@ def slice_segment(
         start: its `init`.
         name: of the value.
         spec: what the segment has of the model.
+        ties: by number, the weights that several segments read.
 
     Returns:
         A `Segment` whose parameters and state are nested dictionaries by
@@ -38,15 +44,9 @@ def slice_segment(
     """
     param_paths = [model.params.paths[i] for i in spec.params]
     state_paths = [model.state.paths[i] for i in spec.state]
-    # Made here, so that `init` does not keep all of `start`, which holds
-    # the values of the other segments too.
-    begin = initialiser(start, spec.params, spec.state)
-    count = len(param_paths)
-
-    def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
-        leaves = begin(typed_key(key))
-        params, state = leaves[:count], leaves[count:]
-        return nest(param_paths, params), nest(state_paths, state)
+    # What it is applied to has the weights that it borrows too.
+    numbers = [*spec.params, *spec.borrowed]
+    paths = [model.params.paths[i] for i in numbers]
 
     def apply(
         params: Params,
@@ -64,7 +64,7 @@ def slice_segment(
         trace = model.trace(batch_of(named), train, key.dtype)
         given = _Given(name, trace)
         given.take_key(key)
-        given.take_leaves(SourceKind.PARAMS, spec.params, param_paths, params)
+        given.take_leaves(SourceKind.PARAMS, numbers, paths, params)
         given.take_leaves(SourceKind.STATE, spec.state, state_paths, state)
         for field, value in named.items():
             given.take_input(model, field, value)
@@ -81,17 +81,41 @@ def slice_segment(
     # A slice shares the step's key with its siblings, for the masks of
     # dropout to be the whole model's.
     return Segment(
-        init,
+        _init_of(start, spec, param_paths, state_paths),
         apply,
         tuple(spec.inputs),
         name,
-        trainable=bool(spec.params),
+        trainable=bool(numbers),
         shares_key=True,
-        # Only of cuts: an output may have a `None` that the model has given.
-        unread=paths_of(model.trace(model.batch, True).cuts[name])
-        if name in model.unread
-        else (),
+        unread=_unread_of(model, name),
+        tied=tuple(ties[i] for i in numbers if i in ties),
     )
+
+
+def _init_of(
+    start: Initial,
+    spec: SegmentSpec,
+    param_paths: Sequence[Path],
+    state_paths: Sequence[Path],
+) -> SegmentInit:
+    # Made here, so that `init` does not keep all of `start`, which holds
+    # the values of the other segments too.
+    begin = initialiser(start, spec.params, spec.state)
+    count = len(param_paths)
+
+    def init(key: jax.Array, /, *inputs: PyTree) -> tuple[Params, State]:
+        leaves = begin(typed_key(key))
+        params, state = leaves[:count], leaves[count:]
+        return nest(param_paths, params), nest(state_paths, state)
+
+    return init
+
+
+def _unread_of(model: TracedModel, name: str) -> tuple[str, ...]:
+    # Only of cuts: an output may have a `None` that the model has given.
+    if name not in model.unread:
+        return ()
+    return paths_of(model.trace(model.batch, True).cuts[name])
 
 
 class _Given:

@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment
-from jsplit.slicing.cut_candidates import CutPoint
-from jsplit.slicing.initial import by_name, initial
+from jsplit.segments.from_model import Model, Told, segment_and_inputs
+from jsplit.segments.trainable import Trainable
+from jsplit.slicing.cut_point import CutPoint
+from jsplit.slicing.frozen_leaves import with_frozen
+from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.traced_model import TracedModel
+from jsplit.slicing.tying import ties_of
 
 End = str | CutPoint
 Cuts = Mapping[str, End | Sequence[End]] | Sequence[End]
@@ -35,7 +39,10 @@ def split(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
     name: str | None = None,
+    trainable: Trainable | None = None,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
@@ -44,7 +51,11 @@ def split(
     dropout. A statistic belongs to the segment that reads it, or
     else to the one that can compute its update. The batch size is
     free; a new one is traced anew. What gives no value
-    (`jax.debug.print`) is in no segment. A leaf of a cut that the
+    (`jax.debug.print`) is in no segment. A weight that several
+    segments read (an embedding that is the output layer too)
+    belongs to the first of them, and `tied` of each names it: a
+    topology lets the others read it there, at one party, and
+    refuses it across parties. A leaf of a cut that the
     rest of the model does not read, in either mode, is not
     computed: in its place is `None`, and `unread` of the segment
     names it.
@@ -55,7 +66,8 @@ def split(
         *example: its inputs, arrays or `jax.ShapeDtypeStruct`,
             each [batch, ...]; only shapes and dtypes count. Or a
             batch: one dictionary of fields, of which the model's
-            inputs are taken by their names.
+            inputs are taken by their names, those with a default
+            too. `None` is an input that is not given.
         cuts: where to cut: names of `jsplit.cut` in the model's
             code, paths of submodules whose output is meant
             (`"encoder.block1"`; `"block#2"` is the second call),
@@ -78,8 +90,13 @@ def split(
             no default.
         flags: what parameters that say the mode are in training,
             `{"is_train": True}`, as `segment` takes it.
+        key: parameters that are given the key of each step, as
+            `segment` takes them.
+        fixed: constants by parameter, as `segment` takes them.
         name: as `segment` takes it; segments are named by what
             they produce all the same.
+        trainable: which parameters are trained, as `segment` takes
+            it; a segment may have none that are.
 
     Returns:
         Segments by the name of what they produce, cuts first,
@@ -92,8 +109,8 @@ def split(
         ValueError: naming the culprit and the path: a cut that
             does not exist, exists in one mode only, lies in the
             body of a loop, or separates nothing; a skip
-            connection around a cut; a weight or a statistic read
-            on both sides; a cut that holds a raw input, or whose
+            connection around a cut; a statistic read on both
+            sides; a cut that holds a raw input, or whose
             leading axis is not the batch; cuts that need each
             other; one name for two values; a mutable array.
 
@@ -111,10 +128,8 @@ def split(
         >>> jax.tree.map(jnp.shape, params)
         {'head': (4, 2)}
     """
-    made = segment(
-        model, init=init, variables=variables, inputs=inputs, flags=flags, name=name
-    )
-    example = by_name(made.inputs, example)
+    told = Told(init, variables, inputs, flags, key, fixed, name, trainable)
+    made, example = segment_and_inputs(model, example, told)
     # Apart from the traced model, which all segments hold: it
     # must not keep the arrays of all others alive in each of
     # them.
@@ -122,8 +137,16 @@ def split(
     places = _places_of(cuts)
     traced = TracedModel(made, start, example, places, outputs, shared_inputs)
     # In both modes, since a segment owns what it reads in either.
-    specs = divide(traced, traced.both_modes())
-    return {n: slice_segment(traced, start, n, spec) for n, spec in specs.items()}
+    modes = traced.both_modes()
+    specs = divide(traced, modes)
+    ties = ties_of(traced, modes, specs)
+    made_of = {
+        n: slice_segment(traced, start, n, spec, ties) for n, spec in specs.items()
+    }
+    return {
+        n: with_frozen(made_of[n], traced, spec, made.trains)
+        for n, spec in specs.items()
+    }
 
 
 def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:

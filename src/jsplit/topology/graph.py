@@ -20,6 +20,7 @@ from jsplit.topology.names import as_names
 from jsplit.topology.nodes import Loss, Node, in_order
 from jsplit.topology.replacing import replace_party
 from jsplit.topology.text import in_words
+from jsplit.topology.ties import loans
 from jsplit.topology.validation import validate
 
 
@@ -269,6 +270,8 @@ class Topology:
         return across.find_crossings(
             self.node, readers, self.depends_on_params, self.on_loss_path
         )
+
+    loans = cached_property(loans)
 
     @cached_property
     def sinks(self) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from jsplit.core.base import Segment
+from jsplit.core.base import Segment, Tied
 from jsplit.core.checks import topological_order
+from jsplit.core.loans import owners_of
 from jsplit.topology.losses import Loss
 from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names, check_names
@@ -140,11 +141,18 @@ def kind_of(node: Node | Loss | Metric) -> NodeKind:
 
 
 def in_order(nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """Nodes, each after those that it reads; else in the order given.
+    """Nodes, each after those that it reads, or borrows a weight of; else as given.
 
     Raises:
         ValueError: If nodes read each other's values in a circle.
     """
     by_name = {n.name: n for n in nodes}
-    reads = {name: n.reads for name, n in by_name.items()}
+    owners: dict[tuple[str, Tied], str] = {}
+    for party in {n.party for n in by_name.values()}:
+        own = {name: n.segment for name, n in by_name.items() if n.party == party}
+        owners |= {(party, tied): by[0] for tied, by in owners_of(own).items()}
+    reads: dict[str, list[str]] = {}
+    for name, n in by_name.items():
+        lenders = [owners.get((n.party, tied), name) for tied in n.segment.tied]
+        reads[name] = [*n.reads, *(owner for owner in lenders if owner != name)]
     return tuple(by_name[name] for name in topological_order(reads, "the nodes"))

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from jsplit.topology.metrics import Metric
 from jsplit.topology.names import OWN
 from jsplit.topology.nodes import Loss, Node, in_order
+from jsplit.topology.ties import find_loans
 
 _Holds = Mapping[str, Sequence[str]]
 
@@ -42,6 +43,7 @@ def validate(nodes: Sequence[Node | Loss | Metric], holds: _Holds) -> None:
     for node in (*in_order(computing.values()), *losses):
         for name in node.reads:
             _check_input(node, name, computing, losses, holds)
+    find_loans([*computing.values()])
 
 
 def _check_names(

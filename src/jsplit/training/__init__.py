@@ -9,5 +9,13 @@ from jsplit.training.export import export
 from jsplit.training.fused import fused
 from jsplit.training.messages import messages
 from jsplit.training.staleness import stale
+from jsplit.training.trained_files import restore_trained, save_trained
 
-__all__ = ["export", "fused", "messages", "stale"]
+__all__ = [
+    "export",
+    "fused",
+    "messages",
+    "restore_trained",
+    "save_trained",
+    "stale",
+]

@@ -7,12 +7,14 @@ from functools import partial
 
 import jax
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import PyTree, TrainState
+from jsplit.core.loans import params_for
 from jsplit.jaxprs.reads import Reads, leaves_in, reads_of, union
 from jsplit.topology.nodes import Loss, Node
 from jsplit.training.kinds import Kind, WireKind
 from jsplit.training.known import Known
 from jsplit.training.losses import loss_op
+from jsplit.training.store import layout_of, load
 from jsplit.training.walk import Wire
 from jsplit.training.wires import wires
 
@@ -71,7 +73,8 @@ def _add_loss(known: Known, loss: Loss, read: _Read) -> None:
     """Add what a loss reads."""
     # Without what looks at the loss: that is no reader.
     op = loss_op(known.config._replace(nonfinite="allow"), loss)
-    own = known.states[loss.party]
+    layout = {loss.party: layout_of(known.config)[loss.party]}
+    there = load(layout, TrainState({loss.party: known.states[loss.party]}))
     args: list[PyTree] = []
     complete = True
     for name in op.reads:
@@ -80,8 +83,7 @@ def _add_loss(known: Known, loss: Loss, read: _Read) -> None:
             args.append(known.values.get(name.what))
         else:
             # Else it is the weights of examples, which change nothing here.
-            trees = own.params if name.kind == Kind.PARAMS else own.state
-            args.append(None if name.kind == Kind.WEIGHT else trees[name.what])
+            args.append(None if name.kind == Kind.WEIGHT else there[name])
 
     # Without its labels, as where only predictions are made, it is not computed.
     if not complete:
@@ -107,7 +109,8 @@ def _forward(known: Known, train: bool) -> dict[str, tuple[Reads, list[PyTree]]]
     for node in known.config.topology.segments:
         if node.party in known.parties:
             own = known.states[node.party]
-            args = [own.params[node.name], own.state[node.name], key]
+            params = params_for(known.config.topology.loans, node.name, own.params)
+            args = [params, own.state[node.name], key]
             args += [values[i] for i in node.reads]
             # Not differentiated: a derivative of one's own may read what the value
             # itself does not, and here still counts as one operation with it.

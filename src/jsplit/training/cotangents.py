@@ -18,6 +18,22 @@ def returned(party: str, value: str, sender: str) -> Name:
     return Name(party, Kind.COTANGENT, value, sender=sender)
 
 
+def lent_gradient(party: str, owner: str, reader: str) -> Name:
+    """The gradient of weights of the node `owner` that the node `reader` borrows."""
+    return Name(party, Kind.GRAD, owner, reader=reader)
+
+
+def lent_gradients(config: Config, node: Node) -> list[Name]:
+    """The gradients of what a node borrows, of each lender that is trained."""
+    loans = config.topology.loans.get(node.name, ())
+    owners = [config.topology.node[loan.owner] for loan in loans]
+    return [
+        lent_gradient(node.party, owner.name, node.name)
+        for owner in owners
+        if owner.segment.trainable
+    ]
+
+
 def cotangents(config: Config, value: str, party: str) -> list[Name]:
     """The cotangents of a value that a party computes, one for each node or loss that reads it."""
     topology = config.topology

@@ -10,6 +10,7 @@ from jax import export as jax_export
 from jsplit.core.base import PyTree, TrainState
 from jsplit.core.checks import first_line
 from jsplit.core.federation import Federation, one_model
+from jsplit.core.loans import Loans, params_for
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
@@ -86,7 +87,7 @@ def export(
     }
     for n in topology.segments:
         inputs = [values[i] for i in n.reads]
-        made = _exported(n, state, inputs, platforms)
+        made = _exported(topology.loans, n, state, inputs, platforms)
         exported[n.party][n.name] = made
 
         # Nodes downstream are given what this one gives, in the same
@@ -119,6 +120,7 @@ def _check_complete(
 
 
 def _exported(
+    loans: Loans,
     node: Node,
     state: TrainState,
     inputs: Sequence[PyTree],
@@ -126,7 +128,7 @@ def _exported(
 ) -> jax_export.Exported:
     """One node with its weights, exported for inputs of these shapes."""
     own = state.parties[node.party]
-    params, statistics = own.params[node.name], own.state[node.name]
+    params, statistics = params_for(loans, node.name, own.params), own.state[node.name]
 
     def run(*inputs: PyTree) -> PyTree:
         # Inference draws nothing, so there is no key.

@@ -32,7 +32,7 @@ from jsplit.training.configure import (
 from jsplit.training.crossing import secret_senders
 from jsplit.training.dynamic_scale import LossScale
 from jsplit.training.evaluating import ScalarLosses, evaluator
-from jsplit.training.keys_apart import Keys, keys_of, swap_keys
+from jsplit.training.keys_apart import Apart, apart_of, swap
 from jsplit.training.left_out import Weight, as_checked, filled, normalise_weight
 from jsplit.training.losses import info_of
 from jsplit.training.meshes import check_even, one_mesh, placed, with_batch_sharding
@@ -148,6 +148,7 @@ def fused(
 def fused_trainer(config: Config) -> Trainer:
     """The trainer of a configuration; of its own kind whatever has made that."""
     topology, microbatches = config.topology, config.microbatches
+    layout = layout_of(config)
     devices = one_mesh(config)
     scalars = ScalarLosses()
     train, measure, infer, judge, judge_losses = _programs(scalars.watch(config))
@@ -167,20 +168,20 @@ def fused_trainer(config: Config) -> Trainer:
         if devices is not None:
             check_even(config, size)
             state, batch, weight = placed(devices, state, batch, weight)
-        keys = keys_of(state)
+        kept = apart_of(layout, state)
         new, info = call_on_state(
-            state, train, swap_keys(state), keys, dict(batch), weight
+            state, train, swap(layout, state), kept, dict(batch), weight
         )
         finite = (info.info if config.records else info).finite
         judge(finite, lambda: step_of(new))
-        return swap_keys(new, keys), info
+        return swap(layout, new, kept), info
 
     def measure_one(
         state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Mapping[Name, PyTree]]:
         check_batch(topology, batch, measured, weight=weight)
         state, batch, weight = placed(devices, state, batch, weight)
-        given = swap_keys(state), keys_of(state), batch, weight, noise
+        given = swap(layout, state), apart_of(layout, state), batch, weight, noise
         info, found = call_on_state(state, measure, *given)
         judge_losses(info.finite)
         return info, found
@@ -197,7 +198,7 @@ def fused_trainer(config: Config) -> Trainer:
         check_batch(topology, fields, inputs)
         words = words_of_call(noise, drawing, state, fields)
         state, fields, _ = placed(devices, state, fields, None)
-        given = swap_keys(state), keys_of(state), fields, words
+        given = swap(layout, state), apart_of(layout, state), fields, words
         return call_on_state(state, run, *given)
 
     init = init_of(config, check_same_for_others)
@@ -237,22 +238,22 @@ def _programs(config: Config) -> _Programs:
 
     def start(
         state: TrainState,
-        keys: Keys,
+        kept: Apart,
         batch: Fields,
         weight: Weight | None = None,
         noise: PyTree = None,
     ) -> Store:
         batch, share = filled(weight, batch), normalise_weight(weight)
-        return load(layout, swap_keys(state, keys), batch, share, noise)
+        return load(layout, swap(layout, state, kept), batch, share, noise)
 
     def losses_in(store: Store) -> Info:
         losses = {n.what: store[n] for n in walks.losses}
         return info_of(topology, losses, in_store(topology, store))
 
     def train(
-        state: TrainState, keys: Keys, batch: Fields, weight: Weight | None
+        state: TrainState, kept: Apart, batch: Fields, weight: Weight | None
     ) -> tuple[TrainState, Info | Recorded]:
-        store, walks = start(state, keys, batch, weight), walks_for(batch)
+        store, walks = start(state, kept, batch, weight), walks_for(batch)
         hold(layout, store, config.nonfinite)
         if config.microbatches == 1:
             execute(walks.train.ops, store)
@@ -261,16 +262,16 @@ def _programs(config: Config) -> _Programs:
             execute(walks.finish.ops, store)
         info = losses_in(store)._replace(finite=judge.finite(store))
         told_of = told(config, walks, store, info, batch_of(batch))
-        return swap_keys(save_back(layout, store)), told_of
+        return swap(layout, save_back(layout, store)), told_of
 
     def measure(
         state: TrainState,
-        keys: Keys,
+        kept: Apart,
         batch: Fields,
         weight: Weight | None,
         noise: PyTree,
     ) -> tuple[Info, dict[Name, PyTree]]:
-        store = start(state, keys, batch, weight, noise)
+        store = start(state, kept, batch, weight, noise)
         execute(walks_for(batch).measure.ops, store)
         info = losses_in(store)._replace(finite=judge_losses.finite(store))
         return info, {name: store[name] for name in walks.observed}
@@ -278,9 +279,9 @@ def _programs(config: Config) -> _Programs:
     @cache
     def infer(at: At) -> Callable[..., dict[str, PyTree]]:
         def run(
-            state: TrainState, keys: Keys, fields: Fields, noise: PyTree
+            state: TrainState, kept: Apart, fields: Fields, noise: PyTree
         ) -> dict[str, PyTree]:
-            store = start(state, keys, fields, noise=noise)
+            store = start(state, kept, fields, noise=noise)
             execute(walk_to(topology, walks_for(fields), at).ops, store)
             return values_at(topology, at, store)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from operator import index
 from typing import cast
@@ -12,15 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PartyState, PyTree, TrainState
-from jsplit.core.checks import first_line, shown
-from jsplit.core.keys import is_key, node_key, typed_key
+from jsplit.core.checks import shown
+from jsplit.core.frozen import trained_part
+from jsplit.core.keys import is_key, typed_key
+from jsplit.core.loans import lent_to
 from jsplit.core.secret_keys import drawn, shape_of_secret
 from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch
+from jsplit.training.copies import copied
 from jsplit.training.crossing import secret_senders
 from jsplit.training.first_links import first_links
+from jsplit.training.first_node import first_of_node
 from jsplit.training.optimizers import first_memory_of
 from jsplit.training.own_reads import training_fields
 from jsplit.training.strengths import first_strengths
@@ -44,7 +48,8 @@ def initial_state(
             `nnx.eval_shape`) is accepted, as zeros.
 
     Returns:
-        A state at step 0. Every array in it is a copy of its own.
+        A state at step 0. Every array in it is a copy of its own, but for
+        those that no step changes, which may be the model's.
 
     Raises:
         ValueError: if the batch is wrong, a segment does not run on its
@@ -96,7 +101,7 @@ def first_states(
 
     Returns:
         By party, its first state, without its secret. Every array in it is
-        a copy of its own.
+        a copy of its own, but for those that no step changes.
     """
     topology = config.topology
     params: dict[str, dict[str, PyTree]] = {p: {} for p in parties}
@@ -104,7 +109,9 @@ def first_states(
     for n in topology.segments:
         if n.party in params:
             inputs = [values[i] for i in n.reads]
-            own, statistics, value = _start(n, key, inputs, shapes_only)
+            # Whoever lends comes before who borrows.
+            lent = lent_to(topology.loans, n.name, params[n.party])
+            own, statistics, value = first_of_node(n, key, inputs, lent, shapes_only)
             check(n, value)
             params[n.party][n.name], state[n.party][n.name] = own, statistics
             values[n.name] = value
@@ -113,7 +120,9 @@ def first_states(
     found = {}
     for p in parties:
         nodes = {
-            n: x for n, x in params[p].items() if topology.node[n].segment.trainable
+            n: trained_part(topology.node[n].segment, x)
+            for n, x in params[p].items()
+            if topology.node[n].segment.trainable
         }
         memory = first_memory(config, p, inexact_part(nodes)) if nodes else ()
         step = jnp.zeros((), jnp.int32)
@@ -128,7 +137,8 @@ def first_states(
         )
     # A step may use up its state: no two parts of it may share a buffer,
     # nor one with the user's model or key.
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), found)
+    # What no step changes is used up by none: a base may be too large to be there twice.
+    return copied(config, found)
 
 
 def with_drawn_secrets(
@@ -197,60 +207,6 @@ def example(field: str, value: PyTree, size: int) -> PyTree:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), abstract(value)
     )
-
-
-def _start(
-    node: Node, key: jax.Array, inputs: Sequence[PyTree], shapes_only: bool
-) -> tuple[PyTree, PyTree, PyTree]:
-    """First parameters and state of a node, and the shapes of its value.
-
-    Args:
-        node: which.
-        key: the key of all.
-        inputs: the shapes that the node reads.
-        shapes_only: whether a model without values is accepted, as
-            zeros.
-    """
-    where = f"node `{node.name}` at `{node.party}`"
-    own = node_key(key, node.name, node.segment)
-    try:
-        # A segment's `init` may compute with its inputs, as Flax does,
-        # so they are arrays.
-        zeros = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), i) for i in inputs]
-        params, state = node.segment.init(own, *zeros)
-        value, new = jax.eval_shape(
-            lambda *a: node.segment.apply(*a, train=True), params, state, own, *inputs
-        )
-    except Exception as error:
-        got = ", ".join(
-            f"`{i}` {describe(x)}" for i, x in zip(node.reads, inputs, strict=True)
-        )
-        raise ValueError(
-            f"{where} does not run on {got}: {first_line(error)}"
-        ) from error
-
-    # A state of another form would fail in the second step, far from
-    # its cause.
-    was, now = (jax.tree.map(lambda x: str(x.dtype), abstract(x)) for x in (state, new))
-    same = jax.tree.structure(was) == jax.tree.structure(now)
-    if not same or jax.tree.leaves(was) != jax.tree.leaves(now):
-        raise ValueError(
-            f"{where}: `apply` must give back a state of the structure and dtypes it "
-            f"got, {was}, got {now}."
-        )
-
-    # A model of `nnx.eval_shape` has shapes in the place of arrays.
-    leaves = jax.tree.leaves((params, state))
-    if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
-        if not shapes_only:
-            raise ValueError(
-                f"{where}: its model has shapes but no values, so it can be divided and "
-                "costed, but not trained."
-            )
-        params, state = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), (params, state)
-        )
-    return params, state, value
 
 
 def first_memory(config: Config, party: str, params: PyTree) -> PyTree:

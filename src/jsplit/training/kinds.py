@@ -13,6 +13,8 @@ class Kind(StrEnum):
     """What sort of thing a `Name` stands for."""
 
     PARAMS = "params"
+    FROZEN = "frozen"
+    FROZEN_STATE = "frozen state"
     STATE = "state"
     OPTIMIZER = "optimizer"
     LINK = "link"
@@ -48,8 +50,11 @@ class Kind(StrEnum):
 # averages.
 LEARNED = (Kind.PARAMS, Kind.STATE, Kind.OPTIMIZER, Kind.LINK)
 
+# What no step changes of parameters and state; it lies apart from the rest of these.
+FROZEN = (Kind.FROZEN, Kind.FROZEN_STATE)
+
 # What outlasts a step: all else is dropped after its last use.
-PERSISTENT = (*LEARNED, Kind.KEY, Kind.STEP, Kind.SECRET, Kind.STRENGTH)
+PERSISTENT = (*LEARNED, *FROZEN, Kind.KEY, Kind.STEP, Kind.SECRET, Kind.STRENGTH)
 
 
 class WireKind(StrEnum):

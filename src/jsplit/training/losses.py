@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from jsplit.core.base import Info, PyTree
+from jsplit.core.frozen import joined
 from jsplit.core.trees import combine, inexact_part
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
@@ -44,17 +45,42 @@ def _name_of_input(topology: Topology, party: str, i: str) -> Name:
     return Name(party, Kind(own), node)
 
 
+def _frozen_of(topology: Topology, names: Sequence[Name]) -> dict[Name, Name]:
+    """Of parameters and states among some names, where their frozen part lies."""
+    found: dict[Name, Name] = {}
+    for x in names:
+        if x.kind == Kind.PARAMS and topology.node[x.what].segment.trains is not None:
+            found[x] = x._replace(kind=Kind.FROZEN)
+        if x.kind == Kind.STATE and topology.node[x.what].segment.moves is not None:
+            found[x] = x._replace(kind=Kind.FROZEN_STATE)
+    return found
+
+
+def _with_frozen(
+    names: Sequence[Name], frozen: Mapping[Name, Name], values: Sequence[PyTree]
+) -> list[PyTree]:
+    """What lies at `names`, each whole, from that and what lies at `frozen`."""
+    count = len(names)
+    rest = dict(zip(frozen, values[count:], strict=True))
+    return [
+        joined(x, rest[name]) if name in rest else x
+        for name, x in zip(names, values[:count], strict=True)
+    ]
+
+
 def loss_op(config: Config, loss: Loss, *, train: bool = False) -> Op:
     """Compute one loss, of which nothing is differentiated; in a step as its sum, see `per`."""
     topology = config.topology
     weight = Name(loss.party, Kind.WEIGHT)
-    inputs = [_name_of_input(topology, loss.party, i) for i in loss.reads]
+    names = [_name_of_input(topology, loss.party, i) for i in loss.reads]
+    frozen = _frozen_of(topology, names)
 
-    def run(weight, *inputs):
+    def run(weight, *given):
+        inputs = _with_frozen(names, frozen, given)
         value = value_of(config, loss, inputs, weight, train=train)
         return value, *_range(config, loss, inputs, weight)
 
-    reads = (weight, *inputs)
+    reads = (weight, *names, *frozen.values())
     writes = (loss_name(loss), *_range_names(config, loss))
     return Op(loss.party, OpKind.LOSS, loss.name, reads, writes, run)
 
@@ -69,15 +95,23 @@ def loss_and_cotangents_op(config: Config, loss: Loss) -> Op:
     ]
 
     at, strength = scale_names(config, party), weight_names(loss)
+    frozen = _frozen_of(topology, [*names.values()])
 
     def run(weight, *inputs):
         kept, inputs = inputs[: len(at)], inputs[len(at) :]
         given, inputs = inputs[: len(strength)], inputs[len(strength) :]
         factor = weight_in(loss, dict(zip(strength, given, strict=True)))
-        named = dict(zip(names, inputs, strict=True))
+        count = len(names)
+        named = dict(zip(names, inputs[:count], strict=True))
+        rest = dict(zip(frozen, inputs[count:], strict=True))
 
         def fn(parts):
             values = named | {i: combine(named[i], x) for i, x in parts.items()}
+            values |= {
+                i: joined(values[i], rest[name])
+                for i, name in names.items()
+                if name in rest
+            }
             read = [values[i] for i in loss.reads]
             return value_of(config, loss, read, weight, train=True)
 
@@ -87,7 +121,13 @@ def loss_and_cotangents_op(config: Config, loss: Loss) -> Op:
         ranges = _range(config, loss, [named[i] for i in loss.reads], weight)
         return value, *ranges, *[found[i] for i in differentiable]
 
-    reads = (Name(party, Kind.WEIGHT), *at, *strength, *names.values())
+    reads = (
+        Name(party, Kind.WEIGHT),
+        *at,
+        *strength,
+        *names.values(),
+        *frozen.values(),
+    )
     found = [cotangent(party, i, loss.name) for i in differentiable]
     writes = (loss_name(loss), *_range_names(config, loss), *found)
     return Op(party, OpKind.LOSS, loss.name, reads, writes, run)

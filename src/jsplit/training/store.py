@@ -6,10 +6,13 @@ it. Nothing else turns one form into the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.frozen import divided, joined
+from jsplit.core.paths import Path
+from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.crossing import secret_senders
 from jsplit.training.kinds import Kind
@@ -20,12 +23,25 @@ from jsplit.training.walk import Name, Store
 from jsplit.training.wires import wires
 
 
+class Frozen(NamedTuple):
+    """Where the part of parameters, or of a state, lies that no step changes.
+
+    Attributes:
+        name: where it lies.
+        changes: which leaves are no part of it, by path.
+    """
+
+    name: Name
+    changes: Callable[[Path], bool]
+
+
 class PartyLayout(NamedTuple):
     """Under which names one party's state lies in a store, and each field that it holds.
 
     Attributes:
-        params: parameters, by node.
-        state: statistics, by node.
+        params: parameters, by node; of those in `frozen` the trained part.
+        state: statistics, by node; of those in `frozen` what may change.
+        frozen: by the name of either, where the part lies that no step changes.
         optimizer: the state of its optimizer.
         links: memory of the links it sends through, by the label of the
             message; a dynamic loss scale is kept beside them.
@@ -42,6 +58,7 @@ class PartyLayout(NamedTuple):
 
     params: dict[str, Name]
     state: dict[str, Name]
+    frozen: dict[Name, Frozen]
     optimizer: Name
     links: dict[str, Name]
     key: Name
@@ -71,6 +88,7 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
         found[p] = PartyLayout(
             params={n: Name(p, Kind.PARAMS, n) for n in own},
             state={n: Name(p, Kind.STATE, n) for n in own},
+            frozen=_frozen([topology.node[n] for n in own]),
             optimizer=Name(p, Kind.OPTIMIZER),
             links={label: Name(p, Kind.LINK, label) for label in labels}
             | {name.what: name for name in scale_names(config, p)},
@@ -83,6 +101,40 @@ def layout_of(config: Config) -> dict[str, PartyLayout]:
             secret=Name(p, Kind.SECRET) if p in drawing else None,
             noise=Name(p, Kind.NOISE),
         )
+    return found
+
+
+def params_names(node: Node) -> tuple[Name, ...]:
+    """Where the parameters of a node lie: those that are trained, and the frozen ones."""
+    name = Name(node.party, Kind.PARAMS, node.name)
+    if node.segment.trains is None:
+        return (name,)
+    return name, name._replace(kind=Kind.FROZEN)
+
+
+def state_names(node: Node) -> tuple[Name, ...]:
+    """Where the state of a node lies: what may change, and what never does."""
+    name = Name(node.party, Kind.STATE, node.name)
+    if node.segment.moves is None:
+        return (name,)
+    return name, name._replace(kind=Kind.FROZEN_STATE)
+
+
+def whole(parts: Sequence[PyTree]) -> PyTree:
+    """What lies at `params_names`, or at `state_names`, as one."""
+    return joined(*parts) if len(parts) > 1 else parts[0]
+
+
+def _frozen(nodes: Sequence[Node]) -> dict[Name, Frozen]:
+    found: dict[Name, Frozen] = {}
+    for node in nodes:
+        segment = node.segment
+        for changes, names in (
+            (segment.trains, params_names(node)),
+            (segment.moves, state_names(node)),
+        ):
+            if changes is not None:
+                found[names[0]] = Frozen(names[1], changes)
     return found
 
 
@@ -136,6 +188,8 @@ def load(
             store[name] = own.params[n]
         for n, name in at.state.items():
             store[name] = own.state[n]
+        for name, (other, changes) in at.frozen.items():
+            store[name], store[other] = divided(changes, store[name])
         for label, name in at.links.items():
             store[name] = own.links[label]
         for n, name in at.strengths.items():
@@ -194,9 +248,14 @@ def save_back(layout: Layout, store: Store) -> TrainState:
     parties = {}
     for party, at in layout.items():
         own = at.strengths
+        params = {n: store[name] for n, name in at.params.items()}
+        state = {n: store[name] for n, name in at.state.items()}
+        for name, (other, _) in at.frozen.items():
+            held = params if name.kind == Kind.PARAMS else state
+            held[name.what] = joined(held[name.what], store[other])
         parties[party] = PartyState(
-            {n: store[name] for n, name in at.params.items()},
-            {n: store[name] for n, name in at.state.items()},
+            params,
+            state,
             store[at.optimizer],
             {label: store[name] for label, name in at.links.items()},
             store[at.key],

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
 from jsplit.core.finite import at_least_float32
+from jsplit.core.trees import tree_sum
 from jsplit.training.config import Config
-from jsplit.training.cotangents import cotangents, needs_vjp
+from jsplit.training.cotangents import cotangents, lent_gradients, needs_vjp
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.losses import loss_name, range_name
 from jsplit.training.walk import Name, Op, Store, execute
@@ -19,8 +20,9 @@ from jsplit.training.walk import Name, Op, Store, execute
 def gradients(config: Config, party: str) -> dict[str, list[Name]]:
     """By node, the gradients of its parameters.
 
-    There may be one of the backward pass, and one of each penalty on
-    the parameters; a node without any has an empty list.
+    There may be one of the backward pass, one of the leaves that each
+    other node borrows, and one of each penalty on the parameters; a
+    node without any has an empty list.
     """
     found: dict[str, list[Name]] = {}
     # The order counts: floating sums are of their terms in this order,
@@ -30,7 +32,42 @@ def gradients(config: Config, party: str) -> dict[str, list[Name]]:
             found[n.name] = cotangents(config, f"{n.name}.params", party)
             if needs_vjp(config, n):
                 found[n.name].insert(0, Name(party, Kind.GRAD, n.name))
+    for n in config.topology.segments:
+        if n.party == party and needs_vjp(config, n):
+            for name in lent_gradients(config, n):
+                found[name.what].append(name)
     return found
+
+
+def summed(weights: PyTree, terms: Sequence[PyTree]) -> PyTree:
+    """The sum of what `gradients` names, some of which may have only lent leaves.
+
+    Args:
+        weights: the floating leaves of the parameters of one node.
+        terms: what adds up to their gradient.
+
+    Returns:
+        A tree like `weights`; zeros where no term reaches.
+    """
+    structure = jax.tree.structure(weights)
+    full = [x for x in terms if jax.tree.structure(x) == structure]
+    # An optimizer is over all nodes of its party, so each must have a
+    # gradient.
+    total = tree_sum(full or [jax.tree.map(jnp.zeros_like, weights)])
+    for part in terms:
+        if jax.tree.structure(part) != structure:
+            total = _with_part(total, part)
+    return total
+
+
+def _with_part(tree: PyTree, part: PyTree) -> PyTree:
+    """Nested dictionaries with those leaves added that `part` has of them."""
+    # Integers that are lent have no gradient.
+    if part is None:
+        return tree
+    if not isinstance(part, Mapping):
+        return tree + part
+    return {k: _with_part(x, part.get(k)) for k, x in tree.items()}
 
 
 def total(name: Name) -> Name:

@@ -15,7 +15,7 @@ import optax
 
 from jsplit.core.base import PyTree
 from jsplit.core.finite import few_numbers
-from jsplit.core.trees import combine, inexact_part, tree_sum
+from jsplit.core.trees import combine, inexact_part
 from jsplit.topology.nodes import Loss
 from jsplit.training.config import Config
 from jsplit.training.gradient_noise import noise_ops
@@ -25,7 +25,7 @@ from jsplit.training.losses import loss_name
 from jsplit.training.optimizers import run_optimizer
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
 from jsplit.training.strengths import weight_in, weight_names
-from jsplit.training.sums import gradients, total
+from jsplit.training.sums import gradients, summed, total
 from jsplit.training.walk import Name, Op
 
 _PROPOSED = {
@@ -272,11 +272,7 @@ def update_op(config: Config, party: str) -> Op:
 
 def gradient_of(config: Config, weights: PyTree, terms: Sequence[PyTree]) -> PyTree:
     """The gradient of one node's parameters; zeros where no term reaches them."""
-    # An optimizer is over all nodes of its party, so each must have a
-    # gradient.
-    if not terms:
-        terms = [jax.tree.map(jnp.zeros_like, weights)]
-    gradient = tree_sum(terms)
+    gradient = summed(weights, terms)
     # With one micro-batch nothing is divided or cast, so that XLA sees
     # the plain step.
     count = config.microbatches

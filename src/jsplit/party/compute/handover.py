@@ -1,7 +1,7 @@
 """What one party has learned in a role, as arrays for the next that plays it.
 
 It is all of a party's state but key and step, which all parties have in
-common.
+common, and what no step changes, which each has from the start.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jsplit.core.base import PartyState, PyTree
+from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.keys import is_key
 from jsplit.party.contract import schema as shapes
+from jsplit.training.keys_apart import apart_of, swap
+from jsplit.training.store import Layout
 from jsplit.wire.codec import Shapes
 
 # Fields of a `PartyState`, in the order in which their arrays follow
@@ -22,8 +24,8 @@ from jsplit.wire.codec import Shapes
 _HANDED = ("params", "state", "optimizer", "links")
 
 
-def learned(state: PartyState) -> list[jax.Array]:
-    """Parameters, statistics, optimizer state and memory of links, as arrays.
+def learned(state: PartyState, layout: Layout) -> list[jax.Array]:
+    """Trained parameters, statistics, optimizer state and memory of links, as arrays.
 
     `taken` is the inverse.
     """
@@ -31,21 +33,22 @@ def learned(state: PartyState) -> list[jax.Array]:
     # made of.
     return [
         jax.random.key_data(x) if is_key(x) else x
-        for x in jax.tree.leaves(_parts(state))
+        for x in jax.tree.leaves(_parts(state, layout))
     ]
 
 
-def taken(state: PartyState, arrays: Iterable[ArrayLike]) -> PartyState:
+def taken(state: PartyState, layout: Layout, arrays: Iterable[ArrayLike]) -> PartyState:
     """A party's state with what another has learned in its place.
 
     Args:
         state: of the party that takes over, for its structure.
+        layout: of that party alone.
         arrays: as `learned` gives them.
 
     Returns:
         The state, with the party's own key and step.
     """
-    own, structure = jax.tree.flatten(_parts(state))
+    own, structure = jax.tree.flatten(_parts(state, layout))
     found = []
     for x, old in zip(arrays, own, strict=True):
         x = on_device(x)
@@ -54,7 +57,10 @@ def taken(state: PartyState, arrays: Iterable[ArrayLike]) -> PartyState:
         if is_key(old):
             x = jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
         found.append(x)
-    return state._replace(**jax.tree.unflatten(structure, found))
+    new = state._replace(**jax.tree.unflatten(structure, found))
+    (party,) = layout
+    before, after = TrainState({party: state}), TrainState({party: new})
+    return swap(layout, after, apart_of(layout, before)).parties[party]
 
 
 def on_device(x: ArrayLike) -> jax.Array:
@@ -62,10 +68,12 @@ def on_device(x: ArrayLike) -> jax.Array:
     return jnp.asarray(x)
 
 
-def shapes_of_learned(state: PartyState) -> Shapes:
+def shapes_of_learned(state: PartyState, layout: Layout) -> Shapes:
     """Dtypes and shapes of what `learned` gives. Computes nothing."""
-    return shapes.arrays(jax.eval_shape(learned, state))
+    return shapes.arrays(jax.eval_shape(lambda x: learned(x, layout), state))
 
 
-def _parts(state: PartyState) -> dict[str, PyTree]:
+def _parts(state: PartyState, layout: Layout) -> dict[str, PyTree]:
+    (party,) = layout
+    state = swap(layout, TrainState({party: state})).parties[party]
     return {part: getattr(state, part) for part in _HANDED}

@@ -139,7 +139,7 @@ class Warming:
 
     def _take_over(self) -> None:
         """Bring zeros to the device as what is handed over, one array at a time."""
-        for dtype, shape in shapes_of_learned(self.state):
+        for dtype, shape in shapes_of_learned(self.state, self.local.layout):
             on_device(np.zeros(shape, dtype))
 
     def _batch(self, size: int) -> dict[str, PyTree]:

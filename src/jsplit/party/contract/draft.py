@@ -9,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax
-
-from jsplit.core.base import Link, PyTree, Segment
-from jsplit.core.checks import first_line
-from jsplit.core.trees import abstract, as_arrays, describe
+from jsplit.core.base import Link, PyTree
+from jsplit.core.trees import as_arrays
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement, parsed
 from jsplit.party.contract.checks import check_addresses, with_format
@@ -23,13 +20,13 @@ from jsplit.party.contract.entries import (
     as_json,
 )
 from jsplit.party.contract.field_types import dtypes_of
+from jsplit.party.contract.measured import measured
 from jsplit.party.contract.placeholders import loss_entry
 from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
-from jsplit.training.configure import check_batch, fields_of
+from jsplit.training.configure import check_batch
 from jsplit.training.dynamic_scale import DynamicScale
-from jsplit.training.initial import example
 
 LinkNames = Mapping[str, str | None | Sequence[str | None]]
 """By value, the name of its link, or a pair of names (activation, cotangent)."""
@@ -140,8 +137,8 @@ def agreement(
     # Shapes at two sizes tell which axes are those of the batch: the ones that double.
     batch = as_arrays(batch)
     size = check_batch(topology, batch, set(), microbatches)
-    small = _measured(topology, batch, size, values)
-    large = _measured(topology, batch, 2 * size, values)
+    small = measured(topology, batch, size, values)
+    large = measured(topology, batch, 2 * size, values)
     names = dict.fromkeys(c.name for c in topology.crossings)
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
@@ -230,68 +227,3 @@ def _pairs(links: LinkNames) -> dict[str, list[str | None]]:
         # One name stands for both ways, as one link does in `jsplit.fused`.
         found[name] = list(x) if isinstance(x, (list, tuple)) else [x, x]
     return found
-
-
-def _measured(
-    topology: Topology,
-    batch: Mapping[str, PyTree],
-    size: int,
-    given: Mapping[str, PyTree] | None,
-) -> dict[str, PyTree]:
-    """Shapes of every value at a batch size, as far as they can be known. Computes nothing.
-
-    Raises:
-        ValueError: naming a node that does not run, or a value of unknown shape.
-    """
-    given = given or {}
-    found: dict[str, PyTree] = {}
-    for field in fields_of(topology, losses=False):
-        if field in batch:
-            found[field] = example(field, batch[field], size)
-    own = jax.tree.leaves(dict(batch))[0].shape[0]
-    for node in topology.segments:
-        if node.name in given:
-            found[node.name] = _resized(given[node.name], own, size)
-            continue
-        # A placeholder would refuse to run; what depends on it cannot be known either.
-        known = all(name in found for name in node.reads)
-        if known and not hasattr(node.segment.init, "foreign"):
-            inputs = [found[name] for name in node.reads]
-            try:
-                found[node.name] = jax.eval_shape(_outputs_of(node.segment), *inputs)
-            except Exception as error:
-                named = zip(node.reads, inputs, strict=True)
-                got = ", ".join(f"`{name}` {describe(x)}" for name, x in named)
-                raise ValueError(
-                    f"node `{node.name}` at `{node.party}` does not run on {got}: "
-                    f"{first_line(error)}"
-                ) from error
-    for crossing in topology.crossings:
-        if crossing.name not in found:
-            raise ValueError(
-                f"`values` must give the shapes of `{crossing.name}`, which crosses "
-                "and cannot be computed here."
-            )
-    return found
-
-
-def _resized(value: PyTree, own: int, size: int) -> PyTree:
-    """Shapes of a value at another batch size than its `own`."""
-
-    def resize(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # Not simply `size`: the leading axis may be a multiple of the batch.
-        return jax.ShapeDtypeStruct((x.shape[0] * size // own, *x.shape[1:]), x.dtype)
-
-    return jax.tree.map(resize, abstract(value))
-
-
-def _outputs_of(segment: Segment):
-    """A segment as a function of its inputs alone, at its first parameters."""
-
-    def first(*inputs: PyTree) -> PyTree:
-        # The key is made in here, so that it is abstract like everything else.
-        key = jax.random.key(0)
-        params, state = segment.init(key, *inputs)
-        return segment.apply(params, state, key, *inputs)[0]
-
-    return first

@@ -43,7 +43,9 @@ def gaussian(clip: float, scale: float | Strength) -> Link:
     guarantee for a record depends on the training of what computes h:
     `jsplit.privacy.guarantee` says it. Clipped numbers and noise are rounded to
     multiples of about `clip / 1024` (a power of two), numbers toward zero, so
-    that the last bits of a sum say nothing of what was added to what.
+    that the last bits of a sum say nothing of what was added to what. Numbers must
+    be finite: a record that has NaN or infinity crosses as NaN, which no noise hides
+    (`nonfinite` of trainers finds it), and `guarantee` says so.
 
     Args:
         clip: the largest L2 norm of a record's vector.

@@ -58,7 +58,8 @@ def private(
     by so much shorter than `clip` that none gets longer, and so is the noise. Their sums
     are exact, so that last bits tell nothing (Mironov 2012). With many parameters that
     makes a clip of `clip (1 - sqrt(parameters) / 2**14)`, about. With the number 0 for
-    `scale` nothing is rounded.
+    `scale` nothing is rounded. Noise hides no NaN: the sum with a gradient that is not
+    finite is NaN, and `guarantee` says so.
 
     Micro-batches and a `loss_scale` are refused with it.
 

@@ -29,7 +29,8 @@ _LAPLACE_FARTHEST = 44.0
 def on_grid(value: jax.Array, grid: float) -> jax.Array:
     """A value rounded toward zero to whole multiples of a power of two.
 
-    No number gets larger, so a vector that was clipped is within its norm still.
+    No number gets larger, so a vector that was clipped is within its norm still. What
+    is rounded to 0 is +0, so that its sign does not cross. NaN stays NaN.
 
     Args:
         value: numbers; those of more than 2**23 multiples become so many.
@@ -49,7 +50,7 @@ def on_grid(value: jax.Array, grid: float) -> jax.Array:
     """
     _check(grid)
     many = jnp.trunc(jnp.asarray(value, jnp.float32) / grid)
-    return jnp.clip(many, -_MOST, _MOST) * grid
+    return _one_zero(jnp.clip(many, -_MOST, _MOST)) * grid
 
 
 def grid_noise(
@@ -89,9 +90,18 @@ def grid_noise(
     _check_width("deviation", deviation, grid, _FARTHEST)
     four = jax.random.normal(key, (4, *jnp.shape(like)), jnp.float32)
     many = jnp.round(four.sum(0) * (jnp.asarray(deviation, jnp.float32) / (2 * grid)))
+    many = _one_zero(many)
     # Out of reach, but for a deviation that is set too large in a compiled step: then
     # nothing is sent that is a number.
     return jnp.where(jnp.abs(many) <= _MOST, many, jnp.nan) * grid
+
+
+def _one_zero(many: jax.Array) -> jax.Array:
+    """Numbers whose zeros are all +0."""
+    # Rounding a small negative number gives -0, and -0 + -0 is -0: of a value that is
+    # not negative no sum would be, so a single -0 would tell its sign for certain. A
+    # sum with +0 says the same, and a compiler may drop it.
+    return jnp.where(many == 0, jnp.float32(0), many)
 
 
 def unfit(grid: float, deviation: float, b: float) -> str | None:

@@ -238,7 +238,8 @@ def _computed(setting: Setting, at: Traces) -> Iterator[tuple[Place, Trace]]:
     topology = setting.topology
     for n in topology.segments:
         inside = _read(setting, at, n)
-        inside = inside | at.get(Place("params", n.name, n.party), Trace())
+        for owner in (n.name, *(x.owner for x in topology.loans.get(n.name, ()))):
+            inside = inside | at.get(Place("params", owner, n.party), Trace())
         yield Place("value", n.name, n.party), _mixed(setting, n.name, inside)
         if n.name in topology.on_loss_path:
             back = inside | _cotangent(at, n)
@@ -272,6 +273,12 @@ def _trained(setting: Setting, at: Traces) -> Iterator[tuple[Place, Trace]]:
         penalties = _all(_read(setting, at, x) for x in terms)
         on_path = n.name in setting.topology.on_loss_path
         own = inside | _cotangent(at, n) if on_path else Trace()
+        # Of a tied weight the gradients of all who read it are added up.
+        for name, loans in setting.topology.loans.items():
+            lends = n.name in [loan.owner for loan in loans]
+            if lends and name in setting.topology.on_loss_path:
+                reader = setting.topology.node[name]
+                own = own | _read(setting, at, reader) | _cotangent(at, reader)
         bare = frozenset([f"`{n.name}` is trained on it without noise"])
         release = setting.trained.get(n.name)
         # A penalty that reads records is no part of the pullback that is clipped.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
+from jsplit.core.loans import params_for
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.privacy.guarantees.programs import cotangents, of_loss, of_segment, of_size
 from jsplit.topology.graph import Topology
@@ -83,14 +84,16 @@ def mixing(
         {f: of_size(values[f], records) for f in values} for records in sizes(batch)
     ]
     found: dict[str, str] = {}
+    first: dict[str, PyTree] = {}
     for n in topology.segments:
         # The same key for all: two runs differ by the record alone, not by dropout.
         key = jax.random.key(0)
         inputs = [values[i] for i in n.reads]
-        params, state = n.segment.init(key, *inputs)
+        first[n.name], state = n.segment.init(key, *inputs)
+        params = params_for(topology.loans, n.name, first)
         run = _run_of(n.segment.apply, params, state, key)
         values[n.name], after = run(*inputs)
-        values |= {f"{n.name}.params": params, f"{n.name}.state": after}
+        values |= {f"{n.name}.params": first[n.name], f"{n.name}.state": after}
         doubts = [of_segment(topology, n, params, state, at) for at in followed]
         _say(found, n.name, _mixes(run, inputs, size), doubts)
     batched = {*topology.node, *topology.fields}

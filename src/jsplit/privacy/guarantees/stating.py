@@ -19,13 +19,7 @@ from jsplit.privacy.guarantees.asked import (
 )
 from jsplit.privacy.guarantees.composing import Plan, compose
 from jsplit.privacy.guarantees.mechanism import NOTES, Mechanism
-from jsplit.privacy.guarantees.reach import (
-    UNKNOWN,
-    Arrival,
-    Setting,
-    Trace,
-    reach,
-)
+from jsplit.privacy.guarantees.reach import UNKNOWN, Arrival, Setting, Trace, reach
 from jsplit.privacy.guarantees.rows import mixing, sizes
 from jsplit.privacy.guarantees.statement import Guarantee, Statement
 from jsplit.topology.graph import Topology
@@ -237,6 +231,11 @@ class _Asking:
             yield (
                 "scales are what is said here in every step: of a strength that is set, "
                 "give the least by `strengths`"
+            )
+            yield (
+                "every number that noise is put on is finite: one that is not (NaN, "
+                "infinity) is hidden by no noise; it crosses as NaN or infinity, or ends "
+                "the step, and so says where it is"
             )
             yield (
                 "each step number sends once: a step that is refused, rolled back or "

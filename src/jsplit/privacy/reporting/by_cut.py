@@ -13,7 +13,7 @@ from jsplit.privacy.reporting.knowing import Known
 from jsplit.privacy.reporting.records import Outcome, best_of
 from jsplit.privacy.reporting.reporting import report
 from jsplit.privacy.scores import Score
-from jsplit.slicing.cut_candidates import CutPoint
+from jsplit.slicing.cut_point import CutPoint
 
 FEW = 3  # reasons that an error gives
 

@@ -16,8 +16,8 @@ from jsplit.privacy.viewing.complexes import PARTS, parts
 from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
 from jsplit.privacy.viewing.signs import sign_of_result
 
-# Strictly rising or falling wherever they are defined. That floats saturate, as tanh does
-# far from 0, is rounding like any other.
+# Strictly rising or falling wherever they are defined. Where floats saturate, as tanh does
+# far from 0, `bits` takes back what is proven here.
 _RISING = {
     "acosh",
     "asinh",

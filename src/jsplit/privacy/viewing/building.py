@@ -61,10 +61,13 @@ def views(
     pooling, `argmax`; loops and branches; rounded numbers; and labels behind class
     weights, a Huber or a focal loss.
 
-    Proofs are by the rules of real numbers, where a learned number is not 0, no two rows
-    of a learned table are equal, and class numbers lie in their tables. They are of two
-    records, and of loops and branches only what goes in and out. What algorithms over
-    rounds hand from client to client is no message of a topology and is not in the views.
+    Proofs are by the rules of real numbers, as far as floats bear them for fields with
+    values between -1 and 1: `(x + 1e30) - 1e30`, `x * 1e-45` and `tanh(1e6 * x)` are not
+    taken to be `x`, by bounds of what the constants of the code leave (2**-20 of a
+    float32). A learned number is taken not to be 0, no two rows of a learned table to be
+    equal, and class numbers to lie in their tables. Proofs are of two records, and of
+    loops and branches only what goes in and out. What algorithms over rounds hand from
+    client to client is no message of a topology and is not in the views.
 
     Args:
         topology: who computes what; or a trainer, which knows its links and optimizers.

@@ -23,7 +23,7 @@ from jsplit.privacy.viewing.records import Gives
 from jsplit.privacy.viewing.tracing import Traced, few, messages, trace
 from jsplit.topology.graph import Topology
 from jsplit.training.config import Config
-from jsplit.training.kinds import Kind
+from jsplit.training.kinds import FROZEN, Kind
 from jsplit.training.walk import Wire
 
 
@@ -126,7 +126,9 @@ def _named(
 ) -> tuple[str, ...]:
     """The fields or nodes that a message depends on, in either mode."""
     kinds = (
-        ("field",) if what == "field" else (Kind.PARAMS, Kind.STATE, Kind.HELD_STATE)
+        ("field",)
+        if what == "field"
+        else (Kind.PARAMS, Kind.STATE, Kind.HELD_STATE, *FROZEN)
     )
     found = {a.name for f in facts for a in f.deps if a.kind in kinds} | {
         *(before or ())

@@ -87,6 +87,20 @@ class Curve(NamedTuple):
     points: tuple[float, ...] = ()
 
 
+class Bits(NamedTuple):
+    """What floats keep of an entry, of fields whose values are up to 1, by rough bounds.
+
+    Attributes:
+        part: of an entry's size, how much it moves with the entry of the field.
+        low: the least size of an entry.
+        high: the largest.
+    """
+
+    part: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+
+
 # Compared by identity: a rule asks whether two arrays are the same one.
 @dataclass(frozen=True, eq=False)
 class Fact:
@@ -120,6 +134,7 @@ class Fact:
         made: how it was made of other arrays, for rules about two steps.
         affine: the sums of entries of fields that its entries are.
         curve: what its entries are of those of another array, as `curves` has it.
+        bits: what floats keep of what it gives away.
     """
 
     shape: tuple[int, ...]
@@ -142,6 +157,7 @@ class Fact:
     made: tuple[str, tuple[Fact, ...]] | None = None
     affine: Affine | None = None
     curve: Curve | None = None
+    bits: Bits = Bits()
 
     @property
     def gives(self) -> bool:

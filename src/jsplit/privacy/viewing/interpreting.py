@@ -16,6 +16,7 @@ from jsplit.jaxprs.flat import Atom as Variable
 from jsplit.jaxprs.flat import shape_of
 from jsplit.privacy.viewing.affine import carried
 from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
+from jsplit.privacy.viewing.bits import kept
 from jsplit.privacy.viewing.choosing import CHOOSES, chosen
 from jsplit.privacy.viewing.curves import curved
 from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
@@ -91,7 +92,7 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
     found = carried(eqn, facts, rule(facts), rule)
     if len(found) == 1:
         found = [curved(name, facts, found[0])]
-    return found
+    return kept(name, eqn.params, facts, found, results)
 
 
 def _results(eqn: JaxprEqn, facts: list[Fact], results: list[Fact]) -> list[Fact]:

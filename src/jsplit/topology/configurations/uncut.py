@@ -9,8 +9,14 @@ import jax
 
 from jsplit.core.base import Params, PyTree
 from jsplit.core.trees import abstract
+from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
-from jsplit.segments.from_model import Model, segment, unnamed_inputs
+from jsplit.segments.from_model import (
+    Model,
+    Told,
+    segment_and_inputs,
+    unnamed_inputs,
+)
 from jsplit.topology.configurations.building import LossFunction, loss_at, make_node
 from jsplit.topology.graph import Topology
 
@@ -26,6 +32,8 @@ def whole(
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
     flags: Flags | None = None,
+    key: str | Sequence[str] | None = None,
+    fixed: Constants | None = None,
 ) -> Topology:
     """A topology whose only party has data, the whole model, labels and loss.
 
@@ -54,6 +62,9 @@ def whole(
             `"input"` where it names none.
         flags: What parameters that say the mode are in training,
             `{"is_train": True}`, as `jsplit.segment` takes it.
+        key: Parameters that are given the key of each step, as
+            `jsplit.segment` takes them.
+        fixed: Constants by parameter, as `jsplit.segment` takes them.
 
     Returns:
         A `Topology` of one party. Its node is `"output"`, as it is after
@@ -70,7 +81,8 @@ def whole(
         Topology
           whole  holds image, label; output = segment(image); loss = loss(output, label)
     """
-    made = segment(model, init=init, variables=variables, inputs=inputs, flags=flags)
+    told = Told(init, variables, inputs, flags, key, fixed)
+    made, example = segment_and_inputs(model, example or None, told)
     # The step's own key, as all slices of one model get it: the masks of
     # dropout are those of the split model by this alone.
     names = made.inputs or tuple(unnamed_inputs(len(example) or 1))

@@ -1,0 +1,113 @@
+"""A place where a model can be cut in two, and all of them with why the others are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+
+class CutPoint(NamedTuple):
+    """A place where one value separates the model's input from its output.
+
+    Attributes:
+        name: what `split(..., cuts=[...])` takes; a submodule's path where
+            one returns the value.
+        shape: of the value, for one example (without the batch axis).
+        dtype: of the value.
+        params: number of parameters on the input's side.
+        param_bytes: their size in bytes.
+        bytes_per_example: size of the value in bytes, for one example.
+        forward_macs: multiply-accumulates of the forward pass on the
+            input's side, for one example (at the batch size of the example
+            given).
+        backward_macs: multiply-accumulates back to all parameters on the
+            input's side, for one example.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit
+        >>> def model(weight, x):
+        ...     return jnp.tanh(jsplit.cut(x @ weight, "h")) * 2
+        >>> init = lambda key, x: jnp.zeros((3, 2))
+        >>> point = jsplit.cut_points(model, jnp.ones((4, 3)), init=init)[0]
+        >>> point.name, point.shape, point.params, point.bytes_per_example
+        ('h', (2,), 6, 8)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    params: int
+    param_bytes: int
+    bytes_per_example: int
+    forward_macs: float
+    backward_macs: float
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a training step on the input's side, for one example.
+
+        Two for each multiply-accumulate, forward and back.
+
+        Returns:
+            Their number.
+
+        Example:
+            >>> import numpy as np, jsplit
+            >>> point = jsplit.CutPoint("h", (2,), np.dtype("float32"), 6, 24, 8, 6.0, 6.0)
+            >>> point.flops
+            24.0
+        """
+        return 2 * (self.forward_macs + self.backward_macs)
+
+
+# A list, since that is what it is used as. Why a place is none is found when
+# somebody asks: every name of a deep model costs a slice.
+class CutPoints(list[CutPoint]):
+    """The places where a model can be cut, from the input on; and why others are none.
+
+    Where there is no place, its text says why.
+
+    Args:
+        points: the places.
+        why: what finds the reasons, by the names of other places, when
+            somebody asks for them.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit
+        >>> def model(x):
+        ...     return jsplit.cut(jnp.sin(x), "h") + x
+        >>> points = jsplit.cut_points(model, jnp.ones((4, 3)))
+        >>> list(points), "h" in points.why
+        ([], True)
+        >>> print(points.why["h"][:41])
+        a skip connection goes around the cut `h`
+    """
+
+    def __init__(self, points: Iterable[CutPoint], why: Callable[[], dict[str, str]]):
+        super().__init__(points)
+        self._why = why
+
+    @cached_property
+    def why(self) -> dict[str, str]:
+        """Why named places are no cut points.
+
+        Returns:
+            By the name of the place: a tied weight, a skip connection, a raw
+            input that it holds, or what else `split` would say.
+
+        Example:
+            >>> import jax.numpy as jnp, jsplit
+            >>> points = jsplit.cut_points(lambda x: jsplit.cut(x, "x"), jnp.ones((4, 3)))
+            >>> len(points.why)
+            1
+        """
+        return self._why()
+
+    def __repr__(self) -> str:
+        if self:
+            return super().__repr__()
+        rows = [f"  {name}: {reason}" for name, reason in self.why.items()]
+        return "\n".join(["no cut points", *rows])

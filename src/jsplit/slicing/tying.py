@@ -1,0 +1,50 @@
+"""Which weights of a divided model are tied, and why one may be no cut between two parties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jsplit.core.tied import Tied
+from jsplit.slicing.ownership import SegmentSpec
+from jsplit.slicing.refusals import way_to
+from jsplit.slicing.trace import Source, SourceKind, Traced
+from jsplit.slicing.traced_model import TracedModel
+
+
+def ties_of(
+    model: TracedModel, traces: Sequence[Traced], specs: Mapping[str, SegmentSpec]
+) -> dict[int, Tied]:
+    """Find the weights that several segments read.
+
+    Args:
+        model: the whole model.
+        traces: in both modes.
+        specs: what each segment has of it, by name, in order.
+
+    Returns:
+        By the number of the leaf, one object for all segments that read it.
+    """
+    readers: dict[int, list[str]] = {}
+    for name, spec in specs.items():
+        for i in spec.borrowed:
+            owner = next(n for n, other in specs.items() if i in other.params)
+            readers.setdefault(i, [owner]).append(name)
+    found: dict[int, Tied] = {}
+    for i, names in readers.items():
+        weight = Source(SourceKind.PARAMS, i)
+        ways = tuple(way_to(model, traces, weight, n) for n in names)
+        found[i] = Tied(model.params.paths[i], names[0], tuple(names), ways)
+    return found
+
+
+def tied_between(
+    model: TracedModel, traces: Sequence[Traced], specs: Mapping[str, SegmentSpec]
+) -> str:
+    """Why a cut cannot lie between two parties, if a weight is tied across it; else ""."""
+    for tied in ties_of(model, traces, specs).values():
+        both = " and ".join(f"`{n}`" for n in tied.readers)
+        return (
+            f"the weight `{tied.dotted}` is tied across the cut: {both} read it "
+            f"({tied.ways[-1]}), so one party must have both, as in a U-shape (`u_shaped=True`)."
+        )
+    return ""
