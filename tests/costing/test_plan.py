@@ -15,6 +15,8 @@ from flax import linen, nnx
 import jsplit
 from jsplit import Device, Network
 from jsplit.compress import quantize
+from jsplit.costing import Choice, CutPlan, Work
+from jsplit.costing.leak_scores import leaks_at
 from tests.helpers import cross_entropy
 
 
@@ -318,6 +320,47 @@ def test_the_picture_of_a_plan_has_bytes_leak_and_seconds_of_every_cut_with_a_sc
     assert sorted(numbered) == sorted(c.point.name for c in plan.front)
 
 
+class Doubted(NamedTuple):
+    """A score of an attack that may reach more, beside what a guess gets."""
+
+    value: float
+    doubt: str
+    chance: float = 0.07
+    interval: tuple[float, float] = (0.01, 0.02)
+    larger_leaks: bool = False
+    measure: str = "MSE"
+
+
+def test_a_plan_says_where_more_may_leak_and_no_failed_attack_is_a_protection():
+    scores = {"good": Doubted(0.01, ""), "early": Doubted(0.02, "9 of 1000 steps")}
+    scores["failed"] = Doubted(14.1, "9 of 1000 steps")
+    rest = (4,), "float32", 8, 32, 16, 8.0, 8.0
+    points = [jsplit.CutPoint(name, *rest) for name in scores]
+    leaks, work = leaks_at(scores, points), Work(16, 40.0)
+    found = CutPlan(
+        tuple(
+            Choice(p, 1.0 + n, 300 + n, work, 64, None, True, True).scored(
+                leaks[p.name]
+            )
+            for n, p in enumerate(points)
+        )
+    )
+    good, early, failed = found.choices
+    assert good.doubt == "" and early.doubt == "not converged: 9 of 1000 steps"
+    # Of an error of 14 where the mean record has 0.07, as much leaks as by a guess.
+    assert failed.leakage == failed.chance == 0.07 and failed.interval is None
+    assert "no attack did better than a guess; the best reached 14.1" in failed.doubt
+    lines = str(found).splitlines()
+    ends = [x.split(")")[1].strip() for x in lines[1:4]]
+    assert ends == ["", "†1", "†2"] and all("(guess 0.07)" in x for x in lines[1:4])
+    assert lines[4] == f"†1 {early.doubt}" and lines[5] == f"†2 {failed.doubt}"
+    assert "less leaks more" in lines[6] and early.doubt in found.to_json()
+    drawn = found.figure()
+    assert [t.get_text() for t in drawn.axes[0].texts] == ["1", "2†", "3†"]
+    legend = [t.get_text() for t in drawn.legends[0].get_texts()]
+    assert any("more may leak" in x for x in legend) and "what a guess gets" in legend
+
+
 def test_any_model_can_be_planned():
     class Linen(linen.Module):
         @linen.compact
@@ -390,7 +433,7 @@ def test_wrong_arguments_are_refused():
             "link": LINK,
             "leakage": 3,
         },
-        "`leakage` gives no number for the cut point": {
+        "`leakage` must give finite numbers, got nan for the cut point": {
             "client": SLOW,
             "link": LINK,
             "leakage": lambda p: float("nan"),

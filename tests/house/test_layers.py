@@ -155,7 +155,7 @@ INSIDE = {
         "defences.bottleneck "
         "reporting.pictures reporting.records reporting.attempt reporting.doubts reporting.forms "
         "reporting.registered reporting.training reporting.inference reporting.knowing "
-        "reporting.trying reporting.measuring reporting.outcome reporting.tables "
+        "reporting.jobs reporting.trying reporting.measuring reporting.outcome reporting.tables "
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),

@@ -128,6 +128,23 @@ def test_longer_cotangents_are_of_the_rarer_class_whichever_it_is(binary):
     assert wrong.value == pytest.approx(1 - score.value)
 
 
+def test_a_record_that_is_seen_in_several_steps_counts_once(binary):
+    traffic, label = binary
+    half = len(label) // 2
+    ids, label = np.arange(len(label)) % half, np.tile(label[:half], 2)
+    known = ids < 100
+    options = {"ids": ids, "known": known}
+    scores = [
+        direction_clusters(traffic, label, **options),
+        cosine_attack(traffic, label, ids=ids, known=known & (label == 1)),
+        norm_attack(traffic, label, ids=ids),
+    ]
+    assert [s.budget.records for s in scores] == [half] * 3
+    positive = int(label[:100].sum())
+    assert [s.adversary.labelled for s in scores] == [100, positive, 0]
+    assert scores[0].adversary.knows == "100 records with their labels"
+
+
 def test_clusters_see_through_noise_that_hides_a_known_direction(binary):
     traffic, label = binary
     x = np.asarray(traffic.returned["smashed"])

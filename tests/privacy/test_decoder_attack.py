@@ -54,6 +54,17 @@ def test_errors_are_those_of_the_reconstructions_and_worst_are_the_smallest(foun
     assert found.reconstructed.min() >= 0 and found.reconstructed.max() <= 1
 
 
+def test_a_number_that_no_public_record_varies_blows_no_guess_up():
+    # As after rounding: few private records have another number there.
+    asked, came = (bottom(x).at[:, 0].set(0) for x in (PUBLIC, PRIVATE))
+    came = came.at[::2, 0].set(1)
+    found = decoder_attack(seen_of(came), PRIVATE, PUBLIC, asked, steps=20)
+    # Nor does any leave the range of public records, which whoever has them knows.
+    assert PUBLIC.min() <= found.reconstructed.min()
+    assert found.reconstructed.max() <= PUBLIC.max()
+    assert found.score.value < 2 * found.score.chance
+
+
 def test_noise_that_is_all_there_is_cannot_be_decoded():
     noise = jax.random.normal(jax.random.key(3), (700, 48))
     found = decoder_attack(seen_of(noise[:200]), PRIVATE, PUBLIC, noise[200:], **QUICK)

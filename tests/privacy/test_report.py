@@ -20,14 +20,19 @@ from jsplit.privacy import (
     Adversary,
     Attempt,
     Budget,
+    Finding,
+    Outcome,
     Report,
     Score,
     attempts,
+    leakage,
     norm_attack,
     report,
     views,
     watch,
 )
+from jsplit.privacy.reporting.doubts import doubt_of
+from jsplit.privacy.reporting.tables import tables
 from tests.helpers import make_problem
 from tests.privacy.seen import LOSS_OF_CLASSES, dense
 
@@ -273,7 +278,27 @@ def test_a_known_number_is_refused_from_the_size_of_the_rarest_class_on():
         report(trainer_of(), data, known=5, **options)
 
 
-def test_an_attack_with_few_steps_or_that_still_gains_is_not_said_to_have_converged():
+def test_a_failed_attack_is_never_a_protection_and_the_best_is_then_the_guess():
+    adversary = Adversary("server", "few records", public=20)
+    rest = (14.0, 0.07, False, adversary, Budget(150, 8, 0.1))
+    score = Score("decoder", "image", "MSE", 14.1, (13.0, 15.0), *rest)
+    outcome = Outcome("none", 1, 8, 8, 8, findings=(Finding("h", "after", score),))
+    best, every = tables([outcome])[1:3]
+    assert best.rows[0][-1].startswith("nobody tried better than a guess (0.07); ")
+    assert "knows few records, 20 public records; the attack failed" in best.rows[0][-1]
+    assert every.rows[0][-1] == "the attack failed (worse than a guess)"
+    assert "compiling included" in every.heads[-2]
+    better = replace(score, value=0.01, interval=(0.005, 0.02))
+    outcome = replace(outcome, findings=(Finding("h", "after", better),))
+    best, every = tables([outcome])[1:3]
+    assert best.rows[0][-1].startswith("0.01 [") and every.rows[0][-1] == ""
+
+
+def test_an_attack_with_few_steps_or_that_still_gains_is_not_said_to_have_converged(
+    caplog,
+):
+    caplog.set_level("INFO", "jsplit")
+
     def look(view, traffic, given):
         return a_score(
             traffic, given, **{"gained in the last tenth": late[given.steps]}
@@ -291,6 +316,21 @@ def test_an_attack_with_few_steps_or_that_still_gains_is_not_said_to_have_conver
         assert Report.from_json(outcome.json()) == outcome
     assert said[None] == "" and said[9] == "9 of the 10 steps that it takes by itself"
     assert said[10] == "10% of its gain came in the last tenth of its steps"
+    # So does the score of a cut, for whoever plans with it, and the best beside it.
+    point = jsplit.CutPoint("h", (4,), "float32", 8, 32, 16, 8.0, 8.0)
+    options = {"target": "image", "attacks": [tried[0], GUESS], "epochs": 1, "steps": 9}
+    score = leakage(lambda point: trainer_of(), data_of(), **options)(point)
+    assert score.doubt == f"guess: {said[9]}"
+    # What begins is in the log, before it begins.
+    log = [r.getMessage() for r in caplog.records if r.name == "jsplit"][:2]
+    assert log[0].startswith("report: trainer 1 of 1, `none`: training,")
+    assert log[1].endswith(
+        "attack 1 of 1, look on `image` by server at smashed, after training"
+    )
+    budget = Budget(36, 8, 0.1, starts=4)
+    four = Score("x", "y", "MSE", 1, (0, 2), 1, 1, False, Adversary("s", ""), budget)
+    assert doubt_of(tried[0], 9, four) == f"{said[9]}, at each of 4 starts"
+    assert budget.effort == "4 starts x 9"
     # The attacks that learn say by themselves how many they take.
     own = {a.name: a.steps for a in attempts()}
     assert own["decoder"] == own["UnSplit"] == 1000 and own["norm"] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jsplit.privacy import Adversary, Budget, Score
@@ -25,3 +27,8 @@ def test_a_score_beats_chance_if_its_whole_interval_does(interval, larger_leaks,
         budget,
     )
     assert score.beats_chance is beats
+    # One that is worse than a guess shows no protection, and says so.
+    low, high = interval
+    turned = replace(score, interval=(1 - high, 1 - low))
+    assert turned.failed is beats and not score.failed
+    assert ("failed (worse than a guess)" in str(turned)) is beats

@@ -7,11 +7,12 @@ term of `aims`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from jsplit.core.tables import aligned, plain, scatter, si
-from jsplit.costing.leak_picture import Dot, leak_picture
+from jsplit.costing.leak_picture import MARK, Dot, leak_picture
 from jsplit.costing.leak_scores import Leak
 from jsplit.costing.party_cost import Work
 from jsplit.slicing.cut_point import CutPoint
@@ -41,6 +42,9 @@ class Choice(NamedTuple):
             an attack makes it is better.
         measure: What `leakage` is, as "AUC", if that was said.
         interval: Within which it lies, if that was said.
+        chance: What a guess gets, if that was said. `leakage` is that at least: where an
+            attack did worse, it failed, and nobody is protected by that.
+        doubt: Why more may leak: attacks that had not converged, or that all failed.
 
     Example:
         >>> import jsplit
@@ -61,6 +65,8 @@ class Choice(NamedTuple):
     larger_leaks: bool = True
     measure: str = ""
     interval: tuple[float, float] | None = None
+    chance: float | None = None
+    doubt: str = ""
 
     def scored(self, leak: Leak | None) -> Choice:
         """The same place with what leaks there.
@@ -87,6 +93,8 @@ class Choice(NamedTuple):
             larger_leaks=leak.larger_leaks,
             measure=leak.measure,
             interval=leak.interval,
+            chance=leak.chance,
+            doubt=leak.doubt,
         )
 
     @property
@@ -197,6 +205,7 @@ class CutPlan:
         measure = next((c.measure for c in self.choices if c.measure), "")
         columns += ["MACs", "FLOPs", "memory", f"leakage {measure}".strip()]
         asked = any(c.leakage is not None for c in self.choices)
+        doubts = [*dict.fromkeys(c.doubt for c in self.choices if c.doubt)]
         rows = []
         for c in self.choices:
             # What does not fit is on no front, so one column is enough for all.
@@ -212,25 +221,35 @@ class CutPlan:
                     si(c.work.macs),
                     si(c.work.flops),
                     si(c.memory),
-                    _leak_in_words(c),
+                    _leak_in_words(c, doubts),
                 ]
             )
-        return "\n".join(aligned(columns, rows))
+        notes = [f"{MARK}{n} {x}" for n, x in enumerate(doubts, start=1)]
+        if any(c.chance is not None for c in self.choices):
+            less = any(not c.larger_leaks for c in self.choices)
+            notes.append(f"guess: without looking{'; less leaks more' if less else ''}")
+        return "\n".join([*aligned(columns, rows), *notes])
 
 
-def _leak_in_words(c: Choice) -> str:
+def _leak_in_words(c: Choice, doubts: Sequence[str]) -> str:
     # Empty without a score: 0 would be the best there is.
     if c.leakage is None:
         return ""
-    if c.interval is None:
-        return f"{c.leakage:.3g}"
-    return f"{c.leakage:.3g} [{c.interval[0]:.3g}, {c.interval[1]:.3g}]"
+    parts = [f"{c.leakage:.3g}"]
+    if c.interval is not None:
+        parts.append(f"[{c.interval[0]:.3g}, {c.interval[1]:.3g}]")
+    if c.chance is not None:
+        parts.append(f"(guess {c.chance:.3g})")
+    if c.doubt:
+        parts.append(f"{MARK}{doubts.index(c.doubt) + 1}")
+    return " ".join(parts)
 
 
 def _dot(c: Choice) -> Dot:
     assert c.leakage is not None
     name = c.point.name
-    return Dot(name, c.bytes, c.seconds, c.leakage, c.interval, c.front, c.fits)
+    place = name, c.bytes, c.seconds, c.leakage, c.interval
+    return Dot(*place, c.front, c.fits, c.chance, bool(c.doubt))
 
 
 def is_better(a: Choice, b: Choice) -> bool:

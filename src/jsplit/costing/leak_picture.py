@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from jsplit.core.tables import Drawing, blank_figure, plain_numbers, si
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MARK = "†"
+"""Of a cut where more may leak than was found."""
 
 _INK, _GREY = "#222222", "#9A9A9A"
 
@@ -28,6 +32,8 @@ class Dot(NamedTuple):
         interval: Within which that lies, if known.
         front: Whether it is on the front.
         fits: Whether the client has the memory.
+        chance: What a guess gets, if known.
+        doubt: Whether more may leak.
     """
 
     name: str
@@ -37,6 +43,8 @@ class Dot(NamedTuple):
     interval: tuple[float, float] | None
     front: bool
     fits: bool
+    chance: float | None = None
+    doubt: bool = False
 
 
 def leak_picture(dots: Sequence[Dot], leak: str, *, larger_leaks: bool) -> Figure:
@@ -85,11 +93,7 @@ def leak_picture(dots: Sequence[Dot], leak: str, *, larger_leaks: bool) -> Figur
                 label=label,
                 **edge,
             )
-    for number, d in enumerate(front, start=1):
-        at = {"xytext": (7, 5), "textcoords": "offset points"}
-        ax.annotate(str(number), (d.bytes, d.leak), fontsize=9, color=_INK, **at)
-        text = f"{number}  {d.name}, {d.seconds:.3g} s, {si(d.bytes)} B, {d.leak:.3g}"
-        ax.plot([], [], ls="none", label=text)
+    _named(ax, dots, front)
     ax.set(xscale="log", xlabel="bytes per step, both ways", ylabel=leak)
     plain_numbers(ax.xaxis, "B")
     ax.margins(0.12)
@@ -104,3 +108,21 @@ def leak_picture(dots: Sequence[Dot], leak: str, *, larger_leaks: bool) -> Figur
     where = "outside right upper"
     drawn.legend(loc=where, frameon=False, fontsize=8, handlelength=1.2)
     return drawn
+
+
+def _named(ax: Axes, dots: Sequence[Dot], front: Sequence[Dot]) -> None:
+    """Number the front, mark what is in doubt, and draw what a guess gets."""
+    for number, d in enumerate(front, start=1):
+        mark = MARK if d.doubt else ""
+        text = f"{number}  {d.name}, {d.seconds:.3g} s, {si(d.bytes)} B, {d.leak:.3g}"
+        ax.plot([], [], ls="none", label=text + mark)
+    numbers = {d.name: str(n) for n, d in enumerate(front, start=1)}
+    at = {"xytext": (7, 5), "textcoords": "offset points", "fontsize": 9}
+    for d in dots:
+        if text := numbers.get(d.name, "") + (MARK if d.doubt else ""):
+            ax.annotate(text, (d.bytes, d.leak), color=_INK, **at)
+    if any(d.doubt for d in dots):
+        ax.plot([], [], ls="none", label=f"{MARK}  more may leak: see the table")
+    if guesses := [(d.bytes, d.chance) for d in dots if d.chance is not None]:
+        style = {"ls": "none", "marker": "_", "ms": 14, "color": _GREY, "zorder": 1}
+        ax.plot(*zip(*guesses, strict=True), label="what a guess gets", **style)

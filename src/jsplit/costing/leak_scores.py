@@ -22,12 +22,16 @@ class Leak(NamedTuple):
         larger_leaks: Whether a larger one is a larger leak; of an error it is not.
         measure: What it is, as "AUC"; empty if nobody has said.
         interval: Within which it lies, if that was said.
+        chance: What a guess gets, if that was said.
+        doubt: Why more may leak than that; empty if nobody has said so.
     """
 
     value: float
     larger_leaks: bool = True
     measure: str = ""
     interval: tuple[float, float] | None = None
+    chance: float | None = None
+    doubt: str = ""
 
 
 @runtime_checkable
@@ -150,9 +154,26 @@ def _leak(given: Number, cut: str) -> Leak | None:
             f"`leakage` must give finite numbers, got {shown(value)} for the cut point "
             f"`{cut}`."
         )
-    return Leak(
+    doubt = str(getattr(given, "doubt", ""))
+    leak = Leak(
         number,
         bool(getattr(given, "larger_leaks", True)),
         str(getattr(given, "measure", "")),
         getattr(given, "interval", None),
+        getattr(given, "chance", None),
+        f"not converged: {doubt}" if doubt else "",
     )
+    return _guessed(leak)
+
+
+def _guessed(leak: Leak) -> Leak:
+    """At least what a guess gets: an attack that does worse protects nobody."""
+    chance = leak.chance
+    if chance is None or not isfinite(chance):
+        return leak._replace(chance=None)
+    better = leak.value > chance if leak.larger_leaks else leak.value < chance
+    if better or leak.value == chance:
+        return leak
+    said = f"no attack did better than a guess; the best reached {leak.value:.3g}"
+    doubt = "; ".join(filter(None, (said, leak.doubt)))
+    return leak._replace(value=chance, interval=None, doubt=doubt)

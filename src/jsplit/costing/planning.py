@@ -86,8 +86,9 @@ def plan(
             function of a `CutPoint`, or a dictionary by its name, of numbers (less is
             better) or scores, which say themselves which way they point; or findings
             of a report, one for each cut. `jsplit.privacy.leakage` makes a function
-            that measures. A point without a score (`None`, or not in the dictionary)
-            is listed, and is on no front.
+            that measures. Whether more may leak (`Choice.doubt`) is kept, and a score
+            that is worse than a guess counts as the guess. A point without a score (`None`, or
+            not in the dictionary) is listed, and is on no front.
         outputs: Names of what the model returns, where each is a segment of
             its own; see `jsplit.split`.
         public: Inputs that are not secret, which several segments may read (a mask,

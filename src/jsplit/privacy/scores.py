@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+FAILED = "the attack failed (worse than a guess)"
+
 
 @dataclass(frozen=True)
 class Adversary:
@@ -42,19 +44,37 @@ class Budget:
     """What an attack has spent.
 
     Attributes:
-        steps: steps of optimisation, 0 of a closed form.
-        records: records of others that it has looked at.
-        seconds: of wall time, compiling included.
+        steps: steps of optimisation, of all starts together; 0 of a closed form.
+        records: records of others that it has looked at, each once.
+        seconds: of wall time, compiling included, without its control.
+        starts: how many times it started anew, of which the best counts.
 
     Example:
         >>> from jsplit.privacy import Budget
-        >>> Budget(steps=0, records=1024, seconds=0.1).steps
-        0
+        >>> Budget(steps=600, records=1024, seconds=0.1, starts=4).effort
+        '4 starts x 150'
     """
 
     steps: int
     records: int
     seconds: float
+    starts: int = 1
+
+    @property
+    def effort(self) -> str:
+        """The steps as reports write them: of each start, which is what `steps=` sets.
+
+        Returns:
+            A text.
+
+        Example:
+            >>> from jsplit.privacy import Budget
+            >>> Budget(steps=150, records=1024, seconds=0.1).effort
+            '150'
+        """
+        if self.starts == 1:
+            return str(self.steps)
+        return f"{self.starts} starts x {self.steps // self.starts}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,8 @@ class Score:
         adversary: who attacks.
         budget: what it cost.
         more: other numbers of the same attack by name, as an SSIM beside an MSE.
+        doubt: why more may be reached with more steps, as a report finds it; empty if
+            there is no sign of it.
 
     Example:
         >>> from jsplit.privacy import Adversary, Budget, Score
@@ -105,6 +127,7 @@ class Score:
     adversary: Adversary
     budget: Budget
     more: Mapping[str, float] = field(default_factory=dict)
+    doubt: str = ""
 
     @property
     def beats_chance(self) -> bool:
@@ -123,18 +146,38 @@ class Score:
         low, high = self.interval
         return low > self.chance if self.larger_leaks else high < self.chance
 
+    @property
+    def failed(self) -> bool:
+        """Whether the whole interval is on the other side of chance: a guess does better.
+
+        That shows no protection: who attacks would guess, or attack otherwise.
+
+        Returns:
+            Whether it is.
+
+        Example:
+            >>> from jsplit.privacy import Adversary, Budget, Score
+            >>> rest = Adversary("server", "nothing"), Budget(150, 8, 0.1)
+            >>> Score("decoder", "x", "MSE", 14, (9, 19), 0.07, 0.07, False, *rest).failed
+            True
+        """
+        low, high = self.interval
+        return high < self.chance if self.larger_leaks else low > self.chance
+
     def __str__(self) -> str:
         low, high = self.interval
         verb = "finds" if self.larger_leaks else "rebuilds"
         way = "" if self.larger_leaks else ", less leaks more"
-        spent = f"{self.budget.steps} steps, " if self.budget.steps else ""
+        spent = f"{self.budget.effort} steps, " if self.budget.steps else ""
+        failed = f"; {FAILED}" if self.failed else ""
+        doubt = f"; not converged: {self.doubt}" if self.doubt else ""
         return (
             f"{self.attack} by {self.adversary.party} {verb} {self.target}: "
             f"{self.measure} {short(self.value)} [{short(low)}, {short(high)}] "
             f"(chance {short(self.chance)}, nothing to find {short(self.control)}"
             f"{way}; {'active' if self.adversary.active else 'passive'}, knows "
             f"{self.adversary.knows}; {spent}{self.budget.records} records, "
-            f"{self.budget.seconds:.1f} s)"
+            f"{self.budget.seconds:.1f} s){failed}{doubt}"
         )
 
 

@@ -8,10 +8,9 @@ import jax
 
 from jsplit.core.base import Fields
 from jsplit.core.trainer import Trainer
-from jsplit.privacy.attacks.attack import best
 from jsplit.privacy.reporting.attempt import Attempt
 from jsplit.privacy.reporting.knowing import Known
-from jsplit.privacy.reporting.records import Outcome
+from jsplit.privacy.reporting.records import Outcome, best_of
 from jsplit.privacy.reporting.reporting import report
 from jsplit.privacy.scores import Score
 from jsplit.slicing.cut_point import CutPoint
@@ -62,7 +61,8 @@ def leakage(
         key: as for `report`.
 
     Returns:
-        A function of a `CutPoint` that gives a `Score`. It raises a `ValueError` where no
+        A function of a `CutPoint` that gives a `Score`, in doubt where some attack has
+        not converged, as a plan then says. It raises a `ValueError` where no
         attack on `target` could be tried, with the reasons, or where scores are of
         several measures.
 
@@ -116,19 +116,19 @@ def leakage(
 
 
 def _best(outcome: Outcome, cut: str, target: str, measure: str | None) -> Score:
-    scores = [f.score for f in outcome.findings if f.score.target == target]
+    found = [f for f in outcome.findings if f.score.target == target]
     if measure is not None:
-        scores = [s for s in scores if s.measure == measure]
-    measures = sorted({s.measure for s in scores})
+        found = [f for f in found if f.score.measure == measure]
+    measures = sorted({f.score.measure for f in found})
     if len(measures) > 1:
         raise ValueError(
             f"`measure` must say which of {', '.join(measures)} is meant: attacks on "
             f"`{target}` are measured by each."
         )
-    if not scores:
+    if not found:
         why = [f"{u.what}: {u.why}" for u in outcome.untested if u.cut or u.proven]
         raise ValueError(
             f"at the cut `{cut}` no attack on `{target}` was tried: "
             f"{'; '.join([*dict.fromkeys(why)][:FEW]) or 'none was given'}."
         )
-    return best(scores)
+    return best_of(found).score

@@ -26,7 +26,8 @@ def doubt_of(attempt: Attempt, steps: int | None, score: Score) -> str:
         In words; empty if there is no sign of it.
     """
     if steps is not None and steps < attempt.steps:
-        return f"{steps} of the {attempt.steps} steps that it takes by itself"
+        each = f", at each of {n} starts" if (n := score.budget.starts) > 1 else ""
+        return f"{steps} of the {attempt.steps} steps that it takes by itself{each}"
     share = score.more.get(GAINED, 0.0)
     if share > MUCH:
         return f"{share:.0%} of its gain came in the last tenth of its steps"

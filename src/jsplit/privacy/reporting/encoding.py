@@ -75,9 +75,7 @@ def _finding(own: dict) -> Finding:
     score["budget"] = Budget(**score["budget"])
     score["more"] = {n: float(x) for n, x in score["more"].items()}
     pictures = tuple(Picture(**p) for p in own["pictures"])
-    return Finding(
-        own["cut"], own["when"], Score(**score), pictures, own.get("doubt", "")
-    )
+    return Finding(own["cut"], own["when"], Score(**score), pictures)
 
 
 def _exposure(own: dict) -> Exposure:

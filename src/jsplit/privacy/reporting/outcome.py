@@ -16,6 +16,7 @@ from jsplit.costing.count_step import cost
 from jsplit.privacy.attacks.attack import seed_of
 from jsplit.privacy.reporting.attempt import Attempt
 from jsplit.privacy.reporting.inference import decoded, inference_traffic
+from jsplit.privacy.reporting.jobs import Job, Sight
 from jsplit.privacy.reporting.measuring import exposures
 from jsplit.privacy.reporting.records import Outcome, Untested
 from jsplit.privacy.reporting.registered import attempts
@@ -27,7 +28,7 @@ from jsplit.privacy.reporting.training import (
     trained,
     utility,
 )
-from jsplit.privacy.reporting.trying import Sight, Trying, said, threats_of
+from jsplit.privacy.reporting.trying import Trying, log, said, threats_of
 from jsplit.privacy.viewing.all_views import Views
 from jsplit.privacy.viewing.building import views as views_of
 from jsplit.topology.graph import Topology
@@ -74,7 +75,11 @@ class Setting:
 
 
 def outcome(
-    name: str, trainer: Trainer, setting: Setting, state: TrainState | None
+    name: str,
+    trainer: Trainer,
+    setting: Setting,
+    state: TrainState | None,
+    place: str = "1 of 1",
 ) -> Outcome:
     """Train with one trainer, and report on it.
 
@@ -83,6 +88,7 @@ def outcome(
         trainer: of all parties.
         setting: what all trainers have in common.
         state: of a training that is over, or `None`.
+        place: which of how many trainers it is, for the log.
 
     Returns:
         All that the report says of it.
@@ -93,6 +99,9 @@ def outcome(
     rng = np.random.default_rng(seed_of(setting.key))
     steps = setting.epochs * (setting.count // setting.batch)
     order = orders(setting.count, setting.batch, steps, rng)
+    whose = f"trainer {place}, `{name}`"
+    do = f"training, {steps} steps" if state is None else "watching steps"
+    log.info("report: %s: %s", whose, do)
     run = trained(trainer, setting.train, order, setting.watched, setting.key, state)
     losses, metrics = utility(trainer, run.state, setting.test, setting.tested)
     shapes = abstract(take(setting.train, order[0]))
@@ -109,15 +118,16 @@ def outcome(
         *(topology, setting.train, setting.known, setting.public, asked),
         *(setting.ranges, setting.pictures, setting.steps, setting.key),
     )
+    jobs: list[Job] = []
     for view in (views[p] for p in views):
         there = threats_of(view, setting.attempts, trying.untested)
-        chosen = [a for a in setting.attempts if a.threat in there]
         seen = inference_traffic(view, values, setting.train, rows)
-        for attempt in chosen:
-            for sight in _sights(attempt, view.party, run, topology, setting):
-                trying.all_of(attempt, view, sight)
-            if attempt.reads != "cotangents":
-                trying.all_of(attempt, view, Sight("after training", seen, rows))
+        after = [Sight("after training", seen, rows)]
+        during = [*_sights(view.party, run, topology, setting)] if there else []
+        for attempt in (a for a in setting.attempts if a.threat in there):
+            for sight in during if attempt.reads == "cotangents" else after:
+                jobs += trying.jobs(attempt, view, sight)
+    trying.run_all(jobs, whose)
     return Outcome(
         name,
         run.steps,
@@ -136,13 +146,12 @@ def outcome(
 
 
 def _sights(
-    attempt: Attempt, party: str, run: Trained, topology: Topology, setting: Setting
+    party: str, run: Trained, topology: Topology, setting: Setting
 ) -> Iterator[Sight]:
-    """The windows of steps, for an attack on cotangents."""
-    if attempt.reads == "cotangents":
-        for window in run.windows:
-            traffic = window.traffic(topology, party, setting.train)
-            yield Sight(window.name, traffic, np.concatenate(window.places))
+    """The windows of steps, for attacks on cotangents."""
+    for window in run.windows:
+        traffic = window.traffic(topology, party, setting.train)
+        yield Sight(window.name, traffic, np.concatenate(window.places))
 
 
 def _asked(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from jsplit.privacy.attacks.attack import best
 from jsplit.privacy.measures.batched import Dependence
@@ -21,8 +21,6 @@ class Finding:
         when: of which steps: "first 16 steps", "last 16 steps", "after training".
         score: what it reached, with the adversary.
         pictures: records that are given away most; only where they were asked for.
-        doubt: why the attack may reach more than this with more steps; empty if there
-            is no sign of it.
 
     Example:
         >>> from jsplit.privacy import Adversary, Budget, Finding, Score
@@ -38,11 +36,25 @@ class Finding:
     when: str
     score: Score
     pictures: tuple[Picture, ...] = ()
-    doubt: str = ""
+
+    @property
+    def doubt(self) -> str:
+        """Why the attack may reach more than this with more steps.
+
+        Returns:
+            That of its score; empty if there is no sign of it.
+
+        Example:
+            >>> from jsplit.privacy import Adversary, Budget, Finding, Score
+            >>> rest = Adversary("client", ""), Budget(9, 8, 0.1), {}, "9 of 400 steps"
+            >>> score = Score("x", "y", "AUC", 0.9, (0.8, 1.0), 0.5, 0.5, True, *rest)
+            >>> Finding("smashed", "last 16 steps", score).doubt
+            '9 of 400 steps'
+        """
+        return self.score.doubt
 
     def __str__(self) -> str:
-        doubt = f"; not converged: {self.doubt}" if self.doubt else ""
-        return f"at {self.cut}, {self.when}: {self.score}{doubt}"
+        return f"at {self.cut}, {self.when}: {self.score}"
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,9 @@ class Outcome:
     def best(self) -> tuple[Finding, ...]:
         """The best attack at each cut, by adversary, target and measure.
 
+        One that may reach more is in doubt, and so is the best beside it: it has the
+        doubts of all.
+
         Returns:
             One finding each, in the order in which they were found.
 
@@ -155,11 +170,19 @@ class Outcome:
         groups: dict[tuple[str, ...], list[Finding]] = {}
         for f in self.findings:
             groups.setdefault(group_of(f), []).append(f)
-        found = []
-        for group in groups.values():
-            score = best([f.score for f in group])
-            found.append(next(f for f in group if f.score is score))
-        return tuple(found)
+        return tuple(best_of(group) for group in groups.values())
+
+
+def best_of(group: Sequence[Finding]) -> Finding:
+    """The best of findings of one target by one measure, with the doubts of all.
+
+    Args:
+        group: one at least.
+    """
+    score = best([f.score for f in group])
+    found = next(f for f in group if f.score is score)
+    doubts = dict.fromkeys(f"{f.score.attack}: {f.doubt}" for f in group if f.doubt)
+    return replace(found, score=replace(score, doubt="; ".join(doubts)))
 
 
 def group_of(finding: Finding) -> tuple[str, ...]:

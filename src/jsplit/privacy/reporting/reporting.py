@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -21,6 +21,7 @@ from jsplit.privacy.reporting.knowing import (
     known_places,
 )
 from jsplit.privacy.reporting.outcome import Setting, outcome
+from jsplit.privacy.reporting.records import Outcome
 from jsplit.privacy.reporting.registered import attempts
 from jsplit.privacy.reporting.training import take
 from jsplit.privacy.reporting.whole import Report
@@ -59,7 +60,9 @@ def report(
     is said. A score is a lower bound of what somebody could reach.
 
     It simulates: it needs the data of all parties in one place, so it is for public
-    data, or for one owner's, of the kind and in the number that there will be.
+    data, or for one owner's, of the kind and in the number that there will be. It takes
+    minutes or more: the logger "jsplit" says at level INFO what begins, before each
+    training and each attack.
 
     Args:
         trainer: of `jsplit.fused` or `jsplit.messages`; without defence.
@@ -149,10 +152,18 @@ def report(
         steps,
         key,
     )
-    given = states or {}
-    return Report(
-        tuple(outcome(n, t, setting, given.get(n)) for n, t in trainers.items())
-    )
+    return Report(tuple(_outcomes(trainers, setting, states or {})))
+
+
+def _outcomes(
+    trainers: Mapping[str, Trainer],
+    setting: Setting,
+    states: Mapping[str, TrainState],
+) -> Iterator[Outcome]:
+    """What is said of each trainer, one after the other."""
+    for number, (name, one) in enumerate(trainers.items(), start=1):
+        place = f"{number} of {len(trainers)}"
+        yield outcome(name, one, setting, states.get(name), place)
 
 
 def _apart(count: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jsplit.privacy.measures.estimate import Estimate
 from jsplit.privacy.reporting.records import Finding, Outcome, group_of
-from jsplit.privacy.scores import Score, short
+from jsplit.privacy.scores import FAILED, Score, short
 
 LEGEND = (
     "A score is a lower bound: a better attack may reach more, none can be said to reach "
@@ -18,6 +18,9 @@ LEGEND = (
     "other records, may give another number.",
     "An attack that had fewer steps than it takes by itself, or was still gaining at its "
     "end, is marked as not converged: that it finds little says nothing of a defence.",
+    "An attack that does worse than a guess has failed: it shows no protection, and where "
+    "none did better, what can be said is what a guess gets. An AUC below chance tells who "
+    "reads it the other way round as much as one so far above.",
     "What is not listed as ruled out by the topology may leak, whether it was tested or not.",
 )
 
@@ -61,7 +64,8 @@ def tables(outcomes: Sequence[Outcome]) -> list[Table]:
 
 def _utility(outcomes: Sequence[Outcome]) -> Table:
     names = dict.fromkeys(n for o in outcomes for n in (*o.losses, *o.metrics))
-    heads = ["defence", *names, "bytes a step", "steps", "seconds"]
+    heads = ["defence", *names, "bytes a step", "steps"]
+    heads += ["seconds, compiling included"]
     rows = []
     for o in outcomes:
         values = {**o.losses, **o.metrics}
@@ -89,7 +93,7 @@ def _beside(outcomes: Sequence[Outcome]) -> Table:
         )
     note = (
         "Value, interval, the attack and when; control: the same attack where there is "
-        "nothing to find; chance: without looking."
+        "nothing to find; chance: without looking, by a guess; knows: beside its own view."
     )
     return Table("The best attack at each cut", heads, rows, note)
 
@@ -104,25 +108,34 @@ def _best(f: Finding, outcome: Outcome) -> str:
     )
     early = f"; not converged: {', '.join(doubted)}" if doubted else ""
     clear = "" if s.beats_chance else "; not clear of chance"
+    clear = f"; {FAILED}" if s.failed else clear
+    better = s.value > s.chance if s.larger_leaks else s.value < s.chance
+    guess = f"nobody tried better than a guess ({short(s.chance)}); the least bad: "
     return (
-        f"{_within(s)} by {s.attack}, {f.when} (control {short(s.control)}, chance "
-        f"{short(s.chance)}{clear}{early})"
+        f"{'' if better else guess}{_within(s)} by {s.attack}, {f.when} (control "
+        f"{short(s.control)}, chance {short(s.chance)}; knows {_knows(s)}{clear}{early})"
     )
+
+
+def _knows(s: Score) -> str:
+    public = s.adversary.public
+    return s.adversary.knows + (f", {public} public records" if public else "")
 
 
 def _all(outcomes: Sequence[Outcome]) -> Table:
     heads = ["defence", "cut", "adversary", "target", "attack", "when", "measure"]
     heads += ["value", "control", "chance", "knows", "kind", "steps", "records"]
-    heads += ["seconds", "not converged"]
+    heads += ["seconds, compiling included", "failed, or not converged"]
     rows = []
     for o in outcomes:
         for f in o.findings:
             s, a, b = f.score, f.score.adversary, f.score.budget
-            known = a.knows + (f", {a.public} public records" if a.public else "")
             row = [o.name, f.cut, a.party, s.target, s.attack, f.when, s.measure]
-            row += [_within(s), short(s.control), short(s.chance), known]
-            row += ["active" if a.active else "passive", str(b.steps), str(b.records)]
-            rows.append([*row, f"{b.seconds:.1f}", f.doubt])
+            row += [_within(s), short(s.control), short(s.chance), _knows(s)]
+            row += ["active" if a.active else "passive", b.effort, str(b.records)]
+            doubts = [FAILED] if s.failed else []
+            doubts += [f"not converged: {f.doubt}"] if f.doubt else []
+            rows.append([*row, f"{b.seconds:.1f}", "; ".join(doubts)])
     return Table("Every attack that was run", heads, rows)
 
 

@@ -6,8 +6,9 @@ nothing had been found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -15,35 +16,19 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line, warn_user
 from jsplit.privacy.attacks.attack import seed_of
-from jsplit.privacy.reporting.attempt import NEEDS, Attempt, Given
+from jsplit.privacy.reporting.attempt import Attempt, Given
 from jsplit.privacy.reporting.doubts import doubt_of
 from jsplit.privacy.reporting.forms import bottom_of, head_of
-from jsplit.privacy.reporting.inference import activations_of
+from jsplit.privacy.reporting.jobs import Job, Sight, lacks, reads, targets
 from jsplit.privacy.reporting.knowing import classes_in, known_rows
 from jsplit.privacy.reporting.pictures import worst
 from jsplit.privacy.reporting.records import Finding, Untested
 from jsplit.privacy.reporting.training import Arrays
 from jsplit.privacy.scores import Score
-from jsplit.privacy.traffic import Traffic
-from jsplit.privacy.viewing.records import Seen
 from jsplit.privacy.viewing.view import View
-from jsplit.privacy.watching import called
 from jsplit.topology.graph import Topology
 
-
-@dataclass(frozen=True)
-class Sight:
-    """A party's traffic of some steps, and which records it is of.
-
-    Attributes:
-        when: of which steps.
-        traffic: what it has seen.
-        ids: which record each row is, int [rows].
-    """
-
-    when: str
-    traffic: Traffic
-    ids: np.ndarray
+log = logging.getLogger("jsplit")
 
 
 @dataclass
@@ -80,56 +65,63 @@ class Trying:
         """Note that something was not tried."""
         self.untested[Untested(what, party, cut, why)] = None
 
-    def all_of(self, attempt: Attempt, view: View, sight: Sight) -> None:
-        """Run one attack by one party on one traffic, at each cut and target.
+    def jobs(self, attempt: Attempt, view: View, sight: Sight) -> Iterator[Job]:
+        """What one attack by one party on one traffic can be run on; the rest is noted.
 
         Args:
             attempt: the attack.
             view: of the party.
             sight: what it attacks.
+
+        Yields:
+            One for each cut and target.
         """
-        for seen, value in _read(attempt, view, sight.traffic):
+        for seen, value in reads(attempt, view, sight.traffic):
             for target in targets(attempt.threat, view, seen):
-                self._one(attempt, view, sight, seen, value, target)
+                job = Job(attempt, view, sight, seen, value, target)
+                if why := lacks(attempt, self._given(job)):
+                    self._skip(job, why)
+                else:
+                    yield job
 
-    def _one(
-        self,
-        attempt: Attempt,
-        view: View,
-        sight: Sight,
-        seen: Seen,
-        value: str,
-        target: str,
-    ) -> None:
-        def skip(why: str) -> None:
-            self.skip(attempt.name, view.party, seen.name, f"`{target}`: {why}")
+    def run_all(self, jobs: Iterable[Job], whose: str) -> None:
+        """Run attacks one by one, and say so in the log before each.
 
-        given = self._given(attempt, sight, seen, value, target)
-        if attempt.threat == "labels" and given.classes is None:
-            return skip("it holds no class numbers of two classes or more")
-        if attempt.binary and given.classes != 2:
-            return skip(f"of two classes alone; there are {given.classes}")
-        for need in attempt.needs:
-            if getattr(given, need) is None:
-                return skip(NEEDS[need])
+        Args:
+            jobs: that can be run.
+            whose: training they are on, for the log.
+        """
+        every = [*jobs]
+        for number, job in enumerate(every, start=1):
+            log.info("report: %s: attack %d of %d, %s", whose, number, len(every), job)
+            self._run(job)
+
+    def _skip(self, job: Job, why: str) -> None:
+        why = f"`{job.target}`: {why}"
+        self.skip(job.attempt.name, job.view.party, job.seen.name, why)
+
+    def _run(self, job: Job) -> None:
+        attempt, sight, cut = job.attempt, job.sight, job.seen.name
+        given = self._given(job)
         try:
-            result = attempt.run(view, sight.traffic, given)
+            result = attempt.run(job.view, sight.traffic, given)
         except ValueError as error:
-            return skip(said(error, attempt.run))
+            return self._skip(job, said(error, attempt.run))
         except Exception as error:
             # One attack that breaks must not cost hours of others, nor break in silence.
             why = f"it broke with a {type(error).__name__}"
-            warn_user(f"Of the report: {attempt.name} on `{seen.name}`: {why}.")
-            return skip(why)
+            warn_user(f"Of the report: {attempt.name} on `{cut}`: {why}.")
+            return self._skip(job, why)
         score, guess = _taken_apart(result)
         drawn = () if guess is None else worst(given.truth, guess, self.pictures)
-        doubt = doubt_of(attempt, self.steps, score)
-        self.findings.append(Finding(seen.name, sight.when, score, drawn, doubt))
+        # Beside what the attack itself may have said.
+        doubt = doubt_of(attempt, self.steps, score) or score.doubt
+        score = replace(score, doubt=doubt)
+        self.findings.append(Finding(cut, sight.when, score, drawn))
 
-    def _given(
-        self, attempt: Attempt, sight: Sight, seen: Seen, value: str, target: str
-    ) -> Given:
+    def _given(self, job: Job) -> Given:
         """What the attack is told."""
+        attempt, _, sight, seen, value, target = job
         truth = np.asarray(self.data[target])[sight.ids]
         labels = attempt.threat == "labels"
         # The same draw for all attacks of a traffic: they are compared.
@@ -174,45 +166,6 @@ def said(error: ValueError, run: Callable[..., object] | None = None) -> str:
     raised = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
     ours = raised.split(".")[0] == "jsplit" or raised == getattr(run, "__module__", 0)
     return first_line(error) if ours else f"it raised a {type(error).__name__}"
-
-
-def targets(threat: str, view: View, seen: Seen) -> list[str]:
-    """What an attack of some threat aims at in a message.
-
-    Args:
-        threat: "labels" or "inversion".
-        view: of the party that would attack.
-        seen: the message that it reads.
-
-    Returns:
-        Names of fields that the party does not hold.
-    """
-    hidden = [f for f in seen.fields if not view.holds(f)]
-    if threat != "labels":
-        return [f for f in hidden if f not in view.labels]
-    if seen.kind == "cotangent":
-        return [f for f in hidden if f in view.labels]
-    # An activation depends on no label; training has taught it to tell of those that
-    # come back to the party in cotangents.
-    came = {f for s in view.receives if s.kind == "cotangent" for f in s.fields}
-    return [f for f in view.labels if f in came and not view.holds(f)]
-
-
-def _read(attempt: Attempt, view: View, traffic: Traffic) -> Iterator[tuple[Seen, str]]:
-    """The messages that an attack reads, with their names in the traffic."""
-    if attempt.reads == "cotangents":
-        seen = [s for s in view.receives if s.kind == "cotangent"]
-        there, groups = traffic.returned, [seen]
-    else:
-        groups = [activations_of(view, "receives")]
-        if attempt.reads == "activations":
-            groups.append(activations_of(view, "sends"))
-        there = {**traffic.received, **traffic.sent}
-    for group in groups:
-        for s in group:
-            name = called(s, group, view.party)
-            if name in there and jax.tree.leaves(there[name]):
-                yield s, name
 
 
 def _taken_apart(result: object) -> tuple[Score, np.ndarray | None]:

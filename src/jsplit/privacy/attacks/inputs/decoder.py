@@ -64,7 +64,8 @@ def decoder_attack(
         decoder: a segment of one input, the activation; by default convolutions where
             activation and record are pictures, and else dense layers.
         data_range: the smallest and the largest value of a record, if the adversary
-            knows it: guesses are clipped to it, and PSNR and SSIM are measured.
+            knows it: guesses are clipped to it, and PSNR and SSIM are measured. By
+            default guesses are clipped to the range of public records.
         steps: of Adam.
         batch: records a step.
         learning_rate: of Adam, falling to 0.
@@ -114,7 +115,7 @@ def decoder_attack(
         mean, scale = others.mean(0), others.std() + 1e-12
         found = fitted(fit, known.public, (known.truth - mean) / scale, key)
         guess = outputs(network, found.params, known.private) * scale + mean
-        return guess, found.gained
+        return guess.clip(others.min(), others.max()), found.gained
 
     guess, late = decoded(known)
     budget = Budget(steps, len(came), perf_counter() - start)

@@ -148,7 +148,11 @@ def known_of(
     # hardly varies would be noise as large as the rest.
     least = 1e-3 * deviation.mean() + jnp.finfo(jnp.float32).tiny
     scale = jnp.maximum(deviation, least)
-    return Known((answers - mean) / scale, (private - mean) / scale, truth)
+    shown = (answers - mean) / scale
+    # A number that no public record varies, as after rounding, has such a small scale
+    # that one private record would be thousands off, and all guesses of it with it.
+    most = jnp.abs(shown).max()
+    return Known(shown, ((private - mean) / scale).clip(-most, most), truth)
 
 
 def in_both(record: jax.Array, public: jax.Array) -> float:

@@ -149,7 +149,9 @@ def unsplit_inversion(
         return min(found, key=lambda one: one[1])
 
     guess, mismatch, late = run(came)
-    budget = Budget(2 * steps * restarts, len(came), perf_counter() - start)
+    # A step is one on records and one on the surrogate, as `steps` counts them.
+    spent = perf_counter() - start
+    budget = Budget(steps * restarts, len(came), spent, restarts)
     noise = jax.random.normal(jax.random.fold_in(key, 1 << 20), came.shape)
     nothing, _, _ = run(came.mean(0) + came.std(0) * noise)
     return inverted(

@@ -113,7 +113,7 @@ def direction_clusters(
         found.chance,
         True,
         Adversary(traffic.party, knows, labelled=number, source=source),
-        Budget(STARTS * (int(window.max()) + 1), len(seen.step), seconds),
+        Budget(STARTS * (int(window.max()) + 1), groups.records, seconds, STARTS),
         {**found.more, "shuffled labels": shuffled.value},
     )
 

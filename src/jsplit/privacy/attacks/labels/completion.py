@@ -17,7 +17,12 @@ from jsplit.core.checks import as_positive_int, one_of
 from jsplit.privacy.attacks.attack import key_or_default, pick, rows, seed_of
 from jsplit.privacy.attacks.labels.fitting import Fit, completed
 from jsplit.privacy.attacks.labels.judging import Judged, judge
-from jsplit.privacy.attacks.labels.seen import known_of, step_places, truth_of
+from jsplit.privacy.attacks.labels.seen import (
+    distinct,
+    known_of,
+    step_places,
+    truth_of,
+)
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
@@ -141,8 +146,8 @@ def model_completion(
         control,
         found.chance,
         True,
-        _adversary(traffic.party, holds, int(where.sum()), active),
-        Budget(steps, len(step), seconds),
+        _adversary(traffic.party, holds, distinct(where, ids), active),
+        Budget(steps, distinct(step >= 0, ids), seconds),
         {**found.more, **more},
     )
 

@@ -19,6 +19,7 @@ from jsplit.privacy.attacks.labels.judging import auc_by_batch
 from jsplit.privacy.attacks.labels.seen import (
     Seen,
     cotangents,
+    distinct,
     known_of,
     noise_like,
     truth_of,
@@ -97,7 +98,7 @@ def cosine_attack(
     seconds = perf_counter() - start
     noise = _cosines(noise_like(seen, key), where)[truth.where]
     other = auc_by_batch(cosines, truth.shuffled(rng))
-    number = int(where.sum())
+    number = distinct(where, ids)
     knows = f"{number} positive records" if number > 1 else "one positive record"
     return Score(
         "cosine",
@@ -109,7 +110,7 @@ def cosine_attack(
         found.chance,
         True,
         Adversary(traffic.party, knows, labelled=number, source=SOURCE),
-        Budget(0, len(seen.step), seconds),
+        Budget(0, distinct(seen.step >= 0, ids), seconds),
         {**found.more, "shuffled labels": other.value},
     )
 

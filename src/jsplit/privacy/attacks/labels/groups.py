@@ -19,7 +19,13 @@ from jsplit.privacy.attacks.labels.judging import (
     judge,
     judge_unnamed,
 )
-from jsplit.privacy.attacks.labels.seen import Truth, classes_of, known_of, truth_of
+from jsplit.privacy.attacks.labels.seen import (
+    Truth,
+    classes_of,
+    distinct,
+    known_of,
+    truth_of,
+)
 
 
 class Groups(NamedTuple):
@@ -29,16 +35,15 @@ class Groups(NamedTuple):
         true: the classes of all records, int [records].
         known: those whose class the adversary knows, bool [records], or `None`.
         truth: those of the others.
+        labelled: of how many records the adversary knows the class.
+        records: how many there are.
     """
 
     true: np.ndarray
     known: np.ndarray | None
     truth: Truth
-
-    @property
-    def labelled(self) -> int:
-        """How many labels the adversary knows."""
-        return 0 if self.known is None else int(self.known.sum())
+    labelled: int
+    records: int
 
     def judged(
         self, margins: np.ndarray, rng: np.random.Generator, *, shuffled: bool = False
@@ -92,6 +97,6 @@ def groups_of(
             f"`known` must have a record of each of {classes} classes, got records of "
             f"{len(np.unique(true[where]))}."
         )
-    return Groups(
-        true, where, truth_of(label, step, classes=classes, known=where, ids=ids)
-    )
+    truth = truth_of(label, step, classes=classes, known=where, ids=ids)
+    labelled = 0 if where is None else distinct(where, ids)
+    return Groups(true, where, truth, labelled, distinct(step >= 0, ids))

@@ -154,7 +154,7 @@ def gradient_matching(
         found.chance,
         True,
         _adversary(traffic.party, groups.labelled),
-        Budget(steps * restarts, len(seen.step), seconds),
+        Budget(steps * restarts, groups.records, seconds, restarts),
         {**found.more, **more},
     )
 

@@ -15,7 +15,12 @@ from jsplit.core.base import PyTree
 from jsplit.core.checks import one_of
 from jsplit.privacy.attacks.attack import key_or_default, seed_of
 from jsplit.privacy.attacks.labels.judging import auc_by_batch
-from jsplit.privacy.attacks.labels.seen import cotangents, noise_like, truth_of
+from jsplit.privacy.attacks.labels.seen import (
+    cotangents,
+    distinct,
+    noise_like,
+    truth_of,
+)
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
@@ -93,7 +98,7 @@ def norm_attack(
         found.chance,
         True,
         Adversary(traffic.party, "which class is the rarer one", source=SOURCE),
-        Budget(0, len(seen.step), seconds),
+        Budget(0, distinct(seen.step >= 0, ids), seconds),
         {**found.more, "shuffled labels": other.value},
     )
 

@@ -136,6 +136,16 @@ def truth_of(
     return Truth(found[where], step[where], where, float(repeats))
 
 
+def distinct(where: np.ndarray, ids: PyTree = None) -> int:
+    """How many records rows are of: one that occurs in several steps counts once.
+
+    Args:
+        where: which rows, bool [rows].
+        ids: who a record is, [rows]; without, each row is one.
+    """
+    return int(where.sum()) if ids is None else len(np.unique(np.asarray(ids)[where]))
+
+
 def classes_of(label: PyTree, records: int, classes: int | None) -> np.ndarray:
     """Labels as classes on the host, int [records]; a float must be a whole number."""
     found = np.asarray(label)
