@@ -90,22 +90,10 @@ def plan_of(
         )
     if answers != 0:
         as_positive_int("answers", answers)
-    in_pass = _in_pass(batch, records, short)
-    # A filled pass may be longer than what it reads, so rows are counted and not steps.
-    found = {"filled": -(-steps * batch // records), "dropped": -(-steps // in_pass)}
-    counted = max(found.values()) if short == "either" else found[short]
-    # Whoever gives `epochs` may have passes of either length.
-    least = -(-steps // (in_pass if short == "dropped" else -(-records // batch)))
-    uses = counted if epochs is None else epochs
-    if as_positive_int("epochs", uses) < least:
-        raise ValueError(
-            f"`epochs` is {epochs}, but {steps} steps of {batch} of {records} records are "
-            f"at least {least}."
-        )
+    uses = _uses(steps, batch, records, epochs, short)
     left = records % batch
     # Coins leave nothing over, and what fills up their batches is counted elsewhere.
     filled = left and (short != "dropped" or sampling == "poisson")
-    batched = {*topology.node, *topology.fields}
     return Plan(
         steps,
         records,
@@ -119,11 +107,7 @@ def plan_of(
         # A loss of parameters alone has no batch.
         batch=batch,
         short=short,
-        constant=all(
-            x.per is not None
-            for x in topology.losses
-            if x.weight and any(i in batched for i in x.reads)
-        ),
+        constant=_constant(topology),
         delta=probability(
             "delta", min(1e-5, 0.1 / records) if delta is None else delta
         ),
@@ -131,9 +115,32 @@ def plan_of(
     )
 
 
-def _in_pass(batch: int, records: int, short: str) -> int:
-    """The steps of a pass, the fewest that there may be."""
-    return -(-records // batch) if short == "filled" else records // batch
+def _uses(steps: int, batch: int, records: int, epochs: int | None, short: str) -> int:
+    """In how many steps a record is at most."""
+    longest = -(-records // batch)
+    in_pass = longest if short == "filled" else records // batch
+    # A filled pass may be longer than what it reads, so rows are counted and not steps.
+    found = {"filled": -(-steps * batch // records), "dropped": -(-steps // in_pass)}
+    counted = max(found.values()) if short == "either" else found[short]
+    # Whoever gives `epochs` may have passes of either length.
+    least = -(-steps // (in_pass if short == "dropped" else longest))
+    uses = counted if epochs is None else epochs
+    if as_positive_int("epochs", uses) < least:
+        raise ValueError(
+            f"`epochs` is {epochs}, but {steps} steps of {batch} of {records} records are "
+            f"at least {least}."
+        )
+    return uses
+
+
+def _constant(topology: Topology) -> bool:
+    """Whether every loss divides by a constant; one of parameters alone has no batch."""
+    batched = {*topology.node, *topology.fields}
+    return all(
+        x.per is not None
+        for x in topology.losses
+        if x.weight and any(i in batched for i in x.reads)
+    )
 
 
 def check_topology(topology: object) -> None:
