@@ -104,7 +104,6 @@ def plan_of(
         answers=answers,
         poisson=sampling == "poisson",
         amplified=amplified,
-        # A loss of parameters alone has no batch.
         batch=batch,
         short=short,
         constant=_constant(topology),
