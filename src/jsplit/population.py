@@ -16,3 +16,7 @@ __all__ = [
     "poisson",
     "quantity",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -24,3 +24,7 @@ __all__ = [
     "table",
     "take_turns",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -27,6 +27,16 @@ def test_what_is_shown_is_what_is_listed():
     assert shown == {name for name in jsplit.__all__ if not name.startswith("__")}
 
 
+@pytest.mark.parametrize(
+    "room", [n for n in jsplit.__all__ if inspect.ismodule(getattr(jsplit, n))]
+)
+def test_a_room_shows_what_it_lists_and_none_of_its_files(room):
+    door = getattr(jsplit, room)
+    assert sorted(door.__all__) == dir(door)
+    for name in dir(door):
+        getattr(door, name)
+
+
 @pytest.mark.parametrize("name", jsplit.__all__)
 def test_everything_public_is_documented(name):
     thing = getattr(jsplit, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from math import inf, sqrt
+from math import erf, inf, sqrt
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ import pytest
 from flax import nnx
 
 import jsplit
+from jsplit.party.contract.record_order import places_of
 from jsplit.privacy import (
     Mechanism,
+    Statement,
     composed_mu,
     counted_epsilon,
     gaussian_epsilon,
@@ -74,8 +76,12 @@ def epsilon(said):
     return said.epsilon
 
 
+def frozen_and_noised():
+    return {"links": {"smashed": link(NOISE)}, "bottoms": "frozen"}
+
+
 def about(topology, *, against="server", of="client", what="features", **more):
-    given = {"links": {"smashed": link(NOISE)}, "bottoms": "frozen"} | RUN | more
+    given = frozen_and_noised() | RUN | more
     fields = given.pop("fields", FIELDS)
     return guarantee(topology, fields, **given).of(of, against, what)
 
@@ -175,6 +181,30 @@ def test_a_short_batch_that_is_filled_up_sends_a_record_more_than_once():
     # A trainer that is given weights fills up with what counts.
     rows = fill(np.arange(10) < 4, {"row": np.arange(10)})["row"]
     assert np.bincount(rows).max() == 3
+
+
+def test_left_over_records_are_counted_as_they_are_read_and_by_default_at_worst():
+    """450 records in batches of 32 leave 2 over, which are repeated, or read by no step."""
+    run = {"steps": 42, "batch": 32, "records": 450}
+    times = {}
+    for short in ("either", "filled", "dropped"):
+        said = about(vanilla(), **run, short=short)
+        times[short] = dict(said.times)["activation smashed to server"]
+        assert any('`short="dropped"`' in n for n in said.notes) == (short != "dropped")
+    assert times == {"either": 3 * 16, "filled": 3 * 16, "dropped": 3}
+    assert any("3 x 16 times" in n for n in about(vanilla(), **run).notes)
+    # Of 31 records in sixteens a pass of one step is as often as three steps allow.
+    run = {"steps": 3, "batch": 16, "records": 31}
+    most = np.bincount(np.ravel([places_of(s, 31, 16, 0) for s in range(3)])).max()
+    assert most == 3
+    private = {"links": None, "bottoms": "trained", "against": OUTSIDE}
+    private |= {"dp_sgd": {("smashed", "output"): NOISE}}
+    uses = {"either": 3, "dropped": 3, "filled": 2}
+    for short, n in uses.items():
+        said = about(vanilla(), **run, **private, short=short)
+        assert said.mu == pytest.approx(2 * sqrt(n) / 20), short
+    # Coins leave nothing over.
+    assert not about(vanilla(), records=104, sampling="poisson").holds
 
 
 def test_a_weak_epsilon_and_a_large_delta_are_said_to_be():
@@ -584,6 +614,22 @@ def test_a_scale_may_be_a_strength_by_what_it_is_called_or_set_by(by):
             about(vanilla(), links=links, strengths={"noise": wrong})
 
 
+def test_the_odds_that_are_printed_are_those_of_the_best_guess():
+    """Of an answer kept with probability 0.9 it is 0.9; of normal noise Phi(mu / 2) at most."""
+
+    def printed(epsilon, delta):
+        said = Statement("lab", "labels", ("y",), "server", epsilon, delta)
+        return float(str(said).split("at most ")[1].split(" %")[0])
+
+    assert printed(response_epsilon(0.9, 2), 0.0) == pytest.approx(90.0, abs=0.11)
+    assert printed(0.0, 0.0) == 50 and printed(800.0, 1e-5) == 100
+    assert printed(0.0, 0.1) == 55
+    for mu in (0.1, 1.0, 3.0):
+        best = 50 * (1 + erf(mu / 2 / sqrt(2)))
+        for delta in (1e-5, 0.05):
+            assert printed(gaussian_epsilon(delta, mu), delta) >= best
+
+
 def test_what_is_printed_has_all_that_it_depends_on():
     said = about(vanilla())
     text = str(said)
@@ -593,6 +639,12 @@ def test_what_is_printed_has_all_that_it_depends_on():
         assert condition == condition.strip() and f"if: {condition}" in text
     for what in ("that nobody else has", "each step number sends once", "multiples"):
         assert any(what in a for a in said.assumptions)
+    assert text.count("a guess of which of the two it was is right in at most") == 1
+    # Of several statements each condition is printed once, by its number.
+    whole = str(guarantee(vanilla(), FIELDS, **RUN, **frozen_and_noised()))
+    for condition in said.assumptions:
+        assert whole.count(condition) == 1
+    assert "if: 1, 2, 3" in whole
     shown = float(text.split("epsilon ")[1].split()[0])
     assert epsilon(said) <= shown < epsilon(said) + 1e-4
     rows = json.loads(guarantee(vanilla(), FIELDS, **RUN).json())
@@ -612,12 +664,13 @@ def test_what_is_printed_has_all_that_it_depends_on():
             "`epochs` is 3, but 40 steps of 10 of 100 records are at least 4",
         ),
         ({"answers": -1}, "`answers` must be a positive integer"),
+        ({"short": "x"}, '`short` must be "either", "filled" or "dropped"'),
         ({"accountant": "x"}, '`accountant` must be "pld" or "rdp"'),
         ({"delta": 0.0}, r"`delta` must lie in \(0, 1\)"),
         ({"bottoms": "cold"}, '`bottoms` must be "trained"'),
         ({"bottoms": {"z": "frozen"}}, "`bottoms` names `z`, which is no node"),
         ({"bottoms": "private"}, "`smashed` is not in `dp_sgd`"),
-        ({"dp_sgd": {"smashed": NOISE}}, "`bottoms` is frozen, but `smashed` is in"),
+        ({"dp_sgd": {"smashed": NOISE}}, '"frozen", but `smashed` is in `dp_sgd`'),
         ({"dp_sgd": {"z": NOISE}}, "`dp_sgd` names `z`, which is no node"),
         ({"dp_sgd": {"output": Mechanism("laplace")}}, 'of the kind "gaussian"'),
         ({"labels": {"z": NOISE}}, "`labels` names `z`, which is no field"),

@@ -11,3 +11,7 @@ from jsplit.compress.registry import register, registered
 from jsplit.compress.sparsifying import randomized_top_k, top_k
 
 __all__ = ["cast", "quantize", "randomized_top_k", "register", "registered", "top_k"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

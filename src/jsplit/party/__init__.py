@@ -20,3 +20,7 @@ __all__ += ["Metrics", "Missing", "NotYet", "PlaintextWithoutIdentity", "Refused
 __all__ += ["Result", "Transport"]
 __all__ += ["agreement", "batches", "certs", "credentials", "evaluate", "foreign"]
 __all__ += ["predict", "read", "run", "turns", "write"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

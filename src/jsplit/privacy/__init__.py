@@ -22,3 +22,7 @@ __all__ += guarantees.__all__
 __all__ += measures.__all__
 __all__ += reporting.__all__
 __all__ += viewing.__all__
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -25,3 +25,7 @@ __all__ = [
     "splitfed",
     "take_turns",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -18,6 +18,9 @@ from jsplit.topology.graph import Topology
 DPSGD = Mapping[str | tuple[str, ...], Mechanism]
 """By the node, or by all nodes that are clipped in one norm, the noise of their DP-SGD."""
 
+SHORT = ("either", "filled", "dropped")
+"""What becomes of the records that are left over at the end of a pass."""
+
 
 def others_of(
     topology: Topology, party: str, together: Sequence[Sequence[str]]
@@ -60,6 +63,7 @@ def plan_of(
     epochs: int | None,
     sampling: str,
     *,
+    short: str,
     amplified: bool,
     answers: int,
     delta: float | None,
@@ -76,41 +80,65 @@ def plan_of(
             '`sampling` must be "shuffled", "fixed" or "poisson", got '
             f"{shown(sampling)}."
         )
+    if short not in SHORT:
+        raise ValueError(
+            f'`short` must be "either", "filled" or "dropped", got {shown(short)}.'
+        )
     if accountant not in ACCOUNTANTS:
         raise ValueError(
             f'`accountant` must be "pld" or "rdp", got {shown(accountant)}.'
         )
     if answers != 0:
         as_positive_int("answers", answers)
-    least = -(-steps // -(-records // batch))
-    uses = -(-steps * batch // records) if epochs is None else epochs
-    if as_positive_int("epochs", uses) < least:
-        raise ValueError(
-            f"`epochs` is {epochs}, but {steps} steps of {batch} of {records} records are "
-            f"at least {least}."
-        )
-    short = records % batch
-    batched = {*topology.node, *topology.fields}
+    uses = _uses(steps, batch, records, epochs, short)
+    left = records % batch
+    # Coins leave nothing over, and what fills up their batches is counted elsewhere.
+    filled = left and (short != "dropped" or sampling == "poisson")
     return Plan(
         steps,
         records,
         batch / records,
         uses,
         # A population fills up a short batch with its own records, which cross again.
-        -(-batch // short) if short else 1,
+        -(-batch // left) if filled else 1,
         answers=answers,
         poisson=sampling == "poisson",
         amplified=amplified,
-        # A loss of parameters alone has no batch.
-        constant=all(
-            x.per is not None
-            for x in topology.losses
-            if x.weight and any(i in batched for i in x.reads)
-        ),
+        batch=batch,
+        short=short,
+        constant=_constant(topology),
         delta=probability(
             "delta", min(1e-5, 0.1 / records) if delta is None else delta
         ),
         accountant=accountant,
+    )
+
+
+def _uses(steps: int, batch: int, records: int, epochs: int | None, short: str) -> int:
+    """In how many steps a record is at most."""
+    longest = -(-records // batch)
+    in_pass = longest if short == "filled" else records // batch
+    # A filled pass may be longer than what it reads, so rows are counted and not steps.
+    found = {"filled": -(-steps * batch // records), "dropped": -(-steps // in_pass)}
+    counted = max(found.values()) if short == "either" else found[short]
+    # Whoever gives `epochs` may have passes of either length.
+    least = -(-steps // (in_pass if short == "dropped" else longest))
+    uses = counted if epochs is None else epochs
+    if as_positive_int("epochs", uses) < least:
+        raise ValueError(
+            f"`epochs` is {epochs}, but {steps} steps of {batch} of {records} records are "
+            f"at least {least}."
+        )
+    return uses
+
+
+def _constant(topology: Topology) -> bool:
+    """Whether every loss divides by a constant; one of parameters alone has no batch."""
+    batched = {*topology.node, *topology.fields}
+    return all(
+        x.per is not None
+        for x in topology.losses
+        if x.weight and any(i in batched for i in x.reads)
     )
 
 
@@ -211,9 +239,14 @@ def frozen(
             )
         trainable = topology.node[name].segment.trainable
         if what == "private" and trainable and name not in private:
-            raise ValueError(f"`bottoms` is private, but `{name}` is not in `dp_sgd`.")
+            raise ValueError(
+                f'`bottoms` says "private", but `{name}` is not in `dp_sgd`: give the '
+                "`noise.mechanism` of its segment there."
+            )
         if what == "frozen" and name in private:
-            raise ValueError(f"`bottoms` is frozen, but `{name}` is in `dp_sgd`.")
+            raise ValueError(
+                f'`bottoms` says "frozen", but `{name}` is in `dp_sgd`, and so trained.'
+            )
     return frozenset(
         n
         for n, what in said.items()

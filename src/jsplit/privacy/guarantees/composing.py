@@ -32,6 +32,8 @@ class Plan(NamedTuple):
         constant: whether every loss divides by a constant.
         delta: that of the result.
         accountant: "pld" or "rdp".
+        batch: records in a step.
+        short: what becomes of a short last batch, as for `guarantee`.
     """
 
     steps: int
@@ -45,6 +47,8 @@ class Plan(NamedTuple):
     constant: bool
     delta: float
     accountant: str
+    batch: int
+    short: str
 
 
 class Composed(NamedTuple):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import ceil, exp, isfinite
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,31 @@ class Statement:
         return self.epsilon is not None and isfinite(self.epsilon)
 
     def __str__(self) -> str:
+        return self._lines([f"if: {a}" for a in self.assumptions])
+
+    def numbered(self, numbers: Mapping[str, int]) -> str:
+        """What is printed, with assumptions by their numbers in a list below.
+
+        Args:
+            numbers: of each assumption.
+
+        Returns:
+            The text.
+
+        Example:
+            >>> from jsplit.privacy import Statement
+            >>> own = {"epsilon": 1.0, "delta": 1e-5, "assumptions": ("it is so",)}
+            >>> said = Statement("lab", "labels", ("label",), "server", **own)
+            >>> print(said.numbered({"it is so": 3}))
+            labels (label) of lab against server: epsilon 1.0000 at delta 1e-05
+              a guess is right in at most 73.2 %, by chance in 50 % (odds 2.72 to 1, but for delta)
+              if: 3
+        """
+        known = ", ".join(str(numbers[a]) for a in self.assumptions)
+        return self._lines([f"if: {known}"] if known else [])
+
+    def _lines(self, conditions: list[str]) -> str:
+        """What is printed, with lines of conditions."""
         names = ", ".join(self.fields)
         head = f"{self.about} ({names}) of {self.party} against {self.against}: "
         if self.epsilon is None or not self.holds:
@@ -79,9 +105,26 @@ class Statement:
             drawn = ", ".join(f"{name} {n}" for name, n in self.times)
             lines.append(f"noise for one record: {drawn} times")
         lines += [f"neighbours: {self.adjacency}"] if self.adjacency else []
+        which = "of which of the two it was " if self.adjacency else ""
+        lines.append(_odds(self.epsilon, self.delta, which))
         lines += [f"{self.formula} ({self.source})"] if self.formula else []
-        lines += [f"if: {a}" for a in self.assumptions]
+        lines += conditions
         return "\n  ".join([*lines, *(f"note: {n}" for n in self.notes)])
+
+
+def _odds(epsilon: float, delta: float, which: str) -> str:
+    """An epsilon in words: what it allows whoever guesses between two neighbours."""
+    # Whoever is right more often would tell the two apart better than (epsilon, delta) lets:
+    # by its definition both errors together are at least 2 (1 - delta) / (1 + e^epsilon).
+    away = exp(-epsilon)
+    right = 1 - (1 - delta) * away / (1 + away)
+    # Both rounded up, and e^epsilon does not overflow.
+    percent = ceil(right * 1000) / 10
+    odds = f"{ceil(exp(epsilon) * 100) / 100:.2f}" if epsilon < 10 else "e^epsilon"
+    return (
+        f"a guess {which}is right in at most {percent:g} %, by chance in 50 % "
+        f"(odds {odds} to 1{', but for delta' * (delta > 0)})"
+    )
 
 
 @dataclass(frozen=True)
@@ -152,6 +195,13 @@ class Guarantee:
         return json.dumps(rows, indent=1, allow_nan=False)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.statements)) or "nothing is held by anybody"
+        # Most statements share most assumptions: under each they would bury it.
+        every = dict.fromkeys(a for s in self.statements for a in s.assumptions)
+        numbers = {a: i for i, a in enumerate(every, 1)}
+        lines = [s.numbered(numbers) for s in self.statements]
+        if numbers:
+            lines.append("if, by number:")
+            lines += [f"  {i}. {a}" for a, i in numbers.items()]
+        return "\n".join(lines) or "nothing is held by anybody"
 
     __repr__ = __str__

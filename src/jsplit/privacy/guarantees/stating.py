@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
 
 from jsplit.core.base import PyTree
 from jsplit.privacy.guarantees.asked import (
@@ -18,15 +17,13 @@ from jsplit.privacy.guarantees.asked import (
     trainings,
 )
 from jsplit.privacy.guarantees.composing import Plan, compose
-from jsplit.privacy.guarantees.mechanism import NOTES, Mechanism
+from jsplit.privacy.guarantees.conditions import assumptions, notes_of, notes_of_number
+from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.privacy.guarantees.reach import UNKNOWN, Arrival, Setting, Trace, reach
-from jsplit.privacy.guarantees.rows import mixing, sizes
+from jsplit.privacy.guarantees.rows import mixing
 from jsplit.privacy.guarantees.statement import Guarantee, Statement
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import Links, both_ways
-
-_WEAK = 10
-"""An epsilon above it is said to be weak."""
 
 MODEL = "whoever gets the trained parameters"
 """An outsider who sees the parameters of all segments, and no message."""
@@ -42,6 +39,7 @@ def guarantee(
     links: Links | None = None,
     epochs: int | None = None,
     sampling: str = "shuffled",
+    short: str = "either",
     amplified: bool = False,
     bottoms: str | Mapping[str, str] = "trained",
     dp_sgd: DPSGD | None = None,
@@ -70,12 +68,17 @@ def guarantee(
         batch: records in a step; of Poisson batches their mean.
         records: how many there are.
         links: as for `jsplit.fused`.
-        epochs: in how many steps a record is at most; by default
-            ceil(steps batch / records), which is so where each pass ends before the
-            next begins. With `population.round(steps=)` each round begins one: then
-            count, by `Round.reads`.
+        epochs: in how many steps a record is at most; by default as many as there are
+            passes begun, which is so where each pass ends before the next begins. With
+            `population.round(steps=)` each round begins one: then count, by
+            `Round.reads`.
         sampling: how batches are drawn: `"shuffled"` or `"fixed"`: in passes, a record
             at most once in each batch; `"poisson"`: by coins.
+        short: what becomes of records that are left over at the end of a pass:
+            `"dropped"`: no step reads them (`jsplit.party.run`, `jsplit train` and
+            `jsplit.privacy.report` train so), so passes are shorter; `"filled"`: they
+            are repeated until the batch is full (`population.round(epochs=)`), so one
+            may cross several times in a step; `"either"`: the worse of both.
         amplified: whether to count on nobody who is meant knowing who is in a batch.
             Parties do, and so does everybody with the seed of the population; so it is
             only of an outsider, of Poisson batches, of DP-SGD.
@@ -126,6 +129,7 @@ def guarantee(
     """
     plan = plan_of(
         *(topology, steps, batch, records, epochs, sampling),
+        short=short,
         amplified=amplified,
         answers=answers,
         delta=delta,
@@ -187,7 +191,7 @@ class _Asking:
     def _state(self, against: str, seen: Trace, *, parameters_only: bool) -> Statement:
         about = Statement(self.party, self.about, self.fields, against).__dict__
         about = {k: about[k] for k in ("party", "about", "fields", "against")}
-        notes = tuple(_notes(self.setting, parameters_only))
+        notes = tuple(notes_of(self.setting, parameters_only=parameters_only))
         if why := sorted(seen.row | seen.wide):
             # That something was not tried is a reason only where there is no other.
             known = [w for w in why if not w.startswith(UNKNOWN)]
@@ -207,92 +211,10 @@ class _Asking:
             adjacency=found.adjacency,
             formula=found.formula,
             source=found.source,
-            assumptions=tuple(self._assumptions(seen, parameters_only)),
-            notes=(*self._also(found.epsilon), *notes),
+            assumptions=tuple(
+                assumptions(
+                    self.setting, self.plan, seen, parameters_only=parameters_only
+                )
+            ),
+            notes=(*notes_of_number(self.plan, seen, found.epsilon), *notes),
         )
-
-    def _also(self, epsilon: float) -> Iterable[str]:
-        """What to know of a number that holds and says little."""
-        if epsilon > _WEAK:
-            yield (
-                f"epsilon above {_WEAK} is weak: it allows odds about a record to change "
-                f"by more than a factor of {exp(_WEAK):.0f}"
-            )
-        if self.plan.delta * self.plan.records >= 1:
-            yield "delta is not below 1 / records: it allows one record to be published"
-
-    def _assumptions(self, seen: Trace, parameters_only: bool) -> Iterable[str]:
-        plan = self.plan
-        if seen.released:
-            yield (
-                "links and DP-SGD do what they declare; noise comes from keys of their "
-                "own parties that nobody else has"
-            )
-            yield (
-                "scales are what is said here in every step: of a strength that is set, "
-                "give the least by `strengths`"
-            )
-            yield (
-                "every number that noise is put on is finite: one that is not (NaN, "
-                "infinity) is hidden by no noise; it crosses as NaN or infinity, or ends "
-                "the step, and so says where it is"
-            )
-            yield (
-                "each step number sends once: a step that is refused, rolled back or "
-                "begun again on another batch has the same noise on both"
-            )
-        if any(r.mechanism.grid for r in seen.released):
-            yield (
-                "vectors and noise are whole multiples of grid * clip and so are their "
-                "sums, exactly; vectors that are rounded are of norm clip at most (as "
-                "toward zero), so two are at most 2 clip apart; noise is drawn as from the "
-                "normal distribution, up to rounding to the grid, or as from the Laplace "
-                "distribution on the grid, up to rounding of its probabilities"
-            )
-        if any(r.kind != "field" for r in seen.released):
-            yield (
-                "batches are of "
-                f"{' or '.join(map(str, sizes(round(plan.rate * plan.records))))} records, "
-                "on whose programs segments and losses are shown to keep records apart, or "
-                "of another number, at which they do the same"
-            )
-        if self.setting.frozen:
-            names = ", ".join(f"`{n}`" for n in sorted(self.setting.frozen))
-            yield (
-                f"the parameters of {names} stay as they are, and were not fitted to "
-                "these records"
-            )
-        if plan.poisson:
-            yield (
-                "each record is in each batch by a coin of its own, and no draw is cut "
-                "off; that a draw over its capacity stops the run is not counted"
-            )
-        else:
-            yield (
-                f"a record is in at most {plan.uses} steps (`epochs`), at most once in "
-                "each batch: so it is of passes one after another, and not of rounds of "
-                "a number of steps, each of which begins a pass; "
-                "only a short last batch is filled up, and no example has weight 0"
-            )
-        if plan.amplified and parameters_only and seen.released:
-            yield "who is meant has neither the seed of the batches nor any message"
-        yield (
-            f"covered are {plan.steps} steps and {plan.answers} other sendings of a "
-            "record; not ids, who takes part, times, sizes, what optimizers exchange, "
-            "nor what rounds hand from client to client"
-        )
-
-
-def _notes(setting: Setting, parameters_only: bool) -> Iterable[str]:
-    """What may be said that is no guarantee."""
-    if setting.trained and not parameters_only:
-        yield (
-            "DP-SGD is for those who get the parameters; it hides nothing from a party "
-            "that receives activations"
-        )
-    for (kind, name), link in setting.links.items():
-        declared = getattr(link, "mechanism", None)
-        parts = declared if isinstance(declared, tuple) else (declared,)
-        for m in parts:
-            if isinstance(m, Mechanism) and m.kind in NOTES:
-                yield f"the link of `{name}` ({kind}), {m.kind}, {NOTES[m.kind]}"

@@ -26,9 +26,12 @@ NEEDS = {
     ),
     "head": (
         "the value goes to several segments, or is not alone at one, or its output is not "
-        "what a loss reads with the label: the form of a head does not follow"
+        "what a loss reads with the label: an adversary cannot know the form of a head"
     ),
-    "bottom": "the value is not made of this one field by one segment: no form follows",
+    "bottom": (
+        "the value is not made of this one field by one segment: an adversary cannot know "
+        "its form"
+    ),
     "data_range": "the range of the field was not given (`ranges`)",
 }
 """By what an attack needs beside its view: why it was not tried where that is not there."""

@@ -119,10 +119,10 @@ def decoder_attack(
 
     guess, late = decoded(known)
     budget = Budget(steps, len(came), perf_counter() - start)
-    asked = "asks the bottom" if callable(query) else "has pairs"
+    asked = "asks the bottom for" if callable(query) else "knows"
     adversary = Adversary(
         traffic.party,
-        f"{len(others)} records of the same kind, and {asked} for their activations",
+        f"{len(others)} records of the same kind, and {asked} their activations",
         public=len(others),
         source=SOURCE,
     )
