@@ -43,6 +43,7 @@ class Noisy(nnx.Module):
         self.own = rngs
 
     def __call__(self, x, z_rng, rngs: nnx.Rngs | None = None):
+        assert rngs is not None
         return self.own.noise(), rngs.noise(), z_rng
 
 
@@ -151,23 +152,21 @@ def test_an_input_with_a_default_keeps_its_name_and_none_is_one_that_is_not_give
     example, told, inputs, given
 ):
     (part,) = jsplit.split(optional, *example, cuts=[], **told).values()
-    assert {*part.inputs} == {*inputs}
+    assert {*(part.inputs or ())} == {*inputs}
     found, _ = run(part, *[x] * len(inputs))
     assert {*found} == given
 
 
 def test_a_pytree_of_lists_and_dictionaries_is_one_input():
     def model(graph, weight):
-        return jsplit.cut(graph["nodes"][0] * 2, "h") + weight[:, None]
+        return jsplit.cut(jnp.sin(graph["nodes"][0]), "h") + weight[:, None]
 
     graph = {"nodes": [x, x[:, :2]], "weight": None}
     parts = jsplit.split(model, graph, x[:, 0])
-    assert [part.inputs for part in parts.values()] == [
-        ("graph",),
-        ("h", "weight"),
-    ] or ({*parts["output"].inputs} == {"h", "weight"})
+    assert parts["h"].inputs == ("graph",)
+    assert {*(parts["output"].inputs or ())} == {"h", "weight"}
     joined = jsplit.join(parts, inputs=["graph", "weight"])
-    assert jnp.array_equal(run(joined, graph, x[:, 0]), x * 2 + x[:, :1])
+    assert jnp.array_equal(run(joined, graph, x[:, 0]), jnp.sin(x) + x[:, :1])
 
 
 def streams_of(x, streams: nnx.Rngs):

@@ -206,6 +206,7 @@ def _work_of_plain_flax():
         return jax.tree.map(lambda p, g: p - RATE * g, adapters, gradient(adapters))
 
     counted = jax.jit(step).lower(adapters, rest, X, Y).compile().cost_analysis()
+    assert counted is not None
     return counted["flops"]
 
 
