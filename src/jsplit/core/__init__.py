@@ -1,14 +1,7 @@
 """Records, and the small tools that every room uses: trees, keys, checks, links, files."""
 
-from jsplit.core.base import (
-    Carried,
-    Info,
-    Link,
-    Message,
-    PartyState,
-    Segment,
-    TrainState,
-)
+from jsplit.core.base import Info, Link, Message, PartyState, Segment, TrainState
+from jsplit.core.carried import Carried
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.finite import Finite
 from jsplit.core.links import chain, identity, stateless
