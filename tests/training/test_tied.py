@@ -297,3 +297,20 @@ def test_where_there_is_no_cut_point_the_list_prints_why():
     text = str(points)
     assert "h: a skip connection goes around the cut `h`" in text
     assert "raw: cut `raw` holds the raw input `x`" in text
+
+
+@pytest.mark.parametrize("interpreter", ["fused", "messages"])
+@pytest.mark.parametrize("names", [("w",), ("body", "bias"), ("bias",)], ids=str)
+def test_a_tied_weight_may_be_frozen_or_all_that_is_trained(names, interpreter):
+    made = jsplit.split(model, batch()["x"], init=init, trainable=list(names))
+    topology = jsplit.u_shaped(*made.values(), loss=SQUARES)
+    _, state = trained(interpreter, topology, optimizer=SGD, microbatches=2)
+    still = optax.multi_transform(
+        {"moves": SGD, "stays": optax.set_to_zero()},
+        {n: "moves" if n in names else "stays" for n in ("w", "body", "bias")},
+    )
+    found, _ = jsplit.variables(state)
+    assert difference(found, whole_steps(still)) < 1e-5
+    first = init(jax.random.key(0), None)
+    moved = {n for n, x in first.items() if not np.array_equal(x, found[n])}
+    assert moved == {*names}
