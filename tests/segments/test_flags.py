@@ -251,7 +251,7 @@ def test_a_model_that_differs_between_modes_or_is_meant_not_to_is_not_warned_of(
         (
             Net,
             {"eval": True},
-            r"`flags` names `eval`, but the model takes \['x', 'is_tr",
+            r"`flags` names 'eval', but the model takes \['x', 'is_tr",
         ),
         (Net, {"is_train": 1}, "what `is_train` is in training.* got a int"),
         (Net, {"is_train": "yes"}, "what `is_train` is in training.* got a str"),
@@ -268,7 +268,7 @@ def test_a_model_that_differs_between_modes_or_is_meant_not_to_is_not_warned_of(
             {"on": True},
             "`on`, which .* by position alone",
         ),
-        (lambda _: lambda *args: args, {"args": True}, "`flags` names `args`, but the"),
+        (lambda _: lambda *args: args, {"args": True}, "`flags` names 'args', but the"),
         (
             lambda _: jsplit.segment(jnp.sin),
             {},

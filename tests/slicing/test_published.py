@@ -343,7 +343,7 @@ def test_a_published_model_is_cut_as_it_is_and_equals_its_own_call(case):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
-def test_a_step_of_models_with_keys_equals_the_whole_and_plain_optax():
+def test_a_step_of_models_with_keys_equals_the_whole():
     label = jnp.array([0, 1])
     cross = optax.softmax_cross_entropy_with_integer_labels
     batch = {"x": image, "label": label}

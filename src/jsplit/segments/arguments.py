@@ -18,7 +18,7 @@ from flax import linen, nnx
 from jsplit.core.base import PyTree
 from jsplit.core.checks import names_of, shown
 from jsplit.core.keys import is_key
-from jsplit.segments.flags import is_from_library
+from jsplit.segments.flags import by_keyword, is_from_library
 
 Constants = Mapping[str, PyTree]
 """By parameter, what it is given at every call."""
@@ -168,21 +168,9 @@ def _check_named(
     model: Callable[..., PyTree],
 ) -> None:
     """Refuse a name that is no parameter to which something can go by keyword."""
-    found = next((p for p in parameters if p.name == name), None)
-    collects = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if isinstance(model, linen.Module):
         refuse_of_linen([name])
-    # What collects keywords may hand this one on.
-    if found is None and collects and isinstance(name, str):
-        return
-    if found is None or found.kind in (found.VAR_POSITIONAL, found.VAR_KEYWORD):
-        known = [p.name for p in parameters]
-        raise ValueError(f"`{what}` names {shown(name)}, but the model takes {known}.")
-    if found.kind is found.POSITIONAL_ONLY:
-        raise ValueError(
-            f"`{what}` names `{name}`, which the model takes by position alone; it is "
-            "given by keyword."
-        )
+    by_keyword(what, name, parameters)
 
 
 def drawn(

@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.checks import warn_user
+from jsplit.core.checks import shown, warn_user
 
 Flags = Mapping[str, bool | None]
 """By parameter, what it is in training; `None`: it stays at its default in both modes."""
@@ -61,28 +61,48 @@ def flags_among(parameters: Sequence[Parameter], given: Flags | None) -> Flags:
     return told
 
 
-def _check_flag(name: str, value: object, parameters: Sequence[Parameter]) -> None:
+def by_keyword(
+    what: str, name: object, parameters: Sequence[Parameter]
+) -> Parameter | None:
+    """The parameter to which something can go by keyword, by its name.
+
+    Args:
+        what: the argument in which the user names it.
+        name: as the user wrote it.
+        parameters: of the model.
+
+    Returns:
+        The parameter; `None` where only what collects keywords may take it.
+
+    Raises:
+        ValueError: if there is none, or it goes by position alone.
+    """
     found = next((p for p in parameters if p.name == name), None)
     collects = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    # What collects keywords may hand this one on.
+    if found is None and collects and isinstance(name, str):
+        return None
+    if found is None or found.kind in (found.VAR_POSITIONAL, found.VAR_KEYWORD):
+        known = [p.name for p in parameters]
+        raise ValueError(f"`{what}` names {shown(name)}, but the model takes {known}.")
+    # Inputs go by position, and how many there are is not known.
+    if found.kind is found.POSITIONAL_ONLY:
+        raise ValueError(
+            f"`{what}` names `{name}`, which the model takes by position alone; it is "
+            "given by keyword."
+        )
+    return found
+
+
+def _check_flag(name: str, value: object, parameters: Sequence[Parameter]) -> None:
     if value is not None and not isinstance(value, bool | np.bool_):
         raise ValueError(
             f"`flags` must say what `{name}` is in training, True or False, or None for "
             f"its default in both modes, got a {type(value).__name__}; `fixed` gives it another "
             "constant."
         )
-    # What collects keywords may hand this one on.
-    if found is None and collects and isinstance(name, str):
-        return
-    if found is None or found.kind in (found.VAR_POSITIONAL, found.VAR_KEYWORD):
-        known = [p.name for p in parameters]
-        raise ValueError(f"`flags` names `{name}`, but the model takes {known}.")
-    # Inputs go by position, and how many there are is not known.
-    if found.kind is found.POSITIONAL_ONLY:
-        raise ValueError(
-            f"`flags` names `{name}`, which the model takes by position alone; a flag is "
-            "told by keyword."
-        )
-    if value is None and found.default is found.empty:
+    found = by_keyword("flags", name, parameters)
+    if found is not None and value is None and found.default is found.empty:
         raise ValueError(
             f"`flags` must say what `{name}` is in training, True or False: it has no "
             "default at which it could stay; `fixed` gives it one value in both modes."
