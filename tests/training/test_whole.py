@@ -149,7 +149,7 @@ def test_the_whole_model_is_named_as_its_split_is():
             r"takes `inputs` \['record'\], but the exa.* 2",
         ),
         ({"example": (record[:, :3],)}, "dot_general"),
-        ({"flags": {"eval": True}}, "`flags` names `eval`"),
+        ({"flags": {"eval": True}}, "`flags` names 'eval'"),
         ({"init": lambda key: {}}, "`init` belongs to a plain function"),
     ],
 )
