@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 import jax
@@ -157,9 +158,6 @@ def hijacked(
         steps=steps,
         **options,
     ).score
-    for name, value in score.more.items():
-        if name.startswith("MSE after"):
-            print(f"FSHA, NoPeek {weight:g}: {name}: {value:.4f}")
     return [(f"conv 2, {steps} steps, NoPeek {weight:g}", score)]
 
 
@@ -188,6 +186,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("results/inputs.json"))
     options = parser.parse_args()
+    # A hijack tells how far it is.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("jax").setLevel(logging.WARNING)
     data = halves(options.data, options.limit)
     only, quick = options.only, data["private"][0].shape[1] < 16
     rows = passive(data, options.steps) if only in (None, "passive") else []

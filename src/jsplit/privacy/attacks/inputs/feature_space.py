@@ -6,6 +6,7 @@ activations and those of an encoder that it can invert.
 
 from __future__ import annotations
 
+import logging
 from functools import cache, partial
 from time import perf_counter
 
@@ -40,6 +41,8 @@ from jsplit.privacy.measures.records import array_of
 from jsplit.privacy.scores import Adversary, Budget
 
 SOURCE = "Pasquini et al., Unleashing the tiger, 2021"
+log = logging.getLogger("jsplit")
+
 LOOKS = 4  # how often on the way the error is measured
 
 
@@ -69,8 +72,7 @@ def fsha(
     activations. Nothing here needs the client's loss, so whoever runs the body of a
     U-shape can do the same: it need not derive what it sends back from what came.
 
-    Where convolutions are 64 channels wide a step takes about a tenth of a second on
-    two CPU cores.
+    Of MNIST a step of 64 records takes a third of a second on two CPU cores.
 
     Args:
         bottom: the client's segment, of one input.
@@ -96,7 +98,8 @@ def fsha(
     Returns:
         The MSE after the last step, and the reconstructions. `control` is that of the
         same decoder on a bottom that was not hijacked, `chance` that of the mean of
-        public records. `more` has "MSE after n steps" on the way.
+        public records. `more` has "MSE after n steps" on the way, which the logger
+        "jsplit" tells too as they come.
 
     Raises:
         ValueError: if there are no public records, shapes do not fit, or records are
@@ -180,6 +183,7 @@ def _trained(
             guess = _guess(client, hijacker.nets, theirs, own, few)
             error = squared(clipped(guess, data_range), few).mean()
             way[f"MSE after {number} steps"] = float(error)
+            log.info("FSHA: after %d of %d steps: MSE %.4f", number, steps, error)
         mine, other, seed = _draws(order, number, batch, len(record), len(public))
         theirs, own = hijacked_step(
             client, hijacker, theirs, own, record[mine], public[other], seed
