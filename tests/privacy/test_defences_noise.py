@@ -186,13 +186,13 @@ def test_marvell_is_unbiased_has_the_power_it_states_and_more_along_the_differen
 
 
 def test_marvell_spends_its_power_by_how_frequent_each_class_is():
-    """The narrow class, three of eight, gets nearly all of what goes across."""
+    """The narrow class, three of eight, gets all that there is, across."""
     g = np.where(LABEL[:, None] == 1, G[LABEL == 1].mean(0) + G / 100, G)
-    drawn = draws(marvell(2.0), g, COUNT, label=jnp.asarray(LABEL))
+    drawn = draws(marvell(0.02), g, COUNT, label=jnp.asarray(LABEL))
     noise = np.asarray(drawn, np.float64) - g
     difference = g[LABEL == 1].mean(0) - g[LABEL == 0].mean(0)
     gap = (difference.astype(np.float64) ** 2).sum()
-    assert abs((noise**2).sum(-1).mean() / (2 * gap) - 1) < 0.03
+    assert abs((noise**2).sum(-1).mean() / (0.02 * gap) - 1) < 0.05
 
 
 def test_marvell_follows_the_closed_solution_of_its_classes():
