@@ -52,8 +52,13 @@ def head(path: Path) -> Head:
     def said(name: str) -> Any:
         return fields[name].contents()
 
-    if said("general.architecture") != "llama" or said("tokenizer.ggml.pre") != "smollm":
-        raise ValueError(f"{path.name} is no model of Llama's shape and SmolLM's tokens.")
+    if (
+        said("general.architecture") != "llama"
+        or said("tokenizer.ggml.pre") != "smollm"
+    ):
+        raise ValueError(
+            f"{path.name} is no model of Llama's shape and SmolLM's tokens."
+        )
     config = Config(
         vocabulary=said("llama.vocab_size"),
         layers=said("llama.block_count"),

@@ -146,6 +146,11 @@ def _aim(entry: str, target: object) -> Aim | None:
         axes = isinstance(change, list | tuple) and all(type(n) is int for n in change)
         if axes and sorted(change) == [*range(len(change))]:
             return Aim(path, tuple(change))
+        got = [*change] if axes else shown(change)
+        raise ValueError(
+            f"`names`: of the entry `{entry}` the change must be an order of axes, (1, 0), "
+            f"or a function, got {got}."
+        )
     raise ValueError(
         f"`names`: of the entry `{entry}` it must say the path of a leaf, a pair of a path "
         "and an order of axes, (1, 0), or a function, or `None` if the model does not "
