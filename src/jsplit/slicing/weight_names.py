@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -142,7 +142,7 @@ def _aim(entry: str, target: object) -> Aim | None:
     if isinstance(target, tuple) and len(target) == 2 and isinstance(target[0], str):
         path, change = target
         if callable(change):
-            return Aim(path, change)
+            return Aim(path, cast("Callable[[jax.Array], jax.Array]", change))
         axes = isinstance(change, list | tuple) and all(type(n) is int for n in change)
         if axes and sorted(change) == [*range(len(change))]:
             return Aim(path, tuple(change))
