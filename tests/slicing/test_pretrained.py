@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,11 @@ import pytest
 from flax import linen, nnx
 
 import jsplit
+from jsplit.core.trees import nbytes
 from jsplit.slicing import weight_files
 from tests.helpers import cross_entropy
 from tests.oracles import difference
+from tests.party.federation import agreed_for, bits, checked, train_in_memory
 
 safetensors = pytest.importorskip("safetensors.flax")
 gguf = pytest.importorskip("gguf")
@@ -30,6 +34,11 @@ NAMES = {
     "model.{layer}.positions": None,
 }
 KEY = jax.random.key(0)
+
+
+class Given(NamedTuple):
+    topology: jsplit.Topology
+    batch: dict
 
 
 class Net(nnx.Module):
@@ -142,6 +151,33 @@ def test_a_party_reads_its_own_part_of_a_file_and_keeps_it_once(tmp_path, mapped
     more = sum(a.nbytes for a in jax.live_arrays()) - before
     assert count * size <= more < (count + 1) * size
     assert state.parties["client"].params["smashed"]["w0"].shape == (side, side)
+
+
+def test_over_a_network_a_party_reads_its_own_part_and_all_train_as_in_one_process(
+    file, monkeypatch
+):
+    made = jsplit.load(parts(), file, names=NAMES)
+    problem = Given(jsplit.vanilla(*made.values(), loss=cross_entropy), BATCH)
+    rates = dict.fromkeys(problem.topology.parties, optax.adam(0.01))
+    trainer = jsplit.messages(problem.topology, rates)
+    state = trainer.init(jax.random.key(3), BATCH)
+    state, _ = trainer.step(state, BATCH)
+    read: dict[int, int] = {}
+    memmap = np.memmap
+
+    def counting(*args, **kwargs):
+        thread = threading.get_ident()
+        read[thread] = read.get(thread, 0) + int(np.prod(kwargs["shape"]))
+        return memmap(*args, **kwargs)
+
+    monkeypatch.setattr(weight_files.np, "memmap", counting)
+    agreed = agreed_for(problem, steps=1)
+    assert not read
+    results = checked(train_in_memory(agreed, problem, rates))
+    own = {p: nbytes(x.params) for p, x in state.parties.items()}
+    assert sorted(read.values()) == sorted(own.values())
+    for party, held in state.parties.items():
+        assert bits(results[party].state) == bits(held)
 
 
 def test_adapters_stay_and_the_rest_is_read(file, mapped):
