@@ -17,6 +17,7 @@ from flax import linen, nnx
 
 import jsplit
 from jsplit.core.trees import nbytes
+from jsplit.party.in_memory import InMemory
 from jsplit.slicing import weight_files
 from tests.helpers import cross_entropy
 from tests.oracles import difference
@@ -75,10 +76,10 @@ def file(tmp_path):
 
 
 @cache
-def parts() -> dict[str, jsplit.Segment]:
+def parts(trainable=True) -> dict[str, jsplit.Segment]:
     """Of a model without arrays."""
     model = nnx.eval_shape(lambda: Net(nnx.Rngs(0)))
-    return jsplit.split(model, X, cuts={"smashed": "two"})
+    return jsplit.split(model, X, cuts={"smashed": "two"}, trainable=trainable)
 
 
 @pytest.fixture
@@ -153,10 +154,10 @@ def test_a_party_reads_its_own_part_of_a_file_and_keeps_it_once(tmp_path, mapped
     assert state.parties["client"].params["smashed"]["w0"].shape == (side, side)
 
 
-def test_over_a_network_a_party_reads_its_own_part_and_all_train_as_in_one_process(
+def test_over_a_network_a_party_reads_its_own_part_once_and_keeps_it_once(
     file, monkeypatch
 ):
-    made = jsplit.load(parts(), file, names=NAMES)
+    made = jsplit.load(parts("*.bias"), file, names=NAMES)
     problem = Given(jsplit.vanilla(*made.values(), loss=cross_entropy), BATCH)
     rates = dict.fromkeys(problem.topology.parties, optax.adam(0.01))
     trainer = jsplit.messages(problem.topology, rates)
@@ -171,11 +172,21 @@ def test_over_a_network_a_party_reads_its_own_part_and_all_train_as_in_one_proce
         return memmap(*args, **kwargs)
 
     monkeypatch.setattr(weight_files.np, "memmap", counting)
+    save, shared = InMemory.save, []
+
+    def saving(store, state):
+        save(store, state)
+        kept = store.kept[int(state.step)]
+        pairs = zip(*map(jax.tree.leaves, (kept.params, state.params)), strict=True)
+        shared.extend(a is b for a, b in pairs if a.ndim == 2)
+
+    monkeypatch.setattr(InMemory, "save", saving)
     agreed = agreed_for(problem, steps=1)
     assert not read
     results = checked(train_in_memory(agreed, problem, rates))
     own = {p: nbytes(x.params) for p, x in state.parties.items()}
     assert sorted(read.values()) == sorted(own.values())
+    assert len(shared) >= 6 and all(shared)
     for party, held in state.parties.items():
         assert bits(results[party].state) == bits(held)
 
