@@ -246,8 +246,13 @@ def _value(leaf: Leaf, traced: bool) -> jax.Array:
     # In a program that is being traced, as for a count of costs, nothing is read yet.
     if traced:
         return jax.pure_callback(lambda: np.asarray(_read(leaf)), leaf.like)
-    # A copy: an array on a CPU may else be the file itself, which others can change.
-    return jnp.array(_read(leaf), copy=True)
+    value = _read(leaf)
+    if not isinstance(value, jax.Array):
+        # Copied once, from the file to the device: an array on a CPU may else be the
+        # file itself, which others can change.
+        value = jax.device_put(value, may_alias=False)
+    # One array at a time: until it is copied its part of the file is mapped.
+    return jax.block_until_ready(value)
 
 
 def _read(leaf: Leaf) -> np.ndarray | jax.Array:
