@@ -182,6 +182,11 @@ def segment_and_inputs(
         known = tuple(names or model.inputs or ()) or None
         made = replace(model, inputs=known, name=told.name or model.name)
         if trains is not None:
+            if model.noise is not None:
+                raise ValueError(
+                    "`trainable` must be given before `private`, which clips what is "
+                    "trained: private(segment(..., trainable=...), ...)."
+                )
             first, is_own = checked(made.init, trains), is_trained(made, trains)
             made = replace(made, init=first, trains=trains, trainable=is_own)
         if example is None:
