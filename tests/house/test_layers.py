@@ -106,7 +106,7 @@ INSIDE = {
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.seconds contract.measured contract.checks contract.agreement_attributes "
+        "contract.seconds contract.frozen_part contract.measured contract.checks contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.comebacks connection.peers contract.draft contract.files replay "

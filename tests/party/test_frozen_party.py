@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jsplit
 from jsplit import party
+from jsplit.core.frozen import NOTHING
+from jsplit.party.compute.local import Local
 from jsplit.party.connection.network import Network
+from jsplit.party.contract.agreement import parsed
+from jsplit.party.contract.entries import as_json
 from tests.party.federation import (
     agreed_for,
     bits,
@@ -87,12 +91,12 @@ def test_checkpoints_have_adapters_and_the_folder_the_base_once(tmp_path):
     assert not (tmp_path / "server" / "base").exists()
 
     # Started again it goes on, to the bit; on another base it is refused, and says what to do.
-    longer = agreed.replace(steps=4)
+    longer = agreed.replace(steps=3)
     copied = tmp_path / "copied"
     for name in agreed.parties:
         shutil.copytree(tmp_path / name, copied / name)
     results = checked(run(longer, copied))
-    for name, state in undisturbed(ADAPTERS, 4).items():
+    for name, state in undisturbed(ADAPTERS, 3).items():
         assert bits(results[name].state) == bits(state), name
     other = with_base(0.5)
     with pytest.raises(ValueError, match="was trained on other frozen parameters of the"
@@ -151,3 +155,24 @@ def test_a_client_on_another_base_is_refused_at_its_first_turn():
     said = [str(x) for x in found.values()]
     assert any("other frozen parameters than those here: both must begin with" in x
                for x in said), said
+
+
+def test_the_agreement_says_which_leaves_are_frozen_and_names_none():
+    agreed = agreed_for(ADAPTERS, steps=1)
+    (entry,) = [x for x in agreed.nodes if x.name == "h"]
+    assert len(entry.frozen) == 64 and "adapter" not in agreed.text
+    # So its digest, and what checkpoints depend on, are of it; and files say it again.
+    bare = dataclasses.replace(entry, frozen="")
+    nodes = [x if x.name != "h" else bare for x in agreed.nodes]
+    assert agreed.hash != agreed.replace(nodes=[as_json(x) for x in nodes]).hash
+    assert parsed(agreed.said) == agreed
+    # Where all is trained nothing is said, and older agreements keep their text.
+    assert "frozen" not in agreed_for(small("pair"), steps=1).text
+
+    segment = ADAPTERS.topology.node["h"].segment
+    for trains, what in ((None, "nothing"), (NOTHING, "other parameters")):
+        other = dataclasses.replace(segment, trains=trains)
+        with pytest.raises(ValueError, match=f"`h`: its segment freezes {what}, and not"):
+            Local(agreed, "client", {"h": other}, optax.sgd(0.1)).init(
+                own_of(ADAPTERS, "client")
+            )
