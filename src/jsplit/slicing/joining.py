@@ -89,6 +89,13 @@ def join(
 
         return plan.output(plan.walk(run, values)), new
 
+    for n, made in segments.items():
+        # Of one segment of many parts only some of the gradient would have noise.
+        if made.noise is not None:
+            raise ValueError(
+                f"`segments` has `{n}`, which adds noise to its gradient (`private`): "
+                "join first, and make what is joined private."
+            )
     # It hands on the step's key and folds it for those that want their own.
     trainable = any(made.trainable for made in segments.values())
     trains = None
