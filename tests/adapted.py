@@ -29,7 +29,7 @@ class NnxNet(nnx.Module):
         # LoRA begins with zeros, of which the other factor has no gradient.
         for one in (self.first, self.second, self.last):
             b = one.lora.lora_b
-            b[...] = jax.random.normal(rngs.params(), b.shape) / 3
+            b[...] = jax.random.normal(rngs.params(), b.shape, b.dtype) / 3
 
     def __call__(self, image):
         h = nnx.tanh(self.first(image))

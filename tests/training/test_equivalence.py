@@ -121,7 +121,7 @@ ADAPTED_ROWS = [
     pytest.param(
         *(ADAPTED, "lora", flax, [w for w in WAYS if (w == often) == daily]),
         id=f"{ADAPTED}-{flax}-{'-'.join(often) if daily else 'rest'}",
-        marks=() if daily else pytest.mark.slow,
+        marks=() if daily and flax != "linen" else pytest.mark.slow,
     )
     for daily in (True, False)
     for flax, often in ADAPTED_OFTEN.items()
