@@ -84,7 +84,11 @@ def _weights():
     keys = iter(jax.random.split(jax.random.key(0), 9))
 
     def layer(out):
-        shapes = {"kernel": (WIDTH, out), "lora_a": (WIDTH, RANK), "lora_b": (RANK, out)}
+        shapes = {
+            "kernel": (WIDTH, out),
+            "lora_a": (WIDTH, RANK),
+            "lora_b": (RANK, out),
+        }
         return {n: jax.random.normal(next(keys), s) * 0.4 for n, s in shapes.items()}
 
     return {"first": layer(WIDTH), "second": layer(WIDTH), "last": layer(OUT)}

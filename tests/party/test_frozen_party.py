@@ -42,8 +42,10 @@ def with_base(number, of=ADAPTERS):
         return params | {"base": jnp.full_like(params["base"], number)}, state
 
     made = dataclasses.replace(node.segment, init=init)
-    nodes = [n if n.name != "h" else dataclasses.replace(n, segment=made)
-             for n in (*of.topology.segments, *of.topology.losses)]
+    nodes = [
+        n if n.name != "h" else dataclasses.replace(n, segment=made)
+        for n in (*of.topology.segments, *of.topology.losses)
+    ]
     return of._replace(topology=jsplit.Topology(nodes, of.topology.holds))
 
 
@@ -99,8 +101,11 @@ def test_checkpoints_have_adapters_and_the_folder_the_base_once(tmp_path):
     for name, state in undisturbed(ADAPTERS, 3).items():
         assert bits(results[name].state) == bits(state), name
     other = with_base(0.5)
-    with pytest.raises(ValueError, match="was trained on other frozen parameters of the"
-                                         " node `h`. Start it with the weights"):
+    with pytest.raises(
+        ValueError,
+        match="was trained on other frozen parameters of the"
+        " node `h`. Start it with the weights",
+    ):
         party.run(
             longer,
             "client",
@@ -121,7 +126,9 @@ def test_who_predicts_has_the_base_of_the_folder_whatever_its_segments_begin_wit
     checked(run(agreed, tmp_path))
     given = {"task": party.predict, "records": 8}
     mine, other = (
-        checked(run(agreed, tmp_path, lambda name, p=p: p, **given))["server"].outputs["y"]
+        checked(run(agreed, tmp_path, lambda name, p=p: p, **given))["server"].outputs[
+            "y"
+        ]
         for p in (ADAPTERS, with_base(0.5))
     )
     assert np.array_equal(mine, other)
@@ -153,8 +160,10 @@ def test_a_client_on_another_base_is_refused_at_its_first_turn():
     other = with_base(0.5)
     found = run(agreed, problem=lambda name: other if name == "s" else ADAPTERS)
     said = [str(x) for x in found.values()]
-    assert any("other frozen parameters than those here: both must begin with" in x
-               for x in said), said
+    assert any(
+        "other frozen parameters than those here: both must begin with" in x
+        for x in said
+    ), said
 
 
 def test_the_agreement_says_which_leaves_are_frozen_and_names_none():
@@ -172,7 +181,9 @@ def test_the_agreement_says_which_leaves_are_frozen_and_names_none():
     segment = ADAPTERS.topology.node["h"].segment
     for trains, what in ((None, "nothing"), (NOTHING, "other parameters")):
         other = dataclasses.replace(segment, trains=trains)
-        with pytest.raises(ValueError, match=f"`h`: its segment freezes {what}, and not"):
+        with pytest.raises(
+            ValueError, match=f"`h`: its segment freezes {what}, and not"
+        ):
             Local(agreed, "client", {"h": other}, optax.sgd(0.1)).init(
                 own_of(ADAPTERS, "client")
             )

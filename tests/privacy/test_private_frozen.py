@@ -89,7 +89,11 @@ def test_a_bottom_that_is_frozen_tells_nothing_by_its_update_and_its_base_is_ass
     def told(made, **more):
         given = {"steps": 4, "batch": 8, "records": 32, "links": {"h": (link, None)}}
         found = guarantee(vanilla(made), BATCH, **given, **more)
-        about = (s for s in found.statements if (s.about, s.against) == ("features", "server"))
+        about = (
+            s
+            for s in found.statements
+            if (s.about, s.against) == ("features", "server")
+        )
         return next(about)
 
     assert told(bottom(None)).epsilon is None
@@ -128,7 +132,11 @@ def test_a_tied_weight_that_is_frozen_may_lie_beside_private_adapters():
         h = jsplit.cut(jnp.tanh(h @ p["middle"]), "down")
         return (h @ p["tied"].T @ p["last"])[:, 0]
 
-    weights = {"tied": jnp.ones((6, 4)) / 3, "middle": jnp.eye(4), "last": jnp.ones((6, 1))}
+    weights = {
+        "tied": jnp.ones((6, 4)) / 3,
+        "middle": jnp.eye(4),
+        "last": jnp.ones((6, 1)),
+    }
     parts = jsplit.split(
         model,
         BATCH["x"],

@@ -367,7 +367,9 @@ def test_a_step_of_models_with_keys_equals_the_whole():
 
 def per_example(output, label):
     """A number per example that every floating result is in."""
-    floats = [x for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.floating)]
+    floats = [
+        x for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
     return sum((x.reshape(len(x), -1) ** 2).mean(-1) for x in floats)
 
 
@@ -430,7 +432,8 @@ def first_of(parts, case):
 
 DAILY = ("BERT of HF", "GNN")
 SOME = [
-    pytest.param(name, marks=() if name in DAILY else pytest.mark.slow) for name in CASES
+    pytest.param(name, marks=() if name in DAILY else pytest.mark.slow)
+    for name in CASES
 ]
 
 

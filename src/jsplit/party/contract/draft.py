@@ -179,9 +179,7 @@ def _scale_in_words(scale: DynamicScale | float | None) -> object:
     return dataclasses.asdict(scale) if isinstance(scale, DynamicScale) else scale
 
 
-def _of_topology(
-    topology: Topology, params: Mapping[str, PyTree]
-) -> dict[str, object]:
+def _of_topology(topology: Topology, params: Mapping[str, PyTree]) -> dict[str, object]:
     """What an agreement says of a topology: names, never a function or a parameter.
 
     Args:
