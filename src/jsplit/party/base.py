@@ -17,7 +17,7 @@ from jsplit.core.checkpoint import restore, save
 from jsplit.core.files import file_of
 from jsplit.core.frozen import divided, joined
 from jsplit.training.base_hash import OtherBase, hash_of, hashed, on_base, replaced
-from jsplit.training.store import Frozen, Layout, PartyLayout
+from jsplit.training.store import Frozen, Layout
 from jsplit.training.walk import Name
 from jsplit.wire.codec import Shapes
 

@@ -107,7 +107,8 @@ def segment(
         trainable: which parameters are trained; all others are frozen, and cost no
             gradient, no residual and no optimizer state. For nnx a filter
             (`nnx.LoRAParam`); for any model paths (`"lora_*"`, `["encoder.head"]`) or
-            a function of the path, a tuple; or `False`: none. By default all.
+            a function of the path, a tuple; or `False`: none. By default all. Each
+            entry of a list must name one. In nnx paths alone mean `nnx.Param`.
 
     Returns:
         A `Segment`.
