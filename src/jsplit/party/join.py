@@ -153,9 +153,7 @@ def prepare(
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
     base = Base(local.layout, brought.state or like)
-    learned = (*base.handed_shapes, *shapes_of_learned(like, local.layout))
-    frames = Frames(agreed, party, task, local, learned)
-    frames.check()
+    frames = _frames_of(agreed, party, task, local, like, base)
     mine = agreed.parties.index(party)
     received = [c.what for c in frames.crossings if c.receiver == mine]
     bounds = checked_bounds(brought.bound, received)
@@ -166,8 +164,6 @@ def prepare(
             store.save(brought.state or like)
         durable = saved.steps if saved is not None else store.steps
         member = _member(frames, brought, records, store, durable)
-        # A frame that was sealed for its way through the lead is a little longer.
-        limit = frames.limit + OVERHEAD
         guard = _guard_of(local, task, brought)
         incoming = Incoming(member, local, task, bounds, party)
         yield Prepared(
@@ -179,12 +175,28 @@ def prepare(
             store,
             saved,
             member,
-            limit,
+            # One that was sealed for its way through the lead is a little longer.
+            frames.limit + OVERHEAD,
             incoming,
             Warming(local, task, abstract(like), first, _more(incoming, guard)),
             guard,
             base,
         )
+
+
+def _frames_of(
+    agreed: Agreement,
+    party: str,
+    task: Task,
+    local: Local,
+    like: PartyState,
+    base: Base,
+) -> Frames:
+    """What crosses in the run, of sizes that may be sent."""
+    learned = (*base.handed_shapes, *shapes_of_learned(like, local.layout))
+    frames = Frames(agreed, party, task, local, learned)
+    frames.check()
+    return frames
 
 
 def _check_fields(local: Local, records: Iterable[Records]) -> None:

@@ -105,10 +105,9 @@ def segment(
             takes no such argument.
         name: name of the value produced.
         trainable: which parameters are trained; all others are frozen, and cost no
-            gradient, no residual and no optimizer state. For nnx a filter
-            (`nnx.LoRAParam`); for any model paths (`"lora_*"`, `["encoder.head"]`) or
-            a function of the path, a tuple; or `False`: none. By default all. Each
-            entry of a list must name one. In nnx paths alone mean `nnx.Param`.
+            gradient, residual or optimizer state. A filter of nnx (`nnx.LoRAParam`);
+            paths (`"lora_*"`, `["encoder.head"]`), which must each match, or a function
+            of the path (in nnx, of an `nnx.Param`); `False`: none. By default all.
 
     Returns:
         A `Segment`.
@@ -183,11 +182,6 @@ def segment_and_inputs(
         known = tuple(names or model.inputs or ()) or None
         made = replace(model, inputs=known, name=told.name or model.name)
         if trains is not None:
-            if model.noise is not None:
-                raise ValueError(
-                    "`trainable` must be given before `private`, which clips what is "
-                    "trained: private(segment(..., trainable=...), ...)."
-                )
             first, is_own = checked(made.init, trains), is_trained(made, trains)
             made = replace(made, init=first, trains=trains, trainable=is_own)
         if example is None:

@@ -57,8 +57,13 @@ def trains_of(model: object, trainable: Trainable) -> Trains | None:
 
     Raises:
         ValueError: if `trainable` is none of what it may be, or the module has nothing
-            that it names.
+            that it names, or the segment is private already.
     """
+    if isinstance(model, Segment) and model.noise is not None:
+        raise ValueError(
+            "`trainable` must be given before `private`, which clips what is trained: "
+            "private(segment(..., trainable=...), ...)."
+        )
     if trainable is True:
         return None
     if trainable is False:

@@ -89,13 +89,6 @@ def join(
 
         return plan.output(plan.walk(run, values)), new
 
-    for n, made in segments.items():
-        # Of one segment of many parts only some of the gradient would have noise.
-        if made.noise is not None:
-            raise ValueError(
-                f"`segments` has `{n}`, which adds noise to its gradient (`private`): "
-                "join first, and make what is joined private."
-            )
     # It hands on the step's key and folds it for those that want their own.
     trainable = any(made.trainable for made in segments.values())
     trains = None
@@ -104,6 +97,16 @@ def join(
     return Segment(
         init, apply, names, trainable=trainable, shares_key=True, trains=trains
     )
+
+
+def _refuse_noise(segments: Mapping[str, Segment]) -> None:
+    """Refuse private segments: of what is joined only some of the gradient would have noise."""
+    for name, made in segments.items():
+        if made.noise is not None:
+            raise ValueError(
+                f"`segments` has `{name}`, which adds noise to its gradient (`private`): "
+                "join first, and make what is joined private."
+            )
 
 
 class _Plan(NamedTuple):
@@ -160,6 +163,7 @@ def _check_segments(segments: Mapping[str, Segment]) -> None:
                 f"segment `{name}` does not name its inputs; give them: "
                 "jsplit.segment(..., inputs=[...])."
             )
+    _refuse_noise(segments)
 
 
 def _input_names(
