@@ -142,6 +142,11 @@ def split(
         raise ValueError(f'`around` must be "refuse" or "carry", got {shown(around)}.')
     told = Told(init, variables, inputs, flags, key, fixed, name, trainable)
     made, example = segment_and_inputs(model, example, told)
+    if made.noise is not None:
+        raise ValueError(
+            "`model` adds noise to its gradient (`private`), which its parts would not: "
+            "split first, and make the parts private."
+        )
     # Apart from the traced model, which all segments hold: it
     # must not keep the arrays of all others alive in each of
     # them.

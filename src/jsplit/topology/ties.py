@@ -72,6 +72,10 @@ def _refuse_noise(nodes: Sequence[Node], loans: dict[str, tuple[Loan, ...]]) -> 
     segment = {n.name: n.segment for n in nodes}
     for name, lent in loans.items():
         for loan in lent:
+            trains = segment[loan.owner].trains
+            # A frozen one has no gradient, of which nothing could be without noise.
+            if trains is not None and not any(map(trains, loan.paths)):
+                continue
             for private in (name, loan.owner):
                 if segment[private].noise is not None:
                     weight = ".".join(map(str, loan.paths[0]))

@@ -12,6 +12,7 @@ from jsplit.core.trees import describe
 from jsplit.party.compute.exchange import structure_and_shapes
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.frozen_part import check_frozen
 from jsplit.party.contract.unread import check_own_reads
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
@@ -56,6 +57,7 @@ def first_state(
     # The seed is common, so this party makes the very arrays that one
     # process would.
     first = first_states(config, [party], seed_of(agreed.seed), values, check)
+    check_frozen(agreed.nodes, config.topology, party, first[party])
     _check_losses(config, party, name, values)
     fields = {f: values[f] for f in batch}
     check_own_reads(agreed, config, party, fields, said)
