@@ -58,7 +58,7 @@ INSIDE = {
         "initial joining loading mark merging separators trace unread around carrying "
         "traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "slice_segment splitting"
+        "free_axes other_sizes slice_segment splitting"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
