@@ -68,7 +68,7 @@ INSIDE = {
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
     "training": (
-        "class_numbers dynamic_scale config export global_norm hyperparams kinds "
+        "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "

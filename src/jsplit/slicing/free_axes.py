@@ -128,7 +128,7 @@ def solutions(
     unsolved = True
     while unsolved:
         unsolved = False
-        for number, axis in enumerate(free.axes):
+        for number in range(len(free.axes)):
             if number in options:
                 continue
             found = _sizes_of(free, number, options, wanted)

@@ -96,9 +96,7 @@ class OtherSizes:
         if name in trace.cuts:
             value = trace.cuts[name]
             return value.structure.unflatten([shape_of(v) for v in value.atoms])
-        leaves = [
-            shape_of(v) for v, s in trace.sources.items() if s.name == name
-        ]
+        leaves = [shape_of(v) for v, s in trace.sources.items() if s.name == name]
         return self._model.structure(name).unflatten(leaves)
 
     def _resolved(
