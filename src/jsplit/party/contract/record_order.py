@@ -184,7 +184,9 @@ def check_weights(name: str, weights: PyTree, count: int | None) -> None:
         ValueError: naming the entry, without any value of it.
     """
     found = np.asarray(weights)
-    if found.dtype.kind not in "biuf" or found.shape[:1] != (count,):
+    # A column is more likely a slip than records of one entry each.
+    column = found.ndim > 1 and found.size == count
+    if found.dtype.kind not in "biuf" or found.shape[:1] != (count,) or column:
         raise ValueError(
             f"`{name}` of `data` must hold one number for each of {count or 0} records, "
             f"got {found.dtype}{list(found.shape)}."
