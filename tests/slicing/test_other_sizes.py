@@ -137,8 +137,12 @@ def test_a_segment_that_sees_only_the_cut_finds_the_sizes_that_give_it(name):
 
 
 def test_what_a_segment_cannot_tell_and_depends_on_is_refused():
-    mean = lambda x: jsplit.cut(jnp.sin(x).sum(1), "smashed") / x.shape[1]
-    odd = lambda x: strided(x, lambda x, h: h / x.shape[1])
+    def mean(x):
+        return jsplit.cut(jnp.sin(x).sum(1), "smashed") / x.shape[1]
+
+    def odd(x):
+        return strided(x, lambda x, h: h / x.shape[1])
+
     for model in (mean, odd):
         parts = jsplit.split(model, np.zeros((2, 8, 3), np.float32))
         with pytest.raises(
@@ -160,7 +164,9 @@ def test_a_model_that_divides_otherwise_at_a_length_is_refused():
 
 
 def test_sizes_of_a_cut_that_come_from_several_axes_ask_for_an_example():
-    model = lambda x: jnp.cos(jsplit.cut(jnp.sin(x).reshape(len(x), -1), "smashed"))
+    def model(x):
+        return jnp.cos(jsplit.cut(jnp.sin(x).reshape(len(x), -1), "smashed"))
+
     top = jsplit.split(model, np.zeros((2, 3, 4), np.float32))["output"]
     with pytest.raises(ValueError, match=r"`smashed` as .*\[2,12\], got .* `example`"):
         top.apply({}, {}, None, np.ones((2, 35), np.float32), train=False)
@@ -176,6 +182,16 @@ def test_an_export_leaves_a_named_axis_free(attending):
     # A table of positions has an end, and a symbol has none.
     with pytest.raises(ValueError, match="a free batch size and time"):
         jsplit.export(topology, state, fields, free=free)
+    made = jsplit.export(
+        topology, state, fields, free=free, constraints=[f"time <= {MOST}"]
+    )
+    other = at(5)
+    h = made["client"]["smashed"].call(other["tokens"])
+    public = made["client"]["public_mask"].call(other["mask"])
+    expected = jax.jit(model)(other["tokens"], other["mask"])
+    close(made["server"]["output"].call(public, h), expected, 1e-5)
+    with pytest.raises(ValueError, match="`constraints` of batch, time"):
+        jsplit.export(topology, state, fields, free=free, constraints=["time <= x y"])
     for wrong, why in (
         ({"label": ["time"]}, "which no segment reads"),
         ({"tokens": ["time", "width"]}, "names 2 axes .* has 1"),

@@ -21,7 +21,10 @@ def segments(dtype="float32"):
         lambda w, tokens: jnp.tanh(w[tokens]), init=lambda *_: jnp.asarray(table)
     )
     top = jsplit.segment(
-        lambda w, h: h @ w, init=lambda *_: jnp.asarray(head), inputs=["smashed"], name="logits"
+        lambda w, h: h @ w,
+        init=lambda *_: jnp.asarray(head),
+        inputs=["smashed"],
+        name="logits",
     )
     return bottom, top
 
@@ -176,8 +179,12 @@ def test_what_does_not_fit_is_refused_with_both_shapes(loss, weight, why):
 
 
 def test_a_set_of_several_lengths_is_one_mean_over_its_tokens():
-    right = lambda o, y: (o.argmax(-1) == y).astype("float32")
-    count = lambda y, weight: float((y * weight).sum())
+    def right(o, y):
+        return (o.argmax(-1) == y).astype("float32")
+
+    def count(y, weight):
+        return float((y * weight).sum())
+
     more = (
         jsplit.Loss("accuracy", right, "server", ["logits", "label"], weight=0),
         jsplit.Metric("labels", count, "server", "label", weighted=True),

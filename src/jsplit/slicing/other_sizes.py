@@ -68,16 +68,20 @@ class OtherSizes:
                 whole model computes.
         """
         batch = batch_of(inputs)
-        base = self._model.trace(batch, train, key)
         shapes = abstract(dict(inputs))
-        if not self._differs(base, shapes):
-            return base
-        trace = self._resolved(name, base, shapes, batch, train, key)
+        if not self._differs(self._base(train, key), shapes):
+            return self._model.trace(batch, train, key)
+        trace = self._resolved(name, shapes, batch, train, key)
         self._check(trace, batch, train, key)
         return trace
 
+    def _base(self, train: bool, key: np.dtype) -> Traced:
+        """The trace at the example's sizes, as it was made to divide the model."""
+        size = self._model.batch
+        return self._model.trace(size if train else 2 * size, train, key)
+
     def _differs(self, trace: Traced, shapes: Mapping[str, PyTree]) -> bool:
-        """Whether inputs differ from those of a trace, and in nothing but sizes of axes."""
+        """Whether inputs differ from those of a trace, and only in sizes beyond the batch."""
         other = False
         for name, value in shapes.items():
             expected = self._expected(trace, name)
@@ -88,7 +92,7 @@ class OtherSizes:
                 # What no size mends is refused where it is taken in.
                 if x.dtype != y.dtype or len(x.shape) != len(y.shape):
                     return False
-                other |= x.shape != y.shape
+                other |= x.shape[1:] != y.shape[1:]
         return other
 
     def _expected(self, trace: Traced, name: str) -> PyTree:
@@ -102,7 +106,6 @@ class OtherSizes:
     def _resolved(
         self,
         name: str,
-        base: Traced,
         shapes: Mapping[str, PyTree],
         batch: int,
         train: bool,
@@ -119,7 +122,7 @@ class OtherSizes:
                 continue
             if not self._differs(trace, shapes):
                 return trace
-        self._refuse(name, base, shapes, failed)
+        self._refuse(name, self._base(train, key), shapes, batch, failed)
 
     def _candidates(
         self, shapes: Mapping[str, PyTree], batch: int
@@ -182,14 +185,13 @@ class OtherSizes:
         """
         model = self._model
         fields = {f: self._expected(trace, f) for f in model.fields}
-        sizes = tuple(x.shape for x in jax.tree.leaves(fields))
+        sizes = _sizes(fields)
         at = sizes, batch, train, key
         if at in self._checked:
             return
-        double = model.trace(2 * model.batch, False)
-        whole = model.trace(model.batch, True)
         # In the other mode as it was: a model may have code for a length.
-        again = divide(model, [trace, double] if train else [whole, trace])
+        others = self._base(not train, key)
+        again = divide(model, [trace, others] if train else [others, trace])
         if again != self._specs:
             raise ValueError(
                 f"the model divides otherwise with {_named(fields)} than with its "
@@ -197,13 +199,13 @@ class OtherSizes:
             )
         for name, spec in self._specs.items():
             inputs = {i: self._expected(trace, i) for i in spec.inputs}
-            base = model.trace(batch, train, key)
-            other = base
-            if self._differs(base, inputs):
-                other = self._resolved(name, base, inputs, batch, train, key)
-            if other is not trace and _text(other, name, spec) != _text(
-                trace, name, spec
-            ):
+            if self._differs(self._base(train, key), inputs):
+                other = self._resolved(name, inputs, batch, train, key)
+            else:
+                other = model.trace(batch, train, key)
+            if sizes == _sizes({f: self._expected(other, f) for f in model.fields}):
+                continue
+            if _text(other, name, spec) != _text(trace, name, spec):
                 unseen = {f: x for f, x in fields.items() if f not in spec.inputs}
                 raise ValueError(
                     f"segment `{name}` depends on the sizes of {_named(unseen)}, which "
@@ -218,15 +220,13 @@ class OtherSizes:
         name: str,
         base: Traced,
         shapes: Mapping[str, PyTree],
+        batch: int,
         failed: Exception | None,
     ) -> NoReturn:
         """Say which input of a segment has a size at which it cannot run."""
-        for i, value in shapes.items():
-            expected = self._expected(base, i)
-            if expected != value:
-                break
-        else:
-            raise AssertionError("only what differs is refused")
+        expected = {i: self._expected(base, i) for i in shapes}
+        [expected] = at_batch([expected], batch)
+        i = next(i for i, value in shapes.items() if expected[i] != value)
         why = (
             f"the model does not run with it: {first_line(failed)}"
             if failed is not None
@@ -234,9 +234,13 @@ class OtherSizes:
             "model with an `example` of these sizes"
         )
         raise ValueError(
-            f"segment `{name}` expects `{i}` as {describe(expected)}, got "
-            f"{describe(value)}; {why}."
+            f"segment `{name}` expects `{i}` as {describe(expected[i])}, got "
+            f"{describe(shapes[i])}; {why}."
         ) from failed
+
+
+def _sizes(fields: Mapping[str, PyTree]) -> tuple[Shape, ...]:
+    return tuple(x.shape for x in jax.tree.leaves(dict(fields)))
 
 
 def _named(fields: Mapping[str, PyTree]) -> str:

@@ -24,6 +24,7 @@ def export(
     *,
     client: int | str | None = None,
     free: Mapping[str, Sequence[str | None]] | None = None,
+    constraints: Sequence[str] = (),
     platforms: str | Sequence[str] | None = None,
 ) -> dict[str, dict[str, jax_export.Exported]]:
     """Export every party's segments in inference mode, with the batch size free.
@@ -47,6 +48,8 @@ def export(
             as `{"tokens": ["time"], "mask": ["time"]}`: axes of one name
             have one size. `None` is an axis whose size is that of `fields`;
             so are those for which no name is given.
+        constraints: what holds of these sizes, as `["time <= 512"]` for a table
+            of so many positions; as `jax.export.symbolic_shape` takes it.
         platforms: where it shall run, as `("cpu", "cuda", "tpu")`; by
             default where it is exported.
 
@@ -80,7 +83,7 @@ def export(
     shapes = {
         f: abstract(x) for f, x in as_arrays({f: fields[f] for f in read}).items()
     }
-    values = with_free_sizes(shapes, free or {})
+    values = with_free_sizes(shapes, free or {}, constraints)
     exported: dict[str, dict[str, jax_export.Exported]] = {
         party: {} for party in topology.parties
     }

@@ -11,14 +11,16 @@ import jax
 from jax import export as jax_export
 
 from jsplit.core.base import PyTree
-from jsplit.core.checks import shown
+from jsplit.core.checks import first_line, shown
 
 BATCH = "batch"
 """What the size of the batch is called."""
 
 
 def with_free_sizes(
-    shapes: Mapping[str, PyTree], free: Mapping[str, Sequence[str | None]]
+    shapes: Mapping[str, PyTree],
+    free: Mapping[str, Sequence[str | None]],
+    constraints: Sequence[str] = (),
 ) -> dict[str, PyTree]:
     """The shapes of fields, with symbols in the place of sizes.
 
@@ -26,19 +28,28 @@ def with_free_sizes(
         shapes: by field, [batch, ...].
         free: by field, the names of its axes after the batch; `None`, and no name:
             its size stays.
+        constraints: what holds of free sizes.
 
     Returns:
         The shapes by field; equal names have one symbol.
 
     Raises:
-        ValueError: naming the field.
+        ValueError: naming the field, or the constraints.
     """
     for field, names in free.items():
         _check(field, names, shapes)
     found = {n: None for names in free.values() for n in names if n is not None}
     # In one call: symbols of two cannot be compared, and sizes of two values that a
     # segment reads must be known equal.
-    symbols = jax_export.symbolic_shape(", ".join([BATCH, *found]))
+    words = ", ".join([BATCH, *found])
+    given = [constraints] if isinstance(constraints, str) else constraints
+    try:
+        symbols = jax_export.symbolic_shape(words, constraints=given)
+    except ValueError as error:
+        raise ValueError(
+            f"`constraints` of {words} are not as `jax.export.symbolic_shape` takes them: "
+            f"{first_line(error)}"
+        ) from error
     size = dict(zip([BATCH, *found], symbols, strict=True))
 
     def freed(x: jax.ShapeDtypeStruct, names: Sequence[str | None]):
