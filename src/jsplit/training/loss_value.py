@@ -100,9 +100,9 @@ def value_of(
             f"{describe(abstract(result))}."
         )
     if normal is not None:
-        if normal.size == len(normal):
+        if given is not None and normal.ndim > 1 and normal.size == len(normal):
             # Of one entry each, as what the function gives was.
-            normal, given = normal.reshape(-1), jnp.reshape(given, -1)
+            normal, given = normal.reshape(-1), given.reshape(-1)
         if result.shape[: normal.ndim] != normal.shape:
             sizes = ",".join(map(str, normal.shape))
             ways = ", or take `weight`, got" if normal.ndim == 1 else ", got"
