@@ -107,7 +107,7 @@ def reads_that_count(reads: np.ndarray, weight: np.ndarray) -> np.ndarray:
     What fills up a batch is a record of the client that counts elsewhere. One to which
     somebody has given weight 0, as its label is missing, may hold anything.
     """
-    counts = (weight > 0).reshape(*reads.shape, -1).any(-1)
+    counts = np.asarray((weight > 0).reshape(*reads.shape, -1).any(-1))
     if counts.all() or not counts.any():
         return reads
     everyone, new = np.unique(reads[counts]), reads.copy()
