@@ -58,7 +58,8 @@ INSIDE = {
         "initial joining loading mark merging separators trace unread around carrying "
         "traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "slice_segment splitting weight_files weight_names weight_fit pretrained"
+        "free_axes other_sizes slice_segment splitting weight_files weight_names "
+        "weight_fit pretrained"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -68,7 +69,7 @@ INSIDE = {
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
     "training": (
-        "class_numbers dynamic_scale config export global_norm hyperparams kinds "
+        "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "

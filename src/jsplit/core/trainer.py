@@ -89,8 +89,11 @@ class StepFn(Protocol):
             batch: every field that the topology reads, by name, each
                 an array or pytree [batch, ...].
             weight: how much each example counts in the mean that a
-                loss takes, [batch]; 0 leaves it out. By default all
-                count alike.
+                loss takes, [batch]; 0 leaves it out. Or each of its
+                entries, as tokens, [batch, time]: then a loss gives
+                one number for each of these, and its mean over the
+                batch is theirs, whatever micro-batches they are in.
+                By default all count alike.
 
         Returns:
             The new state, and the `Info` of this step: losses before
@@ -138,8 +141,9 @@ class EvaluateFn(Protocol):
                 iterable of such batches, of any sizes, or of pairs
                 (batch, weight).
             weight: how much each example of the one batch counts in
-                the mean that a loss takes, [batch]; 0 leaves it out.
-                By default all count alike.
+                the mean that a loss takes, [batch], or each of its
+                entries, [batch, time]; 0 leaves it out. By default
+                all count alike.
             noise: a key of this call, for links with `secret=True`; by
                 default the system gives one, so that every call draws
                 anew. It is needed within `jax.jit`, `vmap` and `scan`;
@@ -151,8 +155,10 @@ class EvaluateFn(Protocol):
 
         Raises:
             ValueError: if a field is lacking or unknown, batch axes
-                differ, a set holds no batch, a metric cannot be
-                computed, or `noise` is missing.
+                differ, a set holds no batch, or batches with more
+                and fewer entries in a loss that is of these and has
+                no weights of them, a metric cannot be computed, or
+                `noise` is missing.
             NotFinite: if a loss is not finite or a class number out of
                 range, and the trainer refuses that.
 

@@ -21,6 +21,7 @@ from jsplit.segments.trainable import Trainable
 from jsplit.slicing.cut_point import CutPoint
 from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
+from jsplit.slicing.other_sizes import OtherSizes
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.traced_model import TracedModel
@@ -52,7 +53,10 @@ def split(
     outputs, gradients, statistics and, given the same key,
     dropout. A statistic belongs to the segment that reads it, or
     else to the one that can compute its update. The batch size is
-    free; a new one is traced anew. What gives no value
+    free, and so is every other size at which the model runs, as a
+    sequence length; a new one is traced anew. A segment that sees
+    only cuts finds the sizes of the inputs that give them; where
+    it cannot, and it matters, that is an error. What gives no value
     (`jax.debug.print`) is in no segment. A weight that several
     segments read (an embedding that is the output layer too)
     belongs to the first of them, and `tied` of each names it: a
@@ -159,8 +163,10 @@ def split(
     modes = traced.both_modes()
     specs = divide(traced, modes)
     ties = ties_of(traced, modes, specs)
+    sizes = OtherSizes(traced, specs)
     made_of = {
-        n: slice_segment(traced, start, n, spec, ties) for n, spec in specs.items()
+        n: slice_segment(traced, start, n, spec, ties, sizes)
+        for n, spec in specs.items()
     }
     return {
         n: with_frozen(made_of[n], traced, spec, made.trains)

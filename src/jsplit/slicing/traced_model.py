@@ -21,12 +21,13 @@ from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.separators import find, marked, nearest
 from jsplit.slicing.trace import (
-    LEAF,
     Source,
     SourceKind,
     Traced,
     Value,
+    at_batch,
     name_outputs,
+    of_ends,
     trace_key,
 )
 from jsplit.slicing.unread import unread_leaves, without
@@ -137,7 +138,13 @@ class TracedModel:
                 f"{double}: {first_line(error)}"
             ) from error
 
-    def trace(self, batch: int, train: bool, key: np.dtype | None = None) -> Traced:
+    def trace(
+        self,
+        batch: int,
+        train: bool,
+        key: np.dtype | None = None,
+        fields: Sequence[PyTree] | None = None,
+    ) -> Traced:
         """The model traced at a batch size, with its cuts.
 
         Args:
@@ -145,19 +152,23 @@ class TracedModel:
             train: the mode.
             key: the dtype of the key, which says by which implementation it
                 draws; by default the one of `jax.random.key`.
+            fields: the shapes of all its inputs; by default those of the example,
+                of so large a batch.
 
         Returns:
             The trace.
         """
-        # A symbolic size belongs to one export, and is not kept.
-        kept = isinstance(batch, int)
         drawn = self.key if key is None else key
-        at = trace_key(batch, train, drawn)
+        fields = at_batch(self.example, batch) if fields is None else fields
+        shapes = tuple(x.shape for x in jax.tree.leaves(fields))
+        # A symbolic size belongs to one export, and is not kept.
+        kept = all(isinstance(n, int) for shape in shapes for n in shape)
+        at = *trace_key(batch, train, drawn), shapes
         if kept and at in self._traces:
             return self._traces[at]
         trace = self._bare.get(at) if kept else None
         if trace is None:
-            trace = self._fresh_trace(batch, train, drawn)
+            trace = self._fresh_trace(batch, train, drawn, fields)
         closed = self._with_cuts(trace, train)
         if kept:
             self._bare[at] = trace
@@ -176,11 +187,9 @@ class TracedModel:
         cuts = {n: without(x, self.unread.get(n, ())) for n, x in trace.cuts.items()}
         return trace._replace(cuts=cuts)
 
-    def _fresh_trace(self, batch: int, train: bool, key: np.dtype) -> Traced:
-        def with_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
-
-        fields = [jax.tree.map(with_batch, e) for e in self.example]
+    def _fresh_trace(
+        self, batch: int, train: bool, key: np.dtype, fields: Sequence[PyTree]
+    ) -> Traced:
         structures: list[TreeDef] = []
 
         # A new function each time: `make_jaxpr` caches by identity, and would not see
@@ -273,20 +282,12 @@ class TracedModel:
                 full = key if len(ends) == 1 else dotted((end, key)).rstrip(".")
                 keyed.append((full, v))
 
-        if len(keyed) == 1 and len(ends) == 1 and not keyed[0][0]:
-            return Value(LEAF, [keyed[0][1]])
-
-        keys = [key for key, _ in keyed]
-        named: dict[str, Atom] = {}
-        for i, (key, v) in enumerate(keyed):
-            # Values that were marked one by one have no key, or the same.
-            unique = key and keys.count(key) == 1
-            named[key if unique else str(i)] = v
-        return Value(jax.tree.structure(named), jax.tree.leaves(named))
+        return of_ends(keyed, len(ends))
 
     def _refuse_missing(self, trace: Traced, end: str, train: bool) -> NoReturn:
         """Say whether a cut that is not there is there in the other mode, or misspelt."""
-        other = self._fresh_trace(self.batch, not train, self.key)
+        example = at_batch(self.example, self.batch)
+        other = self._fresh_trace(self.batch, not train, self.key, example)
         if find(other.flat, *other.ends(self.public), end):
             modes = ("inference", "training") if train else ("training", "inference")
             raise ValueError(

@@ -99,7 +99,8 @@ def agreement(
         wants_loss: the parties whose optimizers are sent the loss, by
             `jsplit.with_loss`.
         weight: the name of an entry that every party that has fields or losses adds to
-            its data: how much each record counts in the losses, [record]. One of
+            its data: how much each record counts in the losses, [record], or each
+            of its entries, [record, time], in losses of entries. One of
             weight 0 is left out whatever it holds, as a label that is missing. All must
             give the same. By default all records count alike.
         loss_scale: as for `jsplit.fused`; a `jsplit.DynamicScale` asks for
