@@ -120,6 +120,44 @@ def tied(p, x):
     return (jsplit.cut(jnp.tanh(x @ p["a"]), "h") @ p["a"]).sum(1)
 
 
+def bert(p, tokens):
+    """Its output layer is its embedding, and each block masks the padding."""
+    real = tokens > 0
+    h = jsplit.cut(p["e"][tokens] * real[..., None], "first")
+    h = jsplit.cut(jnp.tanh(h @ p["a"]) * real[..., None], "second")
+    return jnp.tanh(h @ p["b"]) @ p["e"].T
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 9])
+def test_a_tied_weight_and_a_batch_as_long_as_other_axes_do_not_hinder(batch):
+    """Four features and nine words: the leading axis of a table is no batch."""
+    values = np.arange(6 * batch).reshape(batch, 6) % 9
+    parts = parts_of(bert, values)
+    assert [c.shape for c in parts["first"].carried] == [(6,)]
+    assert not parts["second"].carried
+    assert [t.dotted for t in parts["output"].tied] == ["e"]
+    if batch == 4:
+        same(bert, parts, values)
+
+
+def relative(p, tokens):
+    """As in T5: what each block adds is of one table, and of the padding."""
+    back = jnp.arange(6)[:, None] - jnp.arange(6)
+    bias = p["c"][:, 0][back % 4] + jnp.where(tokens > 0, 0.0, -9.0)[:, None]
+    h = p["e"][tokens]
+    h = jsplit.cut(jax.nn.softmax(h @ h.swapaxes(1, 2) + bias) @ h, "block")
+    return (jax.nn.softmax(h @ h.swapaxes(1, 2) + bias) @ h @ p["a"]).sum(1)
+
+
+def test_a_bias_that_all_blocks_read_is_carried_where_it_is_made_for_each_example():
+    """So its table is not tied across the cut."""
+    values = np.arange(18).reshape(3, 6) % 9
+    parts = parts_of(relative, values)
+    assert [c.shape for c in parts["block"].carried] == [(6, 6)]
+    assert not parts["output"].tied
+    same(relative, parts, values)
+
+
 def test_what_nothing_closes_is_refused():
     """A value without batch axis."""
     message = r"carried \(`around=\"carry\"`\), or name the input in `public`"

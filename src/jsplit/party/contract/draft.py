@@ -202,6 +202,12 @@ def _of_topology(topology: Topology) -> dict[str, object]:
         "nodes": nodes,
         "losses": losses,
         "metrics": metrics,
+        "public": list(topology.public),
+        "carried": {
+            n.name: [x.name for x in n.segment.carried]
+            for n in topology.segments
+            if n.segment.carried
+        },
     }
 
 
