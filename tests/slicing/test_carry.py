@@ -160,7 +160,7 @@ def test_a_bias_that_all_blocks_read_is_carried_where_it_is_made_for_each_exampl
 
 def test_what_nothing_closes_is_refused():
     """A value without batch axis."""
-    message = r"carried \(`around=\"carry\"`\), or name the input in `public`"
+    message = "may be carried: .* has no batch axis. .* or name the input in `public`"
     with pytest.raises(ValueError, match=message):
         parts_of(lambda p, x: jsplit.cut(x @ p["a"], "h").sum(1) * x.sum(), x)
 

@@ -25,7 +25,7 @@ def scaled(factor, traces):
 
 
 def topology():
-    client = jsplit.segment(lambda x: 2 * x, inputs=["x"], name="h")
+    client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"], name="h")
     server = jsplit.segment(
         lambda w, h: h @ w, init=lambda key, h: jnp.ones(3), inputs=["h"], name="y"
     )

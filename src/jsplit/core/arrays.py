@@ -38,6 +38,21 @@ _GENERIC: type[Foreign] = np.generic
 _DTYPE: type[Foreign] = np.dtype
 
 
+def is_copy(one: PyTree, other: PyTree) -> bool:
+    """Whether two leaves are the same array, or hold the same numbers, bit for bit."""
+    if one is other:
+        return True
+    # What is traced, or a mere shape, has no numbers yet.
+    plain = [isinstance(x, (jax.Array, np.ndarray)) for x in (one, other)]
+    if not all(plain) or any(isinstance(x, jax.core.Tracer) for x in (one, other)):
+        return False
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if jnp.issubdtype(one.dtype, jax.dtypes.extended):
+        return False
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
 def leaf_of_state(path: str, x: PyTree) -> PyTree:
     """A leaf of a state as a step would take it; a shape as it is.
 
