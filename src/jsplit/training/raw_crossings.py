@@ -2,18 +2,20 @@
 
 `split` proves it of the cuts of one model; here it is proven of any topology, by the same
 rules (`jaxprs/rearranged.py`), once there are shapes: a segment that hands a field on as
-it is, or moved, shifted or scaled, is refused unless the field is `public`.
+it is, or moved, shifted or scaled, is refused unless the field is `public`, or a link
+draws secret noise for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 from jax.extend.core import Var
 
-from jsplit.core.base import PartyState, PyTree
+from jsplit.core.base import PartyState, PyTree, Segment
 from jsplit.core.loans import params_for
 from jsplit.core.trees import abstract
 from jsplit.jaxprs.flat import flatten
@@ -27,6 +29,9 @@ from jsplit.training.walk import Wire
 
 _Fields = tuple[str | None, ...]
 """Of each leaf of a value, the field whose entries it holds, if it is known to."""
+
+# Weakly: what was found must not keep a model alive.
+_FOUND: WeakKeyDictionary[Segment, dict[Hashable, _Fields]] = WeakKeyDictionary()
 
 
 def refuse_raw(
@@ -91,7 +96,18 @@ class _Look(NamedTuple):
         # Shapes alone: a weight that has a value would be a constant of the code, by
         # which anybody can divide.
         given = abstract((params, own.state[node.name], own.key))
+        leaves, structure = jax.tree.flatten((given, inputs))
+        held = tuple(self._leaves(node.reads, known))
+        at = self.train, structure, held, *((x.shape, x.dtype) for x in leaves)
+        # Of many clients with the same shapes each begins anew.
+        found = _FOUND.setdefault(node.segment, {})
+        if at not in found:
+            found[at] = self._traced(node, given, inputs, held)
+        return found[at]
 
+    def _traced(
+        self, node: Node, given: PyTree, inputs: Sequence[PyTree], held: _Fields
+    ) -> _Fields:
         def run(params: PyTree, state: PyTree, key: jax.Array, *inputs: PyTree):
             apply = node.segment.apply
             return apply(params, state, key, *inputs, train=self.train)[0]
@@ -99,7 +115,7 @@ class _Look(NamedTuple):
         flat = flatten(jax.make_jaxpr(run)(*given, *inputs))
         last = flat.invars[len(jax.tree.leaves(given)) :]
         fields: dict[Var, str] = {}
-        for v, field in zip(last, self._leaves(node.reads, known), strict=True):
+        for v, field in zip(last, held, strict=True):
             if field is not None:
                 fields[v] = field
         raw = rearranged(flat, fields)
@@ -118,6 +134,9 @@ class _Look(NamedTuple):
 def _check(config: Config, crossing: Crossing, found: Sequence[str | None]) -> None:
     """Refuse a crossing of which a leaf that crosses is raw to its receiver."""
     name, sender, receiver, _ = crossing
+    link = config.links.get((WireKind.ACTIVATION, name))
+    if link is not None and link.secret:
+        return  # noised records are what such a link is for
     wire = Wire(WireKind.ACTIVATION, name, sender, receiver)
     unread = config.passing.unread(wire) if config.passing else frozenset[int]()
     holds = config.topology.holds.get(receiver, ())
