@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jsplit
@@ -39,8 +40,8 @@ def same(model, parts, *values):
         return jnp.sin(model(params, *values)).sum()
 
     (a, found), (b, wanted) = (
-        jax.value_and_grad(ours)(params),
-        jax.value_and_grad(theirs)(full),
+        jax.jit(jax.value_and_grad(ours))(params),
+        jax.jit(jax.value_and_grad(theirs))(full),
     )
     np.testing.assert_allclose(a, b, rtol=1e-5)
     for name, grad in jsplit.merge(*found.values()).items():
@@ -156,6 +157,46 @@ def test_a_bias_that_all_blocks_read_is_carried_where_it_is_made_for_each_exampl
     assert [c.shape for c in parts["block"].carried] == [(6, 6)]
     assert not parts["output"].tied
     same(relative, parts, values)
+
+
+def masked(p, tokens):
+    real = (tokens > 0)[..., None]
+    h = jnp.tanh(p["e"][tokens] @ p["a"]) * real
+    return (jsplit.cut(jnp.tanh(h @ p["b"]), "late") * real).mean(1) @ p["c"]
+
+
+def test_a_place_that_something_goes_around_is_a_cut_point_with_its_bytes():
+    found = jsplit.cut_points(masked, tokens, init=weights, around="carry")
+    point = next(p for p in found if p.name == "late")
+    assert point.shape == (6, 4) and point.bytes_per_example == 6 * 4 * 4 + 6
+    assert point.carried == parts_of(masked, tokens)["late"].carried
+    assert (
+        "skip connection" in jsplit.cut_points(masked, tokens, init=weights).why["late"]
+    )
+
+
+def test_a_plan_counts_what_is_carried_as_messages_do():
+    """A mask crosses, and no cotangent of it comes back."""
+    values = np.arange(12).reshape(2, 6) % 9
+    planned = jsplit.plan(
+        masked,
+        values,
+        init=weights,
+        around="carry",
+        client=jsplit.Device(flops=1e6),
+        link=jsplit.Network(bits=1e6),
+    )
+    choice = next(c for c in planned.choices if c.point.name == "late")
+
+    def loss(output, label):
+        return (output[:, 0] - label) ** 2
+
+    trainer = jsplit.messages(
+        jsplit.vanilla(*parts_of(masked, values).values(), loss=loss), optax.sgd(0.1)
+    )
+    batch = {"tokens": values, "label": np.ones(2, "float32")}
+    _, info = trainer.step(trainer.init(0, batch), batch)
+    assert choice.bytes == sum(m.bytes + m.frame for m in info.messages)
 
 
 def test_what_nothing_closes_is_refused():

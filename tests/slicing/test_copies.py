@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jsplit
 
@@ -92,3 +93,30 @@ def test_copies_are_of_frozen_weights_alone():
     assert [t.dotted for t in parts(trainable="table", copies=True)["output"].tied] == [
         "table"
     ]
+
+
+class Table(nnx.Variable):
+    """Frozen, since it is no parameter."""
+
+
+class Frozen(nnx.Module):
+    def __init__(self, rngs):
+        self.table = Table(jax.random.normal(rngs.params(), (9, 4)))
+        self.low, self.high = (nnx.Linear(4, 4, rngs=rngs) for _ in range(2))
+
+    def __call__(self, tokens):
+        h = jsplit.cut(jnp.tanh(self.low(self.table[...][tokens])), "h")
+        return (jnp.tanh(self.high(h)) @ self.table[...].T).mean(1)
+
+
+def test_a_variable_that_no_call_changes_is_copied_too():
+    whole = Frozen(nnx.Rngs(0))
+    with pytest.raises(ValueError, match="`table` is tied across a cut.*`copies=True`"):
+        jsplit.split(whole, tokens)
+    split = jsplit.split(whole, tokens, copies=True)
+    topology = jsplit.vanilla(*split.values(), loss=loss)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, batch)
+    output = trainer.predict(state, {"tokens": tokens})["output"]
+    np.testing.assert_allclose(output, whole(tokens), rtol=1e-5, atol=1e-6)
+    assert jsplit.variables(state)[1]["table"].shape == (9, 4)

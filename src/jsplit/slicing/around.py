@@ -169,7 +169,7 @@ class _Search:
                 continue
             field = source.kind == SourceKind.FIELD and source.name not in self.public
             if field or source.kind in _LEAVES:
-                graph.node(v, _TIE if source.kind == SourceKind.PARAMS else None)
+                graph.node(v, None if field else _TIE)
                 known[v] = None
                 if field or v in read:
                     graph.source(v)

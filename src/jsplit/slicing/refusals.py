@@ -73,7 +73,10 @@ def refuse_shared(
             "they part."
         )
     if source.kind != SourceKind.FIELD:
-        raise ValueError(f"{said} is tied across a cut: {both} read it ({way}).")
+        raise ValueError(
+            f"{said} is tied across a cut: {both} read it ({way}). If no call changes it, "
+            "each may have a copy (`copies=True`)."
+        )
     cure = 'Make what crosses part of the cut, have it carried (`around="carry"`)'
     if model.carries:
         cure = (

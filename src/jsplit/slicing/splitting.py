@@ -108,7 +108,8 @@ def split(
         trainable: which parameters are trained, as `segment` takes
             it; a segment may have none that are.
         copies: whether each segment that reads a frozen weight has a copy of
-            it, so that several parties may read it. The copies never part,
+            it, so that several parties may read it; a variable of an nnx
+            module that no call changes is frozen too. The copies never part,
             since no step changes them; trained weights are tied as ever.
 
     Returns:
@@ -153,7 +154,7 @@ def split(
     traced = TracedModel(made, start, example, places, outputs, public, carries)
     # In both modes, since a segment owns what it reads in either.
     modes = traced.both_modes()
-    specs = divide(traced, modes)
+    specs = divide(traced, modes, copies)
     if copies:
         specs = with_copies(traced, specs, made.trains)
     ties = ties_of(traced, modes, specs)

@@ -29,7 +29,7 @@ def with_copies(
     Raises:
         ValueError: if no weight is frozen, so that copies would part.
     """
-    if trains is None:
+    if trains is None and any(spec.borrowed for spec in specs.values()):
         raise ValueError(
             "`copies` is for frozen weights, and all are trained: copies of a trained one "
             "would part; say what is trained, as `trainable`."
@@ -44,9 +44,11 @@ def with_copies(
     return found
 
 
-def _is_trained(model: TracedModel, leaf: int, trains: Callable[[Path], bool]) -> bool:
+def _is_trained(
+    model: TracedModel, leaf: int, trains: Callable[[Path], bool] | None
+) -> bool:
     floating = jnp.issubdtype(model.params.shapes[leaf].dtype, jnp.inexact)
-    return floating and trains(model.params.paths[leaf])
+    return floating and (trains is None or trains(model.params.paths[leaf]))
 
 
 def ties_of(
