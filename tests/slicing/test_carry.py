@@ -170,6 +170,7 @@ def test_a_place_that_something_goes_around_is_a_cut_point_with_its_bytes():
     point = next(p for p in found if p.name == "late")
     assert point.shape == (6, 4) and point.bytes_per_example == 6 * 4 * 4 + 6
     assert point.carried == parts_of(masked, tokens)["late"].carried
+    assert "late" not in found.why
     assert (
         "skip connection" in jsplit.cut_points(masked, tokens, init=weights).why["late"]
     )

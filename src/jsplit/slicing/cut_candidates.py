@@ -100,6 +100,7 @@ def cut_points(
     places = _in_both_modes(traced, train, infer)
     if carries:
         places = _with_named(traced, train, infer, places)
+    carried: tuple[Carried, ...] = ()
     for name, values in places.items():
         traces = [
             trace._replace(cuts={name: value})
@@ -108,11 +109,8 @@ def cut_points(
         # Whether a cut is possible is asked of `divide`, which alone knows
         # the rules.
         try:
-            carried: Sequence[Carried] = ()
             if carries:
-                traces[0], record = carry(traces[0], traced.public, None)
-                traces[1], _ = carry(traces[1], traced.public, record)
-                carried = record.get(name, ())
+                traces, carried = _closed(traced, traces, name)
             specs = divide(traced, traces)
         except ValueError as error:
             refused[name] = str(error)
@@ -124,14 +122,14 @@ def cut_points(
         one, same = (_of_one_example(value) for value in values)
         if one == same and not tied:
             point = _cut_point(traced, traces[0], name, values[0], specs[name])
-            more = sum(c.bytes_per_example for c in carried)
-            size = point.bytes_per_example + more
-            found.append(point._replace(bytes_per_example=size, carried=tuple(carried)))
+            size = point.bytes_per_example + sum(c.bytes_per_example for c in carried)
+            found.append(point._replace(bytes_per_example=size, carried=carried))
         else:
             refused[name] = tied or "its axes beside the first depend on the batch."
 
     def why() -> dict[str, str]:
         known = {*refused, *separating(train.flat, *train.ends(traced.public))}
+        known |= {point.name for point in found}
         return refused | _others(traced, train, infer, known)
 
     return CutPoints(found, why)
@@ -185,6 +183,15 @@ def _in_both_modes(
                 Value(LEAF, [there.variable]),
             )
     return found
+
+
+def _closed(
+    traced: TracedModel, traces: Sequence[Traced], name: str
+) -> tuple[list[Traced], tuple[Carried, ...]]:
+    """The traces of both modes with what goes around a cut carried, and what it is."""
+    train, record = carry(traces[0], traced.public, None)
+    infer, _ = carry(traces[1], traced.public, record)
+    return [train, infer], tuple(record.get(name, ()))
 
 
 def _with_named(
