@@ -9,7 +9,7 @@ import jax
 
 from jsplit.core.base import Carried, Params, PyTree
 from jsplit.core.trees import nbytes
-from jsplit.jaxprs.flat import shape_of
+from jsplit.jaxprs.flat import Atom, shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.segments.arguments import Constants
@@ -208,7 +208,7 @@ def _with_named(
         if name in there and name not in found and v not in taken:
             found[name] = Value(LEAF, [v]), Value(LEAF, [there[name]])
     written = [v for e in train.flat.equations for v in e.writes]
-    at = {v: i for i, v in enumerate(written)}
+    at: dict[Atom, int] = {v: i for i, v in enumerate(written)}
     order = sorted(found, key=lambda name: at.get(found[name][0].atoms[0], -1))
     return {name: found[name] for name in order}
 

@@ -229,7 +229,9 @@ def _check_once(places: Mapping[_Place, PyTree], where: str) -> None:
 
 
 def _check_whole(
-    places: Mapping[_Place, object], given: Mapping[tuple[str, ...], object], where: str
+    places: Mapping[_Place, _Wanted],
+    given: Mapping[tuple[str, ...], object],
+    where: str,
 ) -> None:
     """Refuse a leaf that is lacking, and one that has no place."""
     _check_once({place: x.like for place, x in places.items()}, "the state")

@@ -85,10 +85,8 @@ class Topology:
             party: as_names(f"party `{party}`", fields, "holds")
             for party, fields in self.holds.items()
         }
-        nodes, public = (
-            tuple(self.nodes),
-            as_names("the topology", self.public, "public"),
-        )
+        nodes = tuple(self.nodes)
+        public = as_names("the topology", self.public, "public")
         # What follows is computed once and kept, so neither argument may change later.
         object.__setattr__(self, "holds", MappingProxyType(held))
         object.__setattr__(self, "nodes", nodes)
@@ -297,4 +295,6 @@ class Topology:
         return tuple(n.name for n in self.segments if n.name not in read)
 
     def __repr__(self) -> str:
-        return in_words(self)
+        parts = (*self.segments, *self.losses, *self.metrics)
+        more = self.crossings, self.loans, tuple(self.public)
+        return in_words(self.parties, self.holds, parts, *more)

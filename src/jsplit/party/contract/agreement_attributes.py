@@ -201,7 +201,7 @@ class AgreementRecord:
             >>> agreed.schema == agreed.replace(batch=8).schema
             False
         """
-        entries: Mapping[str, object] = self.said
+        entries = cast("Mapping[str, object]", self.said)
         found: dict[str, object] = {name: entries[name] for name in _SCHEMA}
         # What only metrics read crosses in no step, so a run may be evaluated by others
         # than it was trained with.

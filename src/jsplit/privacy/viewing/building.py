@@ -165,7 +165,7 @@ def _view(
         tuple(s for s in seen if s.sender == party),
         tuple(
             f"{name} reads {lent}"
-            for name, lent in lent_in_words(topology)
+            for name, lent in lent_in_words(topology.loans)
             if topology.node[name].party == party
         ),
         (*nodes, *losses),
