@@ -55,8 +55,8 @@ INSIDE = {
         "from_model precision"
     ),
     "slicing": (
-        "initial joining loading mark merging separators trace unread around carrying "
-        "traced_model "
+        "initial joining loading mark merging separators trace unread batch_axis around carrying "
+        "model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
         "free_axes other_sizes slice_segment splitting weight_files weight_names "
         "weight_fit pretrained"
@@ -73,7 +73,7 @@ INSIDE = {
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links first_node metrics executor store keys_apart "
+        "pulled_back first_links first_node raw_crossings metrics executor store keys_apart "
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "

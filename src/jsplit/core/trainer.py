@@ -55,7 +55,7 @@ class InitFn(Protocol):
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(
             ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
             ... )
@@ -107,7 +107,7 @@ class StepFn(Protocol):
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(
             ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
             ... )
@@ -164,7 +164,7 @@ class EvaluateFn(Protocol):
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
             >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
             >>> trainer = jsplit.fused(topology, {})
@@ -213,7 +213,7 @@ class PredictFn(Protocol):
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
             >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
             >>> trainer = jsplit.fused(topology, {})
@@ -254,7 +254,7 @@ class Trainer(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
         >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
         >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
         >>> trainer = jsplit.fused(topology, {})

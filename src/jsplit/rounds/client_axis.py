@@ -76,7 +76,7 @@ def vmap_clients(
     # of them.
     links = {at: axis.link(x) for at, x in config.links.items()}
     return config._replace(
-        topology=Topology(nodes, config.topology.holds),
+        topology=Topology(nodes, config.topology.holds, public=config.topology.public),
         links=links,
         optimizer=optimizer,
     )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsplit.core.arrays import is_copy
 from jsplit.core.base import Params, PartyState, PyTree, State, TrainState
 from jsplit.core.checkpoint import array_of, read
 from jsplit.core.donation import refuse_used_up
@@ -159,7 +160,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
     whole = found.keys() != places.keys()
     given = {_key(place, whole): x for place, x in found.items()}
     if whole:
-        _check_once(found, "the files")
+        _check_once({place: x[1] for place, x in found.items()}, "the files")
         _check_whole(places, given, f"the folder {folder}")
 
     def find(place: _Place, like: jax.Array) -> jax.Array | None:
@@ -212,12 +213,15 @@ def _places(
     return found
 
 
-def _check_once(places: Mapping[_Place, object], where: str) -> None:
-    """Refuse two nodes that hold the same leaf: they are not slices of one model."""
+def _check_once(places: Mapping[_Place, PyTree], where: str) -> None:
+    """Refuse two nodes that hold the same leaf: they are not slices of one model.
+
+    But for copies of a frozen weight, which have the same numbers.
+    """
     seen: dict[tuple[str, ...], _Place] = {}
-    for place in places:
+    for place, leaf in places.items():
         other = seen.setdefault(_key(place, True), place)
-        if other is not place:
+        if other is not place and not is_copy(places[other], leaf):
             raise ValueError(
                 f"the leaf `{place.path}` is in the nodes `{other.node}` and "
                 f"`{place.node}` of {where}, which are not slices of one model."
@@ -225,10 +229,12 @@ def _check_once(places: Mapping[_Place, object], where: str) -> None:
 
 
 def _check_whole(
-    places: Mapping[_Place, object], given: Mapping[tuple[str, ...], object], where: str
+    places: Mapping[_Place, _Wanted],
+    given: Mapping[tuple[str, ...], object],
+    where: str,
 ) -> None:
     """Refuse a leaf that is lacking, and one that has no place."""
-    _check_once(places, "the state")
+    _check_once({place: x.like for place, x in places.items()}, "the state")
     wanted = {_key(place, True) for place in places}
     for part, path in sorted(wanted ^ given.keys()):
         what = "weight" if part == "params" else "statistic"

@@ -10,14 +10,14 @@ equation for equation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
 
 from jsplit.core.base import Params, PyTree, Segment
-from jsplit.core.checks import names_of, shown
+from jsplit.core.checks import names_of
 from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.segments.trainable import Trainable
+from jsplit.slicing.carrying import AroundCut, is_carried
 from jsplit.slicing.cut_point import CutPoint
 from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
@@ -25,7 +25,7 @@ from jsplit.slicing.other_sizes import OtherSizes
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.traced_model import TracedModel
-from jsplit.slicing.tying import ties_of
+from jsplit.slicing.tying import ties_of, with_copies
 
 End = str | CutPoint
 Cuts = Mapping[str, End | Sequence[End]] | Sequence[End]
@@ -37,7 +37,7 @@ def split(
     cuts: Cuts | None = None,
     outputs: Sequence[str] | None = None,
     public: Sequence[str] = (),
-    around: Literal["refuse", "carry"] = "refuse",
+    around: AroundCut = "refuse",
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -46,6 +46,7 @@ def split(
     fixed: Constants | None = None,
     name: str | None = None,
     trainable: Trainable | None = None,
+    copies: bool = False,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
@@ -61,7 +62,7 @@ def split(
     segments read (an embedding that is the output layer too)
     belongs to the first of them, and `tied` of each names it: a
     topology lets the others read it there, at one party, and
-    refuses it across parties. A leaf of a cut that the
+    refuses it across parties, but for copies of a frozen one. A leaf of a cut that the
     rest of the model does not read, in either mode, is not
     computed: in its place is `None`, and `unread` of the segment
     names it.
@@ -110,6 +111,10 @@ def split(
             they produce all the same.
         trainable: which parameters are trained, as `segment` takes
             it; a segment may have none that are.
+        copies: whether each segment that reads a frozen weight has a copy of
+            it, so that several parties may read it; a variable of an nnx
+            module that no call changes is frozen too. The copies never part,
+            since no step changes them; trained weights are tied as ever.
 
     Returns:
         Segments by the name of what they produce, cuts first,
@@ -142,8 +147,7 @@ def split(
         >>> jax.tree.map(jnp.shape, params)
         {'head': (4, 2)}
     """
-    if around not in ("refuse", "carry"):
-        raise ValueError(f'`around` must be "refuse" or "carry", got {shown(around)}.')
+    carries = is_carried(around)
     told = Told(init, variables, inputs, flags, key, fixed, name, trainable)
     made, example = segment_and_inputs(model, example, told)
     if made.noise is not None:
@@ -156,12 +160,12 @@ def split(
     # them.
     start = initial(made, example)
     places = _places_of(cuts)
-    traced = TracedModel(
-        made, start, example, places, outputs, public, around == "carry"
-    )
+    traced = TracedModel(made, start, example, places, outputs, public, carries)
     # In both modes, since a segment owns what it reads in either.
     modes = traced.both_modes()
-    specs = divide(traced, modes)
+    specs = divide(traced, modes, copies)
+    if copies:
+        specs = with_copies(traced, specs, made.trains)
     ties = ties_of(traced, modes, specs)
     sizes = OtherSizes(traced, specs)
     made_of = {

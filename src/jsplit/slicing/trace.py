@@ -76,6 +76,7 @@ class Traced(NamedTuple):
         outputs: the outputs to compute, by name.
         cuts: the cuts to compute, by name.
         raw: by variable that holds entries of a field that is not public, that field.
+        steady: variables whose leading axis is known not to be the batch.
     """
 
     flat: Flat
@@ -86,6 +87,7 @@ class Traced(NamedTuple):
     outputs: dict[str, Value]
     cuts: dict[str, Value]
     raw: dict[Var, str]
+    steady: frozenset[Var] = frozenset()
 
     @property
     def values(self) -> dict[str, Value]:

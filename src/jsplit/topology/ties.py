@@ -62,8 +62,9 @@ def _refuse_across(nodes: Sequence[Node], reader: Node, tied: Tied) -> None:
                 f"`{n.party}` and `{reader.name}` at `{reader.party}` read it "
                 f"({ways[reader.segment.name or '']}). Give both to one party, "
                 "as `jsplit.u_shaped` gives the first and the last segment to the client; "
-                "cut where one segment has all that read it; or untie it, with a weight "
-                "of its own for each."
+                "cut where one segment has all that read it; freeze it, and have each keep "
+                "a copy (`jsplit.split(..., trainable=..., copies=True)`); or untie it, "
+                "with a weight of its own for each."
             )
 
 

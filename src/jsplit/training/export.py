@@ -64,7 +64,7 @@ def export(
 
     Example:
         >>> import jax.numpy as jnp, jsplit
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"], name="h")
+        >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"], name="h")
         >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
         >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
         >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}

@@ -18,6 +18,7 @@ from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.initial import example, first_states, seed_of, with_drawn_secrets
 from jsplit.training.loss_value import loss_function
+from jsplit.training.raw_crossings import refuse_raw
 
 
 def first_state(
@@ -37,8 +38,8 @@ def first_state(
         batch: the party's fields, for shapes and dtypes alone.
 
     Raises:
-        ValueError: if a segment does not run on its inputs, or gives
-            other shapes than agreed.
+        ValueError: if a segment does not run on its inputs, gives other
+            shapes than agreed, or hands on a raw field that is not public.
     """
     size = agreed.batch // config.microbatches
     said = {n: shapes.read(x, size) for n, x in agreed.values.items()}
@@ -58,6 +59,7 @@ def first_state(
     # process would.
     first = first_states(config, [party], seed_of(agreed.seed), values, check)
     check_frozen(agreed.nodes, config.topology, party, first[party])
+    refuse_raw(config, first, values)
     _check_losses(config, party, name, values)
     fields = {f: values[f] for f in batch}
     check_own_reads(agreed, config, party, fields, said)

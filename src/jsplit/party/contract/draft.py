@@ -211,6 +211,12 @@ def _of_topology(topology: Topology, params: Mapping[str, PyTree]) -> dict[str, 
         "nodes": nodes,
         "losses": losses,
         "metrics": metrics,
+        "public": list(topology.public),
+        "carried": {
+            n.name: [x.name for x in n.segment.carried]
+            for n in topology.segments
+            if n.segment.carried
+        },
     }
 
 
