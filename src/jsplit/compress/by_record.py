@@ -6,7 +6,7 @@ row: nothing is remembered of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -80,19 +80,24 @@ def _check_form(rows: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def numbers_of(
-    own: Mapping[str, PyTree], rows: str, records: int, count: int
+    own: Mapping[str, PyTree], rows: str, records: int, leaves: Sequence[PyTree]
 ) -> jax.Array:
     """The number of each record, int32 [count]; `records` of one that has no row.
+
+    A record of zeros has none either, as the cotangent of one that stands in the place of
+    an example of weight 0. It must arrive as zeros, and what is kept of the record stays.
 
     Args:
         own: what the link is told.
         rows: the field of numbers; `None` lies there in inference.
         records: how many have a row.
-        count: how many records the value is of.
+        leaves: the arrays of the value.
 
     Raises:
-        ValueError: if the field is not one integer for each of them.
+        ValueError: if the field is not one integer for each of its records.
     """
+    kept = [x for x in leaves if is_remembered(x)]
+    count = kept[0].shape[0] if kept else 0
     given = own.get(rows)
     if given is None:
         return jnp.full(count, records, jnp.int32)
@@ -106,6 +111,9 @@ def numbers_of(
         # `records` may be no number of a narrow dtype.
         given = given.astype(jnp.int32)
     known = (given >= 0) & (given < records)
+    if kept:
+        some = [(x != 0).reshape(count, -1).any(1) for x in kept]
+        known &= jnp.stack(some).any(0)
     return jnp.where(known, given, records).astype(jnp.int32)
 
 

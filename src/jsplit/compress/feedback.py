@@ -54,7 +54,7 @@ def error_feedback(
     averaged anyway. It corrects the values of records only where the same records come
     back in the same places, as with one full batch; else records get what others left out.
     With `rows` and `records` it is kept by record. A record that is in a batch twice gets
-    its rest once, and both leave theirs. In inference nothing is added and nothing kept.
+    its rest once, and both leave theirs; one of zeros gets none. In inference nothing is added and nothing kept.
 
     Args:
         link: any link without a memory at its receiver, as `jsplit.compress.top_k(8)`.
@@ -109,8 +109,7 @@ def error_feedback(
         leaves, structure = jax.tree.flatten(value)
         own, numbers, first = own or {}, None, None
         if by_record:
-            count = next((x.shape[0] for x in leaves if is_remembered(x)), 0)
-            numbers = numbers_of(own, *by_record, count)
+            numbers = numbers_of(own, *by_record, leaves)
             first = last_of_each(numbers, by_record[1])
         left = iter(state.rest)
         full: list[PyTree] = []

@@ -65,7 +65,8 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
     in `PartyState.links` under the message's label. A record that is new is sent whole, as
     a difference to zeros. One that is in a batch twice is compared with its row both
     times, and the last is kept. In inference, and where a number is out of range, there is
-    no memory: values go through `link` alone, and nothing is kept.
+    no memory: values go through `link` alone, and nothing is kept. So does a record of
+    zeros, as the cotangent of an example of weight 0 is.
 
     Every message has the size that the shapes say: no row is left out that has hardly
     changed, as SplitCom does, since its size would be known only at run time. To use fewer
@@ -121,7 +122,7 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
         state: State, value: PyTree, key: jax.Array, own: _Own
     ) -> tuple[PyTree, State]:
         like, leaves = abstract(value), jax.tree.leaves(value)
-        numbers = numbers_of(own, rows, records, _count(leaves))
+        numbers = numbers_of(own, rows, records, leaves)
         before = _before(state.rows, numbers, leaves)
         differences = [
             x if was is None else (x - was).astype(x.dtype)
@@ -161,11 +162,6 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
             lambda like: tables(like, records), decode_with, lambda state: state.rows
         ),
     )
-
-
-def _count(leaves: list[PyTree]) -> int:
-    """How many records a value is of."""
-    return next((x.shape[0] for x in leaves if is_remembered(x)), 0)
 
 
 def _before(
