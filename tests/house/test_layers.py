@@ -81,7 +81,8 @@ INSIDE = {
     "populations": "checks reading round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
-        "algorithm carry client_receiver client_axis for_each_client forms inputs round_end round_method measuring "
+        "algorithm carry client_receiver client_axis for_each_client forms inputs round_end "
+        "round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
         "split_learning baselines"
     ),

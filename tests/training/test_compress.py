@@ -183,7 +183,9 @@ def test_wrong_arguments_are_refused():
     for axis in (1.5, "x", (), True):
         with pytest.raises(ValueError, match="`axis` must be an integer, a tuple"):
             quantize(8, axis=axis)
-    with pytest.raises(ValueError, match=r"`axis` of `quantize` is \(2,\), and a value"):
+    with pytest.raises(
+        ValueError, match=r"`axis` of `quantize` is \(2,\), and a value"
+    ):
         through(quantize(8, axis=2), VALUE["h"])
     for bits in (9, 2.5):
         with pytest.raises(

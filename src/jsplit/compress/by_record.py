@@ -49,15 +49,20 @@ def refuse_private(link: Link, what: str) -> None:
         )
 
 
-def check_numbers(rows: str, records: int) -> Callable[[Mapping[str, PyTree]], None]:
+def check_of(
+    link: Link, rows: str, records: int
+) -> Callable[[Mapping[str, PyTree]], None]:
     """A function that refuses fields in which a record has no number in range.
 
     Args:
+        link: that is wrapped, which may refuse others.
         rows: the field of numbers.
         records: how many there are.
     """
 
     def check(fields: Mapping[str, PyTree]) -> None:
+        if link.check is not None:
+            link.check({n: fields[n] for n in link.reads if n in fields})
         if rows not in fields:
             return
         found = np.asarray(fields[rows])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.compress.by_record import (
-    check_numbers,
+    check_of,
     checked,
     is_remembered,
     last_of_each,
@@ -54,7 +54,8 @@ def error_feedback(
     averaged anyway. It corrects the values of records only where the same records come
     back in the same places, as with one full batch; else records get what others left out.
     With `rows` and `records` it is kept by record. A record that is in a batch twice gets
-    its rest once, and both leave theirs; one of zeros gets none. In inference nothing is added and nothing kept.
+    its rest once, and both leave theirs; one of zeros gets none. In inference nothing is
+    added and nothing kept.
 
     Args:
         link: any link without a memory at its receiver, as `jsplit.compress.top_k(8)`.
@@ -107,52 +108,44 @@ def error_feedback(
         state: State, value: PyTree, key: jax.Array, own: _Own | None = None
     ) -> tuple[PyTree, State]:
         leaves, structure = jax.tree.flatten(value)
-        own, numbers, first = own or {}, None, None
+        own, numbers, once = own or {}, None, None
         if by_record:
             numbers = numbers_of(own, *by_record, leaves)
-            first = last_of_each(numbers, by_record[1])
+            once = last_of_each(numbers, by_record[1])
         left = iter(state.rest)
         full: list[PyTree] = []
         for x in leaves:
             if is_remembered(x):
-                x = x + _rest(next(left), x, first)
+                x = x + _rest(next(left), x, once)
             full.append(x)
         sent = [f.astype(x.dtype) for f, x in zip(full, leaves, strict=True)]
         tree = structure.unflatten(sent)
         payload, inner = encode_by(link, state.link, tree, key, own)
         came = structure.flatten_up_to(link.decode(payload, abstract(value)))
         lost = [f - c for f, c in zip(full, came, strict=True) if is_remembered(f)]
-        if numbers is not None and first is not None:
+        if numbers is not None and once is not None:
             lost = [
-                kept.at[first].set(0, mode="drop").at[numbers].add(x, mode="drop")
+                kept.at[once].set(0, mode="drop").at[numbers].add(x, mode="drop")
                 for kept, x in zip(state.rest, lost, strict=True)
             ]
         return payload, _Kept(lost, inner)
 
     reads = () if rows is None else (rows,)
-    own_check = check_numbers(*by_record) if by_record else None
-
-    def check(fields: _Own) -> None:
-        if own_check is not None:
-            own_check(fields)
-        if link.check is not None:
-            link.check({n: fields[n] for n in link.reads if n in fields})
-
     return Link(
         init,
         encode,
         link.decode,
         reads=tuple(dict.fromkeys((*reads, *link.reads))),
         strengths=link.strengths,
-        check=check if own_check or link.check else None,
+        check=check_of(link, *by_record) if by_record else link.check,
         pull=link.pull,
     )
 
 
-def _rest(kept: jax.Array, x: jax.Array, first: jax.Array | None) -> jax.Array:
+def _rest(kept: jax.Array, x: jax.Array, once: jax.Array | None) -> jax.Array:
     """What is added to a value, [batch, ...]; of a record that is there twice, once."""
-    if first is not None:
-        return rows_of(kept, first)
+    if once is not None:
+        return rows_of(kept, once)
     # A batch of one would be added to all records of another.
     if kept.shape != x.shape:
         raise ValueError(

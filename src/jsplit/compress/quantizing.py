@@ -96,7 +96,9 @@ def quantize(
             sent = scale = jnp.max(jnp.abs(x), initial=0) / top
         else:
             _refuse_other(axes, x.ndim)
-            sent = _rounded_up(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0) / top)
+            sent = _rounded_up(
+                jnp.max(jnp.abs(x), axes, keepdims=True, initial=0) / top
+            )
             # Levels are of the scale that the receiver has.
             scale = sent.astype(x.dtype)
         level = x / jnp.where(scale > 0, scale, 1)
@@ -133,14 +135,13 @@ def quantize(
     return stateless(encode, decode)
 
 
-def _checked_axes(axis: object) -> tuple[int, ...] | None:
+def _checked_axes(axis: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
     """The axes along which a scale is shared."""
     if axis is None:
         return None
     found = axis if isinstance(axis, tuple) else (axis,)
-    if not found or not all(
-        hasattr(a, "__index__") and not isinstance(a, bool) for a in found
-    ):
+    integers = (hasattr(a, "__index__") and not isinstance(a, bool) for a in found)
+    if not found or not all(integers):
         raise ValueError(
             f"`axis` must be an integer, a tuple of them or None, got {shown(axis)}."
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.compress.by_record import (
-    check_numbers,
+    check_of,
     checked,
     is_remembered,
     last_of_each,
@@ -133,21 +133,12 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
         _, after = _arrived(link, state.rows, numbers, payload, like)
         return _Differences(numbers.astype(narrow), payload), _Sent(after, inner)
 
-    def decode_with(
-        state: State, sent: PyTree, like: PyTree
-    ) -> tuple[PyTree, State]:
+    def decode_with(state: State, sent: PyTree, like: PyTree) -> tuple[PyTree, State]:
         numbers = sent.rows.astype(jnp.int32)
         return _arrived(link, state, numbers, sent.payload, like)
 
     def decode(sent: PyTree, like: PyTree) -> PyTree:
         return decode_with(tables(like, records), sent, like)[0]
-
-    own_check = check_numbers(rows, records)
-
-    def check(fields: _Own) -> None:
-        own_check(fields)
-        if link.check is not None:
-            link.check({n: fields[n] for n in link.reads if n in fields})
 
     return Link(
         init,
@@ -155,7 +146,7 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
         decode,
         reads=tuple(dict.fromkeys((rows, *link.reads))),
         strengths=link.strengths,
-        check=check,
+        check=check_of(link, rows, records),
         # What is kept does not depend on the value, so its derivative is the link's.
         pull=link.pull,
         receiver=Receiver(
@@ -188,7 +179,10 @@ def _arrived(
     value: list[PyTree] = []
     after: list[jax.Array] = []
     for x, shape, was in zip(
-        structure.flatten_up_to(came), shapes, _before(kept, numbers, shapes), strict=True
+        structure.flatten_up_to(came),
+        shapes,
+        _before(kept, numbers, shapes),
+        strict=True,
     ):
         if was is None:
             value.append(x)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jsplit.core.base import Link, PyTree, State
 from jsplit.core.link import Receiver
+from jsplit.core.typed_jax import eval_shape
 
 
 def decode_by(
@@ -41,10 +42,9 @@ def remembers(link: Link, *, first: bool = False) -> bool:
         return True
     some = jax.ShapeDtypeStruct((2, 3), np.dtype("float32"))
     try:
-        state = jax.eval_shape(lambda: link.init(some))
-        if first and isinstance(state, tuple):
-            state = state[:1]
-        return bool(jax.tree.leaves(state))
+        state = eval_shape(lambda: link.init(some))
+        of_chain = isinstance(state, tuple) and first
+        return bool(jax.tree.leaves(state[0] if of_chain and state else state))
     # One that wants a value of another form keeps something of it, most likely.
     except Exception:
         return True

@@ -274,9 +274,9 @@ def _decode_op(
     memory = (Name(wire.receiver, Kind.LINK, wire.label),) if kept_here else ()
 
     def decode(sent, *given):
-        kept, state = given[: len(scale)], given[len(scale) :]
-        if state:
-            value, *after = decode_by(link, *state, sent.payload, sent.like)
+        kept, own = given[: len(scale)], given[len(scale) :]
+        if memory:
+            value, *after = decode_by(link, own[0], sent.payload, sent.like)
         else:
             value, after = link.decode(sent.payload, sent.like), []
         # A wrong shape would fail, or broadcast, far from the link that
