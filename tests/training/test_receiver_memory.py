@@ -68,12 +68,12 @@ def with_links_of(one, state):
 
 def memories(state):
     """Of each message what its receiver keeps, and the same as its sender knows it."""
-    receiver = differences().receiver
-    assert receiver is not None
+    end = differences().receiver
+    assert end is not None
     ends = {UP: ("client", "server"), DOWN: ("server", "client")}
     return [
         (
-            receiver.mirror(state.parties[sender].links[label]),
+            end.mirror(state.parties[sender].links[label]),
             state.parties[receiver].links[label],
         )
         for label, (sender, receiver) in ends.items()
