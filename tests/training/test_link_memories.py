@@ -71,6 +71,18 @@ def test_with_error_feedback_all_that_arrived_and_what_is_kept_is_all_that_was_s
     assert np.abs(total - 45 * H).max() > 1e-2
 
 
+def test_what_is_kept_is_smaller_than_values_of_the_nearest_level_and_larger_of_a_random_one():
+    """What arrives must be nearer than nothing would be: the docstring says so."""
+    h = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    largest = []
+    for link in (quantize(2, stochastic=False), quantize(2)):
+        ends = Ends(error_feedback(link), jax.ShapeDtypeStruct(h.shape, h.dtype))
+        for step in range(40):
+            ends.send(h, step)
+        largest.append(float(jnp.abs(ends.mine.rest[0]).max()))
+    assert largest[0] < np.abs(h).max() and largest[1] > 2 * np.abs(h).max()
+
+
 def test_error_feedback_by_record_is_of_each_record_in_whatever_order_it_comes():
     """Also of one that is there twice, and of one that has no row."""
     link = error_feedback(top_k(1), rows="row", records=RECORDS)

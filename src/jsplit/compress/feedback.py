@@ -50,15 +50,22 @@ def error_feedback(
     So nothing is lost for good: the sum of all that arrived and of what is kept is the sum
     of all values. What is sent has the link's size.
 
-    By default the rest is kept **by place in the batch**, as for cotangents that are
-    averaged anyway. It corrects the values of records only where the same records come
-    back in the same places, as with one full batch; else records get what others left out.
+    By default the rest is kept **by place in the batch**. So it corrects anything only
+    where the same records come back in the same places, as with one full batch; else
+    records get what others left out.
+    It is for cotangents, of which sums are learned from. A single value arrives with the
+    rest of an earlier one in it, which an activation is not better for: there take
+    `temporal_differences`. The rest stays smaller than the values only if `link` gives
+    what is nearer to them than nothing would be, as `top_k` and `quantize(stochastic=False)`
+    do, and stochastic rounding to few bits does not.
+
     With `rows` and `records` it is kept by record. A record that is in a batch twice gets
     its rest once, and both leave theirs; one of zeros gets none. In inference nothing is
     added and nothing kept.
 
     Args:
-        link: any link without a memory at its receiver, as `jsplit.compress.top_k(8)`.
+        link: any link without a memory at its receiver, as `jsplit.compress.top_k(8)` or
+            `quantize(2, stochastic=False)`.
         rows: the sender's field with the number of each record, integers [batch] from 0 to
             `records - 1`. It is not sent.
         records: how many records there are; each takes 4 bytes for each of its numbers.

@@ -57,9 +57,11 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
     """Send the difference of each record's value to what was last sent of that record.
 
     Differences of one record from one epoch to the next are smaller than its values, so
-    few bits say them exactly: through `quantize(4)` a value that no longer changes arrives
-    with an error that falls by a factor of 7 or more with each message. What `link` rounds
-    off is in the next difference, so it is corrected and needs no error feedback.
+    few bits say them exactly: through `quantize(4, stochastic=False)` a value that no longer
+    changes arrives with an error that falls by a factor of 14 with each message. What
+    `link` rounds off is in the next difference, so it is corrected and needs no error
+    feedback; it must be nearer to the difference than nothing would be, as rounding to the
+    nearest is, and stochastic rounding to very few bits is not.
 
     Both ends keep what the receiver has reconstructed, a row of `records` for each record,
     in `PartyState.links` under the message's label. A record that is new is sent whole, as
@@ -74,7 +76,7 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
     learns which records are the same again.
 
     Args:
-        link: sends the differences, as `jsplit.compress.quantize(4)`.
+        link: sends the differences, as `quantize(4, stochastic=False)`.
         rows: the field of the batch with the number of each record, integers [batch] from
             0 to `records - 1`, the same for a record in every epoch. The sender holds it;
             it goes to the receiver in each message, 1, 2 or 4 bytes a record. If no
