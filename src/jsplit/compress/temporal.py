@@ -68,7 +68,9 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
     a difference to zeros. One that is in a batch twice is compared with its row both
     times, and the last is kept. In inference, and where a number is out of range, there is
     no memory: values go through `link` alone, and nothing is kept. So does a record of
-    zeros, as the cotangent of an example of weight 0 is.
+    zeros, as the cotangent of an example of weight 0 is. Few bits that train well are coarse
+    there: predict by a trainer with a finer link or none, whose state has the same weights
+    (`jsplit.load_variables(other.init(0, batch), *jsplit.variables(state))`).
 
     Every message has the size that the shapes say: no row is left out that has hardly
     changed, as SplitCom does, since its size would be known only at run time. To use fewer
