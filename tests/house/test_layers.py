@@ -42,7 +42,7 @@ INSIDE = {
     "core": (
         "carried pytrees checks strength gradient_noise link finite typed_jax hidden tied "
         "base arrays donation foreign "
-        "files ids tables trainer keys links paths frozen federation secret_keys "
+        "files ids tables trainer keys receiving links paths frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
@@ -82,7 +82,8 @@ INSIDE = {
     "populations": "checks reading round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
-        "algorithm carry client_axis for_each_client forms inputs round_end round_method measuring "
+        "algorithm carry client_receiver client_axis for_each_client forms inputs round_end "
+        "round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
         "split_learning baselines"
     ),
@@ -164,7 +165,7 @@ INSIDE = {
     ),
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
     "archives report parser",
-    "compress": "casting quantizing sparsifying registry",
+    "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them

@@ -4,6 +4,7 @@ from jsplit.core.base import Info, Link, Message, PartyState, Segment, TrainStat
 from jsplit.core.carried import Carried
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.finite import Finite
+from jsplit.core.link import Receiver
 from jsplit.core.links import chain, identity, stateless
 from jsplit.core.secret_keys import with_secrets
 from jsplit.core.tied import Tied
@@ -19,6 +20,7 @@ __all__ = [
     "Message",
     "PartyState",
     "PredictFn",
+    "Receiver",
     "Segment",
     "StepFn",
     "Tied",
