@@ -19,6 +19,7 @@ from jsplit.slicing.cut_point import CutPoint, CutPoints
 from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import labels, separating
+from jsplit.slicing.stacked import divided_at
 from jsplit.slicing.trace import LEAF, Traced, Value
 from jsplit.slicing.traced_model import TracedModel
 from jsplit.slicing.tying import tied_between
@@ -89,7 +90,13 @@ def cut_points(
     made, example = segment_and_inputs(model, example, told)
     start = initial(made, example)
     traced = TracedModel(made, start, example, {}, outputs, public)
-    train, infer = traced.both_modes()
+    modes = traced.both_modes()
+    # Between the layers of stacks too, where there are any.
+    divided = divided_at(made, start, example, None, lambda: modes)
+    if divided[0] is not made:
+        traced = TracedModel(*divided, example, {}, outputs, public)
+        modes = traced.both_modes()
+    train, infer = modes
     found: list[CutPoint] = []
     refused: dict[str, str] = {}
     for name, values in _in_both_modes(traced, train, infer).items():

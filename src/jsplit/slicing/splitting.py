@@ -23,6 +23,8 @@ from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
+from jsplit.slicing.stacked import divided_at
+from jsplit.slicing.trace import Traced
 from jsplit.slicing.traced_model import TracedModel
 from jsplit.slicing.tying import ties_of
 
@@ -147,6 +149,12 @@ def split(
     # them.
     start = initial(made, example)
     places = _places_of(cuts)
+    ends = [end for found in (places or {}).values() for end in found]
+
+    def trace() -> list[Traced]:
+        return TracedModel(made, start, example, {}, outputs, public).both_modes()
+
+    made, start = divided_at(made, start, example, ends, trace)
     traced = TracedModel(
         made, start, example, places, outputs, public, around == "carry"
     )

@@ -19,6 +19,7 @@ from jsplit.jaxprs.rearranged import rearranged
 from jsplit.segments.interception import intercepting
 from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
+from jsplit.slicing.layers import with_names
 from jsplit.slicing.separators import find, marked, nearest
 from jsplit.slicing.trace import (
     LEAF,
@@ -201,6 +202,7 @@ class TracedModel:
             flat = values_only(flatten(jax.make_jaxpr(run)(*leaves)))
 
         sources = dict(zip(flat.invars, self._sources(fields), strict=True))
+        flat = with_names(flat, self.params.paths, sources)
         variables: dict[Source, list[Var]] = {}
         for v, source in sources.items():
             variables.setdefault(source, []).append(v)
