@@ -89,7 +89,9 @@ def are_whole(found: Collection[Piece], where: str) -> bool:
         ValueError: if two of them hold the same row, or are of other arrays.
     """
     if len({(p.length, p.axis) for p in found}) > 1:
-        raise ValueError(f"pieces of `{where}` are of arrays of several lengths or axes.")
+        raise ValueError(
+            f"pieces of `{where}` are of arrays of several lengths or axes."
+        )
     ends = [0, *sorted({p.stop for p in found})]
     for one, other in pairwise(sorted(found)):
         if other.start < one.stop:
@@ -100,7 +102,17 @@ def are_whole(found: Collection[Piece], where: str) -> bool:
 
 
 def rows_of(x: PyTree, piece: Piece) -> PyTree:
-    """The rows of a piece of an array, or of its shape."""
+    """The rows of a piece of an array, or of its shape.
+
+    Raises:
+        ValueError: if the array has more or fewer rows than the piece is of.
+    """
+    shape = np.shape(x)
+    if len(shape) <= piece.axis or shape[piece.axis] != piece.length:
+        raise ValueError(
+            f"a stack of {piece.length} layers along axis {piece.axis} was expected, got "
+            f"an array of shape {list(shape)}."
+        )
     if isinstance(x, jax.ShapeDtypeStruct):
         shape = list(x.shape)
         shape[piece.axis] = piece.stop - piece.start
@@ -113,7 +125,9 @@ def rows_of(x: PyTree, piece: Piece) -> PyTree:
     # Now, and not as a part of a program: that would keep the whole array alive at each
     # party, with the layers of all others.
     with jax.ensure_compile_time_eval():
-        return jax.lax.slice_in_dim(x, piece.start, piece.stop, axis=piece.axis)
+        return jax.lax.slice_in_dim(
+            jnp.asarray(x), piece.start, piece.stop, axis=piece.axis
+        )
 
 
 def together(values: Sequence[PyTree], axis: int) -> PyTree:
@@ -125,8 +139,8 @@ def together(values: Sequence[PyTree], axis: int) -> PyTree:
         return jax.ShapeDtypeStruct(tuple(shape), first.dtype)
     if isinstance(first, np.ndarray):
         return np.concatenate(values, axis)
-    if not is_traced(first):
-        # Parties may lie on devices of their own.
+    # Parties may lie on devices of their own.
+    if isinstance(first, jax.Array) and not is_traced(first):
         values = [jax.device_put(x, first.sharding) for x in values]
     return jnp.concatenate(values, axis)
 

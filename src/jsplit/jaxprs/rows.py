@@ -66,9 +66,7 @@ class Writer:
         """The old program with the equations of the new one."""
         outvars = [self.now(v) for v in flat.outvars]
         consts = {**flat.consts, **self.consts}
-        return flat._replace(
-            outvars=outvars, consts=consts, equations=self.equations
-        )
+        return flat._replace(outvars=outvars, consts=consts, equations=self.equations)
 
     def now(self, v: Atom) -> Atom:
         """What a variable of the old program is called in the new one."""
@@ -121,9 +119,7 @@ class Writer:
             self.write(e.eqn, invars, e.eqn.outvars, regions + e.regions)
         return [inner(v) for v in flat.outvars]
 
-    def concatenated(
-        self, atoms: Sequence[Atom], axis: int, regions: _Regions
-    ) -> Atom:
+    def concatenated(self, atoms: Sequence[Atom], axis: int, regions: _Regions) -> Atom:
         """Write values one after the other, and give what they are together."""
         return self.graft(lambda *xs: jax.lax.concatenate(xs, axis), atoms, regions)[0]
 

@@ -143,7 +143,9 @@ def write_divided(
         # What no layer changes is read where it came from, not over the cut.
         own = list(begin)
         _put(own, alone, _counts(writer, scan, alone, given, stop - start))
-        _put(own, handed, _named(writer, [after[i] for i in handed], name(stop), regions))
+        _put(
+            own, handed, _named(writer, [after[i] for i in handed], name(stop), regions)
+        )
         begin = [own[i] if i in alone else v for i, v in enumerate(begin)]
 
     writer.called.update(zip(outs, own, strict=True))
@@ -214,4 +216,6 @@ def _named(
     if not atoms or tag is None:
         return list(atoms)
     one = len(atoms) == 1
-    return writer.graft(lambda *xs: tag_arrays(xs[0] if one else xs, tag), atoms, regions)
+    return writer.graft(
+        lambda *xs: tag_arrays(xs[0] if one else xs, tag), atoms, regions
+    )

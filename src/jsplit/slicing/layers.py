@@ -130,7 +130,9 @@ def _name(flat: Flat, scan: Scan, paths: Sequence[Path]) -> str:
     # Or the one that is the scan, and returns what comes out of it.
     outs = scan.equation.writes
     for name, v in _tags(flat):
-        if v in outs and name in {dotted(common[:i]) for i in range(1, len(common) + 1)}:
+        if v in outs and name in {
+            dotted(common[:i]) for i in range(1, len(common) + 1)
+        }:
             return name
     if not common:
         return dotted(paths[0]) if len(paths) == 1 else "scan"
@@ -195,7 +197,9 @@ def _tag(stack: Stack, is_there: bool, k: int) -> str | None:
     return f"{MODULE}{stack.name}[{k}]"
 
 
-def with_names(flat: Flat, paths: Sequence[Path], sources: Mapping[Var, Source]) -> Flat:
+def with_names(
+    flat: Flat, paths: Sequence[Path], sources: Mapping[Var, Source]
+) -> Flat:
     """A program in which the results of stacks have their names.
 
     Args:

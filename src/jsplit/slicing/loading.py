@@ -20,7 +20,9 @@ from jsplit.core.checkpoint import array_of, read
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
 from jsplit.core.paths import arrays_by_path, by_path, dotted
+from jsplit.core.pieces import fitted, rows_of, together
 from jsplit.core.trees import is_floating
+from jsplit.slicing.filed import Filed, joined, rows
 
 _Held = TypeVar("_Held", TrainState, Federation)
 _PARTS = "params", "state"
@@ -82,7 +84,7 @@ def load_variables(state: _Held, params: Params, statistics: State = None) -> _H
         >>> float(trainer.predict(state, {"x": jnp.ones((1, 3))})["output"][0])
         36.0
     """
-    given: dict[tuple[str, str], PyTree] = {}
+    given: dict[tuple[str, ...], PyTree] = {}
     for part, tree in zip(_PARTS, (params, statistics), strict=True):
         if tree is not None:
             found = by_path(tree)
@@ -90,6 +92,9 @@ def load_variables(state: _Held, params: Params, statistics: State = None) -> _H
                 given[part, dotted(path)] = leaf
 
     places = _places(state, lambda tree: [dotted(path) for path in by_path(tree).paths])
+    # Layers of a stack that several segments have are pieces of one leaf.
+    wanted = [_key(place, True) for place in places]
+    given = fitted(given, wanted, together, rows_of)
     _check_whole(places, given, "`params` and `statistics`")
 
     def find(place: _Place, like: jax.Array) -> jax.Array | None:
@@ -143,7 +148,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
         >>> state.parties["client"].params["smashed"]["low"].shape
         (3, 2)
     """
-    found: dict[_Place, tuple[Path, np.ndarray, str]] = {}
+    found: dict[_Place, Filed] = {}
     for file in sorted(Path(folder).glob("*.npz")):
         about, arrays = read(file)
         _check_clients(file, about, like)
@@ -151,7 +156,8 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
             part, _, rest = path.partition("/")
             if part in _PARTS:
                 node, _, rest = rest.partition("/")
-                found[_Place(part, node, rest)] = file, arrays[path], dtype
+                own = about.get("clients")
+                found[_Place(part, node, rest)] = Filed(file, arrays[path], dtype, own)
     if not found:
         raise ValueError(f"there are no weights in the folder {folder}.")
 
@@ -160,10 +166,12 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
     given = {_key(place, whole): x for place, x in found.items()}
     if whole:
         _check_once(found, "the files")
+        wanted = [_key(place, True) for place in places]
+        given = fitted(given, wanted, joined, rows)
         _check_whole(places, given, f"the folder {folder}")
 
     def find(place: _Place, like: jax.Array) -> jax.Array | None:
-        file, data, dtype = given[_key(place, whole)]
+        file, data, dtype, _ = given[_key(place, whole)]
         try:
             return array_of(file, "/".join(place), data, dtype, like)
         except ValueError:
@@ -171,7 +179,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
                 raise
             return None
 
-    return _filled(like, places, find, lambda place: given[_key(place, whole)][1])
+    return _filled(like, places, find, lambda place: given[_key(place, whole)].data)
 
 
 def _check_clients(

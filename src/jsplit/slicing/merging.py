@@ -1,7 +1,8 @@
 """From the trees of several segments of `jsplit.split` back to those of the whole model.
 
 Segments own disjoint leaves of the whole, each at the path that it has
-there, so nothing is lost and nothing counts twice.
+there, so nothing is lost and nothing counts twice. Layers of one stack
+that several segments have are one array again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from jsplit.core.base import Params, PyTree, State, TrainState
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, one_model
 from jsplit.core.paths import Nested, Path, by_path, dotted, overlay
+from jsplit.core.pieces import assembled
 
 
 def variables(
@@ -102,7 +104,7 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
         merged = overlay(merged, tree)
 
     # A step may use up its state: what was not copied would be gone with it.
-    copied = jax.tree.map(_copy, merged)
+    copied = jax.tree.map(_copy, assembled(merged))
     return copied if like is None else _in_containers(copied, like)
 
 
