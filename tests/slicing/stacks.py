@@ -24,15 +24,15 @@ class Net(nnx.Module):
 
     def __init__(self, rngs):
         make = nnx.vmap(Block, in_axes=0, out_axes=0)
-        self.inp = nnx.Linear(4, 4, rngs=rngs)
-        self.blocks = nnx.split_rngs(splits=LAYERS)(make)(rngs)
-        self.out = nnx.Linear(4, 3, rngs=rngs)
+        self.bottom = nnx.Linear(4, 4, rngs=rngs)
+        self.middle = nnx.split_rngs(splits=LAYERS)(make)(rngs)
+        self.top = nnx.Linear(4, 3, rngs=rngs)
 
     def __call__(self, x):
         run = nnx.scan(
             lambda block, x: block(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry
         )
-        return self.out(run(self.blocks, self.inp(x)))
+        return self.top(run(self.middle, self.bottom(x)))
 
 
 class LinenBlock(linen.Module):
@@ -56,13 +56,12 @@ class LinenNet(linen.Module):
             length=LAYERS,
             unroll=2,
         )
-        x, _ = stack(name="blocks")(linen.Dense(4)(x), train)
-        return linen.Dense(3)(x)
+        x, _ = stack(name="middle")(linen.Dense(4, name="bottom")(x), train)
+        return linen.Dense(3, name="top")(x)
 
 
-def function(params, x, key):
+def function(params, x, mask, key):
     """A mask that no layer changes, a count of layers, keys and learned scales of each."""
-    mask = x > -1.0
 
     def layer(carry, own):
         x, mask, count = carry
@@ -71,28 +70,28 @@ def function(params, x, key):
         h = jnp.tanh(x @ block["w"] + block["b"]) * scale / (1 + count)
         return (x + jnp.where(mask, h + noise, 0.0), mask, count + 1), None
 
-    scales = jnp.exp(params["blocks"]["scale"]).astype(x.dtype)
-    rows = (params["blocks"], scales, jax.random.split(key, LAYERS))
-    carry, _ = jax.lax.scan(layer, (x @ params["inp"], mask, 0), rows, unroll=3)
-    return carry[0] @ params["out"]
+    scales = jnp.exp(params["middle"]["scale"]).astype(x.dtype)
+    rows = (params["middle"], scales, jax.random.split(key, LAYERS))
+    carry, _ = jax.lax.scan(layer, (x @ params["bottom"], mask, 0), rows, unroll=3)
+    return carry[0] @ params["top"]
 
 
-def draw(key, x):
+def draw(key, x, mask):
     keys = jax.random.split(key, 5)
     wide = x.dtype
     return {
-        "inp": jax.random.normal(keys[0], (4, 4), wide) / 2,
-        "blocks": {
+        "bottom": jax.random.normal(keys[0], (4, 4), wide) / 2,
+        "middle": {
             "w": jax.random.normal(keys[1], (LAYERS, 4, 4), wide) / 2,
             "b": jax.random.normal(keys[2], (LAYERS, 4), wide) / 2,
             "scale": jax.random.normal(keys[3], (LAYERS, 1), wide) / 2,
         },
-        "out": jax.random.normal(keys[4], (4, 3), wide) / 2,
+        "top": jax.random.normal(keys[4], (4, 3), wide) / 2,
     }
 
 
 MODELS = {
     "nnx": (lambda: Net(nnx.Rngs(0)), {}),
     "linen": (LinenNet, {}),
-    "function": (lambda: function, {"init": draw, "key": "key", "public": ["x"]}),
+    "function": (lambda: function, {"init": draw, "key": "key", "public": ["mask"]}),
 }

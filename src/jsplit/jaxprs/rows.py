@@ -176,9 +176,11 @@ class Writer:
         if name in _ENTRYWISE or name == "concatenate":
             for v in eqn.invars:
                 other = shape_of(v).shape
-                if name != "concatenate" and other not in ((), shape):
+                # A number, or of 1 along an axis, is repeated there.
+                repeated = name != "concatenate" and other[axis : axis + 1] in ((), (1,))
+                if other and len(other) != len(shape):
                     return None
-                axes.append(axis if other else None)
+                axes.append(None if repeated else axis)
         elif name == "transpose":
             axes = [params["permutation"][axis]]
         elif name in _REDUCTIONS:

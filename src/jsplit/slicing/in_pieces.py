@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
-from jsplit.core.base import Params, PyTree, Segment, State
+from jsplit.core.base import Params, PyTree, Segment, SegmentApply, State
 from jsplit.core.paths import Leaves, Path, by_path, dotted, nest
 from jsplit.core.pieces import OfWhole, Piece, piece_of, rows_of, together
 from jsplit.core.typed_jax import TreeDef
@@ -79,7 +79,9 @@ def in_pieces(made: Segment, how: InPieces) -> Segment:
     for path, _ in how.leaves:
         if piece_of(path[-1]):
             raise ValueError(f"the leaf `{dotted(path)}` has the name of a piece.")
-    # Structures and paths alone: all slices hold on to this, and to no values.
+    # Structures, paths and the call alone: all slices hold on to these, and to no values,
+    # which `init` has.
+    call = made.apply
     how = how._replace(
         params=how.params._replace(shapes=[]), state=how.state._replace(shapes=[])
     )
@@ -97,7 +99,7 @@ def in_pieces(made: Segment, how: InPieces) -> Segment:
         train: bool = True,
     ) -> tuple[PyTree, State]:
         given = _given(how, params, state)
-        whole = _trace(made, how, given, (key, inputs), train)
+        whole = _trace(call, how, given, (key, inputs), train)
         flat, paths = _in_several(whole, how, given)
         values = [x for leaf in given for x in leaf] + jax.tree.leaves((key, inputs))
         known = dict(zip(flat.invars, values, strict=True))
@@ -141,7 +143,7 @@ def _given(how: InPieces, params: Params, state: State) -> list[list[jax.Array]]
 
 
 def _trace(
-    made: Segment,
+    call: SegmentApply,
     how: InPieces,
     given: Sequence[Sequence[jax.Array]],
     rest: tuple[jax.Array | None, tuple[PyTree, ...]],
@@ -156,7 +158,7 @@ def _trace(
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         params = how.params.structure.unflatten(leaves[:count])
         state = how.state.structure.unflatten(leaves[count:])
-        output, new = made.apply(params, state, key, *inputs, train=train)
+        output, new = call(params, state, key, *inputs, train=train)
         after = by_path(new)
         noted.append((jax.tree.structure(output), after.paths))
         return jax.tree.leaves(output), after.shapes

@@ -58,6 +58,12 @@ def divided_at(
         if name in stacks:
             _check(stacks[name], k)
             places.setdefault(name, set()).add(k)
+        elif stacks:
+            known = [f"`{s.name}` of {s.scan.length} layers" for s in stacks.values()]
+            raise ValueError(
+                f"cut `{name}[{k}]`: no stack of layers is called `{name}`; there are "
+                f"{', '.join(known)}."
+            )
     if not places:
         return model, start
 
