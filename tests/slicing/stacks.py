@@ -60,13 +60,13 @@ class LinenNet(linen.Module):
         return linen.Dense(3, name="top")(x)
 
 
-def function(params, x, mask, key):
+def function(params, x, mask, key, train):
     """A mask that no layer changes, a count of layers, keys and learned scales of each."""
 
     def layer(carry, own):
         x, mask, count = carry
         block, scale, key = own
-        noise = jax.random.normal(key, x.shape) * 0.1
+        noise = jax.random.normal(key, x.shape) * (0.1 if train else 0.0)
         h = jnp.tanh(x @ block["w"] + block["b"]) * scale / (1 + count)
         return (x + jnp.where(mask, h + noise, 0.0), mask, count + 1), None
 

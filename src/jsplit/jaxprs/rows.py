@@ -177,7 +177,10 @@ class Writer:
             for v in eqn.invars:
                 other = shape_of(v).shape
                 # A number, or of 1 along an axis, is repeated there.
-                repeated = name != "concatenate" and other[axis : axis + 1] in ((), (1,))
+                repeated = name != "concatenate" and other[axis : axis + 1] in (
+                    (),
+                    (1,),
+                )
                 if other and len(other) != len(shape):
                     return None
                 axes.append(None if repeated else axis)
