@@ -61,18 +61,19 @@ class LinenNet(linen.Module):
 
 
 def function(params, x, mask, key, train):
-    """A mask that no layer changes, a count of layers, keys and learned scales of each."""
+    """A mask that no layer changes, a count of layers, a key for each, learned scales."""
 
     def layer(carry, own):
-        x, mask, count = carry
-        block, scale, key = own
-        noise = jax.random.normal(key, x.shape) * (0.1 if train else 0.0)
+        x, mask, count, key = carry
+        block, scale = own
+        key, drawn = jax.random.split(key)
+        noise = jax.random.normal(drawn, x.shape) * (0.1 if train else 0.0)
         h = jnp.tanh(x @ block["w"] + block["b"]) * scale / (1 + count)
-        return (x + jnp.where(mask, h + noise, 0.0), mask, count + 1), None
+        return (x + jnp.where(mask, h + noise, 0.0), mask, count + 1, key), None
 
-    scales = jnp.exp(params["middle"]["scale"]).astype(x.dtype)
-    rows = (params["middle"], scales, jax.random.split(key, LAYERS))
-    carry, _ = jax.lax.scan(layer, (x @ params["bottom"], mask, 0), rows, unroll=3)
+    rows = (params["middle"], jnp.exp(params["middle"]["scale"]))
+    begin = (x @ params["bottom"], mask, 0, key)
+    carry, _ = jax.lax.scan(layer, begin, rows, unroll=3)
     return carry[0] @ params["top"]
 
 

@@ -197,3 +197,19 @@ def test_pieces_that_overlap_are_refused_and_lacking_ones_show():
     assert list(jsplit.merge(one)["s"]) == ["0:2 of 4"]
     two = {"s": {"2:4 of 4": np.zeros(2)}}
     np.testing.assert_array_equal(jsplit.merge(two, one)["s"], [1, 1, 0, 0])
+
+
+def test_a_loop_over_time_is_no_stack():
+    """Also where each time has parameters of its own."""
+
+    def model(params, x):
+        rows = (x.T, params["places"])
+        carry, _ = jax.lax.scan(
+            lambda h, own: (jnp.tanh(h @ params["w"] + own[0][:, None] + own[1]), None),
+            jnp.zeros((x.shape[0], 3)),
+            rows,
+        )
+        return carry * 2
+
+    init = lambda key, x: {"places": jnp.ones((4, 3)), "w": jnp.ones((3, 3))}  # noqa: E731
+    assert [p.name for p in jsplit.cut_points(model, X, init=init)] == ["scan"]

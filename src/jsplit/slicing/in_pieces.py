@@ -56,11 +56,13 @@ class _Program(NamedTuple):
         flat: of the leaves, the key and the inputs.
         output: the structure of what the model returns.
         state: the paths of the new state, whose leaves are the last results.
+        keys: how many keys it is given, 1 or none.
     """
 
     flat: Flat
     output: TreeDef
     state: list[Path]
+    keys: int
 
 
 def in_pieces(made: Segment, how: InPieces) -> Segment:
@@ -168,7 +170,8 @@ def _trace(
         parts = [_shape(x) for x in leaf]
         shapes.append(together(parts, own[0].axis) if own else parts[0])
     closed = jax.make_jaxpr(run)(shapes, *jax.tree.map(_shape, rest))
-    return _Program(values_only(flatten(closed)), *noted[0])
+    keys = 0 if rest[0] is None else 1
+    return _Program(values_only(flatten(closed)), *noted[0], keys)
 
 
 def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -190,7 +193,9 @@ def _in_several(
         for v, path in zip(invars[number:], how.state.paths, strict=True)
         if path in after
     }
-    stacks = stacks_of(flat, params, state)
+    # The key comes first. What depends on it alone is each party's own.
+    fields = rest[whole.keys :]
+    stacks = stacks_of(flat, fields, params, state)
 
     writer = Writer()
     pieces: list[Var] = []
@@ -200,7 +205,7 @@ def _in_several(
         pieces += parts
         if own:
             writer.called[v] = writer.concatenated(parts, own[0].axis, ())
-    divided(writer, flat, stacks, how.places, rest)
+    divided(writer, flat, stacks, how.places, fields)
 
     outs = [writer.now(v) for v in flat.outvars[: whole.output.num_leaves]]
     paths: list[Path] = []

@@ -45,31 +45,38 @@ def place_of(name: str) -> tuple[str, int] | None:
 
 
 def stacks_of(
-    flat: Flat, params: Mapping[Var, Path], state: Mapping[Var, Atom] | None = None
+    flat: Flat,
+    fields: Iterable[Var],
+    params: Mapping[Var, Path],
+    state: Mapping[Var, Atom] | None = None,
 ) -> list[Stack]:
     """Find the stacks of a program.
 
     Args:
         flat: the program.
+        fields: the inputs of the model.
         params: the paths of its parameters.
         state: of each state leaf, what it is after the call.
     """
     if all(e.eqn.primitive.name != "scan" for e in flat.equations):
         return []
-    search = _Search(flat)
+    search, moving = _Search(flat), depending(flat.equations, set(fields))
     found: list[Stack] = []
     for e in flat.equations:
         scan = scan_of(e)
         if scan is None or scan.length < 2:
             continue
+        # A loop over time has a row of the input for each turn.
+        if any(isinstance(v, Var) and v in moving for v in scan.stacked):
+            continue
         axes = search.axes(scan)
         paths = [params[v] for v in axes if v in params]
-        # Without parameters it is no stack of layers, but a loop over time, say.
         # One that is divided already has pieces for parameters.
         if not paths or any(of_whole(path) != path for path in paths):
             continue
         for v, after in (state or {}).items():
-            axis = axes.get(v, search.axis_after(scan, after))
+            # What is only written, as what layers sow.
+            axis = None if v in axes else search.axis_after(scan, after)
             if axis is not None:
                 axes[v] = axis
         leaves = {v: n for v, n in axes.items() if v in params or v in (state or {})}
@@ -209,10 +216,10 @@ def with_names(
     """
     kinds = {v: source.kind for v, source in sources.items()}
     params = [v for v, kind in kinds.items() if kind == SourceKind.PARAMS]
-    stacks = stacks_of(flat, dict(zip(params, paths, strict=True)))
+    fields = [v for v, kind in kinds.items() if kind == SourceKind.FIELD]
+    stacks = stacks_of(flat, fields, dict(zip(params, paths, strict=True)))
     if not stacks:
         return flat
-    fields = [v for v, kind in kinds.items() if kind == SourceKind.FIELD]
     writer = Writer()
     divided(writer, flat, stacks, {}, fields)
     return writer.finished(flat)

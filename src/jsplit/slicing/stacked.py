@@ -106,7 +106,7 @@ def _stacks_in(trace: Traced, start: Initial) -> list[Stack]:
             params[v] = start.params.paths[source.leaf]
         if source.kind == SourceKind.STATE:
             state[v] = trace.new_state[source.leaf]
-    return stacks_of(trace.flat, params, state)
+    return stacks_of(trace.flat, trace.secret(()), params, state)
 
 
 def _path(trace: Traced, v: Var, start: Initial) -> Path:
