@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.paths import Nested, Path
+from jsplit.core.paths import Nested, Path, is_nested
 from jsplit.core.pytrees import PyTree
-from jsplit.core.typed_jax import is_traced
+from jsplit.core.typed_jax import device_put, is_traced
 
 _KEY = re.compile(r"(\d+):(\d+) of (\d+)(?: at axis (\d+))?")
 _Value = TypeVar("_Value")
@@ -141,7 +141,7 @@ def together(values: Sequence[PyTree], axis: int) -> PyTree:
         return np.concatenate(values, axis)
     # Parties may lie on devices of their own.
     if isinstance(first, jax.Array) and not is_traced(first):
-        values = [jax.device_put(x, first.sharding) for x in values]
+        values = [device_put(x, first.sharding) for x in values]
     return jnp.concatenate(values, axis)
 
 
@@ -161,7 +161,7 @@ def assembled(tree: Nested, where: str = "") -> dict[Hashable, PyTree]:
     found: dict[Hashable, PyTree] = {}
     for key, value in tree.items():
         at = f"{where}.{key}" if where else str(key)
-        if isinstance(value, Mapping):
+        if is_nested(value):
             own = {p: x for k, x in value.items() if (p := piece_of(k)) is not None}
             if own and len(own) == len(value) and are_whole(own, at):
                 value = together([own[p] for p in sorted(own)], next(iter(own)).axis)

@@ -17,15 +17,15 @@ from jax.extend.core import DropVar, JaxprEqn, Var
 from jsplit.jaxprs.flat import Atom, Equation, Flat, Remat, flatten, shape_of
 
 # Each entry of the result is made of the entries at its own place.
-_ENTRYWISE = {
-    "abs", "add", "add_any", "and", "bitcast_convert_type", "ceil", "clamp",
-    "convert_element_type", "copy", "copy_p", "cos", "div", "eq", "exp", "exp2", "expm1",
-    "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic",
-    "lt", "max", "min", "mul", "name", "ne", "neg", "not", "optimization_barrier", "or",
-    "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left",
-    "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sqrt", "square",
-    "stop_gradient", "sub", "tanh", "xor",
-}  # fmt: skip
+_ENTRYWISE = frozenset(
+    """
+    abs add add_any and bitcast_convert_type ceil clamp convert_element_type copy
+    copy_p cos div eq exp exp2 expm1 floor ge gt integer_pow is_finite le log
+    log1p logistic lt max min mul name ne neg not optimization_barrier or pow
+    reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sqrt square stop_gradient sub tanh xor
+    """.split()
+)
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
 _Regions = tuple[Remat, ...]
 
@@ -54,7 +54,7 @@ class Writer:
         same: of a variable that has the value of another, that one.
     """
 
-    bottom: Callable[[Var, int], None] | None = None
+    bottom: Callable[[Var, int], object] | None = None
     equations: list[Equation] = field(default_factory=list)
     consts: dict[Var, jax.Array] = field(default_factory=dict)
     called: dict[Var, Atom] = field(default_factory=dict)
@@ -187,8 +187,9 @@ class Writer:
         elif name == "transpose":
             axes = [params["permutation"][axis]]
         elif name in _REDUCTIONS:
-            kept = [i for i in range(len(shape) + len(params["axes"]))]
-            axes = [[i for i in kept if i not in params["axes"]][axis]]
+            rank = len(shape) + len(params["axes"])
+            kept = [i for i in range(rank) if i not in params["axes"]]
+            axes = [kept[axis]]
         elif name == "squeeze":
             rank = len(shape_of(eqn.invars[0]).shape)
             kept = [i for i in range(rank) if i not in params["dimensions"]]
@@ -200,7 +201,8 @@ class Writer:
             at = _before_reshape(eqn, axis)
             if at is None:
                 return None
-            params["new_sizes"], axes = _with(shape, axis, count), [at]
+            params["new_sizes"] = _with(shape, axis, count)
+            axes = [at]
         else:
             return None
 

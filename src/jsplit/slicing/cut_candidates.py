@@ -46,7 +46,8 @@ def cut_points(
     computed before it and after it, it is no raw input (moved, shifted or
     scaled ones are raw too), and its leading axis is the batch, in training
     and in inference mode. A place that has several names is listed by the
-    outermost.
+    outermost. Between the layers of a stack that a scan runs there are places
+    too, as `blocks[1]` after the first.
 
     Args:
         model: a Flax nnx or linen module, a function or a `Segment`, as

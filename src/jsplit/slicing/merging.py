@@ -76,11 +76,12 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
 
     Returns:
         One nested dictionary, or a tree like `like`; its arrays are copies,
-        so that they outlive a step.
+        so that they outlive a step. Layers of one stack are one array, where
+        the trees have them all.
 
     Raises:
-        ValueError: if two trees hold the same leaf, `like` has other
-            leaves, or a step has used up an array.
+        ValueError: if two trees hold the same leaf, or the same layers of
+            one, `like` has other leaves, or a step has used up an array.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit

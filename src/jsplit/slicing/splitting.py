@@ -75,7 +75,9 @@ def split(
         cuts: where to cut: names of `jsplit.cut` in the model's
             code, paths of submodules whose output is meant
             (`"encoder.block1"`; `"block#2"` is the second call),
-            or entries of `cut_points`. A mapping gives the cut a
+            places between the layers of a stack that a scan
+            runs (`"blocks[10]"`, after the first ten; `"blocks"`
+            is its result), or entries of `cut_points`. A mapping gives the cut a
             name of its own, and may join several places to one
             cut: `{"smashed": ["conv3", "skip"]}`. By default
             every `jsplit.cut` in the code, in either mode.
@@ -114,7 +116,8 @@ def split(
         each after those it reads. The inputs of a segment are
         named as the model's inputs and the cuts. Parameters are
         nested dictionaries by path; `merge` puts them together
-        again.
+        again. Layers of a divided stack lie one level deeper than
+        the stack, by their numbers: `{"kernel": {"0:10 of 24": ...}}`.
 
     Raises:
         ValueError: naming the culprit and the path: a cut that
