@@ -19,7 +19,7 @@ import numpy as np
 
 from jsplit.core.paths import Nested, Path, is_nested
 from jsplit.core.pytrees import PyTree
-from jsplit.core.typed_jax import device_put, is_traced
+from jsplit.core.typed_jax import asarray, device_put, is_traced
 
 _KEY = re.compile(r"(\d+):(\d+) of (\d+)(?: at axis (\d+))?")
 _Value = TypeVar("_Value")
@@ -119,15 +119,19 @@ def rows_of(x: PyTree, piece: Piece) -> PyTree:
         return jax.ShapeDtypeStruct(tuple(shape), x.dtype)
     if isinstance(x, np.ndarray):
         at = (slice(None),) * piece.axis + (slice(piece.start, piece.stop),)
-        return x[at]
+        return _at(x, at)
     if is_traced(x):
         return jax.lax.slice_in_dim(x, piece.start, piece.stop, axis=piece.axis)
     # Now, and not as a part of a program: that would keep the whole array alive at each
     # party, with the layers of all others.
     with jax.ensure_compile_time_eval():
         return jax.lax.slice_in_dim(
-            jnp.asarray(x), piece.start, piece.stop, axis=piece.axis
+            asarray(x), piece.start, piece.stop, axis=piece.axis
         )
+
+
+def _at(x: PyTree, at: tuple[slice, ...]) -> PyTree:
+    return x[at]
 
 
 def together(values: Sequence[PyTree], axis: int) -> PyTree:
