@@ -99,12 +99,10 @@ def test_what_follows_a_place_reads_its_own_rows_and_nothing_before_it():
     piece = backward_slice(several, several.outvars[:1], [at])
     # `x` for the mask, which no layer changes; the count is counted anew.
     assert piece.reads == {at, *several.invars}
-    lengths = [
-        e.eqn.params["length"]
-        for e in piece.equations
-        if e.eqn.primitive.name == "scan"
-    ]
-    assert lengths == [2, 3]
+    # Before it one scan of two layers, whose only result is the count.
+    scans = [e.eqn for e in piece.equations if e.eqn.primitive.name == "scan"]
+    assert [e.params["length"] for e in scans] == [2, 3]
+    assert len(scans[0].outvars) == 1
 
 
 MADE = {
