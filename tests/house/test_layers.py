@@ -59,7 +59,7 @@ INSIDE = {
         "filed initial joining loading mark merging separators trace layers unread around "
         "carrying in_pieces stacked traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "slice_segment splitting"
+        "slice_segment splitting weight_files weight_names weight_fit pretrained"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -189,6 +189,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "privacy.measures.probes": {"sklearn"},
     "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
+    "slicing.weight_files": {"safetensors", "gguf"},  # inside a function
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
@@ -287,7 +288,7 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 def test_importing_jsplit_imports_no_extra():
     extras = {"grpc", "cryptography", "matplotlib", "sklearn", "dm_pix", "torch"}
-    extras |= {"dp_accounting"}
+    extras |= {"dp_accounting", "safetensors", "gguf", "tokenizers"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-
-import jax
-import jax.numpy as jnp
+from collections.abc import Callable, Iterable
 
 from jsplit.core.base import PartyState
 from jsplit.party.finite_states import FiniteStates
 from jsplit.wire.rota import Away
-
-
-def _copied(state: PartyState) -> PartyState:
-    """A state whose buffers nobody else has: those of the original may be donated."""
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
 
 
 def oldest_kept(steps: Iterable[int], committed: int) -> int:
@@ -33,10 +25,15 @@ class InMemory:
 
     Args:
         sound: which states may be kept.
+        copy: makes a state of buffers that nobody else has, since those of the original
+            may be donated; what no step changes it may share.
     """
 
-    def __init__(self, sound: FiniteStates) -> None:
+    def __init__(
+        self, sound: FiniteStates, copy: Callable[[PartyState], PartyState]
+    ) -> None:
         self.sound = sound
+        self.copy = copy
         self.kept: dict[int, PartyState] = {}
         self.instance = time.time_ns()
 
@@ -50,7 +47,7 @@ class InMemory:
 
     def restore(self, step: int) -> PartyState:
         """The state of a step, as it was saved."""
-        return _copied(self.kept[step])
+        return self.copy(self.kept[step])
 
     def save(self, state: PartyState) -> None:
         """Keep a copy of the state.
@@ -59,7 +56,7 @@ class InMemory:
             NotFinite: if it is not finite.
         """
         self.sound.check(state)
-        self.kept[int(state.step)] = _copied(state)
+        self.kept[int(state.step)] = self.copy(state)
 
     def prune_before(self, committed: int) -> None:
         """Forget what is older than the step that all have, and the one before it."""

@@ -32,6 +32,7 @@ from jsplit.party.process import PartyRun
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.party.versions import own_versions
+from jsplit.training.copies import copy_of
 from jsplit.training.link_checks import check_fields
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
@@ -222,14 +223,20 @@ def _stores_of(
     anything = agreed.nonfinite == "allow"
     sound = FiniteStates(brought.state or like, anything=anything)
     if brought.checkpoint is None:
-        return InMemory(sound), None
+        return InMemory(sound, _copies(frames.local)), None
     if frames.task.kind is not TaskKind.TRAIN:
         # The folder may be in use by a process that trains, and is only read.
         saved = SavedStates(brought.checkpoint, party, agreed.schema, like)
-        return InMemory(sound), saved
+        return InMemory(sound, _copies(frames.local)), saved
     # Half of what others wait for this party.
     wait = float(agreed.patience) / 2
     return CheckpointStore(brought.checkpoint, party, agreed.schema, like, wait), None
+
+
+def _copies(local: Local) -> Callable[[PartyState], PartyState]:
+    """What copies a state of the party, but for what is frozen: a base may be large."""
+    at = local.layout[local.party]
+    return lambda state: copy_of(state, at)
 
 
 def _member(

@@ -88,7 +88,7 @@ def _predicate(trainable: object) -> Trains:
     """What the user gave as a function of the path."""
     if isinstance(trainable, str):
         pattern = trainable
-        return lambda path: _matches(dotted(path), pattern)
+        return lambda path: matches(dotted(path), pattern)
     if isinstance(trainable, list | tuple) and trainable:
         entries = [_predicate(x) for x in trainable]
         return lambda path: any(entry(path) for entry in entries)
@@ -105,7 +105,7 @@ def _predicate(trainable: object) -> Trains:
     return lambda path: bool(function(path))
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     # The path of a submodule is meant with all that is in it.
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
