@@ -59,7 +59,8 @@ INSIDE = {
         "filed initial joining loading mark merging separators trace layers unread around "
         "carrying in_pieces stacked traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "slice_segment splitting weight_files weight_names weight_fit pretrained"
+        "slice_segment splitting weight_files weight_names weight_fit "
+        "weight_pieces pretrained"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "

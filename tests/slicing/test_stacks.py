@@ -213,3 +213,20 @@ def test_a_loop_over_time_is_no_stack():
 
     init = lambda key, x: {"places": jnp.ones((4, 3)), "w": jnp.ones((3, 3))}  # noqa: E731
     assert [p.name for p in jsplit.cut_points(model, X, init=init)] == ["scan"]
+
+
+def test_a_stack_in_a_file_fills_the_layers_of_each_segment(tmp_path):
+    safetensors = pytest.importorskip("safetensors.flax")
+    whole = draw(jax.random.key(9), X, None)
+    entries = {n: whole[n] for n in ("bottom", "top")}
+    entries |= {f"middle.{n}": x for n, x in whole["middle"].items()}
+    safetensors.save_file(entries, tmp_path / "all.safetensors")
+    made = jsplit.load(parts("function"), tmp_path / "all.safetensors")
+    owned = [s.init(jax.random.key(0))[0] for s in made.values()]
+    assert_same(jsplit.merge(*owned), whole, 0)
+    with pytest.raises(ValueError, match="no segment has a leaf"):
+        jsplit.load({"up": made["up"]}, tmp_path / "all.safetensors")
+    entries["middle.b"] = jnp.ones((LAYERS + 1, 4))
+    safetensors.save_file(entries, tmp_path / "all.safetensors")
+    with pytest.raises(ValueError, match=f"stack of {LAYERS} layers"):
+        jsplit.load(parts("function"), tmp_path / "all.safetensors")

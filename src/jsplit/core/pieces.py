@@ -194,8 +194,8 @@ def fitted(
     """
     wanted = list(wanted)
     found = {**given}
-    asked = _by_whole(key for key in wanted if key not in given)
-    here = _by_whole(given)
+    asked = by_whole(key for key in wanted if key not in given)
+    here = by_whole(given)
     for whole, pieces_here in here.items():
         # What is wanted just as it is needs no copy.
         same = all(key in wanted for key in pieces_here.values())
@@ -209,7 +209,7 @@ def fitted(
     return found
 
 
-def _by_whole(
+def by_whole(
     keys: Iterable[tuple[str, ...]],
 ) -> dict[tuple[str, ...], dict[Piece, tuple[str, ...]]]:
     """Pieces by the written path of their whole array."""
