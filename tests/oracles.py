@@ -59,7 +59,7 @@ def reference(problem: Problem, make, batches=None):
             model = nnx.merge(graph, *shapes, copy=True)
             nnx.update(model, params)
             nnx.update(model, state)
-            nnx.reseed(model, default=key)
+            nnx.reseed(model, default=key, policy="match_shape")
             model.train()
             output = model(**fields)
             return output, nnx.to_pure_dict(

@@ -42,24 +42,25 @@ INSIDE = {
     "core": (
         "carried pytrees checks strength gradient_noise link finite typed_jax hidden tied "
         "base arrays donation foreign "
-        "files ids tables trainer keys receiving links paths frozen federation secret_keys "
+        "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
-        "conv_choice halves convolutions compiling least_cut rearranged same_values"
+        "conv_choice halves convolutions compiling least_cut rearranged same_values "
+        "rows scans"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
         "from_model precision"
     ),
     "slicing": (
-        "initial joining loading mark merging separators trace unread batch_axis around carrying "
-        "model_call traced_model "
+        "filed leaf_places initial joining loading mark merging separators trace layers unread "
+        "batch_axis around carrying in_pieces stacked model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "free_axes other_sizes slice_segment splitting weight_files weight_names "
-        "weight_fit pretrained"
+        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_fit "
+        "weight_pieces pretrained"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "

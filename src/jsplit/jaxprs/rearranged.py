@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom, Flat, bodies, flatten, shape_of
-from jsplit.jaxprs.macs import carried_inputs
+from jsplit.jaxprs.macs import carried
 
 # What moves entries of its first argument, or leaves some out; padding adds constants.
 _MOVES = {
@@ -185,7 +185,7 @@ class _Proof:
         nothing = [None] * len(eqn.outvars)
         if name == "scan":
             body = next(bodies(eqn))
-            return self._of_turns(body, given, held, *carried_inputs(eqn, body))
+            return self._of_turns(body, given, held, *carried(eqn, body))
         if name == "cond":
             # The first tells which branch is taken.
             branches = [self._of_body(b, given[1:], held[1:]) for b in bodies(eqn)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 
-from jsplit.core.base import Carried, Params, PyTree
+from jsplit.core.base import Carried, Params, PyTree, Segment
 from jsplit.core.trees import nbytes
 from jsplit.jaxprs.flat import Atom, shape_of
 from jsplit.jaxprs.macs import count
@@ -17,9 +17,10 @@ from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.slicing.carrying import AroundCut, carry, is_carried
 from jsplit.slicing.cut_point import CutPoint, CutPoints
-from jsplit.slicing.initial import initial
+from jsplit.slicing.initial import Initial, initial
 from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import labels, separating
+from jsplit.slicing.stacked import divided_at
 from jsplit.slicing.trace import LEAF, Traced, Value
 from jsplit.slicing.traced_model import TracedModel
 from jsplit.slicing.tying import tied_between
@@ -47,7 +48,8 @@ def cut_points(
     computed before it and after it, it is no raw input (moved, shifted or
     scaled ones are raw too), and its leading axis is the batch, in training
     and in inference mode. A place that has several names is listed by the
-    outermost.
+    outermost. Between the layers of a stack that a scan runs there are places
+    too, as `blocks[1]` after the first.
 
     Args:
         model: a Flax nnx or linen module, a function or a `Segment`, as
@@ -93,7 +95,7 @@ def cut_points(
     made, example = segment_and_inputs(model, example, told)
     start = initial(made, example)
     carries = is_carried(around)
-    traced = TracedModel(made, start, example, {}, outputs, public, carries)
+    traced = _in_layers(made, start, example, outputs, public, carries)
     train, infer = traced.both_modes()
     found: list[CutPoint] = []
     refused: dict[str, str] = {}
@@ -133,6 +135,22 @@ def cut_points(
         return refused | _others(traced, train, infer, known)
 
     return CutPoints(found, why)
+
+
+def _in_layers(
+    made: Segment,
+    start: Initial,
+    example: Sequence[PyTree],
+    outputs: Sequence[str] | None,
+    public: Sequence[str],
+    carries: bool,
+) -> TracedModel:
+    """The model traced, its stacks of layers one by one, where there are any."""
+    traced = TracedModel(made, start, example, {}, outputs, public, carries)
+    divided = divided_at(made, start, example, None, traced.both_modes)
+    if divided[0] is made:
+        return traced
+    return TracedModel(*divided, example, {}, outputs, public, carries)
 
 
 def _others(

@@ -2,7 +2,7 @@
 
 Segments own disjoint leaves of the whole, each at the path that it has
 there, so nothing is lost and nothing counts twice. Only of a frozen weight
-several may have a copy.
+several may have a copy. Layers of one stack that several segments have are one array again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jsplit.core.base import Params, PyTree, State, TrainState
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, one_model
 from jsplit.core.paths import Nested, Path, by_path, dotted, overlay
+from jsplit.core.pieces import assembled
 
 
 def variables(
@@ -76,11 +77,12 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
 
     Returns:
         One nested dictionary, or a tree like `like`; its arrays are copies,
-        so that they outlive a step.
+        so that they outlive a step. Layers of one stack are one array, where
+        the trees have them all.
 
     Raises:
-        ValueError: if two trees hold the same leaf with other numbers, `like`
-            has other leaves, or a step has used up an array.
+        ValueError: if two trees hold the same leaf with other numbers, or the same
+            layers of one, `like` has other leaves, or a step has used up an array.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -109,7 +111,7 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
         merged = overlay(merged, tree)
 
     # A step may use up its state: what was not copied would be gone with it.
-    copied = jax.tree.map(_copy, merged)
+    copied = jax.tree.map(_copy, assembled(merged))
     return copied if like is None else _in_containers(copied, like)
 
 

@@ -24,6 +24,8 @@ from jsplit.slicing.initial import initial
 from jsplit.slicing.other_sizes import OtherSizes
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
+from jsplit.slicing.stacked import divided_at
+from jsplit.slicing.trace import Traced
 from jsplit.slicing.traced_model import TracedModel
 from jsplit.slicing.tying import ties_of, with_copies
 
@@ -78,7 +80,9 @@ def split(
         cuts: where to cut: names of `jsplit.cut` in the model's
             code, paths of submodules whose output is meant
             (`"encoder.block1"`; `"block#2"` is the second call),
-            or entries of `cut_points`. A mapping gives the cut a
+            places between the layers of a stack that a scan
+            runs (`"blocks[10]"`, after the first ten; `"blocks"`
+            is its result), or entries of `cut_points`. A mapping gives the cut a
             name of its own, and may join several places to one
             cut: `{"smashed": ["conv3", "skip"]}`. By default
             every `jsplit.cut` in the code, in either mode.
@@ -121,7 +125,8 @@ def split(
         each after those it reads. The inputs of a segment are
         named as the model's inputs and the cuts. Parameters are
         nested dictionaries by path; `merge` puts them together
-        again.
+        again. Layers of a divided stack lie one level deeper than
+        the stack, by their numbers: `{"kernel": {"0:10 of 24": ...}}`.
 
     Raises:
         ValueError: naming the culprit and the path: a cut that
@@ -160,6 +165,12 @@ def split(
     # them.
     start = initial(made, example)
     places = _places_of(cuts)
+    ends = [end for found in (places or {}).values() for end in found]
+
+    def trace() -> list[Traced]:
+        return TracedModel(made, start, example, {}, outputs, public).both_modes()
+
+    made, start = divided_at(made, start, example, ends, trace)
     traced = TracedModel(made, start, example, places, outputs, public, carries)
     # In both modes, since a segment owns what it reads in either.
     modes = traced.both_modes()

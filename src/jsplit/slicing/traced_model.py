@@ -20,6 +20,7 @@ from jsplit.segments.interception import intercepting
 from jsplit.slicing.batch_axis import steady
 from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
+from jsplit.slicing.layers import with_names
 from jsplit.slicing.model_call import apply_leaves
 from jsplit.slicing.separators import find, marked, nearest
 from jsplit.slicing.trace import (
@@ -239,7 +240,8 @@ class TracedModel:
             drawn = jax.ShapeDtypeStruct((), key)
             given = self.params.shapes, self.state.shapes, drawn, *fields
             flat = values_only(flatten(jax.make_jaxpr(run)(*given)))
-        return flat, structures[0]
+        sources = dict(zip(flat.invars, self._sources(), strict=True))
+        return with_names(flat, self.params.paths, sources), structures[0]
 
     def _sources(self) -> list[Source]:
         """What the inputs of a trace are, in their order."""

@@ -144,35 +144,32 @@ def agreement(
     names = dict.fromkeys(c.name for c in topology.crossings)
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
-    return parsed(
-        with_format(
-            {
-                **_of_topology(topology, params),
-                "fields": {name: dtypes_of(x) for name, x in batch.items()},
-                "unread": found_unread(topology, batch, small),
-                "values": {n: shapes.write(small[n], large[n], size, n) for n in names},
-                "lead": next(iter(addresses)) if lead is None else lead,
-                "addresses": dict(addresses),
-                "links": _pairs(links or {}),
-                "batch": size,
-                "microbatches": microbatches,
-                "steps": steps,
-                "seed": seed,
-                "checkpoint": checkpoint,
-                "turns": turns,
-                "staleness": staleness,
-                "nonfinite": nonfinite,
-                "norms": list(norms),
-                "wants_loss": list(wants_loss),
-                "weight": weight,
-                "loss_scale": _scale_in_words(loss_scale),
-                "patience": patience,
-                "stall": stall,
-                "identities": dict(identities or {}),
-                "hosts": dict(hosts or {}),
-            }
-        )
-    )
+    said: dict[str, object] = {
+        **_of_topology(topology, params),
+        "fields": {name: dtypes_of(x) for name, x in batch.items()},
+        "unread": found_unread(topology, batch, small),
+        "values": {n: shapes.write(small[n], large[n], size, n) for n in names},
+        "lead": next(iter(addresses)) if lead is None else lead,
+        "addresses": dict(addresses),
+        "links": _pairs(links or {}),
+        "batch": size,
+        "microbatches": microbatches,
+        "steps": steps,
+        "seed": seed,
+        "checkpoint": checkpoint,
+        "turns": turns,
+        "staleness": staleness,
+        "nonfinite": nonfinite,
+        "norms": list(norms),
+        "wants_loss": list(wants_loss),
+        "weight": weight,
+        "loss_scale": _scale_in_words(loss_scale),
+        "patience": patience,
+        "stall": stall,
+        "identities": dict(identities or {}),
+        "hosts": dict(hosts or {}),
+    }
+    return parsed(with_format(said))
 
 
 def _scale_in_words(scale: DynamicScale | float | None) -> object:
