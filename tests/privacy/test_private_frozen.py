@@ -105,7 +105,9 @@ def test_a_bottom_that_is_frozen_tells_nothing_by_its_update_and_its_base_is_ass
     # Adapters are trained on the records, and so are private or tell of them.
     assert told(bottom("lora")).epsilon is None
     made = private(bottom("lora"), clip=CLIP, scale=2.0, per=PER)
+    assert made.noise is not None
     both = told(made, dp_sgd={"h": made.noise.mechanism})
+    assert both.epsilon is not None and frozen.epsilon is not None
     assert both.epsilon > frozen.epsilon
     assert any(x.startswith(assumed) for x in both.assumptions)
 

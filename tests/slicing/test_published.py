@@ -387,13 +387,13 @@ def own_gradient(case, params, state):
         def cost(weights):
             model = nnx.merge(graph, weights, rest, copy=True)
             model.train()
-            return per_example(case.call(model, True), None).mean()
+            return jnp.mean(per_example(case.call(model, True), None))
 
         return map(nnx.to_pure_dict, (weights, jax.grad(cost)(weights)))
 
     def cost(weights):
         output = own_call(case, {"whole": weights}, {"whole": state}, True)
-        return per_example(output, None).mean()
+        return jnp.mean(per_example(output, None))
 
     return params, jax.grad(cost)(params)
 
@@ -419,9 +419,10 @@ def published_topology(case, widen=lambda tree: tree):
         jsplit.Node("output", second, "server"),
         jsplit.Loss("loss", per_example, "server", ["output", "label"]),
     ]
-    second_reads = [i for i in second.inputs if i in batch]
-    holds = {"client": list(first.inputs), "server": [*second_reads, "label"]}
-    read = {*first.inputs, *second_reads, "label"}
+    second_reads = [i for i in second.inputs or () if i in batch]
+    first_reads = first.inputs or ()
+    holds = {"client": list(first_reads), "server": [*second_reads, "label"]}
+    read = {*first_reads, *second_reads, "label"}
     batch = {f: x for f, x in batch.items() if f in read}
     return case, jsplit.Topology(nodes, holds), batch
 

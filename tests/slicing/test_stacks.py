@@ -140,6 +140,7 @@ def test_layers_are_frozen_by_the_path_of_the_stack():
         Net(nnx.Rngs(0)), X, cuts=["middle[1]"], trainable=["middle.a.*"]
     )
     for part in made.values():
+        assert part.trains is not None
         assert part.trains(("middle", "a", "kernel", "0:1 of 4")) == (
             part.name == "middle[1]"
         )

@@ -39,7 +39,7 @@ def problem(configuration: str, flax: str) -> Problem:
     if flax == "linen":
         whole = LinenNet()
         variables = widen(whole.init(jax.random.key(0), x, train=True))
-    elif jax.config.jax_enable_x64:
+    elif jax.numpy.zeros(()).dtype == "float64":
         nnx.update(whole, widen(nnx.state(whole, nnx.Not(nnx.RngState))))
     segments = jsplit.split(whole, x, variables=variables, cuts=CUTS[configuration])
     labels = {"label": rng.integers(0, 3, 8).astype(np.int32)}
