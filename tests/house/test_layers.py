@@ -40,7 +40,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "carried pytrees checks strength gradient_noise link finite typed_jax hidden tied "
+        "carried pytrees cache checks strength gradient_noise link finite typed_jax hidden tied "
         "base arrays donation foreign "
         "files ids tables trainer keys links paths frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
@@ -52,7 +52,7 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model precision"
+        "from_model decoding precision"
     ),
     "slicing": (
         "initial joining loading mark merging separators trace unread around carrying "
@@ -76,7 +76,7 @@ INSIDE = {
         "trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
-        "messages"
+        "messages cached_walk call_checks sessions generating"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
@@ -168,6 +168,7 @@ OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
     "segments.arguments": {"flax"},
+    "segments.decoding": {"flax"},
     "segments.example": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},

@@ -1,0 +1,131 @@
+"""Generation: tokens drawn one after the other, at the party that has the logits.
+
+A session computes the logits, in one process or over a network; what is drawn of them
+crosses as the next token's activation alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jsplit.core.base import PyTree
+from jsplit.core.checks import as_positive_int, shown
+
+
+class SessionLike(Protocol):
+    """What `generate` asks for tokens: `jsplit.Session`, or `jsplit.party.session`."""
+
+    fields: tuple[str, ...]
+    batch: int
+
+    @property
+    def position(self) -> int: ...
+
+    def __call__(self, fields: Mapping[str, PyTree], /) -> PyTree: ...
+
+
+def generate(
+    session: SessionLike,
+    tokens: ArrayLike,
+    steps: int,
+    *,
+    key: jax.Array | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    end: int | None = None,
+) -> np.ndarray:
+    """Generate tokens after a prompt.
+
+    The token at a position is drawn of `jax.random.fold_in(key, position)`, so a
+    sequence is the same whether it is generated at once, in parts, or again.
+
+    Args:
+        session: of a topology that reads one field of tokens, and gives logits
+            [batch, positions, vocabulary].
+        tokens: the prompt, or what comes next in a session under way, int
+            [batch, positions].
+        steps: how many tokens to generate.
+        key: tokens are drawn of it; without one each is the most likely.
+        temperature: logits are divided by it before a token is drawn.
+        top_k: draw of so many most likely tokens only.
+        end: a token after which a sequence has nothing but this token; once all
+            sequences have it no more is computed.
+
+    Returns:
+        The tokens after the prompt, int32 [batch, at most `steps`]. The last of them
+        has not been given to the session: it is what the next call begins with.
+
+    Raises:
+        ValueError: if the session has several fields or outputs, or an argument does not
+            fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit, optax
+        >>> embed = jsplit.segment(lambda tokens: jax.nn.one_hot(tokens, 5), name="h")
+        >>> after = lambda h: jnp.roll(h, 1, axis=-1)  # the token after: one more
+        >>> head = jsplit.segment(after, inputs="h", name="logits")
+        >>> head = jsplit.with_cache(head, False)
+        >>> topology = jsplit.vanilla(embed, head, loss=optax.squared_error)
+        >>> trainer = jsplit.messages(topology, {})
+        >>> prompt = jnp.array([[0, 1]])
+        >>> like = {"tokens": prompt, "label": jnp.zeros((1, 2, 5))}
+        >>> with jsplit.session(trainer, trainer.init(0, like), length=9) as s:
+        ...     jsplit.generate(s, prompt, 4).tolist()
+        [[2, 3, 4, 0]]
+    """
+    if len(session.fields) != 1:
+        raise ValueError(
+            f"`session` must be of one field of tokens, it has {list(session.fields)}; "
+            "draw of the logits that it gives."
+        )
+    steps = as_positive_int("steps", steps)
+    if not temperature > 0:
+        raise ValueError(
+            f"`temperature` must be positive, got {shown(temperature)}; without a `key` "
+            "each token is the most likely."
+        )
+    top_k = None if top_k is None else as_positive_int("top_k", top_k)
+    (field,), given = session.fields, jnp.asarray(tokens)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(f"`tokens` must be integers, got {given.dtype}.")
+    found: list[np.ndarray] = []
+    over = np.zeros(session.batch, bool)
+    for _ in range(steps):
+        logits = session({field: given})
+        if isinstance(logits, Mapping) or getattr(logits, "ndim", 0) != 3:
+            raise ValueError(
+                "`session` must give logits [batch, positions, vocabulary] as its one "
+                "output."
+            )
+        own = None if key is None else jax.random.fold_in(key, session.position)
+        new = np.asarray(_pick(logits[:, -1], own, temperature, top_k))
+        if end is not None:
+            new = np.where(over, np.int32(end), new)
+            over |= new == end
+        found.append(new)
+        if over.all():
+            break
+        # What is sent has the dtype of the prompt: another one would be another program.
+        given = jnp.asarray(new[:, None], given.dtype)
+    return np.stack(found, 1)
+
+
+@partial(jax.jit, static_argnames="top_k")
+def _pick(
+    logits: jax.Array, key: jax.Array | None, temperature: float, top_k: int | None
+) -> jax.Array:
+    """A token of each row of logits, int32 [batch]."""
+    if key is None:
+        return logits.argmax(-1).astype(jnp.int32)
+    logits = logits.astype(jnp.float32) / temperature
+    if top_k is not None:
+        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    return jax.random.categorical(key, logits).astype(jnp.int32)
