@@ -12,6 +12,7 @@ from flax import linen, nnx
 import jsplit
 
 VOCABULARY, WIDTH, LENGTH = 11, 8, 12
+LARGE = jax.nn.initializers.normal(1.0)  # so that what was said changes what comes
 
 
 def causal(h):
@@ -22,8 +23,8 @@ class Embed(nnx.Module):
     """Tokens and their places; the place of the next is a cache."""
 
     def __init__(self, rngs):
-        self.tokens = nnx.Embed(VOCABULARY, WIDTH, rngs=rngs)
-        self.places = nnx.Embed(LENGTH, WIDTH, rngs=rngs)
+        self.tokens = nnx.Embed(VOCABULARY, WIDTH, embedding_init=LARGE, rngs=rngs)
+        self.places = nnx.Embed(LENGTH, WIDTH, embedding_init=LARGE, rngs=rngs)
         self.index = nnx.data(None)
 
     def init_cache(self, shape):
@@ -90,8 +91,8 @@ class LinenEmbed(linen.Module):
             index = self.variable("cache", "index", lambda: jnp.int32(0))
             start = index.value
             index.value += tokens.shape[1] if there else 0
-        h = linen.Embed(VOCABULARY, WIDTH, name="tokens")(tokens)
-        places = linen.Embed(LENGTH, WIDTH, name="places")
+        h = linen.Embed(VOCABULARY, WIDTH, embedding_init=LARGE, name="tokens")(tokens)
+        places = linen.Embed(LENGTH, WIDTH, embedding_init=LARGE, name="places")
         return h + places(start + jnp.arange(tokens.shape[1]))
 
 
@@ -137,8 +138,9 @@ class Parts(NamedTuple):
         for own in state.parties.values():
             params |= own.params
 
-        def logits(tokens):
-            h = jnp.asarray(tokens)
+        @jax.jit
+        def padded(tokens):
+            h = tokens
             for name, module in zip("abcd", self.modules, strict=True):
                 if isinstance(module, nnx.Module):
                     module = nnx.clone(module)
@@ -147,6 +149,13 @@ class Parts(NamedTuple):
                 else:
                     h = module.apply({"params": params[name]}, h)
             return h
+
+        # Of one length, so that it is compiled once: what comes later changes nothing.
+        def logits(tokens):
+            count = tokens.shape[1]
+            filled = np.zeros((len(tokens), LENGTH), np.int32)
+            filled[:, :count] = tokens
+            return padded(filled)[:, :count]
 
         return logits
 

@@ -152,12 +152,12 @@ def _hashed(layout: Layout, state: _Held) -> _Held:
         for name, (_, changes) in at.frozen.items():
             held = parts[_part(name.kind)]
             trained, frozen = divided(changes, held[name.what])
-            held[name.what] = {"trained": trained, "frozen": _hash_of(frozen)}
+            held[name.what] = {"trained": trained, "frozen": hash_of(frozen)}
         parties[party] = own._replace(**parts)
     return state._replace(parties=parties)
 
 
-def _hash_of(tree: PyTree) -> jax.Array:
+def hash_of(tree: PyTree) -> jax.Array:
     """The SHA-256 of arrays, with their paths, dtypes and shapes; uint8 [32]."""
     found = hashlib.sha256()
     for path, x in arrays_by_path(tree).items():
