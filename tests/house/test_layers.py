@@ -114,7 +114,9 @@ INSIDE = {
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records join passes steps infer running"
+        "brought_records join passes steps infer running "
+        "serving.part serving.course serving.lines serving.words serving.table serving.served "
+        "serving.server serving.serve serving.asking serving.session"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
