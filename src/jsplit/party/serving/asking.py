@@ -54,7 +54,7 @@ class Under:
     """
 
     course: Course
-    heard: queue.Queue[Frame | str] = field(default_factory=queue.Queue)
+    heard: queue.Queue[Frame | Exception] = field(default_factory=queue.Queue)
 
 
 class Asking:
@@ -168,8 +168,8 @@ class Asking:
                 f"`{self.party}` waited {self.patience:g} s for "
                 f"{', '.join(f'`{p}`' for p in self.servers)}."
             ) from None
-        if isinstance(found, str):
-            raise Lost(found)
+        if isinstance(found, Exception):
+            raise found
         if found.head.kind == "refusal":
             said, who = about(found), self.agreed.parties[found.head.sender]
             text = says(who, said.get("reason"))
@@ -240,9 +240,11 @@ class Asking:
 
     def _read(self, line: Line) -> None:
         line.read(self._take)
-        # All that were over it are lost, wherever they are.
+        # All that were over it are lost, wherever they are; what was refused here would be
+        # refused again.
+        why = line.over or "the connection is over"
         for under in [*self._under.values()]:
-            under.heard.put(line.over or "the connection is over")
+            under.heard.put(Refused(why) if line.refused else Lost(why))
 
     def _take(self, line: Line, frame: Frame) -> None:
         under = self._under.get(frame.head.epoch)

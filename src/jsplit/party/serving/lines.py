@@ -41,11 +41,13 @@ class Line:
     Attributes:
         peer: who is at the other end, by its certificate.
         over: why the connection is over; `None` while it is not.
+        refused: whether it is because this party has refused what came.
     """
 
     def __init__(self, channel: Channel):
         self.channel, self.peer = channel, channel.peer
         self.over: str | None = None
+        self.refused = False
         self._due: queue.Queue[Frame | None] = queue.Queue(_DUE)
         name = f"jsplit-tell-{self.peer}"
         threading.Thread(target=self._write, name=name, daemon=True).start()
@@ -81,6 +83,7 @@ class Line:
                 continue
             except CodecError as error:
                 _log.warning("what `%s` sent is refused: %s", self.peer, error)
+                self.refused = True
                 self.end(str(error))
             except Closed as error:
                 self.end(str(error))
@@ -88,6 +91,7 @@ class Line:
                 # Whatever a peer may bring about costs it this connection, and no more.
                 what = f"{type(error).__name__}: {quoted(str(error))}"
                 _log.error("the connection with `%s` ends: %s", self.peer, what)
+                self.refused = True
                 self.end(what)
             else:
                 take(self, frame)

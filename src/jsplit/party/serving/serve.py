@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jsplit.core.base import Link, PartyState, PyTree
-from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.checks import as_positive_int, names_of, shown
 from jsplit.core.ids import Id
 from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.reach import Reach, default_transport
@@ -64,6 +64,7 @@ def serve(
     length: int = 2048,
     batch: int = 64,
     idle: float = 600.0,
+    askers: Sequence[str] | None = None,
     listen: str | None = None,
     addresses: Mapping[str, str] | None = None,
     pulse: Sequence[float] = (),
@@ -97,6 +98,8 @@ def serve(
         batch: the most sequences of a session, or records of a call.
         idle: seconds without a call after which a session is let go of. Whoever asks
             in it then begins it again, by itself.
+        askers: the parties that may ask; by default those that hold fields that segments
+            read. Answers go to them alone.
         listen: `host:port` where it listens, if not at the address that others dial.
         addresses: `host:port` by party, where one is dialled elsewhere than agreed.
         pulse: seconds of silence after which a connection is asked whether anybody is
@@ -133,8 +136,13 @@ def serve(
     if not idle > 0:
         raise ValueError(f"`idle` must be positive seconds, got {shown(idle)}.")
     reach = Reach(listen, addresses or {}, pulse=pulse, transport=transport)
-    holding = holding_of(data, ids)
+    if party not in agreed.parties:
+        raise ValueError(
+            f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
+        )
+    holding = holding_of(_read_of(agreed, party, data), ids)
     brought = Brought(agreed, party, own, links, state, checkpoint, holding.fields)
+    allowed_to_ask = _askers_of(agreed, party, askers)
     at = listen or agreed.addresses.get(party)
     if at is None:
         raise ValueError(
@@ -148,7 +156,7 @@ def serve(
     dialler = Dialler(
         agreed, party, credentials, carrier, dict(reach.addresses), beat
     )
-    server = Server(brought, holding, limits, idle, dialler)
+    server = Server(brought, holding, limits, idle, allowed_to_ask, dialler)
     allowed = {
         identity_of(agreed, p, credentials): p for p in agreed.parties if p != party
     }
@@ -161,3 +169,35 @@ def serve(
         listener.close()
     table = server.table
     return Served(brought.model, server.opened, server.calls, table.evicted)
+
+
+def _read_of(
+    agreed: Agreement, party: str, data: Mapping[str, PyTree] | None
+) -> dict[str, PyTree]:
+    """Of a party's data, what its segments read: to serve nobody needs labels."""
+    topology, role = agreed.topology_of_strangers, agreed.turns.role[party]
+    own = {i for n in topology.segments if n.party == role for i in n.reads}
+    needed = sorted(own & {*topology.fields})
+    if data is None or not needed:
+        return {}
+    if not isinstance(data, Mapping):
+        raise ValueError("`data` must be fields by name, for records to be looked up.")
+    return {f: data[f] for f in needed if f in data}
+
+
+def _askers_of(
+    agreed: Agreement, party: str, askers: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The parties that may ask."""
+    others = [p for p in agreed.parties if p != party]
+    if askers is not None:
+        strange = [p for p in names_of("askers", askers) if p not in others]
+        if strange:
+            raise ValueError(
+                f"`askers` must be among {', '.join(others)}, got {strange[0]!r}."
+            )
+        return tuple(names_of("askers", askers))
+    topology = agreed.topology_of_strangers
+    read = {i for n in topology.segments for i in n.reads}
+    holding = {r for r, fields in agreed.holds.items() if read & {*fields}}
+    return tuple(p for p in others if agreed.turns.role[p] in holding)

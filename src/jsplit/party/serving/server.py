@@ -59,6 +59,7 @@ class Server:
         holding: its records, if it has any.
         limits: what it takes.
         idle: seconds after which a session without calls is let go of.
+        askers: the parties that may ask.
         dialler: how it reaches other serving parties.
 
     Attributes:
@@ -73,8 +74,10 @@ class Server:
         holding: Holding,
         limits: Limits,
         idle: float,
+        askers: Sequence[str],
         dialler: Dialler,
     ):
+        self.askers = askers
         self.brought, self.holding, self.limits = brought, holding, limits
         self.agreed: Agreement = brought.agreed
         self.party, self.dialler = brought.party, dialler
@@ -149,6 +152,9 @@ class Server:
                 self._value(line, frame)
         except _Lost as error:
             self._refuse(line, number, str(error), lost=True)
+        except CodecError as error:
+            # No word of it to the session, which is somebody else's.
+            line.end(str(error))
         except ValueError as error:
             # Of jsplit, or of this party's segments: about shapes, and of no record.
             self._refuse(line, number, first_line(error))
@@ -190,6 +196,10 @@ class Server:
         if frame.head.run != self.words.run or theirs != here:
             why = difference(here, theirs, self.party, line.peer)
             raise ValueError(why)
+        if line.peer not in self.askers:
+            raise ValueError(
+                f"`{self.party}` serves {', '.join(f'`{p}`' for p in self.askers)} alone."
+            )
         batch, length = said.get("batch"), said.get("length")
         numbers = {"batch": (batch, 1), "length": (length, 0)}
         for name, (value, least) in numbers.items():
@@ -258,6 +268,10 @@ class Server:
         if head.step != course.call:
             raise ValueError(f"call {head.step} came at `{self.party}` as {course.call}.")
         self.table.touch(entry)
+        # Another process of whoever asks has sessions of its own.
+        asks = head.kind == IDS or line.peer == entry.line.peer
+        if asks and line is not entry.line:
+            raise CodecError(f"`{line.peer}` sent a value of another's session.")
         if head.kind == IDS:
             entry.ids = _ids_in(about(frame))
             count = len(entry.ids)
@@ -285,6 +299,8 @@ class Server:
         if course.advance(post):
             entry.ids, entry.count = None, 0
             self.calls += 1
+        # To compute may take longer than a session may be idle.
+        self.table.touch(entry)
 
     def _post(
         self, entry: Entry, number: int, place: int, arrays: Sequence[np.ndarray]

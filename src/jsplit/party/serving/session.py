@@ -32,6 +32,9 @@ from jsplit.wire.errors import Refused
 from jsplit.wire.transport import Pulse, Transport
 
 _log = logging.getLogger("jsplit.party")
+_VAIN = 5
+"""How often a session is begun again for one call. A server that is away is waited for;
+one that is there and loses each session would do so for ever."""
 
 
 def session(
@@ -159,6 +162,11 @@ class RemoteSession:
         self.batch, self.length, self.begun = batch, length, 0
         self._part = asking.brought.part(asking.role, sequence=length > 0)
         self.fields = tuple(self._part.needed)
+        if not self.fields:
+            raise ValueError(
+                f"`{asking.party}` holds no field that its segments read, so there is "
+                "nothing that it could ask about."
+            )
         self._kept: list[_Given] = []
         self._number, self._under = 0, None
         self._open, self._lock = True, threading.Lock()
@@ -242,6 +250,7 @@ class RemoteSession:
     def _next(self, given: _Given) -> PyTree:
         """One call, begun again with all before it as often as it is lost."""
         until, pause = time.monotonic() + self._asking.patience, FIRST
+        began = self.begun + _VAIN
         while True:
             try:
                 if self._under is None:
@@ -251,6 +260,12 @@ class RemoteSession:
                 self._let_go()
                 if not self._replay:
                     raise Refused(f"the session is lost: {error}", again=True) from None
+                if self.begun >= began:
+                    raise Refused(
+                        f"the session was begun {_VAIN} times and is lost each time: "
+                        f"{error}",
+                        again=True,
+                    ) from None
                 if time.monotonic() > until:
                     raise Missing(
                         f"`{self._asking.party}` has tried for "

@@ -146,9 +146,7 @@ class Words:
         if (head.sender, head.receiver) != (sender, self.me) or head.sealed:
             raise CodecError(f"`{peer}` sent a frame that is not from it to this party.")
         if head.kind in ("hello", "refusal", "bye", IDS):
-            # Who comes of another agreement is told what differs.
-            if head.kind != "hello" and head.run != self.run:
-                raise CodecError(f"`{peer}` sent a frame of another agreement.")
+            # Those of another agreement too: its party is told what differs.
             if size_of(head.shapes) > LARGEST_TEXT:
                 raise CodecError(f"`{peer}` sent too long a text.")
             return
