@@ -203,7 +203,9 @@ def topology_of(parts: Parts, configuration: str) -> jsplit.Topology:
     holds = {"client": ["tokens"]}
     holds.setdefault(who[-1], [])
     holds[who[-1]] = [*holds[who[-1]], "label"]
-    return jsplit.Topology([*nodes, jsplit.Loss("loss", loss, who[-1], ["d", "label"])], holds)
+    return jsplit.Topology(
+        [*nodes, jsplit.Loss("loss", loss, who[-1], ["d", "label"])], holds
+    )
 
 
 BATCH = {

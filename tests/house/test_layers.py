@@ -163,7 +163,7 @@ INSIDE = {
         "reporting.by_cut"
     ),
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report parser",
+    "archives report serving parser",
     "compress": "casting quantizing sparsifying registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from functools import cache
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -274,7 +273,9 @@ def test_another_model_in_the_middle_of_a_session_is_refused():
         serving.kill("server")
         serving.states["server"] = changed(state, 1.01)
         serving.start("server")
-        with pytest.raises(party.Refused, match="`server` has another model than before"):
+        with pytest.raises(
+            party.Refused, match="`server` has another model than before"
+        ):
             session({"tokens": TOKENS})
 
 
@@ -323,9 +324,7 @@ def test_only_those_that_may_ask_are_answered():
 
 def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch):
     serving, _ = lm()
-    monkeypatch.setattr(
-        "jsplit.party.serving.server.Server._value", lambda *_: _lose()
-    )
+    monkeypatch.setattr("jsplit.party.serving.server.Server._value", lambda *_: _lose())
     with serving, serving.ask(batch=2, length=20) as session:
         with pytest.raises(party.Refused, match="was begun 5 times and is lost each"):
             session({"tokens": TOKENS})
@@ -340,7 +339,9 @@ def _lose():
 def test_who_serves_must_be_dialled():
     topology, state, _ = sums()
     serving, _, _ = of(topology, LM_BATCH, state)
-    bare = party.agreement(topology, LM_BATCH, steps=4, addresses={"client": "client:1"})
+    bare = party.agreement(
+        topology, LM_BATCH, steps=4, addresses={"client": "client:1"}
+    )
     serving.agreed = bare
     with pytest.raises(ValueError, match="`server` has no address in the agreement"):
         serving.ask()

@@ -110,7 +110,9 @@ def test_a_cache_that_gives_something_else_than_the_segment_is_refused():
 
 def test_a_sequence_longer_than_its_caches_is_refused():
     session, x, _ = begun(adding())
-    with pytest.raises(ValueError, match="`length` of the session is 6 positions, and 3"):
+    with pytest.raises(
+        ValueError, match="`length` of the session is 6 positions, and 3"
+    ):
         session({"x": x[:, :4]})
     assert session({"x": x[:, 3:]}).shape == (1, 3)
 
@@ -144,7 +146,9 @@ def test_a_session_that_is_over_computes_nothing():
 def test_caches_of_flax_of_another_length_are_refused():
     """They would write over their last position, without a word."""
     parts = decoders.nnx_parts()
-    own = jsplit.with_cache(parts.segments[2], decoders.decoding(parts.modules[2])(1, 5))
+    own = jsplit.with_cache(
+        parts.segments[2], decoders.decoding(parts.modules[2])(1, 5)
+    )
     like = jax.ShapeDtypeStruct((1, 9, decoders.WIDTH), "float32")
     with pytest.raises(ValueError, match="`length` is 9, and no axis of the caches"):
         own.cache.init({}, {}, like)

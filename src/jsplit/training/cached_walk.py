@@ -121,9 +121,7 @@ def _cached_op(config: Config, node: Node, checked: bool) -> Op:
 
     value = Name(node.party, Kind.VALUE, node.name)
     writes = (value, *at, *([same_name(node)] if checked else []))
-    return Op(
-        node.party, OpKind.FORWARD, node.name, (*at, *plain.reads), writes, run
-    )
+    return Op(node.party, OpKind.FORWARD, node.name, (*at, *plain.reads), writes, run)
 
 
 def _alone(node: Node, params: PyTree, state: PyTree, key: jax.Array):

@@ -109,9 +109,7 @@ class _Programs:
 
 def compiled(walk: Walk, kernels: str) -> CompiledWalk:
     """A walk of a call, whose caches are written in place."""
-    return CompiledWalk(
-        walk.turns(), walk.keep, jitted([Kind.CACHE], kernels=kernels)
-    )
+    return CompiledWalk(walk.turns(), walk.keep, jitted([Kind.CACHE], kernels=kernels))
 
 
 # By `predict`, a function that each trainer has of its own: a session after another
@@ -134,9 +132,7 @@ class Session:
         'Compute the next positions'
     """
 
-    def __init__(
-        self, programs: _Programs, state: TrainState, batch: int, length: int
-    ):
+    def __init__(self, programs: _Programs, state: TrainState, batch: int, length: int):
         self.batch = as_positive_int("batch", batch)
         self.length = as_positive_int("length", length)
         self.fields = tuple(sorted(programs.needed))

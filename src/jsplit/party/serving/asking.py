@@ -263,6 +263,8 @@ class Asking:
             raise CodecError(f"`{sender}` sent a value that is none of the call.")
         wire = part.wires[head.value]
         if wire.receiver != part.role or self.cast[wire.sender] != sender:
-            raise CodecError(f"`{sender}` sent `{wire.what}`, which is not its to send.")
+            raise CodecError(
+                f"`{sender}` sent `{wire.what}`, which is not its to send."
+            )
         payload, _ = part.like(head.value, *course.sizes(head.micro))
         return (*shapes_of(payload), STAMP_SHAPE)

@@ -177,7 +177,5 @@ class Dialler:
             # What sockets raise in a transport of a user's own; `Closed` is one too.
             if isinstance(error, Closed):
                 raise
-            raise Closed(
-                f"no connection with `{peer}`: {first_line(error)}"
-            ) from None
+            raise Closed(f"no connection with `{peer}`: {first_line(error)}") from None
         return Line(channel)

@@ -227,8 +227,7 @@ class Part:
 
 def _without_caches(topology: Topology) -> Topology:
     nodes = [
-        replace(n, segment=replace(n.segment, cache=None))
-        for n in topology.segments
+        replace(n, segment=replace(n.segment, cache=None)) for n in topology.segments
     ]
     return replace(topology, nodes=[*nodes, *topology.losses, *topology.metrics])
 

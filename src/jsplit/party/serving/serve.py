@@ -153,9 +153,7 @@ def serve(
     given = reach.transport
     carrier = default_transport() if given is None else given
     beat = Pulse(*pulse)
-    dialler = Dialler(
-        agreed, party, credentials, carrier, dict(reach.addresses), beat
-    )
+    dialler = Dialler(agreed, party, credentials, carrier, dict(reach.addresses), beat)
     server = Server(brought, holding, limits, idle, allowed_to_ask, dialler)
     allowed = {
         identity_of(agreed, p, credentials): p for p in agreed.parties if p != party

@@ -113,7 +113,9 @@ class Server:
         wire = part.wires[head.value]
         sender = self.agreed.parties[head.sender]
         if wire.receiver != part.role or entry.cast[wire.sender] != sender:
-            raise CodecError(f"`{sender}` sent `{wire.what}`, which is not its to send.")
+            raise CodecError(
+                f"`{sender}` sent `{wire.what}`, which is not its to send."
+            )
         payload, _ = part.like(head.value, *course.sizes(head.micro))
         return shapes_of(payload)
 
@@ -263,10 +265,14 @@ class Server:
         head, number = frame.head, frame.head.epoch
         entry = self.table.get(number)
         if entry is None:
-            raise _Lost(f"the session is over at `{self.party}`: {self.table.why(number)}")
+            raise _Lost(
+                f"the session is over at `{self.party}`: {self.table.why(number)}"
+            )
         course = entry.course
         if head.step != course.call:
-            raise ValueError(f"call {head.step} came at `{self.party}` as {course.call}.")
+            raise ValueError(
+                f"call {head.step} came at `{self.party}` as {course.call}."
+            )
         self.table.touch(entry)
         # Another process of whoever asks has sessions of its own.
         asks = head.kind == IDS or line.peer == entry.line.peer
@@ -313,9 +319,7 @@ class Server:
             arrays = [*arrays, self._stamp]
         else:
             line = self._line_to(to)
-        line.put(
-            self.words.value(to, number, place, course.call, course.count, arrays)
-        )
+        line.put(self.words.value(to, number, place, course.call, course.count, arrays))
 
     def _line_to(self, party: str) -> Line:
         """The connection with another serving party, dialled if there is none."""

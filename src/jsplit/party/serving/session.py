@@ -313,9 +313,7 @@ class RemoteSession:
             to = asking.cast[course.part.wires[place].receiver]
             asking.send(
                 to,
-                asking.words.value(
-                    to, self._number, place, call, given.count, arrays
-                ),
+                asking.words.value(to, self._number, place, call, given.count, arrays),
             )
 
         while not course.advance(post):

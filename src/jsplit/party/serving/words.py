@@ -126,9 +126,7 @@ class Words:
         arrays: Sequence[np.ndarray],
     ) -> Frame:
         """A frame that holds the arrays of a wire."""
-        head = self.head(
-            "activation", to, session, step=call, micro=count, value=place
-        )
+        head = self.head("activation", to, session, step=call, micro=count, value=place)
         return frame_of(head, arrays)
 
     def judge(self, peer: str, head: Head, expected: Shapes | None) -> None:
@@ -144,7 +142,9 @@ class Words:
         """
         sender = self.agreed.parties.index(peer)
         if (head.sender, head.receiver) != (sender, self.me) or head.sealed:
-            raise CodecError(f"`{peer}` sent a frame that is not from it to this party.")
+            raise CodecError(
+                f"`{peer}` sent a frame that is not from it to this party."
+            )
         if head.kind in ("hello", "refusal", "bye", IDS):
             # Those of another agreement too: its party is told what differs.
             if size_of(head.shapes) > LARGEST_TEXT:
@@ -158,4 +158,3 @@ class Words:
             said = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in head.shapes)
             there = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in expected)
             raise CodecError(f"`{peer}` sent a value {said}, expected {there}.")
-
