@@ -60,7 +60,7 @@ class Own(nnx.Module):
 
     def __call__(self, h):
         count, keys, start = h.shape[1], h, 0
-        if self.kept is not None:
+        if self.kept is not None and self.index is not None:
             start = self.index[...]
             keys = jax.lax.dynamic_update_slice(self.kept[...], h, (0, start, 0))
             self.kept[...], self.index[...] = keys, start + count
@@ -117,9 +117,9 @@ def decoding(module):
     def make(batch, length):
         decoder = nnx.clone(module)
         for _, layer in nnx.iter_modules(decoder):
-            if hasattr(layer, "init_cache"):
+            if isinstance(layer, Embed | Own | nnx.MultiHeadAttention):
                 layer.init_cache((batch, length, WIDTH))
-            if hasattr(layer, "decode"):
+            if isinstance(layer, nnx.MultiHeadAttention):
                 layer.decode = True
         return decoder
 

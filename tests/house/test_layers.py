@@ -116,7 +116,8 @@ INSIDE = {
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records join passes steps infer running "
         "serving.part serving.course serving.lines serving.words serving.table serving.served "
-        "serving.server serving.serve serving.asking serving.session"
+        "serving.opening serving.server serving.serve serving.asking serving.remote "
+        "serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "

@@ -11,7 +11,9 @@ import pytest
 
 import jsplit
 from jsplit import party
+from jsplit.party.serving import server
 from jsplit.party.serving.table import Table
+from jsplit.wire.rpc import Grpc
 from tests import decoders
 from tests.party.federation import free_port, layer, trust_of
 from tests.party.serving import (
@@ -122,9 +124,9 @@ def sums():
     return topology, state, np.asarray(state.parties["server"].params["logits"])
 
 
-def lm(**server):
+def lm(**limits):
     topology, state, weights = sums()
-    serving, _, _ = of(topology, LM_BATCH, state, server=server)
+    serving, _, _ = of(topology, LM_BATCH, state, server=limits)
     return serving, weights
 
 
@@ -182,8 +184,6 @@ def test_over_grpc_with_certificates():
     agreed = party.agreement(
         topology, LM_BATCH, steps=4, addresses={"server": f"localhost:{free_port()}"}
     )
-    from jsplit.wire.rpc import Grpc
-
     serving = Serving(
         agreed, topology, state.parties, Grpc(), trust.__getitem__, names=["server"]
     )
@@ -289,7 +289,7 @@ def test_models_of_different_steps_are_refused():
 
 def test_an_answer_with_another_stamp_is_refused(monkeypatch):
     serving, _ = lm()
-    real = party.serving.server.stamp_of
+    real = server.stamp_of
     monkeypatch.setattr(
         "jsplit.party.serving.server.stamp_of", lambda model: real(model) ^ 1
     )
@@ -331,9 +331,7 @@ def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch):
 
 
 def _lose():
-    from jsplit.party.serving.server import _Lost
-
-    raise _Lost("it is lost")
+    raise server._Lost("it is lost")
 
 
 def test_who_serves_must_be_dialled():
@@ -345,3 +343,35 @@ def test_who_serves_must_be_dialled():
     serving.agreed = bare
     with pytest.raises(ValueError, match="`server` has no address in the agreement"):
         serving.ask()
+
+
+def test_several_hospitals_ask_in_the_role_that_they_played_in_turns():
+    topology, state, weights = sums()
+    names = ("north", "south")
+    turns = party.turns({n: {"client": n} for n in names}, [(n, 1) for n in names])
+    agreed = party.agreement(
+        topology, LM_BATCH, steps=4, addresses={"server": "server:1"}, turns=turns
+    )
+    serving = Serving(agreed, topology, state.parties, names=["server"])
+    with serving, serving.ask("north", length=20) as north:
+        with serving.ask("south", length=20) as south:
+            for session, prompt in ((north, TOKENS[:1]), (south, TOKENS[1:])):
+                got = jsplit.generate(session, prompt, 3)
+                np.testing.assert_array_equal(got, wanted(weights, prompt, 3))
+
+
+def test_a_value_crosses_through_its_link_as_in_one_process():
+    topology, state, _ = sums()
+    links = {"h": "quantize(2)"}
+    made = jsplit.compress.quantize(2)
+    trainer = jsplit.messages(topology, optax.sgd(0.1), links={"h": made})
+    state = trainer.init(0, LM_BATCH)
+    agreed = party.agreement(
+        topology, LM_BATCH, steps=4, addresses={"server": "server:1"}, links=links
+    )
+    serving = Serving(agreed, topology, state.parties, names=["server"])
+    with serving, serving.ask(batch=2, length=20) as session:
+        with jsplit.session(trainer, state, batch=2, length=20) as alone:
+            for piece in (TOKENS, TOKENS[:, :1]):
+                got, expected = (s({"tokens": piece}) for s in (session, alone))
+                np.testing.assert_array_equal(got, expected)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jsplit
 from tests import decoders
@@ -151,6 +152,7 @@ def test_caches_of_flax_of_another_length_are_refused():
     )
     like = jax.ShapeDtypeStruct((1, 9, decoders.WIDTH), "float32")
     with pytest.raises(ValueError, match="`length` is 9, and no axis of the caches"):
+        assert own.cache is not None
         own.cache.init({}, {}, like)
 
 
@@ -164,3 +166,39 @@ def test_generation_ends_where_all_sequences_have_ended():
         at = [*wanted].index(end) if end in wanted else 5
         np.testing.assert_array_equal(row[: at + 1], wanted[: at + 1][: len(row)])
         assert (row[at:] == end).all()
+
+
+class Some(nnx.Module):
+    """Some layers of a net, at the paths that they have there."""
+
+    def __init__(self, net, *names):
+        self.names = names
+        for name in names:
+            setattr(self, name, getattr(net, name))
+
+    def __call__(self, h):
+        for name in self.names:
+            h = getattr(self, name)(h)
+        return h
+
+
+@pytest.mark.slow
+def test_slices_of_a_split_model_decode_by_modules_of_the_same_parameters():
+    """At lengths that the model was not split at, too."""
+    layers = decoders.nnx_parts().modules
+    net = Some(type("Net", (), dict(zip("abcd", layers, strict=True))), *"abcd")
+    tokens = BATCH["tokens"]
+    parts = jsplit.split(net, tokens, cuts={"up": "a", "down": "c"})
+    up = jsplit.with_cache(parts["up"], decoders.decoding(Some(net, "a")))
+    down = jsplit.with_cache(parts["down"], decoders.decoding(Some(net, "b", "c")))
+    top = jsplit.with_cache(parts["output"], Some(net, "d"))
+    topology = jsplit.u_shaped(up, down, top, loss=decoders.loss)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, dict(zip(topology.fields, BATCH.values(), strict=True)))
+    whole = jax.jit(lambda tokens: net(tokens))
+    logits = lambda t: whole(np.pad(t, [(0, 0), (0, LENGTH - t.shape[1])]))  # noqa: E731
+    for prompt in (tokens, tokens[:, :3]):
+        with jsplit.session(trainer, state, batch=2, length=LENGTH) as session:
+            got = jsplit.generate(session, prompt, 4)
+        expected = decoders.generated(lambda t: logits(t)[:, : t.shape[1]], prompt, 4)
+        np.testing.assert_array_equal(got, expected)

@@ -11,8 +11,9 @@ from jsplit.party.infer import evaluate, predict
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
 from jsplit.party.running import run
+from jsplit.party.serving.remote import RemoteSession
 from jsplit.party.serving.serve import Served, serve
-from jsplit.party.serving.session import RemoteSession, session
+from jsplit.party.serving.session import session
 from jsplit.party.serving.words import Model
 from jsplit.wire import MemoryTransport, NotYet, Refused, Transport
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs

@@ -185,10 +185,12 @@ def _made(segment: Segment, decoder: Decoder) -> _Made:
         carried = nnx.Not(
             nnx.Any(params_filter(segment.trains), nnx.RngState, nnx.Intermediate)
         )
-        kinds = nnx.to_pure_dict(nnx.state(decoder, nnx.Cache))
+        kinds = cast("Nested", nnx.to_pure_dict(nnx.state(decoder, nnx.Cache)))
         return _Made(
             part,
-            lambda *inputs: nnx.to_pure_dict(nnx.state(decoder, carried)),
+            lambda *inputs: cast(
+                "Nested", nnx.to_pure_dict(nnx.state(decoder, carried))
+            ),
             lambda found: keep(found, kinds, inside=True),
         )
     if isinstance(decoder, linen.Module):

@@ -120,10 +120,16 @@ _PROGRAMS: WeakKeyDictionary[PredictFn, _Programs] = WeakKeyDictionary()
 class Session:
     """Some sequences that all parties compute piece by piece; `jsplit.session` makes one.
 
-    Attributes:
-        fields: the names of what a call is given.
+    Args:
+        programs: compiled, which all sessions of a trainer share.
+        state: of all parties.
         batch: how many sequences there are.
         length: the most positions that they may have.
+
+    Attributes:
+        fields: the names of what a call is given.
+        batch: as given.
+        length: as given.
         position: how many they have.
 
     Example:
@@ -209,7 +215,14 @@ class Session:
         self._store.update(made)
 
     def close(self) -> None:
-        """End the session, and let go of its caches."""
+        """End the session, and let go of its caches.
+
+        Example:
+            >>> import jsplit
+            >>> def over(session: jsplit.Session) -> int:
+            ...     session.close()  # as at the end of `with`
+            ...     return session.position
+        """
         self._open = False
         self._store.clear()
 

@@ -18,6 +18,7 @@ from jsplit.party.connection.interrupts import Missing
 from jsplit.party.contract.schema import arrays as shapes_of
 from jsplit.party.serving.course import Course
 from jsplit.party.serving.lines import Dialler, Line
+from jsplit.party.serving.opening import cast_of
 from jsplit.party.serving.part import Part
 from jsplit.party.serving.served import Brought
 from jsplit.party.serving.words import (
@@ -75,11 +76,7 @@ class Asking:
         self.brought, self.dialler, self.patience = brought, dialler, patience
         self.agreed, self.party = brought.agreed, brought.party
         self.role = self.agreed.turns.role[self.party]
-        turns = self.agreed.turns
-        place = turns.client_of(self.party)
-        casts = [*turns.clients.values()]
-        own = {} if place is None else dict(casts[place])
-        self.cast = {r: r for r in turns.fixed_roles} | own
+        self.cast = cast_of(self.agreed, self.party)
         self.servers = [p for r, p in self.cast.items() if r != self.role]
         self.words = Words(self.agreed, self.party)
         self.models: dict[str, Model] = {self.party: brought.model}

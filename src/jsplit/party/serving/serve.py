@@ -16,8 +16,9 @@ from jsplit.party.connection.reach import Reach, default_transport
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.serving.lines import LIMIT, Dialler
+from jsplit.party.serving.opening import Limits
 from jsplit.party.serving.served import Brought, holding_of
-from jsplit.party.serving.server import Limits, Server
+from jsplit.party.serving.server import Server
 from jsplit.party.serving.words import Model
 from jsplit.wire.certs import Trust
 from jsplit.wire.open_files import raise_limit
@@ -128,21 +129,12 @@ def serve(
         Traceback (most recent call last):
         ValueError: `state` or `checkpoint` must be given, and not both.
     """
-    limits = Limits(
-        as_positive_int("sessions", sessions),
-        as_positive_int("length", length),
-        as_positive_int("batch", batch),
-    )
+    limits = _limits(agreed, party, sessions, length, batch, askers)
     if not idle > 0:
         raise ValueError(f"`idle` must be positive seconds, got {shown(idle)}.")
     reach = Reach(listen, addresses or {}, pulse=pulse, transport=transport)
-    if party not in agreed.parties:
-        raise ValueError(
-            f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
-        )
     holding = holding_of(_read_of(agreed, party, data), ids)
     brought = Brought(agreed, party, own, links, state, checkpoint, holding.fields)
-    allowed_to_ask = _askers_of(agreed, party, askers)
     at = listen or agreed.addresses.get(party)
     if at is None:
         raise ValueError(
@@ -154,7 +146,7 @@ def serve(
     carrier = default_transport() if given is None else given
     beat = Pulse(*pulse)
     dialler = Dialler(agreed, party, credentials, carrier, dict(reach.addresses), beat)
-    server = Server(brought, holding, limits, idle, allowed_to_ask, dialler)
+    server = Server(brought, holding, limits, idle, dialler)
     allowed = {
         identity_of(agreed, p, credentials): p for p in agreed.parties if p != party
     }
@@ -167,6 +159,26 @@ def serve(
         listener.close()
     table = server.table
     return Served(brought.model, server.opened, server.calls, table.evicted)
+
+
+def _limits(
+    agreed: Agreement,
+    party: str,
+    sessions: int,
+    length: int,
+    batch: int,
+    askers: Sequence[str] | None,
+) -> Limits:
+    if party not in agreed.parties:
+        raise ValueError(
+            f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
+        )
+    return Limits(
+        as_positive_int("sessions", sessions),
+        as_positive_int("length", length),
+        as_positive_int("batch", batch),
+        _askers_of(agreed, party, askers),
+    )
 
 
 def _read_of(

@@ -10,7 +10,6 @@ import logging
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +19,13 @@ from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.schema import arrays as shapes_of
 from jsplit.party.serving.course import Course
 from jsplit.party.serving.lines import Dialler, Line
-from jsplit.party.serving.part import Part
+from jsplit.party.serving.opening import (
+    Limits,
+    answer_of,
+    cast_of,
+    check_fields,
+    checked_opening,
+)
 from jsplit.party.serving.served import Brought, Holding
 from jsplit.party.serving.table import Entry, Table
 from jsplit.party.serving.words import IDS, Words, said_of, stamp_of
@@ -36,21 +41,6 @@ _DIALLING = 5.0
 _log = logging.getLogger("jsplit.party")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a serving party takes.
-
-    Attributes:
-        sessions: at a time.
-        length: positions of a sequence.
-        batch: sequences of a session, or records of a call.
-    """
-
-    sessions: int
-    length: int
-    batch: int
-
-
 class Server:
     """One serving party.
 
@@ -59,7 +49,6 @@ class Server:
         holding: its records, if it has any.
         limits: what it takes.
         idle: seconds after which a session without calls is let go of.
-        askers: the parties that may ask.
         dialler: how it reaches other serving parties.
 
     Attributes:
@@ -74,17 +63,15 @@ class Server:
         holding: Holding,
         limits: Limits,
         idle: float,
-        askers: Sequence[str],
         dialler: Dialler,
     ):
-        self.askers = askers
         self.brought, self.holding, self.limits = brought, holding, limits
         self.agreed: Agreement = brought.agreed
         self.party, self.dialler = brought.party, dialler
         self.words = Words(self.agreed, self.party)
         self.table = Table(limits.sessions, idle)
         self.opened, self.calls = 0, 0
-        self._stamp = stamp_of(brought.model)
+        self._said, self._stamp = said_of(self.agreed), stamp_of(brought.model)
         self._events: queue.Queue[tuple[Line, Frame | None]] = queue.Queue(1024)
         self._lines: dict[str, Line] = {}
         self._all: set[Line] = set()
@@ -194,71 +181,26 @@ class Server:
     def _open(self, line: Line, frame: Frame) -> None:
         """Begin a session, or say why not."""
         said, number = about(frame), frame.head.epoch
-        here, theirs = said_of(self.agreed), said.get("agreed")
-        if frame.head.run != self.words.run or theirs != here:
-            why = difference(here, theirs, self.party, line.peer)
-            raise ValueError(why)
-        if line.peer not in self.askers:
-            raise ValueError(
-                f"`{self.party}` serves {', '.join(f'`{p}`' for p in self.askers)} alone."
-            )
-        batch, length = said.get("batch"), said.get("length")
-        numbers = {"batch": (batch, 1), "length": (length, 0)}
-        for name, (value, least) in numbers.items():
-            most = getattr(self.limits, name)
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(
-                    f"`{name}` of a session is at most {most} at `{self.party}`, "
-                    f"got {quoted(value)}."
-                )
+        if frame.head.run != self.words.run or said.get("agreed") != self._said:
+            there = said.get("agreed")
+            raise ValueError(difference(self._said, there, self.party, line.peer))
+        batch, length = checked_opening(self.party, line.peer, said, self.limits)
         if self.table.get(number) is not None:
             raise ValueError("a session of this number is there.")
         if not self.table.room():
-            self._refuse(
-                line,
-                number,
-                f"`{self.party}` has {self.limits.sessions} sessions, and no more",
-                again=True,
-            )
+            why = f"`{self.party}` has {self.limits.sessions} sessions, and no more"
+            self._refuse(line, number, why, again=True)
             return
-        assert isinstance(batch, int) and isinstance(length, int)
         asker = self.agreed.turns.role[line.peer]
         part = self.brought.part(asker, sequence=length > 0)
-        lacking = [f for f in part.needed if f not in self.holding.fields]
-        if lacking:
-            raise ValueError(
-                f"`{self.party}` needs the field `{lacking[0]}`, and was given no data."
-            )
-        if part.needed and length:
-            raise ValueError(
-                f"`{self.party}` has a field of its own, and sequences are of who asks."
-            )
+        check_fields(part, self.holding, length)
         course = Course(part, batch, length)
         course.begin({})
-        entry = Entry(course, line, self._cast(line.peer), self.table.clock())
-        self.table.add(number, entry)
+        cast = cast_of(self.agreed, line.peer)
+        self.table.add(number, Entry(course, line, cast, self.table.clock()))
         self.opened += 1
-        step, digest = self.brought.model
-        answer = {
-            "step": step,
-            "hash": digest,
-            "cached": part.cached,
-            "looks up": bool(part.needed),
-            "outputs": part.own_outputs(self._fields(part)),
-        }
+        answer = answer_of(part, self.brought.model, self.holding)
         line.put(self.words.text("hello", line.peer, number, answer))
-
-    def _fields(self, part: Part) -> dict[str, np.ndarray]:
-        return {f: self.holding.fields[f] for f in part.needed}
-
-    def _cast(self, asker: str) -> dict[str, str]:
-        """By role, who plays it in a session of one client."""
-        turns = self.agreed.turns
-        place = turns.client_of(asker)
-        casts = [*turns.clients.values()]
-        return {r: r for r in turns.fixed_roles} | (
-            {} if place is None else dict(casts[place])
-        )
 
     def _value(self, line: Line, frame: Frame) -> None:
         """Take a value, or ids, and compute what can be computed by it."""

@@ -100,7 +100,15 @@ class Words:
         self.run, self.me = run_of(agreed), agreed.parties.index(party)
         self.instance = new_number()
 
-    def head(self, kind: str, to: str, session: int, **more: int) -> Head:
+    def head(
+        self,
+        kind: str,
+        to: str,
+        session: int,
+        call: int,
+        count: int = 0,
+        place: int = 0,
+    ) -> Head:
         """A head of this party's."""
         return Head(
             kind,
@@ -109,12 +117,21 @@ class Words:
             self.instance,
             self.me,
             self.agreed.parties.index(to),
-            **more,
+            step=call,
+            micro=count,
+            value=place,
         )
 
-    def text(self, kind: str, to: str, session: int, said: Mapping, call=0) -> Frame:
+    def text(
+        self,
+        kind: str,
+        to: str,
+        session: int,
+        said: Mapping[str, object],
+        call: int = 0,
+    ) -> Frame:
         """A frame that holds JSON."""
-        return text_of(self.head(kind, to, session, step=call), said)
+        return text_of(self.head(kind, to, session, call), said)
 
     def value(
         self,
@@ -126,7 +143,7 @@ class Words:
         arrays: Sequence[np.ndarray],
     ) -> Frame:
         """A frame that holds the arrays of a wire."""
-        head = self.head("activation", to, session, step=call, micro=count, value=place)
+        head = self.head("activation", to, session, call, count, place)
         return frame_of(head, arrays)
 
     def judge(self, peer: str, head: Head, expected: Shapes | None) -> None:
