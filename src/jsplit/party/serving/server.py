@@ -33,7 +33,6 @@ from jsplit.wire.codec import CodecError, Frame, Head, about
 from jsplit.wire.difference import difference
 from jsplit.wire.layout import Shapes
 from jsplit.wire.pipe import Closed
-from jsplit.wire.said import quoted
 from jsplit.wire.transport import Open
 
 _DIALLING = 5.0
