@@ -139,7 +139,10 @@ def test_a_killed_server_is_made_good_by_replay():
         last = jsplit.generate(session, first[:, -1:], 4)
         assert session.begun == 2 and session.position == 9
     both = np.concatenate([first, last], 1)
-    np.testing.assert_array_equal(both, wanted(weights, TOKENS, 7))
+    expected = wanted(weights, TOKENS, 7)
+    np.testing.assert_array_equal(both, expected)
+    # What was before the kill matters for what comes after it.
+    assert (wanted(weights, expected[:, 2:3], 4) != expected[:, 3:]).any()
 
 
 @pytest.mark.parametrize("configuration", ["u_shaped", "chain"])

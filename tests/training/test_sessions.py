@@ -29,7 +29,11 @@ def served(kind, configuration):
 
 @pytest.mark.parametrize(
     ("kind", "configuration"),
-    [("nnx", "u_shaped"), ("linen", "vanilla"), ("nnx", "chain")],
+    [
+        ("nnx", "u_shaped"),
+        ("linen", "vanilla"),
+        pytest.param("nnx", "chain", marks=pytest.mark.slow),
+    ],
 )
 def test_tokens_are_those_of_the_whole_model(kind, configuration):
     """The most likely ones, and drawn ones; the whole is plain Flax without any cache."""
@@ -154,6 +158,36 @@ def test_caches_of_flax_of_another_length_are_refused():
     with pytest.raises(ValueError, match="`length` is 9, and no axis of the caches"):
         assert own.cache is not None
         own.cache.init({}, {}, like)
+
+
+def test_tokens_that_would_be_too_many_or_of_nan_are_refused():
+    session, x, _ = begun(jsplit.with_cache(_logits(), False), count=2)
+    with pytest.raises(
+        ValueError, match="would have 8 positions, and its `length` is 6"
+    ):
+        jsplit.generate(_of_tokens(session), np.ones((1, 1), int), 6)
+    with pytest.raises(jsplit.NotFinite, match="a logit at position 2 is NaN"):
+        jsplit.generate(_of_tokens(session), np.ones((1, 1), int), 2)
+
+
+def _logits():
+    """Nothing but NaN, of five tokens."""
+    nan = lambda h: jnp.broadcast_to(h[..., None] * jnp.nan, (*h.shape, 5))  # noqa: E731
+    return jsplit.segment(nan, inputs="h", name="y")
+
+
+def _of_tokens(session):
+    """The same session, whose field of floats takes tokens."""
+    ask = type(session).__call__
+
+    class Of:
+        fields, batch, length = session.fields, session.batch, session.length
+        position = property(lambda self: session.position)
+
+        def __call__(self, fields):
+            return ask(session, {f: x.astype("float32") for f, x in fields.items()})
+
+    return Of()
 
 
 def test_generation_ends_where_all_sequences_have_ended():

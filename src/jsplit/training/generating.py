@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int, shown
+from jsplit.training.verdicts import NotFinite
 
 
 class SessionLike(Protocol):
@@ -24,6 +25,7 @@ class SessionLike(Protocol):
 
     fields: tuple[str, ...]
     batch: int
+    length: int
 
     @property
     def position(self) -> int: ...
@@ -63,8 +65,9 @@ def generate(
         has not been given to the session: it is what the next call begins with.
 
     Raises:
-        ValueError: if the session has several fields or outputs, or an argument does not
-            fit.
+        ValueError: if the session has several fields or outputs, would be too long, or an
+            argument does not fit.
+        NotFinite: if a logit that a token would be drawn of is NaN.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit, optax
@@ -95,6 +98,15 @@ def generate(
     (field,), given = session.fields, jnp.asarray(tokens)
     if not jnp.issubdtype(given.dtype, jnp.integer):
         raise ValueError(f"`tokens` must be integers, got {given.dtype}.")
+    if given.ndim != 2:
+        raise ValueError(f"`tokens` must be [batch, positions], got {[*given.shape]}.")
+    # Now, and not when half of the tokens are there. The last is not given back.
+    there = session.position + given.shape[1] + steps - 1
+    if there > session.length:
+        raise ValueError(
+            f"`steps` is {steps}: with them the session would have {there} positions, and "
+            f"its `length` is {session.length}."
+        )
     found: list[np.ndarray] = []
     over = np.zeros(session.batch, bool)
     for _ in range(steps):
@@ -105,7 +117,14 @@ def generate(
                 "output."
             )
         own = None if key is None else jax.random.fold_in(key, session.position)
-        new = np.asarray(_pick(logits[:, -1], own, temperature, top_k))
+        drawn, sound = _pick(logits[:, -1], own, temperature, top_k)
+        if not sound:
+            # The most likely of NaN is the first token, as if it had been meant.
+            raise NotFinite(
+                f"a logit at position {session.position - 1} is NaN: no token can be "
+                "drawn of it."
+            )
+        new = np.asarray(drawn)
         if end is not None:
             new = np.where(over, np.int32(end), new)
             over |= new == end
@@ -120,12 +139,13 @@ def generate(
 @partial(jax.jit, static_argnames="top_k")
 def _pick(
     logits: jax.Array, key: jax.Array | None, temperature: float, top_k: int | None
-) -> jax.Array:
-    """A token of each row of logits, int32 [batch]."""
+) -> tuple[jax.Array, jax.Array]:
+    """A token of each row of logits, int32 [batch]; and whether none of them is NaN."""
+    sound = ~jnp.isnan(logits).any()
     if key is None:
-        return logits.argmax(-1).astype(jnp.int32)
+        return logits.argmax(-1).astype(jnp.int32), sound
     logits = logits.astype(jnp.float32) / temperature
     if top_k is not None:
         least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits).astype(jnp.int32)
+    return jax.random.categorical(key, logits).astype(jnp.int32), sound

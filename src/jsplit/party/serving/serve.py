@@ -56,7 +56,6 @@ def serve(
     data: Mapping[str, PyTree] | None = None,
     *,
     credentials: Trust,
-    stop: threading.Event,
     ids: Iterable[Id] | None = None,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -66,6 +65,7 @@ def serve(
     batch: int = 64,
     idle: float = 600.0,
     askers: Sequence[str] | None = None,
+    stop: threading.Event | None = None,
     listen: str | None = None,
     addresses: Mapping[str, str] | None = None,
     pulse: Sequence[float] = (),
@@ -86,7 +86,6 @@ def serve(
         data: its fields by name, [record, ...], if it holds some that its segments
             read. Whoever asks names records by their ids.
         credentials: its certificate and key, `jsplit.party.credentials`.
-        stop: when set, it ends all connections and returns.
         ids: of its records, in their order.
         state: of this party, as `jsplit.party.run` gives it. All must be of one step.
         checkpoint: its folder, of which the newest is taken; instead of `state`.
@@ -101,6 +100,7 @@ def serve(
             in it then begins it again, by itself.
         askers: the parties that may ask; by default those that hold fields that segments
             read. Answers go to them alone.
+        stop: when set, it ends all connections and returns; by default it stays.
         listen: `host:port` where it listens, if not at the address that others dial.
         addresses: `host:port` by party, where one is dialled elsewhere than agreed.
         pulse: seconds of silence after which a connection is asked whether anybody is
@@ -116,7 +116,6 @@ def serve(
         NotYet: if the address cannot be listened at now.
 
     Example:
-        >>> import threading
         >>> from jsplit import party
         >>> from jsplit.party.contract.sample import sample_agreement
         >>> party.serve(
@@ -124,7 +123,6 @@ def serve(
         ...     "server",
         ...     {},
         ...     credentials=party.PlaintextWithoutIdentity("server"),
-        ...     stop=threading.Event(),
         ... )
         Traceback (most recent call last):
         ValueError: `state` or `checkpoint` must be given, and not both.
@@ -153,7 +151,7 @@ def serve(
     listener = carrier.listen(at, credentials, allowed, server.met, LIMIT, beat)
     _log.info("%s serves step %d at %s", party, brought.model.step, at)
     try:
-        server.work(stop)
+        server.work(threading.Event() if stop is None else stop)
     finally:
         server.close()
         listener.close()
