@@ -83,11 +83,6 @@ def generate(
         ...     jsplit.generate(s, prompt, 4).tolist()
         [[2, 3, 4, 0]]
     """
-    if len(session.fields) != 1:
-        raise ValueError(
-            f"`session` must be of one field of tokens, it has {list(session.fields)}; "
-            "draw of the logits that it gives."
-        )
     steps = as_positive_int("steps", steps)
     if not temperature > 0:
         raise ValueError(
@@ -95,18 +90,8 @@ def generate(
             "each token is the most likely."
         )
     top_k = None if top_k is None else as_positive_int("top_k", top_k)
-    (field,), given = session.fields, jnp.asarray(tokens)
-    if not jnp.issubdtype(given.dtype, jnp.integer):
-        raise ValueError(f"`tokens` must be integers, got {given.dtype}.")
-    if given.ndim != 2:
-        raise ValueError(f"`tokens` must be [batch, positions], got {[*given.shape]}.")
-    # Now, and not when half of the tokens are there. The last is not given back.
-    there = session.position + given.shape[1] + steps - 1
-    if there > session.length:
-        raise ValueError(
-            f"`steps` is {steps}: with them the session would have {there} positions, and "
-            f"its `length` is {session.length}."
-        )
+    given = _checked_prompt(session, tokens, steps)
+    (field,) = session.fields
     found: list[np.ndarray] = []
     over = np.zeros(session.batch, bool)
     for _ in range(steps):
@@ -134,6 +119,28 @@ def generate(
         # What is sent has the dtype of the prompt: another one would be another program.
         given = jnp.asarray(new[:, None], given.dtype)
     return np.stack(found, 1)
+
+
+def _checked_prompt(session: SessionLike, tokens: ArrayLike, steps: int) -> jax.Array:
+    """The prompt, if the session is one of tokens and has room for all."""
+    if len(session.fields) != 1:
+        raise ValueError(
+            f"`session` must be of one field of tokens, it has {list(session.fields)}; "
+            "draw of the logits that it gives."
+        )
+    given = jnp.asarray(tokens)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(f"`tokens` must be integers, got {given.dtype}.")
+    if given.ndim != 2:
+        raise ValueError(f"`tokens` must be [batch, positions], got {[*given.shape]}.")
+    # Now, and not when half of the tokens are there. The last is not given back.
+    there = session.position + given.shape[1] + steps - 1
+    if there > session.length:
+        raise ValueError(
+            f"`steps` is {steps}: with them the session would have {there} positions, and "
+            f"its `length` is {session.length}."
+        )
+    return given
 
 
 @partial(jax.jit, static_argnames="top_k")
