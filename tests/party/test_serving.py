@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import cache
 
 import numpy as np
@@ -15,7 +16,7 @@ from jsplit.party.serving import server
 from jsplit.party.serving.table import Table
 from jsplit.wire.rpc import Grpc
 from tests import decoders
-from tests.party.federation import free_port, layer, trust_of
+from tests.party.federation import LONG, free_port, layer, trust_of
 from tests.party.serving import (
     LM_BATCH,
     TOKENS,
@@ -234,21 +235,34 @@ def test_one_session_too_many_is_refused_and_may_come_again():
         )
 
 
-def test_an_idle_session_is_let_go_of_and_begun_again_unless_that_is_not_wanted():
-    serving, weights = lm(idle=0.3)
+def test_an_idle_session_is_let_go_of_and_begun_again_unless_that_is_not_wanted(
+    monkeypatch,
+):
+    now, tables = [0.0], []
+
+    def table(most, idle):
+        tables.append(Table(most, idle, clock=lambda: now[0]))
+        return tables[-1]
+
+    monkeypatch.setattr(server, "Table", table)
+    serving, weights = lm(idle=600.0)
     with serving, serving.ask(batch=2, length=20) as session:
         strict = serving.ask(batch=2, length=20, replay=False)
         first = jsplit.generate(session, TOKENS, 2)
         strict({"tokens": TOKENS})
-        threading.Event().wait(1.0)
+        assert len(tables[0]) == 2
+        now[0] += 601.0
+        end = time.monotonic() + LONG
+        while len(tables[0]) and time.monotonic() < end:
+            time.sleep(0.01)
         last = jsplit.generate(session, first[:, -1:], 2)
-        assert session.begun >= 2
-        with pytest.raises(party.Refused, match="idle for 0.3 s and was let go of"):
+        assert session.begun == 2
+        with pytest.raises(party.Refused, match="idle for 600 s and was let go of"):
             strict({"tokens": TOKENS})
         strict.close()
     both = np.concatenate([first, last], 1)
     np.testing.assert_array_equal(both, wanted(weights, TOKENS, 4))
-    assert serving.served["server"].evicted >= 2
+    assert serving.served["server"].evicted == 2
 
 
 def test_the_table_lets_go_of_the_idle_alone():
@@ -335,6 +349,13 @@ def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch):
 
 def _lose():
     raise server._Lost("it is lost")
+
+
+def test_a_sequence_where_no_party_has_a_cache_is_refused():
+    serving, _, _ = of(topologies()["vanilla"], {"x": X[:4], "label": LABEL[:4]})
+    with serving, serving.ask(length=5) as session:
+        with pytest.raises(party.Refused, match="no segment of any party has a cache"):
+            session({"x": X[:1]})
 
 
 def test_who_serves_must_be_dialled():

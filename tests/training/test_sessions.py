@@ -148,6 +148,11 @@ def test_a_session_that_is_over_computes_nothing():
         session({"x": x})
 
 
+def test_a_wide_cache_is_not_taken_for_that_of_a_narrow_segment():
+    assert adding().cache is not None
+    assert jsplit.mixed_precision(adding()).cache is None
+
+
 def test_caches_of_flax_of_another_length_are_refused():
     """They would write over their last position, without a word."""
     parts = decoders.nnx_parts()

@@ -50,7 +50,7 @@ class Course:
         Args:
             fields: this party's, for their shapes beyond batch and positions.
         """
-        if not self.part.sequence or self._begun:
+        if not self.part.cached or not self.part.sequence or self._begun:
             return
         size = (self.batch, self.length)
         shapes = jax.tree.map(
