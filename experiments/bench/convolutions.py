@@ -75,6 +75,21 @@ OPERATIONS = [
         (8, 3, 3, 32, 32),
     ),
     Operation("3-D, 16 -> 32", conv3, (8, 16, 16, 16, 16), (3, 3, 3, 16, 32)),
+    Operation(
+        "3x3 by steps of 2, 64 -> 128",
+        partial(conv, window_strides=(2, 2)),
+        (64, 28, 28, 64),
+        (3, 3, 64, 128),
+        ("input",),
+    ),
+    Operation(
+        "transposed, 128 -> 64",
+        partial(
+            lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=NHWC
+        ),
+        (64, 14, 14, 128),
+        (3, 3, 128, 64),
+    ),
     Operation("max pooling, 2x2", pooled, (64, 32, 32, 32), (1,), ("input",)),
 ]
 
@@ -129,10 +144,11 @@ def times(operation: Operation, part: str, rounds: int) -> tuple[float, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="part of an operation's name")
     options = parser.parse_args(argv)
     print("| operation | part | XLA's own, ms | jsplit's form, ms |")
     print("| --- | --- | --- | --- |")
-    for operation in OPERATIONS:
+    for operation in (o for o in OPERATIONS if options.only in o.name):
         for part in operation.parts:
             own, fast = times(operation, part, options.rounds)
             print(f"| {operation.name} | {part} | {own:.1f} | {fast:.1f} |", flush=True)

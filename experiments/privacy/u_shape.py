@@ -66,17 +66,19 @@ def main() -> None:
     (x, y), (public, _) = data["private"], data["public"]
     x, public = 2 * x - 1, 2 * public - 1
     quick = x.shape[1] < 16
-    rates = (1e-3, 1e-3) if quick else (1e-5, 1e-4)
-    part = bottom("conv 2", widths=(16, 32) if quick else (64, 128))
+    rate = 1e-3 if quick else 1e-4
+    part = bottom("conv 2", widths=(16, 32) if quick else (32, 64))
     params, _ = part.init(jax.random.key(0), x[:2])
     h, _ = part.apply(params, {}, None, x[:2])
     hijacker = hijack(
         *(h.shape[1:], x.shape[1:], handed),
         inputs=["smashed", "public"],
         name="middle",
-        width=16 if quick else 64,
-        learning_rate=rates[0],
-        learning_rate_judge=rates[1],
+        width=16 if quick else 32,
+        data_range=(-1, 1),
+        positive=True,  # what comes has been through a relu
+        learning_rate=rate,
+        learning_rate_judge=rate,
     )
     agreed = jsplit.u_shaped(
         *(part, honest(), head()),
@@ -88,7 +90,7 @@ def main() -> None:
         [jsplit.Node(*("middle", hijacker.segment, "server", ["smashed", "public"]))],
         holds=["public"],
     )
-    trainer = jsplit.fused(topology, optax.adam(rates[0]))
+    trainer = jsplit.fused(topology, optax.adam(rate))
     rng = np.random.default_rng(0)
 
     def drawn():
@@ -117,7 +119,7 @@ def main() -> None:
             alike = measured.ssim.value if measured.ssim else float("nan")
             print(
                 f"after {number} steps: MSE {measured.mse}, SSIM {alike:.3f}, mean of "
-                f" public records {measured.floor.value:.4f}",
+                f"public records {measured.floor.value:.4f}",
                 flush=True,
             )
         if number < options.hijack:

@@ -16,6 +16,7 @@ from jsplit.guarding import (
     judge,
     measured,
     note,
+    one_way,
 )
 from tests.training.common import refused
 
@@ -63,6 +64,11 @@ def test_where_the_first_bias_of_an_honest_server_is_learned_it_is_zero():
     assert jnp.abs(of_bias).max() < 1e-4
     assert first > 0.1
     assert np.isclose(coherence(g), -1 / 63, atol=1e-3)
+
+
+def test_cotangents_that_are_opposed_are_pushed_no_way():
+    for pair in ((-0.5, 0.9), (0.9, -0.5)):
+        assert one_way(*map(jnp.float32, pair)) == 0
 
 
 def test_a_window_is_that_of_its_steps_whatever_their_scales():
@@ -141,6 +147,10 @@ def test_what_is_added_to_an_honest_cotangent_is_in_excess_of_what_was_given():
     assert excess(noise, 1.5)[0] > 0.1
     # By itself the honest one would be suspicious.
     assert judge(excess(noise + 1)[1], Guard(), "h", 0, 0, answered=False).suspicious
+    # What was given with a sum of 0 is less than alike, and makes nothing else suspicious.
+    opposed = noise - noise.mean(0)
+    tally = note(begin(u, opposed), u, w, u @ turn, opposed)
+    assert np.isclose(measured(tally)[1], coherence(w), atol=1e-4)
 
 
 def test_an_alarm_takes_so_many_suspicious_windows_in_a_row():
@@ -152,3 +162,13 @@ def test_an_alarm_takes_so_many_suspicious_windows_in_a_row():
     given = [("excess coherence", 0.5), ("chain rule", 0.1)]
     found = [alarms.add(Evidence("up", t, 0, 1, x, 0.3)) for t, x in given]
     assert found == [False, True]
+
+
+def test_a_window_of_nothing_ends_no_row_and_an_alarm_of_one_value_none_of_another():
+    alarms = Alarms(Guard(alone=2))
+    given = [Evidence("h", "one way", 0, 1, x, 0.11) for x in (0.5, np.nan, 0.5)]
+    assert [alarms.add(e) for e in given] == [False, False, True]
+    alarms = Alarms(Guard(alone=2))
+    given = [Evidence(name, "one way", 0, 1, 0.5, 0.11) for name in "ab"]
+    assert [alarms.any(given) for _ in range(2)] == [False, True]
+    assert alarms.in_a_row == {"a": 2, "b": 2}

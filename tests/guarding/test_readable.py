@@ -74,6 +74,9 @@ def test_an_honest_cotangent_at_dead_places_does_not_stand_for_the_chain_rule():
     tally = pushed(H, hijacked, answer, gave)
     assert measured(tally)[2] < least
     assert judge(tally, Guard(), "h", 0, 0, answered=True).suspicious
+    # Nor does junk there stand for an excess of none: that of the live ones counts.
+    drowned = jnp.where(H == 0, JUNK, PUSHED)
+    assert measured(pushed(H, drowned, answer, gave))[1] > 0.3 > coherence(drowned)
 
 
 def test_what_is_not_finite_is_left_out_and_the_rest_is_judged():
@@ -88,3 +91,18 @@ def test_what_is_not_finite_is_left_out_and_the_rest_is_judged():
     wanted = chain_rule(PUSHED, JUNK, answer.at[:, 3].set(0), gave)
     assert np.allclose(measured(tally)[2], wanted, atol=1e-5)
     assert float(tally.spoiled) == 1
+    # So is one of what the party itself gave.
+    tally = pushed(PUSHED, JUNK, PUSHED @ w, NOISE.at[5, 2].set(jnp.nan))
+    wanted = chain_rule(PUSHED, JUNK, PUSHED @ w, NOISE.at[5, 2].set(0))
+    assert np.allclose(measured(tally)[2], wanted, atol=1e-5)
+
+
+def test_an_answer_too_large_to_be_added_up_does_not_switch_the_chain_rule_off():
+    # A tail that begins with a ReLU has no use for it, and gives 0 for it.
+    answer, gave = (
+        (PUSHED @ (PUSHED[:8] - 1)).at[:, 3].set(-3e38),
+        NOISE.at[:, 3].set(0),
+    )
+    tally = pushed(PUSHED, JUNK, answer, gave)
+    assert float(measured(tally)[2]) < Guard().chain_rule
+    assert judge(tally, Guard(), "h", 0, 0, answered=True).suspicious

@@ -130,6 +130,33 @@ def test_large_ones_are_divided_and_equal(monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, results[0], other)
 
 
+@pytest.mark.parametrize("padding", [(0, 0), (-1, 2), (2, -1), (-3, 4), (4, -3)])
+@pytest.mark.parametrize(("apart", "taps"), [(2, 7), (3, 8), (4, 12)])
+def test_no_zero_between_elements_is_multiplied_and_sums_are_those_of_numpy(
+    padding, apart, taps
+):
+    x, w = random((2, 5, 3), 1), random((taps, 3, 4), 2)
+    convolve = partial(
+        lax.conv_general_dilated,
+        window_strides=(1,),
+        padding=[padding],
+        lhs_dilation=(apart,),
+        dimension_numbers=NUMBERS[1],
+    )
+    assert [f.form for f in jsplit.convolution_forms(convolve, x, w)] == ["phases"]
+    low, high = (max(0, p) for p in padding)
+    wide = np.zeros((2, 4 * apart + 1, 3))
+    wide[:, ::apart] = x
+    wide = np.pad(wide, [(0, 0), (low, high), (0, 0)])
+    wide = wide[:, max(0, -padding[0]) : wide.shape[1] - max(0, -padding[1])]
+    expected = [
+        np.einsum("btf,tfo->bo", wide[:, at : at + taps], w)
+        for at in range(wide.shape[1] - taps + 1)
+    ]
+    found = jax.jit(jsplit.faster_convolutions(convolve))(x, w)
+    np.testing.assert_allclose(found, np.stack(expected, 1), atol=1e-5)
+
+
 def test_clients_with_weights_of_their_own_are_groups_and_equal():
     x, w = random((3, 5, 8, 8, 2), 1), random((3, 3, 3, 2, 4), 2)
     many = jax.vmap(SAME)

@@ -128,7 +128,9 @@ def summing():
         return jnp.sin(sums @ weights), sums[:, -1]
 
     embed = jsplit.segment(
-        lambda tokens: jax.nn.one_hot(tokens, VOCABULARY), inputs=["tokens"], name="h"
+        lambda tokens: jnp.sin(jax.nn.one_hot(tokens, VOCABULARY)),
+        inputs=["tokens"],
+        name="h",
     )
     server = jsplit.segment(at_once, init=init, inputs=["h"], name="logits")
     server = jsplit.with_cache(server, jsplit.Cache(start, apply))
@@ -147,7 +149,7 @@ def wanted(weights, prompt, steps):
     """What the summing model generates, in NumPy."""
     tokens = np.asarray(prompt)
     for _ in range(steps):
-        total = np.eye(VOCABULARY, dtype=np.float32)[tokens].sum(1)
+        total = np.sin(np.eye(VOCABULARY, dtype=np.float32))[tokens].sum(1)
         tokens = np.concatenate(
             [tokens, np.sin(total @ weights).argmax(-1)[:, None]], 1
         )

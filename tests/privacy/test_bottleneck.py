@@ -43,6 +43,13 @@ def made(interpreter, weight, deviation=1.0):
     return trainer(one, {"h": (link, None)}, pair().add(nats)), nats, link
 
 
+def each_its_own(noise):
+    """One draw for all records would fall out of the difference of two of them."""
+    count = len(noise)
+    alike = np.corrcoef(noise.reshape(count, -1).T) - np.eye(noise[0].size)
+    assert np.abs(alike).max() < 6 / np.sqrt(count)
+
+
 @pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
 def test_the_penalty_is_the_divergence_and_the_noise_has_its_deviation(deviation):
     _, nats, link = made("fused", 0.1, deviation)
@@ -54,6 +61,7 @@ def test_the_penalty_is_the_divergence_and_the_noise_has_its_deviation(deviation
     np.testing.assert_allclose(nats.fn(h), found, rtol=0.03)
     assert abs((z - h).std() / deviation - 1) < 5 / np.sqrt(2 * z.size)
     assert np.abs((z - h).mean(0)).max() < 5 * deviation / np.sqrt(40_000)
+    each_its_own(z - h)
     assert link.secret and link.mechanism is not None
 
 
@@ -115,6 +123,7 @@ def test_the_penalty_of_a_learned_deviation_is_the_divergence_and_0_at_the_prior
         nats.fn(h), (log_q + 0.5 * z**2).sum(-1).mean(0), rtol=0.05
     )
     np.testing.assert_allclose(z.std(0), deviation, rtol=0.02)
+    each_its_own(z - mean)
     assert (nats.fn(0 * h) == 0).all() and link.secret
 
 

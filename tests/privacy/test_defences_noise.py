@@ -112,6 +112,10 @@ def test_all_norms_are_alike_in_expectation_under_max_norm_and_unbiased():
         ..., None
     ] * (G / sizes[:, None])
     assert np.abs(cross).max() < 1e-5 * sizes.max() * 10
+    # Each is stretched by a draw of its own, but the longest, which stays as it is.
+    stretched = np.delete((found * G).sum(-1) / sizes**2, sizes.argmax(), axis=1)
+    alike = np.corrcoef(stretched.T) - np.eye(7)
+    assert np.abs(alike).max() < 6 / np.sqrt(4 * COUNT)
 
 
 def test_isotropic_noise_follows_the_largest_norm():
@@ -119,6 +123,9 @@ def test_isotropic_noise_follows_the_largest_norm():
     unit = 2.5 * np.linalg.norm(G, axis=1).max() / np.sqrt(3)
     assert abs(noise.std() / unit - 1) < 5 / np.sqrt(2 * noise.size)
     assert np.abs(noise.mean(0)).max() / unit < 5 / np.sqrt(COUNT)
+    # One draw for all records would fall out of the difference of two of them.
+    alike = np.corrcoef(noise.reshape(COUNT, -1).T) - np.eye(noise[0].size)
+    assert np.abs(alike).max() < 6 / np.sqrt(COUNT)
 
 
 CASES = [
@@ -176,6 +183,16 @@ def test_marvell_is_unbiased_has_the_power_it_states_and_more_along_the_differen
     assert np.abs(noise.mean(0)).max() < 5 * np.sqrt(scale * gap / COUNT)
     along = ((noise @ difference) ** 2).mean() / gap
     assert along > 0.8 * power
+
+
+def test_marvell_spends_its_power_by_how_frequent_each_class_is():
+    """The narrow class, three of eight, gets all that there is, across."""
+    g = np.where(LABEL[:, None] == 1, G[LABEL == 1].mean(0) + G / 100, G)
+    drawn = draws(marvell(0.02), g, COUNT, label=jnp.asarray(LABEL))
+    noise = np.asarray(drawn, np.float64) - g
+    difference = g[LABEL == 1].mean(0) - g[LABEL == 0].mean(0)
+    gap = (difference.astype(np.float64) ** 2).sum()
+    assert abs((noise**2).sum(-1).mean() / (0.02 * gap) - 1) < 0.05
 
 
 def test_marvell_follows_the_closed_solution_of_its_classes():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,6 +222,27 @@ def test_networks_fit_records_and_activations_of_any_size():
                 return net.apply(p, {}, None, x)[0]
 
             assert jax.eval_shape(run, params, read).shape == (2, *shape)
+
+
+def test_an_encoder_is_linear_and_both_ends_are_those_of_what_they_imitate():
+    x, y = jax.random.normal(jax.random.key(0), (2, 3, 8, 8))
+
+    def encoded(positive, x):
+        net = hijackers_for((4, 4, 3), (8, 8), 2, (-1.0, 3.0), positive).encoder
+        params, _ = net.init(jax.random.key(1), x)
+        return net.apply(params, {}, None, x)[0]
+
+    plain = partial(encoded, False)
+    np.testing.assert_allclose(
+        plain(x + y) + plain(0 * x), plain(x) + plain(y), atol=1e-5
+    )
+    np.testing.assert_array_equal(encoded(True, x), jax.nn.relu(plain(x)))
+    assert (plain(x) < 0).any()
+    decoder = hijackers_for((4, 4, 3), (8, 8), 2, (-1.0, 3.0)).decoder
+    h = 100 * jax.random.normal(jax.random.key(2), (3, 4, 4, 3))
+    params, _ = decoder.init(jax.random.key(1), h)
+    made = decoder.apply(params, {}, None, h)[0]
+    assert made.min() == -1 and made.max() == 3
 
 
 @pytest.mark.parametrize(

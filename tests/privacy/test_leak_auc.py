@@ -77,7 +77,21 @@ def test_where_all_pairs_are_in_order_the_interval_still_has_a_width(records, lo
     found = leak_auc(score, score >= records)
     assert (found.value, found.method, found.interval[1]) == (1, "Newcombe", 1)
     assert low < found.interval[0] < 1 - 1e-4
+    # It is so many of its own deviations away, by the variance of Hanley and McNeil.
+    end = found.interval[0]
+    beside = end / (2 - end) + 2 * end**2 / (1 + end) - 2 * end**2
+    variance = (end * (1 - end) + (records - 1) * beside) / records**2
+    assert 1 - end == pytest.approx(1.959964 * np.sqrt(variance), rel=1e-4)
     assert leak_auc(-score, score >= records).interval[0] == 0
+
+
+def test_of_equal_scores_the_interval_is_as_wide_as_of_scores_that_say_nothing():
+    """A number that one record of a hundred has is in none of twenty, and may tell much."""
+    found = leak_auc(np.zeros(40), np.arange(40) % 2)
+    low, high = found.interval
+    assert (found.value, found.method) == (0.5, "Newcombe")
+    # As a score of two values, each as frequent in both classes, at its widest.
+    assert 0.3 < low < 0.4 and low + high == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

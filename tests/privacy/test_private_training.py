@@ -211,6 +211,20 @@ def test_the_norm_of_a_record_is_over_all_arrays_of_the_segment():
         )
 
 
+def test_arrays_of_one_shape_get_noise_of_their_own():
+    """Equal noise on both would be known from what is made of their difference."""
+    one = jsplit.segment(
+        lambda w, x: x @ w["a"] + x @ w["b"],
+        init=lambda key, x: {"a": jnp.zeros(400), "b": jnp.zeros(400)},
+        inputs=["x"],
+    )
+    noise = private(one, clip=1.0, scale=1.0, per=1.0).noise
+    assert noise is not None
+    zeros = {"a": jnp.zeros(400), "b": jnp.zeros(400)}
+    found = noise.add(jax.random.key(0), zeros, jnp.float32(1))
+    assert abs(np.corrcoef(found["a"], found["b"])[0, 1]) < 5 / np.sqrt(400)
+
+
 def test_a_sum_of_many_records_is_exact_and_a_fault_in_one_is_seen():
     """A sum is exact, and is cut off where one with noise would not be exact any more."""
     many = np.repeat([[1 / 3, 0, 0], [0, 1 / 3, 0]], [70_000, 1021], axis=0)

@@ -62,6 +62,8 @@ def test_of_more_than_two_classes_it_is_the_balanced_accuracy(trained):
     )
     assert score.measure == "balanced accuracy" and score.value > 0.8
     assert score.chance == pytest.approx(0.1) and score.control < 0.25
+    low, high = score.interval
+    assert score.value - 0.1 < low < score.value < high < score.value + 0.1
 
 
 def test_of_noise_no_property_is_read():

@@ -59,6 +59,13 @@ def test_fewer_records_that_count_are_answered_by_zeros_and_enough_are_as_ever(
         assert not equal(after.parties["server"].params, first["server"])
 
 
+def test_a_record_counts_once_in_however_many_arrays_it_has_a_cotangent():
+    some = (np.arange(8) < 4)[:, None] * np.ones((8, 2), np.float32)
+    for value in ({"a": some, "b": some}, {"a": 0 * some, "b": some}):
+        assert (encode(smallest_batch(4), value)["b"] == some).all()
+        assert not encode(smallest_batch(5), value)["b"].any()
+
+
 def test_micro_batches_are_what_is_sent_and_so_what_is_counted():
     one = jsplit.fused(
         pair(),

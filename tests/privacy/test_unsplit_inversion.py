@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,12 +60,29 @@ def test_without_steps_to_speak_of_nothing_is_found():
     assert found.score.value > found.score.chance
 
 
+@cache
+def short(restarts=1, smooth=0.03):
+    options = {"steps": 60, "restarts": restarts, "smooth": smooth}
+    return unsplit_inversion(SEEN, X, CONV, **options, **RANGE)
+
+
 def test_of_several_starts_the_one_that_matches_best_counts():
-    options = {"steps": 60, **RANGE}
-    one = unsplit_inversion(SEEN, X, CONV, restarts=1, **options)
-    best = unsplit_inversion(SEEN, X, CONV, restarts=4, **options)
+    one, best = short(), short(4)
     assert best.score.more["mismatch"] < one.score.more["mismatch"]
     assert best.score.budget.steps == 4 * one.score.budget.steps
+
+
+def test_the_control_starts_as_the_attack_does_and_does_not_see_what_came():
+    score = short().score
+    assert score.control != pytest.approx(score.value, rel=0.02)
+
+
+def test_guesses_are_the_smoother_the_more_that_counts():
+    rough, smooth = (
+        np.abs(np.diff(short(smooth=s).reconstructed, axis=1)).mean()
+        for s in (0.03, 3.0)
+    )
+    assert smooth < 0.7 * rough
 
 
 def test_behind_a_relu_the_brightness_of_first_guesses_decides_what_is_found():

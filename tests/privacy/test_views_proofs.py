@@ -81,6 +81,7 @@ THIRDS = jnp.arange(1.0, 7) / 3
         lambda x: jax.nn.elu((x @ HADAMARD)[:, ORDER]),
         lambda x: jnp.fft.irfft(x),
         lambda x: jax.lax.stop_gradient(jnp.where(jnp.arange(6) < 9, x, 0)),
+        lambda x: jnp.append(x[:, 1:] - x.mean(-1, keepdims=True), x[:, :1], -1),
     ],
 )
 def test_a_field_rearranged_so_that_it_can_be_undone_is_found(function):
@@ -101,6 +102,7 @@ def test_a_field_rearranged_so_that_it_can_be_undone_is_found(function):
         lambda x: x * x[:, ::-1],
         lambda x: x + x[:, ::-1],
         lambda x: x + jnp.tanh(-2 * x),
+        lambda x: x + jax.nn.leaky_relu(-2 * x),
         lambda x: jnp.sort(x, -1),
         lambda x: (x > 0).astype("float32"),
         lambda x: jnp.round(x),
@@ -525,6 +527,43 @@ def test_a_field_that_was_found_out_helps_with_the_next_message():
     }
     (server,) = [t for t in found.together if t.parties == ("server",)]
     assert {g.field: g.whole for g in server.gives} == {"x": True, "mask": True}
+
+
+def server_finds(fields, **sent):
+    """What a server finds out of the fields of a clinic that sends it these values."""
+    nodes = [jsplit.Node(n, part, "clinic", of) for n, (part, of) in sent.items()]
+    output = jsplit.segment(
+        lambda w, *h: sum(h) @ w, init=lambda key, *h: jnp.ones((SIZE, CLASSES))
+    )
+    nodes.append(jsplit.Node("output", output, "server", [*sent]))
+    loss = jsplit.Loss("loss", entropy, "server", ["output", "label"])
+    held = {"clinic": fields, "server": ["label"]}
+    batch = dict.fromkeys(fields, X) | {"label": LABEL}
+    found = views(jsplit.Topology([*nodes, loss], held), batch)
+    (server,) = [t for t in found.together if t.parties == ("server",)]
+    return {str(g) for g in server.gives}
+
+
+TOTAL = jsplit.segment(lambda x, mask: x + mask), ["x", "mask"]
+ROUNDED = jsplit.segment(lambda m: m.astype("bfloat16").astype("float32"))
+SCALED = jsplit.segment(lambda w, m: m * w, init=lambda key, m: jnp.ones(SIZE))
+
+
+@pytest.mark.parametrize(
+    ("part", "conditions"),
+    [(ROUNDED, ", rounded"), (SCALED, " up to parameters of `other`")],
+)
+def test_what_a_field_helps_to_find_is_known_under_its_conditions(part, conditions):
+    found = server_finds(["x", "mask"], total=TOTAL, other=(part, ["mask"]))
+    assert found == {f"is `{f}`{conditions}" for f in ("x", "mask")}
+
+
+def test_what_is_known_for_certain_is_not_under_conditions_of_another_field():
+    mask = jsplit.segment(lambda m: m), ["mask"]
+    found = server_finds(
+        ["x", "mask", "z"], total=TOTAL, mask_=mask, rest=(ROUNDED, ["z"])
+    )
+    assert found == {"is `x`", "is `mask`", "is `z`, rounded"}
 
 
 def top3():

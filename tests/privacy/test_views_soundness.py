@@ -16,6 +16,7 @@ from jsplit.privacy.viewing.affine import of_entries
 from jsplit.privacy.viewing.facts import Atom, Fact
 from jsplit.privacy.viewing.interpreting import interpret
 from jsplit.privacy.viewing.observing import Numbers, given_away
+from jsplit.privacy.viewing.spanning import told
 
 RECORDS, SIZE = 2, 6
 ORDER = np.random.default_rng(0).permutation(SIZE)
@@ -139,6 +140,12 @@ def test_a_chain_with_a_step_that_loses_is_not_claimed(before, lossy, after):
 def test_no_more_entries_are_claimed_than_the_result_moves_with(names):
     count, surely = claimed(chain(names))
     assert not surely or count <= rank(chain(names))
+
+
+def test_sums_of_the_same_factors_and_of_other_numbers_are_other_sums():
+    factors = np.array([1.0, 0, 0, 1])
+    assert not told(factors.reshape(1, 4))[[0, 3]].any()
+    assert told(factors.reshape(2, 2)).tolist() == [True, True]
 
 
 # Whatever moves entries has a rule, by whichever primitive a release of JAX does it.

@@ -65,8 +65,8 @@ def test_pieces_of_two_sessions_in_turn_are_the_whole_sequences():
 
 
 def trained(server):
-    """A client that doubles, and a server; all without parameters."""
-    client = jsplit.segment(lambda x: 2 * x, inputs="x", name="h")
+    """A client that squares, and a server; all without parameters."""
+    client = jsplit.segment(lambda x: x * x, inputs="x", name="h")
     topology = jsplit.vanilla(client, server, loss=optax.squared_error)
     trainer = jsplit.messages(topology, {})
     x = np.arange(1.0, 7.0, dtype=np.float32).reshape(1, 6)
@@ -95,7 +95,7 @@ def test_a_segment_that_needs_those_before_and_has_no_cache_is_refused():
     forgetful = jsplit.segment(lambda h: h.cumsum(1), inputs="h", name="y")
     forgetful = jsplit.with_cache(forgetful, False)
     both = jsplit.vanilla(
-        jsplit.segment(lambda x: x.cumsum(1), inputs="x", name="h"),
+        jsplit.segment(lambda x: (x * x).cumsum(1), inputs="x", name="h"),
         forgetful,
         loss=optax.squared_error,
     )
@@ -110,7 +110,7 @@ def test_a_cache_that_gives_something_else_than_the_segment_is_refused():
     with pytest.raises(ValueError, match="`y` gives something else by its cache"):
         begun(adding(by=1.1))
     _, x, y = begun(adding())
-    np.testing.assert_allclose(y, 2 * x[:, :3].cumsum(1))
+    np.testing.assert_allclose(y, (x * x)[:, :3].cumsum(1))
 
 
 def test_a_sequence_longer_than_its_caches_is_refused():

@@ -5,6 +5,7 @@ from jsplit.core.cache import Cache
 from jsplit.core.carried import Carried
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.finite import Finite
+from jsplit.core.link import Receiver
 from jsplit.core.links import chain, identity, stateless
 from jsplit.core.secret_keys import with_secrets
 from jsplit.core.tied import Tied
@@ -21,6 +22,7 @@ __all__ = [
     "Message",
     "PartyState",
     "PredictFn",
+    "Receiver",
     "Segment",
     "StepFn",
     "Tied",

@@ -20,6 +20,7 @@ from jsplit.core.finite import Finite
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.hidden import HiddenDict, text_of_record
 from jsplit.core.link import Link as Link
+from jsplit.core.link import Receiver as Receiver
 from jsplit.core.pytrees import Fields as Fields
 from jsplit.core.pytrees import Params as Params
 from jsplit.core.pytrees import PyTree as PyTree

@@ -81,7 +81,9 @@ def chain_rule(
 
 def _along(value: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The derivative from each record towards each other one, [records, records]."""
+    # A peer may send 1e38, of which a sum is infinite: in scale before the mean is taken.
+    value, cotangent = in_scale(value), in_scale(cotangent)
     # The differences are the same from any origin; from the mean they lose fewer bits.
-    value, cotangent = in_scale(value - value.mean(0)), in_scale(cotangent)
+    value = in_scale(value - value.mean(0))
     products = jnp.matmul(cotangent, value.T, precision="highest")
     return in_scale(products - jnp.diagonal(products)[:, None])

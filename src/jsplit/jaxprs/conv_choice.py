@@ -69,6 +69,8 @@ def choose(conv: Convolution, x: Shape, w: Shape) -> Choice:
     # and what comes out is as small as a kernel.
     places = prod(w[:-2])
     if places > prod(space):
+        if max(conv.x_dilation) > 1 and {*conv.strides, *conv.w_dilation} == {1}:
+            return Choice("phases", forms.phases(conv, space, choose))
         if places >= _LONG and x[-1] >= 2 * forms.PARTS:
             return Choice(f"sum of {forms.PARTS} parts", forms.in_parts(conv))
         return Choice(OWN, conv.own)

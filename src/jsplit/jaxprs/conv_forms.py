@@ -6,6 +6,7 @@ function of a `Convolution` that gives a function of x and w, and a line there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from math import prod
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jsplit.jaxprs.conv_layout import (
+    Choice,
     Compute,
     Convolution,
     Shape,
@@ -145,3 +147,73 @@ def as_product(conv: Convolution) -> Compute:
         return found.reshape(x.shape[0], *[1] * rank, -1)
 
     return compute
+
+
+def phases(
+    conv: Convolution,
+    space: Shape,
+    choose: Callable[[Convolution, Shape, Shape], Choice],
+) -> Compute:
+    """Results that read the same zeros between elements of x, each kind a convolution.
+
+    Such zeros are there in the weight gradient of a transposed convolution, and in
+    that of the gradient of a stride. With a window as large XLA multiplies by them: of
+    two axes with a dilation of 2 these are three products in four.
+    """
+    dilation = conv.x_dilation
+    # By axis, the result at d * q + r reads taps t0, t0 + d, ... and no zero between.
+    first = [
+        [(lo - r) % d for r in range(d)]
+        for (lo, _), d in zip(conv.padding, dilation, strict=True)
+    ]
+    sizes = [-(-size // d) for size, d in zip(space, dilation, strict=True)]
+
+    def one(x: jax.Array, w: jax.Array, at: Shape) -> jax.Array:
+        starts = [of[r] for of, r in zip(first, at, strict=True)]
+        part = w[
+            tuple(slice(t, None, d) for t, d in zip(starts, dilation, strict=True))
+        ]
+        if 0 in part.shape:  # a window shorter than the dilation
+            return jnp.zeros((x.shape[0], *sizes, w.shape[-1]), x.dtype)
+        before = [
+            (lo - r - t) // d
+            for (lo, _), r, t, d in zip(conv.padding, at, starts, dilation, strict=True)
+        ]
+        # All of one size, to be put together; what is too much is cut off at the end.
+        after = [
+            size + taps - 1 - lo - length
+            for size, taps, lo, length in zip(
+                sizes, part.shape, before, x.shape[1:], strict=False
+            )
+        ]
+        # Cut by us: with one end cut and the other padded XLA's result is wrong on a
+        # CPU (padding (-1, 1) of a window of 3).
+        read, pads = zip(*map(_cut, x.shape[1:], before, after), strict=True)
+        x = x[:, *read]
+        own = conv._replace(padding=pads, x_dilation=(1,) * len(dilation))
+        return choose(own, x.shape, part.shape).compute(x, part)
+
+    def compute(x: jax.Array, w: jax.Array) -> jax.Array:
+        parts = [one(x, w, at) for at in product(*map(range, dilation))]
+        found = jnp.stack(parts).reshape(*dilation, *parts[0].shape)
+        rank = len(dilation)
+        # [*dilation, batch, *sizes, outputs] to [batch, size, dilation, ..., outputs].
+        order = [
+            rank,
+            *(i for n in range(rank) for i in (rank + 1 + n, n)),
+            2 * rank + 1,
+        ]
+        whole = [size * d for size, d in zip(sizes, dilation, strict=True)]
+        found = jnp.transpose(found, order).reshape(x.shape[0], *whole, w.shape[-1])
+        return found[:, *(slice(size) for size in space)]
+
+    return compute
+
+
+def _cut(length: int, before: int, after: int) -> tuple[slice, tuple[int, int]]:
+    """Padding that may be negative as what is read of an axis, and zeros around that."""
+    whole = length + before + after
+    start = min(max(0, -before), length)
+    stop = max(start, length + min(0, after))
+    zeros = min(max(0, before), whole)
+    return slice(start, stop), (zeros, whole - zeros - (stop - start))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
+from jsplit.party.base import Base
 from jsplit.party.finite_states import FiniteStates
 from jsplit.wire.rota import Away
 
@@ -33,10 +34,11 @@ class InMemory:
 
     Args:
         sound: which states may be kept.
+        base: what no step changes of them, of which no copy is made.
     """
 
-    def __init__(self, sound: FiniteStates) -> None:
-        self.sound = sound
+    def __init__(self, sound: FiniteStates, base: Base | None = None) -> None:
+        self.sound, self.base = sound, base
         self.kept: dict[int, PartyState] = {}
         self.instance = time.time_ns()
 
@@ -50,7 +52,8 @@ class InMemory:
 
     def restore(self, step: int) -> PartyState:
         """The state of a step, as it was saved."""
-        return _copied(self.kept[step])
+        kept = _copied(self.kept[step])
+        return self.base.whole(kept) if self.base else kept
 
     def save(self, state: PartyState) -> None:
         """Keep a copy of the state.
@@ -59,7 +62,8 @@ class InMemory:
             NotFinite: if it is not finite.
         """
         self.sound.check(state)
-        self.kept[int(state.step)] = _copied(state)
+        moving = self.base.moving(state) if self.base else state
+        self.kept[int(state.step)] = _copied(moving)
 
     def prune_before(self, committed: int) -> None:
         """Forget what is older than the step that all have, and the one before it."""

@@ -6,6 +6,7 @@ from jsplit.slicing.joining import join
 from jsplit.slicing.loading import load_variables, restore_weights
 from jsplit.slicing.mark import cut
 from jsplit.slicing.merging import merge, variables
+from jsplit.slicing.pretrained import load
 from jsplit.slicing.splitting import split
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "cut",
     "cut_points",
     "join",
+    "load",
     "load_variables",
     "merge",
     "restore_weights",

@@ -21,10 +21,16 @@ def copied(config: Config, states: Mapping[str, PartyState]) -> dict[str, PartyS
         states: by party.
     """
     layout = layout_of(config)
-    return {p: _copied(own, layout[p]) for p, own in states.items()}
+    return {p: copy_of(own, layout[p]) for p, own in states.items()}
 
 
-def _copied(own: PartyState, at: PartyLayout) -> PartyState:
+def copy_of(own: PartyState, at: PartyLayout) -> PartyState:
+    """A state of one party whose arrays are its own, but for those that no step changes.
+
+    Args:
+        own: the state.
+        at: what of it no step changes.
+    """
     if not at.frozen:
         return jax.tree.map(_copy, own)
     # Whose state it is has no part in this.

@@ -71,7 +71,8 @@ def generate(
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit, optax
-        >>> embed = jsplit.segment(lambda tokens: jax.nn.one_hot(tokens, 5), name="h")
+        >>> table = jnp.tanh(jnp.eye(5))
+        >>> embed = jsplit.segment(lambda tokens: jnp.sin(table[tokens]), name="h")
         >>> after = lambda h: jnp.roll(h, 1, axis=-1)  # the token after: one more
         >>> head = jsplit.segment(after, inputs="h", name="logits")
         >>> head = jsplit.with_cache(head, False)

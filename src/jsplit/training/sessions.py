@@ -58,7 +58,7 @@ def session(
         >>> def add(params, state, total, x):
         ...     sums = total[:, None] + x.cumsum(1)
         ...     return sums, sums[:, -1]
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs="x", name="h")
+        >>> client = jsplit.segment(lambda x: x * x + x, inputs="x", name="h")
         >>> sums = jsplit.segment(lambda h: h.cumsum(1), inputs="h", name="y")
         >>> server = jsplit.with_cache(sums, jsplit.Cache(zeros, add))
         >>> topology = jsplit.vanilla(client, server, loss=optax.squared_error)

@@ -59,7 +59,7 @@ class RemoteSession:
         >>> from jsplit.party.serving.sample import sample_session
         >>> with sample_session() as session:
         ...     session({"x": np.array([[1.0], [2.0]], "float32")}).tolist()
-        [[3.0], [5.0]]
+        [[2.0], [5.0]]
     """
 
     def __init__(

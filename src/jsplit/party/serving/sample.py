@@ -22,13 +22,13 @@ from jsplit.wire.memory import MemoryTransport
 
 @contextmanager
 def sample_session() -> Iterator[RemoteSession]:
-    """A session of records with a server in a thread: `y = 2 * x + 1`.
+    """A session of records with a server in a thread: `y = x * x + 1`.
 
     Yields:
         The session, of the field `x`, float32 [record, 1].
     """
     topology = vanilla(
-        without_parameters(lambda x: 2 * x, "x", "h"),
+        without_parameters(lambda x: x * x, "x", "h"),
         without_parameters(lambda h: h + 1, "h", "y"),
         loss=optax.squared_error,
     )

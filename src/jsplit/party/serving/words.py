@@ -18,7 +18,7 @@ import numpy as np
 from jsplit.core.base import PartyState
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.agreement_attributes import canonical
-from jsplit.training.trained_files import hash_of
+from jsplit.training.base_hash import hash_of
 from jsplit.wire.codec import CodecError, Frame, Head, frame_of, text_of
 from jsplit.wire.layout import LARGEST_TEXT, Shapes, size_of
 

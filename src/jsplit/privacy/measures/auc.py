@@ -21,11 +21,12 @@ def leak_auc(score: PyTree, label: PyTree) -> Estimate:
     """Measure how well a score tells records of class 1 from those of class 0.
 
     The interval is DeLong's, on the logit, where it stays within 0 and 1. Where
-    that has no width to speak of (all or nearly all pairs in order, or one record
-    of a class) it is Newcombe's instead, which is wide where records are few: an
-    AUC of 1 of 20 records is none of 1 for certain. An AUC below 0.5 leaks
-    as well, to who turns the score round; the caller says which way it points. As
-    a metric: `jsplit.Metric("leak", lambda s, y: leak_auc(s, y).value, ...)`.
+    that has no width to speak of (all or nearly all pairs in order, all scores
+    equal, or one record of a class) it is Newcombe's instead, which is wide where
+    records are few: an AUC of 1 of 20 records is none of 1 for certain. An AUC below
+    0.5 leaks as well, to who turns the score round; the caller says which way it
+    points. As a metric:
+    `jsplit.Metric("leak", lambda s, y: leak_auc(s, y).value, ...)`.
 
     Records are taken to be independent. The scores of one record in many steps
     are not: take each record once, or one AUC a batch.
@@ -71,11 +72,12 @@ def leak_auc(score: PyTree, label: PyTree) -> Estimate:
         )
     above, below = _shares(scores[labels == 1], scores[labels == 0])
     auc = float(above.mean())
+    ends, method = _newcombe(auc, len(above), len(below)), "Newcombe"
     if _enough(auc, len(above), len(below)):
         variance = above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below)
-        ends, method = _on_the_logit(auc, sqrt(variance)), "DeLong"
-    else:
-        ends, method = _newcombe(auc, len(above), len(below)), "Newcombe"
+        # Of scores that are all equal here, others need not be.
+        if variance > 0:
+            ends, method = _on_the_logit(auc, sqrt(variance)), "DeLong"
     return Estimate(auc, ends, len(scores), method)
 
 

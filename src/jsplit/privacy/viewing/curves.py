@@ -58,7 +58,9 @@ def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
         return found
     found = replace(found, curve=curve)
     rises = _direction(curve)
-    if not rises or (found.gives and not found.some):
+    # A sum that is only scaled is a sum still, to which others may be added.
+    summed = found.affine is not None and found.affine.pure
+    if not rises or summed or (found.gives and not found.some):
         return found
     given = giving(replace(found, ids=None, block=None), [root], root.ids, root.block)
     return replace(

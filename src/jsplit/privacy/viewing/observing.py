@@ -246,24 +246,55 @@ def learned(
     """By field of others, what observers find out of it by all messages that they get.
 
     What they have found out helps them with the next one, so it is gone over until
-    nothing is new.
+    nothing is new. What is known under conditions gives what follows under the same.
     """
     held = {f for p in observers for f in topology.holds.get(p, ())}
     found: dict[str, Gives] = {}
-    while True:
-        whole = {f for f, g in found.items() if g.whole}
-        facts: list[Fact] = []
-        for traced in walks:
-            seen = observed(topology, traced, observers, numbers, whole)
-            for wire, own in seen.items():
-                if wire.receiver in observers and wire.sender not in observers:
-                    facts += own
-        fresh = {
-            f: g
-            for f in numbers.first
-            if f not in held and f not in whole
-            if (g := given_away(facts, numbers, f, records))
-        }
-        found |= fresh
-        if not any(g.whole for g in fresh.values()):
-            return found
+    # What is known for certain first: what follows from it needs no conditions.
+    for surely in (True, False):
+        if not surely and not any(map(_asks, found.values())):
+            break
+        while True:
+            known = {
+                f: g for f, g in found.items() if g.whole and not (surely and _asks(g))
+            }
+            facts = _got(topology, walks, observers, numbers, known)
+            fresh: dict[str, Gives] = {}
+            for f in (f for f in numbers.first if f not in held and f not in known):
+                given = given_away(facts, numbers, f, records)
+                given = given and _under(given, known.values())
+                if given and (f not in found or given.strength > found[f].strength):
+                    fresh[f] = given
+            found |= fresh
+            if not any(g.whole for g in fresh.values()):
+                break
+    return found
+
+
+def _got(
+    topology: Topology,
+    walks: Sequence[Traced],
+    observers: Collection[str],
+    numbers: Numbers,
+    found_out: Collection[str],
+) -> list[Fact]:
+    """What is proven of all arrays that observers get of others."""
+    facts: list[Fact] = []
+    for traced in walks:
+        seen = observed(topology, traced, observers, numbers, found_out)
+        for wire, own in seen.items():
+            if wire.receiver in observers and wire.sender not in observers:
+                facts += own
+    return facts
+
+
+def _asks(gives: Gives) -> bool:
+    """Whether a field is known only to fewer bits, or up to parameters."""
+    return gives.rounded or bool(gives.up_to)
+
+
+def _under(gives: Gives, known: Collection[Gives]) -> Gives:
+    """What is found out with the help of fields that are known, under their conditions."""
+    keys = {*gives.up_to, *(n for g in known for n in g.up_to)}
+    rounded = gives.rounded or any(g.rounded for g in known)
+    return replace(gives, rounded=rounded, up_to=tuple(sorted(keys)))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Params, PyTree, Segment, State
+from jsplit.jaxprs.compiling import faster_convolutions
 from jsplit.privacy.attacks.inputs.hijackers import Hijackers
 
 Penalty = Callable[[jax.Array, jax.Array], jax.Array]
@@ -166,6 +167,20 @@ def hijacked_step(
     Returns:
         What both carry on.
     """
+    both = partial(_both, client, hijacker)
+    return faster_convolutions(both)(theirs, own, record, public, key)
+
+
+def _both(
+    client: Client,
+    hijacker: Hijacker,
+    theirs: Own,
+    own: Own,
+    record: jax.Array,
+    public: jax.Array,
+    key: jax.Array,
+) -> tuple[Own, Own]:
+    """`hijacked_step`, before it is compiled."""
     mask, mixing = jax.random.split(key)
 
     def forward(params: Params) -> tuple[jax.Array, State]:

@@ -19,6 +19,7 @@ from jsplit.privacy.attacks.inputs.hijacking import (
     answer,
     start_hijacker,
 )
+from jsplit.privacy.attacks.inputs.inversion import Range
 
 _OWN = "hijacker"
 
@@ -75,7 +76,9 @@ def hijack(
     name: str | None = None,
     networks: Hijackers | None = None,
     width: int = 64,
-    learning_rate: float = 1e-5,
+    data_range: Range | None = None,
+    positive: bool = False,
+    learning_rate: float = 1e-4,
     learning_rate_judge: float = 1e-4,
     gradient_penalty: float = 500.0,
 ) -> Hijacking:
@@ -94,6 +97,10 @@ def hijack(
         name: of the value that it hands on.
         networks: by default convolutions for pictures, else dense layers.
         width: channels of the first convolution of those.
+        data_range: the smallest and the largest value of a record, in which the decoder
+            of pictures ends. Give it where it is known, as of pictures it is.
+        positive: whether activations are never negative, as after a relu: its encoder
+            of pictures is then never negative either.
         learning_rate: of Adam on encoder and decoder.
         learning_rate_judge: of that on the discriminator.
         gradient_penalty: weight of the discriminator's.
@@ -120,19 +127,15 @@ def hijack(
             f"{shown(inputs)}."
         )
     nets = networks or hijackers_for(
-        tuple(activation), tuple(record), as_positive_int("width", width)
+        tuple(activation),
+        tuple(record),
+        as_positive_int("width", width),
+        None if data_range is None else (data_range[0], data_range[1]),
+        positive,
     )
     hijacker = Hijacker(nets, (learning_rate, learning_rate_judge), gradient_penalty)
 
-    @jax.custom_vjp
-    def handed(h: jax.Array, cotangent: jax.Array) -> PyTree:
-        return hand(h)
-
-    # Whatever comes back for what was handed on, this goes back for the activation.
-    handed.defvjp(
-        lambda h, cotangent: (hand(h), cotangent),
-        lambda cotangent, came: (cotangent, jax.numpy.zeros_like(cotangent)),
-    )
+    handed = _answered(hand)
 
     def init(key: jax.Array, /, *given: PyTree) -> tuple[Params, State]:
         h, public = given
@@ -157,3 +160,18 @@ def hijack(
         return handed(h, cotangent), {_OWN: own}
 
     return Hijacking(Segment(init, apply, tuple(inputs), name, trainable=False), nets)
+
+
+def _answered(hand: Callable[[jax.Array], PyTree]) -> Callable[..., PyTree]:
+    """`hand` of an activation, whose cotangent is given beside it."""
+
+    @jax.custom_vjp
+    def handed(h: jax.Array, cotangent: jax.Array) -> PyTree:
+        return hand(h)
+
+    # Whatever comes back for what was handed on, this goes back for the activation.
+    handed.defvjp(
+        lambda h, cotangent: (hand(h), cotangent),
+        lambda cotangent, came: (cotangent, jax.numpy.zeros_like(cotangent)),
+    )
+    return handed
