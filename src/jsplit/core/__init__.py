@@ -1,6 +1,7 @@
 """Records, and the small tools that every room uses: trees, keys, checks, links, files."""
 
 from jsplit.core.base import Info, Link, Message, PartyState, Segment, TrainState
+from jsplit.core.cache import Cache
 from jsplit.core.carried import Carried
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.finite import Finite
@@ -11,6 +12,7 @@ from jsplit.core.tied import Tied
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, StepFn, Trainer
 
 __all__ = [
+    "Cache",
     "Carried",
     "EvaluateFn",
     "Finite",

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jsplit.core.cache import Cache as Cache
 from jsplit.core.carried import Carried as Carried
 from jsplit.core.finite import Finite
 from jsplit.core.gradient_noise import GradientNoise
@@ -95,6 +96,7 @@ class Segment:
         moves: of its state, which leaves `apply` may change, by path; `None`: any.
         carried: what goes with its output, since the rest of the model that the segment
             was sliced from reads it too.
+        cache: how it computes a sequence piece by piece; see `jsplit.with_cache`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -123,6 +125,7 @@ class Segment:
     trains: Callable[[tuple[Hashable, ...]], bool] | None = None
     moves: Callable[[tuple[Hashable, ...]], bool] | None = None
     carried: tuple[Carried, ...] = ()
+    cache: Cache | None = None
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."
