@@ -267,16 +267,16 @@ def conv_bottom():
 
     def init(key, x):
         a, b = jax.random.split(key)
-        one = jax.random.normal(a, (3, 3, 1, 8)) / 3
-        return one, jax.random.normal(b, (3, 3, 8, 16)) / 9
+        one = jax.random.normal(a, (3, 3, 1, 16)) / 2, jnp.zeros(16)
+        return one, (jax.random.normal(b, (3, 3, 16, 32)) / 9, jnp.zeros(32))
 
     def apply(params, x):
         h = x[..., None]
-        for weight, stride in zip(params, (1, 2), strict=True):
+        for (weight, bias), stride in zip(params, (1, 2), strict=True):
             h = jax.lax.conv_general_dilated(
-                *(jax.nn.relu(h), weight, (stride, stride), "SAME"),
-                dimension_numbers=form,
+                h, weight, (stride, stride), "SAME", dimension_numbers=form
             )
+            h = jax.nn.relu(h + bias)
         return h
 
     return jsplit.segment(apply, init=init, inputs=["x"])
