@@ -27,9 +27,10 @@ from scipy.special import stdtrit
 from experiments.common.harness import positive, records
 from experiments.common.report import table
 from experiments.paper import plot_privacy
-from experiments.paper.privacy_inputs import CUTS, inputs
+from experiments.paper.privacy_inputs import CUTS, NOPEEK, inputs
 from experiments.paper.privacy_labels import labels
-from experiments.paper.reported import CRITEO, NOPEEK
+from experiments.paper.reported import CRITEO
+from experiments.paper.reported import NOPEEK as REPORTED
 
 PARTS = ("labels", "inputs")
 Row = Mapping[str, object]
@@ -63,7 +64,7 @@ def reported(part: str, defence: str) -> dict:
     """What others print of the same defence, of other data and networks."""
     if part == "labels":
         return CRITEO.get(defence, {})
-    return NOPEEK.get(defence.split()[0], {})
+    return REPORTED.get(defence.split()[0], {})
 
 
 def shown(number: Mapping, digits: int = 3) -> str:
@@ -137,6 +138,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=["conv 1, tanh", "conv 1", "dense 64"],
     )
     parser.add_argument("--steps", type=positive, help="of training: 69, inputs 400")
+    parser.add_argument(
+        "--nopeek", nargs="+", type=float, default=[NOPEEK], help="its weights"
+    )
     parser.add_argument("--decoder", type=positive, default=500, help="its steps")
     parser.add_argument("--unsplit", type=positive, default=300, help="its turns")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder")
@@ -170,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     if "inputs" in options.parts:
         budget = {"training": options.steps or 400, "decoder": options.decoder}
         budget["unsplit"] = options.unsplit
-        found, pictures = inputs(load, options.seeds, options.cuts, budget, said)
+        what = options.cuts, options.nopeek
+        found, pictures = inputs(load, options.seeds, *what, budget, said)
         rows += found
     summary = summed_up(rows)
     for title, columns, cells in tables(summary):

@@ -1,15 +1,17 @@
 """What do activations give away of pictures, by depth of the cut? The rows of privacy.py on inputs.
 
-Two convolutions and a dense layer, cut after one of the three, and one linear layer as a top. At
-each cut the network is trained plainly, with NoPeek, with clipping and secret Gaussian noise, or
-with few bits of each number. The server decodes what comes: by a decoder that learned on public
-records, whose activations cross the same link, and by UnSplit from the form of the bottom alone.
-Nothing is promised of any of these trainings: the bottom is fitted to the records themselves.
+Two convolutions and a dense layer, cut after one of the three, or two dense layers, and one linear
+layer as a top. At each cut the network is trained plainly, with NoPeek, with clipping and secret
+Gaussian noise, or with few bits of each number. The server decodes what comes: by a decoder that
+learned on public records, whose activations cross the same link, and by UnSplit from the form of
+the bottom alone. Nothing is promised of any of these trainings: the bottom is fitted to the
+records themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -33,14 +35,35 @@ from jsplit.privacy import (
 BATCH = 128  # of training
 FEW = 16  # records that UnSplit inverts at once
 RANGE = (0.0, 1.0)
-CUTS = {
-    "conv 1, tanh": ("conv 1", jnp.tanh),
-    "conv 1": ("conv 1", jax.nn.relu),
-    "conv 2": ("conv 2", jax.nn.relu),
-    "dense 64": ("dense", jax.nn.relu),
-}
 NOPEEK, CLIP, NOISE, BITS = 5.0, 8.0, 0.1, 2
 PICTURED = 10
+
+
+def dense(*sizes: int) -> jsplit.Segment:
+    """Dense layers of these sizes, each with a relu, of a flattened record."""
+
+    def init(key: jax.Array, x: jax.Array):
+        widths, he = (x[0].size, *sizes), jax.nn.initializers.he_normal()
+        keys = jax.random.split(key, len(sizes))
+        pairs = zip(keys, widths, sizes, strict=False)
+        return [(he(k, (a, b)), jnp.zeros(b)) for k, a, b in pairs]
+
+    def apply(params, x: jax.Array) -> jax.Array:
+        h = x.reshape(len(x), -1)
+        for weight, bias in params:
+            h = jax.nn.relu(h @ weight + bias)
+        return h
+
+    return jsplit.segment(apply, init=init, inputs=["record"], name="smashed")
+
+
+CUTS: dict[str, Callable[[], jsplit.Segment]] = {
+    "conv 1, tanh": partial(bottom, "conv 1", jnp.tanh),
+    "conv 1": partial(bottom, "conv 1"),
+    "conv 2": partial(bottom, "conv 2"),
+    "dense 64": partial(bottom, "dense"),
+    "dense 128-64": partial(dense, 128, 64),
+}
 
 
 class Defence(NamedTuple):
@@ -85,7 +108,7 @@ def pictures(data: Records) -> Pictures:
     return Pictures(*(plain(*of) for of in (*parts, (data.test, slice(None)))))
 
 
-def defences(part: jsplit.Segment) -> Iterator[Defence]:
+def defences(part: jsplit.Segment, weights: Sequence[float]) -> Iterator[Defence]:
     """All of them, at one cut; without NoPeek its program is the plain run, bit for bit."""
     classes = optax.softmax_cross_entropy_with_integer_labels
     whole = jsplit.vanilla(part, top(), loss=classes)
@@ -94,7 +117,8 @@ def defences(part: jsplit.Segment) -> Iterator[Defence]:
     penalised = whole.add(nopeek("record", "smashed", "client", weight))
     trainer = jsplit.fused(penalised, rate)
     yield Defence("none", trainer, {"nopeek": 0.0})
-    yield Defence(f"nopeek {NOPEEK:g}", trainer, {"nopeek": NOPEEK})
+    for value in weights:
+        yield Defence(f"nopeek {value:g}", trainer, {"nopeek": value})
     for name, link in (
         (f"gaussian {CLIP:g} x {NOISE:g}", gaussian(CLIP, NOISE)),
         (f"quantize {BITS}", jsplit.compress.quantize(BITS, axis=None)),
@@ -108,6 +132,7 @@ def inputs(
     load: Callable[[int], Records],
     seeds: int,
     cuts: list[str],
+    weights: Sequence[float],
     budget: dict[str, int],
     said: Callable[[dict], None],
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
@@ -117,6 +142,7 @@ def inputs(
         load: records, by seed.
         seeds: how many.
         cuts: names of `CUTS`.
+        weights: of NoPeek.
         budget: steps of "training", of the "decoder" and of "unsplit".
         said: what is done with a row as soon as it is there.
 
@@ -126,11 +152,10 @@ def inputs(
     """
     every, rows, shown = [pictures(load(seed)) for seed in range(seeds)], [], {}
     for cut in cuts:
-        form, activation = CUTS[cut]
-        part = bottom(form, activation)
-        for defence in defences(part):
+        part = CUTS[cut]()
+        for defence in defences(part, weights):
             # What the activation does to UnSplit is asked of the plain run alone.
-            if activation is jnp.tanh and defence.name != "none":
+            if "tanh" in cut and defence.name != "none":
                 continue
             for seed, data in enumerate(every):
                 row, decoded = attacked(defence, part, data, seed, budget)
