@@ -1,7 +1,7 @@
 """A language model between a clinic that has text and servers that have none: parts, text, labels.
 
-The clinic holds the first and the last blocks with the embedding, which is the output layer too, so
-text and labels stay there. One server holds what is between (a U), or several do, one after the other.
+The clinic holds the first and the last blocks with the embedding, which is the output layer too:
+text and labels stay there. One server holds what is between (a U), or several, one after another.
 The model is SmolLM2-135M with adapters, or a twin of random weights whose tokens are bytes.
 """
 
@@ -95,7 +95,7 @@ def cuts(config: llama.Config, count: int) -> dict[str, str]:
 
     The clinic has a sixth of the blocks before them and a sixth after them.
     """
-    own = config.layers // 6
+    own = max(config.layers // 6, 1)
     after = np.linspace(own - 1, config.layers - own - 1, count + 1).round().astype(int)
     names = ["up", *(f"middle-{i}" for i in range(1, count)), "down"]
     return {name: f"blocks.{i}" for name, i in zip(names, after, strict=True)}

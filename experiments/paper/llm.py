@@ -35,12 +35,28 @@ from experiments.common.plain_lora import training
 from experiments.network.clinic_and_server import measure, megabytes
 
 Row = dict[str, Any]
+Keep = Callable[[Row], None]  # writes what is there of a row
 CHAIN = 3  # servers
 LINE = 100e6  # bits a second
 
 
-def trained(name: str, step: Callable[[], float], steps: int) -> Row:
-    """Train, and say of it what a row has."""
+def trained(
+    name: str,
+    step: Callable[[], float],
+    steps: int,
+    keep: Keep,
+    more: Callable[[], Row] = dict,
+) -> Row:
+    """Train, and say of it what a row has; after every step, so that nothing is lost.
+
+    Args:
+        name: of the training, for its progress.
+        step: trains for one step, and returns the loss before it.
+        steps: how many.
+        keep: called with the row so far.
+        more: what the row has beside.
+    """
+    row: Row = {}
     losses: list[float] = []
     wall: list[float] = []
     used: list[float] = []
@@ -53,20 +69,23 @@ def trained(name: str, step: Callable[[], float], steps: int) -> Row:
             f"{name}: step {number}, loss {losses[-1]:.6f}, {wall[-1]:.1f} s",
             flush=True,
         )
-    # The first step compiles.
-    later = slice(1, None) if steps > 1 else slice(None)
-    return {
-        "losses": losses,
-        "seconds": statistics.median(wall[later]),
-        "cpu": statistics.median(used[later]),
-        "first": wall[0],
-    }
+        # The first step compiles.
+        later = slice(1, None) if number > 1 else slice(None)
+        row = {
+            "losses": losses,
+            "seconds": statistics.median(wall[later]),
+            "cpu": statistics.median(used[later]),
+            "first": wall[0],
+            **more(),
+        }
+        keep(row)
+    return row
 
 
 # What `--only` names: each measures one row.
 
 
-def cut(task: Task, steps: int) -> Row:
+def cut(task: Task, steps: int, keep: Keep) -> Row:
     """How long cutting takes, in seconds of a processor."""
     row: Row = {}
     for name, count in (("u", 1), ("chain", CHAIN)):
@@ -79,7 +98,7 @@ def cut(task: Task, steps: int) -> Row:
     return row
 
 
-def cost(task: Task, steps: int) -> Row:
+def cost(task: Task, steps: int, keep: Keep) -> Row:
     """What `jsplit.cost` says before anything runs: bytes, memory and work by party."""
     row: Row = {}
     for name, count in (("u", 1), ("chain", CHAIN)):
@@ -100,14 +119,15 @@ def cost(task: Task, steps: int) -> Row:
     return row
 
 
-def plain(task: Task, steps: int) -> Row:
+def plain(task: Task, steps: int, keep: Keep) -> Row:
     """The whole model in flax and optax alone."""
-    return trained("plain", training(task), steps)
+    return trained("plain", training(task), steps, keep)
 
 
 def split(
     task: Task,
     steps: int,
+    keep: Keep,
     *,
     interpreter: Callable[..., jsplit.Trainer],
     count: int = 1,
@@ -130,11 +150,18 @@ def split(
         received = sum(m.bytes for m in messages if m.receiver == CLINIC)
         return float(info.loss)
 
-    row = trained(f"{interpreter.__name__}, {count} server(s)", go_on, steps)
-    return {**row, "up": sent, "down": received}
+    name = f"{interpreter.__name__}, {count} server(s)"
+    return trained(name, go_on, steps, keep, lambda: {"up": sent, "down": received})
 
 
-def line(task: Task, steps: int, *, bits: float = math.inf, trip: float = 0.0) -> Row:
+def line(
+    task: Task,
+    steps: int,
+    keep: Keep,
+    *,
+    bits: float = math.inf,
+    trip: float = 0.0,
+) -> Row:
     """As two processes with mutual TLS, through a line."""
     print(f"two processes, {bits / 1e6:g} Mbit/s, {1e3 * trip:g} ms", flush=True)
     with TemporaryDirectory() as folder:
@@ -147,7 +174,7 @@ def by_token() -> jsplit.Link:
 
 
 through = partial(split, interpreter=jsplit.messages)
-PARTS: Mapping[str, Callable[[Task, int], Row]] = {
+PARTS: Mapping[str, Callable[[Task, int, Keep], Row]] = {
     "cut": cut,
     "cost": cost,
     "plain": plain,
@@ -244,15 +271,19 @@ def lacking(rows: Mapping[str, Row], steps: int) -> list[str]:
 
 def one(name: str, task: Task, steps: int, file: Path) -> None:
     """Measure a row, and keep it beside those that are there."""
-    row = PARTS[name](task, steps)
-    # How busy the machine was, and the most memory of the process, which never falls.
-    row |= {"load": os.getloadavg()[0], "peak": megabytes()}
-    rows = {**kept(file), name: row}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # A process that is killed while it writes must leave the rows that were there.
-    draft = file.with_suffix(".part")
-    draft.write_text(json.dumps(rows, indent=1))
-    draft.replace(file)
+
+    def keep(row: Row) -> None:
+        # How busy the machine was, and the most memory of the process, which never falls.
+        row = row | {"load": os.getloadavg()[0], "peak": megabytes()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A process that is killed while it writes must leave the rows that were there.
+        draft = file.with_suffix(".part")
+        draft.write_text(json.dumps({**kept(file), name: row}, indent=1))
+        draft.replace(file)
+
+    keep(PARTS[name](task, steps, keep))
+    rows = kept(file)
+    row = rows[name]
     if "losses" in row:
         pairs = zip(COLUMNS, [name, *cells(name, rows, task)], strict=True)
         print("; ".join(f"{k} {v}".strip() for k, v in pairs if v), flush=True)
