@@ -20,7 +20,7 @@ import pytest
 from flax import linen, nnx
 
 import jsplit
-from tests import tied
+from tests import adapted, tied
 
 CONFIGURATIONS = (
     "vanilla",
@@ -33,6 +33,7 @@ CONFIGURATIONS = (
 TIED = (
     "tied U-shaped language model"  # a row of its own: one model, in both kinds of Flax
 )
+ADAPTED = "LoRA with frozen base"  # likewise, and as a plain function
 MODELS = ("mlp", "cnn", "residual", "transformer")
 FLAX = ("nnx", "linen")
 BATCH, CLASSES = 8, 3
@@ -62,6 +63,7 @@ STAGES = {  # by configuration: the party of each stage
     },
     "multihop": {"bottom": "one", "middle": "two", "middle2": "three", "top": "four"},
     TIED: tied.PARTIES,
+    ADAPTED: adapted.PARTIES,
 }
 WEIGHTS = {"server0": 1.0, "server1": 0.5}
 
@@ -319,6 +321,7 @@ class Problem(NamedTuple):
     fields: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
     topology: jsplit.Topology
+    trains: Callable[[Any], bool] = lambda path: True
 
     @property
     def batch(self):
@@ -356,6 +359,13 @@ def _make_problem(
         made = tied.whole_and_topology(flax, given["tokens"], widen)
         return Problem(TIED, *made[:2], given, label, made[2])
     rng = np.random.default_rng(0)
+    if configuration == ADAPTED:
+        image = rng.normal(size=(batch, adapted.WIDTH)).astype(jnp.result_type(float))
+        label = {"label": rng.integers(0, CLASSES, batch).astype(np.int32)}
+        whole, variables, parts = adapted.whole_and_parts(flax, image, widen)
+        topology = jsplit.u_shaped(*parts.values(), loss=cross_entropy)
+        given = {"image": image}, label, topology, adapted.is_adapter
+        return Problem(ADAPTED, whole, variables, *given)
     two = "left_bottom" in STAGES[configuration]
     names = ("left_field", "right_field") if two else ("image",)
     if kind == "transformer":

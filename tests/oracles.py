@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import linen, nnx
 
 import jsplit
 from tests.helpers import STAGES, WEIGHTS, Problem, cross_entropy
@@ -59,7 +59,7 @@ def reference(problem: Problem, make, batches=None):
             model = nnx.merge(graph, *shapes, copy=True)
             nnx.update(model, params)
             nnx.update(model, state)
-            nnx.reseed(model, default=key)
+            nnx.reseed(model, default=key, policy="match_shape")
             model.train()
             output = model(**fields)
             return output, nnx.to_pure_dict(
@@ -67,6 +67,13 @@ def reference(problem: Problem, make, batches=None):
             )
 
         apply = apply_nnx
+    elif not isinstance(problem.whole, linen.Module):
+        params, state = problem.variables["params"], {}
+
+        def apply_function(params, state, key, fields):
+            return problem.whole(params, **fields), state
+
+        apply = apply_function
     else:
         params = problem.variables["params"]
         state = {k: v for k, v in problem.variables.items() if k != "params"}
@@ -88,11 +95,12 @@ def reference(problem: Problem, make, batches=None):
             for s, w in WEIGHTS.items()
         ), new
 
-    owners = {
-        name: jax.tree.map(lambda _, p=party_of[name]: p, tree)
-        for name, tree in params.items()
-    }
-    optimizer = optax.partition(optimizers(topology, make), owners)
+    def owner(path, _):
+        return party_of[path[0].key] if problem.trains(path) else "frozen"
+
+    owners = jax.tree_util.tree_map_with_path(owner, params)
+    still = {"frozen": optax.set_to_zero()}
+    optimizer = optax.partition(optimizers(topology, make) | still, owners)
 
     @jax.jit
     def step(params, state, memory, number, batch):

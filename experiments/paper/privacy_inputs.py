@@ -97,7 +97,7 @@ def defences(part: jsplit.Segment) -> Iterator[Defence]:
     yield Defence(f"nopeek {NOPEEK:g}", trainer, {"nopeek": NOPEEK})
     for name, link in (
         (f"gaussian {CLIP:g} x {NOISE:g}", gaussian(CLIP, NOISE)),
-        (f"quantize {BITS}", jsplit.compress.quantize(BITS)),
+        (f"quantize {BITS}", jsplit.compress.quantize(BITS, axis=None)),
     ):
         yield Defence(
             name, jsplit.fused(whole, rate, links={"smashed": (link, None)}), {}

@@ -90,7 +90,7 @@ def defences(width: int) -> Iterator[Defence]:
             yield Defence(name if len(strengths) == 1 else f"{name} {x:g}", own, x)
     for epsilon in EPSILONS:
         yield Defence(f"label_response {epsilon:g}", plain, epsilon=epsilon)
-    yield Defence("quantize 2", trainer(jsplit.compress.quantize(2)))
+    yield Defence("quantize 2", trainer(jsplit.compress.quantize(2, axis=None)))
 
 
 def labels(

@@ -79,7 +79,7 @@ def reported(
         ranges=ranges,
         pictures=pictures,
         defences={
-            "2 bits": trainer(smashed=jsplit.compress.quantize(2)),
+            "2 bits": trainer(smashed=jsplit.compress.quantize(2, axis=None)),
             "noise 1": trainer(smashed=(None, isotropic(1.0))),
         },
     )

@@ -6,12 +6,14 @@ Whatever a user calls is listed in `__all__`; the rooms behind it (`jsplit.core`
 
 from jsplit import compress, party, population, privacy, rounds, runs
 from jsplit.core import (
+    Cache,
     Carried,
     Finite,
     Info,
     Link,
     Message,
     PartyState,
+    Receiver,
     Segment,
     Tied,
     Trainer,
@@ -26,7 +28,7 @@ from jsplit.core import (
 from jsplit.core.strength import Strength
 from jsplit.costing import Cost, Device, Network, cost, plan
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
-from jsplit.segments import mixed_precision, segment
+from jsplit.segments import mixed_precision, segment, with_cache
 from jsplit.slicing import (
     CutPoint,
     CutPoints,
@@ -61,18 +63,21 @@ from jsplit.topology import (
 from jsplit.training.dynamic_scale import DynamicScale
 from jsplit.training.export import export
 from jsplit.training.fused import fused
+from jsplit.training.generating import generate
 from jsplit.training.global_norm import clip_by_global_norm, with_loss
 from jsplit.training.hyperparams import set_hyperparams
 from jsplit.training.messages import messages
 from jsplit.training.own_record import PartyRecord
 from jsplit.training.record import RecordingTrainer, record
 from jsplit.training.recording import Crossed, Passage, Recorded
+from jsplit.training.sessions import Session, session
 from jsplit.training.staleness import stale
 from jsplit.training.trained_files import restore_trained, save_trained
 from jsplit.training.verdicts import NotFinite
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [
+    "Cache",
     "Carried",
     "ConvolutionForm",
     "Cost",
@@ -95,9 +100,11 @@ __all__ = [
     "PartyState",
     "Passage",
     "Penalty",
+    "Receiver",
     "Recorded",
     "RecordingTrainer",
     "Segment",
+    "Session",
     "Strength",
     "Tied",
     "Topology",
@@ -116,6 +123,7 @@ __all__ = [
     "faster_convolutions",
     "figure",
     "fused",
+    "generate",
     "identity",
     "join",
     "load",
@@ -139,6 +147,7 @@ __all__ = [
     "save",
     "save_trained",
     "segment",
+    "session",
     "set_hyperparams",
     "split",
     "stale",
@@ -147,6 +156,7 @@ __all__ = [
     "vanilla",
     "variables",
     "vertical",
+    "with_cache",
     "with_loss",
     "with_secrets",
     "whole",

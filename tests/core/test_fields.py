@@ -82,7 +82,8 @@ def test_what_cannot_be_read_is_named_in_one_line(name):
 
 def test_integers_that_fit_are_fields_and_those_that_would_wrap_are_refused_in_training():
     low = jsplit.segment(lambda record: 1.0 * record, inputs=["record"])
-    topology = jsplit.vanilla(low, low, loss=lambda y, label: (y - label) ** 2)
+    squares = lambda y, label: (y - label) ** 2  # noqa: E731
+    topology = jsplit.vanilla(low, low, loss=squares, public="record")
     trainer = jsplit.fused(topology, {})
     good = {"record": np.arange(4), "label": np.arange(4)}
     state = trainer.init(0, good)

@@ -126,7 +126,7 @@ def test_a_link_s_encoding_and_a_small_memory_count(found):
         IMAGE,
         client=Device(1e6, limit),
         link=LINK,
-        encoding=quantize(8),
+        encoding=quantize(8, axis=None),
         optimizer=optax.adam(0.1),
     )
     plain = {c.point.name: c for c in found.choices}

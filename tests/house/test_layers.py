@@ -40,25 +40,27 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "carried pytrees checks strength gradient_noise link finite typed_jax hidden tied "
+        "carried pytrees cache checks strength gradient_noise link finite typed_jax hidden tied "
         "base arrays donation foreign "
-        "files ids tables trainer keys links paths frozen federation secret_keys "
+        "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
-        "conv_choice halves convolutions compiling least_cut rearranged same_values"
+        "conv_choice halves convolutions compiling least_cut rearranged same_values "
+        "rows scans"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model precision"
+        "from_model decoding precision"
     ),
     "slicing": (
-        "initial joining loading mark merging separators trace unread around carrying "
-        "traced_model "
+        "filed leaf_places initial joining loading mark merging separators trace layers unread "
+        "batch_axis around carrying in_pieces stacked model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "slice_segment splitting weight_files weight_names weight_fit pretrained"
+        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_fit "
+        "weight_pieces pretrained"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -68,20 +70,21 @@ INSIDE = {
         "drawing.across drawing.routes drawing.layout drawing.symbols drawing.picture"
     ),
     "training": (
-        "class_numbers dynamic_scale config export global_norm hyperparams kinds "
+        "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links first_node metrics executor store keys_apart "
-        "trained_files copies segment_ops sums gradient_noise step update initial known "
+        "pulled_back first_links first_node raw_crossings metrics executor store keys_apart "
+        "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
-        "messages"
+        "messages cached_walk call_checks sessions generating"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
-        "algorithm carry client_axis for_each_client forms inputs round_end round_method measuring "
+        "algorithm carry client_receiver client_axis for_each_client forms inputs round_end "
+        "round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
         "split_learning baselines"
     ),
@@ -102,11 +105,12 @@ INSIDE = {
         "connection.reach connection.strays contract.entries contract.entry_types "
         "contract.link_names contract.plain_names contract.record_order "
         "contract.ids_key contract.schema contract.field_types bounds faults "
-        "finite_states folder scarce_files in_memory versions connection.vigil "
+        "finite_states base folder scarce_files saved_on_base in_memory versions connection.vigil "
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.seconds contract.measured contract.checks contract.agreement_attributes "
+        "contract.seconds contract.frozen_part contract.measured contract.checks "
+        "contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.comebacks connection.peers contract.draft contract.files replay "
@@ -114,7 +118,10 @@ INSIDE = {
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records join passes steps infer running"
+        "brought_records join passes steps infer running "
+        "serving.part serving.course serving.lines serving.words serving.table serving.served "
+        "serving.opening serving.server serving.serve serving.asking serving.remote "
+        "serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
@@ -161,13 +168,14 @@ INSIDE = {
         "reporting.by_cut"
     ),
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report parser",
-    "compress": "casting quantizing sparsifying registry",
+    "archives report serving parser",
+    "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
     "segments.arguments": {"flax"},
+    "segments.decoding": {"flax"},
     "segments.example": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},

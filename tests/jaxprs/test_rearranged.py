@@ -15,6 +15,27 @@ def turned(x):
 
 turned.defjvp(lambda given, along: (turned(*given), turned(*along)))
 
+
+@jax.custom_vjp
+def twice_and(x, y):
+    return x * 2, y
+
+
+twice_and.defvjp(lambda x, y: (twice_and(x, y), None), lambda kept, g: g)
+
+
+def row_by_row(x):
+    return jax.lax.map(lambda row: (row * jnp.array([1.0, 2.0, 3.0]))[::-1], x)
+
+
+def turned_in_turns(x):
+    return jax.lax.scan(lambda h, _: (-h, None), x, None, length=3)[0]
+
+
+def shifted_by_hand(x):
+    return jnp.zeros_like(x).at[:, 1:].set(x[:, :-1])
+
+
 RAW = {
     "itself": lambda x: x * 1,
     "moved": lambda x: jnp.flip(x, 1).T.reshape(3, -1),
@@ -27,6 +48,17 @@ RAW = {
     "beside others": lambda x: jnp.concatenate([x, jnp.ones_like(x)], 1),
     "under a derivative of its own": turned,
     "columns in another order": lambda x: x[:, jnp.array([2, 0, 1])],
+    "sorted": lambda x: jnp.sort(x, 1),
+    "as bits": lambda x: jax.lax.bitcast_convert_type(x, "int32") ^ 5,
+    "itself twice": lambda x: x + x,
+    "to the power of 1": lambda x: x**1,
+    "shifted by hand": shifted_by_hand,
+    "in a loop over records": row_by_row,
+    "through the turns of a loop": turned_in_turns,
+    "in both branches": lambda x: jax.lax.cond(True, lambda x: x, lambda x: -x, x),
+    "one of two results": lambda x: twice_and(x, 1.0)[0],
+    "row numbers within bounds": lambda x: jnp.maximum(x, 0),
+    "with another number for padding": lambda x: jnp.where(x == 0, 5, x),
 }
 NOT = {
     "a mask": lambda x: x > 0,
@@ -40,6 +72,12 @@ NOT = {
     "whole numbers of halves": lambda x: (x / 2.0).astype("int32"),
     "looked up": lambda x: jnp.ones((7, 2))[x],
     "its shape": jnp.ones_like,
+    "the other of two results": lambda x: twice_and(x, jnp.ones((2, 3)))[1],
+    "carried from zeros": lambda x: jax.lax.scan(
+        lambda h, row: (h + row, h), jnp.zeros(3, "int32"), x
+    )[1],
+    "in one branch": lambda x: jax.lax.cond(True, lambda x: x, jnp.ones_like, x),
+    "cut off by hand": lambda x: jnp.where(x > 0, x, 0.0),
 }
 
 
@@ -50,12 +88,16 @@ def found(function, dtype):
 
 
 def dtype_of(name):
-    return "float32" if name in ("what it divides", "cut off") else "int32"
+    whole = name not in ("what it divides", "cut off", "cut off by hand")
+    return "int32" if whole else "float32"
 
 
 @pytest.mark.parametrize("name", RAW)
 def test_entries_that_are_moved_shifted_or_scaled_are_raw(name):
-    dtype = "int32" if name in ("row numbers", "one-hot") else "float32"
+    whole = ("row numbers", "one-hot", "row numbers within bounds")
+    dtype = (
+        "int32" if name in (*whole, "with another number for padding") else "float32"
+    )
     assert found(RAW[name], dtype) == "x"
 
 

@@ -249,7 +249,9 @@ def test_what_no_frame_can_carry_is_refused_before_the_first_step(
     )
 
     def refusal(bottom, name, turns=None):
-        problem = federation.Small(jsplit.vanilla(bottom, top, loss=loss), batch)
+        problem = federation.Small(
+            jsplit.vanilla(bottom, top, loss=loss, public="x"), batch
+        )
         agreed = agreed_for(problem, turns=turns)
         with pytest.raises(ValueError) as error:
             party.run(

@@ -110,11 +110,7 @@ def test_a_later_process_has_a_larger_number_though_the_clock_was_set_back(
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
 def test_what_all_have_is_kept_and_the_one_before_it(tmp_path, kind):
-    disk = (
-        disk_of(tmp_path)
-        if kind == "disk"
-        else durable.InMemory(FiniteStates(LIKE), lambda x: x)
-    )
+    disk = disk_of(tmp_path) if kind == "disk" else durable.InMemory(FiniteStates(LIKE))
     for step in (0, 2, 4, 6):
         disk.save(at(step))
     disk.prune_before(4)

@@ -10,6 +10,7 @@ import pytest
 
 import jsplit
 from jsplit import party
+from jsplit.party.contract.record_order import Records
 from tests.helpers import CONFIGURATIONS, make_problem
 from tests.oracles import difference
 from tests.party.federation import (
@@ -267,3 +268,69 @@ def test_a_norm_whose_square_is_infinite_clips_over_a_network_as_in_one_process(
     results = checked(train_in_memory(agreed, problem, rates))
     for name, state in in_one_process(problem, rates).items():
         assert bits(results[name].state) == bits(state), name
+
+
+def sequences():
+    """A pair whose records are of 5 time steps, each with a label, and how much these count."""
+    rng = np.random.default_rng(1)
+    squares = lambda y, label: (y[..., 0] - label) ** 2  # noqa: E731
+    problem = small("pair")
+    batch = {
+        "x": rng.normal(size=(8, 5, 3)).astype(np.float32),
+        "label": rng.normal(size=(8, 5)).astype(np.float32),
+    }
+    bottom, top = layer(["x"], "h"), layer(["h"], "y", 1)
+    problem = problem._replace(
+        topology=jsplit.vanilla(bottom, top, loss=squares), batch=batch
+    )
+    lengths = np.array([5, 1, 3, 2, 0, 4, 1, 5])[:, None]
+    return problem, (np.arange(5) < lengths).astype(np.float32)
+
+
+def test_entries_of_records_count_over_a_network_as_in_one_process():
+    problem, mask = sequences()
+    rates = dict.fromkeys(owners(problem), optax.sgd(0.1, 0.9))
+    agreed = agreed_for(problem, steps=STEPS, microbatches=2, weight="counts")
+
+    def data(problem, name):
+        return own_of(problem, name) | {"counts": mask}
+
+    results = checked(train_in_memory(agreed, problem, rates, data))
+    expected = in_one_process(problem, rates, weight=mask, microbatches=2)
+    plain = in_one_process(problem, rates, microbatches=2)
+    for name, state in expected.items():
+        assert bits(results[name].state) == bits(state), name
+        assert bits(plain[name]) != bits(state)
+
+    transport = party.MemoryTransport()
+    # Batches of 3, 3 and 2 records, of 9, 6 and 6 time steps that count.
+    few = {n: x[:3] for n, x in problem.batch.items()}
+    agreed = agreed_for(problem._replace(batch=few), weight="counts")
+
+    def one(name):
+        return party.evaluate(
+            agreed,
+            name,
+            problem.topology,
+            data(problem, name),
+            records=8,
+            ids_key=IDS_KEY,
+            state=expected[name],
+            credentials=party.PlaintextWithoutIdentity(name),
+            transport=transport,
+        )
+
+    results = checked(together(agreed.parties, one))
+    trainer = jsplit.messages(problem.topology, optax.sgd(0.1))
+    whole = trainer.evaluate(jsplit.TrainState(expected), problem.batch, mask).loss
+    [found] = [x for r in results.values() for x in r.losses.values()]
+    np.testing.assert_allclose(found, whole, rtol=1e-6)
+
+
+def test_weights_of_other_entries_are_other_weights():
+    mask = np.ones((4, 6), np.float32)
+    found = {
+        Records({"c": w}, weight="c", key=IDS_KEY).digest
+        for w in (mask, mask.astype(np.int8), mask.reshape(4, 2, 3), mask[:, 0])
+    }
+    assert len(found) == 3

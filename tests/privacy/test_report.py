@@ -61,7 +61,8 @@ def made(bottom, links, **options):
 
     first = bottom or jsplit.segment(flat, init=draw, inputs=["image"])
     second = dense([4 if bottom is None else 9, 2], "smashed")
-    topology = jsplit.vanilla(first, second, loss=LOSS_OF_CLASSES)
+    public = ["image"] if bottom else []
+    topology = jsplit.vanilla(first, second, loss=LOSS_OF_CLASSES, public=public)
     return jsplit.fused(topology, optax.sgd(0.1), links=dict(links), **options)
 
 

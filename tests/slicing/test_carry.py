@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jsplit
@@ -39,8 +40,8 @@ def same(model, parts, *values):
         return jnp.sin(model(params, *values)).sum()
 
     (a, found), (b, wanted) = (
-        jax.value_and_grad(ours)(params),
-        jax.value_and_grad(theirs)(full),
+        jax.jit(jax.value_and_grad(ours))(params),
+        jax.jit(jax.value_and_grad(theirs))(full),
     )
     np.testing.assert_allclose(a, b, rtol=1e-5)
     for name, grad in jsplit.merge(*found.values()).items():
@@ -120,9 +121,88 @@ def tied(p, x):
     return (jsplit.cut(jnp.tanh(x @ p["a"]), "h") @ p["a"]).sum(1)
 
 
+def bert(p, tokens):
+    """Its output layer is its embedding, and each block masks the padding."""
+    real = tokens > 0
+    h = jsplit.cut(p["e"][tokens] * real[..., None], "first")
+    h = jsplit.cut(jnp.tanh(h @ p["a"]) * real[..., None], "second")
+    return jnp.tanh(h @ p["b"]) @ p["e"].T
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 9])
+def test_a_tied_weight_and_a_batch_as_long_as_other_axes_do_not_hinder(batch):
+    """Four features and nine words: the leading axis of a table is no batch."""
+    values = np.arange(6 * batch).reshape(batch, 6) % 9
+    parts = parts_of(bert, values)
+    assert [c.shape for c in parts["first"].carried] == [(6,)]
+    assert not parts["second"].carried
+    assert [t.dotted for t in parts["output"].tied] == ["e"]
+    if batch == 4:
+        same(bert, parts, values)
+
+
+def relative(p, tokens):
+    """As in T5: what each block adds is of one table, and of the padding."""
+    back = jnp.arange(6)[:, None] - jnp.arange(6)
+    bias = p["c"][:, 0][back % 4] + jnp.where(tokens > 0, 0.0, -9.0)[:, None]
+    h = p["e"][tokens]
+    h = jsplit.cut(jax.nn.softmax(h @ h.swapaxes(1, 2) + bias) @ h, "block")
+    return (jax.nn.softmax(h @ h.swapaxes(1, 2) + bias) @ h @ p["a"]).sum(1)
+
+
+def test_a_bias_that_all_blocks_read_is_carried_where_it_is_made_for_each_example():
+    """So its table is not tied across the cut."""
+    values = np.arange(18).reshape(3, 6) % 9
+    parts = parts_of(relative, values)
+    assert [c.shape for c in parts["block"].carried] == [(6, 6)]
+    assert not parts["output"].tied
+    same(relative, parts, values)
+
+
+def masked(p, tokens):
+    real = (tokens > 0)[..., None]
+    h = jnp.tanh(p["e"][tokens] @ p["a"]) * real
+    return (jsplit.cut(jnp.tanh(h @ p["b"]), "late") * real).mean(1) @ p["c"]
+
+
+def test_a_place_that_something_goes_around_is_a_cut_point_with_its_bytes():
+    found = jsplit.cut_points(masked, tokens, init=weights, around="carry")
+    point = next(p for p in found if p.name == "late")
+    assert point.shape == (6, 4) and point.bytes_per_example == 6 * 4 * 4 + 6
+    assert point.carried == parts_of(masked, tokens)["late"].carried
+    assert "late" not in found.why
+    assert (
+        "skip connection" in jsplit.cut_points(masked, tokens, init=weights).why["late"]
+    )
+
+
+def test_a_plan_counts_what_is_carried_as_messages_do():
+    """A mask crosses, and no cotangent of it comes back."""
+    values = np.arange(12).reshape(2, 6) % 9
+    planned = jsplit.plan(
+        masked,
+        values,
+        init=weights,
+        around="carry",
+        client=jsplit.Device(flops=1e6),
+        link=jsplit.Network(bits=1e6),
+    )
+    choice = next(c for c in planned.choices if c.point.name == "late")
+
+    def loss(output, label):
+        return (output[:, 0] - label) ** 2
+
+    trainer = jsplit.messages(
+        jsplit.vanilla(*parts_of(masked, values).values(), loss=loss), optax.sgd(0.1)
+    )
+    batch = {"tokens": values, "label": np.ones(2, "float32")}
+    _, info = trainer.step(trainer.init(0, batch), batch)
+    assert choice.bytes == sum(m.bytes + m.frame for m in info.messages)
+
+
 def test_what_nothing_closes_is_refused():
     """A value without batch axis."""
-    message = r"carried \(`around=\"carry\"`\), or name the input in `public`"
+    message = "may be carried: .* has no batch axis. .* or name the input in `public`"
     with pytest.raises(ValueError, match=message):
         parts_of(lambda p, x: jsplit.cut(x @ p["a"], "h").sum(1) * x.sum(), x)
 

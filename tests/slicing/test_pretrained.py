@@ -172,13 +172,12 @@ def test_over_a_network_a_party_reads_its_own_part_once_and_keeps_it_once(
         return memmap(*args, **kwargs)
 
     monkeypatch.setattr(weight_files.np, "memmap", counting)
-    save, shared = InMemory.save, []
+    save, copied = InMemory.save, []
 
     def saving(store, state):
         save(store, state)
         kept = store.kept[int(state.step)]
-        pairs = zip(*map(jax.tree.leaves, (kept.params, state.params)), strict=True)
-        shared.extend(a is b for a, b in pairs if a.ndim == 2)
+        copied.append({x.ndim for x in jax.tree.leaves(kept.params)})
 
     monkeypatch.setattr(InMemory, "save", saving)
     agreed = agreed_for(problem, steps=1)
@@ -186,7 +185,8 @@ def test_over_a_network_a_party_reads_its_own_part_once_and_keeps_it_once(
     results = checked(train_in_memory(agreed, problem, rates))
     own = {p: nbytes(x.params) for p, x in state.parties.items()}
     assert sorted(read.values()) == sorted(own.values())
-    assert len(shared) >= 6 and all(shared)
+    # Of what is trained, the vectors, and of no kernel.
+    assert len(copied) >= 2 and all(dims == {1} for dims in copied)
     for party, held in state.parties.items():
         assert bits(results[party].state) == bits(held)
 

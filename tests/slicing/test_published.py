@@ -198,7 +198,9 @@ class Classifier(linen.Module):
         x = linen.Embed(V, W, name="embedder")(token_ids)
         x = linen.Dropout(0.3)(x, deterministic=deterministic)
         x = jsplit.cut(linen.tanh(linen.Dense(W)(x)), "embedded")
-        x = linen.RNN(linen.GRUCell(W), name="encoder")(x, seq_lengths=length)
+        # Its first carry has the dtype that its parameters are made in.
+        cell = linen.GRUCell(W, param_dtype=jnp.result_type(float))
+        x = linen.RNN(cell, name="encoder")(x, seq_lengths=length)
         return linen.Dense(2)(x[:, -1])
 
 
@@ -308,6 +310,14 @@ def nested(trees):
     return found
 
 
+def values_of(case):
+    """The inputs that the example gives."""
+    values = [x for x in case.example if x is not None]
+    if "label" in (values[0] if isinstance(values[0], dict) else ()):
+        values = [values[0][name] for name in case.inputs]
+    return values
+
+
 def own_call(case, params, state, train):
     """What the model itself gives, in plain Flax."""
     if isinstance(case.model, nnx.Module):
@@ -330,9 +340,7 @@ def test_a_published_model_is_cut_as_it_is_and_equals_its_own_call(case):
     assert len(parts) == 2
     joined = jsplit.join(parts, inputs=case.inputs)
 
-    values = [x for x in case.example if x is not None]
-    if "label" in (values[0] if isinstance(values[0], dict) else ()):
-        values = [values[0][name] for name in case.inputs]
+    values = values_of(case)
     params, state = joined.init(key, *values)
     for train in (True, False):
         run = partial(joined.apply, train=train)
@@ -355,3 +363,98 @@ def test_a_step_of_models_with_keys_equals_the_whole():
     ours, theirs = (jax.tree.leaves(jsplit.variables(s)) for s in trained)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def per_example(output, label):
+    """A number per example that every floating result is in."""
+    floats = [
+        x for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
+    return sum((x.reshape(len(x), -1) ** 2).mean(-1) for x in floats)
+
+
+def wide(tree):
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree
+    )
+
+
+def own_gradient(case, params, state):
+    """The model's own weights, and their gradient by plain Flax in training mode."""
+    if isinstance(case.model, nnx.Module):
+        graph, weights, rest = nnx.split(case.model, nnx.Param, ...)
+
+        def cost(weights):
+            model = nnx.merge(graph, weights, rest, copy=True)
+            model.train()
+            return jnp.mean(per_example(case.call(model, True), None))
+
+        return map(nnx.to_pure_dict, (weights, jax.grad(cost)(weights)))
+
+    def cost(weights):
+        output = own_call(case, {"whole": weights}, {"whole": state}, True)
+        return jnp.mean(per_example(output, None))
+
+    return params, jax.grad(cost)(params)
+
+
+def published_topology(case, widen=lambda tree: tree):
+    """The two parts of a model at two parties, and a batch; what both read, both hold."""
+    model, told = case.model, case.told
+    if isinstance(model, nnx.Module):
+        model = nnx.clone(model)
+        nnx.update(model, widen(nnx.state(model, nnx.Not(nnx.RngState))))
+    else:
+        parts = jsplit.split(model, *case.example, cuts=case.cuts, **told)
+        params, state = first_of(parts, case)
+        first = {"params": nested(params.values()), **nested(state.values())}
+        told = {**told, "variables": widen(first)}
+    case = case._replace(model=model)
+    parts = jsplit.split(model, *case.example, cuts=case.cuts, **told)
+    first, second = parts.values()
+    batch = dict(zip(case.inputs, values_of(case), strict=True))
+    batch |= {"label": jnp.zeros(B)}
+    nodes = [
+        jsplit.Node(first.name, first, "client"),
+        jsplit.Node("output", second, "server"),
+        jsplit.Loss("loss", per_example, "server", ["output", "label"]),
+    ]
+    second_reads = [i for i in second.inputs or () if i in batch]
+    first_reads = first.inputs or ()
+    holds = {"client": list(first_reads), "server": [*second_reads, "label"]}
+    read = {*first_reads, *second_reads, "label"}
+    batch = {f: x for f, x in batch.items() if f in read}
+    return case, jsplit.Topology(nodes, holds), batch
+
+
+def first_of(parts, case):
+    return jsplit.join(parts, inputs=case.inputs).init(key, *values_of(case))
+
+
+DAILY = ("BERT of HF", "GNN")
+SOME = [
+    pytest.param(name, marks=() if name in DAILY else pytest.mark.slow)
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize("case", SOME)
+def test_a_step_of_a_published_model_moves_it_by_its_own_gradient(case, monkeypatch):
+    """In float64, by `messages`: the move at a rate of 1 is the gradient of plain Flax."""
+    seed = jax.random.key(1)
+    with jax.enable_x64(True):
+        case, split, batch = published_topology(CASES[case], wide)
+        trainer = jsplit.messages(split, optax.sgd(1.0))
+        state = trainer.init(seed, batch)
+        monkeypatch.setitem(globals(), "key", jax.random.fold_in(seed, 0))
+        before, statistics = jsplit.variables(state)
+        weights, gradient = own_gradient(case, before, statistics)
+        after = jsplit.variables(trainer.step(state, batch)[0])[0]
+        found = dict(jax.tree_util.tree_leaves_with_path(after))
+        slopes = jax.tree.leaves(gradient)
+        for (path, w), g in zip(
+            jax.tree_util.tree_leaves_with_path(weights), slopes, strict=True
+        ):
+            size = max(float(jnp.abs(g).max()), 1e-3)
+            assert jnp.abs(found.pop(path) - (w - g)).max() <= 1e-9 * size, path
+        assert not found

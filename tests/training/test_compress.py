@@ -86,12 +86,13 @@ def test_cast_rounds_and_a_second_crossing_changes_nothing():
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_quantisation_is_off_by_less_than_one_level(bits):
-    got, top = through(quantize(bits), VALUE)["h"], 2 ** (bits - 1) - 1
+    whole = {"axis": None}
+    got, top = through(quantize(bits, **whole), VALUE)["h"], 2 ** (bits - 1) - 1
     level = jnp.abs(VALUE["h"]).max() / top
     assert jnp.abs(got - VALUE["h"]).max() <= level * 1.001
     assert (
         jnp.abs(
-            through(quantize(bits, stochastic=False), VALUE)["h"] - VALUE["h"]
+            through(quantize(bits, **whole, stochastic=False), VALUE)["h"] - VALUE["h"]
         ).max()
         <= level / 2 * 1.001
     )
@@ -114,7 +115,7 @@ def through_key(link, value, key):
 
 
 def test_the_largest_number_and_zero_arrive_exactly():
-    got = through(quantize(8), {"h": jnp.array([0.0, -3.0, 1.0])})["h"]
+    got = through(quantize(8, axis=None), {"h": jnp.array([0.0, -3.0, 1.0])})["h"]
     assert got[0] == 0 and got[1] == -3.0
     assert (through(quantize(4), {"h": jnp.zeros(5)})["h"] == 0).all()
 
@@ -126,7 +127,9 @@ def test_quantisation_does_not_hide_what_is_not_finite(bad):
 
 @pytest.mark.parametrize(("bits", "expected"), [(8, 144), (4, 72), (3, 54), (2, 36)])
 def test_bytes_are_those_of_the_bits(bits, expected):
-    assert size(quantize(bits), VALUE["h"]) == expected + 4  # and one float32 scale
+    one_scale = quantize(bits, axis=None)
+    assert size(one_scale, VALUE["h"]) == expected + 4  # and one float32 scale
+    assert size(quantize(bits), VALUE["h"]) == expected + 16 * 2  # one for each record
     assert size(cast(jnp.bfloat16), VALUE["h"]) == 288
 
 
@@ -142,7 +145,48 @@ def test_packing_and_unpacking_are_inverse(bits, count):
     assert (unpack(packed, bits, count) == levels).all()
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_scale_for_each_token_keeps_one_outlier_from_taking_all_levels(bits):
+    """As language models have one at their first token."""
+    h = jax.random.normal(jax.random.key(0), (4, 64, 96)) * 6
+    spoiled = h.at[:, 0, 3].set(24247.0)
+    fine, coarse = (
+        through(quantize(bits, axis=axis, stochastic=False), spoiled)[:, 1:]
+        for axis in (-1, None)
+    )
+    # A level of each token's own, halved by rounding; the scale may be the 128th larger.
+    level = jnp.abs(h[:, 1:]).max(-1, keepdims=True) / (2 ** (bits - 1) - 1)
+    assert (jnp.abs(fine - h[:, 1:]) <= level / 2 * 1.009).all()
+    assert (coarse == 0).mean() > 0.9
+    kept = through(quantize(bits, stochastic=False), spoiled)[:, 0, 3]
+    assert jnp.abs(kept / 24247.0 - 1).max() < 1 / 2 ** (bits - 1)
+
+
+def test_what_is_not_finite_spoils_the_numbers_of_its_scale_alone():
+    h = VALUE["h"].at[3, 2].set(jnp.nan).at[5, 0].set(jnp.inf)
+    bad = jnp.isnan(through(quantize(4), h))
+    assert (bad.all(1) == jnp.isin(jnp.arange(16), jnp.array([3, 5]))).all()
+    assert bad.sum() == 2 * 9
+
+
+@pytest.mark.parametrize(
+    ("axis", "scales"), [(-1, 30), ((1, 2), 2), (0, 105), (None, 1), ((0, 1, 2, 3), 1)]
+)
+def test_a_scale_is_shared_along_its_axes(axis, scales):
+    h = jax.random.normal(jax.random.key(0), (2, 3, 5, 7))
+    payload, _ = quantize(8, axis=axis).encode((), h, jax.random.key(0))
+    assert payload.scale.size == (scales if axis != (1, 2) else 2 * 7)
+    assert jnp.abs(through(quantize(8, axis=axis), h) - h).max() < 0.05
+
+
 def test_wrong_arguments_are_refused():
+    for axis in (1.5, "x", (), True):
+        with pytest.raises(ValueError, match="`axis` must be an integer, a tuple"):
+            quantize(8, axis=axis)
+    with pytest.raises(
+        ValueError, match=r"`axis` of `quantize` is \(2,\), and a value"
+    ):
+        through(quantize(8, axis=2), VALUE["h"])
     for bits in (9, 2.5):
         with pytest.raises(
             ValueError, match=f"`bits` must be an integer in 2..8, got {bits}"

@@ -15,6 +15,7 @@ import pytest
 
 import jsplit
 from tests.helpers import (
+    ADAPTED,
     CONFIGURATIONS,
     FLAX,
     MODELS,
@@ -110,9 +111,25 @@ TIED_ROWS = [
     for daily in (True, False)
     for flax in FLAX
 ]
+# Adapters on a base that is frozen, told by a kind of variable, a predicate and a pattern.
+ADAPTED_OFTEN = {
+    "nnx": ("messages", "residuals"),
+    "linen": ("fused", "residuals"),
+    "function": ("messages", "recompute"),
+}
+ADAPTED_ROWS = [
+    pytest.param(
+        *(ADAPTED, "lora", flax, [w for w in WAYS if (w == often) == daily]),
+        id=f"{ADAPTED}-{flax}-{'-'.join(often) if daily else 'rest'}",
+        marks=() if daily and flax != "linen" else pytest.mark.slow,
+    )
+    for daily in (True, False)
+    for flax, often in ADAPTED_OFTEN.items()
+]
+ROWS = sweep() + TIED_ROWS + ADAPTED_ROWS
 
 
-@pytest.mark.parametrize(("configuration", "kind", "flax", "ways"), sweep() + TIED_ROWS)
+@pytest.mark.parametrize(("configuration", "kind", "flax", "ways"), ROWS)
 def test_split_training_is_whole_training(configuration, kind, flax, ways):
     """20 steps of SGD with momentum in float32: parameters, statistics and losses within 1e-5."""
     found = compare(configuration, kind, flax, momentum, ways)
@@ -127,6 +144,9 @@ DOUBLE = [
 ] + [
     (TIED, "transformer", "nnx", [("messages", "residuals")]),
     pytest.param(TIED, "transformer", "linen", WAYS, marks=pytest.mark.slow),
+    (ADAPTED, "lora", "function", [("messages", "residuals")]),
+    pytest.param(ADAPTED, "lora", "nnx", WAYS, marks=pytest.mark.slow),
+    pytest.param(ADAPTED, "lora", "linen", WAYS, marks=pytest.mark.slow),
 ]
 
 

@@ -435,6 +435,52 @@ def test_what_matches_nothing_or_fits_no_model_is_refused():
     )
 
 
+class Normed(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.stem, self.norm = nnx.Linear(4, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.norm(self.stem(x)))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ["norm", "head"],
+        lambda path: path[0] != "stem",
+        nnx.Not(nnx.PathContains("stem")),
+    ],
+    ids=["paths", "function", "filter"],
+)
+def test_where_a_layer_is_trained_its_statistics_are_no_parameters(told):
+    """They would get gradients of zero, and stay what they were."""
+    made = jsplit.segment(Normed(), inputs=["x"], trainable=told)
+    x = jnp.asarray(X[:, :4])
+    params, state = made.init(jax.random.key(0), x)
+    assert {*params["norm"]} == {"scale", "bias"}
+    new = made.apply(params, state, jax.random.key(0), x)[1]
+    assert (new["norm"]["mean"] != state["norm"]["mean"]).any()
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_each_entry_of_a_list_names_something(kind):
+    """One that is misspelt would freeze what was meant, in silence."""
+    refused(
+        "`trainable` has 'nrom', which matches no floating parameter; there are `",
+        lambda: (
+            jsplit.segment(Normed(), inputs=["x"], trainable=["head", "nrom"])
+            if kind == "nnx"
+            else jsplit.segment(
+                linen.Sequential([linen.Dense(3)]),
+                inputs=["x"],
+                trainable=["*.bias", "nrom"],
+            ).init(jax.random.key(0), X)
+        ),
+    )
+
+
 def test_plans_and_runs_count_what_is_trained():
     frozen = topology("filter")
     cost = jsplit.cost(frozen, BATCH, optimizer=optax.adam(RATE))

@@ -60,10 +60,10 @@ def test_a_link_changes_what_crosses_and_the_record_says_so():
         "activation",
         "client",
         "server",
-        ((64,), ()),
-        (jnp.uint8, jnp.float32),
-        8 * 8 + 4,
-        96 + (8 + 8) + 8,
+        ((64,), (8, 1)),
+        (jnp.uint8, jnp.bfloat16),
+        8 * 8 + 8 * 2,
+        96 + (8 + 8) + (8 + 16),
     )
     assert down == (
         "smashed",

@@ -103,7 +103,7 @@ def test_error_feedback_sends_what_was_left_out_and_loses_nothing():
         got, _, state = through(link, value, step, state)
         total = total + got
     assert state is not None
-    [rest] = state
+    [rest] = state.rest
     np.testing.assert_allclose(total + rest, 12 * X, rtol=1e-4, atol=1e-4)
     # Of 20 numbers each has its turn; without it the same three are sent for ever.
     assert (np.asarray(total) != 0).mean() > 0.6

@@ -49,6 +49,8 @@ def show(options: argparse.Namespace) -> int:
         there, back = agreed.link_names.get(wire.what, (None, None))
         link = there if wire.kind == "activation" else back
         print(f"  {wire.label}: {value}, link {link or 'none'}")
+    for name, carried in agreed.carried.items():
+        print(f"  {name} carries {', '.join(carried)}")
     for party, own in agreed.unread.items():
         for message, parts in own.items():
             print(f"  {party} needs no {', '.join(parts)} of {message}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jsplit
-from jsplit.commands import agreements, report, tasks
+from jsplit.commands import agreements, report, serving, tasks
 from jsplit.guarding.evidence import POLICIES
 
 
@@ -71,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
         default=Path("outputs.npz"),
         help="file for the outputs; outputs.npz",
     )
+    serve = commands.add("serve", serving.serve, _help_of("what others ask:"))
+    _add_task(serve, checkpoint=True)
+    serving.add_options(serve)
     found = commands.add(
         "report",
         report.report,

@@ -151,4 +151,4 @@ def _topology(agreed: parties.Agreement, given: Mapping[str, Given]) -> Topology
             if x.party == role:
                 made[x.name] = x
     order = (*agreed.nodes, *agreed.losses, *agreed.metrics)
-    return Topology([made[x.name] for x in order], agreed.holds)
+    return Topology([made[x.name] for x in order], agreed.holds, public=agreed.public)

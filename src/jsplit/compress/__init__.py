@@ -6,11 +6,24 @@ file of its own here, and `register` lets agreements name it.
 """
 
 from jsplit.compress.casting import cast
+from jsplit.compress.feedback import error_feedback
+from jsplit.compress.projecting import low_rank
 from jsplit.compress.quantizing import quantize
 from jsplit.compress.registry import register, registered
 from jsplit.compress.sparsifying import randomized_top_k, top_k
+from jsplit.compress.temporal import temporal_differences
 
-__all__ = ["cast", "quantize", "randomized_top_k", "register", "registered", "top_k"]
+__all__ = [
+    "cast",
+    "error_feedback",
+    "low_rank",
+    "quantize",
+    "randomized_top_k",
+    "register",
+    "registered",
+    "temporal_differences",
+    "top_k",
+]
 
 
 def __dir__() -> list[str]:

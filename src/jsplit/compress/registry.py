@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from jsplit.compress.casting import cast
+from jsplit.compress.projecting import low_rank
 from jsplit.compress.quantizing import quantize
 from jsplit.compress.sparsifying import randomized_top_k, top_k
 from jsplit.core.base import Link
@@ -25,6 +26,7 @@ _makers: dict[str, LinkMaker] = {
     "cast": cast,
     "top_k": top_k,
     "randomized_top_k": randomized_top_k,
+    "low_rank": low_rank,
 }
 
 

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.base import Link, PyTree, State
+from jsplit.compress.feedback import error_feedback as feedback_of
+from jsplit.core.base import Link, PyTree
 from jsplit.core.checks import as_positive_int, shown
-from jsplit.core.finite import at_least_float32
+from jsplit.core.links import stateless
 from jsplit.core.trees import is_floating
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
@@ -45,9 +46,8 @@ def top_k(k: int, *, error_feedback: bool = False) -> Link:
     hidden.
 
     With `error_feedback` the sender keeps what it left out and adds it to
-    what it sends next. It is kept **by place in the batch**, so it corrects
-    anything only where the same records come back in the same places, as
-    with one full batch; else records get what others left out.
+    what it sends next, **by place in the batch**: this is
+    `jsplit.compress.error_feedback(top_k(k))`, which keeps it by record too.
 
     Args:
         k: how many numbers of each record are sent, at least 1.
@@ -141,49 +141,25 @@ def randomized_top_k(
     return _sparse(k, choose, error_feedback)
 
 
-def _sparse(k: int, choose: Choose, error_feedback: bool) -> Link:
+def _sparse(k: int, choose: Choose, feedback: bool) -> Link:
     """A link that sends those numbers that are chosen."""
 
     def is_sparse(x: PyTree) -> bool:
         return is_floating(x) and len(x.shape) > 0 and x.size > k * x.shape[0]
 
-    def init(like: PyTree) -> State:
-        if not error_feedback:
-            return ()
-        # In float32 at least: in half precision small rests would be lost again.
-        return [
-            jnp.zeros(x.shape, at_least_float32(x.dtype))
-            for x in jax.tree.leaves(like)
-            if is_sparse(x)
-        ]
-
-    def encode(state: State, value: PyTree, key: jax.Array) -> tuple[PyTree, State]:
+    def encode(value: PyTree, key: jax.Array) -> PyTree:
         leaves, structure = jax.tree.flatten(value)
-        kept, after, payload = iter(state), [], []
+        payload = []
         for i, x in enumerate(leaves):
             if not is_sparse(x):
                 payload.append(x)
                 continue
-            full = x
-            if error_feedback:
-                rest = next(kept)
-                # A batch of one would be added to all records of another.
-                if rest.shape != x.shape:
-                    raise ValueError(
-                        "a link with `error_feedback` keeps what it left out of "
-                        f"{rest.shape}, and cannot add it to {x.shape}: batches must "
-                        "have one size."
-                    )
-                full = x + rest
-            rows = full.reshape(len(x), -1)
+            rows = x.reshape(len(x), -1)
             # NumPy and XLA sort a NaN as largest; `abs` keeps it one.
             places = choose(jnp.abs(rows), jax.random.fold_in(key, i))
-            values = jnp.take_along_axis(rows, places, axis=1).astype(x.dtype)
+            values = jnp.take_along_axis(rows, places, axis=1)
             payload.append(_Sparse(values, places.astype(_narrowest(rows.shape[1]))))
-            if error_feedback:
-                after.append(full - _dense(values, places, full.shape, full.dtype))
-        state = after if error_feedback else state
-        return jax.tree.unflatten(structure, payload), state
+        return jax.tree.unflatten(structure, payload)
 
     def decode(payload: PyTree, like: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(like)
@@ -194,7 +170,8 @@ def _sparse(k: int, choose: Choose, error_feedback: bool) -> Link:
             found.append(x)
         return structure.unflatten(found)
 
-    return Link(init, encode, decode)
+    link = stateless(encode, decode)
+    return feedback_of(link) if feedback else link
 
 
 def _dense(values: jax.Array, places: jax.Array, shape, dtype) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.typed_jax import asarray
+from jsplit.core.typed_jax import asarray, is_traced
 
 CURE = "fill them, and give these examples a `weight` of 0, or say which by a field"
 
@@ -36,6 +36,21 @@ OF_NUMPY: tuple[type[Foreign], ...] = (np.ndarray, np.generic)
 MASKED: type[Foreign] = np.ma.MaskedArray
 _GENERIC: type[Foreign] = np.generic
 _DTYPE: type[Foreign] = np.dtype
+
+
+def is_copy(one: PyTree, other: PyTree) -> bool:
+    """Whether two leaves are the same array, or hold the same numbers, bit for bit."""
+    if one is other:
+        return True
+    # What is traced, or a mere shape, has no numbers yet.
+    plain = [isinstance(x, (jax.Array, np.ndarray)) for x in (one, other)]
+    if not all(plain) or is_traced(one) or is_traced(other):
+        return False
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if jnp.issubdtype(one.dtype, jax.dtypes.extended):
+        return False
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 def leaf_of_state(path: str, x: PyTree) -> PyTree:

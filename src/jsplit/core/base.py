@@ -14,11 +14,13 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jsplit.core.cache import Cache as Cache
 from jsplit.core.carried import Carried as Carried
 from jsplit.core.finite import Finite
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.hidden import HiddenDict, text_of_record
 from jsplit.core.link import Link as Link
+from jsplit.core.link import Receiver as Receiver
 from jsplit.core.pytrees import Fields as Fields
 from jsplit.core.pytrees import Params as Params
 from jsplit.core.pytrees import PyTree as PyTree
@@ -94,6 +96,7 @@ class Segment:
         moves: of its state, which leaves `apply` may change, by path; `None`: any.
         carried: what goes with its output, since the rest of the model that the segment
             was sliced from reads it too.
+        cache: how it computes a sequence piece by piece; see `jsplit.with_cache`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -122,6 +125,7 @@ class Segment:
     trains: Callable[[tuple[Hashable, ...]], bool] | None = None
     moves: Callable[[tuple[Hashable, ...]], bool] | None = None
     carried: tuple[Carried, ...] = ()
+    cache: Cache | None = None
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."

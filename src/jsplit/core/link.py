@@ -1,6 +1,7 @@
 """`Link`: what happens to a value on a crossing, what that draws from, and what it reads.
 
-The record alone; what makes links of functions is in `links`.
+The records alone, and `Receiver`, the memory at the other end; what makes links of
+functions is in `links`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,47 @@ import jax
 
 from jsplit.core.pytrees import PyTree, State
 from jsplit.core.strength import Strength
+
+
+class Receiver(NamedTuple):
+    """What a link keeps at the party that receives, from one message to the next.
+
+    Every crossing and direction has a memory of its own, in the state of its receiver. In
+    inference it starts anew and nothing of it is kept, as the sender's.
+
+    Attributes:
+        init: `init(like) -> state` makes the memory.
+        decode: `decode(state, payload, like) -> (value, state)`, in training in the place
+            of the link's own `decode`.
+        mirror: `mirror(state) -> state`: the memory of the receiver as it follows from
+            the sender's. Both ends keep the same, so whoever sent can tell what was
+            decoded: a record of a run over a network does.
+
+    Example:
+        The difference to what was sent the last time, place by place:
+
+        >>> import jax, jax.numpy as jnp, jsplit
+        >>> def zeros(like):
+        ...     return jnp.zeros(like.shape, like.dtype)
+        >>> def decode(state, payload, like):
+        ...     return state + payload, state + payload
+        >>> link = jsplit.Link(
+        ...     init=zeros,
+        ...     encode=lambda state, value, key: (value - state, value),
+        ...     decode=lambda payload, like: payload,
+        ...     receiver=jsplit.Receiver(zeros, decode, lambda state: state),
+        ... )
+        >>> value, mine, theirs = jnp.ones(3), zeros(jnp.ones(3)), zeros(jnp.ones(3))
+        >>> for _ in range(2):
+        ...     payload, mine = link.encode(mine, value, jax.random.key(0))
+        ...     got, theirs = link.receiver.decode(theirs, payload, jax.typeof(value))
+        >>> print(payload, got)
+        [0. 0. 0.] [1. 1. 1.]
+    """
+
+    init: Callable[[PyTree], State]
+    decode: Callable[[State, PyTree, PyTree], tuple[PyTree, State]]
+    mirror: Callable[[State], State]
 
 
 class Link(NamedTuple):
@@ -52,7 +94,10 @@ class Link(NamedTuple):
         pull: `pull(value, cotangent, key) -> cotangent`, at the sender of an activation:
             what its value gets of the cotangent that came back, with the `key` that
             `encode` had, so that noise can be drawn again. `None`: the cotangent of
-            what was decoded is that of the value.
+            what was decoded is that of the value. On a cotangent it has no use, since
+            nothing comes back of that; there a secret link with one is refused.
+        receiver: a memory at the party that receives, `None` if there is none. `decode`
+            is then that of a new memory, as in inference.
 
     With `reads` or `strengths`, `encode` has a fourth argument: a mapping by
     name, of the values and of the strengths, float32 [] each. The shapes of a
@@ -99,6 +144,7 @@ class Link(NamedTuple):
     mechanism: object = None
     check: Callable[[Mapping[str, PyTree]], None] | None = None
     pull: Callable[[PyTree, PyTree, jax.Array], PyTree] | None = None
+    receiver: Receiver | None = None
 
     def __hash__(self) -> int:
         # Links were always hashable, and a dictionary of strengths is not.

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Link, PyTree, State
+from jsplit.core.receiving import receiver_of_chain
 from jsplit.core.strength import Strength
 from jsplit.core.typed_jax import eval_shape
 
@@ -145,7 +146,8 @@ def chain(*links: Link) -> Link:
 
     Raises:
         ValueError: if two links have different strengths of one name, or one that is
-            not the first has a `pull`, whose value would have to be kept.
+            not the first has a `pull`, whose value would have to be kept, or one that
+            is not the last has a memory at its receiver.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -209,6 +211,7 @@ def chain(*links: Link) -> Link:
         mechanism=None if set(map(type, mechanisms)) <= {type(None)} else mechanisms,
         check=_check_of(links),
         pull=_pull_of(links),
+        receiver=receiver_of_chain(links, lambda like: shapes_between(like)[1]),
     )
 
 

@@ -100,7 +100,8 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _is_nested(x: PyTree) -> TypeGuard[Nested]:
+def is_nested(x: PyTree) -> TypeGuard[Nested]:
+    """Whether `x` is nested dictionaries, and not a leaf."""
     return isinstance(x, Mapping)
 
 
@@ -112,7 +113,7 @@ def remove(tree: Nested, paths: Collection[Path]) -> dict[Hashable, PyTree]:
         if () in below:
             continue  # one of the paths ends here
 
-        if below and _is_nested(value):
+        if below and is_nested(value):
             value = remove(value, below)
             # An empty dictionary is another structure than none: a
             # collection whose entries are all gone must be gone too.
@@ -137,7 +138,7 @@ def keep(tree: Nested, other: Nested, *, inside: bool) -> dict[Hashable, PyTree]
     kept: dict[Hashable, PyTree] = {}
     for key, value in tree.items():
         against = other.get(key)
-        if _is_nested(value) and _is_nested(against):
+        if is_nested(value) and is_nested(against):
             part = keep(value, against, inside=inside)
             # As in `remove`: no empty dictionary stays where nothing was
             # kept.
@@ -156,7 +157,7 @@ def overlay(*trees: Nested) -> dict[Hashable, PyTree]:
             under = merged.get(key)
             # A new dictionary, never one changed in place: it would be the
             # caller's.
-            if _is_nested(value) and _is_nested(under):
+            if is_nested(value) and is_nested(under):
                 value = overlay(under, value)
             merged[key] = value
     return merged

@@ -55,7 +55,7 @@ class InitFn(Protocol):
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(
             ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
             ... )
@@ -89,8 +89,11 @@ class StepFn(Protocol):
             batch: every field that the topology reads, by name, each
                 an array or pytree [batch, ...].
             weight: how much each example counts in the mean that a
-                loss takes, [batch]; 0 leaves it out. By default all
-                count alike.
+                loss takes, [batch]; 0 leaves it out. Or each of its
+                entries, as tokens, [batch, time]: then a loss gives
+                one number for each of these, and its mean over the
+                batch is theirs, whatever micro-batches they are in.
+                By default all count alike.
 
         Returns:
             The new state, and the `Info` of this step: losses before
@@ -104,7 +107,7 @@ class StepFn(Protocol):
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(
             ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
             ... )
@@ -138,8 +141,9 @@ class EvaluateFn(Protocol):
                 iterable of such batches, of any sizes, or of pairs
                 (batch, weight).
             weight: how much each example of the one batch counts in
-                the mean that a loss takes, [batch]; 0 leaves it out.
-                By default all count alike.
+                the mean that a loss takes, [batch], or each of its
+                entries, [batch, time]; 0 leaves it out. By default
+                all count alike.
             noise: a key of this call, for links with `secret=True`; by
                 default the system gives one, so that every call draws
                 anew. It is needed within `jax.jit`, `vmap` and `scan`;
@@ -151,14 +155,16 @@ class EvaluateFn(Protocol):
 
         Raises:
             ValueError: if a field is lacking or unknown, batch axes
-                differ, a set holds no batch, a metric cannot be
-                computed, or `noise` is missing.
+                differ, a set holds no batch, or batches with more
+                and fewer entries in a loss that is of these and has
+                no weights of them, a metric cannot be computed, or
+                `noise` is missing.
             NotFinite: if a loss is not finite or a class number out of
                 range, and the trainer refuses that.
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
             >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
             >>> trainer = jsplit.fused(topology, {})
@@ -207,7 +213,7 @@ class PredictFn(Protocol):
 
         Example:
             >>> import jax.numpy as jnp, jsplit, optax
-            >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+            >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
             >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
             >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
             >>> trainer = jsplit.fused(topology, {})
@@ -248,7 +254,7 @@ class Trainer(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
         >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
         >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
         >>> trainer = jsplit.fused(topology, {})

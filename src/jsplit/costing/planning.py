@@ -32,6 +32,7 @@ from jsplit.segments.from_model import (
     segment_and_inputs,
     unnamed_inputs,
 )
+from jsplit.slicing.carrying import AroundCut
 from jsplit.slicing.cut_candidates import cut_points
 from jsplit.slicing.cut_point import CutPoint, CutPoints
 from jsplit.slicing.splitting import split
@@ -56,6 +57,7 @@ def plan(
     leakage: Leakage | None = None,
     outputs: Sequence[str] | None = None,
     public: Sequence[str] = (),
+    around: AroundCut = "refuse",
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -93,6 +95,8 @@ def plan(
             its own; see `jsplit.split`.
         public: Inputs that are not secret, which several segments may read (a mask,
             say).
+        around: "carry": what goes around a cut goes with it and is counted, as
+            `jsplit.split` takes it.
         init: Of a function with parameters, `init(key, *inputs) -> params`.
         variables: Of a linen module, what `module.init` would return.
         inputs: Names of the model's positional inputs; by default those of
@@ -142,7 +146,7 @@ def plan(
     # Made once: it is looked at twice, and says once what is wrong with its mode.
     told = Told(init, variables, inputs, flags, key, fixed)
     made, example = segment_and_inputs(model, example, told)
-    points, segments = _divide(made, example, outputs, public)
+    points, segments = _divide(made, example, outputs, public, around)
     chain = _chain(segments, {p.name for p in points})
 
     # The links of the real crossings are counted apart: in the chain nothing crosses.
@@ -177,9 +181,10 @@ def _divide(
     example: Sequence[PyTree],
     outputs: Sequence[str] | None,
     public: Sequence[str],
+    around: AroundCut,
 ) -> tuple[list[CutPoint], dict[str, Segment]]:
     """The places to choose from, and the model cut at all of them."""
-    found = cut_points(made, *example, outputs=outputs, public=public)
+    found = cut_points(made, *example, outputs=outputs, public=public, around=around)
     # What comes before any parameter is the raw input in other words: it may not cross.
     points = [p for p in found if p.params]
     if not points:
@@ -187,7 +192,9 @@ def _divide(
             "`model` has no cut point with parameters before it: no single value "
             f"separates its input from its output.{_reason(found)}"
         )
-    segments = split(made, *example, cuts=points, outputs=outputs, public=public)
+    segments = split(
+        made, *example, cuts=points, outputs=outputs, public=public, around=around
+    )
     return points, segments
 
 
@@ -241,10 +248,18 @@ def _choice(
     if backward == "recompute":
         work += prefix.forward
         kept = nbytes(fields)
-    shape = (batch_of(fields), *point.shape)
-    like = jax.ShapeDtypeStruct(shape, point.dtype)
-    ways = encodings if returns else encodings[:1]
-    sent = sum(_encoded_size(x or identity, like) for x in ways)
+    batch = batch_of(fields)
+    like: PyTree = jax.ShapeDtypeStruct((batch, *point.shape), point.dtype)
+    if point.carried:
+        like = {
+            c.name: jax.ShapeDtypeStruct((batch, *c.shape), c.dtype)
+            for c in point.carried
+        } | {"": like}
+    # Of whole numbers and masks no cotangent comes back.
+    ways = (like, inexact_part(like)) if returns else (like,)
+    sent = sum(
+        _encoded_size(x or identity, y) for x, y in zip(encodings, ways, strict=False)
+    )
 
     # One after the other: nobody computes while a message is under way.
     waits = len(ways) * link.latency

@@ -86,6 +86,11 @@ def shape_of(v: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
+def variable(shape: jax.ShapeDtypeStruct) -> Var:
+    """A new variable of a shape and dtype."""
+    return Var(jax.make_jaxpr(lambda x: x)(shape).jaxpr.invars[0].aval)
+
+
 def on_one_device(v: Atom) -> bool:
     """Whether an array in a program has a known shape, and is not spread over a mesh."""
     aval = v.aval

@@ -42,11 +42,9 @@ class Graph:
         """Whoever lacks the value of `start` cannot have that of `end`, unless it is sent."""
         self._edge(self._numbers[start] + 1, self._numbers[end], _ENDLESS)
 
-    def same_side(self, one: Hashable, other: Hashable) -> None:
-        """Two nodes are made on one side."""
-        a, b = self._numbers[one], self._numbers[other]
-        self._edge(a, b, _ENDLESS)
-        self._edge(b, a, _ENDLESS)
+    def with_side(self, one: Hashable, other: Hashable) -> None:
+        """Where `one` is made on the side of the source, `other` is too."""
+        self._edge(self._numbers[one], self._numbers[other], _ENDLESS)
 
     def source(self, name: Hashable) -> None:
         """A node is made on the side of the source."""

@@ -127,7 +127,7 @@ def _depending_inputs(body: Jaxpr, depends: Sequence[bool]) -> list[bool]:
 
 def _spread_over_turns(eqn: JaxprEqn, body: Jaxpr, depends: list[bool]) -> None:
     """Add to `depends` what later turns of a scan depend on through its carry."""
-    first, last = _carried(eqn, body)
+    first, last = carried(eqn, body)
     # What one turn carries on may depend on something trained
     # where it began with nothing: as often as there are values
     # carried, one more can be reached.
@@ -144,7 +144,7 @@ def _spread_over_turns(eqn: JaxprEqn, body: Jaxpr, depends: list[bool]) -> None:
         depends[first:last] = after
 
 
-def _carried(eqn: JaxprEqn, body: Jaxpr) -> tuple[int, int]:
+def carried(eqn: JaxprEqn, body: Jaxpr) -> tuple[int, int]:
     """Which inputs of a scan are carried on: those after the constants."""
     # By shapes and not by the equation's own numbers, whose names
     # have changed between versions of JAX: what is sliced turn by

@@ -1,22 +1,24 @@
 """Which values of a program hold entries of its inputs as they are: moved, never changed.
 
 A proof by rules, equation by equation, without any number: what it names is raw for
-certain. What it does not name may be raw all the same, as behind a loop, a branch or a
-function that nobody here has a rule for. `jsplit.privacy.views` proves more, entry by
+certain. What it does not name may be raw all the same, as behind a loop of unknown length
+or an operation that nobody here has a rule for. `jsplit.privacy.views` proves more, entry by
 entry, of a whole topology.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom, Flat, bodies, flatten, shape_of
+from jsplit.jaxprs.macs import carried
 
 # What moves entries of its first argument, or leaves some out; padding adds constants.
 _MOVES = {
+    "bitcast_convert_type",
     "broadcast_in_dim",
     "copy",
     "copy_p",
@@ -25,6 +27,7 @@ _MOVES = {
     "expand_dims",
     "gather",
     "name",
+    "not",
     "optimization_barrier",
     "pad",
     "reduce_precision",
@@ -41,26 +44,34 @@ _MOVES = {
 }
 # Raw if any argument is: its entries stand beside the others.
 _JOINS = {"concatenate", "stack", "dynamic_update_slice"}
-_SHIFTS = {"add", "add_any", "sub"}
+_SHIFTS = {"add", "add_any", "sub", "xor"}
 _SCALES = {"mul", "div"}
 _LARGEST = 1 << 20  # entries of a constant that is looked at
 
 
-def rearranged(flat: Flat, fields: Mapping[Var, str]) -> dict[Var, str]:
+def rearranged(
+    flat: Flat,
+    fields: Mapping[Var, str],
+    constants: Collection[Var] = (),
+    not_zero: Collection[Var] = (),
+) -> dict[Var, str]:
     """The variables that hold entries of an input, at most moved, shifted or scaled.
 
     Shifted and scaled is meant by constants of the code, as a picture divided by 255 is;
-    rounded to fewer bits counts too. A one-hot of class numbers gives these away, and the
-    number of a row that wraps around where it is negative is that number.
+    rounded to fewer bits counts too. A one-hot of class numbers gives these away, and so
+    does a number of a class or a row of which some are replaced by constants, as padding.
+    A sorted array holds its entries too.
 
     Args:
         flat: the program.
         fields: the names of the inputs, by their variables.
+        constants: further inputs that are known to everybody.
+        not_zero: those of them without a zero.
 
     Returns:
         By variable, the name of the input; the inputs themselves are among them.
     """
-    proof = _Proof(dict(fields), flat)
+    proof = _Proof(dict(fields), flat, constants, not_zero)
     for equation in flat.equations:
         proof.look_at(equation.eqn)
     return proof.raw
@@ -69,11 +80,17 @@ def rearranged(flat: Flat, fields: Mapping[Var, str]) -> dict[Var, str]:
 class _Proof:
     """What is known after the equations so far: which variables are raw, which constant."""
 
-    def __init__(self, raw: dict[Var, str], flat: Flat):
+    def __init__(
+        self,
+        raw: dict[Var, str],
+        flat: Flat,
+        constants: Collection[Var],
+        not_zero: Collection[Var],
+    ):
         self.raw = raw
-        self.constants: set[Var] = {*flat.consts}
+        self.constants: set[Var] = {*flat.consts, *constants}
         # Those of them without a zero, by which a product can be undone.
-        self.not_zero: set[Var] = set()
+        self.not_zero: set[Var] = {*not_zero}
         # And those that count up, with which class numbers are compared.
         self.counted: set[Var] = set()
         for v, value in flat.consts.items():
@@ -83,9 +100,11 @@ class _Proof:
     def look_at(self, eqn: JaxprEqn) -> None:
         """Take one equation in."""
         name = eqn.primitive.name
-        field = self._field(eqn)
-        if field is not None:
-            self.raw.update((v, field) for v in eqn.outvars)
+        held = [self.raw.get(v) if isinstance(v, Var) else None for v in eqn.invars]
+        found = self._fields(eqn, held) if any(held) else []
+        if any(found):
+            pairs = zip(eqn.outvars, found, strict=True)
+            self.raw.update((v, field) for v, field in pairs if field is not None)
         elif all(self._is_constant(v) for v in eqn.invars):
             self.constants.update(eqn.outvars)
             keeps = name in _MOVES - {"pad"} or name == "convert_element_type"
@@ -94,36 +113,63 @@ class _Proof:
             if name == "iota" or any(v in self.counted for v in _variables(eqn)):
                 self.counted.update(eqn.outvars)
 
-    def _field(self, eqn: JaxprEqn) -> str | None:
-        """The input whose entries the results of an equation are."""
+    def _fields(self, eqn: JaxprEqn, held: list[str | None]) -> Sequence[str | None]:
+        """The input whose entries each result of an equation holds."""
+        name = eqn.primitive.name
+        if name == "sort":
+            # Each of several arrays in the order of the first.
+            return held
+        if name in ("scan", "cond") or name.startswith("custom_"):
+            return self._called(eqn, held)
+        return [self._field(eqn, held)] * len(eqn.outvars)
+
+    def _field(self, eqn: JaxprEqn, held: list[str | None]) -> str | None:
+        """The input whose entries the results of an equation without a body are."""
         name, given = eqn.primitive.name, eqn.invars
-        held = [self.raw.get(v) if isinstance(v, Var) else None for v in given]
-        first = next((f for f in held if f is not None), None)
-        if first is None:
-            return None
+        first = next(f for f in held if f is not None)
         if name in _JOINS:
             return first
+        if name == "scatter":
+            # Over an array at some places; where these are tells nothing of an entry.
+            return held[0] or held[2]
         if name in _MOVES or name == "neg":
             return held[0]
         if name == "convert_element_type":
             return held[0] if _keeps(given[0], eqn.outvars[0]) else None
         if name == "clamp":
             # Row numbers, which lie in their table.
-            return held[1] if shape_of(given[1]).dtype.kind in "iu" else None
+            return held[1] if _is_whole(given[1]) else None
+        if name in ("max", "min"):
+            at = 0 if held[0] is not None else 1
+            bounded = _is_whole(given[at]) and self._is_constant(given[1 - at])
+            return first if bounded else None
         if name == "select_n":
-            # Of a number and the same number, wrapped where it is negative.
-            cases = held[1:]
-            return first if all(f == first for f in cases) else None
+            return self._selected(given[1:], held[1:])
+        if name == "integer_pow":
+            return first if eqn.params["y"] == 1 else None
         if name == "eq":
             return first if any(v in self.counted for v in _variables(eqn)) else None
         if name in _SHIFTS | _SCALES:
             return first if self._is_undone(name, given, held) else None
-        return self._called(eqn, held)
+        return None
+
+    def _selected(self, cases: list[Atom], held: list[str | None]) -> str | None:
+        """The input of a choice between its entries, or between them and constants."""
+        first = next((f for f in held if f is not None), None)
+        for v, field in zip(cases, held, strict=True):
+            # A number may be wrapped where it is negative, or replaced where it is
+            # padding; a float that is replaced may be cut off, as by a rectifier.
+            replaced = _is_whole(v) and self._is_constant(v)
+            if field != first and not replaced:
+                return None
+        return first
 
     def _is_undone(self, name: str, given: list[Atom], held: list[str | None]) -> bool:
         """Whether a sum or product is of raw entries and a constant that takes it back."""
         at = 0 if held[0] is not None else 1
         other = given[1 - at]
+        if name in ("add", "add_any") and other is given[at]:
+            return True  # twice the same
         if not self._is_constant(other):
             return False
         if name in _SHIFTS:
@@ -133,15 +179,56 @@ class _Proof:
         fits = name == "mul" or (at == 0 and not whole)
         return fits and self._has_no_zero(other)
 
-    def _called(self, eqn: JaxprEqn, held: list[str | None]) -> str | None:
-        """The same of a function that is called as it is, with a derivative of its own."""
-        if not eqn.primitive.name.startswith("custom_"):
-            return None
+    def _called(self, eqn: JaxprEqn, held: list[str | None]) -> Sequence[str | None]:
+        """The inputs of which results of a loop, a branch or a custom derivative are."""
+        name, given = eqn.primitive.name, eqn.invars
+        nothing = [None] * len(eqn.outvars)
+        if name == "scan":
+            body = next(bodies(eqn))
+            return self._of_turns(body, given, held, *carried(eqn, body))
+        if name == "cond":
+            # The first tells which branch is taken.
+            branches = [self._of_body(b, given[1:], held[1:]) for b in bodies(eqn)]
+            rows = zip(*branches, strict=True)
+            return [row[0] if len({*row}) == 1 else None for row in rows]
         body = next((b for b in bodies(eqn) if len(b.invars) == len(held)), None)
-        if body is None or len(body.outvars) != 1:
-            return None
-        found = _of_body(body, held)
-        return found[0]
+        if body is None or len(body.outvars) != len(nothing):
+            return nothing
+        return self._of_body(body, given, held)
+
+    def _of_turns(
+        self,
+        body: Jaxpr,
+        given: Sequence[Atom],
+        held: Sequence[str | None],
+        first: int,
+        last: int,
+    ) -> list[str | None]:
+        """The same of a scan, whose inputs from `first` to `last` go from turn to turn."""
+        known = [None if first <= i < last else v for i, v in enumerate(given)]
+        before = [*held]
+        while True:
+            after = self._of_body(body, known, before)
+            carried = zip(before[first:last], after, strict=False)
+            kept = [f if f == g else None for f, g in carried]
+            # What stays raw from turn to turn, and what follows from it.
+            if kept == before[first:last]:
+                return after
+            before[first:last] = kept
+
+    def _of_body(
+        self, body: Jaxpr, given: Sequence[Atom | None], held: Sequence[str | None]
+    ) -> list[str | None]:
+        """Which results of a body are entries of which input."""
+        flat = flatten(ClosedJaxpr(body, [0] * len(body.constvars)))
+        pairs = [*zip(body.invars, given, held, strict=True)]
+        raw = rearranged(
+            flat,
+            {v: f for v, _, f in pairs if f is not None},
+            [v for v, outer, _ in pairs if outer and self._is_constant(outer)],
+            [v for v, outer, _ in pairs if outer and self._has_no_zero(outer)],
+        )
+        return [raw.get(v) if isinstance(v, Var) else None for v in flat.outvars]
 
     def _is_constant(self, v: Atom) -> bool:
         return isinstance(v, Literal) or v in self.constants
@@ -156,12 +243,9 @@ def _variables(eqn: JaxprEqn) -> list[Var]:
     return [v for v in eqn.invars if isinstance(v, Var)]
 
 
-def _of_body(body: Jaxpr, held: list[str | None]) -> list[str | None]:
-    """Which results of a body without constants are entries of which input."""
-    flat = flatten(ClosedJaxpr(body, [0] * len(body.constvars)))
-    known = zip(body.invars, held, strict=True)
-    raw = rearranged(flat, {v: f for v, f in known if f is not None})
-    return [raw.get(v) if isinstance(v, Var) else None for v in flat.outvars]
+def _is_whole(v: Atom) -> bool:
+    """Whether it is of whole numbers."""
+    return shape_of(v).dtype.kind in "iu"
 
 
 def _keeps(before: Atom, after: Atom) -> bool:

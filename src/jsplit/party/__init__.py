@@ -11,15 +11,19 @@ from jsplit.party.infer import evaluate, predict
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
 from jsplit.party.running import run
+from jsplit.party.serving.remote import RemoteSession
+from jsplit.party.serving.serve import Served, serve
+from jsplit.party.serving.session import session
+from jsplit.party.serving.words import Model
 from jsplit.wire import MemoryTransport, NotYet, Refused, Transport
 from jsplit.wire.certs import Credentials, PlaintextWithoutIdentity, certs
 from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 
 __all__ = ["Agreement", "Credentials", "Evidence", "Guard", "MemoryTransport"]
 __all__ += ["Metrics", "Missing", "NotYet", "PlaintextWithoutIdentity", "Refused"]
-__all__ += ["Result", "Transport"]
+__all__ += ["Model", "RemoteSession", "Result", "Served", "Transport"]
 __all__ += ["agreement", "batches", "certs", "credentials", "evaluate", "foreign"]
-__all__ += ["predict", "read", "run", "turns", "write"]
+__all__ += ["predict", "read", "run", "serve", "session", "turns", "write"]
 
 
 def __dir__() -> list[str]:

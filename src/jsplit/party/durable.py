@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import cast
 
 from jsplit.core.base import PartyState, TrainState
-from jsplit.core.checkpoint import restore, save
+from jsplit.core.checkpoint import save
 from jsplit.core.files import plain_file, private_folder, to_disk
+from jsplit.party.base import Base
 from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import (
     at,
@@ -32,7 +33,9 @@ from jsplit.party.folder import (
     write_whole,
 )
 from jsplit.party.in_memory import InMemory, oldest_kept
+from jsplit.party.saved_on_base import saved_on_base
 from jsplit.party.scarce_files import with_files
+from jsplit.training.base_hash import OtherBase
 from jsplit.wire.open_files import lacks_files
 from jsplit.wire.rota import Away
 from jsplit.wire.said import printable
@@ -49,6 +52,7 @@ class CheckpointStore:
         schema: hash of what a checkpoint depends on.
         like: a state of the party, for shapes and dtypes.
         wait: seconds that it waits where no more files can be open.
+        base: what no step changes of its state; it is written once.
 
     Attributes:
         steps: of the checkpoints that are intact, in order.
@@ -59,7 +63,7 @@ class CheckpointStore:
 
     Raises:
         ValueError: if the folder holds checkpoints of another agreement or party, or
-            none that is intact, or another process has it.
+            none that is intact, or of another base, or another process has it.
     """
 
     def __init__(
@@ -69,10 +73,11 @@ class CheckpointStore:
         schema: str,
         like: PartyState,
         wait: float = 30.0,
+        base: Base | None = None,
     ):
         self.folder, self.party, self.like = Path(folder), party, like
-        self.wait, self.why = wait, ""
-        self.sound = FiniteStates(like)
+        self.wait, self.why, self.base = wait, "", base
+        self.sound = FiniteStates(like, moving=base and base.moving)
         private_folder(self.folder)
         warn_of_writers(self.folder)
         # Open for as long as this process has the folder, hence no `with`.
@@ -125,6 +130,9 @@ class CheckpointStore:
             # Of a version that did not look, or spoilt by hand: all would go on from
             # it, and end at the next step, for ever.
             self.sound.check(own)
+        except OtherBase:
+            # It is whole; to go on from an older one would not make it right.
+            raise
         except ValueError as error:
             # That nothing can be opened says nothing of what is there.
             if lacks_files(error):
@@ -139,16 +147,14 @@ class CheckpointStore:
         """The state of a step, as it was saved.
 
         Raises:
-            ValueError: if the checkpoint is damaged, or of another model.
+            ValueError: if the checkpoint is damaged, or of another model or base.
         """
-        like = TrainState({self.party: self.like})
         # Else a checkpoint would be left aside that is whole.
-        found = with_files(
-            lambda: restore(at(self.folder, step), like),
+        return with_files(
+            lambda: saved_on_base(self.folder, step, self.party, self.like, self.base),
             f"reading the checkpoint of step {step}",
             self.wait,
         )
-        return found.parties[self.party]
 
     def save(self, state: PartyState) -> None:
         """Save durably. What was there before stays, whatever happens.
@@ -161,7 +167,12 @@ class CheckpointStore:
         step = int(state.step)
 
         def write() -> None:
-            save(at(self.folder, step), TrainState({self.party: state}))
+            slim = state
+            if self.base is not None:
+                # Before the first that is of use only with it.
+                self.base.save(self.folder)
+                slim = self.base.slim(state)
+            save(at(self.folder, step), TrainState({self.party: slim}))
             # The file is on disk, and so must be the name of the folder that it is in.
             to_disk(self.folder)
 

@@ -6,7 +6,7 @@ they are, and make parameters infinite. What is infinite by design stays allowed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,21 @@ class FiniteStates:
         like: its first state. An array that is infinite there, as a least value so
             far, may be so later.
         anything: whether any state may be kept.
+        moving: takes away of a state what no step changes, which is not looked at.
     """
 
-    def __init__(self, like: PartyState, *, anything: bool = False):
+    def __init__(
+        self,
+        like: PartyState,
+        *,
+        anything: bool = False,
+        moving: Callable[[PartyState], PartyState] | None = None,
+    ):
+        self.moving = moving
         # Flags and no arrays: a party without a folder would hold its parameters once
         # more.
         self.allowed: dict[str, list[int]] = {}
-        for what, tree in _parts(like):
+        for what, tree in _parts(moving(like) if moving else like):
             self.allowed[what] = [
                 _NAN if anything else max(_worst(x), _by_kind(what, x))
                 for x in jax.tree.leaves(tree)
@@ -45,7 +53,7 @@ class FiniteStates:
             One text for each part, as "parameters of `h`".
         """
         found: list[str] = []
-        for what, tree in _parts(state):
+        for what, tree in _parts(self.moving(state) if self.moving else state):
             pairs = zip(jax.tree.leaves(tree), self.allowed[what], strict=True)
             if any(_worst(x) > allowed for x, allowed in pairs):
                 found.append(what)

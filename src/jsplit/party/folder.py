@@ -5,7 +5,8 @@ moment leaves something to go on from:
 
     <folder>/process                 locked by the process that uses the folder
     <folder>/about.json              whose checkpoints these are
-    <folder>/<step>/<party>.npz      a checkpoint, `jsplit.save`
+    <folder>/<step>/<party>.npz      a checkpoint, `jsplit.save_trained`
+    <folder>/base/<party>.npz        what it has a hash of: what no step changes
     <folder>/away.json               at the lead: who was passed over
     <folder>/done.json               that the run is over, and who must still learn it
 """

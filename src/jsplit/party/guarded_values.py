@@ -84,6 +84,11 @@ def why_not(
     Returns:
         The reason in words; nothing where there is none.
     """
+    for wire in (*values.sent, *values.returned, *values.received, *values.gave):
+        link = config.links.get((wire.kind, wire.what))
+        if link is not None and link.receiver is not None:
+            # A guard reads messages one by one, and has no memory of its own.
+            return f"the link of `{wire.what}` keeps a memory at its receiver"
     if values.received:
         linked = [w.what for w in values.returned if (w.kind, w.what) in config.links]
         # Noise and rounding of what comes back are no part of the chain rule.

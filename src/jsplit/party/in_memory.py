@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
 
 from jsplit.core.base import PartyState
+from jsplit.party.base import Base
 from jsplit.party.finite_states import FiniteStates
 from jsplit.wire.rota import Away
+
+
+def _copied(state: PartyState) -> PartyState:
+    """A state whose buffers nobody else has: those of the original may be donated."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
 
 
 def oldest_kept(steps: Iterable[int], committed: int) -> int:
@@ -25,15 +34,11 @@ class InMemory:
 
     Args:
         sound: which states may be kept.
-        copy: makes a state of buffers that nobody else has, since those of the original
-            may be donated; what no step changes it may share.
+        base: what no step changes of them, of which no copy is made.
     """
 
-    def __init__(
-        self, sound: FiniteStates, copy: Callable[[PartyState], PartyState]
-    ) -> None:
-        self.sound = sound
-        self.copy = copy
+    def __init__(self, sound: FiniteStates, base: Base | None = None) -> None:
+        self.sound, self.base = sound, base
         self.kept: dict[int, PartyState] = {}
         self.instance = time.time_ns()
 
@@ -47,7 +52,8 @@ class InMemory:
 
     def restore(self, step: int) -> PartyState:
         """The state of a step, as it was saved."""
-        return self.copy(self.kept[step])
+        kept = _copied(self.kept[step])
+        return self.base.whole(kept) if self.base else kept
 
     def save(self, state: PartyState) -> None:
         """Keep a copy of the state.
@@ -56,7 +62,8 @@ class InMemory:
             NotFinite: if it is not finite.
         """
         self.sound.check(state)
-        self.kept[int(state.step)] = self.copy(state)
+        moving = self.base.moving(state) if self.base else state
+        self.kept[int(state.step)] = _copied(moving)
 
     def prune_before(self, committed: int) -> None:
         """Forget what is older than the step that all have, and the one before it."""

@@ -54,6 +54,12 @@ class Incoming:
         self.terms, self.local, self.task = member.terms, local, task
         self.sender = member.traffic.sender
         self.bounds, self.party = bounds, party
+        for (_, name), link in local.config.links.items():
+            if name in bounds and link.receiver is not None:
+                raise ValueError(
+                    f"`bound` names `{name}`, whose link keeps a memory at its receiver: "
+                    "what comes cannot be read without that, so its norm is not looked at."
+                )
         self.last: dict[
             tuple[str, str], tuple[tuple[int, int], list[ArrayLike] | float]
         ] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from jsplit.core.base import PartyState
 from jsplit.core.trees import abstract
+from jsplit.party.base import Base
 from jsplit.party.bounds import checked_bounds
 from jsplit.party.brought_records import example_of, is_alone, records_of
 from jsplit.party.compute.handover import shapes_of_learned
@@ -32,7 +33,6 @@ from jsplit.party.process import PartyRun
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.party.versions import own_versions
-from jsplit.training.copies import copy_of
 from jsplit.training.link_checks import check_fields
 from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
@@ -58,6 +58,7 @@ class Prepared:
         incoming: looks at what comes from others.
         warming: its programs, to be compiled.
         guard: over what comes back to it, if it trains and has one.
+        base: what no step changes of its state.
     """
 
     agreed: Agreement
@@ -72,6 +73,7 @@ class Prepared:
     incoming: Incoming
     warming: Warming
     guard: GuardOfRun | None
+    base: Base
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -99,6 +101,7 @@ class Prepared:
                 self.agreed.turns,
                 self.incoming.over(network),
                 self.warming,
+                self.base,
             )
         finally:
             network.close()
@@ -149,20 +152,18 @@ def prepare(
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
-    frames = Frames(agreed, party, task, local, shapes_of_learned(like, local.layout))
-    frames.check()
+    base = Base(local.layout, brought.state or like)
+    frames = _frames_of(agreed, party, task, local, like, base)
     mine = agreed.parties.index(party)
     received = [c.what for c in frames.crossings if c.receiver == mine]
     bounds = checked_bounds(brought.bound, received)
-    store, saved = _stores_of(frames, brought, like)
+    store, saved = _stores_of(frames, brought, like, base)
     # From here on: whatever goes wrong, another process must be able to have the folder.
     with closing(store):
         if not store.steps:
             store.save(brought.state or like)
         durable = saved.steps if saved is not None else store.steps
         member = _member(frames, brought, records, store, durable)
-        # A frame that was sealed for its way through the lead is a little longer.
-        limit = frames.limit + OVERHEAD
         guard = _guard_of(local, task, brought)
         incoming = Incoming(member, local, task, bounds, party)
         yield Prepared(
@@ -174,11 +175,28 @@ def prepare(
             store,
             saved,
             member,
-            limit,
+            # One that was sealed for its way through the lead is a little longer.
+            frames.limit + OVERHEAD,
             incoming,
             Warming(local, task, abstract(like), first, _more(incoming, guard)),
             guard,
+            base,
         )
+
+
+def _frames_of(
+    agreed: Agreement,
+    party: str,
+    task: Task,
+    local: Local,
+    like: PartyState,
+    base: Base,
+) -> Frames:
+    """What crosses in the run, of sizes that may be sent."""
+    learned = (*base.handed_shapes, *shapes_of_learned(like, local.layout))
+    frames = Frames(agreed, party, task, local, learned)
+    frames.check()
+    return frames
 
 
 def _check_fields(local: Local, records: Iterable[Records]) -> None:
@@ -214,29 +232,25 @@ def _more(
 
 
 def _stores_of(
-    frames: Frames, brought: Brought, like: PartyState
+    frames: Frames, brought: Brought, like: PartyState, base: Base
 ) -> tuple[Checkpoints, SavedStates | None]:
     """Where a party keeps its states, and for inference those that it has in a folder."""
     agreed, party = frames.agreed, frames.party
     # What a party is given to evaluate with it may have as it is; and without a folder
     # there is nothing to lose that was not agreed to be let pass.
     anything = agreed.nonfinite == "allow"
-    sound = FiniteStates(brought.state or like, anything=anything)
+    first = brought.state or like
+    sound = FiniteStates(first, anything=anything, moving=base.moving)
     if brought.checkpoint is None:
-        return InMemory(sound, _copies(frames.local)), None
+        return InMemory(sound, base), None
     if frames.task.kind is not TaskKind.TRAIN:
         # The folder may be in use by a process that trains, and is only read.
-        saved = SavedStates(brought.checkpoint, party, agreed.schema, like)
-        return InMemory(sound, _copies(frames.local)), saved
+        saved = SavedStates(brought.checkpoint, party, agreed.schema, like, base)
+        return InMemory(sound, base), saved
     # Half of what others wait for this party.
     wait = float(agreed.patience) / 2
-    return CheckpointStore(brought.checkpoint, party, agreed.schema, like, wait), None
-
-
-def _copies(local: Local) -> Callable[[PartyState], PartyState]:
-    """What copies a state of the party, but for what is frozen: a base may be large."""
-    at = local.layout[local.party]
-    return lambda state: copy_of(state, at)
+    given = brought.checkpoint, party, agreed.schema, like, wait, base
+    return CheckpointStore(*given), None
 
 
 def _member(

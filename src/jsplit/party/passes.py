@@ -108,8 +108,8 @@ def means(
     Args:
         task: what all are at.
         losses: of each batch.
-        counts: how much each record counts, in the order of the batches; by default
-            all count alike.
+        counts: how much each record counts, or each of its entries, in the order of
+            the batches; by default all count alike.
     """
     # The last batch may be smaller, and counts as much less.
     sizes = [task.size_of(step) for step in range(task.steps)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, PyTree
+from jsplit.party.base import Base
 from jsplit.party.bounds import OverBound
 from jsplit.party.compute.handover import learned, taken
 from jsplit.party.compute.local import Local
@@ -24,6 +25,7 @@ from jsplit.party.contract.turns import Turns
 from jsplit.party.durable import Checkpoints
 from jsplit.party.guard_of_run import Hijacked
 from jsplit.party.incoming import Incoming
+from jsplit.training.base_hash import OtherBase
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.control import MOST_DURABLE, Start
 from jsplit.wire.versions import in_words
@@ -45,6 +47,7 @@ class PartyRun:
         turns: who works in which step, without the clients that are passed over.
         incoming: what its programs exchange values by.
         warming: its programs, before they are compiled.
+        base: what no step changes of its state.
     """
 
     agreed: Agreement
@@ -56,6 +59,7 @@ class PartyRun:
     turns: Turns
     incoming: Incoming
     warming: Warming
+    base: Base
 
     def get_ready(self, over: Callable[[], bool] = bool) -> None:
         """Compile all programs, before an epoch begins in which others would wait.
@@ -206,10 +210,19 @@ class PartyRun:
         layout = self.local.layout
         for place, hand in self.turns.handovers_of(self.party, step):
             if hand.sender == self.party:
-                self.network.send(first + place, step, 0, learned(state, layout))
+                handed = [*self.base.handed, *learned(state, layout)]
+                self.network.send(first + place, step, 0, handed)
             else:
                 arrays = self.incoming.take(first + place, step, 0)
-                state = taken(state, layout, arrays)
+                try:
+                    state = taken(state, layout, self.base.taken(arrays))
+                except OtherBase as error:
+                    # What was learned on another base is nothing on this one.
+                    raise self.network.refuse(
+                        f"`{hand.sender}` handed over to `{self.party}`, before step "
+                        f"{step}, what {error} than those here: both must begin with "
+                        "the same weights."
+                    ) from None
                 # Whoever takes over what is spoilt would be blamed for it, in its first
                 # step.
                 if faults := self.store.sound.faults(state):

@@ -25,7 +25,7 @@ from jsplit.training.recording import (
     passage_of,
     receipts,
 )
-from jsplit.training.walk import Op
+from jsplit.training.walk import Op, Wire
 from jsplit.training.walks import walks_of
 
 _Arrays = Sequence[ArrayLike]
@@ -105,9 +105,7 @@ class Recorder:
             wire = local.wires[number]
             micros = 1 if wire in self.ends else local.micros
             sent = [self._sent(number, kept[number, m]) for m in range(micros)]
-            # Every party keeps the same loss scale, so the receiver's is its own.
-            scale = [before.links[LABEL]] if op.reads[1:] else []
-            found = decode(sent, *scale)
+            found = decode(sent, *self._own(wire, op, before))
             if wire in self.ends:
                 crossed[passage_of(wire)] = Crossed(*found)
             else:
@@ -125,6 +123,19 @@ class Recorder:
                 turns.names[turns.client(step)],
             )
         )
+
+    def _own(self, wire: Wire, op: Op, before: PartyState) -> list[PyTree]:
+        """What else the receiver of a message decodes by, which this party knows too."""
+        link = self.local.config.links.get((wire.kind, wire.what))
+        found: list[PyTree] = []
+        for at in op.reads[1:]:
+            # Every party keeps the same loss scale, so the receiver's is its own.
+            kept = before.links[at.what]
+            if at.what != LABEL and wire.sender == self.local.party:
+                assert link is not None and link.receiver is not None
+                kept = link.receiver.mirror(kept)
+            found.append(kept)
+        return found
 
     def _sent(self, number: int, arrays: _Arrays) -> PyTree:
         """What a program sends or takes, of its arrays."""

@@ -13,6 +13,7 @@ import jax
 
 from jsplit.core.base import PartyState
 from jsplit.core.checkpoint import array_of, arrays_by_path, file_of, read
+from jsplit.party.base import Base
 from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import at, check_owner, steps_of
 from jsplit.party.scarce_files import with_files
@@ -34,6 +35,7 @@ class SavedStates:
         schema: hash of what a checkpoint depends on.
         like: a state of the party. What only training needs, the optimizer's state and
             the memory of links, is taken from here and not from a checkpoint.
+        base: what no step changes of it; the folder may have another, which counts.
 
     Attributes:
         steps: of the checkpoints that were intact, in order.
@@ -44,16 +46,25 @@ class SavedStates:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, party: str, schema: str, like: PartyState
+        self,
+        folder: str | os.PathLike,
+        party: str,
+        schema: str,
+        like: PartyState,
+        base: Base | None = None,
     ):
         self.folder, self.party, self.like = Path(folder), party, like
-        self.sound, self.why = FiniteStates(_bare(like)), ""
+        moving = base and base.moving
+        self.sound, self.why = FiniteStates(_bare(like), moving=moving), ""
         there = steps_of(self.folder, party) if self.folder.is_dir() else []
         if not there:
             raise ValueError(
                 f"`checkpoint` {folder} holds none of the party `{party}`."
             )
         check_owner(self.folder, party, schema)
+        # What was trained is of use on its own base alone, whatever weights the segments
+        # begin with here.
+        self.base = base and base.saved(self.folder)
         # All are looked at before one is agreed on: what is damaged here must be no
         # step that all go by.
         self.steps = tuple(step for step in there if self._is_intact(step))
@@ -96,6 +107,7 @@ class SavedStates:
     def _read(self, step: int) -> PartyState:
         """The leaves of a state without what only training needs."""
         bare = _bare(self.like)
+        bare = self.base.slim(bare) if self.base else bare
         file = file_of(at(self.folder, step), self.party)
         about, arrays = with_files(
             lambda: read(file), f"reading the checkpoint of step {step}", _WAIT
@@ -108,7 +120,8 @@ class SavedStates:
                     "through draws from one (`secret=True`)."
                 )
             leaves.append(array_of(file, path, arrays[path], about["dtypes"][path], x))
-        return jax.tree.unflatten(jax.tree.structure(bare), leaves)
+        found = jax.tree.unflatten(jax.tree.structure(bare), leaves)
+        return self.base.on(found, str(file)) if self.base else found
 
 
 def _bare(state: PartyState) -> PartyState:

@@ -27,7 +27,8 @@ class Round(NamedTuple):
         reads: the records read, int32 [K, S, B].
         weight: how much each record counts, float32 [K, S, B]: 1, or 0 for one
             that only fills up the shape, which is again a record of the same
-            client; or what `counting` makes of it.
+            client; or what `counting` makes of it, also of each entry of a record,
+            [K, S, B, time].
         client: which clients take part, in their order, int32 [K].
         steps: how many steps each client takes, int32 [K]. The rest of its S
             are not taken.
@@ -68,15 +69,17 @@ class Round(NamedTuple):
 
         Args:
             counts: how much each record of `fields` counts, [records], from 0 on: 0
-                where a label is missing, say.
+                where a label is missing, say; or each of its entries, [records,
+                time], as tokens that are padding or not.
 
         Returns:
             A round whose `weight` has it as a factor, and whose `share` has the part of
-            its records' weight that is left of each client.
+            its records' weight that is left of each client: with counts of entries, how
+            many of these it has.
 
         Raises:
-            ValueError: if a weight is negative or not finite, or there is not one for
-                each record.
+            ValueError: if a weight is negative or not finite, there is not one for
+                each record, or the round has weights of other entries.
 
         Example:
             >>> import numpy as np
@@ -88,18 +91,29 @@ class Round(NamedTuple):
         """
         counts = np.asarray(counts, np.float32)
         records = len(jax.tree.leaves(dict(self.fields))[0])
-        if counts.shape != (records,):
+        if counts.shape[:1] != (records,):
             raise ValueError(
                 f"`counts` must have one number for each of {records} records, got "
                 f"shape {list(counts.shape)}."
             )
         check_weight("`counts`", counts)
-        weight = self.weight * counts[self.reads]
+        factor, before = counts[self.reads], self.weight
+        both = [x.shape[3:] for x in (before, factor) if x.ndim > 3]
+        if len({*both}) > 1:
+            raise ValueError(
+                f"`counts` has {list(both[1])} entries for each record, and the round "
+                f"has weights of {list(both[0])}."
+            )
+        # What is finer decides: each entry of a record counts as often as the record.
+        axes = max(before.ndim, factor.ndim)
+        spread = (x.reshape(*x.shape, *[1] * (axes - x.ndim)) for x in (before, factor))
+        weight = np.multiply(*spread)
         taken = np.arange(weight.shape[1]) < self.steps[:, None]
-        before, after = (
-            (x.sum(2) * taken).sum(1, dtype=np.float64) for x in (self.weight, weight)
+        was, is_now = (
+            (x.reshape(*x.shape[:2], -1).sum(2) * taken).sum(1, dtype=np.float64)
+            for x in (before, weight)
         )
-        part = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
+        part = np.divide(is_now, was, out=np.zeros_like(is_now), where=was > 0)
         share = (self.share * part).astype(self.share.dtype)
         return self._replace(weight=weight, share=share)
 

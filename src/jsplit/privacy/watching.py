@@ -161,6 +161,9 @@ def _counted(weight: ArrayLike | None, size: int) -> np.ndarray:
     if weight is None:
         return np.ones(size, bool)
     counted = np.asarray(weight) != 0
+    if counted.ndim > 1:
+        # Of entries, as tokens: a record counts if any of its entries does.
+        counted = counted.reshape(len(counted), -1).any(1)
     if counted.shape != (size,):
         raise ValueError(
             f"`weights` must hold one number for each of the {size} records of a step, "

@@ -29,6 +29,7 @@ from jsplit.rounds.carry import (
     info_of_round,
     put_rows,
     rows_of,
+    sum_of_records,
     zero_losses,
 )
 from jsplit.rounds.forms import StateForms
@@ -120,7 +121,9 @@ class AllSteps:
         if tape is not None:
             places = jnp.arange(arrays.reads.shape[1], dtype=step.dtype)
             # Who has no record in a step takes none; see `_finish`.
-            taken = (places < arrays.steps[:, None]) & (arrays.weight.sum(2) > 0)
+            taken = (places < arrays.steps[:, None]) & (
+                sum_of_records(arrays.weight, 2) > 0
+            )
             numbers = jnp.broadcast_to(step + places, taken.shape)
             read = arrays.client, arrays.reads, arrays.weight
             told = recorded_round(*read, numbers, taken, by_client(tape))
@@ -180,10 +183,11 @@ class AllSteps:
         def repeat(x: jax.Array) -> jax.Array:
             return jnp.repeat(x[None], len(live), 0)
 
-        weight = weight * live[:, None]
+        weight = weight * live.reshape(-1, *[1] * (weight.ndim - 1))
         batch = rows_of(fields, reads.reshape(-1))
         repeated = jax.tree.map(repeat, shared)
-        return repeated, batch, weight.reshape(-1), weight.sum(1)
+        joined = weight.reshape(-1, *weight.shape[2:])
+        return repeated, batch, joined, sum_of_records(weight, 1)
 
     def _finish(
         self,

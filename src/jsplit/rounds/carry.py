@@ -60,7 +60,8 @@ class RoundArrays(NamedTuple, Generic[Array]):
 
     Attributes:
         reads: the records read, int32 [K, S, B].
-        weight: how much each counts, float32 [K, S, B].
+        weight: how much each counts, float32 [K, S, B], or of each its entries,
+            [K, S, B, time].
         client: which clients take part, int32 [K]; what fills up has the
             number of a client that there is not.
         steps: how many steps each takes, int32 [K].
@@ -74,6 +75,11 @@ class RoundArrays(NamedTuple, Generic[Array]):
     steps: Array
     share: Array
     before: Array
+
+
+def sum_of_records(weight: jax.Array, axes: int) -> jax.Array:
+    """How much all records count together, along all but the first `axes` axes."""
+    return weight.reshape(*weight.shape[:axes], -1).sum(axes)
 
 
 class LossSums(NamedTuple):

@@ -21,6 +21,7 @@ from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.links import Own, encode_by
 from jsplit.core.paths import Path
 from jsplit.rounds.client_mesh import Vmap
+from jsplit.rounds.client_receiver import receiver_of_each
 from jsplit.rounds.own_optimizers import optimizer_of_each
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
@@ -76,7 +77,7 @@ def vmap_clients(
     # of them.
     links = {at: axis.link(x) for at, x in config.links.items()}
     return config._replace(
-        topology=Topology(nodes, config.topology.holds),
+        topology=Topology(nodes, config.topology.holds, public=config.topology.public),
         links=links,
         optimizer=optimizer,
     )
@@ -97,6 +98,19 @@ class _ClientAxis:
     def join(self, tree: PyTree) -> PyTree:
         """Put the batches of all together, the inverse of `split`."""
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+    def row(self, like: PyTree) -> PyTree:
+        """Return the shapes of one client's part of the batch of all."""
+
+        def part(x):
+            size = x.shape[0] // self.count
+            return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+
+        return jax.tree.map(part, like)
+
+    def repeated(self, memory: PyTree) -> PyTree:
+        """Return the first memory of a link of each client, [count, ...]."""
+        return jax.tree.map(lambda x: jnp.repeat(x[None], self.count, 0), memory)
 
     def keys(self, key: jax.Array) -> jax.Array:
         """Return a key for each client: the step's, with its place folded in."""
@@ -231,6 +245,8 @@ class _ClientAxis:
         """Return a link through which each client's part goes by itself."""
         sent = _LinkOfEach(self, one)
         made = one._replace(init=sent.init, encode=sent.encode, decode=sent.decode)
+        if one.receiver is not None:
+            made = made._replace(receiver=receiver_of_each(self, one.receiver))
         return made if one.pull is None else made._replace(pull=sent.pull)
 
 
@@ -242,8 +258,7 @@ class _LinkOfEach:
     one: Link
 
     def init(self, like: PyTree) -> PyTree:
-        memory = self.one.init(self._row(like))
-        return jax.tree.map(lambda x: jnp.repeat(x[None], self.axis.count, 0), memory)
+        return self.axis.repeated(self.one.init(self.axis.row(like)))
 
     def encode(
         self, state: PyTree, value: PyTree, key: jax.Array, own: Own | None = None
@@ -265,7 +280,7 @@ class _LinkOfEach:
 
     def decode(self, payload: PyTree, like: PyTree) -> PyTree:
         # Shapes cannot be mapped over, so `like` is closed over.
-        one_row = self._row(like)
+        one_row = self.axis.row(like)
         values = jax.vmap(lambda p: self.one.decode(p, one_row))(payload)
         return self.axis.join(values)
 
@@ -276,15 +291,6 @@ class _LinkOfEach:
         return self.axis.join(
             jax.vmap(self.one.pull)(split(value), split(cotangent), keys)
         )
-
-    def _row(self, like: PyTree) -> PyTree:
-        """Return the shapes of one client's part."""
-        count = self.axis.count
-
-        def part(x):
-            return jax.ShapeDtypeStruct((x.shape[0] // count, *x.shape[1:]), x.dtype)
-
-        return jax.tree.map(part, like)
 
 
 def _parts(changes: Callable[[Path], bool] | None, tree: PyTree) -> list[PyTree]:

@@ -221,7 +221,7 @@ class _Driver:
         refuse_too_strong(self.limits, state)
         # Steps that are not taken count nothing.
         taken = np.arange(round.weight.shape[1]) < round.steps[:, None]
-        check_counts([round.weight * taken[:, :, None]])
+        check_counts([round.weight[taken]])
         program = self.programs.of(arrays, training=False)
         carry, kept = self.forms.open(state)
         drawing = secret_senders(self.method.config, train=False)

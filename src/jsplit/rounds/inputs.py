@@ -107,7 +107,7 @@ def reads_that_count(reads: np.ndarray, weight: np.ndarray) -> np.ndarray:
     What fills up a batch is a record of the client that counts elsewhere. One to which
     somebody has given weight 0, as its label is missing, may hold anything.
     """
-    counts = weight > 0
+    counts = np.asarray((weight > 0).reshape(*reads.shape, -1).any(-1))
     if counts.all() or not counts.any():
         return reads
     everyone, new = np.unique(reads[counts]), reads.copy()
@@ -124,5 +124,9 @@ def is_ragged(arrays: RoundArrays[np.ndarray]) -> bool:
     # Where none does, trainers get no weights: a loss may then be one
     # number for a batch. Weights of steps that are not taken do not
     # matter.
-    taken = np.arange(arrays.weight.shape[-2]) < arrays.steps[..., None]
-    return bool(np.any((arrays.weight != 1) & taken[..., None]))
+    shape = arrays.reads.shape
+    taken = np.arange(shape[-2]) < arrays.steps[..., None]
+    other = (arrays.weight != 1).reshape(*shape, -1).any(-1)
+    # Weights of entries are told even if all are 1: what they are of has to fit.
+    finer = arrays.weight.ndim > arrays.reads.ndim
+    return finer or bool(np.any(other & taken[..., None]))

@@ -195,10 +195,12 @@ def recorded_round(
     Args:
         client: [K].
         reads: [K, S, B].
-        weight: [K, S, B].
+        weight: [K, S, B], or of entries of records; of these the mean is told.
         step: the numbers of the steps, [K, S].
         taken: [K, S].
         tape: [K, S, ...].
     """
+    if weight.ndim > reads.ndim:
+        weight = weight.mean(tuple(range(reads.ndim, weight.ndim)))
     counted = jnp.where(taken[..., None], weight, 0)
     return RecordedRound(client, step, taken, reads, counted, *tape)

@@ -105,9 +105,9 @@ def segment(
             takes no such argument.
         name: name of the value produced.
         trainable: which parameters are trained; all others are frozen, and cost no
-            gradient, no residual and no optimizer state. For nnx a filter
-            (`nnx.LoRAParam`); for any model paths (`"lora_*"`, `["encoder.head"]`) or
-            a function of the path, a tuple; or `False`: none. By default all.
+            gradient, residual or optimizer state. A filter of nnx (`nnx.LoRAParam`);
+            paths (`"lora_*"`, `["encoder.head"]`), which must each match, or a function
+            of the path (in nnx, of an `nnx.Param`); `False`: none. By default all.
 
     Returns:
         A `Segment`.

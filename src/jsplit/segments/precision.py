@@ -103,7 +103,8 @@ def mixed_precision(
             output, new = wide.apply(params, state, key, *inputs, train=train)
         return narrow(output, dtype), _as_wide_as(state, new)
 
-    return replace(wide, apply=apply)
+    # A cache would compute wide: it is given to what this makes.
+    return replace(wide, apply=apply, cache=None)
 
 
 def _floating_dtype(compute: DTypeLike) -> np.dtype:

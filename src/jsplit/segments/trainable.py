@@ -7,7 +7,8 @@ function of the path, `Segment.trains`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import cast
 
@@ -26,6 +27,23 @@ Trainable = bool | str | type | Callable[..., bool] | Sequence[object]
 
 _SHOWN = 4  # paths in an error
 
+_NEVER = nnx.Any(nnx.RngState, nnx.Intermediate, nnx.BatchStat, nnx.Cache)
+"""What a call leaves behind: it is written, and has no gradient."""
+
+
+@dataclass(frozen=True)
+class _AnyOf:
+    """What a list says: any of its entries.
+
+    Attributes:
+        entries: what the user wrote, in words, and the function of the path.
+    """
+
+    entries: tuple[tuple[str, Trains], ...]
+
+    def __call__(self, path: Path, /) -> bool:
+        return any(trains(path) for _, trains in self.entries)
+
 
 def trains_of(model: object, trainable: Trainable) -> Trains | None:
     """Which parameters of a model are trained, as a function of the path.
@@ -39,8 +57,13 @@ def trains_of(model: object, trainable: Trainable) -> Trains | None:
 
     Raises:
         ValueError: if `trainable` is none of what it may be, or the module has nothing
-            that it names.
+            that it names, or the segment is private already.
     """
+    if isinstance(model, Segment) and model.noise is not None:
+        raise ValueError(
+            "`trainable` must be given before `private`, which clips what is trained: "
+            "private(segment(..., trainable=...), ...)."
+        )
     if trainable is True:
         return None
     if trainable is False:
@@ -52,13 +75,21 @@ def trains_of(model: object, trainable: Trainable) -> Trains | None:
 
 def _of_module(module: nnx.Module, trainable: Trainable) -> AtPaths:
     """The paths of the variables of a module that are trained."""
-    no_params = nnx.Any(nnx.RngState, nnx.Intermediate)
-    chosen = nnx.All(nnx.Not(no_params), _nnx_filter(trainable))
-    found = nnx.to_pure_dict(nnx.state(module, chosen))
-    paths = frozenset(by_path(found).paths)
-    if not any(jnp.issubdtype(x.dtype, jnp.inexact) for x in jax.tree.leaves(found)):
-        raise _matches_nothing(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-    return AtPaths(paths)
+    listed = isinstance(trainable, list | tuple)
+    entries = trainable if listed and trainable else [trainable]
+    found: set[Path] = set()
+    for entry in entries:
+        chosen = nnx.All(nnx.Not(_NEVER), _nnx_filter(entry))
+        own = by_path(nnx.to_pure_dict(nnx.state(module, chosen)))
+        if not any(map(_is_floating, own.shapes)):
+            there = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+            raise _matches_nothing(there, _words(entry) if listed else "")
+        found |= {*own.paths}
+    return AtPaths(frozenset(found))
+
+
+def _is_floating(x: PyTree) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def _nnx_filter(trainable: object) -> Callable[..., bool]:
@@ -67,13 +98,18 @@ def _nnx_filter(trainable: object) -> Callable[..., bool]:
         if not issubclass(trainable, nnx.Variable):
             raise _refused(trainable)
         return nnx.filterlib.to_predicate(trainable)
-    if isinstance(trainable, list | tuple):
-        return nnx.filterlib.to_predicate(nnx.Any(*map(_nnx_filter, trainable)))
     # Filters of nnx are functions too, of the path and the variable.
     if callable(trainable) and _takes_two(trainable):
         return cast("Callable[..., bool]", trainable)
     by_path_alone = _predicate(trainable)
-    return lambda path, _: by_path_alone(path)
+    is_param: Callable[..., bool] = nnx.filterlib.to_predicate(nnx.Param)
+    # Where a layer has weights and other variables, its path means the weights.
+    return lambda path, x: is_param(path, x) and by_path_alone(path)
+
+
+def _words(entry: object) -> str:
+    """An entry of a list, for an error."""
+    return entry.__name__ if isinstance(entry, type) else shown(entry)
 
 
 def _takes_two(function: Callable[..., object]) -> bool:
@@ -90,8 +126,7 @@ def _predicate(trainable: object) -> Trains:
         pattern = trainable
         return lambda path: matches(dotted(path), pattern)
     if isinstance(trainable, list | tuple) and trainable:
-        entries = [_predicate(x) for x in trainable]
-        return lambda path: any(entry(path) for entry in entries)
+        return _AnyOf(tuple((_words(x), _predicate(x)) for x in trainable))
     if isinstance(trainable, type) or not callable(trainable):
         raise _refused(trainable)
     function = trainable
@@ -120,12 +155,14 @@ def _refused(trainable: object) -> ValueError:
     )
 
 
-def _matches_nothing(params: PyTree) -> ValueError:
+def _matches_nothing(params: PyTree, entry: str = "") -> ValueError:
     paths = [dotted(path) for path in by_path(params).paths]
     more = ", ..." if len(paths) > _SHOWN else ""
     there = ", ".join(f"`{path}`" for path in paths[:_SHOWN]) + more or "none"
+    # Of a list too: one that is misspelt would be frozen without a word.
+    what = f"`trainable` has {entry}, which" if entry else "`trainable`"
     return ValueError(
-        f"`trainable` matches no floating parameter; there are {there}. What is wholly "
+        f"{what} matches no floating parameter; there are {there}. What is wholly "
         "frozen has `trainable=False`."
     )
 
@@ -143,16 +180,20 @@ def params_filter(trains: Trains | None) -> Callable[..., bool]:
 
 
 def check_trains(trains: Trains, params: PyTree) -> None:
-    """Refuse what is trained if it is nothing.
+    """Refuse what is trained if it is nothing, or an entry of a list names nothing.
 
     Raises:
         ValueError: if no floating parameter is trained.
     """
     leaves = by_path(params)
-    for path, x in zip(leaves.paths, leaves.shapes, strict=True):
-        if trains(path) and jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-            return
-    raise _matches_nothing(params)
+    pairs = zip(leaves.paths, leaves.shapes, strict=True)
+    floating = [path for path, x in pairs if _is_floating(x)]
+    entries: Iterable[tuple[str, Trains]] = [("", trains)]
+    if isinstance(trains, _AnyOf):
+        entries = trains.entries
+    for words, entry in entries:
+        if not any(map(entry, floating)):
+            raise _matches_nothing(params, words)
 
 
 def checked(init: SegmentInit, trains: Trains | None) -> SegmentInit:

@@ -23,6 +23,8 @@ from jsplit.jaxprs.slices import backward_slice
 from jsplit.slicing.trace import Source, SourceKind, Traced
 
 _LEAVES = (SourceKind.PARAMS, SourceKind.STATE)
+_TIE = 1 << 40
+"""What it costs that both sides read a weight: more than all that could be sent instead."""
 
 
 class Around(NamedTuple):
@@ -56,7 +58,7 @@ def around(trace: Traced, name: str, public: Collection[str]) -> Around | None:
         public: inputs that anyone may read.
 
     Returns:
-        The values; `None` if none close it, as where a weight is read on both sides.
+        The values; `None` if none close it, as where a raw input is read on both sides.
     """
     return _Search(trace, name, public).found()
 
@@ -139,7 +141,9 @@ class _Search:
             return None
         cut, beyond = parted
         return parts._replace(
-            carried=[v for v in known if v in cut],
+            # A weight among them does not cross: it is tied, and a topology says whether
+            # the parties may have it so.
+            carried=[v for v in known if v in cut and v not in self.trace.sources],
             beyond={v for v in known if v in beyond},
         )
 
@@ -147,8 +151,9 @@ class _Search:
         for r in reads:
             source = self.trace.sources.get(r)
             if source is not None and source.kind in _LEAVES:
-                # A weight is at one party, with all that read it.
-                graph.same_side(r, v)
+                # A weight is at one party, with all that read it, if that can be.
+                graph.with_side(v, r)
+                graph.way(r, v)
             else:
                 graph.way(r, v)
 
@@ -164,7 +169,7 @@ class _Search:
                 continue
             field = source.kind == SourceKind.FIELD and source.name not in self.public
             if field or source.kind in _LEAVES:
-                graph.node(v, None)
+                graph.node(v, None if field else _TIE)
                 known[v] = None
                 if field or v in read:
                     graph.source(v)
@@ -212,6 +217,7 @@ class _Search:
         whole = all(isinstance(n, int) for n in sizes)
         if (
             v in self.trace.raw
+            or v in self.trace.steady
             or keyed
             or not whole
             or aval.shape[:1] != (self.trace.batch,)

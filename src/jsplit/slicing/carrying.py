@@ -9,18 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
+from typing import Literal
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import DropVar, Var
 
 from jsplit.core.carried import Carried
+from jsplit.core.checks import shown
 from jsplit.jaxprs.flat import Atom, Equation, Flat, shape_of
 from jsplit.slicing.around import Around, around
 from jsplit.slicing.separators import names_of_values
 from jsplit.slicing.trace import LEAF, SourceKind, Traced, Value
 
 _TAG = "jsplit.carried"
+
+AroundCut = Literal["refuse", "carry"]
+"""What becomes of values that go around a cut."""
+
+
+def is_carried(around: AroundCut) -> bool:
+    """Whether what goes around a cut goes with it.
+
+    Raises:
+        ValueError: if `around` is none of its two words.
+    """
+    if around not in ("refuse", "carry"):
+        raise ValueError(f'`around` must be "refuse" or "carry", got {shown(around)}.')
+    return around == "carry"
+
 
 Record = dict[str, tuple[Carried, ...]]
 """By cut, what is carried with it."""

@@ -7,18 +7,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 
-from jsplit.core.base import Params, PyTree
+from jsplit.core.base import Carried, Params, PyTree, Segment
 from jsplit.core.trees import nbytes
-from jsplit.jaxprs.flat import shape_of
+from jsplit.jaxprs.flat import Atom, shape_of
 from jsplit.jaxprs.macs import count
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
+from jsplit.slicing.carrying import AroundCut, carry, is_carried
 from jsplit.slicing.cut_point import CutPoint, CutPoints
-from jsplit.slicing.initial import initial
+from jsplit.slicing.initial import Initial, initial
 from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.separators import labels, separating
+from jsplit.slicing.stacked import divided_at
 from jsplit.slicing.trace import LEAF, Traced, Value
 from jsplit.slicing.traced_model import TracedModel
 from jsplit.slicing.tying import tied_between
@@ -29,6 +31,7 @@ def cut_points(
     *example: PyTree,
     outputs: Sequence[str] | None = None,
     public: Sequence[str] = (),
+    around: AroundCut = "refuse",
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -45,7 +48,8 @@ def cut_points(
     computed before it and after it, it is no raw input (moved, shifted or
     scaled ones are raw too), and its leading axis is the batch, in training
     and in inference mode. A place that has several names is listed by the
-    outermost.
+    outermost. Between the layers of a stack that a scan runs there are places
+    too, as `blocks[1]` after the first.
 
     Args:
         model: a Flax nnx or linen module, a function or a `Segment`, as
@@ -56,6 +60,8 @@ def cut_points(
             its own; by default all of it is one, `"output"`.
         public: inputs that are not secret, which several segments may read (a mask,
             say).
+        around: "carry": what goes around a place goes with it, as `split` takes it;
+            `bytes_per_example` counts it, and `carried` names it.
         init: for functions with parameters, `init(key, *inputs) -> params`.
         variables: for linen, what `module.init` would return.
         inputs: names of the positional inputs, or the name of the only one;
@@ -88,11 +94,16 @@ def cut_points(
     told = Told(init, variables, inputs, flags, key, fixed, name)
     made, example = segment_and_inputs(model, example, told)
     start = initial(made, example)
-    traced = TracedModel(made, start, example, {}, outputs, public)
+    carries = is_carried(around)
+    traced = _in_layers(made, start, example, outputs, public, carries)
     train, infer = traced.both_modes()
     found: list[CutPoint] = []
     refused: dict[str, str] = {}
-    for name, values in _in_both_modes(traced, train, infer).items():
+    places = _in_both_modes(traced, train, infer)
+    if carries:
+        places = _with_named(traced, train, infer, places)
+    carried: tuple[Carried, ...] = ()
+    for name, values in places.items():
         traces = [
             trace._replace(cuts={name: value})
             for trace, value in zip((train, infer), values, strict=True)
@@ -100,6 +111,8 @@ def cut_points(
         # Whether a cut is possible is asked of `divide`, which alone knows
         # the rules.
         try:
+            if carries:
+                traces, carried = _closed(traced, traces, name)
             specs = divide(traced, traces)
         except ValueError as error:
             refused[name] = str(error)
@@ -110,15 +123,34 @@ def cut_points(
         # on the batch.
         one, same = (_of_one_example(value) for value in values)
         if one == same and not tied:
-            found.append(_cut_point(traced, train, name, values[0], specs[name]))
+            point = _cut_point(traced, traces[0], name, values[0], specs[name])
+            size = point.bytes_per_example + sum(c.bytes_per_example for c in carried)
+            found.append(point._replace(bytes_per_example=size, carried=carried))
         else:
             refused[name] = tied or "its axes beside the first depend on the batch."
 
     def why() -> dict[str, str]:
         known = {*refused, *separating(train.flat, *train.ends(traced.public))}
+        known |= {point.name for point in found}
         return refused | _others(traced, train, infer, known)
 
     return CutPoints(found, why)
+
+
+def _in_layers(
+    made: Segment,
+    start: Initial,
+    example: Sequence[PyTree],
+    outputs: Sequence[str] | None,
+    public: Sequence[str],
+    carries: bool,
+) -> TracedModel:
+    """The model traced, its stacks of layers one by one, where there are any."""
+    traced = TracedModel(made, start, example, {}, outputs, public, carries)
+    divided = divided_at(made, start, example, None, traced.both_modes)
+    if divided[0] is made:
+        return traced
+    return TracedModel(*divided, example, {}, outputs, public, carries)
 
 
 def _others(
@@ -171,6 +203,34 @@ def _in_both_modes(
     return found
 
 
+def _closed(
+    traced: TracedModel, traces: Sequence[Traced], name: str
+) -> tuple[list[Traced], tuple[Carried, ...]]:
+    """The traces of both modes with what goes around a cut carried, and what it is."""
+    train, record = carry(traces[0], traced.public, None)
+    infer, _ = carry(traces[1], traced.public, record)
+    return [train, infer], tuple(record.get(name, ()))
+
+
+def _with_named(
+    traced: TracedModel,
+    train: Traced,
+    infer: Traced,
+    places: Mapping[str, tuple[Value, Value]],
+) -> dict[str, tuple[Value, Value]]:
+    """The same with all other named values, past which something may be carried."""
+    taken = {value.atoms[0] for value, _ in places.values()}
+    there = {n: v for v, n in labels(infer.flat).items()}
+    found = dict(places)
+    for v, name in labels(train.flat).items():
+        if name in there and name not in found and v not in taken:
+            found[name] = Value(LEAF, [v]), Value(LEAF, [there[name]])
+    written = [v for e in train.flat.equations for v in e.writes]
+    at: dict[Atom, int] = {v: i for i, v in enumerate(written)}
+    order = sorted(found, key=lambda name: at.get(found[name][0].atoms[0], -1))
+    return {name: found[name] for name in order}
+
+
 def _of_one_example(value: Value) -> jax.ShapeDtypeStruct:
     shape = shape_of(value.atoms[0])
     return jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype)
@@ -182,7 +242,7 @@ def _cut_point(
     """A place with the costs of the side that has the input."""
     params = [traced.params.shapes[i] for i in spec.params]
     one = _of_one_example(value)
-    piece = backward_slice(trace.flat, value.atoms)
+    piece = backward_slice(trace.flat, trace.cuts[name].atoms)
     work = count((e.eqn for e in piece.equations), trace.weights)
     return CutPoint(
         name,

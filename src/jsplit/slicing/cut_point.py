@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jsplit.core.carried import Carried
+
 
 class CutPoint(NamedTuple):
     """A place where one value separates the model's input from its output.
@@ -19,12 +21,14 @@ class CutPoint(NamedTuple):
         dtype: of the value.
         params: number of parameters on the input's side.
         param_bytes: their size in bytes.
-        bytes_per_example: size of the value in bytes, for one example.
+        bytes_per_example: size in bytes of what crosses, for one example: of
+            the value, and of what is carried.
         forward_macs: multiply-accumulates of the forward pass on the
             input's side, for one example (at the batch size of the example
             given).
         backward_macs: multiply-accumulates back to all parameters on the
             input's side, for one example.
+        carried: what goes with the value, since it would go around it.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -44,6 +48,7 @@ class CutPoint(NamedTuple):
     bytes_per_example: int
     forward_macs: float
     backward_macs: float
+    carried: tuple[Carried, ...] = ()
 
     @property
     def flops(self) -> float:

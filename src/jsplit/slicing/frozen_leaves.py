@@ -8,7 +8,7 @@ from dataclasses import replace
 from jsplit.core.base import Segment
 from jsplit.core.frozen import NOTHING, AtPaths
 from jsplit.core.paths import Path
-from jsplit.slicing.ownership import SegmentSpec
+from jsplit.slicing.ownership import SegmentSpec, is_fixed
 from jsplit.slicing.trace import Source, SourceKind
 from jsplit.slicing.traced_model import TracedModel
 
@@ -43,7 +43,7 @@ def _moves(model: TracedModel, spec: SegmentSpec) -> AtPaths | None:
         source = Source(SourceKind.STATE, i)
         # What a call hands back as it was: a frozen weight that is a variable of its own
         # kind, say. A step need neither write it nor keep it for the backward pass.
-        if all(t.new_state[i] is t.variables[source][0] for t in model.both_modes()):
+        if is_fixed(model.both_modes(), source):
             fixed.add(model.state.paths[i])
     if not fixed:
         return None

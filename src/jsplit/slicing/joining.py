@@ -99,6 +99,16 @@ def join(
     )
 
 
+def _refuse_noise(segments: Mapping[str, Segment]) -> None:
+    """Refuse private segments: of what is joined only some of the gradient would have noise."""
+    for name, made in segments.items():
+        if made.noise is not None:
+            raise ValueError(
+                f"`segments` has `{name}`, which adds noise to its gradient (`private`): "
+                "join first, and make what is joined private."
+            )
+
+
 class _Plan(NamedTuple):
     """In which order segments run, and what each reads.
 
@@ -153,6 +163,7 @@ def _check_segments(segments: Mapping[str, Segment]) -> None:
                 f"segment `{name}` does not name its inputs; give them: "
                 "jsplit.segment(..., inputs=[...])."
             )
+    _refuse_noise(segments)
 
 
 def _input_names(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +17,25 @@ import numpy as np
 
 from jsplit.core.base import Params, PartyState, PyTree, State, TrainState
 from jsplit.core.checkpoint import array_of, read
-from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
 from jsplit.core.paths import arrays_by_path, by_path, dotted
+from jsplit.core.pieces import fitted, rows_of, together
 from jsplit.core.trees import is_floating
+from jsplit.slicing.filed import Filed, joined, rows
+from jsplit.slicing.leaf_places import (
+    PARTS,
+    Place,
+    Wanted,
+    check_once,
+    check_whole,
+    key_of,
+    places_of,
+)
 
 _Held = TypeVar("_Held", TrainState, Federation)
-_PARTS = "params", "state"
 
 
-class _Place(NamedTuple):
-    """Where a leaf belongs: in the parameters or statistics, of which node, at which path."""
-
-    part: str
-    node: str
-    path: str
-
-
-class _Wanted(NamedTuple):
-    """A leaf of the state as it is, and for how many clients, `None` where all share it."""
-
-    like: jax.Array
-    clients: int | None
-
-
-_Find = Callable[[_Place, jax.Array], jax.Array | None]
+_Find = Callable[[Place, jax.Array], jax.Array | None]
 """`find(place, like)`: the new leaf in the form of `like`; `None` where shapes differ."""
 
 
@@ -82,17 +76,22 @@ def load_variables(state: _Held, params: Params, statistics: State = None) -> _H
         >>> float(trainer.predict(state, {"x": jnp.ones((1, 3))})["output"][0])
         36.0
     """
-    given: dict[tuple[str, str], PyTree] = {}
-    for part, tree in zip(_PARTS, (params, statistics), strict=True):
+    given: dict[tuple[str, ...], PyTree] = {}
+    for part, tree in zip(PARTS, (params, statistics), strict=True):
         if tree is not None:
             found = by_path(tree)
             for path, leaf in zip(found.paths, found.shapes, strict=True):
                 given[part, dotted(path)] = leaf
 
-    places = _places(state, lambda tree: [dotted(path) for path in by_path(tree).paths])
-    _check_whole(places, given, "`params` and `statistics`")
+    places = places_of(
+        state, lambda tree: [dotted(path) for path in by_path(tree).paths]
+    )
+    # Layers of a stack that several segments have are pieces of one leaf.
+    wanted = [key_of(place, True) for place in places]
+    given = fitted(given, wanted, together, rows_of)
+    check_whole(places, given, "`params` and `statistics`")
 
-    def find(place: _Place, like: jax.Array) -> jax.Array | None:
+    def find(place: Place, like: jax.Array) -> jax.Array | None:
         value = given[place.part, place.path]
         if jnp.shape(value) != like.shape:
             return None
@@ -143,27 +142,30 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
         >>> state.parties["client"].params["smashed"]["low"].shape
         (3, 2)
     """
-    found: dict[_Place, tuple[Path, np.ndarray, str]] = {}
+    found: dict[Place, Filed] = {}
     for file in sorted(Path(folder).glob("*.npz")):
         about, arrays = read(file)
         _check_clients(file, about, like)
         for path, dtype in about.get("dtypes", {}).items():
             part, _, rest = path.partition("/")
-            if part in _PARTS:
+            if part in PARTS:
                 node, _, rest = rest.partition("/")
-                found[_Place(part, node, rest)] = file, arrays[path], dtype
+                own = about.get("clients")
+                found[Place(part, node, rest)] = Filed(file, arrays[path], dtype, own)
     if not found:
         raise ValueError(f"there are no weights in the folder {folder}.")
 
-    places = _places(state=like, paths_of=lambda tree: [*arrays_by_path(tree)])
+    places = places_of(state=like, paths_of=lambda tree: [*arrays_by_path(tree)])
     whole = found.keys() != places.keys()
-    given = {_key(place, whole): x for place, x in found.items()}
+    given = {key_of(place, whole): x for place, x in found.items()}
     if whole:
-        _check_once(found, "the files")
-        _check_whole(places, given, f"the folder {folder}")
+        check_once({place: x[1] for place, x in found.items()}, "the files")
+        wanted = [key_of(place, True) for place in places]
+        given = fitted(given, wanted, joined, rows)
+        check_whole(places, given, f"the folder {folder}")
 
-    def find(place: _Place, like: jax.Array) -> jax.Array | None:
-        file, data, dtype = given[_key(place, whole)]
+    def find(place: Place, like: jax.Array) -> jax.Array | None:
+        file, data, dtype, _ = given[key_of(place, whole)]
         try:
             return array_of(file, "/".join(place), data, dtype, like)
         except ValueError:
@@ -171,7 +173,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
                 raise
             return None
 
-    return _filled(like, places, find, lambda place: given[_key(place, whole)][1])
+    return _filled(like, places, find, lambda place: given[key_of(place, whole)].data)
 
 
 def _check_clients(
@@ -185,63 +187,11 @@ def _check_clients(
         )
 
 
-def _key(place: _Place, whole: bool) -> tuple[str, ...]:
-    """Return what two places of one leaf have in common: all, or all but the node."""
-    return (place.part, place.path) if whole else tuple(place)
-
-
-def _places(
-    state: TrainState | Federation, paths_of: Callable[[PyTree], list[str]]
-) -> dict[_Place, _Wanted]:
-    """Return the place of each weight and statistic of a state, in the order of its leaves."""
-    # Of a state that is used up optimizers would be gone, though weights come anew.
-    refuse_used_up(state)
-    found: dict[_Place, _Wanted] = {}
-    own = state.clients if isinstance(state, Federation) else None
-    for party, held in state.parties.items():
-        for part in _PARTS:
-            for node, tree in getattr(held, part).items():
-                each = own and own.own_of(party, part, node)
-                # The path of a node's name, quoted as the paths in it are.
-                (name, *_) = [*paths_of({node: 0})]
-                leaves = jax.tree.leaves(tree)
-                at = by_path(tree).paths
-                for path, x, place in zip(paths_of(tree), leaves, at, strict=True):
-                    rows = x.shape[0] if each and each(place) else None
-                    found[_Place(part, name, path)] = _Wanted(x, rows)
-    return found
-
-
-def _check_once(places: Mapping[_Place, object], where: str) -> None:
-    """Refuse two nodes that hold the same leaf: they are not slices of one model."""
-    seen: dict[tuple[str, ...], _Place] = {}
-    for place in places:
-        other = seen.setdefault(_key(place, True), place)
-        if other is not place:
-            raise ValueError(
-                f"the leaf `{place.path}` is in the nodes `{other.node}` and "
-                f"`{place.node}` of {where}, which are not slices of one model."
-            )
-
-
-def _check_whole(
-    places: Mapping[_Place, object], given: Mapping[tuple[str, ...], object], where: str
-) -> None:
-    """Refuse a leaf that is lacking, and one that has no place."""
-    _check_once(places, "the state")
-    wanted = {_key(place, True) for place in places}
-    for part, path in sorted(wanted ^ given.keys()):
-        what = "weight" if part == "params" else "statistic"
-        if (part, path) in wanted:
-            raise ValueError(f"{where} lacks the {what} `{path}` of the model.")
-        raise ValueError(f"{where} has the {what} `{path}`, which no segment has.")
-
-
 def _filled(
     state: _Held,
-    places: Mapping[_Place, _Wanted],
+    places: Mapping[Place, Wanted],
     find: _Find,
-    raw: Callable[[_Place], PyTree],
+    raw: Callable[[Place], PyTree],
 ) -> _Held:
     """Return the state with new leaves in all places."""
     new: list[jax.Array] = []
@@ -261,7 +211,7 @@ def _filled(
     for party, held in state.parties.items():
         _check_no_copy(party, held)
         parts = {}
-        for part in _PARTS:
+        for part in PARTS:
             structure = jax.tree.structure(getattr(held, part))
             count = structure.num_leaves
             parts[part] = structure.unflatten([next(leaves) for _ in range(count)])

@@ -1,7 +1,8 @@
 """From the trees of several segments of `jsplit.split` back to those of the whole model.
 
 Segments own disjoint leaves of the whole, each at the path that it has
-there, so nothing is lost and nothing counts twice.
+there, so nothing is lost and nothing counts twice. Only of a frozen weight
+several may have a copy. Layers of one stack that several segments have are one array again.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from collections.abc import Hashable, Mapping
 
 import jax
 
+from jsplit.core.arrays import is_copy
 from jsplit.core.base import Params, PyTree, State, TrainState
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, one_model
 from jsplit.core.paths import Nested, Path, by_path, dotted, overlay
+from jsplit.core.pieces import assembled
 
 
 def variables(
@@ -38,8 +41,8 @@ def variables(
         Two nested dictionaries, `(params, statistics)`.
 
     Raises:
-        ValueError: if two segments hold the same leaf, as those of several
-            models may, or a client is needed and missing.
+        ValueError: if two segments hold the same leaf with other numbers, as
+            those of several models do, or a client is needed and missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -74,11 +77,12 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
 
     Returns:
         One nested dictionary, or a tree like `like`; its arrays are copies,
-        so that they outlive a step.
+        so that they outlive a step. Layers of one stack are one array, where
+        the trees have them all.
 
     Raises:
-        ValueError: if two trees hold the same leaf, `like` has other
-            leaves, or a step has used up an array.
+        ValueError: if two trees hold the same leaf with other numbers, or the same
+            layers of one, `like` has other leaves, or a step has used up an array.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -96,13 +100,18 @@ def merge(*trees: Params, like: PyTree = None) -> PyTree:
                 "`merge` takes nested dictionaries, as segments of `split` have, got a "
                 f"{kind}."
             )
-        for path in by_path(tree).paths:
-            if _holds(merged, path):
-                raise ValueError(f"two of the trees hold the leaf `{dotted(path)}`.")
+        found = by_path(tree)
+        for path, leaf in zip(found.paths, found.shapes, strict=True):
+            # Copies of a frozen weight stay the same.
+            if _holds(merged, path) and not is_copy(_at(merged, path), leaf):
+                raise ValueError(
+                    f"two of the trees hold the leaf `{dotted(path)}`, with other "
+                    "numbers."
+                )
         merged = overlay(merged, tree)
 
     # A step may use up its state: what was not copied would be gone with it.
-    copied = jax.tree.map(_copy, merged)
+    copied = jax.tree.map(_copy, assembled(merged))
     return copied if like is None else _in_containers(copied, like)
 
 
@@ -122,6 +131,16 @@ def _holds(tree: Nested, path: Path) -> bool:
         if inner is None:
             return False
     return True
+
+
+def _at(tree: Nested, path: Path) -> PyTree:
+    """What lies at a path; `None` where a leaf is on the way to it."""
+    inner: PyTree = tree
+    for key in path:
+        if not isinstance(inner, Mapping):
+            return None
+        inner = inner[key]
+    return inner
 
 
 def _in_containers(merged: PyTree, like: PyTree) -> PyTree:

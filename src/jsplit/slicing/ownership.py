@@ -38,12 +38,15 @@ class SegmentSpec(NamedTuple):
     borrowed: list[int]
 
 
-def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpec]:
+def divide(
+    model: TracedModel, traces: Sequence[Traced], copies: bool = False
+) -> dict[str, SegmentSpec]:
     """Divide a model at its cuts.
 
     Args:
         model: the model.
         traces: in both modes, with the same cuts.
+        copies: whether several may have state that no call changes.
 
     Returns:
         The segments by the names of their values, each after those that it
@@ -61,7 +64,7 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
         {name: _cuts_in(found) for name, found in reads.items()}, "the cuts"
     )
     _refuse_unused(traces[0], reads)
-    owner = _owners(model, traces, names, reads)
+    owner = _owners(model, traces, names, reads, copies)
     own_statistics(model, traces, reads, owner)
 
     def leaves_of(name: str, kind: SourceKind, count: int) -> list[int]:
@@ -74,7 +77,12 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
     for name in names:
         specs[name] = SegmentSpec(
             leaves_of(name, SourceKind.PARAMS, len(model.params.paths)),
-            leaves_of(name, SourceKind.STATE, len(model.state.paths)),
+            sorted(
+                {
+                    *leaves_of(name, SourceKind.STATE, len(model.state.paths)),
+                    *(s.leaf for s in reads[name] if s.kind == SourceKind.STATE),
+                }
+            ),
             _inputs_in(reads[name], [*model.fields, *names]),
             borrowed=[
                 s.leaf
@@ -83,6 +91,11 @@ def divide(model: TracedModel, traces: Sequence[Traced]) -> dict[str, SegmentSpe
             ],
         )
     return specs
+
+
+def is_fixed(traces: Sequence[Traced], source: Source) -> bool:
+    """Whether a call hands a leaf of the state back as it was, in either mode."""
+    return all(t.new_state[source.leaf] is t.variables[source][0] for t in traces)
 
 
 def _cuts_in(found: set[Source]) -> list[str]:
@@ -193,6 +206,7 @@ def _owners(
     traces: Sequence[Traced],
     names: Sequence[str],
     reads: Mapping[str, set[Source]],
+    copies: bool,
 ) -> dict[Source, str]:
     """The first segment that reads each input, weight or statistic.
 
@@ -208,6 +222,8 @@ def _owners(
         for source in sorted(s for s in reads[name] if s.kind in one_reader):
             is_first = owner.setdefault(source, name) == name
             if is_first or source.name in model.public:
+                continue
+            if copies and source.kind == SourceKind.STATE and is_fixed(traces, source):
                 continue
             readers = [n for n in names if source in reads[n]]
             # Whose segments these are only a topology knows. Where no cut

@@ -23,6 +23,7 @@ from jsplit.segments.trainable import matches
 from jsplit.slicing.weight_files import Entry, Files, entries_of
 from jsplit.slicing.weight_fit import Leaf, check_fit, check_keep, check_left_over
 from jsplit.slicing.weight_names import Aim, Names, aims_of, apply_change
+from jsplit.slicing.weight_pieces import in_pieces_of
 
 
 class _Tree(NamedTuple):
@@ -143,6 +144,7 @@ def load(
         for entry, aim in aims.items()
         if aim is not None and aim.path not in kept
     }
+    sources = in_pieces_of(sources, [x.path for x in leaves], partial)
     if not partial:
         check_left_over(sources, leaves)
     check_fit(leaves, sources, kept, cast)

@@ -73,11 +73,19 @@ def refuse_shared(
             "they part."
         )
     if source.kind != SourceKind.FIELD:
-        raise ValueError(f"{said} is tied across a cut: {both} read it ({way}).")
+        raise ValueError(
+            f"{said} is tied across a cut: {both} read it ({way}). If no call changes it, "
+            "each may have a copy (`copies=True`)."
+        )
+    cure = 'Make what crosses part of the cut, have it carried (`around="carry"`)'
+    if model.carries:
+        cure = (
+            "Nothing that closes it may be carried: all of it is raw, or has no batch "
+            "axis. Cut elsewhere"
+        )
     raise ValueError(
         f"a skip connection goes around the cut {cuts}: {said} is read by {both} ({way}). "
-        'Make what crosses part of the cut, have it carried (`around="carry"`), or name '
-        "the input in `public` if it is not secret."
+        f"{cure}, or name the input in `public` if it is not secret."
     )
 
 

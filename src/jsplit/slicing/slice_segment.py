@@ -12,10 +12,11 @@ from jsplit.core.base import Params, PyTree, Segment, SegmentInit, State
 from jsplit.core.keys import typed_key
 from jsplit.core.paths import Path, dotted, nest
 from jsplit.core.tied import Tied
-from jsplit.core.trees import batch_of, describe
+from jsplit.core.trees import describe
 from jsplit.jaxprs.flat import Atom, shape_of
 from jsplit.jaxprs.slices import backward_slice, evaluate
 from jsplit.slicing.initial import Initial, initialiser
+from jsplit.slicing.other_sizes import OtherSizes
 from jsplit.slicing.ownership import SegmentSpec
 from jsplit.slicing.trace import Source, SourceKind, Traced
 from jsplit.slicing.traced_model import TracedModel
@@ -28,6 +29,7 @@ def slice_segment(
     name: str,
     spec: SegmentSpec,
     ties: Mapping[int, Tied],
+    sizes: OtherSizes,
 ) -> Segment:
     """The slice of a model that computes one value, as a segment.
 
@@ -37,6 +39,7 @@ def slice_segment(
         name: of the value.
         spec: what the segment has of the model.
         ties: by number, the weights that several segments read.
+        sizes: the traces of the model at other sizes than the example's.
 
     Returns:
         A `Segment` whose parameters and state are nested dictionaries by
@@ -61,7 +64,7 @@ def slice_segment(
             raise ValueError(f"segment `{name}` takes the inputs {spec.inputs}, {got}")
         named = dict(zip(spec.inputs, inputs, strict=True))
         key = typed_key(key)
-        trace = model.trace(batch_of(named), train, key.dtype)
+        trace = sizes.trace_for(name, named, train, key.dtype)
         given = _Given(name, trace)
         given.take_key(key)
         given.take_leaves(SourceKind.PARAMS, numbers, paths, params)

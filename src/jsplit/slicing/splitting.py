@@ -10,21 +10,24 @@ equation for equation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
 
 from jsplit.core.base import Params, PyTree, Segment
-from jsplit.core.checks import names_of, shown
+from jsplit.core.checks import names_of
 from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.segments.trainable import Trainable
+from jsplit.slicing.carrying import AroundCut, is_carried
 from jsplit.slicing.cut_point import CutPoint
 from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
+from jsplit.slicing.other_sizes import OtherSizes
 from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
+from jsplit.slicing.stacked import divided_at
+from jsplit.slicing.trace import Traced
 from jsplit.slicing.traced_model import TracedModel
-from jsplit.slicing.tying import ties_of
+from jsplit.slicing.tying import ties_of, with_copies
 
 End = str | CutPoint
 Cuts = Mapping[str, End | Sequence[End]] | Sequence[End]
@@ -36,7 +39,7 @@ def split(
     cuts: Cuts | None = None,
     outputs: Sequence[str] | None = None,
     public: Sequence[str] = (),
-    around: Literal["refuse", "carry"] = "refuse",
+    around: AroundCut = "refuse",
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -45,6 +48,7 @@ def split(
     fixed: Constants | None = None,
     name: str | None = None,
     trainable: Trainable | None = None,
+    copies: bool = False,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
@@ -52,12 +56,15 @@ def split(
     outputs, gradients, statistics and, given the same key,
     dropout. A statistic belongs to the segment that reads it, or
     else to the one that can compute its update. The batch size is
-    free; a new one is traced anew. What gives no value
+    free, and so is every other size at which the model runs, as a
+    sequence length; a new one is traced anew. A segment that sees
+    only cuts finds the sizes of the inputs that give them; where
+    it cannot, and it matters, that is an error. What gives no value
     (`jax.debug.print`) is in no segment. A weight that several
     segments read (an embedding that is the output layer too)
     belongs to the first of them, and `tied` of each names it: a
     topology lets the others read it there, at one party, and
-    refuses it across parties. A leaf of a cut that the
+    refuses it across parties, but for copies of a frozen one. A leaf of a cut that the
     rest of the model does not read, in either mode, is not
     computed: in its place is `None`, and `unread` of the segment
     names it.
@@ -73,7 +80,9 @@ def split(
         cuts: where to cut: names of `jsplit.cut` in the model's
             code, paths of submodules whose output is meant
             (`"encoder.block1"`; `"block#2"` is the second call),
-            or entries of `cut_points`. A mapping gives the cut a
+            places between the layers of a stack that a scan
+            runs (`"blocks[10]"`, after the first ten; `"blocks"`
+            is its result), or entries of `cut_points`. A mapping gives the cut a
             name of its own, and may join several places to one
             cut: `{"smashed": ["conv3", "skip"]}`. By default
             every `jsplit.cut` in the code, in either mode.
@@ -106,13 +115,18 @@ def split(
             they produce all the same.
         trainable: which parameters are trained, as `segment` takes
             it; a segment may have none that are.
+        copies: whether each segment that reads a frozen weight has a copy of
+            it, so that several parties may read it; a variable of an nnx
+            module that no call changes is frozen too. The copies never part,
+            since no step changes them; trained weights are tied as ever.
 
     Returns:
         Segments by the name of what they produce, cuts first,
         each after those it reads. The inputs of a segment are
         named as the model's inputs and the cuts. Parameters are
         nested dictionaries by path; `merge` puts them together
-        again.
+        again. Layers of a divided stack lie one level deeper than
+        the stack, by their numbers: `{"kernel": {"0:10 of 24": ...}}`.
 
     Raises:
         ValueError: naming the culprit and the path: a cut that
@@ -138,24 +152,36 @@ def split(
         >>> jax.tree.map(jnp.shape, params)
         {'head': (4, 2)}
     """
-    if around not in ("refuse", "carry"):
-        raise ValueError(f'`around` must be "refuse" or "carry", got {shown(around)}.')
+    carries = is_carried(around)
     told = Told(init, variables, inputs, flags, key, fixed, name, trainable)
     made, example = segment_and_inputs(model, example, told)
+    if made.noise is not None:
+        raise ValueError(
+            "`model` adds noise to its gradient (`private`), which its parts would not: "
+            "split first, and make the parts private."
+        )
     # Apart from the traced model, which all segments hold: it
     # must not keep the arrays of all others alive in each of
     # them.
     start = initial(made, example)
     places = _places_of(cuts)
-    traced = TracedModel(
-        made, start, example, places, outputs, public, around == "carry"
-    )
+    ends = [end for found in (places or {}).values() for end in found]
+
+    def trace() -> list[Traced]:
+        return TracedModel(made, start, example, {}, outputs, public).both_modes()
+
+    made, start = divided_at(made, start, example, ends, trace)
+    traced = TracedModel(made, start, example, places, outputs, public, carries)
     # In both modes, since a segment owns what it reads in either.
     modes = traced.both_modes()
-    specs = divide(traced, modes)
+    specs = divide(traced, modes, copies)
+    if copies:
+        specs = with_copies(traced, specs, made.trains)
     ties = ties_of(traced, modes, specs)
+    sizes = OtherSizes(traced, specs)
     made_of = {
-        n: slice_segment(traced, start, n, spec, ties) for n, spec in specs.items()
+        n: slice_segment(traced, start, n, spec, ties, sizes)
+        for n, spec in specs.items()
     }
     return {
         n: with_frozen(made_of[n], traced, spec, made.trains)

@@ -76,6 +76,7 @@ class Traced(NamedTuple):
         outputs: the outputs to compute, by name.
         cuts: the cuts to compute, by name.
         raw: by variable that holds entries of a field that is not public, that field.
+        steady: variables whose leading axis is known not to be the batch.
     """
 
     flat: Flat
@@ -86,6 +87,7 @@ class Traced(NamedTuple):
     outputs: dict[str, Value]
     cuts: dict[str, Value]
     raw: dict[Var, str]
+    steady: frozenset[Var] = frozenset()
 
     @property
     def values(self) -> dict[str, Value]:
@@ -175,6 +177,36 @@ def name_outputs(names: Sequence[str], output: PyTree) -> dict[str, Value]:
     return values
 
 
+def of_ends(keyed: Sequence[tuple[str, Atom]], count: int) -> Value:
+    """The value of a cut, from what it holds.
+
+    Args:
+        keyed: what was found, each with its key, or "".
+        count: at how many ends it was found.
+
+    Returns:
+        An array where there is one, else a dictionary by their keys or order.
+    """
+    if len(keyed) == 1 and count == 1 and not keyed[0][0]:
+        return Value(LEAF, [keyed[0][1]])
+    keys = [key for key, _ in keyed]
+    named: dict[str, Atom] = {}
+    for i, (key, v) in enumerate(keyed):
+        # Values that were marked one by one have no key, or the same.
+        unique = key and keys.count(key) == 1
+        named[key if unique else str(i)] = v
+    return Value(jax.tree.structure(named), jax.tree.leaves(named))
+
+
+def at_batch(example: Sequence[PyTree], batch: int) -> list[PyTree]:
+    """The shapes of an example at another batch size."""
+
+    def with_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+
+    return [jax.tree.map(with_batch, e) for e in example]
+
+
 def _in_words(output: PyTree) -> str:
     """What a model returns, for an error."""
     if isinstance(output, tuple | list):
@@ -186,6 +218,6 @@ def _in_words(output: PyTree) -> str:
     return f"a {type(output).__name__}"
 
 
-def trace_key(batch: int, train: bool, key: np.dtype) -> Hashable:
+def trace_key(batch: int, train: bool, key: np.dtype) -> tuple[Hashable, ...]:
     """What the jaxpr of a model depends on, beside the model."""
     return batch, train, key, *(getattr(jax.config, name) for name in _CONFIGURED)

@@ -9,24 +9,28 @@ import jax
 import numpy as np
 from jax.extend.core import Var
 
-from jsplit.core.base import Params, PyTree, Segment, SegmentApply, State
+from jsplit.core.base import PyTree, Segment, SegmentApply
 from jsplit.core.checks import first_line, names_of
-from jsplit.core.paths import by_path, dotted
+from jsplit.core.paths import dotted
 from jsplit.core.trees import batch_of
 from jsplit.core.typed_jax import TreeDef
-from jsplit.jaxprs.flat import Atom, flatten, values_only
+from jsplit.jaxprs.flat import Atom, Flat, flatten, values_only
 from jsplit.jaxprs.rearranged import rearranged
 from jsplit.segments.interception import intercepting
+from jsplit.slicing.batch_axis import steady
 from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
+from jsplit.slicing.layers import with_names
+from jsplit.slicing.model_call import apply_leaves
 from jsplit.slicing.separators import find, marked, nearest
 from jsplit.slicing.trace import (
-    LEAF,
     Source,
     SourceKind,
     Traced,
     Value,
+    at_batch,
     name_outputs,
+    of_ends,
     trace_key,
 )
 from jsplit.slicing.unread import unread_leaves, without
@@ -46,6 +50,7 @@ class TracedModel:
         cuts: for each cut, the names whose values it holds.
         unread: for each cut, the numbers of the leaves that the rest of the model does
             not read; they are no part of its value.
+        carries: whether what goes around a cut goes with it.
         carried: for each cut, what goes with it since it would go around it.
     """
 
@@ -93,7 +98,7 @@ class TracedModel:
             are = f"the model's inputs are {self.fields}."
             raise ValueError(f"`public` names {sorted(unknown)}, {are}")
 
-        self._carries = carries
+        self.carries = carries
         self.carried: Record | None = None
         # As traced, and with their cuts.
         self._bare: dict[Hashable, Traced] = {}
@@ -137,7 +142,13 @@ class TracedModel:
                 f"{double}: {first_line(error)}"
             ) from error
 
-    def trace(self, batch: int, train: bool, key: np.dtype | None = None) -> Traced:
+    def trace(
+        self,
+        batch: int,
+        train: bool,
+        key: np.dtype | None = None,
+        fields: Sequence[PyTree] | None = None,
+    ) -> Traced:
         """The model traced at a batch size, with its cuts.
 
         Args:
@@ -145,19 +156,23 @@ class TracedModel:
             train: the mode.
             key: the dtype of the key, which says by which implementation it
                 draws; by default the one of `jax.random.key`.
+            fields: the shapes of all its inputs; by default those of the example,
+                of so large a batch.
 
         Returns:
             The trace.
         """
-        # A symbolic size belongs to one export, and is not kept.
-        kept = isinstance(batch, int)
         drawn = self.key if key is None else key
-        at = trace_key(batch, train, drawn)
+        fields = at_batch(self.example, batch) if fields is None else fields
+        shapes = tuple(x.shape for x in jax.tree.leaves(fields))
+        # A symbolic size belongs to one export, and is not kept.
+        kept = all(isinstance(n, int) for shape in shapes for n in shape)
+        at = *trace_key(batch, train, drawn), shapes
         if kept and at in self._traces:
             return self._traces[at]
         trace = self._bare.get(at) if kept else None
         if trace is None:
-            trace = self._fresh_trace(batch, train, drawn)
+            trace = self._fresh_trace(batch, train, drawn, fields)
         closed = self._with_cuts(trace, train)
         if kept:
             self._bare[at] = trace
@@ -169,18 +184,43 @@ class TracedModel:
         """The same trace with the values of its cuts, and what is carried with them."""
         found = {n: self._resolve(trace, n, e, train) for n, e in self.cuts.items()}
         trace = trace._replace(cuts=found)
-        if self._carries:
+        if self.carries:
             # The first of all traces, in training, says how the values are called.
             trace, record = carry(trace, self.public, self.carried)
             self.carried = record if self.cuts else None
         cuts = {n: without(x, self.unread.get(n, ())) for n, x in trace.cuts.items()}
         return trace._replace(cuts=cuts)
 
-    def _fresh_trace(self, batch: int, train: bool, key: np.dtype) -> Traced:
-        def with_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    def _fresh_trace(
+        self, batch: int, train: bool, key: np.dtype, fields: Sequence[PyTree]
+    ) -> Traced:
+        flat, structure = self._program(train, key, fields)
+        # What is carried has a batch axis, and not one that is as long by chance.
+        compared = self.carries and isinstance(batch, int)
+        other = None
+        if compared:
+            twice = at_batch(fields, 2 * batch)
+            other = self._program(train, key, twice)[0]
 
-        fields = [jax.tree.map(with_batch, e) for e in self.example]
+        sources = dict(zip(flat.invars, self._sources(), strict=True))
+        variables: dict[Source, list[Var]] = {}
+        for v, source in sources.items():
+            variables.setdefault(source, []).append(v)
+
+        count = structure.num_leaves
+        returned = structure.unflatten(flat.outvars[:count])
+        outputs = name_outputs(self.outputs, returned)
+        new_state = list(flat.outvars[count:])
+        traced = Traced(flat, batch, sources, variables, new_state, outputs, {}, {})
+        return traced._replace(
+            raw=rearranged(flat, traced.secret(self.public)),
+            steady=frozenset() if other is None else steady(flat, other),
+        )
+
+    def _program(
+        self, train: bool, key: np.dtype, fields: Sequence[PyTree]
+    ) -> tuple[Flat, TreeDef]:
+        """The model as equations, and the structure of what it returns."""
         structures: list[TreeDef] = []
 
         # A new function each time: `make_jaxpr` caches by identity, and would not see
@@ -191,58 +231,24 @@ class TracedModel:
             key: jax.Array,
             *fields: PyTree,
         ) -> tuple[list[jax.Array], list[jax.Array]]:
-            output, new = self._apply_leaves(params, state, key, fields, train)
+            trees, leaves = (self.params, self.state), (params, state)
+            output, new = apply_leaves(self.apply, trees, leaves, key, fields, train)
             structures.append(jax.tree.structure(output))
-            return jax.tree.leaves(output), self._state_leaves(state, new)
+            return jax.tree.leaves(output), new
 
         with intercepting(names=True):
             drawn = jax.ShapeDtypeStruct((), key)
-            leaves = self.params.shapes, self.state.shapes, drawn, *fields
-            flat = values_only(flatten(jax.make_jaxpr(run)(*leaves)))
+            given = self.params.shapes, self.state.shapes, drawn, *fields
+            flat = values_only(flatten(jax.make_jaxpr(run)(*given)))
+        sources = dict(zip(flat.invars, self._sources(), strict=True))
+        return with_names(flat, self.params.paths, sources), structures[0]
 
-        sources = dict(zip(flat.invars, self._sources(fields), strict=True))
-        variables: dict[Source, list[Var]] = {}
-        for v, source in sources.items():
-            variables.setdefault(source, []).append(v)
-
-        structure = structures[0]
-        count = structure.num_leaves
-        returned = structure.unflatten(flat.outvars[:count])
-        outputs = name_outputs(self.outputs, returned)
-        new_state = list(flat.outvars[count:])
-        traced = Traced(flat, batch, sources, variables, new_state, outputs, {}, {})
-        return traced._replace(raw=rearranged(flat, traced.secret(self.public)))
-
-    def _apply_leaves(
-        self,
-        params: list[jax.Array],
-        state: list[jax.Array],
-        key: jax.Array,
-        fields: Sequence[PyTree],
-        train: bool,
-    ) -> tuple[PyTree, State]:
-        """The model's own call, from the leaves of its trees."""
-        trees: tuple[Params, State] = (
-            self.params.structure.unflatten(params),
-            self.state.structure.unflatten(state),
-        )
-        return self.apply(*trees, key, *fields, train=train)
-
-    def _state_leaves(self, state: list[jax.Array], new: State) -> list[jax.Array]:
-        """The leaves of a new state, in the order of the old ones."""
-        after = by_path(new)
-        found = dict(zip(after.paths, after.shapes, strict=True))
-        # In inference a model may return less than it has: what lacks is as
-        # it was.
-        pairs = zip(self.state.paths, state, strict=True)
-        return [found.get(path, old) for path, old in pairs]
-
-    def _sources(self, fields: Sequence[PyTree]) -> list[Source]:
+    def _sources(self) -> list[Source]:
         """What the inputs of a trace are, in their order."""
         sources = [Source(SourceKind.PARAMS, i) for i in range(len(self.params.paths))]
         sources += [Source(SourceKind.STATE, i) for i in range(len(self.state.paths))]
         sources.append(Source(SourceKind.KEY))
-        for name, field in zip(self.fields, fields, strict=True):
+        for name, field in zip(self.fields, self.example, strict=True):
             sources += [Source(SourceKind.FIELD, name=name)] * len(
                 jax.tree.leaves(field)
             )
@@ -273,20 +279,12 @@ class TracedModel:
                 full = key if len(ends) == 1 else dotted((end, key)).rstrip(".")
                 keyed.append((full, v))
 
-        if len(keyed) == 1 and len(ends) == 1 and not keyed[0][0]:
-            return Value(LEAF, [keyed[0][1]])
-
-        keys = [key for key, _ in keyed]
-        named: dict[str, Atom] = {}
-        for i, (key, v) in enumerate(keyed):
-            # Values that were marked one by one have no key, or the same.
-            unique = key and keys.count(key) == 1
-            named[key if unique else str(i)] = v
-        return Value(jax.tree.structure(named), jax.tree.leaves(named))
+        return of_ends(keyed, len(ends))
 
     def _refuse_missing(self, trace: Traced, end: str, train: bool) -> NoReturn:
         """Say whether a cut that is not there is there in the other mode, or misspelt."""
-        other = self._fresh_trace(self.batch, not train, self.key)
+        example = at_batch(self.example, self.batch)
+        other = self._fresh_trace(self.batch, not train, self.key, example)
         if find(other.flat, *other.ends(self.public), end):
             modes = ("inference", "training") if train else ("training", "inference")
             raise ValueError(

@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import jax.numpy as jnp
+
+from jsplit.core.paths import Path
 from jsplit.core.tied import Tied
 from jsplit.slicing.ownership import SegmentSpec
 from jsplit.slicing.refusals import way_to
 from jsplit.slicing.trace import Source, SourceKind, Traced
 from jsplit.slicing.traced_model import TracedModel
+
+
+def with_copies(
+    model: TracedModel,
+    specs: Mapping[str, SegmentSpec],
+    trains: Callable[[Path], bool] | None,
+) -> dict[str, SegmentSpec]:
+    """The same segments, each with a copy of the frozen weights that it borrows.
+
+    Args:
+        model: the whole model.
+        specs: what each segment has of it.
+        trains: which parameters are trained, by path; `None`: all.
+
+    Raises:
+        ValueError: if no weight is frozen, so that copies would part.
+    """
+    if trains is None and any(spec.borrowed for spec in specs.values()):
+        raise ValueError(
+            "`copies` is for frozen weights, and all are trained: copies of a trained one "
+            "would part; say what is trained, as `trainable`."
+        )
+    found: dict[str, SegmentSpec] = {}
+    for name, spec in specs.items():
+        frozen = [i for i in spec.borrowed if not _is_trained(model, i, trains)]
+        found[name] = spec._replace(
+            params=sorted([*spec.params, *frozen]),
+            borrowed=[i for i in spec.borrowed if i not in frozen],
+        )
+    return found
+
+
+def _is_trained(
+    model: TracedModel, leaf: int, trains: Callable[[Path], bool] | None
+) -> bool:
+    floating = jnp.issubdtype(model.params.shapes[leaf].dtype, jnp.inexact)
+    return floating and (trains is None or trains(model.params.paths[leaf]))
 
 
 def ties_of(
@@ -45,6 +85,8 @@ def tied_between(
         both = " and ".join(f"`{n}`" for n in tied.readers)
         return (
             f"the weight `{tied.dotted}` is tied across the cut: {both} read it "
-            f"({tied.ways[-1]}), so one party must have both, as in a U-shape (`u_shaped=True`)."
+            f"({tied.ways[-1]}), so one party must have both, as in a U-shape "
+            "(`u_shaped=True`); of a frozen one each may have a copy (`copies=True` of "
+            "`split`)."
         )
     return ""

@@ -88,7 +88,7 @@ def decoupled(
     holds = {p: list(fields) for p, fields in topology.holds.items()}
     # A party that has the label already (in a U, say) must not hold it twice.
     holds[party] = [*dict.fromkeys([*holds.get(party, ()), label])]
-    return Topology(nodes, holds)
+    return Topology(nodes, holds, public=topology.public)
 
 
 def _check(topology: Topology, value: str, label: str) -> None:

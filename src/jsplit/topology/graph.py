@@ -37,6 +37,8 @@ class Topology:
             other.
         instead_of: Of one that `replace` made: the topology that all other
             parties take it for.
+        public: Fields that are not secret, which may cross as they are. `init` of a
+            trainer refuses a value that holds another field, at most moved or scaled.
 
     Raises:
         ValueError: Naming the culprit, if a name is taken twice; an input
@@ -67,6 +69,7 @@ class Topology:
     nodes: Sequence[Node | Loss | Metric]
     holds: Mapping[str, Sequence[str]]
     instead_of: Topology | None = field(default=None, compare=False)
+    public: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.holds, Mapping):
@@ -83,18 +86,20 @@ class Topology:
             for party, fields in self.holds.items()
         }
         nodes = tuple(self.nodes)
+        public = as_names("the topology", self.public, "public")
         # What follows is computed once and kept, so neither argument may change later.
         object.__setattr__(self, "holds", MappingProxyType(held))
         object.__setattr__(self, "nodes", nodes)
-        validate(nodes, held)
+        object.__setattr__(self, "public", public)
+        validate(nodes, held, public)
 
     def __reduce__(self) -> tuple:
         # A mapping proxy cannot be pickled; building it anew drops the caches as well.
-        return Topology, (self.nodes, dict(self.holds), self.instead_of)
+        return Topology, (self.nodes, dict(self.holds), self.instead_of, self.public)
 
     def __hash__(self) -> int:
         # By hand: the dataclass would hash `holds`, and a mapping has no hash.
-        return hash((self.nodes, tuple(sorted(self.holds.items()))))
+        return hash((self.nodes, tuple(sorted(self.holds.items())), self.public))
 
     def add(self, *nodes: Node | Loss | Metric) -> Topology:
         """The same topology with further nodes, losses, penalties or metrics.
@@ -291,4 +296,5 @@ class Topology:
 
     def __repr__(self) -> str:
         parts = (*self.segments, *self.losses, *self.metrics)
-        return in_words(self.parties, self.holds, parts, self.crossings)
+        more = self.crossings, self.loans, tuple(self.public)
+        return in_words(self.parties, self.holds, parts, *more)

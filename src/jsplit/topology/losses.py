@@ -29,7 +29,10 @@ class Loss:
     Attributes:
         name: Name of the loss.
         fn: `fn(*inputs)`, a scalar or one number per example, [batch]; its
-            mean counts, each example as often as its weight says. Floating
+            mean counts, each example as often as its weight says. Or one per
+            entry of an example, as a token, [batch, time], where all inputs
+            have that axis: the mean is of all entries, each as often as its
+            own weight, or that of its example, says. Floating
             inputs narrower than float32 arrive as float32. If it has a
             parameter `weight` beside its inputs, without a default or with
             `None`, it is called as `fn(*inputs, weight=weight)` with the

@@ -29,7 +29,9 @@ class Metric:
         party: Who computes it.
         inputs: Names of fields that the party holds, and of values.
         weighted: Whether `fn` takes how much each example counts, as
-            `fn(*inputs, weight=...)`, [examples]. Otherwise examples that
+            `fn(*inputs, weight=...)`, [examples], or [examples, time] if the
+            weights of the set are of entries, as tokens; an example of which
+            none counts is left out. Otherwise examples, or entries, that
             count at all must count alike.
 
     Raises:

@@ -62,8 +62,9 @@ def _refuse_across(nodes: Sequence[Node], reader: Node, tied: Tied) -> None:
                 f"`{n.party}` and `{reader.name}` at `{reader.party}` read it "
                 f"({ways[reader.segment.name or '']}). Give both to one party, "
                 "as `jsplit.u_shaped` gives the first and the last segment to the client; "
-                "cut where one segment has all that read it; or untie it, with a weight "
-                "of its own for each."
+                "cut where one segment has all that read it; freeze it, and have each keep "
+                "a copy (`jsplit.split(..., trainable=..., copies=True)`); or untie it, "
+                "with a weight of its own for each."
             )
 
 
@@ -72,6 +73,10 @@ def _refuse_noise(nodes: Sequence[Node], loans: dict[str, tuple[Loan, ...]]) -> 
     segment = {n.name: n.segment for n in nodes}
     for name, lent in loans.items():
         for loan in lent:
+            trains = segment[loan.owner].trains
+            # A frozen one has no gradient, of which nothing could be without noise.
+            if trains is not None and not any(map(trains, loan.paths)):
+                continue
             for private in (name, loan.owner):
                 if segment[private].noise is not None:
                     weight = ".".join(map(str, loan.paths[0]))

@@ -17,12 +17,15 @@ from jsplit.topology.ties import find_loans
 _Holds = Mapping[str, Sequence[str]]
 
 
-def validate(nodes: Sequence[Node | Loss | Metric], holds: _Holds) -> None:
+def validate(
+    nodes: Sequence[Node | Loss | Metric], holds: _Holds, public: Sequence[str] = ()
+) -> None:
     """Refuse parts and holdings that make no topology.
 
     Args:
         nodes: What the user gave as `nodes`.
         holds: The fields of each party.
+        public: What the user says is not secret.
 
     Raises:
         ValueError: Naming the culprit.
@@ -43,6 +46,12 @@ def validate(nodes: Sequence[Node | Loss | Metric], holds: _Holds) -> None:
     for node in (*in_order(computing.values()), *losses):
         for name in node.reads:
             _check_input(node, name, computing, losses, holds)
+    for name in public:
+        if not _holders(holds, name):
+            there = ", ".join(dict.fromkeys(f for held in holds.values() for f in held))
+            raise ValueError(
+                f"`public` names `{name}`, which no party holds; there are {there}."
+            )
     find_loans([*computing.values()])
 
 

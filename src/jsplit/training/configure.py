@@ -243,7 +243,8 @@ def check_batch(
         batch: fields, [batch, ...] each.
         needed: fields that must be there.
         microbatches: what must divide the batch size.
-        weight: how much each example counts, [batch].
+        weight: how much each example counts, [batch], or each of its entries,
+            [batch, time].
 
     Returns:
         The batch size, which all fields share.
@@ -275,10 +276,10 @@ def check_batch(
             f"`microbatches` is {microbatches}, which does not divide the batch of "
             f"{size} examples."
         )
-    if weight is not None and (got := jnp.shape(array_of(weight))) != (size,):
+    if weight is not None and (got := jnp.shape(array_of(weight)))[:1] != (size,):
         raise ValueError(
-            f"`weight` must hold one number for each of the {size} examples, got shape "
-            f"{got}."
+            f"`weight` must hold one number for each of the {size} examples, or [{size}, "
+            f"...], got shape {got}."
         )
     return size
 

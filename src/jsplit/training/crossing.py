@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jsplit.core.base import Link, Message, PyTree
 from jsplit.core.checks import first_line
 from jsplit.core.links import encode_by, encoded
+from jsplit.core.receiving import decode_by
 from jsplit.core.trees import abstract, describe, frame_bytes, nbytes, tree_sum
 from jsplit.training.config import Config
 from jsplit.training.kinds import Kind, OpKind, WireKind
@@ -41,6 +42,15 @@ def secret_senders(config: Config, *, train: bool = True) -> tuple[str, ...]:
     if train:
         found += [n.party for n in config.topology.segments if n.segment.noise]
     return tuple(dict.fromkeys(found))
+
+
+def remembering(config: Config, wire: Wire) -> tuple[str, ...]:
+    """The parties that have a memory of the link of a message: who sends, and who gets it."""
+    link = config.links.get((wire.kind, wire.what))
+    if link is None:
+        return ()
+    # Both under the message's label: nobody sends to itself.
+    return (wire.sender,) if link.receiver is None else (wire.sender, wire.receiver)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -167,8 +177,8 @@ def crossing_ops(
         sent: what lies at the sender; several things are summed before
             they are sent.
         received: where the decoded value lies at the receiver.
-        train: whether the link's memory is read and written; in
-            inference it starts anew.
+        train: whether the link's memories are read and written; in
+            inference they start anew.
 
     Returns:
         Two operations, one at each end.
@@ -177,7 +187,7 @@ def crossing_ops(
     if link is None:
         return [_send_op(config, wire, sent), _receive_op(wire, received)]
     send = _encode_op(config, wire, link, sent, train)
-    return [send, _decode_op(config, wire, link, received)]
+    return [send, _decode_op(config, wire, link, received, train)]
 
 
 # Without a link there are no keys: what is sent is what arrives.
@@ -254,12 +264,21 @@ def _check_payload(wire: Wire, link: Link, payload: PyTree, like: PyTree) -> Non
         )
 
 
-def _decode_op(config: Config, wire: Wire, link: Link, received: Name) -> Op:
+def _decode_op(
+    config: Config, wire: Wire, link: Link, received: Name, train: bool
+) -> Op:
     """Receive a value from what its link made of it."""
     scale = scale_at(config, wire, link, wire.receiver)
+    # The memory comes last, in what is read and in what is written: `recording` goes by it.
+    kept_here = train and link.receiver is not None
+    memory = (Name(wire.receiver, Kind.LINK, wire.label),) if kept_here else ()
 
-    def decode(sent, *kept):
-        value = link.decode(sent.payload, sent.like)
+    def decode(sent, *given):
+        kept, own = given[: len(scale)], given[len(scale) :]
+        if memory:
+            value, *after = decode_by(link, own[0], sent.payload, sent.like)
+        else:
+            value, after = link.decode(sent.payload, sent.like), []
         # A wrong shape would fail, or broadcast, far from the link that
         # made it.
         if (got := abstract(value)) != sent.like:
@@ -271,7 +290,7 @@ def _decode_op(config: Config, wire: Wire, link: Link, received: Name) -> Op:
             value = multiplied(
                 config, kept, value, crossing_part(config, wire, sent.whole)
             )
-        return (completed(value, sent.whole),)
+        return completed(value, sent.whole), *after
 
-    reads = (wire, *scale)
-    return Op(wire.receiver, OpKind.RECEIVE, wire.label, reads, (received,), decode)
+    reads, writes = (wire, *scale, *memory), (received, *memory)
+    return Op(wire.receiver, OpKind.RECEIVE, wire.label, reads, writes, decode)

@@ -6,7 +6,7 @@ An interpreter gives what measures one batch; here batches become a set.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import cast
@@ -20,7 +20,7 @@ from jsplit.core.base import Fields, Info, Message, PyTree, TrainState
 from jsplit.core.finite import together
 from jsplit.core.secret_keys import numbered, words_of_call
 from jsplit.core.trainer import EvaluateFn
-from jsplit.core.trees import as_arrays, batch_of
+from jsplit.core.trees import abstract, as_arrays, batch_of
 from jsplit.core.typed_jax import is_traced
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
@@ -45,15 +45,17 @@ class ScalarLosses:
     """The losses of weight 0 that give one number for a batch, found as they are traced.
 
     Over several batches such a number becomes a mean of batches, each by its
-    examples. That is right for a mean, and wrong for an AUC or a rank.
+    examples. That is right for a mean, and wrong for an AUC or a rank. And the losses
+    that give one for each entry, which are no means of examples.
     """
 
     def __init__(self) -> None:
         self.found: set[str] = set()
+        self.by_entry: set[str] = set()
         self._told: set[str] = set()
 
     def watch(self, config: Config) -> Config:
-        """The same training, whose losses of weight 0 note what they give."""
+        """The same training, whose losses of examples note what they give."""
         topology = config.topology
         nodes = [self._watched(topology, n) for n in topology.nodes]
         return config._replace(topology=replace(topology, nodes=nodes))
@@ -61,7 +63,7 @@ class ScalarLosses:
     def _watched(
         self, topology: Topology, node: Node | Loss | Metric
     ) -> Node | Loss | Metric:
-        if not isinstance(node, Loss) or node.weight:
+        if not isinstance(node, Loss):
             return node
         # One on parameters alone is of no examples, and the same in every batch.
         if not of_examples(topology, node):
@@ -71,11 +73,31 @@ class ScalarLosses:
         @wraps(node.fn)
         def fn(*inputs: PyTree, **weight: jax.Array | None) -> jax.Array:
             result = node.fn(*inputs, **weight)
-            if jnp.ndim(result) == 0:
+            if jnp.ndim(result) == 0 and not node.weight:
                 self.found.add(node.name)
+            # [batch, 1] is one for each example.
+            if jnp.ndim(result) > 1 and result.size > len(result):
+                self.by_entry.add(node.name)
             return result
 
         return replace(node, fn=fn)
+
+    def check_sizes(self, shapes: Collection[Hashable], fine: bool) -> None:
+        """Refuse means over entries of batches of which some have more entries.
+
+        Args:
+            shapes: of all batches, beyond the batch axis.
+            fine: whether weights have said of each entry how much it counts.
+
+        Raises:
+            ValueError: naming the loss.
+        """
+        if self.by_entry and not fine and len(shapes) > 1:
+            raise ValueError(
+                f"loss `{min(self.by_entry)}` is of each entry of an example, as a token, "
+                "and batches have more and fewer of them: give pairs (batch, weight) that "
+                "say how much each entry counts, [batch, ...], ones if all count alike."
+            )
 
     def warn(self, batches: int, level: int) -> None:
         """Say once of each by name what it is over several batches.
@@ -170,6 +192,8 @@ def _of_set(
     rows: list[Rows] = []
     counts: list[ArrayLike] = []
     messages: list[Message] = []
+    shapes: set[Hashable] = set()
+    fine = True
     for item in batches:
         pair = isinstance(item, tuple) and len(item) == 2
         given = item if pair else (item, None)
@@ -181,8 +205,12 @@ def _of_set(
         rows += of_batch
         messages += info.messages
         counts.append(batch_of(fields) if weight is None else _total(weight))
+        fine = fine and weight is not None and jnp.ndim(weight) > 1
+        sizes = [(n, x.shape[1:]) for n, x in _paths(fields)]
+        shapes.add(tuple(sorted(sizes)))
     if not infos:
         raise ValueError("`batch` holds no batch: there is nothing to evaluate.")
+    scalars.check_sizes(shapes, fine)
     scalars.warn(len(infos), 4)
     losses = {}
     for x in topology.losses:
@@ -197,6 +225,12 @@ def _of_set(
     finite = together([info.finite for info in infos])
     info = info_of(topology, losses, in_state(topology, state))
     return info._replace(messages=tuple(messages), finite=finite), rows
+
+
+def _paths(fields: Fields) -> list[tuple[str, PyTree]]:
+    """The arrays of a batch, each with what it is called."""
+    found, _ = jax.tree.flatten_with_path(abstract(dict(as_arrays(fields))))
+    return [(jax.tree_util.keystr(path), x) for path, x in found]
 
 
 def _mean(terms: Sequence[jax.Array], counts: Sequence[ArrayLike]) -> jax.Array:

@@ -14,6 +14,7 @@ from jsplit.core.loans import Loans, params_for
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
+from jsplit.training.free_sizes import BATCH, with_free_sizes
 
 
 def export(
@@ -22,6 +23,8 @@ def export(
     fields: Mapping[str, PyTree],
     *,
     client: int | str | None = None,
+    free: Mapping[str, Sequence[str | None]] | None = None,
+    constraints: Sequence[str] = (),
     platforms: str | Sequence[str] | None = None,
 ) -> dict[str, dict[str, jax_export.Exported]]:
     """Export every party's segments in inference mode, with the batch size free.
@@ -41,6 +44,12 @@ def export(
         client: whose model, by number or name, where `state` is of an
             algorithm whose clients have weights or statistics of their
             own.
+        free: by field, names of its axes after the batch that are free too,
+            as `{"tokens": ["time"], "mask": ["time"]}`: axes of one name
+            have one size. `None` is an axis whose size is that of `fields`;
+            so are those for which no name is given.
+        constraints: what holds of these sizes, as `["time <= 512"]` for a table
+            of so many positions; as `jax.export.symbolic_shape` takes it.
         platforms: where it shall run, as `("cpu", "cuda", "tpu")`; by
             default where it is exported.
 
@@ -50,12 +59,12 @@ def export(
 
     Raises:
         ValueError: if a field is missing, the state is of another
-            topology, a client is needed and missing, or a segment does
-            not run with the batch size free.
+            topology, a client is needed and missing, `free` names no field
+            or no axis, or a segment does not run with these sizes free.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"], name="h")
+        >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"], name="h")
         >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
         >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
         >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
@@ -69,19 +78,12 @@ def export(
     state = one_model(state, client)
     _check_complete(topology, state, fields)
     platforms = (platforms,) if isinstance(platforms, str) else platforms
-    (batch,) = jax_export.symbolic_shape("batch")
-
-    def with_free_batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
-
     # In sorted order, so that of two wrong fields the same is named each time.
     read = sorted(_fields_read(topology))
-    # The same symbol for all: sizes of two values that a node reads
-    # must be known equal.
-    values = {
-        f: jax.tree.map(with_free_batch, abstract(x))
-        for f, x in as_arrays({f: fields[f] for f in read}).items()
+    shapes = {
+        f: abstract(x) for f, x in as_arrays({f: fields[f] for f in read}).items()
     }
+    values = with_free_sizes(shapes, free or {}, constraints)
     exported: dict[str, dict[str, jax_export.Exported]] = {
         party: {} for party in topology.parties
     }
@@ -119,6 +121,17 @@ def _check_complete(
             )
 
 
+def _freed(inputs: Sequence[PyTree]) -> str:
+    """The sizes of inputs that are free, in words."""
+    sizes = {str(n) for x in jax.tree.leaves(inputs) for n in x.shape if not _fixed(n)}
+    others = sorted(sizes - {BATCH})
+    return f"a free {' and '.join(['batch size', *others])}"
+
+
+def _fixed(size: object) -> bool:
+    return isinstance(size, int)
+
+
 def _exported(
     loans: Loans,
     node: Node,
@@ -141,6 +154,6 @@ def _exported(
         # It ran with numbers in training, so it is the free size that
         # it cannot have.
         raise ValueError(
-            f"`{node.name}` cannot be exported, it does not run with a free batch size: "
+            f"`{node.name}` cannot be exported, it does not run with {_freed(inputs)}: "
             f"{first_line(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""What the senders of messages remember at first: the memory of links, and a loss scale."""
+"""What the ends of messages remember at first: the memory of links, and a loss scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jsplit.training.wires import wires
 def first_links(
     config: Config, parties: Collection[str], values: Mapping[str, PyTree]
 ) -> dict[str, dict[str, PyTree]]:
-    """The first memory of the links that some parties send through, and a dynamic loss scale.
+    """The first memory of the links of some parties' messages, and a dynamic loss scale.
 
     Args:
         config: of the training.
@@ -30,11 +30,17 @@ def first_links(
     links: dict[str, dict[str, PyTree]] = {p: first_scales(config) for p in parties}
     for wire in wires(config.topology):
         link = config.links.get((wire.kind, wire.what))
-        if link is not None and wire.sender in links:
+        if link is None:
+            continue
+        ends = {wire.sender: link.init}
+        if link.receiver is not None:
+            # A memory each, also where both are alike: they are two parties'.
+            ends[wire.receiver] = link.receiver.init
+        for party in links.keys() & ends.keys():
             like = values[wire.what]
             # A cotangent has the structure of its value, without what
             # is not floating.
             like = like if wire.kind == WireKind.ACTIVATION else inexact_part(like)
             like = seen(config, wire, crossing_part(config, wire, like))
-            links[wire.sender][wire.label] = link.init(like)
+            links[party][wire.label] = ends[party](like)
     return links

@@ -121,7 +121,7 @@ def fused(
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
         >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"], name="sum")
         >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
         >>> trainer = jsplit.fused(topology, {})

@@ -50,7 +50,7 @@ def set_hyperparams(
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
         >>> server = jsplit.segment(
         ...     lambda w, h: h @ w, init=lambda key, h: jnp.zeros(3), inputs=["h"]
         ... )

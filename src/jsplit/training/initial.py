@@ -27,6 +27,7 @@ from jsplit.training.first_links import first_links
 from jsplit.training.first_node import first_of_node
 from jsplit.training.optimizers import first_memory_of
 from jsplit.training.own_reads import training_fields
+from jsplit.training.raw_crossings import refuse_raw
 from jsplit.training.strengths import first_strengths
 from jsplit.training.update import knows_loss
 
@@ -54,7 +55,8 @@ def initial_state(
     Raises:
         ValueError: if the batch is wrong, a segment does not run on its
             inputs, one with parameters before it passes on only
-            integers, or an optimizer does not run on the parameters.
+            integers, a raw field that is not public would cross, or an
+            optimizer does not run on the parameters.
     """
     topology, key, batch = config.topology, seed_of(key), as_arrays(batch)
     needed = training_fields(config)
@@ -71,9 +73,11 @@ def initial_state(
             )
 
     parties = topology.parties
-    return TrainState(
-        first_states(config, parties, key, values, check, shapes_only=shapes_only)
-    )
+    states = first_states(config, parties, key, values, check, shapes_only=shapes_only)
+    # What is asked of shapes alone, as a view of what leaks, may be of what is refused.
+    if not shapes_only:
+        refuse_raw(config, states, values)
+    return TrainState(states)
 
 
 def first_states(

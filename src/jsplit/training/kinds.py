@@ -40,6 +40,8 @@ class Kind(StrEnum):
     SCALARS = "scalars"
     RANGE = "range"
     FINITE = "finite"
+    CACHE = "cache"
+    SAME = "same"
 
     # `Enum.__hash__` is Python code; names are hashed several times in
     # every turn.

@@ -56,9 +56,9 @@ class Weights(NamedTuple):
     """Weights of a batch, for losses that are means over it, and for sums.
 
     Attributes:
-        normal: of mean 1, [batch].
-        given: as they were given, [batch]: in a sum an example counts the same
-            whatever else is in its batch.
+        normal: of mean 1, [batch] or, of its entries, [batch, time, ...].
+        given: as they were given, of the same shape: in a sum an example counts the
+            same whatever else is in its batch.
     """
 
     normal: jax.Array
@@ -66,7 +66,7 @@ class Weights(NamedTuple):
 
 
 def normalise_weight(weight: Weight | None) -> Weights | None:
-    """Scale the weights of examples, [batch], to mean 1, and keep them as given.
+    """Scale the weights of examples, [batch, ...], to mean 1, and keep them as given.
 
     Then the mean over a batch of what is weighted so, or over its equal
     parts, is the weighted mean. What is 0 stays 0.
@@ -89,8 +89,39 @@ def normalise_weight(weight: Weight | None) -> Weights | None:
 
 def zeros_for_left_out(weight: jax.Array, result: jax.Array) -> jax.Array:
     """What a loss gives for each example, [batch, ...], with zeros for what is left out."""
-    counts = (weight != 0).reshape(-1, *[1] * (jnp.ndim(result) - 1))
-    return jnp.where(counts, result, 0)
+    return jnp.where(spread(weight, result) != 0, result, 0)
+
+
+def by_example(weight: jax.Array) -> jax.Array:
+    """Weights of examples, [batch], from those of their entries, [batch, time, ...]."""
+    return weight if weight.ndim == 1 else weight.reshape(len(weight), -1).mean(1)
+
+
+def spread(weight: jax.Array, result: jax.Array) -> jax.Array:
+    """Weights, [batch] or of entries, with axes of size 1 for those that only `result` has."""
+    return weight.reshape(*weight.shape, *[1] * (result.ndim - weight.ndim))
+
+
+def without_nonfinite(weight: jax.Array, tree: PyTree) -> PyTree:
+    """A field of a loss, in which what is not finite is replaced where nothing counts.
+
+    Of a row that counts, some entries may not, as the targets of time steps that are
+    missing. A product with 0 would keep their NaN in gradients. All else stays: a loss
+    may look at its neighbours.
+
+    Args:
+        weight: of the entries, [batch, time, ...].
+        tree: arrays; those that have no such axes stay as they are.
+    """
+
+    def replaced(x: jax.Array) -> jax.Array:
+        has = x.shape[: weight.ndim] == weight.shape
+        if not has or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return x
+        bad = (spread(weight, x) == 0) & ~jnp.isfinite(x)
+        return jnp.where(bad, jnp.ones((), x.dtype), x)
+
+    return jax.tree.map(replaced, tree)
 
 
 def filled(weight: Weight | None, fields: Mapping[str, PyTree]) -> Mapping[str, PyTree]:
@@ -100,7 +131,8 @@ def filled(weight: Weight | None, fields: Mapping[str, PyTree]) -> Mapping[str, 
     BatchNorm's, are near to those of what counts.
 
     Args:
-        weight: how much each example counts, [batch]; `None`: all alike.
+        weight: how much each example counts, [batch], or each of its entries,
+            [batch, time]: it counts if any does; `None`: all alike.
         fields: by name, trees of arrays [batch, ...].
 
     Returns:
@@ -109,6 +141,8 @@ def filled(weight: Weight | None, fields: Mapping[str, PyTree]) -> Mapping[str, 
     if weight is None or isinstance(weight, Filled):
         return fields
     counts = jnp.asarray(weight) != 0
+    if counts.ndim > 1:
+        counts = counts.any(tuple(range(1, counts.ndim)))
     rows = _cycle(counts)
 
     def replaced(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 import jax
 
-from jsplit.core.base import Link, PyTree
+from jsplit.core.base import Link, PyTree, Receiver
 from jsplit.core.secret_keys import is_in_a_trace
 from jsplit.topology.graph import Topology
 from jsplit.training.kinds import WireKind
@@ -90,7 +90,9 @@ def check_noise(topology: Topology, microbatches: int, *, scaled: bool) -> None:
 def _check(topology: Topology, link: Link, kind: str, name: str, sender: str) -> None:
     where = f"the link of the {kind} `{name}`"
     _check_form(link, where)
-    if link.pull is not None and kind == WireKind.COTANGENT:
+    # A projection goes both ways, and its `pull` is of the value alone. Of noise that is
+    # learned nothing would be learned.
+    if link.pull is not None and link.secret and kind == WireKind.COTANGENT:
         raise ValueError(
             f"{where}: a cotangent has no `pull`; nothing comes back of it."
         )
@@ -109,7 +111,10 @@ def _check(topology: Topology, link: Link, kind: str, name: str, sender: str) ->
                 else f"which is no field and no node of `{sender}`"
             )
             there = ", ".join(f"`{x}`" for x in (*held, *made)) or "nothing"
-            raise ValueError(f"{where} reads `{n}`, {why}; it has {there}.")
+            raise ValueError(
+                f"{where} reads `{n}`, {why}; it has {there}. Who holds a field that only "
+                "links read is said by `dataclasses.replace(topology, holds=...)`."
+            )
 
 
 def _check_form(link: Link, where: str) -> None:
@@ -127,6 +132,11 @@ def _check_form(link: Link, where: str) -> None:
         raise ValueError(
             f"`strengths` of {where} must be numbers by name, got "
             f"{type(link.strengths).__name__}."
+        )
+    if link.receiver is not None and not isinstance(link.receiver, Receiver):
+        raise ValueError(
+            f"`receiver` of {where} must be a jsplit.Receiver or None, got "
+            f"{type(link.receiver).__name__}."
         )
     if both := sorted({*names} & {*link.strengths}):
         raise ValueError(f"{where} has `{both[0]}` in `reads` and in `strengths`.")

@@ -18,7 +18,13 @@ from jsplit.core.trees import abstract, batch_of, describe
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss
 from jsplit.training.config import Config
-from jsplit.training.left_out import Weights, zeros_for_left_out
+from jsplit.training.left_out import (
+    Weights,
+    by_example,
+    spread,
+    without_nonfinite,
+    zeros_for_left_out,
+)
 
 
 def of_examples(topology: Topology, loss: Loss) -> bool:
@@ -74,6 +80,8 @@ def value_of(
     # What `evaluate` gives is of examples, however many a batch had.
     per = loss.per if train else None
     if loss.takes_weight:
+        # Who takes weights takes those of examples, whoever has given them finer.
+        normal = None if normal is None else by_example(normal)
         result, share = _weighted(loss, inputs, normal)
         if share is None or given is None:
             size = _size(config.topology, loss, inputs)
@@ -82,6 +90,8 @@ def value_of(
         # In a micro-batch in which nothing counts it may be anything.
         return jnp.where(share > 0, result * factor.astype(result.dtype), 0)
 
+    if normal is not None and normal.ndim > 1:
+        inputs = _fields_without_nonfinite(config.topology, loss, inputs, normal)
     result = _checked(loss, loss.fn, inputs)
     if loss.per is not None and not result.ndim:
         raise ValueError(
@@ -90,17 +100,33 @@ def value_of(
             f"{describe(abstract(result))}."
         )
     if normal is not None:
-        if result.shape[:1] != normal.shape:
+        if given is not None and normal.ndim > 1 and normal.size == len(normal):
+            # Of one entry each, as what the function gives was.
+            normal, given = normal.reshape(-1), given.reshape(-1)
+        if result.shape[: normal.ndim] != normal.shape:
+            sizes = ",".join(map(str, normal.shape))
+            ways = ", or take `weight`, got" if normal.ndim == 1 else ", got"
+            whose = "examples" if normal.ndim == 1 else "entries of examples"
             raise ValueError(
-                f"loss `{loss.name}`: examples have weights, so `fn` must return one "
-                f"number for each, [{normal.size}], or take `weight`, got "
-                f"{describe(abstract(result))}."
+                f"loss `{loss.name}`: {whose} have weights, so `fn` must return one "
+                f"number for each, [{sizes}]{ways} {describe(abstract(result))}."
             )
         result = zeros_for_left_out(normal, result)
     counts = normal if per is None else given
     if counts is not None:
-        result = result * counts.astype(result.dtype)
+        result = result * spread(counts, result).astype(result.dtype)
     return jnp.mean(result) if per is None else jnp.sum(result) * _parts(config) / per
+
+
+def _fields_without_nonfinite(
+    topology: Topology, loss: Loss, inputs: Sequence[PyTree], normal: jax.Array
+) -> list[PyTree]:
+    """What a loss reads, its fields without NaN where an entry counts for nothing."""
+    # Of fields alone: what a segment gives there is its own matter.
+    return [
+        without_nonfinite(normal, x) if i in topology.fields else x
+        for i, x in zip(loss.reads, inputs, strict=True)
+    ]
 
 
 def _parts(config: Config) -> int:
@@ -141,7 +167,10 @@ def _weighted(
 def _checked(
     loss: Loss, fn: Callable[..., jax.Array], inputs: Sequence[PyTree]
 ) -> jax.Array:
-    """What the function of a loss returns, checked: one number, or one for each example."""
+    """What the function of a loss returns, checked: one number, one for each example or entry.
+
+    Entries are what all inputs have beyond the batch, as time steps.
+    """
 
     def got(joined: str) -> str:
         shapes = [describe(abstract(x)) for x in inputs]
@@ -168,12 +197,23 @@ def _checked(
     if result.ndim > 1 and result.size == len(result):
         result = result.reshape(-1)
     sizes = {x.shape[0] for x in jax.tree.leaves(inputs) if x.ndim}
-    if result.ndim > 1 or (result.ndim and len(result) not in sizes):
+    if result.ndim and not (len(result) in sizes and _has_axes(inputs, result)):
         raise ValueError(
             f"loss `{loss.name}`: `fn` must return a number, or one for each example, got "
-            f"{describe(abstract(result))} from {got(' and ')}."
+            f"{describe(abstract(result))} from {got(' and ')}. One for each entry of an "
+            "example, as a token, is for a loss all of whose inputs have that axis."
         )
     return result
+
+
+def _has_axes(inputs: Sequence[PyTree], result: jax.Array) -> bool:
+    """Whether all that a loss reads of a batch has as many axes as what it gives."""
+    # Predictions [batch, 1] and labels [batch] broadcast to [batch, batch], and classes
+    # are no entries of which each has a loss: neither is meant by a mean over all.
+    of_batch = [
+        x.ndim for x in jax.tree.leaves(inputs) if x.shape[:1] == result.shape[:1]
+    ]
+    return min(of_batch, default=0) >= result.ndim
 
 
 def _wide(x: jax.Array) -> jax.Array:

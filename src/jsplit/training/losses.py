@@ -18,7 +18,7 @@ from jsplit.training.class_numbers import out_of_range
 from jsplit.training.config import Config
 from jsplit.training.cotangents import cotangent
 from jsplit.training.kinds import Kind, OpKind
-from jsplit.training.left_out import Weights
+from jsplit.training.left_out import Weights, by_example, zeros_for_left_out
 from jsplit.training.loss_scale import first_cotangent, scale_names
 from jsplit.training.loss_value import loss_function, value_of
 from jsplit.training.strengths import Strengths, weight_in, weight_names
@@ -147,14 +147,20 @@ def _range(
     if config.nonfinite == "allow":
         return []
     fields = [i in config.topology.fields for i in loss.reads]
-    if not loss.takes_weight or weight is None:
+    by_entry = weight is not None and weight.normal.ndim > 1
+    if weight is None or not (loss.takes_weight or by_entry):
         return [out_of_range(loss_function(loss), inputs, fields)]
 
     def fn(weight, *inputs):
-        return loss_function(loss, weight)(*inputs)
+        if loss.takes_weight:
+            return loss_function(loss, weight)(*inputs)
+        # Of what counts, other entries may not, as tokens labelled -100.
+        return zeros_for_left_out(weight, loss.fn(*inputs))
+
+    given = by_example(weight.normal) if loss.takes_weight else weight.normal
 
     # As a field: nothing is differentiated by it.
-    return [out_of_range(fn, [weight.normal, *inputs], [True, *fields])]
+    return [out_of_range(fn, [given, *inputs], [True, *fields])]
 
 
 def info_of(

@@ -122,7 +122,9 @@ def with_batch_sharding(config: Config) -> Config:
         if isinstance(n, Node) and n.party in config.mesh:
             n = replace(n, segment=_on_shards(n.segment, config.mesh[n.party]))
         nodes.append(n)
-    return config._replace(topology=Topology(nodes, config.topology.holds))
+    return config._replace(
+        topology=Topology(nodes, config.topology.holds, public=config.topology.public)
+    )
 
 
 def _on_shards(segment: Segment, mesh: Mesh) -> Segment:

@@ -106,7 +106,7 @@ def messages(
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
-        >>> client = jsplit.segment(lambda x: 2 * x, inputs=["x"])
+        >>> client = jsplit.segment(lambda x: 2 * x**2, inputs=["x"])
         >>> server = jsplit.segment(lambda h: h.sum(-1), inputs=["h"])
         >>> topology = jsplit.vanilla(client, server, loss=lambda o, y: (o - y) ** 2)
         >>> trainer = jsplit.messages(topology, {})

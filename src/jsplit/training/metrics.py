@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     Attributes:
         values: by the place in a store, the values of nodes, [batch, ...].
         fields: by name, as they were given, [batch, ...].
-        weight: how much each example counts, [batch].
+        weight: how much each example counts, [batch], or each of its entries.
     """
 
     values: Mapping[Name, PyTree]
@@ -119,16 +119,19 @@ def compute_metrics(
 
 def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Number:
     weights = [rows.weight for rows in batches]
-    weight = np.concatenate(weights)
     where = f"metric `{metric.name}` at `{metric.party}`"
-    kept = [w > 0 for w in weights]
+    # An example of which any entry counts is read whole.
+    kept = [(w > 0).reshape(len(w), -1).any(1) for w in weights]
     if not any(map(np.any, kept)):
         raise ValueError(f"{where}: no example counts, so there is nothing to measure.")
-    weight = weight[weight > 0]
-    if not metric.weighted and (weight != weight[0]).any():
+    parts = [w[keep] for w, keep in zip(weights, kept, strict=True)]
+    weight = _together(where, "weight", parts)
+    if not metric.weighted and (weight != weight.flat[0]).any():
+        axes = "examples" if weight.ndim == 1 else "examples, ..."
         raise ValueError(
-            f"{where}: examples have different weights, which `fn` does not take; give "
-            "it an argument `weight`, [examples], and say `weighted=True`."
+            f"{where}: {'examples' if weight.ndim == 1 else 'their entries'} have "
+            "different weights, which `fn` does not take; give "
+            f"it an argument `weight`, [{axes}], and say `weighted=True`."
         )
 
     inputs = []
@@ -139,7 +142,7 @@ def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Num
             value = rows.fields[i] if place is None else rows.values[place]
             _check_rows(where, i, value, len(rows.weight))
             parts.append(jax.tree.map(lambda x, keep=keep: _wide(x)[keep], value))
-        inputs.append(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+        inputs.append(jax.tree.map(lambda *x, i=i: _together(where, i, x), *parts))
 
     extra = {"weight": weight} if metric.weighted else {}
     try:
@@ -152,6 +155,17 @@ def _compute(topology: Topology, metric: Metric, batches: Sequence[Rows]) -> Num
             f"{where} does not run on {got}: {type(error).__name__} {_place_of(error)}."
         ) from None
     return _number(where, found)
+
+
+def _together(where: str, name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of several batches as one, if they differ in nothing but their batches."""
+    if len({x.shape[1:] for x in parts}) > 1:
+        found = " and ".join(sorted({describe(x) for x in parts}))
+        raise ValueError(
+            f"{where} is of all examples at once, and `{name}` is {found} in different "
+            "batches; fill them up to one size, with entries of weight 0."
+        )
+    return np.concatenate(parts)
 
 
 def _place_of(error: Exception) -> str:

@@ -117,8 +117,9 @@ def receipts(ops: Sequence[Op]) -> list[tuple[Wire, Name, Op]]:
     found: list[tuple[Wire, Name, Op]] = []
     for op in ops:
         if op.kind == OpKind.RECEIVE:
-            # A link that sees unscaled cotangents reads the scale as well.
-            (wire, *_), [name] = op.reads, op.writes
+            # A link that sees unscaled cotangents reads the scale as well, and one with
+            # a memory here reads and writes that.
+            (wire, *_), (name, *_) = op.reads, op.writes
             assert isinstance(wire, Wire) and isinstance(name, Name)
             found.append((wire, name, op))
     return found
@@ -189,7 +190,12 @@ def decoder(op: Op, several: bool) -> Callable[..., tuple[PyTree, PyTree]]:
     """
 
     def decode(sent: list[PyTree], *own: PyTree) -> tuple[PyTree, PyTree]:
-        values = [op.run(x, *own)[0] for x in sent]
+        values = []
+        for x in sent:
+            value, *memory = op.run(x, *own)
+            # What one micro-batch leaves in a memory, which comes last, the next reads.
+            own = (*own[: len(own) - len(memory)], *memory)
+            values.append(value)
         if not several:
             return sent[0], values[0]
         return _stacked(sent), _stacked(values)

@@ -14,7 +14,7 @@ from jsplit.core.frozen import divided, joined
 from jsplit.core.paths import Path
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
-from jsplit.training.crossing import secret_senders
+from jsplit.training.crossing import remembering, secret_senders
 from jsplit.training.kinds import Kind
 from jsplit.training.left_out import Weights
 from jsplit.training.loss_scale import scale_names
@@ -43,8 +43,9 @@ class PartyLayout(NamedTuple):
         state: statistics, by node; of those in `frozen` what may change.
         frozen: by the name of either, where the part lies that no step changes.
         optimizer: the state of its optimizer.
-        links: memory of the links it sends through, by the label of the
-            message; a dynamic loss scale is kept beside them.
+        links: memory of the links it sends through, and of those that keep one
+            where they arrive, by the label of the message; a dynamic loss scale is
+            kept beside them.
         key: the key that the parties agreed on.
         step: the number of steps taken.
         strengths: numbers that its losses and links read, by name.
@@ -78,13 +79,12 @@ Layout = Mapping[str, PartyLayout]
 def layout_of(config: Config) -> dict[str, PartyLayout]:
     """The layout of all parties."""
     topology, strengths = config.topology, strengths_of(config)
-    # Only the sender's end of a link has a memory.
     linked = [w for w in wires(topology) if (w.kind, w.what) in config.links]
     drawing = secret_senders(config)
     found = {}
     for p in topology.parties:
         own = [n.name for n in topology.segments if n.party == p]
-        labels = [w.label for w in linked if w.sender == p]
+        labels = [w.label for w in linked if p in remembering(config, w)]
         found[p] = PartyLayout(
             params={n: Name(p, Kind.PARAMS, n) for n in own},
             state={n: Name(p, Kind.STATE, n) for n in own},

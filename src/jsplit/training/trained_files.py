@@ -6,24 +6,17 @@ from where it came from before, and another one is refused.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TypeVar
 
-import jax
-import numpy as np
-
-from jsplit.core.base import PartyState, PyTree, TrainState
+from jsplit.core.base import TrainState
 from jsplit.core.checkpoint import restore, save
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation
-from jsplit.core.frozen import divided, joined
-from jsplit.core.keys import is_key
-from jsplit.core.paths import arrays_by_path
 from jsplit.core.trainer import Trainer
+from jsplit.training.base_hash import hashed, on_base
 from jsplit.training.config import Config
-from jsplit.training.kinds import Kind
 from jsplit.training.store import Layout, layout_of
 
 _Held = TypeVar("_Held", TrainState, Federation)
@@ -109,21 +102,9 @@ def restore_trained(
     for party, at in layout.items():
         if party not in parties:
             continue
-        own = parties[party]
-        parts = {"params": dict(own.params), "state": dict(own.state)}
-        for name, (_, changes) in at.frozen.items():
-            part = _part(name.kind)
-            held = parts[part][name.what]
-            mine = getattr(wanted.parties[party], part)[name.what]
-            if not np.array_equal(held["frozen"], mine["frozen"]):
-                what = "parameters" if part == "params" else "state"
-                raise ValueError(
-                    f"the checkpoint of `{party}` in {folder} was trained on other frozen "
-                    f"{what} of the node `{name.what}` than those of `like`."
-                )
-            frozen = divided(changes, getattr(like.parties[party], part)[name.what])[1]
-            parts[part][name.what] = joined(held["trained"], frozen)
-        parties[party] = own._replace(**parts)
+        where = f"the checkpoint of `{party}` in {folder}"
+        mine = like.parties[party], wanted.parties[party]
+        parties[party] = on_base(at, parties[party], *mine, where)
     return found._replace(parties=parties)
 
 
@@ -137,32 +118,10 @@ def _layout(trainer: object) -> Layout:
     return layout_of(config)
 
 
-def _part(kind: Kind) -> str:
-    return "params" if kind == Kind.PARAMS else "state"
-
-
 def _hashed(layout: Layout, state: _Held) -> _Held:
     """The state with a hash in the place of what is frozen of a node."""
-    parties: dict[str, PartyState] = dict(state.parties)
+    parties = dict(state.parties)
     for party, at in layout.items():
-        if party not in parties:
-            continue
-        own = parties[party]
-        parts = {"params": dict(own.params), "state": dict(own.state)}
-        for name, (_, changes) in at.frozen.items():
-            held = parts[_part(name.kind)]
-            trained, frozen = divided(changes, held[name.what])
-            held[name.what] = {"trained": trained, "frozen": _hash_of(frozen)}
-        parties[party] = own._replace(**parts)
+        if party in parties:
+            parties[party] = hashed(at, parties[party])
     return state._replace(parties=parties)
-
-
-def _hash_of(tree: PyTree) -> jax.Array:
-    """The SHA-256 of arrays, with their paths, dtypes and shapes; uint8 [32]."""
-    found = hashlib.sha256()
-    for path, x in arrays_by_path(tree).items():
-        data = np.asarray(jax.random.key_data(x) if is_key(x) else x)
-        found.update(f"{path} {data.dtype} {data.shape}\n".encode())
-        # As bytes: a bfloat16 has no buffer that Python knows.
-        found.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
-    return jax.numpy.asarray(np.frombuffer(found.digest(), np.uint8))

@@ -1,4 +1,4 @@
-"""Cotangents without the loss scale, for links that state their noise or bound in numbers.
+"""Cotangents without the loss scale, for links that state numbers or remember some.
 
 What crosses under a `loss_scale` is multiplied by it, so a norm bound or a deviation
 would mean something else in every step. Such a link sees what the cotangent is, in
@@ -13,6 +13,7 @@ import jax
 
 from jsplit.core.base import Link, PyTree
 from jsplit.core.finite import at_least_float32
+from jsplit.core.receiving import remembers
 from jsplit.training.config import Config
 from jsplit.training.kinds import WireKind
 from jsplit.training.loss_scale import scale_names, scale_of
@@ -22,13 +23,16 @@ from jsplit.training.walk import Name, Wire
 def is_unscaled(config: Config, wire: Wire, link: Link | None) -> bool:
     """Whether a link sees a cotangent without the scale.
 
-    Links that say nothing of numbers, as `quantize`, see what crosses, as always.
+    Links that say nothing of numbers and keep nothing, as `quantize`, see what crosses.
     """
     states = link is not None and (
         link.secret or link.mechanism is not None or bool(link.strengths)
     )
     scaled = config.loss_scale is not None and wire.kind == WireKind.COTANGENT
-    return states and scaled
+    if link is None or not scaled:
+        return False
+    # What is remembered of one step would be of another scale in the next.
+    return states or remembers(link)
 
 
 def seen(config: Config, wire: Wire, like: PyTree) -> PyTree:

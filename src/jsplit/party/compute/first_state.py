@@ -12,11 +12,13 @@ from jsplit.core.trees import describe
 from jsplit.party.compute.exchange import structure_and_shapes
 from jsplit.party.contract import schema as shapes
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.frozen_part import check_frozen
 from jsplit.party.contract.unread import check_own_reads
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.initial import example, first_states, seed_of, with_drawn_secrets
 from jsplit.training.loss_value import loss_function
+from jsplit.training.raw_crossings import refuse_raw
 
 
 def first_state(
@@ -36,8 +38,8 @@ def first_state(
         batch: the party's fields, for shapes and dtypes alone.
 
     Raises:
-        ValueError: if a segment does not run on its inputs, or gives
-            other shapes than agreed.
+        ValueError: if a segment does not run on its inputs, gives other
+            shapes than agreed, or hands on a raw field that is not public.
     """
     size = agreed.batch // config.microbatches
     said = {n: shapes.read(x, size) for n, x in agreed.values.items()}
@@ -56,6 +58,8 @@ def first_state(
     # The seed is common, so this party makes the very arrays that one
     # process would.
     first = first_states(config, [party], seed_of(agreed.seed), values, check)
+    check_frozen(agreed.nodes, config.topology, party, first[party])
+    refuse_raw(config, first, values)
     _check_losses(config, party, name, values)
     fields = {f: values[f] for f in batch}
     check_own_reads(agreed, config, party, fields, said)

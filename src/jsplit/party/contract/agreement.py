@@ -78,6 +78,8 @@ class Agreement(AgreementRecord):
         wants_loss: the parties whose optimizers are sent the loss.
         weight: the entry of every party's data that says how much a record counts.
         loss_scale: a number, or those of a `jsplit.DynamicScale` by name.
+        public: fields that are not secret, which may cross as they are.
+        carried: by value, what goes with it, since the other side reads it too.
         rotation_of_all: of one client's agreement: the rotation of all clients, by
             which its checkpoints were made.
 
@@ -166,9 +168,8 @@ class Agreement(AgreementRecord):
             >>> topology.node["h"].segment is bottom
             True
         """
-        return assemble(
-            self.nodes, (*self.losses, *self.metrics), self.holds, party, own
-        )
+        losses = (*self.losses, *self.metrics)
+        return assemble(self.nodes, losses, self.holds, party, own, self.public)
 
     @cached_property
     def topology_of_strangers(self) -> Topology:
@@ -235,10 +236,8 @@ class Agreement(AgreementRecord):
             >>> [type(link).__name__ for link in agreed.links()["h"]]
             ['Link', 'Link']
         """
-        found = {}
-        for name, (activation, cotangent) in self.link_names.items():
-            found[name] = (link(activation, given), link(cotangent, given))
-        return found
+        pairs = self.link_names.items()
+        return {n: (link(a, given), link(b, given)) for n, (a, b) in pairs}
 
     def reach(self, party: str) -> dict[str, str]:
         """How a party reaches each other one.

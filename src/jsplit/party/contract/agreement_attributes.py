@@ -26,17 +26,8 @@ from jsplit.party.contract.schema import Words
 from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.turns import Turns
 
-_SCHEMA = (
-    "parties",
-    "holds",
-    "nodes",
-    "losses",
-    "values",
-    "links",
-    "batch",
-    "microbatches",
-    "staleness",
-    "seed",
+_SCHEMA = tuple(
+    "parties holds nodes losses values links batch microbatches staleness seed".split()
 )
 """What a checkpoint depends on, by its name in the file. The rest, as addresses and the
 number of steps, may change between two runs."""
@@ -77,6 +68,8 @@ class AgreementRecord:
     weight: str = ""
     loss_scale: float | Mapping[str, float] | None = None
     stall: float = STALL
+    public: tuple[str, ...] = ()
+    carried: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def said(self) -> AgreementEntries:
@@ -119,6 +112,8 @@ class AgreementRecord:
             "weight": self.weight,
             "loss_scale": self.loss_scale,
             "stall": self.stall,
+            "public": list(self.public),
+            "carried": {n: list(names) for n, names in self.carried.items()},
         }
         return cast(AgreementEntries, with_format(found))
 
@@ -206,7 +201,7 @@ class AgreementRecord:
             >>> agreed.schema == agreed.replace(batch=8).schema
             False
         """
-        entries: Mapping[str, object] = self.said
+        entries = cast("Mapping[str, object]", self.said)
         found: dict[str, object] = {name: entries[name] for name in _SCHEMA}
         # What only metrics read crosses in no step, so a run may be evaluated by others
         # than it was trained with.
@@ -282,6 +277,8 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         weight=found.get("weight", ""),
         loss_scale=found.get("loss_scale"),
         stall=found.get("stall", STALL),
+        public=tuple(found.get("public", ())),
+        carried=found.get("carried", {}),
     )
 
 

@@ -20,7 +20,8 @@ from jsplit.party.contract.entries import (
     as_json,
 )
 from jsplit.party.contract.field_types import dtypes_of
-from jsplit.party.contract.measured import measured
+from jsplit.party.contract.frozen_part import frozen_part
+from jsplit.party.contract.measured import measured, measured_with_params
 from jsplit.party.contract.placeholders import loss_entry
 from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.unread import found_unread
@@ -98,7 +99,8 @@ def agreement(
         wants_loss: the parties whose optimizers are sent the loss, by
             `jsplit.with_loss`.
         weight: the name of an entry that every party that has fields or losses adds to
-            its data: how much each record counts in the losses, [record]. One of
+            its data: how much each record counts in the losses, [record], or each
+            of its entries, [record, time], in losses of entries. One of
             weight 0 is left out whatever it holds, as a label that is missing. All must
             give the same. By default all records count alike.
         loss_scale: as for `jsplit.fused`; a `jsplit.DynamicScale` asks for
@@ -137,40 +139,37 @@ def agreement(
     # Shapes at two sizes tell which axes are those of the batch: the ones that double.
     batch = as_arrays(batch)
     size = check_batch(topology, batch, set(), microbatches)
-    small = measured(topology, batch, size, values)
+    small, params = measured_with_params(topology, batch, size, values)
     large = measured(topology, batch, 2 * size, values)
     names = dict.fromkeys(c.name for c in topology.crossings)
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
-    return parsed(
-        with_format(
-            {
-                **_of_topology(topology),
-                "fields": {name: dtypes_of(x) for name, x in batch.items()},
-                "unread": found_unread(topology, batch, small),
-                "values": {n: shapes.write(small[n], large[n], size, n) for n in names},
-                "lead": next(iter(addresses)) if lead is None else lead,
-                "addresses": dict(addresses),
-                "links": _pairs(links or {}),
-                "batch": size,
-                "microbatches": microbatches,
-                "steps": steps,
-                "seed": seed,
-                "checkpoint": checkpoint,
-                "turns": turns,
-                "staleness": staleness,
-                "nonfinite": nonfinite,
-                "norms": list(norms),
-                "wants_loss": list(wants_loss),
-                "weight": weight,
-                "loss_scale": _scale_in_words(loss_scale),
-                "patience": patience,
-                "stall": stall,
-                "identities": dict(identities or {}),
-                "hosts": dict(hosts or {}),
-            }
-        )
-    )
+    said: dict[str, object] = {
+        **_of_topology(topology, params),
+        "fields": {name: dtypes_of(x) for name, x in batch.items()},
+        "unread": found_unread(topology, batch, small),
+        "values": {n: shapes.write(small[n], large[n], size, n) for n in names},
+        "lead": next(iter(addresses)) if lead is None else lead,
+        "addresses": dict(addresses),
+        "links": _pairs(links or {}),
+        "batch": size,
+        "microbatches": microbatches,
+        "steps": steps,
+        "seed": seed,
+        "checkpoint": checkpoint,
+        "turns": turns,
+        "staleness": staleness,
+        "nonfinite": nonfinite,
+        "norms": list(norms),
+        "wants_loss": list(wants_loss),
+        "weight": weight,
+        "loss_scale": _scale_in_words(loss_scale),
+        "patience": patience,
+        "stall": stall,
+        "identities": dict(identities or {}),
+        "hosts": dict(hosts or {}),
+    }
+    return parsed(with_format(said))
 
 
 def _scale_in_words(scale: DynamicScale | float | None) -> object:
@@ -178,16 +177,23 @@ def _scale_in_words(scale: DynamicScale | float | None) -> object:
     return dataclasses.asdict(scale) if isinstance(scale, DynamicScale) else scale
 
 
-def _of_topology(topology: Topology) -> dict[str, object]:
-    """What an agreement says of a topology: names, never a function or a parameter."""
+def _of_topology(topology: Topology, params: Mapping[str, PyTree]) -> dict[str, object]:
+    """What an agreement says of a topology: names, never a function or a parameter.
+
+    Args:
+        topology: of all parties.
+        params: by node, shapes of its parameters, where its segment is here.
+    """
     nodes, losses = [], []
     for node in topology.segments:
+        here = node.name in params
         entry = NodeEntry(
             node.name,
             node.party,
             node.reads,
             node.segment.trainable,
             tuple(node.detached),
+            frozen_part(node.segment, params[node.name]) if here else "",
         )
         nodes.append(as_json(entry))
     for x in topology.losses:
@@ -202,6 +208,12 @@ def _of_topology(topology: Topology) -> dict[str, object]:
         "nodes": nodes,
         "losses": losses,
         "metrics": metrics,
+        "public": list(topology.public),
+        "carried": {
+            n.name: [x.name for x in n.segment.carried]
+            for n in topology.segments
+            if n.segment.carried
+        },
     }
 
 

@@ -22,6 +22,8 @@ class NodeEntry:
         trainable: whether its segment is trained.
         detached: those of them that get no cotangent from this node. In the file it is
             left out if there are none, as files of version 0.1 have it.
+        frozen: the hash of which of its parameters are frozen, by paths, dtypes and
+            shapes; left out where none is, or nobody said.
     """
 
     name: str
@@ -29,6 +31,7 @@ class NodeEntry:
     reads: tuple[str, ...]
     trainable: bool
     detached: tuple[str, ...] = ()
+    frozen: str = ""
 
 
 @dataclass(frozen=True)

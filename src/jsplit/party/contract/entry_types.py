@@ -51,9 +51,10 @@ def check_types(found: Mapping[str, object]) -> None:
         _check_fields(found["fields"])
     if "unread" in found:
         _check_unread(found["unread"])
-    for name in ("norms", "wants_loss"):
+    for name in ("norms", "wants_loss", "public"):
         if not _is_names(found.get(name, [])):
             raise ValueError(f"`{name}` must be a list of names, got {found[name]!r}.")
+    _check_carried(found.get("carried", {}))
     if not isinstance(found.get("weight", ""), str):
         raise ValueError(
             f"`weight` must be the name of an entry of data, got {found['weight']!r}."
@@ -124,6 +125,15 @@ def _check_unread(unread: object) -> None:
                 "`unread` must say by party and by message which parts of a value do "
                 f"not cross, got {unread!r}."
             )
+
+
+def _check_carried(carried: object) -> None:
+    rows = [*carried.values()] if isinstance(carried, Mapping) else [None]
+    if not all(_is_names(x) and x for x in rows) or not _has_names(carried):
+        raise ValueError(
+            "`carried` must be a dictionary of lists of names by value, "
+            f"got {carried!r}."
+        )
 
 
 def _check_links(links: object) -> None:

@@ -63,3 +63,6 @@ class AgreementEntries(TypedDict):
     loss_scale: NotRequired[float | dict[str, float] | None]
     # Seconds; only where it is not the usual number.
     stall: NotRequired[float]
+    # Fields that are not secret, and by value what goes with it; only where there is any.
+    public: NotRequired[list[str]]
+    carried: NotRequired[dict[str, list[str]]]

@@ -27,6 +27,16 @@ def measured(
     Raises:
         ValueError: naming a node that does not run, or a value of unknown shape.
     """
+    return measured_with_params(topology, batch, size, given)[0]
+
+
+def measured_with_params(
+    topology: Topology,
+    batch: Mapping[str, PyTree],
+    size: int,
+    given: Mapping[str, PyTree] | None,
+) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """The same, and the shapes of the parameters of nodes that are here."""
     given = given or {}
     found: dict[str, PyTree] = {}
     params: dict[str, PyTree] = {}
@@ -62,7 +72,7 @@ def measured(
                 f"`values` must give the shapes of `{crossing.name}`, which crosses "
                 "and cannot be computed here."
             )
-    return found
+    return found, params
 
 
 def _resized(value: PyTree, own: int, size: int) -> PyTree:

@@ -80,6 +80,7 @@ def assemble(
     holds: Mapping[str, Sequence[str]],
     party: str | None,
     own: Own | None,
+    public: Sequence[str] = (),
 ) -> Topology:
     """The whole topology: segments and losses of one party, placeholders for the rest.
 
@@ -89,6 +90,7 @@ def assemble(
         holds: by role, the fields that it holds.
         party: the role whose segments and losses are given; `None` for nobody's.
         own: its segments and loss functions.
+        public: fields of which all say that they are not secret.
 
     Returns:
         The topology, with nodes and losses in the order of the agreement.
@@ -97,6 +99,8 @@ def assemble(
         ValueError: naming what `own` lacks, or has and should not.
     """
     given = _by_name(own, party)
+    if isinstance(own, Topology):
+        _check_public(own, holds.get(party or "", ()), public)
     made: list[Node | Loss | Metric] = []
     for node in nodes:
         made.append(_node(node, given, party))
@@ -106,7 +110,17 @@ def assemble(
     # segment under a wrong name would else be ignored without a word.
     if given:
         raise ValueError(f"`own` has `{next(iter(given))}`, which is not of `{party}`.")
-    return Topology(made, holds)
+    return Topology(made, holds, public=public)
+
+
+def _check_public(own: Topology, held: Sequence[str], public: Sequence[str]) -> None:
+    """Refuse an agreement that makes a field public of which its holder does not say so."""
+    for field in held:
+        if field in public and field not in own.public:
+            raise ValueError(
+                f"`public` of the agreement names the field `{field}`, and that of `own` "
+                "does not: it would cross as it is."
+            )
 
 
 def _by_name(own: Own | None, party: str | None) -> _Given:

@@ -178,13 +178,15 @@ def _name_of(i: Id) -> bytes:
 
 
 def check_weights(name: str, weights: PyTree, count: int | None) -> None:
-    """Refuse what does not say of each record how much it counts.
+    """Refuse what does not say of each record, or of each entry of it, how much it counts.
 
     Raises:
         ValueError: naming the entry, without any value of it.
     """
     found = np.asarray(weights)
-    if found.dtype.kind not in "biuf" or found.shape != (count,):
+    # A column is more likely a slip than records of one entry each.
+    column = found.ndim > 1 and found.size == count
+    if found.dtype.kind not in "biuf" or found.shape[:1] != (count,) or column:
         raise ValueError(
             f"`{name}` of `data` must hold one number for each of {count or 0} records, "
             f"got {found.dtype}{list(found.shape)}."
@@ -194,7 +196,10 @@ def check_weights(name: str, weights: PyTree, count: int | None) -> None:
 
 def _bytes_of(weights: PyTree) -> bytes:
     # In one form, whatever the dtype in which a party has them.
-    return np.asarray(weights, "<f8").tobytes()
+    found = np.asarray(weights, "<f8")
+    # Of 2 records of 3 tokens or of 1 of 6: the same bytes, and other weights.
+    entries = str(found.shape[1:]).encode() if found.ndim > 1 else b""
+    return entries + found.tobytes()
 
 
 def _digest(names: Sequence[bytes], key: bytes, secret: bool) -> str:

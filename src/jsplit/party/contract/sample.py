@@ -28,8 +28,8 @@ def sample_agreement(*clients: str) -> Agreement:
     Returns:
         The agreement; `x` crosses as `h` to the server, which holds the labels.
     """
-    bottom = _without_parameters(lambda x: 2 * x, "x", "h")
-    top = _without_parameters(lambda h: h + 1, "h", "y")
+    bottom = without_parameters(lambda x: 2 * x, "x", "h")
+    top = without_parameters(lambda h: h + 1, "h", "y")
     rotation = None
     if clients:
         casts = {name: {"client": name} for name in clients}
@@ -45,7 +45,7 @@ def sample_agreement(*clients: str) -> Agreement:
     )
 
 
-def _without_parameters(
+def without_parameters(
     fn: Callable[[jax.Array], jax.Array], reads: str, name: str
 ) -> Segment:
     """A segment as `jsplit.segment` makes it of a function; this room knows no Flax."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import shown
+from jsplit.core.frozen import trained_part
 from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.strength import Strength
 from jsplit.core.trees import abstract, combine, inexact_part
@@ -65,7 +66,8 @@ def private(
 
     In training records go through the segment one at a time (by `vmap`), so one that
     mixes records trains as if each were a batch of its own. It holds all gradients of
-    records at once: batch times parameters.
+    records at once: batch times parameters that are trained. What `trainable` of the
+    segment freezes has none, is in no norm and gets no noise.
 
     Args:
         segment: without statistics (BatchNorm) and without dropout, whose parameters
@@ -131,8 +133,10 @@ def private(
         if not train:
             return segment.apply(params, state, key, *inputs, train=False)
         _check(segment, params, state, key, inputs)
+        # What is frozen has no gradient of a record, and is in no norm.
+        trained = inexact_part(trained_part(segment, params))
         if grid.step:
-            _check_dtypes(segment, inexact_part(params))
+            _check_dtypes(segment, trained)
 
         def one(weights: PyTree, rest: PyTree, row: PyTree) -> PyTree:
             batch = jax.tree.map(lambda x: x[None], row)
@@ -140,7 +144,7 @@ def private(
             value, _ = segment.apply(given, state, key, *batch, train=True)
             return jax.tree.map(lambda x: x[0], value)
 
-        return clipped(one, grid)(inexact_part(params), params, inputs), state
+        return clipped(one, grid)(trained, params, inputs), state
 
     mechanism = None
     if isfinite(clip):

@@ -61,12 +61,7 @@ def assumptions(
             "segments and losses keep the records of a batch apart: their programs are "
             f"shown to at batches of {many} records, and do the same at any other size"
         )
-    if setting.frozen:
-        names = ", ".join(f"`{n}`" for n in sorted(setting.frozen))
-        yield (
-            f"the parameters of {names} stay as they are, and were not fitted to "
-            "these records"
-        )
+    yield from _of_what_is_frozen(setting)
     yield _reading(plan)
     if plan.amplified and parameters_only and seen.released:
         yield "who is meant has neither the seed of the batches nor any message"
@@ -75,6 +70,24 @@ def assumptions(
         "record; not ids, who takes part, times, sizes, what optimizers exchange, "
         "nor what rounds hand from client to client"
     )
+
+
+def _of_what_is_frozen(setting: Setting) -> Iterable[str]:
+    """What is not trained might tell of records that it was fitted to before."""
+    if setting.frozen:
+        names = ", ".join(f"`{n}`" for n in sorted(setting.frozen))
+        yield (
+            f"the parameters of {names} stay as they are, and were not fitted to "
+            "these records"
+        )
+    segments = setting.topology.segments
+    based = {n.name for n in segments if n.segment.trains is not None}
+    if based := based - setting.frozen:
+        names = ", ".join(f"`{n}`" for n in sorted(based))
+        yield (
+            f"what `trainable` freezes of {names} (the base under adapters) was not "
+            "fitted to these records, and its parties begin with no other"
+        )
 
 
 _SHORT = {

@@ -10,10 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 
-import jax
-import numpy as np
-
-from jsplit.core.base import Link
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.core.strength import Strength
 from jsplit.privacy.guarantees.grid import unfit
@@ -181,13 +177,3 @@ class Mechanism:
         width = scale * self.clip
         reaches = (width, 0.0) if self.kind == "gaussian" else (0.0, width)
         return unfit(self.grid * self.clip, *reaches)
-
-
-def remembers(link: Link) -> bool:
-    """Whether a link keeps anything from one step to the next."""
-    some = jax.ShapeDtypeStruct((2, 3), np.dtype("float32"))
-    try:
-        return bool(jax.tree.leaves(jax.eval_shape(lambda: link.init(some))))
-    # One that wants a value of another form keeps something of it, most likely.
-    except Exception:
-        return True

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from jsplit.core.base import Link
+from jsplit.core.receiving import remembers
 from jsplit.core.strength import Strength
-from jsplit.privacy.guarantees.mechanism import Mechanism, remembers
+from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Loss, Node
 
@@ -184,7 +185,8 @@ def _through(
     if isinstance(mechanism, Mechanism):
         mechanism = mechanism.at(_numbers(link, setting.strengths))
         fault = mechanism.fault(linked=getattr(link, "secret", mechanism.secret))
-        if not fault and not isinstance(declared, tuple) and remembers(link):
+        # Of a chain only the first: what a later one keeps is noisy already.
+        if not fault and remembers(link, first=isinstance(declared, tuple)):
             fault = "keeps a memory, by which what it sends depends on earlier records"
         if sent.row and mechanism.kind == "response":
             fault = "declares a response, which is of fields and not of messages"

@@ -15,6 +15,7 @@ from jsplit.privacy.viewing.records import Seen, Together
 from jsplit.privacy.viewing.structure import depends, labels_of
 from jsplit.privacy.viewing.view import View
 from jsplit.topology.graph import Topology
+from jsplit.topology.text import lent_in_words
 from jsplit.training.config import Config
 from jsplit.training.configure import Links, Optimizers
 from jsplit.training.kinds import Kind, WireKind
@@ -107,7 +108,7 @@ def views(
     return Views(
         {p: _view(parts, p, seen, examined) for p in parts.parties},
         tuple(_together(parts, ps, seen, examined) for ps in _sets(parts.parties)),
-        _EVERYONE,
+        (*_EVERYONE, *(f"the public field {name}" for name in parts.public)),
         examined is not None,
     )
 
@@ -117,11 +118,14 @@ def _seen(config: Config, wire: Wire, examined: Examined | None) -> Seen:
     ends = (wire.what, str(wire.kind), wire.sender, wire.receiver)
     linked = (wire.kind, wire.what) in config.links
     crossed = examined.crossed.get(wire) if examined else None
+    node = config.topology.node.get(wire.what)
+    carried = node.segment.carried if node and wire.kind != WireKind.SCALAR else ()
+    carries = tuple(c.name for c in carried)
     if crossed is None:
         modes = ("training", "inference")
         own = depends(config.topology, wire)
         modes = modes if wire.kind == WireKind.ACTIVATION else modes[:1]
-        return Seen(*ends, modes, own.fields, own.nodes, linked=linked)
+        return Seen(*ends, modes, own.fields, own.nodes, linked=linked, carries=carries)
     return Seen(
         *ends,
         crossed.modes,
@@ -135,6 +139,7 @@ def _seen(config: Config, wire: Wire, examined: Examined | None) -> Seen:
         crossed.enough_for,
         linked,
         crossed.value_gives,
+        carries,
     )
 
 
@@ -158,6 +163,11 @@ def _view(
         (*values, *(n.name for n in nodes)),
         gets,
         tuple(s for s in seen if s.sender == party),
+        tuple(
+            f"{name} reads {lent}"
+            for name, lent in lent_in_words(topology.loans)
+            if topology.node[name].party == party
+        ),
         (*nodes, *losses),
     )
 

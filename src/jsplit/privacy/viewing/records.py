@@ -110,6 +110,7 @@ class Seen:
             them alone does not keep anybody from undoing it.
         linked: whether it crosses through a link.
         value_gives: what the value would give away without its link.
+        carries: what goes with the value, since its receiver reads that too.
 
     Example:
         >>> import jsplit
@@ -135,6 +136,7 @@ class Seen:
     enough_for: tuple[str, ...] = ()
     linked: bool = False
     value_gives: tuple[Gives, ...] = ()
+    carries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def tables(
     for v in views:
         receives = ", ".join(dict.fromkeys(_short(s) for s in v.receives))
         sends = ", ".join(dict.fromkeys(_short(s) for s in v.sends))
-        runs = ", ".join(_with_state(v, n) for n in v.runs)
+        runs = ", ".join([*(_with_state(v, n) for n in v.runs), *v.tied])
         lists = [", ".join(v.fields), runs, ", ".join(v.losses)]
         rows.append([v.party, *lists, receives, sends])
     heads = ["party", "holds", "runs", "losses", "receives", "sends"]
@@ -64,6 +64,8 @@ def _message(s: Seen, examined: bool) -> list[str]:
     # In inference there are no cotangents, so only what is not in both modes is said.
     if s.kind == "activation" and len(s.modes) == 1:
         name += f" ({s.modes[0]})"
+    if s.carries and s.kind == "activation":
+        name += f" carrying {', '.join(s.carries)}"
     return [name, s.sender, s.receiver, numbers, *of, proven(s, examined)]
 
 

@@ -60,6 +60,7 @@ class View:
             receives.
         receives: messages that it gets.
         sends: messages that it sends.
+        tied: of its nodes, those that read weights of another of its nodes, in words.
         parts: the nodes, losses and metrics themselves, which it runs; of a view read
             from JSON none.
 
@@ -83,6 +84,7 @@ class View:
     computes: tuple[str, ...]
     receives: tuple[Seen, ...]
     sends: tuple[Seen, ...]
+    tied: tuple[str, ...] = ()
     # Functions are no data: a view that went through JSON is equal without them.
     parts: Sequence[Node | Loss | Metric] = field(default=(), repr=False, compare=False)
 

@@ -173,4 +173,4 @@ def build(
     for party, fields in held:
         own = holds.setdefault(party, [])
         own.extend(f for f in fields if f not in own)
-    return Topology(nodes, holds)
+    return Topology(nodes, holds, public=names_of("public", public))

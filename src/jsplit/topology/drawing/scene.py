@@ -139,12 +139,27 @@ def _items_of(topology: Topology) -> dict[tuple[str, str], Item]:
         for name in topology.holds.get(party, ()):
             readers = [n for n in own if name in n.reads]
             first = min((visit[n.name][party] for n in readers), default=1)
-            items[party, name] = Item(_kind_of_field(readers), name, party, first)
+            # That anybody may read it is seen where it is held.
+            label = f"{name} (public)" if name in topology.public else name
+            items[party, name] = Item(_kind_of_field(readers), label, party, first)
         for n in own:
             kind = ItemKind(kind_of(n))
             h = HIGH if kind == ItemKind.SEGMENT else _LOW
-            items[party, n.name] = Item(kind, n.name, party, visit[n.name][party], h=h)
+            label = _label(topology, n)
+            items[party, n.name] = Item(kind, label, party, visit[n.name][party], h=h)
     return items
+
+
+def _label(topology: Topology, part: Node | Loss | Metric) -> str:
+    """A part's name, with what goes along with its value, and whose weights it reads."""
+    label = part.name
+    if isinstance(part, Node):
+        if part.segment.carried:
+            label += f" carrying {', '.join(c.name for c in part.segment.carried)}"
+        owners = dict.fromkeys(x.owner for x in topology.loans.get(part.name, ()))
+        if owners:
+            label += f" (weights of {', '.join(owners)})"
+    return label
 
 
 def _parts(topology: Topology) -> tuple[Node | Loss | Metric, ...]:

@@ -135,15 +135,7 @@ def hijack(
     )
     hijacker = Hijacker(nets, (learning_rate, learning_rate_judge), gradient_penalty)
 
-    @jax.custom_vjp
-    def handed(h: jax.Array, cotangent: jax.Array) -> PyTree:
-        return hand(h)
-
-    # Whatever comes back for what was handed on, this goes back for the activation.
-    handed.defvjp(
-        lambda h, cotangent: (hand(h), cotangent),
-        lambda cotangent, came: (cotangent, jax.numpy.zeros_like(cotangent)),
-    )
+    handed = _answered(hand)
 
     def init(key: jax.Array, /, *given: PyTree) -> tuple[Params, State]:
         h, public = given
@@ -168,3 +160,18 @@ def hijack(
         return handed(h, cotangent), {_OWN: own}
 
     return Hijacking(Segment(init, apply, tuple(inputs), name, trainable=False), nets)
+
+
+def _answered(hand: Callable[[jax.Array], PyTree]) -> Callable[..., PyTree]:
+    """`hand` of an activation, whose cotangent is given beside it."""
+
+    @jax.custom_vjp
+    def handed(h: jax.Array, cotangent: jax.Array) -> PyTree:
+        return hand(h)
+
+    # Whatever comes back for what was handed on, this goes back for the activation.
+    handed.defvjp(
+        lambda h, cotangent: (hand(h), cotangent),
+        lambda cotangent, came: (cotangent, jax.numpy.zeros_like(cotangent)),
+    )
+    return handed

@@ -1,0 +1,162 @@
+"""One session at one party: its caches, and the call that is under way.
+
+It runs its programs as far as what has come lets it, and asks nobody for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from jsplit.core.base import PyTree
+from jsplit.core.secret_keys import fresh_words
+from jsplit.party.serving.part import Part
+from jsplit.training.cached_walk import first_caches
+from jsplit.training.call_checks import check_first, check_same
+from jsplit.training.executor import Program, run_program
+from jsplit.training.kinds import Kind
+from jsplit.training.walk import Name, Store, Wire
+
+Post = Callable[[int, Sequence[np.ndarray]], object]
+"""`post(place, arrays)`: sends the arrays of a wire."""
+
+
+class Course:
+    """A session at one party.
+
+    Args:
+        part: its programs.
+        batch: how many sequences; of records, the most of a call.
+        length: the most positions of a sequence; 0 for records.
+
+    Attributes:
+        position: how many positions have been computed.
+        call: the number of the call that comes, or is under way.
+    """
+
+    def __init__(self, part: Part, batch: int, length: int):
+        self.part, self.batch, self.length = part, batch, length
+        self.position, self.call = 0, 0
+        self._store: Store = dict(part.base)
+        self._inbox: dict[int, Sequence[np.ndarray]] = {}
+        self._todo: list[Program] = []
+        self._count, self._begun, self._checks = 0, False, False
+
+    def begin(self, fields: Mapping[str, PyTree]) -> None:
+        """Make the caches.
+
+        Args:
+            fields: this party's, for their shapes beyond batch and positions.
+        """
+        if not self.part.cached or not self.part.sequence or self._begun:
+            return
+        size = (self.batch, self.length)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*size, *x.shape[2:]), x.dtype),
+            dict(fields),
+        )
+        sent = self.part.sent_values(*size)
+        self._put(shapes)
+        made = first_caches(
+            self.part.nodes,
+            {self.part.role: self.part.state},
+            self.part.ops,
+            {**self._store, **sent},
+        )
+        self._store.update(made)
+        self._begun = True
+
+    def sizes(self, count: int) -> tuple[int, int]:
+        """Batch and positions of a call of so many positions, or records."""
+        return (self.batch, count) if self.part.sequence else (count, 0)
+
+    def start(self, count: int, fields: Mapping[str, PyTree]) -> None:
+        """Begin the next call.
+
+        Args:
+            count: of its positions, or records.
+            fields: this party's part of it.
+
+        Raises:
+            ValueError: if it is too long, or from it nothing can be seen of caches.
+        """
+        part = self.part
+        if part.sequence and self.position + count > self.length:
+            raise ValueError(
+                f"`length` of the session is {self.length} positions, and "
+                f"{self.position} and {count} more are too many."
+            )
+        self._checks = part.sequence and self.position == 0 and not part.proved
+        if self._checks:
+            check_first(part.nodes, count)
+        self.begin(fields)
+        self._put(fields)
+        self._count = count
+        self._todo = [*(part.first if self._checks else part.next)]
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a call is under way."""
+        return bool(self._todo)
+
+    @property
+    def count(self) -> int:
+        """How many positions, or records, the call under way has."""
+        return self._count
+
+    def arrive(self, place: int, arrays: Sequence[np.ndarray]) -> bool:
+        """Take what came on a wire; gives whether it is new."""
+        return self._inbox.setdefault(place, arrays) is arrays
+
+    def advance(self, post: Post) -> bool:
+        """Run what can be run; gives whether the call is done."""
+        part = self.part
+        carrier = _Carrier(self, post)
+        while self._todo:
+            waits = [part.wires.index(w) for w in self._todo[0].waits_for]
+            if any(place not in self._inbox for place in waits):
+                return False
+            run_program(self._todo.pop(0), self._store, carrier)
+        if self._checks:
+            check_same(part.nodes, self._store)
+            part.proved = self._count > 1
+        self._inbox.clear()
+        self.position += self._count if part.sequence else 0
+        self.call += 1
+        return True
+
+    def take(self, wire: Wire) -> PyTree:
+        """What a program reads of a wire."""
+        place = self.part.wires.index(wire)
+        arrays = self._inbox.pop(place)
+        return self.part.received(place, arrays, *self.sizes(self._count))
+
+    def payload(self, place: int, value: PyTree) -> list:
+        """The arrays of what a program sends."""
+        return self.part.payload_of(place, value, *self.sizes(self._count))
+
+    def output(self, node: str) -> PyTree:
+        """An output of the call that is done, at the asker."""
+        return self._store.pop(Name(self.part.role, Kind.VALUE, node))
+
+    def _put(self, fields: Mapping[str, PyTree]) -> None:
+        at = self.part.layout[self.part.role]
+        self._store[at.weight] = None
+        if at.secret is not None:
+            self._store[at.noise] = fresh_words()
+        for f, x in fields.items():
+            self._store[at.fields[f]] = x
+
+
+class _Carrier:
+    """The messages of a call, as the executor sends and takes them."""
+
+    def __init__(self, of: Course, post: Post):
+        self.of, self.post, self.take = of, post, of.take
+
+    def send(self, wire: Wire, value: PyTree, /) -> None:
+        """Send what a program gave."""
+        place = self.of.part.wires.index(wire)
+        self.post(place, self.of.payload(place, value))

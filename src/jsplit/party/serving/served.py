@@ -1,0 +1,144 @@
+"""What a serving party brings: its segments and state, and records if it holds any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jsplit.core.base import Link, PartyState, PyTree
+from jsplit.core.ids import Id, listed
+from jsplit.core.trees import as_arrays, batch_of
+from jsplit.party.compute.local import Local
+from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.placeholders import Own
+from jsplit.party.saved_states import SavedStates
+from jsplit.party.serving.part import Part
+from jsplit.party.serving.words import model_of
+from jsplit.party.task import INFERENCE
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Records that a serving party looks up by the ids that it is asked for.
+
+    Attributes:
+        fields: by name, [record, ...].
+        places: by id, the place of a record.
+    """
+
+    fields: Mapping[str, PyTree]
+    places: Mapping[Id, int]
+
+    def rows(self, ids: Iterable[Id]) -> dict[str, PyTree]:
+        """The fields of some records, in the order of the ids.
+
+        Raises:
+            ValueError: if it has not all of them; without naming one.
+        """
+        wanted = listed("ids", ids)
+        at = [self.places[i] for i in wanted if i in self.places]
+        if len(at) < len(wanted):
+            raise ValueError(f"{len(wanted) - len(at)} of the records are not there.")
+        rows = np.array(at, int)
+        return {f: jax.tree.map(lambda x: x[rows], v) for f, v in self.fields.items()}
+
+
+def holding_of(data: Mapping[str, PyTree] | None, ids: Iterable[Id] | None) -> Holding:
+    """The records of a party, by id.
+
+    Raises:
+        ValueError: if there is not one id for each record.
+    """
+    if not data:
+        return Holding({}, {})
+    fields = {f: jax.tree.map(np.asarray, x) for f, x in as_arrays(data).items()}
+    if ids is None:
+        raise ValueError(
+            "`ids` must be given with `data`: whoever asks says by them whose records "
+            "are meant."
+        )
+    names, count = listed("ids", ids), batch_of(fields)
+    places = {name: i for i, name in enumerate(names)}
+    if len(names) != count or len(places) != count:
+        raise ValueError(
+            f"`ids` must have one id, each once, for each of {count} records, got "
+            f"{len(names)}, {len(places)} of them different."
+        )
+    return Holding(fields, places)
+
+
+class Brought:
+    """What a party serves, or asks, with.
+
+    Args:
+        agreed: what the parties have agreed on.
+        party: this one.
+        own: its segments.
+        links: of its own, by the names that the agreement gives them.
+        state: what it has learned.
+        checkpoint: the folder where that is, instead.
+        example: its fields, for their shapes, as a checkpoint is read.
+
+    Attributes:
+        state: what it has learned.
+        model: its step and hash.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+
+    def __init__(
+        self,
+        agreed: Agreement,
+        party: str,
+        own: Own,
+        links: Mapping[str, Link] | None,
+        state: PartyState | None,
+        checkpoint: str | os.PathLike[str] | None,
+        example: Mapping[str, PyTree],
+    ):
+        if (state is None) == (checkpoint is None):
+            raise ValueError("`state` or `checkpoint` must be given, and not both.")
+        if party not in agreed.parties:
+            raise ValueError(
+                f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
+            )
+        self.agreed, self.party, self.own, self.links = agreed, party, own, links
+        if state is None:
+            assert checkpoint is not None
+            local = Local(agreed, party, own, INFERENCE, links)
+            lacking = sorted({*local.fields("predict")} - {*example})
+            if lacking:
+                raise ValueError(
+                    f"`checkpoint` needs a batch with `{lacking[0]}` beside, for its "
+                    "shapes: `example=`, or `data=` of who serves."
+                )
+            like = local.init({f: example[f] for f in local.fields("predict")})
+            saved = SavedStates(checkpoint, party, agreed.schema, like)
+            state = saved.restore(saved.steps[-1])
+        self.state, self.model = state, model_of(state)
+        self._parts: dict[tuple[str, bool], Part] = {}
+
+    def part(self, asker: str, *, sequence: bool) -> Part:
+        """The party's part of calls of one kind; made once.
+
+        Args:
+            asker: the role that asks.
+            sequence: whether they are pieces of sequences.
+        """
+        at = (asker, sequence)
+        if at not in self._parts:
+            self._parts[at] = Part(
+                self.agreed,
+                self.party,
+                self.own,
+                self.links,
+                self.state,
+                asker,
+                sequence=sequence,
+            )
+        return self._parts[at]

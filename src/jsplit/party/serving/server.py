@@ -1,0 +1,294 @@
+"""A party that serves: it stays, and computes its part of whatever is asked.
+
+Threads that read connections hand over what has come; one thread computes, a call at a
+time, each session by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jsplit.core.checks import first_line
+from jsplit.core.ids import Id
+from jsplit.party.contract.agreement import Agreement
+from jsplit.party.contract.schema import arrays as shapes_of
+from jsplit.party.serving.course import Course
+from jsplit.party.serving.lines import Dialler, Line
+from jsplit.party.serving.opening import (
+    Limits,
+    answer_of,
+    cast_of,
+    check_fields,
+    checked_opening,
+)
+from jsplit.party.serving.served import Brought, Holding
+from jsplit.party.serving.table import Entry, Table
+from jsplit.party.serving.words import IDS, Words, said_of, stamp_of
+from jsplit.wire.codec import CodecError, Frame, Head, about
+from jsplit.wire.difference import difference
+from jsplit.wire.layout import Shapes
+from jsplit.wire.pipe import Closed
+from jsplit.wire.transport import Open
+
+_DIALLING = 5.0
+"""Seconds in which another serving party must be reached; others wait meanwhile."""
+_log = logging.getLogger("jsplit.party")
+
+
+class Server:
+    """One serving party.
+
+    Args:
+        brought: its part.
+        holding: its records, if it has any.
+        limits: what it takes.
+        idle: seconds after which a session without calls is let go of.
+        dialler: how it reaches other serving parties.
+
+    Attributes:
+        table: its sessions.
+        opened: how many sessions there have been.
+        calls: how many calls it has computed its part of.
+    """
+
+    def __init__(
+        self,
+        brought: Brought,
+        holding: Holding,
+        limits: Limits,
+        idle: float,
+        dialler: Dialler,
+    ):
+        self.brought, self.holding, self.limits = brought, holding, limits
+        self.agreed: Agreement = brought.agreed
+        self.party, self.dialler = brought.party, dialler
+        self.words = Words(self.agreed, self.party)
+        self.table = Table(limits.sessions, idle)
+        self.opened, self.calls = 0, 0
+        self._said, self._stamp = said_of(self.agreed), stamp_of(brought.model)
+        self._events: queue.Queue[tuple[Line, Frame | None]] = queue.Queue(1024)
+        self._lines: dict[str, Line] = {}
+        self._all: set[Line] = set()
+
+    # Of the threads that read.
+
+    def met(self, party: str, opened: Open) -> None:
+        """Serve a connection that somebody has dialled, until it is over."""
+        line = Line(opened(lambda head: self._judge(party, head)))
+        self._all.add(line)
+        line.read(lambda line, frame: self._events.put((line, frame)))
+        self._all.discard(line)
+        self._events.put((line, None))
+
+    def _judge(self, party: str, head: Head) -> None:
+        entry = self.table.get(head.epoch) if head.kind == "activation" else None
+        expected = None if entry is None else self._expected(entry, head)
+        self.words.judge(party, head, expected)
+
+    def _expected(self, entry: Entry, head: Head) -> Shapes:
+        """The shapes of a value of a session."""
+        part, course = entry.course.part, entry.course
+        most = self.limits.length if part.sequence else course.batch
+        if head.value >= len(part.wires) or not 0 < head.micro <= most:
+            raise CodecError("a value came that is none of a call.")
+        wire = part.wires[head.value]
+        sender = self.agreed.parties[head.sender]
+        if wire.receiver != part.role or entry.cast[wire.sender] != sender:
+            raise CodecError(
+                f"`{sender}` sent `{wire.what}`, which is not its to send."
+            )
+        payload, _ = part.like(head.value, *course.sizes(head.micro))
+        return shapes_of(payload)
+
+    # Of the thread that computes.
+
+    def work(self, stop: threading.Event) -> None:
+        """Compute what is asked until asked to stop."""
+        while not stop.is_set():
+            try:
+                line, frame = self._events.get(timeout=0.2)
+            except queue.Empty:
+                self.table.sweep()
+                continue
+            if frame is None:
+                self.table.drop_of(line)
+            else:
+                self._take(line, frame)
+
+    def close(self) -> None:
+        """End all connections."""
+        for line in (*self._all, *self._lines.values()):
+            line.end(f"`{self.party}` does not serve any more.", 1.0)
+
+    def _take(self, line: Line, frame: Frame) -> None:
+        head, number = frame.head, frame.head.epoch
+        try:
+            if head.kind == "hello":
+                self._open(line, frame)
+            elif head.kind == "bye":
+                entry = self.table.get(number)
+                if entry is not None and entry.line is line:
+                    self.table.drop(number, "it was ended")
+            elif head.kind == "refusal":
+                self._hand_on(line, frame)
+            else:
+                self._value(line, frame)
+        except _Lost as error:
+            self._refuse(line, number, str(error), lost=True)
+        except CodecError as error:
+            # No word of it to the session, which is somebody else's.
+            line.end(str(error))
+        except ValueError as error:
+            # Of jsplit, or of this party's segments: about shapes, and of no record.
+            self._refuse(line, number, first_line(error))
+        except Closed:
+            self.table.drop_of(line)
+        except Exception as error:
+            _log.exception("%s: a call for `%s` failed", self.party, line.peer)
+            self._refuse(line, number, f"{type(error).__name__} at `{self.party}`")
+
+    def _refuse(
+        self, line: Line, number: int, why: str, *, lost=False, again=False
+    ) -> None:
+        """Tell whoever has sent something, and whoever asks, that it comes to nothing."""
+        entry = self.table.get(number)
+        self.table.drop(number, why)
+        said = {"reason": why, "lost": lost, "again": again, "who": self.party}
+        for one in {line, *([] if entry is None else [entry.line])}:
+            try:
+                one.put(self.words.text("refusal", one.peer, number, said))
+            except Closed:
+                self.table.drop_of(one)
+
+    def _hand_on(self, line: Line, frame: Frame) -> None:
+        """Another serving party refuses what this one has sent: tell whoever asks."""
+        entry = self.table.get(frame.head.epoch)
+        # Only whom this party sends something may refuse it.
+        if entry is None or line is not self._lines.get(line.peer):
+            return
+        self.table.drop(frame.head.epoch, "another party refused it")
+        said = about(frame)
+        entry.line.put(
+            self.words.text("refusal", entry.line.peer, frame.head.epoch, said)
+        )
+
+    def _open(self, line: Line, frame: Frame) -> None:
+        """Begin a session, or say why not."""
+        said, number = about(frame), frame.head.epoch
+        if frame.head.run != self.words.run or said.get("agreed") != self._said:
+            there = said.get("agreed")
+            raise ValueError(difference(self._said, there, self.party, line.peer))
+        batch, length = checked_opening(self.party, line.peer, said, self.limits)
+        if self.table.get(number) is not None:
+            raise ValueError("a session of this number is there.")
+        if not self.table.room():
+            why = f"`{self.party}` has {self.limits.sessions} sessions, and no more"
+            self._refuse(line, number, why, again=True)
+            return
+        asker = self.agreed.turns.role[line.peer]
+        part = self.brought.part(asker, sequence=length > 0)
+        check_fields(part, self.holding, length)
+        course = Course(part, batch, length)
+        course.begin({})
+        cast = cast_of(self.agreed, line.peer)
+        self.table.add(number, Entry(course, line, cast, self.table.clock()))
+        self.opened += 1
+        answer = answer_of(part, self.brought.model, self.holding)
+        line.put(self.words.text("hello", line.peer, number, answer))
+
+    def _value(self, line: Line, frame: Frame) -> None:
+        """Take a value, or ids, and compute what can be computed by it."""
+        head, number = frame.head, frame.head.epoch
+        entry = self.table.get(number)
+        if entry is None:
+            raise _Lost(
+                f"the session is over at `{self.party}`: {self.table.why(number)}"
+            )
+        course = entry.course
+        if head.step != course.call:
+            raise ValueError(
+                f"call {head.step} came at `{self.party}` as {course.call}."
+            )
+        self.table.touch(entry)
+        # Another process of whoever asks has sessions of its own.
+        asks = head.kind == IDS or line.peer == entry.line.peer
+        if asks and line is not entry.line:
+            raise CodecError(f"`{line.peer}` sent a value of another's session.")
+        if head.kind == IDS:
+            entry.ids = _ids_in(about(frame))
+            count = len(entry.ids)
+        else:
+            count = int(head.micro)
+            # Judged anew: its session may have changed since its head came.
+            expected = self._expected(entry, head)
+            if frame.head.shapes != expected or not course.arrive(
+                head.value, frame.arrays
+            ):
+                raise ValueError(f"a value came twice at `{self.party}`.")
+        # All of a call are of one size, whichever comes first.
+        entry.count = entry.count or count
+        if count != entry.count:
+            raise ValueError("the values of a call are of different sizes.")
+        if not course.under_way:
+            if course.part.needed and entry.ids is None:
+                return  # they are on their way
+            fields = self.holding.rows(entry.ids or ())
+            course.start(count, {f: fields[f] for f in course.part.needed})
+
+        def post(place: int, arrays: Sequence[np.ndarray]) -> None:
+            self._post(entry, number, place, arrays)
+
+        if course.advance(post):
+            entry.ids, entry.count = None, 0
+            self.calls += 1
+        # To compute may take longer than a session may be idle.
+        self.table.touch(entry)
+
+    def _post(
+        self, entry: Entry, number: int, place: int, arrays: Sequence[np.ndarray]
+    ) -> None:
+        course = entry.course
+        wire = course.part.wires[place]
+        to = entry.cast[wire.receiver]
+        line = entry.line
+        if wire.receiver == course.part.asker:
+            arrays = [*arrays, self._stamp]
+        else:
+            line = self._line_to(to)
+        line.put(self.words.value(to, number, place, course.call, course.count, arrays))
+
+    def _line_to(self, party: str) -> Line:
+        """The connection with another serving party, dialled if there is none."""
+        line = self._lines.get(party)
+        if line is not None and line.over is None:
+            return line
+        try:
+            line = self.dialler.dial(
+                party, lambda head: self.words.judge(party, head, ()), _DIALLING
+            )
+        except Closed as error:
+            raise _Lost(f"`{self.party}` does not reach `{party}`: {error}") from None
+        self._lines[party] = line
+        threading.Thread(
+            target=line.read,
+            args=(lambda line, frame: self._events.put((line, frame)),),
+            name=f"jsplit-hear-{party}",
+            daemon=True,
+        ).start()
+        return line
+
+
+class _Lost(Exception):  # noqa: N818 - whoever asks begins again
+    """A session is over that may be begun again."""
+
+
+def _ids_in(said: Mapping) -> list[Id]:
+    ids = said.get("ids")
+    if not isinstance(ids, list) or not all(type(i) in (str, int) for i in ids):
+        raise ValueError("ids must be a list of texts and whole numbers.")
+    return ids

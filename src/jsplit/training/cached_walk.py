@@ -1,0 +1,194 @@
+"""Inference piece by piece: the walk of one call, in which segments read and leave caches.
+
+The operations are those of `predict`, but that a segment with a cache computes by it.
+In the first call of all, what a cache gives is compared with the segment without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core.base import PartyState, PyTree
+from jsplit.core.trees import abstract
+from jsplit.topology.nodes import Node
+from jsplit.training.config import Config
+from jsplit.training.crossing import crossing_ops
+from jsplit.training.kinds import Kind, OpKind, WireKind
+from jsplit.training.segment_ops import forward_op
+from jsplit.training.step import inference_ops
+from jsplit.training.walk import Address, Name, Op, Store, Walk, Wire, execute
+
+
+def cache_name(node: Node) -> Name:
+    """Where the cache of a node lies."""
+    return Name(node.party, Kind.CACHE, node.name)
+
+
+def same_name(node: Node) -> Name:
+    """Where it lies whether a node computes by its cache what it computes without."""
+    return Name(node.party, Kind.SAME, node.name)
+
+
+def call_walk(config: Config, asker: str | None = None, checked: bool = False) -> Walk:
+    """The walk of one call.
+
+    Args:
+        config: of the training.
+        asker: to whom outputs go; `None`: they stay where they are computed.
+        checked: whether caches are new, and are compared with segments without them.
+    """
+    topology = config.topology
+    ops: list[Op] = []
+    for op in inference_ops(config):
+        if op.kind == OpKind.FORWARD:
+            op = _cached_op(config, topology.node[op.what], checked)
+        ops.append(op)
+    kept: set[Address] = set()
+    for name in topology.sinks:
+        party = topology.node[name].party
+        at = Name(party, Kind.VALUE, name)
+        if asker not in (None, party):
+            to = Name(asker, Kind.VALUE, name)
+            wire = Wire(WireKind.ACTIVATION, name, party, asker)
+            ops += crossing_ops(config, wire, [at], to, train=False)
+            at = to
+        kept.add(at)
+    nodes = topology.segments
+    kept |= {cache_name(n) for n in nodes if n.segment.cache is not None}
+    kept |= {same_name(n) for n in nodes if checked}
+    return Walk(tuple(ops), frozenset(kept))
+
+
+def input_shapes(
+    ops: Iterable[Op],
+    store: Mapping[Address, PyTree],
+    starts: Mapping[str, Callable[..., PyTree]],
+) -> dict[str, tuple[PyTree, ...]]:
+    """The shapes of what each node is given, by node.
+
+    Args:
+        ops: of all parties or of one.
+        store: what they read, or its shapes; of one party, what it is sent too.
+        starts: by node with a cache, what makes a first one for such inputs.
+    """
+    found: dict[str, tuple[PyTree, ...]] = {}
+
+    def whole(store: Mapping[Address, PyTree]) -> None:
+        held = dict(store)
+        for op in ops:
+            if op.kind == OpKind.FORWARD:
+                count = sum(r.kind == Kind.VALUE for r in op.reads)
+                given = [held[r] for r in op.reads[len(op.reads) - count :]]
+                found[op.what] = abstract(tuple(given))
+            if op.kind == OpKind.FORWARD and op.reads[0].kind == Kind.CACHE:
+                held[op.reads[0]] = starts[op.what](*found[op.what])
+            execute([op], held)
+
+    jax.eval_shape(whole, dict(store))
+    return found
+
+
+def _cached_op(config: Config, node: Node, checked: bool) -> Op:
+    """Run one segment on the next positions, by its cache if it has one."""
+    plain, cache = forward_op(config, node, train=False), node.segment.cache
+    at = () if cache is None else (cache_name(node),)
+
+    def run(*given):
+        before, rest = given[: len(at)], given[len(at) :]
+        left: list[PyTree] = []
+
+        # In the place of the segment's own: so weights that are tied, frozen or lent
+        # come to it as to any forward pass.
+        def apply(params, state, key, *inputs, train):
+            alone = _alone(node, params, state, key)
+            if cache is None:
+                output = alone(*inputs)
+            else:
+                output, after = cache.apply(params, state, before[0], *inputs)
+                left.append(after)
+            if checked:
+                left.append(_is_same(node, alone, output, inputs))
+            return output, state
+
+        stand_in = replace(node, segment=replace(node.segment, apply=apply))
+        value, _ = forward_op(config, stand_in, train=False).run(*rest)
+        return (value, *left)
+
+    value = Name(node.party, Kind.VALUE, node.name)
+    writes = (value, *at, *([same_name(node)] if checked else []))
+    return Op(node.party, OpKind.FORWARD, node.name, (*at, *plain.reads), writes, run)
+
+
+def _alone(node: Node, params: PyTree, state: PyTree, key: jax.Array):
+    """A segment without its cache, as a function of its inputs."""
+
+    def alone(*inputs: PyTree) -> PyTree:
+        return node.segment.apply(params, state, key, *inputs, train=False)[0]
+
+    return alone
+
+
+def _is_same(node: Node, alone, output: PyTree, inputs: Sequence[PyTree]) -> jax.Array:
+    """Whether positions come out as they must, bool [].
+
+    With a cache, as those that the segment gives of all at once. Without one, as
+    alone: then a position needs nothing of those before it.
+    """
+    shapes = [x.shape for x in jax.tree.leaves(inputs)]
+    if node.segment.cache is None:
+        if any(len(s) < 2 or s[1] < 2 for s in shapes):
+            return jnp.array(True)
+        last = alone(*jax.tree.map(lambda x: x[:, -1:], tuple(inputs)))
+        return _close(last, jax.tree.map(lambda y: y[:, -1:], output))
+    try:
+        jax.eval_shape(alone, *inputs)
+    except Exception:
+        # A slice of `jsplit.split` is of one length, and knows none but that.
+        return jnp.array(True)
+    return _close(output, alone(*inputs))
+
+
+def _close(one: PyTree, other: PyTree) -> jax.Array:
+    """Whether two values are equal to rounding, relative to the largest of each array."""
+    if abstract(one) != abstract(other):
+        return jnp.array(False)
+    same = [jnp.array(True)]
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            same.append((x == y).all())
+            continue
+        # The square root: many sums of products, in another order.
+        room = float(jnp.finfo(x.dtype).eps) ** 0.5 * jnp.abs(y).max(initial=0)
+        near = (jnp.abs(x - y) <= room) | (jnp.isnan(x) & jnp.isnan(y))
+        same.append(near.all())
+    return jnp.stack(same).all()
+
+
+def first_caches(
+    nodes: Sequence[Node],
+    states: Mapping[str, PartyState],
+    ops: Iterable[Op],
+    store: Mapping[Address, PyTree],
+) -> Store:
+    """The caches of sequences of which nothing has come, where they lie.
+
+    Args:
+        nodes: whose caches; those without one are passed over.
+        states: of their parties.
+        ops: of a call, of all parties or of one.
+        store: what they read, or its shapes, for the longest sequence.
+    """
+    starts = {}
+    for node in nodes:
+        if node.segment.cache is not None:
+            own = states[node.party]
+            given = own.params[node.name], own.state[node.name]
+            starts[node.name] = partial(node.segment.cache.init, *given)
+    shapes = input_shapes(ops, store, starts)
+    names = {n.name: cache_name(n) for n in nodes}
+    return {names[n]: start(*shapes[n]) for n, start in starts.items()}

@@ -1,0 +1,159 @@
+"""Generation: tokens drawn one after the other, at the party that has the logits.
+
+A session computes the logits, in one process or over a network; what is drawn of them
+crosses as the next token's activation alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jsplit.core.base import PyTree
+from jsplit.core.checks import as_positive_int, shown
+from jsplit.training.verdicts import NotFinite
+
+
+class SessionLike(Protocol):
+    """What `generate` asks for tokens: `jsplit.Session`, or `jsplit.party.session`."""
+
+    fields: tuple[str, ...]
+    batch: int
+    length: int
+
+    @property
+    def position(self) -> int: ...
+
+    def __call__(self, fields: Mapping[str, PyTree], /) -> PyTree: ...
+
+
+def generate(
+    session: SessionLike,
+    tokens: ArrayLike,
+    steps: int,
+    *,
+    key: jax.Array | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    end: int | None = None,
+) -> np.ndarray:
+    """Generate tokens after a prompt.
+
+    The token at a position is drawn of `jax.random.fold_in(key, position)`, so a
+    sequence is the same whether it is generated at once, in parts, or again.
+
+    Args:
+        session: of a topology that reads one field of tokens, and gives logits
+            [batch, positions, vocabulary].
+        tokens: the prompt, or what comes next in a session under way, int
+            [batch, positions].
+        steps: how many tokens to generate.
+        key: tokens are drawn of it; without one each is the most likely.
+        temperature: logits are divided by it before a token is drawn.
+        top_k: draw of so many most likely tokens only.
+        end: a token after which a sequence has nothing but this token; once all
+            sequences have it no more is computed.
+
+    Returns:
+        The tokens after the prompt, int32 [batch, at most `steps`]. The last of them
+        has not been given to the session: it is what the next call begins with.
+
+    Raises:
+        ValueError: if the session has several fields or outputs, would be too long, or an
+            argument does not fit.
+        NotFinite: if a logit that a token would be drawn of is NaN.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsplit, optax
+        >>> table = jnp.tanh(jnp.eye(5))
+        >>> embed = jsplit.segment(lambda tokens: jnp.sin(table[tokens]), name="h")
+        >>> after = lambda h: jnp.roll(h, 1, axis=-1)  # the token after: one more
+        >>> head = jsplit.segment(after, inputs="h", name="logits")
+        >>> head = jsplit.with_cache(head, False)
+        >>> topology = jsplit.vanilla(embed, head, loss=optax.squared_error)
+        >>> trainer = jsplit.messages(topology, {})
+        >>> prompt = jnp.array([[0, 1]])
+        >>> like = {"tokens": prompt, "label": jnp.zeros((1, 2, 5))}
+        >>> with jsplit.session(trainer, trainer.init(0, like), length=9) as s:
+        ...     jsplit.generate(s, prompt, 4).tolist()
+        [[2, 3, 4, 0]]
+    """
+    steps = as_positive_int("steps", steps)
+    if not temperature > 0:
+        raise ValueError(
+            f"`temperature` must be positive, got {shown(temperature)}; without a `key` "
+            "each token is the most likely."
+        )
+    top_k = None if top_k is None else as_positive_int("top_k", top_k)
+    given = _checked_prompt(session, tokens, steps)
+    (field,) = session.fields
+    found: list[np.ndarray] = []
+    over = np.zeros(session.batch, bool)
+    for _ in range(steps):
+        logits = session({field: given})
+        if isinstance(logits, Mapping) or getattr(logits, "ndim", 0) != 3:
+            raise ValueError(
+                "`session` must give logits [batch, positions, vocabulary] as its one "
+                "output."
+            )
+        own = None if key is None else jax.random.fold_in(key, session.position)
+        drawn, sound = _pick(logits[:, -1], own, temperature, top_k)
+        if not sound:
+            # The most likely of NaN is the first token, as if it had been meant.
+            raise NotFinite(
+                f"a logit at position {session.position - 1} is NaN: no token can be "
+                "drawn of it."
+            )
+        new = np.asarray(drawn)
+        if end is not None:
+            new = np.where(over, np.int32(end), new)
+            over |= new == end
+        found.append(new)
+        if over.all():
+            break
+        # What is sent has the dtype of the prompt: another one would be another program.
+        given = jnp.asarray(new[:, None], given.dtype)
+    return np.stack(found, 1)
+
+
+def _checked_prompt(session: SessionLike, tokens: ArrayLike, steps: int) -> jax.Array:
+    """The prompt, if the session is one of tokens and has room for all."""
+    if len(session.fields) != 1:
+        raise ValueError(
+            f"`session` must be of one field of tokens, it has {list(session.fields)}; "
+            "draw of the logits that it gives."
+        )
+    given = jnp.asarray(tokens)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(f"`tokens` must be integers, got {given.dtype}.")
+    if given.ndim != 2:
+        raise ValueError(f"`tokens` must be [batch, positions], got {[*given.shape]}.")
+    # Now, and not when half of the tokens are there. The last is not given back.
+    there = session.position + given.shape[1] + steps - 1
+    if there > session.length:
+        raise ValueError(
+            f"`steps` is {steps}: with them the session would have {there} positions, and "
+            f"its `length` is {session.length}."
+        )
+    return given
+
+
+@partial(jax.jit, static_argnames="top_k")
+def _pick(
+    logits: jax.Array, key: jax.Array | None, temperature: float, top_k: int | None
+) -> tuple[jax.Array, jax.Array]:
+    """A token of each row of logits, int32 [batch]; and whether none of them is NaN."""
+    sound = ~jnp.isnan(logits).any()
+    if key is None:
+        return logits.argmax(-1).astype(jnp.int32), sound
+    logits = logits.astype(jnp.float32) / temperature
+    if top_k is not None:
+        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    return jax.random.categorical(key, logits).astype(jnp.int32), sound

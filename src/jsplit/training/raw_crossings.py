@@ -1,0 +1,151 @@
+"""No raw field crosses: what a node hands on to others is looked at, in both modes.
+
+`split` proves it of the cuts of one model; here it is proven of any topology, by the same
+rules (`jaxprs/rearranged.py`), once there are shapes: a segment that hands a field on as
+it is, or moved, shifted or scaled, is refused unless the field is `public`, or a link
+draws secret noise for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import jax
+from jax.extend.core import Var
+
+from jsplit.core.base import PartyState, PyTree, Segment
+from jsplit.core.loans import params_for
+from jsplit.core.trees import abstract
+from jsplit.jaxprs.flat import flatten
+from jsplit.jaxprs.rearranged import rearranged
+from jsplit.topology.crossings import Crossing
+from jsplit.topology.graph import Topology
+from jsplit.topology.nodes import Node
+from jsplit.training.config import Config
+from jsplit.training.kinds import WireKind
+from jsplit.training.walk import Wire
+
+_Fields = tuple[str | None, ...]
+"""Of each leaf of a value, the field whose entries it holds, if it is known to."""
+
+# Weakly: what was found must not keep a model alive.
+_FOUND: WeakKeyDictionary[Segment, dict[Hashable, _Fields]] = WeakKeyDictionary()
+
+
+def refuse_raw(
+    config: Config,
+    states: Mapping[str, PartyState],
+    values: Mapping[str, PyTree],
+) -> None:
+    """Refuse a training in which a field that is not public crosses as it is.
+
+    Args:
+        config: of the training.
+        states: of the parties whose segments are here.
+        values: shapes of fields, and of all that nodes compute, as far as they are known.
+
+    Raises:
+        ValueError: naming the field, the value, and what to do.
+    """
+    topology = config.topology
+    leads = _leading_to_others(topology)
+    for train in (True, False):
+        look = _Look(topology, states, values, train)
+        found = _of_fields(topology, values)
+        for node in topology.segments:
+            held = [f for i in node.reads for f in found.get(i, ()) if f is not None]
+            if held and node.name in leads and node.party in states:
+                found[node.name] = look.through(node, found)
+        for c in topology.crossings:
+            _check(config, c, found.get(c.name, ()))
+
+
+def _of_fields(topology: Topology, values: Mapping[str, PyTree]) -> dict[str, _Fields]:
+    """What is known of the fields themselves: those that are secret are raw."""
+    found: dict[str, _Fields] = {}
+    for field in topology.fields:
+        if field in values and field not in topology.public:
+            found[field] = (field,) * len(jax.tree.leaves(values[field]))
+    return found
+
+
+def _leading_to_others(topology: Topology) -> set[str]:
+    """The nodes whose value crosses, or is read on the way to one that does."""
+    leads = {c.name for c in topology.crossings}
+    for node in reversed(topology.segments):
+        if node.name in leads:
+            leads.update(node.reads)
+    return leads
+
+
+class _Look(NamedTuple):
+    """One mode of a training, of which a segment at a time is traced."""
+
+    topology: Topology
+    states: Mapping[str, PartyState]
+    values: Mapping[str, PyTree]
+    train: bool
+
+    def through(self, node: Node, known: Mapping[str, _Fields]) -> _Fields:
+        """Of each leaf of a node's value, the field whose entries it holds."""
+        own = self.states[node.party]
+        params = params_for(self.topology.loans, node.name, own.params)
+        inputs = [self.values[i] for i in node.reads]
+        # Shapes alone: a weight that has a value would be a constant of the code, by
+        # which anybody can divide.
+        given = abstract((params, own.state[node.name], own.key))
+        leaves, structure = jax.tree.flatten((given, inputs))
+        held = tuple(self._leaves(node.reads, known))
+        at = self.train, structure, held, *((x.shape, x.dtype) for x in leaves)
+        # Of many clients with the same shapes each begins anew.
+        found = _FOUND.setdefault(node.segment, {})
+        if at not in found:
+            found[at] = self._traced(node, given, inputs, held)
+        return found[at]
+
+    def _traced(
+        self, node: Node, given: PyTree, inputs: Sequence[PyTree], held: _Fields
+    ) -> _Fields:
+        def run(params: PyTree, state: PyTree, key: jax.Array, *inputs: PyTree):
+            apply = node.segment.apply
+            return apply(params, state, key, *inputs, train=self.train)[0]
+
+        flat = flatten(jax.make_jaxpr(run)(*given, *inputs))
+        last = flat.invars[len(jax.tree.leaves(given)) :]
+        fields: dict[Var, str] = {}
+        for v, field in zip(last, held, strict=True):
+            if field is not None:
+                fields[v] = field
+        raw = rearranged(flat, fields)
+        return tuple(raw.get(v) if isinstance(v, Var) else None for v in flat.outvars)
+
+    def _leaves(
+        self, names: Sequence[str], known: Mapping[str, _Fields]
+    ) -> list[str | None]:
+        found: list[str | None] = []
+        for name in names:
+            nothing = (None,) * len(jax.tree.leaves(self.values[name]))
+            found += known.get(name, nothing)
+        return found
+
+
+def _check(config: Config, crossing: Crossing, found: Sequence[str | None]) -> None:
+    """Refuse a crossing of which a leaf that crosses is raw to its receiver."""
+    name, sender, receiver, _ = crossing
+    link = config.links.get((WireKind.ACTIVATION, name))
+    if link is not None and link.secret:
+        return  # noised records are what such a link is for
+    wire = Wire(WireKind.ACTIVATION, name, sender, receiver)
+    unread = config.passing.unread(wire) if config.passing else frozenset[int]()
+    holds = config.topology.holds.get(receiver, ())
+    for i, field in enumerate(found):
+        if field is not None and field not in holds and i not in unread:
+            raise ValueError(
+                f"`{name}` crosses from `{sender}` to `{receiver}` and holds the raw "
+                f"field `{field}`, as it is or moved, shifted or scaled: it would leave "
+                f"its owner. Let `{sender}` compute what learns from it, as an embedding "
+                f'or the first layer; or, if it is not secret, say `public=["{field}"]` '
+                "where the topology is made."
+            )

@@ -1,0 +1,238 @@
+"""A session: a trained topology computes one sequence piece by piece, in one process.
+
+Each party has a cache of its own, and one compiled function for each turn and number of
+positions. Caches never cross, and are donated to the call that replaces them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from weakref import WeakKeyDictionary
+
+import jax
+
+from jsplit.core.base import Fields, PyTree, TrainState
+from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.donation import refuse_used_up
+from jsplit.core.secret_keys import words_of_call
+from jsplit.core.trainer import PredictFn, Trainer
+from jsplit.core.trees import as_arrays
+from jsplit.topology.graph import Topology
+from jsplit.training.cached_walk import call_walk, first_caches
+from jsplit.training.call_checks import check_call, check_first, check_same
+from jsplit.training.config import Config
+from jsplit.training.configure import check_batch, fields_of
+from jsplit.training.crossing import secret_senders
+from jsplit.training.executor import CompiledWalk, InProcess, jitted
+from jsplit.training.kinds import Kind
+from jsplit.training.store import layout_of, load
+from jsplit.training.walk import Name, Walk
+
+
+def session(
+    trainer: Trainer, state: TrainState, *, batch: int = 1, length: int
+) -> Session:
+    """Begin a sequence, which is computed piece by piece with a cache at each party.
+
+    The first call is given the prompt, further calls what comes next; each gives the
+    output at the positions that it was given, equal to `predict` on the whole sequence.
+    Segments have a cache by `jsplit.with_cache`; one without must compute every
+    position by itself. Both are looked at in the first call of a trainer's sessions.
+
+    Args:
+        trainer: what trained the state.
+        state: of all parties; it stays as it is.
+        batch: how many sequences go side by side.
+        length: the most positions that they will have; the caches are so long.
+
+    Returns:
+        A `Session`.
+
+    Raises:
+        ValueError: if no segment has a cache, or an argument does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jsplit, optax
+        >>> zeros = lambda params, state, x: jnp.zeros(x.shape[:1], x.dtype)
+        >>> def add(params, state, total, x):
+        ...     sums = total[:, None] + x.cumsum(1)
+        ...     return sums, sums[:, -1]
+        >>> client = jsplit.segment(lambda x: x * x + x, inputs="x", name="h")
+        >>> sums = jsplit.segment(lambda h: h.cumsum(1), inputs="h", name="y")
+        >>> server = jsplit.with_cache(sums, jsplit.Cache(zeros, add))
+        >>> topology = jsplit.vanilla(client, server, loss=optax.squared_error)
+        >>> trainer = jsplit.messages(topology, {})
+        >>> x = jnp.ones((1, 3))
+        >>> state = trainer.init(0, {"x": x, "label": x})
+        >>> with jsplit.session(trainer, state, length=8) as s:
+        ...     print(s({"x": x}), s({"x": x[:, :1]}))
+        [[2. 4. 6.]] [[8.]]
+    """
+    config = getattr(trainer, "config", None)
+    if not isinstance(config, Config):
+        raise ValueError(f"`trainer` must be a jsplit.Trainer, got {shown(trainer)}.")
+    refuse_used_up(state)
+    found = _PROGRAMS.get(trainer.predict)
+    if found is None:
+        found = _PROGRAMS[trainer.predict] = _Programs(config)
+    return Session(found, state, batch, length)
+
+
+class _Programs:
+    """What all sessions of a trainer share: its compiled walks.
+
+    Attributes:
+        checked: whether caches were found to give what segments give without them.
+    """
+
+    def __init__(self, config: Config):
+        if config.mesh:
+            raise ValueError(
+                "`trainer` spreads its batch over a `mesh`; a session is of one without."
+            )
+        if not any(n.segment.cache for n in config.topology.segments):
+            raise ValueError(
+                "no segment of `trainer` has a cache, so each call would forget those "
+                "before it: give one by jsplit.with_cache, or call `trainer.predict`."
+            )
+        self.config = config._replace(microbatches=1, passing=None)
+        self.layout = layout_of(self.config)
+        self.needed = fields_of(config.topology, losses=False)
+        self.drawing = secret_senders(config, train=False)
+        self.first, self.next = (
+            compiled(call_walk(self.config, checked=c), config.kernels)
+            for c in (True, False)
+        )
+        self.checked = False
+
+
+def compiled(walk: Walk, kernels: str) -> CompiledWalk:
+    """A walk of a call, whose caches are written in place."""
+    return CompiledWalk(walk.turns(), walk.keep, jitted([Kind.CACHE], kernels=kernels))
+
+
+# By `predict`, a function that each trainer has of its own: a session after another
+# compiles nothing anew, and a trainer that is gone keeps nothing.
+_PROGRAMS: WeakKeyDictionary[PredictFn, _Programs] = WeakKeyDictionary()
+
+
+class Session:
+    """Some sequences that all parties compute piece by piece; `jsplit.session` makes one.
+
+    Args:
+        programs: compiled, which all sessions of a trainer share.
+        state: of all parties.
+        batch: how many sequences there are.
+        length: the most positions that they may have.
+
+    Attributes:
+        fields: the names of what a call is given.
+        batch: as given.
+        length: as given.
+        position: how many they have.
+
+    Example:
+        >>> import jsplit
+        >>> jsplit.Session.__call__.__doc__.split(".")[0]
+        'Compute the next positions'
+    """
+
+    def __init__(self, programs: _Programs, state: TrainState, batch: int, length: int):
+        self.batch = as_positive_int("batch", batch)
+        self.length = as_positive_int("length", length)
+        self.fields = tuple(sorted(programs.needed))
+        self.position = 0
+        self._programs, self._state = programs, state
+        self._topology: Topology = programs.config.topology
+        self._store = load(programs.layout, state)
+        self._open = True
+
+    def __call__(self, fields: Fields) -> PyTree:
+        """Compute the next positions.
+
+        Args:
+            fields: every field that the segments read, [batch, positions, ...] each.
+
+        Returns:
+            The output at these positions, [batch, positions, ...]; of several outputs
+            a dictionary by node.
+
+        Raises:
+            ValueError: if the session is over or would be longer than its `length`, a
+                field does not fit, or a segment is found to need a cache, or
+                to have a wrong one.
+        """
+        if not self._open:
+            raise ValueError("the session is over; begin another one.")
+        fields = as_arrays(fields)
+        check_batch(self._topology, fields, self._programs.needed)
+        fields = {f: fields[f] for f in self.fields}
+        count = check_call(fields, self.batch, self.position, self.length)
+        checks = not self._programs.checked and self.position == 0
+        if checks:
+            check_first(self._topology.segments, count)
+        if self.position == 0:
+            self._begin(fields)
+        self._put(fields)
+        # Caches are given away in the call: one that fails leaves none to go on with.
+        self._open = False
+        run = self._programs.first if checks else self._programs.next
+        run(self._store, InProcess())
+        if checks:
+            check_same(self._topology.segments, self._store)
+            self._programs.checked = count > 1
+        self._open, self.position = True, self.position + count
+        outputs = {}
+        for name in self._topology.sinks:
+            at = Name(self._topology.node[name].party, Kind.VALUE, name)
+            outputs[name] = self._store.pop(at)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _put(self, fields: Mapping[str, PyTree]) -> None:
+        """Lay a call's fields at who holds them, and what tells the call from others."""
+        words = words_of_call(None, self._programs.drawing, self._state, fields)
+        for at in self._programs.layout.values():
+            self._store[at.weight] = None
+            if at.secret is not None:
+                self._store[at.noise] = words
+            for f, name in at.fields.items():
+                if f in fields:
+                    self._store[name] = fields[f]
+
+    def _begin(self, fields: Mapping[str, PyTree]) -> None:
+        """Make all caches, as long as the longest sequence."""
+        whole = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                (self.batch, self.length, *x.shape[2:]), x.dtype
+            ),
+            dict(fields),
+        )
+        self._put(whole)
+        ops = call_walk(self._programs.config).ops
+        nodes, states = self._topology.segments, self._state.parties
+        made = first_caches(nodes, states, ops, self._store)
+        self._store.update(made)
+
+    def close(self) -> None:
+        """End the session, and let go of its caches.
+
+        Example:
+            >>> import jsplit
+            >>> def over(session: jsplit.Session) -> int:
+            ...     session.close()  # as at the end of `with`
+            ...     return session.position
+        """
+        self._open = False
+        self._store.clear()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

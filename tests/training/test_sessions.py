@@ -1,0 +1,268 @@
+"""Sessions in one process: piece by piece they give what the whole model gives at once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jsplit
+from tests import decoders
+from tests.decoders import BATCH, LENGTH
+
+PROMPT = BATCH["tokens"][:, :4]
+
+
+@cache
+def served(kind, configuration):
+    parts = {"nnx": decoders.nnx_parts, "linen": decoders.linen_parts}[kind]()
+    topology = decoders.topology_of(parts, configuration)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, BATCH)
+    return trainer, state, parts.whole(state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "configuration"),
+    [
+        ("nnx", "u_shaped"),
+        ("linen", "vanilla"),
+        pytest.param("nnx", "chain", marks=pytest.mark.slow),
+    ],
+)
+def test_tokens_are_those_of_the_whole_model(kind, configuration):
+    """The most likely ones, and drawn ones; the whole is plain Flax without any cache."""
+    trainer, state, whole = served(kind, configuration)
+    key = jax.random.key(5)
+    for how in ({}, {"key": key, "temperature": 20.0}):
+        with jsplit.session(trainer, state, batch=2, length=LENGTH) as session:
+            got = jsplit.generate(session, PROMPT, 5, **how)
+        np.testing.assert_array_equal(got, decoders.generated(whole, PROMPT, 5, **how))
+        assert len({*got.ravel().tolist()}) > 3  # not one token again and again
+
+
+def test_pieces_of_two_sessions_in_turn_are_the_whole_sequences():
+    trainer, state, whole = served("linen", "vanilla")
+    tokens = np.arange(16).reshape(2, 8) % 7
+    wanted = whole(tokens)
+    with (
+        jsplit.session(trainer, state, length=LENGTH) as one,
+        jsplit.session(trainer, state, length=LENGTH) as two,
+    ):
+        got = [[], []]
+        for piece in (slice(0, 4), slice(4, 5), slice(5, 6), slice(6, 7)):
+            for i, session in enumerate((one, two)):
+                got[i].append(session({"tokens": tokens[i : i + 1, piece]}))
+        assert one.position == 7
+    for i in range(2):
+        found = jnp.concatenate(got[i], 1)[0]
+        np.testing.assert_allclose(found, wanted[i, :7], atol=1e-4)
+
+
+def trained(server):
+    """A client that squares, and a server; all without parameters."""
+    client = jsplit.segment(lambda x: x * x, inputs="x", name="h")
+    topology = jsplit.vanilla(client, server, loss=optax.squared_error)
+    trainer = jsplit.messages(topology, {})
+    x = np.arange(1.0, 7.0, dtype=np.float32).reshape(1, 6)
+    return trainer, trainer.init(0, {"x": x, "label": x}), x
+
+
+def adding(by=1.0):
+    """Sums of all so far, and a cache that adds `by` times what comes."""
+    sums = jsplit.segment(lambda h: h.cumsum(1), inputs="h", name="y")
+
+    def add(params, state, total, h):
+        found = total[:, None] + by * h.cumsum(1)
+        return found, found[:, -1]
+
+    start = lambda params, state, h: jnp.zeros(h.shape[:1], h.dtype)  # noqa: E731
+    return jsplit.with_cache(sums, jsplit.Cache(start, add))
+
+
+def begun(server, count=3, **options):
+    trainer, state, x = trained(server)
+    session = jsplit.session(trainer, state, **{"length": 6, **options})
+    return session, x, session({"x": x[:, :count]})
+
+
+def test_a_segment_that_needs_those_before_and_has_no_cache_is_refused():
+    forgetful = jsplit.segment(lambda h: h.cumsum(1), inputs="h", name="y")
+    forgetful = jsplit.with_cache(forgetful, False)
+    both = jsplit.vanilla(
+        jsplit.segment(lambda x: (x * x).cumsum(1), inputs="x", name="h"),
+        forgetful,
+        loss=optax.squared_error,
+    )
+    trainer, x = jsplit.messages(both, {}), jnp.ones((1, 3))
+    state = trainer.init(0, {"x": x, "label": x})
+    session = jsplit.session(trainer, state, length=6)
+    with pytest.raises(ValueError, match="`h` has no cache, and what it gives"):
+        session({"x": x})
+
+
+def test_a_cache_that_gives_something_else_than_the_segment_is_refused():
+    with pytest.raises(ValueError, match="`y` gives something else by its cache"):
+        begun(adding(by=1.1))
+    _, x, y = begun(adding())
+    np.testing.assert_allclose(y, (x * x)[:, :3].cumsum(1))
+
+
+def test_a_sequence_longer_than_its_caches_is_refused():
+    session, x, _ = begun(adding())
+    with pytest.raises(
+        ValueError, match="`length` of the session is 6 positions, and 3"
+    ):
+        session({"x": x[:, :4]})
+    assert session({"x": x[:, 3:]}).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "why"),
+    [
+        ({}, 1, "`h` has no cache, and from one position it does not show"),
+        ({"batch": 2}, 3, r"`x` must be \[2, positions, ...\], got \[1, 3\]"),
+        ({"length": 0}, 3, "`length` must be"),
+    ],
+)
+def test_what_does_not_fit_a_session_is_refused(options, count, why):
+    with pytest.raises(ValueError, match=why):
+        begun(adding(), count, **options)
+
+
+def test_a_topology_without_any_cache_has_no_sessions():
+    trainer, state, _ = trained(jsplit.segment(lambda h: h, inputs="h", name="y"))
+    with pytest.raises(ValueError, match="no segment of `trainer` has a cache"):
+        jsplit.session(trainer, state, length=6)
+
+
+def test_a_session_that_is_over_computes_nothing():
+    session, x, _ = begun(adding())
+    session.close()
+    with pytest.raises(ValueError, match="the session is over"):
+        session({"x": x})
+
+
+def test_a_wide_cache_is_not_taken_for_that_of_a_narrow_segment():
+    assert adding().cache is not None
+    assert jsplit.mixed_precision(adding()).cache is None
+
+
+def test_caches_of_flax_of_another_length_are_refused():
+    """They would write over their last position, without a word."""
+    parts = decoders.nnx_parts()
+    own = jsplit.with_cache(
+        parts.segments[2], decoders.decoding(parts.modules[2])(1, 5)
+    )
+    like = jax.ShapeDtypeStruct((1, 9, decoders.WIDTH), "float32")
+    with pytest.raises(ValueError, match="`length` is 9, and no axis of the caches"):
+        assert own.cache is not None
+        own.cache.init({}, {}, like)
+
+
+def test_tokens_that_would_be_too_many_or_of_nan_are_refused():
+    session, x, _ = begun(jsplit.with_cache(_logits(), False), count=2)
+    with pytest.raises(
+        ValueError, match="would have 8 positions, and its `length` is 6"
+    ):
+        jsplit.generate(_of_tokens(session), np.ones((1, 1), int), 6)
+    with pytest.raises(jsplit.NotFinite, match="a logit at position 2 is NaN"):
+        jsplit.generate(_of_tokens(session), np.ones((1, 1), int), 2)
+
+
+def _logits():
+    """Nothing but NaN, of five tokens."""
+    nan = lambda h: jnp.broadcast_to(h[..., None] * jnp.nan, (*h.shape, 5))  # noqa: E731
+    return jsplit.segment(nan, inputs="h", name="y")
+
+
+def _of_tokens(session):
+    """The same session, whose field of floats takes tokens."""
+    ask = type(session).__call__
+
+    class Of:
+        fields, batch, length = session.fields, session.batch, session.length
+        position = property(lambda self: session.position)
+
+        def __call__(self, fields):
+            return ask(session, {f: x.astype("float32") for f, x in fields.items()})
+
+    return Of()
+
+
+def test_generation_ends_where_all_sequences_have_ended():
+    trainer, state, whole = served("linen", "vanilla")
+    full = decoders.generated(whole, PROMPT, 5)
+    end = int(full[0, 1])
+    with jsplit.session(trainer, state, batch=2, length=LENGTH) as session:
+        got = jsplit.generate(session, PROMPT, 5, end=end)
+    for row, wanted in zip(got, full, strict=True):
+        at = [*wanted].index(end) if end in wanted else 5
+        np.testing.assert_array_equal(row[: at + 1], wanted[: at + 1][: len(row)])
+        assert (row[at:] == end).all()
+
+
+class Some(nnx.Module):
+    """Some layers of a net, at the paths that they have there."""
+
+    def __init__(self, net, *names):
+        self.names = names
+        for name in names:
+            setattr(self, name, getattr(net, name))
+
+    def __call__(self, h):
+        for name in self.names:
+            h = getattr(self, name)(h)
+        return h
+
+
+class Tail(nnx.Module):
+    """The end of a net whose last layer is its embedding."""
+
+    def __init__(self, net):
+        self.a, self.norm = net.a, net.norm
+
+    def __call__(self, h):
+        return 3 * self.a.tokens.attend(self.norm(h))
+
+
+class Tied(Tail):
+    """A language model with one weight for embedding and output layer."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(2)
+        self.a, self.c = decoders.Embed(rngs), decoders.Own(rngs)
+        self.norm = nnx.LayerNorm(decoders.WIDTH, rngs=rngs)
+
+    def __call__(self, tokens):
+        return super().__call__(self.c(self.a(tokens)))
+
+
+@pytest.mark.slow
+def test_slices_of_a_split_model_decode_by_modules_of_the_same_parameters():
+    """At lengths that the model was not split at, too; a tied weight is one."""
+    net, tokens = Tied(), BATCH["tokens"]
+    parts = jsplit.split(net, tokens, cuts={"up": "a", "down": "c"})
+    up = jsplit.with_cache(parts["up"], decoders.decoding(Some(net, "a")))
+    down = jsplit.with_cache(parts["down"], decoders.decoding(Some(net, "c")))
+    top = jsplit.with_cache(parts["output"], Tail(net))
+    topology = jsplit.u_shaped(up, down, top, loss=decoders.loss)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, BATCH)
+    whole = jax.jit(lambda tokens: net(tokens))
+
+    def logits(tokens):
+        count = tokens.shape[1]
+        return whole(np.pad(tokens, [(0, 0), (0, LENGTH - count)]))[:, :count]
+
+    for prompt in (tokens, tokens[:, :3]):
+        with jsplit.session(trainer, state, batch=2, length=LENGTH) as session:
+            got = jsplit.generate(session, prompt, 6)
+        expected = decoders.generated(logits, prompt, 6)
+        np.testing.assert_array_equal(got, expected)
+        assert len({*got.ravel().tolist()}) > 3
