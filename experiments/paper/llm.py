@@ -169,8 +169,7 @@ def line(
 
 
 def by_token() -> jsplit.Link:
-    # A version of jsplit that has no scale by token says so here.
-    return jsplit.compress.quantize(8, axis=-1)  # type: ignore[call-arg]
+    return jsplit.compress.quantize(8, axis=-1)
 
 
 through = partial(split, interpreter=jsplit.messages)
