@@ -14,7 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -117,7 +117,7 @@ def measure(
     logs = run(folder, f"127.0.0.1:{line}", deadline)
     own, other = logs[clinic.CLINIC], logs["server"]
 
-    def median(log: list[Mapping], name: str) -> float:
+    def median(log: Sequence[Mapping], name: str) -> float:
         return statistics.median(row[name] for row in log[1:])
 
     return {
