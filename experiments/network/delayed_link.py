@@ -1,6 +1,7 @@
 """How long is a step of two parties over a line that takes its time, beside what each computes?
 
-The second question of experiments/bench/wire.py. `part` is what both parties bring; `measure` runs
+`DelayedLink` is such a line, for other experiments too. The rest is the second question of
+experiments/bench/wire.py: `part` is what both parties bring; `measure` runs
 them as two processes, and measures what each would take alone, and the way between them.
 
     python experiments/network/delayed_link.py <folder of a run> <party>  # the party alone, seconds
@@ -9,6 +10,7 @@ them as two processes, and measures what each would take alone, and the way betw
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import statistics
@@ -36,19 +38,36 @@ PARTIES = ("client", "server")
 # A line that takes its time.
 
 
+PIECE = 1 << 18  # bytes that are taken at once
+PACED = 1 << 14  # the same where they are let through one after the other
+
+
+def left_at(now: float, free: float, size: int, bits: float) -> float:
+    """When the last of `size` bytes has left, seconds.
+
+    Args:
+        now: when they come.
+        free: when all before them have left.
+        size: how many.
+        bits: that leave in a second.
+    """
+    return max(now, free) + 8 * size / bits
+
+
 class DelayedLink:
-    """A way to a port that takes so many seconds, and lets any number of bytes through.
+    """A way to a port that takes so many seconds, and lets so many bits a second through.
 
     Args:
         port: where it leads.
         delay: seconds that a byte is on its way, in either direction.
+        bits: a second in each direction; by default any number.
 
     Attributes:
         port: where it begins.
     """
 
-    def __init__(self, port: int, delay: float):
-        self.to, self.delay = port, delay
+    def __init__(self, port: int, delay: float, bits: float = math.inf):
+        self.to, self.delay, self.bits = port, delay, bits
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -77,15 +96,17 @@ class DelayedLink:
     def read(
         self, source: socket.socket, due: list, changed: threading.Condition
     ) -> None:
-        data = b"x"
+        data, free = b"x", 0.0
+        piece = PIECE if self.bits == math.inf else PACED
         while data:
             try:
-                data = source.recv(1 << 18)
+                data = source.recv(piece)
             except OSError:
                 data = b""
+            free = left_at(time.monotonic(), free, len(data), self.bits)
             # The end comes as no bytes, and takes as long as all that came before it.
             with changed:
-                due.append((time.monotonic() + self.delay, data))
+                due.append((free + self.delay, data))
                 changed.notify()
 
     def write(
