@@ -185,7 +185,7 @@ PARTS: Mapping[str, Callable[[Task, int, Keep], Row]] = {
     "line-20": partial(line, bits=LINE, trip=0.02),
     "line-100": partial(line, bits=LINE, trip=0.1),
     "bfloat16": partial(through, link=partial(jsplit.compress.cast, "bfloat16")),
-    "int8": partial(through, link=partial(jsplit.compress.quantize, 8)),
+    "int8": partial(through, link=partial(jsplit.compress.quantize, 8, axis=None)),
     "int8-token": partial(through, link=by_token),
 }
 SAYS = {

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jsplit
 from jsplit import party
@@ -309,3 +310,30 @@ def test_values_of_other_kinds_than_dictionaries_and_lists_cannot_cross():
     with pytest.raises(ValueError, match="`h` crosses as a Quantized"):
         batch = {"x": np.ones((2, 3), np.float32), "label": np.ones((2, 3), np.float32)}
         party.agreement(topology, batch, steps=1, addresses={"server": "x:1"})
+
+
+def test_an_agreement_is_made_of_shapes_alone():
+    """Of weights that each party loads later, and nobody has as a whole."""
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.low = nnx.Linear(4, 3, rngs=rngs)
+            self.high = nnx.Linear(3, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.high(nnx.relu(self.low(x)))
+
+    def made(model):
+        x = jnp.ones((4, 4))
+        topology = jsplit.vanilla(
+            *jsplit.split(model, x, cuts=["low"]).values(), loss=optax.squared_error
+        )
+        batch = {"x": x, "label": jnp.ones((4, 2))}
+        return jsplit.party.agreement(
+            topology, batch, steps=1, addresses={"server": "localhost:1"}
+        )
+
+    def make():
+        return Net(nnx.Rngs(0))
+
+    assert made(nnx.eval_shape(make)).text == made(make()).text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.checks import first_line
@@ -85,13 +86,19 @@ def _resized(value: PyTree, own: int, size: int) -> PyTree:
     return jax.tree.map(resize, abstract(value))
 
 
+def _as_array(x: PyTree) -> PyTree:
+    """An array in the place of a weight whose shape alone is known until it is loaded."""
+    shape = isinstance(x, jax.ShapeDtypeStruct)
+    return jnp.zeros(x.shape, x.dtype) if shape else x
+
+
 def _first_of(segment: Segment):
     """A segment's output and first parameters, as a function of what it is lent and reads."""
 
     def first(lent: Sequence[Nested], *inputs: PyTree) -> tuple[PyTree, PyTree]:
         # The key is made in here, so that it is abstract like everything else.
         key = jax.random.key(0)
-        params, state = segment.init(key, *inputs)
+        params, state = jax.tree.map(_as_array, segment.init(key, *inputs))
         given = with_loans(params, lent)
         return segment.apply(given, state, key, *inputs)[0], params
 
