@@ -298,3 +298,13 @@ def test_a_hijacked_client_gives_its_pictures_away_and_one_that_is_not_does_not(
     assert score.control > score.chance
     way = [score.more[f"MSE after {n} steps"] for n in (0, 125, 250, 375)]
     assert sorted(way, reverse=True) == way and score.value < way[-1]
+
+
+@pytest.mark.parametrize("wrong", [(1, 0), (0, float("nan")), (0, 1, 2), 3])
+def test_a_hijacker_does_not_end_in_what_is_no_range(wrong):
+    """NaN would be its every guess, and a range that is turned round would be learned."""
+    form = {"inputs": ["h", "x"], "width": 2}
+    with pytest.raises(ValueError, match="`data_range` must be the smallest"):
+        hijack((3,), (4,), lambda h: h, data_range=wrong, **form)
+    with pytest.raises(ValueError, match="`positive` must be True or False"):
+        hijack((3,), (4,), lambda h: h, positive="no", **form)
