@@ -90,8 +90,9 @@ def _of_labels(plan: Plan, seen: Trace) -> Iterable[str]:
 def _of_own_training(setting: Setting, seen: Trace) -> Iterable[str]:
     """Whose DP-SGD is nobody's word but the user's."""
     there = {r for r in seen.released if r.kind == "training"}
-    own = [n for n, release in setting.trained.items() if release in there]
-    own = [n for n in own if setting.topology.node[n].segment.noise is None]
+    trained = [n for n, release in setting.trained.items() if release in there]
+    noise = {n: setting.topology.node[n].segment.noise for n in trained}
+    own = [n for n, x in noise.items() if x is None or x.mechanism is None]
     if own:
         names = ", ".join(f"`{n}`" for n in sorted(own))
         yield (
