@@ -713,7 +713,9 @@ def test_a_record_with_several_labels_has_as_many_answers():
 def test_what_is_said_of_dp_sgd_is_what_private_segments_do():
     """Two parts that are each clipped to C are longer together, by the root of 2."""
     made = private(dense, clip=1.0, scale=20.0, per=10.0)
-    topology, own = jsplit.vanilla(made, made, loss=squares), made.noise.mechanism
+    topology, noise = jsplit.vanilla(made, made, loss=squares), made.noise
+    assert noise and isinstance(noise.mechanism, Mechanism)
+    own = noise.mechanism
     given = {"links": None, "bottoms": "trained", "against": OUTSIDE}
     with pytest.raises(ValueError, match="clips `smashed` by itself"):
         about(topology, dp_sgd={("smashed", "output"): own}, **given)
