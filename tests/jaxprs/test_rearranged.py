@@ -52,6 +52,8 @@ RAW = {
     "as bits": lambda x: jax.lax.bitcast_convert_type(x, "int32") ^ 5,
     "itself twice": lambda x: x + x,
     "to the power of 1": lambda x: x**1,
+    "but for NaN": lambda x: jnp.where(jnp.isnan(x), 0.0, x * 2),
+    "in finite numbers": lambda x: jnp.nan_to_num(x / 255),
     "shifted by hand": shifted_by_hand,
     "in a loop over records": row_by_row,
     "through the turns of a loop": turned_in_turns,

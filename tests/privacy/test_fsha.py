@@ -298,3 +298,22 @@ def test_a_hijacked_client_gives_its_pictures_away_and_one_that_is_not_does_not(
     assert score.control > score.chance
     way = [score.more[f"MSE after {n} steps"] for n in (0, 125, 250, 375)]
     assert sorted(way, reverse=True) == way and score.value < way[-1]
+
+
+RANGE = "`data_range` must be the smallest"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"data_range": (1, 0)}, RANGE),
+        ({"data_range": (0, float("nan"))}, RANGE),
+        ({"data_range": (0, 1, 2)}, RANGE),
+        ({"data_range": 3}, RANGE),
+        ({"positive": "no"}, "`positive` must be True or False"),
+    ],
+)
+def test_a_hijacker_does_not_end_in_what_is_no_range(options, match):
+    """NaN would be its every guess, and a range that is turned round would be learned."""
+    with pytest.raises(ValueError, match=match):
+        hijack((3,), (4,), lambda h: h, inputs=["h", "x"], width=2, **options)

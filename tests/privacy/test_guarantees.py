@@ -22,7 +22,9 @@ from jsplit.privacy import (
     counted_epsilon,
     gaussian_epsilon,
     guarantee,
+    private,
     response_epsilon,
+    response_mechanism,
     sampled_epsilon,
 )
 from jsplit.privacy.guarantees.rows import mixing
@@ -691,3 +693,49 @@ def test_what_is_printed_has_all_that_it_depends_on():
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         about(vanilla(), **change)
+
+
+def test_a_record_with_several_labels_has_as_many_answers():
+    tokens = FIELDS | {"label": np.arange(18).reshape(6, 3) % 5}
+    loss = lambda y, label: squares(y, label.sum(1))  # noqa: E731
+    said = {"label": response_mechanism(5, 0.5)}
+    given = {"what": "labels", "of": "server", "against": "client", "labels": said}
+    one = about(vanilla(), **given)
+    assert one.epsilon == pytest.approx(0.5) and one.times == (("field label", 1),)
+    many = about(vanilla(loss=loss), fields=tokens, **given)
+    assert many.epsilon == pytest.approx(1.5) and many.times == (("field label", 3),)
+    # Without shapes it is assumed, and said.
+    unseen = about(vanilla(), fields=None, **given)
+    assert any("one label in `label`" in a for a in unseen.assumptions)
+    assert not any("one label in" in a for a in one.assumptions)
+
+
+def test_what_is_said_of_dp_sgd_is_what_private_segments_do():
+    """Two parts that are each clipped to C are longer together, by the root of 2."""
+    made = private(dense, clip=1.0, scale=20.0, per=10.0)
+    topology, noise = jsplit.vanilla(made, made, loss=squares), made.noise
+    assert noise and isinstance(noise.mechanism, Mechanism)
+    own = noise.mechanism
+    given = {"links": None, "bottoms": "trained", "against": OUTSIDE}
+    with pytest.raises(ValueError, match="clips `smashed` by itself"):
+        about(topology, dp_sgd={("smashed", "output"): own}, **given)
+    for wrong in ({"scale": 30.0}, {"clip": 0.5}):
+        declared = {"smashed": replace(own, **wrong), "output": own}
+        with pytest.raises(ValueError, match="must be what its segment does"):
+            about(topology, dp_sgd=declared, **given)
+    apart = {"smashed": own, "output": own}
+    said = about(topology, dp_sgd=apart, **given)
+    assert said.mu == pytest.approx(2 * sqrt(4) / 20 * sqrt(2))
+    # Of segments that add no noise it is the user's word, and is said to be.
+    yours = about(vanilla(), dp_sgd=apart, **given)
+    assert any(
+        "`output`, `smashed`: DP-SGD is your own" in a for a in yours.assumptions
+    )
+    assert not any("is your own" in a for a in said.assumptions)
+
+
+def test_a_loss_that_divides_by_weights_assumes_that_they_tell_nothing():
+    """A token's weight, 0 where it is padding, would change the scale of all others."""
+    told = "no weights of tokens are given"
+    assert any(told in a for a in about(vanilla()).assumptions)
+    assert not any(told in a for a in about(constant(vanilla())).assumptions)

@@ -112,3 +112,13 @@ def test_what_names_no_record_once_or_no_class_is_refused():
     refused("`epsilon`", lambda: answers(labels, epsilon=-1))
     refused("`classes`", lambda: answers(labels, classes=1))
     refused("`epsilon` must be above 0", lambda: unbiased_loss(abs, 2, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "classes"), [("int8", 200), ("uint8", 1000), ("bool", 3), ("f2", 3000)]
+)
+def test_labels_that_cannot_hold_every_answer_are_refused(dtype, classes):
+    """An int8 would answer with negative numbers, and a uint8 with other classes."""
+    labels = np.zeros(4, dtype)
+    refused(f"cannot hold the class {classes - 1}", lambda: answers(labels, classes))
+    assert answers(labels, 2).dtype == labels.dtype

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -241,11 +239,11 @@ def test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says():
     signs = np.where(np.arange(n) % 2, 1.0, -1.0).astype("f4")
     batch = {"x": np.eye(n, dtype="f4"), "label": signs}
 
-    def run(says, does):
+    def trained(scale):
         bottom = jsplit.segment(
             lambda w, x: x @ w, init=lambda key, x: jnp.zeros(n), inputs=["x"], name="h"
         )
-        bottom = private(bottom, clip=1.0, scale=does, per=1.0)
+        bottom = private(bottom, clip=1.0, scale=scale, per=1.0)
         top = jsplit.segment(lambda h: h, inputs=["h"], name="y")
         nodes = [
             jsplit.Node("h", bottom, "client"),
@@ -258,19 +256,22 @@ def test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says():
                 per=1.0,
             ),
         ]
-        whole = jsplit.Topology(nodes, {"client": ["x"], "server": ["label"]})
-        one = made("fused", whole)
+        return jsplit.Topology(nodes, {"client": ["x"], "server": ["label"]})
+
+    def run(says, does):
+        one = made("fused", trained(does))
         state = secrets(one.init(0, batch), 11)
         seen = np.asarray(one.step(state, batch)[0].parties["client"].params["h"])
-        mechanism = bottom.noise and bottom.noise.mechanism
-        assert isinstance(mechanism, Mechanism)
+        stated = trained(says)
+        noise = stated.node["h"].segment.noise
+        assert noise and isinstance(noise.mechanism, Mechanism)
         claimed = guarantee(
-            whole,
+            stated,
             batch,
             steps=1,
             batch=n,
             records=n,
-            dp_sgd={"h": replace(mechanism, scale=says)},
+            dp_sgd={"h": noise.mechanism},
             delta=1e-5,
         ).of("server", "whoever gets the trained parameters", "labels")
         assert claimed.mu == pytest.approx(2 / says)

@@ -31,7 +31,7 @@ from jsplit.privacy import (
     views,
     watch,
 )
-from jsplit.privacy.reporting.doubts import doubt_of
+from jsplit.privacy.reporting.doubts import doubt_of, unlike
 from jsplit.privacy.reporting.tables import tables
 from tests.helpers import make_problem
 from tests.privacy.seen import LOSS_OF_CLASSES, dense
@@ -467,6 +467,7 @@ def test_every_cut_and_party_with_a_threat_is_attacked(kind):
         ({"defences": {"x": None}}, r"`defences\['x'\]` must be a trainer"),
         ({"states": {"nopeek": None}}, "`states` must be of none, got 'nopeek'"),
         ({"test": {"image": np.ones((4, 3, 3))}}, "`test` must have every field"),
+        ({"public": {"image": np.ones((4, 2))}}, "`public` must hold `image` in the"),
         ({"epochs": 0}, "`epochs` must be a positive integer"),
         ({"pictures": -1}, "`pictures` must be 0 or more"),
         ({"known": [500]}, "`known` must be how many records of each class"),
@@ -476,6 +477,25 @@ def test_every_cut_and_party_with_a_threat_is_attacked(kind):
 def test_an_argument_that_does_not_fit_is_refused_by_name(options, match):
     with pytest.raises(ValueError, match=match):
         report(trainer_of(), data_of(), **options)
+
+
+def test_public_records_that_are_of_another_kind_leave_a_doubt():
+    """In other units nothing is learned, and what is off by them is no chance."""
+    private, public = np.random.default_rng(0).normal(3, 2, (2, 40, 5))
+    assert unlike(public, private) == unlike(public[:4], private) == ""
+    assert unlike(None, private) == unlike(np.ones((4, 5)), np.ones((9, 5))) == ""
+    assert "in other units" in unlike(public / 255, private)
+    assert "in other units" in unlike(public * 1e6, private)
+    same = np.broadcast_to(private.mean(0), public.shape)
+    assert "do not vary" in unlike(same, private)
+    data, other = data_of(), data_of()
+    fields = {"image": np.asarray(other["image"]) * 1e4}
+    tried = [a for a in attempts() if a.name == "decoder"]
+    outcome = report(
+        trainer_of(), data, public=fields, attacks=tried, epochs=1, steps=2
+    )["none"]
+    assert outcome.findings
+    assert all("in other units" in f.score.doubt for f in outcome.findings)
 
 
 def test_an_entry_with_an_unknown_threat_or_need_is_refused():

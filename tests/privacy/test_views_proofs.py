@@ -122,6 +122,7 @@ def test_a_field_rearranged_so_that_it_can_be_undone_is_found(function):
         lambda x: x.max(-1, keepdims=True),
         lambda x: jnp.where(x > 0, x, -x),
         lambda x: jnp.cos(x),
+        lambda x: jnp.where(x > 0, jnp.cos(x), 0),
         lambda x: jnp.where(x < 0, x + 1, x),
         lambda x: jnp.exp(1j * x),
         lambda x: jnp.real(jnp.exp(1j * x)),
@@ -142,6 +143,12 @@ def test_what_cannot_be_undone_is_not_claimed(function):
         (lambda x: jnp.fft.irfft(x, 4), "has 3 of 6 entries of `x`"),
         (lambda x: jax.nn.relu(x), "has up to 6 of 6 entries of `x`"),
         (lambda x: jnp.clip(x[:, :3], 0, 1), "has up to 3 of 6 entries of `x`"),
+        (lambda x: jnp.where(x > 0, x, 0), "has up to 6 of 6 entries of `x`"),
+        (lambda x: jnp.nan_to_num(2 * x), "has up to 6 of 6 entries of `x`"),
+        (
+            lambda x: jnp.where(x[:, ::-1] > 0, x, 7.0)[:, :2],
+            "has up to 2 of 6 entries of `x`",
+        ),
         (lambda x: x.astype("bfloat16"), "is `x`, rounded"),
         (lambda x: x.astype("bfloat16")[:, ::-1] * 2, "is `x`, rounded"),
         (

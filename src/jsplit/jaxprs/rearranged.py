@@ -60,7 +60,8 @@ def rearranged(
     Shifted and scaled is meant by constants of the code, as a picture divided by 255 is;
     rounded to fewer bits counts too. A one-hot of class numbers gives these away, and so
     does a number of a class or a row of which some are replaced by constants, as padding.
-    A sorted array holds its entries too.
+    A sorted array holds its entries too, and so does one in which what is not finite is
+    replaced, as by `nan_to_num`.
 
     Args:
         flat: the program.
@@ -93,6 +94,8 @@ class _Proof:
         self.not_zero: set[Var] = {*not_zero}
         # And those that count up, with which class numbers are compared.
         self.counted: set[Var] = set()
+        # Masks of raw entries that are not finite, or of those that are.
+        self.finite: set[Var] = set()
         for v, value in flat.consts.items():
             if _is_not_zero(value):
                 self.not_zero.add(v)
@@ -102,6 +105,8 @@ class _Proof:
         name = eqn.primitive.name
         held = [self.raw.get(v) if isinstance(v, Var) else None for v in eqn.invars]
         found = self._fields(eqn, held) if any(held) else []
+        if any(held) and _asks_whether_finite(eqn):
+            self.finite.update(eqn.outvars)
         if any(found):
             pairs = zip(eqn.outvars, found, strict=True)
             self.raw.update((v, field) for v, field in pairs if field is not None)
@@ -143,6 +148,8 @@ class _Proof:
             at = 0 if held[0] is not None else 1
             bounded = _is_whole(given[at]) and self._is_constant(given[1 - at])
             return first if bounded else None
+        if name == "select_n" and given[0] in self.finite:
+            return first
         if name == "select_n":
             return self._selected(given[1:], held[1:])
         if name == "integer_pow":
@@ -241,6 +248,15 @@ class _Proof:
 
 def _variables(eqn: JaxprEqn) -> list[Var]:
     return [v for v in eqn.invars if isinstance(v, Var)]
+
+
+def _asks_whether_finite(eqn: JaxprEqn) -> bool:
+    """Whether numbers are compared with infinity, or with themselves, as only NaN differs."""
+    name, given = eqn.primitive.name, eqn.invars
+    if name not in ("eq", "ne"):
+        return name == "is_finite"
+    ends = [v.val for v in given if isinstance(v, Literal)]
+    return given[0] is given[1] or any(np.isinf(x).all() for x in ends)
 
 
 def _is_whole(v: Atom) -> bool:

@@ -55,9 +55,9 @@ def label_response(
         The answers, in the shape and dtype of `labels`.
 
     Raises:
-        ValueError: if a label is no class number, ids do not pair with the
-            records or name one twice, or `classes`, `epsilon` or `key` is out
-            of range.
+        ValueError: if a label is no class number, or their dtype cannot hold
+            all classes, ids do not pair with the records or name one twice, or
+            `classes`, `epsilon` or `key` is out of range.
 
     References:
         Warner, Randomized response, 1965; Kairouz, Oh & Viswanath, `Extremal
@@ -186,6 +186,12 @@ def _class_numbers(given: np.ndarray, classes: int) -> np.ndarray:
             "`labels` must be class numbers, [records] or [records, 1], got "
             f"{given.dtype} {given.shape}."
         )
+    if classes - 1 > _largest(given.dtype):
+        # The answer would be another class in it, or a negative number.
+        raise ValueError(
+            f"`labels` of {given.dtype} cannot hold the class {classes - 1} of "
+            f"`classes` = {classes}, which may be an answer: give wider numbers."
+        )
     flat = given.ravel()
     wrong = int((~((flat >= 0) & (flat < classes) & (flat == np.floor(flat)))).sum())
     if wrong:
@@ -194,6 +200,15 @@ def _class_numbers(given: np.ndarray, classes: int) -> np.ndarray:
             f"{len(flat)} are not."
         )
     return flat.astype(np.int64)
+
+
+def _largest(dtype: np.dtype) -> int:
+    """Up to which number a dtype has all whole ones."""
+    if dtype.kind == "b":
+        return 1
+    if dtype.kind == "f":
+        return 2 ** (np.finfo(dtype).nmant + 1)
+    return int(np.iinfo(dtype).max)
 
 
 def _text(name: Foreign) -> str:

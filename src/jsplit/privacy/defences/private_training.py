@@ -149,8 +149,10 @@ def private(
     mechanism = None
     if isfinite(clip):
         named = scale.name if isinstance(scale, Strength) else scale
+        # The norm is that of what gets the noise: in other units, as `clip` itself is
+        # unless `per` is a power of two, its grid would be none.
         mechanism = Mechanism(
-            *("gaussian", clip, named), secret=True, grid=grid.step / bound
+            *("gaussian", bound, named), secret=True, grid=grid.step / bound
         )
 
     def add(key: jax.Array, gradient: PyTree, scale: jax.Array) -> PyTree:

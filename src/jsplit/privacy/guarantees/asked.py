@@ -187,17 +187,6 @@ def check_strengths(
             )
 
 
-def check_responses(given: Mapping[str, Mechanism], topology: Topology) -> None:
-    """Refuse `labels` that are no fields, or noise that is no mechanism."""
-    for field, mechanism in given.items():
-        if field not in topology.fields:
-            raise ValueError(f"`labels` names `{field}`, which is no field.")
-        if not isinstance(mechanism, Mechanism):
-            raise ValueError(
-                f"`labels` of `{field}` must be a Mechanism, got {shown(mechanism)}."
-            )
-
-
 def trainings(
     topology: Topology, dp_sgd: DPSGD, strengths: Mapping[str, float]
 ) -> dict[str, Release]:
@@ -214,8 +203,35 @@ def trainings(
             if n not in topology.node or n in found:
                 what = "is no node" if n not in topology.node else "is named twice"
                 raise ValueError(f"`dp_sgd` names `{n}`, which {what}.")
+            _check_own(topology, n, nodes, mechanism, strengths)
             found[n] = Release("training", ", ".join(nodes), mechanism.at(strengths))
     return found
+
+
+def _check_own(
+    topology: Topology,
+    name: str,
+    nodes: Sequence[str],
+    mechanism: Mechanism,
+    strengths: Mapping[str, float],
+) -> None:
+    """Refuse what is said of DP-SGD where the segment itself says something else."""
+    noise = topology.node[name].segment.noise
+    own = noise and noise.mechanism
+    if not isinstance(own, Mechanism):
+        return  # who trains by other means is taken at his word
+    # In one norm with others its noise would be counted once for all, and each part has
+    # a sensitivity of its own.
+    if len(nodes) > 1:
+        raise ValueError(
+            f"`dp_sgd` has {', '.join(nodes)} in one norm, but `private` clips `{name}` "
+            "by itself: give each part an entry of its own."
+        )
+    if mechanism.at(strengths) != own.at(strengths):
+        raise ValueError(
+            f"`dp_sgd` of {name} must be what its segment does, its `noise.mechanism`, "
+            f"which is {own}, got {mechanism}."
+        )
 
 
 def frozen(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import inf, sqrt
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jsplit.privacy.guarantees.gaussian import composed_mu, gaussian_epsilon
@@ -34,6 +35,7 @@ class Plan(NamedTuple):
         accountant: "pld" or "rdp".
         batch: records in a step.
         short: what becomes of a short last batch, as for `guarantee`.
+        entries: by field that has noise, how many labels a record has, if it is known.
     """
 
     steps: int
@@ -49,6 +51,7 @@ class Plan(NamedTuple):
     accountant: str
     batch: int
     short: str
+    entries: Mapping[str, int] = MappingProxyType({})
 
 
 class Composed(NamedTuple):
@@ -177,7 +180,9 @@ def _count(release: Release, plan: Plan) -> int:
         anew = release.mechanism.per == "step"
         # Of coins the worst: in every step.
         uses = plan.steps if plan.poisson else plan.uses
-        return uses * plan.copies + plan.answers if anew else 1
+        once = uses * plan.copies + plan.answers if anew else 1
+        # Each label of a record, as of tokens, has an answer, and a record all of them.
+        return once * plan.entries.get(release.name, 1)
     if release.kind == "training":
         # What fills up a batch has weight 0 and no part in a sum.
         return plan.uses

@@ -55,7 +55,14 @@ def assumptions(
             "normal distribution, up to rounding to the grid, or as from the Laplace "
             "distribution on the grid, up to rounding of its probabilities"
         )
+    yield from _of_labels(plan, seen)
+    yield from _of_own_training(setting, seen)
     if any(r.kind != "field" for r in seen.released):
+        if not plan.constant:
+            yield (
+                "a loss without `per` divides by the sum of its batch's weights, so these "
+                "are the same whatever the records are: no weights of tokens are given"
+            )
         many = " and of ".join(map(str, sizes(plan.batch)))
         yield (
             "segments and losses keep the records of a batch apart: their programs are "
@@ -70,6 +77,28 @@ def assumptions(
         "record; not ids, who takes part, times, sizes, what optimizers exchange, "
         "nor what rounds hand from client to client"
     )
+
+
+def _of_labels(plan: Plan, seen: Trace) -> Iterable[str]:
+    """How many answers a record has, where nobody has shown it."""
+    told = {r.name for r in seen.released if r.kind == "field"} - {*plan.entries}
+    if told:
+        names = ", ".join(f"`{f}`" for f in sorted(told))
+        yield f"a record has one label in {names} (of tokens it has many: give `fields`)"
+
+
+def _of_own_training(setting: Setting, seen: Trace) -> Iterable[str]:
+    """Whose DP-SGD is nobody's word but the user's."""
+    there = {r for r in seen.released if r.kind == "training"}
+    trained = [n for n, release in setting.trained.items() if release in there]
+    noise = {n: setting.topology.node[n].segment.noise for n in trained}
+    own = [n for n, x in noise.items() if x is None or x.mechanism is None]
+    if own:
+        names = ", ".join(f"`{n}`" for n in sorted(own))
+        yield (
+            f"{names}: DP-SGD is your own, as `dp_sgd` says; the segment adds no noise "
+            "(`jsplit.privacy.private` makes one that does)"
+        )
 
 
 def _of_what_is_frozen(setting: Setting) -> Iterable[str]:

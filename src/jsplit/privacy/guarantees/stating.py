@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from jsplit.core.base import PyTree
 from jsplit.privacy.guarantees.asked import (
     DPSGD,
-    check_responses,
     check_strengths,
     frozen,
     others_of,
@@ -20,6 +19,7 @@ from jsplit.privacy.guarantees.composing import Plan, compose
 from jsplit.privacy.guarantees.conditions import assumptions, notes_of, notes_of_number
 from jsplit.privacy.guarantees.mechanism import Mechanism
 from jsplit.privacy.guarantees.reach import UNKNOWN, Arrival, Setting, Trace, reach
+from jsplit.privacy.guarantees.responses import check_responses, entries_of
 from jsplit.privacy.guarantees.rows import mixing
 from jsplit.privacy.guarantees.statement import Guarantee, Statement
 from jsplit.topology.graph import Topology
@@ -86,8 +86,10 @@ def guarantee(
             `"frozen"` (the parameters stay as they are and were not fitted to these
             records), or `"private"` (in `dp_sgd`); or one of these by node, of any node.
         dp_sgd: by node, or by a tuple of nodes that are clipped in one norm, the noise
-            on the sum of clipped gradients of the records.
-        labels: by field, the noise that its records got before training.
+            on the sum of clipped gradients of the records. Of a segment of
+            `jsplit.privacy.private` its `noise.mechanism`, in an entry of its own.
+        labels: by field, the noise that each label got before training. Of a record
+            with several, as tokens, all count: their number is that of `fields`.
         strengths: by name, the least that a `jsplit.Strength` is in any step, in the
             place of its first value.
         answers: how often activations of a record are sent in `evaluate` and `predict`.
@@ -136,6 +138,7 @@ def guarantee(
         accountant=accountant,
     )
     check_responses(labels or {}, topology)
+    plan = plan._replace(entries=entries_of(fields, labels or {}))
     linked = both_ways(topology, links)
     declared = [*(dp_sgd or {}).values(), *(labels or {}).values()]
     check_strengths(strengths or {}, linked, declared)

@@ -161,6 +161,24 @@ def within(original: PyTree, data_range: tuple[float, float]) -> tuple[float, fl
     Raises:
         ValueError: if it is no range, or values lie outside it.
     """
+    low, high = ends(data_range)
+    x = array_of("original", original)
+    if not is_traced(x):
+        count = int(((x < low) | (x > high)).sum())
+        if count:
+            raise ValueError(
+                f"`original` has {count} of {x.size} values outside `data_range`, "
+                f"({low:g}, {high:g})."
+            )
+    return low, high
+
+
+def ends(data_range: tuple[float, float]) -> tuple[float, float]:
+    """The two ends of a range as floats.
+
+    Raises:
+        ValueError: if it is no range.
+    """
     try:
         low, high = map(float, data_range)
     except (TypeError, ValueError):
@@ -170,14 +188,6 @@ def within(original: PyTree, data_range: tuple[float, float]) -> tuple[float, fl
             "`data_range` must be the smallest and the largest value of the data, as "
             f"(0, 1), got {shown(data_range)}."
         )
-    x = array_of("original", original)
-    if not is_traced(x):
-        count = int(((x < low) | (x > high)).sum())
-        if count:
-            raise ValueError(
-                f"`original` has {count} of {x.size} values outside `data_range`, "
-                f"({low:g}, {high:g})."
-            )
     return low, high
 
 

@@ -141,7 +141,7 @@ def report(
         _on_host(as_arrays(test)),
         batch_of(as_arrays(test)),
         _tried(attacks),
-        _public(public),
+        _public(public, data),
         where,
         dict(ranges or {}),
         epochs,
@@ -241,15 +241,25 @@ def _tried(attacks: Sequence[Attempt] | None) -> tuple[Attempt, ...]:
     return found
 
 
-def _public(given: Fields | None) -> dict[str, PyTree] | None:
-    """Public records on the host, looked at."""
+def _public(given: Fields | None, data: Fields) -> dict[str, PyTree] | None:
+    """Public records on the host, of the shapes of private ones."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
         raise ValueError(
             f"`public` must be a dictionary of fields, got {type(given).__name__}."
         )
-    return _on_host(as_arrays(given))
+    found = _on_host(as_arrays(given))
+    for name in (f for f in found if f in data):
+        one, other = (
+            [x.shape[1:] for x in jax.tree.leaves(of[name])] for of in (found, data)
+        )
+        if one != other:
+            raise ValueError(
+                f"`public` must hold `{name}` in the shapes that `data` has, "
+                f"{shown(other)} a record, got {shown(one)}."
+            )
+    return found
 
 
 def _on_host(data: Fields) -> dict[str, PyTree]:

@@ -17,7 +17,7 @@ from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line, warn_user
 from jsplit.privacy.attacks.attack import seed_of
 from jsplit.privacy.reporting.attempt import Attempt, Given
-from jsplit.privacy.reporting.doubts import doubt_of
+from jsplit.privacy.reporting.doubts import doubt_of, unlike
 from jsplit.privacy.reporting.forms import bottom_of, head_of
 from jsplit.privacy.reporting.jobs import Job, Sight, lacks, reads, targets
 from jsplit.privacy.reporting.knowing import classes_in, known_rows
@@ -115,7 +115,9 @@ class Trying:
         score, guess = _taken_apart(result)
         drawn = () if guess is None else worst(given.truth, guess, self.pictures)
         # Beside what the attack itself may have said.
-        doubt = doubt_of(attempt, self.steps, score) or score.doubt
+        learned = given.public if "public" in attempt.needs else None
+        steps = doubt_of(attempt, self.steps, score) or score.doubt
+        doubt = "; ".join(filter(None, (unlike(learned, given.truth), steps)))
         score = replace(score, doubt=doubt)
         self.findings.append(Finding(cut, sight.when, score, drawn))
 

@@ -99,12 +99,24 @@ def _select(facts: Sequence[Fact], result: Fact) -> Fact:
         at = np.broadcast_to(choice.astype(int), result.shape)
         return giving(result, cases, np.choose(at, numbers))
     if not which.clean or which.unknown:
-        return result
+        return _replaced(cases, result)
     # The observers have the mask, so they know where an entry was let through.
     givers = [c for c in cases if c.gives]
     if len(givers) != 1:
         return result
     found = giving(result, givers, givers[0].ids, givers[0].block)
+    return replace(found, some=True) if found.gives else result
+
+
+def _replaced(cases: Sequence[Fact], result: Fact) -> Fact:
+    """Entries some of which are replaced by numbers of the code, as where they are NaN."""
+    givers = [c for c in cases if c.ids is not None]
+    others = [c for c in cases if c.ids is None]
+    if len(givers) != 1 or not all(c.const and not c.gives for c in others):
+        return result
+    # Nobody who does not have the mask is in doubt: what is none of these numbers is an
+    # entry.
+    found = giving(result, givers, givers[0].ids)
     return replace(found, some=True) if found.gives else result
 
 

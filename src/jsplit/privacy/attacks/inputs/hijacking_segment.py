@@ -20,6 +20,7 @@ from jsplit.privacy.attacks.inputs.hijacking import (
     start_hijacker,
 )
 from jsplit.privacy.attacks.inputs.inversion import Range
+from jsplit.privacy.measures.images import ends
 
 _OWN = "hijacker"
 
@@ -109,7 +110,8 @@ def hijack(
         A `Hijacking`.
 
     Raises:
-        ValueError: if there are not two inputs, or `width` is no positive integer.
+        ValueError: if there are not two inputs, `width` is no positive integer,
+            `data_range` no range, or `positive` neither True nor False.
 
     References:
         Pasquini, Ateniese and Bernaschi, `Unleashing the tiger: inference attacks on
@@ -121,6 +123,7 @@ def hijack(
         >>> own.segment.inputs
         ('h', 'mine')
     """
+    _check_ends(data_range, positive)
     if len(inputs) != 2 or isinstance(inputs, str):
         raise ValueError(
             "`inputs` must name the activation and the public records, got "
@@ -160,6 +163,14 @@ def hijack(
         return handed(h, cotangent), {_OWN: own}
 
     return Hijacking(Segment(init, apply, tuple(inputs), name, trainable=False), nets)
+
+
+def _check_ends(data_range: Range | None, positive: object) -> None:
+    """Refuse what a decoder or an encoder cannot end in: it would learn nothing, unseen."""
+    if data_range is not None:
+        ends(data_range)
+    if not isinstance(positive, bool):
+        raise ValueError(f"`positive` must be True or False, got {shown(positive)}.")
 
 
 def _answered(hand: Callable[[jax.Array], PyTree]) -> Callable[..., PyTree]:
