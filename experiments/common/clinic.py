@@ -129,8 +129,9 @@ def filled(
         return dict(parts)
     whose, own = owners(count), {*parties}
     mine = {name: part for name, part in parts.items() if whose[name] in own}
-    names = llama.names_of_gguf(lora=True)
-    return {**parts, **jsplit.load(mine, task.file, names=names, keep=KEPT)}
+    names, others = llama.names_of_gguf(lora=True), len(mine) < len(parts)
+    own = jsplit.load(mine, task.file, names=names, keep=KEPT, partial=others)
+    return {**parts, **own}
 
 
 def topology(parts: Mapping[str, jsplit.Segment]) -> jsplit.Topology:

@@ -80,6 +80,7 @@ PAGES = {
 }
 # These train, attack or compile for long; their functions have examples that run daily.
 DEAR = ("privacy.md", "rounds.md", "cost.md", "llm.md")
+DEAR = ("privacy.md", "rounds.md", "cost.md", "models.md")
 DRAWN = {"cost.md": {"cost.png", "plan.png"}}  # files that a page writes
 
 

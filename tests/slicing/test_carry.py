@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -220,3 +221,36 @@ def test_a_raw_input_is_never_carried_unless_it_is_public():
 def test_around_is_one_of_two_words():
     with pytest.raises(ValueError, match='`around` must be "refuse" or "carry", got 3'):
         jsplit.split(skip, x, init=weights, around=3)
+
+
+def attending(p, tokens):
+    """A causal mask of padding: at a batch of one, JAX writes a broadcast less."""
+    real, place = tokens > 0, jnp.arange(tokens.shape[1])
+    h = jsplit.cut(p["e"][tokens], "first")
+    near = real[:, None] & (place[:, None] >= place)
+    h = jsplit.cut(jnp.where(near, h @ h.mT, -9.0) @ h @ p["a"], "second")
+    return h @ p["b"] * real[..., None]
+
+
+def test_what_is_carried_is_the_same_at_other_lengths_and_at_symbolic_ones():
+    parts = parts_of(attending, tokens)
+    assert [[c.shape for c in s.carried] for s in parts.values()] == [
+        [(6,)],
+        [(6,)],
+        [],
+    ]
+    joined, whole = jsplit.join(parts), weights(None)
+    own, state = joined.init(jax.random.key(0), tokens)
+
+    @jax.jit
+    def both(values):
+        ours, _ = joined.apply(own, state, None, values, train=False)
+        return ours, attending(whole, values)
+
+    for shape in [(1, 9), (4, 4)]:
+        values = np.arange(shape[0] * shape[1], dtype="int32").reshape(shape) % 7
+        np.testing.assert_allclose(*both(values), rtol=1e-5)
+    sizes = jax.export.symbolic_shape("batch, time")
+    free = jax.ShapeDtypeStruct(sizes, "int32")
+    (out, _) = jax.export.export(both)(free).out_avals
+    assert out.shape == (*sizes, 4)

@@ -103,7 +103,7 @@ def test_the_same_value_crosses_once_to_a_party_that_reads_it_twice():
 
 
 REFUSED = {
-    "reads the field `image`, which only `client` holds": chain(
+    'do not cross. What is not secret goes by `public=["image"]`.': chain(
         logits=Node("logits", trained, "server", ["image"])
     ),
     "reads the field `label`, which only `server` holds": chain(

@@ -213,7 +213,8 @@ class _Search:
         """The bytes of one example; `None` of what may not cross, or cannot."""
         aval = shape_of(v)
         keyed = jnp.issubdtype(aval.dtype, jax.dtypes.extended)
-        sizes = aval.shape[1:]
+        # At another length, and at a symbolic one, what goes is what went at the first.
+        sizes = self.trace.sizes_of(v)
         whole = all(isinstance(n, int) for n in sizes)
         if (
             v in self.trace.raw

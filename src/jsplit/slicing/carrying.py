@@ -69,7 +69,7 @@ def carry(
         if found is None:
             continue
         fresh = {v: Var(v.aval) for v in found.carried}
-        carried = [_carried(v, labels[v], made_from[v]) for v in found.carried]
+        carried = [_carried(trace, v, labels[v], made_from[v]) for v in found.carried]
         before = None if known is None else known.get(name, ())
         named = _named(name, carried, before, trace.cuts[name])
         trace, called = _rewritten(trace, name, found, fresh, named)
@@ -77,6 +77,8 @@ def carry(
             record[name] = named
         for v, own in called.items():
             labels[own], made_from[own] = labels.get(v, ""), made_from[v]
+        example = {own: trace.example.get(v, v) for v, own in called.items()}
+        trace = trace._replace(example={**example, **trace.example})
     if known is not None and known.keys() != record.keys():
         raise _differs(sorted(known.keys() ^ record.keys())[0])
     return trace, record
@@ -93,12 +95,9 @@ def _made_from(trace: Traced) -> dict[Var, tuple[str, ...]]:
     return found
 
 
-def _carried(v: Var, label: str, made_from: tuple[str, ...]) -> Carried:
-    aval = shape_of(v)
-    sizes = aval.shape[1:]
-    return Carried(
-        label, sizes, aval.dtype, aval.dtype.itemsize * prod(sizes), made_from
-    )
+def _carried(trace: Traced, v: Var, label: str, made_from: tuple[str, ...]) -> Carried:
+    dtype, sizes = shape_of(v).dtype, trace.sizes_of(v)
+    return Carried(label, sizes, dtype, dtype.itemsize * prod(sizes), made_from)
 
 
 def _named(

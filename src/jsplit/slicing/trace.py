@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -77,6 +78,8 @@ class Traced(NamedTuple):
         cuts: the cuts to compute, by name.
         raw: by variable that holds entries of a field that is not public, that field.
         steady: variables whose leading axis is known not to be the batch.
+        example: by variable, the one in its place where the model was first traced in
+            this mode, at the sizes of its example.
     """
 
     flat: Flat
@@ -88,6 +91,7 @@ class Traced(NamedTuple):
     cuts: dict[str, Value]
     raw: dict[Var, str]
     steady: frozenset[Var] = frozenset()
+    example: Mapping[Var, Var] = MappingProxyType({})
 
     @property
     def values(self) -> dict[str, Value]:
@@ -104,6 +108,10 @@ class Traced(NamedTuple):
             if source.kind == SourceKind.PARAMS and inexact:
                 found.append(v)
         return found
+
+    def sizes_of(self, v: Var) -> tuple[int, ...]:
+        """The sizes of one example of a value, at those of the model's example if known."""
+        return shape_of(self.example.get(v, v)).shape[1:]
 
     def ends(self, public: Collection[str] = ()) -> tuple[list[Var], list[Atom]]:
         """The variables of all inputs that are not public, and those of all outputs."""

@@ -18,6 +18,7 @@ from jsplit.jaxprs.flat import Atom, Flat, flatten, values_only
 from jsplit.jaxprs.rearranged import rearranged
 from jsplit.segments.interception import intercepting
 from jsplit.slicing.batch_axis import steady
+from jsplit.slicing.beside import beside
 from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.layers import with_names
@@ -103,6 +104,7 @@ class TracedModel:
         # As traced, and with their cuts.
         self._bare: dict[Hashable, Traced] = {}
         self._traces: dict[Hashable, Traced] = {}
+        self._first: dict[bool, Flat] = {}  # by mode, at the example's sizes
         # None yet: which there are is seen in traces, which are then given
         # their cuts.
         self.cuts: dict[str, list[str]] = {}
@@ -207,6 +209,7 @@ class TracedModel:
         for v, source in sources.items():
             variables.setdefault(source, []).append(v)
 
+        first = self._first.setdefault(train, flat)
         count = structure.num_leaves
         returned = structure.unflatten(flat.outvars[:count])
         outputs = name_outputs(self.outputs, returned)
@@ -215,6 +218,7 @@ class TracedModel:
         return traced._replace(
             raw=rearranged(flat, traced.secret(self.public)),
             steady=frozenset() if other is None else steady(flat, other),
+            example=beside(flat, first) if self.carries else {},
         )
 
     def _program(

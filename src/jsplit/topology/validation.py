@@ -104,9 +104,13 @@ def _check_input(
     elif owners := _holders(holds, name):
         if node.party not in owners:
             listed = " and ".join(f"`{p}`" for p in owners)
+            is_input = isinstance(node, Node)
+            goes = (
+                f' What is not secret goes by `public=["{name}"]`.' if is_input else ""
+            )
             raise ValueError(
                 f"{what} reads the field `{name}`, which only {listed} holds; "
-                "raw inputs and labels do not cross."
+                f"raw inputs and labels do not cross.{goes}"
             )
     elif isinstance(node, Metric) and own in OWN and base in computing:
         # They have no row for each example, of which a metric is made.
