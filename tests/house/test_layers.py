@@ -73,7 +73,7 @@ INSIDE = {
         "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
-        "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
+        "optimizer_parts whole_paths optimizers meshes configure randomness unscaled own_reads crossing "
         "pulled_back first_links first_node raw_crossings metrics executor store keys_apart "
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "

@@ -220,3 +220,26 @@ def test_a_raw_input_is_never_carried_unless_it_is_public():
 def test_around_is_one_of_two_words():
     with pytest.raises(ValueError, match='`around` must be "refuse" or "carry", got 3'):
         jsplit.split(skip, x, init=weights, around=3)
+
+
+def flips(p, tokens):
+    """Of six tokens the mask is less than what is made of it, of ten it is more."""
+    real = tokens > 0
+    made = jnp.stack([real.sum(1), real[:, 0]], 1).astype("float32")
+    h = jsplit.cut(jnp.tanh(p["e"][tokens] @ p["a"]), "h")
+    return (h @ p["b"]).sum(1) * jnp.sin(made).sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("model", [masked, flips])
+def test_what_is_carried_at_another_length_is_what_is_carried_at_the_examples(model):
+    parts = parts_of(model, tokens)
+    cut = next(iter(parts))
+    ((name, shape, dtype, _, _),) = parts[cut].carried
+    assert shape[:1] == (6,) and dtype == bool
+    for length in (3, 10):
+        values = np.arange(2 * length).reshape(2, length) % 9
+        same(model, parts, values)
+        params, state = parts[cut].init(jax.random.key(0), values)
+        value, _ = parts[cut].apply(params, state, None, values, train=False)
+        assert value[name].shape == (2, length, *shape[1:])
+        assert value[name].dtype == dtype

@@ -213,7 +213,8 @@ class _Search:
         """The bytes of one example; `None` of what may not cross, or cannot."""
         aval = shape_of(v)
         keyed = jnp.issubdtype(aval.dtype, jax.dtypes.extended)
-        sizes = aval.shape[1:]
+        # By the sizes of the example, so that at all sizes the same goes with the cut.
+        sizes = self.trace.shape_like(v)
         whole = all(isinstance(n, int) for n in sizes)
         if (
             v in self.trace.raw

@@ -6,8 +6,12 @@ length of many an axis. So the program is compared with that of another batch si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import jax
 from jax.extend.core import Var
 
+from jsplit.core.base import PyTree
 from jsplit.jaxprs.flat import Flat, shape_of
 
 
@@ -21,14 +25,40 @@ def steady(flat: Flat, other: Flat) -> frozenset[Var]:
     Returns:
         Variables of `flat`; none if the programs are not the same, step for step.
     """
+    found: set[Var] = set()
+    for v, w in _pairs(flat, other):
+        if shape_of(v).shape[:1] == shape_of(w).shape[:1]:
+            found.add(v)
+    return frozenset(found)
+
+
+def beyond_batch(fields: Sequence[PyTree]) -> list[tuple[int, ...]]:
+    """The sizes of the inputs of a model but for the first, which is the batch."""
+    return [x.shape[1:] for x in jax.tree.leaves(fields)]
+
+
+def shapes_in(flat: Flat, other: Flat) -> dict[Var, tuple[int, ...]]:
+    """The shapes that the variables of a program have in the same one at other sizes.
+
+    Args:
+        flat: the program.
+        other: the same at the sizes that are asked for.
+
+    Returns:
+        By variable of `flat`; none if the programs are not the same, step for step.
+    """
+    return {v: shape_of(w).shape for v, w in _pairs(flat, other)}
+
+
+def _pairs(flat: Flat, other: Flat) -> list[tuple[Var, Var]]:
+    """What each step of two programs writes, if they are the same, step for step."""
     pairs = [*zip(flat.equations, other.equations, strict=False)]
     names = [(a.eqn.primitive, b.eqn.primitive) for a, b in pairs]
     alike = len(flat.equations) == len(other.equations)
     if not alike or any(a is not b for a, b in names):
-        return frozenset()
-    found: set[Var] = set()
-    for a, b in pairs:
-        for v, w in zip(a.eqn.outvars, b.eqn.outvars, strict=True):
-            if shape_of(v).shape[:1] == shape_of(w).shape[:1]:
-                found.add(v)
-    return frozenset(found)
+        return []
+    return [
+        (v, w)
+        for a, b in pairs
+        for v, w in zip(a.eqn.outvars, b.eqn.outvars, strict=True)
+    ]

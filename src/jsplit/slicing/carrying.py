@@ -69,7 +69,10 @@ def carry(
         if found is None:
             continue
         fresh = {v: Var(v.aval) for v in found.carried}
-        carried = [_carried(v, labels[v], made_from[v]) for v in found.carried]
+        shapes = {v: trace.shape_like(v) for v in found.carried}
+        carried = [
+            _carried(v, labels[v], made_from[v], sizes) for v, sizes in shapes.items()
+        ]
         before = None if known is None else known.get(name, ())
         named = _named(name, carried, before, trace.cuts[name])
         trace, called = _rewritten(trace, name, found, fresh, named)
@@ -93,12 +96,11 @@ def _made_from(trace: Traced) -> dict[Var, tuple[str, ...]]:
     return found
 
 
-def _carried(v: Var, label: str, made_from: tuple[str, ...]) -> Carried:
-    aval = shape_of(v)
-    sizes = aval.shape[1:]
-    return Carried(
-        label, sizes, aval.dtype, aval.dtype.itemsize * prod(sizes), made_from
-    )
+def _carried(
+    v: Var, label: str, made_from: tuple[str, ...], sizes: tuple[int, ...]
+) -> Carried:
+    dtype = shape_of(v).dtype
+    return Carried(label, sizes, dtype, dtype.itemsize * prod(sizes), made_from)
 
 
 def _named(
@@ -124,7 +126,7 @@ def _named(
 def _differs(cut: str) -> ValueError:
     return ValueError(
         f"what goes around the cut `{cut}` is not the same in training and inference, or "
-        "at two batch sizes, so no one set of values can be carried with it; make what "
+        "at two sizes of the inputs, so no one set of values can be carried with it; make what "
         "crosses part of the cut."
     )
 

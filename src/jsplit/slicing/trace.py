@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -77,6 +78,7 @@ class Traced(NamedTuple):
         cuts: the cuts to compute, by name.
         raw: by variable that holds entries of a field that is not public, that field.
         steady: variables whose leading axis is known not to be the batch.
+        like: by variable its shape at the sizes of the example, where these are others.
     """
 
     flat: Flat
@@ -88,6 +90,11 @@ class Traced(NamedTuple):
     cuts: dict[str, Value]
     raw: dict[Var, str]
     steady: frozenset[Var] = frozenset()
+    like: Mapping[Var, tuple[int, ...]] = MappingProxyType({})
+
+    def shape_like(self, v: Var) -> tuple[int, ...]:
+        """The shape of a variable at the sizes of the example, without the first axis."""
+        return tuple(self.like.get(v, shape_of(v).shape)[1:])
 
     @property
     def values(self) -> dict[str, Value]:

@@ -17,7 +17,7 @@ from jsplit.core.typed_jax import TreeDef
 from jsplit.jaxprs.flat import Atom, Flat, flatten, values_only
 from jsplit.jaxprs.rearranged import rearranged
 from jsplit.segments.interception import intercepting
-from jsplit.slicing.batch_axis import steady
+from jsplit.slicing.batch_axis import beyond_batch, shapes_in, steady
 from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
 from jsplit.slicing.layers import with_names
@@ -103,8 +103,7 @@ class TracedModel:
         # As traced, and with their cuts.
         self._bare: dict[Hashable, Traced] = {}
         self._traces: dict[Hashable, Traced] = {}
-        # None yet: which there are is seen in traces, which are then given
-        # their cuts.
+        # None yet: traces tell which there are, and are given them then.
         self.cuts: dict[str, list[str]] = {}
         if cuts is None:
             # In both modes: a cut that is in one alone is refused by name,
@@ -129,8 +128,7 @@ class TracedModel:
             ValueError: if the model does not run at another batch size.
         """
         train = self.trace(self.batch, True)
-        # At two batch sizes, so that an axis that is only by chance as long
-        # as the batch is not taken for it.
+        # At two batch sizes: an axis as long as the batch by chance is not taken for it.
         double = 2 * self.batch
         try:
             return [train, self.trace(double, False)]
@@ -202,6 +200,10 @@ class TracedModel:
             twice = at_batch(fields, 2 * batch)
             other = self._program(train, key, twice)[0]
 
+        example, like = at_batch(self.example, self.batch), {}
+        if self.carries and beyond_batch(fields) != beyond_batch(example):
+            like = shapes_in(flat, self._program(train, key, example)[0])
+
         sources = dict(zip(flat.invars, self._sources(), strict=True))
         variables: dict[Source, list[Var]] = {}
         for v, source in sources.items():
@@ -215,6 +217,7 @@ class TracedModel:
         return traced._replace(
             raw=rearranged(flat, traced.secret(self.public)),
             steady=frozenset() if other is None else steady(flat, other),
+            like=like,
         )
 
     def _program(
