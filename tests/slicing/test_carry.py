@@ -225,9 +225,9 @@ def test_around_is_one_of_two_words():
 def flips(p, tokens):
     """Of six tokens the mask is less than what is made of it, of ten it is more."""
     real = tokens > 0
-    made = jnp.stack([real.sum(1), real[:, 0]], 1).astype("float32")
+    made = jnp.stack([real.sum(1), real[:, ::2].sum(1)], 1).astype("float32")
     h = jsplit.cut(jnp.tanh(p["e"][tokens] @ p["a"]), "h")
-    return (h @ p["b"]).sum(1) * jnp.sin(made).sum(1, keepdims=True)
+    return (h @ p["b"]).sum(1)[:, :2] * jnp.sin(made)
 
 
 @pytest.mark.parametrize("model", [masked, flips])
@@ -235,7 +235,7 @@ def test_what_is_carried_at_another_length_is_what_is_carried_at_the_examples(mo
     parts = parts_of(model, tokens)
     cut = next(iter(parts))
     ((name, shape, dtype, _, _),) = parts[cut].carried
-    assert shape[:1] == (6,) and dtype == bool
+    assert shape[:1] == (6,) and dtype.kind == "b"
     for length in (3, 10):
         values = np.arange(2 * length).reshape(2, length) % 9
         same(model, parts, values)
