@@ -75,8 +75,8 @@ INSIDE = {
         "scalar_exchange loss_scale loss_value cotangents losses link_checks "
         "optimizer_parts whole_paths optimizers meshes configure randomness unscaled own_reads "
         "crossing pulled_back first_links first_node raw_crossings metrics executor store "
-        "keys_apart base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
-        "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
+        "keys_apart base_hash trained_files copies segment_ops sums gradient_noise step "
+        "update initial known activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
         "messages"
     ),
