@@ -40,7 +40,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "carried pytrees cache checks strength gradient_noise link finite typed_jax hidden tied "
+        "carried pytrees checks strength gradient_noise link finite typed_jax hidden tied "
         "base arrays donation foreign "
         "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
@@ -53,7 +53,7 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model decoding precision"
+        "from_model precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
@@ -78,7 +78,7 @@ INSIDE = {
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
-        "messages cached_walk call_checks sessions generating"
+        "messages"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
@@ -118,10 +118,7 @@ INSIDE = {
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records join passes steps infer running "
-        "serving.part serving.course serving.lines serving.words serving.table serving.served "
-        "serving.opening serving.server serving.serve serving.asking serving.remote "
-        "serving.session serving.sample"
+        "brought_records join passes steps infer running"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
@@ -168,14 +165,13 @@ INSIDE = {
         "reporting.by_cut"
     ),
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving parser",
+    "archives report parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
     "segments.arguments": {"flax"},
-    "segments.decoding": {"flax"},
     "segments.example": {"flax"},
     "segments.call": {"flax"},
     "segments.captured": {"flax"},
