@@ -254,3 +254,26 @@ def test_what_is_carried_is_the_same_at_other_lengths_and_at_symbolic_ones():
     free = jax.ShapeDtypeStruct(sizes, "int32")
     (out, _) = jax.export.export(both)(free).out_avals
     assert out.shape == (*sizes, 4)
+
+
+def flips(p, tokens):
+    """Of six tokens the mask is less than what is made of it, of ten it is more."""
+    real = tokens > 0
+    made = jnp.stack([real.sum(1), real[:, ::2].sum(1)], 1).astype("float32")
+    h = jsplit.cut(jnp.tanh(p["e"][tokens] @ p["a"]), "h")
+    return (h @ p["b"]).sum(1)[:, :2] * jnp.sin(made)
+
+
+def test_what_is_carried_at_another_length_is_what_is_carried_at_the_examples():
+    parts = parts_of(flips, tokens)
+    cut = next(iter(parts))
+    ((name, shape, dtype, _, _),) = parts[cut].carried
+    assert shape[:1] == (6,) and dtype.kind == "b"
+    values = np.arange(20).reshape(2, 10) % 9
+    params, state = jsplit.join(parts).init(jax.random.key(0), values)
+    value, _ = parts[cut].apply(params[cut], state[cut], None, values, train=False)
+    assert value[name].shape == (2, 10, *shape[1:]) and value[name].dtype == dtype
+    out, _ = parts["output"].apply(
+        params["output"], state["output"], None, value, train=False
+    )
+    np.testing.assert_allclose(out, flips(weights(None), values), rtol=1e-4)

@@ -6,6 +6,7 @@ The row "scanned layers cut in the middle" of the sweep of `test_equivalence`.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -90,3 +91,45 @@ def test_the_work_of_both_parts_is_that_of_the_whole():
     )
     _, info = trainer.step(trainer.init(jax.random.key(1), made.batch), made.batch)
     assert [m.bytes for m in info.messages] == [m.bytes for m in halves.messages]
+
+
+def by_name(path, x):
+    return path[-1].key == "w"
+
+
+def test_a_mask_by_path_says_of_some_layers_what_it_says_of_the_stack():
+    """Weight decay that leaves biases out, and one array per name in the state of Adam."""
+    weights = {"w": np.ones((4, 3, 3), "float32") / 3, "b": np.ones((4, 3), "float32")}
+    x = np.arange(6.0, dtype="float32").reshape(2, 3)
+
+    def model(p, x):
+        def layer(x, own):
+            return jnp.tanh(x @ own["w"] + own["b"]), None
+
+        return jax.lax.scan(layer, x, p["s"])[0]
+
+    def square(y, label):
+        return ((y - label) ** 2).sum(-1)
+
+    def mask(tree):
+        return jax.tree_util.tree_map_with_path(by_name, tree)
+
+    optimizer = optax.adamw(0.01, weight_decay=0.9, mask=mask)
+    start = {"s": jax.tree.map(jnp.asarray, weights)}
+    parts = jsplit.split(model, x, init=lambda key, x: start, cuts={"h": "s[1]"})
+    trainer = jsplit.fused(jsplit.vanilla(*parts.values(), loss=square), optimizer)
+    batch = {"x": x, "label": np.zeros((2, 3), "float32")}
+    state = trainer.init(0, batch)
+    found = jsplit.variables(trainer.step(state, batch)[0])[0]
+
+    def loss(p):
+        return square(model(p, x), batch["label"]).mean()
+
+    updates, _ = optimizer.update(jax.grad(loss)(start), optimizer.init(start), start)
+    wanted = optax.apply_updates(start, updates)
+    for name in weights:
+        np.testing.assert_allclose(found["s"][name], wanted["s"][name], atol=1e-6)
+
+    topology = jsplit.vanilla(*parts.values(), loss=square)
+    with pytest.warns(UserWarning, match="scale_by_trust_ratio, which takes a norm"):
+        jsplit.fused(topology, optax.lamb(0.01)).init(0, batch)

@@ -15,6 +15,7 @@ import optax
 
 from jsplit.core.base import PyTree
 from jsplit.core.typed_jax import KeyEntry, keystr, leaves_with_path
+from jsplit.training.whole_paths import without_pieces
 
 _Path = tuple[KeyEntry, ...]
 
@@ -39,6 +40,7 @@ def starts_anew(
         ValueError: if a number could as well belong to moments as to a
             schedule, naming it.
     """
+    params = without_pieces(params)
     own = {path for path, _ in leaves_with_path(params)}
     paths = [path for path, _ in leaves_with_path(_state(optimizer, params))]
     homes: set[_Path] = set()

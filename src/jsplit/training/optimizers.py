@@ -21,6 +21,7 @@ from jsplit.core.typed_jax import is_traced
 from jsplit.jaxprs.flat import flatten
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.training.optimizer_parts import clips_of, parts_of
+from jsplit.training.whole_paths import has_pieces, with_pieces, without_pieces
 
 _PER_EXAMPLE = (
     "it needs the gradient of each example, and a step has that of their mean"
@@ -31,6 +32,12 @@ _UNFIT = {
     "differentially_private_aggregate": _PER_EXAMPLE,
 }
 """By the function of Optax that makes them, optimizers that no party can have, and why."""
+_OF_ARRAYS = frozenset(
+    "adaptive_grad_clip clip_by_block_rms scale_by_factored_rms scale_by_novograd "
+    "scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio "
+    "scale_by_muon scale_by_sm3".split()
+)
+"""Functions of Optax that make what looks at each array as one."""
 
 
 def warn_of_own_norms(
@@ -44,6 +51,18 @@ def warn_of_own_norms(
                 "gradients of that party alone; jsplit.clip_by_global_norm clips by the "
                 "norm of all, as training the whole model does."
             )
+
+
+def _warn_of_norms_of_layers(
+    party: str, optimizer: optax.GradientTransformation
+) -> None:
+    """Warn of what looks at an array as one, where a party has some layers of a stack."""
+    for made in sorted({*_made_by_optax(optimizer)} & _OF_ARRAYS):
+        warn_user(
+            f"`optimizer` of `{party}` has optax's {made}, which takes a norm or a mean "
+            "of each array, and of a stack of layers the party has some: it sees these "
+            "alone, and training the whole model all of them, so the two are not equal."
+        )
 
 
 def _made_by_optax(optimizer: optax.GradientTransformation) -> list[str]:
@@ -91,6 +110,8 @@ def run_optimizer(
     Returns:
         The updates, the next state, and by name the party's own parts.
     """
+    like = gradient
+    gradient, weights = without_pieces(gradient), without_pieces(weights)
     parts: dict[str, jax.Array] = {}
 
     def share(name: str, part: jax.Array) -> jax.Array:
@@ -105,7 +126,7 @@ def run_optimizer(
     while True:
         try:
             updates, memory = able.update(gradient, memory, weights, **extra)
-            return updates, memory, parts
+            return with_pieces(updates, like), memory, parts
         except TypeError as error:
             # Some, as `optax.contrib.sam`, refuse what they do not know; whether one has
             # a clip within it is not always known before it runs.
@@ -139,6 +160,8 @@ def first_memory_of(
     Raises:
         ValueError: if the optimizer does not run there, saying why.
     """
+    if has_pieces(weights):
+        _warn_of_norms_of_layers(party, optimizer)
     value = jnp.zeros((), jnp.result_type(float)) if has_loss else None
 
     # All are arguments: of what is closed over nothing would be traced.
@@ -151,7 +174,7 @@ def first_memory_of(
     # Those that it shares, whether or not its parts are right.
     sums = {name: jnp.zeros((), jnp.result_type(float)) for name in names}
     try:
-        memory = optimizer.init(weights)
+        memory = optimizer.init(without_pieces(weights))
         made = jax.make_jaxpr(tried, return_shape=True)
         closed, (after, parts) = made(weights, memory, sums)
     except Exception as error:

@@ -27,6 +27,7 @@ from jsplit.training.scalar_exchange import Exchange, exchange_ops
 from jsplit.training.strengths import weight_in, weight_names
 from jsplit.training.sums import gradients, summed, total
 from jsplit.training.walk import Name, Op
+from jsplit.training.whole_paths import without_pieces
 
 _PROPOSED = {
     Kind.PARAMS: Kind.PROPOSED_PARAMS,
@@ -288,7 +289,8 @@ def _check_optimizer_state(
     state: PyTree,
 ) -> None:
     """Refuse a state of another optimizer before that fails with a message about trees."""
-    expected = jax.tree.structure(jax.eval_shape(optimizer.init, weights))
+    first = jax.eval_shape(optimizer.init, without_pieces(weights))
+    expected = jax.tree.structure(first)
     if expected != jax.tree.structure(state):
         raise ValueError(
             f"the optimizer state of `{party}` is of another optimizer than the "
