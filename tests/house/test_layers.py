@@ -53,7 +53,7 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model decoding precision"
+        "from_model attention_caches decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
