@@ -108,7 +108,7 @@ def generate(
             # The most likely of NaN is the first token, as if it had been meant.
             raise NotFinite(
                 f"a logit at position {session.position - 1} is NaN: no token can be "
-                "drawn of it."
+                "drawn of it. Flax's Embed gives NaN for a token that it does not have."
             )
         new = np.asarray(drawn)
         if end is not None:
