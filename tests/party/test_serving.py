@@ -318,10 +318,11 @@ def test_an_answer_with_another_stamp_is_refused(monkeypatch):
 def test_who_serves_or_asks_brings_no_loss():
     serving, weights = lm()
     h, logits = serving.topology.segments
-    # The first reads the topology in a thread, as late as it likes.
-    asker = Serving(serving.agreed, {"h": h.segment}, serving.states, serving.hub)
-    serving.topology = {"logits": logits.segment}
-    with serving, asker.ask(batch=2, length=20) as session:
+    agreed, states, hub = serving.agreed, serving.states, serving.hub
+    asker = Serving(agreed, {"h": h.segment}, states, hub)
+    own = {"logits": logits.segment}
+    server = Serving(agreed, own, states, hub, names=["server"])
+    with server, asker.ask(batch=2, length=20) as session:
         got = jsplit.generate(session, TOKENS, 2)
     np.testing.assert_array_equal(got, wanted(weights, TOKENS, 2))
 

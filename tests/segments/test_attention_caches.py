@@ -29,6 +29,7 @@ def test_a_view_that_decodes_gives_what_the_module_gives_at_once():
         view,
     ):
         segment = jsplit.with_cache(jsplit.segment(module), decoding)
+        assert segment.cache is not None
         params, state = segment.init(jax.random.key(0), h)
         for size in (2, 1):
             held = segment.cache.init(params, state, abstract(h[:size]))
