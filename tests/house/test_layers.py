@@ -175,6 +175,7 @@ OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
     "segments.arguments": {"flax"},
+    "segments.attention_caches": {"flax"},
     "segments.decoding": {"flax"},
     "segments.example": {"flax"},
     "segments.call": {"flax"},
