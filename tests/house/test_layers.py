@@ -53,7 +53,7 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model decoding precision"
+        "from_model attention_caches decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
@@ -176,6 +176,7 @@ OUTSIDE = {"jax", "optax", "numpy"}
 KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.from_model": {"flax"},
     "segments.arguments": {"flax"},
+    "segments.attention_caches": {"flax"},
     "segments.decoding": {"flax"},
     "segments.example": {"flax"},
     "segments.call": {"flax"},

@@ -203,7 +203,7 @@ def test_over_grpc_with_certificates():
 @pytest.mark.parametrize(
     ("limits", "asked", "why"),
     [
-        ({"length": 10}, {}, "`length` of a session is at most 10 at `server`"),
+        ({"length": 10}, {}, 'says: "`length` of a session is at most 10 .* got 20; '),
         ({"batch": 1}, {}, "`batch` of a session is at most 1 at `server`"),
         ({}, {"length": None}, "label"),
     ],
@@ -313,6 +313,18 @@ def test_an_answer_with_another_stamp_is_refused(monkeypatch):
     with serving, serving.ask(batch=2, length=20) as session:
         with pytest.raises(party.Refused, match="is of another model than before"):
             session({"tokens": TOKENS})
+
+
+def test_who_serves_or_asks_brings_no_loss():
+    serving, weights = lm()
+    h, logits = serving.topology.segments
+    agreed, states, hub = serving.agreed, serving.states, serving.hub
+    asker = Serving(agreed, {"h": h.segment}, states, hub)
+    own = {"logits": logits.segment}
+    server = Serving(agreed, own, states, hub, names=["server"])
+    with server, asker.ask(batch=2, length=20) as session:
+        got = jsplit.generate(session, TOKENS, 2)
+    np.testing.assert_array_equal(got, wanted(weights, TOKENS, 2))
 
 
 def test_another_agreement_is_refused_by_what_differs():

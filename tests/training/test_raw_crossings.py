@@ -59,7 +59,8 @@ HANDED_ON = {
 @pytest.mark.parametrize("name", HANDED_ON)
 def test_a_field_that_a_segment_hands_on_is_refused_unless_it_is_public(name):
     relay = HANDED_ON[name]
-    (field,) = relay.inputs or ()
+    assert relay.inputs is not None
+    (field,) = relay.inputs
     label = "other" if field == "label" else "label"
     given = dict(loss=loss, label=label)
     more = {label: batch["label"]}

@@ -173,6 +173,8 @@ def test_tokens_that_would_be_too_many_or_of_nan_are_refused():
         jsplit.generate(_of_tokens(session), np.ones((1, 1), int), 6)
     with pytest.raises(jsplit.NotFinite, match="a logit at position 2 is NaN"):
         jsplit.generate(_of_tokens(session), np.ones((1, 1), int), 2)
+    with pytest.raises(ValueError, match="`tokens` must not be negative"):
+        jsplit.generate(_of_tokens(session), np.array([[1, -1]]), 1)
 
 
 def _logits():

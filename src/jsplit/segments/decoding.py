@@ -20,6 +20,7 @@ from jsplit.core.base import Cache, Params, PyTree, Segment, State
 from jsplit.core.checks import first_line, shown
 from jsplit.core.paths import Nested, keep, overlay
 from jsplit.core.trees import abstract
+from jsplit.segments.attention_caches import with_attention_caches
 from jsplit.segments.call import Call
 from jsplit.segments.from_model import segment as segment_of
 from jsplit.segments.trainable import params_filter
@@ -139,7 +140,7 @@ def _cache_of(segment: Segment, make: Callable[[int, int], Decoder]) -> Cache:
     def made(batch: int, length: int) -> _Made:
         # It outlasts the trace in which it may be asked for.
         with jax.ensure_compile_time_eval():
-            decoder = make(batch, length)
+            decoder = with_attention_caches(make(batch, length), batch, length)
         if not isinstance(decoder, _MODELS):
             raise ValueError(
                 "`decoding` must give a Flax module or a Segment, got "

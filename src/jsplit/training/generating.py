@@ -108,7 +108,7 @@ def generate(
             # The most likely of NaN is the first token, as if it had been meant.
             raise NotFinite(
                 f"a logit at position {session.position - 1} is NaN: no token can be "
-                "drawn of it."
+                "drawn of it. Flax's Embed gives NaN for a token that it does not have."
             )
         new = np.asarray(drawn)
         if end is not None:
@@ -134,6 +134,12 @@ def _checked_prompt(session: SessionLike, tokens: ArrayLike, steps: int) -> jax.
         raise ValueError(f"`tokens` must be integers, got {given.dtype}.")
     if given.ndim != 2:
         raise ValueError(f"`tokens` must be [batch, positions], got {[*given.shape]}.")
+    # NumPy and JAX take -1 for the last token of all: a filler would be one that was said.
+    if (given < 0).any():
+        raise ValueError(
+            "`tokens` must not be negative. Nothing fills a prompt: those of unequal "
+            "lengths go in sessions of their own."
+        )
     # Now, and not when half of the tokens are there. The last is not given back.
     there = session.position + given.shape[1] + steps - 1
     if there > session.length:

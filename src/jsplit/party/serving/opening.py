@@ -9,7 +9,7 @@ from jsplit.party.contract.agreement import Agreement
 from jsplit.party.serving.part import Part
 from jsplit.party.serving.served import Holding
 from jsplit.party.serving.words import Model
-from jsplit.wire.said import quoted
+from jsplit.wire.said import printable
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def checked_opening(
         if type(value) is not int or not least <= value <= most:
             raise ValueError(
                 f"`{name}` of a session is at most {most} at `{party}`, "
-                f"got {quoted(value)}."
+                f"got {printable(value, 20)}; who serves "
+                f"there may give `{name}=` more."
             )
     assert isinstance(batch, int) and isinstance(length, int)
     return batch, length

@@ -82,7 +82,7 @@ def serve(
         agreed: what the parties have agreed on, as for training.
         party: the name of this one.
         own: its segments by name, or a topology that has them; those with a cache
-            (`jsplit.with_cache`) also compute sequences.
+            (`jsplit.with_cache`) also compute sequences. Losses are left out.
         data: its fields by name, [record, ...], if it holds some that its segments
             read. Whoever asks names records by their ids.
         credentials: its certificate and key, `jsplit.party.credentials`.

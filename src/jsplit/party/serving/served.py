@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -107,6 +108,7 @@ class Brought:
             raise ValueError(
                 f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
             )
+        own = _with_losses(agreed, party, own)
         self.agreed, self.party, self.own, self.links = agreed, party, own, links
         if state is None:
             assert checkpoint is not None
@@ -142,3 +144,19 @@ class Brought:
                 sequence=sequence,
             )
         return self._parts[at]
+
+
+def _with_losses(agreed: Agreement, party: str, own: Own) -> Own:
+    """What a party brings, with something in the place of losses that it leaves out.
+
+    A topology of an agreement has them, and who serves or asks computes none.
+    """
+    if not isinstance(own, Mapping):
+        return own
+    role = agreed.turns.role[party]
+    entries = (*agreed.losses, *agreed.metrics)
+    return {e.name: _no_loss for e in entries if e.party == role} | {**own}
+
+
+def _no_loss(*_: object) -> NoReturn:
+    raise ValueError("a party that serves, or asks, computes no loss.")

@@ -145,7 +145,9 @@ class Server:
             line.end(str(error))
         except ValueError as error:
             # Of jsplit, or of this party's segments: about shapes, and of no record.
-            self._refuse(line, number, first_line(error))
+            # Its kind says nothing to whoever asks.
+            why = first_line(error).removeprefix("ValueError: ")
+            self._refuse(line, number, why)
         except Closed:
             self.table.drop_of(line)
         except Exception as error:

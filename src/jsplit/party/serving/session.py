@@ -51,7 +51,7 @@ def session(
     Args:
         agreed: what the parties have agreed on, as for training. Any client may ask.
         party: the name of this one.
-        own: its segments by name, or a topology that has them.
+        own: its segments by name, or a topology that has them; losses are left out.
         credentials: its certificate and key, `jsplit.party.credentials`.
         state: of this party, as `jsplit.party.run` gives it. All must be of one step.
         checkpoint: its folder, of which the newest is taken; instead of `state`.

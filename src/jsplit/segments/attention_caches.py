@@ -1,0 +1,47 @@
+"""The caches of Flax's own attention, where a module that decodes has none yet.
+
+`nnx.view(module, decode=True, batch_size=b, max_length=n)` leaves those of an attention
+empty in Flax 0.12, whose attributes are there from the beginning.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax.numpy as jnp
+from flax import nnx
+
+Decoder = TypeVar("Decoder")
+
+
+def with_attention_caches(decoder: Decoder, batch: int, length: int) -> Decoder:
+    """Give each attention of a module that decodes and has no cache an empty one.
+
+    Args:
+        decoder: a module of nnx, or anything else, which is given back as it is.
+        batch: how many sequences go side by side.
+        length: the most positions that they will have.
+
+    Returns:
+        The module, or one with the same arrays and caches beside.
+    """
+    if not isinstance(decoder, nnx.Module) or not [*_empty(decoder)]:
+        return decoder
+    # Another module of the same arrays: that of the user may be of any size later.
+    made = nnx.merge(*nnx.split(decoder))
+    for layer in _empty(made):
+        dtype = layer.dtype or layer.param_dtype or jnp.float32
+        layer.init_cache((batch, length, layer.in_features), dtype)
+    return made
+
+
+def _empty(module: nnx.Module) -> list[nnx.MultiHeadAttention]:
+    """Its attentions that decode and have no cache."""
+    layers = (layer for _, layer in nnx.iter_modules(module))
+    return [
+        layer
+        for layer in layers
+        if isinstance(layer, nnx.MultiHeadAttention)
+        and layer.decode
+        and layer.cached_key is None
+    ]
