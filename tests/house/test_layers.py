@@ -78,7 +78,7 @@ INSIDE = {
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
-        "messages cached_walk call_checks sessions generating"
+        "messages same_pieces cached_walk call_checks sessions generating"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
