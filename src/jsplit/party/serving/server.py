@@ -157,7 +157,11 @@ class Server:
     ) -> None:
         """Tell whoever has sent something, and whoever asks, that it comes to nothing."""
         entry = self.table.get(number)
-        self.table.drop(number, why)
+        # Whoever knows the number of another's session ends nothing by it.
+        if entry is not None and not entry.takes(line):
+            entry = None
+        if entry is not None:
+            self.table.drop(number, why)
         said = {"reason": why, "lost": lost, "again": again, "who": self.party}
         for one in {line, *([] if entry is None else [entry.line])}:
             try:
@@ -210,15 +214,14 @@ class Server:
                 f"the session is over at `{self.party}`: {self.table.why(number)}"
             )
         course = entry.course
+        asks = head.kind == IDS and line is not entry.line
+        if asks or not entry.takes(line):
+            raise CodecError(f"`{line.peer}` sent a value of another's session.")
         if head.step != course.call:
             raise ValueError(
                 f"call {head.step} came at `{self.party}` as {course.call}."
             )
         self.table.touch(entry)
-        # Another process of whoever asks has sessions of its own.
-        asks = head.kind == IDS or line.peer == entry.line.peer
-        if asks and line is not entry.line:
-            raise CodecError(f"`{line.peer}` sent a value of another's session.")
         if head.kind == IDS:
             entry.ids = _ids_in(about(frame))
             count = len(entry.ids)
