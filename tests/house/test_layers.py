@@ -119,8 +119,8 @@ INSIDE = {
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records join passes steps infer running "
-        "serving.part serving.course serving.lines serving.words serving.table serving.served "
-        "serving.opening serving.server serving.serve serving.asking serving.remote "
+        "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
+        "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
         "serving.session serving.sample"
     ),
     "privacy": (

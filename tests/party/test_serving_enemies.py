@@ -13,6 +13,7 @@ import pytest
 import jsplit
 from jsplit import party
 from jsplit.party.serving import server, words
+from jsplit.party.serving.ahead import Ahead
 from jsplit.party.serving.words import IDS, said_of
 from tests.party.federation import LONG
 from tests.party.serving import LM_BATCH, TOKENS, Serving
@@ -122,7 +123,9 @@ def test_models_that_never_answered_are_not_those_of_before():
         assert session({"tokens": TOKENS}).shape == (2, 3, 7)
 
 
-@pytest.mark.parametrize("said", [{}, {"step": "0", "hash": "x"}, {"step": 0, "hash": 5}])
+@pytest.mark.parametrize(
+    "said", [{}, {"step": "0", "hash": "x"}, {"step": 0, "hash": 5}]
+)
 def test_a_server_that_does_not_say_which_model_it_has_is_refused(said, monkeypatch):
     monkeypatch.setattr(server, "answer_of", lambda *_: said)
     serving, _ = lm()
@@ -130,3 +133,33 @@ def test_a_server_that_does_not_say_which_model_it_has_is_refused(said, monkeypa
         with pytest.raises(party.Refused, match="`server` does not say which model"):
             session({"tokens": TOKENS})
 
+
+def test_what_a_peer_sends_ahead_waits_with_it():
+    """Else one that repeats a large value fills the memory of who computes."""
+    frame = party_frame(60)
+    ahead, entered, over = Ahead(100), [], threading.Event()
+    assert ahead.enter(frame, over.is_set)
+
+    def second():
+        entered.append(ahead.enter(frame, over.is_set))
+
+    thread = threading.Thread(target=second, daemon=True)
+    thread.start()
+    thread.join(0.1)
+    assert not entered
+    ahead.leave(frame)
+    thread.join(LONG)
+    assert entered == [True]
+    over.set()
+    assert not ahead.enter(frame, over.is_set)
+
+
+def party_frame(size):
+    head = words.Words(sums_agreed(), "client").head("activation", "server", 1, 0)
+    return words.frame_of(head, [np.zeros(size, np.uint8)])
+
+
+def sums_agreed():
+    return party.agreement(
+        sums()[0], LM_BATCH, steps=4, addresses={"server": "server:1"}
+    )

@@ -328,7 +328,10 @@ def test_a_token_that_the_dtype_of_the_prompt_cannot_hold_is_refused():
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ({"temperature": 0.7}, "`temperature` is of tokens that are drawn: give a `key`"),
+        (
+            {"temperature": 0.7},
+            "`temperature` is of tokens that are drawn: give a `key`",
+        ),
         ({"top_k": 3}, "`top_k` is of tokens that are drawn: give a `key`"),
         ({"temperature": 1e-42}, "`temperature` must be positive, from 1e-30 on"),
         ({"temperature": float("inf")}, "`temperature` must be positive"),

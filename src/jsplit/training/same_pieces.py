@@ -36,7 +36,11 @@ def last_is_alone(alone: Alone, output: PyTree, inputs: Sequence[PyTree]) -> jax
 
 
 def pieces_are_whole(
-    alone: Alone, onward: Onward, cache: PyTree, output: PyTree, inputs: Sequence[PyTree]
+    alone: Alone,
+    onward: Onward,
+    cache: PyTree,
+    output: PyTree,
+    inputs: Sequence[PyTree],
 ) -> jax.Array:
     """Whether a cache gives what the segment gives without it, at once and in two pieces.
 
