@@ -97,6 +97,7 @@ def test_an_answer_that_nobody_waits_for_costs_other_sessions_nothing(monkeypatc
         asking, until = session._asking, time.monotonic() + LONG
         other = session.another()
         other._begin(until)
+        assert other._under is not None
         course = other._under.course
         course.start(3, {"tokens": TOKENS})
 
