@@ -78,7 +78,7 @@ INSIDE = {
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
-        "messages cached_walk call_checks sessions generating"
+        "messages same_pieces cached_walk call_checks sessions generating"
     ),
     "populations": "checks reading round population partitions poisson",
     "rounds": (
@@ -119,8 +119,8 @@ INSIDE = {
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records join passes steps infer running "
-        "serving.part serving.course serving.lines serving.words serving.table serving.served "
-        "serving.opening serving.server serving.serve serving.asking serving.remote "
+        "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
+        "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
         "serving.session serving.sample"
     ),
     "privacy": (

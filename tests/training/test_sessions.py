@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import jsplit
+from jsplit.training import generating, same_pieces
 from tests import decoders
 from tests.decoders import BATCH, LENGTH
 
@@ -268,3 +269,91 @@ def test_slices_of_a_split_model_decode_by_modules_of_the_same_parameters():
         expected = decoders.generated(logits, prompt, 6)
         np.testing.assert_array_equal(got, expected)
         assert len({*got.ravel().tolist()}) > 3
+
+
+def stuck():
+    """Sums of all so far, whose cache stays as it is after each call."""
+    sums = jsplit.segment(lambda h: h.cumsum(1), inputs="h", name="y")
+    add = lambda params, state, total, h: (total[:, None] + h.cumsum(1), total)  # noqa: E731
+    start = lambda params, state, h: jnp.zeros(h.shape[:1], h.dtype)  # noqa: E731
+    return jsplit.with_cache(sums, jsplit.Cache(start, add))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("kind", ["stuck", "none"])
+def test_a_cache_that_does_not_go_on_is_refused_in_the_first_call(kind, count):
+    """All at once it is right; the second call would be wrong without a word."""
+    sums = jsplit.segment(lambda h: h.cumsum(1), inputs="h", name="y")
+    server = stuck() if kind == "stuck" else jsplit.with_cache(sums, False)
+    client = jsplit.segment(lambda x: x * x, inputs="x", name="h")
+    client = jsplit.with_cache(client, False)
+    topology = jsplit.vanilla(client, server, loss=optax.squared_error)
+    trainer, x = jsplit.messages(topology, {}), jnp.ones((1, 3))
+    state = trainer.init(0, {"x": x, "label": x})
+    session = jsplit.session(trainer, state, length=6)
+    with pytest.raises(ValueError, match="`y` gives something else by its cache"):
+        session({"x": x[:, :count]})
+
+
+def test_masked_logits_are_compared_by_the_others():
+    """-inf is -inf, and does not make room for whatever the others are."""
+    masked = jnp.array([[[1.0, -jnp.inf]]])
+    assert same_pieces._close(masked, masked)
+    assert not same_pieces._close(masked, masked + 0.1)
+
+
+TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(300, 8)), "float32")
+
+
+def following(prompt, **how):
+    """Tokens after a prompt, each one more than that before it, of 300."""
+    embed = jsplit.segment(lambda tokens: jnp.sin(TABLE[tokens]), name="h")
+    embed = jsplit.with_cache(embed, False)
+    near = lambda h: -((h[..., None, :] - jnp.sin(TABLE)) ** 2).sum(-1)  # noqa: E731
+    head = jsplit.segment(lambda h: jnp.roll(near(h), 1, -1), inputs="h", name="y")
+    head = jsplit.with_cache(head, False)
+    topology = jsplit.vanilla(embed, head, loss=optax.squared_error)
+    trainer, prompt = jsplit.messages(topology, {}), np.asarray(prompt)
+    label = np.zeros((*prompt.shape, 300), np.float32)
+    state = trainer.init(0, {"tokens": prompt, "label": label})
+    with jsplit.session(trainer, state, length=9) as session:
+        return jsplit.generate(session, prompt, 4, **how).tolist()
+
+
+def test_a_token_that_the_dtype_of_the_prompt_cannot_hold_is_refused():
+    """It would be given to the model as another one, 256 as 0."""
+    assert following(np.array([[252, 253]], np.int32)) == [[254, 255, 256, 257]]
+    with pytest.raises(ValueError, match="`tokens` are uint8, and a token after them"):
+        following(np.array([[252, 253]], np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (
+            {"temperature": 0.7},
+            "`temperature` is of tokens that are drawn: give a `key`",
+        ),
+        ({"top_k": 3}, "`top_k` is of tokens that are drawn: give a `key`"),
+        ({"temperature": 1e-42}, "`temperature` must be positive, from 1e-30 on"),
+        ({"temperature": float("inf")}, "`temperature` must be positive"),
+        ({"temperature": float("nan")}, "`temperature` must be positive"),
+        ({"temperature": "hot"}, "`temperature` must be positive"),
+        ({"end": 2.5}, "`end` must be one token, an integer, got 2.5"),
+        ({"tokens": [[-1, 2]]}, "`tokens` must not be negative"),
+    ],
+)
+def test_what_would_draw_other_tokens_than_meant_is_refused(how, why):
+    class Never:
+        fields, batch, length, position = ("tokens",), 1, 9, 0
+
+    tokens = how.get("tokens", [[1, 2]])
+    options = {k: v for k, v in how.items() if k != "tokens"}
+    with pytest.raises(ValueError, match=why):
+        jsplit.generate(Never(), tokens, 3, **options)
+
+
+def test_a_row_of_logits_of_which_none_is_finite_has_no_token():
+    logits = jnp.array([[0.0, -jnp.inf], [-jnp.inf, -jnp.inf]])
+    assert generating._pick(logits[:1], None, 1.0, None)[1]
+    assert not generating._pick(logits, None, 1.0, None)[1]

@@ -1,7 +1,8 @@
 """Inference piece by piece: the walk of one call, in which segments read and leave caches.
 
 The operations are those of `predict`, but that a segment with a cache computes by it.
-In the first call of all, what a cache gives is compared with the segment without it.
+In the first call of all, what a cache gives is compared with the segment without it,
+and piece by piece with all at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, PyTree
 from jsplit.core.trees import abstract
@@ -19,6 +19,7 @@ from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.crossing import crossing_ops
 from jsplit.training.kinds import Kind, OpKind, WireKind
+from jsplit.training.same_pieces import last_is_alone, pieces_are_whole
 from jsplit.training.segment_ops import forward_op
 from jsplit.training.step import inference_ops
 from jsplit.training.walk import Address, Name, Op, Store, Walk, Wire, execute
@@ -105,14 +106,18 @@ def _cached_op(config: Config, node: Node, checked: bool) -> Op:
         # In the place of the segment's own: so weights that are tied, frozen or lent
         # come to it as to any forward pass.
         def apply(params, state, key, *inputs, train):
-            alone = _alone(node, params, state, key)
+            alone = partial(_alone, node, params, state, key)
             if cache is None:
                 output = alone(*inputs)
-            else:
-                output, after = cache.apply(params, state, before[0], *inputs)
-                left.append(after)
+                if checked:
+                    left.append(last_is_alone(alone, output, inputs))
+                return output, state
+            onward = partial(cache.apply, params, state)
+            output, after = onward(before[0], *inputs)
+            left.append(after)
             if checked:
-                left.append(_is_same(node, alone, output, inputs))
+                same = pieces_are_whole(alone, onward, before[0], output, inputs)
+                left.append(same)
             return output, state
 
         stand_in = replace(node, segment=replace(node.segment, apply=apply))
@@ -124,49 +129,9 @@ def _cached_op(config: Config, node: Node, checked: bool) -> Op:
     return Op(node.party, OpKind.FORWARD, node.name, (*at, *plain.reads), writes, run)
 
 
-def _alone(node: Node, params: PyTree, state: PyTree, key: jax.Array):
-    """A segment without its cache, as a function of its inputs."""
-
-    def alone(*inputs: PyTree) -> PyTree:
-        return node.segment.apply(params, state, key, *inputs, train=False)[0]
-
-    return alone
-
-
-def _is_same(node: Node, alone, output: PyTree, inputs: Sequence[PyTree]) -> jax.Array:
-    """Whether positions come out as they must, bool [].
-
-    With a cache, as those that the segment gives of all at once. Without one, as
-    alone: then a position needs nothing of those before it.
-    """
-    shapes = [x.shape for x in jax.tree.leaves(inputs)]
-    if node.segment.cache is None:
-        if any(len(s) < 2 or s[1] < 2 for s in shapes):
-            return jnp.array(True)
-        last = alone(*jax.tree.map(lambda x: x[:, -1:], tuple(inputs)))
-        return _close(last, jax.tree.map(lambda y: y[:, -1:], output))
-    try:
-        jax.eval_shape(alone, *inputs)
-    except Exception:
-        # A slice of `jsplit.split` is of one length, and knows none but that.
-        return jnp.array(True)
-    return _close(output, alone(*inputs))
-
-
-def _close(one: PyTree, other: PyTree) -> jax.Array:
-    """Whether two values are equal to rounding, relative to the largest of each array."""
-    if abstract(one) != abstract(other):
-        return jnp.array(False)
-    same = [jnp.array(True)]
-    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            same.append((x == y).all())
-            continue
-        # The square root: many sums of products, in another order.
-        room = float(jnp.finfo(x.dtype).eps) ** 0.5 * jnp.abs(y).max(initial=0)
-        near = (jnp.abs(x - y) <= room) | (jnp.isnan(x) & jnp.isnan(y))
-        same.append(near.all())
-    return jnp.stack(same).all()
+def _alone(node: Node, params: PyTree, state: PyTree, key: jax.Array, *inputs: PyTree):
+    """What a segment gives without its cache."""
+    return node.segment.apply(params, state, key, *inputs, train=False)[0]
 
 
 def first_caches(

@@ -88,5 +88,6 @@ def check_same(nodes: Iterable[Node], store: Mapping[Address, PyTree]) -> None:
             )
         raise ValueError(
             f"segment `{node.name}` gives something else by its cache than without, at "
-            "the same positions: what decodes is not the model that was trained."
+            "once or in two pieces: what decodes is not the model that was trained, its "
+            "cache does not advance, or it needs one and was given `False`."
         )

@@ -33,6 +33,9 @@ class SessionLike(Protocol):
     def __call__(self, fields: Mapping[str, PyTree], /) -> PyTree: ...
 
 
+_COLDEST = 1e-30
+
+
 def generate(
     session: SessionLike,
     tokens: ArrayLike,
@@ -55,8 +58,9 @@ def generate(
             [batch, positions].
         steps: how many tokens to generate.
         key: tokens are drawn of it; without one each is the most likely.
-        temperature: logits are divided by it before a token is drawn.
-        top_k: draw of so many most likely tokens only.
+        temperature: logits are divided by it before a token is drawn; it needs a `key`.
+        top_k: draw of so many most likely tokens only (of those as likely as the last
+            of them, too); it needs a `key`.
         end: a token after which a sequence has nothing but this token; once all
             sequences have it no more is computed.
 
@@ -67,7 +71,8 @@ def generate(
     Raises:
         ValueError: if the session has several fields or outputs, would be too long, or an
             argument does not fit.
-        NotFinite: if a logit that a token would be drawn of is NaN.
+        NotFinite: if a logit that a token would be drawn of is NaN or +inf, or no
+            logit of a row is finite.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit, optax
@@ -85,12 +90,11 @@ def generate(
         [[2, 3, 4, 0]]
     """
     steps = as_positive_int("steps", steps)
-    if not temperature > 0:
-        raise ValueError(
-            f"`temperature` must be positive, got {shown(temperature)}; without a `key` "
-            "each token is the most likely."
-        )
-    top_k = None if top_k is None else as_positive_int("top_k", top_k)
+    top_k = _checked_draw(key, temperature, top_k)
+    if end is not None and (
+        isinstance(end, bool) or not isinstance(end, int | np.integer) or end < 0
+    ):
+        raise ValueError(f"`end` must be one token, an integer, got {shown(end)}.")
     given = _checked_prompt(session, tokens, steps)
     (field,) = session.fields
     found: list[np.ndarray] = []
@@ -105,10 +109,12 @@ def generate(
         own = None if key is None else jax.random.fold_in(key, session.position)
         drawn, sound = _pick(logits[:, -1], own, temperature, top_k)
         if not sound:
-            # The most likely of NaN is the first token, as if it had been meant.
+            # The most likely of NaN is the first token, as if it had been meant; so it
+            # is where all are -inf.
             raise NotFinite(
-                f"a logit at position {session.position - 1} is NaN: no token can be "
-                "drawn of it. Flax's Embed gives NaN for a token that it does not have."
+                f"a logit at position {session.position - 1} is NaN or +inf, or none of "
+                "a row is finite: no token can be drawn of it. Flax's Embed gives NaN for "
+                "a token that it does not have."
             )
         new = np.asarray(drawn)
         if end is not None:
@@ -118,8 +124,35 @@ def generate(
         if over.all():
             break
         # What is sent has the dtype of the prompt: another one would be another program.
+        if new.max() > jnp.iinfo(given.dtype).max or new.min() < 0:
+            raise ValueError(
+                f"`tokens` are {given.dtype}, and a token after them does not fit into "
+                "it: give them as int32."
+            )
         given = jnp.asarray(new[:, None], given.dtype)
     return np.stack(found, 1)
+
+
+def _checked_draw(
+    key: jax.Array | None, temperature: float, top_k: int | None
+) -> int | None:
+    """How many tokens are drawn of, if it is said well how they are drawn."""
+    # Not a number, or a text, is not greater than 0 either.
+    real = isinstance(temperature, int | float | np.number | jax.Array)
+    # Logits that are divided by less overflow, and the first of those would be drawn.
+    if not (real and np.ndim(temperature) == 0 and _COLDEST <= temperature < np.inf):
+        raise ValueError(
+            f"`temperature` must be positive, from {_COLDEST:g} on, got "
+            f"{shown(temperature)}; without a `key` each token is the most likely."
+        )
+    chosen = [n for n, x in (("temperature", temperature != 1), ("top_k", top_k)) if x]
+    if key is None and chosen:
+        # Else who forgets the key would get the most likely tokens for drawn ones.
+        raise ValueError(
+            f"`{chosen[0]}` is of tokens that are drawn: give a `key`, as "
+            "jax.random.key(0)."
+        )
+    return None if top_k is None else as_positive_int("top_k", top_k)
 
 
 def _checked_prompt(session: SessionLike, tokens: ArrayLike, steps: int) -> jax.Array:
@@ -154,8 +187,8 @@ def _checked_prompt(session: SessionLike, tokens: ArrayLike, steps: int) -> jax.
 def _pick(
     logits: jax.Array, key: jax.Array | None, temperature: float, top_k: int | None
 ) -> tuple[jax.Array, jax.Array]:
-    """A token of each row of logits, int32 [batch]; and whether none of them is NaN."""
-    sound = ~jnp.isnan(logits).any()
+    """A token of each row of logits, int32 [batch]; and whether all rows have one."""
+    sound = jnp.isfinite(logits.max(-1)).all() & ~jnp.isnan(logits).any()
     if key is None:
         return logits.argmax(-1).astype(jnp.int32), sound
     logits = logits.astype(jnp.float32) / temperature

@@ -7,6 +7,7 @@ was idle, is begun again and gets to where it was.
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ from jsplit.wire.said import printable, says
 FIRST, SLOWEST = 0.05, 2.0
 """Seconds between two attempts to begin again, at first and at most."""
 _DIALLING = 10.0
+_LATE = 64
+"""Sessions that are over, of which it is known what may still come."""
 
 
 class Lost(Exception):  # noqa: N818 - the session is begun again
@@ -84,6 +87,7 @@ class Asking:
         self._lock = threading.Lock()
         self._lines: dict[str, Line] = {}
         self._under: dict[int, Under] = {}
+        self._gone: dict[int, Under] = {}
 
     @property
     def model(self) -> Model:
@@ -136,19 +140,22 @@ class Asking:
 
     def _compare(self, answers: Mapping[str, Mapping]) -> None:
         """Refuse models that are not of one step, or not those of before."""
+        models = dict(self.models)
         for party, said in answers.items():
-            model = Model(int(said["step"]), str(said["hash"]))
-            before = self.models.setdefault(party, model)
+            model = _model_in(party, said)
+            before = models.setdefault(party, model)
             if before != model:
                 raise Refused(
                     f"`{party}` has another model than before: of step {model.step} and "
                     f"the hash {printable(model.hash[:12])}, it was {before.step} and "
                     f"{before.hash[:12]}."
                 )
-        steps = {p: m.step for p, m in self.models.items()}
+        steps = {p: m.step for p, m in models.items()}
         if len({*steps.values()}) > 1:
             each = ", ".join(f"`{p}` {step}" for p, step in sorted(steps.items()))
             raise Refused(f"the parties serve models of different steps: {each}.")
+        # Of models that do not go together none is the one of before.
+        self.models = models
 
     def hear(self, under: Under, until: float) -> Frame:
         """What comes next of a session.
@@ -198,7 +205,12 @@ class Asking:
 
     def drop(self, number: int) -> None:
         """Let go of a session, and let the others do so."""
-        self._under.pop(number, None)
+        under = self._under.pop(number, None)
+        if under is not None:
+            under.course.let_go()
+            self._gone[number] = under
+            while len(self._gone) > _LATE:
+                self._gone.pop(next(iter(self._gone)), None)
         for party, line in [*self._lines.items()]:
             try:
                 line.put(self.words.text("bye", party, number, {}))
@@ -249,7 +261,9 @@ class Asking:
             under.heard.put(frame)
 
     def _judge(self, party: str, head: Head) -> None:
-        under, expected = self._under.get(head.epoch), None
+        # An answer may come late, when nobody waits any more: that is no offence, and
+        # would cost all other sessions their connection.
+        under, expected = self._under.get(head.epoch, self._gone.get(head.epoch)), None
         if head.kind == "activation" and under is not None:
             expected = self._expected(under.course, head)
         self.words.judge(party, head, expected)
@@ -265,3 +279,12 @@ class Asking:
             )
         payload, _ = part.like(head.value, *course.sizes(head.micro))
         return (*shapes_of(payload), STAMP_SHAPE)
+
+
+def _model_in(party: str, said: Mapping[str, object]) -> Model:
+    """The model that a party says to have."""
+    step, digest = said.get("step"), said.get("hash")
+    sound = type(step) is int and 0 <= step < 2**63 and isinstance(digest, str)
+    if not sound or not re.fullmatch("[0-9a-f]{64}", str(digest)):
+        raise Refused(f"`{party}` does not say which model it has.")
+    return Model(int(str(step)), str(digest))

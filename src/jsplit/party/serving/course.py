@@ -6,6 +6,7 @@ It runs its programs as far as what has come lets it, and asks nobody for the re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 
 import jax
 import numpy as np
@@ -43,6 +44,7 @@ class Course:
         self._inbox: dict[int, Sequence[np.ndarray]] = {}
         self._todo: list[Program] = []
         self._count, self._begun, self._checks = 0, False, False
+        self._heard, self._words = sha256(), None
 
     def begin(self, fields: Mapping[str, PyTree]) -> None:
         """Make the caches.
@@ -72,12 +74,19 @@ class Course:
         """Batch and positions of a call of so many positions, or records."""
         return (self.batch, count) if self.part.sequence else (count, 0)
 
-    def start(self, count: int, fields: Mapping[str, PyTree]) -> None:
+    def start(
+        self,
+        count: int,
+        fields: Mapping[str, PyTree],
+        words: np.ndarray | None = None,
+    ) -> None:
         """Begin the next call.
 
         Args:
             count: of its positions, or records.
             fields: this party's part of it.
+            words: what tells it from other calls where noise is drawn, uint32 [4]; of
+                a call that is made again the same. By default of all that has come.
 
         Raises:
             ValueError: if it is too long, or from it nothing can be seen of caches.
@@ -93,6 +102,10 @@ class Course:
             check_first(part.nodes, count)
         self.begin(fields)
         self._put(fields)
+        self._words = words
+        if not part.sequence:
+            self._heard = sha256()
+        self._hear([*jax.tree.leaves(dict(fields))])
         self._count = count
         self._todo = [*(part.first if self._checks else part.next)]
 
@@ -118,6 +131,9 @@ class Course:
             waits = [part.wires.index(w) for w in self._todo[0].waits_for]
             if any(place not in self._inbox for place in waits):
                 return False
+            for place in sorted(waits):
+                self._hear(self._inbox[place])
+            self._draw()
             run_program(self._todo.pop(0), self._store, carrier)
         if self._checks:
             check_same(part.nodes, self._store)
@@ -140,6 +156,29 @@ class Course:
     def output(self, node: str) -> PyTree:
         """An output of the call that is done, at the asker."""
         return self._store.pop(Name(self.part.role, Kind.VALUE, node))
+
+    def let_go(self) -> None:
+        """Let go of all arrays; what was due in the call under way is known still."""
+        self._store.clear()
+        self._inbox.clear()
+        self._todo = []
+
+    def _hear(self, arrays: Sequence[np.ndarray]) -> None:
+        """Note what a program is given, where noise is drawn by it."""
+        if self.part.layout[self.part.role].secret is not None:
+            for x in map(np.asarray, arrays):
+                self._heard.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
+
+    def _draw(self) -> None:
+        """Say of what noise is drawn, together with this party's secret key.
+
+        Of what has come, and not anew each time: a receiver that loses its sessions is
+        sent the same values again, and the mean of several noises would be less noise.
+        """
+        at = self.part.layout[self.part.role]
+        if at.secret is not None:
+            found = np.frombuffer(self._heard.digest()[:16], np.uint32)
+            self._store[at.noise] = found if self._words is None else self._words
 
     def _put(self, fields: Mapping[str, PyTree]) -> None:
         at = self.part.layout[self.part.role]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from jsplit.core.checks import first_line
 from jsplit.party.connection.connections import identity_of
 from jsplit.party.contract.agreement import Agreement
+from jsplit.party.serving.ahead import Ahead
 from jsplit.wire.certs import Trust, host_of
 from jsplit.wire.channel import Channel
 from jsplit.wire.codec import Accept, CodecError, Frame
@@ -42,12 +43,14 @@ class Line:
         peer: who is at the other end, by its certificate.
         over: why the connection is over; `None` while it is not.
         refused: whether it is because this party has refused what came.
+        ahead: what of it waits to be computed.
     """
 
     def __init__(self, channel: Channel):
         self.channel, self.peer = channel, channel.peer
         self.over: str | None = None
         self.refused = False
+        self.ahead = Ahead()
         self._due: queue.Queue[Frame | None] = queue.Queue(_DUE)
         name = f"jsplit-tell-{self.peer}"
         threading.Thread(target=self._write, name=name, daemon=True).start()

@@ -15,6 +15,7 @@ import numpy as np
 from jsplit.core.base import Fields, PyTree
 from jsplit.core.checks import as_positive_int
 from jsplit.core.ids import Id, listed
+from jsplit.core.secret_keys import fresh_words
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.serving.asking import FIRST, SLOWEST, Asking, Lost, Under
@@ -35,6 +36,7 @@ class _Given(NamedTuple):
     size: int
     fields: Mapping[str, PyTree]
     ids: list | None
+    words: np.ndarray
 
 
 class RemoteSession:
@@ -165,7 +167,7 @@ class RemoteSession:
                 if ids is not None:
                     raise ValueError("`ids` are of records; a sequence has none.")
                 count = check_call(given, self.batch, self.position, self.length)
-                return self._next(_Given(count, given, None))
+                return self._next(_Given(count, given, None, fresh_words()))
             names = None if ids is None else listed("ids", ids)
             size = batch_of(given)
             if names is not None and len(names) != size:
@@ -180,7 +182,8 @@ class RemoteSession:
                     for f, v in given.items()
                 }
                 chosen = None if names is None else names[rows]
-                found.append(self._next(_Given(batch_of(part), part, chosen)))
+                asked = _Given(batch_of(part), part, chosen, fresh_words())
+                found.append(self._next(asked))
             return jax.tree.map(lambda *x: np.concatenate(x), *found)
 
     def _next(self, given: _Given) -> PyTree:
@@ -227,7 +230,8 @@ class RemoteSession:
         )
         self.begun += 1
         for before in self._kept:
-            self._call(before, until)
+            # Each as long as a call of its own: a long sequence takes longer than one.
+            self._call(before, max(until, time.monotonic() + asking.patience))
 
     def _call(self, given: _Given, until: float) -> PyTree:
         under, asking = self._under, self._asking
@@ -238,7 +242,7 @@ class RemoteSession:
                 "has fields of the records too."
             )
         course, call = under.course, under.course.call
-        course.start(given.size, given.fields)
+        course.start(given.size, given.fields, given.words)
         if given.ids is not None:
             ids = [x if isinstance(x, str) else int(x) for x in given.ids]
             for party in asking.looking_up:

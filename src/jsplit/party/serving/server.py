@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from jsplit.core.checks import first_line
-from jsplit.core.ids import Id
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.schema import arrays as shapes_of
 from jsplit.party.serving.course import Course
@@ -28,7 +27,7 @@ from jsplit.party.serving.opening import (
 )
 from jsplit.party.serving.served import Brought, Holding
 from jsplit.party.serving.table import Entry, Table
-from jsplit.party.serving.words import IDS, Words, said_of, stamp_of
+from jsplit.party.serving.words import IDS, Words, ids_in, said_of, stamp_of
 from jsplit.wire.codec import CodecError, Frame, Head, about
 from jsplit.wire.difference import difference
 from jsplit.wire.layout import Shapes
@@ -81,9 +80,13 @@ class Server:
         """Serve a connection that somebody has dialled, until it is over."""
         line = Line(opened(lambda head: self._judge(party, head)))
         self._all.add(line)
-        line.read(lambda line, frame: self._events.put((line, frame)))
+        line.read(self._came)
         self._all.discard(line)
         self._events.put((line, None))
+
+    def _came(self, line: Line, frame: Frame) -> None:
+        if line.ahead.enter(frame, lambda: line.over is not None):
+            self._events.put((line, frame))
 
     def _judge(self, party: str, head: Head) -> None:
         entry = self.table.get(head.epoch) if head.kind == "activation" else None
@@ -119,6 +122,7 @@ class Server:
                 self.table.drop_of(line)
             else:
                 self._take(line, frame)
+                line.ahead.leave(frame)
 
     def close(self) -> None:
         """End all connections."""
@@ -159,7 +163,11 @@ class Server:
     ) -> None:
         """Tell whoever has sent something, and whoever asks, that it comes to nothing."""
         entry = self.table.get(number)
-        self.table.drop(number, why)
+        # Whoever knows the number of another's session ends nothing by it.
+        if entry is not None and not entry.takes(line):
+            entry = None
+        if entry is not None:
+            self.table.drop(number, why)
         said = {"reason": why, "lost": lost, "again": again, "who": self.party}
         for one in {line, *([] if entry is None else [entry.line])}:
             try:
@@ -212,17 +220,16 @@ class Server:
                 f"the session is over at `{self.party}`: {self.table.why(number)}"
             )
         course = entry.course
+        asks = head.kind == IDS and line is not entry.line
+        if asks or not entry.takes(line):
+            raise CodecError(f"`{line.peer}` sent a value of another's session.")
         if head.step != course.call:
             raise ValueError(
                 f"call {head.step} came at `{self.party}` as {course.call}."
             )
         self.table.touch(entry)
-        # Another process of whoever asks has sessions of its own.
-        asks = head.kind == IDS or line.peer == entry.line.peer
-        if asks and line is not entry.line:
-            raise CodecError(f"`{line.peer}` sent a value of another's session.")
         if head.kind == IDS:
-            entry.ids = _ids_in(about(frame))
+            entry.ids = ids_in(about(frame))
             count = len(entry.ids)
         else:
             count = int(head.micro)
@@ -278,7 +285,7 @@ class Server:
         self._lines[party] = line
         threading.Thread(
             target=line.read,
-            args=(lambda line, frame: self._events.put((line, frame)),),
+            args=(self._came,),
             name=f"jsplit-hear-{party}",
             daemon=True,
         ).start()
@@ -287,10 +294,3 @@ class Server:
 
 class _Lost(Exception):  # noqa: N818 - whoever asks begins again
     """A session is over that may be begun again."""
-
-
-def _ids_in(said: Mapping) -> list[Id]:
-    ids = said.get("ids")
-    if not isinstance(ids, list) or not all(type(i) in (str, int) for i in ids):
-        raise ValueError("ids must be a list of texts and whole numbers.")
-    return ids

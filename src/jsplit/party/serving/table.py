@@ -37,6 +37,12 @@ class Entry:
     ids: list | None = None
     count: int = 0
 
+    def takes(self, line: Line) -> bool:
+        """Whether a connection is that of who asks, or of a party that serves it too."""
+        # Another process of whoever asks has sessions of its own.
+        others = {*self.cast.values()} - {self.line.peer}
+        return line is self.line or line.peer in others
+
 
 class Table:
     """Sessions by their numbers.

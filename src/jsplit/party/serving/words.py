@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsplit.core.base import PartyState
+from jsplit.core.ids import Id
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.agreement_attributes import canonical
 from jsplit.training.base_hash import hash_of
@@ -175,3 +176,11 @@ class Words:
             said = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in head.shapes)
             there = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in expected)
             raise CodecError(f"`{peer}` sent a value {said}, expected {there}.")
+
+
+def ids_in(said: Mapping[str, object]) -> list[Id]:
+    """The ids of records that whoever asks has sent."""
+    ids = said.get("ids")
+    if not isinstance(ids, list) or not all(type(i) in (str, int) for i in ids):
+        raise ValueError("ids must be a list of texts and whole numbers.")
+    return ids
