@@ -242,7 +242,10 @@ def test_views_see_that_numbers_of_records_cross_and_what_the_differences_are_of
     made = replace(bare, holds={"client": ("x", "row"), "server": ("label",)})
     links = {"h": (differences(jsplit.identity), None)}
     seen = jsplit.privacy.views(made, batches()[0], links=links)["server"].receives[0]
-    assert [str(proof) for proof in seen.gives] == ["is `x`"]
+    assert [str(proof) for proof in seen.gives] == [
+        "has up to 1 of 1 entries of `row`, rounded",
+        "is `x`",
+    ]
     assert set(seen.fields) == {"x", "row"}
 
 
