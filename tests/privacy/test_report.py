@@ -220,7 +220,7 @@ def test_public_records_are_asked_of_the_trained_model_through_its_link():
         asked.append(told)
         return a_score(traffic, told)
 
-    data, rounded = data_of(), jsplit.compress.quantize(2)
+    data, rounded = data_of(), jsplit.compress.quantize(2, axis=None)
     trainer = trainer_of(links={"smashed": rounded})
     tried = [Attempt("look", "inversion", look, needs=("public", "data_range"))]
     public = {"image": data["image"][:20] + 0.5}
