@@ -56,11 +56,10 @@ def test_the_whole_model_is_filled_without_jsplit(tmp_path):
     assert difference(logits[0], expected) < 2e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("layers", [3, 6, 30])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("layers", "count"), [(3, 1), (6, 1), (6, 3), (30, 1), (30, 3)]
+)
 def test_the_clinic_has_both_ends_and_every_server_a_block(layers, count):
-    if layers < count + 2:
-        pytest.skip("fewer blocks than parties")
     config = replace(clinic.TWIN, layers=layers)
     after = [
         int(at.removeprefix("blocks.")) for at in clinic.cuts(config, count).values()

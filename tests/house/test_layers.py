@@ -40,8 +40,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "carried pytrees cache checks strength gradient_noise link finite typed_jax hidden tied "
-        "base arrays donation foreign "
+        "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
+        "hidden tied base arrays donation foreign "
         "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),

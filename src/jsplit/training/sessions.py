@@ -7,13 +7,13 @@ positions. Caches never cross, and are donated to the call that replaces them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from weakref import WeakKeyDictionary
 
 import jax
 
 from jsplit.core.base import Fields, PyTree, TrainState
 from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.closing import Closing
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.secret_keys import words_of_call
 from jsplit.core.trainer import PredictFn, Trainer
@@ -117,7 +117,7 @@ def compiled(walk: Walk, kernels: str) -> CompiledWalk:
 _PROGRAMS: WeakKeyDictionary[PredictFn, _Programs] = WeakKeyDictionary()
 
 
-class Session:
+class Session(Closing):
     """Some sequences that all parties compute piece by piece; `jsplit.session` makes one.
 
     Args:
@@ -225,14 +225,3 @@ class Session:
         """
         self._open = False
         self._store.clear()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

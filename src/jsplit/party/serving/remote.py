@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 
 from jsplit.core.base import Fields, PyTree
 from jsplit.core.checks import as_positive_int
+from jsplit.core.closing import Closing
 from jsplit.core.ids import Id, listed
 from jsplit.core.secret_keys import fresh_words
 from jsplit.core.trees import as_arrays, batch_of
@@ -39,7 +39,7 @@ class _Given(NamedTuple):
     words: np.ndarray
 
 
-class RemoteSession:
+class RemoteSession(Closing):
     """Asks parties that serve; `jsplit.party.session` makes one.
 
     Args:
@@ -287,14 +287,3 @@ class RemoteSession:
             self._kept.clear()
         if self._owns:
             self._asking.close()
-
-    def __enter__(self) -> RemoteSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -24,7 +24,7 @@ from jsplit.privacy.attacks.inputs.hijacking import (
     Hijacker,
     Own,
     Penalty,
-    hijacked_step,
+    compiled_step,
     start_client,
     start_hijacker,
 )
@@ -179,6 +179,7 @@ def _trained(
     data_range: Range | None,
 ) -> tuple[Own, Own, dict[str, float]]:
     """Both sides after a hijacked training, and errors on the way."""
+    step = compiled_step(client, hijacker)
     every, way, few = max(1, steps // LOOKS), {}, record[:CHUNK]
     # A loop of Python over one compiled step: in a scan convolutions are slow on a CPU.
     for number in range(steps):
@@ -188,9 +189,7 @@ def _trained(
             way[f"MSE after {number} steps"] = float(error)
             log.info("FSHA: after %d of %d steps: MSE %.4f", number, steps, error)
         mine, other, seed = _draws(order, number, batch, len(record), len(public))
-        theirs, own = hijacked_step(
-            client, hijacker, theirs, own, record[mine], public[other], seed
-        )
+        theirs, own = step(theirs, own, record[mine], public[other], seed)
     return theirs, own, way
 
 

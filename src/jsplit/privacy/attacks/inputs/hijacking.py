@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import Params, PyTree, Segment, State
-from jsplit.jaxprs.compiling import faster_convolutions
+from jsplit.jaxprs.compiling import jit
 from jsplit.privacy.attacks.inputs.hijackers import Hijackers
 
 Penalty = Callable[[jax.Array, jax.Array], jax.Array]
@@ -143,7 +143,6 @@ def answer(
     return Own((pair, judge), {}, (memory, other)), cotangent
 
 
-@partial(jax.jit, static_argnames=("client", "hijacker"))
 def hijacked_step(
     client: Client,
     hijacker: Hijacker,
@@ -167,20 +166,6 @@ def hijacked_step(
     Returns:
         What both carry on.
     """
-    both = partial(_both, client, hijacker)
-    return faster_convolutions(both)(theirs, own, record, public, key)
-
-
-def _both(
-    client: Client,
-    hijacker: Hijacker,
-    theirs: Own,
-    own: Own,
-    record: jax.Array,
-    public: jax.Array,
-    key: jax.Array,
-) -> tuple[Own, Own]:
-    """`hijacked_step`, before it is compiled."""
     mask, mixing = jax.random.split(key)
 
     def forward(params: Params) -> tuple[jax.Array, State]:
@@ -196,3 +181,9 @@ def _both(
     )
     params = optax.apply_updates(theirs.params, updates)
     return Own(params, state, memory), own
+
+
+@cache
+def compiled_step(client: Client, hijacker: Hijacker) -> Callable[..., PyTree]:
+    """`hijacked_step` of these two, compiled once for all trainings of them."""
+    return jit(partial(hijacked_step, client, hijacker))
