@@ -137,7 +137,9 @@ def filled(
     return {**parts, **own}
 
 
-def cached(task: Task, parts: Mapping[str, jsplit.Segment]) -> dict[str, jsplit.Segment]:
+def cached(
+    task: Task, parts: Mapping[str, jsplit.Segment]
+) -> dict[str, jsplit.Segment]:
     """The parts, each with a cache, so that texts go on token by token."""
     model, config = task.model(), task.config
     ends = [int(at.rpartition(".")[2]) for at in cuts(config, len(parts) - 2).values()]

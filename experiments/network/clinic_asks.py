@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 import jsplit
-from experiments.common import clinic, plain_lora, smollm
+from experiments.common import clinic, report, smollm
 from experiments.common.clinic import CLINIC, Task
+from experiments.common.plain_tokens import Say, Whole
 from experiments.network.delayed_link import free_port, on_cpu
 
 HERE = Path(__file__).resolve()
@@ -37,8 +37,6 @@ CHAIN = 3  # servers
 LIMIT = 256  # positions that a server has room for
 PATIENCE = 300.0  # seconds; a party that compiles on a busy machine is not away
 ASKED = "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
-Say = Callable[[np.ndarray, int], np.ndarray]
-"""From tokens that come next, [1, any], to so many after them."""
 
 
 def prompt_of(task: Task) -> np.ndarray:
@@ -55,55 +53,6 @@ def said(task: Task, tokens: np.ndarray) -> str:
     if task.file is None:
         return bytes([*tokens[0]]).decode(errors="replace")
     return smollm.head(task.file).tokenizer.decode([*tokens[0]])
-
-
-# In one place, by Flax alone.
-
-
-class Whole:
-    """The whole model: no line of jsplit is in what it computes.
-
-    Args:
-        task: whose model.
-        length: the most positions of a text.
-    """
-
-    def __init__(self, task: Task, length: int):
-        model = task.model()
-        if task.file is not None:
-            plain_lora.read(model, task.file)
-        self.model = model
-        view = clinic.decoding(model, 1, length)
-        graph, self.empty, self.weights = nnx.split(view, nnx.Cache, ...)
-
-        def step(cache, weights, tokens):
-            model = nnx.merge(graph, cache, weights)
-            logits = model(tokens)
-            return logits[:, -1].argmax(-1), nnx.state(model, nnx.Cache)
-
-        self.step = jax.jit(step, donate_argnums=0)
-
-    @contextmanager
-    def begin(self) -> Iterator[Say]:
-        """Begin a text."""
-        cache = jax.tree.map(jnp.copy, self.empty)
-
-        def say(tokens: np.ndarray, count: int) -> np.ndarray:
-            nonlocal cache
-            found = []
-            for _ in range(count):
-                drawn, cache = self.step(cache, self.weights, tokens)
-                tokens = np.asarray(drawn)[:, None].astype(np.int32)
-                found.append(tokens)
-            return np.concatenate(found, 1)
-
-        yield say
-
-    def likeliest(self, tokens: np.ndarray) -> np.ndarray:
-        """The most likely token after each place of a text, without any cache."""
-        graph, state = nnx.split(self.model)
-        run = jax.jit(lambda state, x: nnx.merge(graph, state)(x).argmax(-1))
-        return np.asarray(run(state, tokens))
 
 
 # Between parties.
@@ -308,6 +257,31 @@ def in_turns(
             speed = (tokens - 1) / seconds
             print(f"{name}: round {number}, {speed:.1f} tokens/s", flush=True)
     return found, {name: statistics.median(x) for name, x in took.items()}
+
+
+SAYS = {
+    "whole": "whole, plain Flax",
+    "u": "U, one process",
+    "chain": "3 servers, one process",
+    "u-mtls": "U, mTLS on loopback",
+    "chain-mtls": "3 servers, mTLS on loopback",
+    "u-killed": "U, server killed and restarted",
+    "chain-killed": "3 servers, one killed and restarted",
+}
+
+
+def printed(row: Mapping[str, Any]) -> None:
+    """The table of what `measure` has found."""
+    speed, found = row["speed"], []
+    for name, says in SAYS.items():
+        each = f"{speed[name]:.1f}" if name in speed else ""
+        share = f"{speed[name] / speed['whole']:.2f}" if name in speed else ""
+        same = "the same" if row["same"][name] else "others"
+        found.append([says, same, each, share])
+    count = len(row["tokens"]["whole"])
+    title = f"{count} tokens after a prompt of {row['prompt']}"
+    report.table(title, ("", "tokens", "tokens/s", "of whole"), found)
+    print(row["text"])
 
 
 if __name__ == "__main__":

@@ -55,15 +55,15 @@ class Pullback:
         leaves, structure = jax.tree.flatten(pull)
         places = tuple(known.get(id(x)) for x in leaves)
         anew = set(again.numbers) if again else set()
-        new = [
-            x for k, x in enumerate(leaves) if places[k] is None and k not in anew
-        ]
+        new = [x for k, x in enumerate(leaves) if places[k] is None and k not in anew]
         return cls(new, places, structure, again)
 
     def __call__(self, cotangents: PyTree, had: PyTree) -> PyTree:
         """The vjp at some cotangents, with the leaves of `had` back in their places."""
         new, leaves = iter(self.new), jax.tree.leaves(had)
-        anew = dict(zip(self.again.numbers, self.again(leaves))) if self.again else {}
+        anew: dict[int, jax.Array] = {}
+        if self.again is not None:
+            anew.update(zip(self.again.numbers, self.again(leaves), strict=True))
         held: list[jax.Array] = []
         for number, place in enumerate(self.places):
             if number in anew:
