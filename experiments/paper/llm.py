@@ -228,7 +228,8 @@ def printed(rows: Mapping[str, Row], task: Task) -> None:
             found.append([says, *cells(name, rows, task)])
     model = "a twin" if task.small else "SmolLM2-135M"
     title = f"LoRA of {model}, {task.batch} x {task.length} tokens a step"
-    report.table(title, COLUMNS, found)
+    if found:
+        report.table(title, COLUMNS, found)
     if "cut" in rows:
         said = (f"{name} {rows['cut'][name]:.1f}" for name in ("u", "chain"))
         print(f"cutting takes, in CPU seconds: {', '.join(said)}")
