@@ -1,7 +1,7 @@
 """Results of a traced function that a few of its arguments alone give, to be computed again.
 
 What costs little to compute anew from arrays that are there anyway need not be kept: a
-matrix of 8-bit numbers scaled back, a weight cast to bfloat16, a table of positions.
+matrix of 8-bit numbers scaled back, a weight cast to bfloat16, a causal mask.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from jax.extend.core import Var
 from jsplit.jaxprs.flat import Atom, Equation, Flat
 from jsplit.jaxprs.slices import backward_slice, evaluate
 
-# Each entry of a result is computed of few entries of what is read, or is one of them.
-# What is not named here, a product of matrices above all, is kept.
+# Each entry of a result is computed of few entries of what is read, or is one of them. No
+# product of matrices, which costs; and nothing that XLA approximates, as a cosine: fused
+# with other operations it rounds otherwise, and the numbers would not be those that were.
 _CHEAP = frozenset(
     # numbers, one by one
-    "abs add and bitcast_convert_type ceil clamp convert_element_type cos div eq erf exp "
-    "exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul "
-    "ne neg nextafter not or pow real_pow rem round rsqrt select_n shift_left "
-    "shift_right_arithmetic shift_right_logical sign sin sqrt square sub tanh xor "
+    "abs add and bitcast_convert_type ceil clamp convert_element_type div eq floor ge gt "
+    "is_finite le lt max min mul ne neg not or rem round select_n shift_left "
+    "shift_right_arithmetic shift_right_logical sign square sub xor "
     # numbers in other places
     "broadcast_in_dim concatenate copy dynamic_slice expand_dims gather iota pad reshape "
     "rev slice split squeeze transpose".split()
@@ -55,10 +55,10 @@ class ComputedAgain:
         Args:
             given: the arguments, in the order of `computed_again`.
         """
-        # Else XLA finds within one program that it has computed the same before, and
-        # holds on to that for as long.
-        barred = jax.lax.optimization_barrier([given[k] for k in self.reads])
-        values = dict(zip(self.reads.values(), barred, strict=True))
+        # Within one program, as `fused` is, XLA finds that it has computed the same before
+        # and decides itself what to hold on to; a barrier against that changes how it
+        # divides products, and so their last bits.
+        values = {v: given[k] for k, v in self.reads.items()}
         return evaluate(self.flat, self.flat.equations, self.outs, values)
 
 
