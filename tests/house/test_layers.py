@@ -48,7 +48,7 @@ INSIDE = {
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
-        "conv_choice halves convolutions compiling least_cut rearranged same_values "
+        "computed_again conv_choice halves convolutions compiling least_cut rearranged same_values "
         "rows scans"
     ),
     "segments": (
