@@ -31,6 +31,7 @@ ROOMS = {
     "privacy": "core guarding jaxprs segments slicing compress topology training populations "
     "rounds costing",
     "runs": "costing",
+    "fitting": "core topology training populations rounds",
     "wire": "",
     "party": "core guarding compress topology training wire",
     "commands": "core guarding party privacy topology training",
@@ -168,6 +169,8 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
+    "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
+    "saved client_rounds plan asked loop fit callbacks",
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
     "archives report serving parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
@@ -199,6 +202,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
     "slicing.weight_files": {"safetensors", "gguf"},  # inside a function
+    "fitting.callbacks": {"rich", "tensorboardX", "mlflow"},  # inside functions
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
@@ -297,7 +301,7 @@ def test_a_file_knows_only_the_packages_it_may(name):
 
 def test_importing_jsplit_imports_no_extra():
     extras = {"grpc", "cryptography", "matplotlib", "sklearn", "dm_pix", "torch"}
-    extras |= {"dp_accounting", "safetensors", "gguf", "tokenizers"}
+    extras |= {"dp_accounting", "safetensors", "gguf", "tokenizers", "rich"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(
