@@ -65,7 +65,9 @@ def test_a_last_batch_that_is_filled_up_trains_as_the_smaller_one():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(kept.history["loss"], padded.history["loss"], rtol=1e-5)
     dropped = jsplit.fit(trainer(), some(), epochs=2, batch=BATCH, last="drop")
-    assert dropped.history.steps == 4 and kept.history.steps == padded.history.steps == 6
+    assert (
+        dropped.history.steps == 4 and kept.history.steps == padded.history.steps == 6
+    )
 
 
 def test_the_ragged_batch_is_traced_once_and_no_step_is_waited_for(monkeypatch):
@@ -113,7 +115,11 @@ def test_balanced_classes_count_alike_in_the_mean():
         trainer(), data, epochs=1, batch=RECORDS, class_weight="balanced"
     )
     by_class = [
-        float(trainer().evaluate(state, {n: x[data["label"] == c] for n, x in data.items()}).loss)
+        float(
+            trainer()
+            .evaluate(state, {n: x[data["label"] == c] for n, x in data.items()})
+            .loss
+        )
         for c in (0, 1)
     ]
     np.testing.assert_allclose(fitted.history["loss"][0], np.mean(by_class), rtol=1e-5)
@@ -167,9 +173,7 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
     given = {"epochs": 3, "batch": BATCH, "validation": some(1)}
     asked = {"monitor": "val_gap", "mode": "max"}
     plain = jsplit.fit(trainer(), some(), **given, **asked)
-    using = jsplit.fit(
-        trainer(nonfinite="skip", donate=True), some(), **given, **asked
-    )
+    using = jsplit.fit(trainer(nonfinite="skip", donate=True), some(), **given, **asked)
     assert using.history.rows == plain.history.rows
     assert same(params(using.best), params(plain.best))
 
@@ -221,9 +225,12 @@ def test_micro_batches_that_do_not_divide_the_last_batch_are_refused_before_the_
     halves = jsplit.fused(topology(), optax.sgd(0.1), microbatches=2)
     with pytest.raises(ValueError, match='last="pad"'):
         jsplit.fit(halves, some(records=9), epochs=1, batch=BATCH)
-    assert jsplit.fit(
-        halves, some(records=9), epochs=1, batch=BATCH, last="pad"
-    ).history.steps == 3
+    assert (
+        jsplit.fit(
+            halves, some(records=9), epochs=1, batch=BATCH, last="pad"
+        ).history.steps
+        == 3
+    )
 
 
 def test_a_schedule_by_epoch_holds_for_its_steps():

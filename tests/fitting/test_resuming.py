@@ -147,9 +147,7 @@ def begun(tmp_path_factory):
     folder = tmp_path_factory.mktemp("begun")
     with pytest.raises(Killed):
         killed = [KilledAt(2)]
-        jsplit.fit(
-            trainer(), some(), folder=folder, every=1, callbacks=killed, **GIVEN
-        )
+        jsplit.fit(trainer(), some(), folder=folder, every=1, callbacks=killed, **GIVEN)
     return folder
 
 

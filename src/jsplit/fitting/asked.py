@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import cast
 
 import jax
 import numpy as np
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Fields, PyTree
 from jsplit.core.checks import as_positive_int, one_of
 from jsplit.core.trees import as_arrays, as_weight, batch_of
 from jsplit.fitting.arrays import as_batches, seed_of
@@ -76,14 +77,14 @@ class Asked:
         one_of("last", self.last, LAST)
         one_of("shuffle", self.shuffle, (True, False))
         if isinstance(data, Mapping):
-            source = self._of_arrays(trains, data)
+            source = self._of_arrays(trains, cast(Fields, data))
         else:
             self._refuse_arrays_only()
             source = stream("data", data)
         check_kind(trains, source.first(), "data")
         return source
 
-    def _of_arrays(self, trains: Trains, data: Mapping[str, PyTree]) -> Source:
+    def _of_arrays(self, trains: Trains, data: Fields) -> Source:
         fields = as_arrays(data, "field `{}` of the data")
         by_class = None
         if self.class_weight is not None:

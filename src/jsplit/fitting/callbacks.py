@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 from jsplit.core.tables import Drawing
@@ -47,10 +49,7 @@ class Progress:
             >>> import jsplit
             >>> bar = jsplit.fitting.Progress(epochs=20)
         """
-        with _extra("rich"):
-            from rich.progress import Progress as Bar
-
-        self._bar = Bar()
+        self._bar = _package("rich.progress").Progress()
         self._bar.start()
         self._task = self._bar.add_task(
             "epochs", total=self.epochs, completed=len(history)
@@ -172,11 +171,9 @@ class TensorBoard:
             >>> import jsplit
             >>> board = jsplit.fitting.TensorBoard("results/board")
         """
-        with _extra("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
+        writer = _package("tensorboardX").SummaryWriter
         # What an earlier process has written of later epochs is no longer so.
-        self._writer = SummaryWriter(os.fspath(self.folder), purge_step=len(history))
+        self._writer = writer(os.fspath(self.folder), purge_step=len(history))
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Write the row.
@@ -227,11 +224,8 @@ class Mlflow:
             >>> import jsplit
             >>> logged = jsplit.fitting.Mlflow()
         """
-        with _extra("mlflow"):
-            import mlflow
-
         numbers = {name: float(value) for name, value in epoch.row.items()}
-        mlflow.log_metrics(numbers, step=epoch.number)
+        _package("mlflow").log_metrics(numbers, step=epoch.number)
 
 
 class WandbRun(Protocol):
@@ -273,18 +267,17 @@ class Wandb:
         self.run.log(dict(epoch.row), step=epoch.number)
 
 
-class _extra:
-    """Say which extra brings a package that is not installed."""
+def _package(name: str) -> ModuleType:
+    """A package that is no dependency of jsplit's.
 
-    def __init__(self, package: str):
-        self.package = package
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, ModuleNotFoundError):
-            raise ModuleNotFoundError(
-                f"this callback needs the package {self.package}, of the extra "
-                "`jsplit[track]`.",
-                name=error.name,
-            ) from error
+    Raises:
+        ModuleNotFoundError: naming the extra, if it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"this callback needs the package {name.partition('.')[0]}, of the extra "
+            "`jsplit[track]`.",
+            name=error.name,
+        ) from error

@@ -15,7 +15,8 @@ from typing import cast
 import jax
 from jax.typing import ArrayLike
 
-from jsplit.fitting.history import VALIDATION, History, Running
+from jsplit.core.base import TrainState
+from jsplit.fitting.history import VALIDATION, Running
 from jsplit.fitting.interrupts import interruptible
 from jsplit.fitting.pieces import digest
 from jsplit.fitting.plan import Plan
@@ -142,7 +143,8 @@ class _Loop:
         values: dict[str, ArrayLike] = {
             name: of_epoch(number) for name, of_epoch in self.plan.hyperparams.items()
         }
-        state = set_hyperparams(self.now.state, values)
+        # As the checker must see it: of either kind of state it gives the same kind.
+        state = set_hyperparams(cast(TrainState, self.now.state), values)
         self.now = self.now._replace(state=state)
 
     def _measured(self, number: int, tally: Tally, begun: float) -> None:
@@ -162,9 +164,7 @@ class _Loop:
         self._say(rows=rows, seconds=seconds, best=best, running=Running())
         if best == number:
             self.now = self.now._replace(best=_held(state, plan.donates))
-        told = Epoch(
-            number, row, state, best == number, validation, self.now.history
-        )
+        told = Epoch(number, row, state, best == number, validation, self.now.history)
         # Each of them, whatever the others say.
         if any([call(told) is True for call in _of(plan, "on_epoch")]):
             self._end("callback")

@@ -12,11 +12,10 @@ from typing import NamedTuple, TypeAlias, cast
 import jax
 from jax.typing import ArrayLike
 
-from jsplit.core.base import TrainState
+from jsplit.core.base import Fields, TrainState
 from jsplit.core.checks import shown
 from jsplit.core.federation import Federation
 from jsplit.core.trainer import Trainer
-from jsplit.core.trees import as_arrays
 from jsplit.fitting.arrays import as_batches
 from jsplit.fitting.client_rounds import on_device, validation_round
 from jsplit.fitting.monitor import Monitor
@@ -71,7 +70,7 @@ class Plan(NamedTuple):
         if isinstance(self.trains, Algorithm):
             federation = cast(Federation, state)
             return self.trains.step(federation, cast(Round, piece.batch))
-        batch = cast(Mapping, piece.batch)
+        batch = cast(Fields, piece.batch)
         return self.trains.step(cast(TrainState, state), batch, piece.weight)
 
     def first_state(self, key: jax.Array | int) -> State:
@@ -79,7 +78,7 @@ class Plan(NamedTuple):
         batch = self.source.first().batch
         if isinstance(self.trains, Algorithm):
             return self.trains.init(key, cast(Round, batch))
-        return self.trains.init(key, cast(Mapping, batch))
+        return self.trains.init(key, cast(Fields, batch))
 
 
 def config_of(trains: object) -> Config:
@@ -132,7 +131,9 @@ def measuring(
     if isinstance(trains, Algorithm):
         return _of_clients(trains, validation, batch)
     if isinstance(validation, Mapping):
-        source = Source(as_batches(validation, None, batch, "keep", None).pieces)
+        source = Source(
+            as_batches(cast(Fields, validation), None, batch, "keep", None).pieces
+        )
     else:
         source = stream("validation", validation)
     check_kind(trains, source.first(), "validation")
@@ -141,9 +142,9 @@ def measuring(
         pieces = (read() for read in source.pieces(epoch))
         # A batch alone, where nothing is weighted: pairs without weights are none.
         given = (
-            cast(Mapping, p.batch)
+            cast(Fields, p.batch)
             if p.weight is None
-            else (cast(Mapping, p.batch), p.weight)
+            else (cast(Fields, p.batch), p.weight)
             for p in pieces
         )
         return trains.evaluate(cast(TrainState, state), given)
@@ -155,8 +156,7 @@ def _of_clients(
     algorithm: Algorithm, validation: Given, batch: int
 ) -> Callable[[State, int], Told]:
     if isinstance(validation, Mapping):
-        as_arrays(validation, "field `{}` of `validation`")
-        fields = on_device(validation)
+        fields = on_device(cast(Fields, validation))
 
         def evaluate(state: State, epoch: int) -> Told:
             federation = cast(Federation, state)

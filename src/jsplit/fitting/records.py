@@ -77,6 +77,11 @@ class Callback(Protocol):
 
         Args:
             history: of the epochs that are done already, where a training goes on.
+
+        Example:
+            >>> class Began:
+            ...     def on_start(self, history):
+            ...         print("from epoch", len(history))
         """
         ...
 
@@ -87,6 +92,12 @@ class Callback(Protocol):
             step: its number in the whole training, from 1.
             info: what it has told, as arrays on the device; to read a number waits for
                 the step.
+
+        Example:
+            >>> class Slow:
+            ...     def on_step(self, step, info):
+            ...         if step % 100 == 0:
+            ...             print(step, float(info.loss))
         """
         ...
 
@@ -98,6 +109,11 @@ class Callback(Protocol):
 
         Returns:
             `True` to end the training.
+
+        Example:
+            >>> class Enough:
+            ...     def on_epoch(self, epoch):
+            ...         return epoch.row["val_loss"] < 0.1
         """
         ...
 
@@ -106,6 +122,11 @@ class Callback(Protocol):
 
         Args:
             history: of all epochs.
+
+        Example:
+            >>> class Ended:
+            ...     def on_end(self, history):
+            ...         print(history)
         """
         ...
 

@@ -12,21 +12,18 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 from jsplit.core.base import TrainState
 from jsplit.core.checkpoint import restore, save
-from jsplit.core.federation import Federation
 from jsplit.core.files import private_folder, temporary_file, to_disk
 from jsplit.fitting.history import History, Running
-from jsplit.fitting.records import Fitted
+from jsplit.fitting.records import Fitted, State
 
 _FORMAT = "jsplit fit 1"
 _FILE = "fit.json"
 _STATES = "state-"  # then the number of steps
 _LINKS = ("last", "best")  # for people: links to the folders of these states
-
-_Held = TypeVar("_Held", TrainState, Federation)
 
 
 class _Commit(TypedDict):
@@ -118,7 +115,7 @@ class Checkpoints:
             if old.name not in kept.values():
                 shutil.rmtree(old, ignore_errors=True)
 
-    def read(self, like: _Held) -> Fitted | None:
+    def read(self, like: State) -> Fitted | None:
         """The training that is kept; `None` where there is none.
 
         Args:
@@ -131,21 +128,17 @@ class Checkpoints:
         file = self.folder / _FILE
         if not file.is_file():
             return None
-        try:
-            said: _Commit = json.loads(file.read_bytes())
-            known = said.get("format") == _FORMAT
-        except (ValueError, AttributeError):
-            known = False
-        if not known:
-            raise ValueError(f"{file} is not what `jsplit.fit` has written.")
+        said = _said(file)
         self._check(said["settings"])
         history = _from_json(said["history"])
-        last = restore(self.folder / said["last"], like)
+        last = _restored(self.folder / said["last"], like)
         # One state in memory where the last is the best.
         best = last
         if said["best"] != said["last"]:
-            best = restore(self.folder / said["best"], like)
+            best = _restored(self.folder / said["best"], like)
         self._best = (history.best, said["best"])
+        # Whoever was killed after the small file was written has not come to the links.
+        self._tidy({"last": said["last"], "best": said["best"]})
         return Fitted(last, best, history)
 
     def _check(self, found: Mapping[str, object]) -> None:
@@ -157,6 +150,24 @@ class Checkpoints:
                     f"it is {new}. Give another folder, or `resume=False` to start anew "
                     "in this one."
                 )
+
+
+def _said(file: Path) -> _Commit:
+    try:
+        said: _Commit = json.loads(file.read_bytes())
+        if said.get("format") == _FORMAT:
+            return said
+    # What is no JSON, or no dictionary.
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{file} is not what `jsplit.fit` has written.")
+
+
+def _restored(folder: Path, like: State) -> State:
+    # Each by itself: the checker must see that a state gives one of its kind.
+    if isinstance(like, TrainState):
+        return restore(folder, like)
+    return restore(folder, like)
 
 
 def _as_json(history: History) -> dict[str, object]:

@@ -129,9 +129,7 @@ def fit(
         True
     """
     config = config_of(trainer)
-    asked = Asked(
-        batch, key, population, shuffle, last, weight, class_weight, label
-    )
+    asked = Asked(batch, key, population, shuffle, last, weight, class_weight, label)
     source = asked.source(trainer, data)
     compared = as_monitor(monitor, mode, patience, min_delta, validation is not None)
     settings = {**asked.settings, **source.settings, **compared.settings}
