@@ -163,6 +163,7 @@ def begun(tmp_path_factory):
         ({"mode": "min"}, "mode"),
         ({"data": some(records=9)}, "records"),
         ({"data": some(2)}, "data"),
+        ({"validation": some(2)}, "validation"),
     ],
 )
 def test_another_training_is_not_taken_for_the_one_that_was_begun(begun, change, word):
@@ -219,6 +220,13 @@ def test_ctrl_c_ends_after_the_step_with_the_state_in_hand(tmp_path, step, kept)
     assert int(stopped.state.parties["server"].step) == step
     going_on = folder if kept else {"state": stopped}
     assert equal(jsplit.fit(trainer(), some(), **going_on, **GIVEN), whole())
+
+
+def test_ctrl_c_while_it_is_measured_ends_after_the_epoch():
+    pressed = [lambda epoch: os.kill(os.getpid(), signal.SIGINT)]
+    stopped = jsplit.fit(trainer(), some(), callbacks=pressed, **GIVEN)
+    assert stopped.history.stopped == "interrupted"
+    assert (len(stopped.history), stopped.history.steps) == (1, 3)
 
 
 def test_a_second_ctrl_c_ends_at_once():

@@ -1,8 +1,8 @@
 """A loop over epochs around the step: data, measuring, stopping, checkpoints, watching."""
 
 from jsplit.fitting.callbacks import Csv, Mlflow, Progress, TensorBoard, Wandb
-from jsplit.fitting.over_epochs import fit
 from jsplit.fitting.history import History, Running
+from jsplit.fitting.over_epochs import fit
 from jsplit.fitting.records import Callback, Epoch, Fitted
 from jsplit.fitting.schedules import by_epoch, steps_per_epoch
 

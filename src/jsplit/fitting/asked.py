@@ -19,7 +19,7 @@ from jsplit.core.trees import as_arrays, as_weight, batch_of
 from jsplit.fitting.arrays import as_batches, seed_of
 from jsplit.fitting.class_weights import ClassWeight, record_weights, together
 from jsplit.fitting.client_rounds import as_rounds
-from jsplit.fitting.pieces import Given, Source, stream
+from jsplit.fitting.pieces import Given, Source, digest, stream
 from jsplit.fitting.plan import Trains, check_kind, config_of
 from jsplit.fitting.schedules import LAST
 from jsplit.populations.population import Population
@@ -99,8 +99,8 @@ class Asked:
         if isinstance(trains, Algorithm):
             self._refuse_trainers_only()
             people = as_rounds(fields, self.population, weight, self.size)
-            seed = people.people.seed
-            return Source(people.pieces, {**settings, "population": seed})
+            settings["population"] = _digest_of(people.people)
+            return _told_apart(Source(people.pieces, settings))
         if self.population is not None:
             raise ValueError(
                 "`population` is for an algorithm of jsplit.rounds; `trainer` is one of "
@@ -110,7 +110,7 @@ class Asked:
         batches = as_batches(fields, weight, self.size, self.last, seed)
         _check_last(config_of(trains), batches.records, self.size, self.last)
         settings |= {"shuffle": self.shuffle, "last": self.last}
-        return Source(batches.pieces, settings)
+        return _told_apart(Source(batches.pieces, settings))
 
     def _refuse_trainers_only(self) -> None:
         if self.last != "keep" or not self.shuffle:
@@ -135,6 +135,18 @@ class Asked:
                     "rounds that are given come as they are, with weights in pairs "
                     "(fields, weight) or by `round.counting`."
                 )
+
+
+def _told_apart(source: Source) -> Source:
+    """The source, of which its first step says whether it is of the same data."""
+    return Source(source.pieces, {**source.settings, "data": digest(source.first())})
+
+
+def _digest_of(people: Population) -> str:
+    found = sha256(f"{people.seed} {people.names} {people.sizes}".encode())
+    for records in people.records:
+        found.update(np.asarray(records, np.int64).tobytes())
+    return found.hexdigest()
 
 
 def _check_last(config: Config, records: int, size: int, last: str) -> None:

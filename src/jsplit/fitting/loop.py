@@ -84,7 +84,8 @@ class _Loop:
                 return self._end("patience")
             if len(history) >= plan.epochs:
                 return self._end("epochs")
-            if not self._epoch(asked):
+            # Also one that came while it was measured.
+            if asked.is_set() or not self._epoch(asked):
                 return self._end("interrupted")
             if self.now.history.stopped:
                 return None

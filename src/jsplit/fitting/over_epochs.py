@@ -20,7 +20,14 @@ from jsplit.fitting.history import History
 from jsplit.fitting.loop import run
 from jsplit.fitting.monitor import as_monitor
 from jsplit.fitting.pieces import Given
-from jsplit.fitting.plan import Hyperparams, Plan, Trains, config_of, measuring
+from jsplit.fitting.plan import (
+    Hyperparams,
+    Plan,
+    Trains,
+    config_of,
+    measuring,
+    told_apart,
+)
 from jsplit.fitting.records import Fitted
 from jsplit.fitting.saved import Checkpoints
 from jsplit.populations.population import Population
@@ -133,6 +140,7 @@ def fit(
     source = asked.source(trainer, data)
     compared = as_monitor(monitor, mode, patience, min_delta, validation is not None)
     settings = {**asked.settings, **source.settings, **compared.settings}
+    settings["validation"] = told_apart(validation, asked.size)
     plan = Plan(
         trainer,
         config.topology,

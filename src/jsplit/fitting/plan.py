@@ -19,7 +19,7 @@ from jsplit.core.trainer import Trainer
 from jsplit.fitting.arrays import as_batches
 from jsplit.fitting.client_rounds import on_device, validation_round
 from jsplit.fitting.monitor import Monitor
-from jsplit.fitting.pieces import Given, Source, stream
+from jsplit.fitting.pieces import Given, Source, digest, stream
 from jsplit.fitting.records import Piece, State, Told
 from jsplit.fitting.saved import Checkpoints
 from jsplit.populations.round import Round
@@ -150,6 +150,18 @@ def measuring(
         return trains.evaluate(cast(TrainState, state), given)
 
     return evaluate
+
+
+def told_apart(validation: Given | None, batch: int) -> str | None:
+    """Whether there is validation data, and of arrays or a round which."""
+    if validation is None:
+        return None
+    if isinstance(validation, Round):
+        return digest(Piece(validation))
+    if not isinstance(validation, Mapping):
+        return "given"
+    fields = cast(Fields, validation)
+    return digest(next(as_batches(fields, None, batch, "keep", None).pieces(0))())
 
 
 def _of_clients(

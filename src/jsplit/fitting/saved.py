@@ -142,7 +142,8 @@ class Checkpoints:
         return Fitted(last, best, history)
 
     def _check(self, found: Mapping[str, object]) -> None:
-        for name in sorted({*found} | {*self.settings}):
+        # The data last: what a first step reads differs with what else differs, too.
+        for name in sorted({*found} | {*self.settings}, key=_data_last):
             old, new = found.get(name), self.settings.get(name)
             if old != new:
                 raise ValueError(
@@ -150,6 +151,10 @@ class Checkpoints:
                     f"it is {new}. Give another folder, or `resume=False` to start anew "
                     "in this one."
                 )
+
+
+def _data_last(name: str) -> tuple[bool, str]:
+    return name in ("data", "validation"), name
 
 
 def _said(file: Path) -> _Commit:
