@@ -24,6 +24,7 @@ NAN = math.nan
         ([1.0, 1.0, 1.0], 0, 2),  # as good is no better
         ([NAN, 2.0, 1.0], 2, None),  # NaN is worse than any number
         ([2.0, NAN, NAN], 0, 2),
+        ([NAN, NAN, NAN], 0, 2),
         ([3.0, 2.95, 2.9], 2, 2),  # the best is what is best, patience wants more
         ([3.0, 4.0, 2.0, 2.5, 2.6], 2, 4),
     ],
