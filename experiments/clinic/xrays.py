@@ -110,7 +110,7 @@ def train(parts: list[Arrays], epochs: int, width: int, out: Path) -> dict:
     topology = jsplit.u_shaped(*segments.values(), loss=loss, client="hospital")
     measure = jsplit.Metric("auc", auc, "hospital", ["output", "label"])
     steps = jsplit.fitting.steps_per_epoch(len(records["label"]), BATCH)
-    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps, epochs * steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 2, epochs * steps)
     trainer = jsplit.fused(topology.add(measure), optax.adamw(rate))
     watched = {"monitor": "val_auc", "mode": "max", "patience": 5}
     kept = {"folder": out / "xrays", "callbacks": [jsplit.fitting.Progress(epochs)]}
