@@ -20,6 +20,7 @@ TREES = {file: ast.parse(file.read_text()) for file in FILES}
 DOORS = (
     "jsplit",
     "jsplit.compress",
+    "jsplit.fitting",
     "jsplit.party",
     "jsplit.population",
     "jsplit.privacy",

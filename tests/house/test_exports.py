@@ -18,7 +18,15 @@ def test_all_lists_exactly_what_is_public():
     listed = {n for n in jsplit.__all__ if not n.startswith("__")}
     modules = {n for n in listed if inspect.ismodule(getattr(jsplit, n))}
     assert listed - modules == public
-    assert modules == {"compress", "party", "population", "privacy", "rounds", "runs"}
+    assert modules == {
+        "compress",
+        "fitting",
+        "party",
+        "population",
+        "privacy",
+        "rounds",
+        "runs",
+    }
 
 
 def test_what_is_shown_is_what_is_listed():

@@ -31,6 +31,7 @@ ROOMS = {
     "privacy": "core guarding jaxprs segments slicing compress topology training populations "
     "rounds costing",
     "runs": "costing",
+    "fitting": "core topology training populations rounds",
     "wire": "",
     "party": "core guarding compress topology training wire",
     "commands": "core guarding party privacy topology training",
@@ -168,6 +169,8 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
+    "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
+    "saved client_rounds plan asked loop over_epochs callbacks",
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
     "archives report serving parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
@@ -190,6 +193,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "topology.drawing.symbols": {"matplotlib"},
     "core.tables": {"matplotlib"},
     "costing.step_cost": {"matplotlib"},
+    "fitting.history": {"matplotlib"},
     "costing.cut_plan": {"matplotlib"},
     "costing.leak_picture": {"matplotlib"},
     "privacy.measures.images": {"dm_pix"},
@@ -298,6 +302,7 @@ def test_a_file_knows_only_the_packages_it_may(name):
 def test_importing_jsplit_imports_no_extra():
     extras = {"grpc", "cryptography", "matplotlib", "sklearn", "dm_pix", "torch"}
     extras |= {"dp_accounting", "safetensors", "gguf", "tokenizers"}
+    extras |= {"tensorboardX", "mlflow", "wandb"}
     code = f"import jsplit, sys; print({extras} & {{*sys.modules}})"
     assert (
         subprocess.run(
