@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import griffe
+
 from tests.house.source import SOURCE, listed
 
 Kind = griffe.DocstringSectionKind

@@ -17,11 +17,14 @@ MODULES = [
 # Their examples train, attack or compile for a second or more.
 DEAR = (
     "jsplit.compress.sparsifying",
+    "jsplit.compress.temporal",
     "jsplit.costing.baseline_runs",
     "jsplit.costing.split_runs",
     "jsplit.costing.step_cost",
+    "jsplit.guarding.tally",
     "jsplit.privacy.attacks.inputs.decoder",
     "jsplit.privacy.attacks.inputs.feature_space",
+    "jsplit.privacy.attacks.inputs.hijacking_segment",
     "jsplit.privacy.attacks.inputs.inverter",
     "jsplit.privacy.attacks.inputs.membership",
     "jsplit.privacy.attacks.inputs.nearest",
@@ -33,6 +36,8 @@ DEAR = (
     "jsplit.privacy.attacks.labels.matching",
     "jsplit.privacy.defences.activation_noise",
     "jsplit.privacy.defences.class_noise",
+    "jsplit.privacy.defences.norm_noise",
+    "jsplit.privacy.defences.private_training",
     "jsplit.privacy.guarantees.grid",
     "jsplit.privacy.measures.batched",
     "jsplit.privacy.measures.correlation",
