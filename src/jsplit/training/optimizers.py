@@ -22,7 +22,12 @@ from jsplit.jaxprs.flat import flatten
 from jsplit.jaxprs.slices import backward_slice
 from jsplit.training.leaf_by_leaf import warn_of_mixed_leaves
 from jsplit.training.optimizer_parts import clips_of, parts_of
-from jsplit.training.whole_paths import has_pieces, with_pieces, without_pieces
+from jsplit.training.whole_paths import (
+    has_pieces,
+    refuse_several,
+    with_pieces,
+    without_pieces,
+)
 
 _PER_EXAMPLE = (
     "it needs the gradient of each example, and a step has that of their mean"
@@ -161,9 +166,11 @@ def first_memory_of(
         step needs another trace.
 
     Raises:
-        ValueError: if the optimizer does not run there, saying why.
+        ValueError: if the optimizer does not run there, saying why, or the weights are
+            several parts of a stack at one node.
     """
     if has_pieces(weights):
+        refuse_several(party, weights)
         _warn_of_norms_of_layers(party, optimizer)
     value = jnp.zeros((), jnp.result_type(float)) if has_loss else None
 
