@@ -40,7 +40,7 @@ entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 @cache
-def cut_at(place):
+def topology_at(place):
     parts = jsplit.split(
         model,
         TOKENS,
@@ -50,8 +50,12 @@ def cut_at(place):
         trainable=["blocks.a", "blocks.b"],
         copies=True,
     )
-    topology = jsplit.vanilla(*parts.values(), loss=entropy)
-    return jsplit.fused(topology, optax.adam(0.1))
+    return jsplit.vanilla(*parts.values(), loss=entropy)
+
+
+@cache
+def cut_at(place):
+    return jsplit.fused(topology_at(place), optax.adam(0.1))
 
 
 @cache
@@ -91,6 +95,19 @@ def test_adapters_of_a_tied_masked_stack_train_as_in_the_whole_model_and_move():
     for state, place in ((trained(), 1), (moved, 2)):
         output = cut_at(place).predict(state, {"tokens": TOKENS})["output"]
         np.testing.assert_allclose(output, model(found, TOKENS), atol=1e-5)
+
+
+def test_with_copies_and_a_mask_that_is_carried_other_lengths_are_the_whole_model_s():
+    """Predicted and exported, from a cut between the layers of a scan."""
+    found, _ = jsplit.variables(trained())
+    longer = np.concatenate([TOKENS, TOKENS[:, :3]], 1)[:3]
+    wanted = model(found, longer)
+    output = cut_at(1).predict(trained(), {"tokens": longer})["output"]
+    np.testing.assert_allclose(output, wanted, atol=1e-5)
+    options = {"free": {"tokens": ["time"]}, "constraints": ["time >= 2"]}
+    made = jsplit.export(topology_at(1), trained(), BATCH, **options)
+    first, last = (next(iter(x.values())) for x in made.values())
+    np.testing.assert_allclose(last.call(first.call(longer)), wanted, atol=1e-5)
 
 
 def test_files_of_adapters_alone_are_read_where_the_cut_is_the_same(tmp_path):
