@@ -72,9 +72,7 @@ def test_rounds_go_on_from_a_file_with_what_links_remember(link, tmp_path):
     ends = [run(one, start, [2]) for start in (state, again)]
     # Without what is remembered the round is another.
     fresh = first(one).parties
-    parties = {
-        p: x._replace(links=fresh[p].links) for p, x in state.parties.items()
-    }
+    parties = {p: x._replace(links=fresh[p].links) for p, x in state.parties.items()}
     ends.append(run(one, state._replace(parties=parties), [2]))
     kept, found, forgot = (jax.tree.leaves(x.parties["client"].params) for x in ends)
     for a, b in zip(kept, found, strict=True):

@@ -90,7 +90,9 @@ def test_adapters_of_a_tied_masked_stack_train_as_in_the_whole_model_and_move():
     wanted = by_hand()
     found, _ = jsplit.variables(trained())
     assert found["blocks"]["w"].shape == (LAYERS, W, W)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted
+    )
     moved = jsplit.load_variables(cut_at(2).init(3, BATCH), found)
     for state, place in ((trained(), 1), (moved, 2)):
         output = cut_at(place).predict(state, {"tokens": TOKENS})["output"]

@@ -82,7 +82,9 @@ def test_what_computes_a_leaf_from_others_is_known_to(name):
 def test_results_of_loops_and_branches_have_reads_of_their_own():
     def program(a, b, c, n):
         one, many = jax.lax.scan(lambda h, x: (h + x, x * 2), a, b)
-        after = jax.lax.while_loop(lambda v: v[0] < n, lambda v: (v[1], v[1] + 1), (a, c))
+        after = jax.lax.while_loop(
+            lambda v: v[0] < n, lambda v: (v[1], v[1] + 1), (a, c)
+        )
         return one, many, *after, jax.lax.cond(n > 0, lambda: a, lambda: c)
 
     x = jnp.ones(())
