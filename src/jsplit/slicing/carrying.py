@@ -109,7 +109,7 @@ def _carried(
 ) -> Carried:
     dtype, sizes = shape_of(v).dtype, trace.sizes_of(v)
     if name is None:
-        kind = "mask" if dtype == bool else label.rpartition("/")[2]
+        kind = "mask" if dtype.kind == "b" else label.rpartition("/")[2]
         name = f"{kind} of {', '.join(made_from)}" if made_from else label
     size = dtype.itemsize * prod(sizes)
     return Carried(name, sizes, dtype, size, made_from, said_value(trace, v))

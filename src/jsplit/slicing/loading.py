@@ -123,7 +123,8 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
 
     Raises:
         ValueError: naming file and array, if the files hold another model, or
-            what `save_trained` wrote, without its base; or if an optimizer of `like` holds a copy of its weights.
+            what `save_trained` wrote, without its base; or if an optimizer of
+            `like` holds a copy of its weights.
 
     Example:
         >>> import tempfile, jax.numpy as jnp, jsplit, optax

@@ -32,7 +32,6 @@ from jsplit.slicing.ownership import SegmentSpec
 from jsplit.slicing.trace import Traced, at_batch
 from jsplit.slicing.traced_model import TracedModel
 
-
 Divided = Callable[[TracedModel, Sequence[Traced]], dict[str, SegmentSpec]]
 """How a model was divided, with the copies that it was divided with."""
 

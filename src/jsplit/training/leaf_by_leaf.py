@@ -8,7 +8,7 @@ list of names is asked: the program of an update says it, of a user's own too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
