@@ -44,7 +44,9 @@ def said_value(trace: Traced, v: Atom) -> str:
     Returns:
         As one would write it, but for what is too deep or too long, which are dots.
     """
-    makers = {w: e for e in trace.flat.equations for w in e.writes}
+    makers: dict[Atom, Equation] = {
+        w: e for e in trace.flat.equations for w in e.writes
+    }
     text = _said(trace, makers, v, _DEEP)
     return text if len(text) <= _LONG else text[: _LONG - 3] + "..."
 
