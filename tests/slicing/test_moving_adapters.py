@@ -83,7 +83,7 @@ def by_hand():
     for _ in range(2):
         updates, memory = optimizer.update(gradient(own), memory)
         own = optax.apply_updates(own, updates)
-    return params | {"blocks": base | own}
+    return {**params, "blocks": {**base, **dict(own)}}
 
 
 def test_adapters_of_a_tied_masked_stack_train_as_in_the_whole_model_and_move():
