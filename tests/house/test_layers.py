@@ -48,7 +48,7 @@ INSIDE = {
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
-        "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
+        "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
         "computed_again conv_choice halves convolutions compiling least_cut rearranged same_values "
         "rows scans"
     ),
@@ -58,10 +58,10 @@ INSIDE = {
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
-        "batch_axis beside around carrying in_pieces stacked model_call traced_model "
+        "batch_axis beside around said_values carrying in_pieces stacked model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_fit "
-        "weight_pieces pretrained"
+        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_groups "
+        "weight_stacks weight_fit weight_pieces pretrained"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -74,7 +74,8 @@ INSIDE = {
         "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
-        "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
+        "leaf_by_leaf optimizer_parts optimizers meshes configure randomness unscaled "
+        "own_reads crossing "
         "pulled_back first_links first_node raw_crossings metrics executor store keys_apart "
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
