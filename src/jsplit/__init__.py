@@ -39,6 +39,7 @@ from jsplit.slicing import (
     load_variables,
     merge,
     restore_weights,
+    save_safetensors,
     split,
     variables,
 )
@@ -167,6 +168,7 @@ __all__ = [
     "rounds",
     "runs",
     "save",
+    "save_safetensors",
     "save_trained",
     "segment",
     "session",

@@ -201,7 +201,6 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
     "slicing.weight_files": {"safetensors", "gguf"},  # inside a function
-    "slicing.weight_saving": {"safetensors"},  # inside a function
     "tabular.fitting": {"sklearn"},  # inside a function
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
