@@ -6,7 +6,7 @@ taken of their rows keeps its ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import cast
 
@@ -93,6 +93,9 @@ class Identified:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def __iter__(self) -> Iterator[PyTree]:
+        return iter(self.array)
 
     def __array__(
         self, dtype: np.dtype | None = None, copy: bool | None = None

@@ -54,7 +54,15 @@ class Alignment:
 
     @property
     def lost(self) -> Mapping[str, int]:
-        """By party, how many of its records are left out."""
+        """By party, how many of its records are left out.
+
+        Example:
+            >>> import jsplit
+            >>> one = jsplit.records({"id": [1, 2]}, id="id")
+            >>> two = jsplit.records({"id": [2, 3, 4]}, id="id")
+            >>> jsplit.align({"lab": one, "clinic": two}).lost
+            {'lab': 1, 'clinic': 2}
+        """
         return {party: had - self.kept for party, had in self.had.items()}
 
     def __repr__(self) -> str:

@@ -5,29 +5,18 @@ It lies beside the party's checkpoint, can be read by eye, and comes back to the
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-
-from jsplit.core.base import PyTree
-from jsplit.core.files import file_of, private_folder, temporary_file, to_disk
 from jsplit.core.identified import Identified
-from jsplit.tabular.fitted import Fitted, FittedCategories, FittedLabels, FittedNumbers
+from jsplit.tabular.fitted import Fitted, FittedCategories, FittedLabels
 from jsplit.tabular.fitting import fit
 from jsplit.tabular.recipes import Categories, Labels, Numbers, Recipe
+from jsplit.tabular.storing import read_fitted, write_fitted
 from jsplit.tabular.table import Table
-
-_FORMAT = "jsplit preprocessing 1"
-_KINDS: Mapping[str, type[Fitted]] = {
-    "numbers": FittedNumbers,
-    "categories": FittedCategories,
-    "labels": FittedLabels,
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +53,13 @@ class Preprocessing:
 
         Raises:
             ValueError: naming the column that is missing or does not fit, with counts.
+
+        Example:
+            >>> import jsplit
+            >>> table = jsplit.records({"id": [1, 2], "age": [30, 50]}, id="id")
+            >>> fitted = jsplit.preprocessing(table, {"x": jsplit.Numbers(["age"])})
+            >>> fitted.fields(table)["x"]
+            Identified(float32[2, 1])
         """
         found: dict[str, Identified] = {}
         for name, one in self.fitted.items():
@@ -74,12 +70,26 @@ class Preprocessing:
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
-        """By field, what each of its columns is: of numbers `len(names[field])` is the width."""
+        """By field, what each of its columns is: how many they are is its width.
+
+        Example:
+            >>> import jsplit
+            >>> table = jsplit.records({"id": [1, 2], "age": [30, None]}, id="id")
+            >>> jsplit.preprocessing(table, {"x": jsplit.Numbers(["age"])}).names
+            {'x': ('age', 'age is missing')}
+        """
         return {name: one.names for name, one in self.fitted.items()}
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """By field of categories, how many codes each column has: the rows of an embedding."""
+        """By field of categories, how many codes each column has: the rows of an embedding.
+
+        Example:
+            >>> import jsplit
+            >>> table = jsplit.records({"id": [1, 2], "ward": ["A", "A"]}, id="id")
+            >>> jsplit.preprocessing(table, {"ward": jsplit.Categories("ward")}).sizes
+            {'ward': (3,)}
+        """
         return {
             name: one.sizes
             for name, one in self.fitted.items()
@@ -88,7 +98,14 @@ class Preprocessing:
 
     @property
     def classes(self) -> dict[str, tuple[str | int, ...]]:
-        """By field of labels, its classes in the order of their numbers."""
+        """By field of labels, its classes in the order of their numbers.
+
+        Example:
+            >>> import jsplit
+            >>> table = jsplit.records({"id": [1, 2], "y": ["ill", "well"]}, id="id")
+            >>> jsplit.preprocessing(table, {"label": jsplit.Labels("y")}).classes
+            {'label': ('ill', 'well')}
+        """
         return {
             name: one.classes
             for name, one in self.fitted.items()
@@ -110,31 +127,17 @@ class Preprocessing:
 
         Raises:
             OSError: if it cannot be written; an older one is then as it was.
+
+        Example:
+            >>> import tempfile, jsplit
+            >>> table = jsplit.records({"id": [1, 2], "age": [30, 50]}, id="id")
+            >>> fitted = jsplit.preprocessing(table, {"x": jsplit.Numbers(["age"])})
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     file = fitted.save(folder, "lab")
+            >>> file.name
+            'lab.preprocessing.json'
         """
-        private_folder(Path(folder))
-        file = _file(folder, party)
-        said = {
-            "format": _FORMAT,
-            "party": party,
-            "records": self.records,
-            "fields": {
-                n: {"kind": _kind(x), **asdict(x)} for n, x in self.fitted.items()
-            },
-        }
-        # Python writes the shortest decimals from which the same bits are read.
-        text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False)
-        temporary = file.with_suffix(".tmp")
-        try:
-            with temporary_file(temporary) as f:
-                f.write(text.encode())
-                f.flush()
-                # As for a checkpoint: a crash leaves the old file or the new one.
-                os.fsync(f.fileno())
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        to_disk(file.parent)
-        return file
+        return write_fitted(folder, party, self.fitted, self.records)
 
     def __repr__(self) -> str:
         parts = "; ".join(
@@ -219,52 +222,5 @@ def load_preprocessing(folder: str | os.PathLike[str], party: str) -> Preprocess
         >>> file.name, again == fitted
         ('lab.preprocessing.json', True)
     """
-    file = _file(folder, party)
-    if not file.is_file():
-        raise ValueError(f"there is no file {file} for the party `{party}`.")
-    try:
-        said = json.loads(file.read_text("utf-8"))
-        about = said["format"], said["party"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not a whole preprocessing of jsplit.") from error
-    if about[0] != _FORMAT:
-        raise ValueError(f"{file} has the format {about[0]!r}, expected {_FORMAT!r}.")
-    if about[1] != party:
-        raise ValueError(f"{file} is of another party than `{party}`.")
-    try:
-        fitted = {name: _read(one) for name, one in said["fields"].items()}
-        return Preprocessing(MappingProxyType(fitted), int(said["records"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is not a whole preprocessing of jsplit.") from error
-
-
-def _kind(one: Fitted) -> str:
-    return next(kind for kind, made in _KINDS.items() if isinstance(one, made))
-
-
-def _file(folder: str | os.PathLike[str], party: str) -> Path:
-    return file_of(folder, party).with_suffix(".preprocessing.json")
-
-
-def _read(said: Mapping[str, PyTree]) -> Fitted:
-    """One field, with tuples where JSON has lists.
-
-    Raises:
-        ValueError: if its parts are not of one length, or a scale is none.
-    """
-    parts = {name: _tupled(x) for name, x in said.items() if name != "kind"}
-    one = _KINDS[said["kind"]](**parts)
-    if isinstance(one, FittedNumbers):
-        each = one.columns, one.fill, one.shift, one.scale, one.flagged
-        numbers = np.array([*one.shift, *one.scale], np.float64)
-        if len({len(x) for x in each}) > 1 or not np.isfinite(numbers).all():
-            raise ValueError("numbers that do not fit together")
-        if 0 in one.scale:
-            raise ValueError("a scale of 0")
-    if isinstance(one, FittedCategories) and len(one.known) != len(one.columns):
-        raise ValueError("categories that do not fit together")
-    return one
-
-
-def _tupled(x: PyTree) -> PyTree:
-    return tuple(map(_tupled, x)) if isinstance(x, list) else x
+    fitted, count = read_fitted(folder, party)
+    return Preprocessing(MappingProxyType(fitted), count)

@@ -49,7 +49,13 @@ class Table:
 
     @property
     def ids(self) -> Sequence[Id]:
-        """One for each record: text or integers. They are `ids` of `jsplit.party.run`."""
+        """One for each record: text or integers. They are `ids` of `jsplit.party.run`.
+
+        Example:
+            >>> import jsplit
+            >>> jsplit.records({"id": [3.0, 1.0]}, id="id").ids
+            [3, 1]
+        """
         return self.whose.ids
 
     def __len__(self) -> int:
@@ -61,8 +67,20 @@ class Table:
     def column(self, name: str) -> np.ndarray:
         """A column, as it was read.
 
+        Args:
+            name: of it.
+
+        Returns:
+            As in `columns`.
+
         Raises:
             ValueError: naming those that there are.
+
+        Example:
+            >>> import jsplit
+            >>> table = jsplit.records({"id": [1, 2], "ward": ["A", None]}, id="id")
+            >>> table.column("ward").tolist()
+            ['A', None]
         """
         if name not in self.columns:
             raise ValueError(
@@ -90,6 +108,12 @@ class Table:
 
         Raises:
             ValueError: if a row is taken twice, or the mask is not of all rows.
+
+        Example:
+            >>> import jsplit
+            >>> table = jsplit.records({"id": [1, 2, 3], "age": [30, 50, 70]}, id="id")
+            >>> table.take(table.column("age") > 40).ids
+            [2, 3]
         """
         at = np.asarray(rows) if not isinstance(rows, slice) else rows
         if isinstance(at, np.ndarray) and not at.size:
