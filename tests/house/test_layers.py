@@ -81,7 +81,7 @@ INSIDE = {
         "recording own_record places same_for_others microbatches party_programs fused record "
         "messages same_pieces cached_walk call_checks sessions generating"
     ),
-    "tabular": "reading table aligning recipes fitted fitting storing preprocessing",
+    "tabular": "reading table aligning recipes fitted fitting storing preprocess",
     "populations": "checks reading round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "

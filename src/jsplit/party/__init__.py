@@ -23,16 +23,8 @@ from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 __all__ = ["Agreement", "Credentials", "Evidence", "Guard", "MemoryTransport"]
 __all__ += ["Metrics", "Missing", "NotYet", "PlaintextWithoutIdentity", "Refused"]
 __all__ += ["Model", "RemoteSession", "Result", "Served", "Transport"]
-__all__ += [
-    "agreement",
-    "align",
-    "batches",
-    "certs",
-    "credentials",
-    "evaluate",
-    "foreign",
-]
-__all__ += ["predict", "read", "run", "serve", "session", "tags", "turns"]
+__all__ += ["agreement", "align", "batches", "certs", "credentials", "evaluate"]
+__all__ += ["foreign", "predict", "read", "run", "serve", "session", "tags", "turns"]
 __all__ += ["write"]
 
 

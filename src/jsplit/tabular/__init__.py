@@ -1,7 +1,7 @@
 """A party's table: records with ids, brought into one order, made into fields of numbers."""
 
 from jsplit.tabular.aligning import Alignment, align
-from jsplit.tabular.preprocessing import (
+from jsplit.tabular.preprocess import (
     Preprocessing,
     load_preprocessing,
     preprocessing,
