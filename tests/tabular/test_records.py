@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jsplit
+from jsplit.core.identified import Identified
 from jsplit.core.trees import as_arrays
 from jsplit.party.contract.record_order import Records
 from tests.core.brought import INTEGERS, MARK, Column
@@ -164,8 +165,10 @@ def test_fields_bring_their_ids_to_a_run_over_the_network():
 def test_a_field_is_read_as_its_array():
     x = table([2, 1], x=[0.5, 1.5])["x"]
     assert as_arrays({"x": x})["x"] is not x and (np.asarray(x) == [0.5, 1.5]).all()
-    assert [*x[::-1].ids] == [1, 2] and x[0] == 0.5 and len(x) == 2
-    assert [*x[np.array([True, False])].ids] == [2]
+    turned, first = x[::-1], x[np.array([True, False])]
+    assert isinstance(turned, Identified) and [*turned.ids] == [1, 2]
+    assert isinstance(first, Identified) and [*first.ids] == [2]
+    assert x[0] == 0.5 and len(x) == 2 and [*x] == [0.5, 1.5]
     assert "0.5" not in repr(x)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import cast
-
 import jax
 import numpy as np
 
@@ -45,7 +43,7 @@ class Whose:
 
     def take(self, rows: np.ndarray) -> Whose:
         """Those of some rows; a row may be taken twice, as a sample does."""
-        ids = [self.ids[i] for i in rows]
+        ids: list[Id] = [self.ids[int(i)] for i in rows]
         return Whose(ids, self.marks[rows])
 
     def same(self, other: Whose) -> bool:
@@ -103,7 +101,7 @@ class Identified:
         return np.array(self.array, dtype, copy=copy)
 
     def __getitem__(self, key: PyTree) -> Identified | np.ndarray:
-        of_rows = key[0] if isinstance(key, tuple) else key
+        of_rows: PyTree = key[0] if type(key) is tuple else key
         taken = self.array[key]
         # One row, or a new axis in front: what is left has no rows to keep ids of.
         if not isinstance(of_rows, slice) and np.ndim(of_rows) != 1:
@@ -123,7 +121,7 @@ def check_records(fields: Mapping[str, PyTree], place: str) -> None:
     """
     first: tuple[str, Whose] | None = None
     for name, value in fields.items():
-        for x in cast("list[PyTree]", jax.tree.leaves(value)):
+        for x in jax.tree.leaves(value):
             if not isinstance(x, Identified):
                 continue
             if first is None:
@@ -153,7 +151,7 @@ def own_ids(
         ValueError: if both say so, and not the same.
     """
     for value in fields.values():
-        for x in cast("list[PyTree]", jax.tree.leaves(value)):
+        for x in jax.tree.leaves(value):
             if not isinstance(x, Identified):
                 continue
             if ids is None:

@@ -102,7 +102,7 @@ def bytes_of(ids: Sequence[Id], name: str = "ids") -> list[bytes]:
     return names
 
 
-def _bytes_of(i: Id) -> bytes:
+def _bytes_of(i: Foreign) -> bytes:
     """An id in bytes; nothing if it is none."""
     if isinstance(i, str):
         return f"str:{i}".encode()

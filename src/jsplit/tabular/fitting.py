@@ -46,8 +46,8 @@ def _numbers(recipe: Numbers, table: Table) -> FittedNumbers:
     infinite = recipe.infinite == "missing"
     x = numbers_of(table, columns, infinite)
     missing = np.isnan(x)
-    for column, none in zip(columns, missing.all(0), strict=True):
-        if none:
+    for place, column in enumerate(columns):
+        if missing[:, place].all():
             raise ValueError(
                 f"the column `{column}` has no value in the training part of {len(x)} "
                 "records; leave it out."
@@ -57,10 +57,13 @@ def _numbers(recipe: Numbers, table: Table) -> FittedNumbers:
     for column, values in zip(columns, filled.T, strict=True):
         if np.ptp(values) == 0:
             _log.warning("the column `%s` is constant in the training part.", column)
-    flagged = missing.any(0) if recipe.flags == "seen" else missing.any(0) | True
-    if recipe.flags == "none" or recipe.fill is None:
-        flagged = np.zeros(len(columns), bool)
-    if single and flagged.any():
+    # A value that is refused where it is missing needs no flag.
+    flags = "none" if recipe.fill is None else recipe.flags
+    flagged = tuple(
+        flags == "all" or (flags == "seen" and bool(missing[:, place].any()))
+        for place in range(len(columns))
+    )
+    if single and any(flagged):
         raise ValueError(
             f"the column `{columns[0]}` has missing values, and a field [record] has no "
             f'place for flags: give `columns` as a list, or `flags="none"`.'
@@ -72,7 +75,7 @@ def _numbers(recipe: Numbers, table: Table) -> FittedNumbers:
         fill,
         tuple(map(float, shift)),
         tuple(map(float, scale)),
-        tuple(map(bool, flagged)),
+        flagged,
         infinite,
     )
     # A missing value that is refused is told here, and not in the first step.

@@ -213,7 +213,7 @@ def records(
         index = getattr(frame, "index", None)
         if id in found:
             given = found.pop(id)
-        elif getattr(index, "name", None) == id:
+        elif index is not None and getattr(index, "name", None) == id:
             given = [*index]
         else:
             raise ValueError(
