@@ -12,6 +12,7 @@ import pytest
 import jsplit
 from jsplit.core.identified import Identified
 from jsplit.core.trees import as_arrays
+from jsplit.party.contract.ids_key import told
 from jsplit.party.contract.record_order import Records
 from tests.core.brought import INTEGERS, MARK, Column
 
@@ -160,6 +161,15 @@ def test_fields_bring_their_ids_to_a_run_over_the_network():
     np.testing.assert_array_equal(brought.take(np.arange(3))["x"], [1, 2, 3])
     with pytest.raises(ValueError, match="`ids` are not those that the fields"):
         Records({"x": one["x"]}, ["a", "b", "c"])
+
+
+def test_records_without_ids_are_told_of_where_others_have_some_too(caplog):
+    plain, own = Records({"x": np.ones(40)}), Records({"x": np.ones(40)}, range(40))
+    told(own, "", alone=False)
+    told(plain, "", alone=True)
+    assert "no ids" not in caplog.text
+    assert told(plain, "north", alone=False) is None
+    assert "the records of `north` have no ids" in caplog.text
 
 
 def test_a_field_is_read_as_its_array():
