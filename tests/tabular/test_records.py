@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import traceback
 
 import numpy as np
 import optax
@@ -14,7 +15,7 @@ from jsplit.core.identified import Identified
 from jsplit.core.trees import as_arrays
 from jsplit.party.contract.ids_key import told
 from jsplit.party.contract.record_order import Records
-from tests.core.brought import INTEGERS, MARK, Column
+from tests.core.brought import INTEGERS, MARK, NUMBER, Column, faults
 
 KEY = b"a secret of all who hold records"
 
@@ -273,3 +274,24 @@ def test_ids_written_in_other_ways_are_suspected(caplog):
         ValueError, match="no record is at all parties.*2 more would be"
     ):
         jsplit.align({"lab": table(["A", "B"]), "clinic": table(["a", "b"])})
+
+
+FAULTS = faults(3)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_no_error_has_a_value_or_an_id_in_it(name, caplog):
+    for given in (
+        {"who": FAULTS[name], "x": [1.0] * 3},
+        {"who": range(3), "x": FAULTS[name]},
+    ):
+        try:
+            table = jsplit.records(given, id="who")
+            jsplit.preprocessing(
+                table, {"f": jsplit.Numbers(["x"]), "g": jsplit.Categories("x")}
+            )
+        except ValueError as error:
+            said = "".join(traceback.format_exception(error))
+            # The lines of the code that Python quotes have names alone.
+            assert MARK not in said and str(NUMBER) not in said
+    assert MARK not in caplog.text and str(NUMBER) not in caplog.text

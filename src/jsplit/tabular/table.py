@@ -19,7 +19,7 @@ from jsplit.core.ids import Id, as_entries, bytes_of, listed
 from jsplit.tabular.reading import columns_of_frame, is_missing, read_column
 
 # What `str` makes of a missing value: an id that many tables have by accident.
-_WRITTEN = frozenset(("nan", "NaN", "None", "NaT", "<NA>"))
+_WRITTEN = frozenset(("", "nan", "NaN", "None", "NaT", "<NA>"))
 _PARTS = 2**64  # of which `split` takes a share
 
 
@@ -238,7 +238,7 @@ def _checked_ids(given: list[Foreign]) -> list[Id]:
     count = len(given)
     if not count:
         raise ValueError("`frame` must have at least one record, got none.")
-    written = sum(isinstance(x, str) and x in _WRITTEN or x == "" for x in given)
+    written = sum(isinstance(x, str) and x in _WRITTEN for x in given)
     if missing := sum(map(is_missing, given)) + written:
         raise ValueError(
             f"`id` of {count} records: {missing} are missing. Leave these records out, or "
