@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
+from typing import cast
 
 import jax
 import numpy as np
@@ -102,12 +103,14 @@ class Identified:
         return np.array(self.array, dtype, copy=copy)
 
     def __getitem__(self, key: PyTree) -> Identified | np.ndarray:
-        of_rows: PyTree = key[0] if type(key) is tuple else key
+        first, *_ = cast(
+            "tuple[PyTree, ...]", key if isinstance(key, tuple) else (key,)
+        )
         taken = self.array[key]
         # One row, or a new axis in front: what is left has no rows to keep ids of.
-        if not isinstance(of_rows, slice) and np.ndim(of_rows) != 1:
+        if not isinstance(first, slice) and np.ndim(first) != 1:
             return taken
-        rows = np.arange(len(self.array))[of_rows]
+        rows = np.arange(len(self.array))[first]
         return Identified(taken, self.whose.take(rows))
 
     def __repr__(self) -> str:

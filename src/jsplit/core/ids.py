@@ -21,6 +21,7 @@ Id: TypeAlias = str | int | float | np.generic
 # Under a type that a strict checker can follow, as in `arrays`.
 _LISTS: tuple[type[Foreign], ...] = (list, tuple)
 _UNORDERED: tuple[type[Foreign], ...] = (str, bytes, Mapping, Set)
+_FLOATS: tuple[type[Foreign], ...] = (float, np.floating)
 _ITERABLE: tuple[type[Foreign], ...] = (Iterable, np.ndarray)
 
 _log = logging.getLogger("jsplit.ids")
@@ -106,7 +107,7 @@ def _bytes_of(i: Foreign) -> bytes:
     """An id in bytes; nothing if it is none."""
     if isinstance(i, str):
         return f"str:{i}".encode()
-    is_float = isinstance(i, (float, np.floating))
+    is_float = isinstance(i, _FLOATS)
     if hasattr(i, "__index__") or (is_float and float(i).is_integer()):
         return f"int:{int(i)}".encode()
     return b""
