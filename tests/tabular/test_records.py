@@ -179,6 +179,7 @@ def test_a_field_is_read_as_its_array():
     turned, first = x[::-1], x[np.array([True, False])]
     assert isinstance(turned, Identified) and [*turned.ids] == [1, 2]
     assert isinstance(first, Identified) and [*first.ids] == [2]
+    assert isinstance(whole := x[...], Identified) and whole.whose.same(x.whose)
     assert x[0] == 0.5 and len(x) == 2 and [*x] == [0.5, 1.5]
     assert "0.5" not in repr(x)
 

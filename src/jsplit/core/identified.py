@@ -103,9 +103,9 @@ class Identified:
         return np.array(self.array, dtype, copy=copy)
 
     def __getitem__(self, key: PyTree) -> Identified | np.ndarray:
-        first, *_ = cast(
-            "tuple[PyTree, ...]", key if isinstance(key, tuple) else (key,)
-        )
+        given = cast("tuple[PyTree, ...]", key if isinstance(key, tuple) else (key,))
+        # `field[...]` and `field[()]` are of all rows.
+        first = given[0] if given and given[0] is not Ellipsis else slice(None)
         taken = self.array[key]
         # One row, or a new axis in front: what is left has no rows to keep ids of.
         if not isinstance(first, slice) and np.ndim(first) != 1:
