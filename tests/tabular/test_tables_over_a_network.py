@@ -1,4 +1,4 @@
-"""Tables of other records and orders, aligned by tags: a run over a network is as in one process."""
+"""Tables of other records, aligned by tags: a run over a network is as in one process."""
 
 from __future__ import annotations
 
