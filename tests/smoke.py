@@ -55,6 +55,10 @@ ROOMS = {
         "rounds/test_nonfinite_rounds.py::test_of_several_rounds_the_first_bad_step_is_named",
         "rounds/test_turns.py::test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else",
     ),
+    "fitting": (
+        "fitting/test_fit.py::test_it_is_the_loop_that_one_would_write",
+        "fitting/test_resuming.py::test_ctrl_c_ends_after_the_step_with_the_state_in_hand[2-False]",
+    ),
     "privacy": (
         "privacy/test_scores.py::test_a_score_beats_chance_if_its_whole_interval_does",
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -74,6 +74,9 @@ class Task:
         """The model with adapters: without arrays where a file has them."""
         if self.small:
             model = llama.Llama(self.config, rngs=nnx.Rngs(0))
+            # One weight is at both ends: else each token is the most likely after itself.
+            scale = jax.random.normal(jax.random.key(2), (self.config.width,))
+            model.norm.scale[...] = scale
         else:
             model = llama.shapes_of(self.config)
         return llama.adapted(model, RANK, rngs=nnx.Rngs(1))
@@ -132,6 +135,26 @@ def filled(
     names, others = llama.names_of_gguf(lora=True), len(mine) < len(parts)
     own = jsplit.load(mine, task.file, names=names, keep=KEPT, partial=others)
     return {**parts, **own}
+
+
+def cached(
+    task: Task, parts: Mapping[str, jsplit.Segment]
+) -> dict[str, jsplit.Segment]:
+    """The parts, each with a cache, so that texts go on token by token."""
+    model, config = task.model(), task.config
+    ends = [int(at.rpartition(".")[2]) for at in cuts(config, len(parts) - 2).values()]
+    ends.append(config.layers - 1)
+    found, first = {}, 0
+    for (name, part), last in zip(parts.items(), ends, strict=True):
+        piece = llama.Piece(model, first, last)
+        found[name] = jsplit.with_cache(part, partial(decoding, piece))
+        first = last + 1
+    return found
+
+
+def decoding(model: nnx.Module, batch: int, length: int) -> nnx.Module:
+    """The model with caches for so many sequences of so many tokens."""
+    return nnx.view(model, decode=True, batch_size=batch, max_length=length)
 
 
 def topology(parts: Mapping[str, jsplit.Segment]) -> jsplit.Topology:

