@@ -24,6 +24,7 @@ ROOMS = {
     "compress": "core",
     "topology": "core segments",
     "training": "core jaxprs topology",
+    "tabular": "core",
     "populations": "core",
     "population": "populations",
     "rounds": "core jaxprs topology training populations",
@@ -33,7 +34,7 @@ ROOMS = {
     "runs": "costing",
     "fitting": "core topology training populations rounds",
     "wire": "",
-    "party": "core guarding compress topology training wire",
+    "party": "core guarding tabular compress topology training wire",
     "commands": "core guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
@@ -43,8 +44,8 @@ INSIDE = {
     "core": (
         "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
         "hidden tied base arrays donation foreign "
-        "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
-        "loans checkpoint_paths checkpoint placement trees"
+        "files ids identified tables trainer keys receiving links paths pieces frozen federation "
+        "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
@@ -61,7 +62,7 @@ INSIDE = {
         "batch_axis beside around said_values carrying in_pieces stacked model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
         "free_axes other_sizes slice_segment splitting weight_files weight_names weight_groups "
-        "weight_stacks weight_fit weight_pieces pretrained"
+        "weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -82,6 +83,7 @@ INSIDE = {
         "recording own_record places same_for_others microbatches party_programs fused record "
         "messages same_pieces cached_walk call_checks sessions generating"
     ),
+    "tabular": "reading table aligning recipes fitted fitting storing preprocess",
     "populations": "checks reading round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
@@ -120,7 +122,7 @@ INSIDE = {
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records join passes steps infer running "
+        "brought_records matching join passes steps infer running "
         "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
         "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
         "serving.session serving.sample"
@@ -204,6 +206,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
     "slicing.weight_files": {"safetensors", "gguf"},  # inside a function
+    "tabular.fitting": {"sklearn"},  # inside a function
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
