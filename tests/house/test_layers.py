@@ -49,7 +49,11 @@ INSIDE = {
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
         "conv_choice halves convolutions compiling least_cut rearranged same_values "
-        "rows scans"
+        "rows scans "
+        "proving.facts proving.bits proving.spanning proving.affine proving.curves "
+        "proving.moving proving.complexes proving.signs proving.arithmetic "
+        "proving.placing proving.choosing proving.mixing proving.interpreting "
+        "proving.term_rules proving.terms"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
@@ -130,11 +134,7 @@ INSIDE = {
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
-        "viewing.facts viewing.bits viewing.spanning viewing.affine viewing.curves "
-        "viewing.moving "
-        "viewing.complexes viewing.signs viewing.arithmetic "
-        "viewing.placing viewing.choosing "
-        "viewing.mixing viewing.interpreting viewing.view viewing.showing "
+        "viewing.view viewing.showing "
         "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
         "viewing.examining viewing.building attacks.attack attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "

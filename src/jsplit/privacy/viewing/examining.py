@@ -11,7 +11,7 @@ import numpy as np
 
 from jsplit.core.base import Message, PyTree, TrainState
 from jsplit.privacy.viewing.asking import states_of
-from jsplit.privacy.viewing.facts import Fact
+from jsplit.jaxprs.proving.facts import Fact
 from jsplit.privacy.viewing.observing import (
     Numbers,
     given_away,

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.affine import of_entries
-from jsplit.privacy.viewing.facts import Atom, Fact
-from jsplit.privacy.viewing.interpreting import interpret
+from jsplit.jaxprs.proving.affine import of_entries
+from jsplit.jaxprs.proving.facts import Atom, Fact
+from jsplit.jaxprs.proving.interpreting import interpret
 from jsplit.privacy.viewing.records import Gives
-from jsplit.privacy.viewing.spanning import told
+from jsplit.jaxprs.proving.spanning import told
 from jsplit.privacy.viewing.tracing import KNOWN_TO_ALL, Traced
 from jsplit.topology.graph import Topology
 from jsplit.training.kinds import Kind

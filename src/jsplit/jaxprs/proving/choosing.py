@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
-from jsplit.privacy.viewing.placing import placed, placed_slice, sliced
+from jsplit.jaxprs.proving.facts import NONE, Fact, giving, with_sign
+from jsplit.jaxprs.proving.placing import placed, placed_slice, sliced
 
 Params = Mapping[str, object]
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.complexes import PARTS, parts
-from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
-from jsplit.privacy.viewing.signs import sign_of_result
+from jsplit.jaxprs.proving.complexes import PARTS, parts
+from jsplit.jaxprs.proving.facts import NONE, Fact, giving, with_sign
+from jsplit.jaxprs.proving.signs import sign_of_result
 
 # Strictly rising or falling wherever they are defined. Where floats saturate, as tanh does
 # far from 0, `bits` takes back what is proven here.

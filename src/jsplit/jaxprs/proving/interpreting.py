@@ -14,14 +14,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom as Variable
 from jsplit.jaxprs.flat import shape_of
-from jsplit.privacy.viewing.affine import carried
-from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
-from jsplit.privacy.viewing.bits import kept
-from jsplit.privacy.viewing.choosing import CHOOSES, chosen
-from jsplit.privacy.viewing.curves import curved
-from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
-from jsplit.privacy.viewing.mixing import MIXES, mixed
-from jsplit.privacy.viewing.moving import ALL_MOVED, MOVES, divide, keeps_all, move
+from jsplit.jaxprs.proving.affine import carried
+from jsplit.jaxprs.proving.arithmetic import ENTRYWISE, entrywise
+from jsplit.jaxprs.proving.bits import kept
+from jsplit.jaxprs.proving.choosing import CHOOSES, chosen
+from jsplit.jaxprs.proving.curves import curved
+from jsplit.jaxprs.proving.facts import Fact, constant, giving, plain
+from jsplit.jaxprs.proving.mixing import MIXES, mixed
+from jsplit.jaxprs.proving.moving import ALL_MOVED, MOVES, divide, keeps_all, move
 
 # By primitive, the parameter that holds the body of what is called once as it is.
 _CALLS = {

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from jsplit.privacy.viewing.facts import NONE, Fact, giving
-from jsplit.privacy.viewing.spanning import told
+from jsplit.jaxprs.proving.facts import NONE, Fact, giving
+from jsplit.jaxprs.proving.spanning import told
 
 Params = Mapping[str, object]
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import exp, expm1, inf, log1p, tanh
 
-from jsplit.privacy.viewing.facts import Curve, Fact, Piece, Range, giving
+from jsplit.jaxprs.proving.facts import Curve, Fact, Piece, Range, giving
 
 _UNARY: dict[str, tuple[Callable[[float], float], Callable[[Range], Range]]] = {
     "neg": (lambda x: -x, lambda r: (-1.0, -1.0)),

@@ -13,7 +13,7 @@ from math import cosh, exp, inf, log, pi, sqrt
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.facts import Bits, Fact
+from jsplit.jaxprs.proving.facts import Bits, Fact
 
 _LEFT = 8.0
 """Times the spacing of floats: 3 bits of a field, 2**-20 of a float32."""
