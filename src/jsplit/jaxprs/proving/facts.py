@@ -75,13 +75,13 @@ class Curve(NamedTuple):
     """What each entry of an array is of an entry of another one.
 
     Attributes:
-        of: the other array.
+        of: the other array; `None` where that is known otherwise.
         pieces: of it.
         cuts: the places between these, rising.
         points: its values there.
     """
 
-    of: Fact
+    of: Fact | None
     pieces: tuple[Piece, ...]
     cuts: tuple[float, ...] = ()
     points: tuple[float, ...] = ()

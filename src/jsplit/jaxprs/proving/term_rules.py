@@ -5,7 +5,7 @@ Tables and functions of single equations; `terms` puts programs together of them
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from math import inf
 
 import jax.numpy as jnp
@@ -62,9 +62,11 @@ def onto(
     )
 
 
-def move_of(eqn: JaxprEqn) -> Hashable | None:
+def move_of(eqn: JaxprEqn) -> tuple[Hashable, ...] | None:
     """What an equation does that only moves or repeats entries; `None` of any other."""
     name, params = eqn.primitive.name, eqn.params
+    if not eqn.invars:
+        return None
     given, out = shape_of(eqn.invars[0]).shape, shape_of(eqn.outvars[0]).shape
     if name in _SAME:
         return "reshape", given, out
@@ -74,7 +76,7 @@ def move_of(eqn: JaxprEqn) -> Hashable | None:
     if name == "reshape":
         return None if params.get("dimensions") else ("reshape", given, out)
     if name in _PICKS:
-        return name, given, *(str(p) for p in sorted(params.items()))
+        return name, given, *(str(p) for p in sorted(params.items(), key=str))
     return None
 
 
@@ -97,9 +99,7 @@ def _kind(dtype: np.dtype) -> str:
     return "f" if jnp.issubdtype(dtype, jnp.floating) else np.dtype(dtype).kind
 
 
-def neutral(
-    name: str, numbers: Sequence[float | None], whole: bool
-) -> int | None:
+def neutral(name: str, numbers: Sequence[float | None]) -> int | None:
     """Which argument a sum, product or bound is, whose other one does nothing."""
     if len(numbers) != 2:
         return None
@@ -108,15 +108,11 @@ def neutral(
             if numbers[1 - i] == _NEUTRAL[name] and numbers[i] is None:
                 return i
     second = {"sub": 0.0, "div": 1.0}.get(name)
-    del whole
     return 0 if second is not None and numbers[1] == second else None
 
 
 def number_of(
-    name: str,
-    params: Mapping[str, object],
-    numbers: Sequence[float | None],
-    dtype: np.dtype,
+    name: str, numbers: Sequence[float | None], dtype: np.dtype
 ) -> float | None:
     """The number that a primitive makes of numbers, where a curve is drawn by it."""
     if not numbers or any(n is None for n in numbers):
@@ -137,10 +133,10 @@ def number_of(
         "log": lambda: float(np.log(given[0])) if given[0] > 0 else None,
         "sqrt": lambda: float(np.sqrt(given[0])) if given[0] >= 0 else None,
     }
-    if name not in simple:
-        return None
     if name == "div":
         return given[0] / given[1] if given[1] and _kind(dtype) == "f" else None
+    if name not in simple:
+        return None
     found = simple[name]()
     if found is None or name != "convert_element_type":
         return found

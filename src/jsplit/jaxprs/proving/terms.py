@@ -16,13 +16,13 @@ from jax.extend.core import JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom, Flat, shape_of
 from jsplit.jaxprs.proving.term_rules import (
-    BINARY,
     BROADCAST,
-    ONTO,
-    PASSES,
+    ENTRYWISE,
     UNARY,
-    moves,
-    same_number,
+    move_of,
+    neutral,
+    number_of,
+    onto,
 )
 
 _LARGEST = 1 << 16  # entries of a constant that is looked at
@@ -144,7 +144,9 @@ class Terms:
         if len(eqn.outvars) == 1 and len(known) == len(args) and name != "scan":
             self.of[eqn.outvars[0]] = self._result(eqn, known)
             return
-        key = _hashed((tuple(args), *sorted(eqn.params.items(), key=lambda p: p[0])))
+        shapes = tuple(shape_of(v).shape for v in eqn.invars)
+        parts = sorted(eqn.params.items(), key=lambda p: p[0])
+        key = _hashed((tuple(args), shapes, *parts))
         key = key or ("fresh", next(self._fresh))
         outs: list[int] = []
         for i, v in enumerate(eqn.outvars):
@@ -160,27 +162,52 @@ class Terms:
     def _result(self, eqn: JaxprEqn, args: list[int]) -> int:
         name, out = eqn.primitive.name, shape_of(eqn.outvars[0])
         shape = _squeezed(out.shape)
-        same = PASSES(name, eqn, self, args)
+        same = self._passed(name, args)
         if same is not None:
             return same
-        move = moves(name, eqn)
+        move = move_of(eqn)
         if move is not None:
-            if self.all[args[0]].shape == shape and move[0] in ("reshape", BROADCAST):
-                return args[0]
-            return self._term("move", move, args[:1], shape, out.dtype, eqn.params)
+            if args[0] in self.numbers or self.all[args[0]].shape == shape:
+                kept = move[0] in ("reshape", BROADCAST)
+                if kept or args[0] in self.numbers:
+                    return args[0]
+            dtype, params = self.all[args[0]].dtype, eqn.params
+            return self._term("move", move, args[:1], shape, dtype, params)
         if name in UNARY and len(args) == 1:
             around, inner = self.moved(args[0])
-            made = self._plain(eqn, (inner,), self.all[inner].shape, out.dtype)
+            made = self._plain(eqn, (inner,), self.all[inner].shape, out.dtype, ())
             return self.again(around, made)
-        if name in BINARY:
+        if name in ENTRYWISE:
             args = [
-                self.broadcast(t, shape, ONTO(shape_of(v).shape, out.shape))
-                if t not in self.numbers
-                else t
+                t
+                if t in self.numbers
+                else self.broadcast(t, shape, onto(shape_of(v).shape, out.shape))
                 for t, v in zip(args, eqn.invars, strict=True)
             ]
             return self._entrywise(eqn, args, shape, out.dtype)
-        return self._plain(eqn, tuple(args), shape, out.dtype)
+        shapes = tuple(shape_of(v).shape for v in eqn.invars)
+        return self._plain(eqn, tuple(args), shape, out.dtype, shapes)
+
+    def _passed(self, name: str, args: list[int]) -> int | None:
+        """The argument whose value an equation leaves as it is."""
+        if name in ("copy", "stop_gradient") and len(args) == 1:
+            return args[0]
+        at = neutral(name, [self.numbers.get(t) for t in args])
+        if at is not None:
+            # A number that is repeated has no other value.
+            return args[at] if self.all[args[at]].shape else None
+        if name == "select_n" and args[0] in self.numbers:
+            case = args[1 + int(self.numbers[args[0]])]
+            return case if self.all[case].shape else None
+        if name == "select_n" and len(args) == 3 and args[1] in self.numbers:
+            which = self.all[self.moved(args[0])[1]]
+            case = self.moved(args[2])[1]
+            if which.op == "is_finite" and which.args == (case,):
+                return args[2]
+        if name == "abs" and self.all[args[0]].op == "reduce_sum":
+            of = self.all[self.all[args[0]].args[0]].op
+            return args[0] if of in ("exp", "abs", "square") else None
+        return None
 
     def _entrywise(
         self, eqn: JaxprEqn, args: list[int], shape: tuple[int, ...], dtype: np.dtype
@@ -200,7 +227,7 @@ class Terms:
             around.append(inner[0])
             args = [t if t in self.numbers else self.all[t].args[0] for t in args]
             (shape,) = within
-        return self.again(around, self._plain(eqn, tuple(args), shape, dtype))
+        return self.again(around, self._plain(eqn, tuple(args), shape, dtype, ()))
 
     def _plain(
         self,
@@ -208,12 +235,13 @@ class Terms:
         args: tuple[int, ...],
         shape: tuple[int, ...],
         dtype: np.dtype,
+        more: Hashable,
     ) -> int:
         name, params = eqn.primitive.name, eqn.params
-        key = _hashed(tuple(sorted(params.items(), key=lambda p: p[0])))
+        key = _hashed((more, *sorted(params.items(), key=lambda p: p[0])))
         # What has no hash, as a parameter that is an array, is like no other.
         key = ("fresh", next(self._fresh)) if key is None else key
-        same = same_number(name, params, [self.numbers.get(t) for t in args], dtype)
+        same = number_of(name, [self.numbers.get(t) for t in args], dtype)
         found = self._term(name, key, args, shape, dtype, params)
         if same is not None:
             self.numbers[found] = same

@@ -15,30 +15,13 @@ import numpy as np
 
 from jsplit.jaxprs.proving.affine import of_entries
 from jsplit.jaxprs.proving.facts import Atom, Fact
+from jsplit.jaxprs.proving.given import Numbers, readings
 from jsplit.jaxprs.proving.interpreting import interpret
 from jsplit.privacy.viewing.records import Gives
-from jsplit.jaxprs.proving.spanning import told
 from jsplit.privacy.viewing.tracing import KNOWN_TO_ALL, Traced
 from jsplit.topology.graph import Topology
 from jsplit.training.kinds import Kind
 from jsplit.training.walk import Address, Name, Wire
-
-
-class Numbers(NamedTuple):
-    """The numbers of the entries of each field: which lie where.
-
-    Attributes:
-        first: by field, the number of its first entry.
-        size: by field, how many it has in all records.
-    """
-
-    first: Mapping[str, int]
-    size: Mapping[str, int]
-
-    def of(self, field: str, given: np.ndarray) -> np.ndarray:
-        """The sorted numbers, of those given, that are of a field."""
-        low = self.first[field]
-        return given[(given >= low) & (given < low + self.size[field])]
 
 
 def numbers_of(topology: Topology, traced: Traced) -> Numbers:
@@ -143,97 +126,19 @@ def given_away(
         field: its name.
         records: in the walk.
     """
-    bearing = [f for f in facts if _bears(f, numbers, field)]
     best: Gives | None = None
-    before: list[Fact] = []
-    # The strictest reading first: a weaker one stands only if it gives more.
-    for rounded, keyed, some in _READINGS:
-        chosen = [
-            f
-            for f in bearing
-            if rounded >= f.rounded and keyed >= bool(f.key) and some >= f.some
-        ]
-        if not chosen or chosen == before:
-            continue
-        before = chosen
-        given = [f.given() for f in chosen]
-        entries = numbers.of(field, np.unique(np.concatenate(given)))
-        if len(entries) < numbers.size[field]:
-            entries = numbers.of(
-                field, np.unique([*entries, *_solved(chosen, numbers, records)])
-            )
-        if not len(entries):
-            continue
-        keys = sorted({str(a.name) for f in chosen for a in f.key})
+    for given in readings(facts, numbers, field, records):
         found = Gives(
             field,
-            len(entries) // records,
+            len(given.entries) // records,
             numbers.size[field] // records,
-            any(f.rounded for f in chosen),
-            any(f.some for f in chosen),
-            tuple(keys),
+            given.rounded,
+            given.some,
+            tuple(sorted({str(a.name) for a in given.key})),
         )
         if best is None or found.strength > best.strength:
             best = found
     return best
-
-
-def _bears(fact: Fact, numbers: Numbers, field: str) -> bool:
-    """Whether an array gives away, or is made of, entries of a field."""
-    own = fact.given()
-    if fact.affine is not None:
-        own = np.concatenate([own, fact.affine.basis])
-    return bool(numbers.of(field, own).size)
-
-
-def _solved(facts: Sequence[Fact], numbers: Numbers, records: int) -> np.ndarray:
-    """The numbers of entries that sums in arrays can be solved for, all together."""
-    sums = [(f.affine.basis, f.affine.rows()) for f in facts if f.affine]
-    sums = [(basis, rows) for basis, rows in sums if rows is not None]
-    if not sums:
-        return np.zeros(0, np.int64)
-    every = np.unique(np.concatenate([basis for basis, _ in sums]))
-    lines: list[np.ndarray] = []
-    for basis, rows in sums:
-        flat = rows.reshape(len(basis), -1).T
-        flat = flat[np.isfinite(flat).all(1)]
-        # Of a complex sum the two parts are sums of real numbers.
-        flat = (
-            np.concatenate([np.real(flat), np.imag(flat)])
-            if rows.dtype.kind == "c"
-            else flat
-        )
-        wide = np.zeros((len(flat), len(every)))
-        wide[:, np.searchsorted(every, basis)] = flat
-        lines.append(wide)
-    all_lines = np.concatenate(lines)
-    of_record = _records_of(every, numbers, records)
-    found: list[np.ndarray] = []
-    for record in range(records):
-        own = of_record == record
-        # Sums over records are others in batches of another size.
-        alone = (all_lines[:, ~own] == 0).all(1) & (all_lines[:, own] != 0).any(1)
-        if alone.any():
-            found.append(every[own][told(all_lines[np.ix_(alone, own)])])
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
-
-
-def _records_of(every: np.ndarray, numbers: Numbers, records: int) -> np.ndarray:
-    """Of numbers of entries, the record of each."""
-    found = np.zeros(len(every), np.int64)
-    for field, first in numbers.first.items():
-        size = numbers.size[field]
-        own = (every >= first) & (every < first + size)
-        found[own] = (every[own] - first) // max(1, size // records)
-    return found
-
-
-_READINGS = [
-    (rounded, keyed, some)
-    for some in (False, True)
-    for keyed in (False, True)
-    for rounded in (False, True)
-]
 
 
 def learned(
