@@ -15,7 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jsplit.jaxprs.proving.affine import of_entries
 from jsplit.jaxprs.proving.facts import Atom, Fact
 from jsplit.jaxprs.proving.interpreting import interpret
-from jsplit.privacy.viewing.observing import Numbers, given_away
+from jsplit.jaxprs.proving.given import Numbers
+from jsplit.privacy.viewing.observing import given_away
 from jsplit.jaxprs.proving.spanning import told
 
 RECORDS, SIZE = 2, 6

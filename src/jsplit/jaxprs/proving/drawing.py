@@ -59,15 +59,15 @@ class Drawn:
     def _is_real(self, t: int) -> bool:
         """Whether its primitive does what it does to real numbers."""
         term = self.terms.all[t]
-        if term.dtype.kind in "iu" and term.op not in ("select_n", "sign", "max", "min"):
+        if term.kind in "iu" and term.op not in ("select_n", "sign", "max", "min"):
             factors = [abs(self.terms.numbers.get(a, 1.0)) for a in term.args]
-            whole = all(self.terms.all[a].dtype.kind in "iub" for a in term.args)
+            whole = all(self.terms.all[a].kind in "iub" for a in term.args)
             small = term.op in ("add", "sub", "neg", "abs") or (
                 term.op == "mul" and max(factors) <= _TOKENS
             )
             converted = term.op == "convert_element_type" and whole
             return (whole and small and term.dtype.itemsize >= 4) or converted
-        return term.dtype.kind not in "c"
+        return term.kind not in "c"
 
 
 def _named(

@@ -26,11 +26,11 @@ def may_divide(terms: Terms, t: int) -> bool:
     if term.op in _POSITIVE:
         return True
     if term.op in _KEEPS or term.op in ("integer_pow", "convert_element_type"):
-        return term.dtype.kind == "f" and may_divide(terms, term.args[0])
+        return term.kind == "f" and may_divide(terms, term.args[0])
     if term.op in _SUMS:
         return _vanishes_together(terms, term.args[0])
     if term.op in _SCALES:
-        return term.dtype.kind == "f" and all(may_divide(terms, a) for a in term.args)
+        return term.kind == "f" and all(may_divide(terms, a) for a in term.args)
     least = [terms.numbers[a] for a in term.args if a in terms.numbers]
     if term.op == "max":
         return any(n > 0 for n in least)

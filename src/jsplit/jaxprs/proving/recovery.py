@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Var
+from jax.extend.core import ClosedJaxpr
 
 from jsplit.jaxprs.flat import bodies, flatten
 from jsplit.jaxprs.macs import carried
@@ -105,10 +105,9 @@ class Recovery:
         for x, other, first in ((a, b, True), (b, a, False)):
             if self.has(x) or not self.has(other) or not self._fits(other):
                 continue
-            dtype = self.terms.all[x].dtype
             if op in ("mul", "div"):
                 # 5 // 2 is 2, and a product of whole numbers wraps around.
-                if dtype.kind in "iub" or (op == "div" and not first):
+                if self.terms.all[x].kind in "iub" or (op == "div" and not first):
                     continue
                 if not may_divide(self.terms, other):
                     continue
@@ -148,7 +147,7 @@ class Recovery:
             around, _ = self.terms.moved(found[0])
             inner = [self.terms.moved(t)[1] for t in found]
             # Whole numbers wrap around, so they are tried out.
-            whole = self.terms.all[root].dtype.kind in "iu"
+            whole = self.terms.all[root].kind in "iu"
             told = tell_numbers(self.terms, inner, root) if whole else None
             if told is None:
                 told = tell([self.drawn.of(t)[1] for t in inner])
@@ -184,7 +183,7 @@ class Recovery:
             if len(seen) > 64 or len(roots) > 1:
                 return None
         root = roots.pop() if roots else None
-        whole = root is not None and self.terms.all[root].dtype.kind in "iu"
+        whole = root is not None and self.terms.all[root].kind in "iu"
         return root if whole else None
 
     def _by_results(self) -> None:
@@ -301,6 +300,14 @@ def _through(outer: Recovery, loop: Loop) -> None:
         carry = fewer
 
 
-def variables(terms: Terms, found: Recovery) -> list[Var]:
-    """The variables whose values are known."""
-    return [v for v, t in terms.of.items() if found.has(t)]
+def rounds(terms: Terms) -> bool:
+    """Whether some term is another one in fewer bits."""
+    for term in terms.all:
+        if term.op == "reduce_precision":
+            return True
+        if term.op == "convert_element_type":
+            before = terms.all[term.args[0]].dtype
+            fine, rough = (keeps_numbers(before, term.dtype, r) for r in (False, True))
+            if rough and not fine:
+                return True
+    return False

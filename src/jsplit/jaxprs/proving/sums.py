@@ -29,7 +29,7 @@ def solved(
         has: whether a term is known.
     """
     sums = [_sum(terms, t, has) for t in known]
-    sums = [s for s in sums if s and terms.all[next(iter(s))].dtype.kind == "f"]
+    sums = [s for s in sums if s and terms.all[next(iter(s))].kind == "f"]
     wide = {_broadcast(terms, a) for s in sums for a in s}
     for s in [*sums]:
         shapes = {terms.all[a].shape for a in s}
@@ -75,7 +75,7 @@ def _sum(terms: Terms, t: int, has: Callable[[int], bool], deep: int = 0) -> _Su
     if at is not None:
         inner = _sum(terms, term.args[0], has, deep + 1)
         return {terms.broadcast(a, at[1], at[2]): c for a, c in inner.items()}
-    if deep > 32 or term.dtype.kind != "f":
+    if deep > 32 or term.kind != "f":
         return {t: 1.0}
     if term.op in ("add", "add_any", "sub"):
         found: _Sum = {}

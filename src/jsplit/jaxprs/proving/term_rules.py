@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from math import inf
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
@@ -85,7 +86,7 @@ def keeps_numbers(before: np.dtype, after: np.dtype, rounding: bool) -> bool:
 
     Whole numbers are taken to be those of classes and tokens, below 2 ** 24.
     """
-    old, new = _kind(before), _kind(after)
+    old, new = kind_of(before), kind_of(after)
     if old == "b":
         return True
     if old in "iu":
@@ -95,7 +96,10 @@ def keeps_numbers(before: np.dtype, after: np.dtype, rounding: bool) -> bool:
     return new == "c" or (new == old and (wide or rounding))
 
 
-def _kind(dtype: np.dtype) -> str:
+def kind_of(dtype: np.dtype) -> str:
+    """The letter of a dtype, "f" of all floats; "" of PRNG keys."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return ""
     return "f" if jnp.issubdtype(dtype, jnp.floating) else np.dtype(dtype).kind
 
 
@@ -134,11 +138,11 @@ def number_of(
         "sqrt": lambda: float(np.sqrt(given[0])) if given[0] >= 0 else None,
     }
     if name == "div":
-        return given[0] / given[1] if given[1] and _kind(dtype) == "f" else None
+        return given[0] / given[1] if given[1] and kind_of(dtype) == "f" else None
     if name not in simple:
         return None
     found = simple[name]()
     if found is None or name != "convert_element_type":
         return found
     # Of a number that is not whole an integer is another.
-    return found if _kind(dtype) == "f" or found == int(found) else None
+    return found if kind_of(dtype) == "f" or found == int(found) else None

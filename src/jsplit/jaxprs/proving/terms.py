@@ -19,6 +19,7 @@ from jsplit.jaxprs.proving.term_rules import (
     BROADCAST,
     ENTRYWISE,
     UNARY,
+    kind_of,
     move_of,
     neutral,
     number_of,
@@ -46,6 +47,11 @@ class Term(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     params: Mapping[str, object]
+
+    @property
+    def kind(self) -> str:
+        """Whether its value is of floats "f", whole numbers "i" or "u", ...; "" of keys."""
+        return kind_of(self.dtype)
 
 
 class Loop(NamedTuple):

@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Var
 
 from jsplit.jaxprs.proving.affine import of_entries
 from jsplit.jaxprs.proving.facts import Atom, Fact
 from jsplit.jaxprs.proving.given import Numbers, readings
-from jsplit.jaxprs.proving.interpreting import interpret
+from jsplit.jaxprs.proving.interpreting import fact_of, followed
+from jsplit.privacy.viewing.following import follow
 from jsplit.privacy.viewing.records import Gives
 from jsplit.privacy.viewing.tracing import KNOWN_TO_ALL, Traced
 from jsplit.topology.graph import Topology
@@ -43,13 +45,56 @@ def _is_field(topology: Topology, name: Name) -> bool:
     return name.kind == Kind.VALUE and name.what in topology.fields
 
 
+class Observed(NamedTuple):
+    """A walk as observers see it.
+
+    Attributes:
+        topology: of the walk.
+        traced: the walk.
+        observers: who pool what they have.
+        held: the fields that they have.
+        arrived: by message, what is proven of each array in it when it arrives.
+        facts: the same of each variable of the walk.
+    """
+
+    topology: Topology
+    traced: Traced
+    observers: Collection[str]
+    held: Collection[str]
+    arrived: Mapping[Wire, list[Fact]]
+    facts: Mapping[Var, Fact]
+
+    def of(self, wires: Collection[Wire]) -> list[Fact]:
+        """What is proven of messages, and of all that follows from them together."""
+        facts = [f for w in wires for f in self.arrived[w]]
+        follows = follow(self.traced, wires, self.observers, self.is_known)
+        for v, partly, rounded in follows:
+            found = self.facts[v]
+            if found.gives:
+                facts.append(
+                    replace(
+                        found,
+                        some=found.some or partly,
+                        rounded=found.rounded or rounded,
+                    )
+                )
+        return facts
+
+    def is_known(self, name: Name) -> bool | None:
+        """Whether observers have what a walk starts from; `None`: nobody can tell."""
+        if name.kind in KNOWN_TO_ALL or name.party in self.observers:
+            return True
+        is_field = _is_field(self.topology, name)
+        return name.what in self.held if is_field else None
+
+
 def observed(
     topology: Topology,
     traced: Traced,
     observers: Collection[str],
     numbers: Numbers,
     found_out: Collection[str] = (),
-) -> dict[Wire, list[Fact]]:
+) -> Observed:
     """Go over a walk as observers see it.
 
     Args:
@@ -58,9 +103,6 @@ def observed(
         observers: who pool what they have; none: of each message all that it depends on.
         numbers: of the entries of fields.
         found_out: fields that the observers have found out.
-
-    Returns:
-        By message, what is proven of each array in it when it arrives.
     """
     held = {f for p in observers for f in topology.holds.get(p, ())} | {*found_out}
     store: dict[Address, list[Fact]] = {}
@@ -69,9 +111,11 @@ def observed(
         store[name] = _first_facts(topology, name, leaves, observers, held, numbers)
 
     arrived: dict[Wire, list[Fact]] = {}
+    every: dict[Var, Fact] = {}
     for part in traced.parts:
-        facts = [f for r in part.op.reads for f in store[r]]
-        results = iter(interpret(part.jaxpr, facts))
+        facts = followed(part.flat, [f for r in part.op.reads for f in store[r]])
+        every.update(facts)
+        results = iter([fact_of(v, facts) for v in part.flat.outvars])
         for name, shapes in part.shapes.items():
             own = [next(results) for _ in shapes]
             if isinstance(name, Wire):
@@ -79,7 +123,7 @@ def observed(
                 if name.sender in observers or name.receiver in observers:
                     own = [f.known() for f in own]
             store[name] = own
-    return arrived
+    return Observed(topology, traced, observers, held, arrived, every)
 
 
 def _first_facts(
@@ -187,9 +231,13 @@ def _got(
     facts: list[Fact] = []
     for traced in walks:
         seen = observed(topology, traced, observers, numbers, found_out)
-        for wire, own in seen.items():
-            if wire.receiver in observers and wire.sender not in observers:
-                facts += own
+        facts += seen.of(
+            [
+                w
+                for w in seen.arrived
+                if w.receiver in observers and w.sender not in observers
+            ]
+        )
     return facts
 
 
