@@ -124,6 +124,9 @@ class _Proof:
         if name == "sort":
             # Each of several arrays in the order of the first.
             return held
+        if name == "top_k":
+            # And the largest of an array beside their places.
+            return [held[0], None]
         if name in ("scan", "cond") or name.startswith("custom_"):
             return self._called(eqn, held)
         return [self._field(eqn, held)] * len(eqn.outvars)
