@@ -48,9 +48,9 @@ INSIDE = {
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
-        "conv_choice halves convolutions compiling least_cut rearranged same_values "
+        "conv_choice halves convolutions compiling least_cut wrapping rearranged same_values "
         "rows scans "
-        "proving.facts proving.bits proving.spanning proving.affine proving.curves "
+        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "
         "proving.placing proving.choosing proving.mixing proving.looping "
         "proving.interpreting proving.given proving.term_rules proving.terms "

@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom, Flat, bodies, flatten, shape_of
 from jsplit.jaxprs.macs import carried
+from jsplit.jaxprs.wrapping import bears_factor
 
 # What moves entries of its first argument, or leaves some out; padding adds constants.
 _MOVES = {
@@ -47,6 +48,7 @@ _JOINS = {"concatenate", "stack", "dynamic_update_slice"}
 _SHIFTS = {"add", "add_any", "sub", "xor"}
 _SCALES = {"mul", "div"}
 _LARGEST = 1 << 20  # entries of a constant that is looked at
+_WIDE = 2.0**20  # of what is added: `x + 1e30` has no bits of `x`
 
 
 def rearranged(
@@ -89,6 +91,7 @@ class _Proof:
         not_zero: Collection[Var],
     ):
         self.raw = raw
+        self.values = flat.consts
         self.constants: set[Var] = {*flat.consts, *constants}
         # Those of them without a zero, by which a product can be undone.
         self.not_zero: set[Var] = {*not_zero}
@@ -180,7 +183,7 @@ class _Proof:
         other = given[1 - at]
         if name in ("add", "add_any") and other is given[at]:
             return True  # twice the same
-        if not self._is_constant(other):
+        if not self._is_constant(other) or not self._is_borne(name, other):
             return False
         if name in _SHIFTS:
             return True
@@ -188,6 +191,17 @@ class _Proof:
         # 5 // 2 is 2, and 1 / x is no scale.
         fits = name == "mul" or (at == 0 and not whole)
         return fits and self._has_no_zero(other)
+
+    def _is_borne(self, name: str, other: Atom) -> bool:
+        """Whether a number that is known does not wash out what it is added to."""
+        value = other.val if isinstance(other, Literal) else self.values.get(other)
+        if value is None or np.size(value) > _LARGEST:  # type: ignore[arg-type]
+            return True
+        numbers = np.asarray(value)
+        if name == "mul" and numbers.dtype.kind in "iu":
+            return bears_factor(numbers, numbers.dtype)
+        wide = name in _SHIFTS and numbers.dtype.kind == "f"
+        return not wide or float(np.abs(numbers).max(initial=0.0)) <= _WIDE
 
     def _called(self, eqn: JaxprEqn, held: list[str | None]) -> Sequence[str | None]:
         """The inputs of which results of a loop, a branch or a custom derivative are."""

@@ -9,35 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import asinh, atan, cbrt, erf, exp, expm1, inf, log, log1p, pi, sinh, sqrt, tanh
+from math import inf
 
 from jsplit.jaxprs.proving.facts import Curve, Fact, Piece, Range, giving
+from jsplit.jaxprs.proving.slopes import LEAST, SLOPES
 
-_UNARY: dict[str, tuple[Callable[[float], float], Callable[[Range], Range]]] = {
-    "neg": (lambda x: -x, lambda r: (-1.0, -1.0)),
-    "exp": (exp, lambda r: (_exp(r[0]), _exp(r[1]))),
-    "expm1": (expm1, lambda r: (_exp(r[0]), _exp(r[1]))),
-    "log1p": (log1p, lambda r: (1 / (1 + r[1]), 1 / (1 + r[0]))),
-    "tanh": (tanh, lambda r: (0.0, 1.0)),
-    "logistic": (lambda x: 0.5 + 0.5 * tanh(x / 2), lambda r: (0.0, 0.25)),
-    "asinh": (asinh, lambda r: (0.0, 1.0)),
-    "atan": (atan, lambda r: (0.0, 1.0)),
-    "sinh": (sinh, lambda r: (1.0, inf)),
-    "erf": (erf, lambda r: (0.0, 2 / sqrt(pi))),
-    "cbrt": (cbrt, lambda r: (0.0, inf)),
-    "exp2": (lambda x: 2.0**x, lambda r: (0.0, inf)),
-    "log": (lambda x: log(x) if x > 0 else -inf, lambda r: (0.0, inf)),
-    "sqrt": (lambda x: sqrt(max(x, 0.0)), lambda r: (0.0, inf)),
-}
-_LEAST = {"log1p": -1.0, "log": 0.0, "sqrt": 0.0}
 _ORDERS = {"ge": 1, "gt": 1, "lt": -1, "le": -1}
 _FOLDS = {"max", "min", "abs", "sign", "even power", "odd power"}
 _AT_ZERO = _FOLDS - {"max", "min"}
 _SAME = {"copy", "stop_gradient", "broadcast_in_dim", "convert_element_type", "reshape"}
-
-
-def _exp(x: float) -> float:
-    return inf if x > 700 else exp(x)
 
 
 def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
@@ -48,7 +28,7 @@ def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
         facts: of its arguments.
         found: what is proven of the result without curves.
     """
-    known = {*_UNARY, *_ORDERS, *_FOLDS, *_BINARY, "select_n"}
+    known = {*SLOPES, *_ORDERS, *_FOLDS, *_BINARY, "select_n"}
     same = name in _SAME and facts[0].curve is not None
     if name == "convert_element_type":
         size = facts[0].dtype.itemsize
@@ -126,7 +106,7 @@ def drawn(
     """
     if name in _FOLDS or name in _ORDERS:
         return _folded(name, curves, root)
-    if name not in {*_UNARY, *_BINARY, *_SAME, "select_n"}:
+    if name not in {*SLOPES, *_BINARY, *_SAME, "select_n"}:
         return None
     cuts = tuple(sorted({c for curve in curves for c in curve.cuts}))
     pieces = [_made(name, [_piece(c, at) for c in curves]) for at in _inside(cuts)]
@@ -229,9 +209,9 @@ def _made(name: str, parts: Sequence[Piece]) -> Piece | None:
     a = parts[0]
     if name in _SAME:
         return a
-    if name in _UNARY:
-        function, slope = _UNARY[name]
-        least = _LEAST.get(name, -inf)
+    if name in SLOPES:
+        function, slope = SLOPES[name]
+        least = LEAST.get(name, -inf)
         if a.value[0] < least or (name == "log1p" and a.value[0] <= least):
             return None
         ends = [_safe(function, x) for x in a.value]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from jsplit.jaxprs.proving.curves import drawn, level, straight
 from jsplit.jaxprs.proving.facts import Curve
-from jsplit.jaxprs.proving.term_rules import ENTRYWISE, UNARY
+from jsplit.jaxprs.proving.term_rules import ENTRYWISE, UNARY, keeps_numbers
 from jsplit.jaxprs.proving.terms import Terms
 
 _LARGEST = 2.0**20  # of numbers that curves are drawn with, and least 2**-20
@@ -17,17 +17,34 @@ _TOKENS = 2.0**8  # of whole factors: class numbers are below 2**24
 
 
 class Drawn:
-    """The curves of terms, drawn when they are asked for."""
+    """The curves of terms, drawn when they are asked for.
 
-    def __init__(self, terms: Terms):
+    Args:
+        terms: all terms.
+        rounding: whether numbers in fewer bits count as the same ones.
+    """
+
+    def __init__(self, terms: Terms, rounding: bool):
         self.terms = terms
+        self.rounding = rounding
         self._found: dict[int, tuple[int, Curve]] = {}
+        self._bare: dict[int, bool] = {}
 
     def of(self, t: int) -> tuple[int, Curve]:
         """What a term is a curve of, perhaps of itself, and the curve."""
         if t not in self._found:
             self._found[t] = self._drawn(t) or (t, straight())
         return self._found[t]
+
+    def is_bare(self, t: int) -> bool:
+        """Whether no number so large or small stands before it that floats lose bits."""
+        if t not in self._bare:
+            term = self.terms.all[t]
+            within = term.op in UNARY or term.op in ENTRYWISE or term.op == "move"
+            self._bare[t] = not within or not any(
+                self._too_large(a) or not self.is_bare(a) for a in term.args
+            )
+        return self._bare[t]
 
     def _drawn(self, t: int) -> tuple[int, Curve] | None:
         term = self.terms.all[t]
@@ -40,6 +57,10 @@ class Drawn:
         roots = {root for root, _ in parts if root is not None}
         if len(roots) != 1 or any(self._too_large(a) for a in term.args):
             return None
+        if term.op == "convert_element_type":
+            before = self.terms.all[term.args[0]].dtype
+            if not keeps_numbers(before, term.dtype, self.rounding):
+                return None
         name = _named(term.op, term.args, term.params)
         if name is None or not self._is_real(t):
             return None

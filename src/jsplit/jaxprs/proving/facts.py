@@ -135,6 +135,7 @@ class Fact:
         affine: the sums of entries of fields that its entries are.
         curve: what its entries are of those of another array, as `curves` has it.
         bits: what floats keep of what it gives away.
+        most: the largest class number, where it is known.
     """
 
     shape: tuple[int, ...]
@@ -158,6 +159,7 @@ class Fact:
     affine: Affine | None = None
     curve: Curve | None = None
     bits: Bits = Bits()
+    most: int | None = None
 
     @property
     def gives(self) -> bool:

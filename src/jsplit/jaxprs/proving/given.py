@@ -6,6 +6,7 @@ Entries that each gives by itself, and those that sums in several can be solved 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +21,12 @@ class Numbers(NamedTuple):
     Attributes:
         first: by field, the number of its first entry.
         size: by field, how many it has in all records.
+        most: by field of class numbers, the largest that there is, as far as it is known.
     """
 
     first: Mapping[str, int]
     size: Mapping[str, int]
+    most: Mapping[str, int] = MappingProxyType({})
 
     def of(self, field: str, given: np.ndarray) -> np.ndarray:
         """The sorted numbers, of those given, that are of a field."""

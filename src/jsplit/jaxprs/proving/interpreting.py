@@ -152,7 +152,9 @@ def _moved(
     # A one-hot along another axis is one for no rule.
     last = name == "broadcast_in_dim" and facts[0].shape[-1:] == result.shape[-1:]
     classes = facts[0].classes and last
-    return replace(found, classes=classes, even=classes and facts[0].even)
+    even = classes and facts[0].even
+    most = facts[0].most if len(moved) == 1 else None
+    return replace(found, classes=classes, even=even, most=most)
 
 
 def _even(params: Mapping[str, object], x: Fact, result: Fact) -> bool:

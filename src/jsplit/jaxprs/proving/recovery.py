@@ -20,7 +20,7 @@ from jsplit.jaxprs.proving.nonzero import may_divide
 from jsplit.jaxprs.proving.sums import solved
 from jsplit.jaxprs.proving.term_rules import KEEPING, keeps_numbers
 from jsplit.jaxprs.proving.terms import Loop, Terms
-from jsplit.jaxprs.proving.whole_numbers import tell_numbers
+from jsplit.jaxprs.proving.whole_numbers import root_of, tell_numbers
 
 _UNDONE = {"conj", "cumsum", "neg", "not", "stop_gradient"}
 _LARGEST = 2.0**20  # of numbers of the code that sums and products are undone with
@@ -38,7 +38,7 @@ class Recovery:
     def __init__(self, terms: Terms, known: Iterable[int], rounding: bool = False):
         self.terms = terms
         self.rounding = rounding
-        self.drawn = Drawn(terms)
+        self.drawn = Drawn(terms, rounding)
         self.known: set[int] = set()
         # Of these some entries are, it depends on the records which.
         self.partly: set[int] = set()
@@ -140,7 +140,7 @@ class Recovery:
         for t in self.known:
             around, inner = self.terms.moved(t)
             root = self.drawn.of(inner)[0]
-            if root != inner:
+            if root != inner and self.drawn.is_bare(root):
                 moves = tuple(hash(self.terms.all[m].key) for m in around)
                 groups.setdefault((moves, root), []).append(t)
         for (_, root), found in groups.items():
@@ -159,32 +159,12 @@ class Recovery:
         """The same of whole numbers, by trying them out."""
         groups: dict[int, list[int]] = {}
         for t in self.known:
-            root = self._of_one_number(t)
+            root = root_of(self.terms, t)
             if root is not None and root != t:
                 groups.setdefault(root, []).append(t)
         for root, found in groups.items():
             if not self.has(root) and tell_numbers(self.terms, found, root):
                 self.learn(root)
-
-    def _of_one_number(self, t: int) -> int | None:
-        """The array of whole numbers that a term is a function of, entry by entry."""
-        roots: set[int] = set()
-        seen: set[int] = set()
-        left = [t]
-        while left:
-            at = left.pop()
-            term = self.terms.all[at]
-            if at in seen or at in self.terms.numbers:
-                continue
-            seen.add(at)
-            if term.op in _LEAVES or not term.args:
-                roots.add(at)
-            left += term.args if at not in roots else ()
-            if len(seen) > 64 or len(roots) > 1:
-                return None
-        root = roots.pop() if roots else None
-        whole = root is not None and self.terms.all[root].kind in "iu"
-        return root if whole else None
 
     def _by_results(self) -> None:
         """Of primitives with several results, and of pairs of primitives."""
@@ -235,8 +215,6 @@ class Recovery:
 
 _PAIRS = {"cos", "sin", "real", "imag"}
 _TELL = [{"cos", "sin"}, {"real", "imag"}]
-# What is no function of one entry.
-_LEAVES = {"input", "const", "move", "reduce_sum", "dot_general", "gather", "scan"}
 
 
 def _first(key: object) -> object:

@@ -105,3 +105,28 @@ def _made(
         exact = args[0] / args[1]
         return exact if dtype.kind == "f" else np.trunc(exact)
     return None
+
+
+# What is no function of one entry.
+_LEAVES = {"input", "const", "move", "reduce_sum", "dot_general", "gather", "scan"}
+_MOST = 64  # terms that are looked at
+
+
+def root_of(terms: Terms, t: int) -> int | None:
+    """The array of whole numbers that a term is a function of, entry by entry."""
+    roots: set[int] = set()
+    seen: set[int] = set()
+    left = [t]
+    while left:
+        at = left.pop()
+        term = terms.all[at]
+        if at in seen or at in terms.numbers:
+            continue
+        seen.add(at)
+        if term.op in _LEAVES or not term.args:
+            roots.add(at)
+        left += term.args if at not in roots else ()
+        if len(seen) > _MOST or len(roots) > 1:
+            return None
+    root = roots.pop() if roots else None
+    return root if root is not None and terms.all[root].kind in "iu" else None

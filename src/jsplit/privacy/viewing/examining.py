@@ -75,7 +75,10 @@ class Examined(NamedTuple):
 
 
 def examine(
-    config: Config, shapes: Mapping[str, PyTree], state: TrainState | None
+    config: Config,
+    shapes: Mapping[str, PyTree],
+    state: TrainState | None,
+    most: Mapping[str, int],
 ) -> Examined:
     """Trace the walks, and find what each message gives away to its receiver.
 
@@ -83,11 +86,12 @@ def examine(
         config: of the training.
         shapes: of the fields, of the user's batch.
         state: as for `views`.
+        most: by field of class numbers, the largest, as far as it is known.
     """
     sizes = messages(*states_of(config, shapes, state), shapes)
     small = few(shapes)
     walks = tuple(trace(*states_of(config, small, state), small))
-    numbers = numbers_of(config.topology, walks[0])
+    numbers = numbers_of(config.topology, walks[0], most)
     records = next(x.shape[0] for x in jax.tree.leaves(small))
     given = _gives(config.topology, walks, numbers, records)
     bare: dict[Wire, dict[str, Gives]] = {}

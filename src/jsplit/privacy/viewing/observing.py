@@ -26,7 +26,9 @@ from jsplit.training.kinds import Kind
 from jsplit.training.walk import Address, Name, Wire
 
 
-def numbers_of(topology: Topology, traced: Traced) -> Numbers:
+def numbers_of(
+    topology: Topology, traced: Traced, most: Mapping[str, int]
+) -> Numbers:
     """Number the entries of all fields, one field after the other."""
     first: dict[str, int] = {}
     size: dict[str, int] = {}
@@ -38,7 +40,7 @@ def numbers_of(topology: Topology, traced: Traced) -> Numbers:
                 first[name.what] = total
                 size[name.what] = sum(int(np.prod(x.shape)) for x in leaves)
                 total += size[name.what]
-    return Numbers(first, size)
+    return Numbers(first, size, most)
 
 
 def _is_field(topology: Topology, name: Name) -> bool:
@@ -154,7 +156,9 @@ def _first_facts(
         learned = name.kind == Kind.PARAMS and jnp.issubdtype(x.dtype, jnp.inexact)
         fact = Fact(x.shape, x.dtype, deps, unknown, ids, slope=int(is_field))
         if ids is not None and ids.size and jnp.dtype(x.dtype).kind in "fiu":
-            fact = replace(fact, affine=of_entries(ids))
+            fact = replace(
+                fact, affine=of_entries(ids), most=numbers.most.get(name.what)
+            )
         found.append(replace(fact, generic=learned, distinct=learned))
     return found
 

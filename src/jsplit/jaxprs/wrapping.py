@@ -1,0 +1,36 @@
+"""Whole numbers wrap around at the end of their bits: which products can be undone all the same.
+
+Modulo a power of two a product with an odd number can be undone; each factor of 2 loses the
+highest bit. Class numbers and tokens are taken to be below 2**24, and pixels to fill 8 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_TOKENS = 24  # bits of class numbers and tokens
+
+
+def lost_bits(factor: np.ndarray) -> int:
+    """How many of the highest bits a product with whole numbers loses at most.
+
+    Args:
+        factor: the numbers, of which none may be 0.
+    """
+    numbers = np.abs(np.asarray(factor).astype(np.int64))
+    if not numbers.size:
+        return 0
+    # The lowest bit that is set.
+    return int(np.log2((numbers & -numbers).max(initial=1)))
+
+
+def bears_factor(factor: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether a product with whole numbers can be undone where they are not 0.
+
+    Args:
+        factor: the numbers.
+        dtype: of the product.
+    """
+    bits = 8 * np.dtype(dtype).itemsize
+    own = np.asarray(factor)
+    return lost_bits(own[own != 0]) <= bits - min(bits, _TOKENS)
