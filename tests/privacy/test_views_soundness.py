@@ -14,10 +14,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jsplit.jaxprs.proving.affine import of_entries
 from jsplit.jaxprs.proving.facts import Atom, Fact
-from jsplit.jaxprs.proving.interpreting import interpret
 from jsplit.jaxprs.proving.given import Numbers
-from jsplit.privacy.viewing.observing import given_away
+from jsplit.jaxprs.proving.interpreting import interpret
 from jsplit.jaxprs.proving.spanning import told
+from jsplit.privacy.viewing.observing import given_away
 
 RECORDS, SIZE = 2, 6
 ORDER = np.random.default_rng(0).permutation(SIZE)

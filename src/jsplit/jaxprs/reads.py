@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import Var
 
 from jsplit.core.base import PyTree
-from jsplit.jaxprs.flat import Atom, Equation, flatten
+from jsplit.jaxprs.flat import Atom, Equation, Flat, flatten
 
 # What makes zeros of zeros, and is found between a derivative that JAX knows to be zero
 # and the result.
@@ -126,7 +126,9 @@ def _is_zero(equation: Equation, zeros: Collection[Atom]) -> bool:
     )
 
 
-def made_of(flat: Flat, inputs: Collection[Var], constants: Collection[Var]) -> set[Var]:
+def made_of(
+    flat: Flat, inputs: Collection[Var], constants: Collection[Var]
+) -> set[Var]:
     """The variables that are made of some inputs and constants, and of nothing else.
 
     Args:

@@ -31,6 +31,16 @@ def bears_factor(factor: np.ndarray, dtype: np.dtype) -> bool:
         factor: the numbers.
         dtype: of the product.
     """
-    bits = 8 * np.dtype(dtype).itemsize
     own = np.asarray(factor)
-    return lost_bits(own[own != 0]) <= bits - min(bits, _TOKENS)
+    return bears_bits(lost_bits(own[own != 0]), dtype)
+
+
+def bears_bits(lost: int, dtype: np.dtype) -> bool:
+    """Whether whole numbers are the same ones without so many of their highest bits.
+
+    Args:
+        lost: how many.
+        dtype: of the numbers.
+    """
+    bits = 8 * np.dtype(dtype).itemsize
+    return lost <= bits - min(bits, _TOKENS)

@@ -20,8 +20,8 @@ from jsplit.core.base import PartyState, PyTree, Segment
 from jsplit.core.loans import params_for
 from jsplit.core.trees import abstract
 from jsplit.jaxprs.flat import flatten
-from jsplit.jaxprs.rearranged import rearranged
 from jsplit.jaxprs.reads import made_of
+from jsplit.jaxprs.rearranged import rearranged
 from jsplit.topology.crossings import Crossing
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node

@@ -12,10 +12,10 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.jaxprs.wrapping import bears_factor
 from jsplit.jaxprs.proving.complexes import PARTS, parts
 from jsplit.jaxprs.proving.facts import NONE, Fact, giving, with_sign
 from jsplit.jaxprs.proving.signs import sign_of_result
+from jsplit.jaxprs.wrapping import bears_factor
 
 # Strictly rising or falling wherever they are defined. Where floats saturate, as tanh does
 # far from 0, `bits` takes back what is proven here.

@@ -94,9 +94,7 @@ def level(number: float, root: Fact | None = None) -> Curve:
     return Curve(root, (_flat(number),))
 
 
-def drawn(
-    name: str, curves: Sequence[Curve], root: Fact | None = None
-) -> Curve | None:
+def drawn(name: str, curves: Sequence[Curve], root: Fact | None = None) -> Curve | None:
     """The curve that a primitive makes of curves of one array; `None`: none is known.
 
     Args:
@@ -136,7 +134,9 @@ def _folded(name: str, curves: Sequence[Curve], root: Fact | None) -> Curve | No
         pieces, point = [_flat(-1.0), _flat(1.0)], 0.0
     elif name.endswith("power"):
         # As of a square, with the sign of the line or not: how steep is no matter.
-        up = Piece(lambda x: line.at(x) ** 2, (0.0, inf), _times((0.0, inf), line.slope))
+        up = Piece(
+            lambda x: line.at(x) ** 2, (0.0, inf), _times((0.0, inf), line.slope)
+        )
         sign = -1.0 if name == "odd power" else 1.0
         down = Piece(
             lambda x: sign * line.at(x) ** 2,

@@ -91,9 +91,7 @@ class Drawn:
         return term.kind not in "c"
 
 
-def _named(
-    op: str, args: tuple[int, ...], params: Mapping[str, object]
-) -> str | None:
+def _named(op: str, args: tuple[int, ...], params: Mapping[str, object]) -> str | None:
     """The primitive as `curves` calls it."""
     if op == "mul" and args[0] == args[1]:
         return "even power"

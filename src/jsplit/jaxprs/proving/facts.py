@@ -94,11 +94,13 @@ class Bits(NamedTuple):
         part: of an entry's size, how much it moves with the entry of the field.
         low: the least size of an entry.
         high: the largest.
+        lost: of whole numbers, how many of the highest bits wrapped around.
     """
 
     part: float = 1.0
     low: float = 1.0
     high: float = 1.0
+    lost: int = 0
 
 
 # Compared by identity: a rule asks whether two arrays are the same one.

@@ -144,5 +144,3 @@ _READINGS = [
     for keyed in (False, True)
     for rounded in (False, True)
 ]
-
-

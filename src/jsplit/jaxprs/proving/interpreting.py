@@ -77,7 +77,9 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
         return facts
     program = _within(eqn, facts)
     if program is not None:
-        known = followed(program, facts[-len(program.invars) :] if program.invars else [])
+        known = followed(
+            program, facts[-len(program.invars) :] if program.invars else []
+        )
         return [fact_of(v, known) for v in program.outvars]
 
     def rule(facts: Sequence[Fact]) -> list[Fact]:

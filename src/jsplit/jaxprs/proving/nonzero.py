@@ -60,6 +60,8 @@ def _vanishes_together(terms: Terms, t: int) -> bool:
     """Whether sums of it are 0 only where all of what it is made of is."""
     term = terms.all[t]
     squared = term.op == "mul" and term.args[0] == term.args[1]
-    return squared or term.op in ("abs", "exp", "square") or (
-        term.op == "integer_pow" and int(str(term.params["y"])) % 2 == 0
+    return (
+        squared
+        or term.op in ("abs", "exp", "square")
+        or (term.op == "integer_pow" and int(str(term.params["y"])) % 2 == 0)
     )

@@ -6,7 +6,21 @@ Of a range of arguments, without its ends, that of the derivative there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import asinh, atan, cbrt, erf, exp, expm1, inf, log, log1p, pi, sinh, sqrt, tanh
+from math import (
+    asinh,
+    atan,
+    cbrt,
+    erf,
+    exp,
+    expm1,
+    inf,
+    log,
+    log1p,
+    pi,
+    sinh,
+    sqrt,
+    tanh,
+)
 
 from jsplit.jaxprs.proving.facts import Range
 

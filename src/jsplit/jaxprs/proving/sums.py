@@ -36,7 +36,9 @@ def solved(
         for key in wide:
             # A number for each record, as it is taken off each of its entries.
             if key is not None and shapes == {key[0]}:
-                sums.append({terms.broadcast(a, key[1], key[2]): c for a, c in s.items()})
+                sums.append(
+                    {terms.broadcast(a, key[1], key[2]): c for a, c in s.items()}
+                )
     by_shape: dict[tuple[int, ...], list[_Sum]] = {}
     for s in sums:
         by_shape.setdefault(terms.all[next(iter(s))].shape, []).append(s)
@@ -79,7 +81,9 @@ def _sum(terms: Terms, t: int, has: Callable[[int], bool], deep: int = 0) -> _Su
         return {t: 1.0}
     if term.op in ("add", "add_any", "sub"):
         found: _Sum = {}
-        for a, sign in zip(term.args, (1.0, -1.0 if term.op == "sub" else 1.0), strict=True):
+        for a, sign in zip(
+            term.args, (1.0, -1.0 if term.op == "sub" else 1.0), strict=True
+        ):
             if abs(terms.numbers.get(a, 0.0)) > _LARGEST:
                 return {t: 1.0}
             for s, c in _sum(terms, a, has, deep + 1).items():

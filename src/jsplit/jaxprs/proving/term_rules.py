@@ -58,9 +58,7 @@ def onto(
     first = len(wide) - len(shape)
     dims = range(first, len(wide)) if dims is None else dims
     places = np.cumsum([n != 1 for n in wide]) - 1
-    return tuple(
-        int(places[d]) for d, n in zip(dims, shape, strict=True) if n != 1
-    )
+    return tuple(int(places[d]) for d, n in zip(dims, shape, strict=True) if n != 1)
 
 
 def move_of(eqn: JaxprEqn) -> tuple[Hashable, ...] | None:

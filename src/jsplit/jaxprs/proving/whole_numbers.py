@@ -66,7 +66,9 @@ def tell_numbers(terms: Terms, known: Sequence[int], root: int) -> bool | None:
     values: dict[int, np.ndarray] = {root: tried}
     with np.errstate(all="ignore"):
         rows = [_value(terms, t, values) for t in known]
-    found = [np.broadcast_to(r, tried.shape).astype(float) for r in rows if r is not None]
+    found = [
+        np.broadcast_to(r, tried.shape).astype(float) for r in rows if r is not None
+    ]
     if not found:
         return None
     return len(np.unique(np.stack(found, 1), axis=0)) == len(tried)
@@ -89,9 +91,7 @@ def _value(terms: Terms, t: int, values: dict[int, np.ndarray]) -> np.ndarray | 
     return None
 
 
-def _made(
-    op: str, args: Sequence[np.ndarray], dtype: np.dtype
-) -> np.ndarray | None:
+def _made(op: str, args: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray | None:
     """What a primitive makes of numbers; `None` of one that is not tried out."""
     if op in _BINARY and len(args) == 2:
         return _BINARY[op](*args)

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Message, PyTree, TrainState
+from jsplit.jaxprs.proving.facts import Fact
 from jsplit.jaxprs.proving.given import Numbers
 from jsplit.privacy.viewing.asking import states_of
-from jsplit.jaxprs.proving.facts import Fact
 from jsplit.privacy.viewing.observing import (
     given_away,
     learned,

@@ -26,9 +26,7 @@ from jsplit.training.kinds import Kind
 from jsplit.training.walk import Address, Name, Wire
 
 
-def numbers_of(
-    topology: Topology, traced: Traced, most: Mapping[str, int]
-) -> Numbers:
+def numbers_of(topology: Topology, traced: Traced, most: Mapping[str, int]) -> Numbers:
     """Number the entries of all fields, one field after the other."""
     first: dict[str, int] = {}
     size: dict[str, int] = {}
