@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom, Flat, bodies, flatten, shape_of
 from jsplit.jaxprs.macs import carried
-from jsplit.jaxprs.wrapping import bears_factor
+from jsplit.jaxprs.wrapping import is_borne
 
 # What moves entries of its first argument, or leaves some out; padding adds constants.
 _MOVES = {
@@ -48,7 +48,6 @@ _JOINS = {"concatenate", "stack", "dynamic_update_slice"}
 _SHIFTS = {"add", "add_any", "sub", "xor"}
 _SCALES = {"mul", "div"}
 _LARGEST = 1 << 20  # entries of a constant that is looked at
-_WIDE = 2.0**20  # of what is added: `x + 1e30` has no bits of `x`
 
 
 def rearranged(
@@ -193,15 +192,10 @@ class _Proof:
         return fits and self._has_no_zero(other)
 
     def _is_borne(self, name: str, other: Atom) -> bool:
-        """Whether a number that is known does not wash out what it is added to."""
+        """Whether a number that is known does not wash out what it meets."""
         value = other.val if isinstance(other, Literal) else self.values.get(other)
-        if value is None or np.size(value) > _LARGEST:  # type: ignore[arg-type]
-            return True
-        numbers = np.asarray(value)
-        if name == "mul" and numbers.dtype.kind in "iu":
-            return bears_factor(numbers, numbers.dtype)
-        wide = name in _SHIFTS and numbers.dtype.kind == "f"
-        return not wide or float(np.abs(numbers).max(initial=0.0)) <= _WIDE
+        small = value is not None and np.size(value) <= _LARGEST
+        return not small or is_borne(np.asarray(value), name in _SHIFTS)
 
     def _called(self, eqn: JaxprEqn, held: list[str | None]) -> Sequence[str | None]:
         """The inputs of which results of a loop, a branch or a custom derivative are."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 _TOKENS = 24  # bits of class numbers and tokens
+_WIDE = 2.0**20  # of what is added: `x + 1e30` has no bits of `x`
 
 
 def lost_bits(factor: np.ndarray) -> int:
@@ -44,3 +45,18 @@ def bears_bits(lost: int, dtype: np.dtype) -> bool:
     """
     bits = 8 * np.dtype(dtype).itemsize
     return lost <= bits - min(bits, _TOKENS)
+
+
+def is_borne(numbers: np.ndarray, added: bool) -> bool:
+    """Whether a sum or product with numbers of the code keeps all of the other one.
+
+    Args:
+        numbers: of the code.
+        added: whether it is a sum.
+    """
+    if added:
+        wide = numbers.dtype.kind == "f"
+        return not wide or float(np.abs(numbers).max(initial=0.0)) <= _WIDE
+    # An even number loses a bit; `proving` counts how many.
+    whole = numbers.dtype.kind in "iu"
+    return not whole or not lost_bits(numbers[numbers != 0])
