@@ -13,6 +13,7 @@ from jsplit.jaxprs.proving.term_rules import ENTRYWISE, UNARY, keeps_numbers
 from jsplit.jaxprs.proving.terms import Terms
 
 _LARGEST = 2.0**20  # of numbers that curves are drawn with, and least 2**-20
+_DEEPEST = 64  # primitives one after the other
 _TOKENS = 2.0**8  # of whole factors: class numbers are below 2**24
 
 
@@ -29,6 +30,7 @@ class Drawn:
         self.rounding = rounding
         self._found: dict[int, tuple[int, Curve]] = {}
         self._bare: dict[int, bool] = {}
+        self._deep: dict[int, int] = {}
 
     def of(self, t: int) -> tuple[int, Curve]:
         """What a term is a curve of, perhaps of itself, and the curve."""
@@ -67,6 +69,10 @@ class Drawn:
         curves = [curve for _, curve in parts]
         if name.endswith("power"):
             curves = curves[:1]
+        deep = 1 + max(self._deep.get(a, 0) for a in term.args)
+        if deep > _DEEPEST:
+            return None
+        self._deep[t] = deep
         curve = drawn(name, curves)
         return None if curve is None else (roots.pop(), curve)
 

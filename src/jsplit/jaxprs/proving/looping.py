@@ -17,7 +17,8 @@ from jsplit.jaxprs.macs import carried
 _LONGEST = 2000  # equations of all turns
 
 
-@lru_cache(maxsize=64)
+# Few: what is kept may keep a model alive.
+@lru_cache(maxsize=8)
 def unrolled(eqn: JaxprEqn) -> Flat | None:
     """A scan as its turns one after the other; `None` of one with too many.
 

@@ -13,11 +13,14 @@ _POSITIVE = {"cosh", "exp", "exp2", "logistic"}
 _KEEPS = {"abs", "cbrt", "move", "neg", "rsqrt", "sqrt", "square", "stop_gradient"}
 _SCALES = {"div", "mul"}
 _SUMS = {"reduce_max", "reduce_sum"}
+_DEEPEST = 12  # terms within terms that are looked at
 
 
-def may_divide(terms: Terms, t: int) -> bool:
+def may_divide(terms: Terms, t: int, deep: int = 0) -> bool:
     """Whether a product with a term can be undone by who knows the term."""
     term = terms.all[t]
+    if deep > _DEEPEST:
+        return False
     if t in terms.numbers:
         return terms.numbers[t] != 0
     if t in terms.values:
@@ -26,11 +29,13 @@ def may_divide(terms: Terms, t: int) -> bool:
     if term.op in _POSITIVE:
         return True
     if term.op in _KEEPS or term.op in ("integer_pow", "convert_element_type"):
-        return term.kind == "f" and may_divide(terms, term.args[0])
+        return term.kind == "f" and may_divide(terms, term.args[0], deep + 1)
     if term.op in _SUMS:
         return _vanishes_together(terms, term.args[0])
     if term.op in _SCALES:
-        return term.kind == "f" and all(may_divide(terms, a) for a in term.args)
+        return term.kind == "f" and all(
+            may_divide(terms, a, deep + 1) for a in term.args
+        )
     least = [terms.numbers[a] for a in term.args if a in terms.numbers]
     if term.op == "max":
         return any(n > 0 for n in least)
@@ -40,9 +45,11 @@ def may_divide(terms: Terms, t: int) -> bool:
     return False
 
 
-def is_positive(terms: Terms, t: int) -> bool:
+def is_positive(terms: Terms, t: int, deep: int = 0) -> bool:
     """Whether a term is nowhere below 0."""
     term = terms.all[t]
+    if deep > _DEEPEST:
+        return False
     if t in terms.numbers:
         return terms.numbers[t] >= 0
     if term.op in _POSITIVE or term.op in ("abs", "sqrt", "square"):
@@ -52,7 +59,7 @@ def is_positive(terms: Terms, t: int) -> bool:
     if term.op == "mul" and term.args[0] == term.args[1]:
         return True
     if term.op in (*_SUMS, *_SCALES, "move", "stop_gradient"):
-        return all(is_positive(terms, a) for a in term.args)
+        return all(is_positive(terms, a, deep + 1) for a in term.args)
     return False
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 
-from jsplit.jaxprs.flat import bodies, flatten
+from jsplit.jaxprs.flat import flatten
 from jsplit.jaxprs.macs import carried
 from jsplit.jaxprs.proving.drawing import Drawn
 from jsplit.jaxprs.proving.jointly import tell
@@ -137,6 +136,10 @@ class Recovery:
 
     def _by_curves(self) -> None:
         groups: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        # In their order, so that none waits for a long chain of others.
+        for t in range(len(self.terms.all)):
+            self.drawn.of(t)
+            self.drawn.is_bare(t)
         for t in self.known:
             around, inner = self.terms.moved(t)
             root = self.drawn.of(inner)[0]
@@ -227,9 +230,9 @@ def _through(outer: Recovery, loop: Loop) -> None:
     By induction over its turns: from the first on, of what is carried and known in each,
     and from the last back, of what is carried and can be undone in each.
     """
-    body = next(bodies(loop.eqn))
-    first, last = carried(loop.eqn, body)
-    flat = flatten(ClosedJaxpr(body, [0] * len(body.constvars)), calls=True)
+    body = loop.eqn.params["jaxpr"]
+    first, last = carried(loop.eqn, body.jaxpr)
+    flat = flatten(body, calls=True)
     terms = Terms()
     inputs = [
         terms.start(v) if t is not None else None

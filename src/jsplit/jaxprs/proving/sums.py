@@ -14,6 +14,7 @@ from jsplit.jaxprs.proving.term_rules import BROADCAST
 from jsplit.jaxprs.proving.terms import Terms
 
 _MOST = 200  # symbols of one shape
+_DEEPEST = 32  # sums within sums
 _LARGEST = 2.0**10  # of factors, and least 2**-10
 _Sum = dict[int, float]
 
@@ -28,7 +29,9 @@ def solved(
         known: numbers of the known ones.
         has: whether a term is known.
     """
-    sums = [_sum(terms, t, has) for t in known]
+    summed = _Summed(terms, has)
+    # What is no sum tells nothing of others.
+    sums = [s for t in known if (s := summed.of(t)) != {t: 1.0}]
     sums = [s for s in sums if s and terms.all[next(iter(s))].kind == "f"]
     wide = {_broadcast(terms, a) for s in sums for a in s}
     for s in [*sums]:
@@ -68,34 +71,54 @@ def _broadcast(
     return terms.all[term.args[0]].shape, term.key[1], term.key[2]
 
 
-def _sum(terms: Terms, t: int, has: Callable[[int], bool], deep: int = 0) -> _Sum:
-    """A term as a sum of others, less what is known beside it."""
-    term = terms.all[t]
-    if t in terms.numbers or t in terms.values:
-        return {}
-    at = _broadcast(terms, t)
-    if at is not None:
-        inner = _sum(terms, term.args[0], has, deep + 1)
-        return {terms.broadcast(a, at[1], at[2]): c for a, c in inner.items()}
-    if deep > 32 or term.kind != "f":
-        return {t: 1.0}
-    if term.op in ("add", "add_any", "sub"):
+class _Summed:
+    """Terms as sums of others, less what is known beside them."""
+
+    def __init__(self, terms: Terms, has: Callable[[int], bool]):
+        self.terms = terms
+        self.has = has
+        self.inner: dict[int, _Sum] = {}
+
+    def of(self, t: int, deep: int = 0) -> _Sum:
+        """A term as a sum, empty if it is known beside others."""
+        if deep and self.has(t):
+            return {}
+        if not deep:
+            return self._of(t, 0)
+        # A term that several sums have is looked at once.
+        if t not in self.inner:
+            self.inner[t] = self._of(t, deep)
+        return self.inner[t]
+
+    def _of(self, t: int, deep: int) -> _Sum:
+        terms = self.terms
+        term = terms.all[t]
+        if t in terms.numbers or t in terms.values:
+            return {}
+        at = _broadcast(terms, t)
+        if at is not None:
+            inner = self.of(term.args[0], deep + 1)
+            return {terms.broadcast(a, at[1], at[2]): c for a, c in inner.items()}
+        if deep > _DEEPEST or term.kind != "f":
+            return {t: 1.0}
+        if term.op in ("add", "add_any", "sub"):
+            return self._added(t, deep)
+        by = -1.0 if term.op == "neg" else _factor(terms, t)
+        if by is None:
+            return {t: 1.0}
+        of = next(a for a in term.args if a not in terms.numbers)
+        return {s: c * by for s, c in self.of(of, deep + 1).items()}
+
+    def _added(self, t: int, deep: int) -> _Sum:
+        term = self.terms.all[t]
+        second = -1.0 if term.op == "sub" else 1.0
         found: _Sum = {}
-        for a, sign in zip(
-            term.args, (1.0, -1.0 if term.op == "sub" else 1.0), strict=True
-        ):
-            if abs(terms.numbers.get(a, 0.0)) > _LARGEST:
+        for a, sign in zip(term.args, (1.0, second), strict=True):
+            if abs(self.terms.numbers.get(a, 0.0)) > _LARGEST:
                 return {t: 1.0}
-            for s, c in _sum(terms, a, has, deep + 1).items():
+            for s, c in self.of(a, deep + 1).items():
                 found[s] = found.get(s, 0.0) + sign * c
         return {s: c for s, c in found.items() if c}
-    if term.op == "neg":
-        return {s: -c for s, c in _sum(terms, term.args[0], has, deep + 1).items()}
-    by = _factor(terms, t)
-    if by is None:
-        return {t: 1.0}
-    of = next(a for a in term.args if a not in terms.numbers)
-    return {s: c * by for s, c in _sum(terms, of, has, deep + 1).items()}
 
 
 def _factor(terms: Terms, t: int) -> float | None:
