@@ -43,6 +43,7 @@ TOLD = {
 }
 NOT_TOLD = {
     "size": jnp.abs,
+    "size off centre": lambda x: jnp.abs(x - 0.01),
     "two even powers": lambda x: (x * x, x**4, jnp.abs(x)),
     "other signs": lambda x: (jnp.abs(x[:, :2]), jnp.sign(x)[:, 2:]),
     "sign of the mean": lambda x: (jnp.abs(x), jnp.sign(x.mean(-1))),
