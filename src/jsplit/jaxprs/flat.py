@@ -188,11 +188,12 @@ class _Inliner:
         name = eqn.primitive.name
         if name not in self.bodies:
             return False
+        if name not in _CALLED:
+            return True
         body = eqn.params.get(self.bodies[name])
-        known = isinstance(body, ClosedJaxpr | Jaxpr)
         inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
         # A version of JAX that hands a call more than its body reads is not followed.
-        return name not in _CALLED or (known and len(inner.invars) == len(eqn.invars))
+        return isinstance(inner, Jaxpr) and len(inner.invars) == len(eqn.invars)
 
     def _inline_call(
         self, eqn: JaxprEqn, invars: Sequence[Atom], regions: tuple[Remat, ...]

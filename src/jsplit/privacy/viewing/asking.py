@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from jsplit.core.base import PyTree, TrainState
 from jsplit.core.checks import shown
@@ -79,9 +80,9 @@ def largest_of(batch: Mapping[str, PyTree]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, x in as_arrays(batch).items():
         leaves = jax.tree.leaves(x)
+        # Of shapes, and within a transformation of JAX, no value is known.
         real = all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves)
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        if leaves and real and not traced:
+        if leaves and real and not any(isinstance(leaf, Tracer) for leaf in leaves):
             whole = all(leaf.dtype.kind in "iu" and leaf.size for leaf in leaves)
             if whole:
                 found[name] = max(int(leaf.max()) for leaf in leaves)
