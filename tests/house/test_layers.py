@@ -41,7 +41,7 @@ ROOMS = {
 INSIDE = {
     "core": (
         "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
-        "hidden tied base arrays donation foreign "
+        "hidden tied base arrays donation foreign recent "
         "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
     ),
@@ -53,7 +53,7 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches decoding precision"
+        "from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
@@ -119,8 +119,9 @@ INSIDE = {
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records join passes steps infer running "
-        "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
-        "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
+        "serving.part serving.lanes serving.course serving.ahead serving.lines serving.words "
+        "serving.table serving.served serving.opening serving.together serving.waiting "
+        "serving.outward serving.calls serving.server serving.serve serving.asking serving.remote "
         "serving.session serving.sample"
     ),
     "privacy": (

@@ -360,7 +360,7 @@ def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch):
 
 
 def _lose():
-    raise server._Lost("it is lost")
+    raise server.SessionLost("it is lost")
 
 
 def test_a_sequence_where_no_party_has_a_cache_is_refused():

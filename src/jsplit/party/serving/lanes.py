@@ -1,0 +1,286 @@
+"""Caches of several sessions side by side, and one run of a program for a call of each.
+
+The program of one session is mapped over sessions (`jax.vmap`): nothing is known of what
+a cache is, each session has its own position in it, and no session sees another.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.core.base import PyTree
+from jsplit.core.checks import first_line
+from jsplit.core.trees import abstract
+from jsplit.jaxprs.compiling import jit
+from jsplit.training.kinds import Kind
+from jsplit.training.walk import Address, Store, Turn
+
+_FIRST = 4
+"""Lanes at first: for each number of them, programs are compiled anew."""
+_log = logging.getLogger("jsplit.party")
+
+
+class SessionLost(Exception):  # noqa: N818 - whoever asks begins again
+    """A session is over that may be begun again."""
+
+
+class Lanes:
+    """Sessions of one size at one party, each in a lane of its own.
+
+    Args:
+        turns: what the party computes of a call, in order.
+        base: what all sessions share; no turn writes it.
+        kernels: how operations are computed.
+        most: how many lanes there may be.
+
+    Attributes:
+        broken: whether a run has failed; what was right by itself is not tried again.
+    """
+
+    def __init__(
+        self,
+        turns: Sequence[Turn],
+        base: Mapping[Address, PyTree],
+        kernels: str,
+        most: int,
+    ):
+        self.turns, self.base, self.most = turns, base, most
+        self.broken, self._kernels = False, kernels
+        self._caches: Store = {}
+        self._held: list[weakref.ref[object] | None] = []
+        self._steps: dict[tuple[int, bool], Callable[..., tuple]] = {}
+        self._fits: dict[int, bool] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    # Lanes.
+
+    def occupied(self) -> list[int]:
+        """The lanes whose sessions are there."""
+        # A session that is let go of leaves its lane by being gone.
+        return [
+            i for i, x in enumerate(self._held) if x is not None and x() is not None
+        ]
+
+    def enter(self, session: object, caches: Store) -> int:
+        """Take in the caches of a session.
+
+        Args:
+            session: whose they are.
+            caches: by the places where they lie; they are used up.
+
+        Returns:
+            Its lane.
+        """
+        taken = {*self.occupied()}
+        free = [i for i in range(len(self._held)) if i not in taken]
+        if not free:
+            free = [len(self._held)]
+            self._grow(caches)
+        self._held[free[0]] = weakref.ref(session)
+        self._caches = _put(self._caches, caches, np.int32(free[0]))
+        return free[0]
+
+    def check(self, session: object, lane: int) -> None:
+        """Refuse a session whose caches are there no more.
+
+        Raises:
+            SessionLost: so that it is begun again, and goes on in no other's lane.
+        """
+        held = self._held[lane] if lane < len(self) else None
+        if held is None or held() is not session:
+            raise SessionLost("its caches are lost, by a run that failed")
+
+    def leave(self, session: object, lane: int) -> Store:
+        """The caches of a session that goes on by itself.
+
+        Raises:
+            SessionLost: if they are there no more.
+        """
+        self.check(session, lane)
+        self._held[lane] = None
+        return _get(self._caches, np.int32(lane))
+
+    def shapes(self) -> Store:
+        """The shapes of the caches of one session."""
+        return jax.eval_shape(
+            lambda every: jax.tree.map(lambda x: x[0], every), self._caches
+        )
+
+    def _grow(self, caches: Store) -> None:
+        """Twice as many lanes, so that there are few numbers of them."""
+        before = len(self._held)
+        size = min(max(2 * before, _FIRST), max(self.most, before + 1))
+        if before:
+            more = partial(_longer, size)
+            self._caches = jax.tree.map(more, self._caches)
+        else:
+            # What is in a lane of nobody is of no matter, but must be numbers.
+            self._caches = jax.tree.map(lambda x: _longer(size, x[None]), caches)
+        self._held += [None] * (size - before)
+
+    def sweep(self) -> None:
+        """Let go of all arrays if no session is there any more."""
+        if self._held and not self.occupied():
+            self._caches, self._held = {}, []
+
+    def lose(self) -> None:
+        """Let go of what a run that failed has used up, and run nothing again."""
+        self.broken = True
+        self._caches, self._held = {}, []
+
+    # Runs.
+
+    def run(
+        self, place: int, lanes: Sequence[int], given: Sequence[Sequence[PyTree]]
+    ) -> list[tuple]:
+        """Run one turn for several sessions; their caches go on.
+
+        Args:
+            place: of the turn.
+            lanes: of the sessions.
+            given: by session, what the turn reads beyond caches and what all share.
+
+        Returns:
+            By session, what the turn writes; `None` in the place of caches.
+        """
+        together = sorted({*lanes}) == self.occupied()
+        # In the place where they lie, if that is not twice the work.
+        whole = together and 2 * len(lanes) > len(self)
+        width = 1 << (len(lanes) - 1).bit_length()
+        at: list[int | None] = [*range(len(lanes)), *[None] * (width - len(lanes))]
+        if whole:
+            at = [lanes.index(i) if i in lanes else None for i in range(len(self))]
+        # A lane of nobody is given what another is, so that it is no other computation.
+        stacked = jax.tree.map(
+            lambda *x: np.stack([np.asarray(x[i or 0]) for i in at]), *map(tuple, given)
+        )
+        chosen = np.array([lanes[i or 0] for i in at], np.int32)
+        # Beyond the last: what is computed for nobody is written nowhere.
+        written = np.where([i is None for i in at], len(self), chosen).astype(np.int32)
+        step = self._step(place, whole)
+        shared = [self.base[r] for r in self.turns[place].reads if r in self.base]
+        self._caches, results = step(self._caches, chosen, written, shared, stacked)
+        # All at once from the device, and then a part for each.
+        arrays = jax.tree.map(np.asarray, results)
+        rows = [at.index(k) for k in range(len(lanes))]
+        return [jax.tree.map(lambda x, row=row: x[row], arrays) for row in rows]
+
+    def fits(self, place: int, caches: Store, given: Sequence[PyTree]) -> bool:
+        """Whether a turn can be mapped over sessions, and gives what it gives for one.
+
+        Args:
+            place: of the turn.
+            caches: of one session, or their shapes.
+            given: to it, as in `run`.
+        """
+        if place not in self._fits:
+            self._fits[place] = self._maps(place, abstract(caches), given)
+        return self._fits[place]
+
+    def _maps(self, place: int, caches: Store, given: Sequence[PyTree]) -> bool:
+        turn, base = self.turns[place], self.base
+        if any(w in base for w in turn.writes):
+            return False
+        shared = [base[r] for r in turn.reads if r in base]
+        two_caches, two_given = _two(caches), _two(tuple(given))
+        try:
+            alone = jax.eval_shape(
+                partial(_of_one, turn, base), shared, caches, tuple(given)
+            )
+            both = jax.eval_shape(
+                partial(_mapped, turn, base), shared, two_caches, two_given
+            )
+        except Exception as error:
+            # As of what calls back to Python, or a kernel that has no such rule.
+            _log.warning("sessions are not computed together: %s", first_line(error))
+            return False
+        # A cache that grows has no lane, and one of a Python number, which takes the
+        # dtype of what it is added to, would be of another dtype in one.
+        same = abstract(alone[0]) == abstract(caches)
+        return same and abstract(both) == _two(alone)
+
+    def _step(self, place: int, whole: bool) -> Callable[..., tuple]:
+        at = (place, whole)
+        if at not in self._steps:
+            turn, base = self.turns[place], self.base
+
+            def run(
+                caches: Store,
+                chosen: jax.Array,
+                written: jax.Array,
+                shared: Sequence[PyTree],
+                given: tuple,
+            ) -> tuple[Store, tuple]:
+                if whole:
+                    return _mapped(turn, base, shared, caches, given)
+                own = jax.tree.map(lambda x: x[chosen], caches)
+                own, results = _mapped(turn, base, shared, own, given)
+                put = lambda x, new: x.at[written].set(new, mode="drop")  # noqa: E731
+                return jax.tree.map(put, caches, own), results
+
+            self._steps[at] = jit(run, self._kernels, donate_argnums=0)
+        return self._steps[at]
+
+
+def _two(tree: PyTree) -> PyTree:
+    """The shapes of two of a tree, side by side."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), abstract(tree)
+    )
+
+
+def _of_one(
+    turn: Turn,
+    base: Mapping[Address, PyTree],
+    shared: Sequence[PyTree],
+    caches: Store,
+    given: Sequence[PyTree],
+) -> tuple[Store, tuple]:
+    """A turn for one session: its caches, and what else it writes."""
+    common, rest = iter(shared), iter(given)
+    values = []
+    for read in turn.reads:
+        if read.kind is Kind.CACHE:
+            values.append(caches[read])
+        else:
+            values.append(next(common if read in base else rest))
+    written = dict(zip(turn.writes, turn.run(*values), strict=True))
+    after = {name: written.get(name, own) for name, own in caches.items()}
+    results = tuple(None if w.kind is Kind.CACHE else x for w, x in written.items())
+    return after, results
+
+
+def _mapped(
+    turn: Turn,
+    base: Mapping[Address, PyTree],
+    shared: Sequence[PyTree],
+    caches: Store,
+    given: Sequence[PyTree],
+) -> tuple[Store, tuple]:
+    """A turn for sessions along the first axis of caches and of what is given."""
+    return jax.vmap(partial(_of_one, turn, base, shared))(caches, given)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(every: Store, one: Store, lane: jax.Array) -> Store:
+    return jax.tree.map(lambda x, own: x.at[lane].set(own), every, one)
+
+
+@jax.jit
+def _get(every: Store, lane: jax.Array) -> Store:
+    return jax.tree.map(lambda x: x[lane], every)
+
+
+def _longer(size: int, x: jax.Array) -> jax.Array:
+    """More lanes, with what the first has in the new ones."""
+    more = jnp.broadcast_to(x[:1], (size - x.shape[0], *x.shape[1:]))
+    return jnp.concatenate([x, more])
