@@ -48,7 +48,7 @@ class Config:
         return self.width // self.heads
 
 
-def rotated(x: jax.Array, base: float) -> jax.Array:
+def rotated(x: jax.Array, base: float, start: jax.Array | int = 0) -> jax.Array:
     """Turn each pair (2i, 2i + 1) of the last axis by its place times a wavelength of its own.
 
     GGUF's order of a head. Other files have the pairs (i, i + size / 2): see
@@ -57,10 +57,11 @@ def rotated(x: jax.Array, base: float) -> jax.Array:
     Args:
         x: [batch, time, heads, size].
         base: of the wavelengths.
+        start: the place of the first, where others came before.
     """
     time, size = x.shape[1], x.shape[-1]
     rate = base ** (-jnp.arange(0, size, 2) / size)
-    angle = (jnp.arange(time)[:, None] * rate)[:, None]
+    angle = ((start + jnp.arange(time))[:, None] * rate)[:, None]
     cosine, sine = (f(angle).astype(x.dtype) for f in (jnp.cos, jnp.sin))
     even, odd = x[..., 0::2], x[..., 1::2]
     turned = even * cosine - odd * sine, even * sine + odd * cosine

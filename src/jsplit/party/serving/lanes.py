@@ -159,31 +159,31 @@ class Lanes:
         at: list[int | None] = [*range(len(lanes)), *[None] * (width - len(lanes))]
         if whole:
             at = [lanes.index(i) if i in lanes else None for i in range(len(self))]
-        # A lane of nobody is given what another is, so that it is no other computation.
+        # What is computed for nobody is what is computed for the first, in its lane.
         stacked = jax.tree.map(
             lambda *x: np.stack([np.asarray(x[i or 0]) for i in at]), *map(tuple, given)
         )
         chosen = np.array([lanes[i or 0] for i in at], np.int32)
-        # Beyond the last: what is computed for nobody is written nowhere.
-        written = np.where([i is None for i in at], len(self), chosen).astype(np.int32)
         step = self._step(place, whole)
         shared = [self.base[r] for r in self.turns[place].reads if r in self.base]
-        self._caches, results = step(self._caches, chosen, written, shared, stacked)
+        self._caches, results = step(self._caches, chosen, shared, stacked)
         # All at once from the device, and then a part for each.
         arrays = jax.tree.map(np.asarray, results)
         rows = [at.index(k) for k in range(len(lanes))]
         return [jax.tree.map(lambda x, row=row: x[row], arrays) for row in rows]
 
-    def fits(self, place: int, caches: Store, given: Sequence[PyTree]) -> bool:
+    def fits(
+        self, place: int, caches: Callable[[], Store], given: Sequence[PyTree]
+    ) -> bool:
         """Whether a turn can be mapped over sessions, and gives what it gives for one.
 
         Args:
             place: of the turn.
-            caches: of one session, or their shapes.
+            caches: gives those of one session, or their shapes; asked for once.
             given: to it, as in `run`.
         """
         if place not in self._fits:
-            self._fits[place] = self._maps(place, abstract(caches), given)
+            self._fits[place] = self._maps(place, caches(), given)
         return self._fits[place]
 
     def _maps(self, place: int, caches: Store, given: Sequence[PyTree]) -> bool:
@@ -205,8 +205,14 @@ class Lanes:
             return False
         # A cache that grows has no lane, and one of a Python number, which takes the
         # dtype of what it is added to, would be of another dtype in one.
-        same = abstract(alone[0]) == abstract(caches)
-        return same and abstract(both) == _two(alone)
+        goes_on = _same(alone[0], caches)
+        if not goes_on or not _same(both, _two(alone)):
+            _log.warning(
+                "sessions are not computed together: what they keep, or give, has "
+                "another shape or dtype side by side than alone."
+            )
+            return False
+        return True
 
     def _step(self, place: int, whole: bool) -> Callable[..., tuple]:
         at = (place, whole)
@@ -216,19 +222,25 @@ class Lanes:
             def run(
                 caches: Store,
                 chosen: jax.Array,
-                written: jax.Array,
                 shared: Sequence[PyTree],
                 given: tuple,
             ) -> tuple[Store, tuple]:
                 if whole:
                     return _mapped(turn, base, shared, caches, given)
-                own = jax.tree.map(lambda x: x[chosen], caches)
+                own = jax.tree.map(lambda x: _taken(x, chosen), caches)
                 own, results = _mapped(turn, base, shared, own, given)
-                put = lambda x, new: x.at[written].set(new, mode="drop")  # noqa: E731
-                return jax.tree.map(put, caches, own), results
+                back = lambda x, new: _put_back(x, new, chosen)  # noqa: E731
+                return jax.tree.map(back, caches, own), results
 
             self._steps[at] = jit(run, self._kernels, donate_argnums=0)
         return self._steps[at]
+
+
+def _same(one: PyTree, other: PyTree) -> bool:
+    """Whether two trees have arrays of the same shapes and dtypes at the same places."""
+    # Leaf by leaf: a node of the user's own need not know when it equals another.
+    a, b = (jax.tree.flatten(abstract(tree)) for tree in (one, other))
+    return a == b
 
 
 def _two(tree: PyTree) -> PyTree:
@@ -268,6 +280,24 @@ def _mapped(
 ) -> tuple[Store, tuple]:
     """A turn for sessions along the first axis of caches and of what is given."""
     return jax.vmap(partial(_of_one, turn, base, shared))(caches, given)
+
+
+def _taken(every: jax.Array, lanes: jax.Array) -> jax.Array:
+    """Some lanes of all."""
+    # One after the other: XLA gathers and scatters element by element on a CPU.
+    return jnp.stack(
+        [
+            jax.lax.dynamic_index_in_dim(every, lanes[i], keepdims=False)
+            for i in range(lanes.shape[0])
+        ]
+    )
+
+
+def _put_back(every: jax.Array, some: jax.Array, lanes: jax.Array) -> jax.Array:
+    """All lanes, with what some have now."""
+    for i in range(lanes.shape[0]):
+        every = jax.lax.dynamic_update_index_in_dim(every, some[i], lanes[i], 0)
+    return every
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -68,7 +68,7 @@ class Together:
         lanes = self._lanes_of(first)
         given = [course.given(lanes) for course in courses]
         place = first.place % len(lanes.turns)
-        if lanes.broken or not lanes.fits(place, first.caches(), given[0]):
+        if lanes.broken or not lanes.fits(place, first.caches, given[0]):
             return None
         at = [course.lane(lanes) for course in courses]
         try:
