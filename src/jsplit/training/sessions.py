@@ -21,7 +21,7 @@ from jsplit.core.trainer import PredictFn, Trainer
 from jsplit.core.trees import as_arrays
 from jsplit.topology.graph import Topology
 from jsplit.training.cached_walk import cache_inputs, call_walk, first_caches
-from jsplit.training.call_checks import check_call, check_first, check_same
+from jsplit.training.call_checks import check_call, check_first, check_same, run_or_name
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.crossing import secret_senders
@@ -219,13 +219,16 @@ class Session(Closing):
         leaves, structure = jax.tree.flatten(whole)
         shapes = tuple((x.shape, x.dtype) for x in leaves)
 
-        def found() -> Mapping[str, tuple[PyTree, ...]]:
-            self._put(whole)
-            ops = call_walk(self._programs.config).ops
+        ops = call_walk(self._programs.config).ops
+
+        def trace(given: Mapping[str, PyTree]) -> Mapping[str, tuple[PyTree, ...]]:
+            self._put(given)
             return cache_inputs(nodes, states, ops, self._store)
 
         # Found by a trace of all segments, and the same for every session of one size.
-        inputs = self._programs.inputs.of((structure, shapes), found)
+        inputs = self._programs.inputs.of(
+            (structure, shapes), lambda: run_or_name(trace, whole)
+        )
         self._store.update(first_caches(nodes, states, inputs))
 
     def close(self) -> None:

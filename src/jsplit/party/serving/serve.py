@@ -59,6 +59,7 @@ def serve(
     ids: Iterable[Id] | None = None,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    step: int | None = None,
     links: Mapping[str, Link] | None = None,
     sessions: int = 16,
     length: int = 2048,
@@ -93,6 +94,7 @@ def serve(
         ids: of its records, in their order.
         state: of this party, as `jsplit.party.run` gives it. All must be of one step.
         checkpoint: its folder, of which the newest is taken; instead of `state`.
+        step: of `checkpoint`, which step is taken instead of the newest.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
         sessions: how many there may be at a time; one more is refused, unless some are
@@ -146,7 +148,9 @@ def serve(
         raise ValueError(f"`idle` must be positive seconds, got {shown(idle)}.")
     reach = Reach(listen, addresses or {}, pulse=pulse, transport=transport)
     holding = holding_of(_read_of(agreed, party, data), ids)
-    brought = Brought(agreed, party, own, links, state, checkpoint, holding.fields)
+    brought = Brought(
+        agreed, party, own, links, state, checkpoint, holding.fields, step
+    )
     at = listen or agreed.addresses.get(party)
     if at is None:
         raise ValueError(
