@@ -3,11 +3,11 @@
 A Llama in a U-shape: the client has the embedding and the output layer, the server all blocks.
 Server and clients are threads of one process, over a transport in memory, so what is measured is
 what the computing costs and no network; they share its cores, and the time of a core that a token
-costs all of them together is less disturbed by others on the machine. Each session generates tokens in a
-thread of its own. `together=1` computes the sessions one after the other, each by itself; by
-default those that wait are computed in one run. Both servers take turns in one process, and of
-each number of sessions the median over the rounds is reported, and the median of the ratios
-within a round.
+costs all of them together is less disturbed by others on the machine. Each session generates
+tokens in a thread of its own. `together=1` computes the sessions one after the other, each by
+itself; by default those that wait are computed in one run. Both servers take turns in one process,
+and of each number of sessions the median over the rounds is reported, and the median of the
+ratios within a round.
 
     python experiments/bench/serving.py [--models tiny small] [--rounds 5] [--tokens 24]
     [--sessions 1 2 4 8] [--wait 0.0] [--out results/bench_serving.json]
@@ -75,12 +75,15 @@ def topology_of(config: llama.Config) -> jsplit.Topology:
 
 @contextmanager
 def served(
-    topology: jsplit.Topology, state: jsplit.TrainState, batch: Mapping, **how: float
+    topology: jsplit.Topology,
+    state: jsplit.TrainState,
+    batch: Mapping,
+    together: int,
+    wait: float,
 ) -> Iterator[party.RemoteSession]:
     """A session with a server of its own, which ends with it."""
     agreed = party.agreement(topology, batch, steps=1, addresses={"server": "server:1"})
     hub, stop = party.MemoryTransport(), threading.Event()
-    common = {"transport": hub}
     thread = threading.Thread(
         target=lambda: party.serve(
             agreed,
@@ -89,8 +92,9 @@ def served(
             credentials=party.PlaintextWithoutIdentity("server"),
             state=state.parties["server"],
             stop=stop,
-            **common,
-            **how,
+            transport=hub,
+            together=together,
+            batch_wait=wait,
         ),
         daemon=True,
     )
@@ -104,7 +108,7 @@ def served(
             state=state.parties["client"],
             length=PROMPT + WARM + 64,
             patience=LONG,
-            **common,
+            transport=hub,
         ) as session:
             yield session
     finally:
@@ -150,14 +154,11 @@ def rows_of(model: str, options: argparse.Namespace) -> list[dict]:
     tokens = np.zeros((1, PROMPT), np.int32)
     batch = {"tokens": tokens, "label": tokens}
     state = jsplit.messages(topology, optax.sgd(0.1)).init(0, batch)
-    ways = {
-        "in turn": {"together": 1},
-        "together": {"together": 16, "batch_wait": options.wait},
-    }
+    ways = {"in turn": (1, 0.0), "together": (16, options.wait)}
     found = {(way, n): [] for way in ways for n in options.sessions}
     with ExitStack() as stack:
         first = {
-            way: stack.enter_context(served(topology, state, batch, **how))
+            way: stack.enter_context(served(topology, state, batch, *how))
             for way, how in ways.items()
         }
         # A round more, which compiles.
@@ -196,7 +197,7 @@ def middle(measured: list[tuple[float, float]], which: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument(
         "--models", nargs="+", default=["tiny", "small"], choices=MODELS
     )

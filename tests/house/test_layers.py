@@ -119,10 +119,10 @@ INSIDE = {
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records join passes steps infer running "
-        "serving.part serving.lanes serving.course serving.ahead serving.lines serving.words "
-        "serving.table serving.served serving.opening serving.together serving.waiting "
-        "serving.outward serving.calls serving.server serving.serve serving.asking serving.remote "
-        "serving.session serving.sample"
+        "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
+        "serving.lines serving.words serving.table serving.served serving.opening "
+        "serving.together serving.waiting serving.outward serving.calls serving.server "
+        "serving.serve serving.asking serving.remote serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
@@ -170,7 +170,7 @@ INSIDE = {
         "reporting.by_cut"
     ),
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving parser",
+    "archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

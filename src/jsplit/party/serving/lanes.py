@@ -12,14 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line
-from jsplit.core.trees import abstract
 from jsplit.jaxprs.compiling import jit
-from jsplit.training.kinds import Kind
+from jsplit.party.serving.side_by_side import (
+    get,
+    longer,
+    mapped,
+    of_one,
+    put,
+    put_back,
+    same,
+    taken,
+    two,
+)
 from jsplit.training.walk import Address, Store, Turn
 
 _FIRST = 4
@@ -86,7 +94,7 @@ class Lanes:
             free = [len(self._held)]
             self._grow(caches)
         self._held[free[0]] = weakref.ref(session)
-        self._caches = _put(self._caches, caches, np.int32(free[0]))
+        self._caches = put(self._caches, caches, np.int32(free[0]))
         return free[0]
 
     def check(self, session: object, lane: int) -> None:
@@ -107,7 +115,7 @@ class Lanes:
         """
         self.check(session, lane)
         self._held[lane] = None
-        return _get(self._caches, np.int32(lane))
+        return get(self._caches, np.int32(lane))
 
     def shapes(self) -> Store:
         """The shapes of the caches of one session."""
@@ -120,11 +128,11 @@ class Lanes:
         before = len(self._held)
         size = min(max(2 * before, _FIRST), max(self.most, before + 1))
         if before:
-            more = partial(_longer, size)
+            more = partial(longer, size)
             self._caches = jax.tree.map(more, self._caches)
         else:
             # What is in a lane of nobody is of no matter, but must be numbers.
-            self._caches = jax.tree.map(lambda x: _longer(size, x[None]), caches)
+            self._caches = jax.tree.map(lambda x: longer(size, x[None]), caches)
         self._held += [None] * (size - before)
 
     def sweep(self) -> None:
@@ -191,13 +199,13 @@ class Lanes:
         if any(w in base for w in turn.writes):
             return False
         shared = [base[r] for r in turn.reads if r in base]
-        two_caches, two_given = _two(caches), _two(tuple(given))
+        two_caches, two_given = two(caches), two(tuple(given))
         try:
             alone = jax.eval_shape(
-                partial(_of_one, turn, base), shared, caches, tuple(given)
+                partial(of_one, turn, base), shared, caches, tuple(given)
             )
             both = jax.eval_shape(
-                partial(_mapped, turn, base), shared, two_caches, two_given
+                partial(mapped, turn, base), shared, two_caches, two_given
             )
         except Exception as error:
             # As of what calls back to Python, or a kernel that has no such rule.
@@ -205,8 +213,8 @@ class Lanes:
             return False
         # A cache that grows has no lane, and one of a Python number, which takes the
         # dtype of what it is added to, would be of another dtype in one.
-        goes_on = _same(alone[0], caches)
-        if not goes_on or not _same(both, _two(alone)):
+        goes_on = same(alone[0], caches)
+        if not goes_on or not same(both, two(alone)):
             _log.warning(
                 "sessions are not computed together: what they keep, or give, has "
                 "another shape or dtype side by side than alone."
@@ -226,91 +234,11 @@ class Lanes:
                 given: tuple,
             ) -> tuple[Store, tuple]:
                 if whole:
-                    return _mapped(turn, base, shared, caches, given)
-                own = jax.tree.map(lambda x: _taken(x, chosen), caches)
-                own, results = _mapped(turn, base, shared, own, given)
-                back = lambda x, new: _put_back(x, new, chosen)  # noqa: E731
+                    return mapped(turn, base, shared, caches, given)
+                own = jax.tree.map(lambda x: taken(x, chosen), caches)
+                own, results = mapped(turn, base, shared, own, given)
+                back = lambda x, new: put_back(x, new, chosen)  # noqa: E731
                 return jax.tree.map(back, caches, own), results
 
             self._steps[at] = jit(run, self._kernels, donate_argnums=0)
         return self._steps[at]
-
-
-def _same(one: PyTree, other: PyTree) -> bool:
-    """Whether two trees have arrays of the same shapes and dtypes at the same places."""
-    # Leaf by leaf: a node of the user's own need not know when it equals another.
-    a, b = (jax.tree.flatten(abstract(tree)) for tree in (one, other))
-    return a == b
-
-
-def _two(tree: PyTree) -> PyTree:
-    """The shapes of two of a tree, side by side."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), abstract(tree)
-    )
-
-
-def _of_one(
-    turn: Turn,
-    base: Mapping[Address, PyTree],
-    shared: Sequence[PyTree],
-    caches: Store,
-    given: Sequence[PyTree],
-) -> tuple[Store, tuple]:
-    """A turn for one session: its caches, and what else it writes."""
-    common, rest = iter(shared), iter(given)
-    values = []
-    for read in turn.reads:
-        if read.kind is Kind.CACHE:
-            values.append(caches[read])
-        else:
-            values.append(next(common if read in base else rest))
-    written = dict(zip(turn.writes, turn.run(*values), strict=True))
-    after = {name: written.get(name, own) for name, own in caches.items()}
-    results = tuple(None if w.kind is Kind.CACHE else x for w, x in written.items())
-    return after, results
-
-
-def _mapped(
-    turn: Turn,
-    base: Mapping[Address, PyTree],
-    shared: Sequence[PyTree],
-    caches: Store,
-    given: Sequence[PyTree],
-) -> tuple[Store, tuple]:
-    """A turn for sessions along the first axis of caches and of what is given."""
-    return jax.vmap(partial(_of_one, turn, base, shared))(caches, given)
-
-
-def _taken(every: jax.Array, lanes: jax.Array) -> jax.Array:
-    """Some lanes of all."""
-    # One after the other: XLA gathers and scatters element by element on a CPU.
-    return jnp.stack(
-        [
-            jax.lax.dynamic_index_in_dim(every, lanes[i], keepdims=False)
-            for i in range(lanes.shape[0])
-        ]
-    )
-
-
-def _put_back(every: jax.Array, some: jax.Array, lanes: jax.Array) -> jax.Array:
-    """All lanes, with what some have now."""
-    for i in range(lanes.shape[0]):
-        every = jax.lax.dynamic_update_index_in_dim(every, some[i], lanes[i], 0)
-    return every
-
-
-@partial(jax.jit, donate_argnums=0)
-def _put(every: Store, one: Store, lane: jax.Array) -> Store:
-    return jax.tree.map(lambda x, own: x.at[lane].set(own), every, one)
-
-
-@jax.jit
-def _get(every: Store, lane: jax.Array) -> Store:
-    return jax.tree.map(lambda x: x[lane], every)
-
-
-def _longer(size: int, x: jax.Array) -> jax.Array:
-    """More lanes, with what the first has in the new ones."""
-    more = jnp.broadcast_to(x[:1], (size - x.shape[0], *x.shape[1:]))
-    return jnp.concatenate([x, more])
