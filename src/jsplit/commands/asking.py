@@ -88,25 +88,23 @@ def ask(options: argparse.Namespace) -> int:
             pulse=gathered.pulse,
             **kept,
         ) as first:
-            found = _generated(first, given, options)
-            model = first.model
+            found, step = _generated(first, given, options)
     lines = "".join(" ".join(map(str, tokens)) + "\n" for tokens in found)
     if options.out is None:
         print(lines, end="", flush=True)
     else:
         _write(options.out, lines)
-    say(
-        f"{options.party}: {len(found)} prompts, with what was learned by step {model.step}"
-    )
+    say(f"{options.party}: {len(found)} prompts, with what was learned by step {step}")
     return DONE
 
 
 def _generated(
     first: parties.RemoteSession, given: list[list[int]], options: argparse.Namespace
-) -> list[list[int]]:
-    """The tokens after each prompt."""
+) -> tuple[list[list[int]], int]:
+    """The tokens after each prompt, and of which step the model is that gave them."""
     key = None if options.seed is None else jax.random.key(options.seed)
     found: list[list[int]] = [[] for _ in given]
+    step = 0
     for places in prompts.side_by_side(given, options.batch):
         # All of one length: the caches of all are then of one program at who serves.
         with first.another(batch=len(places)) as session:
@@ -120,9 +118,10 @@ def _generated(
                 top_k=options.top_k,
                 end=options.end,
             )
+            step = session.model.step
         for place, row in zip(places, tokens.tolist(), strict=True):
             found[place] = row
-    return found
+    return found, step
 
 
 def _write(file: Path, text: str) -> None:
