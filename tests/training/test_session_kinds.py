@@ -28,7 +28,7 @@ def in_pieces(trainer, state, length=5):
         return np.concatenate([session({"tokens": x}) for x in pieces], 1)
 
 
-def running(at=()):
+def running():
     """A cache of sums of what came, of a segment that sums along positions."""
 
     def start(params, state, *h):
@@ -75,11 +75,13 @@ def test_links_with_a_memory_cross_as_in_inference_and_remember_nothing(link):
     """As `predict` has it: a token more is a value more, and no difference to the last."""
     topology = jsplit.vanilla(head(), summed(), loss=optax.squared_error)
     batch = {"tokens": TOKENS, "label": np.zeros((2, 5, decoders.WIDTH), np.float32)}
-    trainer = jsplit.messages(topology, optax.sgd(0.1), links={"h": link()})
-    state = trainer.init(0, batch)
-    # One scale a token, so what crosses of a token is the same in any piece.
-    whole = trainer.predict(state, {"tokens": TOKENS})["y"]
-    np.testing.assert_allclose(in_pieces(trainer, state), whole, atol=1e-5)
+    found = []
+    for links in ({"h": link()}, {}):
+        trainer = jsplit.messages(topology, optax.sgd(0.1), links=links)
+        found.append(in_pieces(trainer, trainer.init(0, batch)))
+    # To what eight bits lose; what is remembered of a piece before is as large as a value.
+    lost = np.abs(found[0] - found[1]).max()
+    assert 0 < lost < 0.02 * np.abs(found[1]).max()
 
 
 class Masked(nnx.Module):

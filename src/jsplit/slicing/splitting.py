@@ -10,9 +10,11 @@ equation for equation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
+from jsplit.core.paths import Path
 from jsplit.segments.arguments import Constants
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
@@ -22,7 +24,7 @@ from jsplit.slicing.cut_point import CutPoint
 from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
 from jsplit.slicing.other_sizes import OtherSizes
-from jsplit.slicing.ownership import divide
+from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.stacked import divided_at
 from jsplit.slicing.trace import Traced
@@ -174,11 +176,10 @@ def split(
     traced = TracedModel(made, start, example, places, outputs, public, carries)
     # In both modes, since a segment owns what it reads in either.
     modes = traced.both_modes()
-    specs = divide(traced, modes, copies)
-    if copies:
-        specs = with_copies(traced, specs, made.trains)
+    divided = partial(_divided, traced, made.trains, copies)
+    specs = divided(modes)
     ties = ties_of(traced, modes, specs)
-    sizes = OtherSizes(traced, specs)
+    sizes = OtherSizes(traced, specs, divided)
     made_of = {
         n: slice_segment(traced, start, n, spec, ties, sizes)
         for n, spec in specs.items()
@@ -187,6 +188,17 @@ def split(
         n: with_frozen(made_of[n], traced, spec, made.trains)
         for n, spec in specs.items()
     }
+
+
+def _divided(
+    model: TracedModel,
+    trains: Callable[[Path], bool] | None,
+    copies: bool,
+    modes: Sequence[Traced],
+) -> dict[str, SegmentSpec]:
+    """What each segment has of the model, at the sizes of some traces."""
+    specs = divide(model, modes, copies)
+    return with_copies(model, specs, trains) if copies else specs
 
 
 def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:
