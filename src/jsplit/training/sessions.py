@@ -6,7 +6,7 @@ positions. Caches never cross, and are donated to the call that replaces them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
 import jax
@@ -19,6 +19,7 @@ from jsplit.core.recent import Recent
 from jsplit.core.secret_keys import words_of_call
 from jsplit.core.trainer import PredictFn, Trainer
 from jsplit.core.trees import as_arrays
+from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
 from jsplit.training.cached_walk import cache_inputs, call_walk, first_caches
 from jsplit.training.call_checks import check_call, check_first, check_same, run_or_name
@@ -117,6 +118,13 @@ _SIZES = 16
 def compiled(walk: Walk, kernels: str) -> CompiledWalk:
     """A walk of a call, whose caches are written in place."""
     return CompiledWalk(walk.turns(), walk.keep, jitted([Kind.CACHE], kernels=kernels))
+
+
+def compiled_in_place(
+    function: Callable[..., tuple], kernels: str
+) -> Callable[..., tuple]:
+    """A function whose first argument, caches, it gives back written in place."""
+    return jit(function, kernels, donate_argnums=0)
 
 
 # By `predict`, a function that each trainer has of its own: a session after another

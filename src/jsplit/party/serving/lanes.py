@@ -16,7 +16,6 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line
-from jsplit.jaxprs.compiling import jit
 from jsplit.party.serving.side_by_side import (
     get,
     longer,
@@ -28,6 +27,7 @@ from jsplit.party.serving.side_by_side import (
     taken,
     two,
 )
+from jsplit.training.sessions import compiled_in_place
 from jsplit.training.walk import Address, Store, Turn
 
 _FIRST = 4
@@ -240,5 +240,5 @@ class Lanes:
                 back = lambda x, new: put_back(x, new, chosen)  # noqa: E731
                 return jax.tree.map(back, caches, own), results
 
-            self._steps[at] = jit(run, self._kernels, donate_argnums=0)
+            self._steps[at] = compiled_in_place(run, self._kernels)
         return self._steps[at]
