@@ -43,7 +43,7 @@ ROOMS = {
 INSIDE = {
     "core": (
         "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
-        "hidden tied base arrays donation foreign "
+        "hidden tied base arrays donation foreign recent "
         "files ids identified tables trainer keys receiving links paths pieces frozen federation "
         "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
@@ -61,7 +61,7 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches decoding precision"
+        "from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
@@ -129,9 +129,10 @@ INSIDE = {
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records matching join passes steps infer running "
-        "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
-        "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
-        "serving.session serving.sample"
+        "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
+        "serving.lines serving.words serving.table serving.served serving.opening "
+        "serving.together serving.waiting serving.outward serving.calls serving.server "
+        "serving.serve serving.asking serving.remote serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
@@ -178,7 +179,7 @@ INSIDE = {
     "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
     "saved client_rounds plan asked loop over_epochs callbacks",
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving parser",
+    "archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
