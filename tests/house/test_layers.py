@@ -24,6 +24,7 @@ ROOMS = {
     "compress": "core",
     "topology": "core segments",
     "training": "core jaxprs topology",
+    "tabular": "core",
     "populations": "core",
     "population": "populations",
     "rounds": "core jaxprs topology training populations",
@@ -33,7 +34,7 @@ ROOMS = {
     "runs": "costing",
     "fitting": "core topology training populations rounds",
     "wire": "",
-    "party": "core guarding compress topology training wire",
+    "party": "core guarding tabular compress topology training wire",
     "commands": "core guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
@@ -42,26 +43,32 @@ ROOMS = {
 INSIDE = {
     "core": (
         "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
-        "hidden tied base arrays donation foreign "
-        "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
-        "loans checkpoint_paths checkpoint placement trees"
+        "hidden tied base arrays donation foreign recent "
+        "files ids identified tables trainer keys receiving links paths pieces frozen federation "
+        "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
-        "computed_again conv_choice halves convolutions compiling least_cut rearranged same_values "
-        "rows scans"
+        "computed_again conv_choice halves convolutions compiling least_cut wrapping rearranged "
+        "same_values rows scans "
+        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
+        "proving.moving proving.complexes proving.signs proving.arithmetic "
+        "proving.placing proving.choosing proving.mixing proving.looping "
+        "proving.interpreting proving.given proving.term_rules proving.terms "
+        "proving.whole_numbers proving.drawing proving.jointly proving.nonzero "
+        "proving.sums proving.recovery"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches decoding precision"
+        "from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
         "batch_axis beside around said_values carrying in_pieces stacked model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
         "free_axes other_sizes slice_segment splitting weight_files weight_names weight_groups "
-        "weight_stacks weight_fit weight_pieces pretrained"
+        "weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -76,12 +83,13 @@ INSIDE = {
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
         "leaf_by_leaf optimizer_parts optimizers meshes configure randomness unscaled "
         "own_reads crossing "
-        "pulled_back first_links first_node raw_crossings metrics executor store keys_apart "
+        "pulled_back first_links first_node undone raw_crossings metrics executor store keys_apart "
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recording own_record places same_for_others microbatches party_programs fused record "
         "messages same_pieces cached_walk call_checks sessions generating"
     ),
+    "tabular": "reading table aligning recipes fitted fitting storing preprocess",
     "populations": "checks reading round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
@@ -120,10 +128,11 @@ INSIDE = {
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records join passes steps infer running "
-        "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
-        "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
-        "serving.session serving.sample"
+        "brought_records matching join passes steps infer running "
+        "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
+        "serving.lines serving.words serving.table serving.served serving.opening "
+        "serving.together serving.waiting serving.outward serving.calls serving.server "
+        "serving.serve serving.asking serving.remote serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
@@ -132,12 +141,9 @@ INSIDE = {
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
-        "viewing.facts viewing.bits viewing.spanning viewing.affine viewing.curves "
-        "viewing.moving "
-        "viewing.complexes viewing.signs viewing.arithmetic "
-        "viewing.placing viewing.choosing "
-        "viewing.mixing viewing.interpreting viewing.view viewing.showing "
-        "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
+        "viewing.view viewing.showing "
+        "viewing.all_views viewing.structure viewing.tracing viewing.following "
+        "viewing.observing viewing.asking "
         "viewing.examining viewing.building attacks.attack attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
         "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
@@ -173,7 +179,7 @@ INSIDE = {
     "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
     "saved client_rounds plan asked loop over_epochs callbacks",
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving parser",
+    "archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
@@ -204,6 +210,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
     "slicing.weight_files": {"safetensors", "gguf"},  # inside a function
+    "tabular.fitting": {"sklearn"},  # inside a function
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},
