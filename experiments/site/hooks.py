@@ -52,6 +52,4 @@ def on_page_markdown(markdown, page, config, files):
     link = r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^):#\s]+)(?P<anchor>#[^)]*)?\)"
     # What stands in a block of code is no link.
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
-    return "".join(
-        p if p.startswith("```") else re.sub(link, moved, p) for p in parts
-    )
+    return "".join(p if p.startswith("```") else re.sub(link, moved, p) for p in parts)
