@@ -12,15 +12,19 @@ import re
 import griffe
 
 
+def shown(said: str) -> str:
+    """A docstring as its sections are to be read."""
+    said = re.sub(r"^Example:$", "Examples:", said, flags=re.MULTILINE)
+    return re.sub(
+        r"`([^`<]+?)\s*<(https?://[^>]+)>`__?",
+        lambda found: f"[{' '.join(found[1].split())}]({found[2]})",
+        said,
+    )
+
+
 class Shown(griffe.Extension):
     """Rewrites every docstring before its sections are read."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
-        if obj.docstring is None:
-            return
-        text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)
-        obj.docstring.value = re.sub(
-            r"`([^`<]+?)\s*<(https?://[^>]+)>`__?",
-            lambda found: f"[{' '.join(found[1].split())}]({found[2]})",
-            text,
-        )
+        if obj.docstring is not None:
+            obj.docstring.value = shown(obj.docstring.value)
