@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
-import jax
-import optax
 import pytest
-
-import jsplit
-from tests.helpers import cross_entropy, make_problem
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -95,22 +91,27 @@ DEAR = (
     "serving.md",
     "sweeps.md",
 )
+# They make all that they use.
+WHOLE = ("beginning.md", "index.md", "loop.md")
 DRAWN = {"cost.md": {"cost.png", "plan.png"}}  # files that a page writes
+
+
+@cache
+def beginning():
+    """What most pages go on from; none changes it."""
+    names: dict = {}
+    for code in PAGES["beginning.md"]:
+        exec(compile(code, "beginning.md", "exec"), names)
+    return names
 
 
 def run_page(page):
     """Runs the blocks of a page, one after the other, in the folder that one is in."""
-    problem = make_problem("vanilla", "cnn", "nnx")
-    topology = jsplit.vanilla(
-        *[n.segment for n in problem.topology.segments],
-        loss=cross_entropy,
-        client="hospital",
-    )
-    given = {"model": problem.whole, "topology": topology, "batch": problem.batch}
-    names = {"jax": jax, "jsplit": jsplit, "optax": optax, **given}
+    given = {} if page in WHOLE else beginning()
+    names: dict = {"__name__": page, **given}
     for code in PAGES[page]:
         exec(compile(code, page, "exec"), names)
-    assert names.keys() > given.keys(), page
+    assert names.keys() > {"__name__", *given}, page
 
 
 @pytest.mark.parametrize(
