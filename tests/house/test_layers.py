@@ -163,7 +163,7 @@ INSIDE = {
         "defences.record_clipping "
         "defences.private_training "
         "defences.bottleneck "
-        "reporting.pictures reporting.records reporting.attempt reporting.doubts reporting.forms "
+        "reporting.pictures reporting.ranges reporting.records reporting.attempt reporting.doubts reporting.forms "
         "reporting.registered reporting.training reporting.inference reporting.knowing "
         "reporting.jobs reporting.trying reporting.measuring reporting.outcome reporting.tables "
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
