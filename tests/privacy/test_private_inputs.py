@@ -72,9 +72,7 @@ def test_a_table_that_is_as_long_as_the_batch_is_refused_by_its_name(case):
 def test_what_is_named_by_records_is_mapped_and_the_rest_is_given_whole():
     whole = segment(attend, "x", "mask")
     named = plain(whole, records=["x"])
-    for a, b in zip(
-        gradients(named, X, MASK), gradients(whole, X, MASK), strict=True
-    ):
+    for a, b in zip(gradients(named, X, MASK), gradients(whole, X, MASK), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
     def of_mask(made):

@@ -97,7 +97,9 @@ def test_a_number_of_few_records_is_marked_wherever_it_stands():
     for told in (str(enough), enough.markdown(), enough.html(), enough.json()):
         assert "of only" not in told
     notes = json.loads(few.json())["outcomes"][0]["findings"][0]["note"]
-    assert notes == "only 2 records" and "; only 2 records" in str(few.outcomes[0].best[0])
+    assert notes == "only 2 records" and "; only 2 records" in str(
+        few.outcomes[0].best[0]
+    )
     back = Report.from_json(few.json())
     assert back.outcomes == few.outcomes
     assert "of only 1 record " in of(1).markdown()
