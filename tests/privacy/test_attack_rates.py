@@ -1,4 +1,4 @@
-"""An attack that could not learn is refused, and one that learned from other records is in doubt."""
+"""An attack that could not learn is refused; one that learned from other records is in doubt."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from jsplit.privacy import (
     gradient_matching,
     hijack,
     inverted_tokens,
+    malicious,
     membership_inference,
     model_completion,
     property_inference,
     sdar,
-    malicious,
     unsplit_inversion,
 )
 from jsplit.privacy.attacks.inputs import feature_space
