@@ -37,7 +37,15 @@ from jsplit.privacy import hijack
 SIZE = (4, 4, 16)  # of an activation of a digit
 FLAT, DOWN = 256, 32
 CHANNELS = 2
-COLUMNS = ("split", "server", "suspicious", "of", "alarm after", "MSE / chance", "right")
+COLUMNS = (
+    "split",
+    "server",
+    "suspicious",
+    "of",
+    "alarm after",
+    "MSE / chance",
+    "right",
+)
 
 
 class Hide(NamedTuple):
@@ -192,7 +200,9 @@ def program(u_shape: bool, sgd: bool):
         if u_shape:
 
             def body(server, h):
-                return through(server["second"], jax.nn.relu(through(server["first"], h)))
+                return through(
+                    server["second"], jax.nn.relu(through(server["first"], h))
+                )
 
             down, back = jax.vjp(body, server, h)
             update, gave = jax.grad(
@@ -266,7 +276,9 @@ def run(case: Case, u_shape: bool, steps: int, seed: int):
         key = jax.random.key(1000 * seed + number)
         given = jnp.float32(rate), mine, theirs, other, key
         on = jnp.bool_(case.when(number))
-        both, tally = step(both, tally, jax.tree.map(jnp.float32, case.hide), on, *given)
+        both, tally = step(
+            both, tally, jax.tree.map(jnp.float32, case.hide), on, *given
+        )
         if (number + 1) % rule.window == 0:
             ends = number + 1 - rule.window, number
             found.append(judge(tally, rule, "up", *ends, answered=u_shape))
@@ -278,9 +290,13 @@ def run(case: Case, u_shape: bool, steps: int, seed: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--split", choices=["vanilla", "u_shaped", "both"], default="both")
+    parser.add_argument(
+        "--split", choices=["vanilla", "u_shaped", "both"], default="both"
+    )
     parser.add_argument("--steps", type=positive, default=400)
-    parser.add_argument("--seeds", type=positive, default=1, help="how many, from 10 on")
+    parser.add_argument(
+        "--seeds", type=positive, default=1, help="how many, from 10 on"
+    )
     parser.add_argument("--cases", choices=["evasions", "honest"], default="evasions")
     parser.add_argument("--only", nargs="+", help="of the cases, by name")
     parser.add_argument("--out", type=Path, default=Path("results/guard_evasions.json"))

@@ -198,3 +198,24 @@ def test_a_start_that_is_suspicious_and_single_windows_later_are_no_alarm():
     given = [0.5] * 9 + [0.5 if n % 100 == 99 else 0.01 for n in range(2000)]
     told = [alarms.add(Evidence("h", "one way", 0, 1, x, 0.11)) for x in given]
     assert not any(told)
+
+
+def test_of_few_records_chance_makes_no_alarm_and_a_common_push_is_seen_all_the_same():
+    """An honest body that turns and stretches what was given, in windows of 40 records."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    gave = jax.random.normal(keys[0], (200, 40, 4))
+    returned = gave @ jnp.diag(jnp.array([2.0, 1.0, 0.5, 0.25]))
+
+    def window(gave, returned):
+        return note(begin(returned, gave), returned, returned, gave, gave)
+
+    for push, law in ((0.0, lambda p: p < 0.02), (2.0, lambda p: p > 0.98)):
+        tallies = jax.vmap(window)(gave, returned + push)
+        each = [jax.tree.map(lambda x, i=i: x[i], tallies) for i in range(200)]
+        found = [judge(x, Guard(), "h", 0, 19, answered=True) for x in each]
+        excess = [e for e in found if e.test == "excess coherence"]
+        assert law(sum(e.suspicious for e in excess) / 200)
+    # By the threshold of many records a tenth of the honest windows would be suspicious.
+    of_chance = jax.vmap(lambda x: measured(x)[1])(jax.vmap(window)(gave, returned))
+    assert (of_chance > Guard().excess).mean() > 0.1
+    assert excess[0].threshold == 0.015 + 2 / 40
