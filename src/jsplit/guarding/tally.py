@@ -14,7 +14,6 @@ from jsplit.guarding.evidence import Evidence, Guard, Statistic
 from jsplit.guarding.flattening import flat
 from jsplit.guarding.readable import readable
 
-
 BY_CHANCE = 2.0
 """Over the records of a window: what the threshold of an excess is raised by."""
 
