@@ -47,19 +47,22 @@ def checked_records(
     return tuple(names)
 
 
-def which_are_mapped(
-    segment: Segment, records: tuple[str, ...] | None, count: int
-) -> list[bool]:
-    """Of each input, whether each record is given a row of it; else it is given whole.
+def divided(
+    segment: Segment, records: tuple[str, ...] | None, inputs: tuple[PyTree, ...]
+) -> tuple[list[bool], tuple[PyTree, ...], tuple[PyTree, ...]]:
+    """Which inputs each record is given a row of, those, and what it is given whole.
 
     Args:
         segment: of the inputs.
         records: as `checked_records` gives them.
-        count: how many inputs there are.
+        inputs: all of them.
     """
-    if records is None:
-        return [True] * count
-    return [name in records for name in segment.inputs or ()]
+    mapped = [True] * len(inputs)
+    if records is not None:
+        mapped = [name in records for name in segment.inputs or ()]
+    pairs = [*zip(inputs, mapped, strict=True)]
+    rows = tuple(x for x, own in pairs if own)
+    return mapped, rows, tuple(x for x, own in pairs if not own)
 
 
 def check_apart(

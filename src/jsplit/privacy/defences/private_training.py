@@ -25,7 +25,7 @@ from jsplit.jaxprs.reads import leaves_in, reads_of, union
 from jsplit.privacy.defences.own_rows import (
     check_apart,
     checked_records,
-    which_are_mapped,
+    divided,
 )
 from jsplit.privacy.defences.record_clipping import BITS, Grid, clipped
 from jsplit.privacy.defences.records import checked_scale
@@ -125,16 +125,8 @@ def private(
         >>> print(jax.grad(first)(jnp.ones((3, 2)))[:, 0])
         [0.6 0.  0.8]
     """
-    clip, per = _positive("clip", clip), _positive("per", per)
     told = checked_records(segment, records)
-    scale = checked_scale("scale", scale)
-    if not isfinite(per):
-        raise ValueError(f"`per` must be finite, got {shown(per)}.")
-    if not isfinite(clip) and scale != 0:
-        raise ValueError("`clip` must be finite where there is noise in units of it.")
-    first = scale.value if isinstance(scale, Strength) else scale
-    if first > _MOST:
-        raise ValueError(f"`scale` must be at most {_MOST}, got {shown(first)}.")
+    clip, per, scale = _checked(clip, per, scale)
     bound = clip / per
     grid = Grid(bound, 0.0 if scale == 0 else 2.0 ** (frexp(bound)[1] - BITS))
     if not segment.trainable or segment.noise is not None:
@@ -152,9 +144,7 @@ def private(
     ) -> tuple[PyTree, State]:
         if not train:
             return segment.apply(params, state, key, *inputs, train=False)
-        mapped = which_are_mapped(segment, told, len(inputs))
-        rows = tuple(x for x, own in zip(inputs, mapped, strict=True) if own)
-        shared = tuple(x for x, own in zip(inputs, mapped, strict=True) if not own)
+        mapped, rows, shared = divided(segment, told, inputs)
         _check(segment, params, state, key, inputs, rows)
         if told is None:
             check_apart(segment, params, state, key, inputs)
@@ -186,6 +176,22 @@ def private(
 
     # Also without noise: it tells trainers that the segment clips.
     return replace(segment, apply=apply, noise=GradientNoise(add, scale, mechanism))
+
+
+def _checked(
+    clip: object, per: object, scale: object
+) -> tuple[float, float, float | Strength]:
+    """The numbers of `private`, after they were looked at."""
+    clip, per = _positive("clip", clip), _positive("per", per)
+    found = checked_scale("scale", scale)
+    if not isfinite(per):
+        raise ValueError(f"`per` must be finite, got {shown(per)}.")
+    if not isfinite(clip) and found != 0:
+        raise ValueError("`clip` must be finite where there is noise in units of it.")
+    first = found.value if isinstance(found, Strength) else found
+    if first > _MOST:
+        raise ValueError(f"`scale` must be at most {_MOST}, got {shown(first)}.")
+    return clip, per, found
 
 
 def _with_noise(

@@ -152,8 +152,7 @@ def fsha(
     )
     guess = _guess(client, nets, theirs, own, truth)
     budget = Budget(steps, len(truth), perf_counter() - start)
-    knows = f"{len(others)} records of the same kind; it sends cotangents of its own"
-    adversary = Adversary(party, knows, True, len(others), source=SOURCE)
+    adversary = _adversary(party, len(others))
     return inverted(
         "FSHA",
         target,
@@ -168,6 +167,12 @@ def fsha(
         public=others,
         more=way | {"in public": in_both(truth, others)},
     )
+
+
+def _adversary(party: str, public: int) -> Adversary:
+    """Who hijacks."""
+    knows = f"{public} records of the same kind; it sends cotangents of its own"
+    return Adversary(party, knows, True, public, source=SOURCE)
 
 
 def _trained(

@@ -158,8 +158,7 @@ def sdar(
     as_positive_int("width", width)
     first, order, fake, end = jax.random.split(key_or_default(key), 4)
     others = public_of(public, jnp.asarray(record))
-    told = known_classes(known, len(others))
-    aims = jnp.asarray(told, jnp.int32)
+    aims = jnp.asarray(told := known_classes(known, len(others)), jnp.int32)
     segments = bottom, top, head, decoder
     options = checked_options(learning_rates, adversarial, flip)
     how, own, none, last, party, budget = _followed(
