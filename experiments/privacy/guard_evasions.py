@@ -225,7 +225,7 @@ def program(u_shape: bool, sgd: bool):
         update, of_client = optimizer.update(update, of_client, client)
         client = jax.tree.map(lambda p, u: p + rate * u, client, update)
         of_body, of_server = optax.adam(1e-3).update(of_body, of_server, server)
-        server = optax.apply_updates(server, of_body)
+        server = jax.tree.map(jnp.add, server, of_body)
         return Both(client, server, own, (of_client, of_server)), tally
 
     @jax.jit
