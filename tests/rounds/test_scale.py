@@ -116,12 +116,14 @@ def test_records_by_rows_train_to_the_bit_as_those_in_memory(
     monkeypatch.undo()
     wanted = trained(own_bottoms(), in_memory())
     same(found, wanted)
-    everybody = people().round(fields, 7, batch=3)
-    plain = people().round(in_memory(), 7, batch=3)
-    same(
-        own_bottoms().evaluate(found[0], everybody),
-        own_bottoms().evaluate(wanted[0], plain),
-    )
+
+
+@pytest.mark.slow
+def test_records_by_rows_are_measured_to_the_bit_as_those_in_memory(tmp_path):
+    state, _ = trained(own_bottoms(), in_memory(), 1)
+    fields = in_files("memory-mapped", tmp_path)
+    by_rows, plain = (people().round(x, 7, batch=3) for x in (fields, in_memory()))
+    same(*(own_bottoms().evaluate(state, r) for r in (by_rows, plain)))
 
 
 def test_a_round_reads_its_own_records_of_a_source_and_no_other():
@@ -147,6 +149,7 @@ def test_rounds_of_other_numbers_of_records_share_a_program():
     assert len(set(sizes)) <= 4
 
 
+@pytest.mark.slow
 def test_a_record_names_places_in_the_data_set(tmp_path):
     recording = jsplit.record(own_on_host())
     one = drawn(in_files("memory-mapped", tmp_path), 1)
@@ -175,20 +178,22 @@ def test_a_file_that_lacks_a_client_s_record_is_refused(tmp_path):
 
 def test_clients_on_the_host_train_to_the_bit_as_on_the_device():
     found, wanted = (trained(x, in_memory()) for x in (own_on_host(), own_bottoms()))
-    same(jax.tree.map(np.asarray, found[0].client(5)), wanted[0].client(5))
+    same(found[0].client(5), wanted[0].client(5))
     same(found[1], wanted[1])
     for client in range(CLIENTS):
         same(*(jsplit.variables(s, client=client) for s in (found[0], wanted[0])))
-    everybody = people().round(in_memory(), 9, batch=3)
-    same(
-        own_on_host().evaluate(found[0], everybody),
-        own_bottoms().evaluate(wanted[0], everybody),
-    )
     fields = {"x": in_memory()["x"]}
     same(
         own_on_host().predict(found[0], fields, client=3),
         own_bottoms().predict(wanted[0], fields, client=3),
     )
+
+
+@pytest.mark.slow
+def test_clients_on_the_host_are_measured_to_the_bit_as_on_the_device():
+    everybody = people().round(in_memory(), 9, batch=3)
+    made = own_on_host(), own_bottoms()
+    same(*(x.evaluate(trained(x, in_memory(), 1)[0], everybody) for x in made))
 
 
 def test_several_rounds_on_the_host_are_those_one_by_one():
@@ -202,9 +207,9 @@ def test_several_rounds_on_the_host_are_those_one_by_one():
 def test_a_state_on_the_host_stays_valid_and_shares_the_rows_that_stay():
     one = drawn(in_memory(), 0)
     first = own_on_host().init(0, one)
-    before = jax.tree.map(np.asarray, first.client(int(one.client[0])))
+    before = first.client(int(one.client[0]))
     new, _ = own_on_host().step(first, one)
-    same(jax.tree.map(np.asarray, first.client(int(one.client[0]))), before)
+    same(first.client(int(one.client[0])), before)
     old, now = (s.parties["client"].params["smashed"] for s in (first, new))
     old, now = jax.tree.leaves(old)[0], jax.tree.leaves(now)[0]
     shared = [k for k in range(CLIENTS) if old._rows[k] is now._rows[k]]

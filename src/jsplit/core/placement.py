@@ -110,9 +110,7 @@ def _place_array(x: ArrayLike, sharding: NamedSharding) -> jax.Array:
         return local[where]
 
     # A process that has none of the devices sees no part to take a dtype from.
-    return jax.make_array_from_callback(
-        local.shape, sharding, part, dtype=local.dtype
-    )
+    return jax.make_array_from_callback(local.shape, sharding, part, dtype=local.dtype)
 
 
 def move_batch(tree: PyTree, source: Mesh, target: Mesh) -> PyTree:

@@ -157,7 +157,9 @@ def _of_records(source: RecordSource) -> PyTree:
             found.append(np.stack(column))
         return found
 
-    made = [Stored(read, k, (len(source), *x.shape), x.dtype) for k, x in enumerate(first)]
+    made = [
+        Stored(read, k, (len(source), *x.shape), x.dtype) for k, x in enumerate(first)
+    ]
     return jax.tree.unflatten(structure, made)
 
 

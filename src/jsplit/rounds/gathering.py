@@ -56,7 +56,9 @@ class Gathering:
         room = max(self._room.get(shape, 0), _rounded_up(len(rows)))
         self._room[shape] = room
         found = gather(fields, rows, "field `{}` of the round")
-        found = {n: jax.tree.map(lambda x: _filled(x, room), x) for n, x in found.items()}
+        found = {
+            n: jax.tree.map(lambda x: _filled(x, room), x) for n, x in found.items()
+        }
         of_each = places.reshape(reads.shape).astype(np.int32)
         made = [
             r._replace(fields=found, reads=its)

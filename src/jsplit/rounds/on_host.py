@@ -141,8 +141,7 @@ def on_host(algorithm: Algorithm) -> Algorithm:
     """
     if not isinstance(algorithm, Algorithm):
         raise ValueError(
-            "`algorithm` must be one of jsplit.rounds, got "
-            f"{type(algorithm).__name__}."
+            f"`algorithm` must be one of jsplit.rounds, got {type(algorithm).__name__}."
         )
     recording = algorithm.recording
     return algorithm._replace(
@@ -232,7 +231,9 @@ def _of_round(state: Federation, round: Round) -> tuple[Federation, Federation, 
     return Federation(parties, state.server, clients), small, those
 
 
-def _own_leaves(clients: Clients, parties: Mapping[str, PartyState]) -> Iterator[PyTree]:
+def _own_leaves(
+    clients: Clients, parties: Mapping[str, PartyState]
+) -> Iterator[PyTree]:
     for party, part in clients.own:
         own, _ = _apart(clients, party, part, getattr(parties[party], part))
         yield from jax.tree.leaves(own)
