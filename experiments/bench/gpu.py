@@ -135,7 +135,7 @@ def checks(options: argparse.Namespace) -> Iterator[Row]:
     """How far fused and party by party are from the whole model, by configuration."""
     fields, steps = {"blood": (12,), "scan": (8,)}, 3
     owners = {"blood": "lab", "scan": "clinic"}
-    family = Family(fields, owners, "hospital", {"ill": 2, "stage": 3}, SEED, "float32")
+    family = Family(fields, owners, "clinic", {"ill": 2, "stage": 3}, SEED, "float32")
     rng, optimizer = np.random.default_rng(SEED), optax.adam(1e-2)
     drawn = [
         {n: rng.normal(size=(32, *s)).astype("float32") for n, s in fields.items()}

@@ -19,7 +19,9 @@ RECORDS = 8
 
 class Net(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
-        self.low, self.norm = nnx.Linear(3, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+        # No bias, whose gradient BatchNorm makes rounding alone: Adam would step by it.
+        self.low = nnx.Linear(3, 4, use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
         self.drop, self.top = nnx.Dropout(0.2, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
 
     def __call__(self, x):

@@ -6,10 +6,9 @@ client that has never taken part costs nothing: it shares the first state with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,87 +20,17 @@ from jsplit.core.federation import Clients, Federation
 from jsplit.core.frozen import divided, joined
 from jsplit.core.keys import is_key
 from jsplit.core.secret_keys import drawn
-from jsplit.core.typed_jax import wrap_key_data
 from jsplit.populations.round import Round
 from jsplit.rounds.algorithm import Algorithm
+from jsplit.rounds.host_rows import (
+    HostRows,
+    as_numpy,
+    put_rows,
+    rows_on_host,
+    take_rows,
+)
 from jsplit.rounds.inputs import check_clients, check_round
 from jsplit.rounds.state import RoundInfo
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-class HostRows:
-    """One array of each client, [clients, ...], as rows that lie on the host.
-
-    It never changes: `put` makes another one, which shares the rows that stay.
-
-    Args:
-        rows: by client.
-        impl: of keys, what kind they are of; their rows are what they are made of.
-
-    Example:
-        >>> import numpy as np
-        >>> from jsplit.rounds import HostRows
-        >>> rows = HostRows([np.zeros(2)] * 3).put([1], np.ones((1, 2)))
-        >>> rows.shape, rows[1].tolist(), np.asarray(rows).sum(1).tolist()
-        ((3, 2), [1.0, 1.0], [0.0, 2.0, 0.0])
-    """
-
-    def __init__(self, rows: Sequence[np.ndarray], impl: str | None = None):
-        self._rows, self._impl = rows, impl
-        first = rows[0] if impl is None else wrap_key_data(rows[0], impl=impl)
-        self.shape, self.dtype = (len(rows), *first.shape), first.dtype
-        self.ndim, self.size = len(self.shape), int(np.prod(self.shape))
-
-    @classmethod
-    def of(cls, array: PyTree) -> HostRows:
-        """Take the rows of an array, [clients, ...]; of rows themselves nothing is copied."""
-        if isinstance(array, HostRows):
-            return array
-        numbers, impl = _on_host(array)
-        return cls([*numbers], impl)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, client: int) -> PyTree:
-        # Rows are read by whoever asks for one client's state, and never written.
-        return self.take([client])[0]
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None):
-        if self._impl is not None:
-            raise TypeError("keys are no array of NumPy.")
-        return np.stack(self._rows).astype(dtype or self.dtype, copy=False)
-
-    def __repr__(self) -> str:
-        return f"HostRows({self.dtype}{list(self.shape)})"
-
-    def take(self, clients: Sequence[int]) -> PyTree:
-        """Return the rows of these clients as one array, [n, ...]."""
-        found = np.stack([self._rows[k] for k in clients])
-        return found if self._impl is None else wrap_key_data(found, impl=self._impl)
-
-    def put(self, clients: Sequence[int], array: PyTree) -> HostRows:
-        """Return the rows with those of these clients, [n, ...], in the place of theirs."""
-        rows, (new, _) = [*self._rows], _on_host(array)
-        for k, row in zip(clients, new, strict=True):
-            # A copy: a view would keep the rows of the whole round.
-            rows[k] = np.array(row)
-        return HostRows(rows, self._impl)
-
-
-def _on_host(array: PyTree) -> tuple[np.ndarray, str | None]:
-    """An array, or what keys are made of, on the host, and of what kind keys are."""
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        raise ValueError(
-            "`on_host` is for one process: here other processes hold a part of what the "
-            "clients have of their own."
-        )
-    if isinstance(array, jax.Array) and is_key(array):
-        impl = str(jax.random.key_impl(array))
-        return np.asarray(jax.random.key_data(array)), impl
-    return np.asarray(array), None
 
 
 def on_host(algorithm: Algorithm) -> Algorithm:
@@ -159,16 +88,16 @@ def _init(algorithm: Algorithm, key: jax.Array | int, round: Round) -> Federatio
     one = algorithm.init(key, round._replace(clients=1, names=()))
     count = round.clients
 
-    def repeat(x: PyTree) -> HostRows:
-        numbers, impl = _on_host(x)
-        return HostRows([numbers[0]] * count, impl)
+    def repeat(x: PyTree) -> PyTree:
+        if is_key(x):
+            return jnp.repeat(x, count, 0)
+        return HostRows([np.array(as_numpy(x)[0])] * count)
 
     parties = _map_own(repeat, one.clients, one.parties)
     for party, part in one.clients.own:
         if part == "secret":
             # Of a common secret one client could take off the noise of another.
-            secret = HostRows.of(drawn(count))
-            parties[party] = parties[party]._replace(secret=secret)
+            parties[party] = parties[party]._replace(secret=drawn(count))
     names = round.names or tuple(map(str, range(count)))
     return Federation(parties, one.server, replace(one.clients, names=names))
 
@@ -180,7 +109,7 @@ def _step(
     new, info = algorithm.step(few, those)
     who = round.client.tolist()
     parties = _map_own(
-        lambda rows, x: rows.put(who, x), state.clients, state.parties, new.parties
+        partial(put_rows, who), state.clients, state.parties, new.parties
     )
     if info.recorded is not None:
         there = info.recorded._replace(client=jnp.asarray(round.client))
@@ -220,10 +149,10 @@ def _of_round(state: Federation, round: Round) -> tuple[Federation, Federation, 
     own = [*_own_leaves(clients, state.parties)]
     check_clients(round, own, clients.names)
     # A state of the algorithm itself, or one that was read, has arrays.
-    parties = _map_own(HostRows.of, clients, state.parties)
+    parties = _map_own(rows_on_host, clients, state.parties)
     who = round.client.tolist()
     names = tuple(round.names[k] if round.names else str(k) for k in who)
-    few = _map_own(lambda x: x.take(who), clients, parties)
+    few = _map_own(partial(take_rows, who), clients, parties)
     those = round._replace(
         client=np.arange(len(who), dtype=np.int32), clients=len(who), names=names
     )
