@@ -55,6 +55,7 @@ from experiments.common import harness
 from experiments.common.models import (
     CONFIGURATIONS,
     Family,
+    Network,
     network,
     tasks_of,
     topology,
@@ -142,7 +143,7 @@ def checks(options: argparse.Namespace) -> Iterator[Row]:
         | {t: rng.integers(0, k, 32) for t, k in family.tasks.items()}
         for _ in range(steps)
     ]
-    wholes: dict[int, tuple[nnx.Module, whole_and_split.Weights]] = {}
+    wholes: dict[int, tuple[Network, whole_and_split.Weights]] = {}
 
     def trained(one: whole_and_split.Algorithm) -> whole_and_split.Weights:
         state = one.state
@@ -194,7 +195,7 @@ def steps(options: argparse.Namespace) -> Iterator[Row]:
             "label": jnp.asarray(rng.integers(0, 10, one.batch), "int32"),
         }
         plain = Model(one.net, tuple, one.shape, one.batch)
-        made = {"whole": lambda plain=plain, batch=batch: whole(plain, batch)}
+        made: dict[str, Callable[[], Run]] = {"whole": partial(whole, plain, batch)}
         for how in (jsplit.fused, jsplit.messages):
             made[how.__name__] = partial(split_run, how, one, batch)
         runs, times = {}, {}

@@ -167,7 +167,8 @@ def measure(model: str, name: str, options: argparse.Namespace) -> list[dict[str
     runs = {n: contestant(model, name, n, options) for n in options.clients}
     for run in runs.values():
         # Two: the second finds what the first has compiled, and its arrays where they stay.
-        run(0), run(1)
+        for number in range(2):
+            run(number)
     times: dict[int, list[float]] = {n: [] for n in runs}
     names = list(runs)
     for number in range(2, 2 + options.rounds):

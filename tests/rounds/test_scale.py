@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -67,9 +68,7 @@ def trained(algorithm, fields, count=3):
 def same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
-            x.dtype, jax.dtypes.prng_key
-        ):
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(x, y)
 
@@ -142,6 +141,7 @@ def test_rounds_of_other_numbers_of_records_share_a_program():
     for number in range(12):
         one = drawn({"x": fields}, number)
         [found], rows = gathering([one], {"x"})
+        assert rows is not None
         sizes.append(len(found.fields["x"]))
         np.testing.assert_array_equal(rows[found.reads], one.reads)
     # Never smaller again, so shapes come to an end.
@@ -155,6 +155,7 @@ def test_a_record_names_places_in_the_data_set(tmp_path):
     one = drawn(in_files("memory-mapped", tmp_path), 1)
     _, info = recording.step(recording.init(0, one), one)
     told = info.recorded
+    assert told is not None
     assert told.client.tolist() == one.client.tolist()
     taken = np.asarray(told.taken)
     assert np.asarray(told.reads)[taken].tolist() == one.reads[taken].tolist()

@@ -58,5 +58,5 @@ def step_of(state: TrainState) -> int:
     """The number of the step that led to a state, counted from 1."""
     # The same at all parties, of which some may lie in other processes.
     steps = [x.step for x in state.parties.values()]
-    here = [x for x in steps if not isinstance(x, jax.Array) or x.is_fully_addressable]
+    here = [x for x in steps if getattr(x, "is_fully_addressable", True)]
     return int((here or steps)[0])

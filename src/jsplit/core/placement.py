@@ -128,7 +128,9 @@ def move_batch(tree: PyTree, source: Mesh, target: Mesh) -> PyTree:
     tree = shard_batch(tree, source)
 
     def lay(x: jax.Array) -> jax.Array:
-        return device_put(x, NamedSharding(target, x.sharding.spec))
+        lies = x.sharding
+        assert isinstance(lies, NamedSharding)  # `shard_batch` has made it
+        return device_put(x, NamedSharding(target, lies.spec))
 
     return jax.tree.map(lay, tree)
 

@@ -7,7 +7,7 @@ and what it computes is the same to the bit as with arrays in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import jax
 import numpy as np
@@ -119,21 +119,25 @@ def stored(source: ArraySource | RecordSource) -> PyTree:
             f"got {type(source).__name__}."
         )
     if hasattr(source, "shape") and hasattr(source, "dtype"):
-        array = source
-        if not array.shape or not array.shape[0]:
-            raise ValueError(f"`source` holds no record, its shape is {array.shape}.")
-        return Stored(
-            lambda rows: [np.asarray(array[rows])],
-            0,
-            tuple(array.shape),
-            np.dtype(array.dtype),
-        )
-    if not hasattr(source, "__len__") or not len(source):
+        return _of_array(cast(ArraySource, source))
+    records = cast(RecordSource, source)
+    if not hasattr(source, "__len__") or not len(records):
         raise ValueError(
             "`source` must have a length, of at least one record, got "
             f"{type(source).__name__}."
         )
-    return _of_records(source)
+    return _of_records(records)
+
+
+def _of_array(source: ArraySource) -> Stored:
+    shape = tuple(source.shape)
+    if not shape or not shape[0]:
+        raise ValueError(f"`source` holds no record, its shape is {shape}.")
+
+    def read(rows: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(source[rows])]
+
+    return Stored(read, 0, shape, np.dtype(source.dtype))
 
 
 def _of_records(source: RecordSource) -> PyTree:
