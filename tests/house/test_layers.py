@@ -88,7 +88,7 @@ INSIDE = {
         "round_end "
         "round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
-        "split_learning baselines host_rows on_host"
+        "split_learning baselines host_rows clients_on_host"
     ),
     "costing": (
         "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
