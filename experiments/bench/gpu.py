@@ -6,7 +6,7 @@ its end is cut off, and named in the file. After each row all rows so far are wr
 1. `checks`: the network of the six configurations (BatchNorm, dropout), trained whole by plain
    Flax and Optax, by `jsplit.fused` and by `jsplit.messages`: the largest difference of a
    parameter, relative to its array, with matrix products in full float32.
-2. `steps`: seconds a step of an MLP, a CNN, a ResNet-50 and a transformer: whole, fused, and
+2. `steps`: seconds a step of an MLP, a CNN, a transformer and a ResNet-50: whole, fused, and
    party by party; in turn, and medians.
 3. `rounds`: a client-step of turns, parallel and SplitFed among 100 and 1,000 clients, beside the
    same model trained alone.
@@ -120,11 +120,11 @@ def networks(tiny: bool) -> dict[str, Timed]:
     return {
         "mlp": Timed(MLP, (784,), 64),
         "cnn": Timed(CNN, (32, 32, 3), 4 if tiny else 256),
-        f"resnet{18 if tiny else 50}": Timed(
-            made, (side, side, 3), batch, {"smashed": "stage1"}
-        ),
         "transformer": Timed(
             partial(Transformer, width, blocks), (length, width), 4 if tiny else 32
+        ),
+        f"resnet{18 if tiny else 50}": Timed(
+            made, (side, side, 3), batch, {"smashed": "stage1"}
         ),
     }
 
@@ -189,6 +189,8 @@ def steps(options: argparse.Namespace) -> Iterator[Row]:
     """Milliseconds a step of each network, whole and divided."""
     blocks, each = (2, 1) if options.tiny else (7, 10)
     for name, one in networks(options.tiny).items():
+        if options.networks and name not in options.networks:
+            continue
         rng = np.random.default_rng(SEED)
         batch = {
             "image": jnp.asarray(rng.normal(size=(one.batch, *one.shape)), "float32"),
@@ -353,6 +355,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     add("--tiny", action="store_true", help="all parts, small, for a CPU")
     add("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    add("--networks", nargs="+", metavar="NAME", help="whose steps are timed; all")
     add("--data", type=Path, help="an .npz file of images, for figure3")
     add("--out", type=Path, default=Path("results/bench_gpu.json"))
     options = parser.parse_args(argv)
