@@ -41,6 +41,10 @@ ROOMS = {
         "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[vanilla]",
         "training/test_links.py::test_with_a_link_on_every_crossing_fused_equals_messages",
     ),
+    "tabular": (
+        "tabular/test_records.py::test_alignment_is_an_inner_join_in_one_order",
+        "tabular/test_preprocessing.py::test_what_is_held_out_changes_nothing_that_is_fitted",
+    ),
     "populations": (
         "rounds/test_population.py::test_every_record_belongs_to_exactly_one_client",
     ),
@@ -50,6 +54,10 @@ ROOMS = {
         "rounds/test_averages.py::test_splitfed_with_one_local_step_of_sgd_is_large_batch_sgd",
         "rounds/test_nonfinite_rounds.py::test_of_several_rounds_the_first_bad_step_is_named",
         "rounds/test_turns.py::test_turns_of_ragged_clients_train_on_every_record_and_on_nothing_else",
+    ),
+    "fitting": (
+        "fitting/test_fit.py::test_it_is_the_loop_that_one_would_write",
+        "fitting/test_resuming.py::test_ctrl_c_ends_after_the_step_with_the_state_in_hand[2-False]",
     ),
     "privacy": (
         "privacy/test_scores.py::test_a_score_beats_chance_if_its_whole_interval_does",

@@ -4,7 +4,7 @@ Whatever a user calls is listed in `__all__`; the rooms behind it (`jsplit.core`
 ...) may change from one version to the next.
 """
 
-from jsplit import compress, party, population, privacy, rounds, runs
+from jsplit import compress, fitting, party, population, privacy, rounds, runs
 from jsplit.core import (
     Cache,
     Carried,
@@ -27,6 +27,7 @@ from jsplit.core import (
 )
 from jsplit.core.strength import Strength
 from jsplit.costing import Cost, Device, Network, cost, plan
+from jsplit.fitting import fit
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment, with_cache
 from jsplit.slicing import (
@@ -39,8 +40,21 @@ from jsplit.slicing import (
     load_variables,
     merge,
     restore_weights,
+    save_safetensors,
     split,
     variables,
+)
+from jsplit.tabular import (
+    Alignment,
+    Categories,
+    Labels,
+    Numbers,
+    Preprocessing,
+    Table,
+    align,
+    load_preprocessing,
+    preprocessing,
+    records,
 )
 from jsplit.topology import (
     Crossing,
@@ -77,8 +91,10 @@ from jsplit.training.verdicts import NotFinite
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [
+    "Alignment",
     "Cache",
     "Carried",
+    "Categories",
     "ConvolutionForm",
     "Cost",
     "Crossed",
@@ -88,6 +104,7 @@ __all__ = [
     "Device",
     "DynamicScale",
     "Info",
+    "Labels",
     "Link",
     "Loss",
     "Message",
@@ -96,20 +113,24 @@ __all__ = [
     "Network",
     "Node",
     "NotFinite",
+    "Numbers",
     "PartyRecord",
     "PartyState",
     "Passage",
     "Penalty",
+    "Preprocessing",
     "Receiver",
     "Recorded",
     "RecordingTrainer",
     "Segment",
     "Session",
     "Strength",
+    "Table",
     "Tied",
     "Topology",
     "TrainState",
     "Trainer",
+    "align",
     "chain",
     "clip_by_global_norm",
     "compress",
@@ -122,11 +143,14 @@ __all__ = [
     "extended_vanilla",
     "faster_convolutions",
     "figure",
+    "fit",
+    "fitting",
     "fused",
     "generate",
     "identity",
     "join",
     "load",
+    "load_preprocessing",
     "load_variables",
     "merge",
     "mermaid",
@@ -137,14 +161,17 @@ __all__ = [
     "party",
     "plan",
     "population",
+    "preprocessing",
     "privacy",
     "record",
+    "records",
     "restore",
     "restore_trained",
     "restore_weights",
     "rounds",
     "runs",
     "save",
+    "save_safetensors",
     "save_trained",
     "segment",
     "session",

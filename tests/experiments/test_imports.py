@@ -11,6 +11,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 DOORS = {
     "jsplit",
     "jsplit.compress",
+    "jsplit.fitting",
     "jsplit.guarding",
     "jsplit.party",
     "jsplit.population",

@@ -79,7 +79,16 @@ PAGES = {
     for page in sorted((ROOT / "docs").glob("*.md"))
 }
 # These train, attack or compile for long; their functions have examples that run daily.
-DEAR = ("privacy.md", "rounds.md", "cost.md", "llm.md", "models.md", "serving.md")
+DEAR = (
+    "privacy.md",
+    "rounds.md",
+    "cost.md",
+    "fit.md",
+    "llm.md",
+    "models.md",
+    "serving.md",
+    "sweeps.md",
+)
 DRAWN = {"cost.md": {"cost.png", "plan.png"}}  # files that a page writes
 
 

@@ -1,0 +1,245 @@
+"""A training that was stopped anywhere goes on as if it never had been, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import cache
+
+import numpy as np
+import pytest
+
+import jsplit
+from jsplit.fitting import saved
+from tests.fitting.common import BATCH, RECORDS, algorithm, same, some, trainer
+
+GIVEN = {
+    "epochs": 2,
+    "batch": BATCH,
+    "validation": some(1),
+    "class_weight": "balanced",
+    "hyperparams": {"learning_rate": lambda epoch: 0.1 / (epoch + 1)},
+    "monitor": "val_gap",
+    "mode": "max",
+}
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt:
+    """Ends the process, as it were, after a step or in the callback after an epoch."""
+
+    def __init__(self, step=None, epoch=None):
+        self.step, self.epoch = step, epoch
+
+    def on_step(self, step, info):
+        if step == self.step:
+            raise Killed
+
+    def on_epoch(self, epoch):
+        if epoch.number == self.epoch:
+            raise Killed
+
+
+def equal(one, other):
+    return (
+        same(one.state, other.state)
+        and same(one.best, other.best)
+        and repr(one.history.rows) == repr(other.history.rows)
+        and (one.history.best, one.history.steps)
+        == (other.history.best, other.history.steps)
+    )
+
+
+@cache
+def whole():
+    """The training that nobody stops: two epochs of three steps."""
+    return jsplit.fit(trainer(), some(), **GIVEN)
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "every", [2, pytest.param(1, marks=slow), pytest.param(None, marks=slow)]
+)
+def test_killed_at_any_step_it_goes_on_bit_for_bit(tmp_path, every):
+    assert whole().history.steps == 6
+    for step in range(1, 7):
+        folder = tmp_path / f"{step}"
+        with pytest.raises(Killed):
+            jsplit.fit(
+                trainer(),
+                some(),
+                folder=folder,
+                every=every,
+                callbacks=[KilledAt(step)],
+                **GIVEN,
+            )
+        again = jsplit.fit(trainer(), some(), folder=folder, every=every, **GIVEN)
+        assert equal(again, whole()), step
+
+
+def test_killed_after_any_epoch_it_goes_on_and_a_file_of_rows_has_each_once(tmp_path):
+    for epoch in range(2):
+        folder, file = tmp_path / f"{epoch}", tmp_path / f"{epoch}.csv"
+        watched = [jsplit.fitting.Csv(file)]
+        with pytest.raises(Killed):
+            killed = [*watched, KilledAt(epoch=epoch)]
+            jsplit.fit(trainer(), some(), folder=folder, callbacks=killed, **GIVEN)
+        again = jsplit.fit(trainer(), some(), folder=folder, callbacks=watched, **GIVEN)
+        assert equal(again, whole())
+        lines = file.read_text().splitlines()
+        assert [line.partition(",")[0] for line in lines] == ["epoch", "0", "1"]
+
+
+def test_rounds_that_were_stopped_go_on_bit_for_bit(tmp_path):
+    people = jsplit.population.quantity(RECORDS, clients=2, alpha=1.0)
+    given = {**GIVEN, "population": people}
+    all_rounds = jsplit.fit(algorithm(3), some(), **given)
+    with pytest.raises(Killed):
+        killed = [KilledAt(2)]
+        jsplit.fit(algorithm(3), some(), folder=tmp_path, callbacks=killed, **given)
+    again = jsplit.fit(algorithm(3), some(), folder=tmp_path, **given)
+    assert equal(again, all_rounds)
+
+
+@pytest.mark.parametrize("where", ["save", "_commit", "_tidy"])
+def test_killed_while_it_is_written_a_checkpoint_is_the_old_or_the_new(
+    tmp_path, monkeypatch, where
+):
+    """Before a state, between it and the file that names it, and before old ones are deleted."""
+    jsplit.fit(trainer(), some(), folder=tmp_path, **{**GIVEN, "epochs": 1})
+
+    def fails(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        owner = saved if where == "save" else saved.Checkpoints
+        patched.setattr(owner, where, fails)
+        with pytest.raises(Killed):
+            jsplit.fit(trainer(), some(), folder=tmp_path, **GIVEN)
+    assert equal(jsplit.fit(trainer(), some(), folder=tmp_path, **GIVEN), whole())
+    states = {f.name for f in tmp_path.glob("state-*")}
+    named = {os.readlink(tmp_path / name) for name in ("last", "best")}
+    assert states == named
+    best = jsplit.restore(tmp_path / "best", trainer().init(5, some()))
+    assert same(best, whole().best)
+
+
+def test_more_epochs_go_on_from_what_is_done_and_none_are_done_twice(tmp_path):
+    jsplit.fit(trainer(), some(), folder=tmp_path, **{**GIVEN, "epochs": 1})
+    more = jsplit.fit(trainer(), some(), folder=tmp_path, **GIVEN)
+    assert equal(more, whole())
+    again = jsplit.fit(
+        trainer(), some(), folder=tmp_path, callbacks=[KilledAt(10)], **GIVEN
+    )
+    assert equal(again, whole()) and again.history.stopped == "epochs"
+    anew = jsplit.fit(trainer(), some(), folder=tmp_path, resume=False, **GIVEN)
+    assert equal(anew, whole()) and anew.history.seconds != again.history.seconds
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The folder of a training that was killed in the middle of its first epoch."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.raises(Killed):
+        killed = [KilledAt(2)]
+        jsplit.fit(trainer(), some(), folder=folder, every=1, callbacks=killed, **GIVEN)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"batch": 5}, "batch"),
+        ({"key": 1}, "key"),
+        ({"last": "drop"}, "last"),
+        ({"shuffle": False}, "shuffle"),
+        ({"class_weight": None}, "weight"),
+        ({"monitor": "val_loss"}, "monitor"),
+        ({"mode": "min"}, "mode"),
+        ({"data": some(records=9)}, "records"),
+        ({"data": some(2)}, "data"),
+        ({"validation": some(2)}, "validation"),
+    ],
+)
+def test_another_training_is_not_taken_for_the_one_that_was_begun(begun, change, word):
+    given = {"data": some(), **GIVEN, **change}
+    if word == "data":
+        # The same classes, and so the same weights, of other records.
+        given["data"]["label"] = some()["label"]
+    with pytest.raises(ValueError, match=f"`{word}`"):
+        jsplit.fit(trainer(), given.pop("data"), folder=begun, **given)
+
+
+def test_an_order_that_is_drawn_anew_cannot_go_on(tmp_path):
+    rng = np.random.default_rng()
+
+    class Loader:
+        def __iter__(self):
+            rows = rng.permutation(RECORDS)
+            return ({n: x[r] for n, x in some().items()} for r in (rows[:5], rows[5:]))
+
+    with pytest.raises(Killed):
+        jsplit.fit(
+            trainer(),
+            Loader(),
+            epochs=2,
+            folder=tmp_path,
+            every=1,
+            callbacks=[KilledAt(2)],
+        )
+    with pytest.raises(ValueError, match="other batches in epoch 0"):
+        jsplit.fit(trainer(), Loader(), epochs=2, folder=tmp_path)
+
+
+class Interrupts:
+    """Presses Ctrl-C, after a step or twice."""
+
+    def __init__(self, step, times=1):
+        self.step, self.times = step, times
+
+    def on_step(self, step, info):
+        if step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def _python_handles_ctrl_c():
+    """A run of tests that a shell started in the background ignores Ctrl-C, as `fit` then does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
+@pytest.mark.parametrize(("step", "kept"), [(2, False), (3, True)])
+def test_ctrl_c_ends_after_the_step_with_the_state_in_hand(tmp_path, step, kept):
+    before = signal.getsignal(signal.SIGINT)
+    folder = {"folder": tmp_path} if kept else {}
+    stopped = jsplit.fit(
+        trainer(), some(), callbacks=[Interrupts(step)], **folder, **GIVEN
+    )
+    assert signal.getsignal(signal.SIGINT) is before
+    assert stopped.history.stopped == "interrupted" and stopped.history.steps == step
+    assert int(stopped.state.parties["server"].step) == step
+    going_on = folder if kept else {"state": stopped}
+    assert equal(jsplit.fit(trainer(), some(), **going_on, **GIVEN), whole())
+
+
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
+def test_ctrl_c_while_it_is_measured_ends_after_the_epoch():
+    pressed = [lambda epoch: os.kill(os.getpid(), signal.SIGINT)]
+    stopped = jsplit.fit(trainer(), some(), callbacks=pressed, **GIVEN)
+    assert stopped.history.stopped == "interrupted"
+    assert (len(stopped.history), stopped.history.steps) == (1, 3)
+
+
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
+def test_a_second_ctrl_c_ends_at_once():
+    with pytest.raises(KeyboardInterrupt):
+        jsplit.fit(trainer(), some(), callbacks=[Interrupts(2, times=2)], **GIVEN)

@@ -1,0 +1,201 @@
+"""What is the best, when it is enough, and what is told: decisions, tables, pictures, callbacks."""
+
+from __future__ import annotations
+
+import math
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import jsplit
+from jsplit.fitting.monitor import as_monitor
+from tests.fitting.common import BATCH, same, some, trainer
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "at_two"),
+    [
+        ([3.0, 2.0, 1.0], 2, None),
+        ([1.0, 2.0, 3.0], 0, 2),
+        ([1.0, 1.0, 1.0], 0, 2),  # as good is no better
+        ([NAN, 2.0, 1.0], 2, None),  # NaN is worse than any number
+        ([2.0, NAN, NAN], 0, 2),
+        ([NAN, NAN, NAN], 0, 2),
+        ([3.0, 2.95, 2.9], 2, 2),  # the best is what is best, patience wants more
+        ([3.0, 4.0, 2.0, 2.5, 2.6], 2, 4),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_best_is_the_first_of_the_best_and_patience_counts_since_it(
+    values, best, at_two, sign
+):
+    mode = "min" if sign > 0 else "max"
+    rows = [{"score": sign * x} for x in values]
+    monitor = as_monitor("score", mode, 2, 0.2, False)
+    assert monitor.best(rows) == best
+    worn = [n for n in range(1, len(rows) + 1) if monitor.worn_out(rows[:n])]
+    assert worn[:1] == ([] if at_two is None else [at_two + 1])
+
+
+def test_a_training_without_improvement_ends_and_gives_the_best_state():
+    """With the score known beforehand: by a rate that turns what was learned around."""
+    rates = [0.1, 0.1, -0.3, -0.3, -0.3]
+    states = []
+    fitted = jsplit.fit(
+        trainer(),
+        some(),
+        epochs=5,
+        batch=BATCH,
+        patience=2,
+        hyperparams={"learning_rate": lambda epoch: rates[epoch]},
+        validation=some(),
+        callbacks=[lambda epoch: states.append((epoch.best, epoch.state))],
+    )
+    history = fitted.history
+    assert history.best is not None
+    assert history.stopped == "patience" and len(history) == history.best + 3 < 5
+    assert [best for best, _ in states].index(False) == history.best + 1
+    assert same(fitted.best, states[history.best][1])
+    assert same(fitted.state, states[-1][1])
+    assert history.best == int(np.argmin(history["val_loss"]))
+
+
+def test_a_callback_that_says_so_ends_the_training(tmp_path):
+    calls = []
+
+    class Watching:
+        def on_start(self, history):
+            calls.append(("start", len(history)))
+
+        def on_step(self, step, info):
+            calls.append(("step", step, info.loss.shape))
+
+        def on_epoch(self, epoch):
+            calls.append(("epoch", epoch.number, epoch.best))
+            assert set(epoch.validation.metrics) == {"gap"}
+            return True
+
+        def on_end(self, history):
+            calls.append(("end", history.stopped))
+
+    given = {"epochs": 3, "batch": 5, "validation": some(), "folder": tmp_path}
+    jsplit.fit(trainer(), some(), callbacks=[Watching()], **given)
+    assert calls == [
+        ("start", 0),
+        ("step", 1, ()),
+        ("step", 2, ()),
+        ("epoch", 0, True),
+        ("end", "callback"),
+    ]
+    # Who makes the same call again has it as it was ended.
+    again = jsplit.fit(trainer(), some(), callbacks=[Watching()], **given)
+    assert calls[5:] == [("start", 1), ("end", "callback")] and len(again.history) == 1
+
+
+def test_at_an_error_every_callback_ends():
+    ended = []
+
+    class Fails:
+        def on_epoch(self, epoch):
+            raise OSError
+
+        def on_end(self, history):
+            ended.append(len(history))
+
+    with pytest.raises(OSError):
+        jsplit.fit(trainer(), some(), epochs=1, batch=5, callbacks=[Fails()])
+    assert ended == [1]
+
+
+HISTORY = jsplit.fitting.History(
+    ({"loss": 0.5, "val_loss": 0.25, "val_auc": 0.75}, {"loss": 0.5, "val_loss": NAN}),
+    (1.0, 2.0),
+    best=0,
+    monitor="val_loss",
+    steps=9,
+    running=jsplit.fitting.Running(steps=3),
+)
+
+
+def test_a_history_is_a_table_a_page_a_picture_and_arrays():
+    text = str(HISTORY)
+    assert "best: epoch 0 by val_loss; 3 steps into epoch 2" in text
+    assert text.splitlines()[0].split()[-1] == "seconds" and "0 *" in text
+    page = HISTORY._repr_html_()
+    assert page.count("<tr>") == 3 and "<td>0.75</td>" in page
+    np.testing.assert_array_equal(HISTORY["val_auc"], [0.75, NAN])
+    with pytest.raises(KeyError, match="val_auc"):
+        HISTORY["auc"]
+    figure = HISTORY.plot()
+    assert [a.get_title() for a in figure.axes] == ["loss", "auc"]
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert {"training", "validation"} <= {*lines}
+    np.testing.assert_array_equal(lines["validation"].get_ydata(), [0.25, NAN])
+
+
+def told(history=HISTORY):
+    return jsplit.fitting.Epoch(1, history.rows[0], None, False, None, history)
+
+
+def test_what_trackers_are_told_is_the_row_by_epoch(monkeypatch):
+    """Of packages that need not be installed; `rich` is."""
+    said = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            said.append((folder, purge_step))
+
+        def add_scalar(self, *given):
+            said.append(given)
+
+        def flush(self): ...
+
+        def close(self):
+            said.append("closed")
+
+    def package(name, **holds):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        vars(sys.modules[name]).update(holds)
+
+    package("tensorboardX", SummaryWriter=Writer)
+    package("mlflow", log_metrics=lambda row, step: said.append((row, step)))
+    run = SimpleNamespace(log=lambda row, step: said.append((row, step)))
+    board = jsplit.fitting.TensorBoard("board")
+    board.on_start(HISTORY)
+    board.on_epoch(told())
+    board.on_end(HISTORY)
+    row = dict(HISTORY.rows[0])
+    assert said[0] == ("board", 2) and said[-1] == "closed"
+    assert said[1:-1] == [(name, x, 1) for name, x in row.items()]
+    for callback in (jsplit.fitting.Mlflow(), jsplit.fitting.Wandb(run)):
+        callback.on_epoch(told())
+        assert said.pop() == (row, 1)
+
+
+def test_a_bar_moves_and_leaves_the_terminal(capsys):
+    bar = jsplit.fitting.Progress(epochs=2)
+    bar.on_end(HISTORY)  # of one that was never started
+    bar.on_start(jsplit.fitting.History())
+    bar.on_epoch(told())
+    bar.on_end(HISTORY)
+    assert "val_auc 0.75" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("package", ["rich", "tensorboardX", "mlflow"])
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch, package):
+    for name in (package, f"{package}.progress"):
+        monkeypatch.setitem(sys.modules, name, None)
+    callback, call = {
+        "rich": (jsplit.fitting.Progress(1), lambda x: x.on_start(HISTORY)),
+        "tensorboardX": (
+            jsplit.fitting.TensorBoard("x"),
+            lambda x: x.on_start(HISTORY),
+        ),
+        "mlflow": (jsplit.fitting.Mlflow(), lambda x: x.on_epoch(told())),
+    }[package]
+    with pytest.raises(ModuleNotFoundError, match=rf"{package}.*jsplit\[track\]"):
+        call(callback)
