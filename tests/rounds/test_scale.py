@@ -161,6 +161,16 @@ def test_a_record_names_places_in_the_data_set(tmp_path):
     assert np.asarray(told.reads)[taken].tolist() == one.reads[taken].tolist()
 
 
+def test_a_loop_over_epochs_reads_files_by_rows(tmp_path):
+    from jsplit.fitting.client_rounds import on_device
+
+    fields = in_files("one of two fields", tmp_path)
+    found = on_device({**fields, "other": population.stored(fields["x"])})
+    assert found["x"] is fields["x"]
+    assert isinstance(found["other"], population.Stored)
+    assert isinstance(found["label"], jax.Array)
+
+
 def test_stored_refuses_what_has_no_records_and_records_that_differ():
     with pytest.raises(ValueError, match="`source` must have a length"):
         population.stored([])
