@@ -13,6 +13,7 @@ from flax import nnx
 
 import jsplit
 from jsplit import population, rounds
+from jsplit.populations.stored import is_stored
 
 RECORDS, CLIENTS = 60, 12
 
@@ -85,6 +86,14 @@ class Counted:
     def __getitem__(self, number):
         self.asked.append(number)
         return {name: x[number] for name, x in self.fields.items()}
+
+
+def test_what_lies_in_a_file_is_told_by_its_memory(tmp_path):
+    x = in_files("memory-mapped", tmp_path)["x"]
+    for in_file in (x, np.asarray(x), x[3:].T, population.stored(np.ones(2))):
+        assert is_stored(in_file)
+    for in_memory_now in (x[np.array([1, 2])], x + 1, np.ones(2), 3.0):
+        assert not is_stored(in_memory_now)
 
 
 def in_files(kind, folder):
@@ -166,7 +175,8 @@ def test_a_loop_over_epochs_reads_files_by_rows(tmp_path):
 
     fields = in_files("one of two fields", tmp_path)
     found = on_device({**fields, "other": population.stored(fields["x"])})
-    assert found["x"] is fields["x"]
+    assert isinstance(found["x"], np.ndarray)
+    assert np.shares_memory(found["x"], fields["x"])
     assert isinstance(found["other"], population.Stored)
     assert isinstance(found["label"], jax.Array)
 
@@ -252,3 +262,21 @@ def test_groups_are_in_order_and_everyone_shares_one_array():
     assert [r.tolist() for r in found.records] == [[1, 4], [2, 5], [0, 3]]
     every = population.everyone(records=9, clients=1000)
     assert len({*map(id, every.records)}) == 1
+
+
+class Watched(np.ndarray):
+    """A client's records, and how often any client's were looked through."""
+
+    looks = 0
+
+    def max(self, *args, **kwargs):
+        Watched.looks += 1
+        return np.asarray(self).max(*args, **kwargs)
+
+
+def test_a_round_looks_through_the_records_of_all_clients_once_and_never_again():
+    records = tuple(np.arange(3 * i, 3 * i + 3).view(Watched) for i in range(20))
+    many = population.Population(records, tuple(map(str, range(20))))
+    for number in range(3):
+        many.round(in_memory(), number, batch=3, clients=2)
+    assert Watched.looks == 20

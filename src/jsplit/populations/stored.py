@@ -7,6 +7,7 @@ and what it computes is the same to the bit as with arrays in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from mmap import mmap
 from typing import Protocol, cast
 
 import jax
@@ -169,7 +170,13 @@ def _of_records(source: RecordSource) -> PyTree:
 
 def is_stored(x: object) -> bool:
     """Whether an array is read by rows: it lies in a file, or elsewhere."""
-    return isinstance(x, (Stored, np.memmap))
+    if isinstance(x, Stored):
+        return True
+    # By what owns the memory: a plain view of a mapped file, as `np.asarray` gives it, lies
+    # in the file too, and what was taken of one does not.
+    while isinstance(x, np.ndarray):
+        x = x.base
+    return isinstance(x, mmap)
 
 
 def without_records(fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
