@@ -52,8 +52,6 @@ class HostRows:
         # By number, as of any array: two of the same numbers are not one object.
         return np.asarray(self) == np.asarray(other)
 
-    __hash__ = None
-
     def __repr__(self) -> str:
         return f"HostRows({self.dtype}{list(self.shape)})"
 
