@@ -167,14 +167,13 @@ class Population(NamedTuple):
 
         whole = full[who].astype(np.int32)
         taken, done = draw_failures(rng, whole, dropout, unfinished)
-        share = sizes[who] * done
         return Round(
             fields=fields,
             reads=reads,
             weight=weight,
             client=who.astype(np.int32),
             steps=taken,
-            share=share.astype(np.float32),
+            share=(sizes[who] * done).astype(np.float32),
             clients=everybody,
             names=self.names,
         )
