@@ -81,7 +81,7 @@ INSIDE = {
         "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
         "left_out signatures staleness vjp walk wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
-        "leaf_by_leaf optimizer_parts optimizers meshes configure randomness unscaled "
+        "leaf_by_leaf optimizer_parts optimizers processes meshes configure randomness unscaled "
         "own_reads crossing "
         "pulled_back first_links first_node undone raw_crossings metrics executor store keys_apart "
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
@@ -90,13 +90,14 @@ INSIDE = {
         "messages same_pieces cached_walk call_checks sessions generating"
     ),
     "tabular": "reading table aligning recipes fitted fitting storing preprocess",
-    "populations": "checks reading round population partitions poisson",
+    "populations": "checks known reading stored round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
-        "algorithm carry client_receiver client_axis for_each_client forms inputs round_end "
+        "algorithm carry client_receiver client_axis for_each_client forms inputs gathering "
+        "round_end "
         "round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
-        "split_learning baselines"
+        "split_learning baselines host_rows clients_on_host"
     ),
     "costing": (
         "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
