@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.typing import ArrayLike
 
 from jsplit.jaxprs.flat import Atom as Variable
 from jsplit.jaxprs.flat import Flat, flatten, shape_of
@@ -19,7 +23,7 @@ from jsplit.jaxprs.proving.arithmetic import ENTRYWISE, entrywise
 from jsplit.jaxprs.proving.bits import kept
 from jsplit.jaxprs.proving.choosing import CHOOSES, chosen
 from jsplit.jaxprs.proving.curves import curved
-from jsplit.jaxprs.proving.facts import Fact, constant, giving, plain
+from jsplit.jaxprs.proving.facts import Fact, as_numpy, constant, giving, plain
 from jsplit.jaxprs.proving.looping import branch, unrolled
 from jsplit.jaxprs.proving.mixing import MIXES, mixed
 from jsplit.jaxprs.proving.moving import ALL_MOVED, MOVES, divide, keeps_all, move
@@ -182,28 +186,34 @@ def _constants(
     eqn: JaxprEqn, facts: Sequence[Fact], results: Sequence[Fact]
 ) -> list[Fact]:
     """Results of constants are constants, computed if a rule asks for them."""
-    held: list[list[np.ndarray | None]] = []
+    all_of = cache(lambda: _evaluated(eqn, facts, len(results)))
 
-    def all_of() -> list[np.ndarray | None]:
-        if not held:
-            held.append(_evaluated(eqn, facts, len(results)))
-        return held[0]
+    def const(i: int) -> np.ndarray | None:
+        found = all_of()[i]
+        return None if found is None else as_numpy(found)
 
-    return [replace(r, const=lambda i=i: all_of()[i]) for i, r in enumerate(results)]
+    return [
+        replace(r, const=partial(const, i), held=lambda i=i: all_of()[i])
+        for i, r in enumerate(results)
+    ]
 
 
 def _evaluated(
     eqn: JaxprEqn, facts: Sequence[Fact], count: int
-) -> list[np.ndarray | None]:
-    values = [f.value() for f in facts]
-    nothing: list[np.ndarray | None] = [None] * count
+) -> list[ArrayLike | None]:
+    # What is drawn from a key of the code is drawn by everybody.
+    values = [f.held() if f.held and _is_key(f) else f.value() for f in facts]
+    nothing: list[ArrayLike | None] = [None] * count
     if any(v is None for v in values):
         return nothing
     try:
         found = eqn.primitive.bind(*values, **eqn.params)
-        several = found if eqn.primitive.multiple_results else [found]
-        return [np.asarray(x) for x in several]
+        return [*found] if eqn.primitive.multiple_results else [found]
     except Exception:
-        # A call or loop that cannot be run by itself, a key: then it is no constant that
+        # A call or loop that cannot be run by itself: then it is no constant that
         # anything is proven by.
         return nothing
+
+
+def _is_key(fact: Fact) -> bool:
+    return jnp.issubdtype(fact.dtype, jax.dtypes.prng_key)
