@@ -54,7 +54,7 @@ INSIDE = {
         "same_values rows scans "
         "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "
-        "proving.placing proving.choosing proving.mixing proving.looping "
+        "proving.unordered proving.placing proving.choosing proving.mixing proving.looping "
         "proving.interpreting proving.given proving.term_rules proving.terms "
         "proving.whole_numbers proving.drawing proving.jointly proving.nonzero "
         "proving.sums proving.recovery"

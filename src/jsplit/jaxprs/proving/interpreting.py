@@ -27,6 +27,7 @@ from jsplit.jaxprs.proving.facts import Fact, as_numpy, constant, giving, plain
 from jsplit.jaxprs.proving.looping import branch, unrolled
 from jsplit.jaxprs.proving.mixing import MIXES, mixed
 from jsplit.jaxprs.proving.moving import ALL_MOVED, MOVES, divide, keeps_all, move
+from jsplit.jaxprs.proving.unordered import UNORDERED, either, unordered
 
 _SIGNED = {
     "broadcast_in_dim",
@@ -86,6 +87,9 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
         )
         return [fact_of(v, known) for v in program.outvars]
 
+    if name == "cond":
+        return _branches(eqn, facts, results)
+
     def rule(facts: Sequence[Fact]) -> list[Fact]:
         return _results(eqn, [*facts], results)
 
@@ -104,11 +108,26 @@ def _within(eqn: JaxprEqn, facts: Sequence[Fact]) -> Flat | None:
     return None if index is None else branch(eqn, int(index))
 
 
+def _branches(
+    eqn: JaxprEqn, facts: Sequence[Fact], results: Sequence[Fact]
+) -> list[Fact]:
+    """What is proven of results of which it depends on records which branch made them."""
+    each: list[list[Fact]] = []
+    for i in range(len(eqn.params["branches"])):
+        program = branch(eqn, i)
+        known = followed(program, facts[1:])
+        each.append([fact_of(v, known) for v in program.outvars])
+    rows = zip(*each, strict=True)
+    return [either(row, r) for row, r in zip(rows, results, strict=True)]
+
+
 def _results(eqn: JaxprEqn, facts: list[Fact], results: list[Fact]) -> list[Fact]:
     """What is proven of the results entry by entry."""
     name = eqn.primitive.name
     if name in ("split", "unstack"):
         return _divided(name, eqn.params, facts[0], results)
+    if name in UNORDERED:
+        return unordered(name, facts, results)
     if len(results) != 1:
         return results
     return [_rule(name, eqn.params, facts, results[0])]
@@ -152,7 +171,8 @@ def _moved(
         )
     bearing = [f for f in moved if f.gives]
     whole = keeps_all(name, params)
-    blocks = [f.block for f in bearing if f.block is not None and whole]
+    # Of some entries that are somewhere a part has some, too.
+    blocks = [f.block for f in bearing if f.block is not None and (whole or f.some)]
     block = np.unique(np.concatenate(blocks)) if blocks else None
     found = giving(result, bearing, move(name, params, facts, result.shape), block)
     # A one-hot along another axis is one for no rule.
