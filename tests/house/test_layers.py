@@ -43,7 +43,7 @@ ROOMS = {
 INSIDE = {
     "core": (
         "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
-        "hidden tied base arrays donation foreign "
+        "hidden tied base arrays donation foreign recent "
         "files ids identified tables trainer keys receiving links paths pieces frozen federation "
         "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
@@ -61,7 +61,7 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches decoding precision"
+        "from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
@@ -129,9 +129,10 @@ INSIDE = {
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records matching join passes steps infer running "
-        "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
-        "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
-        "serving.session serving.sample"
+        "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
+        "serving.lines serving.words serving.table serving.served serving.opening "
+        "serving.together serving.waiting serving.outward serving.calls serving.server "
+        "serving.serve serving.asking serving.remote serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
@@ -143,7 +144,8 @@ INSIDE = {
         "viewing.view viewing.showing "
         "viewing.all_views viewing.structure viewing.tracing viewing.following "
         "viewing.observing viewing.asking "
-        "viewing.examining viewing.building attacks.attack attacks.labels.seen "
+        "viewing.examining viewing.building attacks.attack attacks.rates "
+        "attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
         "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
         "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
@@ -155,7 +157,8 @@ INSIDE = {
         "guarantees.composing guarantees.conditions guarantees.asked "
         "guarantees.responses guarantees.stating "
         "guarantees.auditing "
-        "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
+        "attacks.inputs.likeness attacks.inputs.inversion attacks.inputs.seen "
+        "attacks.inputs.networks "
         "attacks.inputs.fitting attacks.inputs.decoder "
         "attacks.inputs.unsplit attacks.inputs.hijackers "
         "attacks.inputs.hijacking attacks.inputs.hijacking_segment "
@@ -166,10 +169,12 @@ INSIDE = {
         "attacks.inputs.tokens attacks.inputs.nearest attacks.inputs.inverter "
         "defences.records defences.activation_noise defences.noise_power "
         "defences.class_noise defences.norm_noise defences.decorrelation "
-        "defences.label_answers defences.least_records defences.record_clipping "
+        "defences.label_answers defences.least_records defences.own_rows "
+        "defences.record_clipping "
         "defences.private_training "
         "defences.bottleneck "
-        "reporting.pictures reporting.records reporting.attempt reporting.doubts reporting.forms "
+        "reporting.pictures reporting.ranges "
+        "reporting.records reporting.attempt reporting.doubts reporting.forms "
         "reporting.registered reporting.training reporting.inference reporting.knowing "
         "reporting.jobs reporting.trying reporting.measuring reporting.outcome reporting.tables "
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
@@ -178,7 +183,7 @@ INSIDE = {
     "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
     "saved client_rounds plan asked loop over_epochs callbacks",
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving parser",
+    "archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
