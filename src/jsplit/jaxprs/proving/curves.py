@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf
+from math import copysign, inf
 
 from jsplit.jaxprs.proving.facts import Curve, Fact, Piece, Range, giving
 from jsplit.jaxprs.proving.slopes import LEAST, SLOPES
@@ -40,7 +40,9 @@ def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
     if len(different) != 1:
         return found
     (root,) = different.values()
-    curves = [_curve(f, root) for f in facts]
+    # One curve of what is given twice, which `f != f` asks for.
+    each = {id(f): _curve(f, root) for f in facts}
+    curves = [each[id(f)] for f in facts]
     shapes = {f.shape for f, r in zip(facts, roots, strict=True) if r is not None}
     if found.shape != root.shape or shapes != {root.shape} or None in curves:
         return found
@@ -242,19 +244,35 @@ def _difference(a: Piece, b: Piece) -> Piece:
     return Piece(lambda x: a.at(x) - b.at(x), _plus(a.value, b.value, -1), slope)
 
 
-def _product(a: Piece, b: Piece) -> Piece | None:
-    x, by = (a, b) if b.value[0] == b.value[1] else (b, a)
-    if by.value[0] != by.value[1]:
-        return None
-    value, slope = _times(x.value, by.value), _times(x.slope, by.value)
-    return Piece(lambda t: x.at(t) * by.value[0], value, slope)
+def _product(a: Piece, b: Piece) -> Piece:
+    slope = _plus(_times(a.slope, b.value), _times(a.value, b.slope))
+    return Piece(lambda x: a.at(x) * b.at(x), _times(a.value, b.value), slope)
 
 
 def _quotient(a: Piece, b: Piece) -> Piece | None:
     low, high = b.value
-    if low != high or not low:
+    if low < 0 < high or low == high == 0:
         return None
-    return _product(a, _flat(1 / low))
+    ends = sorted(1 / x if x else copysign(inf, low + high) for x in b.value)
+    inverse = ends[0], ends[1]
+    slope = _plus(
+        _times(a.slope, inverse),
+        _times(_times(a.value, b.slope), _times(inverse, inverse)),
+        -1,
+    )
+    if _is_line(a) and _is_line(b):
+        # Of two straight lines it rises or falls everywhere, as x / (1 + x) does.
+        by = a.slope[0] * b.at(0.0) - a.at(0.0) * b.slope[0]
+        slope = (0.0, inf) if by > 0 else (-inf, 0.0) if by < 0 else (0.0, 0.0)
+    return Piece(lambda x: _over(a.at(x), b.at(x)), _times(a.value, inverse), slope)
+
+
+def _is_line(piece: Piece) -> bool:
+    return piece.slope[0] == piece.slope[1]
+
+
+def _over(a: float, b: float) -> float:
+    return a / b if b else inf
 
 
 def _differs(a: Piece, b: Piece) -> Piece | None:
