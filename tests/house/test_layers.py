@@ -52,7 +52,7 @@ INSIDE = {
         "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
         "computed_again conv_choice halves convolutions compiling least_cut wrapping rearranged "
         "same_values rows scans "
-        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
+        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.pieces proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "
         "proving.unordered proving.placing proving.choosing proving.mixing proving.looping "
         "proving.interpreting proving.given proving.term_rules proving.terms "

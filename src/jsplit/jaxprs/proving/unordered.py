@@ -1,4 +1,4 @@
-"""Entries that are there, though it depends on the records which, or where: sorted, picked, of a branch.
+"""Entries that are there, though it depends on the records where: sorted, picked, of a branch.
 
 Who gets them has entries of the field as they are, and is not told whose they are. So they
 are a part of the field, as what a threshold lets through is.
@@ -32,9 +32,7 @@ def somewhere(facts: Sequence[Fact], result: Fact) -> Fact:
     return replace(found, some=True, slope=0)
 
 
-def unordered(
-    name: str, facts: Sequence[Fact], results: Sequence[Fact]
-) -> list[Fact]:
+def unordered(name: str, facts: Sequence[Fact], results: Sequence[Fact]) -> list[Fact]:
     """The results of a primitive of `UNORDERED`."""
     moved = facts if name == "sort" else facts[:1]
     return [
