@@ -24,7 +24,7 @@ from jsplit.jaxprs.proving.bits import kept
 from jsplit.jaxprs.proving.choosing import CHOOSES, chosen
 from jsplit.jaxprs.proving.curves import curved
 from jsplit.jaxprs.proving.facts import Fact, as_numpy, constant, giving, plain
-from jsplit.jaxprs.proving.looping import branch, unrolled
+from jsplit.jaxprs.proving.looping import LONGEST, branch, unrolled
 from jsplit.jaxprs.proving.mixing import MIXES, mixed
 from jsplit.jaxprs.proving.moving import ALL_MOVED, MOVES, divide, keeps_all, move
 from jsplit.jaxprs.proving.unordered import UNORDERED, either, unordered
@@ -89,6 +89,8 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
 
     if name == "cond":
         return _branches(eqn, facts, results)
+    if name == "while":
+        return _turns(eqn, facts, results)
 
     def rule(facts: Sequence[Fact]) -> list[Fact]:
         return _results(eqn, [*facts], results)
@@ -119,6 +121,28 @@ def _branches(
         each.append([fact_of(v, known) for v in program.outvars])
     rows = zip(*each, strict=True)
     return [either(row, r) for row, r in zip(rows, results, strict=True)]
+
+
+def _turns(
+    eqn: JaxprEqn, facts: Sequence[Fact], results: Sequence[Fact]
+) -> Sequence[Fact]:
+    """What is proven of a loop whose end hangs on numbers of the code alone."""
+    first = eqn.params["cond_nconsts"]
+    last = first + eqn.params["body_nconsts"]
+    test, body = (
+        flatten(eqn.params[f"{p}_jaxpr"], calls=True) for p in ("cond", "body")
+    )
+    carry = [*facts[last:]]
+    for _ in range(LONGEST // max(1, len(body.equations))):
+        known = followed(test, [*facts[:first], *carry])
+        more = fact_of(test.outvars[0], known).value()
+        if more is None:
+            break
+        if not more:
+            return carry
+        known = followed(body, [*facts[first:last], *carry])
+        carry = [fact_of(v, known) for v in body.outvars]
+    return results
 
 
 def _results(eqn: JaxprEqn, facts: list[Fact], results: list[Fact]) -> list[Fact]:
