@@ -57,7 +57,7 @@ INSIDE = {
         "proving.unordered proving.placing proving.choosing proving.mixing proving.looping "
         "proving.interpreting proving.given proving.term_rules proving.terms "
         "proving.whole_numbers proving.drawing proving.jointly proving.nonzero "
-        "proving.sums proving.recovery"
+        "proving.sums proving.results proving.recovery"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
