@@ -112,7 +112,7 @@ def drawn(name: str, curves: Sequence[Curve], root: Fact | None = None) -> Curve
         return None
     cuts = tuple(sorted({c for curve in curves for c in curve.cuts}))
     pieces = [
-        made(name, [narrowed(_piece(c, at), *gap) for c in curves])
+        made(name, _narrowed(curves, at, gap))
         for at, gap in zip(_inside(cuts), _gaps(cuts), strict=True)
     ]
     # At a cut itself each has a value, which need be that of neither side.
@@ -187,6 +187,14 @@ def _inside(cuts: Sequence[float]) -> list[float]:
         return [0.0]
     middles = [(a + b) / 2 for a, b in zip(cuts, cuts[1:], strict=False)]
     return [cuts[0] - 1, *middles, cuts[-1] + 1]
+
+
+def _narrowed(
+    curves: Sequence[Curve], inside: float, gap: tuple[float, float]
+) -> list[Piece]:
+    """A piece of each curve, in a gap between cuts; of one curve one piece."""
+    found = {id(c): narrowed(_piece(c, inside), *gap) for c in curves}
+    return [found[id(c)] for c in curves]
 
 
 def _gaps(cuts: Sequence[float]) -> list[tuple[float, float]]:
