@@ -113,6 +113,20 @@ def test_two_values_that_cross_to_one_party_are_looked_at_together():
     assert pooled == ["is `x`"]
 
 
+def test_a_link_whose_noise_is_off_hides_no_field():
+    def refusal(scale):
+        link = jsplit.privacy.gaussian(clip=1.0, scale=scale)
+        with pytest.raises(ValueError, match="raw field `x`"):
+            begun = jsplit.fused(
+                vanilla(jnp.tanh), optax.sgd(0.1), links={"h": (link, None)}
+            )
+            begun.init(0, {"x": X, "label": LABEL})
+
+    refusal(0.0)
+    with pytest.raises(pytest.fail.Exception):
+        refusal(1.0)
+
+
 def test_both_rectified_halves_of_a_learned_layer_are_accepted():
     def layer(w, x):
         return {"a": jax.nn.relu(x @ w), "b": jax.nn.relu(-(x @ w))}

@@ -123,9 +123,7 @@ def _branches(
     return [either(row, r) for row, r in zip(rows, results, strict=True)]
 
 
-def _turns(
-    eqn: JaxprEqn, facts: Sequence[Fact], results: Sequence[Fact]
-) -> Sequence[Fact]:
+def _turns(eqn: JaxprEqn, facts: Sequence[Fact], results: list[Fact]) -> list[Fact]:
     """What is proven of a loop whose end hangs on numbers of the code alone."""
     first = eqn.params["cond_nconsts"]
     last = first + eqn.params["body_nconsts"]
