@@ -52,12 +52,13 @@ INSIDE = {
         "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
         "computed_again conv_choice halves convolutions compiling least_cut wrapping rearranged "
         "same_values rows scans "
-        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
+        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.pieces "
+        "proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "
-        "proving.placing proving.choosing proving.mixing proving.looping "
+        "proving.unordered proving.placing proving.choosing proving.mixing proving.looping "
         "proving.interpreting proving.given proving.term_rules proving.terms "
         "proving.whole_numbers proving.drawing proving.jointly proving.nonzero "
-        "proving.sums proving.recovery"
+        "proving.sums proving.results proving.recovery"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
