@@ -75,6 +75,7 @@ from jsplit.training.sessions import Session, session
 from jsplit.training.staleness import stale
 from jsplit.training.trained_files import restore_trained, save_trained
 from jsplit.training.verdicts import NotFinite
+from jsplit.training.watching import Norms
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [
@@ -96,6 +97,7 @@ __all__ = [
     "Metric",
     "Network",
     "Node",
+    "Norms",
     "NotFinite",
     "PartyRecord",
     "PartyState",

@@ -281,6 +281,7 @@ def _is_late(address: Address) -> bool:
     return _is_gradient(address) or address.kind in (
         Kind.FINITE,
         Kind.SCALARS,
+        Kind.WATCHED,
         Kind.PROPOSED_PARAMS,
         Kind.PROPOSED_OPTIMIZER,
     )

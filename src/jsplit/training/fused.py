@@ -49,6 +49,7 @@ from jsplit.training.strengths import in_store, within_limits
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
+from jsplit.training.watching import SECONDS, no_seconds
 
 
 def fused(
@@ -147,6 +148,8 @@ def fused(
 
 def fused_trainer(config: Config) -> Trainer:
     """The trainer of a configuration; of its own kind whatever has made that."""
+    if SECONDS in config.records:
+        raise no_seconds("a step of jsplit.fused")
     topology, microbatches = config.topology, config.microbatches
     layout = layout_of(config)
     devices = one_mesh(config)

@@ -50,6 +50,7 @@ from jsplit.training.strengths import (
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name
 from jsplit.training.walks import walks_of
+from jsplit.training.watching import CROSSED
 
 
 def messages(
@@ -169,9 +170,10 @@ def messages_trainer(config: Config) -> Trainer:
         new = save_back(layout, store)
         judge(finite, lambda: step_of(new))
         if tape is not None:
-            store.update(programs.read(tape, load(layout, state)))
+            if CROSSED in config.records:
+                store.update(programs.read(tape, load(layout, state)))
             # A trainer that records says so in its type; see `jsplit.record`.
-            info = cast(Info, told(config, walks, store, info, size))
+            info = cast(Info, told(config, walks, store, info, size, tape.seconds))
         return new, info
 
     def measure_one(

@@ -28,8 +28,9 @@ from jsplit.training.losses import loss_name, range_name
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
 from jsplit.training.store import Layout, layout_of
 from jsplit.training.sums import total
-from jsplit.training.update import few_before, gradient_names, proposed, updated
+from jsplit.training.update import few_before, gradient_names, proposed, tells, updated
 from jsplit.training.walk import Name, Op, Store
+from jsplit.training.watching import left_out, watched_name
 
 FAULTS = "faults"
 """What the messages of counts are called."""
@@ -118,6 +119,7 @@ def check_ops(config: Config) -> list[Op]:
         ops += exchange_ops(config.topology, faults(config))
         ops += [_settle_op(config, p) for p in parties]
         ops += scale_ops(config, faults(config))
+        ops += [_watched_op(config, p) for p in parties if tells(config, p)]
     return ops
 
 
@@ -190,6 +192,17 @@ def _settle_op(config: Config, party: str) -> Op:
     new = (*map(proposed, replaced), *moved)
     reads = (faults(config).sum(party), *old, *new)
     return Op(party, OpKind.SETTLE, "", reads, (*replaced, *moved), run)
+
+
+def _watched_op(config: Config, party: str) -> Op:
+    """Tell of a step that was left out that it has moved nothing."""
+
+    def run(bad, watched):
+        return (left_out(watched, bad[0] == 0),)
+
+    at = watched_name(party)
+    reads = (faults(config).sum(party), at)
+    return Op(party, OpKind.SETTLE, "", reads, (at,), run)
 
 
 def hold(layout: Layout, store: Store, nonfinite: str) -> None:
