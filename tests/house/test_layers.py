@@ -75,7 +75,7 @@ INSIDE = {
         "left_out signatures staleness vjp walk watching wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links first_node raw_crossings metrics executor store keys_apart "
+        "pulled_back first_links first_node raw_crossings metrics program_names executor store keys_apart "
         "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
         "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
         "recorded recording own_record places same_for_others microbatches timing "

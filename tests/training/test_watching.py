@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+import gzip
+import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 import jsplit
 from jsplit.training.walk import Op
 from tests.helpers import make_problem
-from tests.training.common import INTERPRETERS, both, close, dense, learned, refused
+from tests.training.common import INTERPRETERS, both, close, learned, refused
 from tests.training.test_record import BATCH, same_bits, vanilla
 
 WATCHED = {"crossed": False, "norms": True, "hyperparams": True}
@@ -37,9 +39,7 @@ def watched_steps(trainer, batch, steps=1, **options):
 def test_the_norms_of_all_parties_are_the_norm_of_the_whole_models_gradient(
     interpreter, microbatches
 ):
-    trainer = INTERPRETERS[interpreter](
-        vanilla(), rated(), microbatches=microbatches
-    )
+    trainer = INTERPRETERS[interpreter](vanilla(), rated(), microbatches=microbatches)
     first = trainer.init(0, BATCH)
     w = first.parties["client"].params["smashed"]
     v = first.parties["server"].params["output"]
@@ -59,7 +59,7 @@ def test_the_norms_of_all_parties_are_the_norm_of_the_whole_models_gradient(
     assert told.crossed == {} and told.gradients == {}
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 @both
 def test_a_watched_step_leaves_the_bits_of_the_plain_one(interpreter, model):
     problem = make_problem("vanilla", model, "nnx")
@@ -108,8 +108,6 @@ def test_hyperparameters_are_found_wherever_they_lie_and_none_is_said():
 
 
 def test_seconds_are_by_party_and_no_more_than_the_step_took():
-    import time
-
     trainer = jsplit.messages(vanilla(), optax.sgd(0.1), microbatches=2)
     recording = jsplit.record(trainer, crossed=False, seconds=True)
     state = recording.init(0, BATCH)
@@ -121,12 +119,11 @@ def test_seconds_are_by_party_and_no_more_than_the_step_took():
     assert all(x > 0 for x in told.seconds.values())
     assert sum(told.seconds.values()) <= took
     same_bits(learned(kept), learned(trainer.step(state, BATCH)[0]))
-    with refused("one program of all parties"):
-        jax.jit(recording.step)(state, BATCH)
-    with refused("one program of all parties"):
-        jsplit.record(jsplit.fused(vanilla(), optax.sgd(0.1)), seconds=True)
-    with refused("nothing is to be recorded"):
-        jsplit.record(trainer, crossed=False)
+    alone = jsplit.fused(vanilla(), optax.sgd(0.1))
+    loss = jax.jit(lambda state: recording.step(state, BATCH)[1].info.loss)
+    refused("one program of all parties", lambda: loss(state))
+    refused("one program of all parties", lambda: jsplit.record(alone, seconds=True))
+    refused("nothing is to be recorded", lambda: jsplit.record(trainer, crossed=False))
 
 
 @both
@@ -136,7 +133,8 @@ def test_programs_name_parties_and_segments_and_are_the_same_without_names(
     def lowered():
         trainer = INTERPRETERS[interpreter](vanilla(), optax.sgd(0.1))
         state = trainer.init(0, BATCH)
-        return jax.jit(trainer.step).lower(state, BATCH)
+        step = jax.jit(lambda s, b: jax.tree.leaves(trainer.step(s, b)[0]))
+        return step.lower(state, BATCH)
 
     named = lowered()
     found = named.compile().as_text()
@@ -152,3 +150,20 @@ def test_programs_name_parties_and_segments_and_are_the_same_without_names(
     bare = lowered()
     assert "client/forward" not in bare.compile().as_text()
     assert named.as_text() == bare.as_text()
+
+
+@pytest.mark.slow
+def test_a_trace_of_the_profiler_shows_parties_by_name(tmp_path):
+    trainer = jsplit.messages(vanilla(), optax.sgd(0.1))
+    state, _ = trainer.step(trainer.init(0, BATCH), BATCH)
+    with jax.profiler.trace(tmp_path):
+        jax.block_until_ready(trainer.step(state, BATCH)[0].parties["client"].params)
+    (file,) = tmp_path.rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    calls = {e.get("name", "") for e in events}
+    for words in ("client: forward smashed", "server: receive activation smashed"):
+        assert any(f"PjitFunction({words}" in x for x in calls), (words, calls)
+    # What runs on the device is named after its program.
+    modules = {str(e.get("args", {}).get("hlo_module", "")) for e in events}
+    assert any(x.startswith("jit_client_") for x in modules), modules
+    assert any(x.startswith("jit_server_") for x in modules), modules
