@@ -26,7 +26,7 @@ from jsplit.core import (
     with_secrets,
 )
 from jsplit.core.strength import Strength
-from jsplit.costing import Cost, Device, Network, cost, plan
+from jsplit.costing import Cost, Device, Network, Summary, cost, plan, summary
 from jsplit.fitting import fit
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment, with_cache
@@ -109,6 +109,7 @@ __all__ = [
     "Segment",
     "Session",
     "Strength",
+    "Summary",
     "Tied",
     "Topology",
     "TrainState",
@@ -157,6 +158,7 @@ __all__ = [
     "split",
     "stale",
     "stateless",
+    "summary",
     "u_shaped",
     "vanilla",
     "variables",

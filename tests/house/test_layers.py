@@ -41,7 +41,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
+        "closing html carried pytrees cache checks strength gradient_noise link finite typed_jax "
         "hidden tied base arrays donation foreign "
         "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
         "loans checkpoint_paths checkpoint placement trees"
@@ -92,7 +92,7 @@ INSIDE = {
     ),
     "costing": (
         "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
-        "traced_step count_step prefixes passes baseline_runs planning split_runs"
+        "traced_step count_step summary prefixes passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "

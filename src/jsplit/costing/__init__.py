@@ -9,6 +9,7 @@ from jsplit.costing.planning import plan
 from jsplit.costing.run_cost import ClientRun, Exchange, RunCost, table
 from jsplit.costing.split_runs import parallel, splitfed, take_turns
 from jsplit.costing.step_cost import Cost
+from jsplit.costing.summary import PartySummary, Summary, SummaryRow, summary
 
 __all__ = [
     "Choice",
@@ -19,7 +20,10 @@ __all__ = [
     "Exchange",
     "Network",
     "PartyCost",
+    "PartySummary",
     "RunCost",
+    "Summary",
+    "SummaryRow",
     "Work",
     "cost",
     "fedavg",
@@ -27,6 +31,7 @@ __all__ = [
     "parallel",
     "plan",
     "splitfed",
+    "summary",
     "table",
     "take_turns",
 ]

@@ -19,7 +19,7 @@ from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names
 from jsplit.topology.nodes import Loss, Node, in_order
 from jsplit.topology.replacing import replace_party
-from jsplit.topology.text import in_words
+from jsplit.topology.text import in_html, in_words
 from jsplit.topology.ties import loans
 from jsplit.topology.validation import validate
 
@@ -294,7 +294,6 @@ class Topology:
         read = {i for n in self.segments for i in n.reads}
         return tuple(n.name for n in self.segments if n.name not in read)
 
-    def __repr__(self) -> str:
-        parts = (*self.segments, *self.losses, *self.metrics)
-        more = self.crossings, self.loans, tuple(self.public)
-        return in_words(self.parties, self.holds, parts, *more)
+    # As `replace`, in the file of their idea.
+    __repr__ = in_words
+    _repr_html_ = in_html
