@@ -73,9 +73,9 @@ from jsplit.training.record import RecordingTrainer, record
 from jsplit.training.recording import Crossed, Passage, Recorded
 from jsplit.training.sessions import Session, session
 from jsplit.training.staleness import stale
+from jsplit.training.step_numbers import Norms
 from jsplit.training.trained_files import restore_trained, save_trained
 from jsplit.training.verdicts import NotFinite
-from jsplit.training.watching import Norms
 
 __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 __all__ = [

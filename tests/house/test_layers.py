@@ -72,13 +72,13 @@ INSIDE = {
     ),
     "training": (
         "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
-        "left_out signatures staleness vjp walk watching wires strengths "
+        "left_out signatures staleness vjp walk step_numbers wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
         "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links first_node raw_crossings metrics program_names executor store keys_apart "
-        "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
-        "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
-        "recorded recording own_record places same_for_others microbatches timing "
+        "pulled_back first_links first_node raw_crossings metrics program_names executor store "
+        "keys_apart base_hash trained_files copies segment_ops sums gradient_noise step update "
+        "initial known activation_reads cotangent_reads passing nonfinite verdicts evaluating "
+        "walks recorded recording own_record places same_for_others microbatches timing "
         "party_programs fused record "
         "messages same_pieces cached_walk call_checks sessions generating"
     ),

@@ -133,6 +133,7 @@ def prepare(
         brought.links,
         brought.backward,
         brought.kernels,
+        brought.watched,
     )
     clients, training = agreed.turns.names, task.kind is TaskKind.TRAIN
     if not training and len(clients) > 1:

@@ -19,7 +19,7 @@ from jsplit.training.config import Config
 from jsplit.training.kinds import WireKind
 from jsplit.training.record import recorded
 from jsplit.training.recording import Crossed, Passage, Recorded
-from jsplit.training.watching import Norms
+from jsplit.training.step_numbers import Norms
 
 _Now = TypeVar("_Now")
 

@@ -283,7 +283,7 @@ def _is_late(address: Address) -> bool:
     return _is_gradient(address) or address.kind in (
         Kind.FINITE,
         Kind.SCALARS,
-        Kind.WATCHED,
+        Kind.NUMBERS,
         Kind.PROPOSED_PARAMS,
         Kind.PROPOSED_OPTIMIZER,
     )

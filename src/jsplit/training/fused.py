@@ -44,12 +44,12 @@ from jsplit.training.places import At, as_at, values_at, walk_to
 from jsplit.training.recording import Recorded, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
+from jsplit.training.step_numbers import SECONDS, no_seconds
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import in_store, within_limits
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name, Store, execute
 from jsplit.training.walks import Walks, walks_of
-from jsplit.training.watching import SECONDS, no_seconds
 
 
 def fused(

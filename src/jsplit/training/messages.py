@@ -41,6 +41,7 @@ from jsplit.training.places import as_at, values_at
 from jsplit.training.recording import Tape, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
+from jsplit.training.step_numbers import CROSSED
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import (
     in_store,
@@ -50,7 +51,6 @@ from jsplit.training.strengths import (
 from jsplit.training.verdicts import Verdict, check_donation
 from jsplit.training.walk import Name
 from jsplit.training.walks import walks_of
-from jsplit.training.watching import CROSSED
 
 
 def messages(

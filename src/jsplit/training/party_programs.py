@@ -25,12 +25,12 @@ from jsplit.training.nonfinite import hold
 from jsplit.training.passing import passing
 from jsplit.training.places import At, walk_to
 from jsplit.training.recording import Tape, reader
+from jsplit.training.step_numbers import SECONDS
 from jsplit.training.store import Layout, load
 from jsplit.training.sums import total, zero_sums
 from jsplit.training.timing import run_timed
 from jsplit.training.walk import Store, Walk
 from jsplit.training.walks import Walks, walks_of
-from jsplit.training.watching import SECONDS
 
 _Train = Callable[
     [TrainState, Fields, Weights | None, Carrier], tuple[Store, dict[str, jax.Array]]

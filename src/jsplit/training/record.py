@@ -11,7 +11,7 @@ from jsplit.core.base import Fields, TrainState
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, Trainer
 from jsplit.training.config import Config
 from jsplit.training.recording import Recorded
-from jsplit.training.watching import (
+from jsplit.training.step_numbers import (
     CROSSED,
     GRADIENTS,
     HYPERPARAMS,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 from jsplit.core.base import Info, PyTree
-from jsplit.training.watching import Norms, whole_norm
+from jsplit.training.step_numbers import Norms, whole_norm
 
 
 class Passage(NamedTuple):

@@ -21,10 +21,10 @@ from jsplit.training.kinds import Kind, OpKind, WireKind
 from jsplit.training.recorded import Crossed as Crossed
 from jsplit.training.recorded import Passage as Passage
 from jsplit.training.recorded import Recorded as Recorded
+from jsplit.training.step_numbers import CROSSED, GRADIENTS, HYPERPARAMS, numbers_in
 from jsplit.training.sums import gradient_of, gradients, total
 from jsplit.training.walk import Address, Name, Op, Store, Wire
 from jsplit.training.walks import Walks
-from jsplit.training.watching import CROSSED, GRADIENTS, HYPERPARAMS, watched_in
 
 
 class Tape:
@@ -90,7 +90,7 @@ def told(
         return info
     asked = CROSSED in config.records
     crossed = _crossed(config, walks, store, size) if asked else {}
-    told = watched_in(store)
+    told = numbers_in(store)
     found = {p: x.norms for p, x in told.items() if x.norms is not None}
     wanted = HYPERPARAMS in config.records
     params = {p: x.hyperparams for p, x in told.items() if wanted}

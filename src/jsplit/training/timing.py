@@ -13,8 +13,8 @@ from jsplit.core.base import PyTree
 from jsplit.core.typed_jax import is_traced
 from jsplit.training.executor import CompiledWalk, run_program
 from jsplit.training.recording import Tape
+from jsplit.training.step_numbers import no_seconds
 from jsplit.training.walk import Store
-from jsplit.training.watching import no_seconds
 
 
 def run_timed(walk: CompiledWalk, store: Store, tape: Tape) -> None:

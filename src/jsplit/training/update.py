@@ -24,10 +24,10 @@ from jsplit.training.loss_scale import unscale_op
 from jsplit.training.losses import loss_name
 from jsplit.training.optimizers import run_optimizer
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
+from jsplit.training.step_numbers import numbers_name, numbers_of, watches
 from jsplit.training.strengths import weight_in, weight_names
 from jsplit.training.sums import gradient_of, gradients, total
 from jsplit.training.walk import Name, Op
-from jsplit.training.watching import watched_name, watched_of, watches
 from jsplit.training.whole_paths import without_pieces
 
 _PROPOSED = {
@@ -269,7 +269,7 @@ def update_op(config: Config, party: str) -> Op:
         few = [few_numbers(given.memory)] if looks else []
         told = []
         if tells:
-            told = [watched_of(config, party, given.gradient, updates, memory)]
+            told = [numbers_of(config, party, given.gradient, updates, memory)]
         return step + 1, memory, *[new[n] for n in at.gradients], *few, *told
 
     reads = (step, *sent, *squares, *at.names(config))
@@ -278,7 +278,7 @@ def update_op(config: Config, party: str) -> Op:
     if looks:
         writes.append(few_before(party))
     if tells:
-        writes.append(watched_name(party))
+        writes.append(numbers_name(party))
     return Op(party, OpKind.UPDATE, "", reads, (step, *writes), run)
 
 

@@ -14,6 +14,7 @@ from jsplit.training.metrics import observed_names
 from jsplit.training.nonfinite import check_ops, faults, flags_name, measuring_ops
 from jsplit.training.scalar_exchange import Exchange, rows_of, scalar_wires
 from jsplit.training.step import inference_ops, looking_ops, training_ops
+from jsplit.training.step_numbers import numbers_name
 from jsplit.training.sums import accumulate_ops, total
 from jsplit.training.update import (
     exchanges,
@@ -23,7 +24,6 @@ from jsplit.training.update import (
     update_ops,
 )
 from jsplit.training.walk import Name, Op, Walk, Wire
-from jsplit.training.watching import watched_name
 from jsplit.training.wires import wires
 
 
@@ -109,7 +109,7 @@ def walks_of(config: Config) -> Walks:
             *(gradient_names(config, p) for p in topology.parties)
         )
     told = [p for p in topology.parties if tells(config, p)]
-    recorded = recorded.union(map(watched_name, told))
+    recorded = recorded.union(map(numbers_name, told))
     if finish:
         adds = [op for op in train if op.kind == OpKind.ACCUMULATE]
         sums = frozenset(w for op in adds for w in op.writes)

@@ -44,7 +44,7 @@ class Norms(NamedTuple):
     update: Mapping[str, jax.Array]
 
 
-class Watched(NamedTuple):
+class StepNumbers(NamedTuple):
     """What one party's optimizer step tells.
 
     Attributes:
@@ -70,23 +70,23 @@ def watches(config: Config) -> bool:
     return NORMS in config.records or HYPERPARAMS in config.records
 
 
-def watched_name(party: str) -> Name:
+def numbers_name(party: str) -> Name:
     """Where it lies what a party's step tells."""
-    return Name(party, Kind.WATCHED)
+    return Name(party, Kind.NUMBERS)
 
 
-def watched_in(store: Store) -> dict[str, Watched]:
+def numbers_in(store: Store) -> dict[str, StepNumbers]:
     """What lies in a store of what steps have told, by party."""
-    return {n.party: x for n, x in store.items() if n[1] == Kind.WATCHED}
+    return {n.party: x for n, x in store.items() if n[1] == Kind.NUMBERS}
 
 
-def watched_of(
+def numbers_of(
     config: Config,
     party: str,
     gradient: Mapping[str, PyTree],
     updates: Mapping[str, PyTree],
     memory: PyTree,
-) -> Watched:
+) -> StepNumbers:
     """What one optimizer step tells.
 
     Args:
@@ -109,10 +109,10 @@ def watched_of(
             {n: norm_of(x, rows=rows) for n, x in updates.items()},
         )
     wanted = HYPERPARAMS in config.records
-    return Watched(norms, hyperparams_in(memory) if wanted else {})
+    return StepNumbers(norms, hyperparams_in(memory) if wanted else {})
 
 
-def left_out(watched: Watched, keep: jax.Array) -> Watched:
+def left_out(watched: StepNumbers, keep: jax.Array) -> StepNumbers:
     """What a step tells that may be left out: then it adds nothing.
 
     Args:
