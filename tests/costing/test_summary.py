@@ -14,6 +14,7 @@ from flax import nnx
 
 import jsplit
 from jsplit.core.trees import nbytes
+from jsplit.costing import Choice, CutPlan, Work
 from jsplit.fitting import History
 from jsplit.population import Population
 from tests.helpers import make_problem
@@ -111,11 +112,11 @@ def shown():
         )
     )
     point = jsplit.CutPoint(EVIL, (4,), "float32", 8, 32, 16, 8.0, 8.0)
-    work = jsplit.costing.Work(16, 40.0)
-    choice = jsplit.costing.Choice(point, 0.5, 300, work, 64, None, True, True)
+    work = Work(16, 40.0)
+    choice = Choice(point, 0.5, 300, work, 64, None, True, True)
     yield "topology", topology
     yield "cost", jsplit.cost(topology, batch)
-    yield "plan", jsplit.costing.CutPlan((choice,))
+    yield "plan", CutPlan((choice,))
     yield "population", Population((np.arange(3), np.arange(5)), (EVIL, "b"))
     yield "history", History(({EVIL: 0.5},), best=0, monitor=EVIL)
     yield "summary", jsplit.summary(topology, state, batch)

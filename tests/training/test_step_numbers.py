@@ -137,7 +137,7 @@ def test_programs_name_parties_and_segments_and_are_the_same_without_names(
         return step.lower(state, BATCH)
 
     named = lowered()
-    found = named.compile().as_text()
+    found = str(named.compile().as_text())
     for words in (
         "client/forward smashed/",
         "client/backward smashed/",
@@ -148,7 +148,7 @@ def test_programs_name_parties_and_segments_and_are_the_same_without_names(
         assert f"{words}" in found, words
     monkeypatch.setattr(Op, "scope", property(lambda self: "plain"))
     bare = lowered()
-    assert "client/forward" not in bare.compile().as_text()
+    assert "client/forward" not in str(bare.compile().as_text())
     assert named.as_text() == bare.as_text()
 
 

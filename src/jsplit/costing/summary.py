@@ -114,7 +114,8 @@ class Summary:
         heads = ["party", "segment", "array", "shape", "dtype", "is", "numbers"]
         found = [Table([*heads, "bytes"], rows, words=range(6))]
 
-        all_of = PartySummary(*map(sum, zip(*self.parties.values(), strict=True)))
+        columns = zip(*self.parties.values(), strict=True)
+        all_of = PartySummary._make(map(sum, columns) if self.parties else [0] * 6)
         sums = {**self.parties, "all": all_of} if self.parties else {}
         of_each = [
             [name, *(f"{n:,}" for n in p[:3]), *map(si, p[3:])]
@@ -281,8 +282,8 @@ def _rows_of(node: Node, own: PartyState, depth: int | None) -> list[SummaryRow]
 def _sum_of(topology: Topology, party: str, own: PartyState) -> PartySummary:
     nodes = [n for n in topology.segments if n.party == party]
     arrays = [x for node in nodes for x in _arrays(node, own)]
-    numbers = dict.fromkeys((TRAINED, FROZEN, STATISTICS), 0)
+    numbers: dict[str, int] = dict.fromkeys((TRAINED, FROZEN, STATISTICS), 0)
     for x in arrays:
         numbers[x.kind] += math.prod(x.like.shape)
     sizes = nbytes(own.params), nbytes(own.optimizer), nbytes(own.links)
-    return PartySummary(*numbers.values(), *sizes)
+    return PartySummary._make((*numbers.values(), *sizes))

@@ -74,9 +74,8 @@ class Topology:
     def __post_init__(self) -> None:
         if not isinstance(self.holds, Mapping):
             got = type(self.holds).__name__
-            raise ValueError(
-                f"`holds` must be a dictionary of fields by party, got {got}."
-            )
+            what = "`holds` must be a dictionary of fields by party"
+            raise ValueError(f"{what}, got {got}.")
         if not isinstance(self.nodes, Iterable):
             raise ValueError(
                 f"`nodes` must be a list, got {type(self.nodes).__name__}."
@@ -294,6 +293,8 @@ class Topology:
         read = {i for n in self.segments for i in n.reads}
         return tuple(n.name for n in self.segments if n.name not in read)
 
-    # As `replace`, in the file of their idea.
-    __repr__ = in_words
-    _repr_html_ = in_html
+    def __repr__(self) -> str:
+        return in_words(self)
+
+    def _repr_html_(self) -> str:
+        return in_html(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 from jsplit.core.html import Table, html_of
@@ -16,19 +17,20 @@ from jsplit.topology.nodes import Loss, Node, kind_of
 class _TopologyLike(Protocol):
     """What is asked of a topology, whose class is defined above this file."""
 
-    @property
+    # As they are there: a checker takes a cached property for no plain one.
+    @cached_property
     def parties(self) -> tuple[str, ...]: ...
     @property
     def holds(self) -> Mapping[str, Sequence[str]]: ...
-    @property
+    @cached_property
     def segments(self) -> tuple[Node, ...]: ...
-    @property
+    @cached_property
     def losses(self) -> tuple[Loss, ...]: ...
-    @property
+    @cached_property
     def metrics(self) -> tuple[Metric, ...]: ...
-    @property
+    @cached_property
     def crossings(self) -> tuple[Crossing, ...]: ...
-    @property
+    @cached_property
     def loans(self) -> Mapping[str, Sequence[Loan]]: ...
     @property
     def public(self) -> str | Sequence[str]: ...

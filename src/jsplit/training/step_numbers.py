@@ -77,7 +77,11 @@ def numbers_name(party: str) -> Name:
 
 def numbers_in(store: Store) -> dict[str, StepNumbers]:
     """What lies in a store of what steps have told, by party."""
-    return {n.party: x for n, x in store.items() if n[1] == Kind.NUMBERS}
+    return {
+        n.party: x
+        for n, x in store.items()
+        if isinstance(n, Name) and n.kind == Kind.NUMBERS
+    }
 
 
 def numbers_of(

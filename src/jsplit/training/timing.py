@@ -14,7 +14,7 @@ from jsplit.core.typed_jax import is_traced
 from jsplit.training.executor import CompiledWalk, run_program
 from jsplit.training.recording import Tape
 from jsplit.training.step_numbers import no_seconds
-from jsplit.training.walk import Store
+from jsplit.training.walk import Name, Store, Wire
 
 
 def run_timed(walk: CompiledWalk, store: Store, tape: Tape) -> None:
@@ -36,8 +36,9 @@ def run_timed(walk: CompiledWalk, store: Store, tape: Tape) -> None:
         began = time.perf_counter()
         run_program(program, store, tape)
         # Of what was sent, the tape has the newest last.
-        sent = [tape.sent[w][-1] for w in program.writes if w in tape.sent]
-        _wait_for([sent, [store[w] for w in program.writes if w in store]])
+        sent = [tape.sent[w][-1] for w in program.writes if isinstance(w, Wire)]
+        kept = [store[w] for w in program.writes if isinstance(w, Name)]
+        _wait_for((sent, kept))
         took = time.perf_counter() - began
         tape.seconds[program.party] = tape.seconds.get(program.party, 0.0) + took
 
