@@ -92,7 +92,7 @@ INSIDE = {
     ),
     "costing": (
         "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
-        "traced_step count_step summary prefixes passes baseline_runs planning split_runs"
+        "traced_step count_step party_summary prefixes passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "

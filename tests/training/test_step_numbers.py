@@ -87,7 +87,8 @@ def test_a_step_that_is_left_out_adds_nothing_and_rates_are_those_used():
     _, told = jax.jit(lambda s, b: jax.lax.scan(recording.step, s, b))(
         trainer.init(0, BATCH), batches
     )
-    assert (np.asarray(told.update_norm) > 0).tolist() == [True, False, True]
+    first, left, last = np.asarray(told.update_norm).tolist()
+    assert first > 0 and left == 0 and last > 0
     rates = told.hyperparams["client"]["learning_rate"]
     # The step that was left out has not been counted by the schedule either.
     close(rates, np.array([0.1, 0.05, 0.05], "float32"))

@@ -5,11 +5,11 @@ from jsplit.costing.count_step import cost
 from jsplit.costing.cut_plan import Choice, CutPlan
 from jsplit.costing.machines import Device, Network
 from jsplit.costing.party_cost import PartyCost, Work
+from jsplit.costing.party_summary import PartySummary, Summary, SummaryRow, summary
 from jsplit.costing.planning import plan
 from jsplit.costing.run_cost import ClientRun, Exchange, RunCost, table
 from jsplit.costing.split_runs import parallel, splitfed, take_turns
 from jsplit.costing.step_cost import Cost
-from jsplit.costing.summary import PartySummary, Summary, SummaryRow, summary
 
 __all__ = [
     "Choice",

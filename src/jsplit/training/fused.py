@@ -148,8 +148,6 @@ def fused(
 
 def fused_trainer(config: Config) -> Trainer:
     """The trainer of a configuration; of its own kind whatever has made that."""
-    if SECONDS in config.records:
-        raise no_seconds("a step of jsplit.fused")
     topology, microbatches = config.topology, config.microbatches
     layout = layout_of(config)
     devices = one_mesh(config)
@@ -226,6 +224,8 @@ class _Programs(NamedTuple):
 
 def _programs(config: Config) -> _Programs:
     """Compile each walk as one program."""
+    if SECONDS in config.records:
+        raise no_seconds("a step of jsplit.fused")
     topology, layout = config.topology, layout_of(config)
     walked = with_batch_sharding(config)
     walks, kernels = walks_of(walked), config.kernels

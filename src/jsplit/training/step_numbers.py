@@ -102,8 +102,8 @@ def numbers_of(
     """
     norms = None
     if NORMS in config.records:
-        # Without the barrier XLA may compute the step in another order to share work
-        # with the norms, and then the training has other bits than without them.
+        # So that XLA does not fuse the step with the norms, which are no part of it: on
+        # a device on which it fuses otherwise, the step would have other bits.
         gradient, updates = jax.lax.optimization_barrier(
             (dict(gradient), dict(updates))
         )
