@@ -24,6 +24,7 @@ ROOMS = {
     "compress": "core",
     "topology": "core segments",
     "training": "core jaxprs topology",
+    "tabular": "core",
     "populations": "core",
     "population": "populations",
     "rounds": "core jaxprs topology training populations",
@@ -33,7 +34,7 @@ ROOMS = {
     "runs": "costing",
     "fitting": "core topology training populations rounds",
     "wire": "",
-    "party": "core guarding compress topology training wire",
+    "party": "core guarding tabular compress topology training wire",
     "commands": "core guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
@@ -41,27 +42,33 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "closing html carried pytrees cache checks strength gradient_noise link finite typed_jax "
-        "hidden tied base arrays donation foreign "
-        "files ids tables trainer keys receiving links paths pieces frozen federation secret_keys "
-        "loans checkpoint_paths checkpoint placement trees"
+        "closing html carried pytrees cache checks strength gradient_noise link finite "
+        "typed_jax hidden tied base arrays donation foreign recent "
+        "files ids identified tables trainer keys receiving links paths pieces frozen federation "
+        "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
-        "conv_layout flat conv_forms macs pooling reads rewriting slices tags "
-        "computed_again conv_choice halves convolutions compiling least_cut rearranged same_values "
-        "rows scans"
+        "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
+        "computed_again conv_choice halves convolutions compiling least_cut wrapping rearranged "
+        "same_values rows scans "
+        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
+        "proving.moving proving.complexes proving.signs proving.arithmetic "
+        "proving.placing proving.choosing proving.mixing proving.looping "
+        "proving.interpreting proving.given proving.term_rules proving.terms "
+        "proving.whole_numbers proving.drawing proving.jointly proving.nonzero "
+        "proving.sums proving.recovery"
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches decoding precision"
+        "from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
-        "batch_axis beside around carrying in_pieces stacked model_call traced_model "
+        "batch_axis beside around said_values carrying in_pieces stacked model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_fit "
-        "weight_pieces pretrained"
+        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_groups "
+        "weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -74,14 +81,16 @@ INSIDE = {
         "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
         "left_out signatures staleness vjp walk step_numbers wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
-        "optimizer_parts optimizers meshes configure randomness unscaled own_reads crossing "
-        "pulled_back first_links first_node raw_crossings metrics program_names executor store "
-        "keys_apart base_hash trained_files copies segment_ops sums gradient_noise step update "
-        "initial known activation_reads cotangent_reads passing nonfinite verdicts evaluating "
-        "walks recorded recording own_record places same_for_others microbatches timing "
+        "leaf_by_leaf optimizer_parts optimizers meshes configure randomness unscaled "
+        "own_reads crossing "
+        "pulled_back first_links first_node undone raw_crossings metrics program_names executor "
+        "store keys_apart base_hash trained_files copies segment_ops sums gradient_noise step "
+        "update initial known activation_reads cotangent_reads passing nonfinite verdicts "
+        "evaluating walks recorded recording own_record places same_for_others microbatches timing "
         "party_programs fused record "
         "messages same_pieces cached_walk call_checks sessions generating"
     ),
+    "tabular": "reading table aligning recipes fitted fitting storing preprocess",
     "populations": "checks reading round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
@@ -120,10 +129,11 @@ INSIDE = {
         "compute.warming connection.absence connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records join passes steps infer running "
-        "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
-        "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
-        "serving.session serving.sample"
+        "brought_records matching join passes steps infer running "
+        "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
+        "serving.lines serving.words serving.table serving.served serving.opening "
+        "serving.together serving.waiting serving.outward serving.calls serving.server "
+        "serving.serve serving.asking serving.remote serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "
@@ -132,13 +142,11 @@ INSIDE = {
         "measures.bootstrap measures.distances measures.correlation "
         "measures.batched measures.auc measures.rates measures.images "
         "measures.reconstructed measures.probes measures.information measures.bound "
-        "viewing.facts viewing.bits viewing.spanning viewing.affine viewing.curves "
-        "viewing.moving "
-        "viewing.complexes viewing.signs viewing.arithmetic "
-        "viewing.placing viewing.choosing "
-        "viewing.mixing viewing.interpreting viewing.view viewing.showing "
-        "viewing.all_views viewing.structure viewing.tracing viewing.observing viewing.asking "
-        "viewing.examining viewing.building attacks.attack attacks.labels.seen "
+        "viewing.view viewing.showing "
+        "viewing.all_views viewing.structure viewing.tracing viewing.following "
+        "viewing.observing viewing.asking "
+        "viewing.examining viewing.building attacks.attack attacks.rates "
+        "attacks.labels.seen "
         "attacks.labels.judging attacks.labels.groups attacks.labels.norm "
         "attacks.labels.cosine attacks.labels.kmeans attacks.labels.clusters "
         "attacks.labels.matching attacks.labels.mixing attacks.labels.fitting "
@@ -150,7 +158,8 @@ INSIDE = {
         "guarantees.composing guarantees.conditions guarantees.asked "
         "guarantees.responses guarantees.stating "
         "guarantees.auditing "
-        "attacks.inputs.inversion attacks.inputs.seen attacks.inputs.networks "
+        "attacks.inputs.likeness attacks.inputs.inversion attacks.inputs.seen "
+        "attacks.inputs.networks "
         "attacks.inputs.fitting attacks.inputs.decoder "
         "attacks.inputs.unsplit attacks.inputs.hijackers "
         "attacks.inputs.hijacking attacks.inputs.hijacking_segment "
@@ -161,10 +170,12 @@ INSIDE = {
         "attacks.inputs.tokens attacks.inputs.nearest attacks.inputs.inverter "
         "defences.records defences.activation_noise defences.noise_power "
         "defences.class_noise defences.norm_noise defences.decorrelation "
-        "defences.label_answers defences.least_records defences.record_clipping "
+        "defences.label_answers defences.least_records defences.own_rows "
+        "defences.record_clipping "
         "defences.private_training "
         "defences.bottleneck "
-        "reporting.pictures reporting.records reporting.attempt reporting.doubts reporting.forms "
+        "reporting.pictures reporting.ranges "
+        "reporting.records reporting.attempt reporting.doubts reporting.forms "
         "reporting.registered reporting.training reporting.inference reporting.knowing "
         "reporting.jobs reporting.trying reporting.measuring reporting.outcome reporting.tables "
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
@@ -173,7 +184,7 @@ INSIDE = {
     "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
     "saved client_rounds plan asked loop over_epochs callbacks",
     "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving parser",
+    "archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
@@ -204,6 +215,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "privacy.measures.bound": {"sklearn"},
     "privacy.guarantees.sampled": {"dp_accounting"},  # inside a function
     "slicing.weight_files": {"safetensors", "gguf"},  # inside a function
+    "tabular.fitting": {"sklearn"},  # inside a function
     "wire.key_exchange": {"cryptography"},
     "wire.rpc": {"grpc"},
     "wire.rpc_listener": {"grpc"},

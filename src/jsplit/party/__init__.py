@@ -8,6 +8,7 @@ from jsplit.party.contract.files import read, write
 from jsplit.party.contract.placeholders import foreign
 from jsplit.party.contract.turns import turns
 from jsplit.party.infer import evaluate, predict
+from jsplit.party.matching import align, tags
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
 from jsplit.party.running import run
@@ -22,8 +23,9 @@ from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 __all__ = ["Agreement", "Credentials", "Evidence", "Guard", "MemoryTransport"]
 __all__ += ["Metrics", "Missing", "NotYet", "PlaintextWithoutIdentity", "Refused"]
 __all__ += ["Model", "RemoteSession", "Result", "Served", "Transport"]
-__all__ += ["agreement", "batches", "certs", "credentials", "evaluate", "foreign"]
-__all__ += ["predict", "read", "run", "serve", "session", "turns", "write"]
+__all__ += ["agreement", "align", "batches", "certs", "credentials", "evaluate"]
+__all__ += ["foreign", "predict", "read", "run", "serve", "session", "tags", "turns"]
+__all__ += ["write"]
 
 
 def __dir__() -> list[str]:
