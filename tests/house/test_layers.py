@@ -42,8 +42,8 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
-        "hidden tied base arrays donation foreign recent "
+        "closing html carried pytrees cache checks strength gradient_noise link finite "
+        "typed_jax hidden tied base arrays donation foreign recent "
         "files ids identified tables trainer keys receiving links paths pieces frozen federation "
         "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
@@ -80,14 +80,15 @@ INSIDE = {
     ),
     "training": (
         "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
-        "left_out signatures staleness vjp walk wires strengths "
+        "left_out signatures staleness vjp walk step_numbers wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
         "leaf_by_leaf optimizer_parts optimizers processes meshes configure randomness unscaled "
         "own_reads crossing "
-        "pulled_back first_links first_node undone raw_crossings metrics executor store keys_apart "
-        "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
-        "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
-        "recording own_record places same_for_others microbatches party_programs fused record "
+        "pulled_back first_links first_node undone raw_crossings metrics program_names executor "
+        "store keys_apart base_hash trained_files copies segment_ops sums gradient_noise step "
+        "update initial known activation_reads cotangent_reads passing nonfinite verdicts "
+        "evaluating walks recorded recording own_record places same_for_others microbatches timing "
+        "party_programs fused record "
         "messages same_pieces cached_walk call_checks sessions generating"
     ),
     "tabular": "reading table aligning recipes fitted fitting storing preprocess",
@@ -102,7 +103,7 @@ INSIDE = {
     ),
     "costing": (
         "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
-        "traced_step count_step prefixes passes baseline_runs planning split_runs"
+        "traced_step count_step party_summary prefixes passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "

@@ -125,15 +125,8 @@ def prepare(
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    local = Local(
-        agreed,
-        party,
-        brought.own,
-        brought.optimizer,
-        brought.links,
-        brought.backward,
-        brought.kernels,
-    )
+    how = brought.backward, brought.kernels, brought.watched
+    local = Local(agreed, party, brought.own, brought.optimizer, brought.links, *how)
     clients, training = agreed.turns.names, task.kind is TaskKind.TRAIN
     if not training and len(clients) > 1:
         raise ValueError(

@@ -90,6 +90,7 @@ class Brought:
         links: of its own, by name.
         backward: how it computes cotangents.
         kernels: how it computes operations.
+        watched: what its optimizer's steps tell, as `Config.records`.
         checkpoint: its folder.
         state: to begin with, in the place of a first one.
         keep_replies: whether what was sent is kept until the receiver has it.
@@ -113,3 +114,4 @@ class Brought:
     keep_replies: bool = True
     bound: Mapping[str, float] | None = None
     guard: Guard | None = None
+    watched: tuple[str, ...] = ()

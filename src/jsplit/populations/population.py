@@ -14,12 +14,16 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int
+from jsplit.core.html import Table, html_of
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.populations.checks import at_most, check_failures
 from jsplit.populations.known import known_of
 from jsplit.populations.reading import draw_failures, read_epochs, read_steps
 from jsplit.populations.round import Round
 from jsplit.populations.stored import without_records
+
+_SHOWN = 20
+"""How many clients a notebook shows."""
 
 
 class Population(NamedTuple):
@@ -81,6 +85,14 @@ class Population(NamedTuple):
         if count == 1:
             return f"Population(1 client with {have} records, seed={self.seed})"
         return f"Population({count} clients with {have} records each, seed={self.seed})"
+
+    def _repr_html_(self) -> str:
+        # A cell of a notebook is no place for thousands of clients.
+        names, sizes = self.names[:_SHOWN], self.sizes[:_SHOWN]
+        rows = [[n, f"{size:,}"] for n, size in zip(names, sizes, strict=True)]
+        more = len(self.names) - len(rows)
+        note = f"and {more:,} more" if more else ""
+        return html_of([Table(["client", "records"], rows)], note, title=repr(self))
 
     def round(
         self,

@@ -42,6 +42,7 @@ from jsplit.training.processes import as_is, several_processes, tell_all
 from jsplit.training.recording import Tape, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
+from jsplit.training.step_numbers import CROSSED
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import (
     in_store,
@@ -172,9 +173,10 @@ def messages_trainer(config: Config) -> Trainer:
         new = save_back(layout, store)
         judge(finite, lambda: step_of(new))
         if tape is not None:
-            store.update(programs.read(tape, load(layout, state)))
+            if CROSSED in config.records:
+                store.update(programs.read(tape, load(layout, state)))
             # A trainer that records says so in its type; see `jsplit.record`.
-            info = cast(Info, told(config, walks, store, info, size))
+            info = cast(Info, told(config, walks, store, info, size, tape.seconds))
         return new, info
 
     def measure_one(
