@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -39,22 +39,22 @@ def run(plan: Plan, begun: Fitted) -> Fitted:
     loop = _Loop(plan, begun)
     with interruptible() as asked:
         try:
-            for call in _of(plan, "on_start"):
+            for call in callbacks_of(plan.callbacks, "on_start"):
                 call(loop.now.history)
             loop.train(asked)
         finally:
             # In the order in which they were opened, each whatever the others do.
-            for call in _of(plan, "on_end"):
+            for call in callbacks_of(plan.callbacks, "on_end"):
                 call(loop.now.history)
     # Without an epoch there is no best one, and the first state may be used up.
     none = loop.now.history.best is None
     return loop.now._replace(best=loop.now.state) if none else loop.now
 
 
-def _of(plan: Plan, name: str) -> list[Callable]:
+def callbacks_of(callbacks: Sequence[object], name: str) -> list[Callable]:
     """What the callbacks have of one name; a function alone is told of epochs."""
     found = []
-    for x in plan.callbacks:
+    for x in callbacks:
         is_function = callable(x) and not hasattr(x, "on_epoch")
         call = x if is_function and name == "on_epoch" else getattr(x, name, None)
         if call is not None:
@@ -69,7 +69,7 @@ class _Loop:
         self.plan = plan
         # The last state may be the best as well, and a step would use up both.
         self.now = begun._replace(best=_held(begun.best, plan.donates))
-        self.on_step = _of(plan, "on_step")
+        self.on_step = callbacks_of(plan.callbacks, "on_step")
 
     def train(self, asked: threading.Event) -> None:
         """Train epoch by epoch until there is a reason to end."""
@@ -167,7 +167,7 @@ class _Loop:
             self.now = self.now._replace(best=_held(state, plan.donates))
         told = Epoch(number, row, state, best == number, validation, self.now.history)
         # Each of them, whatever the others say.
-        if any([call(told) is True for call in _of(plan, "on_epoch")]):
+        if any([call(told) is True for call in callbacks_of(plan.callbacks, "on_epoch")]):
             self._end("callback")
         self._keep()
 

@@ -4,9 +4,12 @@ from jsplit.guarding import Evidence, Guard
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.draft import agreement
+from jsplit.party.contract.epochs import epochs
 from jsplit.party.contract.files import read, write
 from jsplit.party.contract.placeholders import foreign
 from jsplit.party.contract.turns import turns
+from jsplit.party.epochs_of_run import Fitted
+from jsplit.party.fit import fit
 from jsplit.party.infer import evaluate, predict
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
@@ -22,7 +25,8 @@ from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 __all__ = ["Agreement", "Credentials", "Evidence", "Guard", "MemoryTransport"]
 __all__ += ["Metrics", "Missing", "NotYet", "PlaintextWithoutIdentity", "Refused"]
 __all__ += ["Model", "RemoteSession", "Result", "Served", "Transport"]
-__all__ += ["agreement", "batches", "certs", "credentials", "evaluate", "foreign"]
+__all__ += ["Fitted", "agreement", "batches", "certs", "credentials", "epochs"]
+__all__ += ["evaluate", "fit", "foreign"]
 __all__ += ["predict", "read", "run", "serve", "session", "turns", "write"]
 
 

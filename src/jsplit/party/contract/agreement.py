@@ -23,6 +23,7 @@ from jsplit.party.contract.agreement_attributes import (
 )
 from jsplit.party.contract.checks import checked, with_format
 from jsplit.party.contract.entries import as_json
+from jsplit.party.contract.epochs import check_epochs
 from jsplit.party.contract.exchanged import exchanging
 from jsplit.party.contract.field_types import check_known
 from jsplit.party.contract.link_names import check_links, link
@@ -74,14 +75,14 @@ class Agreement(AgreementRecord):
         metrics: of the topology, in its order.
         unread: by party, and by message in words, the parts of its value that do not
             cross, because that party does not read them, or has or needs no cotangent.
-        norms: of `jsplit.clip_by_global_norm`, by name, which all exchange.
+        norms: of `jsplit.clip_by_global_norm`, which all exchange.
         wants_loss: the parties whose optimizers are sent the loss.
         weight: the entry of every party's data that says how much a record counts.
         loss_scale: a number, or those of a `jsplit.DynamicScale` by name.
         public: fields that are not secret, which may cross as they are.
         carried: by value, what goes with it, since the other side reads it too.
-        rotation_of_all: of one client's agreement: the rotation of all clients, by
-            which its checkpoints were made.
+        epochs: of a training by epochs, their steps, the validation, and who decides.
+        rotation_of_all: of one client: the rotation by which its checkpoints were made.
 
     Example:
         >>> from jsplit.party.contract.sample import sample_agreement
@@ -294,6 +295,7 @@ def _check_whole(made: Agreement) -> None:
         )
     check_known(made.fields, topology.fields)
     check_unread(made)
+    check_epochs(made)
     # Shapes that are not there or cannot be read are found now, and not at a party.
     for wire in made.wires:
         made.value(wire, made.batch)
