@@ -33,7 +33,7 @@ ROOMS = {
     "runs": "costing",
     "fitting": "core topology training populations rounds",
     "wire": "",
-    "party": "core guarding compress topology training wire",
+    "party": "core fitting guarding compress topology training wire",
     "commands": "core guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
@@ -96,7 +96,7 @@ INSIDE = {
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "
         "difference private door steps credential_files certs proof frames "
-        "key_exchange rota codec identity schedule chunks relay terms admission "
+        "key_exchange rota codec identity schedule epoch_schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
         "rendezvous listening rpc_unknown rpc_options rpc_listener signs versions traffic member "
         "rpc"
@@ -110,16 +110,18 @@ INSIDE = {
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.seconds contract.frozen_part contract.measured contract.checks "
+        "contract.epochs contract.seconds contract.frozen_part contract.measured contract.checks "
         "contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.comebacks connection.peers contract.draft contract.files replay "
         "compute.local compute.at_cut "
-        "compute.warming connection.absence connection.farewell connection.reader "
-        "connection.skipping contract.sample connection.connections crossings_of_run "
+        "compute.warming connection.absence crossings_of_epochs epoch_losses epoch_verdicts "
+        "kept_epochs epoch_arguments connection.farewell connection.reader "
+        "connection.skipping contract.sample connection.connections crossings_of_run sealing "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records join passes steps infer running "
+        "brought_records passes validating records_of_validation join epochs_of_run steps infer "
+        "running fit "
         "serving.part serving.course serving.ahead serving.lines serving.words serving.table "
         "serving.served serving.opening serving.server serving.serve serving.asking serving.remote "
         "serving.session serving.sample"

@@ -167,7 +167,9 @@ class _Loop:
             self.now = self.now._replace(best=_held(state, plan.donates))
         told = Epoch(number, row, state, best == number, validation, self.now.history)
         # Each of them, whatever the others say.
-        if any([call(told) is True for call in callbacks_of(plan.callbacks, "on_epoch")]):
+        if any(
+            [call(told) is True for call in callbacks_of(plan.callbacks, "on_epoch")]
+        ):
             self._end("callback")
         self._keep()
 

@@ -53,6 +53,13 @@ class Frames:
             return None
         return EpochFrames(self.agreed, self.local, epochs)
 
+    @property
+    def received(self) -> list[str]:
+        """The names of the values that this party receives."""
+        mine = self.agreed.parties.index(self.party)
+        own = [c for c in self.crossings if c.receiver == mine]
+        return [c.what for c in own if c.kind != "verdict"]
+
     @cached_property
     def said(self) -> dict[str, object]:
         """What parties compare when they meet: the agreement, and what they are at."""

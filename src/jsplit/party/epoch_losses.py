@@ -56,14 +56,18 @@ class OwnLosses:
             found = columns_of(self.topology, info)
             return {n: float(x) for n, x in found.items()}
         # "loss" is the objective, which is not known here.
-        return {"loss_alone" if n == "loss" else n: x for n, x in losses.items()}
+        return {_alone(n): x for n, x in losses.items()}
 
     def possible(self) -> set[str]:
         """The columns that there will be."""
-        names = {*self.names} - {"loss"}
-        if "loss" in self.names:
-            names.add("loss_alone")
-        return names | ({"loss"} if self.whole else set())
+        if not self.whole:
+            return {_alone(n) for n in self.names}
+        zeros = dict.fromkeys(self.names, jnp.float32(0))
+        return {*columns_of(self.topology, Info(jnp.float32(0), zeros))}
+
+
+def _alone(name: str) -> str:
+    return "loss_alone" if name == "loss" else name
 
 
 def added(

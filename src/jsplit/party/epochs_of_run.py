@@ -180,7 +180,12 @@ class EpochsOfRun:
         return info and info._replace(metrics=measured.metrics)
 
     def _decide(
-        self, monitor: Monitor, state: PartyState, step: int, row: Row, info: Info | None
+        self,
+        monitor: Monitor,
+        state: PartyState,
+        step: int,
+        row: Row,
+        info: Info | None,
     ) -> None:
         """Say which epoch is the best, and whether to go on."""
         monitor.check(row)
@@ -213,9 +218,7 @@ class EpochsOfRun:
             )
         self._ended(step, "verdict" if word.stops else "")
 
-    def _end_epoch(
-        self, state: PartyState, step: int, row: Row, is_best: bool
-    ) -> None:
+    def _end_epoch(self, state: PartyState, step: int, row: Row, is_best: bool) -> None:
         number = len(self.now.history)
         best = number if is_best else self.now.history.best
         self._say(rows=(*self.now.history.rows, row), best=best)

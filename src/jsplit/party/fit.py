@@ -15,10 +15,8 @@ import numpy as np
 import optax
 
 from jsplit.core.base import Link, PyTree
-from jsplit.core.checks import shown
-from jsplit.fitting.class_weights import ClassWeight, record_weights, together
-from jsplit.fitting.history import VALIDATION as OF_VALIDATION
-from jsplit.fitting.monitor import Monitor, as_monitor
+from jsplit.fitting.class_weights import ClassWeight
+from jsplit.fitting.monitor import Monitor
 from jsplit.fitting.pieces import digest
 from jsplit.fitting.plan import Hyperparams
 from jsplit.fitting.records import Piece
@@ -31,6 +29,7 @@ from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.record_order import Id, Records, places_of
 from jsplit.party.crossings_of_epochs import VALIDATION
+from jsplit.party.epoch_arguments import check_columns, monitor_of, weighted_of
 from jsplit.party.epoch_losses import OwnLosses
 from jsplit.party.epochs_of_run import EpochsOfRun, Fitted
 from jsplit.party.join import Prepared, prepare
@@ -40,7 +39,6 @@ from jsplit.party.running import already_over
 from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.party.validating import Validating, compile_validation
-from jsplit.topology.graph import Topology
 from jsplit.wire.certs import Trust
 from jsplit.wire.errors import Refused
 from jsplit.wire.transport import Transport
@@ -148,94 +146,26 @@ def fit(
         raise ValueError(
             "`agreed` has no `epochs`: make it with them, or call `jsplit.party.run`."
         )
-    weighted = _weighted(agreed, data, class_weight, label)
+    weighted = weighted_of(agreed, data, class_weight, label)
     part = Brought(own, credentials, weighted, ids, ids_key, optimizer, links)
     part = replace(part, backward=backward, kernels=kernels, checkpoint=folder)
     part = replace(part, bound=bound, guard=guard, validation=validation)
     part = replace(part, validation_ids=validation_ids)
     reach = Reach(listen, addresses or {}, remind, pulse, transport)
-    compared = _monitor(agreed.epochs, party, monitor, mode, patience, min_delta)
+    compared = monitor_of(agreed.epochs, party, monitor, mode, patience, min_delta)
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     asked = never if stop is None else stop.is_set
     with prepare(agreed, party, task, part) as prepared:
         losses = OwnLosses(prepared.local.topology, prepared.local.party)
         given = dict(hyperparams or {})
         if compared is not None:
-            _check_columns(agreed.epochs, compared, losses, given)
+            check_columns(agreed.epochs, compared, losses, given)
         store, settings = prepared.store, _settings(prepared, agreed.epochs, compared)
         kept = KeptEpochs(store, agreed.schema, settings)
         epochs = EpochsOfRun(
             agreed.epochs, losses, kept, compared, given, tuple(callbacks)
         )
         return _trained(prepared, epochs, asked, reach)
-
-
-def _weighted(
-    agreed: Agreement,
-    data: Data | None,
-    class_weight: ClassWeight | None,
-    label: str,
-) -> Data | None:
-    """The data with the weights of classes."""
-    if class_weight is None:
-        return data
-    if not agreed.weight:
-        raise ValueError(
-            "`class_weight` needs an agreement with `weight`, under which every party that "
-            "has fields or losses gives how much each record counts."
-        )
-    if not isinstance(data, Mapping):
-        raise ValueError(
-            f"`class_weight` is for `data` of fields by name, got {shown(data)}."
-        )
-    own = data.get(agreed.weight)
-    by_class = record_weights(class_weight, data, label)
-    weight = together(None if own is None else np.asarray(own), by_class)
-    return {**data, agreed.weight: weight}
-
-
-def _monitor(
-    epochs: Epochs,
-    party: str,
-    column: str | None,
-    mode: str | None,
-    patience: int | None,
-    min_delta: float,
-) -> Monitor | None:
-    """By what the party that decides compares epochs; `None` at others."""
-    if party == epochs.decides:
-        return as_monitor(column, mode, patience, min_delta, bool(epochs.validation))
-    given = {"monitor": column, "mode": mode, "patience": patience}
-    given["min_delta"] = min_delta or None
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"`{name}` is for `{epochs.decides}`, which decides for all as agreed; "
-                f"`{party}` does as it is told."
-            )
-    return None
-
-
-def _check_columns(
-    epochs: Epochs, monitor: Monitor, losses: OwnLosses, hyperparams: Hyperparams
-) -> None:
-    """Refuse columns that there will not be, before an epoch is trained."""
-    found = losses.possible()
-    if epochs.validation:
-        metrics = {x.name for x in _own_metrics(losses.topology, losses.party)}
-        found |= {OF_VALIDATION + n for n in found | metrics}
-    known = found | {*hyperparams}
-    asked = {"monitor": monitor.column, "tells` of `epochs": epochs.tells}
-    for name, column in asked.items():
-        if column and column not in known:
-            raise ValueError(
-                f"`{name}` must be one of {', '.join(sorted(known))}, got "
-                f"{shown(column)}."
-            )
-
-
-def _own_metrics(topology: Topology, party: str) -> list:
-    return [x for x in topology.metrics if x.party == party]
 
 
 def _settings(

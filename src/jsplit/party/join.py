@@ -29,9 +29,9 @@ from jsplit.party.guard_of_run import GuardOfRun, checked_guard
 from jsplit.party.in_memory import InMemory
 from jsplit.party.incoming import Incoming
 from jsplit.party.process import PartyRun
+from jsplit.party.records_of_validation import validation_records
 from jsplit.party.saved_states import SavedStates
 from jsplit.party.sealing import sealer
-from jsplit.party.records_of_validation import validation_records
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.party.versions import own_versions
 from jsplit.training.link_checks import check_fields
@@ -158,9 +158,7 @@ def prepare(
     base = Base(local.layout, brought.state or like)
     frames = _frames_of(agreed, party, task, local, like, base)
     everything = {**records, **validation_records(frames, brought, records)}
-    mine = agreed.parties.index(party)
-    received = [c.what for c in frames.crossings if c.receiver == mine]
-    bounds = checked_bounds(brought.bound, received)
+    bounds = checked_bounds(brought.bound, frames.received)
     store, saved = _stores_of(frames, brought, like, base)
     # From here on: whatever goes wrong, another process must be able to have the folder.
     with closing(store):

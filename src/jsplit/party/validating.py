@@ -42,28 +42,28 @@ class Measured(NamedTuple):
 
 
 class _Twins:
-    """The exchange of a step, by which batches of a validation cross as well."""
+    """The exchange of a step, by which batches of a validation cross, counted as steps are."""
 
-    def __init__(self, frames: EpochFrames, exchange: Incoming, step: int):
-        self.at, self.exchange, self.step = frames.validating, exchange, step
+    def __init__(self, frames: EpochFrames, exchange: Incoming, of: int):
+        self.at, self.exchange, self.of = frames.validating, exchange, of
 
     def send(
-        self, wire: int, batch: int, micro: int, arrays: Sequence[ArrayLike]
+        self, wire: int, step: int, micro: int, arrays: Sequence[ArrayLike]
     ) -> None:
         """Send a value of a batch."""
-        self.exchange.send(self.at(wire), self.step, batch, arrays)
+        self.exchange.send(self.at(wire), self.of, step, arrays)
 
-    def there(self, wire: int, batch: int, micro: int) -> bool:
+    def there(self, wire: int, step: int, micro: int) -> bool:
         """Whether a value of a batch has come."""
-        return self.exchange.there(self.at(wire), self.step, batch)
+        return self.exchange.there(self.at(wire), self.of, step)
 
-    def take(self, wire: int, batch: int, micro: int) -> Sequence[ArrayLike]:
+    def take(self, wire: int, step: int, micro: int) -> Sequence[ArrayLike]:
         """A value of a batch; waits for it."""
-        return self.exchange.take(self.at(wire), self.step, batch)
+        return self.exchange.take(self.at(wire), self.of, step)
 
     def wait(self, wanted: Sequence[tuple[int, int, int]]) -> None:
         """Wait until one of several values has come."""
-        twins = [(self.at(wire), self.step, batch) for wire, batch, _ in wanted]
+        twins = [(self.at(wire), self.of, step) for wire, step, _ in wanted]
         self.exchange.wait(twins)
 
 

@@ -60,14 +60,13 @@ class Agreement(AgreementRecord):
         batch: how many records a step takes.
         microbatches: into how many parts a batch is divided.
         steps: of the run.
-        rotation: how clients take turns; `None` where they do not. `turns` is what
-            follows from it for each step.
+        rotation: how clients take turns, see `turns`; `None` where they do not.
         staleness: how many of the last updates the parameters of a step may lack.
         seed: of data order and common randomness.
         checkpoint: all save their state every so many steps.
         patience: how long a party is waited for that is away, in seconds.
         stall: how long one that is there may be at work on one step, in seconds.
-        nonfinite: `"refuse"`, `"skip"` or `"allow"` values that are not finite.
+        nonfinite: `"refuse"`, `"skip"` or `"allow"` what is not finite.
         identities: by party, the URI in its certificate, where it is not the usual one.
         hosts: by party, the host name in its certificate, likewise.
         fields: by the name of a field, its dtype, or those of all arrays of a tree; empty

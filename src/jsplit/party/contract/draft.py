@@ -150,10 +150,10 @@ def agreement(
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     of_topology = _of_topology(topology, params)
-    of_epochs = drafted(epochs, steps, size, of_topology["losses"])
+    losses = of_topology["losses"]
     said: dict[str, object] = {
         **of_topology,
-        **of_epochs,
+        **drafted(epochs, steps, checkpoint, size, losses),
         "fields": {name: dtypes_of(x) for name, x in batch.items()},
         "unread": found_unread(topology, batch, small),
         "values": {n: shapes.write(small[n], large[n], size, n) for n in names},
@@ -163,7 +163,6 @@ def agreement(
         "batch": size,
         "microbatches": microbatches,
         "seed": seed,
-        "checkpoint": _checkpoint_of(checkpoint, of_epochs),
         "turns": turns,
         "staleness": staleness,
         "nonfinite": nonfinite,
@@ -177,14 +176,6 @@ def agreement(
         "hosts": dict(hosts or {}),
     }
     return parsed(with_format(said))
-
-
-def _checkpoint_of(given: int | None, of_epochs: Mapping[str, object]) -> object:
-    """Steps between two checkpoints: 100, or those of an epoch."""
-    if given is not None:
-        return given
-    said = of_epochs["epochs"]
-    return 100 if not isinstance(said, Mapping) else said["steps"]
 
 
 def _scale_in_words(scale: DynamicScale | float | None) -> object:

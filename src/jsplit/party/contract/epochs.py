@@ -6,14 +6,11 @@ validate together, and one party tells the others its verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from jsplit.core.checks import as_positive_int, shown
-
-if TYPE_CHECKING:
-    from jsplit.party.contract.agreement_attributes import AgreementRecord
 
 
 @dataclass(frozen=True)
@@ -105,14 +102,16 @@ _GIVEN = {"count", "records", "validation", "decides", "tells"}
 def drafted(
     given: Mapping[str, object] | None,
     steps: int | None,
+    checkpoint: int | None,
     size: int,
     losses: object,
 ) -> dict[str, object]:
-    """The entries `steps` and `epochs` of an agreement.
+    """The entries `steps`, `checkpoint` and `epochs` of an agreement.
 
     Args:
         given: as `epochs` gives it; `None` for a run that is one stretch of steps.
         steps: of the run, where it is one.
+        checkpoint: steps between two checkpoints; by default 100, or those of an epoch.
         size: of a batch.
         losses: the entries of the losses, of which the first decides by default.
 
@@ -122,7 +121,8 @@ def drafted(
     if given is None:
         if steps is None:
             raise ValueError("`steps` must be given, or `epochs`.")
-        return {"steps": steps, "epochs": None}
+        every = 100 if checkpoint is None else checkpoint
+        return {"steps": steps, "checkpoint": every, "epochs": None}
     if steps is not None:
         raise ValueError("`steps` follows from `epochs`: give one of the two.")
     if not isinstance(given, Mapping) or given.keys() != _GIVEN:
@@ -145,7 +145,8 @@ def drafted(
         "decides": decides,
         "tells": given["tells"],
     }
-    return {"steps": count * each, "epochs": said}
+    every = each if checkpoint is None else checkpoint
+    return {"steps": count * each, "checkpoint": every, "epochs": said}
 
 
 def epochs_of(said: object) -> Epochs | None:
@@ -176,7 +177,31 @@ def epochs_of(said: object) -> Epochs | None:
     return Epochs(**numbers, **texts)
 
 
-def check_epochs(agreed: AgreementRecord) -> None:
+class _Party(Protocol):
+    """What a party computes, as far as it is asked for here."""
+
+    @property
+    def party(self) -> str: ...
+
+
+class _Agreed(Protocol):
+    """An agreement, as far as it is looked at here."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def checkpoint(self) -> int: ...
+    @property
+    def epochs(self) -> Epochs | None: ...
+    @property
+    def rotation(self) -> object: ...
+    @property
+    def losses(self) -> Sequence[_Party]: ...
+    @property
+    def metrics(self) -> Sequence[_Party]: ...
+
+
+def check_epochs(agreed: _Agreed) -> None:
     """Refuse epochs that do not go with what else was agreed.
 
     Raises:
