@@ -34,7 +34,7 @@ ROOMS = {
     "fitting": "core topology training populations rounds",
     "wire": "",
     "party": "core fitting guarding compress topology training wire",
-    "commands": "core guarding party privacy topology training",
+    "commands": "core fitting guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
 }
@@ -171,10 +171,10 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
-    "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
-    "saved client_rounds plan asked loop over_epochs callbacks",
-    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving parser",
+    "fitting": "history records calling schedules class_weights monitor interrupts pieces arrays "
+    "tally saved client_rounds plan asked loop over_epochs callbacks",
+    "commands": "functions agreements brought stderr_bound statuses stopping epochs tasks "
+    "whole_training archives report serving parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

@@ -4,6 +4,8 @@ killed, and one party's verdict ends it for all.
 
 from __future__ import annotations
 
+import argparse
+import json
 from functools import cache
 
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ import optax
 import pytest
 
 import jsplit
-from jsplit import party
+from jsplit import command, party
+from jsplit.commands import stopping
+from jsplit.commands.epochs import refuse_without
 from jsplit.party import epoch_verdicts, validating
 from jsplit.party.contract.record_order import places_of
 from jsplit.party.epoch_verdicts import Word
@@ -22,7 +26,7 @@ from jsplit.wire.epoch_schedule import EpochSchedule
 from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.rota import Rota
 from jsplit.wire.terms import Crossing, Terms
-from tests.party.federation import bits, checked, layer, together
+from tests.party.federation import bits, checked, free_port, layer, together
 
 RECORDS, BATCH, EPOCHS, STEPS, SEED = 22, 4, 3, 5, 3
 
@@ -305,4 +309,64 @@ def test_a_run_of_steps_does_not_take_an_agreement_of_epochs():
     with pytest.raises(ValueError, match="call `jsplit.party.fit`"):
         party.run(
             agreed_with(), "client", {}, credentials=party.PlaintextWithoutIdentity("x")
+        )
+
+
+PARTS = """
+from tests.party import test_fit_over_network as tests
+
+
+def agreed():
+    # With an address of its own for each run.
+    return tests.agreed_with()
+
+
+def given(name):
+    topology, train, validation = tests.problem()
+    held = topology.holds[name]
+    rest = {"patience": 9, "min_delta": 0.0} if name == "server" else {}
+    return rest | {
+        "own": topology,
+        "data": {f: train[f] for f in held},
+        "validation": {f: validation[f] for f in held},
+        "optimizer": tests.optax.adam(0.01),
+    }
+"""
+
+
+@pytest.mark.slow
+def test_the_command_trains_by_epochs_and_says_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stopping.signal, "signal", lambda *_: None)
+    (tmp_path / "parts.py").write_text(PARTS)
+    agreed = agreed_with(tells="val_loss")
+    party.write(
+        "agreement.json",
+        agreed.replace(addresses={"server": f"127.0.0.1:{free_port()}"}),
+    )
+
+    def one(name):
+        words = ["train", "agreement.json", name, "parts.py:given", "--checkpoint"]
+        words += [name, "--plaintext-without-identity", "--log", f"{name}.log"]
+        # As the options of the party that decides.
+        words += ["--monitor", "loss", "--mode", "max"] if name == "server" else []
+        return command.main([*words, *(["--patience", "1"] * (name == "server"))])
+
+    assert command.main(["show", "agreement.json"]) == 0
+    assert "server decides, tells all val_loss" in capsys.readouterr().out
+    assert together(agreed.parties, one) == {"client": 0, "server": 0}
+    said = capsys.readouterr().out
+    assert "server: done by patience after 2 epochs, the best was epoch 0" in said
+    assert "client: done by verdict after 2 epochs, the best was epoch 0" in said
+    lines = [json.loads(x) for x in (tmp_path / "client.log").read_text().splitlines()]
+    assert [(x["epoch"], x["best"]) for x in lines] == [(0, True), (1, False)]
+
+
+def test_options_of_epochs_without_them_are_refused():
+    options = argparse.Namespace(monitor=None, mode=None, patience=3)
+    with pytest.raises(ValueError, match="`--patience` is for an agreement with"):
+        refuse_without(options, {})
+    with pytest.raises(ValueError, match="`validation` is for an agreement with"):
+        refuse_without(
+            argparse.Namespace(**dict.fromkeys(vars(options))), {"validation": 1}
         )

@@ -15,8 +15,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Info, PartyState, TrainState
+from jsplit.fitting.calling import callbacks_of
 from jsplit.fitting.history import VALIDATION, History, Row, Running
-from jsplit.fitting.loop import callbacks_of
 from jsplit.fitting.monitor import Monitor
 from jsplit.fitting.records import Epoch
 from jsplit.fitting.tally import hyperparams_of

@@ -15,9 +15,10 @@ import numpy as np
 import optax
 
 from jsplit.core.base import Link, PyTree
+from jsplit.fitting.calling import as_callbacks, tell_end
 from jsplit.fitting.class_weights import ClassWeight
 from jsplit.fitting.monitor import Monitor
-from jsplit.fitting.pieces import digest
+from jsplit.fitting.pieces import digest, is_small
 from jsplit.fitting.plan import Hyperparams
 from jsplit.fitting.records import Piece
 from jsplit.guarding import Guard
@@ -40,7 +41,6 @@ from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.party.validating import Validating, compile_validation
 from jsplit.wire.certs import Trust
-from jsplit.wire.errors import Refused
 from jsplit.wire.transport import Transport
 
 _GUARD = Guard()
@@ -163,7 +163,7 @@ def fit(
         store, settings = prepared.store, _settings(prepared, agreed.epochs, compared)
         kept = KeptEpochs(store, agreed.schema, settings)
         epochs = EpochsOfRun(
-            agreed.epochs, losses, kept, compared, given, tuple(callbacks)
+            agreed.epochs, losses, kept, compared, given, as_callbacks(callbacks)
         )
         return _trained(prepared, epochs, asked, reach)
 
@@ -184,16 +184,17 @@ def _settings(
 
 
 def _digest_of(records: Records, agreed: Agreement, steps: int) -> str | None:
-    """A digest of what is read first; `None` of a party that reads nothing."""
+    """A digest of what a party reads, of many records of the first; `None` of nothing."""
     if records.batches is not None:
         return digest(Piece(records.given(0)))
     if not records.fields:
         return None
     count, size = records.count or 0, agreed.batch
-    # A validation goes through its records in the shared order.
-    places = np.arange(min(count, size))
-    if steps:
-        places = places_of(0, count, size, agreed.seed)
+    # In the shared order: the same records in another one are the same training.
+    everything = np.arange(count)
+    if is_small(records.fields):
+        return digest(Piece(records.take(everything)))
+    places = places_of(0, count, size, agreed.seed) if steps else everything[:size]
     return digest(Piece(records.take(places)))
 
 
@@ -224,7 +225,7 @@ def _trained(
                 raise _of_two_verdicts(error, me, frames.epochs.decides) from error
         return epochs.fitted(result.state, interrupted=result.stopped)
     finally:
-        epochs.tell("on_end", epochs.now.history)
+        tell_end(epochs.callbacks, epochs.now.history)
 
 
 def _first_of(records: Records) -> dict[str, PyTree]:
@@ -236,7 +237,8 @@ def _of_two_verdicts(error: Missing, me: PartyRun, decides: str) -> Exception:
     done = [me.agreed.parties[peer] for peer in sorted(me.network.member.done)]
     if not done:
         return error
-    return Refused(
+    # It is told to those who are left, who wait for this party.
+    return me.network.refuse(
         f"`{done[0]}` has left as at the end of the training, of which `{decides}` has "
         f"told `{me.party}` nothing: it gave them two verdicts. {error}"
     )
