@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Where bytecode is not written, each worker and each process that tests start compiles all again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test smoke test-slow lint format wheel bench clean
 
 demo: $(VENV)/ready

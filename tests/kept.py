@@ -78,7 +78,7 @@ KEPT = {
     },
     "party/test_party_pipeline.py": {
         "test_over_the_network_steps_overlap_as_in_one_thread": (
-            "vanilla-residual-1-residuals-links0",
+            "u_shaped-mlp-2-recompute-links1",
         ),
         "test_the_client_of_two_trains_as_one_whose_gradients_arrive_late": ("2",),
     },

@@ -5,6 +5,8 @@ A line names a test, with all its points, or one point of it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 # Of choices that do not depend on each other each value stays, and not all pairs of them; of
 # algorithms of rounds those stay whose parts are the parts of the others as well.
 POINTS = {
@@ -359,8 +361,15 @@ WHOLE = {
     "privacy/test_private_training.py::test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says",
     "privacy/test_reconstruction.py::test_small_images_have_the_largest_odd_window_that_fits",
 }
+# Of points and tests that are dear, one below the other in a file of their own.
+DEAR = [
+    line
+    for line in Path(__file__).with_name("dear.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
 LONG = {
     *WHOLE,
+    *DEAR,
     *(
         f"{file}::{test}[{point}]"
         for file, tests in POINTS.items()
@@ -595,4 +604,35 @@ LONG = {
     "privacy/test_views_soundness.py::test_no_more_entries_are_claimed_than_the_result_moves_with",
     "rounds/test_averages.py::test_statistics_of_batchnorm_are_averaged_or_each_client_s_own[averaged]",
     "rounds/test_tied_rounds.py::test_in_parallel_what_own_tied_weights_move_adds_up_to_what_a_shared_one_does",
+    # Models in one kind of Flax stay, of published ones the smallest of each shape, and over a
+    # network what no law of one process and of another run over it says together.
+    *(
+        f"slicing/test_stacks.py::test_segments_compute_what_the_whole_model_does[{name}]"
+        for name in ("linen", "function")
+    ),
+    "slicing/test_stacks.py::test_weights_move_between_models_that_are_cut_elsewhere",
+    *(
+        "slicing/test_published.py::"
+        f"test_a_published_model_is_cut_as_it_is_and_equals_its_own_call[{name}]"
+        for name in ("T5X", "sst2", "lm1b", "ViT", "VAE")
+    ),
+    "slicing/test_other_sizes.py::"
+    "test_a_split_trains_and_predicts_as_the_whole_at_every_length[messages]",
+    "party/test_party_numbers.py::"
+    "test_parties_that_clip_by_the_norm_of_all_train_as_the_whole_model_does[vertical]",
+    "party/test_party_numbers.py::test_entries_of_records_count_over_a_network_as_in_one_process",
+    "party/test_published_party.py::"
+    "test_a_published_model_trains_over_a_network_as_in_one_process"
+    "[LoRA with frozen base-function]",
+    # Adapters of the small language model of `test_llama` are trained daily.
+    "experiments/test_llm.py::test_adapters_between_clinic_and_server_learn_as_plain_optax[fused]",
+    "privacy/test_bottleneck.py::test_a_learned_deviation_has_the_gradient_of_finite_differences[messages]",
+    "privacy/test_bottleneck.py::test_in_rounds_it_runs_and_is_not_the_plain_round[take_turns]",
+    "privacy/test_audit.py::"
+    "test_what_a_server_decodes_refutes_laplace_noise_that_is_less_than_it_says",
+    # That a hijack moves a client stays, and of masks one point and their cost.
+    "privacy/test_fsha.py::test_a_client_of_a_split_cannot_tell_that_its_server_is_a_discriminator",
+    "training/test_carried.py::"
+    "test_split_training_with_a_carried_mask_is_whole_training[vanilla-way3]",
+    "training/test_entry_weights.py::test_in_64_bits_it_is_that_to_1e9",
 }

@@ -41,6 +41,10 @@ ROOMS = {
         "training/test_optimizers.py::test_clipping_by_the_global_norm_is_that_of_the_whole_model[vanilla]",
         "training/test_links.py::test_with_a_link_on_every_crossing_fused_equals_messages",
     ),
+    "tabular": (
+        "tabular/test_records.py::test_alignment_is_an_inner_join_in_one_order",
+        "tabular/test_preprocessing.py::test_what_is_held_out_changes_nothing_that_is_fitted",
+    ),
     "populations": (
         "rounds/test_population.py::test_every_record_belongs_to_exactly_one_client",
     ),

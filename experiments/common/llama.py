@@ -179,6 +179,18 @@ class Llama(nnx.Module):
         return self.embed.attend(self.norm(x))
 
 
+class Blocks(nnx.Module):
+    """The blocks of a model, one after the other: what a server has of a U-shape."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 class Piece(nnx.Module):
     """What one slice of a cut model computes, with the same weights at the same paths.
 

@@ -109,10 +109,14 @@ def links(network: str, records: int) -> dict[str, object]:
         "differences, top 8": differences(top_k(8)),
     }
     if network == "dense":
-        # Along the last axis, which is long in a dense network alone.
         found["rank 16"] = low_rank(16)
         found["rank 16, 8 bits"] = jsplit.chain(low_rank(16), quantize(8))
         found["rank 8, 8 bits"] = jsplit.chain(low_rank(8), quantize(8))
+    else:
+        # Along the last axis: of the four channels of a place, so the same at all places.
+        found["rank 2 of 4 channels"] = low_rank(2)
+        found["rank 1 of 4 channels"] = low_rank(1)
+        found["rank 2 of 4 channels, 8 bits"] = jsplit.chain(low_rank(2), few(8))
     return found
 
 

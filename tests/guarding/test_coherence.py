@@ -7,18 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jsplit import guarding
 from jsplit.guarding import (
     Alarms,
     Evidence,
     Guard,
     begin,
-    coherence,
     judge,
     measured,
     note,
     one_way,
 )
 from tests.training.common import refused
+
+# One program: op by op, each shape of each operation is compiled for itself.
+coherence = jax.jit(guarding.coherence)
 
 
 def test_it_is_the_mean_product_of_two_records_over_the_mean_square():
@@ -157,7 +160,7 @@ def test_an_alarm_takes_so_many_suspicious_windows_in_a_row():
     alarms = Alarms(Guard(answered=2, alone=3))
     given = [("one way", x) for x in (0.5, 0.5, 0.01, 0.5, 0.5, 0.5, 0.5)]
     found = [alarms.add(Evidence("h", t, 0, 1, x, 0.11)) for t, x in given]
-    assert found == [False] * 5 + [True] * 2
+    assert found == [False] * 4 + [True] * 3
     # Windows of another value count by themselves, and with answers fewer are enough.
     given = [("excess coherence", 0.5), ("chain rule", 0.1)]
     found = [alarms.add(Evidence("up", t, 0, 1, x, 0.3)) for t, x in given]
@@ -171,4 +174,51 @@ def test_a_window_of_nothing_ends_no_row_and_an_alarm_of_one_value_none_of_anoth
     alarms = Alarms(Guard(alone=2))
     given = [Evidence(name, "one way", 0, 1, 0.5, 0.11) for name in "ab"]
     assert [alarms.any(given) for _ in range(2)] == [False, True]
-    assert alarms.in_a_row == {"a": 2, "b": 2}
+    assert {v: c.row for v, c in alarms.counts.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("on", "of", "found"),
+    [(1, 1, 10), (9, 10, 12), (1, 2, 25), (1, 4, 145), (1, 5, None)],
+)
+def test_who_attacks_in_more_than_a_fifth_of_all_windows_is_found_in_the_end(
+    on, of, found
+):
+    """Whose row is always broken off is not safe for that, and no honest window is an alarm."""
+    alarms = Alarms(Guard())
+    given = [0.5 if n % of < on else 0.01 for n in range(1000)]
+    told = [alarms.add(Evidence("h", "one way", 0, 1, x, 0.11)) for x in given]
+    assert (told.index(True) + 1 if any(told) else None) == found
+    assert not [t for t, x in zip(told, given, strict=True) if t and x < 0.11]
+    if of > on and found:
+        foul = sum(x > 0.11 for x in given)
+        assert alarms.said("h") == f"{foul} of 1000 windows"
+
+
+def test_a_start_that_is_suspicious_and_single_windows_later_are_no_alarm():
+    """An honest vanilla run: nine windows at once, then one of a hundred."""
+    alarms = Alarms(Guard())
+    given = [0.5] * 9 + [0.5 if n % 100 == 99 else 0.01 for n in range(2000)]
+    told = [alarms.add(Evidence("h", "one way", 0, 1, x, 0.11)) for x in given]
+    assert not any(told)
+
+
+def test_of_few_records_chance_makes_no_alarm_and_a_common_push_is_seen_all_the_same():
+    """An honest body that turns and stretches what was given, in windows of 40 records."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    gave = jax.random.normal(keys[0], (200, 40, 4))
+    returned = gave @ jnp.diag(jnp.array([2.0, 1.0, 0.5, 0.25]))
+
+    def window(gave, returned):
+        return note(begin(returned, gave), returned, returned, gave, gave)
+
+    for push, law in ((0.0, lambda p: p < 0.02), (2.0, lambda p: p > 0.98)):
+        tallies = jax.vmap(window)(gave, returned + push)
+        each = [jax.tree.map(lambda x, i=i: x[i], tallies) for i in range(200)]
+        found = [judge(x, Guard(), "h", 0, 19, answered=True) for x in each]
+        excess = [e for e in found if e.test == "excess coherence"]
+        assert law(sum(e.suspicious for e in excess) / 200)
+    # By the threshold of many records a tenth of the honest windows would be suspicious.
+    of_chance = jax.vmap(lambda x: measured(x)[1])(jax.vmap(window)(gave, returned))
+    assert (of_chance > Guard().excess).mean() > 0.1
+    assert excess[0].threshold == 0.015 + 2 / 40

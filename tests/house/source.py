@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import jsplit
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(jsplit.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
-TREES = {file: ast.parse(file.read_text()) for file in FILES}
 
 # What these list is public; everything else is behind their doors.
 DOORS = (
@@ -30,6 +30,13 @@ DOORS = (
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+# Several laws read every file. It is parsed by the first, and not while tests are collected:
+# every worker collects all tests, and one of them runs those of the house.
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
 
 
 def short(file: Path) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import cache
 
 import griffe
-import pytest
 
 from tests.house.source import SOURCE, listed
 
@@ -37,6 +36,7 @@ def own(thing: griffe.Object) -> Iterator[griffe.Object]:
                 yield member
 
 
+@cache
 def documented() -> dict[str, griffe.Object]:
     """Every public function, class, method and property, by its path in the source."""
     found = {}
@@ -51,10 +51,9 @@ def documented() -> dict[str, griffe.Object]:
     return found
 
 
-PUBLIC = documented()
-each = pytest.mark.parametrize("path", PUBLIC)
-
-
+# A law goes through all of it in one test: griffe takes seconds to read the package, which
+# every worker would spend to name the points of a test while it collects.
+@cache
 def sections_of(thing: griffe.Object) -> list[griffe.DocstringSection]:
     assert thing.docstring is not None, f"{thing.canonical_path} has no docstring"
     return thing.docstring.parse("google")
@@ -86,46 +85,51 @@ def fields(record: griffe.Class) -> list[str]:
     ]
 
 
-@each
-def test_griffe_reads_it_without_a_warning(path, caplog):
+def test_griffe_reads_each_without_a_warning(caplog):
+    sections_of.cache_clear()  # else what another law has read is not read again
     with caplog.at_level(logging.WARNING, logger="griffe"):
-        sections_of(PUBLIC[path])
-    assert not caplog.messages
+        for thing in documented().values():
+            sections_of(thing)
+    assert documented() and not caplog.messages
 
 
-@each
-def test_every_argument_has_an_entry_of_its_own(path):
-    thing = PUBLIC[path]
-    if isinstance(thing, griffe.Function):
-        assert named(thing, Kind.parameters) == arguments(thing)
-    if isinstance(thing, griffe.Class) and "__init__" in thing.members:
-        init = thing.members["__init__"]
-        assert isinstance(init, griffe.Function)
-        # A dataclass may call its fields arguments, or attributes.
-        said = named(thing, Kind.parameters, Kind.attributes)
-        assert {*arguments(init)} <= {*said}
-    elif isinstance(thing, griffe.Class):
-        assert {*fields(thing)} <= {*named(thing, Kind.attributes)}
+def test_every_argument_has_an_entry_of_its_own():
+    for path, thing in documented().items():
+        if isinstance(thing, griffe.Function):
+            assert named(thing, Kind.parameters) == arguments(thing), path
+        if isinstance(thing, griffe.Class) and "__init__" in thing.members:
+            init = thing.members["__init__"]
+            assert isinstance(init, griffe.Function)
+            # A dataclass may call its fields arguments, or attributes.
+            said = named(thing, Kind.parameters, Kind.attributes)
+            assert {*arguments(init)} <= {*said}, path
+        elif isinstance(thing, griffe.Class):
+            assert {*fields(thing)} <= {*named(thing, Kind.attributes)}, path
 
 
-@each
-def test_what_is_returned_is_said(path):
-    thing = PUBLIC[path]
-    if not isinstance(thing, griffe.Function):
-        return
-    kinds = {section.kind for section in sections_of(thing)}
-    nothing = thing.returns is not None and str(thing.returns) in ("None", "Never")
-    assert nothing or kinds & {Kind.returns, Kind.yields}
+def test_what_is_returned_is_said():
+    silent = []
+    for path, thing in documented().items():
+        if not isinstance(thing, griffe.Function):
+            continue
+        kinds = {section.kind for section in sections_of(thing)}
+        nothing = thing.returns is not None and str(thing.returns) in ("None", "Never")
+        if not nothing and not kinds & {Kind.returns, Kind.yields}:
+            silent.append(path)
+    assert not silent
 
 
-@each
-def test_it_has_an_example(path):
+def has_example(thing: griffe.Object) -> bool:
     text = ""
-    for section in sections_of(PUBLIC[path]):
+    for section in sections_of(thing):
         # "Examples:" is a section of its own to griffe, "Example:" an admonition.
         title = str(section.title or "")
         if section.kind is Kind.examples:
             text += "".join(str(entry[1]) for entry in section.value)
         elif section.kind is Kind.admonition and title.lower().startswith("example"):
             text += str(section.value.contents)
-    assert ">>>" in text
+    return ">>>" in text
+
+
+def test_each_has_an_example():
+    assert not [path for path, x in documented().items() if not has_example(x)]

@@ -87,6 +87,7 @@ DEAR = (
     "llm.md",
     "models.md",
     "serving.md",
+    "sweeps.md",
 )
 DRAWN = {"cost.md": {"cost.png", "plan.png"}}  # files that a page writes
 

@@ -17,6 +17,7 @@ from jsplit.party.compute.local import Local
 from jsplit.party.connection.network import Network
 from jsplit.party.contract.agreement import parsed
 from jsplit.party.contract.entries import as_json
+from jsplit.party.serving.served import Brought
 from tests.party.federation import (
     agreed_for,
     bits,
@@ -187,3 +188,18 @@ def test_the_agreement_says_which_leaves_are_frozen_and_names_none():
             Local(agreed, "client", {"h": other}, optax.sgd(0.1)).init(
                 own_of(ADAPTERS, "client")
             )
+
+
+def test_a_party_with_a_frozen_base_serves_from_its_folder_and_of_the_step_asked_for(
+    tmp_path,
+):
+    """Its steps have what was trained, and its folder the base once."""
+    agreed = agreed_for(ADAPTERS, steps=2, checkpoint=1)
+    checked(run(agreed, tmp_path))
+    given = agreed, "client", ADAPTERS.topology, None, None, tmp_path / "client"
+    fields = own_of(ADAPTERS, "client")
+    newest, first = (Brought(*given, fields, step) for step in (None, 1))
+    assert (newest.model.step, first.model.step) == (2, 1)
+    assert newest.model.hash != first.model.hash
+    with pytest.raises(ValueError, match=r"`step` must be one of \[.*1, 2\], .* got 7"):
+        Brought(*given, fields, 7)

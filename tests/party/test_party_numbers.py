@@ -90,6 +90,7 @@ def test_parties_clip_as_the_whole_model_does_in_double_precision(configuration)
         jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.filterwarnings("ignore:`optimizer` of .* computes the update")
 def test_a_party_that_asks_for_the_loss_is_sent_it():
     problem = small("pair")
     first, second = problem.topology.parties

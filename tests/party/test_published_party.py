@@ -11,6 +11,7 @@ import jsplit
 from tests.helpers import ADAPTED, make_problem
 from tests.party.federation import Small, agreed_for, bits, checked, train_in_memory
 from tests.slicing.test_published import CASES, published_topology
+from tests.training.test_scanned import problem as scanned
 
 SLOW = pytest.mark.slow
 MODELS = [
@@ -19,12 +20,17 @@ MODELS = [
     pytest.param("nnx", id=f"{ADAPTED}-nnx", marks=SLOW),
     pytest.param("linen", id=f"{ADAPTED}-linen", marks=SLOW),
     pytest.param("function", id=f"{ADAPTED}-function"),
+    pytest.param(("vanilla", "nnx"), id="scanned layers cut in the middle"),
+    pytest.param(("u_shaped", "linen"), id="scanned layers of linen", marks=SLOW),
 ]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_published_model_trains_over_a_network_as_in_one_process(name):
-    if name in CASES:
+    if isinstance(name, tuple):
+        problem = scanned(*name)
+        topology, batch = problem.topology, problem.batch
+    elif name in CASES:
         _, topology, batch = published_topology(CASES[name])
     else:
         problem = make_problem(ADAPTED, "lora", name)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 import jsplit
 from jsplit import command, party
+from jsplit.commands import prompts
 from tests.party.federation import LONG, checked, free_port, together
 from tests.party.serving import LM_BATCH, TOKENS, summing, wanted
 
@@ -26,8 +28,8 @@ def given(name):
 """
 
 
-@pytest.mark.slow
-def test_a_process_that_is_killed_and_started_again_changes_no_token(tmp_path):
+def trained_in(tmp_path):
+    """What two parties have agreed on and learned, in files; and the server's weights."""
     topology, port = summing(), free_port()
     agreed = party.agreement(
         topology, LM_BATCH, steps=2, addresses={"server": f"127.0.0.1:{port}"}
@@ -51,6 +53,13 @@ def test_a_process_that_is_killed_and_started_again_changes_no_token(tmp_path):
 
     results = checked(together(agreed.parties, train))
     weights = np.asarray(results["server"].state.params["logits"])
+
+    return agreed, topology, weights
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_and_started_again_changes_no_token(tmp_path):
+    agreed, topology, weights = trained_in(tmp_path)
 
     def start():
         words = ["serve", "agreement.json", "server", "parts.py:given"]
@@ -104,3 +113,60 @@ def test_what_is_of_training_alone_is_refused(tmp_path, capsys, monkeypatch):
     assert command.main(words) == 2
     assert "`--bound` is of training" in capsys.readouterr().err
     assert not Path("state").exists()
+
+
+def test_who_asks_by_the_command_gets_the_tokens_of_the_model_in_the_order_of_its_file(
+    tmp_path, monkeypatch, capsys
+):
+    """Prompts of unequal length too, and of the step that is asked for."""
+    agreed, topology, weights = trained_in(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jsplit.commands.stopping.signal.signal", lambda *_: None)
+    given = [[0, 1, 2], [3, 4], [5, 6, 0]]
+    Path("prompts.txt").write_text("0 1 2\n3 4\n5 6 0\n")
+    stop = threading.Event()
+    server = threading.Thread(
+        target=lambda: party.serve(
+            agreed,
+            "server",
+            topology,
+            credentials=party.PlaintextWithoutIdentity("server"),
+            checkpoint=tmp_path / "server",
+            step=2,
+            stop=stop,
+            length=9,
+        ),
+        daemon=True,
+    )
+    server.start()
+    words = ["ask", "agreement.json", "client", "parts.py:given", "--step", "2"]
+    words += ["--plaintext-without-identity", "--checkpoint", "client"]
+    words += ["--prompts", "prompts.txt", "--steps", "3"]
+    try:
+        assert command.main(words) == 0
+        found = capsys.readouterr().out.splitlines()[:3]
+        assert command.main([*words, "--out", "tokens.txt", "--seed", "1"]) == 0
+    finally:
+        stop.set()
+        server.join(LONG)
+    for prompt, line in zip(given, found, strict=True):
+        expected = wanted(weights, np.array([prompt]), 3)[0]
+        assert line == " ".join(map(str, expected))
+    assert [len(x.split()) for x in Path("tokens.txt").read_text().splitlines()] == [
+        3,
+        3,
+        3,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("1 2\n3 x\n", "line 2: must be token ids"), ("1\n\n", "prompt 2"), ("", "no pr")],
+)
+def test_what_is_no_file_of_prompts_is_refused_without_what_is_in_it(
+    text, why, tmp_path
+):
+    (tmp_path / "prompts.txt").write_text(text)
+    with pytest.raises(ValueError, match=why) as caught:
+        prompts.read(tmp_path / "prompts.txt")
+    assert "3 x" not in str(caught.value)

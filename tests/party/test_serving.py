@@ -360,7 +360,7 @@ def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch):
 
 
 def _lose():
-    raise server._Lost("it is lost")
+    raise server.SessionLost("it is lost")
 
 
 def test_a_sequence_where_no_party_has_a_cache_is_refused():
@@ -411,3 +411,16 @@ def test_a_value_crosses_through_its_link_as_in_one_process():
             for piece in (TOKENS, TOKENS[:, :1]):
                 got, expected = (s({"tokens": piece}) for s in (session, alone))
                 np.testing.assert_array_equal(got, expected)
+
+
+def test_tokens_that_are_no_integers_are_refused_by_name_before_anything_is_sent():
+    serving, _ = lm()
+    with serving.ask(batch=2, length=20) as session:
+        with pytest.raises(ValueError, match="^`tokens` must be integers, got float32"):
+            session({"tokens": TOKENS.astype("float32")})
+
+
+def test_a_step_is_that_of_a_checkpoint():
+    serving, _ = lm()
+    with pytest.raises(ValueError, match="`step` is of a `checkpoint`"):
+        serving.ask(step=3)

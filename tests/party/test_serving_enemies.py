@@ -12,7 +12,7 @@ import pytest
 
 import jsplit
 from jsplit import party
-from jsplit.party.serving import server, words
+from jsplit.party.serving import calls, server, words
 from jsplit.party.serving.ahead import Ahead
 from jsplit.party.serving.words import IDS, said_of
 from tests.party.federation import LONG
@@ -58,7 +58,7 @@ def test_who_loses_a_session_is_not_sent_other_noise_with_the_same_values(monkey
     def hear(self, line, frame):
         came.append((frame.head.step, np.array(frame.arrays[0])))
         if len(came) in (3, 6):
-            raise server._Lost("it is lost")
+            raise server.SessionLost("it is lost")
         real(self, line, frame)
 
     monkeypatch.setattr(server.Server, "_value", hear)
@@ -84,7 +84,7 @@ def test_who_loses_a_session_is_not_sent_other_noise_with_the_same_values(monkey
 def test_an_answer_that_nobody_waits_for_costs_other_sessions_nothing(monkeypatch):
     """A large one, as logits of many tokens are."""
     monkeypatch.setattr(words, "UNKNOWN", 8)
-    gate, real = threading.Event(), server.Server._post
+    gate, real = threading.Event(), calls.Calls.post
     serving, _ = lm()
     with serving, serving.ask(batch=2, length=20) as session:
         session({"tokens": TOKENS})
@@ -93,7 +93,7 @@ def test_an_answer_that_nobody_waits_for_costs_other_sessions_nothing(monkeypatc
             gate.wait(LONG)
             real(self, *given)
 
-        monkeypatch.setattr(server.Server, "_post", late)
+        monkeypatch.setattr(calls.Calls, "post", late)
         asking, until = session._asking, time.monotonic() + LONG
         other = session.another()
         other._begin(until)

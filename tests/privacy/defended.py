@@ -83,7 +83,13 @@ def encode(link, value, key=0, **own):
         number = x.value if isinstance(x, jsplit.Strength) else x
         own.setdefault(name, jnp.float32(number))
     told = [own] if link.reads or link.strengths else []
-    return link.encode(link.init(value), value, jax.random.key(key), *told)[0]
+
+    # One program: op by op, each shape of each operation is compiled for itself.
+    @jax.jit
+    def sent(value, key, *told):
+        return link.encode(link.init(value), value, key, *told)[0]
+
+    return sent(value, jax.random.key(key), *told)
 
 
 def draws(link, value, count, **own):
@@ -92,4 +98,4 @@ def draws(link, value, count, **own):
         own.setdefault(name, jnp.float32(x))
     keys = jax.random.split(jax.random.key(1), count)
     told = [own] if own else []
-    return jax.vmap(lambda k: link.encode((), value, k, *told)[0])(keys)
+    return jax.jit(jax.vmap(lambda k: link.encode((), value, k, *told)[0]))(keys)

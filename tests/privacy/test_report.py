@@ -31,7 +31,8 @@ from jsplit.privacy import (
     views,
     watch,
 )
-from jsplit.privacy.reporting.doubts import doubt_of, unlike
+from jsplit.privacy.attacks.inputs.likeness import unlike
+from jsplit.privacy.reporting.doubts import doubt_of
 from jsplit.privacy.reporting.tables import tables
 from tests.helpers import make_problem
 from tests.privacy.seen import LOSS_OF_CLASSES, dense

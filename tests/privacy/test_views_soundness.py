@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.ad_checkpoint import checkpoint_name
 
-from jsplit.privacy.viewing.affine import of_entries
-from jsplit.privacy.viewing.facts import Atom, Fact
-from jsplit.privacy.viewing.interpreting import interpret
-from jsplit.privacy.viewing.observing import Numbers, given_away
-from jsplit.privacy.viewing.spanning import told
+from jsplit.jaxprs.proving.affine import of_entries
+from jsplit.jaxprs.proving.facts import Atom, Fact
+from jsplit.jaxprs.proving.given import Numbers
+from jsplit.jaxprs.proving.interpreting import interpret
+from jsplit.jaxprs.proving.spanning import told
+from jsplit.privacy.viewing.observing import given_away
 
 RECORDS, SIZE = 2, 6
 ORDER = np.random.default_rng(0).permutation(SIZE)

@@ -147,6 +147,7 @@ def test_splitfed_clips_each_client_s_step_by_its_own_global_norm():
         assert np.isfinite(info.loss)
 
 
+@pytest.mark.filterwarnings("ignore:`optimizer` of .* computes the update")
 def test_where_clients_step_together_with_parameters_of_their_own_no_number_is_of_all():
     refused(
         "where each client has parameters of its own",

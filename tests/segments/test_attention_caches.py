@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,3 +44,24 @@ def test_a_view_that_decodes_gives_what_the_module_gives_at_once():
 
 def abstract(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def test_an_empty_cache_is_compiled_once_for_all_sessions_of_one_size():
+    traced = []
+
+    def init(key, h):
+        traced.append(h.shape)
+        return {}, {"cache": {"count": jnp.zeros(h.shape[0])}}
+
+    plain = jsplit.segment(lambda h: h, inputs="h", name="y")
+    segment = jsplit.with_cache(plain, replace(plain, init=init))
+    assert segment.cache is not None
+    one, two, other = (
+        segment.cache.init({}, {}, jax.ShapeDtypeStruct((size, 5, 4), "float32"))
+        for size in (2, 2, 3)
+    )
+    assert traced == [(2, 1, 4), (3, 1, 4)]
+    # What one session uses up is not the other's.
+    jax.tree.leaves(one)[0].delete()
+    assert jax.tree.leaves(two)[0].tolist() == [0, 0]
+    assert jax.tree.leaves(other)[0].shape == (3,)

@@ -59,7 +59,8 @@ def test_a_float_that_is_carried_brings_its_gradient_back():
     """`tanh(x @ c)`, one number, and not `x`, which is raw; its weight learns behind the cut."""
     parts = parts_of(skip, x)
     (carried,) = parts["h"].carried
-    assert carried == ("dot_general", (1,), np.dtype("float32"), 4, ("x",))
+    known = ("dot_general of x", (1,), np.dtype("float32"), 4, ("x",))
+    assert carried == (*known, "dot_general(x, weights)")
     same(skip, parts, np.linspace(-1, 1, 8, dtype="float32").reshape(2, 4))
 
 
@@ -73,6 +74,7 @@ def test_values_that_are_the_same_are_carried_once():
 
     (carried,) = parts_of(model, tokens)["h"].carried
     assert (carried.shape, carried.bytes_per_example) == ((6,), 6)
+    assert (carried.name, carried.how) == ("mask of tokens", "tokens > 0")
 
 
 def test_what_depends_on_shapes_alone_is_not_carried():
@@ -267,7 +269,7 @@ def flips(p, tokens):
 def test_what_is_carried_at_another_length_is_what_is_carried_at_the_examples():
     parts = parts_of(flips, tokens)
     cut = next(iter(parts))
-    ((name, shape, dtype, _, _),) = parts[cut].carried
+    ((name, shape, dtype, *_),) = parts[cut].carried
     assert shape[:1] == (6,) and dtype.kind == "b"
     values = np.arange(20).reshape(2, 10) % 9
     params, state = jsplit.join(parts).init(jax.random.key(0), values)

@@ -158,3 +158,20 @@ def test_a_cut_may_be_an_entry_of_cut_points_under_a_name_of_its_own():
     point = next(p for p in jsplit.cut_points(MLP(rngs()), row) if p.name == "a")
     assert list(jsplit.split(MLP(rngs()), row, cuts={"h": point})) == ["h", "output"]
     assert list(jsplit.split(MLP(rngs()), row, cuts={"h": [point]})) == ["h", "output"]
+
+
+def test_places_of_one_reason_are_printed_together_and_names_in_the_order_of_layers():
+    def model(x):
+        h = x
+        for n in range(12):
+            h = jsplit.cut(jnp.tanh(h), f"layer{n}")
+        return h + jnp.sin(x)
+
+    points = jsplit.cut_points(model, row)
+    assert not points and len({*points.why} & {f"layer{n}" for n in range(12)}) == 12
+    [rest] = [r for r in str(points).splitlines() if "layer0, layer1, " in r]
+    assert " and 8 more: a skip connection goes around the cut `layer0`: " in rest
+    with pytest.raises(ValueError, match=r"'layer0', 'layer1', 'layer2'\."):
+        jsplit.split(model, row, cuts=["layerx"])
+    with pytest.raises(ValueError, match=r"'layer2', 'layer3', .* 'layer7'\."):
+        jsplit.split(model, row, cuts=["?"])

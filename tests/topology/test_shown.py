@@ -40,26 +40,26 @@ def topology():
 
 def test_a_printed_topology_says_what_is_lent_carried_and_public(topology):
     rows = str(topology).splitlines()
-    assert "  up: client <-> server, carrying gt" in rows
+    assert "  up: client <-> server, carrying mask of tokens" in rows
     assert rows[-2:] == ["  output reads e of up", "  public: places"]
 
 
 def test_drawings_show_it(topology):
     drawn = jsplit.figure(topology).axes[0].texts
     for text in (jsplit.mermaid(topology), " ".join(x.get_text() for x in drawn)):
-        assert "up carrying gt" in text
+        assert "up carrying mask of tokens" in text
         assert "places" in text and "public" in text and "weights of up" in text
 
 
 def test_views_show_it_and_outlive_json(topology):
     views = jsplit.privacy.views(topology, batch)
     up = next(s for s in views["server"].receives if s.name == "up")
-    assert up.carries == ("gt",)
+    assert up.carries == ("mask of tokens",)
     assert (
         views["client"].tied == ("output reads e of up",) and not views["server"].tied
     )
     for text in (str(views), views._repr_html_()):
-        assert "activation up carrying gt" in text
+        assert "activation up carrying mask of tokens" in text
         assert "output reads e of up" in text and "the public field places" in text
     again = type(views).from_json(views.json())
     assert again["server"].receives == views["server"].receives

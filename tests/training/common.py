@@ -54,13 +54,19 @@ def reference(problem, optimizer, steps):
             for s, w in {"server0": 1.0, "server1": 0.5}.items()
         )
 
-    memory, losses, norms = optimizer.init(params), [], []
-    for _ in range(steps):
+    # One program: op by op, each shape of each operation is compiled for itself.
+    @jax.jit
+    def step(params, memory):
         value, gradient = jax.value_and_grad(loss)(params)
         updates, memory = optimizer.update(gradient, memory, params, value=value)
-        params = optax.apply_updates(params, updates)
+        norm = optax.tree.norm(gradient)
+        return optax.apply_updates(params, updates), memory, value, norm
+
+    memory, losses, norms = optimizer.init(params), [], []
+    for _ in range(steps):
+        params, memory, value, norm = step(params, memory)
         losses.append(value)
-        norms.append(optax.tree.norm(gradient))
+        norms.append(norm)
     # The first steps are clipped and the law would be of nothing otherwise.
     return params["params"], jnp.stack(losses), norms
 

@@ -111,6 +111,7 @@ VALUES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:`optimizer` of .* computes the update")
 @pytest.mark.parametrize("name", VALUES)
 def test_optimizers_that_need_the_loss_get_that_of_the_whole_model(name):
     """A party's are over its own parameters, with the loss of all."""
@@ -140,6 +141,7 @@ def test_optimizers_that_need_the_loss_get_that_of_the_whole_model(name):
         )
 
 
+@pytest.mark.filterwarnings("ignore:`optimizer` of .* computes the update")
 def test_a_party_that_computes_every_loss_has_its_value_without_a_message():
     problem = make_problem("vanilla", "mlp", "linen")
     optimizer = {"client": optax.sgd(0.1), "server": optax.polyak_sgd()}

@@ -357,3 +357,18 @@ def test_a_row_of_logits_of_which_none_is_finite_has_no_token():
     logits = jnp.array([[0.0, -jnp.inf], [-jnp.inf, -jnp.inf]])
     assert generating._pick(logits[:1], None, 1.0, None)[1]
     assert not generating._pick(logits, None, 1.0, None)[1]
+
+
+def test_tokens_that_are_no_integers_are_refused_by_name():
+    embed = nnx.Embed(5, 4, rngs=nnx.Rngs(0))
+    head = jsplit.with_cache(jsplit.segment(embed, inputs="tokens", name="h"), False)
+    top = jsplit.segment(jnp.sin, inputs="h", name="y")
+    topology = jsplit.vanilla(
+        head, jsplit.with_cache(top, False), loss=optax.squared_error
+    )
+    trainer, tokens = jsplit.messages(topology, {"client": optax.sgd(0.1)}), PROMPT % 5
+    like = {"tokens": tokens, "label": np.zeros((2, 4, 4), np.float32)}
+    session = jsplit.session(trainer, trainer.init(0, like), batch=2, length=6)
+    with pytest.raises(ValueError, match="^`tokens` must be integers, got float32"):
+        session({"tokens": tokens.astype("float32")})
+    assert session({"tokens": tokens}).shape == (2, 4, 4)

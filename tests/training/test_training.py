@@ -87,6 +87,7 @@ def test_evaluation_changes_nothing(interpreter):
     close(before, learned(state), 0)
 
 
+@pytest.mark.filterwarnings("ignore:`optimizer` of .* computes the update")
 @both
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_an_optimizer_may_keep_the_parameters_themselves(interpreter, microbatches):

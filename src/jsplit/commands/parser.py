@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jsplit
-from jsplit.commands import agreements, epochs, report, serving, tasks
+from jsplit.commands import agreements, asking, epochs, report, serving, tasks
 from jsplit.guarding.evidence import POLICIES
 
 
@@ -75,6 +75,11 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add("serve", serving.serve, _help_of("what others ask:"))
     _add_task(serve, checkpoint=True)
     serving.add_options(serve)
+    ask = commands.add(
+        "ask", asking.ask, "generate after prompts, with the others over the network"
+    )
+    _add_task(ask, checkpoint=True)
+    asking.add_options(ask)
     found = commands.add(
         "report",
         report.report,

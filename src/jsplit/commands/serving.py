@@ -20,6 +20,7 @@ def add_options(one: argparse.ArgumentParser) -> None:
         ("sessions", 16, "how many sessions at a time"),
         ("length", 2048, "the most positions of a sequence"),
         ("batch", 64, "the most sequences of a session, or records of a call"),
+        ("together", 16, "the most sessions that are computed in one run"),
     )
     for name, usual, text in numbers:
         one.add_argument(f"--{name}", type=int, default=usual, help=f"{text}; {usual}")
@@ -28,6 +29,15 @@ def add_options(one: argparse.ArgumentParser) -> None:
         type=float,
         default=600.0,
         help="seconds without a call after which a session is let go of; 600",
+    )
+    one.add_argument(
+        "--batch-wait",
+        type=float,
+        default=0.0,
+        help="seconds that a call waits for others to be computed with; 0",
+    )
+    one.add_argument(
+        "--step", type=int, help="of `--checkpoint`; by default the newest"
     )
     one.add_argument(
         "--asker",
@@ -64,6 +74,9 @@ def serve(options: argparse.Namespace) -> int:
             options.party,
             credentials=gathered.credentials,
             checkpoint=options.checkpoint,
+            step=options.step,
+            together=options.together,
+            batch_wait=options.batch_wait,
             stop=stop,
             sessions=options.sessions,
             length=options.length,

@@ -11,11 +11,13 @@ class Carried(NamedTuple):
     """A value that `jsplit.split(..., around="carry")` sends along with a cut.
 
     Attributes:
-        name: its key in the value of the cut.
+        name: its key in the value of the cut: that of a submodule or marked value, or
+            what it is of, `"mask of tokens"` where it is of true and false.
         shape: for one example, without the batch axis.
         dtype: of its numbers.
         bytes_per_example: its size, for one example.
         made_from: the inputs of the model that it is computed from.
+        how: how, as a short expression.
 
     Example:
         >>> import jax.numpy as jnp, jsplit
@@ -27,9 +29,10 @@ class Carried(NamedTuple):
         >>> tokens = jnp.ones((4, 6), "int32")
         >>> parts = jsplit.split(model, tokens, init=init, around="carry")
         >>> parts["h"]
-        Segment(tokens -> h carrying gt)
-        >>> parts["h"].carried[0].bytes_per_example, parts["h"].carried[0].made_from
-        (6, ('tokens',))
+        Segment(tokens -> h carrying mask of tokens)
+        >>> carried = parts["h"].carried[0]
+        >>> carried.how, carried.bytes_per_example, carried.made_from
+        ('tokens > 0', 6, ('tokens',))
     """
 
     name: str
@@ -37,3 +40,4 @@ class Carried(NamedTuple):
     dtype: np.dtype
     bytes_per_example: int
     made_from: tuple[str, ...]
+    how: str = ""

@@ -21,6 +21,7 @@ Id: TypeAlias = str | int | float | np.generic
 # Under a type that a strict checker can follow, as in `arrays`.
 _LISTS: tuple[type[Foreign], ...] = (list, tuple)
 _UNORDERED: tuple[type[Foreign], ...] = (str, bytes, Mapping, Set)
+_FLOATS: tuple[type[Foreign], ...] = (float, np.floating)
 _ITERABLE: tuple[type[Foreign], ...] = (Iterable, np.ndarray)
 
 _log = logging.getLogger("jsplit.ids")
@@ -42,7 +43,7 @@ def listed(name: str, given: Foreign) -> list[Foreign]:
         ValueError: if it is no list, has several columns, hides entries
             under a mask, or has text that is no Unicode.
     """
-    found = _entries(name, given)
+    found = as_entries(name, given)
     broken = [x for x in found if isinstance(x, str) and not _is_text(x)]
     if broken:
         raise ValueError(
@@ -72,6 +73,46 @@ def listed(name: str, given: Foreign) -> list[Foreign]:
     return normal
 
 
+def bytes_of(ids: Sequence[Id], name: str = "ids") -> list[bytes]:
+    """All ids in bytes, the same at every party that has them.
+
+    In the order of these bytes all parties bring their records: a language's own order of
+    strings may depend on where the machine stands.
+
+    Args:
+        ids: as `listed` gives them.
+        name: of the argument.
+
+    Returns:
+        One entry for each. The kind is part of it, so that the string "5" is not taken
+        for the number 5.
+
+    Raises:
+        ValueError: saying how many are none, or are there twice. An id may be a secret,
+            and the message may end up in a log, so it names none.
+    """
+    names = [_bytes_of(i) for i in ids]
+    if odd := names.count(b""):
+        raise ValueError(
+            f"`{name}` of {len(names)} records: {odd} are neither strings nor integers."
+        )
+    if twice := len(names) - len({*names}):
+        raise ValueError(
+            f"`{name}` of {len(names)} records: {twice} are there more than once."
+        )
+    return names
+
+
+def _bytes_of(i: Foreign) -> bytes:
+    """An id in bytes; nothing if it is none."""
+    if isinstance(i, str):
+        return f"str:{i}".encode()
+    is_float = isinstance(i, _FLOATS)
+    if hasattr(i, "__index__") or (is_float and float(i).is_integer()):
+        return f"int:{int(i)}".encode()
+    return b""
+
+
 def _distinct(entries: Sequence[Foreign]) -> int:
     return len({x for x in entries if isinstance(x, str)})
 
@@ -81,8 +122,12 @@ def _is_text(x: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in x)
 
 
-def _entries(name: str, given: Foreign) -> list[Foreign]:
-    """What is given, one by one."""
+def as_entries(name: str, given: Foreign) -> list[Foreign]:
+    """What is given of each record, one by one.
+
+    Raises:
+        ValueError: if it is no list, has several columns, or hides entries under a mask.
+    """
     # A string is gone through by its letters, a dictionary by its keys, and a set in
     # any order.
     unordered = isinstance(given, _UNORDERED)

@@ -17,6 +17,7 @@ from jsplit.core.arrays import KEPT, NUMPY, Foreign, is_exact
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
 from jsplit.core.foreign import as_array, check_rows
+from jsplit.core.identified import check_records
 from jsplit.core.keys import is_key
 from jsplit.core.typed_jax import asarray, eval_shape, is_traced
 
@@ -122,6 +123,7 @@ def _is_native_exact(x: Foreign) -> bool:
 
 def _converted(fields: Mapping[str, PyTree], place: str) -> dict[str, PyTree]:
     check_rows(fields, place)
+    check_records(fields, place)
     found: dict[str, PyTree] = {}
     for name, value in fields.items():
         found[name] = jax.tree.map(partial(as_array, place.format(name)), value)

@@ -77,7 +77,13 @@ def check_leakage(given: Leakage | None) -> Leakage | None:
     if isinstance(given, Mapping):
         # A point may stand for its name, which is what there is one of.
         named = cast("Mapping[str | CutPoint, Number]", given)
-        return {k.name if isinstance(k, CutPoint) else k: x for k, x in named.items()}
+        names = [k.name if isinstance(k, CutPoint) else k for k in named]
+        if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
+            raise ValueError(
+                f"`leakage` has several scores of the cut {shown(twice[0])}: as a point, "
+                "and by its name."
+            )
+        return dict(zip(names, named.values(), strict=True))
     found = [*given] if isinstance(given, (list, tuple)) else []
     if not found or not all(isinstance(f, Found) for f in found):
         raise ValueError(

@@ -34,11 +34,12 @@ class Guard:
     Attributes:
         window: how many steps are judged together.
         excess: the largest coherence of the cotangents of a window beyond that of what
-            the party gave for the answers.
+            the party gave for the answers; of few records chance makes some, so 2 over
+            the records of the window are added to it.
         chain_rule: the smallest mean of the chain rule's cosines in a window.
         one_way: where there are no answers, the largest `jsplit.guarding.one_way`.
         answered: so many suspicious windows in a row are an alarm where there are
-            answers.
+            answers; or so many beyond a quarter of those without suspicion.
         alone: so many are where there are none.
         policy: "warn": an alarm is logged and the training goes on; "stop": it ends the
             run of all parties, who are told.

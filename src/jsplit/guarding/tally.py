@@ -14,6 +14,9 @@ from jsplit.guarding.evidence import Evidence, Guard, Statistic
 from jsplit.guarding.flattening import flat
 from jsplit.guarding.readable import readable
 
+BY_CHANCE = 2.0
+"""Over the records of a window: what the threshold of an excess is raised by."""
+
 
 class Tally(NamedTuple):
     """Sums over the steps of a window, as far as it has come.
@@ -188,8 +191,11 @@ def judge(
     pushed, excess, cosine = measured(tally)
     if not answered:
         return _evidence(where, Statistic.ONE_WAY, pushed, guard.one_way)
+    # Of few records two honest coherences differ by chance: by sqrt(2) / records at most,
+    # as a deviation. What comes of that is no excess.
+    chance = BY_CHANCE / max(float(tally.records.max()), 1.0)
     both = [
-        _evidence(where, Statistic.EXCESS, excess, guard.excess),
+        _evidence(where, Statistic.EXCESS, excess, round(guard.excess + chance, 4)),
         _evidence(where, Statistic.CHAIN_RULE, cosine, guard.chain_rule),
     ]
     return next((e for e in both if e.suspicious), both[-1])

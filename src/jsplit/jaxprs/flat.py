@@ -26,6 +26,14 @@ _INLINED = {
     "core_call": "call_jaxpr",
 }
 _REMAT = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
+# What is called once as it is, and has a derivative or a batching of its own.
+_CALLED = {
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "composite": "jaxpr",
+    "custom_vmap_call": "call",
+}
 Atom = Var | Literal
 
 
@@ -105,18 +113,20 @@ def on_one_device(v: Atom) -> bool:
     return known and not spread and not varies
 
 
-def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
+def flatten(closed: ClosedJaxpr, *, remat: bool = True, calls: bool = False) -> Flat:
     """Inline every call of a traced function.
 
     Args:
         closed: as `jax.make_jaxpr` gives it.
         remat: whether the bodies of `jax.checkpoint` are inlined too; else
             each stays one equation.
+        calls: whether functions with a derivative of their own are inlined too, for
+            who asks what a value is, and takes no derivative.
 
     Returns:
         The flat program. Variables of the outermost jaxpr stay the same.
     """
-    inliner = _Inliner(closed, remat)
+    inliner = _Inliner(closed, remat, calls)
     outvars = inliner.inline(closed.jaxpr, {}, (), nested=False)
     empty = closed.jaxpr.replace(constvars=[], invars=[], outvars=[], eqns=[])
     return Flat(closed.jaxpr.invars, outvars, inliner.consts, inliner.equations, empty)
@@ -125,8 +135,12 @@ def flatten(closed: ClosedJaxpr, *, remat: bool = True) -> Flat:
 class _Inliner:
     """The equations and constants that have been found so far."""
 
-    def __init__(self, closed: ClosedJaxpr, remat: bool):
-        self.bodies = {**_INLINED, **(_REMAT if remat else {})}
+    def __init__(self, closed: ClosedJaxpr, remat: bool, calls: bool):
+        self.bodies = {
+            **_INLINED,
+            **(_REMAT if remat else {}),
+            **(_CALLED if calls else {}),
+        }
         self.consts: dict[Var, jax.Array] = dict(
             zip(closed.jaxpr.constvars, closed.consts, strict=True)
         )
@@ -155,7 +169,7 @@ class _Inliner:
         """
         for eqn in jaxpr.eqns:
             invars = [_renamed(v, names) for v in eqn.invars]
-            if eqn.primitive.name in self.bodies:
+            if self._is_inlined(eqn):
                 outs = self._inline_call(eqn, invars, regions)
                 names.update(zip(eqn.outvars, outs, strict=True))
                 continue
@@ -169,6 +183,17 @@ class _Inliner:
                 outvars = fresh
             self._append(eqn, invars, outvars, regions)
         return [_renamed(v, names) for v in jaxpr.outvars]
+
+    def _is_inlined(self, eqn: JaxprEqn) -> bool:
+        name = eqn.primitive.name
+        if name not in self.bodies:
+            return False
+        if name not in _CALLED:
+            return True
+        body = eqn.params.get(self.bodies[name])
+        inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+        # A version of JAX that hands a call more than its body reads is not followed.
+        return isinstance(inner, Jaxpr) and len(inner.invars) == len(eqn.invars)
 
     def _inline_call(
         self, eqn: JaxprEqn, invars: Sequence[Atom], regions: tuple[Remat, ...]

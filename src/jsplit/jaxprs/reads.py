@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import Var
 
 from jsplit.core.base import PyTree
-from jsplit.jaxprs.flat import Atom, Equation, flatten
+from jsplit.jaxprs.flat import Atom, Equation, Flat, flatten
 
 # What makes zeros of zeros, and is found between a derivative that JAX knows to be zero
 # and the result.
@@ -124,3 +124,23 @@ def _is_zero(equation: Equation, zeros: Collection[Atom]) -> bool:
         v in zeros if isinstance(v, Var) else not np.any(v.val)
         for v in equation.eqn.invars
     )
+
+
+def made_of(
+    flat: Flat, inputs: Collection[Var], constants: Collection[Var]
+) -> set[Var]:
+    """The variables that are made of some inputs and constants, and of nothing else.
+
+    Args:
+        flat: the program.
+        inputs: of it.
+        constants: further inputs that are known to everybody.
+    """
+    made = {*inputs}
+    known = {*flat.consts, *constants, *made}
+    for equation in flat.equations:
+        if equation.writes and all(v in known for v in equation.reads):
+            known.update(equation.writes)
+            if any(v in made for v in equation.reads):
+                made.update(equation.writes)
+    return made

@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom, Flat, bodies, flatten, shape_of
 from jsplit.jaxprs.macs import carried
+from jsplit.jaxprs.wrapping import is_borne
 
 # What moves entries of its first argument, or leaves some out; padding adds constants.
 _MOVES = {
@@ -89,6 +90,7 @@ class _Proof:
         not_zero: Collection[Var],
     ):
         self.raw = raw
+        self.values = flat.consts
         self.constants: set[Var] = {*flat.consts, *constants}
         # Those of them without a zero, by which a product can be undone.
         self.not_zero: set[Var] = {*not_zero}
@@ -124,6 +126,9 @@ class _Proof:
         if name == "sort":
             # Each of several arrays in the order of the first.
             return held
+        if name == "top_k":
+            # And the largest of an array beside their places.
+            return [held[0], None]
         if name in ("scan", "cond") or name.startswith("custom_"):
             return self._called(eqn, held)
         return [self._field(eqn, held)] * len(eqn.outvars)
@@ -177,7 +182,7 @@ class _Proof:
         other = given[1 - at]
         if name in ("add", "add_any") and other is given[at]:
             return True  # twice the same
-        if not self._is_constant(other):
+        if not self._is_constant(other) or not self._is_borne(name, other):
             return False
         if name in _SHIFTS:
             return True
@@ -185,6 +190,12 @@ class _Proof:
         # 5 // 2 is 2, and 1 / x is no scale.
         fits = name == "mul" or (at == 0 and not whole)
         return fits and self._has_no_zero(other)
+
+    def _is_borne(self, name: str, other: Atom) -> bool:
+        """Whether a number that is known does not wash out what it meets."""
+        value = other.val if isinstance(other, Literal) else self.values.get(other)
+        small = value is not None and np.size(value) <= _LARGEST
+        return not small or is_borne(np.asarray(value), name in _SHIFTS)
 
     def _called(self, eqn: JaxprEqn, held: list[str | None]) -> Sequence[str | None]:
         """The inputs of which results of a loop, a branch or a custom derivative are."""

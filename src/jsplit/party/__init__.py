@@ -11,6 +11,7 @@ from jsplit.party.contract.turns import turns
 from jsplit.party.epochs_of_run import Fitted
 from jsplit.party.fit import fit
 from jsplit.party.infer import evaluate, predict
+from jsplit.party.matching import align, tags
 from jsplit.party.replay import batches
 from jsplit.party.results import Metrics, Result
 from jsplit.party.running import run
@@ -25,9 +26,9 @@ from jsplit.wire.certs import read as credentials  # the inverse of `certs`
 __all__ = ["Agreement", "Credentials", "Evidence", "Guard", "MemoryTransport"]
 __all__ += ["Metrics", "Missing", "NotYet", "PlaintextWithoutIdentity", "Refused"]
 __all__ += ["Model", "RemoteSession", "Result", "Served", "Transport"]
-__all__ += ["Fitted", "agreement", "batches", "certs", "credentials", "epochs"]
-__all__ += ["evaluate", "fit", "foreign"]
-__all__ += ["predict", "read", "run", "serve", "session", "turns", "write"]
+__all__ += ["Fitted", "agreement", "align", "batches", "certs", "credentials", "epochs"]
+__all__ += ["evaluate", "fit", "foreign", "predict", "read", "run", "serve", "session"]
+__all__ += ["tags", "turns", "write"]
 
 
 def __dir__() -> list[str]:

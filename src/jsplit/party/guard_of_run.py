@@ -178,9 +178,9 @@ class GuardOfRun:
         _log.debug("%s: %s", self.party, evidence)
         if not self._alarms.add(evidence):
             return
-        row = self._alarms.in_a_row[evidence.value]
+        many = self._alarms.said(evidence.value)
         # Others are told the first 200 letters, so the numbers come early.
-        said = f"{row} windows in a row of what came back look foul: {evidence}"
+        said = f"{many} of what came back look foul: {evidence}"
         if self.rule.policy == "stop":
             raise Hijacked(f"the guard of `{self.party}` ends the run: {said}.")
         self._told += 1

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 FAILED = "the attack failed (worse than a guess)"
+FEW = 20
+"""Of fewer records an interval is itself a guess: they show little of how others vary."""
 
 
 @dataclass(frozen=True)
@@ -171,14 +173,24 @@ class Score:
         spent = f"{self.budget.effort} steps, " if self.budget.steps else ""
         failed = f"; {FAILED}" if self.failed else ""
         doubt = f"; not converged: {self.doubt}" if self.doubt else ""
+        few = f"; {n}" if (n := of_few(self.budget.records)) else ""
         return (
             f"{self.attack} by {self.adversary.party} {verb} {self.target}: "
             f"{self.measure} {short(self.value)} [{short(low)}, {short(high)}] "
             f"(chance {short(self.chance)}, nothing to find {short(self.control)}"
             f"{way}; {'active' if self.adversary.active else 'passive'}, knows "
             f"{self.adversary.knows}; {spent}{self.budget.records} records, "
-            f"{self.budget.seconds:.1f} s){failed}{doubt}"
+            f"{self.budget.seconds:.1f} s){few}{failed}{doubt}"
         )
+
+
+def of_few(records: int) -> str:
+    """What is said beside an interval of so few records; empty where they are enough.
+
+    Args:
+        records: of which it was computed.
+    """
+    return f"only {records} record{'s' * (records != 1)}" if records < FEW else ""
 
 
 def short(x: float) -> str:

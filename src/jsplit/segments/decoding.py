@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jsplit.core.checks import first_line, shown
 from jsplit.core.paths import Nested, keep, overlay
 from jsplit.core.trees import abstract
 from jsplit.segments.attention_caches import with_attention_caches
+from jsplit.segments.cache_starts import Made, start_of
 from jsplit.segments.call import Call
 from jsplit.segments.from_model import segment as segment_of
 from jsplit.segments.trainable import params_filter
@@ -108,20 +109,6 @@ class _Sized:
         return cls(children[0], *size)
 
 
-class _Made(NamedTuple):
-    """What decodes, for one batch and length.
-
-    Attributes:
-        part: computes the next positions.
-        first: gives, from shapes of inputs, its state before the first.
-        by_kind: of that state, what is a cache by its kind.
-    """
-
-    part: Segment
-    first: Callable[..., Nested]
-    by_kind: Callable[[Nested], Nested]
-
-
 def _without(segment: Segment) -> Cache:
     """Of a segment that computes every position by itself."""
 
@@ -137,7 +124,7 @@ def _cache_of(segment: Segment, make: Callable[[int, int], Decoder]) -> Cache:
     """The cache of a segment, from what makes its decoder."""
 
     @lru_cache(maxsize=8)
-    def made(batch: int, length: int) -> _Made:
+    def made(batch: int, length: int) -> Made:
         # It outlasts the trace in which it may be asked for.
         with jax.ensure_compile_time_eval():
             decoder = with_attention_caches(make(batch, length), batch, length)
@@ -151,16 +138,7 @@ def _cache_of(segment: Segment, make: Callable[[int, int], Decoder]) -> Cache:
     def init(params: Params, state: State, /, *inputs: PyTree) -> _Sized:
         batch, length = _size_of(inputs)
         decoder = made(batch, length)
-
-        # Compiled, so that of all that `init` of a module makes only this is computed;
-        # and what comes out is nobody else's: a session donates it.
-        @jax.jit
-        def start() -> PyTree:
-            found = decoder.first(*inputs)
-            kept = keep(found, state, inside=False)
-            return overlay(kept, decoder.by_kind(found))
-
-        held = start()
+        held = start_of(decoder, state, inputs)()
         _check_length(decoder.by_kind(abstract(held)), length)
         return _Sized(held, batch, length)
 
@@ -180,19 +158,20 @@ def _cache_of(segment: Segment, make: Callable[[int, int], Decoder]) -> Cache:
     return Cache(init, apply)
 
 
-def _made(segment: Segment, decoder: Decoder) -> _Made:
+def _made(segment: Segment, decoder: Decoder) -> Made:
     if isinstance(decoder, nnx.Module):
         part = segment_of(decoder, inputs=segment.inputs)
         carried = nnx.Not(
             nnx.Any(params_filter(segment.trains), nnx.RngState, nnx.Intermediate)
         )
         kinds = cast("Nested", nnx.to_pure_dict(nnx.state(decoder, nnx.Cache)))
-        return _Made(
+        return Made(
             part,
             lambda *inputs: cast(
                 "Nested", nnx.to_pure_dict(nnx.state(decoder, carried))
             ),
             lambda found: keep(found, kinds, inside=True),
+            {},
         )
     if isinstance(decoder, linen.Module):
         part = segment_of(decoder, inputs=segment.inputs)
@@ -207,14 +186,14 @@ def _made(segment: Segment, decoder: Decoder) -> _Made:
             kept = {**unfreeze({**cast("Mapping[str, PyTree]", found)})}
             return {k: x for k, x in kept.items() if k not in _NOT_CARRIED}
 
-        return _Made(part, first, _collection)
+        return Made(part, first, _collection, {})
 
     def of_one_position(*inputs: PyTree) -> Nested:
         one = jax.tree.map(lambda x: jnp.zeros((x.shape[0], 1, *x.shape[2:])), inputs)
         typed = jax.tree.map(lambda x, like: x.astype(like.dtype), one, inputs)
         return decoder.init(jax.random.key(0), *typed)[1]
 
-    return _Made(decoder, of_one_position, _collection)
+    return Made(decoder, of_one_position, _collection, {})
 
 
 _NOT_CARRIED = ("params", "intermediates")

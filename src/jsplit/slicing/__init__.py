@@ -8,6 +8,7 @@ from jsplit.slicing.mark import cut
 from jsplit.slicing.merging import merge, variables
 from jsplit.slicing.pretrained import load
 from jsplit.slicing.splitting import split
+from jsplit.slicing.weight_saving import save_safetensors
 
 __all__ = [
     "CutPoint",
@@ -19,6 +20,7 @@ __all__ = [
     "load_variables",
     "merge",
     "restore_weights",
+    "save_safetensors",
     "split",
     "variables",
 ]

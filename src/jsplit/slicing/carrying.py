@@ -19,6 +19,8 @@ from jsplit.core.carried import Carried
 from jsplit.core.checks import shown
 from jsplit.jaxprs.flat import Atom, Equation, Flat, shape_of
 from jsplit.slicing.around import Around, around
+from jsplit.slicing.said_values import said_value
+from jsplit.slicing.separators import labels as labels_of
 from jsplit.slicing.separators import names_of_values
 from jsplit.slicing.trace import LEAF, SourceKind, Traced, Value
 
@@ -61,6 +63,8 @@ def carry(
     Raises:
         ValueError: if it is not what is carried in the others.
     """
+    # The names that users know, and those of operations.
+    known_names = labels_of(trace.flat)
     labels = names_of_values(trace.flat, trace.secret(public))
     made_from = _made_from(trace)
     record: Record = {}
@@ -69,7 +73,10 @@ def carry(
         if found is None:
             continue
         fresh = {v: Var(v.aval) for v in found.carried}
-        carried = [_carried(trace, v, labels[v], made_from[v]) for v in found.carried]
+        carried = [
+            _carried(trace, v, known_names.get(v), labels[v], made_from[v])
+            for v in found.carried
+        ]
         before = None if known is None else known.get(name, ())
         named = _named(name, carried, before, trace.cuts[name])
         trace, called = _rewritten(trace, name, found, fresh, named)
@@ -77,6 +84,8 @@ def carry(
             record[name] = named
         for v, own in called.items():
             labels[own], made_from[own] = labels.get(v, ""), made_from[v]
+            if v in known_names:
+                known_names[own] = known_names[v]
         example = {own: trace.example.get(v, v) for v, own in called.items()}
         trace = trace._replace(example={**example, **trace.example})
     if known is not None and known.keys() != record.keys():
@@ -95,9 +104,15 @@ def _made_from(trace: Traced) -> dict[Var, tuple[str, ...]]:
     return found
 
 
-def _carried(trace: Traced, v: Var, label: str, made_from: tuple[str, ...]) -> Carried:
+def _carried(
+    trace: Traced, v: Var, name: str | None, label: str, made_from: tuple[str, ...]
+) -> Carried:
     dtype, sizes = shape_of(v).dtype, trace.sizes_of(v)
-    return Carried(label, sizes, dtype, dtype.itemsize * prod(sizes), made_from)
+    if name is None:
+        kind = "mask" if dtype.kind == "b" else label.rpartition("/")[2]
+        name = f"{kind} of {', '.join(made_from)}" if made_from else label
+    size = dtype.itemsize * prod(sizes)
+    return Carried(name, sizes, dtype, size, made_from, said_value(trace, v))
 
 
 def _named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import NamedTuple
@@ -68,6 +69,36 @@ class CutPoint(NamedTuple):
         return 2 * (self.forward_macs + self.backward_macs)
 
 
+_PATH = re.compile(r" \([^()]* -> [^()]*\)")
+_NAMED = 4  # places of one reason
+
+
+class Reasons(dict[str, str]):
+    """Why places are no cut points, by their names.
+
+    Printed, places of the same reason stand together, with that of the first of them.
+
+    Example:
+        >>> from jsplit.slicing.cut_point import Reasons
+        >>> reasons = Reasons({f"layer.{n}": f"`layer.{n}` is tied." for n in range(9)})
+        >>> reasons
+        layer.0, layer.1, layer.2, layer.3 and 5 more: `layer.0` is tied.
+    """
+
+    def __repr__(self) -> str:
+        groups: dict[str, list[str]] = {}
+        for name, reason in self.items():
+            # Without what is of that place alone: its name, and the way around it.
+            key = _PATH.sub("", reason.replace(f"`{name}`", "`it`"))
+            groups.setdefault(key, []).append(name)
+        rows: list[str] = []
+        for names in groups.values():
+            more = len(names) - _NAMED
+            rest = f" and {more} more" if more > 0 else ""
+            rows.append(f"{', '.join(names[:_NAMED])}{rest}: {self[names[0]]}")
+        return "\n".join(rows)
+
+
 # A list, since that is what it is used as. Why a place is none is found when
 # somebody asks: every name of a deep model costs a slice.
 class CutPoints(list[CutPoint]):
@@ -96,12 +127,13 @@ class CutPoints(list[CutPoint]):
         self._why = why
 
     @cached_property
-    def why(self) -> dict[str, str]:
+    def why(self) -> Reasons:
         """Why named places are no cut points.
 
         Returns:
             By the name of the place: a tied weight, a skip connection, a raw
-            input that it holds, or what else `split` would say.
+            input that it holds, or what else `split` would say. Printed, places of the
+            same reason stand together.
 
         Example:
             >>> import jax.numpy as jnp, jsplit
@@ -109,10 +141,10 @@ class CutPoints(list[CutPoint]):
             >>> len(points.why)
             1
         """
-        return self._why()
+        return Reasons(self._why())
 
     def __repr__(self) -> str:
         if self:
             return super().__repr__()
-        rows = [f"  {name}: {reason}" for name, reason in self.why.items()]
+        rows = [f"  {row}" for row in repr(self.why).splitlines()]
         return "\n".join(["no cut points", *rows])

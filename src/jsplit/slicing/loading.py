@@ -21,7 +21,7 @@ from jsplit.core.federation import Federation
 from jsplit.core.paths import arrays_by_path, by_path, dotted
 from jsplit.core.pieces import fitted, rows_of, together
 from jsplit.core.trees import is_floating
-from jsplit.slicing.filed import Filed, joined, rows
+from jsplit.slicing.filed import Filed, joined, refuse_trained_alone, rows
 from jsplit.slicing.leaf_places import (
     PARTS,
     Place,
@@ -122,8 +122,9 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
         A state of the type and structure of `like`.
 
     Raises:
-        ValueError: naming file and array, if the files hold another model;
-            or if an optimizer of `like` holds a copy of its weights.
+        ValueError: naming file and array, if the files hold another model, or
+            what `save_trained` wrote, without its base; or if an optimizer of
+            `like` holds a copy of its weights.
 
     Example:
         >>> import tempfile, jax.numpy as jnp, jsplit, optax
@@ -154,6 +155,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
                 found[Place(part, node, rest)] = Filed(file, arrays[path], dtype, own)
     if not found:
         raise ValueError(f"there are no weights in the folder {folder}.")
+    refuse_trained_alone(found)
 
     places = places_of(state=like, paths_of=lambda tree: [*arrays_by_path(tree)])
     whole = found.keys() != places.keys()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import jax
@@ -28,9 +28,12 @@ from jsplit.slicing.free_axes import (
     find_free_axes,
     solutions,
 )
-from jsplit.slicing.ownership import SegmentSpec, divide
+from jsplit.slicing.ownership import SegmentSpec
 from jsplit.slicing.trace import Traced, at_batch
 from jsplit.slicing.traced_model import TracedModel
+
+Divided = Callable[[TracedModel, Sequence[Traced]], dict[str, SegmentSpec]]
+"""How a model was divided, with the copies that it was divided with."""
 
 
 class OtherSizes:
@@ -39,13 +42,17 @@ class OtherSizes:
     All segments of one `split` share it.
     """
 
-    def __init__(self, model: TracedModel, specs: Mapping[str, SegmentSpec]):
+    def __init__(
+        self, model: TracedModel, specs: Mapping[str, SegmentSpec], divided: Divided
+    ):
         """Nothing is traced before it is needed.
 
         Args:
             model: the whole model, traced at its example.
             specs: how it was divided there.
+            divided: divides it again, `divided(model, traces)`, as it was.
         """
+        self._divided = divided
         self._model = model
         self._specs = specs
         self._found: FreeAxes | None = None
@@ -191,7 +198,7 @@ class OtherSizes:
             return
         # In the other mode as it was: a model may have code for a length.
         others = self._base(not train, key)
-        again = divide(model, [trace, others] if train else [others, trace])
+        again = self._divided(model, [trace, others] if train else [others, trace])
         if again != self._specs:
             raise ValueError(
                 f"the model divides otherwise with {_named(fields)} than with its "

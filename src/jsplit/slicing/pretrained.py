@@ -22,8 +22,10 @@ from jsplit.core.typed_jax import TreeDef, is_traced
 from jsplit.segments.trainable import matches
 from jsplit.slicing.weight_files import Entry, Files, entries_of
 from jsplit.slicing.weight_fit import Leaf, check_fit, check_keep, check_left_over
+from jsplit.slicing.weight_groups import with_groups
 from jsplit.slicing.weight_names import Aim, Names, aims_of, apply_change
 from jsplit.slicing.weight_pieces import in_pieces_of
+from jsplit.slicing.weight_stacks import with_stacks
 
 
 class _Tree(NamedTuple):
@@ -85,8 +87,12 @@ def load(
             path of a leaf, `"blocks.{i}.up.kernel"`; or a pair of it and the order of
             axes, `("blocks.{i}.up.kernel", (1, 0))`, as PyTorch's [out, in] needs it for
             Flax's [in, out]; or a pair of it and a function of the array, in the dtype
-            of the leaf; or `None`: the
-            model has none. By default the entries have the paths of leaves.
+            of the leaf; or `None`: the model has none. `"blocks.w[{i}]"` is one layer
+            of a stack of layers (`"blocks.w[:, {i}]"`: along its second axis). A key
+            that is a tuple of entries, `("q.weight", "k.weight", "v.weight")`, is one
+            leaf: one after the other along their first axis, before the order of axes; or
+            as the function says, which is given all of them. By default the entries
+            have the paths of leaves.
         keep: paths of leaves, or of submodules, or patterns (`"*.lora_*"`), that stay as
             the model has them, whatever the files hold.
         cast: whether floating arrays of another precision are converted to that of the
@@ -137,13 +143,10 @@ def load(
     kept = {x.path for x in leaves if any(matches(x.path, p) for p in patterns)}
     check_keep(leaves, () if partial else patterns, kept)
 
-    entries = entries_of(files)
-    aims = aims_of(names, entries)
-    sources = {
-        aim.path: (entries[entry], aim)
-        for entry, aim in aims.items()
-        if aim is not None and aim.path not in kept
-    }
+    names, entries = with_groups(names, entries_of(files))
+    aims = aims_of(names, entries).items()
+    found = {aim.path: (entries[name], aim) for name, aim in aims if aim is not None}
+    sources = {path: x for path, x in with_stacks(found).items() if path not in kept}
     sources = in_pieces_of(sources, [x.path for x in leaves], partial)
     if not partial:
         check_left_over(sources, leaves)

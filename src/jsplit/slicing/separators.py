@@ -7,9 +7,10 @@ in two passes over the equations.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import NamedTuple
 
 from jax.extend.core import Var
@@ -259,7 +260,20 @@ def nearest(
     """The names that could have been meant by one that does not exist."""
     known = _tagged(flat, CUT).keys() | _tagged(flat, MODULE).keys()
     known |= separating(flat, fields, outs).keys()
-    return get_close_matches(name, known, 3) or sorted(known)[:8]
+    close = get_close_matches(name, known, len(known) or 1)
+
+    def is_like(other: str) -> float:
+        return SequenceMatcher(None, other, name).ratio()
+
+    # As near as each other are all layers: these in their order.
+    close.sort(key=lambda other: (-is_like(other), _in_order(other)))
+    return close[:3] or sorted(known, key=_in_order)[:8]
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """By its numbers: `layer.2` is before `layer.10`."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(x), "") if x.isdecimal() else (-1, x) for x in parts]
 
 
 def marked(flat: Flat) -> list[str]:

@@ -10,6 +10,7 @@ equation for equation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
@@ -22,12 +23,11 @@ from jsplit.slicing.cut_point import CutPoint
 from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
 from jsplit.slicing.other_sizes import OtherSizes
-from jsplit.slicing.ownership import divide
 from jsplit.slicing.slice_segment import slice_segment
 from jsplit.slicing.stacked import divided_at
 from jsplit.slicing.trace import Traced
 from jsplit.slicing.traced_model import TracedModel
-from jsplit.slicing.tying import ties_of, with_copies
+from jsplit.slicing.tying import divided_with, ties_of
 
 End = str | CutPoint
 Cuts = Mapping[str, End | Sequence[End]] | Sequence[End]
@@ -174,11 +174,10 @@ def split(
     traced = TracedModel(made, start, example, places, outputs, public, carries)
     # In both modes, since a segment owns what it reads in either.
     modes = traced.both_modes()
-    specs = divide(traced, modes, copies)
-    if copies:
-        specs = with_copies(traced, specs, made.trains)
+    divided = partial(divided_with, copies=copies, trains=made.trains)
+    specs = divided(traced, modes)
     ties = ties_of(traced, modes, specs)
-    sizes = OtherSizes(traced, specs)
+    sizes = OtherSizes(traced, specs, divided)
     made_of = {
         n: slice_segment(traced, start, n, spec, ties, sizes)
         for n, spec in specs.items()

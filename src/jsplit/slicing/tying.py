@@ -8,10 +8,29 @@ import jax.numpy as jnp
 
 from jsplit.core.paths import Path
 from jsplit.core.tied import Tied
-from jsplit.slicing.ownership import SegmentSpec
+from jsplit.slicing.ownership import SegmentSpec, divide
 from jsplit.slicing.refusals import way_to
 from jsplit.slicing.trace import Source, SourceKind, Traced
 from jsplit.slicing.traced_model import TracedModel
+
+
+def divided_with(
+    model: TracedModel,
+    traces: Sequence[Traced],
+    *,
+    copies: bool,
+    trains: Callable[[Path], bool] | None,
+) -> dict[str, SegmentSpec]:
+    """A model divided, with copies of frozen weights where they are asked for.
+
+    Args:
+        model: the model.
+        traces: in both modes.
+        copies: whether segments have copies.
+        trains: which parameters are trained, by path; `None`: all.
+    """
+    specs = divide(model, traces, copies)
+    return with_copies(model, specs, trains) if copies else specs
 
 
 def with_copies(

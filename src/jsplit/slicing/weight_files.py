@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-# By the name that a file gives them. Those that are lacking have no array in JAX.
-_SAFETENSORS = {
+# By the name that a safetensors file gives them. Those that are lacking have no array in JAX.
+SAFETENSORS = {
     "BOOL": "bool",
     "U8": "uint8",
     "I8": "int8",
@@ -137,9 +137,9 @@ def _safetensors(file: Path) -> Iterator[Entry]:
         raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
     where = _offsets(file)
     for name, (shape, kind) in heads.items():
-        if kind not in _SAFETENSORS:
+        if kind not in SAFETENSORS:
             raise ValueError(f"`{name}` of {file} is {kind}, which JAX does not have.")
-        dtype = jnp.dtype(_SAFETENSORS[kind])
+        dtype = jnp.dtype(SAFETENSORS[kind])
         count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         raw = _Bytes(file, where[name], count, _stamp(file))
         yield Entry(file, name, tuple(shape), dtype, raw.array(dtype, tuple(shape)))

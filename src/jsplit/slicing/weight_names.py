@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import numpy as np
 
 from jsplit.core.checks import shown
+from jsplit.core.pieces import Piece
 from jsplit.core.trees import describe
+from jsplit.slicing.weight_files import Entry
 
 Change = Sequence[int] | Callable[[jax.Array], jax.Array]
 """An order of axes, as `numpy.transpose` takes it, or a function of the array."""
 Target = str | tuple[str, Change] | None
 """The path of a leaf, or the path and a change, or that the model has no such leaf."""
-Names = Mapping[str, Target] | Callable[[str], Target]
+Pattern = str
+"""The name of an entry, with places: `"layers.{i}.weight"`."""
+Names = Mapping[Pattern | tuple[Pattern, ...], Target] | Callable[[str], Target]
 
 _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+
+class Stacked(Protocol):
+    """Entries of single layers."""
+
+    @property
+    def axis(self) -> int:
+        """Along which the leaf has them."""
+        ...
+
+    def piece(self, piece: Piece, path: str) -> tuple[Entry, Aim]:
+        """What fills a leaf of some of the layers."""
+        ...
 
 
 class Aim(NamedTuple):
@@ -31,10 +48,12 @@ class Aim(NamedTuple):
     Attributes:
         path: of the leaf, with dots.
         change: what becomes of the array before it is the leaf; `None`: nothing.
+        layers: where the entry is of several, one for a layer each.
     """
 
     path: str
     change: tuple[int, ...] | Callable[[jax.Array], jax.Array] | None
+    layers: Stacked | None = None
 
 
 def aims_of(names: Names | None, entries: Iterable[str]) -> dict[str, Aim | None]:
@@ -53,7 +72,11 @@ def aims_of(names: Names | None, entries: Iterable[str]) -> dict[str, Aim | None
     """
     if names is None:
         return {entry: Aim(entry, None) for entry in entries}
-    target_of = _by_pattern(names) if isinstance(names, Mapping) else names
+    target_of = (
+        by_pattern(cast("Mapping[str, Target]", names))
+        if isinstance(names, Mapping)
+        else names
+    )
     if not callable(target_of):
         raise ValueError(
             "`names` must be a dictionary of entries to paths of leaves, or a function "
@@ -84,9 +107,9 @@ def aims_of(names: Names | None, entries: Iterable[str]) -> dict[str, Aim | None
 _NO_PATTERN = ""  # no path of a leaf is empty
 
 
-def _by_pattern(names: Mapping[str, Target]) -> Callable[[str], Target]:
-    """What a dictionary says of an entry."""
-    patterns = [(pattern, _compiled(pattern)) for pattern in names]
+def by_pattern(names: Mapping[str, Target]) -> Callable[[str], Target]:
+    """What a dictionary says of an entry; an empty text if nothing."""
+    patterns = [(pattern, compiled(pattern)) for pattern in names]
 
     def target_of(entry: str) -> Target:
         hits = [(p, m) for p, regex in patterns if (m := regex.fullmatch(entry))]
@@ -96,18 +119,20 @@ def _by_pattern(names: Mapping[str, Target]) -> Callable[[str], Target]:
             both = listed([pattern for pattern, _ in hits])
             raise ValueError(f"`names`: the entry `{entry}` is meant by {both}.")
         ((pattern, match),) = hits
-        target = names[pattern]
-        if isinstance(target, tuple) and len(target) == 2:
-            path, change = target
-            return _filled(pattern, path, match.groupdict()), change
-        if isinstance(target, str):
-            return _filled(pattern, target, match.groupdict())
-        return target
+        return filled_target(pattern, names[pattern], match.groupdict())
 
     return target_of
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def filled_target(pattern: str, target: Target, found: Mapping[str, str]) -> Target:
+    """A target with what a pattern found in its places."""
+    if isinstance(target, tuple) and len(target) == 2:
+        path, change = target
+        return _filled(pattern, path, found), change
+    return _filled(pattern, target, found) if isinstance(target, str) else target
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
     """A pattern, in which `{i}` is one part of a name between dots."""
     if not isinstance(pattern, str):
         raise ValueError(

@@ -33,14 +33,18 @@ def in_pieces_of(sources: _Sources, paths: Iterable[str], partial: bool) -> _Sou
     for (whole,), own in by_whole([(path,) for path in paths]).items():
         if whole not in sources:
             continue
-        entry, aim = sources[whole]
-        found |= {path: (entry, _rows(aim, path, p)) for p, (path,) in own.items()}
+        found |= {path: _rows(sources[whole], path, p) for p, (path,) in own.items()}
         if partial or are_whole(own, whole):
             del found[whole]
     return found
 
 
-def _rows(aim: Aim, path: str, piece: Piece) -> Aim:
+def _rows(source: tuple[Entry, Aim], path: str, piece: Piece) -> tuple[Entry, Aim]:
+    entry, aim = source
+    # Of entries of single layers those of the piece, and no others are read.
+    if aim.layers is not None and aim.layers.axis == piece.axis:
+        return aim.layers.piece(piece, path)
+
     def change(x: jax.Array) -> jax.Array:
         if isinstance(aim.change, tuple):
             x = jnp.transpose(x, aim.change)
@@ -48,4 +52,4 @@ def _rows(aim: Aim, path: str, piece: Piece) -> Aim:
             x = aim.change(x)
         return rows_of(x, piece)
 
-    return Aim(path, change)
+    return entry, Aim(path, change)

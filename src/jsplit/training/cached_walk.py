@@ -134,26 +134,50 @@ def _alone(node: Node, params: PyTree, state: PyTree, key: jax.Array, *inputs: P
     return node.segment.apply(params, state, key, *inputs, train=False)[0]
 
 
-def first_caches(
+def cache_inputs(
     nodes: Sequence[Node],
     states: Mapping[str, PartyState],
     ops: Iterable[Op],
     store: Mapping[Address, PyTree],
+) -> dict[str, tuple[PyTree, ...]]:
+    """The shapes of what each node is given of the longest sequence, by node.
+
+    They take a trace of all segments, and are those of every session of one size.
+
+    Args:
+        nodes: whose caches will be made; those without one are passed over.
+        states: of their parties.
+        ops: of a call, of all parties or of one.
+        store: what they read, or its shapes, for the longest sequence.
+    """
+    return input_shapes(ops, store, _starts(nodes, states))
+
+
+def first_caches(
+    nodes: Sequence[Node],
+    states: Mapping[str, PartyState],
+    inputs: Mapping[str, tuple[PyTree, ...]],
 ) -> Store:
     """The caches of sequences of which nothing has come, where they lie.
 
     Args:
         nodes: whose caches; those without one are passed over.
         states: of their parties.
-        ops: of a call, of all parties or of one.
-        store: what they read, or its shapes, for the longest sequence.
+        inputs: as `cache_inputs` gives them.
     """
+    names = {n.name: cache_name(n) for n in nodes}
+    starts = _starts(nodes, states)
+    return {names[n]: start(*inputs[n]) for n, start in starts.items()}
+
+
+def _starts(
+    nodes: Sequence[Node], states: Mapping[str, PartyState]
+) -> dict[str, Callable[..., PyTree]]:
+    """What makes the cache of each node that has one."""
     starts = {}
     for node in nodes:
         if node.segment.cache is not None:
             own = states[node.party]
             given = own.params[node.name], own.state[node.name]
             starts[node.name] = partial(node.segment.cache.init, *given)
-    shapes = input_shapes(ops, store, starts)
-    names = {n.name: cache_name(n) for n in nodes}
-    return {names[n]: start(*shapes[n]) for n, start in starts.items()}
+    return starts

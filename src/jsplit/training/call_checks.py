@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from jsplit.core.base import PyTree
 from jsplit.topology.nodes import Node
 from jsplit.training.cached_walk import same_name
 from jsplit.training.walk import Address
+
+Traced = TypeVar("Traced")
 
 
 def check_call(
@@ -47,6 +51,57 @@ def check_call(
             "more are too many: begin one that may be longer."
         )
     return count
+
+
+def check_integers(fields: Mapping[str, PyTree], integers: Collection[str]) -> None:
+    """Refuse numbers with a fraction where training had whole ones, as tokens.
+
+    Args:
+        fields: of a call.
+        integers: the names of those that are integers.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name in integers:
+        for x in jax.tree.leaves(fields.get(name)):
+            if not jnp.issubdtype(x.dtype, jnp.integer):
+                raise ValueError(f"`{name}` must be integers, got {x.dtype}.")
+
+
+def run_or_name(
+    trace: Callable[[Mapping[str, PyTree]], Traced], fields: Mapping[str, PyTree]
+) -> Traced:
+    """Trace a call; where it fails, name a field that had to be integers.
+
+    Args:
+        trace: of fields, or their shapes.
+        fields: shapes of those that were given.
+
+    Raises:
+        ValueError: naming a field of floats with which the trace fails, and with integers
+            in its place does not.
+    """
+    try:
+        return trace(fields)
+    except Exception:
+        for name, value in fields.items():
+            if not any(_is_float(x) for x in jax.tree.leaves(value)):
+                continue
+            try:
+                trace({**fields, name: jax.tree.map(_whole, value)})
+            except Exception:
+                continue
+            check_integers(fields, [name])
+        raise
+
+
+def _is_float(x: jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _whole(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, "int32") if _is_float(x) else x
 
 
 def check_first(nodes: Iterable[Node], count: int) -> None:

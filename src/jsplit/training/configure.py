@@ -84,8 +84,8 @@ def configure(
     one_of("donate", donate, (False, True))
     meshes = meshes_of(topology, mesh)
     optimizers = _optimizer_of_each(topology, optimizer)
-    owners = _owners(topology)
-    warn_of_own_norms({p: optimizers[p] for p in owners})
+    found = owners(topology)
+    warn_of_own_norms({p: optimizers[p] for p in found})
     check_normalisers(topology)
     check_noise(topology, microbatches, scaled=loss_scale is not None)
     config = Config(
@@ -99,8 +99,8 @@ def configure(
         "xla" if meshes else kernels,
         nonfinite,
         donate,
-        norms_of({p: optimizers[p] for p in owners}),
-        tuple(p for p in owners if wants_loss(optimizers[p])),
+        norms_of({p: optimizers[p] for p in found}),
+        tuple(p for p in found if wants_loss(optimizers[p])),
         loss_scale=loss_scale,
     )
     # Two values of one strength are found here, before a state is made.
@@ -126,7 +126,7 @@ def _policy(
     return nonfinite, loss_scale
 
 
-def _owners(topology: Topology) -> list[str]:
+def owners(topology: Topology) -> list[str]:
     """The parties that own parameters."""
     return list(
         dict.fromkeys(n.party for n in topology.segments if n.segment.trainable)
@@ -147,16 +147,16 @@ def _optimizer_of_each(
     topology: Topology, optimizer: Optimizers
 ) -> Mapping[str, optax.GradientTransformation]:
     """By party, its optimizer; at least those that own parameters have one."""
-    owners = _owners(topology)
+    found = owners(topology)
     if not isinstance(optimizer, Mapping):
-        optimizer = dict.fromkeys(owners, optimizer)
+        optimizer = dict.fromkeys(found, optimizer)
     for party in optimizer:
         if party not in topology.parties:
             raise ValueError(
                 f"`optimizer` names the party `{party}`, which is not one of "
                 f"{', '.join(topology.parties)}."
             )
-    for party in owners:
+    for party in found:
         if party not in optimizer:
             raise ValueError(
                 f"`optimizer` has none for the party `{party}`, which owns parameters."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
 
 import jax
 from jax import export as jax_export
@@ -29,7 +31,7 @@ def export(
 ) -> dict[str, dict[str, jax_export.Exported]]:
     """Export every party's segments in inference mode, with the batch size free.
 
-    The weights are inside.
+    The weights are inside, and no path of a file of whoever exports.
     `export(...)["hospital"]["smashed"].call(image)` computes the node's
     value. `.serialize()` makes bytes of it (this needs the extra
     `jsplit[export]`), which `jax.export.deserialize` reads anywhere,
@@ -128,6 +130,27 @@ def _freed(inputs: Sequence[PyTree]) -> str:
     return f"a free {' and '.join(['batch size', *others])}"
 
 
+_PLACES = "jax_traceback_in_locations_limit"
+_one_at_a_time = Lock()
+
+
+@contextmanager
+def _without_places() -> Iterator[None]:
+    """Have JAX write no place in the code beside each operation of a program.
+
+    A program that another party is given would tell it the folders, and so the users and
+    the projects, of the machine that made it.
+    """
+    # JAX has one setting for all threads; what others trace meanwhile lacks places too.
+    with _one_at_a_time:
+        before = getattr(jax.config, _PLACES)
+        jax.config.update(_PLACES, 0)
+        try:
+            yield
+        finally:
+            jax.config.update(_PLACES, before)
+
+
 def _fixed(size: object) -> bool:
     return isinstance(size, int)
 
@@ -149,7 +172,8 @@ def _exported(
         return value
 
     try:
-        return jax_export.export(jax.jit(run), platforms=platforms)(*inputs)
+        with _without_places():
+            return jax_export.export(jax.jit(run), platforms=platforms)(*inputs)
     except Exception as error:
         # It ran with numbers in training, so it is the free size that
         # it cannot have.

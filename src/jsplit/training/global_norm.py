@@ -127,7 +127,8 @@ def with_loss(
     Some optimizers need the loss, as `value`: `optax.contrib.reduce_on_plateau`,
     `optax.polyak_sgd`, `optax.contrib.momo`. A party that computes every loss has it
     anyway. To any other it is sent, one number a step: the sum of all losses, each times
-    its weight. So the party learns the loss, which is why it is asked for.
+    its weight. So the party learns the loss, which is why it is asked for. `polyak_sgd` and
+    `momo` divide it by a norm of gradients too, which is that of the party's own.
 
     Args:
         optimizer: of one party.
@@ -145,7 +146,8 @@ def with_loss(
         ... )
         >>> server = jsplit.segment(lambda h: h.sum(-1), inputs="h", name="y")
         >>> topology = jsplit.vanilla(client, server, loss=optax.squared_error)
-        >>> trainer = jsplit.fused(topology, jsplit.with_loss(optax.polyak_sgd()))
+        >>> lower = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+        >>> trainer = jsplit.fused(topology, jsplit.with_loss(lower))
         >>> batch = {"x": jnp.ones((4, 3)), "label": jnp.ones(4)}
         >>> state, info = trainer.step(trainer.init(0, batch), batch)
         >>> float(info.loss)

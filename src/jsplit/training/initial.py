@@ -20,7 +20,7 @@ from jsplit.core.secret_keys import drawn, shape_of_secret
 from jsplit.core.trees import abstract, as_arrays, describe, inexact_part
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
-from jsplit.training.configure import check_batch
+from jsplit.training.configure import check_batch, owners
 from jsplit.training.copies import copied
 from jsplit.training.crossing import secret_senders
 from jsplit.training.first_links import first_links
@@ -235,6 +235,7 @@ def first_memory(config: Config, party: str, params: PyTree) -> PyTree:
         params,
         config.norms,
         has_loss=knows_loss(config, party),
+        of_several=len(owners(config.topology)) > 1,
     )
 
 

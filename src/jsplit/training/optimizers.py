@@ -20,8 +20,14 @@ from jsplit.core.checks import first_line, warn_user
 from jsplit.core.typed_jax import is_traced
 from jsplit.jaxprs.flat import flatten
 from jsplit.jaxprs.slices import backward_slice
+from jsplit.training.leaf_by_leaf import warn_of_mixed_leaves
 from jsplit.training.optimizer_parts import clips_of, parts_of
-from jsplit.training.whole_paths import has_pieces, with_pieces, without_pieces
+from jsplit.training.whole_paths import (
+    has_pieces,
+    refuse_several,
+    with_pieces,
+    without_pieces,
+)
 
 _PER_EXAMPLE = (
     "it needs the gradient of each example, and a step has that of their mean"
@@ -143,6 +149,7 @@ def first_memory_of(
     names: Sequence[str],
     *,
     has_loss: bool,
+    of_several: bool,
 ) -> PyTree:
     """The first state of a party's optimizer, tried on shapes.
 
@@ -152,31 +159,33 @@ def first_memory_of(
         weights: the floating leaves of its parameters, by node.
         names: of the norms that all share.
         has_loss: whether the loss of the step is known there.
+        of_several: whether other parties have optimizers too.
 
     Returns:
         The state, of the dtypes that it has after a step, so that no
         step needs another trace.
 
     Raises:
-        ValueError: if the optimizer does not run there, saying why.
+        ValueError: if the optimizer does not run there, saying why, or the weights are
+            several parts of a stack at one node.
     """
     if has_pieces(weights):
+        refuse_several(party, weights)
         _warn_of_norms_of_layers(party, optimizer)
     value = jnp.zeros((), jnp.result_type(float)) if has_loss else None
 
     # All are arguments: of what is closed over nothing would be traced.
     def tried(weights: PyTree, memory: PyTree, sums: Mapping[str, jax.Array]) -> PyTree:
-        _, after, parts = run_optimizer(
+        return run_optimizer(
             optimizer, weights, memory, weights, value=value, sums=sums
         )
-        return after, parts
 
     # Those that it shares, whether or not its parts are right.
     sums = {name: jnp.zeros((), jnp.result_type(float)) for name in names}
+    made = jax.make_jaxpr(tried, return_shape=True)
     try:
         memory = optimizer.init(without_pieces(weights))
-        made = jax.make_jaxpr(tried, return_shape=True)
-        closed, (after, parts) = made(weights, memory, sums)
+        closed, (_, after, parts) = made(weights, memory, sums)
     except Exception as error:
         raise ValueError(_why(party, error, has_loss)) from error
     if {*parts} != {*names}:
@@ -187,6 +196,17 @@ def first_memory_of(
         )
     if names:
         _check_parts(party, cast(ClosedJaxpr, closed), len(names))
+    # Of its norm it is told where it is given to a trainer.
+    named = _made_by_optax(optimizer)
+    if of_several and "clip_by_global_norm" not in named:
+
+        def again(weights: PyTree) -> tuple[ClosedJaxpr, PyTree]:
+            memory = jax.eval_shape(optimizer.init, without_pieces(weights))
+            return cast(ClosedJaxpr, made(weights, memory, sums)[0]), memory
+
+        made_of = cast(ClosedJaxpr, closed)
+        is_flat = "flatten" in named
+        warn_of_mixed_leaves(party, made_of, weights, memory, again, is_flat=is_flat)
     return jax.tree.map(lambda x, new: jnp.asarray(x, new.dtype), memory, after)
 
 

@@ -3,7 +3,8 @@
 `split` proves it of the cuts of one model; here it is proven of any topology, by the same
 rules (`jaxprs/rearranged.py`), once there are shapes: a segment that hands a field on as
 it is, or moved, shifted or scaled, is refused unless the field is `public`, or a link
-draws secret noise for it.
+draws secret noise for it. So is one whose values can be undone, alone or with all that
+crosses to the same party (`training/undone.py`).
 """
 
 from __future__ import annotations
@@ -19,16 +20,33 @@ from jsplit.core.base import PartyState, PyTree, Segment
 from jsplit.core.loans import params_for
 from jsplit.core.trees import abstract
 from jsplit.jaxprs.flat import flatten
+from jsplit.jaxprs.reads import made_of
 from jsplit.jaxprs.rearranged import rearranged
 from jsplit.topology.crossings import Crossing
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
 from jsplit.training.config import Config
 from jsplit.training.kinds import WireKind
+from jsplit.training.undone import programs
 from jsplit.training.walk import Wire
 
-_Fields = tuple[str | None, ...]
-"""Of each leaf of a value, the field whose entries it holds, if it is known to."""
+
+class _Leaf(NamedTuple):
+    """What is known of one leaf of a value.
+
+    Attributes:
+        field: whose entries it holds, if it is known to.
+        known: whether everybody has it, as a public field.
+        bare: whether it is made of fields and the code alone, without parameters.
+    """
+
+    field: str | None = None
+    known: bool = False
+    bare: bool = False
+
+
+_Fields = tuple[_Leaf, ...]
+"""What is known of each leaf of a value."""
 
 # Weakly: what was found must not keep a model alive.
 _FOUND: WeakKeyDictionary[Segment, dict[Hashable, _Fields]] = WeakKeyDictionary()
@@ -54,20 +72,25 @@ def refuse_raw(
     for train in (True, False):
         look = _Look(topology, states, values, train)
         found = _of_fields(topology, values)
+        traced: list[str] = []
         for node in topology.segments:
-            held = [f for i in node.reads for f in found.get(i, ()) if f is not None]
+            held = any(x.field or x.bare for i in node.reads for x in found.get(i, ()))
             if held and node.name in leads and node.party in states:
                 found[node.name] = look.through(node, found)
+                traced.append(node.name)
         for c in topology.crossings:
             _check(config, c, found.get(c.name, ()))
+        _check_undone(config, look, found, traced)
 
 
 def _of_fields(topology: Topology, values: Mapping[str, PyTree]) -> dict[str, _Fields]:
     """What is known of the fields themselves: those that are secret are raw."""
     found: dict[str, _Fields] = {}
     for field in topology.fields:
-        if field in values and field not in topology.public:
-            found[field] = (field,) * len(jax.tree.leaves(values[field]))
+        if field in values:
+            public = field in topology.public
+            leaf = _Leaf(known=True) if public else _Leaf(field, bare=True)
+            found[field] = (leaf,) * len(jax.tree.leaves(values[field]))
     return found
 
 
@@ -114,38 +137,91 @@ class _Look(NamedTuple):
 
         flat = flatten(jax.make_jaxpr(run)(*given, *inputs))
         last = flat.invars[len(jax.tree.leaves(given)) :]
-        fields: dict[Var, str] = {}
-        for v, field in zip(last, held, strict=True):
-            if field is not None:
-                fields[v] = field
-        raw = rearranged(flat, fields)
-        return tuple(raw.get(v) if isinstance(v, Var) else None for v in flat.outvars)
+        leaves = [*zip(last, held, strict=True)]
+        raw = rearranged(flat, {v: x.field for v, x in leaves if x.field is not None})
+        # All have the seed, so noise of the step's own key hides nothing.
+        key = flat.invars[len(jax.tree.leaves(given)) - 1]
+        known = [key, *(v for v, x in leaves if x.known)]
+        bare = made_of(flat, [v for v, x in leaves if x.bare], known)
+        return tuple(
+            _Leaf(raw.get(v), v in flat.consts, v in bare)
+            if isinstance(v, Var)
+            else _Leaf(known=True)
+            for v in flat.outvars
+        )
 
     def _leaves(
         self, names: Sequence[str], known: Mapping[str, _Fields]
-    ) -> list[str | None]:
-        found: list[str | None] = []
+    ) -> list[_Leaf]:
+        found: list[_Leaf] = []
         for name in names:
-            nothing = (None,) * len(jax.tree.leaves(self.values[name]))
+            nothing = (_Leaf(),) * len(jax.tree.leaves(self.values[name]))
             found += known.get(name, nothing)
         return found
 
 
-def _check(config: Config, crossing: Crossing, found: Sequence[str | None]) -> None:
+def _check(config: Config, crossing: Crossing, found: Sequence[_Leaf]) -> None:
     """Refuse a crossing of which a leaf that crosses is raw to its receiver."""
     name, sender, receiver, _ = crossing
-    link = config.links.get((WireKind.ACTIVATION, name))
-    if link is not None and link.secret:
-        return  # noised records are what such a link is for
-    wire = Wire(WireKind.ACTIVATION, name, sender, receiver)
-    unread = config.passing.unread(wire) if config.passing else frozenset[int]()
     holds = config.topology.holds.get(receiver, ())
-    for i, field in enumerate(found):
-        if field is not None and field not in holds and i not in unread:
+    for i in _crossing_leaves(config, crossing, len(found)):
+        field = found[i].field
+        if field is not None and field not in holds:
             raise ValueError(
                 f"`{name}` crosses from `{sender}` to `{receiver}` and holds the raw "
                 f"field `{field}`, as it is or moved, shifted or scaled: it would leave "
-                f"its owner. Let `{sender}` compute what learns from it, as an embedding "
-                f'or the first layer; or, if it is not secret, say `public=["{field}"]` '
-                "where the topology is made."
+                f"its owner. {_instead(sender, field)}"
+            )
+
+
+def _instead(sender: str, field: str) -> str:
+    return (
+        f"Let `{sender}` compute what learns from it, as an embedding "
+        f'or the first layer; or, if it is not secret, say `public=["{field}"]` '
+        "where the topology is made."
+    )
+
+
+def _crossing_leaves(config: Config, crossing: Crossing, count: int) -> list[int]:
+    """The leaves of a value that cross as they are, or through a link that is not secret."""
+    name, sender, receiver, _ = crossing
+    link = config.links.get((WireKind.ACTIVATION, name))
+    if link is not None and link.secret:
+        return []  # noised records are what such a link is for
+    wire = Wire(WireKind.ACTIVATION, name, sender, receiver)
+    unread = config.passing.unread(wire) if config.passing else frozenset[int]()
+    return [i for i in range(count) if i not in unread]
+
+
+def _check_undone(
+    config: Config,
+    look: _Look,
+    found: Mapping[str, _Fields],
+    traced: Sequence[str],
+) -> None:
+    """Refuse crossings to a party that give it a field, each alone and all together."""
+    topology = config.topology
+    to: dict[str, dict[str, tuple[str, list[int]]]] = {}
+    for c in topology.crossings:
+        leaves = _crossing_leaves(config, c, len(found.get(c.name, ())))
+        leaves = [i for i in leaves if found[c.name][i].bare]
+        if leaves and c.name in traced:
+            to.setdefault(c.receiver, {})[c.name] = (c.sender, leaves)
+    if not to:
+        return
+    parts = programs(topology, look.states, look.values, traced, look.train)
+    for receiver, crossing in to.items():
+        sets = [[name] for name in crossing]
+        for names in [*sets, [*crossing]] if len(sets) > 1 else sets:
+            field = parts.told(receiver, {n: crossing[n][1] for n in names})
+            if field is None:
+                continue
+            both = " and ".join(f"`{n}`" for n in names)
+            sender = crossing[names[0]][0]
+            verb = "cross" if len(names) > 1 else "crosses"
+            gives = "together give" if len(names) > 1 else "gives"
+            raise ValueError(
+                f"{both} {verb} from `{sender}` to `{receiver}` and {gives} it the raw "
+                f"field `{field}`, or entries of it: what the code computes of it can "
+                f"be undone. {_instead(sender, field)}"
             )

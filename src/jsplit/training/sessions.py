@@ -6,7 +6,7 @@ positions. Caches never cross, and are donated to the call that replaces them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
 import jax
@@ -15,12 +15,14 @@ from jsplit.core.base import Fields, PyTree, TrainState
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.core.closing import Closing
 from jsplit.core.donation import refuse_used_up
+from jsplit.core.recent import Recent
 from jsplit.core.secret_keys import words_of_call
 from jsplit.core.trainer import PredictFn, Trainer
 from jsplit.core.trees import as_arrays
+from jsplit.jaxprs.compiling import jit
 from jsplit.topology.graph import Topology
-from jsplit.training.cached_walk import call_walk, first_caches
-from jsplit.training.call_checks import check_call, check_first, check_same
+from jsplit.training.cached_walk import cache_inputs, call_walk, first_caches
+from jsplit.training.call_checks import check_call, check_first, check_same, run_or_name
 from jsplit.training.config import Config
 from jsplit.training.configure import check_batch, fields_of
 from jsplit.training.crossing import secret_senders
@@ -84,6 +86,7 @@ class _Programs:
 
     Attributes:
         checked: whether caches were found to give what segments give without them.
+        inputs: by size of a session, the shapes of which caches are made.
     """
 
     def __init__(self, config: Config):
@@ -105,11 +108,23 @@ class _Programs:
             for c in (True, False)
         )
         self.checked = False
+        self.inputs: Recent[Mapping[str, tuple[PyTree, ...]]] = Recent(_SIZES)
+
+
+_SIZES = 16
+"""Sizes of sessions of which it is known what their caches are made of."""
 
 
 def compiled(walk: Walk, kernels: str) -> CompiledWalk:
     """A walk of a call, whose caches are written in place."""
     return CompiledWalk(walk.turns(), walk.keep, jitted([Kind.CACHE], kernels=kernels))
+
+
+def compiled_in_place(
+    function: Callable[..., tuple], kernels: str
+) -> Callable[..., tuple]:
+    """A function whose first argument, caches, it gives back written in place."""
+    return jit(function, kernels, donate_argnums=0)
 
 
 # By `predict`, a function that each trainer has of its own: a session after another
@@ -208,11 +223,21 @@ class Session(Closing):
             ),
             dict(fields),
         )
-        self._put(whole)
-        ops = call_walk(self._programs.config).ops
         nodes, states = self._topology.segments, self._state.parties
-        made = first_caches(nodes, states, ops, self._store)
-        self._store.update(made)
+        leaves, structure = jax.tree.flatten(whole)
+        shapes = tuple((x.shape, x.dtype) for x in leaves)
+
+        ops = call_walk(self._programs.config).ops
+
+        def trace(given: Mapping[str, PyTree]) -> Mapping[str, tuple[PyTree, ...]]:
+            self._put(given)
+            return cache_inputs(nodes, states, ops, self._store)
+
+        # Found by a trace of all segments, and the same for every session of one size.
+        inputs = self._programs.inputs.of(
+            (structure, shapes), lambda: run_or_name(trace, whole)
+        )
+        self._store.update(first_caches(nodes, states, inputs))
 
     def close(self) -> None:
         """End the session, and let go of its caches.

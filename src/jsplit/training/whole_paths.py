@@ -32,6 +32,25 @@ def without_pieces(tree: PyTree) -> PyTree:
     return {key: without_pieces(value) for key, value in tree.items()}
 
 
+def refuse_several(party: str, tree: PyTree) -> None:
+    """Refuse several layers of one stack that a node trains by themselves.
+
+    `split` makes none: it has them of frozen copies alone, which no optimizer sees.
+
+    Args:
+        party: whose.
+        tree: its weights, by node.
+
+    Raises:
+        ValueError: since a mask by path would not mean them.
+    """
+    if has_pieces(without_pieces(tree)):
+        raise ValueError(
+            f"`{party}` trains several parts of one stack of layers at one node, and a "
+            "mask or a label by path would not find them; give each a node of its own."
+        )
+
+
 def with_pieces(tree: PyTree, like: PyTree) -> PyTree:
     """The inverse: the leaves of a tree in the structure that it had.
 

@@ -162,7 +162,7 @@ class Session:
         if frame.head.shapes != (agreed := self.terms.shapes_of(wire, step, micro)):
             raise LocalProtocolError(
                 f"{crossing.kind} `{crossing.what}` is {in_words(frame.head.shapes)}, "
-                f"the agreement says {in_words(agreed)}."
+                f"the agreement says {in_words(agreed)}; every step sends these sizes."
             )
         self.next_send[wire] = position + 1
         # A value of a step says that all before it are finished, but for

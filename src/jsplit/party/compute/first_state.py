@@ -52,7 +52,9 @@ def first_state(
         if structure_and_shapes(value) != structure_and_shapes(wanted):
             raise ValueError(
                 f"node `{node.name}` gives {describe(value)}, the agreement says "
-                f"{describe(wanted)}."
+                f"{describe(wanted)}; all batches of a run have the sizes of the one that "
+                "the agreement was made of: pad to these (entries of weight 0 count for "
+                "nothing), or agree anew."
             )
 
     # The seed is common, so this party makes the very arrays that one

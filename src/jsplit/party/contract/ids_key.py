@@ -132,6 +132,13 @@ def told(records: Records, client: str, *, alone: bool) -> str | None:
     # Not even of many ids, nor under a key: nobody compares it.
     if alone:
         return None
+    if records.order is None and records.fields:
+        # Equal counts are all that is compared then, and a sorted table has those too.
+        _log.warning(
+            "the records%s have no ids, so they are taken by their place: nobody finds out "
+            "whether another party has them in another order.",
+            f" of `{client}`" if client else "",
+        )
     digest, many = records.digest, (records.count or 0) >= LEAST
     if digest is None or digest.startswith(KEYED):
         return digest

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.ids import Id, listed
+from jsplit.core.identified import own_ids
+from jsplit.core.ids import Id, bytes_of, listed
 from jsplit.core.trees import as_arrays, batch_of, check_weight
 
 Batches: TypeAlias = Callable[[int], Mapping[str, PyTree]]
@@ -73,6 +74,8 @@ class Records:
         self.count: int | None = None
         # A generator can be gone through once.
         ids = None if ids is None else listed("ids", ids)
+        # Fields that say whose they are have an order, and it is not forgotten.
+        ids = ids if callable(fields) else own_ids(fields, ids)
         if self.fields:
             self.count = batch_of(self.fields)
         elif ids is not None and self.batches is None:
@@ -87,7 +90,7 @@ class Records:
             raise ValueError(
                 f"`ids` has {len(ids)} entries for {self.count or 0} records."
             )
-        names = _names_of(ids)
+        names = bytes_of(ids)
         # By the bytes of the id: a language's own order of strings may depend on where
         # the machine stands.
         self.order = np.array(
@@ -145,36 +148,6 @@ class Records:
             return outputs
         place = np.argsort(self.order)
         return jax.tree.map(lambda x: x[place], outputs)
-
-
-def _names_of(ids: Sequence[Id]) -> list[bytes]:
-    """All ids in bytes.
-
-    Raises:
-        ValueError: saying how many are none, or are there twice. An id may be a secret,
-            and the message may end up in a log, so it names none.
-    """
-    names = [_name_of(i) for i in ids]
-    if odd := names.count(b""):
-        raise ValueError(
-            f"`ids` of {len(names)} records: {odd} are neither strings nor integers."
-        )
-    if twice := len(names) - len({*names}):
-        raise ValueError(
-            f"`ids` of {len(names)} records: {twice} are there more than once."
-        )
-    return names
-
-
-def _name_of(i: Id) -> bytes:
-    """An id in bytes, the same at every party that has it; nothing if it is none."""
-    # The kind is part of it, so that the string "5" is not taken for the number 5.
-    if isinstance(i, str):
-        return f"str:{i}".encode()
-    is_float = isinstance(i, (float, np.floating))
-    if hasattr(i, "__index__") or (is_float and float(i).is_integer()):
-        return f"int:{int(i)}".encode()
-    return b""
 
 
 def check_weights(name: str, weights: PyTree, count: int | None) -> None:

@@ -5,7 +5,7 @@ It runs its programs as far as what has come lets it, and asks nobody for the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from hashlib import sha256
 
 import jax
@@ -13,8 +13,9 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.secret_keys import fresh_words
+from jsplit.party.serving.lanes import Lanes
 from jsplit.party.serving.part import Part
-from jsplit.training.cached_walk import first_caches
+from jsplit.training.cached_walk import cache_inputs, first_caches
 from jsplit.training.call_checks import check_first, check_same
 from jsplit.training.executor import Program, run_program
 from jsplit.training.kinds import Kind
@@ -45,6 +46,7 @@ class Course:
         self._todo: list[Program] = []
         self._count, self._begun, self._checks = 0, False, False
         self._heard, self._words = sha256(), None
+        self._seat: tuple[Lanes, int] | None = None
 
     def begin(self, fields: Mapping[str, PyTree]) -> None:
         """Make the caches.
@@ -54,20 +56,22 @@ class Course:
         """
         if not self.part.cached or not self.part.sequence or self._begun:
             return
-        size = (self.batch, self.length)
+        size, part = (self.batch, self.length), self.part
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((*size, *x.shape[2:]), x.dtype),
             dict(fields),
         )
-        sent = self.part.sent_values(*size)
-        self._put(shapes)
-        made = first_caches(
-            self.part.nodes,
-            {self.part.role: self.part.state},
-            self.part.ops,
-            {**self._store, **sent},
-        )
-        self._store.update(made)
+        states = {part.role: part.state}
+
+        def inputs() -> dict[str, tuple[PyTree, ...]]:
+            sent = part.sent_values(*size)
+            self._put(shapes)
+            return cache_inputs(part.nodes, states, part.ops, {**self._store, **sent})
+
+        leaves, structure = jax.tree.flatten(shapes)
+        own = tuple((x.shape, x.dtype) for x in leaves)
+        found = part.inputs.of((size, structure, own), inputs)
+        self._store.update(first_caches(part.nodes, states, found))
         self._begun = True
 
     def sizes(self, count: int) -> tuple[int, int]:
@@ -107,7 +111,9 @@ class Course:
             self._heard = sha256()
         self._hear([*jax.tree.leaves(dict(fields))])
         self._count = count
-        self._todo = [*(part.first if self._checks else part.next)]
+        sizes = self.sizes(count)
+        programs = part.programs(*sizes, self.length, checked=self._checks)
+        self._todo = [*programs]
 
     @property
     def under_way(self) -> bool:
@@ -123,30 +129,108 @@ class Course:
         """Take what came on a wire; gives whether it is new."""
         return self._inbox.setdefault(place, arrays) is arrays
 
+    @property
+    def due(self) -> bool:
+        """Whether all is there that the next program waits for."""
+        return bool(self._todo) and all(
+            self.part.wires.index(w) in self._inbox for w in self._todo[0].waits_for
+        )
+
+    @property
+    def kin(self) -> Hashable:
+        """What sessions have in common whose next programs can be one; `None`: alone."""
+        part = self.part
+        # Of prompts each length would be another program, for each number of sessions.
+        usual = self._count == 1 or (not part.sequence and self._count == self.batch)
+        if part.alone or self._checks or not usual:
+            return None
+        return part, self.batch, self.length, self._count, self.place
+
     def advance(self, post: Post) -> bool:
         """Run what can be run; gives whether the call is done."""
         part = self.part
         carrier = _Carrier(self, post)
-        while self._todo:
+        while self.due:
+            self._settle()
             waits = [part.wires.index(w) for w in self._todo[0].waits_for]
-            if any(place not in self._inbox for place in waits):
-                return False
             for place in sorted(waits):
                 self._hear(self._inbox[place])
             self._draw()
             run_program(self._todo.pop(0), self._store, carrier)
+        return self._over()
+
+    def given(self, lanes: Lanes) -> list[PyTree]:
+        """What the next program reads beside caches and what all sessions share."""
+        came = {w: self._received(w) for w in self._todo[0].waits_for}
+        own = [r for r in self._todo[0].reads if r.kind is not Kind.CACHE]
+        held = {**self._store, **came}
+        return [held[r] for r in own if r not in lanes.base]
+
+    @property
+    def place(self) -> int:
+        """The next program, by its place among those of the call, from the last back."""
+        return -len(self._todo)
+
+    def lane(self, lanes: Lanes) -> int:
+        """The session's lane, in which its caches lie from now on."""
+        if self._seat is None or self._seat[0] is not lanes:
+            self._settle()
+            caches = self.caches()
+            self._seat = lanes, lanes.enter(self, caches)
+            for name in caches:
+                del self._store[name]
+        lanes.check(self, self._seat[1])
+        return self._seat[1]
+
+    def caches(self) -> Store:
+        """The caches, or of a session in a lane their shapes."""
+        if self._seat is not None:
+            return self._seat[0].shapes()
+        return {r: x for r, x in self._store.items() if r.kind is Kind.CACHE}
+
+    def computed(self, results: Sequence[PyTree], post: Post) -> bool:
+        """Take what a run of several sessions gave; gives whether the call is done."""
+        program = self._todo.pop(0)
+        for wire in program.waits_for:
+            self._store[wire] = self.take(wire)
+        for address in program.dead_after:
+            del self._store[address]
+        carrier = _Carrier(self, post)
+        for address, result in zip(program.writes, results, strict=True):
+            if isinstance(address, Wire):
+                carrier.send(address, result)
+            elif address.kind is not Kind.CACHE:
+                self._store[address] = result
+        return self._over()
+
+    def _settle(self) -> None:
+        """Bring caches back out of a lane: alone they are written where they lie."""
+        if self._seat is not None:
+            lanes, lane = self._seat
+            self._store.update(lanes.leave(self, lane))
+            self._seat = None
+
+    def _over(self) -> bool:
+        """End the call if all of it is computed."""
+        if self._todo:
+            return False
         if self._checks:
-            check_same(part.nodes, self._store)
-            part.proved = self._count > 1
+            check_same(self.part.nodes, self._store)
+            self.part.proved = self._count > 1
         self._inbox.clear()
-        self.position += self._count if part.sequence else 0
+        self.position += self._count if self.part.sequence else 0
         self.call += 1
         return True
 
     def take(self, wire: Wire) -> PyTree:
         """What a program reads of a wire."""
+        value = self._received(wire)
+        del self._inbox[self.part.wires.index(wire)]
+        return value
+
+    def _received(self, wire: Wire) -> PyTree:
         place = self.part.wires.index(wire)
-        arrays = self._inbox.pop(place)
+        arrays = self._inbox[place]
         return self.part.received(place, arrays, *self.sizes(self._count))
 
     def payload(self, place: int, value: PyTree) -> list:
@@ -161,7 +245,7 @@ class Course:
         """Let go of all arrays; what was due in the call under way is known still."""
         self._store.clear()
         self._inbox.clear()
-        self._todo = []
+        self._todo, self._seat = [], None
 
     def _hear(self, arrays: Sequence[np.ndarray]) -> None:
         """Note what a program is given, where noise is drawn by it."""

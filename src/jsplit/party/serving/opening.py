@@ -21,12 +21,16 @@ class Limits:
         length: positions of a sequence.
         batch: sequences of a session, or records of a call.
         askers: the parties that may ask.
+        together: sessions that are computed in one run.
+        wait: seconds that a call may wait for others to be computed with.
     """
 
     sessions: int
     length: int
     batch: int
     askers: tuple[str, ...]
+    together: int = 1
+    wait: float = 0.0
 
 
 def checked_opening(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Link, PartyState, PyTree, TrainState
+from jsplit.core.recent import Recent
 from jsplit.core.trees import abstract
 from jsplit.party.compute.own_config import own_config
 from jsplit.party.contract import schema
@@ -29,7 +30,11 @@ from jsplit.training.kinds import Kind, WireKind
 from jsplit.training.sessions import compiled
 from jsplit.training.store import layout_of, load
 from jsplit.training.unscaled import seen
-from jsplit.training.walk import Address, Name, Store, Wire, execute
+from jsplit.training.walk import Address, Name, Store, Turn, Wire, execute
+
+KEPT = 64
+"""Sizes of calls of which programs are kept: whoever asks chooses sizes, and a program of
+each would fill the memory of who serves."""
 
 
 class Part:
@@ -51,6 +56,8 @@ class Part:
         needed: the fields that this party's segments read.
         outputs: by node, the shapes of outputs in words, as far as they are known.
         proved: whether caches were found to give what segments give without them.
+        alone: whether its programs are of one session each, and of no several.
+        inputs: by size of a session, the shapes of which caches are made.
     """
 
     def __init__(
@@ -87,16 +94,38 @@ class Part:
         written = [w for op in walk.ops for w in op.writes]
         self.wires = tuple(dict.fromkeys(w for w in written if isinstance(w, Wire)))
         self._unread = unread_of(agreed)
-        self.first = self._programs(checked=sequence)
-        self.next = self._programs(checked=False)
+        self._programs: Recent[list[Program]] = Recent(KEPT)
+        self.inputs: Recent[dict[str, tuple[PyTree, ...]]] = Recent(KEPT)
+        # One each for a call: what is drawn in secret is of one session's own words, and
+        # of keys that are mapped some kinds draw other numbers.
+        self.alone = self.layout[self.role].secret is not None
         self.outputs: dict[str, schema.Words] = {}
         self.proved = False
         self.like = lru_cache(maxsize=256)(self._like)
 
-    def _programs(self, *, checked: bool) -> list[Program]:
-        walk = call_walk(self.config, self.asker, checked=checked)
-        programs = compiled(walk, self.config.kernels).programs
-        return [p for p in programs if p.party == self.role]
+    def programs(
+        self, batch: int, positions: int, length: int, *, checked: bool
+    ) -> list[Program]:
+        """The party's programs of a call of one size, those used last kept compiled.
+
+        Args:
+            batch: how many records or sequences.
+            positions: of a sequence, how many; 0 where there are none.
+            length: of its caches.
+            checked: whether caches are compared with segments without them.
+        """
+
+        def make() -> list[Program]:
+            walk = call_walk(self.config, self.asker, checked=checked)
+            programs = compiled(walk, self.config.kernels).programs
+            return [p for p in programs if p.party == self.role]
+
+        return self._programs.of((batch, positions, length, checked), make)
+
+    def turns(self) -> list[Turn]:
+        """What those that check nothing compute, each a turn."""
+        turns = call_walk(self.config, self.asker).turns()
+        return [t for t in turns if t.party == self.role]
 
     def sent_values(self, batch: int, positions: int) -> Store:
         """Shapes of all that this party is sent in a call, as its programs read it."""

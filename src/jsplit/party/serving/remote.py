@@ -20,7 +20,7 @@ from jsplit.core.trees import as_arrays, batch_of
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.serving.asking import FIRST, SLOWEST, Asking, Lost, Under
 from jsplit.party.serving.words import IDS, Model
-from jsplit.training.call_checks import check_call
+from jsplit.training.call_checks import check_call, check_integers
 from jsplit.training.configure import check_batch
 from jsplit.wire.errors import Refused
 
@@ -76,6 +76,11 @@ class RemoteSession(Closing):
                 f"`{asking.party}` holds no field that its segments read, so there is "
                 "nothing that it could ask about."
             )
+        agreed = asking.agreed.fields
+        # An embedding refuses floats in words of its own, which name no argument.
+        self._integers = [
+            f for f in self.fields if agreed.get(f) in ("int32", "int64", "uint32")
+        ]
         self._kept: list[_Given] = []
         self._number, self._under = 0, None
         self._open, self._lock = True, threading.Lock()
@@ -162,6 +167,7 @@ class RemoteSession(Closing):
                 raise ValueError("the session is over; begin another one.")
             given = as_arrays(fields)
             check_batch(self._part.topology, given, {*self.fields})
+            check_integers(given, self._integers)
             given = {f: given[f] for f in self.fields}
             if self.length:
                 if ids is not None:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int, names_of, shown
@@ -59,11 +59,14 @@ def serve(
     ids: Iterable[Id] | None = None,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    step: int | None = None,
     links: Mapping[str, Link] | None = None,
     sessions: int = 16,
     length: int = 2048,
     batch: int = 64,
     idle: float = 600.0,
+    together: int = 16,
+    batch_wait: float = 0.0,
     askers: Sequence[str] | None = None,
     stop: threading.Event | None = None,
     listen: str | None = None,
@@ -75,8 +78,10 @@ def serve(
 
     All parties but the one that asks call it, each with its own part, its own state and
     an address at which it is dialled. Any party of the agreement may ask, by
-    `jsplit.party.session`. Sessions have caches of their own here, and are computed one
-    call after the other, none together with another.
+    `jsplit.party.session`. Sessions have caches of their own here. The next positions of
+    sessions of one `batch` and `length`, and calls of as many records, that wait are
+    computed in one run, equal to rounding to each by itself; what is longer, and what is
+    sent through a link that draws secret noise, one after the other.
 
     Args:
         agreed: what the parties have agreed on, as for training.
@@ -89,6 +94,7 @@ def serve(
         ids: of its records, in their order.
         state: of this party, as `jsplit.party.run` gives it. All must be of one step.
         checkpoint: its folder, of which the newest is taken; instead of `state`.
+        step: of `checkpoint`, which step is taken instead of the newest.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
         sessions: how many there may be at a time; one more is refused, unless some are
@@ -98,6 +104,10 @@ def serve(
         batch: the most sequences of a session, or records of a call.
         idle: seconds without a call after which a session is let go of. Whoever asks
             in it then begins it again, by itself.
+        together: how many sessions are computed in one run, at most; 1: each by itself,
+            bit for bit as if it were alone.
+        batch_wait: seconds that a call waits for others to be computed with. By default
+            it is computed with those that have come by then, and waits for none.
         askers: the parties that may ask; by default those that hold fields that segments
             read. Answers go to them alone.
         stop: when set, it ends all connections and returns; by default it stays.
@@ -128,11 +138,19 @@ def serve(
         ValueError: `state` or `checkpoint` must be given, and not both.
     """
     limits = _limits(agreed, party, sessions, length, batch, askers)
+    if not 0 <= batch_wait < float("inf"):
+        raise ValueError(
+            f"`batch_wait` must be seconds, 0 or more, got {shown(batch_wait)}."
+        )
+    at_once = as_positive_int("together", together)
+    limits = replace(limits, together=at_once, wait=float(batch_wait))
     if not idle > 0:
         raise ValueError(f"`idle` must be positive seconds, got {shown(idle)}.")
     reach = Reach(listen, addresses or {}, pulse=pulse, transport=transport)
     holding = holding_of(_read_of(agreed, party, data), ids)
-    brought = Brought(agreed, party, own, links, state, checkpoint, holding.fields)
+    brought = Brought(
+        agreed, party, own, links, state, checkpoint, holding.fields, step
+    )
     at = listen or agreed.addresses.get(party)
     if at is None:
         raise ValueError(

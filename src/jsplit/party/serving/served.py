@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Link, PartyState, PyTree
+from jsplit.core.checks import shown
 from jsplit.core.ids import Id, listed
 from jsplit.core.trees import as_arrays, batch_of
+from jsplit.party.base import Base
 from jsplit.party.compute.local import Local
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
@@ -83,6 +85,7 @@ class Brought:
         state: what it has learned.
         checkpoint: the folder where that is, instead.
         example: its fields, for their shapes, as a checkpoint is read.
+        step: of the checkpoint; by default the newest.
 
     Attributes:
         state: what it has learned.
@@ -101,7 +104,10 @@ class Brought:
         state: PartyState | None,
         checkpoint: str | os.PathLike[str] | None,
         example: Mapping[str, PyTree],
+        step: int | None = None,
     ):
+        if step is not None and checkpoint is None:
+            raise ValueError("`step` is of a `checkpoint`; a `state` is of one step.")
         if (state is None) == (checkpoint is None):
             raise ValueError("`state` or `checkpoint` must be given, and not both.")
         if party not in agreed.parties:
@@ -120,8 +126,16 @@ class Brought:
                     "shapes: `example=`, or `data=` of who serves."
                 )
             like = local.init({f: example[f] for f in local.fields("predict")})
-            saved = SavedStates(checkpoint, party, agreed.schema, like)
-            state = saved.restore(saved.steps[-1])
+            # Of frozen parameters the folder has one base, and its steps what was trained.
+            base = Base(local.layout, like)
+            saved = SavedStates(checkpoint, party, agreed.schema, like, base)
+            chosen = saved.steps[-1] if step is None else step
+            if chosen not in saved.steps:
+                raise ValueError(
+                    f"`step` must be one of {[*saved.steps]}, of which `checkpoint` has "
+                    f"whole states, got {shown(step)}."
+                )
+            state = saved.restore(chosen)
         self.state, self.model = state, model_of(state)
         self._parts: dict[tuple[str, bool], Part] = {}
 

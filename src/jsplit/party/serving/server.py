@@ -1,7 +1,7 @@
 """A party that serves: it stays, and computes its part of whatever is asked.
 
-Threads that read connections hand over what has come; one thread computes, a call at a
-time, each session by itself.
+Threads that read connections hand over what has come; one thread computes, the calls of
+several sessions that wait in one run.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Callable
+from functools import partial
 
 from jsplit.core.checks import first_line
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.schema import arrays as shapes_of
+from jsplit.party.serving.calls import Calls
 from jsplit.party.serving.course import Course
+from jsplit.party.serving.lanes import SessionLost
 from jsplit.party.serving.lines import Dialler, Line
 from jsplit.party.serving.opening import (
     Limits,
@@ -25,8 +26,11 @@ from jsplit.party.serving.opening import (
     check_fields,
     checked_opening,
 )
+from jsplit.party.serving.outward import Outward
 from jsplit.party.serving.served import Brought, Holding
 from jsplit.party.serving.table import Entry, Table
+from jsplit.party.serving.together import Together
+from jsplit.party.serving.waiting import Waiting, WaitingRoom
 from jsplit.party.serving.words import IDS, Words, ids_in, said_of, stamp_of
 from jsplit.wire.codec import CodecError, Frame, Head, about
 from jsplit.wire.difference import difference
@@ -34,8 +38,6 @@ from jsplit.wire.layout import Shapes
 from jsplit.wire.pipe import Closed
 from jsplit.wire.transport import Open
 
-_DIALLING = 5.0
-"""Seconds in which another serving party must be reached; others wait meanwhile."""
 _log = logging.getLogger("jsplit.party")
 
 
@@ -52,7 +54,6 @@ class Server:
     Attributes:
         table: its sessions.
         opened: how many sessions there have been.
-        calls: how many calls it has computed its part of.
     """
 
     def __init__(
@@ -68,11 +69,25 @@ class Server:
         self.party, self.dialler = brought.party, dialler
         self.words = Words(self.agreed, self.party)
         self.table = Table(limits.sessions, idle)
-        self.opened, self.calls = 0, 0
-        self._said, self._stamp = said_of(self.agreed), stamp_of(brought.model)
+        self.opened = 0
+        self._said = said_of(self.agreed)
         self._events: queue.Queue[tuple[Line, Frame | None]] = queue.Queue(1024)
-        self._lines: dict[str, Line] = {}
+        self._outward = Outward(dialler, self.words, self._came)
+        self._calls = Calls(
+            self.words,
+            self.table,
+            self._outward,
+            Together(limits.together, limits.sessions),
+            stamp_of(brought.model),
+            self._safely,
+        )
+        self._waiting = WaitingRoom(limits.together, limits.wait)
         self._all: set[Line] = set()
+
+    @property
+    def calls(self) -> int:
+        """How many calls it has computed its part of."""
+        return self._calls.done
 
     # Of the threads that read.
 
@@ -112,37 +127,41 @@ class Server:
 
     def work(self, stop: threading.Event) -> None:
         """Compute what is asked until asked to stop."""
+        waiting, calls = self._waiting, self._calls
         while not stop.is_set():
             try:
-                line, frame = self._events.get(timeout=0.2)
+                line, frame = self._events.get(timeout=waiting.left(len(self.table)))
             except queue.Empty:
-                self.table.sweep()
+                if not waiting:
+                    self.table.sweep()
+                    calls.sweep()
+                calls.compute(waiting.leave())
                 continue
+            # In the order in which all came: a session that ends was computed before.
+            known = frame is not None and frame.head.kind in ("activation", IDS)
+            if frame is None or not known or frame.head.epoch in waiting:
+                calls.compute(waiting.leave())
             if frame is None:
                 self.table.drop_of(line)
-            else:
-                self._take(line, frame)
+                continue
+            self._safely(line, frame, partial(self._take, line, frame))
+            if frame.head.epoch not in waiting:
                 line.ahead.leave(frame)
+                waiting.pass_by()
+            if waiting.full(len(self.table)):
+                calls.compute(waiting.leave())
 
     def close(self) -> None:
         """End all connections."""
-        for line in (*self._all, *self._lines.values()):
+        for line in (*self._all, *self._outward.lines.values()):
             line.end(f"`{self.party}` does not serve any more.", 1.0)
 
-    def _take(self, line: Line, frame: Frame) -> None:
-        head, number = frame.head, frame.head.epoch
+    def _safely(self, line: Line, frame: Frame, do: Callable[[], object]) -> None:
+        """Do what a frame asks for; what fails is refused, and costs no other session."""
+        number = frame.head.epoch
         try:
-            if head.kind == "hello":
-                self._open(line, frame)
-            elif head.kind == "bye":
-                entry = self.table.get(number)
-                if entry is not None and entry.line is line:
-                    self.table.drop(number, "it was ended")
-            elif head.kind == "refusal":
-                self._hand_on(line, frame)
-            else:
-                self._value(line, frame)
-        except _Lost as error:
+            do()
+        except SessionLost as error:
             self._refuse(line, number, str(error), lost=True)
         except CodecError as error:
             # No word of it to the session, which is somebody else's.
@@ -157,6 +176,19 @@ class Server:
         except Exception as error:
             _log.exception("%s: a call for `%s` failed", self.party, line.peer)
             self._refuse(line, number, f"{type(error).__name__} at `{self.party}`")
+
+    def _take(self, line: Line, frame: Frame) -> None:
+        number = frame.head.epoch
+        if frame.head.kind == "hello":
+            self._open(line, frame)
+        elif frame.head.kind == "bye":
+            entry = self.table.get(number)
+            if entry is not None and entry.line is line:
+                self.table.drop(number, "it was ended")
+        elif frame.head.kind == "refusal":
+            self._hand_on(line, frame)
+        else:
+            self._value(line, frame)
 
     def _refuse(
         self, line: Line, number: int, why: str, *, lost=False, again=False
@@ -179,7 +211,7 @@ class Server:
         """Another serving party refuses what this one has sent: tell whoever asks."""
         entry = self.table.get(frame.head.epoch)
         # Only whom this party sends something may refuse it.
-        if entry is None or line is not self._lines.get(line.peer):
+        if entry is None or line is not self._outward.lines.get(line.peer):
             return
         self.table.drop(frame.head.epoch, "another party refused it")
         said = about(frame)
@@ -212,11 +244,11 @@ class Server:
         line.put(self.words.text("hello", line.peer, number, answer))
 
     def _value(self, line: Line, frame: Frame) -> None:
-        """Take a value, or ids, and compute what can be computed by it."""
+        """Take a value, or ids; what can be computed by it waits for others."""
         head, number = frame.head, frame.head.epoch
         entry = self.table.get(number)
         if entry is None:
-            raise _Lost(
+            raise SessionLost(
                 f"the session is over at `{self.party}`: {self.table.why(number)}"
             )
         course = entry.course
@@ -249,48 +281,5 @@ class Server:
             fields = self.holding.rows(entry.ids or ())
             course.start(count, {f: fields[f] for f in course.part.needed})
 
-        def post(place: int, arrays: Sequence[np.ndarray]) -> None:
-            self._post(entry, number, place, arrays)
-
-        if course.advance(post):
-            entry.ids, entry.count = None, 0
-            self.calls += 1
-        # To compute may take longer than a session may be idle.
-        self.table.touch(entry)
-
-    def _post(
-        self, entry: Entry, number: int, place: int, arrays: Sequence[np.ndarray]
-    ) -> None:
-        course = entry.course
-        wire = course.part.wires[place]
-        to = entry.cast[wire.receiver]
-        line = entry.line
-        if wire.receiver == course.part.asker:
-            arrays = [*arrays, self._stamp]
-        else:
-            line = self._line_to(to)
-        line.put(self.words.value(to, number, place, course.call, course.count, arrays))
-
-    def _line_to(self, party: str) -> Line:
-        """The connection with another serving party, dialled if there is none."""
-        line = self._lines.get(party)
-        if line is not None and line.over is None:
-            return line
-        try:
-            line = self.dialler.dial(
-                party, lambda head: self.words.judge(party, head, ()), _DIALLING
-            )
-        except Closed as error:
-            raise _Lost(f"`{self.party}` does not reach `{party}`: {error}") from None
-        self._lines[party] = line
-        threading.Thread(
-            target=line.read,
-            args=(self._came,),
-            name=f"jsplit-hear-{party}",
-            daemon=True,
-        ).start()
-        return line
-
-
-class _Lost(Exception):  # noqa: N818 - whoever asks begins again
-    """A session is over that may be begun again."""
+        if course.due:
+            self._waiting.enter(number, Waiting(line, frame, entry))

@@ -27,6 +27,7 @@ def session(
     credentials: Trust,
     state: PartyState | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    step: int | None = None,
     example: Mapping[str, PyTree] | None = None,
     links: Mapping[str, Link] | None = None,
     batch: int | None = None,
@@ -55,6 +56,7 @@ def session(
         credentials: its certificate and key, `jsplit.party.credentials`.
         state: of this party, as `jsplit.party.run` gives it. All must be of one step.
         checkpoint: its folder, of which the newest is taken; instead of `state`.
+        step: of `checkpoint`, which step is taken instead of the newest.
         example: one batch of its fields, for their shapes; needed with `checkpoint`.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
@@ -96,7 +98,7 @@ def session(
         raise ValueError(f"`patience` must be positive seconds, got {shown(patience)}.")
     reach = Reach(None, addresses or {}, pulse=pulse, transport=transport)
     shapes = as_arrays(example or {})
-    brought = Brought(agreed, party, own, links, state, checkpoint, shapes)
+    brought = Brought(agreed, party, own, links, state, checkpoint, shapes, step)
     given = reach.transport
     carrier = default_transport() if given is None else given
     elsewhere = dict(reach.addresses)

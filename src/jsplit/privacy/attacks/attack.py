@@ -77,7 +77,9 @@ def best(scores: Sequence[Score]) -> Score:
     def leak(score: Score) -> tuple[float, float]:
         # The end that is nearer to chance: what the attack has shown for certain.
         low, high = score.interval
-        return sign * score.value, sign * (low if sign > 0 else high)
+        found = sign * score.value, sign * (low if sign > 0 else high)
+        # An attack that ended in NaN has found nothing, and compares with no other.
+        return (-np.inf, -np.inf) if np.isnan(found).any() else found
 
     return max(scores, key=leak)
 

@@ -7,6 +7,7 @@ so that the last bits of a sum say nothing of what was added to what.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import frexp, isfinite
 from numbers import Real
@@ -21,6 +22,11 @@ from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.strength import Strength
 from jsplit.core.trees import abstract, combine, inexact_part
 from jsplit.jaxprs.reads import leaves_in, reads_of, union
+from jsplit.privacy.defences.own_rows import (
+    check_apart,
+    checked_records,
+    divided,
+)
 from jsplit.privacy.defences.record_clipping import BITS, Grid, clipped
 from jsplit.privacy.defences.records import checked_scale
 from jsplit.privacy.guarantees.grid import grid_noise
@@ -31,7 +37,12 @@ _MOST = 40
 
 
 def private(
-    segment: Segment, *, clip: float, scale: float | Strength, per: float
+    segment: Segment,
+    *,
+    clip: float,
+    scale: float | Strength,
+    per: float,
+    records: Sequence[str] | None = None,
 ) -> Segment:
     """Train a segment by DP-SGD: clip the gradient of each record, add noise to their sum.
 
@@ -64,10 +75,12 @@ def private(
 
     Micro-batches and a `loss_scale` are refused with it.
 
-    In training records go through the segment one at a time (by `vmap`), so one that
-    mixes records trains as if each were a batch of its own. It holds all gradients of
-    records at once: batch times parameters that are trained. What `trainable` of the
-    segment freezes has none, is in no norm and gets no noise.
+    In training records go through the segment one at a time (by `vmap`), so its program
+    is followed first, and what is not shown to compute each record's result of that
+    record's rows alone is refused: a segment that mixes records, or a mask [tokens,
+    tokens] that is as long as the batch by chance. It holds all gradients of records
+    at once: batch times parameters that are trained. What `trainable` of the segment
+    freezes has none, is in no norm and gets no noise.
 
     Args:
         segment: without statistics (BatchNorm) and without dropout, whose parameters
@@ -78,16 +91,22 @@ def private(
             `jsplit.Strength` can be set between steps; at 0 it still rounds.
         per: the constant that the sum over records is divided by; the expected size of
             a batch, and no matter which a batch has.
+        records: names of the inputs of which each record has a row; all others are
+            given whole to each record, so they must hold nothing of any. By default
+            each input has rows, if that can be shown. Give it where you know better;
+            then nothing is shown, and a segment that mixes records trains as if each
+            were a batch of its own.
 
     Returns:
         A segment with the same parameters, inputs and name. Its `noise.mechanism` is
         what `guarantee(dp_sgd={"h": ...})` takes.
 
     Raises:
-        ValueError: if `clip`, `scale` or `per` is out of range, or nothing is trained;
-            where a step is traced, if the segment has statistics, draws random
-            numbers, has parameters that are rounded and neither float32 nor float64, or
-            something that it reads has no axis of records.
+        ValueError: if `clip`, `scale` or `per` is out of range, `records` names no
+            input, or nothing is trained; where a step is traced, if the segment has
+            statistics, draws random numbers, has parameters that are rounded and
+            neither float32 nor float64, or something that it reads is not shown to have
+            an axis of records.
 
     References:
         Abadi et al., `Deep learning with differential privacy
@@ -106,15 +125,8 @@ def private(
         >>> print(jax.grad(first)(jnp.ones((3, 2)))[:, 0])
         [0.6 0.  0.8]
     """
-    clip, per = _positive("clip", clip), _positive("per", per)
-    scale = checked_scale("scale", scale)
-    if not isfinite(per):
-        raise ValueError(f"`per` must be finite, got {shown(per)}.")
-    if not isfinite(clip) and scale != 0:
-        raise ValueError("`clip` must be finite where there is noise in units of it.")
-    first = scale.value if isinstance(scale, Strength) else scale
-    if first > _MOST:
-        raise ValueError(f"`scale` must be at most {_MOST}, got {shown(first)}.")
+    told = checked_records(segment, records)
+    clip, per, scale = _checked(clip, per, scale)
     bound = clip / per
     grid = Grid(bound, 0.0 if scale == 0 else 2.0 ** (frexp(bound)[1] - BITS))
     if not segment.trainable or segment.noise is not None:
@@ -132,19 +144,23 @@ def private(
     ) -> tuple[PyTree, State]:
         if not train:
             return segment.apply(params, state, key, *inputs, train=False)
-        _check(segment, params, state, key, inputs)
+        mapped, rows, shared = divided(segment, told, inputs)
+        _check(segment, params, state, key, inputs, rows)
+        if told is None:
+            check_apart(segment, params, state, key, inputs)
         # What is frozen has no gradient of a record, and is in no norm.
         trained = inexact_part(trained_part(segment, params))
         if grid.step:
             _check_dtypes(segment, trained)
 
-        def one(weights: PyTree, rest: PyTree, row: PyTree) -> PyTree:
-            batch = jax.tree.map(lambda x: x[None], row)
+        def one(weights: PyTree, rest: PyTree, shared: PyTree, row: PyTree) -> PyTree:
+            each, all_of = iter(jax.tree.map(lambda x: x[None], row)), iter(shared)
+            batch = [next(each if own else all_of) for own in mapped]
             given = combine(rest, weights)
             value, _ = segment.apply(given, state, key, *batch, train=True)
             return jax.tree.map(lambda x: x[0], value)
 
-        return clipped(one, grid)(trained, params, inputs), state
+        return clipped(one, grid)(trained, params, shared, rows), state
 
     mechanism = None
     if isfinite(clip):
@@ -160,6 +176,22 @@ def private(
 
     # Also without noise: it tells trainers that the segment clips.
     return replace(segment, apply=apply, noise=GradientNoise(add, scale, mechanism))
+
+
+def _checked(
+    clip: object, per: object, scale: object
+) -> tuple[float, float, float | Strength]:
+    """The numbers of `private`, after they were looked at."""
+    clip, per = _positive("clip", clip), _positive("per", per)
+    found = checked_scale("scale", scale)
+    if not isfinite(per):
+        raise ValueError(f"`per` must be finite, got {shown(per)}.")
+    if not isfinite(clip) and found != 0:
+        raise ValueError("`clip` must be finite where there is noise in units of it.")
+    first = found.value if isinstance(found, Strength) else found
+    if first > _MOST:
+        raise ValueError(f"`scale` must be at most {_MOST}, got {shown(first)}.")
+    return clip, per, found
 
 
 def _with_noise(
@@ -192,6 +224,7 @@ def _check(
     state: State,
     key: jax.Array | None,
     inputs: tuple[PyTree, ...],
+    rows: tuple[PyTree, ...],
 ) -> None:
     """Refuse what has no gradient of one record."""
     name = segment.name or "a segment"
@@ -200,7 +233,7 @@ def _check(
             f"`private` of `{name}`: it keeps statistics of its batches (BatchNorm), which "
             "no clipping of gradients bounds; normalise each record by itself."
         )
-    leaves = jax.tree.leaves(inputs)
+    leaves = jax.tree.leaves(rows)
     if (
         not leaves
         or {x.ndim for x in leaves} & {0}

@@ -49,37 +49,44 @@ def clipped(one, grid: Grid):
     """A function of a batch whose pullback to `weights` clips the part of each record.
 
     Args:
-        one: `one(weights, rest, row)`, of one record.
+        one: `one(weights, rest, shared, row)`, of one record.
         grid: the norm, and to what it is rounded.
+
+    Returns:
+        `function(weights, rest, shared, inputs)`, in which each record reads all of
+        `shared` and its row of `inputs`.
     """
 
-    def whole(weights: PyTree, rest: PyTree, inputs: PyTree) -> PyTree:
-        return jax.vmap(one, (None, None, 0))(weights, rest, inputs)
+    def whole(weights: PyTree, rest: PyTree, shared: PyTree, inputs: PyTree) -> PyTree:
+        return jax.vmap(one, (None, None, None, 0))(weights, rest, shared, inputs)
 
     function = jax.custom_vjp(whole)
 
-    def forward(weights: PyTree, rest: PyTree, inputs: PyTree):
-        return whole(weights, rest, inputs), (weights, rest, inputs)
+    def forward(weights: PyTree, rest: PyTree, shared: PyTree, inputs: PyTree):
+        value = whole(weights, rest, shared, inputs)
+        return value, (weights, rest, shared, inputs)
 
     def back(held, cotangents: PyTree):
-        weights, rest, inputs = held
+        weights, rest, shared, inputs = held
 
         def part(row: PyTree, cotangent: PyTree):
-            def fn(weights: PyTree, floating: PyTree) -> PyTree:
-                return inexact_part(one(weights, rest, combine(row, floating)))
+            def fn(weights: PyTree, *floating: PyTree) -> PyTree:
+                now = map(combine, (shared, row), floating)
+                return inexact_part(one(weights, rest, *now))
 
-            _, pull = jax.vjp(fn, weights, inexact_part(row))
-            gradient, of_row = pull(cotangent)
-            return _shortened(gradient, grid), of_row
+            _, pull = jax.vjp(fn, weights, inexact_part(shared), inexact_part(row))
+            gradient, *of_inputs = pull(cotangent)
+            return _shortened(gradient, grid), *of_inputs
 
         # Integers have no cotangents that could be mapped over.
         floating = jax.tree.map(
             lambda x: x if is_floating(x) else None, _numbers(cotangents)
         )
-        gradients, of_inputs = jax.vmap(part)(inputs, floating)
+        gradients, of_shared, of_inputs = jax.vmap(part)(inputs, floating)
         total = jax.tree.map(lambda g: _summed(g, grid.step), gradients)
+        of_shared = jax.tree.map(lambda g: g.sum(0), of_shared)
         # Of the parameters beside the weights, and of integers, there is none.
-        return total, None, _completed(inputs, of_inputs)
+        return total, None, *map(_completed, (shared, inputs), (of_shared, of_inputs))
 
     function.defvjp(forward, back)
     return function

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
@@ -126,7 +127,9 @@ def _counted(eqn: JaxprEqn, args: Sequence[Of]) -> Of:
     known = [a.value for a in args if a.value is not None]
     small = int(np.prod(_shape(eqn.outvars[0]))) <= _FEW
     if eqn.primitive.name in _COUNTED.split() and len(known) == len(args) and small:
-        return Of(value=np.asarray(eqn.primitive.bind(*known, **eqn.params)))
+        # Numbers, also where the program is followed while another one is traced.
+        with jax.ensure_compile_time_eval():
+            return Of(value=np.asarray(eqn.primitive.bind(*known, **eqn.params)))
     return Of(columns=_columns(eqn, args))
 
 

@@ -6,6 +6,7 @@ is the other up to shift, rotation and scale. What NoPeek minimises.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -104,8 +105,15 @@ def distance_correlation(
     paired("x", x, "y", y)
     least = 4 if corrected else 2
     at_least(len(x), least, "a distance correlation")
-    counts = _weights(weight, x, least)
+    return _correlation(x, y, _weights(weight, x, least), corrected, exponent)
 
+
+# One program for who calls it outside of any: its forty operations would be compiled each.
+@partial(jax.jit, static_argnums=(3, 4))
+def _correlation(
+    x: jax.Array, y: jax.Array, counts: jax.Array, corrected: bool, exponent: float
+) -> jax.Array:
+    """The distance correlation of two tables whose records weigh `counts` together 1."""
     # What is left out may hold anything; it weighs nothing, but it would be summed.
     kept = counts[:, None] > 0
     a = _scaled(pairwise(jnp.where(kept, x, 0), exponent), counts)

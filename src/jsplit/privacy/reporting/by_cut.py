@@ -10,6 +10,7 @@ from jsplit.core.base import Fields
 from jsplit.core.trainer import Trainer
 from jsplit.privacy.reporting.attempt import Attempt
 from jsplit.privacy.reporting.knowing import Known
+from jsplit.privacy.reporting.ranges import checked_ranges
 from jsplit.privacy.reporting.records import Outcome, best_of
 from jsplit.privacy.reporting.reporting import report
 from jsplit.privacy.scores import Score
@@ -67,7 +68,7 @@ def leakage(
         several measures.
 
     Raises:
-        ValueError: if `target` is no field of `data`.
+        ValueError: if `target`, or a name of `ranges`, is no field of `data`.
 
     Example:
         >>> import jax, jsplit, optax
@@ -93,6 +94,8 @@ def leakage(
             f"`target` must be one of {', '.join(data)}, the fields of `data`, got "
             f"{target!r}."
         )
+
+    checked_ranges(ranges, data)
 
     def score(point: CutPoint) -> Score:
         found = report(

@@ -13,7 +13,7 @@ from jsplit.privacy.measures.estimate import Estimate
 from jsplit.privacy.measures.probes import Probe
 from jsplit.privacy.reporting.pictures import Picture
 from jsplit.privacy.reporting.records import Exposure, Finding, Outcome, Untested
-from jsplit.privacy.scores import Adversary, Budget, Score
+from jsplit.privacy.scores import Adversary, Budget, Score, of_few
 
 FORMAT = 1
 
@@ -24,8 +24,17 @@ def encoded(outcomes: Sequence[Outcome]) -> str:
     Args:
         outcomes: of all trainers.
     """
-    found = {"format": FORMAT, "outcomes": [_plain(asdict(o)) for o in outcomes]}
+    found = {"format": FORMAT, "outcomes": [_plain(_noted(o)) for o in outcomes]}
     return json.dumps(found, indent=1, allow_nan=False)
+
+
+def _noted(outcome: Outcome) -> dict[str, object]:
+    """An outcome as dictionaries; findings of few records have a note, as in tables."""
+    found = asdict(outcome)
+    for own, f in zip(found["findings"], outcome.findings, strict=True):
+        if few := of_few(f.score.budget.records):
+            own["note"] = few
+    return found
 
 
 def decoded(text: str) -> tuple[Outcome, ...]:

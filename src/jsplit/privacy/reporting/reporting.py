@@ -21,6 +21,7 @@ from jsplit.privacy.reporting.knowing import (
     known_places,
 )
 from jsplit.privacy.reporting.outcome import Setting, outcome
+from jsplit.privacy.reporting.ranges import checked_ranges, near
 from jsplit.privacy.reporting.records import Outcome
 from jsplit.privacy.reporting.registered import attempts
 from jsplit.privacy.reporting.training import take
@@ -119,6 +120,7 @@ def report(
     data = as_arrays(data)
     count = batch_of(data)
     _check_fields(trainers, data, test)
+    told = checked_ranges(ranges, data)
     _check_counts(
         *(count, pictures),
         {"epochs": epochs, "batch": batch, "watched": watched, "attacked": attacked}
@@ -143,7 +145,7 @@ def report(
         _tried(attacks),
         _public(public, data),
         where,
-        dict(ranges or {}),
+        told,
         epochs,
         min(batch, len(kept)),
         watched,
@@ -250,6 +252,13 @@ def _public(given: Fields | None, data: Fields) -> dict[str, PyTree] | None:
             f"`public` must be a dictionary of fields, got {type(given).__name__}."
         )
     found = _on_host(as_arrays(given))
+    # One beside those of `data` is nobody's matter, but for the slip that it may be.
+    for name in (f for f in found if f not in data):
+        if len(lacking := [f for f in data if f not in found]):
+            raise ValueError(
+                f"`public` lacks {', '.join(lacking)} and has {shown(name)}, which is no "
+                f"field of `data`; {near(name, [*data])}."
+            )
     for name in (f for f in found if f in data):
         one, other = (
             [x.shape[1:] for x in jax.tree.leaves(of[name])] for of in (found, data)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jsplit.privacy.measures.estimate import Estimate
 from jsplit.privacy.reporting.records import Finding, Outcome, group_of
-from jsplit.privacy.scores import FAILED, Score, short
+from jsplit.privacy.scores import FAILED, Score, of_few, short
 
 LEGEND = (
     "A score is a lower bound: a better attack may reach more, none can be said to reach "
@@ -16,6 +16,7 @@ LEGEND = (
     "its control is what the same attack reaches where there is nothing to find.",
     "Intervals are of 95 %, over the records of this one training: another training, or "
     "other records, may give another number.",
+    "A number of fewer than 20 records says of how many it is: its interval may well be wrong.",
     "An attack that had fewer steps than it takes by itself, or was still gaining at its "
     "end, is marked as not converged: that it finds little says nothing of a defence.",
     "An attack that does worse than a guess has failed: it shows no protection, and where "
@@ -185,12 +186,17 @@ def _untested(outcomes: Sequence[Outcome], *, proven: bool) -> Table:
 
 def _within(s: Score) -> str:
     low, high = s.interval
-    return f"{short(s.value)} [{short(low)}, {short(high)}]"
+    return _marked(f"{short(s.value)} [{short(low)}, {short(high)}]", s.budget.records)
 
 
 def _estimate(e: Estimate) -> str:
     low, high = e.interval
-    return f"{short(e.value)} [{short(low)}, {short(high)}]"
+    return _marked(f"{short(e.value)} [{short(low)}, {short(high)}]", e.records)
+
+
+def _marked(value: str, records: int) -> str:
+    """A value, with how many records it is of where they are few."""
+    return f"{value} of {few}" if (few := of_few(records)) else value
 
 
 def pictured(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, Finding]]:

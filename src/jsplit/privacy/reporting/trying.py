@@ -16,8 +16,9 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.core.checks import first_line, warn_user
 from jsplit.privacy.attacks.attack import seed_of
+from jsplit.privacy.attacks.inputs.likeness import unlike
 from jsplit.privacy.reporting.attempt import Attempt, Given
-from jsplit.privacy.reporting.doubts import doubt_of, unlike
+from jsplit.privacy.reporting.doubts import doubt_of
 from jsplit.privacy.reporting.forms import bottom_of, head_of
 from jsplit.privacy.reporting.jobs import Job, Sight, lacks, reads, targets
 from jsplit.privacy.reporting.knowing import classes_in, known_rows
@@ -116,8 +117,10 @@ class Trying:
         drawn = () if guess is None else worst(given.truth, guess, self.pictures)
         # Beside what the attack itself may have said.
         learned = given.public if "public" in attempt.needs else None
-        steps = doubt_of(attempt, self.steps, score) or score.doubt
-        doubt = "; ".join(filter(None, (unlike(learned, given.truth), steps)))
+        kind = unlike(learned, given.truth)
+        own = "; ".join(d for d in score.doubt.split("; ") if d != kind)
+        steps = doubt_of(attempt, self.steps, score) or own
+        doubt = "; ".join(filter(None, (kind, steps)))
         score = replace(score, doubt=doubt)
         self.findings.append(Finding(cut, sight.when, score, drawn))
 

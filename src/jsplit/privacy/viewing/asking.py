@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from jsplit.core.base import PyTree, TrainState
 from jsplit.core.checks import shown
@@ -71,6 +73,20 @@ def shapes_of(config: Config, batch: Mapping[str, PyTree]) -> dict[str, PyTree]:
     batch = as_arrays(batch)
     check_batch(config.topology, batch, training_fields(config))
     return {name: abstract(x) for name, x in batch.items()}
+
+
+def largest_of(batch: Mapping[str, PyTree]) -> dict[str, int]:
+    """By field of class numbers or tokens, the largest in a batch that has values."""
+    found: dict[str, int] = {}
+    for name, x in as_arrays(batch).items():
+        leaves = jax.tree.leaves(x)
+        # Of shapes, and within a transformation of JAX, no value is known.
+        real = all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves)
+        if leaves and real and not any(isinstance(leaf, Tracer) for leaf in leaves):
+            whole = all(leaf.dtype.kind in "iu" and leaf.size for leaf in leaves)
+            if whole:
+                found[name] = max(int(leaf.max()) for leaf in leaves)
+    return found
 
 
 def states_of(

@@ -9,7 +9,7 @@ from jsplit.core.base import PyTree, TrainState
 from jsplit.core.tables import plain
 from jsplit.core.trainer import Trainer
 from jsplit.privacy.viewing.all_views import Views
-from jsplit.privacy.viewing.asking import asked, shapes_of
+from jsplit.privacy.viewing.asking import asked, largest_of, shapes_of
 from jsplit.privacy.viewing.examining import Examined, examine
 from jsplit.privacy.viewing.records import Seen, Together
 from jsplit.privacy.viewing.structure import depends, labels_of
@@ -56,11 +56,16 @@ def views(
 
     Sums of entries with factors of the code (differences, a constant matrix, a Fourier
     transform, shares sent to several parties) are solved together, as far as they can
-    be, for records of up to some 350 numbers. Not found are, among
-    others: learned matrices and convolutions; numbers less their mean, or divided by
-    their deviation or norm; `softmax`, `soft_sign`, a quotient; sorting,
-    pooling, `argmax`; loops and branches; rounded numbers; and labels behind class
-    weights, a Huber or a focal loss.
+    be, for records of up to some 350 numbers. Several arrays, of one message or of
+    several, are looked at together: `abs(x)` and `sign(x)`, a norm and a direction, a
+    quotient and a remainder, `log_softmax` and `logsumexp` give `x` (up to whole turns
+    where they are `cos` and `sin`). Not found are, among
+    others: learned matrices and convolutions; alone, numbers less their mean, or divided
+    by their deviation or norm; `softmax`, `soft_sign`, a quotient; what is sorted without
+    its places; pooling, `argmax`; long loops and branches that depend on a record;
+    rounded numbers; and labels behind class weights, a Huber or a focal loss.
+    `init` of a trainer refuses by the same proofs what crosses without parameters before
+    it, unless its field is public.
 
     Proofs are by the rules of real numbers, as far as floats bear them for fields with
     values between -1 and 1: `(x + 1e30) - 1e30`, `x * 1e-45` and `tanh(1e6 * x)` are not
@@ -72,8 +77,9 @@ def views(
 
     Args:
         topology: who computes what; or a trainer, which knows its links and optimizers.
-        batch: the fields, arrays or `jax.ShapeDtypeStruct`, each [batch, ...]; only
-            shapes and dtypes matter. Without it messages are not looked into.
+        batch: the fields, arrays or `jax.ShapeDtypeStruct`, each [batch, ...]; of their
+            values only the largest class number or token matters, which a one-hot is
+            compared with. Without it messages are not looked into.
         optimizer: as for `jsplit.fused`; some exchange numbers. By default none does.
         links: as for `jsplit.fused`.
         nonfinite: as for `jsplit.fused`; `"skip"` exchanges counts.
@@ -103,7 +109,8 @@ def views(
     parts = config.topology
     examined = None
     if batch is not None:
-        examined = examine(config, shapes_of(config, batch), state)
+        shapes = shapes_of(config, batch)
+        examined = examine(config, shapes, state, largest_of(batch))
     seen = [_seen(config, wire, examined) for wire in all_wires(config)]
     return Views(
         {p: _view(parts, p, seen, examined) for p in parts.parties},

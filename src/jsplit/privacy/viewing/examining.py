@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Message, PyTree, TrainState
+from jsplit.jaxprs.proving.facts import Fact
+from jsplit.jaxprs.proving.given import Numbers
 from jsplit.privacy.viewing.asking import states_of
-from jsplit.privacy.viewing.facts import Fact
 from jsplit.privacy.viewing.observing import (
-    Numbers,
     given_away,
     learned,
     numbers_of,
@@ -75,7 +75,10 @@ class Examined(NamedTuple):
 
 
 def examine(
-    config: Config, shapes: Mapping[str, PyTree], state: TrainState | None
+    config: Config,
+    shapes: Mapping[str, PyTree],
+    state: TrainState | None,
+    most: Mapping[str, int],
 ) -> Examined:
     """Trace the walks, and find what each message gives away to its receiver.
 
@@ -83,11 +86,12 @@ def examine(
         config: of the training.
         shapes: of the fields, of the user's batch.
         state: as for `views`.
+        most: by field of class numbers, the largest, as far as it is known.
     """
     sizes = messages(*states_of(config, shapes, state), shapes)
     small = few(shapes)
     walks = tuple(trace(*states_of(config, small, state), small))
-    numbers = numbers_of(config.topology, walks[0])
+    numbers = numbers_of(config.topology, walks[0], most)
     records = next(x.shape[0] for x in jax.tree.leaves(small))
     given = _gives(config.topology, walks, numbers, records)
     bare: dict[Wire, dict[str, Gives]] = {}
@@ -99,7 +103,8 @@ def examine(
     sizes_of = {f: n // records for f, n in numbers.size.items()}
     crossed: dict[Wire, Crossed] = {}
     for traced in walks:
-        for wire, facts in observed(config.topology, traced, (), numbers).items():
+        outside = observed(config.topology, traced, (), numbers)
+        for wire, facts in outside.arrived.items():
             before = crossed.get(wire)
             count = sum(int(np.prod(f.shape)) for f in facts) // records
             fields = _named(
@@ -146,14 +151,15 @@ def _gives(
         for receiver in topology.parties:
             held = topology.holds.get(receiver, ())
             seen = observed(topology, traced, (receiver,), numbers)
-            for wire, facts in seen.items():
+            for wire in seen.arrived:
                 if wire.receiver != receiver:
                     continue
+                facts, bare = seen.of([wire]), outside.of([wire])
                 for field in numbers.first:
                     own = given_away(facts, numbers, field, records)
                     if own is None or field in held:
                         continue
-                    others = given_away(outside[wire], numbers, field, records)
+                    others = given_away(bare, numbers, field, records)
                     # An outsider who is shown the message alone could not tell.
                     if others is None or others.strength < own.strength:
                         own = replace(own, needs_own=True)

@@ -12,36 +12,21 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Var
 
-from jsplit.privacy.viewing.affine import of_entries
-from jsplit.privacy.viewing.facts import Atom, Fact
-from jsplit.privacy.viewing.interpreting import interpret
+from jsplit.jaxprs.proving.affine import of_entries
+from jsplit.jaxprs.proving.facts import Atom, Fact
+from jsplit.jaxprs.proving.given import Numbers, readings
+from jsplit.jaxprs.proving.interpreting import fact_of, followed
+from jsplit.privacy.viewing.following import follow
 from jsplit.privacy.viewing.records import Gives
-from jsplit.privacy.viewing.spanning import told
 from jsplit.privacy.viewing.tracing import KNOWN_TO_ALL, Traced
 from jsplit.topology.graph import Topology
 from jsplit.training.kinds import Kind
 from jsplit.training.walk import Address, Name, Wire
 
 
-class Numbers(NamedTuple):
-    """The numbers of the entries of each field: which lie where.
-
-    Attributes:
-        first: by field, the number of its first entry.
-        size: by field, how many it has in all records.
-    """
-
-    first: Mapping[str, int]
-    size: Mapping[str, int]
-
-    def of(self, field: str, given: np.ndarray) -> np.ndarray:
-        """The sorted numbers, of those given, that are of a field."""
-        low = self.first[field]
-        return given[(given >= low) & (given < low + self.size[field])]
-
-
-def numbers_of(topology: Topology, traced: Traced) -> Numbers:
+def numbers_of(topology: Topology, traced: Traced, most: Mapping[str, int]) -> Numbers:
     """Number the entries of all fields, one field after the other."""
     first: dict[str, int] = {}
     size: dict[str, int] = {}
@@ -53,11 +38,54 @@ def numbers_of(topology: Topology, traced: Traced) -> Numbers:
                 first[name.what] = total
                 size[name.what] = sum(int(np.prod(x.shape)) for x in leaves)
                 total += size[name.what]
-    return Numbers(first, size)
+    return Numbers(first, size, most)
 
 
 def _is_field(topology: Topology, name: Name) -> bool:
     return name.kind == Kind.VALUE and name.what in topology.fields
+
+
+class Observed(NamedTuple):
+    """A walk as observers see it.
+
+    Attributes:
+        topology: of the walk.
+        traced: the walk.
+        observers: who pool what they have.
+        held: the fields that they have.
+        arrived: by message, what is proven of each array in it when it arrives.
+        facts: the same of each variable of the walk.
+    """
+
+    topology: Topology
+    traced: Traced
+    observers: Collection[str]
+    held: Collection[str]
+    arrived: Mapping[Wire, list[Fact]]
+    facts: Mapping[Var, Fact]
+
+    def of(self, wires: Collection[Wire]) -> list[Fact]:
+        """What is proven of messages, and of all that follows from them together."""
+        facts = [f for w in wires for f in self.arrived[w]]
+        follows = follow(self.traced, wires, self.observers, self.is_known)
+        for v, partly, rounded in follows:
+            found = self.facts[v]
+            if found.gives:
+                facts.append(
+                    replace(
+                        found,
+                        some=found.some or partly,
+                        rounded=found.rounded or rounded,
+                    )
+                )
+        return facts
+
+    def is_known(self, name: Name) -> bool | None:
+        """Whether observers have what a walk starts from; `None`: nobody can tell."""
+        if name.kind in KNOWN_TO_ALL or name.party in self.observers:
+            return True
+        is_field = _is_field(self.topology, name)
+        return name.what in self.held if is_field else None
 
 
 def observed(
@@ -66,7 +94,7 @@ def observed(
     observers: Collection[str],
     numbers: Numbers,
     found_out: Collection[str] = (),
-) -> dict[Wire, list[Fact]]:
+) -> Observed:
     """Go over a walk as observers see it.
 
     Args:
@@ -75,9 +103,6 @@ def observed(
         observers: who pool what they have; none: of each message all that it depends on.
         numbers: of the entries of fields.
         found_out: fields that the observers have found out.
-
-    Returns:
-        By message, what is proven of each array in it when it arrives.
     """
     held = {f for p in observers for f in topology.holds.get(p, ())} | {*found_out}
     store: dict[Address, list[Fact]] = {}
@@ -86,9 +111,11 @@ def observed(
         store[name] = _first_facts(topology, name, leaves, observers, held, numbers)
 
     arrived: dict[Wire, list[Fact]] = {}
+    every: dict[Var, Fact] = {}
     for part in traced.parts:
-        facts = [f for r in part.op.reads for f in store[r]]
-        results = iter(interpret(part.jaxpr, facts))
+        facts = followed(part.flat, [f for r in part.op.reads for f in store[r]])
+        every.update(facts)
+        results = iter([fact_of(v, facts) for v in part.flat.outvars])
         for name, shapes in part.shapes.items():
             own = [next(results) for _ in shapes]
             if isinstance(name, Wire):
@@ -96,7 +123,7 @@ def observed(
                 if name.sender in observers or name.receiver in observers:
                     own = [f.known() for f in own]
             store[name] = own
-    return arrived
+    return Observed(topology, traced, observers, held, arrived, every)
 
 
 def _first_facts(
@@ -127,7 +154,9 @@ def _first_facts(
         learned = name.kind == Kind.PARAMS and jnp.issubdtype(x.dtype, jnp.inexact)
         fact = Fact(x.shape, x.dtype, deps, unknown, ids, slope=int(is_field))
         if ids is not None and ids.size and jnp.dtype(x.dtype).kind in "fiu":
-            fact = replace(fact, affine=of_entries(ids))
+            fact = replace(
+                fact, affine=of_entries(ids), most=numbers.most.get(name.what)
+            )
         found.append(replace(fact, generic=learned, distinct=learned))
     return found
 
@@ -143,97 +172,19 @@ def given_away(
         field: its name.
         records: in the walk.
     """
-    bearing = [f for f in facts if _bears(f, numbers, field)]
     best: Gives | None = None
-    before: list[Fact] = []
-    # The strictest reading first: a weaker one stands only if it gives more.
-    for rounded, keyed, some in _READINGS:
-        chosen = [
-            f
-            for f in bearing
-            if rounded >= f.rounded and keyed >= bool(f.key) and some >= f.some
-        ]
-        if not chosen or chosen == before:
-            continue
-        before = chosen
-        given = [f.given() for f in chosen]
-        entries = numbers.of(field, np.unique(np.concatenate(given)))
-        if len(entries) < numbers.size[field]:
-            entries = numbers.of(
-                field, np.unique([*entries, *_solved(chosen, numbers, records)])
-            )
-        if not len(entries):
-            continue
-        keys = sorted({str(a.name) for f in chosen for a in f.key})
+    for given in readings(facts, numbers, field, records):
         found = Gives(
             field,
-            len(entries) // records,
+            len(given.entries) // records,
             numbers.size[field] // records,
-            any(f.rounded for f in chosen),
-            any(f.some for f in chosen),
-            tuple(keys),
+            given.rounded,
+            given.some,
+            tuple(sorted({str(a.name) for a in given.key})),
         )
         if best is None or found.strength > best.strength:
             best = found
     return best
-
-
-def _bears(fact: Fact, numbers: Numbers, field: str) -> bool:
-    """Whether an array gives away, or is made of, entries of a field."""
-    own = fact.given()
-    if fact.affine is not None:
-        own = np.concatenate([own, fact.affine.basis])
-    return bool(numbers.of(field, own).size)
-
-
-def _solved(facts: Sequence[Fact], numbers: Numbers, records: int) -> np.ndarray:
-    """The numbers of entries that sums in arrays can be solved for, all together."""
-    sums = [(f.affine.basis, f.affine.rows()) for f in facts if f.affine]
-    sums = [(basis, rows) for basis, rows in sums if rows is not None]
-    if not sums:
-        return np.zeros(0, np.int64)
-    every = np.unique(np.concatenate([basis for basis, _ in sums]))
-    lines: list[np.ndarray] = []
-    for basis, rows in sums:
-        flat = rows.reshape(len(basis), -1).T
-        flat = flat[np.isfinite(flat).all(1)]
-        # Of a complex sum the two parts are sums of real numbers.
-        flat = (
-            np.concatenate([np.real(flat), np.imag(flat)])
-            if rows.dtype.kind == "c"
-            else flat
-        )
-        wide = np.zeros((len(flat), len(every)))
-        wide[:, np.searchsorted(every, basis)] = flat
-        lines.append(wide)
-    all_lines = np.concatenate(lines)
-    of_record = _records_of(every, numbers, records)
-    found: list[np.ndarray] = []
-    for record in range(records):
-        own = of_record == record
-        # Sums over records are others in batches of another size.
-        alone = (all_lines[:, ~own] == 0).all(1) & (all_lines[:, own] != 0).any(1)
-        if alone.any():
-            found.append(every[own][told(all_lines[np.ix_(alone, own)])])
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
-
-
-def _records_of(every: np.ndarray, numbers: Numbers, records: int) -> np.ndarray:
-    """Of numbers of entries, the record of each."""
-    found = np.zeros(len(every), np.int64)
-    for field, first in numbers.first.items():
-        size = numbers.size[field]
-        own = (every >= first) & (every < first + size)
-        found[own] = (every[own] - first) // max(1, size // records)
-    return found
-
-
-_READINGS = [
-    (rounded, keyed, some)
-    for some in (False, True)
-    for keyed in (False, True)
-    for rounded in (False, True)
-]
 
 
 def learned(
@@ -282,9 +233,13 @@ def _got(
     facts: list[Fact] = []
     for traced in walks:
         seen = observed(topology, traced, observers, numbers, found_out)
-        for wire, own in seen.items():
-            if wire.receiver in observers and wire.sender not in observers:
-                facts += own
+        facts += seen.of(
+            [
+                w
+                for w in seen.arrived
+                if w.receiver in observers and w.sender not in observers
+            ]
+        )
     return facts
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr
 
 from jsplit.core.base import Message, PyTree, TrainState
 from jsplit.core.trees import abstract
+from jsplit.jaxprs.flat import Flat, flatten
 from jsplit.training.config import Config
 from jsplit.training.crossing import message_of
 from jsplit.training.kinds import Kind
@@ -32,12 +32,12 @@ class Part(NamedTuple):
 
     Attributes:
         op: the operation.
-        jaxpr: of its function, leaf by leaf.
+        flat: its function as a program, leaf by leaf.
         shapes: of its results, by where they lie.
     """
 
     op: Op
-    jaxpr: ClosedJaxpr
+    flat: Flat
     shapes: dict[Address, list[jax.ShapeDtypeStruct]]
 
 
@@ -99,7 +99,7 @@ def trace(
             )(*args)
             store.update(zip(op.writes, results, strict=True))
             shapes = {w: jax.tree.leaves(store[w]) for w in op.writes}
-            parts.append(Part(op, jaxpr, shapes))
+            parts.append(Part(op, flatten(jaxpr, calls=True), shapes))
         found.append(Traced(mode, start, tuple(parts)))
     return found
 

@@ -25,6 +25,7 @@ from jsplit.privacy.attacks.inputs.seen import (
     received,
     truth_of,
 )
+from jsplit.privacy.attacks.rates import check_rates
 from jsplit.privacy.scores import Adversary, Budget
 from jsplit.privacy.traffic import Traffic
 
@@ -102,6 +103,7 @@ def decoder_attack(
     key = key_or_default(key)
     for name, count in {"steps": steps, "batch": batch}.items():
         as_positive_int(name, count)
+    check_rates(learning_rate=learning_rate)
     came = received(traffic, value)
     truth = truth_of(record, len(came), target)
     others = public_of(public, truth)
@@ -137,5 +139,6 @@ def decoder_attack(
         mean=others.mean(0),
         data_range=data_range,
         key=jax.random.fold_in(key, 2),
+        public=others,
         more={"in public": in_both(truth, others), GAINED: late},
     )

@@ -24,6 +24,7 @@ from jsplit.privacy.attacks.inputs.hijacking import (
     Hijacker,
     Own,
     Penalty,
+    check_hijacker,
     compiled_step,
     start_client,
     start_hijacker,
@@ -43,6 +44,7 @@ from jsplit.privacy.scores import Adversary, Budget
 SOURCE = "Pasquini et al., Unleashing the tiger, 2021"
 log = logging.getLogger("jsplit")
 
+DRAWS = 3  # of parameters, to see whether a bottom can give what is negative
 LOOKS = 4  # how often on the way the error is measured
 
 
@@ -105,8 +107,8 @@ def fsha(
         "jsplit" tells too as they come.
 
     Raises:
-        ValueError: if there are no public records, shapes do not fit, or records are
-            not finite.
+        ValueError: if there are no public records, shapes do not fit, records are not
+            finite, or a rate is not positive and finite.
 
     References:
         Pasquini, Ateniese and Bernaschi, `Unleashing the tiger: inference attacks on
@@ -128,6 +130,8 @@ def fsha(
     key = key_or_default(key)
     for name, count in {"steps": steps, "batch": batch, "width": width}.items():
         as_positive_int(name, count)
+    rates = learning_rate, learning_rate_judge
+    check_hijacker(*rates, gradient_penalty)
     truth = array_of("record", record)
     others = public_of(public, truth)
     if data_range is not None:
@@ -136,8 +140,8 @@ def fsha(
     client = Client(bottom, optimizer or _adam(1e-4), penalty)
     theirs = before = start_client(client, truth, first)
     h = _activations(client, theirs, truth)
-    nets = _networks(networks, truth, h, width, data_range)
-    rates = learning_rate, learning_rate_judge
+    never = _never_negative(bottom, theirs, truth[:CHUNK], first)
+    nets = _networks(networks, truth, h, width, data_range, never)
     hijacker = Hijacker(nets, rates, gradient_penalty)
     own = start_hijacker(hijacker, others, h, second)
     theirs, own, way = _trained(
@@ -148,8 +152,7 @@ def fsha(
     )
     guess = _guess(client, nets, theirs, own, truth)
     budget = Budget(steps, len(truth), perf_counter() - start)
-    knows = f"{len(others)} records of the same kind; it sends cotangents of its own"
-    adversary = Adversary(party, knows, True, len(others), source=SOURCE)
+    adversary = _adversary(party, len(others))
     return inverted(
         "FSHA",
         target,
@@ -161,8 +164,15 @@ def fsha(
         mean=others.mean(0),
         data_range=data_range,
         key=jax.random.fold_in(key, 1),
+        public=others,
         more=way | {"in public": in_both(truth, others)},
     )
+
+
+def _adversary(party: str, public: int) -> Adversary:
+    """Who hijacks."""
+    knows = f"{public} records of the same kind; it sends cotangents of its own"
+    return Adversary(party, knows, True, public, source=SOURCE)
 
 
 def _trained(
@@ -199,9 +209,9 @@ def _networks(
     h: jax.Array,
     width: int,
     data_range: Range | None,
+    positive: bool,
 ) -> Hijackers:
     """The hijacker's networks, those given or those for these shapes."""
-    positive = bool((h >= 0).all())
     nets = networks or hijackers_for(
         *(h.shape[1:], truth.shape[1:], width, data_range, positive)
     )
@@ -209,6 +219,28 @@ def _networks(
     checked("networks.decoder", nets.decoder, h, truth.shape[1:])
     checked("networks.discriminator", nets.discriminator, h, (1,))
     return nets
+
+
+def _never_negative(
+    bottom: Segment, theirs: Own, record: jax.Array, key: jax.Array
+) -> bool:
+    """Whether activations are never negative, whatever the parameters, as after a relu.
+
+    Those of the first parameters do not tell: of zeros all are 0, and of weights and
+    records above 0 none is negative. So parameters are drawn around them.
+    """
+    leaves, structure = jax.tree.flatten(theirs.params)
+    for one in jax.random.split(key, DRAWS):
+        drawn = [
+            x + (1 + jnp.abs(x)) * jax.random.normal(k, x.shape, x.dtype)
+            if jnp.issubdtype(x.dtype, jnp.floating)
+            else x
+            for k, x in zip(jax.random.split(one, len(leaves)), leaves, strict=True)
+        ]
+        h = _forward(bottom, structure.unflatten(drawn), theirs.state, record)
+        if bool((h < 0).any()):
+            return False
+    return True
 
 
 # One optimizer of a rate, so that two attacks on the same bottom are one program.

@@ -17,6 +17,7 @@ import optax
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.jaxprs.compiling import jit
 from jsplit.privacy.attacks.inputs.hijackers import Hijackers
+from jsplit.privacy.attacks.rates import check_rates, check_weights
 
 Penalty = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -48,6 +49,16 @@ class Hijacker(NamedTuple):
     nets: Hijackers
     rates: tuple[float, float]
     gradient_penalty: float
+
+
+def check_hijacker(rate: object, rate_judge: object, penalty: object) -> None:
+    """Refuse rates and a weight with which a hijacker learns nothing.
+
+    Raises:
+        ValueError: naming the argument of `fsha` and `hijack`.
+    """
+    check_rates(learning_rate=rate, learning_rate_judge=rate_judge)
+    check_weights(gradient_penalty=penalty)
 
 
 class Own(NamedTuple):

@@ -17,6 +17,7 @@ from jsplit.privacy.attacks.inputs.hijackers import Hijackers, hijackers_for
 from jsplit.privacy.attacks.inputs.hijacking import (
     Hijacker,
     answer,
+    check_hijacker,
     start_hijacker,
 )
 from jsplit.privacy.attacks.inputs.inversion import Range
@@ -111,7 +112,8 @@ def hijack(
 
     Raises:
         ValueError: if there are not two inputs, `width` is no positive integer,
-            `data_range` no range, or `positive` neither True nor False.
+            `data_range` no range, `positive` neither True nor False, or a rate not
+            positive and finite.
 
     References:
         Pasquini, Ateniese and Bernaschi, `Unleashing the tiger: inference attacks on
@@ -124,6 +126,7 @@ def hijack(
         ('h', 'mine')
     """
     _check_ends(data_range, positive)
+    check_hijacker(learning_rate, learning_rate_judge, gradient_penalty)
     if len(inputs) != 2 or isinstance(inputs, str):
         raise ValueError(
             "`inputs` must name the activation and the public records, got "

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jsplit.core.checks import as_positive_int
+from jsplit.privacy.attacks.inputs.likeness import unlike
 from jsplit.privacy.measures.reconstructed import Reconstruction, reconstruction
 from jsplit.privacy.scores import Adversary, Budget, Score
 
@@ -79,6 +80,7 @@ def inverted(
     mean: jax.Array | None,
     data_range: Range | None,
     key: jax.Array,
+    public: jax.Array | None = None,
     more: Mapping[str, float] | None = None,
 ) -> Inversion:
     """Measure guesses of records, and those of the control.
@@ -95,6 +97,8 @@ def inverted(
             `None`: the mean of other records.
         data_range: the smallest and the largest value; guesses are clipped to it.
         key: what the bootstrap draws from.
+        public: records that the attack learned from: the score is in doubt where they are
+            not of the kind of `record`.
         more: other numbers.
 
     Returns:
@@ -120,6 +124,7 @@ def inverted(
         adversary,
         budget,
         beside | dict(more or {}),
+        unlike(None if public is None else np.asarray(public), np.asarray(record)),
     )
     return Inversion(score, np.asarray(found), images.errors)
 

@@ -20,6 +20,7 @@ from jsplit.privacy.attacks.inputs.inversion import Inversion
 from jsplit.privacy.attacks.inputs.networks import checked, dense
 from jsplit.privacy.attacks.inputs.seen import Known, Query, known_of
 from jsplit.privacy.attacks.inputs.tokens import came_of, integers, recovered
+from jsplit.privacy.attacks.rates import check_rates
 from jsplit.privacy.measures.records import array_of
 from jsplit.privacy.scores import Adversary, Budget
 from jsplit.privacy.traffic import Traffic
@@ -95,6 +96,7 @@ def inverted_tokens(
         "vocabulary": vocabulary,
     }.items():
         as_positive_int(name, count)
+    check_rates(learning_rate=learning_rate)
     came, true = came_of(traffic, tokens, value)
     text = _public(public, true, vocabulary)
     pairs = _pairs(query, text, came)

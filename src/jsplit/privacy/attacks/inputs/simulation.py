@@ -30,7 +30,11 @@ from jsplit.privacy.attacks.inputs.simulating import (
     simulated_step,
     start,
 )
-from jsplit.privacy.attacks.inputs.simulators import known_classes, simulator_for
+from jsplit.privacy.attacks.inputs.simulators import (
+    checked_options,
+    known_classes,
+    simulator_for,
+)
 from jsplit.privacy.attacks.inputs.telling import classes
 from jsplit.privacy.attacks.inputs.watched import Watched, came_in, noise_like
 from jsplit.privacy.measures.images import within
@@ -154,10 +158,9 @@ def sdar(
     as_positive_int("width", width)
     first, order, fake, end = jax.random.split(key_or_default(key), 4)
     others = public_of(public, jnp.asarray(record))
-    told = known_classes(known, len(others))
-    aims = jnp.asarray(told, jnp.int32)
+    aims = jnp.asarray(told := known_classes(known, len(others)), jnp.int32)
     segments = bottom, top, head, decoder
-    options = learning_rates, adversarial, flip
+    options = checked_options(learning_rates, adversarial, flip)
     how, own, none, last, party, budget = _followed(
         training,
         lambda item: came_in(item, value, label, head is None),
@@ -177,6 +180,7 @@ def sdar(
         mean=_unseeing(how, others, aims, last.label),
         data_range=data_range,
         key=end,
+        public=others,
         more={"in public": in_both(real, others)},
     )
     if head is None or truth is None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree, Segment
+from jsplit.core.checks import shown
 from jsplit.privacy.attacks.inputs.hijackers import critic
 from jsplit.privacy.attacks.inputs.networks import (
     Shape,
@@ -22,6 +23,22 @@ from jsplit.privacy.attacks.inputs.networks import (
 )
 from jsplit.privacy.attacks.inputs.simulating import Came, Simulator, with_label
 from jsplit.privacy.attacks.inputs.telling import classes
+from jsplit.privacy.attacks.rates import check_rates, check_weights, several
+
+
+def checked_options(
+    rates: tuple[float, float, float, float], weights: tuple[float, float], flip: float
+) -> tuple[tuple, tuple, float]:
+    """The same, looked at.
+
+    Raises:
+        ValueError: naming the argument of `sdar`.
+    """
+    check_rates(**several("learning_rates", rates, 4))
+    check_weights(**several("adversarial", weights, 2), flip=flip)
+    if flip > 1:
+        raise ValueError(f"`flip` must be a share, from 0 to 1, got {shown(flip)}.")
+    return tuple(rates), tuple(weights), flip
 
 
 def simulator_for(

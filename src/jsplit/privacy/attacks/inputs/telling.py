@@ -18,6 +18,7 @@ from jsplit.core.checks import as_positive_int
 from jsplit.privacy.attacks.inputs.fitting import Fit, classed, fitted, outputs
 from jsplit.privacy.attacks.inputs.networks import checked, dense
 from jsplit.privacy.attacks.inputs.seen import Known, known_of, laid_out
+from jsplit.privacy.attacks.rates import check_rates
 from jsplit.privacy.measures.auc import leak_auc
 from jsplit.privacy.measures.estimate import Estimate
 from jsplit.privacy.measures.rates import balanced_accuracy
@@ -49,6 +50,7 @@ class Telling(NamedTuple):
         """
         for name in ("steps", "batch"):
             as_positive_int(name, getattr(self, name))
+        check_rates(learning_rate=self.learning_rate)
         return self
 
 

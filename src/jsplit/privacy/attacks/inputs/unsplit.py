@@ -21,6 +21,7 @@ from jsplit.core.checks import as_positive_int
 from jsplit.privacy.attacks.attack import GAINED, gained, key_or_default
 from jsplit.privacy.attacks.inputs.inversion import Inversion, Range, inverted
 from jsplit.privacy.attacks.inputs.seen import received, truth_of
+from jsplit.privacy.attacks.rates import check_rates, check_weights
 from jsplit.privacy.measures.images import within
 from jsplit.privacy.measures.records import at_least
 from jsplit.privacy.scores import Adversary, Budget
@@ -126,8 +127,8 @@ def unsplit_inversion(
     key = key_or_default(key)
     for name, count in {"steps": steps, "restarts": restarts}.items():
         as_positive_int(name, count)
-    if not smooth >= 0:
-        raise ValueError(f"`smooth` must not be negative, got {smooth}.")
+    check_weights(smooth=smooth)
+    check_rates(learning_rate=learning_rate, learning_rate_bottom=learning_rate_bottom)
     came = received(traffic, value)
     at_least(len(came), 2, "an inversion")
     truth = truth_of(record, len(came), target)

@@ -23,6 +23,7 @@ from jsplit.privacy.attacks.labels.seen import (
     step_places,
     truth_of,
 )
+from jsplit.privacy.attacks.rates import check_rates
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
@@ -113,6 +114,7 @@ def model_completion(
     start = perf_counter()
     one_of("method", method, ("supervised", "semi-supervised"))
     _check_counts(classes=classes, steps=steps, batch=batch)
+    check_rates(learning_rate=learning_rate)
     key = key_or_default(key)
     inputs = _inputs(traffic, value, bottom)
     step = step_places(traffic)

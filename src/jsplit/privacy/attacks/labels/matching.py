@@ -28,6 +28,7 @@ from jsplit.privacy.attacks.attack import (
 )
 from jsplit.privacy.attacks.labels.groups import groups_of
 from jsplit.privacy.attacks.labels.seen import Seen, cotangents, noise_like
+from jsplit.privacy.attacks.rates import check_rates
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
@@ -127,6 +128,7 @@ def gradient_matching(
     counts = {"steps": steps, "restarts": restarts, "batch": batch}
     for name, count in counts.items():
         as_positive_int(name, count)
+    check_rates(learning_rate=learning_rate)
     groups = groups_of(label, seen.step, classes, known, ids)
     rng = np.random.default_rng(seed_of(key))
     match = _Matching(head, loss, classes, _adam(learning_rate))

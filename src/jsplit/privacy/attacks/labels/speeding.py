@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.base import PyTree
+from jsplit.privacy.attacks.rates import check_weights
 
 
 class _Speeding(NamedTuple):
@@ -70,8 +71,7 @@ def malicious(
         >>> updates
         [-1.0, -2.0, -1.5]
     """
-    if not gamma >= 0:
-        raise ValueError(f"`gamma` must not be negative, got {gamma}.")
+    check_weights(gamma=gamma)
     if not least <= 1 <= most:
         raise ValueError(
             f"`least` and `most` must include 1, which changes nothing; got {least} "

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.facts import NONE, Fact, giving
+from jsplit.jaxprs.proving.facts import NONE, Fact, giving
 
 Params = Mapping[str, object]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from jsplit.privacy.viewing.facts import NONE, Fact
+from jsplit.jaxprs.proving.facts import NONE, Fact
 
 Params = Mapping[str, object]
 _Moved = Callable[[Params, Sequence[np.ndarray], tuple[int, ...]], np.ndarray]

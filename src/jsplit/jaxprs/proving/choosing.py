@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
-from jsplit.privacy.viewing.placing import placed, placed_slice, sliced
+from jsplit.jaxprs.proving.facts import NONE, Fact, giving, with_sign
+from jsplit.jaxprs.proving.placing import placed, placed_slice, sliced
 
 Params = Mapping[str, object]
 
@@ -79,6 +79,10 @@ def _compare(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
     numbers, counts = np.unique(pairs[:, 0], return_counts=True)
     # Compared with one class number alone, an entry is told from no third one.
     found = giving(result, [x, other], None, numbers[counts > 1])
+    if found.gives and x.most is not None:
+        # Of all numbers that there are one may be left out: it is the one that is none.
+        left = {*range(x.most + 1)} - {*map(int, np.unique(value))}
+        found = replace(found, some=found.some or len(left) > 1)
     last = x.shape[-1:] == (1,) and np.ndim(value) and value.shape[-1] > 1
     classes = bool(found.gives and last and name == "eq")
     return replace(found, classes=classes, even=classes)
@@ -155,11 +159,27 @@ def _gather(params: Params, operand: Fact, index: Fact, result: Fact) -> Fact:
     return replace(found, slope=0, some=found.some or not rows)
 
 
+_BITS = {8: 50, 4: 22, 2: 8, 1: 2}  # of a learned number, by its bytes
+
+
+def apart(table: Fact) -> bool:
+    """Whether no two rows of a learned table are equal, but by a rare chance."""
+    width = int(np.prod(table.shape[1:]))
+    return table.distinct and _differ(table, width)
+
+
+def _differ(table: Fact, width: int) -> bool:
+    """Whether so many rows of so many random numbers all differ, most likely."""
+    rows = max(2, table.shape[0]) if table.shape else 1
+    # Among 2**n random values two of 2**(n/2) are equal.
+    return 2 * np.log2(rows) <= width * _BITS.get(table.dtype.itemsize, 0)
+
+
 def _distinct(operand: Fact, params: Params) -> tuple[bool, bool]:
     """Whether no two rows of a table are equal; and no two entries of a column."""
     if not operand.const:
         # Of what is no number of a learned table two may be equal.
-        return operand.distinct, operand.distinct
+        return apart(operand), operand.distinct and _differ(operand, 1)
     value = operand.value()
     dims, sizes = params["dimension_numbers"], params["slice_sizes"]
     assert isinstance(sizes, tuple)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.facts import Fact
+from jsplit.jaxprs.proving.facts import Fact
 
 _POSITIVE = {"exp", "exp2", "logistic", "cosh"}
 _PRODUCTS = {"mul", "div"}

@@ -13,7 +13,8 @@ from math import cosh, exp, inf, log, pi, sqrt
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.facts import Bits, Fact
+from jsplit.jaxprs.proving.facts import Bits, Fact
+from jsplit.jaxprs.wrapping import bears_bits, lost_bits
 
 _LEFT = 8.0
 """Times the spacing of floats: 3 bits of a field, 2**-20 of a float32."""
@@ -47,11 +48,18 @@ def kept(
     bearing = [f for f in facts if _bears(f)]
     if not bearing or not any(map(_bears, found)):
         return list(found)
-    bits = _of(name, params, facts, bearing)
+    lost = max(f.bits.lost for f in bearing) + (_lost(facts) if name == "mul" else 0)
+    bits = _of(name, params, facts, bearing)._replace(lost=lost)
     return [
         replace(f, bits=bits) if not _bears(f) or _borne(bits, f.dtype) else plain
         for f, plain in zip(found, nothing, strict=True)
     ]
+
+
+def _lost(facts: Sequence[Fact]) -> int:
+    """How many bits of whole numbers a product with those of the code loses."""
+    values = [f.value() for f in facts if f.const and f.dtype.kind in "iu"]
+    return sum(lost_bits(v[v != 0]) for v in values if v is not None)
 
 
 def _bears(fact: Fact) -> bool:
@@ -61,7 +69,7 @@ def _bears(fact: Fact) -> bool:
 def _borne(bits: Bits, dtype: np.dtype) -> bool:
     """Whether an array of these numbers has bits that move with the field."""
     if not jnp.issubdtype(dtype, jnp.inexact):
-        return True
+        return dtype.kind not in "iu" or bears_bits(bits.lost, dtype)
     info = jnp.finfo(dtype)
     # Without rounding there is nothing to lose, in floats of 8 bits too.
     moves = bits.part >= min(1.0, _LEFT * float(info.eps))

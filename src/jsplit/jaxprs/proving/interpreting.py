@@ -1,7 +1,7 @@
 """What is proven of the results of a traced function, from what is of its arguments.
 
-It goes over the jaxpr equation by equation. A primitive that no rule knows makes a result
-of which nothing is claimed but what it depends on; so do the bodies of loops and branches.
+It goes over the jaxpr equation by equation. A primitive that no rule knows makes a result of
+which nothing is claimed but what it depends on; so do long loops and unknown branches.
 """
 
 from __future__ import annotations
@@ -10,34 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom as Variable
-from jsplit.jaxprs.flat import shape_of
-from jsplit.privacy.viewing.affine import carried
-from jsplit.privacy.viewing.arithmetic import ENTRYWISE, entrywise
-from jsplit.privacy.viewing.bits import kept
-from jsplit.privacy.viewing.choosing import CHOOSES, chosen
-from jsplit.privacy.viewing.curves import curved
-from jsplit.privacy.viewing.facts import Fact, constant, giving, plain
-from jsplit.privacy.viewing.mixing import MIXES, mixed
-from jsplit.privacy.viewing.moving import ALL_MOVED, MOVES, divide, keeps_all, move
+from jsplit.jaxprs.flat import Flat, flatten, shape_of
+from jsplit.jaxprs.proving.affine import carried
+from jsplit.jaxprs.proving.arithmetic import ENTRYWISE, entrywise
+from jsplit.jaxprs.proving.bits import kept
+from jsplit.jaxprs.proving.choosing import CHOOSES, chosen
+from jsplit.jaxprs.proving.curves import curved
+from jsplit.jaxprs.proving.facts import Fact, constant, giving, plain
+from jsplit.jaxprs.proving.looping import branch, unrolled
+from jsplit.jaxprs.proving.mixing import MIXES, mixed
+from jsplit.jaxprs.proving.moving import ALL_MOVED, MOVES, divide, keeps_all, move
 
-# By primitive, the parameter that holds the body of what is called once as it is.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "composite": "jaxpr",
-    "custom_vmap_call": "call",
-}
 _SIGNED = {
     "broadcast_in_dim",
     "copy",
@@ -55,36 +41,46 @@ def interpret(closed: ClosedJaxpr, facts: Sequence[Fact]) -> list[Fact]:
         closed: the function, as `jax.make_jaxpr` gives it.
         facts: of its arguments, leaf by leaf.
     """
-    return _run(closed.jaxpr, [constant(c) for c in closed.consts], facts)
+    flat = flatten(closed, calls=True)
+    known = followed(flat, facts)
+    return [fact_of(v, known) for v in flat.outvars]
 
 
-def _run(jaxpr: Jaxpr, consts: Sequence[Fact], facts: Sequence[Fact]) -> list[Fact]:
-    known: dict[Var, Fact] = dict(zip(jaxpr.constvars, consts, strict=True))
-    known.update(zip(jaxpr.invars, facts, strict=True))
+def followed(flat: Flat, facts: Sequence[Fact]) -> dict[Var, Fact]:
+    """What is proven of each variable of a program.
 
-    def fact_of(v: Variable) -> Fact:
-        return constant(v.val) if isinstance(v, Literal) else known[v]
-
-    for eqn in jaxpr.eqns:
-        results = _equation(eqn, [fact_of(v) for v in eqn.invars])
+    Args:
+        flat: the program, with all calls inlined.
+        facts: of its inputs, leaf by leaf.
+    """
+    known = {v: constant(x) for v, x in flat.consts.items()}
+    known.update(zip(flat.invars, facts, strict=True))
+    for equation in flat.equations:
+        eqn = equation.eqn
+        results = _equation(eqn, [fact_of(v, known) for v in eqn.invars])
         known.update(zip(eqn.outvars, results, strict=True))
-    return [fact_of(v) for v in jaxpr.outvars]
+    return known
+
+
+def fact_of(v: Variable, known: Mapping[Var, Fact]) -> Fact:
+    """What is proven of a variable or literal."""
+    return constant(v.val) if isinstance(v, Literal) else known[v]
 
 
 def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
     name = eqn.primitive.name
-    body = eqn.params.get(_CALLS.get(name, ""))
-    if isinstance(body, ClosedJaxpr) and len(body.jaxpr.invars) == len(facts):
-        return _run(body.jaxpr, [constant(c) for c in body.consts], facts)
-    if isinstance(body, Jaxpr) and len(body.invars) == len(facts):
-        return _run(body, [], facts)
-
     shapes = [shape_of(v) for v in eqn.outvars]
     results = [plain(s.shape, s.dtype, facts) for s in shapes]
     if not any(f.gives for f in facts) and all(f.const for f in facts):
         return _constants(eqn, facts, results)
     if name == "optimization_barrier":
         return facts
+    program = _within(eqn, facts)
+    if program is not None:
+        known = followed(
+            program, facts[-len(program.invars) :] if program.invars else []
+        )
+        return [fact_of(v, known) for v in program.outvars]
 
     def rule(facts: Sequence[Fact]) -> list[Fact]:
         return _results(eqn, [*facts], results)
@@ -93,6 +89,15 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
     if len(found) == 1:
         found = [curved(name, facts, found[0])]
     return kept(name, eqn.params, facts, found, results)
+
+
+def _within(eqn: JaxprEqn, facts: Sequence[Fact]) -> Flat | None:
+    """What an equation runs, where that is known: turns of a loop, a branch."""
+    if eqn.primitive.name == "scan":
+        return unrolled(eqn)
+    # The first tells which branch is taken.
+    index = facts[0].value() if eqn.primitive.name == "cond" else None
+    return None if index is None else branch(eqn, int(index))
 
 
 def _results(eqn: JaxprEqn, facts: list[Fact], results: list[Fact]) -> list[Fact]:
@@ -149,7 +154,9 @@ def _moved(
     # A one-hot along another axis is one for no rule.
     last = name == "broadcast_in_dim" and facts[0].shape[-1:] == result.shape[-1:]
     classes = facts[0].classes and last
-    return replace(found, classes=classes, even=classes and facts[0].even)
+    even = classes and facts[0].even
+    most = facts[0].most if len(moved) == 1 else None
+    return replace(found, classes=classes, even=even, most=most)
 
 
 def _even(params: Mapping[str, object], x: Fact, result: Fact) -> bool:

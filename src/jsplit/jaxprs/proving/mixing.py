@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from jsplit.privacy.viewing.facts import NONE, Fact, giving
-from jsplit.privacy.viewing.spanning import told
+from jsplit.jaxprs.proving.choosing import apart
+from jsplit.jaxprs.proving.facts import NONE, Fact, giving
+from jsplit.jaxprs.proving.spanning import told
 
 Params = Mapping[str, object]
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
@@ -66,7 +67,7 @@ def _dot(params: Params, a: Fact, b: Fact, result: Fact) -> Fact:
         value = other.value()
         # Where the number of a line depends on its class, it may make equal what differs.
         differ = x.even and value is not None and _rows_differ(value, of_other)
-        if other.distinct or differ:
+        if apart(_rows_first(other, of_other)) or differ:
             return replace(giving(result, [x, other], None, x.given()), classes=False)
         return result
     value = other.value()
@@ -80,6 +81,13 @@ def _matrix(value: np.ndarray, contracted: Sequence[int]) -> np.ndarray:
     left = [i for i in range(value.ndim) if i not in contracted]
     rows = int(np.prod([value.shape[i] for i in contracted]))
     return value.transpose(*contracted, *left).reshape(rows, -1).astype(float)
+
+
+def _rows_first(table: Fact, contracted: Sequence[int]) -> Fact:
+    """A table with the axis along which rows are picked before the others."""
+    left = [n for i, n in enumerate(table.shape) if i not in contracted]
+    rows = [table.shape[i] for i in contracted]
+    return replace(table, shape=(int(np.prod(rows)), *left))
 
 
 def _rows_differ(value: np.ndarray, contracted: Sequence[int]) -> bool:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jsplit.privacy.viewing.facts import NONE, Affine, Fact
+from jsplit.jaxprs.proving.facts import NONE, Affine, Fact
 
 _LARGEST = 1 << 20  # factors that are computed: two records of 350 numbers each
 _FIRST = """

@@ -75,13 +75,13 @@ class Curve(NamedTuple):
     """What each entry of an array is of an entry of another one.
 
     Attributes:
-        of: the other array.
+        of: the other array; `None` where that is known otherwise.
         pieces: of it.
         cuts: the places between these, rising.
         points: its values there.
     """
 
-    of: Fact
+    of: Fact | None
     pieces: tuple[Piece, ...]
     cuts: tuple[float, ...] = ()
     points: tuple[float, ...] = ()
@@ -94,11 +94,13 @@ class Bits(NamedTuple):
         part: of an entry's size, how much it moves with the entry of the field.
         low: the least size of an entry.
         high: the largest.
+        lost: of whole numbers, how many of the highest bits wrapped around.
     """
 
     part: float = 1.0
     low: float = 1.0
     high: float = 1.0
+    lost: int = 0
 
 
 # Compared by identity: a rule asks whether two arrays are the same one.
@@ -135,6 +137,7 @@ class Fact:
         affine: the sums of entries of fields that its entries are.
         curve: what its entries are of those of another array, as `curves` has it.
         bits: what floats keep of what it gives away.
+        most: the largest class number, where it is known.
     """
 
     shape: tuple[int, ...]
@@ -158,6 +161,7 @@ class Fact:
     affine: Affine | None = None
     curve: Curve | None = None
     bits: Bits = Bits()
+    most: int | None = None
 
     @property
     def gives(self) -> bool:

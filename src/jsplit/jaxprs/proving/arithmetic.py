@@ -12,9 +12,10 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.privacy.viewing.complexes import PARTS, parts
-from jsplit.privacy.viewing.facts import NONE, Fact, giving, with_sign
-from jsplit.privacy.viewing.signs import sign_of_result
+from jsplit.jaxprs.proving.complexes import PARTS, parts
+from jsplit.jaxprs.proving.facts import NONE, Fact, giving, with_sign
+from jsplit.jaxprs.proving.signs import sign_of_result
+from jsplit.jaxprs.wrapping import bears_factor
 
 # Strictly rising or falling wherever they are defined. Where floats saturate, as tanh does
 # far from 0, `bits` takes back what is proven here.
@@ -147,7 +148,8 @@ def _unary(name: str, params: Mapping[str, object], x: Fact, result: Fact) -> Fa
         rounds = cast
     elif name == "integer_pow":
         power = int(str(params["y"]))
-        if power % 2 == 0 or (_wraps(x.dtype) and power != 1):
+        # 2048 ** 3 is 0 in 32 bits, as 0 is.
+        if power % 2 == 0 or (x.dtype.kind in "iu" and power != 1):
             return result
         slope = slope if power > 0 else 0
     elif name in _FALLING or name == "not":
@@ -241,10 +243,9 @@ def _product(name: str, a: Fact, b: Fact, result: Fact) -> Fact:
     x, other = (a, b) if a.gives else (b, a)
     if not other.clean:
         return result
-    if _wraps(result.dtype):
-        # Modulo a power of two a product with an odd number alone can be undone.
+    if result.dtype.kind in "iu":
         factor = other.value()
-        if factor is None or not (factor % 2 == 1).all():
+        if factor is None or not bears_factor(factor, result.dtype):
             return result
     other = with_sign(other)
     ids, block, some = _on(x, result.shape), x.block, False
@@ -279,8 +280,3 @@ def _threshold(name: str, facts: Sequence[Fact], result: Fact) -> Fact:
         return result
     found = giving(result, facts, _on(giver[0], result.shape))
     return replace(found, some=True) if found.gives else result
-
-
-def _wraps(dtype: np.dtype) -> bool:
-    """Whether whole numbers are of so few bits that those of images reach their end."""
-    return dtype.kind in "iu" and dtype.itemsize <= 2

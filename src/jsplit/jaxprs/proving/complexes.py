@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jsplit.privacy.viewing.facts import Fact, giving
+from jsplit.jaxprs.proving.facts import Fact, giving
 
 PARTS = {"complex", "imag", "real"}
 

@@ -9,24 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import exp, expm1, inf, log1p, tanh
+from math import inf
 
-from jsplit.privacy.viewing.facts import Curve, Fact, Piece, Range, giving
+from jsplit.jaxprs.proving.facts import Curve, Fact, Piece, Range, giving
+from jsplit.jaxprs.proving.slopes import LEAST, SLOPES
 
-_UNARY: dict[str, tuple[Callable[[float], float], Callable[[Range], Range]]] = {
-    "neg": (lambda x: -x, lambda r: (-1.0, -1.0)),
-    "exp": (exp, lambda r: (_exp(r[0]), _exp(r[1]))),
-    "expm1": (expm1, lambda r: (_exp(r[0]), _exp(r[1]))),
-    "log1p": (log1p, lambda r: (1 / (1 + r[1]), 1 / (1 + r[0]))),
-    "tanh": (tanh, lambda r: (0.0, 1.0)),
-}
 _ORDERS = {"ge": 1, "gt": 1, "lt": -1, "le": -1}
-_FOLDS = {"max", "min", "abs"}
+_FOLDS = {"max", "min", "abs", "sign", "even power", "odd power"}
+_AT_ZERO = _FOLDS - {"max", "min"}
 _SAME = {"copy", "stop_gradient", "broadcast_in_dim", "convert_element_type", "reshape"}
-
-
-def _exp(x: float) -> float:
-    return inf if x > 700 else exp(x)
 
 
 def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
@@ -37,7 +28,7 @@ def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
         facts: of its arguments.
         found: what is proven of the result without curves.
     """
-    known = {*_UNARY, *_ORDERS, *_FOLDS, *_BINARY, "select_n"}
+    known = {*SLOPES, *_ORDERS, *_FOLDS, *_BINARY, "select_n"}
     same = name in _SAME and facts[0].curve is not None
     if name == "convert_element_type":
         size = facts[0].dtype.itemsize
@@ -53,11 +44,11 @@ def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
     shapes = {f.shape for f, r in zip(facts, roots, strict=True) if r is not None}
     if found.shape != root.shape or shapes != {root.shape} or None in curves:
         return found
-    curve = _result(name, [c for c in curves if c is not None], root)
+    curve = drawn(name, [c for c in curves if c is not None], root)
     if curve is None:
         return found
     found = replace(found, curve=curve)
-    rises = _direction(curve)
+    rises = direction(curve)
     # A sum that is only scaled is a sum still, to which others may be added.
     summed = found.affine is not None and found.affine.pure
     if not rises or summed or (found.gives and not found.some):
@@ -82,7 +73,7 @@ def _root(fact: Fact) -> Fact | None:
 
 def _curve(fact: Fact, root: Fact) -> Curve | None:
     if fact is root:
-        return Curve(root, (Piece(lambda x: x, (-inf, inf), (1.0, 1.0)),))
+        return straight(root)
     if fact.curve is not None:
         return fact.curve
     value = fact.value()
@@ -90,13 +81,31 @@ def _curve(fact: Fact, root: Fact) -> Curve | None:
         return None
     if not (value == value.flat[0]).all():
         return None
-    number = float(value.flat[0])
+    return level(float(value.flat[0]), root)
+
+
+def straight(root: Fact | None = None) -> Curve:
+    """An array as a curve of itself."""
+    return Curve(root, (Piece(lambda x: x, (-inf, inf), (1.0, 1.0)),))
+
+
+def level(number: float, root: Fact | None = None) -> Curve:
+    """One number whatever the array is."""
     return Curve(root, (_flat(number),))
 
 
-def _result(name: str, curves: Sequence[Curve], root: Fact) -> Curve | None:
+def drawn(name: str, curves: Sequence[Curve], root: Fact | None = None) -> Curve | None:
+    """The curve that a primitive makes of curves of one array; `None`: none is known.
+
+    Args:
+        name: of the primitive, or "even power" or "odd power".
+        curves: of its arguments.
+        root: the array.
+    """
     if name in _FOLDS or name in _ORDERS:
         return _folded(name, curves, root)
+    if name not in {*SLOPES, *_BINARY, *_SAME, "select_n"}:
+        return None
     cuts = tuple(sorted({c for curve in curves for c in curve.cuts}))
     pieces = [_made(name, [_piece(c, at) for c in curves]) for at in _inside(cuts)]
     # At a cut itself each has a value, which need be that of neither side.
@@ -107,11 +116,11 @@ def _result(name: str, curves: Sequence[Curve], root: Fact) -> Curve | None:
     return Curve(root, tuple(p for p in pieces if p is not None), cuts, values)
 
 
-def _folded(name: str, curves: Sequence[Curve], root: Fact) -> Curve | None:
+def _folded(name: str, curves: Sequence[Curve], root: Fact | None) -> Curve | None:
     """A straight line compared with a number, or folded there."""
     first, sign = curves[0], _ORDERS.get(name, 0)
-    other = 0.0 if name == "abs" else _constant(curves[1])
-    if name != "abs" and _constant(first) is not None:
+    other = 0.0 if name in _AT_ZERO else _constant(curves[1])
+    if name not in _AT_ZERO and _constant(first) is not None:
         first, other, sign = curves[1], _constant(first), -sign
     line = first.pieces[0]
     by = line.slope[0]
@@ -121,6 +130,20 @@ def _folded(name: str, curves: Sequence[Curve], root: Fact) -> Curve | None:
     if sign:
         pieces = [_flat(float(side * sign > 0)) for side in (-1, 1)]
         point = float(name in ("ge", "le"))
+    elif name == "sign":
+        pieces, point = [_flat(-1.0), _flat(1.0)], 0.0
+    elif name.endswith("power"):
+        # As of a square, with the sign of the line or not: how steep is no matter.
+        up = Piece(
+            lambda x: line.at(x) ** 2, (0.0, inf), _times((0.0, inf), line.slope)
+        )
+        sign = -1.0 if name == "odd power" else 1.0
+        down = Piece(
+            lambda x: sign * line.at(x) ** 2,
+            (0.0, inf) if sign > 0 else (-inf, 0.0),
+            _times((-inf, 0.0) if sign > 0 else (0.0, inf), line.slope),
+        )
+        pieces, point = [down, up], 0.0
     else:
         turned = Piece(lambda x: -line.at(x), (-inf, inf), (-by, -by))
         kept = {"max": (_flat(other), line), "min": (line, _flat(other))}
@@ -186,9 +209,10 @@ def _made(name: str, parts: Sequence[Piece]) -> Piece | None:
     a = parts[0]
     if name in _SAME:
         return a
-    if name in _UNARY:
-        function, slope = _UNARY[name]
-        if name == "log1p" and a.value[0] <= -1:
+    if name in SLOPES:
+        function, slope = SLOPES[name]
+        least = LEAST.get(name, -inf)
+        if a.value[0] < least or (name == "log1p" and a.value[0] <= least):
             return None
         ends = [_safe(function, x) for x in a.value]
         value = min(ends), max(ends)
@@ -248,7 +272,7 @@ _BINARY: dict[str, Callable[[Piece, Piece], Piece | None]] = {
 }
 
 
-def _direction(curve: Curve) -> int:
+def direction(curve: Curve) -> int:
     """+1 or -1 if the curve strictly rises or falls from end to end, else 0."""
     for sign in (1, -1):
         slopes = [

@@ -1,0 +1,137 @@
+"""`jsplit ask`: generate after prompts, by asking the parties that serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jsplit import party as parties
+from jsplit.commands import prompts
+from jsplit.commands.brought import gather
+from jsplit.commands.statuses import DONE
+from jsplit.commands.stopping import say, stopped_at_once
+from jsplit.core.files import temporary_file
+from jsplit.training.generating import generate
+
+
+def add_options(one: argparse.ArgumentParser) -> None:
+    """What who asks takes, beside what every party's process does.
+
+    Args:
+        one: the parser of the command.
+    """
+    one.add_argument(
+        "--step", type=int, help="of `--checkpoint`; by default the newest"
+    )
+    one.add_argument(
+        "--prompts",
+        type=Path,
+        required=True,
+        help="file of token ids: text, a prompt a line, or .npy, int [prompt, position]",
+    )
+    one.add_argument(
+        "--steps", type=int, required=True, help="how many tokens after each prompt"
+    )
+    one.add_argument(
+        "--batch", type=int, default=8, help="prompts of one length at a time; 8"
+    )
+    one.add_argument("--seed", type=int, help="tokens are drawn; else the most likely")
+    one.add_argument("--temperature", type=float, default=1.0, help="with --seed; 1")
+    one.add_argument("--top-k", type=int, help="with --seed: of so many most likely")
+    one.add_argument("--end", type=int, help="a token after which a sequence ends")
+    one.add_argument(
+        "--out", type=Path, help="file for the tokens, a line for each prompt; printed"
+    )
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Generate after each prompt, in the order of the file.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        The exit status: `DONE`.
+    """
+    for name, given in (("bound", options.bound), ("log", options.log)):
+        if given:
+            raise ValueError(f"`--{name}` is of training and inference, not of asking.")
+    given = prompts.read(options.prompts)
+    if options.batch < 1 or options.steps < 1:
+        raise ValueError("`--batch` and `--steps` must be 1 or more.")
+    with stopped_at_once():
+        gathered = gather(options)
+        topology = gathered.agreed.topology_of_strangers
+        role = gathered.agreed.turns.role[options.party]
+        read = {i for n in topology.segments if n.party == role for i in n.reads}
+        fields = sorted(read & {*topology.fields})
+        if len(fields) != 1:
+            raise ValueError(
+                f"`{options.party}` must hold one field of tokens that its segments "
+                f"read, it has {fields or 'none'}."
+            )
+        kept = {n: gathered.given[n] for n in ("own", "links") & gathered.given.keys()}
+        longest = max(map(len, given)) + options.steps
+        with parties.session(
+            gathered.agreed,
+            options.party,
+            credentials=gathered.credentials,
+            checkpoint=options.checkpoint,
+            step=options.step,
+            example={fields[0]: np.asarray(given[:1], np.int32)},
+            length=longest,
+            addresses=gathered.addresses,
+            pulse=gathered.pulse,
+            **kept,
+        ) as first:
+            found, step = _generated(first, given, options)
+    lines = "".join(" ".join(map(str, tokens)) + "\n" for tokens in found)
+    if options.out is None:
+        print(lines, end="", flush=True)
+    else:
+        _write(options.out, lines)
+    say(f"{options.party}: {len(found)} prompts, with what was learned by step {step}")
+    return DONE
+
+
+def _generated(
+    first: parties.RemoteSession, given: list[list[int]], options: argparse.Namespace
+) -> tuple[list[list[int]], int]:
+    """The tokens after each prompt, and of which step the model is that gave them."""
+    key = None if options.seed is None else jax.random.key(options.seed)
+    found: list[list[int]] = [[] for _ in given]
+    step = 0
+    for places in prompts.side_by_side(given, options.batch):
+        # All of one length: the caches of all are then of one program at who serves.
+        with first.another(batch=len(places)) as session:
+            tokens = generate(
+                session,
+                np.asarray([given[i] for i in places], np.int32),
+                options.steps,
+                # Of its place in the file, so that no two prompts have the same draws.
+                key=None if key is None else jax.random.fold_in(key, places[0]),
+                temperature=options.temperature,
+                top_k=options.top_k,
+                end=options.end,
+            )
+            step = session.model.step
+        for place, row in zip(places, tokens.tolist(), strict=True):
+            found[place] = row
+    return found, step
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file whole, or leave the old one."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        with temporary_file(temporary) as f:
+            f.write(text.encode())
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
