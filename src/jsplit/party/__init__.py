@@ -1,6 +1,7 @@
 """One party over the network: what all agree on, and one process for each."""
 
 from jsplit.guarding import Evidence, Guard
+from jsplit.party.by_epochs import fit
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.draft import agreement
@@ -9,7 +10,6 @@ from jsplit.party.contract.files import read, write
 from jsplit.party.contract.placeholders import foreign
 from jsplit.party.contract.turns import turns
 from jsplit.party.epochs_of_run import Fitted
-from jsplit.party.fit import fit
 from jsplit.party.infer import evaluate, predict
 from jsplit.party.matching import align, tags
 from jsplit.party.replay import batches
