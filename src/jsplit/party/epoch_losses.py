@@ -62,7 +62,7 @@ class OwnLosses:
         """The columns that there will be."""
         if not self.whole:
             return {_alone(n) for n in self.names}
-        zeros = dict.fromkeys(self.names, jnp.float32(0))
+        zeros = {name: jnp.float32(0) for name in self.names}
         return {*columns_of(self.topology, Info(jnp.float32(0), zeros))}
 
 
