@@ -110,6 +110,12 @@ def fitted(agreed, folder=None, kills=None, **of_server):
     return together(agreed.parties, one)
 
 
+def sound(found) -> dict[str, party.Fitted]:
+    """What all are left with, if all came to a good end."""
+    checked(found)
+    return found
+
+
 @cache
 def in_one_process():
     topology, train, validation = problem()
@@ -127,7 +133,7 @@ def in_one_process():
 @pytest.fixture(scope="module")
 def told():
     """An undisturbed run, in which the validation loss is told."""
-    return checked(fitted(agreed_with(tells="val_loss")))
+    return sound(fitted(agreed_with(tells="val_loss")))
 
 
 def rows_of(fit):
@@ -153,7 +159,7 @@ def test_others_learn_the_number_that_was_agreed_and_none_beside_it(told):
 @pytest.mark.slow
 def test_whoever_is_killed_it_goes_on_to_the_bit_and_tells_nothing(tmp_path):
     kills = {"client": [3, "epoch 1"], "server": [8, "epoch 2"]}
-    found, whole = checked(fitted(agreed_with(), tmp_path, kills)), in_one_process()
+    found, whole = sound(fitted(agreed_with(), tmp_path, kills)), in_one_process()
     assert rows_of(found["server"]) == rows_of(whole)
     assert rows_of(found["client"]) == [{}] * EPOCHS
     for name, own in found.items():
@@ -178,7 +184,7 @@ def test_all_end_by_one_verdict_and_each_has_the_best_of_its_own_part(tmp_path):
     # The loss falls, so by its maximum the first epoch is the best.
     most = {"monitor": "loss", "mode": "max", "patience": 1}
     kills = {"client": ["epoch 1"]}
-    found = checked(fitted(agreed_with(), tmp_path, kills, **most))
+    found = sound(fitted(agreed_with(), tmp_path, kills, **most))
     reasons = {"server": "patience", "client": "verdict"}
     for name, own in found.items():
         assert own.history.stopped == reasons[name]
@@ -187,7 +193,7 @@ def test_all_end_by_one_verdict_and_each_has_the_best_of_its_own_part(tmp_path):
         # As a folder of checkpoints, of which inference reads the newest.
         best = [f.name for f in (tmp_path / name / "best").iterdir() if f.is_dir()]
         assert best == [f"{STEPS:012}"]
-    again = checked(fitted(agreed_with(), tmp_path, **most))
+    again = sound(fitted(agreed_with(), tmp_path, **most))
     assert bits(again["client"].best) == bits(found["client"].best)
 
 
@@ -253,6 +259,7 @@ def test_nobody_else_may_send_a_verdict_nor_at_another_time_nor_of_another_form(
 
 def test_epochs_are_part_of_what_parties_compare():
     agreed = agreed_with()
+    assert agreed.epochs is not None
     assert (agreed.steps, agreed.epochs.steps) == (EPOCHS * STEPS, STEPS)
     assert agreed != agreed_with(tells="val_loss")
     assert agreed.replace(steps=50).epochs == agreed.epochs
