@@ -141,6 +141,13 @@ def test_more_epochs_go_on_from_what_is_done_and_none_are_done_twice(tmp_path):
     assert equal(anew, whole()) and anew.history.seconds != again.history.seconds
 
 
+def other_last(data):
+    """The same records but for the last, which no first step reads."""
+    x = data["x"].copy()
+    x[-1] += 1
+    return {**data, "x": x}
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """The folder of a training that was killed in the middle of its first epoch."""
@@ -164,6 +171,9 @@ def begun(tmp_path_factory):
         ({"data": some(records=9)}, "records"),
         ({"data": some(2)}, "data"),
         ({"validation": some(2)}, "validation"),
+        ({"validation": some(1, records=9)}, "validation"),
+        ({"data": other_last(some())}, "data"),
+        ({"validation": other_last(some(1))}, "validation"),
     ],
 )
 def test_another_training_is_not_taken_for_the_one_that_was_begun(begun, change, word):

@@ -34,8 +34,8 @@ ROOMS = {
     "runs": "costing",
     "fitting": "core topology training populations rounds",
     "wire": "",
-    "party": "core guarding tabular compress topology training wire",
-    "commands": "core guarding party privacy topology training",
+    "party": "core fitting guarding tabular compress topology training wire",
+    "commands": "core fitting guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
 }
@@ -108,7 +108,7 @@ INSIDE = {
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "
         "difference private door steps credential_files certs proof frames "
-        "key_exchange rota codec identity schedule chunks relay terms admission "
+        "key_exchange rota codec identity schedule epoch_schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
         "rendezvous listening rpc_unknown rpc_options rpc_listener signs versions traffic member "
         "rpc"
@@ -122,16 +122,18 @@ INSIDE = {
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.seconds contract.frozen_part contract.measured contract.checks "
+        "contract.epochs contract.seconds contract.frozen_part contract.measured contract.checks "
         "contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.comebacks connection.peers contract.draft contract.files replay "
         "compute.local compute.at_cut "
-        "compute.warming connection.absence connection.farewell connection.reader "
-        "connection.skipping contract.sample connection.connections crossings_of_run "
+        "compute.warming connection.absence crossings_of_epochs epoch_losses epoch_verdicts "
+        "kept_epochs epoch_arguments connection.farewell connection.reader "
+        "connection.skipping contract.sample connection.connections crossings_of_run sealing "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records matching join passes steps infer running "
+        "brought_records passes validating records_of_validation matching join epochs_of_run "
+        "steps infer running by_epochs "
         "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
         "serving.lines serving.words serving.table serving.served serving.opening "
         "serving.together serving.waiting serving.outward serving.calls serving.server "
@@ -183,10 +185,10 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
-    "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
-    "saved client_rounds plan asked loop over_epochs callbacks",
-    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving prompts asking parser",
+    "fitting": "history records calling schedules class_weights monitor interrupts pieces arrays "
+    "tally saved client_rounds plan asked loop over_epochs callbacks",
+    "commands": "functions agreements brought stderr_bound statuses stopping epochs tasks "
+    "whole_training archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}

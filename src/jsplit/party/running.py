@@ -179,12 +179,14 @@ def run(
     # A micro-batch is what one program computes and one frame carries.
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     asked = never if stop is None else stop.is_set
+    if agreed.epochs is not None:
+        raise ValueError("`agreed` has `epochs`: call `jsplit.party.fit`.")
     with prepare(agreed, party, task, brought) as prepared:
         # A party that is started again after its end must not wait for others that have
         # left, and there is nothing to compute any more.
         awaited = prepared.store.done(agreed.steps)
         if awaited is not None:
-            return _already_over(prepared, awaited, asked, reach)
+            return already_over(prepared, agreed.steps, awaited, asked, reach)
         with prepared.connected(reach) as me:
             return Training(me, on_step, asked, record, prepared.guard).run()
 
@@ -203,8 +205,9 @@ def _watched(
     return watched
 
 
-def _already_over(
+def already_over(
     prepared: Prepared,
+    steps: int,
     awaited: Sequence[str],
     asked: Callable[[], bool],
     reach: Reach,
@@ -213,11 +216,11 @@ def _already_over(
 
     Args:
         prepared: the party.
+        steps: at which it was over.
         awaited: those of whom it is not known that they know; they are told.
         asked: whether the party was asked to stop.
         reach: how it is reached.
     """
-    steps = prepared.agreed.steps
     # The lead says what is committed; here it is known from the note on disk, and told
     # to whoever comes before any epoch begins.
     if awaited:

@@ -96,6 +96,8 @@ class Brought:
         keep_replies: whether what was sent is kept until the receiver has it.
         bound: by the name of a value, the largest norm of a record that it takes.
         guard: of its training, over what comes back.
+        validation: fields of the records that all validate with.
+        validation_ids: of these.
     """
 
     # These two have no default: without a part there is no party, and encryption is
@@ -115,3 +117,5 @@ class Brought:
     bound: Mapping[str, float] | None = None
     guard: Guard | None = None
     watched: tuple[str, ...] = ()
+    validation: Mapping[str, PyTree] | None = None
+    validation_ids: Iterable[Id] | None = None
