@@ -1,0 +1,310 @@
+"""The six configurations of one network, beside the network whole and each field's owner alone.
+
+All are trained from the same seeds on the same batches. `whole` is Flax and Optax alone, with
+nothing of jsplit; of every other the weights are held against its.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import islice
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+import jsplit
+from experiments.bench.split_bench import leaks
+from experiments.bench.split_bench.contestant import Contestant, Setting, score
+from experiments.common.data import Data, load
+from experiments.common.models import (
+    CONFIGURATIONS,
+    Family,
+    network,
+    tasks_of,
+    topology,
+)
+from experiments.paper.whole_and_split import (
+    Algorithm,
+    Weights,
+    batches,
+    difference,
+    divided,
+    records_of,
+    whole,
+)
+from jsplit import privacy
+
+RATE, MOMENTUM = 0.05, 0.9
+EPSILON = 2.0  # of labels that are answered at random
+ANSWERED = "vanilla, labels at random"
+NETWORK = "convolutions to 4 x 4, dense 32, BatchNorm, dropout; 3 layers on top"
+
+
+class Divided(NamedTuple):
+    """A configuration, and how it is trained."""
+
+    parts: jsplit.Topology
+    trainer: jsplit.Trainer
+    one: Algorithm
+    tasks: Mapping[str, int]
+
+
+class Shared:
+    """What all contestants of a data set have in common: data, families, models, the whole one."""
+
+    def __init__(self, s: Setting):
+        self.s = s
+        self.optimizer = optax.sgd(RATE, momentum=MOMENTUM)
+        # Kept: each contestant asks for the same seeds again.
+        self.data = lru_cache(8)(lambda seed: load(s.data, s.limit, seed))
+        self.weights = lru_cache(64)(self._weights)
+        self.alone = lru_cache(8)(self._alone)
+        self.divided = lru_cache(8)(self._divided)
+
+    def family(self, seed: int) -> Family:
+        d = self.data(seed)
+        shapes = {name: d.train[name].shape[1:] for name in d.owners}
+        return Family(shapes, d.owners, d.client, d.tasks, seed, "float32")
+
+    def tasks(self, count: int) -> dict[str, int]:
+        return dict(list(self.family(0).tasks.items())[:count])
+
+    @property
+    def steps(self) -> int:
+        """Of a pass."""
+        return records_of(self.data(0)) // self.s.batch
+
+    def said(self, name: str, kind: str, system: str, clients: int) -> dict:
+        d = self.data(0)
+        return {
+            "data": d.name,
+            "contestant": name,
+            "kind": kind,
+            "system": system,
+            "train": records_of(d),
+            "test": len(next(iter(d.test.values()))),
+            "classes": next(iter(d.tasks.values())),
+            "clients": clients,
+            "population": "by fields",
+            "network": NETWORK,
+            "optimizer": f"SGD {RATE}, momentum {MOMENTUM}",
+            "epochs": self.s.epochs,
+            "batch": self.s.batch,
+        }
+
+    def _alone(self, count: int, field: str | None = None) -> Algorithm:
+        """The whole network, or that of one field alone."""
+        return self.started(0, count, field)
+
+    def started(self, seed: int, count: int, field: str | None = None) -> Algorithm:
+        family, tasks = self.family(seed), self.tasks(count)
+        if field is not None:
+            family = family._replace(fields={field: family.fields[field]})
+        return whole(family, tasks, network(family, tasks), self.optimizer)
+
+    def _weights(self, seed: int, count: int) -> Weights:
+        state = self.train(self.alone(count), self.started(seed, count).state, seed)
+        return self.alone(count).weights(state)[0]
+
+    def _divided(self, name: str) -> Divided:
+        family = self.family(0)
+        tasks = tasks_of(family, name)
+        parts = topology(family, name, network(family, tasks))
+        trainer = jsplit.fused(parts, self.optimizer)
+        first = next(batches(self.data(0), self.s.batch, 0))
+        one = divided(trainer, parts, family, tasks, first)
+        return Divided(parts, trainer, one, tasks)
+
+    def train(self, one: Algorithm, state, seed: int, data: Data | None = None):
+        """The state after all passes, of the batches of a seed."""
+        total = self.s.epochs * self.steps
+        drawn = batches(data or self.data(seed), self.s.batch, seed)
+        for batch in islice(drawn, total):
+            state, _ = one.step(state, batch)
+        return jax.block_until_ready(state)
+
+    def passing(self, one: Algorithm) -> Callable[[], None]:
+        """A pass over the records of seed 0, to be timed."""
+        drawn = list(islice(batches(self.data(0), self.s.batch, 0), self.steps))
+        state = one.state
+
+        def run() -> None:
+            nonlocal state
+            for batch in drawn:
+                state, _ = one.step(state, batch)
+            jax.block_until_ready(state)
+
+        return run
+
+
+def run_of(sh: Shared, one: Algorithm, state, seed: int, began: float) -> dict:
+    """The fields of a run, of its first task."""
+    task = next(iter(sh.tasks(1)))
+    test = sh.data(seed).test
+    found = score(one.predict(state, test)[task], test[task])
+    seconds = time.perf_counter() - began
+    return {"rate": RATE, **found, "from_whole": None, "seconds_trained": seconds}
+
+
+def contestants(s: Setting) -> dict[tuple[str, str], Callable[[], Contestant]]:
+    """By name and system, what builds it: nothing is traced of what nobody wants.
+
+    The whole network with one task and with two, owners alone, the configurations, and
+    `vanilla` with labels that were answered at random.
+    """
+    sh = Shared(s)
+    found: dict[tuple[str, str], Callable[[], Contestant]] = {}
+    for name, count in (("whole", 1), ("whole, two tasks", 2)):
+        found[name, "flax"] = partial(_whole, sh, name, count)
+    fields = list(sh.family(0).fields)
+    if len(fields) > 1:
+        for field in fields:
+            found[f"alone: {field}", "flax"] = partial(_owner, sh, field)
+    for name in CONFIGURATIONS:
+        found[name, "jsplit"] = partial(_configuration, sh, name)
+    found[ANSWERED, "jsplit"] = partial(_answered, sh)
+    return found
+
+
+def _whole(sh: Shared, name: str, count: int) -> Contestant:
+    def train(seed: int) -> dict:
+        began = time.perf_counter()
+        one = sh.alone(count)
+        state = sh.train(one, sh.started(seed, count).state, seed)
+        return run_of(sh, one, state, seed, began)
+
+    def cost() -> dict:
+        d = sh.data(0)
+        raw = sum(x.nbytes for field, x in d.train.items() if field in d.owners)
+        labels = sum(d.train[task].nbytes for task in sh.tasks(count))
+        return {
+            "client_flops": 0.0,
+            "client_bytes": float(raw + labels),
+            "client_memory": None,
+            "notes": "clients send all records and labels once, and train nothing",
+        }
+
+    said = sh.said(name, "baseline", "flax", 1)
+    return Contestant(said, train, lambda: sh.passing(sh.alone(count)), cost, None)
+
+
+def _owner(sh: Shared, field: str) -> Contestant:
+    """Whoever has one field, with the labels and without the others."""
+
+    def train(seed: int) -> dict:
+        began = time.perf_counter()
+        one = sh.alone(1, field)
+        state = sh.train(one, sh.started(seed, 1, field).state, seed)
+        return run_of(sh, one, state, seed, began)
+
+    said = sh.said(f"alone: {field}", "baseline", "flax", 1)
+    return Contestant(said, train, lambda: sh.passing(sh.alone(1, field)))
+
+
+def _configuration(sh: Shared, name: str) -> Contestant:
+    parts, trainer, one, tasks = built = sh.divided(name)
+
+    def train(seed: int) -> dict:
+        began = time.perf_counter()
+        state = sh.train(one, seeded(sh, built, seed), seed)
+        found = run_of(sh, one, state, seed, began)
+        whole = sh.weights(seed, len(tasks))
+        return found | {"from_whole": difference(one.weights(state)[0], whole)}
+
+    def leak() -> dict:
+        d = sh.data(0)
+        data, test = ({f: x[f] for f in parts.fields} for x in (d.train, d.test))
+        found = leaks.attacked(trainer, data, test, list(d.owners), sh.s)
+        return found | {"guarantee": guaranteed(sh, parts, None)}
+
+    clients = clients_of(sh, parts)
+    said = sh.said(name, "configuration", "jsplit", len(clients))
+    cost = counted(sh, parts, clients)
+    return Contestant(said, train, lambda: sh.passing(one), cost, leak)
+
+
+def seeded(sh: Shared, built: Divided, seed: int) -> jsplit.TrainState:
+    """The first state of a seed, in the program of seed 0: an nnx module has weights already."""
+    batch = next(batches(sh.data(seed), sh.s.batch, seed))
+    read = {f: batch[f] for f in built.parts.fields}
+    state = built.trainer.init(jax.random.key(seed), read)
+    model = network(sh.family(seed), built.tasks)
+    params, statistics = (
+        nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat)
+    )
+    return jsplit.load_variables(state, params, statistics)
+
+
+def clients_of(sh: Shared, parts: jsplit.Topology) -> list[str]:
+    """The parties that hold records."""
+    fields = set(sh.data(0).owners)
+    return [p for p in parts.parties if fields & {*parts.holds.get(p, ())}]
+
+
+def counted(
+    sh: Shared, parts: jsplit.Topology, clients: Sequence[str]
+) -> Callable[[], dict]:
+    """What a client pays for the whole training, on average over clients."""
+
+    def cost() -> dict:
+        first = next(batches(sh.data(0), sh.s.batch, 0))
+        batch = {f: first[f] for f in parts.fields}
+        each = jsplit.cost(parts, batch, optimizer=sh.optimizer).parties
+        own, steps = [each[p] for p in clients], sh.s.epochs * sh.steps
+        return {
+            "client_flops": float(np.mean([p.work().flops for p in own]) * steps),
+            "client_bytes": float(np.mean([p.sent + p.received for p in own]) * steps),
+            "client_memory": float(np.mean([p.memory() for p in own])),
+            "notes": "",
+        }
+
+    return cost
+
+
+def guaranteed(
+    sh: Shared,
+    parts: jsplit.Topology,
+    labels: Mapping[str, privacy.Mechanism] | None,
+) -> dict:
+    d = sh.data(0)
+    batch = {f: d.train[f][: sh.s.batch] for f in parts.fields}
+    steps, records = sh.s.epochs * sh.steps, records_of(d)
+    return leaks.promised(parts, batch, steps=steps, records=records, labels=labels)
+
+
+def _answered(sh: Shared) -> Contestant:
+    """Vanilla, whose labels were answered at random before training: what a guarantee costs."""
+    plain, built = _configuration(sh, "vanilla"), sh.divided("vanilla")
+    ((task, classes),) = built.tasks.items()
+
+    def said_labels(seed: int) -> Data:
+        d = sh.data(seed)
+        # For measuring; in earnest the key is a secret of whoever has the labels.
+        key = np.random.default_rng(seed).bytes(32)
+        label = d.train[task]
+        options = {"classes": classes, "epsilon": EPSILON, "key": key}
+        said = privacy.label_response(label, range(len(label)), **options)
+        return d._replace(train=d.train | {task: said})
+
+    def train(seed: int) -> dict:
+        began = time.perf_counter()
+        state = sh.train(built.one, seeded(sh, built, seed), seed, said_labels(seed))
+        return run_of(sh, built.one, state, seed, began)
+
+    def leak() -> dict:
+        how = privacy.response_mechanism(classes, EPSILON)
+        return {
+            "labels": None,
+            "inputs": None,
+            "guarantee": guaranteed(sh, built.parts, {task: how}),
+            "notes": "not attacked: an attack finds the answers, as it finds the labels "
+            "of vanilla",
+        }
+
+    said = dict(plain.said) | {"contestant": ANSWERED}
+    return Contestant(said, train, None, plain.cost, leak)
