@@ -62,9 +62,10 @@ class Rows:
         schema.write(self.file, self.document)
 
     @property
-    def rates(self) -> dict[str, float]:
-        """Those that were chosen before."""
-        return {r["contestant"]: r["rate"] for r in self.document["runs"]}
+    def rates(self) -> dict[tuple[str, str], float]:
+        """Those that were chosen before, by name and system."""
+        runs = self.document["runs"]
+        return {(r["contestant"], r["system"]): r["rate"] for r in runs}
 
 
 def measure(

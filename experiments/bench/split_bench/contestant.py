@@ -62,7 +62,9 @@ class Contestant(NamedTuple):
     def title(self) -> str:
         """Its name, with its system where that is not jsplit."""
         system = self.said["system"]
-        return f"{self.said['contestant']}" + ("" if system == "jsplit" else f", {system}")
+        return f"{self.said['contestant']}" + (
+            "" if system == "jsplit" else f", {system}"
+        )
 
 
 def score(logits: np.ndarray, label: np.ndarray) -> dict[str, float | None]:

@@ -127,7 +127,9 @@ def promised(
         labels=labels,
     ).statements
     hold = [x for x in found if x.holds]
-    said = [f"{x.about} of {x.party} against {x.against}: {x.epsilon:.3g}" for x in hold]
+    said = [
+        f"{x.about} of {x.party} against {x.against}: {x.epsilon:.3g}" for x in hold
+    ]
     return {
         "statements": len(found),
         "hold": len(hold),

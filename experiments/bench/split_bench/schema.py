@@ -151,9 +151,7 @@ def check_row(row: Mapping, fields: Mapping[str, Field], where: str) -> None:
             raise Invalid(f"{at}: expected a finite number, got {value}.")
         low = field.least is not None and value < field.least
         if low or (field.most is not None and value > field.most):
-            raise Invalid(
-                f"{at}: expected {field.least} to {field.most}, got {value}."
-            )
+            raise Invalid(f"{at}: expected {field.least} to {field.most}, got {value}.")
         if field.kind == "object":
             check_row(value, INNER[name], at)
 
