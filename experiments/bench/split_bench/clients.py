@@ -1,4 +1,4 @@
-"""The algorithms over many clients, beside FedAvg, a large batch, all records in one place, and alone.
+"""The algorithms over many clients, beside FedAvg, a large batch, all records pooled, and alone.
 
 Each chooses its rate of learning on validation records of the first seed, by short runs, and keeps
 it for all seeds. Networks are cut after their first layer and have no BatchNorm, whose statistics
@@ -41,7 +41,7 @@ BASELINES = ("FedAvg", "FedAvg, server Adam", "large-batch SGD", "centralized", 
 
 
 class Shared:
-    """What all algorithms of a data set have in common: records, clients and rounds of each seed."""
+    """What algorithms of one data set have in common: records, clients and rounds of a seed."""
 
     def __init__(self, s: Setting, rates: Mapping[tuple[str, str], float]):
         self.s, self.rates = s, dict(rates)
@@ -198,7 +198,7 @@ def scores(logits: np.ndarray, part: Mapping, people: Population) -> dict:
 def counted(
     name: str, step: jsplit.Cost, sizes: Sequence[int], number: int, sent: float
 ) -> dict:
-    """What a client pays in all rounds, on average; bytes are those of the algorithm's own rounds."""
+    """What a client pays in all rounds, on average; bytes are those of the rounds as drawn."""
     found, notes = run_cost(name, step, sizes, number), ""
     if name == "GPSL, shared":
         notes = "FLOPs as of parallel, shared: of the same records; memory not counted"

@@ -1,4 +1,4 @@
-"""What SplitBench asks of every contestant, whichever system it is of, and what is one seed's score.
+"""What SplitBench asks of every contestant of any system, and how one seed is scored.
 
 A contestant trains from a seed, takes one pass for the clock, says what it costs, and what it
 gives away. A part that it does not have is `None`, and its row is then absent.

@@ -1,4 +1,4 @@
-"""What a contestant gives away: the best attack on labels, the best on records, and what is promised.
+"""What a contestant gives away: the best attacks on labels and on records, and what is promised.
 
 Attacks are those of `jsplit.privacy.report` that cost little. An adversary has a third of the
 records as public ones of the same kind, and the labels of some of each class.

@@ -20,8 +20,8 @@ from flax import nnx
 
 import jsplit
 from experiments.bench.networks import torch
+from experiments.bench.split_bench import by_fields as six
 from experiments.bench.split_bench import clients as many
-from experiments.bench.split_bench import configurations as six
 from experiments.bench.split_bench import torch_parts as parts
 from experiments.bench.split_bench.contestant import Contestant, Setting, score
 from experiments.common.harness import topology, trainer

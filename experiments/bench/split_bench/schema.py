@@ -2,8 +2,8 @@
 
 A file has four parts. `runs`: one trained model, of one data set, contestant and seed. `costs` and
 `leaks`: what it costs and what it gives away, once for each data set and contestant. `machine`: on
-what it was measured. `null` says that a number does not exist or was not measured, never 0; why stands in
-`notes`. `python experiments/bench/splitbench.py --schema` prints it as JSON Schema.
+what it was measured. `null` says that a number does not exist or was not measured, never 0; why
+stands in `notes`. `python experiments/bench/splitbench.py --schema` prints it as JSON Schema.
 """
 
 from __future__ import annotations
