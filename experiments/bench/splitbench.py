@@ -98,7 +98,7 @@ def measure(
                 print(f"{rows.data:18} {', '.join(key):32} attacked", flush=True)
 
 
-UNCOUNTED = ("client_flops", "client_bytes", "client_memory")
+UNCOUNTED = ("client_flops", "client_bytes", "client_memory", "guarantee")
 
 
 def shown(data: str, key: tuple[str, str], seed: int, found: Mapping) -> None:

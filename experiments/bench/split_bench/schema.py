@@ -1,7 +1,8 @@
 """One schema for the rows of SplitBench: what each field is, and a check of both ends of a file.
 
-A file has four parts. `runs`: one trained model, of one data set, contestant and seed. `costs` and
-`leaks`: what it costs and what it gives away, once for each data set and contestant. `machine`: on
+A file has four parts. `runs`: one trained model, of one data set, contestant and seed. `costs`:
+what it costs and what is guaranteed, and `leaks`: what attacks find, once for each data set and
+contestant. `machine`: on
 what it was measured. `null` says that a number does not exist or was not measured, never 0; why
 stands in `notes`. `python experiments/bench/splitbench.py --schema` prints it as JSON Schema.
 """
@@ -91,13 +92,13 @@ COST = {
     "seconds_low": Field("number", "of the quickest block", null=True, least=0),
     "seconds_high": Field("number", "of the slowest block", null=True, least=0),
     "blocks": Field("integer", "of interleaved timing", least=0),
+    "guarantee": Field("object", "of differential privacy", null=True),
     "notes": Field("string", "what is absent or counted in another way, and why"),
 }
 LEAK = {
     **SETTING,
     "labels": Field("object", "the best attack on labels, seed 0", null=True),
     "inputs": Field("object", "the best attack on records, seed 0", null=True),
-    "guarantee": Field("object", "of differential privacy", null=True),
     "notes": Field("string", "what was tried, and why something is absent"),
 }
 ATTACK = {

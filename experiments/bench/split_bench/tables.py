@@ -90,7 +90,7 @@ def cells(runs: Sequence[Mapping], cost: Mapping, leak: Mapping) -> list[str]:
         number(cost.get("seconds")),
         found(leak.get("labels")),
         found(leak.get("inputs")),
-        promise(leak.get("guarantee")),
+        promise(cost.get("guarantee")),
     ]
 
 
