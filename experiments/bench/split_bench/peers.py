@@ -39,6 +39,8 @@ def configurations(s: Setting) -> Builders:
     """The configurations of one task that PyTorch codes have, and the whole network."""
     if torch is None:
         return {}
+    # For networks this small, threads wait for each other longer than they work.
+    torch.set_num_threads(1)
     sh = six.Shared(s)
     return {(name, SYSTEM): partial(_configuration, sh, name) for name in CUT}
 
