@@ -58,6 +58,7 @@ class Rows:
         return (self.data, *key) not in there
 
     def add(self, part: str, row: Mapping) -> None:
+        schema.check_alike([*self.document[part], row])
         self.document[part].append(dict(row))
         schema.write(self.file, self.document)
 
@@ -107,6 +108,15 @@ def shown(data: str, key: tuple[str, str], seed: int, found: Mapping) -> None:
         f"accuracy {found['accuracy']:.3f}  {found['seconds_trained']:.1f} s",
         flush=True,
     )
+
+
+def join(folders: Sequence[Path], out: Path) -> None:
+    """Add to the files of a folder the rows of others, as measured on other machines."""
+    for file in (f for folder in folders for f in sorted(folder.glob("*.json"))):
+        other = schema.read(file, {})
+        mine = out / file.name
+        found = schema.joined(schema.read(mine, other["machine"]), other)
+        schema.write(mine, found)
 
 
 def timed(contestants: Mapping, blocks: int) -> dict[tuple[str, str], dict]:
@@ -199,6 +209,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("results/splitbench"))
     add("--table", action="store_true", help="only show what is there")
     add("--markdown", action="store_true", help="the same as Markdown")
+    rows = "first add the rows of these folders to --out"
+    add("--join", type=Path, nargs="+", default=[], help=rows)
     add("--schema", action="store_true", help="print the schema of a file")
     options = parser.parse_args(arguments)
     options.paths = data_sets(options)
@@ -212,11 +224,14 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     if options.schema:
         print(json.dumps(schema.json_schema(), indent=1))
         return []
+    join(options.join, options.out)
     if options.table or options.markdown:
         files = sorted(options.out.glob("*.json"))
         documents = [schema.read(file, {}) for file in files]
     else:
         documents = []
+        if peers.torch is None:
+            print("PyTorch is not installed: its rows are absent.")
         for name in options.paths:
             s = setting(name, options)
             rows = Rows(options.out / f"{Path(name).stem}.json", Path(name).stem)

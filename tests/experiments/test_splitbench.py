@@ -115,6 +115,16 @@ def test_a_row_twice_and_another_version_are_refused(document, tmp_path):
             schema.read(tmp_path / "x.json", {})
 
 
+def test_rows_measured_apart_are_joined_where_they_were_trained_alike(document):
+    other = broken(document, "runs", "seed", 4)
+    found = schema.joined(document, other)
+    assert [r["seed"] for r in found["runs"]] == [3, 4]
+    assert found["costs"] == document["costs"]
+    other["runs"][0]["epochs"] = 9
+    with pytest.raises(schema.Invalid, match="`epochs` is 9, but 3"):
+        schema.joined(document, other)
+
+
 def test_the_json_schema_has_every_field():
     found = schema.json_schema()["properties"]
     for part, fields in schema.PARTS.items():

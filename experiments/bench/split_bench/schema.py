@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,6 +181,35 @@ def check(document: Mapping) -> None:
 
 def key_of(part: str, row: Mapping) -> tuple:
     return tuple(row[name] for name in KEYS[part])
+
+
+def joined(document: Mapping, other: Mapping) -> dict:
+    """A document with those rows of another that it lacks, as measured elsewhere or apart."""
+    found = dict(document)
+    for part in PARTS:
+        there = {key_of(part, row) for row in document[part]}
+        new = [row for row in other[part] if key_of(part, row) not in there]
+        found[part] = [*document[part], *new]
+        check_alike(found[part])
+    check(found)
+    return found
+
+
+def check_alike(rows: Sequence[Mapping]) -> None:
+    """Rows of one table were trained on as many records and for as long.
+
+    Raises:
+        Invalid: naming what differs; such rows would stand beside each other in a table.
+    """
+    first: dict[tuple, Mapping] = {}
+    for row in rows:
+        old = first.setdefault((row["data"], row["population"]), row)
+        for name in ("train", "test", "epochs", "batch", "network"):
+            if row[name] != old[name]:
+                raise Invalid(
+                    f"{row['contestant']} of {row['data']}: `{name}` is {row[name]}, but "
+                    f"{old[name]} of {old['contestant']}; use another folder."
+                )
 
 
 def empty(machine: Mapping) -> dict:
