@@ -87,7 +87,7 @@ def measure(
                 rows.add("runs", {**get(key).said, "seed": seed, **found})
                 shown(rows.data, key, seed, found)
     new = [k for k in builders if "costs" in parts and rows.lacks("costs", *k)]
-    for key, seconds in timed({k: get(k) for k in new}, blocks).items():
+    for key, seconds in timed(new, get, blocks).items():
         cost = get(key).cost
         numbers = cost() if cost else dict.fromkeys(UNCOUNTED) | {"notes": ""}
         rows.add("costs", {**get(key).said, **numbers, **seconds})
@@ -119,13 +119,18 @@ def join(folders: Sequence[Path], out: Path) -> None:
         schema.write(mine, found)
 
 
-def timed(contestants: Mapping, blocks: int) -> dict[tuple[str, str], dict]:
+def timed(
+    keys: Sequence[tuple[str, str]],
+    get: Callable[[tuple[str, str]], Contestant],
+    blocks: int,
+) -> dict[tuple[str, str], dict]:
     """Seconds of a pass: contestants in turn, block by block, so that a busy machine slows all."""
-    passes, counts, found = {}, {}, {}
-    for key, one in contestants.items():
-        found[key] = []
-        if one.start is not None and blocks:
-            passes[key] = one.start()
+    passes, counts = {}, {}
+    found: dict[tuple[str, str], list[float]] = {key: [] for key in keys}
+    for key in keys if blocks else ():
+        start = get(key).start
+        if start is not None:
+            passes[key] = start()
             passes[key]()  # compiles
             began = time.perf_counter()
             passes[key]()
@@ -204,7 +209,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--clients", type=positive, default=5, help="where a file names none")
     add("--network", help="of the algorithms over clients")
     add("--steps", type=positive, default=200, help="of each attack")
-    add("--blocks", type=int, default=5, help="of interleaved timing")
+    add("--blocks", type=int, default=5, help="of interleaved timing; 0: none")
     add("--quick", action="store_true", help="100 records and a pass: does it run?")
     add("--out", type=Path, default=Path("results/splitbench"))
     add("--table", action="store_true", help="only show what is there")

@@ -135,6 +135,7 @@ def test_the_json_schema_has_every_field():
 def test_an_interval_is_students():
     values = [0.8, 0.9, 0.85, 0.95]
     mean, reach = interval(values)
+    assert reach is not None
     low, _ = student.interval(0.95, 3, mean, np.std(values, ddof=1) / 2)
     np.testing.assert_allclose(mean - reach, low)
     assert interval([0.5]) == (0.5, None)
@@ -151,6 +152,8 @@ def test_each_record_is_judged_by_the_model_of_whose_it_is():
     # Without owners each model is asked of all.
     assert scores(logits, {"label": label}, people)["accuracy"] == 0.5
     assert score(right, label) == {"accuracy": 1.0, "auc": 1.0}
+    # What diverged has no score: argmax would make a class of NaN.
+    assert score(right * np.nan, label) == {"accuracy": None, "auc": None}
 
 
 @pytest.mark.parametrize("shape", [(5,), (9, 6, 1), (12, 2)])

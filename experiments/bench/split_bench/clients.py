@@ -119,11 +119,15 @@ def _contestant(
     sh: Shared, parts: jsplit.Topology, name: str, what: Algorithm
 ) -> Contestant:
     def trained(seed: int, rate: float, number: int):
+        """The state after so many rounds; `None` where training diverges."""
         draws = sh.draws(seed, what.draw)
         state = what.algorithm.init(seed, draws[0])
         state = jsplit.set_hyperparams(state, {"learning_rate": rate})
         for each in draws[:number]:
-            state, _ = what.algorithm.step(state, each)
+            try:
+                state, _ = what.algorithm.step(state, each)
+            except jsplit.NotFinite:
+                return None
         return state
 
     def judged(seed: int, state, part: Mapping) -> dict:
@@ -136,14 +140,18 @@ def _contestant(
         number, valid = max(sh.s.rounds // 3, 1), sh.records(0).valid
 
         def accuracy(rate: float) -> float:
-            return judged(0, trained(0, rate, number), valid)["accuracy"]
+            state = trained(0, rate, number)
+            # A rate at which training diverges is the worst of all.
+            return -1.0 if state is None else judged(0, state, valid)["accuracy"]
 
         return sh.rate((name, "jsplit"), accuracy)
 
     def train(seed: int) -> dict:
         rate, began = rate_of(), time.perf_counter()
         state = jax.block_until_ready(trained(seed, rate, sh.s.rounds))
-        found = judged(seed, state, sh.records(seed).test)
+        found: dict = {"accuracy": None, "auc": None}
+        if state is not None:
+            found = judged(seed, state, sh.records(seed).test)
         seconds = time.perf_counter() - began
         return {"rate": rate, **found, "from_whole": None, "seconds_trained": seconds}
 
@@ -194,7 +202,8 @@ def scores(logits: np.ndarray, part: Mapping, people: Population) -> dict:
     mean = {}
     for what in ("accuracy", "auc"):
         known = [x[what] for x in each]
-        mean[what] = None if None in known else float(np.mean(known))
+        numbers = [x for x in known if x is not None]
+        mean[what] = float(np.mean(numbers)) if len(numbers) == len(known) else None
     return mean
 
 

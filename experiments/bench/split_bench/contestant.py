@@ -68,13 +68,15 @@ class Contestant(NamedTuple):
 
 
 def score(logits: np.ndarray, label: np.ndarray) -> dict[str, float | None]:
-    """Accuracy, and of two classes the area under the ROC curve.
+    """Accuracy, and of two classes the area under the ROC curve; none of what diverged.
 
     Args:
         logits: [records, classes].
         label: [records].
     """
     logits = np.asarray(logits, np.float64)
+    if not np.isfinite(logits).all():
+        return {"accuracy": None, "auc": None}
     right = float((logits.argmax(-1) == label).mean())
     both = logits.shape[-1] == 2 and len(np.unique(label)) == 2
     area = roc_auc_score(label, logits[:, 1] - logits[:, 0]) if both else None

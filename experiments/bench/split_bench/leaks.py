@@ -49,7 +49,7 @@ def attacked(
         attacked=ATTACKED,
         steps=s.steps,
     )["none"]
-    best = {"labels": None, "inputs": None}
+    best: dict = {"labels": None, "inputs": None}
     for finding in found.best:
         one = said_of(finding.cut, finding.score)
         kind = "inputs" if finding.score.target in inputs else "labels"

@@ -163,7 +163,8 @@ def _clients(sh: many.Shared, name: str) -> Contestant:
     def rate_of() -> float:
         number, valid = max(sh.s.rounds // 3, 1), sh.records(0).valid
         return sh.rate(
-            (name, SYSTEM), lambda r: judged(trained(0, r, number), valid)["accuracy"]
+            (name, SYSTEM),
+            lambda r: judged(trained(0, r, number), valid)["accuracy"] or -1.0,
         )
 
     def train(seed: int) -> dict:

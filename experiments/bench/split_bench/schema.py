@@ -62,7 +62,9 @@ RUN = {
     **SETTING,
     "seed": Field("integer", "of weights, batches and division", least=0),
     "rate": Field("number", "of learning", least=0),
-    "accuracy": Field("number", "of test records", null=True, least=0, most=1),
+    "accuracy": Field(
+        "number", "of test records; null: diverged", null=True, least=0, most=1
+    ),
     "auc": Field("number", "ROC, of two classes alone", null=True, least=0, most=1),
     "from_whole": Field(
         "number",
@@ -153,7 +155,7 @@ def check_row(row: Mapping, fields: Mapping[str, Field], where: str) -> None:
         low = field.least is not None and value < field.least
         if low or (field.most is not None and value > field.most):
             raise Invalid(f"{at}: expected {field.least} to {field.most}, got {value}.")
-        if field.kind == "object":
+        if isinstance(value, dict):
             check_row(value, INNER[name], at)
 
 
@@ -241,7 +243,9 @@ def json_schema() -> dict:
     def of(fields: Mapping[str, Field]) -> dict:
         properties = {}
         for name, field in fields.items():
-            one = of(INNER[name]) if field.kind == "object" else {"type": field.kind}
+            one: dict = (
+                of(INNER[name]) if field.kind == "object" else {"type": field.kind}
+            )
             bounds = {"minimum": field.least, "maximum": field.most}
             one |= {word: x for word, x in bounds.items() if x is not None}
             if field.null:

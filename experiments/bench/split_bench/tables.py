@@ -77,10 +77,14 @@ def title_of(row: Mapping) -> str:
 
 def cells(runs: Sequence[Mapping], cost: Mapping, leak: Mapping) -> list[str]:
     """A line of the table."""
+    diverged = sum(r["accuracy"] is None for r in runs)
+    accuracy = percent([r["accuracy"] for r in runs])
+    if diverged:
+        accuracy = f"diverged in {diverged} of {len(runs)}"
     far = [r["from_whole"] for r in runs if r["from_whole"] is not None]
     return [
         title_of(runs[0]),
-        percent([r["accuracy"] for r in runs]),
+        accuracy,
         percent([r["auc"] for r in runs]),
         f"{max(far):.0e}" if far else "",
         f"{runs[0]['rate']:g}",
@@ -108,13 +112,13 @@ def tables(document: Mapping) -> Iterable[tuple[str, list[list[str]]]]:
         {(r["contestant"], r["system"]): r for r in document[part]}
         for part in ("costs", "leaks")
     )
-    by: dict[tuple, list[list[str]]] = {}
+    by: dict[tuple, list[tuple[list[str], list[Mapping]]]] = {}
     for key, runs in grouped(document).items():
         runs = sorted(runs, key=lambda r: r["seed"])
         first = runs[0]
         at = (first["data"], first["population"], first["network"])
         line = cells(runs, costs.get(key, {}), leaks.get(key, {}))
-        by.setdefault((*at, first["epochs"], first["batch"]), []).append([line, runs])
+        by.setdefault((*at, first["epochs"], first["batch"]), []).append((line, runs))
     for (data, population, network, epochs, batch), lines in by.items():
         first = lines[0][1][0]
         seeds = sorted({len(runs) for _, runs in lines})
