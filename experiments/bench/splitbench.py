@@ -103,9 +103,11 @@ UNCOUNTED = ("client_flops", "client_bytes", "client_memory", "guarantee")
 
 
 def shown(data: str, key: tuple[str, str], seed: int, found: Mapping) -> None:
+    right = found["accuracy"]
+    score = "diverged" if right is None else f"accuracy {right:.3f}"
     print(
         f"{data:18} {', '.join(key):32} seed {seed}  rate {found['rate']:g}  "
-        f"accuracy {found['accuracy']:.3f}  {found['seconds_trained']:.1f} s",
+        f"{score}  {found['seconds_trained']:.1f} s",
         flush=True,
     )
 
