@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 COLUMNS = (
     "contestant",
+    "seeds",
     "accuracy %",
     "AUC %",
     "from whole",
@@ -84,6 +85,7 @@ def cells(runs: Sequence[Mapping], cost: Mapping, leak: Mapping) -> list[str]:
     far = [r["from_whole"] for r in runs if r["from_whole"] is not None]
     return [
         title_of(runs[0]),
+        str(len(runs)),
         accuracy,
         percent([r["auc"] for r in runs]),
         f"{max(far):.0e}" if far else "",
@@ -121,13 +123,11 @@ def tables(document: Mapping) -> Iterable[tuple[str, list[list[str]]]]:
         by.setdefault((*at, first["epochs"], first["batch"]), []).append((line, runs))
     for (data, population, network, epochs, batch), lines in by.items():
         first = lines[0][1][0]
-        seeds = sorted({len(runs) for _, runs in lines})
         clients = f"{first['clients']} clients, " if population != "by fields" else ""
         title = (
             f"{data}, {clients}{population}: {first['train']} training and "
-            f"{first['test']} test records, {first['classes']} classes; {network}; "
-            f"{epochs} passes, batch {batch}, "
-            f"{' or '.join(map(str, seeds))} seeds; {first['optimizer']}"
+            f"{first['test']} test records, {first['classes']} classes; network: {network}; "
+            f"{epochs} passes, batch {batch}; {first['optimizer']}"
         )
         yield title, [line for line, _ in lines]
 
