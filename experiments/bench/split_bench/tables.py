@@ -68,7 +68,10 @@ def promise(row: Mapping | None) -> str:
 
 
 def number(x: float | None, unit: float = 1.0) -> str:
-    return "" if x is None else f"{x / unit:.3g}"
+    if x is None:
+        return ""
+    # Thousands as they are: an exponent in a column of numbers is read wrongly.
+    return f"{x / unit:.0f}" if x / unit >= 1000 else f"{x / unit:.3g}"
 
 
 def title_of(row: Mapping) -> str:
