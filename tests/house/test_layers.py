@@ -50,8 +50,8 @@ INSIDE = {
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
-        "computed_again conv_choice halves convolutions compiling least_cut wrapping rearranged "
-        "same_values rows scans "
+        "computed_again conv_choice halves convolutions compiling least_cut wrapping no_zero "
+        "rearranged same_values rows scans "
         "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "
         "proving.placing proving.choosing proving.mixing proving.looping "
