@@ -61,14 +61,14 @@ INSIDE = {
     ),
     "segments": (
         "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches cache_starts decoding precision"
+        "written from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
         "batch_axis beside around said_values carrying in_pieces stacked model_call traced_model "
         "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_groups "
-        "weight_stacks weight_fit weight_pieces pretrained weight_saving"
+        "free_axes other_sizes slice_segment decoders splitting weight_files weight_names "
+        "weight_groups weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "

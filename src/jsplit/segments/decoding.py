@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,19 @@ from jsplit.segments.call import Call
 from jsplit.segments.from_model import segment as segment_of
 from jsplit.segments.trainable import params_filter
 
-Decoder = nnx.Module | linen.Module | Segment
+class Sliced(NamedTuple):
+    """A slice of a module that decodes.
+
+    Attributes:
+        part: it.
+        kinds: the caches of the whole module, by path.
+    """
+
+    part: Segment
+    kinds: Nested
+
+
+Decoder = nnx.Module | linen.Module | Segment | Sliced
 Decoding = Decoder | Cache | bool | Callable[[int, int], Decoder]
 """What `with_cache` takes: what decodes, or what makes it for a batch and a length."""
 
@@ -90,7 +102,7 @@ def with_cache(segment: Segment, decoding: Decoding) -> Segment:
     return replace(segment, cache=_cache_of(segment, make))
 
 
-_MODELS = (nnx.Module, linen.Module, Segment)
+_MODELS = (nnx.Module, linen.Module, Segment, Sliced)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -187,6 +199,15 @@ def _made(segment: Segment, decoder: Decoder) -> Made:
             return {k: x for k, x in kept.items() if k not in _NOT_CARRIED}
 
         return Made(part, first, _collection, {})
+
+    if isinstance(decoder, Sliced):
+        part, kinds = decoder
+        return Made(
+            part,
+            lambda *inputs: part.init(jax.random.key(0))[1],
+            lambda found: keep(found, kinds, inside=True),
+            {},
+        )
 
     def of_one_position(*inputs: PyTree) -> Nested:
         one = jax.tree.map(lambda x: jnp.zeros((x.shape[0], 1, *x.shape[2:])), inputs)
