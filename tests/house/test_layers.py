@@ -65,8 +65,8 @@ INSIDE = {
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
-        "batch_axis beside around said_values telling carrying in_pieces stacked model_call traced_model "
-        "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
+        "batch_axis beside around said_values telling carrying in_pieces stacked model_call "
+        "traced_model refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
         "free_axes other_sizes slice_segment decoders splitting weight_files weight_names "
         "weight_groups weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),

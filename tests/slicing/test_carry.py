@@ -306,3 +306,6 @@ def test_of_a_time_in_waves_is_carried_what_was_learned_and_not_the_time_scaled(
     topology = jsplit.vanilla(*parts.values(), loss=optax.squared_error)
     trainer = jsplit.messages(topology, optax.sgd(0.1))
     trainer.init(0, {"x": x, "t": t, "label": x})  # which refuses what can be undone
+    alone = jsplit.split(net, x, t, cuts={"h": "stem"})
+    with pytest.raises(ValueError, match='reads `t`.* `around="carry"` of `split`'):
+        jsplit.vanilla(*alone.values(), loss=optax.squared_error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -69,3 +70,22 @@ def test_slices_of_a_model_that_decodes_are_the_whole_piece_by_piece():
 def test_what_gives_no_model_that_decodes_is_refused(given):
     with pytest.raises(ValueError, match=r"`decoding` must be a function of \(batch"):
         cut(Net(nnx.Rngs(0)), decoding=given)
+
+
+def test_what_decodes_without_the_parameters_of_its_slice_is_refused_by_their_path():
+    """An nnx.Dict has the key `1`, an nnx.List the place 1."""
+    net = Net(nnx.Rngs(0))
+
+    class Middle(nnx.Module):
+        def __init__(self):
+            self.layers = nnx.Dict({"1": net.layers[1]})
+
+        def __call__(self, h):
+            return self.layers["1"](h)
+
+    middle = jsplit.with_cache(cut(net)["down"], lambda batch, length: Middle())
+    params, state = middle.init(jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"without a parameter at `layers\.1\..*nnx.List"
+    ):
+        middle.cache.init(params, state, jnp.zeros((1, 4, WIDTH)))

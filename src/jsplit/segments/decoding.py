@@ -18,13 +18,14 @@ from flax.core import unfreeze
 
 from jsplit.core.base import Cache, Params, PyTree, Segment, State
 from jsplit.core.checks import first_line, shown
-from jsplit.core.paths import Nested, keep, overlay
+from jsplit.core.paths import Nested, Path, by_path, dotted, keep, overlay
 from jsplit.core.trees import abstract
 from jsplit.segments.attention_caches import with_attention_caches
 from jsplit.segments.cache_starts import Made, start_of
 from jsplit.segments.call import Call
 from jsplit.segments.from_model import segment as segment_of
 from jsplit.segments.trainable import params_filter
+
 
 class Sliced(NamedTuple):
     """A slice of a module that decodes.
@@ -150,6 +151,7 @@ def _cache_of(segment: Segment, make: Callable[[int, int], Decoder]) -> Cache:
     def init(params: Params, state: State, /, *inputs: PyTree) -> _Sized:
         batch, length = _size_of(inputs)
         decoder = made(batch, length)
+        _check_paths(decoder.paths, params)
         held = start_of(decoder, state, inputs)()
         _check_length(decoder.by_kind(abstract(held)), length)
         return _Sized(held, batch, length)
@@ -184,6 +186,7 @@ def _made(segment: Segment, decoder: Decoder) -> Made:
             ),
             lambda found: keep(found, kinds, inside=True),
             {},
+            by_path(nnx.to_pure_dict(nnx.state(decoder))).paths,
         )
     if isinstance(decoder, linen.Module):
         part = segment_of(decoder, inputs=segment.inputs)
@@ -240,6 +243,19 @@ def _size_of(inputs: PyTree) -> tuple[int, int]:
         )
     batch, length = sizes.pop()
     return batch, length
+
+
+def _check_paths(own: Collection[Path] | None, params: Params) -> None:
+    """Refuse a decoder that has not the parameters of its segment at their paths."""
+    lacking = [p for p in by_path(params).paths if own is not None and p not in own]
+    if own is not None and lacking:
+        there = ", ".join(f"`{dotted(p)}`" for p in [*own][:3]) or "none"
+        raise ValueError(
+            f"`decoding` gives a module without a parameter at `{dotted(lacking[0])}`, "
+            f"which the segment has (a number in it is a place in an nnx.List); it has "
+            f"{there}. Of slices of one model `jsplit.split(..., decoding=)` makes what "
+            "decodes."
+        )
 
 
 def _check_length(by_kind: Nested, length: int) -> None:

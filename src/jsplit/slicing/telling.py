@@ -29,9 +29,7 @@ def telling(
     Returns:
         Those that are made of inputs and the code alone; none if nothing is proven.
     """
-    learned = {
-        v for v, s in trace.sources.items() if s.kind is not SourceKind.FIELD
-    }
+    learned = {v for v, s in trace.sources.items() if s.kind is not SourceKind.FIELD}
     for e in trace.flat.equations:
         if not learned.isdisjoint(e.reads):
             learned.update(e.writes)
