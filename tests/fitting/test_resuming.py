@@ -208,6 +208,15 @@ class Interrupts:
                 os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def _python_handles_ctrl_c():
+    """A run of tests that a shell started in the background ignores Ctrl-C, as `fit` then does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
 @pytest.mark.parametrize(("step", "kept"), [(2, False), (3, True)])
 def test_ctrl_c_ends_after_the_step_with_the_state_in_hand(tmp_path, step, kept):
     before = signal.getsignal(signal.SIGINT)
@@ -222,6 +231,7 @@ def test_ctrl_c_ends_after_the_step_with_the_state_in_hand(tmp_path, step, kept)
     assert equal(jsplit.fit(trainer(), some(), **going_on, **GIVEN), whole())
 
 
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
 def test_ctrl_c_while_it_is_measured_ends_after_the_epoch():
     pressed = [lambda epoch: os.kill(os.getpid(), signal.SIGINT)]
     stopped = jsplit.fit(trainer(), some(), callbacks=pressed, **GIVEN)
@@ -229,6 +239,7 @@ def test_ctrl_c_while_it_is_measured_ends_after_the_epoch():
     assert (len(stopped.history), stopped.history.steps) == (1, 3)
 
 
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
 def test_a_second_ctrl_c_ends_at_once():
     with pytest.raises(KeyboardInterrupt):
         jsplit.fit(trainer(), some(), callbacks=[Interrupts(2, times=2)], **GIVEN)
