@@ -35,7 +35,9 @@ def telling(
             learned.update(e.writes)
     # A mask tells of each entry one bit.
     plain = [v for v in carried if v not in learned and shape_of(v).dtype.kind != "b"]
-    if not plain:
+    # Of symbolic sizes, as in an export, the rules say nothing.
+    sizes = [n for v in plain for n in shape_of(v).shape]
+    if not plain or not all(isinstance(n, int) for n in sizes):
         return frozenset()
     terms, secret = Terms(), trace.secret(public)
     first = {v: terms.start(v, s) for v, s in trace.sources.items()}
