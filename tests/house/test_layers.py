@@ -60,8 +60,8 @@ INSIDE = {
         "proving.sums proving.recovery"
     ),
     "segments": (
-        "flags arguments axes example call captured interception flax one_mode trainable "
-        "written from_model attention_caches cache_starts decoding precision"
+        "flags arguments axes example call captured interception written flax one_mode "
+        "trainable from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
@@ -198,6 +198,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
+    "segments.written": {"flax"},
     "segments.trainable": {"flax"},
     "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},

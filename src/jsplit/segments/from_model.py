@@ -36,7 +36,6 @@ from jsplit.segments.trainable import (
     params_filter,
     trains_of,
 )
-from jsplit.segments.written import warn_of_writers
 
 Model = nnx.Module | linen.Module | Callable[..., PyTree] | Segment
 """What `segment`, and all that takes whole models, makes a segment of."""
@@ -203,8 +202,6 @@ def segment_and_inputs(
     (first, apply), has_parameters = _functions_of(
         model, call, told.init, told.variables, trains
     )
-    if isinstance(model, nnx.Module):
-        warn_of_writers(model)
     if isinstance(model, nnx.Module) and not (call.mode_is_fixed or call.flags):
         warn_of_thawed(model)
     # Flags that tell nothing say that one program is right for both modes; so do constants.

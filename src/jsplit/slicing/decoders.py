@@ -12,22 +12,22 @@ from functools import lru_cache
 
 import jax
 import numpy as np
-from flax import nnx
 
 from jsplit.core.base import Params, PyTree, Segment, State
-from jsplit.core.checks import shown
 from jsplit.core.paths import Nested, keep, overlay
-from jsplit.segments.attention_caches import with_attention_caches
+from jsplit.segments.attention_caches import (
+    WholeDecoding,
+    check_decoding,
+    decoder_of,
+)
 from jsplit.segments.decoding import Sliced, with_cache
-
-Decoding = Callable[[int, int], nnx.Module]
-"""Gives the whole model that decodes, for a batch and a length."""
+from jsplit.segments.from_model import Told, segment_and_inputs
 
 
 def with_decoders(
     parts: Mapping[str, Segment],
-    decoding: Decoding,
-    segment: Callable[[nnx.Module], Segment],
+    decoding: WholeDecoding,
+    told: Told,
     again: Callable[..., dict[str, Segment]],
     example: Sequence[PyTree],
 ) -> dict[str, Segment]:
@@ -36,7 +36,7 @@ def with_decoders(
     Args:
         parts: slices of the model that trains.
         decoding: of (batch, length), the same model in the mode in which it decodes.
-        segment: makes a segment of a module, as of the one that trains.
+        told: what the user tells of the model.
         again: cuts a segment at the same places, given an example.
         example: their shapes, [batch, positions, ...].
 
@@ -46,25 +46,14 @@ def with_decoders(
     Raises:
         ValueError: naming `decoding`, if it is no function of these.
     """
-    if isinstance(decoding, nnx.Module) or not callable(decoding):
-        raise ValueError(
-            "`decoding` must be a function of (batch, length) that gives the whole model "
-            f"as an nnx module that decodes, got {shown(decoding)}."
-        )
+    check_decoding(decoding)
+    alike = told._replace(init=None, variables=None)
 
     # All parts are slices of one: it is cut once for each size.
     @lru_cache(maxsize=8)
     def cut(batch: int, length: int) -> dict[str, Sliced]:
-        whole = decoding(batch, length)
-        if not isinstance(whole, nnx.Module):
-            raise ValueError(
-                "`decoding` must give an nnx module, of which parts are cut as of the "
-                f"model itself, got {shown(whole)}; of another kind each part is given "
-                "its own, by jsplit.with_cache."
-            )
-        whole = with_attention_caches(whole, batch, length)
-        kinds = nnx.to_pure_dict(nnx.state(whole, nnx.Cache))
-        made = _of_any_batch(segment(whole), kinds, batch)
+        whole, kinds = decoder_of(decoding, batch, length)
+        made = _of_any_batch(segment_and_inputs(whole, None, alike)[0], kinds, batch)
         found = again(made, *_one_position(example, batch))
         return {n: Sliced(part, kinds) for n, part in found.items()}
 

@@ -15,12 +15,13 @@ from functools import partial
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.segments.arguments import Constants
+from jsplit.segments.attention_caches import WholeDecoding
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.segments.trainable import Trainable
 from jsplit.slicing.carrying import AroundCut, is_carried
 from jsplit.slicing.cut_point import CutPoint
-from jsplit.slicing.decoders import Decoding, with_decoders
+from jsplit.slicing.decoders import with_decoders
 from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
 from jsplit.slicing.other_sizes import OtherSizes
@@ -50,7 +51,7 @@ def split(
     name: str | None = None,
     trainable: Trainable | None = None,
     copies: bool = False,
-    decoding: Decoding | None = None,
+    decoding: WholeDecoding | None = None,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
@@ -195,15 +196,9 @@ def split(
     if decoding is None:
         return parts
     again = partial(split, cuts=cuts, outputs=outputs, public=public, around=around)
+    told = told._replace(inputs=made.inputs)
     again = partial(again, copies=copies)
-    alike = told._replace(init=None, variables=None, inputs=made.inputs)
-    return with_decoders(
-        parts,
-        decoding,
-        lambda whole: segment_and_inputs(whole, None, alike)[0],
-        again,
-        example,
-    )
+    return with_decoders(parts, decoding, told, again, example)
 
 
 def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:
