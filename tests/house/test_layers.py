@@ -50,8 +50,8 @@ INSIDE = {
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
-        "computed_again conv_choice halves convolutions compiling least_cut wrapping rearranged "
-        "same_values rows scans "
+        "computed_again conv_choice halves convolutions compiling least_cut wrapping no_zero "
+        "rearranged same_values rows scans "
         "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.pieces "
         "proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "
@@ -61,15 +61,15 @@ INSIDE = {
         "proving.sums proving.results proving.recovery"
     ),
     "segments": (
-        "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches cache_starts decoding precision"
+        "flags arguments axes example call captured interception written flax one_mode "
+        "trainable from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
-        "batch_axis beside around said_values carrying in_pieces stacked model_call traced_model "
-        "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_groups "
-        "weight_stacks weight_fit weight_pieces pretrained weight_saving"
+        "batch_axis beside around said_values telling carrying in_pieces stacked model_call "
+        "traced_model refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
+        "free_axes other_sizes slice_segment decoders splitting weight_files weight_names "
+        "weight_groups weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -203,6 +203,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
+    "segments.written": {"flax"},
     "segments.trainable": {"flax"},
     "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},

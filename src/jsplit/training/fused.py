@@ -88,7 +88,8 @@ def fused(
         microbatches: how many equal parts a batch is divided into;
             gradients and losses are their mean, statistics are updated
             part after part. Equal to the full batch where no segment
-            mixes examples (BatchNorm) or draws random numbers.
+            or loss mixes examples (BatchNorm, a contrastive loss) or draws
+            random numbers.
         mesh: devices over which the batch is spread, along all axes of
             the mesh; parameters lie on each. The numbers are those of
             one device: statistics are of the whole batch. In training
