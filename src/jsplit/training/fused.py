@@ -87,9 +87,8 @@ def fused(
             parameters and state. Both give the same gradients.
         microbatches: how many equal parts a batch is divided into;
             gradients and losses are their mean, statistics are updated
-            part after part. Equal to the full batch where no segment
-            or loss mixes examples (BatchNorm, a contrastive loss) or draws
-            random numbers.
+            part after part. Equal to the full batch where nothing mixes
+            examples (BatchNorm, a contrastive loss) or draws random numbers.
         mesh: devices over which the batch is spread, along all axes of
             the mesh; parameters lie on each. The numbers are those of
             one device: statistics are of the whole batch. In training
