@@ -6,16 +6,20 @@ jsplit needs; the tests run the cells without them.
 
     python experiments/notebooks/run.py                       # all
     python experiments/notebooks/run.py experiments/notebooks/3_many_clients.ipynb
+    python experiments/notebooks/run.py --draw                # docs/gallery.md's pictures
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+GALLERY = HERE.parents[1] / "docs" / "pictures" / "gallery"
 LIMIT = 60_000  # bytes of a picture: they are in the repository, and in every clone
 
 
@@ -53,12 +57,33 @@ def check(output: Any, name: str) -> None:
         raise SystemExit(f"{name} names a place of this machine: {said}")
 
 
+def draw(file: Path) -> None:
+    """Write the pictures that a notebook shows into the folder of docs/gallery.md."""
+    cells = json.loads(file.read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = [
+        o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})
+    ]
+    GALLERY.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(shown, 1):
+        place = GALLERY / f"{file.stem}_{number}.png"
+        place.write_bytes(base64.b64decode(picture))
+        print(place.name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebooks", nargs="*", type=Path)
-    for file in parser.parse_args().notebooks or sorted(HERE.glob("*.ipynb")):
-        run(file)
-        print(file.name)
+    parser.add_argument(
+        "--draw", action="store_true", help="run nothing, write pictures"
+    )
+    options = parser.parse_args()
+    for file in options.notebooks or sorted(HERE.glob("*.ipynb")):
+        if options.draw:
+            draw(file)
+        else:
+            run(file)
+            print(file.name)
 
 
 if __name__ == "__main__":
