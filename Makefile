@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Where bytecode is not written, each worker and each process that tests start compiles all again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test smoke test-slow lint format wheel bench clean
+.PHONY: demo test smoke test-slow lint format wheel bench docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/python experiments/paper/demo.py
@@ -36,10 +36,20 @@ wheel: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python experiments/bench/step.py
 
+# What the site is built with is installed on the first call, so that tests do not wait for it.
+# The banner that MkDocs Material prints in every run is about MkDocs 2, which is not used.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python experiments/site/links.py site
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) results dist
+	rm -rf $(VENV) results dist site

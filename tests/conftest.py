@@ -15,7 +15,7 @@ import jax
 import pytest
 
 from tests.kept import left_out, lost
-from tests.long import LONG
+from tests.long import DEAR, LONG
 from tests.smoke import belongs
 
 FLAGS = [
@@ -79,8 +79,12 @@ def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     names = [item.nodeid.removeprefix("tests/") for item in items]
+    whole = not config.args or config.args == config.getini("testpaths")
     if not any("::" in given for given in config.args) and (gone := lost(names)):
         raise pytest.UsageError(f"tests/kept.py names points that are gone: {gone}")
+    there = {*names}
+    if whole and (gone := [name for name in DEAR if name not in there]):
+        raise pytest.UsageError(f"tests/dear.txt names tests that are gone: {gone}")
     for item in items:
         if belongs(item.nodeid.removeprefix("tests/")):
             item.add_marker("smoke")

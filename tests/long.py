@@ -5,6 +5,8 @@ A line names a test, with all its points, or one point of it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 # Of choices that do not depend on each other each value stays, and not all pairs of them; of
 # algorithms of rounds those stay whose parts are the parts of the others as well.
 POINTS = {
@@ -359,8 +361,15 @@ WHOLE = {
     "privacy/test_private_training.py::test_an_outsider_refutes_dp_sgd_that_does_less_than_it_says",
     "privacy/test_reconstruction.py::test_small_images_have_the_largest_odd_window_that_fits",
 }
+# Of points and tests that are dear, one below the other in a file of their own.
+DEAR = [
+    line
+    for line in Path(__file__).with_name("dear.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
 LONG = {
     *WHOLE,
+    *DEAR,
     *(
         f"{file}::{test}[{point}]"
         for file, tests in POINTS.items()

@@ -69,11 +69,10 @@ def whole(
     optimizer: optax.GradientTransformation,
 ) -> Algorithm:
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    seed = jax.random.key(family.seed)
 
     @jax.jit
     def step(state, batch):
-        params, rest, memory, number = state
+        params, rest, memory, number, seed = state
 
         def objective(params):
             model = nnx.merge(graph, params, rest, copy=True)
@@ -89,7 +88,8 @@ def whole(
 
         (loss, rest), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         updates, memory = optimizer.update(gradient, memory, params)
-        return (optax.apply_updates(params, updates), rest, memory, number + 1), loss
+        params = optax.apply_updates(params, updates)
+        return (params, rest, memory, number + 1, seed), loss
 
     @jax.jit
     def predict(state, batch):
@@ -102,7 +102,9 @@ def whole(
         statistics = nnx.filter_state(state[1], nnx.BatchStat)
         return flat(nnx.to_pure_dict(state[0])), flat(nnx.to_pure_dict(statistics))
 
-    return Algorithm((params, rest, optimizer.init(params), 0), step, predict, weights)
+    # The seed is in the state: that of another seed needs no other program.
+    first = (params, rest, optimizer.init(params), 0, jax.random.key(family.seed))
+    return Algorithm(first, step, predict, weights)
 
 
 # The network divided over parties.

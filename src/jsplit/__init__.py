@@ -26,7 +26,7 @@ from jsplit.core import (
     with_secrets,
 )
 from jsplit.core.strength import Strength
-from jsplit.costing import Cost, Device, Network, cost, plan
+from jsplit.costing import Cost, Device, Network, Summary, cost, plan, summary
 from jsplit.fitting import fit
 from jsplit.jaxprs import ConvolutionForm, convolution_forms, faster_convolutions
 from jsplit.segments import mixed_precision, segment, with_cache
@@ -86,6 +86,7 @@ from jsplit.training.record import RecordingTrainer, record
 from jsplit.training.recording import Crossed, Passage, Recorded
 from jsplit.training.sessions import Session, session
 from jsplit.training.staleness import stale
+from jsplit.training.step_numbers import Norms
 from jsplit.training.trained_files import restore_trained, save_trained
 from jsplit.training.verdicts import NotFinite
 
@@ -112,6 +113,7 @@ __all__ = [
     "Metric",
     "Network",
     "Node",
+    "Norms",
     "NotFinite",
     "Numbers",
     "PartyRecord",
@@ -125,6 +127,7 @@ __all__ = [
     "Segment",
     "Session",
     "Strength",
+    "Summary",
     "Table",
     "Tied",
     "Topology",
@@ -179,6 +182,7 @@ __all__ = [
     "split",
     "stale",
     "stateless",
+    "summary",
     "u_shaped",
     "vanilla",
     "variables",

@@ -4,17 +4,20 @@ from jsplit.populations.partitions import dirichlet, everyone, grouped, iid, qua
 from jsplit.populations.poisson import Poisson, poisson
 from jsplit.populations.population import Population
 from jsplit.populations.round import Round
+from jsplit.populations.stored import Stored, stored
 
 __all__ = [
     "Poisson",
     "Population",
     "Round",
+    "Stored",
     "dirichlet",
     "everyone",
     "grouped",
     "iid",
     "poisson",
     "quantity",
+    "stored",
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import optax
@@ -189,6 +191,8 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
         ({"weight": -np.ones(RECORDS)}, "weight"),
         ({"class_weight": {0: 1.0}}, "class_weight"),
         ({"class_weight": "even"}, "class_weight"),
+        ({"class_weight": {0: 0.0, 1: 0.0}}, "class_weight"),
+        ({"weight": np.zeros(RECORDS)}, "weight"),
         ({"class_weight": "balanced", "label": "diagnosis"}, "label"),
         ({"class_weight": "balanced", "label": "x"}, "class_weight"),
         ({"monitor": "gap"}, "mode"),
@@ -208,6 +212,11 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
         ({"data": [some()], "batch": 2}, "batch"),
         ({"data": [some()], "shuffle": False}, "shuffle"),
         ({"validation": [3]}, "validation"),
+        ({"validation": []}, "validation"),
+        ({"callbacks": [3]}, "callbacks"),
+        ({"callbacks": [SimpleNamespace(on_epoch_end=print)]}, "callbacks"),
+        ({"callbacks": [jsplit.fitting.Progress]}, "callbacks"),
+        ({"callbacks": print}, "callbacks"),
         ({"trainer": 3}, "trainer"),
         ({"trainer": "algorithm"}, "population"),
         ({"trainer": "algorithm", "data": [some()]}, "round"),
@@ -242,3 +251,27 @@ def test_a_schedule_by_epoch_holds_for_its_steps():
     for step in range(12):
         assert rate(step) == by_epoch(step // steps)
         np.testing.assert_allclose(smooth(step), by_epoch(step / steps), rtol=1e-6)
+
+
+def test_a_column_that_there_will_not_be_is_refused_before_a_step_is_taken():
+    told = []
+    with pytest.raises(ValueError, match="`monitor` must be one of .*val_gap"):
+        jsplit.fit(
+            trainer(),
+            some(),
+            epochs=1,
+            validation=some(1),
+            monitor="val_auc",
+            mode="max",
+            callbacks=[SimpleNamespace(on_step=told.append)],
+        )
+    assert not told
+
+
+def test_what_is_empty_in_a_later_epoch_is_named():
+    train = {n: x[:BATCH] for n, x in some().items()}
+    once = lambda epoch: [train][epoch:]  # noqa: E731
+    with pytest.raises(ValueError, match="`data` gives 0 batches in epoch 1"):
+        jsplit.fit(trainer(), once, epochs=2)
+    with pytest.raises(ValueError, match="`validation` gives no batch in epoch 1"):
+        jsplit.fit(trainer(), [train], epochs=2, validation=once)

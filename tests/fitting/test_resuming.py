@@ -141,6 +141,13 @@ def test_more_epochs_go_on_from_what_is_done_and_none_are_done_twice(tmp_path):
     assert equal(anew, whole()) and anew.history.seconds != again.history.seconds
 
 
+def other_last(data):
+    """The same records but for the last, which no first step reads."""
+    x = data["x"].copy()
+    x[-1] += 1
+    return {**data, "x": x}
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """The folder of a training that was killed in the middle of its first epoch."""
@@ -164,6 +171,9 @@ def begun(tmp_path_factory):
         ({"data": some(records=9)}, "records"),
         ({"data": some(2)}, "data"),
         ({"validation": some(2)}, "validation"),
+        ({"validation": some(1, records=9)}, "validation"),
+        ({"data": other_last(some())}, "data"),
+        ({"validation": other_last(some(1))}, "validation"),
     ],
 )
 def test_another_training_is_not_taken_for_the_one_that_was_begun(begun, change, word):
@@ -208,6 +218,15 @@ class Interrupts:
                 os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def _python_handles_ctrl_c():
+    """A run of tests that a shell started in the background ignores Ctrl-C, as `fit` then does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
 @pytest.mark.parametrize(("step", "kept"), [(2, False), (3, True)])
 def test_ctrl_c_ends_after_the_step_with_the_state_in_hand(tmp_path, step, kept):
     before = signal.getsignal(signal.SIGINT)
@@ -222,6 +241,7 @@ def test_ctrl_c_ends_after_the_step_with_the_state_in_hand(tmp_path, step, kept)
     assert equal(jsplit.fit(trainer(), some(), **going_on, **GIVEN), whole())
 
 
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
 def test_ctrl_c_while_it_is_measured_ends_after_the_epoch():
     pressed = [lambda epoch: os.kill(os.getpid(), signal.SIGINT)]
     stopped = jsplit.fit(trainer(), some(), callbacks=pressed, **GIVEN)
@@ -229,6 +249,7 @@ def test_ctrl_c_while_it_is_measured_ends_after_the_epoch():
     assert (len(stopped.history), stopped.history.steps) == (1, 3)
 
 
+@pytest.mark.usefixtures("_python_handles_ctrl_c")
 def test_a_second_ctrl_c_ends_at_once():
     with pytest.raises(KeyboardInterrupt):
         jsplit.fit(trainer(), some(), callbacks=[Interrupts(2, times=2)], **GIVEN)

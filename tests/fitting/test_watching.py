@@ -111,6 +111,18 @@ def test_at_an_error_every_callback_ends():
     assert ended == [1]
 
 
+def test_whatever_one_callback_raises_at_the_end_the_others_are_told_of_it():
+    ended = []
+
+    def fails(history):
+        raise OSError
+
+    both = [SimpleNamespace(on_end=fails), SimpleNamespace(on_end=ended.append)]
+    with pytest.raises(OSError):
+        jsplit.fit(trainer(), some(), epochs=1, batch=5, callbacks=both)
+    assert len(ended) == 1
+
+
 HISTORY = jsplit.fitting.History(
     ({"loss": 0.5, "val_loss": 0.25, "val_auc": 0.75}, {"loss": 0.5, "val_loss": NAN}),
     (1.0, 2.0),
@@ -126,7 +138,7 @@ def test_a_history_is_a_table_a_page_a_picture_and_arrays():
     assert "best: epoch 0 by val_loss; 3 steps into epoch 2" in text
     assert text.splitlines()[0].split()[-1] == "seconds" and "0 *" in text
     page = HISTORY._repr_html_()
-    assert page.count("<tr>") == 3 and "<td>0.75</td>" in page
+    assert page.count("<tr>") == 3 and ">0.75</td>" in page
     np.testing.assert_array_equal(HISTORY["val_auc"], [0.75, NAN])
     with pytest.raises(KeyError, match="val_auc"):
         HISTORY["auc"]

@@ -34,41 +34,42 @@ ROOMS = {
     "runs": "costing",
     "fitting": "core topology training populations rounds",
     "wire": "",
-    "party": "core guarding tabular compress topology training wire",
-    "commands": "core guarding party privacy topology training",
+    "party": "core fitting guarding tabular compress topology training wire",
+    "commands": "core fitting guarding party privacy topology training",
     "command": "commands",
     "__main__": "command",
 }
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "closing carried pytrees cache checks strength gradient_noise link finite typed_jax "
-        "hidden tied base arrays donation foreign recent "
+        "closing html carried pytrees cache checks strength gradient_noise link finite "
+        "typed_jax hidden tied base arrays donation foreign recent "
         "files ids identified tables trainer keys receiving links paths pieces frozen federation "
         "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
         "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
-        "computed_again conv_choice halves convolutions compiling least_cut wrapping rearranged "
-        "same_values rows scans "
-        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.curves "
+        "computed_again conv_choice halves convolutions compiling least_cut wrapping no_zero "
+        "rearranged same_values rows scans "
+        "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.pieces "
+        "proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "
-        "proving.placing proving.choosing proving.mixing proving.looping "
+        "proving.unordered proving.placing proving.choosing proving.mixing proving.looping "
         "proving.interpreting proving.given proving.term_rules proving.terms "
         "proving.whole_numbers proving.drawing proving.jointly proving.nonzero "
-        "proving.sums proving.recovery"
+        "proving.sums proving.results proving.recovery"
     ),
     "segments": (
-        "flags arguments axes example call captured interception flax one_mode trainable "
-        "from_model attention_caches cache_starts decoding precision"
+        "flags arguments axes example call captured interception written flax one_mode "
+        "trainable from_model attention_caches cache_starts decoding precision"
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
-        "batch_axis beside around said_values carrying in_pieces stacked model_call traced_model "
-        "refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
-        "free_axes other_sizes slice_segment splitting weight_files weight_names weight_groups "
-        "weight_stacks weight_fit weight_pieces pretrained weight_saving"
+        "batch_axis beside around said_values telling carrying in_pieces stacked model_call "
+        "traced_model refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
+        "free_axes other_sizes slice_segment decoders splitting weight_files weight_names "
+        "weight_groups weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),
     "topology": (
         "handoffs names metrics losses nodes ties crossings replacing text validation graph "
@@ -79,33 +80,35 @@ INSIDE = {
     ),
     "training": (
         "class_numbers dynamic_scale config free_sizes export global_norm hyperparams kinds "
-        "left_out signatures staleness vjp walk wires strengths "
+        "left_out signatures staleness vjp walk step_numbers wires strengths "
         "scalar_exchange loss_scale loss_value cotangents losses link_checks whole_paths "
-        "leaf_by_leaf optimizer_parts optimizers meshes configure randomness unscaled "
+        "leaf_by_leaf optimizer_parts optimizers processes meshes configure randomness unscaled "
         "own_reads crossing "
-        "pulled_back first_links first_node undone raw_crossings metrics executor store keys_apart "
-        "base_hash trained_files copies segment_ops sums gradient_noise step update initial known "
-        "activation_reads cotangent_reads passing nonfinite verdicts evaluating walks "
-        "recording own_record places same_for_others microbatches party_programs fused record "
+        "pulled_back first_links first_node undone raw_crossings metrics program_names executor "
+        "store keys_apart base_hash trained_files copies segment_ops sums gradient_noise step "
+        "update initial known activation_reads cotangent_reads passing nonfinite verdicts "
+        "evaluating walks recorded recording own_record places same_for_others microbatches timing "
+        "party_programs fused record "
         "messages same_pieces cached_walk call_checks sessions generating"
     ),
     "tabular": "reading table aligning recipes fitted fitting storing preprocess",
-    "populations": "checks reading round population partitions poisson",
+    "populations": "checks known reading stored round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
-        "algorithm carry client_receiver client_axis for_each_client forms inputs round_end "
+        "algorithm carry client_receiver client_axis for_each_client forms inputs gathering "
+        "round_end "
         "round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "
-        "split_learning baselines"
+        "split_learning baselines host_rows clients_on_host"
     ),
     "costing": (
         "party_cost leak_picture leak_scores cut_plan machines run_cost step_cost "
-        "traced_step count_step prefixes passes baseline_runs planning split_runs"
+        "traced_step count_step party_summary prefixes passes baseline_runs planning split_runs"
     ),
     "wire": (
         "credentials denied errors json_types layout open_files pipe said signatures "
         "difference private door steps credential_files certs proof frames "
-        "key_exchange rota codec identity schedule chunks relay terms admission "
+        "key_exchange rota codec identity schedule epoch_schedule chunks relay terms admission "
         "channel control claims handshake seal same_records session transport memory "
         "rendezvous listening rpc_unknown rpc_options rpc_listener signs versions traffic member "
         "rpc"
@@ -119,16 +122,18 @@ INSIDE = {
         "results compute.handover compute.interleave compute.prefetch "
         "contract.file_types contract.placeholders durable saved_states "
         "compute.pipeline contract.turns_check task contract.turns compute.exchange "
-        "contract.seconds contract.frozen_part contract.measured contract.checks "
+        "contract.epochs contract.seconds contract.frozen_part contract.measured contract.checks "
         "contract.agreement_attributes "
         "contract.routes contract.exchanged contract.unread contract.agreement "
         "compute.payloads compute.first_state compute.own_config connection.newcomers "
         "connection.comebacks connection.peers contract.draft contract.files replay "
         "compute.local compute.at_cut "
-        "compute.warming connection.absence connection.farewell connection.reader "
-        "connection.skipping contract.sample connection.connections crossings_of_run "
+        "compute.warming connection.absence crossings_of_epochs epoch_losses epoch_verdicts "
+        "kept_epochs epoch_arguments connection.farewell connection.reader "
+        "connection.skipping contract.sample connection.connections crossings_of_run sealing "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
-        "brought_records matching join passes steps infer running "
+        "brought_records passes validating records_of_validation matching join epochs_of_run "
+        "steps infer running by_epochs "
         "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
         "serving.lines serving.words serving.table serving.served serving.opening "
         "serving.together serving.waiting serving.outward serving.calls serving.server "
@@ -180,10 +185,10 @@ INSIDE = {
         "reporting.formats reporting.encoding reporting.whole reporting.reporting "
         "reporting.by_cut"
     ),
-    "fitting": "history records schedules class_weights monitor interrupts pieces arrays tally "
-    "saved client_rounds plan asked loop over_epochs callbacks",
-    "commands": "functions agreements brought stderr_bound statuses stopping tasks whole_training "
-    "archives report serving prompts asking parser",
+    "fitting": "history records calling schedules class_weights monitor interrupts pieces arrays "
+    "tally saved client_rounds plan asked loop over_epochs callbacks",
+    "commands": "functions agreements brought stderr_bound statuses stopping epochs tasks "
+    "whole_training archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }
 OUTSIDE = {"jax", "optax", "numpy"}
@@ -198,6 +203,7 @@ KNOWS = {  # packages beyond these, and the only files that may import them
     "segments.flax": {"flax"},
     "segments.interception": {"flax"},
     "segments.one_mode": {"flax"},
+    "segments.written": {"flax"},
     "segments.trainable": {"flax"},
     "privacy.attacks.labels.judging": {"scipy"},
     "topology.drawing.picture": {"matplotlib"},

@@ -16,7 +16,7 @@ from jax import export, lax
 
 import jsplit
 from jsplit.jaxprs import compiling, conv_choice
-from jsplit.jaxprs.rewriting import run_replaced
+from jsplit.jaxprs.rewriting import replaced, run_replaced
 
 NUMBERS = {
     1: ("NHC", "HIO", "NHC"),
@@ -410,3 +410,14 @@ def test_no_other_room_knows_that_there_are_convolutions():
     ]
     knowing = [f for f in rooms if "convol" in f.read_text().lower()]
     assert knowing == [source / "__init__.py"]
+
+
+def test_what_is_in_another_form_keeps_its_place_in_a_trace_of_the_profiler():
+    def named(x):
+        with jax.named_scope("hospital"):
+            return jnp.sin(x)
+
+    closed = jax.make_jaxpr(named)(1.0)
+    new = replaced(closed, lambda eqn: lambda x: x + 1)
+    assert [str(e.source_info.name_stack) for e in new.jaxpr.eqns] == ["hospital"]
+    assert new.jaxpr.eqns[0].primitive.name != "sin"

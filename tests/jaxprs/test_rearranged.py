@@ -51,6 +51,8 @@ RAW = {
     "sorted": lambda x: jnp.sort(x, 1),
     "as bits": lambda x: jax.lax.bitcast_convert_type(x, "int32") ^ 5,
     "itself twice": lambda x: x + x,
+    "wavelengths": lambda x: x / 10_000.0 ** (jnp.arange(3.0) / 3),
+    "frequencies": lambda x: x[..., None] * (2 * jnp.exp(-jnp.arange(4) / 4)),
     "to the power of 1": lambda x: x**1,
     "but for NaN": lambda x: jnp.where(jnp.isnan(x), 0.0, x * 2),
     "in finite numbers": lambda x: jnp.nan_to_num(x / 255),

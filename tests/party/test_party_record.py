@@ -71,7 +71,7 @@ def test_each_party_records_its_own_messages_of_one_process_and_no_others(
         loss_scale=scale,
         nonfinite="skip",
     )
-    results, found = recorded(agreed, problem, rates=rates)
+    results, found = recorded(agreed, problem, rates=rates, norms=True)
     trainer = jsplit.messages(
         problem.topology,
         rates,
@@ -79,7 +79,7 @@ def test_each_party_records_its_own_messages_of_one_process_and_no_others(
         microbatches=micros,
         loss_scale=scale,
     )
-    recording = jsplit.record(trainer)
+    recording = jsplit.record(trainer, norms=True)
     state = recording.init(3, problem.batch)
     secret = {"server": results["server"].state.secret}
     state = start = jsplit.with_secrets(state, secret)
@@ -91,6 +91,8 @@ def test_each_party_records_its_own_messages_of_one_process_and_no_others(
             assert records[step].step == step
             same(dict(records[step].crossed), mine)
             same(records[step].fields, own_of(problem, name))
+            same(records[step].norms, one.norms[name])
+            assert records[step].hyperparams == {}
     for name, result in results.items():
         same(result.state, state.parties[name])
     batches = [problem.batch] * STEPS
@@ -108,7 +110,7 @@ def test_each_party_records_its_own_messages_of_one_process_and_no_others(
 def test_with_a_staleness_what_one_sends_is_what_the_other_receives():
     problem = small("pair")
     agreed = agreed_for(problem, steps=4, staleness=2, checkpoint=4)
-    results, found = recorded(agreed, problem)
+    results, found = recorded(agreed, problem, norms=True)
     plain = checked(train_in_memory(agreed, problem))
     for name, result in results.items():
         same(result.state, plain[name].state)
@@ -117,3 +119,11 @@ def test_with_a_staleness_what_one_sends_is_what_the_other_receives():
     same(client.sent, server.received)
     same(client.returned, server.gave)
     assert np.abs(client.returned["h"]).max() > 1e-3
+    assert all(r.norms.gradient["h"] > 0 for r in found["client"])
+
+
+def test_norms_over_a_network_are_told_in_records_alone():
+    problem = small("pair")
+    agreed = agreed_for(problem, steps=1)
+    with pytest.raises(ValueError, match="give `record` too"):
+        checked(train_in_memory(agreed, problem, norms=True))

@@ -14,7 +14,10 @@ import jsplit
 from jsplit import party
 from jsplit.party.serving import calls, server, words
 from jsplit.party.serving.ahead import Ahead
+from jsplit.party.serving.lanes import SessionLost
+from jsplit.party.serving.outward import Outward
 from jsplit.party.serving.words import IDS, said_of
+from jsplit.wire.pipe import Closed
 from tests.party.federation import LONG
 from tests.party.serving import LM_BATCH, TOKENS, Serving
 from tests.party.test_serving import changed, lm, sums
@@ -164,3 +167,20 @@ def sums_agreed():
     return party.agreement(
         sums()[0], LM_BATCH, steps=4, addresses={"server": "server:1"}
     )
+
+
+def test_a_server_that_does_not_read_costs_the_session_that_needs_it_and_no_other():
+    """Of a connection that is over who asks was let go of in silence, with all its sessions."""
+
+    class Unread:
+        over = None
+
+        def put(self, frame):
+            raise Closed("`next` does not read.")
+
+    serving, _ = lm()
+    own = words.Words(serving.agreed, "server")
+    outward = Outward(None, own, None)
+    outward.lines["client"] = Unread()
+    with pytest.raises(SessionLost, match="`server` cannot send to `client`.*not read"):
+        outward.send("client", own.text("bye", "client", 1, {}))

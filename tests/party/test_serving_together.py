@@ -55,7 +55,12 @@ def attending():
     server = jsplit.segment(at_once, init=init, inputs=["h"], name="y")
     server = jsplit.with_cache(server, jsplit.Cache(start, apply))
     return jsplit.vanilla(
-        jsplit.with_cache(embed, False), server, loss=optax.squared_error
+        jsplit.with_cache(embed, False),
+        server,
+        loss=optax.squared_error,
+        public=[
+            "tokens"
+        ],  # the table is no parameter, so whoever has the code undoes it
     )
 
 
@@ -264,7 +269,9 @@ def called_back():
 
 def test_what_cannot_be_side_by_side_is_computed_alone():
     client = trained()[0].node["h"].segment
-    topology = jsplit.vanilla(client, called_back(), loss=optax.squared_error)
+    topology = jsplit.vanilla(
+        client, called_back(), loss=optax.squared_error, public=["tokens"]
+    )
     trainer = jsplit.messages(topology, {})
     made = courses(topology, trainer.init(0, BATCH), rows=[0, 1])
     for course, row in zip(made, (0, 1), strict=True):

@@ -686,13 +686,19 @@ def test_what_is_printed_has_all_that_it_depends_on():
         ),
         (
             {"fields": FIELDS | {"x": np.ones((6, 3), "float32")}},
-            "the first records must differ in `x`",
+            "records must differ in `x`",
         ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         about(vanilla(), **change)
+
+
+def test_records_sorted_by_their_label_are_a_batch_like_any_other():
+    sorted_by = {"x": np.linspace(-1, 1, 36, dtype="float32").reshape(12, 3)}
+    sorted_by["label"] = np.repeat(np.arange(2, dtype="float32"), [10, 2])
+    assert str(about(vanilla(), fields=sorted_by)) == str(about(vanilla()))
 
 
 def test_a_record_with_several_labels_has_as_many_answers():

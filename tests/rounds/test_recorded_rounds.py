@@ -60,6 +60,10 @@ def batch_of(draw, k, s):
     return {f: x[draw.reads[k, s]] for f, x in DATA.items()}
 
 
+def norm_by_node(gradient):
+    return {n: optax.tree.norm(x) for n, x in gradient.items()}
+
+
 def by_hand(trainer, sharing, state, draw):
     """Every client by itself with the single trainer, from what `sharing` gives it."""
     recording = jsplit.record(trainer, gradients=True)
@@ -88,7 +92,7 @@ def test_a_round_records_what_the_single_trainer_does_step_by_step(name):
     trainer, draw = trainer_of(2), drawn()
     options = {"chunk": 2} if name == "splitfed 1" else {}
     algorithm = ALGORITHMS[name](trainer, **options)
-    recording = recorded(algorithm, gradients=True)
+    recording = recorded(algorithm, gradients=True, norms=True)
     start = recording.init(3, draw)
     new, info = recording.step(start, draw)
     found = info.recorded
@@ -101,6 +105,11 @@ def test_a_round_records_what_the_single_trainer_does_step_by_step(name):
     for (k, s), one in told.items():
         at = jax.tree.map(lambda x, k=k, s=s: x[k, s], (found.crossed, found.gradients))
         close(at, (one.crossed, one.gradients))
+        norms = jax.tree.map(lambda x, k=k, s=s: x[k, s], dict(found.norms))
+        close(norms["client"].gradient, norm_by_node(one.gradients["client"]))
+        close(
+            norms["server"].update["output"], RATE * norms["server"].gradient["output"]
+        )
         assert at[0][UP].payload.dtype == jnp.float16
         assert np.abs(at[0][DOWN].value).max() > 1e-3
     untaken = ~np.asarray(found.taken)
@@ -120,7 +129,7 @@ def test_a_step_of_all_records_each_clients_part_of_one_objective(name):
     """By hand: each client's own gradient, times its share of the step's records."""
     trainer, draw = trainer_of(), drawn()
     algorithm = ALGORITHMS[name](trainer)
-    recording = recorded(algorithm, gradients=True)
+    recording = recorded(algorithm, gradients=True, norms=True)
     _, info = recording.step(recording.init(3, draw), draw)
     found, single = info.recorded, jsplit.record(trainer, gradients=True)
     assert found is not None
@@ -147,6 +156,9 @@ def test_a_step_of_all_records_each_clients_part_of_one_objective(name):
             learned[k] = given[k]["client"] if own else shared
             at = jax.tree.map(lambda x, k=k: x[k, s], found.gradients)
             close(at, {"client": learned[k], "server": total})
+            norms = jax.tree.map(lambda x, k=k: x[k, s], dict(found.norms))
+            close(norms["client"].gradient, norm_by_node(learned[k]))
+            close(norms["server"].gradient, norm_by_node(total))
         for k in range(3):
             step = learned[k] if own else shared
             if step is not None:

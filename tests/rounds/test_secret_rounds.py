@@ -23,6 +23,7 @@ ALGORITHMS = {
     "fedavg": rounds.fedavg,
     "parallel": lambda t: rounds.parallel(t, "client"),
     "large_batch_sgd": rounds.large_batch_sgd,
+    "on_host": lambda t: rounds.on_host(rounds.alone(t)),
 }
 every = pytest.mark.parametrize("name", ALGORITHMS)
 

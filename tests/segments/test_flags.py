@@ -330,6 +330,36 @@ def test_a_part_that_was_put_in_inference_mode_stays_in_it():
     assert bool((after["part"]["mean"] != state["part"]["mean"]).any())
 
 
+class OwnNorm(nnx.Module):
+    """Listens to the word that BatchNorm does, and is in training mode."""
+
+    def __init__(self):
+        self.mean, self.use_running_average = nnx.BatchStat(jnp.zeros(8)), False
+
+    def __call__(self, x):
+        if not self.use_running_average:
+            self.mean[...] = x.mean(0)
+        return x - self.mean[...]
+
+
+def test_a_norm_of_ones_own_that_trains_is_not_taken_for_a_frozen_one():
+    """A warning is an error here."""
+    part = jsplit.segment(OwnNorm())
+    _, after = part.apply({}, {"mean": jnp.zeros(8)}, jax.random.key(0), x + 1)
+    np.testing.assert_allclose(after["mean"], (x + 1).mean(0))
+
+
+def test_layers_that_write_their_weights_when_called_are_warned_of():
+    """Steps of plain Flax go on from what was written."""
+    rngs = nnx.Rngs(0)
+    layer = nnx.WeightNorm(nnx.Linear(8, 2, rngs=rngs), rngs=rngs)
+    before = layer.layer_instance.kernel[...]
+    with pytest.warns(UserWarning, match="nnx.WeightNorm, which writes its weights"):
+        jsplit.segment(nnx.Sequential(layer))
+    layer(x)  # the fact that is warned of
+    assert bool((layer.layer_instance.kernel[...] != before).any())
+
+
 class Half(linen.Module):
     """BatchNorm is told its mode, dropout is not."""
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jsplit
 
@@ -279,3 +280,32 @@ def test_what_is_carried_at_another_length_is_what_is_carried_at_the_examples():
         params["output"], state["output"], None, value, train=False
     )
     np.testing.assert_allclose(out, flips(weights(None), values), rtol=1e-4)
+
+
+class Denoiser(nnx.Module):
+    """A time as waves of many lengths, which every block reads after what learns of it."""
+
+    def __init__(self, rngs):
+        self.time, self.stem = nnx.Linear(8, 8, rngs=rngs), nnx.Linear(6, 8, rngs=rngs)
+        self.block, self.out = nnx.Linear(8, 8, rngs=rngs), nnx.Linear(8, 6, rngs=rngs)
+
+    def __call__(self, x, t):
+        waves = t[:, None] * jnp.exp(-jnp.arange(4) / 4)
+        time = self.time(jnp.concatenate([jnp.sin(waves), jnp.cos(waves)], -1))
+        h = nnx.silu(self.stem(x) + time)
+        return self.out(nnx.silu(self.block(h) + time))
+
+
+def test_of_a_time_in_waves_is_carried_what_was_learned_and_not_the_time_scaled():
+    """Scaled by wavelengths that the code computes, or in their sines and cosines, it would be
+    the fewest bytes, and refused."""
+    x, t = np.ones((2, 6), "float32"), np.arange(2, dtype="float32")
+    net = Denoiser(nnx.Rngs(0))
+    parts = jsplit.split(net, x, t, cuts={"h": "stem"}, around="carry")
+    assert [c.name for c in parts["h"].carried] == ["dot_general of t"]  # of `time`
+    topology = jsplit.vanilla(*parts.values(), loss=optax.squared_error)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    trainer.init(0, {"x": x, "t": t, "label": x})  # which refuses what can be undone
+    alone = jsplit.split(net, x, t, cuts={"h": "stem"})
+    with pytest.raises(ValueError, match='reads `t`.* `around="carry"` of `split`'):
+        jsplit.vanilla(*alone.values(), loss=optax.squared_error)

@@ -128,6 +128,7 @@ def trainers():
         top,
         loss=lambda y, label: (y - label) ** 2,
         merge=lambda h, g: h + g,
+        public=["a", "b"],  # nothing is learnt here that would hide them
     )
     return [make(topology, optax.sgd(0.1)) for make in (jsplit.fused, jsplit.messages)]
 

@@ -368,3 +368,21 @@ def test_wrong_arguments_of_the_configurations_are_refused():
         )
     with pytest.raises(ValueError, match="`fields` names `z`, which has no bottom"):
         jsplit.vertical({"c": hand()}, hand(), loss=mean, fields={"z": ["image"]})
+
+
+def test_a_loss_that_reads_no_labels_needs_none():
+    """As one that compares the records of a batch with each other."""
+    one = jsplit.segment(lambda w, h: w * h, init=lambda key, h: 1.0, inputs=["x"])
+    ends = {"a": one, "b": jsplit.segment(lambda x: x, inputs=["y"])}
+    both = jsplit.segment(lambda *x: sum(x), inputs=["smashed_a", "smashed_b"])
+    given = {"loss": mean, "label": None}
+    for topology in (
+        jsplit.whole(one, **given),
+        jsplit.vanilla(one, plain, **given),
+        jsplit.u_shaped(one, plain, plain, **given),
+        jsplit.multihop({"a": one, "b": plain}, **given),
+        jsplit.vertical(ends, both, **given),
+        jsplit.extended_vanilla(ends, both, plain, **given),
+    ):
+        (loss,) = topology.losses
+        assert loss.inputs == ("output",) and "label" not in topology.fields

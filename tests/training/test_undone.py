@@ -113,6 +113,20 @@ def test_two_values_that_cross_to_one_party_are_looked_at_together():
     assert pooled == ["is `x`"]
 
 
+def test_a_link_whose_noise_is_off_hides_no_field():
+    def refusal(scale):
+        link = jsplit.privacy.gaussian(clip=1.0, scale=scale)
+        with pytest.raises(ValueError, match="raw field `x`"):
+            begun = jsplit.fused(
+                vanilla(jnp.tanh), optax.sgd(0.1), links={"h": (link, None)}
+            )
+            begun.init(0, {"x": X, "label": LABEL})
+
+    refusal(0.0)
+    with pytest.raises(pytest.fail.Exception):
+        refusal(1.0)
+
+
 def test_both_rectified_halves_of_a_learned_layer_are_accepted():
     def layer(w, x):
         return {"a": jax.nn.relu(x @ w), "b": jax.nn.relu(-(x @ w))}
@@ -155,3 +169,104 @@ def test_a_column_of_few_bits_does_not_tell_which_row_it_is():
     few = "has up to 4 of 4 entries of `x` up to parameters of `h`"
     assert told(looked_up("bfloat16", 1), x) == [few]
     assert told(looked_up("bfloat16", 8), x) == ["is `x` up to parameters of `h`"]
+
+
+def test_what_is_drawn_from_a_key_of_the_code_hides_nothing():
+    key = jax.random.key(7)
+    assert told(vanilla(lambda x: x @ jax.random.orthogonal(key, 4))) == ["is `x`"]
+    signs = vanilla(lambda x: x * jax.random.rademacher(key, (4,), "float32"))
+    assert told(signs) == ["is `x`"]
+    assert "raw field `x`" in refused(signs)
+    few = vanilla(lambda x: x @ jax.random.normal(key, (4, 2)))
+    assert told(few) == [] and not refused(few)
+
+
+PLACES = {
+    "sorted": jnp.sort,
+    "the two largest": lambda x: jax.lax.top_k(x, 2)[0],
+    "rows in an order of their own": lambda x: x[jnp.argsort(x.sum(-1))],
+    "turned or not": lambda x: jax.lax.cond(
+        x.sum() > 0, lambda y: y, lambda y: y[:, ::-1], x
+    ),
+    "turned by a choice of its own": lambda x: jnp.where(x > 0, x, -x),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_entries_that_are_somewhere_are_refused_and_are_a_part_to_views(name):
+    assert told(vanilla(PLACES[name])) == ["has up to 4 of 4 entries of `x`"]
+    assert "raw field `x`" in refused(vanilla(PLACES[name]))
+
+
+WHOLE = {
+    "nothing infinite": jnp.nan_to_num,
+    "the same in both branches": lambda x: jax.lax.cond(
+        x.sum() > 0, lambda y: y + 0, lambda y: y, x
+    ),
+    "a quotient of lines": jax.nn.soft_sign,
+    "a product that rises": lambda x: x * jnp.abs(x),
+    "turns that the code counts": lambda x: jax.lax.while_loop(
+        lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 1.5), (0, x)
+    )[1],
+    "sizes and angles": lambda x: {
+        "a": jnp.abs(jnp.fft.fft(x)),
+        "b": jnp.angle(jnp.fft.fft(x)),
+    },
+    "sorted with ranks": lambda x: {
+        "a": jnp.sort(x),
+        "b": jnp.argsort(jnp.argsort(x)),
+    },
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_several_steps_leave_whole_is_found(name):
+    assert told(vanilla(WHOLE[name])) == ["is `x`"]
+    assert "raw field `x`" in refused(vanilla(WHOLE[name]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: {"a": x * x, "b": (1 + x) * (1 - x)},
+        lambda x: x / (1 + x * x),
+        lambda x: {
+            "a": jnp.sort(x),
+            "b": jnp.argsort(jnp.argsort(x, axis=0), axis=1),
+        },
+    ],
+)
+def test_what_does_not_tell_entries_apart_is_not_said_to(function):
+    assert "is `x`" not in told(vanilla(function))
+
+
+def test_bits_of_a_byte_are_the_byte_and_half_of_them_are_not():
+    x = (np.arange(8).reshape(4, 2) * 37 % 256).astype("uint8")
+    steps = jnp.arange(255)
+    for function in (
+        lambda x: jnp.unpackbits(x, axis=-1),
+        lambda x: {"a": x >> 4, "b": x & 15},
+        lambda x: x[..., None] > steps,
+    ):
+        assert told(vanilla(function), x) == ["is `x`"]
+        assert "raw field `x`" in refused(vanilla(function), x)
+    for function in (lambda x: x >> 1, lambda x: x[..., None] > steps[:128]):
+        assert told(vanilla(function), x) == []
+        assert not refused(vanilla(function), x)
+
+
+def test_a_public_field_hides_no_other_one():
+    def added(hidden, known):
+        return hidden + known
+
+    bottom = jsplit.segment(added, inputs=["x", "z"], name="h")
+    head = jsplit.segment(summed, init=weight, inputs=["h"], name="output")
+    topology = jsplit.vanilla(bottom, head, loss=loss, fields=["x", "z"], public=["z"])
+    batch = {"x": X, "z": X[::-1], "label": LABEL}
+    found = jsplit.privacy.views(topology, batch)
+    assert [str(g) for g in found["server"].receives[0].gives] == ["is `x`"]
+    with pytest.raises(ValueError, match="raw field `x`"):
+        jsplit.fused(topology, optax.sgd(0.1)).init(0, batch)
+    # That the public one crosses is said as well.
+    shown = vanilla(lambda x: x, public="x")
+    assert told(shown) == ["is `x`"]

@@ -7,6 +7,7 @@ import json
 
 from jsplit import party as parties
 from jsplit.commands.functions import load
+from jsplit.party.contract.epochs import Epochs
 from jsplit.party.contract.ids_key import made
 
 
@@ -61,10 +62,21 @@ def show(options: argparse.Namespace) -> int:
         f"a checkpoint every {agreed.checkpoint}, patience {agreed.patience:g} s, "
         f"stall {agreed.stall:g} s"
     )
+    if agreed.epochs is not None:
+        _show_epochs(agreed.epochs)
     listening = [f"{p} listens at {a}" for p, a in agreed.addresses.items()]
     print(f"  {', '.join(listening)}, lead {agreed.lead}")
     print(f"  hash {agreed.hash}")
     return 0
+
+
+def _show_epochs(epochs: Epochs) -> None:
+    """Print what comes after how many steps, and who decides."""
+    told = f", tells all {epochs.tells}" if epochs.tells else ", tells no number"
+    print(
+        f"  an epoch every {epochs.steps} steps, then {epochs.validation} records to "
+        f"validate; {epochs.decides} decides{told}"
+    )
 
 
 def _show_rotation(agreed: parties.Agreement) -> None:

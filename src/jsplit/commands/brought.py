@@ -26,6 +26,19 @@ _MAY_GIVE = {
 }
 """The arguments of `jsplit.party.run` that a user's function may give; all others are
 options of the command, so that they can differ between two starts."""
+FOR_EPOCHS = {
+    "validation",
+    "validation_ids",
+    "class_weight",
+    "label",
+    "hyperparams",
+    "monitor",
+    "mode",
+    "patience",
+    "min_delta",
+    "callbacks",
+}
+"""Those of `jsplit.party.fit` beside them, for an agreement with epochs."""
 
 # `Any`: what the user's function gives goes to `run` as it is, which looks at each.
 Given = Mapping[str, Any]
@@ -108,10 +121,10 @@ def given_by(spec: str, party: str) -> Given:
         raise ValueError(
             f"`{spec}` must give a dictionary of arguments, got {type(given).__name__}."
         )
-    if unknown := given.keys() - _MAY_GIVE:
+    if unknown := given.keys() - _MAY_GIVE - FOR_EPOCHS:
         raise ValueError(
             f"`{spec}` gives `{min(unknown)}`; "
-            f"it may give {', '.join(sorted(_MAY_GIVE))}."
+            f"it may give {', '.join(sorted(_MAY_GIVE | FOR_EPOCHS))}."
         )
     return given
 

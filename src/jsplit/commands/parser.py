@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jsplit
-from jsplit.commands import agreements, asking, report, serving, tasks
+from jsplit.commands import agreements, asking, epochs, report, serving, tasks
 from jsplit.guarding.evidence import POLICIES
 
 
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add("train", tasks.train, _help_of("train"))
     _add_task(train, checkpoint=False)
     _add_guard(train)
+    epochs.add_options(train)
     evaluate = commands.add("evaluate", tasks.infer, _help_of("the mean losses of"))
     _add_task(evaluate, checkpoint=True)
     _add_records(evaluate)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jsplit import party as parties
+from jsplit.commands import epochs
 from jsplit.commands.brought import Gathered, Given, gather
 from jsplit.commands.statuses import DONE, STOPPED
 from jsplit.commands.stopping import Lines, asked_to_stop, say, stopped_at_once
@@ -79,6 +80,11 @@ def train(options: argparse.Namespace) -> int:
     if options.checkpoint is None:
         _log.warning("without `--checkpoint` nothing of what is learned is kept")
     with _gathered(options) as (gathered, stop), closing(Lines(options.log)) as log:
+        given = _guarded(gathered.given, options)
+        if gathered.agreed.epochs is not None:
+            stopped = epochs.fit(options, gathered, given, stop, log)
+            return STOPPED if stopped else DONE
+        epochs.refuse_without(options, given)
         result = parties.run(
             gathered.agreed,
             options.party,
@@ -91,7 +97,7 @@ def train(options: argparse.Namespace) -> int:
             addresses=gathered.addresses,
             pulse=gathered.pulse,
             bound=gathered.bound,
-            **_guarded(gathered.given, options),
+            **given,
         )
         # Within, here and below: what is left to do is not ended by a signal.
         for step, clients in result.away:

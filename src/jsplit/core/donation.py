@@ -56,4 +56,7 @@ def is_used_up(state: PyTree) -> bool:
 
 def step_of(state: TrainState) -> int:
     """The number of the step that led to a state, counted from 1."""
-    return int(next(iter(state.parties.values())).step)
+    # The same at all parties, of which some may lie in other processes.
+    steps = [x.step for x in state.parties.values()]
+    here = [x for x in steps if getattr(x, "is_fully_addressable", True)]
+    return int((here or steps)[0])

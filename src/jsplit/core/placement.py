@@ -109,7 +109,30 @@ def _place_array(x: ArrayLike, sharding: NamedSharding) -> jax.Array:
     def part(where: tuple[slice, ...] | None) -> np.ndarray:
         return local[where]
 
-    return jax.make_array_from_callback(local.shape, sharding, part)
+    # A process that has none of the devices sees no part to take a dtype from.
+    return jax.make_array_from_callback(local.shape, sharding, part, dtype=local.dtype)
+
+
+def move_batch(tree: PyTree, source: Mesh, target: Mesh) -> PyTree:
+    """Move what lies on one mesh to another, spread along its leading axis on both.
+
+    Args:
+        tree: arrays, [batch, ...].
+        source: where they lie.
+        target: where they shall lie; of as many devices, if of other processes.
+
+    Returns:
+        The same arrays. Every process must call it, since one sends and another receives.
+    """
+    # JAX moves between processes what is divided alike on both sides.
+    tree = shard_batch(tree, source)
+
+    def lay(x: jax.Array) -> jax.Array:
+        lies = x.sharding
+        assert isinstance(lies, NamedSharding)  # `shard_batch` has made it
+        return device_put(x, NamedSharding(target, lies.spec))
+
+    return jax.tree.map(lay, tree)
 
 
 def default_mesh() -> Mesh:

@@ -6,7 +6,7 @@ column means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -58,22 +58,30 @@ def si(x: float) -> str:
     return f"{x:.4g} P"
 
 
-def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    words: Collection[int] = (0,),
+) -> list[str]:
     """Write a table in columns of even width.
 
     Args:
         columns: the heads.
         rows: a cell for each column.
+        words: the columns that hold words, by their place.
 
     Returns:
-        Its lines: the first column to the left, the others, which are
+        Its lines: words to the left, and the other columns, which are
         numbers, to the right.
     """
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     lines: list[str] = []
-    for first, *others in (columns, *rows):
-        cells = [first.ljust(widths[0])]
-        cells += [c.rjust(w) for c, w in zip(others, widths[1:], strict=True)]
+    for row in (columns, *rows):
+        cells = [
+            c.ljust(w) if place in words else c.rjust(w)
+            for place, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return lines
 

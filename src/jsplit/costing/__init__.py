@@ -5,6 +5,7 @@ from jsplit.costing.count_step import cost
 from jsplit.costing.cut_plan import Choice, CutPlan
 from jsplit.costing.machines import Device, Network
 from jsplit.costing.party_cost import PartyCost, Work
+from jsplit.costing.party_summary import PartySummary, Summary, SummaryRow, summary
 from jsplit.costing.planning import plan
 from jsplit.costing.run_cost import ClientRun, Exchange, RunCost, table
 from jsplit.costing.split_runs import parallel, splitfed, take_turns
@@ -19,7 +20,10 @@ __all__ = [
     "Exchange",
     "Network",
     "PartyCost",
+    "PartySummary",
     "RunCost",
+    "Summary",
+    "SummaryRow",
     "Work",
     "cost",
     "fedavg",
@@ -27,6 +31,7 @@ __all__ = [
     "parallel",
     "plan",
     "splitfed",
+    "summary",
     "table",
     "take_turns",
 ]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from jsplit.core.html import Table, html_of
 from jsplit.core.tables import aligned, plain, scatter, si
 from jsplit.costing.leak_picture import MARK, Dot, leak_picture
 from jsplit.costing.leak_scores import Leak
@@ -200,7 +201,8 @@ class CutPlan:
         ]
         return scatter(points, "client FLOPs per step", "bytes per step, both ways")
 
-    def __str__(self) -> str:
+    def _table(self) -> tuple[Table, list[str]]:
+        """The table, and the notes below it."""
         columns = ["cut", "front", "seconds", "bytes"]
         measure = next((c.measure for c in self.choices if c.measure), "")
         columns += ["MACs", "FLOPs", "memory", f"leakage {measure}".strip()]
@@ -228,7 +230,15 @@ class CutPlan:
         if any(c.chance is not None for c in self.choices):
             less = any(not c.larger_leaks for c in self.choices)
             notes.append(f"guess: without looking{'; less leaks more' if less else ''}")
-        return "\n".join([*aligned(columns, rows), *notes])
+        return Table(columns, rows), notes
+
+    def __str__(self) -> str:
+        table, notes = self._table()
+        return "\n".join([*aligned(table.heads, table.rows), *notes])
+
+    def _repr_html_(self) -> str:
+        table, notes = self._table()
+        return html_of([table], *notes)
 
 
 def _leak_in_words(c: Choice, doubts: Sequence[str]) -> str:

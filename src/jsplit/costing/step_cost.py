@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jsplit.core.base import Message, TrainState
 from jsplit.core.checks import as_positive_int
+from jsplit.core.html import Table, html_of
 from jsplit.core.tables import aligned, bars, plain, si
 from jsplit.costing.party_cost import MODES, PartyCost, Work, check_mode, total_of
 
@@ -194,32 +195,40 @@ class Cost:
         }
         return bars(panels)
 
-    def __str__(self) -> str:
+    def _tables(self) -> list[Table]:
         # Last, as the sum below a column.
         rows = {**self.parties, "all": self.total}
-        tables = [
+        return [
             _work_table("multiply-accumulates", lambda work: work.macs, rows),
             _work_table("FLOPs by XLA", lambda work: work.flops, rows),
             _bytes_table(rows),
             _message_table(self.messages),
         ]
-        lines = [f"one step of {self.batch} records"]
-        for table in tables:
-            lines += ["", *table]
+
+    def _title(self) -> str:
+        return f"one step of {self.batch} records"
+
+    def __str__(self) -> str:
+        lines = [self._title()]
+        for table in self._tables():
+            lines += ["", *aligned(table.heads, table.rows)]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return html_of(self._tables(), title=self._title())
 
 
 def _work_table(
     title: str, of: Callable[[Work], float], parties: Mapping[str, PartyCost]
-) -> list[str]:
+) -> Table:
     rows = []
     for name, p in parties.items():
         stages = [p.forward, *(p.backward[mode] for mode in MODES), p.other]
         rows.append([name, *(si(of(work)) for work in stages)])
-    return aligned([title, "forward", "backward", "recompute", "other"], rows)
+    return Table([title, "forward", "backward", "recompute", "other"], rows)
 
 
-def _bytes_table(parties: Mapping[str, PartyCost]) -> list[str]:
+def _bytes_table(parties: Mapping[str, PartyCost]) -> Table:
     columns = ["bytes", "sent", "received", "parameters", "statistics"]
     columns += ["optimizer", "links", "kept", "kept, recompute"]
     rows = []
@@ -227,13 +236,13 @@ def _bytes_table(parties: Mapping[str, PartyCost]) -> list[str]:
         sizes = [p.sent, p.received, p.params, p.statistics, p.optimizer, p.links]
         sizes += [p.activations[mode] for mode in MODES]
         rows.append([name, *map(si, sizes)])
-    return aligned(columns, rows)
+    return Table(columns, rows)
 
 
-def _message_table(messages: tuple[Message, ...]) -> list[str]:
+def _message_table(messages: tuple[Message, ...]) -> Table:
     rows = []
     for m in messages:
         # The frame in full: it is a small number, which the docs give to the byte.
         name = f"{m.kind} {m.name}"
         rows.append([name, m.sender, m.receiver, si(m.bytes), str(m.frame)])
-    return aligned(["message", "from", "to", "payload", "frame"], rows)
+    return Table(["message", "from", "to", "payload", "frame"], rows, words=range(3))

@@ -19,7 +19,7 @@ from jsplit.core.trees import as_arrays, as_weight, batch_of
 from jsplit.fitting.arrays import as_batches, seed_of
 from jsplit.fitting.class_weights import ClassWeight, record_weights, together
 from jsplit.fitting.client_rounds import as_rounds
-from jsplit.fitting.pieces import Given, Source, digest, stream
+from jsplit.fitting.pieces import Given, Source, digest, digest_of_all, stream
 from jsplit.fitting.plan import Trains, check_kind, config_of
 from jsplit.fitting.schedules import LAST
 from jsplit.populations.population import Population
@@ -91,6 +91,11 @@ class Asked:
             by_class = record_weights(self.class_weight, fields, self.label)
         own = None if self.weight is None else np.asarray(as_weight(self.weight))
         weight = together(own, by_class)
+        if weight is not None and not np.any(weight):
+            name = "weight" if self.class_weight is None else "class_weight"
+            raise ValueError(
+                f"`{name}` is 0 for all records: nothing would be trained."
+            )
         settings: dict[str, object] = {
             "records": batch_of(fields),
             "batch": self.size,
@@ -110,7 +115,9 @@ class Asked:
         batches = as_batches(fields, weight, self.size, self.last, seed)
         _check_last(config_of(trains), batches.records, self.size, self.last)
         settings |= {"shuffle": self.shuffle, "last": self.last}
-        return _told_apart(Source(batches.pieces, settings))
+        source = Source(batches.pieces, settings)
+        whole = digest_of_all(batches.fields, source.first())
+        return Source(batches.pieces, {**settings, "data": whole})
 
     def _refuse_trainers_only(self) -> None:
         if self.last != "keep" or not self.shuffle:

@@ -22,11 +22,14 @@ from jsplit.fitting.records import Piece
 from jsplit.populations.partitions import everyone
 from jsplit.populations.population import Population
 from jsplit.populations.round import Round
+from jsplit.populations.stored import is_stored
 
 
 def on_device(fields: Mapping[str, PyTree]) -> Mapping[str, PyTree]:
     """A data set as arrays that stay on the device from round to round."""
-    return jax.tree.map(jnp.asarray, dict(as_arrays(fields, "field `{}` of the data")))
+    given = dict(as_arrays(fields, "field `{}` of the data"))
+    # What lies in files stays there, and a round reads what it needs of it.
+    return jax.tree.map(lambda x: x if is_stored(x) else jnp.asarray(x), given)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jsplit.core.html import Table, html_of
 from jsplit.core.tables import Drawing, aligned, blank_figure
 
 if TYPE_CHECKING:
@@ -188,15 +188,7 @@ class History:
         return "\n".join([*lines, ending] if ending else lines)
 
     def _repr_html_(self) -> str:
-        head, cells = self._cells()
-
-        def line(tag: str, row: list[str]) -> str:
-            inside = "".join(f"<{tag}>{escape(x)}</{tag}>" for x in row)
-            return f"<tr>{inside}</tr>"
-
-        body = "".join(line("td", row) for row in cells)
-        below = escape(self._ending())
-        return f"<table>{line('th', head)}{body}</table><p>{below}</p>"
+        return html_of([Table(*self._cells())], self._ending())
 
 
 def _text(value: float | int | bool | None) -> str:

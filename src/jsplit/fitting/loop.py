@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -16,6 +15,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jsplit.core.base import TrainState
+from jsplit.fitting.calling import callbacks_of, tell_end
 from jsplit.fitting.history import VALIDATION, Running
 from jsplit.fitting.interrupts import interruptible
 from jsplit.fitting.pieces import digest
@@ -39,27 +39,14 @@ def run(plan: Plan, begun: Fitted) -> Fitted:
     loop = _Loop(plan, begun)
     with interruptible() as asked:
         try:
-            for call in _of(plan, "on_start"):
+            for call in callbacks_of(plan.callbacks, "on_start"):
                 call(loop.now.history)
             loop.train(asked)
         finally:
-            # In the order in which they were opened, each whatever the others do.
-            for call in _of(plan, "on_end"):
-                call(loop.now.history)
+            tell_end(plan.callbacks, loop.now.history)
     # Without an epoch there is no best one, and the first state may be used up.
     none = loop.now.history.best is None
     return loop.now._replace(best=loop.now.state) if none else loop.now
-
-
-def _of(plan: Plan, name: str) -> list[Callable]:
-    """What the callbacks have of one name; a function alone is told of epochs."""
-    found = []
-    for x in plan.callbacks:
-        is_function = callable(x) and not hasattr(x, "on_epoch")
-        call = x if is_function and name == "on_epoch" else getattr(x, name, None)
-        if call is not None:
-            found.append(call)
-    return found
 
 
 class _Loop:
@@ -69,7 +56,7 @@ class _Loop:
         self.plan = plan
         # The last state may be the best as well, and a step would use up both.
         self.now = begun._replace(best=_held(begun.best, plan.donates))
-        self.on_step = _of(plan, "on_step")
+        self.on_step = callbacks_of(plan.callbacks, "on_step")
 
     def train(self, asked: threading.Event) -> None:
         """Train epoch by epoch until there is a reason to end."""
@@ -123,10 +110,14 @@ class _Loop:
                 self._keep()
                 if asked.is_set():
                     return False
-        if tally.steps == 0 or tally.steps < running.steps:
+        if tally.steps == 0:
             raise ValueError(
-                f"`data` gives {tally.steps if tally.steps == 0 else 'fewer'} batches in "
-                f"epoch {number}{' than before' if running.steps else ''}."
+                f"`data` gives 0 batches in epoch {number}: what can be read once only is "
+                "used up. Give a list, a loader, or a function of the epoch."
+            )
+        if tally.steps < running.steps:
+            raise ValueError(
+                f"`data` gives fewer batches in epoch {number} than before."
             )
         self._measured(number, tally, begun)
         return True
@@ -167,7 +158,9 @@ class _Loop:
             self.now = self.now._replace(best=_held(state, plan.donates))
         told = Epoch(number, row, state, best == number, validation, self.now.history)
         # Each of them, whatever the others say.
-        if any([call(told) is True for call in _of(plan, "on_epoch")]):
+        if any(
+            [call(told) is True for call in callbacks_of(plan.callbacks, "on_epoch")]
+        ):
             self._end("callback")
         self._keep()
 

@@ -15,6 +15,7 @@ from jsplit.core.base import PyTree, TrainState
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.core.federation import Federation
 from jsplit.fitting.asked import Asked
+from jsplit.fitting.calling import as_callbacks
 from jsplit.fitting.class_weights import ClassWeight
 from jsplit.fitting.history import History
 from jsplit.fitting.loop import run
@@ -30,6 +31,7 @@ from jsplit.fitting.plan import (
 )
 from jsplit.fitting.records import Fitted
 from jsplit.fitting.saved import Checkpoints
+from jsplit.fitting.tally import check_column
 from jsplit.populations.population import Population
 
 
@@ -139,6 +141,9 @@ def fit(
     asked = Asked(batch, key, population, shuffle, last, weight, class_weight, label)
     source = asked.source(trainer, data)
     compared = as_monitor(monitor, mode, patience, min_delta, validation is not None)
+    check_column(
+        compared, config.topology, validation is not None, {*(hyperparams or {})}
+    )
     settings = {**asked.settings, **source.settings, **compared.settings}
     settings["validation"] = told_apart(validation, asked.size)
     plan = Plan(
@@ -149,7 +154,7 @@ def fit(
         as_positive_int("epochs", epochs),
         compared,
         dict(hyperparams or {}),
-        tuple(callbacks),
+        as_callbacks(callbacks),
         _checkpoints(folder, every, settings),
         every,
         config.donate,

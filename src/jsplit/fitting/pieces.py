@@ -33,10 +33,12 @@ class Source:
     Attributes:
         pieces: `pieces(epoch)`, in the order of the steps.
         settings: what must be the same when a training goes on, by argument.
+        name: of the argument that it is made of.
     """
 
     pieces: Callable[[int], Iterable[Read]]
     settings: Mapping[str, object] = field(default_factory=dict)
+    name: str = "data"
 
     def first(self) -> Piece:
         """What the first step reads, of which shapes are wanted.
@@ -46,7 +48,7 @@ class Source:
         """
         for read in self.pieces(0):
             return read()
-        raise ValueError("`data` gives no batch in epoch 0.")
+        raise ValueError(f"`{self.name}` gives no batch in epoch 0.")
 
 
 def stream(name: str, data: Given) -> Source:
@@ -61,7 +63,7 @@ def stream(name: str, data: Given) -> Source:
         ValueError: if it can be read once only, or is neither.
     """
     if callable(data) and not isinstance(data, Iterable):
-        return Source(lambda epoch: _reads(name, data(epoch)))
+        return Source(lambda epoch: _reads(name, data(epoch)), name=name)
     if not isinstance(data, Iterable):
         raise ValueError(
             f"`{name}` must be a mapping of arrays, an iterable of batches, or a function "
@@ -74,7 +76,7 @@ def stream(name: str, data: Given) -> Source:
             f"`{name}` is an iterator, which can be read once only: give a list, a loader, "
             "or a function of the epoch that makes a new one."
         )
-    return Source(lambda epoch: _reads(name, data))
+    return Source(lambda epoch: _reads(name, data), name=name)
 
 
 def _reads(name: str, given: object) -> Iterator[Read]:
@@ -100,6 +102,26 @@ def _piece(name: str, item: object) -> Piece:
         f"`{name}` must give batches, fields by name, or pairs (fields, weight); it gave "
         f"{shown(item)}."
     )
+
+
+_WHOLE = 1 << 26
+"""Bytes of a data set that are looked at; of a larger one no more than its first step."""
+
+
+def digest_of_all(fields: Mapping[str, PyTree], first: Piece) -> str:
+    """A digest of a data set: of all of it, or of a large one of its first step.
+
+    Args:
+        fields: by name, [records, ...]; they may lie in a file.
+        first: what the first step reads.
+    """
+    return digest(Piece(fields) if is_small(fields) else first)
+
+
+def is_small(fields: Mapping[str, PyTree]) -> bool:
+    """Whether a data set is small enough to be looked at as a whole."""
+    leaves = jax.tree.leaves(dict(fields))
+    return sum(np.asarray(x).nbytes for x in leaves) <= _WHOLE
 
 
 def digest(piece: Piece) -> str:

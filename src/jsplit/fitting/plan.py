@@ -6,7 +6,8 @@ measure, and what they read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, TypeAlias, cast
 
 import jax
@@ -19,7 +20,7 @@ from jsplit.core.trainer import Trainer
 from jsplit.fitting.arrays import as_batches
 from jsplit.fitting.client_rounds import on_device, validation_round
 from jsplit.fitting.monitor import Monitor
-from jsplit.fitting.pieces import Given, Source, digest, stream
+from jsplit.fitting.pieces import Given, Source, digest, digest_of_all, stream
 from jsplit.fitting.records import Piece, State, Told
 from jsplit.fitting.saved import Checkpoints
 from jsplit.populations.round import Round
@@ -139,7 +140,7 @@ def measuring(
     check_kind(trains, source.first(), "validation")
 
     def evaluate(state: State, epoch: int) -> Told:
-        pieces = (read() for read in source.pieces(epoch))
+        pieces = _some((read() for read in source.pieces(epoch)), epoch)
         # A batch alone, where nothing is weighted: pairs without weights are none.
         given = (
             cast(Fields, p.batch)
@@ -160,8 +161,17 @@ def told_apart(validation: Given | None, batch: int) -> str | None:
         return digest(Piece(validation))
     if not isinstance(validation, Mapping):
         return "given"
-    fields = cast(Fields, validation)
-    return digest(next(as_batches(fields, None, batch, "keep", None).pieces(0))())
+    batches = as_batches(cast(Fields, validation), None, batch, "keep", None)
+    found = digest_of_all(batches.fields, next(batches.pieces(0))())
+    return f"{batches.records} {found}"
+
+
+def _some(pieces: Iterator[Piece], epoch: int) -> Iterator[Piece]:
+    """The pieces of a validation, of which there must be one."""
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError(f"`validation` gives no batch in epoch {epoch}.")
+    return chain([first], pieces)
 
 
 def _of_clients(

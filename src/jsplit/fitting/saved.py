@@ -87,7 +87,7 @@ class Checkpoints:
             last=last,
             best=best,
             settings=self.settings,
-            history=_as_json(history),
+            history=as_json(history),
         )
         file = self.folder / _FILE
         temporary = file.with_suffix(".tmp")
@@ -130,7 +130,7 @@ class Checkpoints:
             return None
         said = _said(file)
         self._check(said["settings"])
-        history = _from_json(said["history"])
+        history = from_json(said["history"])
         last = _restored(self.folder / said["last"], like)
         # One state in memory where the last is the best.
         best = last
@@ -175,7 +175,8 @@ def _restored(folder: Path, like: State) -> State:
     return restore(folder, like)
 
 
-def _as_json(history: History) -> dict[str, object]:
+def as_json(history: History) -> dict[str, object]:
+    """A history as JSON has it; `from_json` is the inverse."""
     # Python writes a float so that the same bits are read again, NaN too.
     return {
         **vars(history),
@@ -184,7 +185,8 @@ def _as_json(history: History) -> dict[str, object]:
     }
 
 
-def _from_json(said: dict) -> History:
+def from_json(said: dict) -> History:
+    """The history that JSON holds."""
     rows = tuple(said.pop("rows"))
     seconds, running = tuple(said.pop("seconds")), Running(**said.pop("running"))
     return History(rows=rows, seconds=seconds, running=running, **said)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jsplit.core.base import PyTree
+from jsplit.core.base import Info, PyTree
+from jsplit.core.checks import shown
 from jsplit.core.trees import batch_of
-from jsplit.fitting.history import Running
+from jsplit.fitting.history import VALIDATION, Running
+from jsplit.fitting.monitor import Monitor
 from jsplit.fitting.records import Piece, State, Told
 from jsplit.populations.round import Round
 from jsplit.topology.graph import Topology
@@ -40,6 +43,41 @@ def columns_of(topology: Topology, told: Told) -> dict[str, PyTree]:
         elif len(counting) > 1 or counting[0].name != name or counting[0].weight != 1:
             found[f"{name}_alone"] = value
     return found
+
+
+def possible_columns(topology: Topology) -> set[str]:
+    """The columns of the losses of a topology."""
+    zeros = {x.name: jnp.float32(0) for x in topology.losses}
+    return {*columns_of(topology, Info(jnp.float32(0), zeros))}
+
+
+def check_column(
+    monitor: Monitor, topology: Topology, validated: bool, more: set[str]
+) -> None:
+    """Refuse a column that there will not be, before an epoch is trained for nothing.
+
+    Args:
+        monitor: which column is compared.
+        topology: whose losses and metrics are measured.
+        validated: whether there is validation data.
+        more: further columns, of hyperparameters.
+
+    Raises:
+        ValueError: naming those that there will be.
+    """
+    known = possible_columns(topology)
+    if validated:
+        measured = known | {x.name for x in topology.metrics}
+        known |= {VALIDATION + name for name in measured}
+    known |= more
+    # A learning rate has one, if the optimizer keeps it: that shows in a state only.
+    if monitor.column.startswith(_RATE):
+        return
+    if monitor.column not in known:
+        raise ValueError(
+            f"`monitor` must be one of {', '.join(sorted(known))}, got "
+            f"{shown(monitor.column)}."
+        )
 
 
 def count_of(piece: Piece) -> float:

@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jsplit.jaxprs.flat import Atom, Flat, bodies, flatten, shape_of
 from jsplit.jaxprs.macs import carried
+from jsplit.jaxprs.no_zero import LARGEST, is_not_zero, made_of
 from jsplit.jaxprs.wrapping import is_borne
 
 # What moves entries of its first argument, or leaves some out; padding adds constants.
@@ -47,7 +48,6 @@ _MOVES = {
 _JOINS = {"concatenate", "stack", "dynamic_update_slice"}
 _SHIFTS = {"add", "add_any", "sub", "xor"}
 _SCALES = {"mul", "div"}
-_LARGEST = 1 << 20  # entries of a constant that is looked at
 
 
 def rearranged(
@@ -99,7 +99,7 @@ class _Proof:
         # Masks of raw entries that are not finite, or of those that are.
         self.finite: set[Var] = set()
         for v, value in flat.consts.items():
-            if _is_not_zero(value):
+            if is_not_zero(value):
                 self.not_zero.add(v)
 
     def look_at(self, eqn: JaxprEqn) -> None:
@@ -114,8 +114,9 @@ class _Proof:
             self.raw.update((v, field) for v, field in pairs if field is not None)
         elif all(self._is_constant(v) for v in eqn.invars):
             self.constants.update(eqn.outvars)
-            keeps = name in _MOVES - {"pad"} or name == "convert_element_type"
-            if keeps and eqn.invars and self._has_no_zero(eqn.invars[0]):
+            moved = [eqn.invars[0]] if name in _MOVES - {"pad"} else []
+            kept = moved or made_of(eqn)
+            if kept is not None and all(map(self._has_no_zero, kept)):
                 self.not_zero.update(eqn.outvars)
             if name == "iota" or any(v in self.counted for v in _variables(eqn)):
                 self.counted.update(eqn.outvars)
@@ -194,7 +195,7 @@ class _Proof:
     def _is_borne(self, name: str, other: Atom) -> bool:
         """Whether a number that is known does not wash out what it meets."""
         value = other.val if isinstance(other, Literal) else self.values.get(other)
-        small = value is not None and np.size(value) <= _LARGEST
+        small = value is not None and np.size(value) <= LARGEST
         return not small or is_borne(np.asarray(value), name in _SHIFTS)
 
     def _called(self, eqn: JaxprEqn, held: list[str | None]) -> Sequence[str | None]:
@@ -253,7 +254,7 @@ class _Proof:
 
     def _has_no_zero(self, v: Atom) -> bool:
         if isinstance(v, Literal):
-            return _is_not_zero(v.val)
+            return is_not_zero(v.val)
         return v in self.not_zero
 
 
@@ -282,13 +283,3 @@ def _keeps(before: Atom, after: Atom) -> bool:
         return True
     # A mask of what is not 0 is no number any more, nor is 0 of 0.3.
     return new.kind != "b" and (new.kind not in "iu" or old.kind in "iu")
-
-
-def _is_not_zero(value: object) -> bool:
-    """Whether a constant has no zero; of a large one, or a key, it is not known."""
-    if np.size(value) > _LARGEST:  # type: ignore[arg-type]
-        return False
-    try:
-        return bool(np.all(np.asarray(value) != 0))
-    except TypeError:
-        return False

@@ -182,7 +182,9 @@ def _written_out(eqn: JaxprEqn, form: Form) -> list[JaxprEqn]:
         outvars = [given.get(v, new) for v, new in zip(e.outvars, fresh, strict=True)]
         invars = [v if isinstance(v, Literal) else names[v] for v in e.invars]
         names.update(zip(e.outvars, outvars, strict=True))
-        found.append(e.replace(invars=invars, outvars=outvars))
+        # In a trace of the profiler it stands where the one that it replaces would.
+        told = eqn.source_info
+        found.append(e.replace(invars=invars, outvars=outvars, source_info=told))
     return found
 
 

@@ -14,6 +14,7 @@ from jsplit.party.compute.local import Local
 from jsplit.party.contract import schema
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.agreement_attributes import canonical
+from jsplit.party.crossings_of_epochs import VALIDATION, EpochFrames
 from jsplit.party.task import Task, TaskKind
 from jsplit.wire import codec
 from jsplit.wire.codec import Shapes
@@ -41,7 +42,23 @@ class Frames:
     @cached_property
     def crossings(self) -> tuple[Crossing, ...]:
         """Everything that ever crosses; a frame names its crossing by the place here."""
-        return self.agreed.turns.crossings(self.local.wires)
+        found = self.agreed.turns.crossings(self.local.wires)
+        return found if self.epochs is None else self.epochs.crossings(found)
+
+    @cached_property
+    def epochs(self) -> EpochFrames | None:
+        """What crosses at the end of epochs, in a training that has them."""
+        epochs, training = self.agreed.epochs, self.task.kind is TaskKind.TRAIN
+        if epochs is None or not training:
+            return None
+        return EpochFrames(self.agreed, self.local, epochs)
+
+    @property
+    def received(self) -> list[str]:
+        """The names of the values that this party receives."""
+        mine = self.agreed.parties.index(self.party)
+        own = [c for c in self.crossings if c.receiver == mine]
+        return [c.what for c in own if c.kind != "verdict"]
 
     @cached_property
     def said(self) -> dict[str, object]:
@@ -56,7 +73,8 @@ class Frames:
     @cached_property
     def shapes(self) -> tuple[Shapes, ...]:
         """By crossing, dtypes and shapes of the arrays of a frame in a full step."""
-        return self._shapes_at(self.task.size_of(0))
+        found = self._shapes_at(self.task.size_of(0))
+        return found if self.epochs is None else self.epochs.shapes(found)
 
     @cached_property
     def last_shapes(self) -> tuple[Shapes, ...]:
@@ -67,7 +85,8 @@ class Frames:
     @cached_property
     def limit(self) -> int:
         """The most bytes that the arrays of one frame may take, whoever sends it."""
-        sizes = [_bytes_of(shapes) for shapes in self.shapes[: len(self.local.wires)]]
+        wires = len(self.local.wires) if self.epochs is None else None
+        sizes = [_bytes_of(shapes) for shapes in self.shapes[:wires]]
         # What is handed over between others passes through the lead, which does not
         # know its shapes: hence the agreed maximum.
         return max(self.agreed.turns.largest, *sizes)
@@ -80,7 +99,8 @@ class Frames:
             payload, _ = self.local.like(wire, size)
             of_a_client.append(schema.arrays(payload))
         # Each client has the wires of a step, client by client; then come hand-overs.
-        handovers = len(self.crossings) - wires * clients
+        crossings = self.agreed.turns.crossings(self.local.wires)
+        handovers = len(crossings) - wires * clients
         return (*of_a_client * clients, *[self.learned] * handovers)
 
     def check(self) -> None:
@@ -113,6 +133,14 @@ class Frames:
         # Inference computes every batch as a whole, and in the order of its steps.
         micros = agreed.microbatches if training else 1
         lag = agreed.staleness if training else 0
+        schedule = agreed.turns.schedule(len(self.local.wires))
+        counts: tuple[int, ...] = ()
+        end_shapes: tuple[Shapes, ...] = ()
+        if self.epochs is not None:
+            schedule = self.epochs.schedule(schedule, self.task.steps)
+            of_step = len(self.local.wires)
+            counts = self.epochs.counts(self.crossings[:of_step], micros)
+            end_shapes = self.epochs.end_shapes(self.shapes[:of_step])
         return Terms(
             self.run,
             agreed.parties,
@@ -124,12 +152,14 @@ class Frames:
             # either end.
             2 + 2 * lag,
             clients=self._clients(),
-            schedule=agreed.turns.schedule(len(self.local.wires)),
+            schedule=schedule,
             lag=lag,
             finite=agreed.nonfinite == "refuse",
             anew=not training,
             last_shapes=self.last_shapes,
             holders=self._holders(),
+            counts=counts,
+            end_shapes=end_shapes,
         )
 
     def _holders(self) -> dict[str, frozenset[int]]:
@@ -138,6 +168,8 @@ class Frames:
         found = {}
         for client, cast in turns.clients.items():
             found[client] = frozenset(map(place, (*cast.values(), *turns.fixed_roles)))
+        if self.epochs is not None:
+            found[VALIDATION] = frozenset(range(len(self.agreed.parties)))
         return found
 
     def _clients(self) -> tuple[tuple[int, ...], ...]:

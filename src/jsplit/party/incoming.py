@@ -67,6 +67,8 @@ class Incoming:
         # Whoever is above this party adds up what all give, and sends it the sum.
         self.above = tree_of(local.topology).parent.get(local.party)
         self.largest = dict.fromkeys(bounds, 0.0)
+        # How many records a batch of a validation has, where a training has one.
+        self.validated: Callable[[int], int] | None = None
         self._decoders: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
     def over(self, exchange: Exchange) -> Incoming:
@@ -96,14 +98,19 @@ class Incoming:
             self.faults.look(crossing.what, step, found, given, sent)
         # No call where nothing is bounded: this runs for every value.
         if self.bounds and crossing.what in self.bounds:
-            self._check(self.bounds[crossing.what], wire, step, found)
+            self._check(self.bounds[crossing.what], wire, step, micro, found)
         return found
 
-    def _check(self, most: float, wire: int, step: int, found: _Arrays) -> None:
+    def _check(
+        self, most: float, wire: int, step: int, micro: int, found: _Arrays
+    ) -> None:
         crossing = self.terms.crossings[wire]
         size, value = None, found
         if crossing.kind in ("activation", "cotangent"):
             size = self.task.size_of(step)
+            # After the wires of a step come their twins, of which a frame is a batch.
+            if self.validated is not None and wire >= len(self.local.wires):
+                size = self.validated(micro)
             value = self._value(wire % len(self.local.wires), size, found)
         # In words only if it is needed: this runs for every value.
         sent = partial(self._sent, wire, step)

@@ -17,7 +17,6 @@ from jsplit.party.brought_records import example_of, is_alone, records_of
 from jsplit.party.compute.handover import shapes_of_learned
 from jsplit.party.compute.local import Local
 from jsplit.party.compute.warming import Warming
-from jsplit.party.connection.connections import identity_of
 from jsplit.party.connection.network import Network
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
@@ -30,7 +29,9 @@ from jsplit.party.guard_of_run import GuardOfRun, checked_guard
 from jsplit.party.in_memory import InMemory
 from jsplit.party.incoming import Incoming
 from jsplit.party.process import PartyRun
+from jsplit.party.records_of_validation import validation_records
 from jsplit.party.saved_states import SavedStates
+from jsplit.party.sealing import sealer
 from jsplit.party.task import Brought, Task, TaskKind
 from jsplit.party.versions import own_versions
 from jsplit.training.link_checks import check_fields
@@ -38,7 +39,7 @@ from jsplit.wire.certs import Trust
 from jsplit.wire.control import Status
 from jsplit.wire.member import Member
 from jsplit.wire.open_files import raise_limit
-from jsplit.wire.relay import OVERHEAD, Seals
+from jsplit.wire.relay import OVERHEAD
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Prepared:
         party: this one.
         credentials: its certificate and key.
         local: its part of the computation.
-        records: its records, by client.
+        records: its records, by client, and those that it validates with.
         store: its checkpoints.
         saved: of inference, the checkpoints in the folder that it was given.
         member: its side of the protocol.
@@ -74,6 +75,7 @@ class Prepared:
     warming: Warming
     guard: GuardOfRun | None
     base: Base
+    frames: Frames
 
     @contextmanager
     def connected(self, reach: Reach) -> Iterator[PartyRun]:
@@ -102,6 +104,7 @@ class Prepared:
                 self.incoming.over(network),
                 self.warming,
                 self.base,
+                self.agreed.steps,
             )
         finally:
             network.close()
@@ -125,15 +128,8 @@ def prepare(
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    local = Local(
-        agreed,
-        party,
-        brought.own,
-        brought.optimizer,
-        brought.links,
-        brought.backward,
-        brought.kernels,
-    )
+    how = brought.backward, brought.kernels, brought.watched
+    local = Local(agreed, party, brought.own, brought.optimizer, brought.links, *how)
     clients, training = agreed.turns.names, task.kind is TaskKind.TRAIN
     if not training and len(clients) > 1:
         raise ValueError(
@@ -154,16 +150,15 @@ def prepare(
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
     base = Base(local.layout, brought.state or like)
     frames = _frames_of(agreed, party, task, local, like, base)
-    mine = agreed.parties.index(party)
-    received = [c.what for c in frames.crossings if c.receiver == mine]
-    bounds = checked_bounds(brought.bound, received)
+    everything = {**records, **validation_records(frames, brought, records)}
+    bounds = checked_bounds(brought.bound, frames.received)
     store, saved = _stores_of(frames, brought, like, base)
     # From here on: whatever goes wrong, another process must be able to have the folder.
     with closing(store):
         if not store.steps:
             store.save(brought.state or like)
         durable = saved.steps if saved is not None else store.steps
-        member = _member(frames, brought, records, store, durable)
+        member = _member(frames, brought, everything, store, durable)
         guard = _guard_of(local, task, brought)
         incoming = Incoming(member, local, task, bounds, party)
         yield Prepared(
@@ -171,7 +166,7 @@ def prepare(
             party,
             brought.credentials,
             local,
-            records,
+            everything,
             store,
             saved,
             member,
@@ -181,6 +176,7 @@ def prepare(
             Warming(local, task, abstract(like), first, _more(incoming, guard)),
             guard,
             base,
+            frames,
         )
 
 
@@ -280,20 +276,7 @@ def _member(
         frames.said,
         frozenset(direct),
         brought.keep_replies,
-        _sealer(frames, brought.credentials, status.instance) if relayed else None,
+        sealer(frames, brought.credentials, status.instance) if relayed else None,
         store.away(),
         own_versions(),
     )
-
-
-def _sealer(frames: Frames, credentials: Trust, instance: int) -> Seals:
-    """What seals the frames that go by way of the lead, and opens those that come so."""
-    # Here, since it needs `cryptography`, which parties that all reach each other do not.
-    from jsplit.wire.key_exchange import KeyExchange
-    from jsplit.wire.seal import Sealer
-
-    agreed, parties = frames.agreed, frames.agreed.parties
-    identities = [identity_of(agreed, p, credentials) for p in parties]
-    me = parties.index(frames.party)
-    exchange = KeyExchange(credentials, parties, identities, frames.run, me, instance)
-    return Sealer(exchange, frames.limit)

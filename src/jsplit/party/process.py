@@ -48,6 +48,8 @@ class PartyRun:
         incoming: what its programs exchange values by.
         warming: its programs, before they are compiled.
         base: what no step changes of its state.
+        end: the step after which the run is over: the last one that was agreed, or an
+            earlier one at which a verdict has ended it.
     """
 
     agreed: Agreement
@@ -60,6 +62,7 @@ class PartyRun:
     incoming: Incoming
     warming: Warming
     base: Base
+    end: int
 
     def get_ready(self, over: Callable[[], bool] = bool) -> None:
         """Compile all programs, before an epoch begins in which others would wait.
@@ -80,8 +83,8 @@ class PartyRun:
         """Whether this party has the last step, and knows that all have."""
         # The lead says so to whoever comes; nobody who has it too needs to wait for
         # those that have left already.
-        steps = self.agreed.steps
-        return steps in self.store.steps and self.network.member.committed >= steps
+        end = self.end
+        return end in self.store.steps and self.network.member.committed >= end
 
     def begin(self) -> tuple[PartyState, int]:
         """Begin an epoch, once all are there that must be.
@@ -94,11 +97,11 @@ class PartyRun:
             Refused: if the parties do not agree.
             Missing: if a party does not come.
         """
-        steps, member = self.agreed.steps, self.network.member
+        member = self.network.member
         self.network.start(self.is_over)
         start = member.start
         if start is None:
-            return self.store.restore(steps), steps
+            return self.store.restore(self.end), self.end
         self.turns = self.local.turns = self.agreed.turns.excluding(start.away)
         self._note_way_back(start)
         if self.agreed.turns.skips:

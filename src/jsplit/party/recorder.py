@@ -111,7 +111,7 @@ class Recorder:
             else:
                 size = local.agreed.batch
                 crossed[passage_of(wire)] = crossed_in(local.config, wire, *found, size)
-        turns = local.turns
+        turns, told = local.turns, jax.device_get(local.told)
         self.tell(
             PartyRecord(
                 local.party,
@@ -121,6 +121,8 @@ class Recorder:
                 weight,
                 dict(losses),
                 turns.names[turns.client(step)],
+                told.norms if told else None,
+                told.hyperparams if told else {},
             )
         )
 

@@ -23,6 +23,7 @@ from jsplit.party.results import Metrics, Result
 from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.training.own_record import PartyRecord
+from jsplit.training.step_numbers import HYPERPARAMS, NORMS
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
 
@@ -46,6 +47,8 @@ def run(
     kernels: str = "fast",
     on_step: Callable[[Metrics], object] | None = None,
     record: Callable[[PartyRecord], object] | None = None,
+    norms: bool = False,
+    hyperparams: bool = False,
     stop: threading.Event | None = None,
     keep_replies: bool = True,
     listen: str | None = None,
@@ -91,6 +94,10 @@ def run(
             received in it, and its own fields. `records.append` keeps them all, for
             `jsplit.privacy.traffic_of`. A step that is taken again, after a party has
             come back, is told again, with the same bits.
+        norms: whether the records have the norms of this party's own gradients and
+            updates, a `jsplit.Norms`; others are told none.
+        hyperparams: whether they have what `optax.inject_hyperparams` keeps, as
+            learning rates.
         stop: when set, the party ends after the step it is in, with a checkpoint; if it
             waits for others, at once, with the newest that it has. Started again, it
             goes on.
@@ -163,6 +170,7 @@ def run(
         links=links,
         backward=backward,
         kernels=kernels,
+        watched=_watched(norms, hyperparams, record),
         checkpoint=checkpoint,
         keep_replies=keep_replies,
         bound=bound,
@@ -171,18 +179,35 @@ def run(
     # A micro-batch is what one program computes and one frame carries.
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     asked = never if stop is None else stop.is_set
+    if agreed.epochs is not None:
+        raise ValueError("`agreed` has `epochs`: call `jsplit.party.fit`.")
     with prepare(agreed, party, task, brought) as prepared:
         # A party that is started again after its end must not wait for others that have
         # left, and there is nothing to compute any more.
         awaited = prepared.store.done(agreed.steps)
         if awaited is not None:
-            return _already_over(prepared, awaited, asked, reach)
+            return already_over(prepared, agreed.steps, awaited, asked, reach)
         with prepared.connected(reach) as me:
             return Training(me, on_step, asked, record, prepared.guard).run()
 
 
-def _already_over(
+def _watched(
+    norms: bool, hyperparams: bool, record: Callable[[PartyRecord], object] | None
+) -> tuple[str, ...]:
+    """What the party's steps tell, by the names that a configuration has for it."""
+    asked = {NORMS: norms, HYPERPARAMS: hyperparams}
+    watched = tuple(name for name, wanted in asked.items() if wanted)
+    # Else a party would compute what nobody looks at, and its user would wait for it.
+    if watched and record is None:
+        raise ValueError(
+            f"`{watched[0]}` is told in the records of steps: give `record` too."
+        )
+    return watched
+
+
+def already_over(
     prepared: Prepared,
+    steps: int,
     awaited: Sequence[str],
     asked: Callable[[], bool],
     reach: Reach,
@@ -191,11 +216,11 @@ def _already_over(
 
     Args:
         prepared: the party.
+        steps: at which it was over.
         awaited: those of whom it is not known that they know; they are told.
         asked: whether the party was asked to stop.
         reach: how it is reached.
     """
-    steps = prepared.agreed.steps
     # The lead says what is committed; here it is known from the note on disk, and told
     # to whoever comes before any epoch begins.
     if awaited:

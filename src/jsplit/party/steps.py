@@ -20,6 +20,7 @@ from jsplit.party.bounds import OverBound
 from jsplit.party.connection.farewell import passed_over
 from jsplit.party.connection.network import RolledBack, Stopped
 from jsplit.party.contract.record_order import Batches
+from jsplit.party.epochs_of_run import EpochsOfRun
 from jsplit.party.guard_of_run import GuardOfRun, Hijacked
 from jsplit.party.process import PartyRun
 from jsplit.party.recorder import Recorder
@@ -45,6 +46,7 @@ class Training:
         losses: by step, then by name.
         failed: how many times in a row a checkpoint could not be saved.
         recorder: keeps what crosses, for `record`.
+        epochs: of a training that has them.
     """
 
     me: PartyRun
@@ -55,6 +57,7 @@ class Training:
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: int = 0
     recorder: Recorder | None = None
+    epochs: EpochsOfRun | None = None
 
     def __post_init__(self) -> None:
         if self.record is not None:
@@ -92,8 +95,16 @@ class Training:
             self.recorder.begin()
         if self.guard is not None:
             self.guard.begin(first)
+        epochs = self.epochs
+        if epochs is not None:
+            epochs.begin(first)
         for step in range(first, steps):
+            # A verdict may have ended the run before, in this process or an earlier one.
+            if step >= me.end:
+                break
             state = me.hand_over(state, step)
+            if epochs is not None:
+                state = epochs.before(state, step)
             if me.turns.works(me.party, step):
                 state, metrics = _one_step(me, state, step, batches, self.recorder)
                 self.losses[step] = dict(metrics.losses)
@@ -101,12 +112,16 @@ class Training:
                     self.guard.ended(step)
                 if self.on_step:
                     self.on_step(metrics)
+                if epochs is not None:
+                    # With the number of steps that are done, as it will be saved.
+                    done = state._replace(step=jnp.int32(step + 1))
+                    epochs.after(done, step, metrics)
             # Who has no turn counts along: all parties stand at the same step.
             state = state._replace(step=jnp.int32(step + 1))
             if step + 1 == steps:
                 state = me.hand_over(state, steps)
             me.network.finished(step)
-            last = step + 1 == steps
+            last = step + 1 == me.end
             due = last or (step + 1) % me.agreed.checkpoint == 0
             # Asked once more after the save only: a party that is asked to stop right
             # here, between the two, must not leave without having saved.
@@ -129,6 +144,8 @@ class Training:
         """
         me = self.me
         try:
+            if self.epochs is not None:
+                self.epochs.write(int(state.step))
             me.store.save(state)
         except OSError as error:
             # That no more files can be open is no failed save: the store has waited for
@@ -189,7 +206,7 @@ class Training:
 
     def _finish(self, state: PartyState) -> Result:
         """The end of a run: all have the last step, and each knows that all know."""
-        me, steps = self.me, self.me.agreed.steps
+        me, steps = self.me, self.me.end
         member = me.network.member
         me.network.until(
             lambda: member.committed >= steps,

@@ -90,11 +90,14 @@ class Brought:
         links: of its own, by name.
         backward: how it computes cotangents.
         kernels: how it computes operations.
+        watched: what its optimizer's steps tell, as `Config.records`.
         checkpoint: its folder.
         state: to begin with, in the place of a first one.
         keep_replies: whether what was sent is kept until the receiver has it.
         bound: by the name of a value, the largest norm of a record that it takes.
         guard: of its training, over what comes back.
+        validation: fields of the records that all validate with.
+        validation_ids: of these.
     """
 
     # These two have no default: without a part there is no party, and encryption is
@@ -113,3 +116,6 @@ class Brought:
     keep_replies: bool = True
     bound: Mapping[str, float] | None = None
     guard: Guard | None = None
+    watched: tuple[str, ...] = ()
+    validation: Mapping[str, PyTree] | None = None
+    validation_ids: Iterable[Id] | None = None

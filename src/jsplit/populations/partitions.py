@@ -76,7 +76,9 @@ def everyone(records: int, clients: int, seed: int = 0) -> Population:
     records = as_positive_int("records", records)
     # Records are shared here, so there may be more clients than records.
     clients = as_positive_int("clients", clients)
-    return _population([np.arange(records)] * clients, seed)
+    # One array for all: of thousands of clients copies would fill the memory.
+    names = tuple(f"client {i}" for i in range(clients))
+    return Population((np.arange(records),) * clients, names, seed)
 
 
 def dirichlet(
@@ -208,7 +210,9 @@ def grouped(groups: Sequence | np.ndarray, seed: int = 0) -> Population:
     if not len(of_records):
         raise ValueError("`groups` must be a vector, one for each record, got none.")
     names, member = np.unique(of_records, return_inverse=True)
-    records = tuple(np.flatnonzero(member == i) for i in range(len(names)))
+    # One stable sort, where a look at all records for each group would be slow.
+    ends = np.cumsum(np.bincount(member))[:-1]
+    records = tuple(np.split(np.argsort(member, kind="stable"), ends))
     return Population(records, tuple(map(str, names)), seed)
 
 

@@ -14,10 +14,16 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int
+from jsplit.core.html import Table, html_of
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.populations.checks import at_most, check_failures
+from jsplit.populations.known import known_of
 from jsplit.populations.reading import draw_failures, read_epochs, read_steps
 from jsplit.populations.round import Round
+from jsplit.populations.stored import without_records
+
+_SHOWN = 20
+"""How many clients a notebook shows."""
 
 
 class Population(NamedTuple):
@@ -80,6 +86,14 @@ class Population(NamedTuple):
             return f"Population(1 client with {have} records, seed={self.seed})"
         return f"Population({count} clients with {have} records each, seed={self.seed})"
 
+    def _repr_html_(self) -> str:
+        # A cell of a notebook is no place for thousands of clients.
+        names, sizes = self.names[:_SHOWN], self.sizes[:_SHOWN]
+        rows = [[n, f"{size:,}"] for n, size in zip(names, sizes, strict=True)]
+        more = len(self.names) - len(rows)
+        note = f"and {more:,} more" if more else ""
+        return html_of([Table(["client", "records"], rows)], note, title=repr(self))
+
     def round(
         self,
         fields: Mapping[str, PyTree],
@@ -97,7 +111,8 @@ class Population(NamedTuple):
 
         Args:
             fields: the data set, [records, ...]. Arrays that lie on a device
-                stay there from round to round.
+                stay there from round to round; of those in files (`np.memmap`,
+                `jsplit.population.stored`) a round has what it reads.
             number: number of the round, from 0.
             batch: records in a step; `None`: all that the client has, in one.
             epochs: passes over a client's records, each ending in a step with
@@ -128,7 +143,8 @@ class Population(NamedTuple):
             ((2, 2, 2), (2,), 3)
         """
         self._check_fields(fields)
-        batch = max(self.sizes) if batch is None else as_positive_int("batch", batch)
+        sizes = known_of(self.records).sizes
+        batch = int(sizes.max()) if batch is None else as_positive_int("batch", batch)
         everybody = len(self.records)
         count = at_most(everybody, everybody if clients is None else clients, "clients")
         if steps is not None:
@@ -144,8 +160,8 @@ class Population(NamedTuple):
         # The steps of those who do not take part count too: the shape of a
         # round, and with it the compiled program, must not depend on who is
         # drawn.
-        full = [steps or epochs * -(-n // batch) for n in self.sizes]
-        reads = np.zeros((count, max(full), batch), np.int32)
+        full = np.full(everybody, steps) if steps else epochs * -(-sizes // batch)
+        reads = np.zeros((count, int(full.max()), batch), np.int32)
         weight = np.zeros(reads.shape, np.float32)
         for k, c in enumerate(who):
             # A generator of the client's own: what it reads does not depend on
@@ -161,16 +177,15 @@ class Population(NamedTuple):
             reads[k] = np.resize(order, reads[k].shape)
             weight[k, : len(order)] = counts
 
-        whole = np.array([full[c] for c in who], np.int32)
+        whole = full[who].astype(np.int32)
         taken, done = draw_failures(rng, whole, dropout, unfinished)
-        share = np.array([self.sizes[c] for c in who]) * done
         return Round(
             fields=fields,
             reads=reads,
             weight=weight,
             client=who.astype(np.int32),
             steps=taken,
-            share=share.astype(np.float32),
+            share=(sizes[who] * done).astype(np.float32),
             clients=everybody,
             names=self.names,
         )
@@ -243,10 +258,10 @@ class Population(NamedTuple):
 
     def _check_fields(self, fields: Mapping[str, PyTree]) -> None:
         """Refuse a data set that lacks records which a client has."""
-        records = batch_of(as_arrays(fields, "`fields`: `{}`"))
+        records = batch_of(as_arrays(without_records(fields), "`fields`: `{}`"))
         # JAX clamps an index out of range, so without this the last record
         # would be read instead.
-        most = max(int(r.max()) for r in self.records)
+        most = known_of(self.records).most
         if most >= records:
             raise ValueError(
                 f"`fields` has {records} records, but the population has one "

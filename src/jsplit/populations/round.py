@@ -23,7 +23,8 @@ class Round(NamedTuple):
     batch.
 
     Attributes:
-        fields: the whole data set by field, [records, ...].
+        fields: the whole data set by field, [records, ...], in memory, on a device or in
+            files.
         reads: the records read, int32 [K, S, B].
         weight: how much each record counts, float32 [K, S, B]: 1, or 0 for one
             that only fills up the shape, which is again a record of the same

@@ -72,14 +72,14 @@ def vmap_clients(
             if party in optimizer:
                 optimizer[party] = optimizer_of_each(optimizer[party])
 
-    # Every link, also those between other parties: what crosses has a part
-    # for each client wherever it goes, and a link of many clients sees one
-    # of them.
+    # Every link, also those between other parties: what crosses has a part for each
+    # client wherever it goes, and a link of many clients sees one of them.
     links = {at: axis.link(x) for at, x in config.links.items()}
     return config._replace(
         topology=Topology(nodes, config.topology.holds, public=config.topology.public),
         links=links,
         optimizer=optimizer,
+        of_each=tuple(clients) if own else (),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,13 @@ from jsplit.populations.round import Round
 from jsplit.rounds.algorithm import Algorithm
 from jsplit.rounds.carry import RoundArrays, RoundCarry
 from jsplit.rounds.forms import StateForms
+from jsplit.rounds.gathering import Gathering, with_rows
 from jsplit.rounds.inputs import (
     batch_shapes,
     check_clients,
     check_round,
     fields_read,
+    first_clients,
     round_arrays,
 )
 from jsplit.rounds.noise import OF_ROUND
@@ -78,6 +80,7 @@ class _Driver:
     programs: Programs
     metrics: RoundMetrics
     limits: Limits
+    gathering: Gathering = field(default_factory=Gathering)
 
     def init(self, key: jax.Array | int, round: Round) -> Federation:
         """Make the first state of all clients and of those they train with.
@@ -128,10 +131,12 @@ class _Driver:
             NotFinite: if a step of it leaves what is not finite, and the
                 trainer refuses that.
         """
-        arrays = self._arrays(state, round)
+        self._check(state, round)
         refuse_too_strong(self.limits, state)
-        new, info = self._train(state, self._fields(round), arrays, several=False)
-        return new, _first_clients(info, len(round.client))
+        [round], rows = self.gathering([round], self.needed)
+        given = self._fields(round), self._arrays(round)
+        new, info = self._train(state, *given, several=False)
+        return new, with_rows(first_clients(info, len(round.client)), rows)
 
     def run(
         self, state: Federation, rounds: Iterable[Round]
@@ -160,11 +165,14 @@ class _Driver:
                 f"the shapes {sorted(shapes)}."
             )
 
-        arrays = [self._arrays(state, r) for r in rounds]
+        for one in rounds:
+            self._check(state, one)
         refuse_too_strong(self.limits, state)
+        rounds, rows = self.gathering(rounds, self.needed)
+        arrays = map(self._arrays, rounds)
         many = RoundArrays(*(np.stack(x) for x in zip(*arrays, strict=True)))
         new, infos = self._train(state, self._fields(rounds[0]), many, several=True)
-        return new, _first_clients(infos, len(rounds[0].client))
+        return new, with_rows(first_clients(infos, len(rounds[0].client)), rows)
 
     def _train(
         self,
@@ -216,9 +224,12 @@ class _Driver:
             NotFinite: if a loss is not finite or a class number out of
                 range, and the trainer refuses that.
         """
-        check_round(round, self.needed | self.metrics.fields)
-        arrays = self._arrays(state, round)
+        asked = self.needed | self.metrics.fields
+        check_round(round, asked)
+        self._check(state, round)
         refuse_too_strong(self.limits, state)
+        [round], _ = self.gathering([round], asked, training=False)
+        arrays = self._arrays(round)
         # Steps that are not taken count nothing.
         taken = np.arange(round.weight.shape[1]) < round.steps[:, None]
         check_counts([round.weight[taken]])
@@ -233,7 +244,7 @@ class _Driver:
         _, info = call_on_state(state, program, carry, kept, fields, arrays)
         refuse_evaluation(self.method.config.nonfinite, info.finite)
         self.method.scalars.warn(int(round.steps.sum()), 3)
-        info = _first_clients(info, len(round.client))
+        info = first_clients(info, len(round.client))
         return self.metrics.add(info, carry, kept, fields, round)
 
     def predict(
@@ -276,20 +287,11 @@ class _Driver:
             return jax.tree.map(jnp.asarray, found)
         return replicate(found, self.method.mesh)
 
-    def _arrays(self, state: Federation, round: Round) -> RoundArrays[np.ndarray]:
-        """Return the arrays of a round, checked and filled up to whole groups."""
+    def _check(self, state: Federation, round: Round) -> None:
+        """Refuse what is no round, or none of the clients of the state."""
         check_round(round, self.needed)
         check_clients(round, self.forms.own(state.parties), state.clients.names)
+
+    def _arrays(self, round: Round) -> RoundArrays[np.ndarray]:
+        """Return the arrays of a round, filled up to whole groups."""
         return round_arrays(round, self.method.group_size(len(round.client)))
-
-
-def _first_clients(info: RoundInfo, count: int) -> RoundInfo:
-    """Return the losses of a round, without the clients that fill up a group."""
-    each = {n: x[..., :count] for n, x in info.each.items()}
-    # Of several rounds there is an axis of these before that of the clients.
-    axis = info.examples.ndim - 1
-    recorded = jax.tree.map(
-        lambda x: jax.lax.slice_in_dim(x, 0, count, axis=axis), info.recorded
-    )
-    examples = info.examples[..., :count]
-    return info._replace(each=each, examples=examples, recorded=recorded)

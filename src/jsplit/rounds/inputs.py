@@ -11,7 +11,9 @@ from jsplit.core.base import PyTree
 from jsplit.core.federation import check_order
 from jsplit.core.trees import abstract, as_arrays, check_weight
 from jsplit.populations.round import Round
+from jsplit.populations.stored import without_records
 from jsplit.rounds.carry import RoundArrays
+from jsplit.rounds.state import RoundInfo
 
 
 def check_round(round: Round, needed: Collection[str]) -> None:
@@ -76,7 +78,8 @@ def batch_shapes(round: Round, needed: Collection[str]) -> Mapping[str, PyTree]:
     def batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
 
-    return jax.tree.map(batch, abstract(fields_read(round, needed)))
+    light = round._replace(fields=without_records(round.fields))
+    return jax.tree.map(batch, abstract(fields_read(light, needed)))
 
 
 def round_arrays(round: Round, group: int) -> RoundArrays[np.ndarray]:
@@ -99,6 +102,21 @@ def round_arrays(round: Round, group: int) -> RoundArrays[np.ndarray]:
     # not depend on how many run at once.
     before = np.cumsum(steps, dtype=np.int32) - steps
     return RoundArrays(reads, weight, client, steps, share, before)
+
+
+def first_clients(info: RoundInfo, count: int) -> RoundInfo:
+    """Return the losses of a round, without the clients that fill up a group.
+
+    Of these `round_arrays` adds some.
+    """
+    each = {n: x[..., :count] for n, x in info.each.items()}
+    # Of several rounds there is an axis of these before that of the clients.
+    axis = info.examples.ndim - 1
+    recorded = jax.tree.map(
+        lambda x: jax.lax.slice_in_dim(x, 0, count, axis=axis), info.recorded
+    )
+    examples = info.examples[..., :count]
+    return info._replace(each=each, examples=examples, recorded=recorded)
 
 
 def reads_that_count(reads: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -17,8 +17,9 @@ from jsplit.core.base import Fields, Info, PyTree, TrainState
 from jsplit.core.trainer import Trainer
 from jsplit.training.config import Config
 from jsplit.training.kinds import WireKind
-from jsplit.training.record import record
+from jsplit.training.record import recorded
 from jsplit.training.recording import Crossed, Passage, Recorded
+from jsplit.training.step_numbers import Norms
 
 _Now = TypeVar("_Now")
 
@@ -28,6 +29,8 @@ class Told(NamedTuple):
 
     crossed: Mapping[Passage, Crossed]
     gradients: Mapping[str, Mapping[str, PyTree]]
+    norms: Mapping[str, Norms]
+    hyperparams: Mapping[str, Mapping[str, jax.Array]]
 
 
 class RecordedRound(NamedTuple):
@@ -50,11 +53,15 @@ class RecordedRound(NamedTuple):
         gradients: by party and node, what each optimizer was given, [K, S,
             ...]; empty unless asked for. Where clients step together, what a
             party has once is repeated for each client.
+        norms: by party, the `jsplit.Norms` of each step, [K, S]; empty unless asked
+            for.
+        hyperparams: by party and name, those that each step used, [K, S]; empty unless
+            asked for.
 
     Example:
         >>> from jsplit.rounds import RecordedRound
-        >>> RecordedRound._fields
-        ('client', 'step', 'taken', 'reads', 'weight', 'crossed', 'gradients')
+        >>> RecordedRound._fields[:5]
+        ('client', 'step', 'taken', 'reads', 'weight')
     """
 
     client: jax.Array
@@ -64,6 +71,8 @@ class RecordedRound(NamedTuple):
     weight: jax.Array
     crossed: Mapping[Passage, Crossed]
     gradients: Mapping[str, Mapping[str, PyTree]] = {}
+    norms: Mapping[str, Norms] = {}
+    hyperparams: Mapping[str, Mapping[str, jax.Array]] = {}
 
 
 TellingStep = Callable[
@@ -90,13 +99,14 @@ def telling(trainer: Trainer, records: tuple[str, ...]) -> TellingStep:
             return (*trainer.step(state, batch, weight), None)
 
         return plain
-    recording = record(trainer, gradients="gradients" in records)
+    recording = recorded(trainer, records)
 
     def step(
         state: TrainState, batch: Fields, weight: ArrayLike | None
     ) -> tuple[TrainState, Info, Told]:
         state, told = recording.step(state, batch, weight)
-        return state, told.info, Told(told.crossed, told.gradients)
+        rest = told.crossed, told.gradients, told.norms, told.hyperparams
+        return state, told.info, Told(*rest)
 
     return step
 
@@ -130,11 +140,15 @@ def told_of_each(
         # A link makes a payload of each client's part alone.
         linked = any((str(k), n) == (kind, name) for k, n in config.links)
         crossed[at] = Crossed(payload if linked else divide(payload), divide(value))
-    gradients = {
-        party: dict(found) if own and party in clients else repeat(dict(found))
-        for party, found in told.gradients.items()
-    }
-    return Told(crossed, gradients)
+
+    def of_each(by_party: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        return {
+            party: found if own and party in clients else repeat(found)
+            for party, found in by_party.items()
+        }
+
+    kept = told.gradients, told.norms, told.hyperparams
+    return Told(crossed, *map(of_each, kept))
 
 
 def loop(

@@ -6,12 +6,18 @@ empty in Flax 0.12, whose attributes are there from the beginning.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import jax.numpy as jnp
 from flax import nnx
 
+from jsplit.core.checks import shown
+from jsplit.core.paths import Nested
+
 Decoder = TypeVar("Decoder")
+WholeDecoding = Callable[[int, int], nnx.Module]
+"""Gives the whole model that decodes, for a batch and a length."""
 
 
 def with_attention_caches(decoder: Decoder, batch: int, length: int) -> Decoder:
@@ -45,3 +51,35 @@ def _empty(module: nnx.Module) -> list[nnx.MultiHeadAttention]:
         and layer.decode
         and layer.cached_key is None
     ]
+
+
+def check_decoding(decoding: object) -> None:
+    """Refuse what gives no whole model that decodes.
+
+    Raises:
+        ValueError: naming `decoding`.
+    """
+    if isinstance(decoding, nnx.Module) or not callable(decoding):
+        raise ValueError(
+            "`decoding` must be a function of (batch, length) that gives the whole model "
+            f"as an nnx module that decodes, got {shown(decoding)}."
+        )
+
+
+def decoder_of(
+    decoding: WholeDecoding, batch: int, length: int
+) -> tuple[nnx.Module, Nested]:
+    """The whole model that decodes, with its caches, and these by their paths.
+
+    Raises:
+        ValueError: naming `decoding`, if it gives no module of nnx.
+    """
+    whole = decoding(batch, length)
+    if not isinstance(whole, nnx.Module):
+        raise ValueError(
+            "`decoding` must give an nnx module, of which parts are cut as of the model "
+            f"itself, got {shown(whole)}; of another kind each part is given its own, by "
+            "jsplit.with_cache."
+        )
+    whole = with_attention_caches(whole, batch, length)
+    return whole, cast("Nested", nnx.to_pure_dict(nnx.state(whole, nnx.Cache)))

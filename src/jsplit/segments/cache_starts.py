@@ -5,13 +5,13 @@ A function that is compiled anew for each session costs more than all its first 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import NamedTuple
 
 import jax
 
 from jsplit.core.base import PyTree, Segment, State
-from jsplit.core.paths import Nested, keep, overlay
+from jsplit.core.paths import Nested, Path, keep, overlay
 from jsplit.core.trees import abstract
 
 
@@ -24,12 +24,14 @@ class Made(NamedTuple):
         by_kind: of that state, what is a cache by its kind.
         starts: by shapes of inputs and structure of the segment's state, the compiled
             function that makes an empty cache: a session after another compiles none.
+        paths: of its parameters, where they are known.
     """
 
     part: Segment
     first: Callable[..., Nested]
     by_kind: Callable[[Nested], Nested]
     starts: dict[Hashable, Callable[[], Nested]]
+    paths: Collection[Path] | None = None
 
 
 def start_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from flax.core import unfreeze
 
 from jsplit.core.base import Cache, Params, PyTree, Segment, State
 from jsplit.core.checks import first_line, shown
-from jsplit.core.paths import Nested, keep, overlay
+from jsplit.core.paths import Nested, Path, by_path, dotted, keep, overlay
 from jsplit.core.trees import abstract
 from jsplit.segments.attention_caches import with_attention_caches
 from jsplit.segments.cache_starts import Made, start_of
@@ -26,7 +26,20 @@ from jsplit.segments.call import Call
 from jsplit.segments.from_model import segment as segment_of
 from jsplit.segments.trainable import params_filter
 
-Decoder = nnx.Module | linen.Module | Segment
+
+class Sliced(NamedTuple):
+    """A slice of a module that decodes.
+
+    Attributes:
+        part: it.
+        kinds: the caches of the whole module, by path.
+    """
+
+    part: Segment
+    kinds: Nested
+
+
+Decoder = nnx.Module | linen.Module | Segment | Sliced
 Decoding = Decoder | Cache | bool | Callable[[int, int], Decoder]
 """What `with_cache` takes: what decodes, or what makes it for a batch and a length."""
 
@@ -90,7 +103,7 @@ def with_cache(segment: Segment, decoding: Decoding) -> Segment:
     return replace(segment, cache=_cache_of(segment, make))
 
 
-_MODELS = (nnx.Module, linen.Module, Segment)
+_MODELS = (nnx.Module, linen.Module, Segment, Sliced)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -138,6 +151,7 @@ def _cache_of(segment: Segment, make: Callable[[int, int], Decoder]) -> Cache:
     def init(params: Params, state: State, /, *inputs: PyTree) -> _Sized:
         batch, length = _size_of(inputs)
         decoder = made(batch, length)
+        _check_paths(decoder.paths, params)
         held = start_of(decoder, state, inputs)()
         _check_length(decoder.by_kind(abstract(held)), length)
         return _Sized(held, batch, length)
@@ -172,6 +186,7 @@ def _made(segment: Segment, decoder: Decoder) -> Made:
             ),
             lambda found: keep(found, kinds, inside=True),
             {},
+            by_path(nnx.to_pure_dict(nnx.state(decoder))).paths,
         )
     if isinstance(decoder, linen.Module):
         part = segment_of(decoder, inputs=segment.inputs)
@@ -187,6 +202,15 @@ def _made(segment: Segment, decoder: Decoder) -> Made:
             return {k: x for k, x in kept.items() if k not in _NOT_CARRIED}
 
         return Made(part, first, _collection, {})
+
+    if isinstance(decoder, Sliced):
+        part, kinds = decoder
+        return Made(
+            part,
+            lambda *inputs: part.init(jax.random.key(0))[1],
+            lambda found: keep(found, kinds, inside=True),
+            {},
+        )
 
     def of_one_position(*inputs: PyTree) -> Nested:
         one = jax.tree.map(lambda x: jnp.zeros((x.shape[0], 1, *x.shape[2:])), inputs)
@@ -219,6 +243,19 @@ def _size_of(inputs: PyTree) -> tuple[int, int]:
         )
     batch, length = sizes.pop()
     return batch, length
+
+
+def _check_paths(own: Collection[Path] | None, params: Params) -> None:
+    """Refuse a decoder that has not the parameters of its segment at their paths."""
+    lacking = [p for p in by_path(params).paths if own is not None and p not in own]
+    if own is not None and lacking:
+        there = ", ".join(f"`{dotted(p)}`" for p in [*own][:3]) or "none"
+        raise ValueError(
+            f"`decoding` gives a module without a parameter at `{dotted(lacking[0])}`, "
+            f"which the segment has (a number in it is a place in an nnx.List); it has "
+            f"{there}. Of slices of one model `jsplit.split(..., decoding=)` makes what "
+            "decodes."
+        )
 
 
 def _check_length(by_kind: Nested, length: int) -> None:

@@ -19,6 +19,7 @@ from jsplit.core.paths import Path, keep, overlay, remove
 from jsplit.core.trees import abstract
 from jsplit.segments.call import Call, InitApply
 from jsplit.segments.interception import intercepted_submodules, intercepting
+from jsplit.segments.written import warn_of_writers
 
 # linen: neither is fed back. Parameters have a place of their own, and
 # intermediates are what a call leaves for whoever looks at it.
@@ -53,6 +54,7 @@ def from_nnx(
         Functions over nested dictionaries; `init` gives the values that it
         has now.
     """
+    warn_of_writers(module)
     module = _copy_of(module)
     graph, params, streams, state = nnx.split(module, parameters, nnx.RngState, ...)
     first = nnx.to_pure_dict(params), nnx.to_pure_dict(state)

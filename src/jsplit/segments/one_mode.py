@@ -67,7 +67,8 @@ def warn_of_thawed(model: nnx.Module) -> None:
     set_to: set[str] = set()
     for _, child in nnx.iter_modules(model):
         set_to |= {n for n in MODES if isinstance(getattr(child, n, None), bool)}
-        if isinstance(child, nnx.BatchNorm) and not child.use_running_average:
+        # Also a norm of the user's own, which listens to the same word.
+        if getattr(child, "use_running_average", None) is False:
             return
     if set_to == {"use_running_average"}:
         warn_user(

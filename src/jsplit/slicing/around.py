@@ -49,25 +49,38 @@ class Around(NamedTuple):
         return self.first.get(v, v)
 
 
-def around(trace: Traced, name: str, public: Collection[str]) -> Around | None:
+def around(
+    trace: Traced,
+    name: str,
+    public: Collection[str],
+    avoided: Collection[Var] = frozenset(),
+) -> Around | None:
     """Find what closes a cut.
 
     Args:
         trace: where; the cuts before it are closed.
         name: of the cut.
         public: inputs that anyone may read.
+        avoided: values that may not cross.
 
     Returns:
         The values; `None` if none close it, as where a raw input is read on both sides.
     """
-    return _Search(trace, name, public).found()
+    return _Search(trace, name, public, avoided).found()
 
 
 class _Search:
     """A trace, seen from one cut."""
 
-    def __init__(self, trace: Traced, name: str, public: Collection[str]):
+    def __init__(
+        self,
+        trace: Traced,
+        name: str,
+        public: Collection[str],
+        avoided: Collection[Var],
+    ):
         self.trace, self.name, self.public = trace, name, public
+        self.avoided = avoided
         others = {n: _variables(x.atoms) for n, x in trace.cuts.items() if n != name}
         self.others = others
         apart = {v for atoms in others.values() for v in atoms}
@@ -218,6 +231,7 @@ class _Search:
         whole = all(isinstance(n, int) for n in sizes)
         if (
             v in self.trace.raw
+            or v in self.avoided
             or v in self.trace.steady
             or keyed
             or not whole

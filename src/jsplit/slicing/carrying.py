@@ -22,6 +22,7 @@ from jsplit.slicing.around import Around, around
 from jsplit.slicing.said_values import said_value
 from jsplit.slicing.separators import labels as labels_of
 from jsplit.slicing.separators import names_of_values
+from jsplit.slicing.telling import telling
 from jsplit.slicing.trace import LEAF, SourceKind, Traced, Value
 
 _TAG = "jsplit.carried"
@@ -69,7 +70,7 @@ def carry(
     made_from = _made_from(trace)
     record: Record = {}
     for name in trace.cuts_in_order:
-        found = around(trace, name, public)
+        found = _closing(trace, name, public)
         if found is None:
             continue
         fresh = {v: Var(v.aval) for v in found.carried}
@@ -91,6 +92,17 @@ def carry(
     if known is not None and known.keys() != record.keys():
         raise _differs(sorted(known.keys() ^ record.keys())[0])
     return trace, record
+
+
+def _closing(trace: Traced, name: str, public: Collection[str]) -> Around | None:
+    """What closes a cut, and if that can be tells no raw input."""
+    first = found = around(trace, name, public)
+    avoided: frozenset[Var] = frozenset()
+    while found is not None and (told := telling(trace, found.carried, public)):
+        avoided |= told
+        found = around(trace, name, public, avoided)
+    # Where all that closes it tells one, the topology says so of the fewest bytes.
+    return first if found is None else found
 
 
 def _made_from(trace: Traced) -> dict[Var, tuple[str, ...]]:

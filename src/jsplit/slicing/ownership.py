@@ -184,7 +184,8 @@ def _check_value(trace: Traced, name: str, found: set[Source]) -> None:
         if shape[:1] != (trace.batch,):
             raise ValueError(
                 f"{what} holds an array of shape {shape}; its leading axis must be the "
-                f"batch, {trace.batch}."
+                f"batch, {trace.batch}. What a batch has as a whole, as a loss of a layer "
+                "beside its output, crosses as one for each record (jnp.broadcast_to)."
             )
     if not any(s.kind in (SourceKind.FIELD, SourceKind.CUT) for s in found):
         raise ValueError(f"{what} depends on no input.")

@@ -15,11 +15,13 @@ from functools import partial
 from jsplit.core.base import Params, PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.segments.arguments import Constants
+from jsplit.segments.attention_caches import WholeDecoding
 from jsplit.segments.flags import Flags
 from jsplit.segments.from_model import Model, Told, segment_and_inputs
 from jsplit.segments.trainable import Trainable
 from jsplit.slicing.carrying import AroundCut, is_carried
 from jsplit.slicing.cut_point import CutPoint
+from jsplit.slicing.decoders import with_decoders
 from jsplit.slicing.frozen_leaves import with_frozen
 from jsplit.slicing.initial import initial
 from jsplit.slicing.other_sizes import OtherSizes
@@ -49,6 +51,7 @@ def split(
     name: str | None = None,
     trainable: Trainable | None = None,
     copies: bool = False,
+    decoding: WholeDecoding | None = None,
 ) -> dict[str, Segment]:
     """Divide one whole model at its cuts into segments with only their own parameters.
 
@@ -119,6 +122,10 @@ def split(
             it, so that several parties may read it; a variable of an nnx
             module that no call changes is frozen too. The copies never part,
             since no step changes them; trained weights are tied as ever.
+        decoding: for `jsplit.session`, what gives the whole model as an nnx module
+            that decodes, of (batch, length): `lambda b, n: nnx.view(model,
+            decode=True, batch_size=b, max_length=n)`. It is cut as the model is,
+            and each segment has the caches of its own slice (`with_cache`).
 
     Returns:
         Segments by the name of what they produce, cuts first,
@@ -182,10 +189,16 @@ def split(
         n: slice_segment(traced, start, n, spec, ties, sizes)
         for n, spec in specs.items()
     }
-    return {
+    parts = {
         n: with_frozen(made_of[n], traced, spec, made.trains)
         for n, spec in specs.items()
     }
+    if decoding is None:
+        return parts
+    again = partial(split, cuts=cuts, outputs=outputs, public=public, around=around)
+    told = told._replace(inputs=made.inputs)
+    again = partial(again, copies=copies)
+    return with_decoders(parts, decoding, told, again, example)
 
 
 def _places_of(cuts: Cuts | None) -> dict[str, list[str]] | None:

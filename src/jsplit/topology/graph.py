@@ -19,7 +19,7 @@ from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names
 from jsplit.topology.nodes import Loss, Node, in_order
 from jsplit.topology.replacing import replace_party
-from jsplit.topology.text import in_words
+from jsplit.topology.text import in_html, in_words
 from jsplit.topology.ties import loans
 from jsplit.topology.validation import validate
 
@@ -74,9 +74,8 @@ class Topology:
     def __post_init__(self) -> None:
         if not isinstance(self.holds, Mapping):
             got = type(self.holds).__name__
-            raise ValueError(
-                f"`holds` must be a dictionary of fields by party, got {got}."
-            )
+            what = "`holds` must be a dictionary of fields by party"
+            raise ValueError(f"{what}, got {got}.")
         if not isinstance(self.nodes, Iterable):
             raise ValueError(
                 f"`nodes` must be a list, got {type(self.nodes).__name__}."
@@ -295,6 +294,7 @@ class Topology:
         return tuple(n.name for n in self.segments if n.name not in read)
 
     def __repr__(self) -> str:
-        parts = (*self.segments, *self.losses, *self.metrics)
-        more = self.crossings, self.loans, tuple(self.public)
-        return in_words(self.parties, self.holds, parts, *more)
+        return in_words(self)
+
+    def _repr_html_(self) -> str:
+        return in_html(self)

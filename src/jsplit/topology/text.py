@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Protocol
 
+from jsplit.core.html import Table, html_of
 from jsplit.core.loans import Loan
 from jsplit.core.paths import dotted
 from jsplit.topology.crossings import Crossing
@@ -11,38 +14,82 @@ from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node, kind_of
 
 
-def in_words(
-    parties: Sequence[str],
-    holds: Mapping[str, Sequence[str]],
-    parts: Sequence[Node | Loss | Metric],
-    crossings: Sequence[Crossing],
-    loans: Mapping[str, Sequence[Loan]],
-    public: Sequence[str],
-) -> str:
+class _TopologyLike(Protocol):
+    """What is asked of a topology, whose class is defined above this file."""
+
+    # As they are there: a checker takes a cached property for no plain one.
+    @cached_property
+    def parties(self) -> tuple[str, ...]: ...
+    @property
+    def holds(self) -> Mapping[str, Sequence[str]]: ...
+    @cached_property
+    def segments(self) -> tuple[Node, ...]: ...
+    @cached_property
+    def losses(self) -> tuple[Loss, ...]: ...
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]: ...
+    @cached_property
+    def crossings(self) -> tuple[Crossing, ...]: ...
+    @cached_property
+    def loans(self) -> Mapping[str, Sequence[Loan]]: ...
+    @property
+    def public(self) -> str | Sequence[str]: ...
+
+
+def in_words(self: _TopologyLike) -> str:
     """A line for each party, crossing (`<->`: a cotangent comes back) and tied weight.
 
     What is carried with a cut stands beside its crossing, and what is public last.
     """
-    width = max(map(len, parties))
+    width = max(map(len, self.parties))
     rows: list[str] = []
-    for party in parties:
-        has: list[str] = []
-        if holds.get(party):
-            has.append(f"holds {', '.join(holds[party])}")
-        for n in parts:
-            if n.party == party:
-                has.append(f"{n.name} = {kind_of(n)}({', '.join(n.reads)})")
-        rows.append(f"  {party:{width}}  {'; '.join(has)}")
-    segment = {n.name: n.segment for n in parts if isinstance(n, Node)}
-    for c in crossings:
+    for party in self.parties:
+        held = self.holds.get(party)
+        has = [f"holds {', '.join(held)}"] if held else []
+        rows.append(f"  {party:{width}}  {'; '.join([*has, *_computed(self, party)])}")
+    for c in self.crossings:
         arrow = "<->" if c.returns else "->"
-        carried = ", ".join(x.name for x in segment[c.name].carried)
-        carrying = f", carrying {carried}" if carried else ""
-        rows.append(f"  {c.name}: {c.sender} {arrow} {c.receiver}{carrying}")
-    rows += [f"  {name} reads {lent}" for name, lent in lent_in_words(loans)]
-    if public:
-        rows.append(f"  public: {', '.join(public)}")
-    return "\n".join(["Topology", *rows])
+        rows.append(f"  {c.name}: {c.sender} {arrow} {c.receiver}{_carried(self, c)}")
+    return "\n".join(["Topology", *rows, *(f"  {x}" for x in _more(self))])
+
+
+def in_html(self: _TopologyLike) -> str:
+    """The same as tables for a notebook: by party, and by crossing."""
+    rows = [
+        [p, ", ".join(self.holds.get(p, ())), "; ".join(_computed(self, p))]
+        for p in self.parties
+    ]
+    words = range(4)
+    parties = Table(["party", "holds", "computes"], rows, words=words)
+    back = {True: "cotangent", False: "nothing"}
+    crossing = [
+        [f"{c.name}{_carried(self, c)}", c.sender, c.receiver, back[c.returns]]
+        for c in self.crossings
+    ]
+    heads = ["crossing", "from", "to", "comes back"]
+    crossings = Table(heads, crossing, words=words)
+    return html_of([parties, crossings], *_more(self), title="Topology")
+
+
+def _computed(self: _TopologyLike, party: str) -> list[str]:
+    parts = (*self.segments, *self.losses, *self.metrics)
+    return [
+        f"{n.name} = {kind_of(n)}({', '.join(n.reads)})"
+        for n in parts
+        if n.party == party
+    ]
+
+
+def _carried(self: _TopologyLike, crossing: Crossing) -> str:
+    segment = {n.name: n.segment for n in self.segments}[crossing.name]
+    carried = ", ".join(x.name for x in segment.carried)
+    return f", carrying {carried}" if carried else ""
+
+
+def _more(self: _TopologyLike) -> list[str]:
+    """What weights are tied, and what is public."""
+    found = [f"{name} reads {lent}" for name, lent in lent_in_words(self.loans)]
+    return found + ([f"public: {', '.join(self.public)}"] if self.public else [])
 
 
 def lent_in_words(loans: Mapping[str, Sequence[Loan]]) -> list[tuple[str, str]]:

@@ -132,9 +132,16 @@ def _check_input(
         there = [*(n.name for n in in_order(computing.values())), *fields]
         # A slip of the pen is the usual cause, so names alike are shown if there are any.
         close = get_close_matches(name, there, 2) or there
+        # Slices of one model alone have its key, and the names of its inputs.
+        is_slice = isinstance(node, Node) and node.segment.shares_key
+        cure = (
+            " An input of a model that was split, which is read behind a cut: what is "
+            'computed of it goes with the cut by `around="carry"` of `split`, itself, if '
+            f'it is not secret, by `public=["{name}"]` of both.'
+        )
         raise ValueError(
             f"{what} reads `{name}`, which no node produces and no party holds; "
-            f"there are {', '.join(close)}."
+            f"there are {', '.join(close)}.{cure if is_slice else ''}"
         )
 
 

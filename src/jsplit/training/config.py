@@ -49,7 +49,10 @@ class Config(NamedTuple):
         passing: what does not cross, because nobody reads it; `None`:
             everything crosses.
         loss_scale: by what cotangents are multiplied; `None`: by nothing.
-        records: what a step tells beside its info: "crossed", "gradients".
+        records: what a step tells beside its info: "crossed", "gradients", "norms",
+            "hyperparams", "seconds".
+        of_each: parties whose parameters are those of many clients, along a first
+            axis.
     """
 
     topology: Topology
@@ -66,3 +69,4 @@ class Config(NamedTuple):
     passing: UnreadLeaves | None = None
     loss_scale: LossScale | None = None
     records: tuple[str, ...] = ()
+    of_each: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from jsplit.jaxprs.halves import split_early_late
 from jsplit.training.crossing import message_of
 from jsplit.training.kinds import PERSISTENT, Kind
 from jsplit.training.meshes import Meshes, on_party_devices
+from jsplit.training.program_names import named
 from jsplit.training.walk import Address, Name, Turn, Wire
 
 
@@ -220,7 +221,7 @@ def jitted(
     """
 
     def compiler(number: int, turn: Turn) -> list[Piece]:
-        made = []
+        made, done = [], set[str]()
         for piece in send_first(turn):
             # Only what comes back in the same place: XLA writes the new
             # over the old.
@@ -229,7 +230,8 @@ def jitted(
                 for k, r in enumerate(piece.reads)
                 if r.kind in donate and r in piece.writes
             )
-            function = jit(piece.run, kernels, donate_argnums=donated)
+            run = named(turn, piece.run, piece.writes, done)
+            function = jit(run, kernels, donate_argnums=donated)
             function = on_party_devices(function, turn.party, piece.reads, meshes)
             made.append(piece._replace(run=function))
         return made
@@ -281,6 +283,7 @@ def _is_late(address: Address) -> bool:
     return _is_gradient(address) or address.kind in (
         Kind.FINITE,
         Kind.SCALARS,
+        Kind.NUMBERS,
         Kind.PROPOSED_PARAMS,
         Kind.PROPOSED_OPTIMIZER,
     )

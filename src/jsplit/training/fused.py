@@ -44,6 +44,7 @@ from jsplit.training.places import At, as_at, values_at, walk_to
 from jsplit.training.recording import Recorded, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
+from jsplit.training.step_numbers import SECONDS, no_seconds
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import in_store, within_limits
 from jsplit.training.verdicts import Verdict, check_donation
@@ -87,7 +88,8 @@ def fused(
         microbatches: how many equal parts a batch is divided into;
             gradients and losses are their mean, statistics are updated
             part after part. Equal to the full batch where no segment
-            mixes examples (BatchNorm) or draws random numbers.
+            or loss mixes examples (BatchNorm, a contrastive loss) or draws
+            random numbers.
         mesh: devices over which the batch is spread, along all axes of
             the mesh; parameters lie on each. The numbers are those of
             one device: statistics are of the whole batch. In training
@@ -223,6 +225,8 @@ class _Programs(NamedTuple):
 
 def _programs(config: Config) -> _Programs:
     """Compile each walk as one program."""
+    if SECONDS in config.records:
+        raise no_seconds("a step of jsplit.fused")
     topology, layout = config.topology, layout_of(config)
     walked = with_batch_sharding(config)
     walks, kernels = walks_of(walked), config.kernels

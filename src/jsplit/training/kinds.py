@@ -42,6 +42,7 @@ class Kind(StrEnum):
     FINITE = "finite"
     CACHE = "cache"
     SAME = "same"
+    NUMBERS = "numbers"
 
     # `Enum.__hash__` is Python code; names are hashed several times in
     # every turn.

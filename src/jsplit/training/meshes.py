@@ -18,7 +18,13 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields, Info, PyTree, Segment, TrainState
-from jsplit.core.placement import checked_mesh, default_mesh, replicate, shard_batch
+from jsplit.core.placement import (
+    checked_mesh,
+    default_mesh,
+    move_batch,
+    replicate,
+    shard_batch,
+)
 from jsplit.core.trees import abstract
 from jsplit.topology.graph import Topology
 from jsplit.topology.nodes import Node
@@ -26,6 +32,7 @@ from jsplit.training.config import Config
 from jsplit.training.kinds import PERSISTENT, Kind
 from jsplit.training.left_out import Weight
 from jsplit.training.losses import info_of
+from jsplit.training.processes import check_processes, several_processes, tell_all
 from jsplit.training.strengths import Strengths
 from jsplit.training.walk import Address, Wire
 
@@ -61,15 +68,7 @@ def meshes_of(
     found = {
         party: checked_mesh(x, f"`mesh` of `{party}`") for party, x in mesh.items()
     }
-    # A process that has none of a party's devices could not hand it a
-    # message.
-    for party, x in found.items():
-        elsewhere = any(d.process_index != jax.process_index() for d in x.devices.flat)
-        if elsewhere and {found.get(p) for p in topology.parties} != {x}:
-            raise ValueError(
-                f"`mesh` of `{party}` has devices of other processes, out of reach for "
-                "the other parties: give all parties it."
-            )
+    check_processes(topology.parties, found)
     return found
 
 
@@ -158,6 +157,8 @@ def on_party_devices(
     mesh = meshes.get(party) or default_mesh()
 
     def lay(name: Address, x: PyTree) -> PyTree:
+        if isinstance(name, Wire) and several_processes(meshes):
+            return move_batch(x, meshes[name.sender], mesh)
         if isinstance(name, Wire) or name.kind in (Kind.VALUE, Kind.WEIGHT):
             return shard_batch(x, mesh)
         # What an earlier turn of this party left lies where it should
@@ -184,6 +185,8 @@ def combined(config: Config) -> Combine:
         combine = jax.jit(combine)
     if not config.mesh:
         return combine
+    if several_processes(config.mesh):
+        return lambda *given: combine(*tell_all(given))
     mesh = config.mesh.get(config.topology.losses[0].party) or default_mesh()
     return lambda *given: combine(*[replicate(x, mesh) for x in given])
 

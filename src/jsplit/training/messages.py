@@ -38,9 +38,11 @@ from jsplit.training.own_reads import training_fields
 from jsplit.training.party_programs import by_shapes
 from jsplit.training.passing import init_of
 from jsplit.training.places import as_at, values_at
+from jsplit.training.processes import as_is, several_processes, tell_all
 from jsplit.training.recording import Tape, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
+from jsplit.training.step_numbers import CROSSED
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import (
     in_store,
@@ -140,6 +142,8 @@ def messages_trainer(config: Config) -> Trainer:
     needed, inputs = training_fields(config), fields_of(topology, losses=False)
     measured = fields_of(topology, losses=True, metrics=True)
     strong, drawing = bool(in_topology(topology)), secret_senders(config, train=False)
+    # All processes judge alike: one that went on alone would wait for the others.
+    tell = tell_all if several_processes(config.mesh) else as_is
     combine, judge = combined(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
@@ -163,15 +167,16 @@ def messages_trainer(config: Config) -> Trainer:
         store, losses = call_on_state(
             state, programs.train, state, batch, counts, tape or carrier
         )
-        finite = judge.finite(store)
+        finite = tell(judge.finite(store))
         info = combine(losses, in_store(topology, store) if strong else {})
         info = info._replace(messages=tuple(carrier.messages), finite=finite)
         new = save_back(layout, store)
         judge(finite, lambda: step_of(new))
         if tape is not None:
-            store.update(programs.read(tape, load(layout, state)))
+            if CROSSED in config.records:
+                store.update(programs.read(tape, load(layout, state)))
             # A trainer that records says so in its type; see `jsplit.record`.
-            info = cast(Info, told(config, walks, store, info, size))
+            info = cast(Info, told(config, walks, store, info, size, tape.seconds))
         return new, info
 
     def measure_one(
@@ -184,7 +189,7 @@ def messages_trainer(config: Config) -> Trainer:
         carrier = Recorder(known)
         call_on_state(state, programs_for(batch).measure, store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
-        finite = judge_losses.finite(store)
+        finite = tell(judge_losses.finite(store))
         info = combine(losses, in_store(topology, store) if strong else {})
         info = info._replace(messages=tuple(carrier.messages), finite=finite)
         judge_losses(finite)

@@ -22,13 +22,15 @@ from jsplit.core.finite import (
     stays_finite,
 )
 from jsplit.training.config import Config
+from jsplit.training.executor import StoreLike
 from jsplit.training.kinds import Kind, OpKind
 from jsplit.training.loss_scale import is_scale, scale_ops, scaled_gradients
 from jsplit.training.losses import loss_name, range_name
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
+from jsplit.training.step_numbers import StepNumbers, left_out, numbers_name
 from jsplit.training.store import Layout, layout_of
 from jsplit.training.sums import total
-from jsplit.training.update import few_before, gradient_names, proposed, updated
+from jsplit.training.update import few_before, gradient_names, proposed, tells, updated
 from jsplit.training.walk import Name, Op, Store
 
 FAULTS = "faults"
@@ -118,6 +120,7 @@ def check_ops(config: Config) -> list[Op]:
         ops += exchange_ops(config.topology, faults(config))
         ops += [_settle_op(config, p) for p in parties]
         ops += scale_ops(config, faults(config))
+        ops += [_numbers_op(config, p) for p in parties if tells(config, p)]
     return ops
 
 
@@ -190,6 +193,22 @@ def _settle_op(config: Config, party: str) -> Op:
     new = (*map(proposed, replaced), *moved)
     reads = (faults(config).sum(party), *old, *new)
     return Op(party, OpKind.SETTLE, "", reads, (*replaced, *moved), run)
+
+
+def _numbers_op(config: Config, party: str) -> Op:
+    """Tell of a step that was left out that it has moved nothing."""
+
+    def run(bad, watched):
+        return (left_out(watched, bad[0] == 0),)
+
+    at = numbers_name(party)
+    reads = (faults(config).sum(party), at)
+    return Op(party, OpKind.SETTLE, "", reads, (at,), run)
+
+
+def numbers_at(config: Config, party: str, store: StoreLike) -> StepNumbers | None:
+    """What a party's step has told, in the store that it leaves; `None` if nothing."""
+    return store[numbers_name(party)] if tells(config, party) else None
 
 
 def hold(layout: Layout, store: Store, nonfinite: str) -> None:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import Fields
 from jsplit.training.recording import Crossed, Passage
+from jsplit.training.step_numbers import Norms
 
 
 class PartyRecord(NamedTuple):
@@ -30,6 +31,9 @@ class PartyRecord(NamedTuple):
             In the row of a record of weight 0 another one crossed.
         losses: those that it computes, by name.
         client: whose turn it was, where clients take turns; else "".
+        norms: of its gradients and updates, if it has asked for them and has
+            parameters.
+        hyperparams: that its optimizer used, by name, if it has asked for them.
 
     Example:
         >>> import jsplit
@@ -44,3 +48,5 @@ class PartyRecord(NamedTuple):
     weight: ArrayLike | None = None
     losses: Mapping[str, jax.Array] = {}
     client: str = ""
+    norms: Norms | None = None
+    hyperparams: Mapping[str, jax.Array] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -25,8 +25,10 @@ from jsplit.training.nonfinite import hold
 from jsplit.training.passing import passing
 from jsplit.training.places import At, walk_to
 from jsplit.training.recording import Tape, reader
+from jsplit.training.step_numbers import SECONDS
 from jsplit.training.store import Layout, load
 from jsplit.training.sums import total, zero_sums
+from jsplit.training.timing import run_timed
 from jsplit.training.walk import Store, Walk
 from jsplit.training.walks import Walks, walks_of
 
@@ -88,10 +90,23 @@ def _compiled(config: Config, walk: Walk) -> CompiledWalk:
     return CompiledWalk(walk.turns(), walk.keep, compiler)
 
 
+def _running(config: Config, walk: Walk) -> Callable[[Store, Carrier], None]:
+    """A walk of a step, which is timed where that is asked for."""
+    compiled = _compiled(config, walk)
+    if SECONDS not in config.records:
+        return compiled
+
+    def run(store: Store, carrier: Carrier) -> None:
+        # A trainer that records gives a tape.
+        run_timed(compiled, store, cast(Tape, carrier))
+
+    return run
+
+
 def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
     """A step: `train(state, batch, weight, carrier) -> (store, losses)`."""
     count = config.microbatches
-    run = _compiled(config, walks.train)
+    run = _running(config, walks.train)
     if count == 1:
 
         def at_once(
@@ -108,7 +123,7 @@ def _train(config: Config, layout: Layout, walks: Walks) -> _Train:
         return at_once
 
     # The update runs once, after all parts; its turns send nothing.
-    finish = _compiled(config, walks.finish)
+    finish = _running(config, walks.finish)
     zeros_for = zeros(
         lambda state, part: zero_sums(walks.train.ops, load(layout, state, part)),
         config,

@@ -17,6 +17,7 @@ import jax
 from jax.extend.core import Var
 
 from jsplit.core.base import PartyState, PyTree, Segment
+from jsplit.core.link import Link
 from jsplit.core.loans import params_for
 from jsplit.core.trees import abstract
 from jsplit.jaxprs.flat import flatten
@@ -186,11 +187,17 @@ def _crossing_leaves(config: Config, crossing: Crossing, count: int) -> list[int
     """The leaves of a value that cross as they are, or through a link that is not secret."""
     name, sender, receiver, _ = crossing
     link = config.links.get((WireKind.ACTIVATION, name))
-    if link is not None and link.secret:
+    if link is not None and link.secret and not _is_off(link):
         return []  # noised records are what such a link is for
     wire = Wire(WireKind.ACTIVATION, name, sender, receiver)
     unread = config.passing.unread(wire) if config.passing else frozenset[int]()
     return [i for i in range(count) if i not in unread]
+
+
+def _is_off(link: Link) -> bool:
+    """Whether all noise of a link is of strength 0, for good."""
+    fixed = [*link.strengths.values()]
+    return bool(fixed) and all(isinstance(x, float | int) and x == 0 for x in fixed)
 
 
 def _check_undone(

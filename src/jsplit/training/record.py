@@ -11,6 +11,14 @@ from jsplit.core.base import Fields, TrainState
 from jsplit.core.trainer import EvaluateFn, InitFn, PredictFn, Trainer
 from jsplit.training.config import Config
 from jsplit.training.recording import Recorded
+from jsplit.training.step_numbers import (
+    CROSSED,
+    GRADIENTS,
+    HYPERPARAMS,
+    NORMS,
+    SECONDS,
+    no_seconds,
+)
 
 
 class RecordedStepFn(Protocol):
@@ -69,20 +77,44 @@ class RecordableRounds(Protocol[_Recording]):
 
 
 @overload
-def record(trainer: Trainer, *, gradients: bool = False) -> RecordingTrainer: ...
+def record(
+    trainer: Trainer,
+    *,
+    gradients: bool = False,
+    crossed: bool = True,
+    norms: bool = False,
+    hyperparams: bool = False,
+    seconds: bool = False,
+) -> RecordingTrainer: ...
 @overload
 def record(
-    trainer: RecordableRounds[_Recording], *, gradients: bool = False
+    trainer: RecordableRounds[_Recording],
+    *,
+    gradients: bool = False,
+    crossed: bool = True,
+    norms: bool = False,
+    hyperparams: bool = False,
+    seconds: bool = False,
 ) -> _Recording: ...
 def record(
-    trainer: Trainer | RecordableRounds[_Recording], *, gradients: bool = False
+    trainer: Trainer | RecordableRounds[_Recording],
+    *,
+    gradients: bool = False,
+    crossed: bool = True,
+    norms: bool = False,
+    hyperparams: bool = False,
+    seconds: bool = False,
 ) -> RecordingTrainer | _Recording:
-    """Make the trainer whose step also gives all that crossed between parties.
+    """Make the trainer whose step also tells what crossed, and numbers to watch it by.
 
-    It trains as the plain one: `messages` to the bit, as long as no gradients are asked
-    for; else to rounding, since XLA compiles another program. Its step is as pure, so
-    it runs in `jax.jit`, `jax.lax.scan` and `jax.vmap` where the plain one does. The
-    plain trainer is not changed, and costs what it did.
+    It trains as the plain one: `messages` to the bit, as long as neither gradients nor
+    norms are asked for; else to rounding, since XLA compiles another program, which on
+    a CPU has given the same bits in all that the tests try. Its step is as pure, so it
+    runs in `jax.jit`, `jax.lax.scan` and `jax.vmap` where the plain one does. The plain
+    trainer is not changed, and costs what it did.
+
+    To watch a long training in a loop of JAX, leave out what crossed, which is large:
+    `jsplit.record(trainer, crossed=False, norms=True, hyperparams=True)`.
 
     With several micro-batches each sends a message of its own. `value` is then that of
     the whole batch, in its order: activations one after the other, cotangents divided
@@ -102,13 +134,26 @@ def record(
             algorithm of `jsplit.rounds`.
         gradients: whether the gradients that each party's optimizer is given are
             recorded too.
+        crossed: whether all that crosses is recorded.
+        norms: whether the norms of each party's gradients, and of what its optimizer
+            adds to its parameters, are recorded by node. A step that is left out
+            (`nonfinite="skip"`) adds 0.
+        hyperparams: whether learning rates, and what else `optax.inject_hyperparams`
+            keeps in a state, are recorded as the step used them. Where an optimizer has
+            none, there are none; if no party's has any, a warning says so.
+        seconds: whether it is measured how long the programs of each party run, each
+            until its results are there. So parties no longer overlap, and the step
+            takes longer. In the first step of a shape compilation is part of it. For
+            `jsplit.messages` alone, and not within a program of your own: else parties
+            are one program, and no clock can tell them apart. Over a network each party
+            has its own in the `jsplit.party.Metrics` of each step.
 
     Returns:
         A `RecordingTrainer`: `step(state, batch) -> (state, Recorded)`; or an algorithm.
 
     Raises:
         ValueError: if `trainer` is none of these, has had its step replaced, or records
-            already.
+            already; if nothing is to be recorded, or seconds of what is one program.
 
     Example:
         >>> import jax.numpy as jnp, jsplit, optax
@@ -124,8 +169,38 @@ def record(
         ...     print(passage, crossed.value.shape)
         activation smashed: client -> server (4, 3)
         cotangent smashed: server -> client (4, 3)
+
+        >>> plain = jsplit.fused(topology, optax.sgd(0.1))
+        >>> watching = jsplit.record(plain, crossed=False, norms=True)
+        >>> state, told = watching.step(state, batch)
+        >>> sorted(told.norms["client"].update), told.crossed
+        (['smashed'], {})
     """
-    records = ("crossed", "gradients") if gradients else ("crossed",)
+    wanted = {
+        CROSSED: crossed,
+        GRADIENTS: gradients,
+        NORMS: norms,
+        HYPERPARAMS: hyperparams,
+        SECONDS: seconds,
+    }
+    return recorded(trainer, tuple(name for name, asked in wanted.items() if asked))
+
+
+@overload
+def recorded(trainer: Trainer, records: tuple[str, ...]) -> RecordingTrainer: ...
+@overload
+def recorded(
+    trainer: RecordableRounds[_Recording], records: tuple[str, ...]
+) -> _Recording: ...
+def recorded(
+    trainer: Trainer | RecordableRounds[_Recording], records: tuple[str, ...]
+) -> RecordingTrainer | _Recording:
+    """Make what `record` makes, from the names of what is recorded, as `Config.records`."""
+    if not records:
+        raise ValueError(
+            "nothing is to be recorded: leave `crossed` as it is, or ask for `norms`, "
+            "`hyperparams`, `gradients` or `seconds`."
+        )
     if not isinstance(trainer, Trainer) and hasattr(trainer, "recording"):
         return _recording_rounds(trainer, records)
     remake, config = _recordable(trainer)
@@ -144,6 +219,8 @@ def _recording_rounds(
         if _records(algorithm):
             raise ValueError("`trainer` records already; give the plain one.")
         raise _no_trainer(algorithm)
+    if SECONDS in records:
+        raise no_seconds("a round")
     made = make(records)
     for name in ("step", "run"):
         # As below: methods and closures of one function share their code.

@@ -6,8 +6,8 @@ a batch was divided.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,80 +18,13 @@ from jsplit.training.config import Config
 from jsplit.training.crossing import Packet
 from jsplit.training.executor import Carrier
 from jsplit.training.kinds import Kind, OpKind, WireKind
-from jsplit.training.sums import gradients, total
-from jsplit.training.update import gradient_of
+from jsplit.training.recorded import Crossed as Crossed
+from jsplit.training.recorded import Passage as Passage
+from jsplit.training.recorded import Recorded as Recorded
+from jsplit.training.step_numbers import CROSSED, GRADIENTS, HYPERPARAMS, numbers_in
+from jsplit.training.sums import gradient_of, gradients, total
 from jsplit.training.walk import Address, Name, Op, Store, Wire
 from jsplit.training.walks import Walks
-
-
-class Passage(NamedTuple):
-    """Which message it is: the key of `Recorded.crossed`, and equal to a plain tuple.
-
-    Attributes:
-        kind: "activation", "cotangent", or "scalar" (numbers of which all parties
-            need the sum).
-        name: the value, or what the numbers are called.
-        sender: the party that sent it.
-        receiver: the party that it went to.
-
-    Example:
-        >>> import jsplit
-        >>> up = jsplit.Passage("activation", "smashed", "client", "server")
-        >>> up == ("activation", "smashed", "client", "server")
-        True
-        >>> print(up)
-        activation smashed: client -> server
-    """
-
-    kind: str
-    name: str
-    sender: str
-    receiver: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}: {self.sender} -> {self.receiver}"
-
-
-class Crossed(NamedTuple):
-    """One message as it crossed.
-
-    Attributes:
-        payload: what was sent, as its link encoded it. With several micro-batches each
-            was a message of its own, and they lie along a first axis,
-            [microbatches, ...].
-        value: what the receiver decoded, [batch, ...], with `None` for an array that
-            does not cross because nobody reads it there.
-
-    Example:
-        >>> import jax.numpy as jnp, jsplit
-        >>> sent = jsplit.Crossed(jnp.ones((4, 3), "bfloat16"), jnp.ones((4, 3)))
-        >>> sent.payload.nbytes, sent.value.nbytes
-        (24, 48)
-    """
-
-    payload: PyTree
-    value: PyTree
-
-
-class Recorded(NamedTuple):
-    """What a step of `jsplit.record` tells; a pytree.
-
-    Attributes:
-        info: what the step of the plain trainer tells.
-        crossed: by message, a `Passage`, what crossed.
-        gradients: by party and node, the gradient that the party's optimizer was given;
-            empty unless asked for.
-
-    Example:
-        >>> import jax.numpy as jnp, jsplit
-        >>> info = jsplit.Info(jnp.float32(1), {"loss": jnp.float32(1)})
-        >>> jsplit.Recorded(info, {}).gradients
-        {}
-    """
-
-    info: Info
-    crossed: Mapping[Passage, Crossed]
-    gradients: Mapping[str, Mapping[str, PyTree]] = {}
 
 
 class Tape:
@@ -103,6 +36,8 @@ class Tape:
 
     def __init__(self, carrier: Carrier):
         self.sent: dict[Wire, list[PyTree]] = {}
+        # By party, of a trainer that is asked how long each takes.
+        self.seconds: dict[str, float] = {}
         self._carrier = carrier
         self.take = carrier.take
 
@@ -127,13 +62,18 @@ def receipts(ops: Sequence[Op]) -> list[tuple[Wire, Name, Op]]:
 
 def taped(config: Config, walks: Walks) -> list[Address]:
     """What of each micro-batch is recorded; nothing of a trainer that does not record."""
-    if not config.records:
+    if CROSSED not in config.records:
         return []
     return [a for w, name, _ in receipts(walks.train.ops) for a in (w, name)]
 
 
 def told(
-    config: Config, walks: Walks, store: Store, info: Info, size: int
+    config: Config,
+    walks: Walks,
+    store: Store,
+    info: Info,
+    size: int,
+    seconds: Mapping[str, float] | None = None,
 ) -> Info | Recorded:
     """What a step tells: its info, or all that it was asked to record.
 
@@ -144,9 +84,30 @@ def told(
             an axis of them.
         info: of the step.
         size: of the batch.
+        seconds: by party, if its programs were timed.
     """
     if not config.records:
         return info
+    asked = CROSSED in config.records
+    crossed = _crossed(config, walks, store, size) if asked else {}
+    told = numbers_in(store)
+    found = {p: x.norms for p, x in told.items() if x.norms is not None}
+    wanted = HYPERPARAMS in config.records
+    params = {p: x.hyperparams for p, x in told.items() if wanted}
+    if wanted and told and not any(params.values()):
+        warnings.warn(
+            "`hyperparams` are recorded, and no party's optimizer has any in its state: "
+            "make it by optax.inject_hyperparams.",
+            stacklevel=2,
+        )
+    of_nodes = _gradients(config, store)
+    return Recorded(info, crossed, of_nodes, found, params, dict(seconds or {}))
+
+
+def _crossed(
+    config: Config, walks: Walks, store: Store, size: int
+) -> dict[Passage, Crossed]:
+    """All that crossed in a step, by message."""
     crossed: dict[Passage, Crossed] = {}
     for wire, name, _ in receipts(walks.train.ops):
         found = crossed_in(config, wire, store[wire], store[name], size)
@@ -155,8 +116,7 @@ def told(
     for wire, name, _ in receipts(walks.finish.ops):
         crossed[passage_of(wire)] = Crossed(store[wire], store[name])
     # In the order in which a program gives them back, whoever made them.
-    crossed = {at: crossed[at] for at in sorted(crossed)}
-    return Recorded(info, crossed, _gradients(config, store))
+    return {at: crossed[at] for at in sorted(crossed)}
 
 
 def crossed_in(
@@ -275,7 +235,7 @@ def _whole_batch(config: Config, wire: Wire, value: PyTree, size: int) -> PyTree
 
 def _gradients(config: Config, store: Store) -> dict[str, dict[str, PyTree]]:
     """The gradient of every node, by party, if these are recorded."""
-    if "gradients" not in config.records:
+    if GRADIENTS not in config.records:
         return {}
     found: dict[str, dict[str, PyTree]] = {}
     for party in config.topology.parties:

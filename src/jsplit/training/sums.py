@@ -70,6 +70,17 @@ def _with_part(tree: PyTree, part: PyTree) -> PyTree:
     return {k: _with_part(x, part.get(k)) for k, x in tree.items()}
 
 
+def gradient_of(config: Config, weights: PyTree, terms: Sequence[PyTree]) -> PyTree:
+    """The gradient of one node's parameters; zeros where no term reaches them."""
+    gradient = summed(weights, terms)
+    # With one micro-batch nothing is divided or cast, so that XLA sees
+    # the plain step.
+    count = config.microbatches
+    if count == 1:
+        return gradient
+    return jax.tree.map(lambda g, w: (g / count).astype(w.dtype), gradient, weights)
+
+
 def total(name: Name) -> Name:
     """The sum over micro-batches of what lies at `name`."""
     return name._replace(summed=True)

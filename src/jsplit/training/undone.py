@@ -48,12 +48,13 @@ class Programs(NamedTuple):
 
     Attributes:
         topology: who computes what.
-        fields: shapes of the fields, of few records.
+        given: shapes of the fields, and of values of parties that are not here, of few
+            records.
         parts: the programs, in the order of the walk.
     """
 
     topology: Topology
-    fields: Mapping[str, PyTree]
+    given: Mapping[str, PyTree]
     parts: Sequence[_Part]
 
     def told(self, receiver: str, crossing: Leaves) -> str | None:
@@ -69,7 +70,8 @@ class Programs(NamedTuple):
         """
         held = {*self.topology.public, *self.topology.holds.get(receiver, ())}
         facts, numbers = self._facts(held)
-        terms, known = self._terms(held)
+        own = {n.name for n in self.topology.segments if n.party == receiver}
+        terms, known = self._terms(held | own)
         values = self._values()
         got = [values[n][i] for n, leaves in crossing.items() for i in leaves]
         given = [fact_of(v, facts) for v in got]
@@ -95,8 +97,11 @@ class Programs(NamedTuple):
         size: dict[str, int] = {}
         store: dict[str, list[Fact]] = {}
         total = 0
-        for name, x in self.fields.items():
+        for name, x in self.given.items():
             leaves = jax.tree.leaves(x)
+            if name not in self.topology.fields:
+                store[name] = [_unknown(name, leaf) for leaf in leaves]
+                continue
             at = total
             store[name] = []
             for leaf in leaves:
@@ -108,7 +113,7 @@ class Programs(NamedTuple):
         every: dict[Var, Fact] = {}
         for part in self.parts:
             *own, key = part.flat.invars[: part.own]
-            given = [_of_party(part, v) for v in own]
+            given = [_unknown(part.node.name, shape_of(v)) for v in own]
             given.append(Fact(shape_of(key).shape, shape_of(key).dtype))
             given += [f for i in part.node.reads for f in store[i]]
             every.update(followed(part.flat, given))
@@ -116,7 +121,7 @@ class Programs(NamedTuple):
         return every, Numbers(first, size)
 
     def _terms(self, held: Collection[str]) -> tuple[Terms, list[int]]:
-        """The programs as terms, and those that the party has."""
+        """The programs as terms, and those that the party has of what is given."""
         terms, known = Terms(), []
         made: dict[str, list[Variable]] = {}
         for part in self.parts:
@@ -125,7 +130,7 @@ class Programs(NamedTuple):
             inputs = iter(part.flat.invars[part.own :])
             for name in part.node.reads:
                 leaves = made.get(name)
-                for i in range(len(jax.tree.leaves(self.fields.get(name, leaves)))):
+                for i in range(len(jax.tree.leaves(self.given.get(name, leaves)))):
                     v = next(inputs)
                     if leaves is None:
                         t = terms.start(v, (name, i))
@@ -148,10 +153,9 @@ def _of_field(name: str, leaf: jax.ShapeDtypeStruct, at: int, held: bool) -> Fac
     return replace(fact, affine=of_entries(ids)) if plain else fact
 
 
-def _of_party(part: _Part, v: Var) -> Fact:
-    """Parameters and statistics: nothing of them is taken to be known."""
-    leaf = shape_of(v)
-    deps = frozenset([Atom("params", part.node.name)])
+def _unknown(node: str, leaf: jax.ShapeDtypeStruct) -> Fact:
+    """Of parameters, statistics and values of others nothing is taken to be known."""
+    deps = frozenset([Atom("params", node)])
     return Fact(leaf.shape, leaf.dtype, deps, deps)
 
 
@@ -162,7 +166,7 @@ def programs(
     nodes: Collection[str],
     train: bool,
 ) -> Programs:
-    """The programs of the nodes that fields reach.
+    """The programs of the nodes that fields reach, and of those that they read.
 
     Args:
         topology: who computes what.
@@ -171,11 +175,18 @@ def programs(
         nodes: names of those that are traced.
         train: the mode.
     """
-    fields = {f: _few(values[f]) for f in topology.fields if f in values}
-    shapes: dict[str, PyTree] = {**fields}
+    given_shapes = {f: _few(values[f]) for f in topology.fields if f in values}
+    shapes: dict[str, PyTree] = {**given_shapes}
     parts: list[_Part] = []
+    wanted = {*nodes}
+    for node in reversed(topology.segments):
+        if node.name in wanted:
+            wanted.update(node.reads)
     for node in topology.segments:
-        if node.name not in nodes or not all(i in shapes for i in node.reads):
+        if node.name not in wanted:
+            continue
+        if node.party not in states:
+            shapes[node.name] = given_shapes[node.name] = _few(values[node.name])
             continue
         own = states[node.party]
         params = params_for(topology.loans, node.name, own.params)
@@ -189,7 +200,7 @@ def programs(
         shapes[node.name] = out
         flat = flatten(closed, calls=True)
         parts.append(_Part(node, flat, len(jax.tree.leaves(given))))
-    return Programs(topology, fields, parts)
+    return Programs(topology, given_shapes, parts)
 
 
 def _few(value: PyTree) -> PyTree:

@@ -24,8 +24,9 @@ from jsplit.training.loss_scale import unscale_op
 from jsplit.training.losses import loss_name
 from jsplit.training.optimizers import run_optimizer
 from jsplit.training.scalar_exchange import Exchange, exchange_ops
+from jsplit.training.step_numbers import numbers_name, numbers_of, watches
 from jsplit.training.strengths import weight_in, weight_names
-from jsplit.training.sums import gradients, summed, total
+from jsplit.training.sums import gradient_of, gradients, total
 from jsplit.training.walk import Name, Op
 from jsplit.training.whole_paths import without_pieces
 
@@ -48,6 +49,11 @@ def updated(config: Config, party: str) -> list[Name]:
     nodes = gradients(config, party)
     params = [Name(party, Kind.PARAMS, n) for n in nodes]
     return [Name(party, Kind.OPTIMIZER), *params] if params else []
+
+
+def tells(config: Config, party: str) -> bool:
+    """Whether a party's step has more to tell: one without parameters has nothing."""
+    return watches(config) and bool(updated(config, party))
 
 
 def few_before(party: str) -> Name:
@@ -239,7 +245,7 @@ def update_op(config: Config, party: str) -> Op:
         return Op(party, OpKind.UPDATE, "", (step,), (step,), lambda step: (step + 1,))
     optimizer, sent = config.optimizer[party], _sent_loss(config, party)
     squares = [norms(config).sum(party)] if config.norms else []
-    looks = config.nonfinite != "allow"
+    looks, tells = config.nonfinite != "allow", watches(config)
 
     def run(step, *values):
         whole, values = values[: len(sent)], values[len(sent) :]
@@ -261,25 +267,19 @@ def update_op(config: Config, party: str) -> Op:
         new: dict[str, PyTree] = combine(given.params, moved)
         # Given by this program, which may use up the state that it reads.
         few = [few_numbers(given.memory)] if looks else []
-        return step + 1, memory, *[new[n] for n in at.gradients], *few
+        told = []
+        if tells:
+            told = [numbers_of(config, party, given.gradient, updates, memory)]
+        return step + 1, memory, *[new[n] for n in at.gradients], *few, *told
 
     reads = (step, *sent, *squares, *at.names(config))
     skips = config.nonfinite == "skip"
     writes = [proposed(x) if skips else x for x in at.updated]
     if looks:
         writes.append(few_before(party))
+    if tells:
+        writes.append(numbers_name(party))
     return Op(party, OpKind.UPDATE, "", reads, (step, *writes), run)
-
-
-def gradient_of(config: Config, weights: PyTree, terms: Sequence[PyTree]) -> PyTree:
-    """The gradient of one node's parameters; zeros where no term reaches them."""
-    gradient = summed(weights, terms)
-    # With one micro-batch nothing is divided or cast, so that XLA sees
-    # the plain step.
-    count = config.microbatches
-    if count == 1:
-        return gradient
-    return jax.tree.map(lambda g, w: (g / count).astype(w.dtype), gradient, weights)
 
 
 def _check_optimizer_state(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import jax
+
 from jsplit.core.base import PyTree
 from jsplit.training.kinds import Kind, OpKind, WireKind
 
@@ -85,11 +87,19 @@ class Op(NamedTuple):
         """The operation in words, for people alone."""
         return f"{self.kind} {self.what}".strip()
 
+    @property
+    def scope(self) -> str:
+        """The operation under its party, as programs and traces of the profiler name it."""
+        return f"{self.party}/{self.label}"
+
 
 def execute(ops: Iterable[Op], store: Store) -> None:
     """Run operations in order, in a store that holds what the first of them read."""
     for op in ops:
-        results = op.run(*[store[r] for r in op.reads])
+        # Names alone: they are no part of what is compiled, and a trace of the profiler
+        # shows by them whose time it is.
+        with jax.named_scope(op.scope):
+            results = op.run(*[store[r] for r in op.reads])
         store.update(zip(op.writes, results, strict=True))
 
 

@@ -14,8 +14,15 @@ from jsplit.training.metrics import observed_names
 from jsplit.training.nonfinite import check_ops, faults, flags_name, measuring_ops
 from jsplit.training.scalar_exchange import Exchange, rows_of, scalar_wires
 from jsplit.training.step import inference_ops, looking_ops, training_ops
+from jsplit.training.step_numbers import numbers_name
 from jsplit.training.sums import accumulate_ops, total
-from jsplit.training.update import exchanges, gradient_names, norms, update_ops
+from jsplit.training.update import (
+    exchanges,
+    gradient_names,
+    norms,
+    tells,
+    update_ops,
+)
 from jsplit.training.walk import Name, Op, Walk, Wire
 from jsplit.training.wires import wires
 
@@ -101,6 +108,8 @@ def walks_of(config: Config) -> Walks:
         recorded = recorded.union(
             *(gradient_names(config, p) for p in topology.parties)
         )
+    told = [p for p in topology.parties if tells(config, p)]
+    recorded = recorded.union(map(numbers_name, told))
     if finish:
         adds = [op for op in train if op.kind == OpKind.ACCUMULATE]
         sums = frozenset(w for op in adds for w in op.writes)

@@ -121,13 +121,14 @@ def accept_between(terms: Terms, me: int, peer: int, head: Head) -> None:
     # The outside of a sealed frame says only where it goes and how long it is; what
     # is in it is judged when it is open. The lead does not know what others hand over.
     if head.sealed and head.kind != "weights":
-        most = size_of(terms.shapes_of(wire, head.step)) + OVERHEAD
+        most = size_of(terms.shapes_of(wire, head.step, head.micro)) + OVERHEAD
         if head.size > most:
             raise RemoteProtocolError(
                 f"{who} sent {head.kind} `{terms.crossings[wire].what}` sealed, in "
                 f"{head.size} bytes, it takes {most} at most."
             )
-    if not head.sealed and head.shapes != (agreed := terms.shapes_of(wire, head.step)):
+    agreed = terms.shapes_of(wire, head.step, head.micro)
+    if not head.sealed and head.shapes != agreed:
         what = f"{head.kind} `{terms.crossings[wire].what}`"
         raise RemoteProtocolError(
             f"{who} sent {what} as {in_words(head.shapes)}, "

@@ -32,8 +32,9 @@ KINDS = (
     "weights",
     "scalar",
     "sign",
+    "verdict",
 )
-CARRIERS = ("activation", "cotangent", "weights", "scalar")
+CARRIERS = ("activation", "cotangent", "weights", "scalar", "verdict")
 """The kinds that carry values; the body of all others is JSON."""
 
 _NO_RUN = bytes(RUN)

@@ -159,7 +159,7 @@ class Session:
             )
         head = self.head(crossing.kind, step=step, micro=micro, value=wire)
         frame = codec.frame_of(head, arrays)
-        if frame.head.shapes != (agreed := self.terms.shapes_of(wire, step)):
+        if frame.head.shapes != (agreed := self.terms.shapes_of(wire, step, micro)):
             raise LocalProtocolError(
                 f"{crossing.kind} `{crossing.what}` is {in_words(frame.head.shapes)}, "
                 f"the agreement says {in_words(agreed)}; every step sends these sizes."

@@ -67,6 +67,9 @@ class Terms:
             batch is smaller than the others.
         holders: by client, the parties that may have records of it, by
             their places; with none, anybody may speak of any client.
+        counts: by crossing, how many frames it has in a step that uses
+            it, where that is not said by its kind.
+        end_shapes: likewise the shapes of the last of these frames.
     """
 
     run: bytes
@@ -85,9 +88,14 @@ class Terms:
     holders: Mapping[str, frozenset[int]] = field(
         default_factory=dict[str, frozenset[int]]
     )
+    counts: tuple[int, ...] = ()
+    end_shapes: tuple[Shapes, ...] = ()
 
-    def shapes_of(self, wire: int, step: int) -> Shapes:
-        """Dtypes and shapes of the arrays that a wire carries in a step."""
+    def shapes_of(self, wire: int, step: int, micro: int = 0) -> Shapes:
+        """Dtypes and shapes of the arrays of a frame of a wire in a step."""
+        # Nor do they fill the last batch of a validation within a step.
+        if self.end_shapes and micro == self.counts[wire] - 1:
+            return self.end_shapes[wire]
         # Records rarely fill the last batch of an evaluation; in training
         # all are full.
         if self.last_shapes and step == self.steps - 1:
@@ -96,6 +104,8 @@ class Terms:
 
     def frames(self, wire: int) -> int:
         """How many frames a wire has in a step that uses it."""
+        if self.counts:
+            return self.counts[wire]
         # What is handed over crosses before the first micro-batch, once, and what all
         # add up after the last.
         once = self.crossings[wire].kind in ("weights", "scalar")

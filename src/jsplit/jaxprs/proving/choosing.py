@@ -15,6 +15,7 @@ import numpy as np
 
 from jsplit.jaxprs.proving.facts import NONE, Fact, giving, with_sign
 from jsplit.jaxprs.proving.placing import placed, placed_slice, sliced
+from jsplit.jaxprs.proving.unordered import either, somewhere
 
 Params = Mapping[str, object]
 
@@ -114,6 +115,8 @@ def _select(facts: Sequence[Fact], result: Fact) -> Fact:
 
 def _replaced(cases: Sequence[Fact], result: Fact) -> Fact:
     """Entries some of which are replaced by numbers of the code, as where they are NaN."""
+    if all(c.gives for c in cases):
+        return either(cases, result)
     givers = [c for c in cases if c.ids is not None]
     others = [c for c in cases if c.ids is None]
     if len(givers) != 1 or not all(c.const and not c.gives for c in others):
@@ -200,10 +203,8 @@ def _taken(params: Params, operand: Fact, index: Fact, result: Fact) -> Fact:
     if at is not None and operand.ids is not None:
         ids = _gathered(params, operand.ids, at)
         return giving(result, [operand], ids)
-    # Records in an order that all know, say: which entries they are is not followed.
-    if at is None and not index.unknown:
-        return replace(giving(result, [operand], None, operand.given()), some=True)
-    return result
+    # Records in another order, say: which entries they are is not followed.
+    return somewhere([operand], result) if at is None else result
 
 
 def _gathered(params: Params, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -254,4 +255,6 @@ def _scatter(how: str, params: Params, facts: Sequence[Fact], result: Fact) -> F
 def _dynamic_slice(facts: Sequence[Fact], result: Fact) -> Fact:
     x = facts[0]
     at = sliced(facts[1:], result.shape, x.shape)
-    return result if x.ids is None or at is None else giving(result, [x], x.ids[at])
+    if at is None:
+        return somewhere([x], result)
+    return result if x.ids is None else giving(result, [x], x.ids[at])

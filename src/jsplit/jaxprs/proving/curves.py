@@ -7,17 +7,17 @@ be undone, though none of the primitives alone shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
-from jsplit.jaxprs.proving.facts import Curve, Fact, Piece, Range, giving
-from jsplit.jaxprs.proving.slopes import LEAST, SLOPES
+from jsplit.jaxprs.proving.facts import Curve, Fact, Piece, giving
+from jsplit.jaxprs.proving.pieces import BINARY, SAME, flat, made, narrowed, times
+from jsplit.jaxprs.proving.slopes import SLOPES
 
 _ORDERS = {"ge": 1, "gt": 1, "lt": -1, "le": -1}
 _FOLDS = {"max", "min", "abs", "sign", "even power", "odd power"}
 _AT_ZERO = _FOLDS - {"max", "min"}
-_SAME = {"copy", "stop_gradient", "broadcast_in_dim", "convert_element_type", "reshape"}
 
 
 def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
@@ -28,8 +28,10 @@ def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
         facts: of its arguments.
         found: what is proven of the result without curves.
     """
-    known = {*SLOPES, *_ORDERS, *_FOLDS, *_BINARY, "select_n"}
-    same = name in _SAME and facts[0].curve is not None
+    if name == "square" or (name == "mul" and facts[0] is facts[1]):
+        name, facts = "even power", facts[:1]
+    known = {*SLOPES, *_ORDERS, *_FOLDS, *BINARY, "select_n"}
+    same = name in SAME and facts[0].curve is not None
     if name == "convert_element_type":
         size = facts[0].dtype.itemsize
         same = same and found.dtype.kind == "f" and found.dtype.itemsize >= size
@@ -40,7 +42,9 @@ def curved(name: str, facts: Sequence[Fact], found: Fact) -> Fact:
     if len(different) != 1:
         return found
     (root,) = different.values()
-    curves = [_curve(f, root) for f in facts]
+    # One curve of what is given twice, which `f != f` asks for.
+    each = {id(f): _curve(f, root) for f in facts}
+    curves = [each[id(f)] for f in facts]
     shapes = {f.shape for f, r in zip(facts, roots, strict=True) if r is not None}
     if found.shape != root.shape or shapes != {root.shape} or None in curves:
         return found
@@ -91,7 +95,7 @@ def straight(root: Fact | None = None) -> Curve:
 
 def level(number: float, root: Fact | None = None) -> Curve:
     """One number whatever the array is."""
-    return Curve(root, (_flat(number),))
+    return Curve(root, (flat(number),))
 
 
 def drawn(name: str, curves: Sequence[Curve], root: Fact | None = None) -> Curve | None:
@@ -104,12 +108,15 @@ def drawn(name: str, curves: Sequence[Curve], root: Fact | None = None) -> Curve
     """
     if name in _FOLDS or name in _ORDERS:
         return _folded(name, curves, root)
-    if name not in {*SLOPES, *_BINARY, *_SAME, "select_n"}:
+    if name not in {*SLOPES, *BINARY, *SAME, "select_n"}:
         return None
     cuts = tuple(sorted({c for curve in curves for c in curve.cuts}))
-    pieces = [_made(name, [_piece(c, at) for c in curves]) for at in _inside(cuts)]
+    pieces = [
+        made(name, _narrowed(curves, at, gap))
+        for at, gap in zip(_inside(cuts), _gaps(cuts), strict=True)
+    ]
     # At a cut itself each has a value, which need be that of neither side.
-    points = [_made(name, [_flat(_value(c, at)) for c in curves]) for at in cuts]
+    points = [made(name, [flat(_value(c, at)) for c in curves]) for at in cuts]
     if None in pieces or None in points:
         return None
     values = tuple(p.at(0.0) for p in points if p is not None)
@@ -128,25 +135,23 @@ def _folded(name: str, curves: Sequence[Curve], root: Fact | None) -> Curve | No
         return None
     place = (other - line.at(0.0)) / by
     if sign:
-        pieces = [_flat(float(side * sign > 0)) for side in (-1, 1)]
+        pieces = [flat(float(side * sign > 0)) for side in (-1, 1)]
         point = float(name in ("ge", "le"))
     elif name == "sign":
-        pieces, point = [_flat(-1.0), _flat(1.0)], 0.0
+        pieces, point = [flat(-1.0), flat(1.0)], 0.0
     elif name.endswith("power"):
         # As of a square, with the sign of the line or not: how steep is no matter.
-        up = Piece(
-            lambda x: line.at(x) ** 2, (0.0, inf), _times((0.0, inf), line.slope)
-        )
+        up = Piece(lambda x: line.at(x) ** 2, (0.0, inf), times((0.0, inf), line.slope))
         sign = -1.0 if name == "odd power" else 1.0
         down = Piece(
             lambda x: sign * line.at(x) ** 2,
             (0.0, inf) if sign > 0 else (-inf, 0.0),
-            _times((-inf, 0.0) if sign > 0 else (0.0, inf), line.slope),
+            times((-inf, 0.0) if sign > 0 else (0.0, inf), line.slope),
         )
         pieces, point = [down, up], 0.0
     else:
         turned = Piece(lambda x: -line.at(x), (-inf, inf), (-by, -by))
-        kept = {"max": (_flat(other), line), "min": (line, _flat(other))}
+        kept = {"max": (flat(other), line), "min": (line, flat(other))}
         pieces = [*kept.get(name, (turned, line))]
         point = other
     # A falling line is above the number before it.
@@ -171,10 +176,6 @@ def _within(curve: Curve) -> Curve:
     return curve._replace(pieces=tuple(pieces))
 
 
-def _flat(number: float) -> Piece:
-    return Piece(lambda x: number, (number, number), (0.0, 0.0))
-
-
 def _constant(curve: Curve) -> float | None:
     (low, high) = curve.pieces[0].value
     return low if not curve.cuts and low == high else None
@@ -188,88 +189,20 @@ def _inside(cuts: Sequence[float]) -> list[float]:
     return [cuts[0] - 1, *middles, cuts[-1] + 1]
 
 
+def _narrowed(
+    curves: Sequence[Curve], inside: float, gap: tuple[float, float]
+) -> list[Piece]:
+    """A piece of each curve, in a gap between cuts; of one curve one piece."""
+    found = {id(c): narrowed(_piece(c, inside), *gap) for c in curves}
+    return [found[id(c)] for c in curves]
+
+
+def _gaps(cuts: Sequence[float]) -> list[tuple[float, float]]:
+    return [*zip([-inf, *cuts], [*cuts, inf], strict=True)]
+
+
 def _piece(curve: Curve, place: float) -> Piece:
     return curve.pieces[sum(c < place for c in curve.cuts)]
-
-
-def _times(a: Range, b: Range) -> Range:
-    if a == (0.0, 0.0) or b == (0.0, 0.0):
-        return 0.0, 0.0
-    # 0 times infinity is 0: ranges are without their ends.
-    found = [x * y if x and y else 0.0 for x in a for y in b]
-    return min(found), max(found)
-
-
-def _plus(a: Range, b: Range, sign: int = 1) -> Range:
-    b = b if sign == 1 else (-b[1], -b[0])
-    return a[0] + b[0], a[1] + b[1]
-
-
-def _made(name: str, parts: Sequence[Piece]) -> Piece | None:
-    a = parts[0]
-    if name in _SAME:
-        return a
-    if name in SLOPES:
-        function, slope = SLOPES[name]
-        least = LEAST.get(name, -inf)
-        if a.value[0] < least or (name == "log1p" and a.value[0] <= least):
-            return None
-        ends = [_safe(function, x) for x in a.value]
-        value = min(ends), max(ends)
-        slopes = slope(a.value)
-        return Piece(lambda x: _safe(function, a.at(x)), value, _times(slopes, a.slope))
-    if name == "select_n":
-        # In a piece the choice is the same everywhere.
-        low, high = a.value
-        return parts[1 + int(low)] if low == high and low in (0.0, 1.0) else None
-    return _BINARY[name](a, parts[1])
-
-
-def _safe(function: Callable[[float], float], x: float) -> float:
-    try:
-        return function(x)
-    except OverflowError:
-        return inf
-
-
-def _sum(a: Piece, b: Piece) -> Piece:
-    slope = _plus(a.slope, b.slope)
-    return Piece(lambda x: a.at(x) + b.at(x), _plus(a.value, b.value), slope)
-
-
-def _difference(a: Piece, b: Piece) -> Piece:
-    slope = _plus(a.slope, b.slope, -1)
-    return Piece(lambda x: a.at(x) - b.at(x), _plus(a.value, b.value, -1), slope)
-
-
-def _product(a: Piece, b: Piece) -> Piece | None:
-    x, by = (a, b) if b.value[0] == b.value[1] else (b, a)
-    if by.value[0] != by.value[1]:
-        return None
-    value, slope = _times(x.value, by.value), _times(x.slope, by.value)
-    return Piece(lambda t: x.at(t) * by.value[0], value, slope)
-
-
-def _quotient(a: Piece, b: Piece) -> Piece | None:
-    low, high = b.value
-    if low != high or not low:
-        return None
-    return _product(a, _flat(1 / low))
-
-
-def _differs(a: Piece, b: Piece) -> Piece | None:
-    # As `f != f`, which asks for NaN.
-    return _flat(0.0) if a is b else None
-
-
-_BINARY: dict[str, Callable[[Piece, Piece], Piece | None]] = {
-    "add": _sum,
-    "add_any": _sum,
-    "sub": _difference,
-    "mul": _product,
-    "div": _quotient,
-    "ne": _differs,
-}
 
 
 def direction(curve: Curve) -> int:

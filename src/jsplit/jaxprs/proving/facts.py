@@ -133,6 +133,7 @@ class Fact:
         distinct: whether each entry is made of a parameter of its own, so that no two
             are equal almost surely.
         const: gives the value, where it is a constant of the code.
+        held: the same, of a PRNG key too, which is no array of NumPy.
         made: how it was made of other arrays, for rules about two steps.
         affine: the sums of entries of fields that its entries are.
         curve: what its entries are of those of another array, as `curves` has it.
@@ -157,6 +158,7 @@ class Fact:
     generic: bool = False
     distinct: bool = False
     const: Callable[[], np.ndarray | None] | None = None
+    held: Callable[[], ArrayLike | None] | None = None
     made: tuple[str, tuple[Fact, ...]] | None = None
     affine: Affine | None = None
     curve: Curve | None = None
@@ -201,15 +203,16 @@ def constant(value: ArrayLike) -> Fact:
 
     def const() -> np.ndarray | None:
         if not held:
-            held.append(_as_numpy(value))
+            held.append(as_numpy(value))
         return held[0]
 
-    fact = Fact(tuple(shape), dtype, const=const)
+    fact = Fact(tuple(shape), dtype, const=const, held=lambda: value)
     # Of one number it costs nothing; of large ones only a rule that asks computes it.
     return replace(fact, sign=sign_of(fact.value())) if not shape else fact
 
 
-def _as_numpy(value: ArrayLike) -> np.ndarray | None:
+def as_numpy(value: ArrayLike) -> np.ndarray | None:
+    """A value as an array of NumPy; `None` of a PRNG key."""
     try:
         return np.asarray(value)
     except (TypeError, ValueError):  # a PRNG key is no array of NumPy

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.typing import ArrayLike
 
 from jsplit.jaxprs.flat import Atom as Variable
 from jsplit.jaxprs.flat import Flat, flatten, shape_of
@@ -19,10 +23,11 @@ from jsplit.jaxprs.proving.arithmetic import ENTRYWISE, entrywise
 from jsplit.jaxprs.proving.bits import kept
 from jsplit.jaxprs.proving.choosing import CHOOSES, chosen
 from jsplit.jaxprs.proving.curves import curved
-from jsplit.jaxprs.proving.facts import Fact, constant, giving, plain
-from jsplit.jaxprs.proving.looping import branch, unrolled
+from jsplit.jaxprs.proving.facts import Fact, as_numpy, constant, giving, plain
+from jsplit.jaxprs.proving.looping import LONGEST, branch, unrolled
 from jsplit.jaxprs.proving.mixing import MIXES, mixed
 from jsplit.jaxprs.proving.moving import ALL_MOVED, MOVES, divide, keeps_all, move
+from jsplit.jaxprs.proving.unordered import UNORDERED, either, unordered
 
 _SIGNED = {
     "broadcast_in_dim",
@@ -82,6 +87,11 @@ def _equation(eqn: JaxprEqn, facts: list[Fact]) -> list[Fact]:
         )
         return [fact_of(v, known) for v in program.outvars]
 
+    if name == "cond":
+        return _branches(eqn, facts, results)
+    if name == "while":
+        return _turns(eqn, facts, results)
+
     def rule(facts: Sequence[Fact]) -> list[Fact]:
         return _results(eqn, [*facts], results)
 
@@ -100,11 +110,46 @@ def _within(eqn: JaxprEqn, facts: Sequence[Fact]) -> Flat | None:
     return None if index is None else branch(eqn, int(index))
 
 
+def _branches(
+    eqn: JaxprEqn, facts: Sequence[Fact], results: Sequence[Fact]
+) -> list[Fact]:
+    """What is proven of results of which it depends on records which branch made them."""
+    each: list[list[Fact]] = []
+    for i in range(len(eqn.params["branches"])):
+        program = branch(eqn, i)
+        known = followed(program, facts[1:])
+        each.append([fact_of(v, known) for v in program.outvars])
+    rows = zip(*each, strict=True)
+    return [either(row, r) for row, r in zip(rows, results, strict=True)]
+
+
+def _turns(eqn: JaxprEqn, facts: Sequence[Fact], results: list[Fact]) -> list[Fact]:
+    """What is proven of a loop whose end hangs on numbers of the code alone."""
+    first = eqn.params["cond_nconsts"]
+    last = first + eqn.params["body_nconsts"]
+    test, body = (
+        flatten(eqn.params[f"{p}_jaxpr"], calls=True) for p in ("cond", "body")
+    )
+    carry = [*facts[last:]]
+    for _ in range(LONGEST // max(1, len(body.equations))):
+        known = followed(test, [*facts[:first], *carry])
+        more = fact_of(test.outvars[0], known).value()
+        if more is None:
+            break
+        if not more:
+            return carry
+        known = followed(body, [*facts[first:last], *carry])
+        carry = [fact_of(v, known) for v in body.outvars]
+    return results
+
+
 def _results(eqn: JaxprEqn, facts: list[Fact], results: list[Fact]) -> list[Fact]:
     """What is proven of the results entry by entry."""
     name = eqn.primitive.name
     if name in ("split", "unstack"):
         return _divided(name, eqn.params, facts[0], results)
+    if name in UNORDERED:
+        return unordered(name, facts, results)
     if len(results) != 1:
         return results
     return [_rule(name, eqn.params, facts, results[0])]
@@ -148,7 +193,8 @@ def _moved(
         )
     bearing = [f for f in moved if f.gives]
     whole = keeps_all(name, params)
-    blocks = [f.block for f in bearing if f.block is not None and whole]
+    # Of some entries that are somewhere a part has some, too.
+    blocks = [f.block for f in bearing if f.block is not None and (whole or f.some)]
     block = np.unique(np.concatenate(blocks)) if blocks else None
     found = giving(result, bearing, move(name, params, facts, result.shape), block)
     # A one-hot along another axis is one for no rule.
@@ -182,28 +228,34 @@ def _constants(
     eqn: JaxprEqn, facts: Sequence[Fact], results: Sequence[Fact]
 ) -> list[Fact]:
     """Results of constants are constants, computed if a rule asks for them."""
-    held: list[list[np.ndarray | None]] = []
+    all_of = cache(lambda: _evaluated(eqn, facts, len(results)))
 
-    def all_of() -> list[np.ndarray | None]:
-        if not held:
-            held.append(_evaluated(eqn, facts, len(results)))
-        return held[0]
+    def const(i: int) -> np.ndarray | None:
+        found = all_of()[i]
+        return None if found is None else as_numpy(found)
 
-    return [replace(r, const=lambda i=i: all_of()[i]) for i, r in enumerate(results)]
+    return [
+        replace(r, const=partial(const, i), held=lambda i=i: all_of()[i])
+        for i, r in enumerate(results)
+    ]
 
 
 def _evaluated(
     eqn: JaxprEqn, facts: Sequence[Fact], count: int
-) -> list[np.ndarray | None]:
-    values = [f.value() for f in facts]
-    nothing: list[np.ndarray | None] = [None] * count
+) -> list[ArrayLike | None]:
+    # What is drawn from a key of the code is drawn by everybody.
+    values = [f.held() if f.held and _is_key(f) else f.value() for f in facts]
+    nothing: list[ArrayLike | None] = [None] * count
     if any(v is None for v in values):
         return nothing
     try:
         found = eqn.primitive.bind(*values, **eqn.params)
-        several = found if eqn.primitive.multiple_results else [found]
-        return [np.asarray(x) for x in several]
+        return [*found] if eqn.primitive.multiple_results else [found]
     except Exception:
-        # A call or loop that cannot be run by itself, a key: then it is no constant that
+        # A call or loop that cannot be run by itself: then it is no constant that
         # anything is proven by.
         return nothing
+
+
+def _is_key(fact: Fact) -> bool:
+    return jnp.issubdtype(fact.dtype, jax.dtypes.prng_key)

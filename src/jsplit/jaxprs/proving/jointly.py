@@ -6,12 +6,13 @@ On each piece one of them must rise or fall, and no two pieces may look alike in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isfinite
+from math import inf
 
 import numpy as np
 
 from jsplit.jaxprs.proving.curves import direction
 from jsplit.jaxprs.proving.facts import Curve, Piece
+from jsplit.jaxprs.proving.pieces import narrowed, rises
 
 _MOST = 16  # places that are cut
 _PLACES = np.linspace(-0.9375, 0.9375, 31)  # where floats must tell entries apart
@@ -33,7 +34,7 @@ def tell(curves: Sequence[Curve]) -> bool:
         return False
     # Along the line: a piece, a cut, a piece, ...
     parts = [[_between(c, low, high) for c in curves] for low, high in _gaps(cuts)]
-    told = all(any(_rises(p) for p in part) for part in parts)
+    told = all(any(rises(p) for p in part) for part in parts)
     if not told:
         return False
     for i, at in enumerate(cuts):
@@ -50,21 +51,7 @@ def _gaps(cuts: Sequence[float]) -> list[tuple[float, float]]:
 def _between(curve: Curve, low: float, high: float) -> Piece:
     """A curve between two of all cuts, with the range of its values there."""
     inside = sum(at <= low for at in curve.cuts)
-    piece = curve.pieces[inside]
-    ends = [
-        piece.at(at) if isfinite(at) else limit
-        for at, limit in zip((low, high), _limits(piece), strict=True)
-    ]
-    if not _rises(piece):
-        return piece
-    return piece._replace(value=(min(ends), max(ends)))
-
-
-def _limits(piece: Piece) -> tuple[float, float]:
-    """The values of a rising or falling piece towards its two ends."""
-    least, most = piece.value
-    rising = piece.slope[0] >= 0
-    return (least, most) if rising else (most, least)
+    return narrowed(curve.pieces[inside], low, high)
 
 
 def _at(curve: Curve, at: float) -> Piece:
@@ -74,11 +61,6 @@ def _at(curve: Curve, at: float) -> Piece:
     else:
         value = curve.pieces[sum(c < at for c in curve.cuts)].at(at)
     return Piece(lambda x: value, (value, value), (0.0, 0.0))
-
-
-def _rises(piece: Piece) -> bool:
-    low, high = piece.slope
-    return (low >= 0 and high > 0) or (low < 0 and high <= 0)
 
 
 def _differ(a: Piece, b: Piece) -> bool:

@@ -14,7 +14,8 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxpr_as_fun
 from jsplit.jaxprs.flat import Flat, flatten, shape_of
 from jsplit.jaxprs.macs import carried
 
-_LONGEST = 2000  # equations of all turns
+LONGEST = 2000
+"""Equations of all turns of a loop that is followed."""
 
 
 # Few: what is kept may keep a model alive.
@@ -29,7 +30,7 @@ def unrolled(eqn: JaxprEqn) -> Flat | None:
         A program with the inputs and results of the scan.
     """
     closed, turns = eqn.params["jaxpr"], int(eqn.params["length"])
-    if turns * max(1, len(closed.jaxpr.eqns)) > _LONGEST:
+    if turns * max(1, len(closed.jaxpr.eqns)) > LONGEST:
         return None
     first, last = carried(eqn, closed.jaxpr)
     order = range(turns)[::-1] if eqn.params["reverse"] else range(turns)

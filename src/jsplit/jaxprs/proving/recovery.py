@@ -16,6 +16,7 @@ from jsplit.jaxprs.macs import carried
 from jsplit.jaxprs.proving.drawing import Drawn
 from jsplit.jaxprs.proving.jointly import tell
 from jsplit.jaxprs.proving.nonzero import may_divide
+from jsplit.jaxprs.proving.results import by_results
 from jsplit.jaxprs.proving.sums import solved
 from jsplit.jaxprs.proving.term_rules import KEEPING, keeps_numbers
 from jsplit.jaxprs.proving.terms import Loop, Terms
@@ -128,7 +129,10 @@ class Recovery:
     def _together(self) -> None:
         """Learn what several known terms tell together."""
         self._by_curves()
-        self._by_results()
+        whole, partly = by_results(self.terms, self.has)
+        for t in whole:
+            self.learn(t)
+        self.partly.update(map(self.bare, partly))
         for t in solved(self.terms, self.known, self.has):
             self.learn(t)
         for loop in self.terms.loops:
@@ -168,56 +172,6 @@ class Recovery:
         for root, found in groups.items():
             if not self.has(root) and tell_numbers(self.terms, found, root):
                 self.learn(root)
-
-    def _by_results(self) -> None:
-        """Of primitives with several results, and of pairs of primitives."""
-        results: dict[tuple, list[int]] = {}
-        pairs: dict[tuple[int, ...], set[str]] = {}
-        for t, term in enumerate(self.terms.all):
-            if term.op == "sort":
-                # Sorted alone and beside its places it is the same.
-                by = (term.op, term.args[0], str(term.params["dimension"]))
-                alone = term.params["num_keys"] == 1
-                call = by if alone else (*by, str(term.key))
-                results.setdefault(call, []).append(t)
-            elif term.op in ("split", "unstack", "top_k"):
-                assert isinstance(term.key, tuple)
-                results.setdefault((term.op, term.key[0]), []).append(t)
-            elif term.op in _PAIRS and self.has(t):
-                pairs.setdefault(term.args, set()).add(term.op)
-        for args, ops in pairs.items():
-            if ops in _TELL:
-                self.learn(args[0])
-        for call, own in results.items():
-            known = [t for t in own if self.has(t)]
-            (x, *_) = self.terms.all[own[0]].args
-            if call[0] == "sort":
-                self._unsorted(known)
-            elif len(known) < 2 or len(known) < len(own):
-                continue
-            elif call[0] != "top_k" or self.terms.all[own[0]].shape == (
-                self.terms.all[x].shape
-            ):
-                self.learn(x)
-            else:
-                self.partly.add(self.bare(x))
-
-    def _unsorted(self, known: list[int]) -> None:
-        """What was sorted beside its places, if the order of these is known."""
-        sorted_of = []
-        for t in known:
-            term = self.terms.all[t]
-            # Of one array alone the key has no number of the result.
-            at = term.key[1] if len(term.args) > 1 else 0  # type: ignore[index]
-            assert isinstance(at, int)
-            sorted_of.append(term.args[at])
-        if any(self.terms.all[self.bare(a)].op == "iota" for a in sorted_of):
-            for a in sorted_of:
-                self.learn(a)
-
-
-_PAIRS = {"cos", "sin", "real", "imag"}
-_TELL = [{"cos", "sin"}, {"real", "imag"}]
 
 
 def _first(key: object) -> object:

@@ -37,7 +37,8 @@ from jsplit.training.executor import StoreLike
 from jsplit.training.kinds import Kind
 from jsplit.training.left_out import fill, normalise_weight
 from jsplit.training.metrics import Rows, rows_of
-from jsplit.training.nonfinite import all_measured, all_watched, hold
+from jsplit.training.nonfinite import all_measured, all_watched, hold, numbers_at
+from jsplit.training.step_numbers import StepNumbers
 from jsplit.training.store import layout_of, load, save_back
 from jsplit.training.strengths import limits_of, refuse_too_strong
 from jsplit.training.sums import total, zero_sums
@@ -59,6 +60,7 @@ class Local:
             them.
         backward: mode, as for `jsplit.fused`; the others need not know.
         kernels: how operations are computed, as for `jsplit.fused`.
+        records: what its optimizer's steps tell, as `Config.records`; see `told`.
 
     Raises:
         ValueError: naming what does not fit the agreement.
@@ -73,6 +75,7 @@ class Local:
         links: Mapping[str, Link] | None = None,
         backward: str = "residuals",
         kernels: str = "fast",
+        records: tuple[str, ...] = (),
     ):
         if party not in agreed.parties:
             raise ValueError(
@@ -88,7 +91,8 @@ class Local:
             agreed, self.topology, role, optimizer, links, backward, kernels
         )
         self.scalars = ScalarLosses()
-        self.config = self.scalars.watch(config)
+        self.config = self.scalars.watch(config)._replace(records=records)
+        self.told: StepNumbers | None = None
         self.layout = {role: layout_of(self.config)[role]}
         self.limits = limits_of(self.config)
         self.wires = all_wires(self.config)
@@ -140,15 +144,13 @@ class Local:
     ) -> tuple[PartyState, dict[str, jax.Array]]:
         """One step with the others: the next state, and the losses that this party computes.
 
-        While it waits it begins the next one: gathers the batch, and
-        computes what no turn of this step can change. That counts if
-        the next step finds everything as it was read, and the same
-        `batches`.
+        While it waits it begins the next one: gathers the batch, and computes what no
+        turn of this step can change. That counts if the next step finds everything as
+        it was read, and the same `batches`.
         """
         if self.late:
             return self._overlapped(state, batches, step, exchange)
-        # Fields lie in the stores of micro-batches, and so may those of
-        # two steps.
+        # Fields lie in the stores of micro-batches, and so may those of two steps.
         store = self.load(state, {})
         # Once is enough: what is empty in one state is in all.
         if not self._looked:
@@ -162,8 +164,7 @@ class Local:
         if prefetched is None or not prefetched.fits(batches, step, store):
             prefetched = PrefetchedStep(batches, step)
         prefetched.gather(self.layout[self.party], self.micros, self.agreed.weight)
-        # Now is their step: what was computed ahead goes first, in the
-        # order of sending.
+        # Now is their step: what was computed ahead goes first, in the order of sending.
         for micro, wire, value in prefetched.held:
             at.send(micro, wire, value)
         if self.micros > 1:
@@ -179,6 +180,7 @@ class Local:
             self.finish.run(store, at)
             left = store
             found = self.mean_losses(store)
+        self.told = numbers_at(self.config, self.party, left)
         self.judge(self.judge.finite(left), lambda: step + 1)
         return self._save_back(store), found
 
@@ -204,8 +206,7 @@ class Local:
     ) -> tuple[PartyState, dict[str, jax.Array]]:
         """One step, with turns of the steps after it.
 
-        After a step at whose end all save their state, nothing is under
-        way.
+        After a step at whose end all save their state, nothing is under way.
         """
         layout = self.layout[self.party]
         if self._pipeline is None or not self._pipeline.fits(batches, step):
@@ -225,8 +226,8 @@ class Local:
             step,
             lambda number: self.watch(Wires(self, exchange, number, self.agreed.batch)),
         )
-        # Each step under way has a number of its own; the state has
-        # that of its end.
+        self.told = numbers_at(self.config, self.party, own)
+        # Each step under way has a number of its own; the state has that of its end.
         store = {**self._pipeline.store, layout.step: jnp.int32(step + 1)}
         self.judge(self.judge.finite(own), lambda: step + 1)
         return self._save_back(store), {n.what: own[n] for n in self.losses}
@@ -245,8 +246,7 @@ class Local:
             self._prefetched = None
             return
         yield
-        # That the step's number changes is known: the turns ahead are
-        # given the next.
+        # That the step's number changes is known: the turns ahead are given the next.
         changed = (self.walk.changing | self.finish.changing) - {layout.step}
         count = self.walk.leading(changed)
         yield from prefetched.lead(self.walk, count, store, layout.step)

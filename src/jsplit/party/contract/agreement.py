@@ -23,6 +23,7 @@ from jsplit.party.contract.agreement_attributes import (
 )
 from jsplit.party.contract.checks import checked, with_format
 from jsplit.party.contract.entries import as_json
+from jsplit.party.contract.epochs import check_epochs
 from jsplit.party.contract.exchanged import exchanging
 from jsplit.party.contract.field_types import check_known
 from jsplit.party.contract.link_names import check_links, link
@@ -59,14 +60,13 @@ class Agreement(AgreementRecord):
         batch: how many records a step takes.
         microbatches: into how many parts a batch is divided.
         steps: of the run.
-        rotation: how clients take turns; `None` where they do not. `turns` is what
-            follows from it for each step.
+        rotation: how clients take turns, see `turns`; `None` where they do not.
         staleness: how many of the last updates the parameters of a step may lack.
         seed: of data order and common randomness.
         checkpoint: all save their state every so many steps.
         patience: how long a party is waited for that is away, in seconds.
         stall: how long one that is there may be at work on one step, in seconds.
-        nonfinite: `"refuse"`, `"skip"` or `"allow"` values that are not finite.
+        nonfinite: `"refuse"`, `"skip"` or `"allow"` what is not finite.
         identities: by party, the URI in its certificate, where it is not the usual one.
         hosts: by party, the host name in its certificate, likewise.
         fields: by the name of a field, its dtype, or those of all arrays of a tree; empty
@@ -74,14 +74,14 @@ class Agreement(AgreementRecord):
         metrics: of the topology, in its order.
         unread: by party, and by message in words, the parts of its value that do not
             cross, because that party does not read them, or has or needs no cotangent.
-        norms: of `jsplit.clip_by_global_norm`, by name, which all exchange.
+        norms: of `jsplit.clip_by_global_norm`, which all exchange.
         wants_loss: the parties whose optimizers are sent the loss.
         weight: the entry of every party's data that says how much a record counts.
         loss_scale: a number, or those of a `jsplit.DynamicScale` by name.
         public: fields that are not secret, which may cross as they are.
         carried: by value, what goes with it, since the other side reads it too.
-        rotation_of_all: of one client's agreement: the rotation of all clients, by
-            which its checkpoints were made.
+        epochs: of a training by epochs, their steps, the validation, and who decides.
+        rotation_of_all: of one client: the rotation by which its checkpoints were made.
 
     Example:
         >>> from jsplit.party.contract.sample import sample_agreement
@@ -294,6 +294,7 @@ def _check_whole(made: Agreement) -> None:
         )
     check_known(made.fields, topology.fields)
     check_unread(made)
+    check_epochs(made)
     # Shapes that are not there or cannot be read are found now, and not at a party.
     for wire in made.wires:
         made.value(wire, made.batch)

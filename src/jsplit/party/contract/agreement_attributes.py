@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ from jsplit.party.contract.entries import (
     as_json,
     entry,
 )
+from jsplit.party.contract.epochs import Epochs, epochs_of
 from jsplit.party.contract.file_types import AgreementEntries
 from jsplit.party.contract.schema import Words
 from jsplit.party.contract.seconds import STALL
@@ -70,6 +71,7 @@ class AgreementRecord:
     stall: float = STALL
     public: tuple[str, ...] = ()
     carried: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    epochs: Epochs | None = None
 
     @cached_property
     def said(self) -> AgreementEntries:
@@ -114,6 +116,7 @@ class AgreementRecord:
             "stall": self.stall,
             "public": list(self.public),
             "carried": {n: list(names) for n, names in self.carried.items()},
+            "epochs": self.epochs and asdict(self.epochs),
         }
         return cast(AgreementEntries, with_format(found))
 
@@ -238,8 +241,7 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         The record; lists have become tuples.
 
     Raises:
-        ValueError: if a node, a loss or the rotation of clients has other entries
-            than it must.
+        ValueError: if a node, a loss, the rotation or epochs have other entries.
     """
     rotation = found["turns"]
     # That each value has two was looked at before, by `check_types`.
@@ -279,6 +281,7 @@ def record_of(kind: type[_Record], found: AgreementEntries) -> _Record:
         stall=found.get("stall", STALL),
         public=tuple(found.get("public", ())),
         carried=found.get("carried", {}),
+        epochs=epochs_of(found.get("epochs")),
     )
 
 

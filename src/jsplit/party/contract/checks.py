@@ -38,7 +38,7 @@ _EMPTY: dict[str, object] = {
 }
 _NEWER = tuple(_EMPTY)
 """The entries of that format, which no older one has."""
-_OPTIONAL: dict[str, object] = {"stall": STALL, "public": [], "carried": {}}
+_OPTIONAL = {"stall": STALL, "public": [], "carried": {}, "epochs": None}
 """Entries of that format that are there only where they say something else than this."""
 
 _ENTRIES = (

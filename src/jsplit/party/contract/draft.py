@@ -19,6 +19,7 @@ from jsplit.party.contract.entries import (
     NodeEntry,
     as_json,
 )
+from jsplit.party.contract.epochs import drafted
 from jsplit.party.contract.field_types import dtypes_of
 from jsplit.party.contract.frozen_part import frozen_part
 from jsplit.party.contract.measured import measured, measured_with_params
@@ -37,15 +38,16 @@ def agreement(
     topology: Topology,
     batch: Mapping[str, PyTree],
     *,
-    steps: int,
+    steps: int | None = None,
     addresses: Mapping[str, str],
     lead: str | None = None,
     links: LinkNames | None = None,
     microbatches: int = 1,
     turns: Mapping[str, object] | None = None,
+    epochs: Mapping[str, object] | None = None,
     staleness: int = 0,
     seed: int = 0,
-    checkpoint: int = 100,
+    checkpoint: int | None = None,
     patience: float = 600.0,
     stall: float = STALL,
     nonfinite: str = "refuse",
@@ -68,7 +70,7 @@ def agreement(
         batch: shapes and dtypes of one batch, by field, [batch, ...]; its size is that
             of every step, and each party's fields must have these dtypes. Arrays do
             as well.
-        steps: how many the run has.
+        steps: how many the run has, where it has no epochs.
         addresses: `host:port` of every party that listens; others only dial out.
         lead: the party that all others have a connection with, and that keeps them
             together; by default the first that listens.
@@ -80,12 +82,15 @@ def agreement(
             at the same time.
         turns: who plays which role in which step, where clients take turns; see
             `jsplit.party.turns`.
+        epochs: for `jsplit.party.fit`: how many, and what comes after each; see
+            `jsplit.party.epochs`. All save their state at the end of each then.
         staleness: how many of the last updates the parameters of a step may lack, so
             that steps overlap. 0 is exact: every step has the parameters that the one
             before has left. More is another training, which does not wait for the way
             there and back.
         seed: of data order and common randomness.
-        checkpoint: all save their state every so many steps.
+        checkpoint: all save their state every so many steps; 100 by default, and with
+            `epochs` at the end of each.
         patience: how long a party is waited for that is away, in seconds. One that is
             there and at work, however long a step or a compilation takes, is not away.
         stall: how long such a party may be at work on one step, in seconds; from then
@@ -144,8 +149,11 @@ def agreement(
     names = dict.fromkeys(c.name for c in topology.crossings)
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
+    of_topology = _of_topology(topology, params)
+    losses = of_topology["losses"]
     said: dict[str, object] = {
-        **_of_topology(topology, params),
+        **of_topology,
+        **drafted(epochs, steps, checkpoint, size, losses),
         "fields": {name: dtypes_of(x) for name, x in batch.items()},
         "unread": found_unread(topology, batch, small),
         "values": {n: shapes.write(small[n], large[n], size, n) for n in names},
@@ -154,9 +162,7 @@ def agreement(
         "links": _pairs(links or {}),
         "batch": size,
         "microbatches": microbatches,
-        "steps": steps,
         "seed": seed,
-        "checkpoint": checkpoint,
         "turns": turns,
         "staleness": staleness,
         "nonfinite": nonfinite,

@@ -66,3 +66,5 @@ class AgreementEntries(TypedDict):
     # Fields that are not secret, and by value what goes with it; only where there is any.
     public: NotRequired[list[str]]
     carried: NotRequired[dict[str, list[str]]]
+    # Of a training by epochs, see `contract.epochs`.
+    epochs: NotRequired[Mapping[str, object] | None]

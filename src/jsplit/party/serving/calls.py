@@ -123,12 +123,13 @@ class Calls:
         course = entry.course
         wire = course.part.wires[place]
         to = entry.cast[wire.receiver]
-        line = entry.line
-        if wire.receiver == course.part.asker:
-            arrays = [*arrays, self.stamp]
+        asks = wire.receiver == course.part.asker
+        arrays = [*arrays, self.stamp] if asks else arrays
+        frame = self.words.value(to, number, place, course.call, course.count, arrays)
+        if asks:
+            entry.line.put(frame)
         else:
-            line = self.outward.to(to)
-        line.put(self.words.value(to, number, place, course.call, course.count, arrays))
+            self.outward.send(to, frame)
 
 
 def _raise(error: Exception) -> NoReturn:

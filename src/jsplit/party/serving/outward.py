@@ -33,6 +33,21 @@ class Outward:
         self.dialler, self.words, self._came = dialler, words, came
         self.lines: dict[str, Line] = {}
 
+    def send(self, party: str, frame: Frame) -> None:
+        """Send a party a frame.
+
+        Raises:
+            SessionLost: if it is not reached, or does not read.
+        """
+        line = self.to(party)
+        try:
+            line.put(frame)
+        except Closed as error:
+            # Not for who asks to be let go of, whose connection is another and is there.
+            raise SessionLost(
+                f"`{self.words.party}` cannot send to `{party}`: {error}"
+            ) from None
+
     def to(self, party: str) -> Line:
         """The connection with a party, dialled if there is none.
 

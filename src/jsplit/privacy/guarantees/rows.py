@@ -73,13 +73,8 @@ def mixing(
     size = batch_of(values)
     if size < 2:
         raise ValueError(f"`fields` must have at least 2 records, got {size}.")
-    tried = range(1, min(size, _TRIED))
-    for name, x in values.items():
-        if all(_equal(_swapped(x, i), x) for i in tried):
-            raise ValueError(
-                f"`fields`: the first records must differ in `{name}`, to see whether "
-                "records are mixed."
-            )
+    order = _telling_first(values, size)
+    values = {f: jax.tree.map(lambda x: x[order], v) for f, v in values.items()}
     followed = [
         {f: of_size(values[f], records) for f in values} for records in sizes(batch)
     ]
@@ -105,6 +100,28 @@ def mixing(
             doubts = [of_loss(loss, own, rest, at) for at in followed]
             _say(found, loss.name, _mixes(run, inputs, size), doubts)
     return found
+
+
+def _telling_first(values: Values, size: int) -> np.ndarray:
+    """The records in an order in which one of the first differs from the first in each field."""
+    first = [0]
+    for name, x in values.items():
+        different = np.zeros(size, bool)
+        for leaf in jax.tree.leaves(x):
+            keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            rows = np.asarray(jax.random.key_data(leaf) if keys else leaf)
+            rows = rows.reshape(size, rows[0].size)
+            # NaN in the same places is no difference.
+            same = (rows == rows[0]) | ((rows != rows) & (rows[0] != rows[0]))
+            different |= ~same.all(1)
+        if not different.any():
+            raise ValueError(
+                f"`fields`: records must differ in `{name}`, to see whether they are "
+                "mixed; give a batch in which not all have the same."
+            )
+        if not different[first].any():
+            first.append(int(np.argmax(different)))
+    return np.array([*first, *np.delete(np.arange(size), first)])
 
 
 def _say(

@@ -61,9 +61,12 @@ def views(
     quotient and a remainder, `log_softmax` and `logsumexp` give `x` (up to whole turns
     where they are `cos` and `sin`). Not found are, among
     others: learned matrices and convolutions; alone, numbers less their mean, or divided
-    by their deviation or norm; `softmax`, `soft_sign`, a quotient; what is sorted without
-    its places; pooling, `argmax`; long loops and branches that depend on a record;
-    rounded numbers; and labels behind class weights, a Huber or a focal loss.
+    by their deviation or norm; `softmax`, most quotients; pooling, `argmax`; long loops;
+    several entries mixed in one number that is no sum; rounded numbers; and labels behind
+    class weights, a Huber or a focal loss. What is sorted, picked or made in a branch as
+    the records say is a part of the field ("up to"): where its entries are is not told.
+    What is drawn from a key of the code is as known as the code, and what is public as
+    known as the observers' own.
     `init` of a trainer refuses by the same proofs what crosses without parameters before
     it, unless its field is public.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -146,11 +147,13 @@ def _gives(
 ) -> dict[Wire, dict[str, Gives]]:
     """By message and field, the most that is proven in either mode."""
     found: dict[Wire, dict[str, Gives]] = {}
-    for traced in walks:
-        outside = observed(topology, traced, (), numbers)
+    # What is public is taken off what is not; and said to cross where it does.
+    ways = [(), topology.public] if topology.public else [()]
+    for traced, public in product(walks, ways):
+        outside = observed(topology, traced, (), numbers, public)
         for receiver in topology.parties:
-            held = topology.holds.get(receiver, ())
-            seen = observed(topology, traced, (receiver,), numbers)
+            held = {*topology.holds.get(receiver, ()), *public}
+            seen = observed(topology, traced, (receiver,), numbers, public)
             for wire in seen.arrived:
                 if wire.receiver != receiver:
                     continue

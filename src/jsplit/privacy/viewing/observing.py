@@ -201,17 +201,26 @@ def learned(
     """
     held = {f for p in observers for f in topology.holds.get(p, ())}
     found: dict[str, Gives] = {}
+    public = {*topology.public} - held
+    if public:
+        # Of these it is said whether they cross; what they hide is no secret.
+        facts = _got(topology, walks, observers, numbers, ())
+        given = {f: given_away(facts, numbers, f, records) for f in public}
+        found = {f: g for f, g in given.items() if g is not None}
     # What is known for certain first: what follows from it needs no conditions.
     for surely in (True, False):
         if not surely and not any(map(_asks, found.values())):
             break
         while True:
             known = {
-                f: g for f, g in found.items() if g.whole and not (surely and _asks(g))
+                f: g
+                for f, g in found.items()
+                if g.whole and not (surely and _asks(g)) and f not in public
             }
-            facts = _got(topology, walks, observers, numbers, known)
+            facts = _got(topology, walks, observers, numbers, {*known, *public})
             fresh: dict[str, Gives] = {}
-            for f in (f for f in numbers.first if f not in held and f not in known):
+            beyond = held | known.keys() | public
+            for f in (f for f in numbers.first if f not in beyond):
                 given = given_away(facts, numbers, f, records)
                 given = given and _under(given, known.values())
                 if given and (f not in found or given.strength > found[f].strength):

@@ -95,9 +95,14 @@ def make_node(
     return Node(part.name or default, part, party, inputs)
 
 
-def loss_at(party: str, loss: LossFunction, output: Node, label: str) -> Loss:
-    """The one loss of a configuration, on its output and the labels."""
-    return Loss("loss", loss, party, [output.name, label])
+def loss_at(party: str, loss: LossFunction, output: Node, label: str | None) -> Loss:
+    """The one loss of a configuration, on its output and the labels, if it reads any."""
+    return Loss("loss", loss, party, [output.name, *labels_of(label)])
+
+
+def labels_of(label: str | None) -> list[str]:
+    """The field of labels that a party holds, or none."""
+    return [] if label is None else [label]
 
 
 def client_nodes(

@@ -9,6 +9,7 @@ from jsplit.topology.configurations.building import (
     Held,
     LossFunction,
     build,
+    labels_of,
     loss_at,
     make_node,
     takes_segments,
@@ -25,7 +26,7 @@ def vanilla(
     client: str = "client",
     server: str = "server",
     fields: str | Sequence[str] | None = None,
-    label: str = "label",
+    label: str | None = "label",
     public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology whose client has data and bottom, whose server has top, labels and loss.
@@ -40,7 +41,8 @@ def vanilla(
         client: Name of the client.
         server: Name of the server.
         fields: What `bottom` reads; by default its own names.
-        label: The field with the labels.
+        label: The field with the labels; `None`: there are none, and the loss is
+            `loss(output)`, as one that compares the records of a batch.
         public: Fields that are not secret (a mask, positions, lengths), as `split` takes
             them: who holds one sends it, as `public_<field>`, to all that read it.
 
@@ -70,7 +72,7 @@ def vanilla(
     # By the node's name, as a segment that `split` made brings one of its own.
     high = make_node(top, server, [low.name], "output", public)
     nodes = [low, high, loss_at(server, loss, high, label)]
-    return build(nodes, [(client, low.reads), (server, [label])], public)
+    return build(nodes, [(client, low.reads), (server, labels_of(label))], public)
 
 
 @takes_segments
@@ -83,7 +85,7 @@ def u_shaped(
     client: str = "client",
     server: str = "server",
     fields: str | Sequence[str] | None = None,
-    label: str = "label",
+    label: str | None = "label",
     public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology whose client has data, head, tail, labels and loss; the server the body.
@@ -101,7 +103,8 @@ def u_shaped(
         client: Name of the client.
         server: Name of the server.
         fields: What `head` reads; by default its own names.
-        label: The field with the labels.
+        label: The field with the labels; `None`: there are none, and the loss is
+            `loss(output)`, as one that compares the records of a batch.
         public: Fields that are not secret (a mask, positions, lengths), as `split` takes
             them: who holds one sends it, as `public_<field>`, to all that read it.
 
@@ -134,7 +137,7 @@ def u_shaped(
     # that `Topology` names.
     own = [i for i in (*low.reads, *high.reads) if i not in (low.name, mid.name)]
     # The server is listed, though it holds nothing: that is the point of a U.
-    return build(nodes, [(client, [*own, label]), (server, [])], public)
+    return build(nodes, [(client, [*own, *labels_of(label)]), (server, [])], public)
 
 
 # Not `takes_segments`: here a dictionary is right, since a chain has any length.
@@ -143,7 +146,7 @@ def multihop(
     *,
     loss: LossFunction,
     fields: str | Sequence[str] | None = None,
-    label: str = "label",
+    label: str | None = "label",
     public: str | Sequence[str] = (),
 ) -> Topology:
     """A topology of a chain of parties, as in Tor; the last has the labels and the loss.
@@ -157,7 +160,8 @@ def multihop(
         loss: `loss(output, label)`, a scalar or one number per example,
             [batch].
         fields: What the first segment reads; by default its own names.
-        label: The field with the labels.
+        label: The field with the labels; `None`: there are none, and the loss is
+            `loss(output)`, as one that compares the records of a batch.
         public: Fields that are not secret (a mask, positions, lengths), as `split` takes
             them: who holds one sends it, as `public_<field>`, to all that read it.
 
@@ -201,6 +205,6 @@ def multihop(
     # A relay holds nothing, and is listed all the same: `holds` names every party.
     held: list[Held] = [(party, ()) for party in segments]
     held.insert(0, (nodes[0].party, nodes[0].reads))
-    held.append((nodes[-1].party, [label]))
+    held.append((nodes[-1].party, labels_of(label)))
     last = loss_at(nodes[-1].party, loss, nodes[-1], label)
     return build([*nodes, last], held, public)

@@ -10,6 +10,7 @@ from jsplit.topology.configurations.building import (
     LossFunction,
     build,
     client_nodes,
+    labels_of,
     loss_at,
     make_node,
     merger,
@@ -25,7 +26,7 @@ def vertical(
     loss: LossFunction,
     server: str = "server",
     fields: Mapping[str, str | Sequence[str]] | None = None,
-    label: str = "label",
+    label: str | None = "label",
     merge: Callable[..., PyTree] | None = None,
     public: str | Sequence[str] = (),
 ) -> Topology:
@@ -42,7 +43,8 @@ def vertical(
             [batch].
         server: Name of the server.
         fields: By client, what its bottom reads; by default its own names.
-        label: The field with the labels.
+        label: The field with the labels; `None`: there are none, and the loss is
+            `loss(output)`, as one that compares the records of a batch.
         merge: `merge(*values) -> value`, a concatenation, say; without it
             `top` takes K inputs.
         public: Fields that are not secret (a mask, positions, lengths), as `split` takes
@@ -76,7 +78,7 @@ def vertical(
     nodes = [*lows, *merged, high, loss_at(server, loss, high, label)]
     # The server may be one of the clients, the active party of vertical learning: it then
     # holds its own fields and the labels.
-    return build(nodes, [*held, (server, [label])], public)
+    return build(nodes, [*held, (server, labels_of(label))], public)
 
 
 def extended_vanilla(
@@ -88,7 +90,7 @@ def extended_vanilla(
     intermediary: str = "intermediary",
     server: str = "server",
     fields: Mapping[str, str | Sequence[str]] | None = None,
-    label: str = "label",
+    label: str | None = "label",
     merge: Callable[..., PyTree] | None = None,
     public: str | Sequence[str] = (),
 ) -> Topology:
@@ -107,7 +109,8 @@ def extended_vanilla(
         intermediary: Name of the client that merges.
         server: Name of the server.
         fields: By client, what its bottom reads; by default its own names.
-        label: The field with the labels.
+        label: The field with the labels; `None`: there are none, and the loss is
+            `loss(output)`, as one that compares the records of a batch.
         merge: `merge(*values) -> value`; without it `middle` takes K
             inputs.
         public: Fields that are not secret (a mask, positions, lengths), as `split` takes
@@ -141,7 +144,7 @@ def extended_vanilla(
     high = make_node(top, server, [mid.name], "output", public)
     nodes = [*lows, *merged, mid, high, loss_at(server, loss, high, label)]
     # The intermediary may be one of the clients too: `build` adds up the fields of roles.
-    return build(nodes, [*held, (intermediary, []), (server, [label])], public)
+    return build(nodes, [*held, (intermediary, []), (server, labels_of(label))], public)
 
 
 def multitask(

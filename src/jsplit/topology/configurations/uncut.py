@@ -17,7 +17,12 @@ from jsplit.segments.from_model import (
     segment_and_inputs,
     unnamed_inputs,
 )
-from jsplit.topology.configurations.building import LossFunction, loss_at, make_node
+from jsplit.topology.configurations.building import (
+    LossFunction,
+    labels_of,
+    loss_at,
+    make_node,
+)
 from jsplit.topology.graph import Topology
 
 
@@ -27,7 +32,7 @@ def whole(
     loss: LossFunction,
     party: str = "whole",
     fields: str | Sequence[str] | None = None,
-    label: str = "label",
+    label: str | None = "label",
     init: Callable[..., Params] | None = None,
     variables: Mapping[str, PyTree] | None = None,
     inputs: Sequence[str] | None = None,
@@ -53,7 +58,8 @@ def whole(
             [batch].
         party: Name of the party.
         fields: What the model reads; by default its own names.
-        label: The field with the labels.
+        label: The field with the labels; `None`: there are none, and the loss is
+            `loss(output)`, as one that compares the records of a batch.
         init: For functions with parameters, `init(key, *inputs) -> params`.
         variables: For linen, what `module.init` would return: start from
             these values.
@@ -92,7 +98,7 @@ def whole(
         _check_runs(node.reads, made.init, example)
 
     # A field that is input and label too is held once.
-    held = dict.fromkeys([*node.reads, label])
+    held = dict.fromkeys([*node.reads, *labels_of(label)])
     return Topology([node, loss_at(party, loss, node, label)], {party: [*held]})
 
 

@@ -1,0 +1,73 @@
+"""The pages beside the README are on the site too, and links lead to where they are there.
+
+MkDocs reads these hooks (mkdocs.yml). A page of docs/ links to `../README.md`, as GitHub wants
+it; on the site that page is project/readme.md. What is no page (LICENSE, CITATION.cff, a file
+of the source) is named on the site, and not linked.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+PROJECT = {
+    f"{name}.md": f"project/{name.lower()}.md"
+    for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")
+}
+
+
+def recipes(folder: Path) -> list[str]:
+    """The pages of recipes, the index first, then in the order in which it names them."""
+    index = folder / "index.md"
+    if not index.exists():
+        return []
+    named = re.findall(r"\]\((\w+\.md)", index.read_text())
+    return [f"{folder.name}/{name}" for name in dict.fromkeys(["index.md", *named])]
+
+
+def on_config(config):
+    """Put the recipes into the navigation, behind what is to be learned first."""
+    found = recipes(Path(config.docs_dir) / "howto")
+    if found:
+        place = next(i for i, entry in enumerate(config.nav) if "Learn" in entry) + 1
+        config.nav.insert(place, {"How to": found})
+    return config
+
+
+def on_files(files, config):
+    """Add the pages beside the README."""
+    for name, place in PROJECT.items():
+        text = (ROOT / name).read_text()
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def site_page(target: str) -> str | None:
+    """Where a page of the repository, by its path in it, is on the site."""
+    if target.startswith("docs/"):
+        return target.removeprefix("docs/")
+    return PROJECT.get(target)
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Lead every link of a page to its place on the site."""
+    here = page.file.src_uri
+    repository = {place: name for name, place in PROJECT.items()}
+    folder = posixpath.dirname(repository.get(here, f"docs/{here}"))
+
+    def moved(link: re.Match[str]) -> str:
+        text, target, anchor = link["text"], link["target"], link["anchor"] or ""
+        place = site_page(posixpath.normpath(posixpath.join(folder, target)))
+        if place is None:
+            return text
+        place = posixpath.relpath(place, posixpath.dirname(here) or ".")
+        return f"[{text}]({place}{anchor})"
+
+    link = r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^):#\s]+)(?P<anchor>#[^)]*)?\)"
+    # What stands in a block of code is no link.
+    parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
+    return "".join(p if p.startswith("```") else re.sub(link, moved, p) for p in parts)

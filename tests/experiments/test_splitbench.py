@@ -1,0 +1,196 @@
+"""SplitBench: rows obey their schema, a run goes on, and other systems train the same network."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.stats import t as student
+
+from experiments.bench import splitbench
+from experiments.bench.split_bench import peers, schema, torch_parts
+from experiments.bench.split_bench.clients import scores
+from experiments.bench.split_bench.contestant import score
+from experiments.bench.split_bench.tables import interval, markdown
+from experiments.common.models import Network
+from jsplit import population
+
+SMALL = [
+    "--sets",
+    "breast_cancer",
+    "--quick",
+    "--seeds",
+    "2",
+    "--parts",
+    "runs",
+    "costs",
+]
+SMALL += ["--only", "whole, flax", "vertical, jsplit", "large-batch"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    out = tmp_path_factory.mktemp("splitbench")
+    (document,) = splitbench.main([*SMALL, "--out", str(out)])
+    return out, document
+
+
+@pytest.mark.slow
+def test_split_equals_whole_in_every_seed_and_nothing_is_run_twice(measured):
+    out, document = measured
+    rows = {(r["contestant"], r["seed"]): r for r in document["runs"]}
+    assert len(rows) == 6
+    for seed in (0, 1):
+        split, whole = (rows[name, seed] for name in ("vertical", "whole"))
+        assert split["accuracy"] == whole["accuracy"]
+        assert abs(split["auc"] - whole["auc"]) < 1e-6
+        assert split["from_whole"] < 1e-4
+    # Other seeds are other runs.
+    assert rows["whole", 0]["auc"] != rows["whole", 1]["auc"]
+    before = (out / "breast_cancer.json").read_text()
+    assert splitbench.main([*SMALL, "--out", str(out)]) == [document]
+    assert (out / "breast_cancer.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_costs_are_timed_and_counted(measured):
+    _, document = measured
+    costs = {r["contestant"]: r for r in document["costs"]}
+    assert all(r["seconds_low"] <= r["seconds"] for r in costs.values())
+    # Two fields of 32 numbers up and down, of 3 steps of 32 records, and frames.
+    assert costs["vertical"]["client_bytes"] > 3 * 32 * 32 * 4 * 2
+    assert costs["whole"]["client_flops"] == 0 < costs["vertical"]["client_flops"]
+    text = markdown([document])
+    assert "large-batch SGD" in text and "vertical" in text and "±" in text
+
+
+@pytest.fixture
+def document():
+    """A row of each part, with some value of each field."""
+    kinds = {"string": "x", "integer": 3, "number": 0.5}
+
+    def row(fields):
+        return {
+            name: row(schema.INNER[name]) if f.kind == "object" else kinds[f.kind]
+            for name, f in fields.items()
+        }
+
+    return schema.empty({}) | {p: [row(f)] for p, f in schema.PARTS.items()}
+
+
+def broken(document: dict, part: str, name: str, value: object) -> dict:
+    other = copy.deepcopy(document)
+    other[part][0][name] = value
+    return other
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accuracy", 1.5),
+        ("accuracy", float("nan")),
+        ("accuracy", "0.9"),
+        ("seed", True),
+        ("seed", 1.0),
+        ("data", None),
+        ("other", 1),
+    ],
+)
+def test_what_is_not_of_the_schema_is_refused(document, tmp_path, name, value):
+    schema.check(document)
+    with pytest.raises(schema.Invalid, match=rf"runs\[0\].*{name}"):
+        schema.write(tmp_path / "x.json", broken(document, "runs", name, value))
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_a_row_twice_and_another_version_are_refused(document, tmp_path):
+    twice = document | {"runs": [*document["runs"], document["runs"][0]]}
+    for wrong, says in ((twice, "twice"), (document | {"schema": "other"}, "schema")):
+        (tmp_path / "x.json").write_text(json.dumps(wrong))
+        with pytest.raises(schema.Invalid, match=says):
+            schema.read(tmp_path / "x.json", {})
+
+
+def test_rows_measured_apart_are_joined_where_they_were_trained_alike(document):
+    other = broken(document, "runs", "seed", 4)
+    found = schema.joined(document, other)
+    assert [r["seed"] for r in found["runs"]] == [3, 4]
+    assert found["costs"] == document["costs"]
+    other["runs"][0]["epochs"] = 9
+    with pytest.raises(schema.Invalid, match="`epochs` is 9, but 3"):
+        schema.joined(document, other)
+
+
+def test_the_json_schema_has_every_field():
+    found = schema.json_schema()["properties"]
+    for part, fields in schema.PARTS.items():
+        assert found[part]["items"]["properties"].keys() == fields.keys()
+    assert found["runs"]["items"]["properties"]["auc"]["type"] == ["number", "null"]
+
+
+def test_an_interval_is_students():
+    values = [0.8, 0.9, 0.85, 0.95]
+    mean, reach = interval(values)
+    assert reach is not None
+    low, _ = student.interval(0.95, 3, mean, np.std(values, ddof=1) / 2)
+    np.testing.assert_allclose(mean - reach, low)
+    assert interval([0.5]) == (0.5, None)
+
+
+def test_each_record_is_judged_by_the_model_of_whose_it_is():
+    people = population.grouped(np.array(["a", "a", "b", "b"]), 0)
+    label, group = np.array([0, 1, 0, 1]), np.array(["a", "a", "b", "b"])
+    right = np.stack([1 - label, label], axis=-1).astype(float)
+    # Each client's model is right on its own records and wrong on the other's.
+    own = [group == str(name) for name in people.names]
+    logits = np.stack([np.where(mine[:, None], right, 1 - right) for mine in own])
+    assert scores(logits, {"label": label, "group": group}, people)["accuracy"] == 1
+    # Without owners each model is asked of all.
+    assert scores(logits, {"label": label}, people)["accuracy"] == 0.5
+    assert score(right, label) == {"accuracy": 1.0, "auc": 1.0}
+    # What diverged has no score: argmax would make a class of NaN.
+    assert score(right * np.nan, label) == {"accuracy": None, "auc": None}
+
+
+@pytest.mark.parametrize("shape", [(5,), (9, 6, 1), (12, 2)])
+def test_pytorch_starts_from_the_same_network(shape):
+    torch = pytest.importorskip("torch")
+    net = Network({"x": shape}, {"label": 3}, rngs=nnx.Rngs(0))
+    net.eval()
+    x = np.array(jax.random.normal(jax.random.key(0), (4, *shape)))
+    weights = nnx.to_pure_dict(nnx.state(net, nnx.Param))
+    low = torch_parts.bottom(weights["bottoms"]["x"], shape)
+    high = torch_parts.top(weights["tops"]["label"])
+    both = torch.nn.Sequential(low, *high).eval()
+    found = both(torch_parts.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(found, net(x)["label_logits"], atol=2e-5)
+
+
+def test_pytorch_split_by_hand_gives_the_gradient_of_the_whole():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    bottoms = [torch.nn.Linear(3, 4) for _ in range(2)]
+    tops = [torch.nn.Linear(8, 5), torch.nn.Linear(5, 2)]
+    every = torch.nn.ModuleList([*bottoms, *tops])
+    inputs, label = [torch.randn(6, 3) for _ in range(2)], torch.arange(6) % 2
+    h = torch.cat([b(x) for b, x in zip(bottoms, inputs, strict=True)], dim=-1)
+    loss = torch.nn.functional.cross_entropy(tops[1](tops[0](h)), label)
+    whole = torch.autograd.grad(loss, list(every.parameters()))
+    still = torch.optim.SGD(every.parameters(), lr=0.0)
+    torch_parts.split_step(bottoms, tops, [still], inputs, label)
+    for p, expected in zip(every.parameters(), whole, strict=True):
+        torch.testing.assert_close(p.grad, expected)
+
+
+def test_state_dicts_are_averaged_by_records():
+    torch = pytest.importorskip("torch")
+    models = [torch.nn.Linear(1, 1) for _ in range(2)]
+    for model, value in zip(models, (1.0, 3.0), strict=True):
+        torch.nn.init.constant_(model.weight, value)
+    mean = torch.nn.Linear(1, 1)
+    peers.average(mean, models, [3.0, 1.0])
+    assert mean.weight.item() == 1.5

@@ -1,0 +1,91 @@
+"""Slices of a whole model that decodes: each goes on piece by piece with caches of its own."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jsplit
+
+WORDS, WIDTH = 7, 4
+
+
+class Net(nnx.Module):
+    """Places that must know how many came before, and a layer that looks back, adapted."""
+
+    def __init__(self, rngs):
+        self.embed, self.places = (nnx.Embed(WORDS, WIDTH, rngs=rngs) for _ in "ab")
+        self.layers = nnx.List(
+            [nnx.MultiHeadAttention(2, WIDTH, decode=False, rngs=rngs) for _ in "ab"]
+        )
+        base = nnx.Linear(WIDTH, WORDS, rngs=rngs)
+        self.out = nnx.LoRA(WIDTH, 1, WORDS, base_module=base, rngs=rngs)
+        self.decode, self.at = False, nnx.Cache(jnp.int32(0))
+
+    def set_view(self, decode=None, **rest):
+        self.decode = self.decode if decode is None else decode
+        return rest
+
+    def __call__(self, tokens):
+        places = jnp.arange(tokens.shape[1])
+        if self.decode:
+            places = places + self.at[...]
+            self.at[...] += tokens.shape[1]
+        h = self.embed(tokens) + self.places(places)
+        for layer in self.layers:
+            mask = None if self.decode else nnx.make_causal_mask(h[..., 0])
+            h = layer(h, mask=mask)
+        return self.out(h)
+
+
+TOKENS = np.array([[1, 2, 3, 4, 5], [3, 1, 6, 0, 2]], "int32")
+
+
+def cut(net, **told):
+    cuts = {"up": "layers.0", "down": "layers.1"}
+    return jsplit.split(net, TOKENS, cuts=cuts, trainable=nnx.LoRAParam, **told)
+
+
+def test_slices_of_a_model_that_decodes_are_the_whole_piece_by_piece():
+    net = Net(nnx.Rngs(0))
+
+    def decoding(batch, length):
+        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
+
+    parts = cut(net, decoding=decoding)
+    topology = jsplit.u_shaped(*parts.values(), loss=optax.squared_error)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, {"tokens": TOKENS, "label": np.zeros((2, 5, WORDS), "f")})
+    with jsplit.session(trainer, state, batch=2, length=6) as session:
+        pieces = (TOKENS[:, :3], TOKENS[:, 3:4], TOKENS[:, 4:])
+        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
+    np.testing.assert_allclose(found, net(TOKENS), atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [Net(nnx.Rngs(0)), True, "decode"])
+def test_what_gives_no_model_that_decodes_is_refused(given):
+    with pytest.raises(ValueError, match=r"`decoding` must be a function of \(batch"):
+        cut(Net(nnx.Rngs(0)), decoding=given)
+
+
+def test_what_decodes_without_the_parameters_of_its_slice_is_refused_by_their_path():
+    """An nnx.Dict has the key `1`, an nnx.List the place 1."""
+    net = Net(nnx.Rngs(0))
+
+    class Middle(nnx.Module):
+        def __init__(self):
+            self.layers = nnx.Dict({"1": net.layers[1]})
+
+        def __call__(self, h):
+            return self.layers["1"](h)
+
+    middle = jsplit.with_cache(cut(net)["down"], lambda batch, length: Middle())
+    params, state = middle.init(jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"without a parameter at `layers\.1\..*nnx.List"
+    ):
+        middle.cache.init(params, state, jnp.zeros((1, 4, WIDTH)))
