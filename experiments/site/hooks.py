@@ -20,24 +20,6 @@ PROJECT = {
 }
 
 
-def recipes(folder: Path) -> list[str]:
-    """The pages of recipes, the index first, then in the order in which it names them."""
-    index = folder / "index.md"
-    if not index.exists():
-        return []
-    named = re.findall(r"\]\((\w+\.md)", index.read_text())
-    return [f"{folder.name}/{name}" for name in dict.fromkeys(["index.md", *named])]
-
-
-def on_config(config):
-    """Put the recipes into the navigation, behind what is to be learned first."""
-    found = recipes(Path(config.docs_dir) / "howto")
-    if found:
-        place = next(i for i, entry in enumerate(config.nav) if "Learn" in entry) + 1
-        config.nav.insert(place, {"How to": found})
-    return config
-
-
 def on_files(files, config):
     """Add the pages beside the README."""
     for name, place in PROJECT.items():
