@@ -218,7 +218,7 @@ def _check_fields(
             lacking = [f for f in fields if given is not None and f not in given]
             if lacking:
                 raise ValueError(
-                    f"`{what}` must have every field that {name!r} reads, lacks "
+                    f"`{what}` must have every field that training {name!r} reads, lacks "
                     f"{', '.join(lacking)}."
                 )
 
