@@ -30,7 +30,7 @@ BATCH = {
     "x": RNG.normal(size=(8, 3)).astype("float32"),
     "label": RNG.normal(size=(8, 4)).astype("float32"),
 }
-TABLE = np.float32([77317.25, 77318.25, 77319.25])
+TABLE = np.array([77317.25, 77318.25, 77319.25], np.float32)
 """What a model's code closes over: the means of its owner's records, say."""
 
 

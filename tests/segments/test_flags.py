@@ -352,12 +352,13 @@ def test_a_norm_of_ones_own_that_trains_is_not_taken_for_a_frozen_one():
 def test_layers_that_write_their_weights_when_called_are_warned_of():
     """Steps of plain Flax go on from what was written."""
     rngs = nnx.Rngs(0)
-    layer = nnx.WeightNorm(nnx.Linear(8, 2, rngs=rngs), rngs=rngs)
-    before = layer.layer_instance.kernel[...]
+    inner = nnx.Linear(8, 2, rngs=rngs)
+    layer = nnx.WeightNorm(inner, rngs=rngs)
+    before = inner.kernel[...]
     with pytest.warns(UserWarning, match="nnx.WeightNorm, which writes its weights"):
         jsplit.segment(nnx.Sequential(layer))
     layer(x)  # the fact that is warned of
-    assert bool((layer.layer_instance.kernel[...] != before).any())
+    assert bool((inner.kernel[...] != before).any())
 
 
 class Half(linen.Module):

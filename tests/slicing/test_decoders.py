@@ -85,6 +85,7 @@ def test_what_decodes_without_the_parameters_of_its_slice_is_refused_by_their_pa
 
     middle = jsplit.with_cache(cut(net)["down"], lambda batch, length: Middle())
     params, state = middle.init(jax.random.key(0))
+    assert middle.cache is not None
     with pytest.raises(
         ValueError, match=r"without a parameter at `layers\.1\..*nnx.List"
     ):

@@ -150,6 +150,7 @@ def test_a_frozen_weight_that_two_parties_have_a_copy_of_decodes_at_both():
 def test_weights_of_a_file_are_those_that_a_session_computes_with(tmp_path):
     save = pytest.importorskip("safetensors.flax").save_file
     net = TiedNet(nnx.Rngs(5))
+    assert net.middle.bias is not None
     save(
         {
             "table": net.embed.embedding[...],

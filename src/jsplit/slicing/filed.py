@@ -5,7 +5,7 @@ A stack that was cut at one place and is loaded where it is cut at another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,21 +45,23 @@ def rows(whole: Filed, piece: Piece) -> Filed:
     return whole._replace(data=rows_of(whole.data, piece))
 
 
-def refuse_trained_alone(found: Mapping[tuple[str, str, str], Filed]) -> None:
+def refuse_trained_alone(
+    found: Sequence[tuple[tuple[str, str, str], Filed]],
+) -> None:
     """Refuse files of what is trained alone, where the frozen rest is a hash.
 
     Args:
-        found: by part, node and path.
+        found: each array beside its part, node and path.
 
     Raises:
         ValueError: naming the file.
     """
-    for (part, node, path), (file, data, dtype, _) in found.items():
+    for (part, node, path), (file, data, dtype, _) in found:
         # The hash is of what one node had, so it says nothing where the cut is elsewhere.
         is_hash = path == "frozen" and dtype == "uint8" and data.shape[-1:] == (32,)
         if is_hash and any(
             other[:2] == (part, node) and other[2].startswith("trained")
-            for other in found
+            for other, _ in found
         ):
             raise ValueError(
                 f"{file} holds what is trained alone, beside a hash of its base, as "

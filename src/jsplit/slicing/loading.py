@@ -155,7 +155,7 @@ def restore_weights(folder: str | os.PathLike[str], like: _Held) -> _Held:
                 found[Place(part, node, rest)] = Filed(file, arrays[path], dtype, own)
     if not found:
         raise ValueError(f"there are no weights in the folder {folder}.")
-    refuse_trained_alone(found)
+    refuse_trained_alone([*found.items()])
 
     places = places_of(state=like, paths_of=lambda tree: [*arrays_by_path(tree)])
     whole = found.keys() != places.keys()
