@@ -138,7 +138,7 @@ def test_programs_name_parties_and_segments_and_are_the_same_without_names(
         return step.lower(state, BATCH)
 
     named = lowered()
-    found = str(named.compile().as_text())
+    found = str(named.as_text(debug_info=True))
     for words in (
         "client/forward smashed/",
         "client/backward smashed/",
@@ -149,7 +149,7 @@ def test_programs_name_parties_and_segments_and_are_the_same_without_names(
         assert f"{words}" in found, words
     monkeypatch.setattr(Op, "scope", property(lambda self: "plain"))
     bare = lowered()
-    assert "client/forward" not in str(bare.compile().as_text())
+    assert "client/forward" not in str(bare.as_text(debug_info=True))
     assert named.as_text() == bare.as_text()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
@@ -33,7 +34,10 @@ def made_of(eqn: JaxprEqn) -> Sequence[Atom] | None:
     name, given = eqn.primitive.name, eqn.invars
     if name in _POSITIVE:
         return []
-    kinds = [shape_of(v).dtype.kind for v in (*given, *eqn.outvars)]
+    dtypes = [shape_of(v).dtype for v in (*given, *eqn.outvars)]
+    if any(jax.dtypes.issubdtype(d, jax.dtypes.extended) for d in dtypes):
+        return None  # a key is no number
+    kinds = [d.kind for d in dtypes]
     if name == "pow" and kinds[0] == "f":
         return given[:1]
     # Of whole numbers 1 / 2 is 0, and of a product the last bits may be.

@@ -38,7 +38,7 @@ from jsplit.training.own_reads import training_fields
 from jsplit.training.party_programs import by_shapes
 from jsplit.training.passing import init_of
 from jsplit.training.places import as_at, values_at
-from jsplit.training.processes import as_is, several_processes, tell_all
+from jsplit.training.processes import several_processes, tell_all
 from jsplit.training.recording import Tape, told
 from jsplit.training.same_for_others import check_same_for_others
 from jsplit.training.signatures import documented_as
@@ -143,7 +143,7 @@ def messages_trainer(config: Config) -> Trainer:
     measured = fields_of(topology, losses=True, metrics=True)
     strong, drawing = bool(in_topology(topology)), secret_senders(config, train=False)
     # All processes judge alike: one that went on alone would wait for the others.
-    tell = tell_all if several_processes(config.mesh) else as_is
+    several = several_processes(config.mesh)
     combine, judge = combined(config), Verdict(config.nonfinite, all_watched(config))
     judge_losses = Verdict(config.nonfinite, all_measured(config))
     # Records of messages by their shapes: a trainer makes each once,
@@ -167,7 +167,8 @@ def messages_trainer(config: Config) -> Trainer:
         store, losses = call_on_state(
             state, programs.train, state, batch, counts, tape or carrier
         )
-        finite = tell(judge.finite(store))
+        finite = judge.finite(store)
+        finite = tell_all(finite) if several else finite
         info = combine(losses, in_store(topology, store) if strong else {})
         info = info._replace(messages=tuple(carrier.messages), finite=finite)
         new = save_back(layout, store)
@@ -189,7 +190,8 @@ def messages_trainer(config: Config) -> Trainer:
         carrier = Recorder(known)
         call_on_state(state, programs_for(batch).measure, store, carrier)
         losses = {n.what: store[n] for n in walks.losses}
-        finite = tell(judge_losses.finite(store))
+        finite = judge_losses.finite(store)
+        finite = tell_all(finite) if several else finite
         info = combine(losses, in_store(topology, store) if strong else {})
         info = info._replace(messages=tuple(carrier.messages), finite=finite)
         judge_losses(finite)

@@ -84,11 +84,6 @@ def tell_all(tree: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, told)
 
 
-def as_is(tree: PyTree) -> PyTree:
-    """What one process has is told to all that there are."""
-    return tree
-
-
 def _owners(x: jax.Array) -> set[int]:
     if not isinstance(x, jax.Array):
         return {jax.process_index()}
