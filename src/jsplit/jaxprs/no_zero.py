@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
@@ -35,7 +36,7 @@ def made_of(eqn: JaxprEqn) -> Sequence[Atom] | None:
     if name in _POSITIVE:
         return []
     dtypes = [shape_of(v).dtype for v in (*given, *eqn.outvars)]
-    if any(jax.dtypes.issubdtype(d, jax.dtypes.extended) for d in dtypes):
+    if any(jnp.issubdtype(d, jax.dtypes.extended) for d in dtypes):
         return None  # a key is no number
     kinds = [d.kind for d in dtypes]
     if name == "pow" and kinds[0] == "f":
