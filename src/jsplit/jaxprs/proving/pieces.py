@@ -105,8 +105,9 @@ def _quotient(a: Piece, b: Piece) -> Piece | None:
         times(times(a.value, b.slope), times(inverse, inverse)),
         -1,
     )
-    if _is_line(a) and _is_line(b):
-        # Of two straight lines it rises or falls everywhere, as x / (1 + x) does.
+    if _is_line(a) and _is_line(b) and low != high:
+        # Of two straight lines it rises or falls everywhere, as x / (1 + x) does; by a
+        # number it is a straight line still, of which the slope is known.
         by = a.slope[0] * b.at(0.0) - a.at(0.0) * b.slope[0]
         slope = (0.0, inf) if by > 0 else (-inf, 0.0) if by < 0 else (0.0, 0.0)
     return Piece(lambda x: _over(a.at(x), b.at(x)), times(a.value, inverse), slope)
