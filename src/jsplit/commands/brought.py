@@ -67,6 +67,12 @@ class Gathered:
     pulse: tuple[float, ...]
     bound: Mapping[str, float] | None
 
+    @property
+    def reach(self) -> Given:
+        """By whom it is known and where it and others are, as all its calls take them."""
+        names = ("credentials", "listen", "addresses", "pulse")
+        return {name: getattr(self, name) for name in names}
+
 
 def gather(options: argparse.Namespace) -> Gathered:
     """Read the agreement, call the user's function, and check what both say.

@@ -72,7 +72,6 @@ def serve(options: argparse.Namespace) -> int:
         served = parties.serve(
             gathered.agreed,
             options.party,
-            credentials=gathered.credentials,
             checkpoint=options.checkpoint,
             step=options.step,
             together=options.together,
@@ -83,9 +82,7 @@ def serve(options: argparse.Namespace) -> int:
             batch=options.batch,
             idle=options.idle,
             askers=options.asker,
-            listen=gathered.listen,
-            addresses=gathered.addresses,
-            pulse=gathered.pulse,
+            **gathered.reach,
             **kept,
         )
         say(

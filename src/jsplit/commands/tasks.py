@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from jsplit.commands.brought import Gathered, Given, gather
 from jsplit.commands.statuses import DONE, STOPPED
 from jsplit.commands.stopping import Lines, asked_to_stop, say, stopped_at_once
 from jsplit.core.base import PyTree
-from jsplit.core.files import temporary_file
+from jsplit.core.files import whole_file
 
 _log = logging.getLogger("jsplit")
 
@@ -92,10 +91,7 @@ def train(options: argparse.Namespace) -> int:
             ids_key=options.ids_key,
             stop=stop,
             on_step=Progress(gathered.agreed.steps, log),
-            credentials=gathered.credentials,
-            listen=gathered.listen,
-            addresses=gathered.addresses,
-            pulse=gathered.pulse,
+            **gathered.reach,
             bound=gathered.bound,
             **given,
         )
@@ -197,16 +193,8 @@ def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     # As NumPy itself does it, of a file that it is given by name.
     if file.suffix != ".npz":
         file = file.with_name(f"{file.name}.npz")
-    temporary = file.with_name(f"{file.name}.tmp")
-    try:
-        with temporary_file(temporary) as f:
-            np.savez(f, allow_pickle=False, **arrays)
-            f.flush()
-            os.fsync(f.fileno())
-        # Until here what an earlier prediction gave is still there.
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(file) as f:
+        np.savez(f, allow_pickle=False, **arrays)
     return file
 
 

@@ -20,7 +20,7 @@ from jsplit.core.base import PartyState, PyTree, TrainState
 from jsplit.core.checkpoint_paths import check_paths
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, check_order, names_in, one_model
-from jsplit.core.files import file_of, private_folder, temporary_file, to_disk
+from jsplit.core.files import file_of, private_folder, whole_file
 from jsplit.core.keys import is_key
 from jsplit.core.paths import arrays_by_path
 from jsplit.core.typed_jax import (
@@ -190,20 +190,10 @@ def _save_party(file: Path, party: str, state: PyTree, names: Sequence[str]) -> 
 
     about = _About(format=_FORMAT, party=party, dtypes=dtypes, clients=names)
     archive = {_ABOUT: np.array(json.dumps(about)), **arrays}
-    temporary = file.with_suffix(".tmp")
-    try:
-        with temporary_file(temporary) as f:
-            # Under a type without NumPy's own keywords, for the checker, which
-            # must think that an array may be called as one of them. No path is.
-            cast("Callable[..., None]", np.savez)(f, **archive)
-            f.flush()
-            # On disk before the name is changed: else a crash of the
-            # machine could leave the new name on a file that is not whole.
-            os.fsync(f.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    to_disk(file.parent)
+    with whole_file(file) as f:
+        # Under a type without NumPy's own keywords, for the checker, which
+        # must think that an array may be called as one of them. No path is.
+        cast("Callable[..., None]", np.savez)(f, **archive)
     return file
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -98,6 +99,44 @@ def temporary_file(file: Path) -> BinaryIO:
     # leads to would be written over.
     file.unlink(missing_ok=True)
     return open(file, "xb", opener=_for_its_owner)
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[BinaryIO]:
+    """Write a file durably, for its owner alone: a crash or an error leaves the old one.
+
+    Args:
+        file: is replaced at the end of the block.
+
+    Yields:
+        The new file, open to be written.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        with temporary_file(temporary) as f:
+            yield f
+            f.flush()
+            # The content before the name: else a crash of the machine could leave the new
+            # name on a file that is not whole.
+            os.fsync(f.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    to_disk(file.parent)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text as `whole_file` does.
+
+    Args:
+        file: what was there is replaced.
+        text: what it says then.
+    """
+    with whole_file(file) as f:
+        f.write(text.encode())
 
 
 def _for_its_owner(file: str, flags: int) -> int:

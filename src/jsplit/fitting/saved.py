@@ -16,7 +16,7 @@ from typing import TypedDict
 
 from jsplit.core.base import TrainState
 from jsplit.core.checkpoint import restore, save
-from jsplit.core.files import private_folder, temporary_file, to_disk
+from jsplit.core.files import private_folder, write_whole
 from jsplit.fitting.history import History, Running
 from jsplit.fitting.records import Fitted, State
 
@@ -89,17 +89,7 @@ class Checkpoints:
             settings=self.settings,
             history=as_json(history),
         )
-        file = self.folder / _FILE
-        temporary = file.with_suffix(".tmp")
-        try:
-            with temporary_file(temporary) as f:
-                f.write(json.dumps(said).encode())
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        to_disk(self.folder)
+        write_whole(self.folder / _FILE, json.dumps(said))
         self._tidy({"last": last, "best": best})
 
     def _tidy(self, kept: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from typing import cast
 
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import save
-from jsplit.core.files import plain_file, private_folder, to_disk
+from jsplit.core.files import plain_file, private_folder, to_disk, write_whole
 from jsplit.party.base import Base
 from jsplit.party.finite_states import FiniteStates
 from jsplit.party.folder import (
@@ -30,7 +30,6 @@ from jsplit.party.folder import (
     steps_in,
     steps_of,
     warn_of_writers,
-    write_whole,
 )
 from jsplit.party.in_memory import InMemory, oldest_kept
 from jsplit.party.saved_on_base import saved_on_base

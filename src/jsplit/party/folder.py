@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from jsplit.core.files import file_of, temporary_file, to_disk
+from jsplit.core.files import file_of
 from jsplit.wire.json_types import Json
 from jsplit.wire.said import named
 
@@ -105,23 +105,6 @@ def read_json(file: Path) -> Json:
         return json.loads(file.read_text()) if file.is_file() else None
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file durably, so that a crash leaves all of it or nothing.
-
-    Args:
-        file: what was there is replaced.
-        text: what it says then.
-    """
-    temporary = file.with_suffix(".tmp")
-    with temporary_file(temporary) as f:
-        f.write(text.encode())
-        # The content before the name: else the name may be on disk, and lead to nothing.
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, file)
-    to_disk(file.parent)
 
 
 def warn_of_writers(folder: Path) -> None:

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.checkpoint import save
-from jsplit.core.files import private_folder, to_disk
+from jsplit.core.files import private_folder, to_disk, write_whole
 from jsplit.fitting.history import History
 from jsplit.fitting.saved import as_json, from_json
 from jsplit.party.durable import Checkpoints, CheckpointStore
-from jsplit.party.folder import at, read_json, steps_in, write_whole
+from jsplit.party.folder import at, read_json, steps_in
 from jsplit.party.saved_on_base import saved_on_base
 
 _FORMAT = "jsplit epochs 1"

@@ -16,7 +16,7 @@ import numpy as np
 from jsplit.core.base import PartyState, TrainState
 from jsplit.core.donation import refuse_used_up
 from jsplit.core.federation import Federation, one_model
-from jsplit.core.files import file_of, private_folder, temporary_file, to_disk
+from jsplit.core.files import file_of, private_folder, whole_file
 from jsplit.core.keys import is_key
 from jsplit.core.paths import by_path, dotted
 from jsplit.slicing.leaf_places import PARTS
@@ -135,16 +135,8 @@ def _write(
     text = json.dumps(head).encode()
     # The same for the first of them, after the head.
     text += b" " * (-len(text) % 8)
-    temporary = file.with_suffix(".safetensors.tmp")
-    try:
-        with temporary_file(temporary) as f:
-            f.write(len(text).to_bytes(8, "little") + text)
-            for _, x in ordered:
-                f.write(x.tobytes())
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    to_disk(file.parent)
+    with whole_file(file) as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for _, x in ordered:
+            f.write(x.tobytes())
     return file

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.files import file_of, private_folder, temporary_file, to_disk
+from jsplit.core.files import file_of, private_folder, write_whole
 from jsplit.tabular.fitted import Fitted, FittedCategories, FittedLabels, FittedNumbers
 
 _FORMAT = "jsplit preprocessing 1"
@@ -52,17 +52,7 @@ def write_fitted(
     }
     # Python writes the shortest decimals from which the same bits are read.
     text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False)
-    temporary = file.with_suffix(".tmp")
-    try:
-        with temporary_file(temporary) as f:
-            f.write(text.encode())
-            f.flush()
-            # On disk before the name is changed, as for a checkpoint.
-            os.fsync(f.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    to_disk(file.parent)
+    write_whole(file, text)
     return file
 
 
