@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -102,7 +102,7 @@ def temporary_file(file: Path) -> BinaryIO:
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[BinaryIO]:
+def whole_file(file: Path) -> Generator[BinaryIO, None, None]:
     """Write a file durably, for its owner alone: a crash or an error leaves the old one.
 
     Args:
