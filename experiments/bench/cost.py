@@ -10,7 +10,6 @@ ResNet-50 at 224 x 224, batch 32, from shapes alone, in the six configurations o
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from flax import nnx
 
 import jsplit
 from experiments.common.models import CONFIGURATIONS
-from experiments.common.report import table
+from experiments.common.report import table, write_rows
 from experiments.common.vision import resnet, shapes
 
 BATCH, SIZE = 32, 224
@@ -164,8 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
             for r in rows
         ],
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(rows, indent=1))
+    write_rows(options.out, rows)
     print(f"wrote {options.out}")
     return rows
 

@@ -11,7 +11,6 @@ CNN, and rounds of one hundred clients of the dense one. Medians of ratios to `b
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ import jax
 
 import jsplit
 from experiments.bench.two_trees import Convolutional, Dense, Work, round_of, step
+from experiments.common.report import write_rows
 
 POLICIES = {
     "bare": {"donate": True, "nonfinite": "allow"},
@@ -76,8 +76,7 @@ def main() -> None:
         ratios = "  ".join(f"{p} {r:.3f}" for p, r in rows[-1]["ratios"].items())
         bare = f"{1e3 * rows[-1]['bare']:9.2f} ms"
         print(f"{name:28} {bare}  {ratios}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(rows, indent=1))
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ client.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -54,6 +53,7 @@ from experiments.bench.contestants import (
 from experiments.bench.networks import torch
 from experiments.bench.step import machine
 from experiments.bench.torch_rounds import TorchRounds
+from experiments.common.report import write_rows
 from jsplit import population, rounds
 
 BOUND, AT = 1.2, 100  # times the step of the model alone, at so many clients
@@ -366,8 +366,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         result["memory"] += rows
         print(f"\npeak memory, {options.models[0]}, {contestant}:", end=" ")
         print(", ".join(f"{r['more'] / 1e6:+.0f} MB with {r['clients']}" for r in rows))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1))
+    write_rows(options.out, result)
     return result
 
 

@@ -23,7 +23,6 @@ peak of a process of its own that trains `--rounds` rounds, less that with the f
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -44,6 +43,7 @@ from flax import nnx
 import jsplit
 from experiments.bench.contestants import RATE, SEED, cross_entropy
 from experiments.bench.step import machine
+from experiments.common.report import write_rows
 from jsplit import population, rounds
 
 EACH, COHORT, BATCH = 50, 50, 10
@@ -269,8 +269,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             result["times"] += times
             result["memory"] += peaks
             # After each: a run that is cut off has what it measured.
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(result, indent=1))
+            write_rows(options.out, result)
     return result
 
 

@@ -23,7 +23,6 @@ into `backward`. All of it as it is, no bound.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -39,6 +38,7 @@ import optax
 
 from experiments.bench.contestants import SEED, WARM, contestants, timed
 from experiments.bench.networks import CLASSES, MODELS, USUAL, Model, torch
+from experiments.common.report import write_rows
 
 BLOCK = 0.05  # seconds that a block of steps should take
 
@@ -258,8 +258,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         result["rows"] += absolute
         result["ratios"] += relative
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1))
+    write_rows(options.out, result)
     return result
 
 

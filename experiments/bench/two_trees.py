@@ -13,7 +13,6 @@ Asked: no ratio above 1.03.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ import optax
 from flax import nnx
 
 import jsplit
+from experiments.common.report import write_rows
 
 HERE = Path(__file__).resolve()
 BOUND = 1.03
@@ -276,8 +276,7 @@ def main() -> None:
         mark = "  above the bound" if row["ratio"] > BOUND else ""
         ratios = f"{row['ratio']:.3f} ({row['median of ratios']:.3f})"
         print(f"{name:30} {times}  {ratios}{mark}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(rows, indent=1))
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from experiments.common.data import (
     tables,
 )
 from experiments.common.vision import VGG, vgg
+from jsplit import population
+from jsplit.population import Population
 from jsplit.rounds import Federation
 
 # Keys of a file that say whose a record is, and who that is.
@@ -52,6 +54,8 @@ RATES = (
     3.0,
 )  # of learning, that every algorithm chooses from
 VALID = 0.15  # of the training records, to choose on
+ALPHA = 0.3  # of the Dirichlet distribution of labels over clients
+LEAST = 10  # records of a client, where labels are skewed
 
 
 class Records(NamedTuple):
@@ -72,6 +76,24 @@ class Records(NamedTuple):
     test: Arrays
     classes: int
     grouping: str = ""
+
+
+def unlike(data: Records, clients: int, seed: int) -> tuple[str, Population]:
+    """Clients who differ: those that a file names, or else with skewed labels.
+
+    Args:
+        data: whose training records are theirs.
+        clients: how many, where the file names none.
+        seed: of who has what, and of the order.
+
+    Returns:
+        What they differ by, and the population.
+    """
+    labels, group = data.train["label"], data.train.get("group")
+    if group is not None:
+        return f"by {data.grouping}", population.grouped(group, seed)
+    skewed = population.dirichlet(labels, clients, ALPHA, seed, LEAST)
+    return f"Dirichlet({ALPHA:g})", skewed
 
 
 def records(name: str, limit: int | None = None, seed: int = 0) -> Records:

@@ -5,8 +5,10 @@ With rich where it is installed, as plain lines where it is not or nobody watche
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 try:
     from rich.console import Console
@@ -100,3 +102,14 @@ def is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def write_rows(file: Path, rows: object) -> None:
+    """Write what was measured as JSON, in a folder that need not be there yet.
+
+    Args:
+        file: is replaced.
+        rows: of numbers, texts, lists and dictionaries.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(rows, indent=1))

@@ -48,14 +48,11 @@ from experiments.common.harness import (
     records,
     topology,
     trainer,
+    unlike,
 )
 from experiments.paper import plot_compare_rounds
 from jsplit import population
 from jsplit.population import Population, Round
-
-ALPHA = 0.3
-LEAST = 10  # records of a client, where labels are skewed
-
 
 # Training, and what is measured.
 
@@ -150,13 +147,7 @@ def populations(
     count = clients if group is None else len(np.unique(group))
     # As many clients as the file has groups, so that the two differ in who has what alone.
     yield "iid", population.iid(len(labels), count, seed)
-    if group is None:
-        yield (
-            f"Dirichlet({ALPHA:g})",
-            population.dirichlet(labels, count, ALPHA, seed, LEAST),
-        )
-    else:
-        yield f"by {data.grouping}", population.grouped(group, seed)
+    yield unlike(data, count, seed)
 
 
 def compare(

@@ -23,7 +23,6 @@ behind large random numbers at the places that the ReLU drops.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from flax import nnx
 import jsplit
 from experiments.common import report
 from experiments.common.harness import positive, records
+from experiments.common.report import write_rows
 from jsplit.guarding import Alarms
 from jsplit.privacy import Evidence, Guard, guard, rate, watch
 
@@ -348,8 +348,7 @@ def main() -> None:
                 | {"seconds": training, "guard seconds": guarding}
             )
     report.table("suspicious windows, and runs with an alarm", COLUMNS, rows)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(kept, indent=1))
+    write_rows(options.out, kept)
 
 
 if __name__ == "__main__":

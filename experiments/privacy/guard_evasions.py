@@ -17,7 +17,6 @@ class, shifted pictures, small batches, a large learning rate, by Adam and by SG
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -30,6 +29,7 @@ import optax
 
 from experiments.common import report
 from experiments.common.harness import positive
+from experiments.common.report import write_rows
 from experiments.privacy.inputs import bottom, halves
 from jsplit.guarding import Alarms, Evidence, Guard, begin, judge, note
 from jsplit.privacy import hijack
@@ -321,8 +321,7 @@ def main() -> None:
                 told = {"statistics": [(e.test, e.statistic) for e in found]}
                 kept.append(dict(zip(COLUMNS, rows[-1], strict=True)) | told)
     report.table("a guard that is evaded", COLUMNS, rows)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(kept, indent=1))
+    write_rows(options.out, kept)
 
 
 if __name__ == "__main__":

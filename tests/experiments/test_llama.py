@@ -14,9 +14,9 @@ from flax import nnx
 import jsplit
 from experiments.common import llama, smollm
 from tests.oracles import difference
+from tests.slicing.gguf_files import gguf_file
 
 safetensors = pytest.importorskip("safetensors.numpy")
-gguf = pytest.importorskip("gguf")
 
 CONFIG = llama.Config(
     vocabulary=19, layers=2, width=16, hidden=24, heads=4, groups=2, base=100.0
@@ -49,17 +49,6 @@ def weights() -> dict[str, np.ndarray]:
             found[f"blk.{i}.{name}.weight"] = 1 + rng.normal(size=wide) / 3
     found["output_norm.weight"] = 1 + rng.normal(size=wide) / 3
     return {name: x.astype("float32") for name, x in found.items()}
-
-
-def gguf_file(path):
-    writer = gguf.GGUFWriter(path, "llama")
-    for name, x in weights().items():
-        writer.add_tensor(name, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def transformers_file(path):
@@ -126,7 +115,11 @@ def by_numpy(tokens, halves):
 
 
 FILES = {
-    "model.gguf": (gguf_file, llama.names_of_gguf(), False),
+    "model.gguf": (
+        lambda path: gguf_file(path, weights()),
+        llama.names_of_gguf(),
+        False,
+    ),
     "model.safetensors": (transformers_file, llama.names_of_transformers(CONFIG), True),
 }
 
@@ -149,7 +142,7 @@ def test_logits_are_those_of_plain_numpy_from_files_of_both_orders(name, tmp_pat
 
 def test_adapters_trained_between_clinic_and_server_are_those_trained_whole(tmp_path):
     """On a frozen file, in a U: its embedding and output layer are one weight at the clinic."""
-    file = gguf_file(tmp_path / "model.gguf")
+    file = gguf_file(tmp_path / "model.gguf", weights())
     keep, names = "*.lora_*", llama.names_of_gguf(lora=True)
     model = llama.adapted(llama.shapes_of(CONFIG), 2, rngs=nnx.Rngs(0))
     parts = jsplit.split(model, TOKENS, cuts=CUTS, trainable=nnx.LoRAParam)
@@ -173,7 +166,7 @@ def test_adapters_trained_between_clinic_and_server_are_those_trained_whole(tmp_
 
 
 def test_a_file_that_lacks_a_block_is_refused(tmp_path):
-    file = gguf_file(tmp_path / "model.gguf")
+    file = gguf_file(tmp_path / "model.gguf", weights())
     deeper = llama.Config(**{**vars(CONFIG), "layers": 3})
     parts = jsplit.split(llama.shapes_of(deeper), TOKENS, cuts={"up": "blocks.0"})
     with pytest.raises(ValueError, match=r"is the leaf `blocks\.2.*and 3 more"):

@@ -167,6 +167,11 @@ def together(names, work: Callable[[str], Any]) -> dict[str, Any]:
     return found
 
 
+def own_options(options: dict[str, Any], name: str, by_name) -> dict[str, Any]:
+    """The options of a party, of which those `by_name` are functions of it."""
+    return {k: v(name) if k in by_name else v for k, v in options.items()}
+
+
 def train(agreed, problem, **options) -> dict[str, Any]:
     """All parties train, on the one batch of the problem; `options` may be functions of
     the party.
@@ -174,13 +179,9 @@ def train(agreed, problem, **options) -> dict[str, Any]:
     trust, rates = trust_of(agreed.parties), optimizers(problem.topology)
 
     def one(name):
-        given = {
-            k: v(name)
-            if k in ("checkpoint", "on_step", "stop", "addresses", "own")
-            else v
-            for k, v in options.items()
-        }
-        given = {"own": problem.topology} | given
+        given = {"own": problem.topology} | own_options(
+            options, name, ("checkpoint", "on_step", "stop", "addresses", "own")
+        )
         own = given.pop("own")
         batch = own_of(problem, name)
         return party.run(
@@ -218,7 +219,7 @@ def train_in_memory(
             optimizer=rates.get(name),
             remind=0.2,
             transport=transport,
-            **options,
+            **own_options(options, name, ("checkpoint",)),
         )
 
     return together(agreed.parties, one)

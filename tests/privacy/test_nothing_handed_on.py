@@ -13,16 +13,13 @@ import optax
 import pytest
 
 import jsplit
-from jsplit import party
 from jsplit.wire.pipe import Pipe
 from tests.party.federation import (
     Small,
     agreed_for,
     checked,
     layer,
-    optimizers,
-    own_of,
-    together,
+    train_in_memory,
 )
 
 RNG = np.random.default_rng(7)
@@ -62,26 +59,6 @@ def u_shape():
     return Small(jsplit.u_shaped(*parts, loss=lambda y, t: (y - t) ** 2), BATCH)
 
 
-def in_folders(agreed, problem, folder):
-    transport, rates = party.MemoryTransport(), optimizers(problem.topology)
-
-    def one(name):
-        batch = own_of(problem, name)
-        return party.run(
-            agreed,
-            name,
-            problem.topology,
-            lambda step: batch,
-            credentials=party.PlaintextWithoutIdentity(name),
-            optimizer=rates.get(name),
-            remind=0.2,
-            transport=transport,
-            checkpoint=folder / name,
-        )
-
-    return together(agreed.parties, one)
-
-
 def files(folder: Path) -> list[Path]:
     return [f for f in folder.rglob("*") if f.is_file()]
 
@@ -98,7 +75,9 @@ def test_no_frame_and_no_folder_of_another_holds_records_labels_or_parameters(
     monkeypatch.setattr(Pipe, "put", tapped)
     problem = u_shape()
     agreed = agreed_for(problem, steps=2, checkpoint=1)
-    results = checked(in_folders(agreed, problem, tmp_path))
+    results = checked(
+        train_in_memory(agreed, problem, checkpoint=lambda p: tmp_path / p)
+    )
     own = {p: rows(r.state.params) for p, r in results.items()}
     frames = b"".join(sent)
     told = frames + str(agreed).encode() + repr(agreed.said).encode()

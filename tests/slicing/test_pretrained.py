@@ -22,6 +22,7 @@ from jsplit.slicing import weight_files
 from tests.helpers import cross_entropy
 from tests.oracles import difference
 from tests.party.federation import agreed_for, bits, checked, train_in_memory
+from tests.slicing.gguf_files import gguf_file
 
 safetensors = pytest.importorskip("safetensors.flax")
 gguf = pytest.importorskip("gguf")
@@ -239,23 +240,17 @@ def test_of_linen_what_is_kept_is_drawn_and_the_rest_is_read(file):
 def test_a_quantised_file_is_what_its_format_says_and_several_files_are_one(tmp_path):
     own = entries()
     quantised = gguf.GGMLQuantizationType.Q8_0
-    path = tmp_path / "model.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    expected = {}
-    for name, x in own.items():
-        if name.endswith("positions"):
-            continue
-        expected[name] = np.asarray(x)
-        if name.endswith("weight"):
-            raw = gguf.quants.quantize(np.asarray(x), quantised)
-            expected[name] = gguf.quants.dequantize(raw, quantised)
-            writer.add_tensor(name, raw, raw_dtype=quantised)
-        else:
-            writer.add_tensor(name, np.asarray(x))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    plain = {n: np.asarray(x) for n, x in own.items() if not n.endswith("positions")}
+    narrow = {
+        name: gguf.quants.quantize(x, quantised)
+        for name, x in plain.items()
+        if name.endswith("weight")
+    }
+    path = gguf_file(
+        tmp_path / "model.gguf", plain | narrow, dict.fromkeys(narrow, quantised)
+    )
+    back = {n: gguf.quants.dequantize(raw, quantised) for n, raw in narrow.items()}
+    expected = plain | back
     found = jsplit.load(parts(), path, names=NAMES)["smashed"].init(KEY)[0]
     for layer in LAYERS[:2]:
         weight = expected[f"model.{layer}.weight"]

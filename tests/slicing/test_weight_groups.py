@@ -10,9 +10,9 @@ import pytest
 import jsplit
 from jsplit.slicing import weight_files
 from jsplit.slicing.weight_names import compiled
+from tests.slicing.gguf_files import gguf_file
 
 safetensors = pytest.importorskip("safetensors.numpy")
-gguf = pytest.importorskip("gguf")
 
 L, W = 3, 4
 KEY = jax.random.key(0)
@@ -52,14 +52,7 @@ def file(request, tmp_path_factory):
     if request.param == "safetensors":
         safetensors.save_file(ENTRIES, path)
         return path
-    writer = gguf.GGUFWriter(path, "llama")
-    for name, x in ENTRIES.items():
-        writer.add_tensor(name, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return gguf_file(path, ENTRIES)
 
 
 def test_a_stack_of_qkv_is_filled_from_an_entry_for_each_layer_and_each_of_the_three(

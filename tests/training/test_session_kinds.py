@@ -89,16 +89,6 @@ class Masked(nnx.Module):
         return self.last(jnp.where(mask, jnp.tanh(h), -1.0))
 
 
-def test_a_mask_that_is_carried_comes_with_each_piece():
-    """Position by position the parts are the whole model, which needs no cache here."""
-    net = Masked(nnx.Rngs(1))
-    parts = jsplit.split(net, TOKENS, cuts={"h": "first"}, around="carry")
-    cached = [jsplit.with_cache(p, False) for p in parts.values()]
-    topology = jsplit.vanilla(*cached, loss=decoders.loss)
-    trainer, state = state_of(topology)
-    np.testing.assert_allclose(in_pieces(trainer, state), net(TOKENS), atol=1e-5)
-
-
 class Stack(nnx.Module):
     """Layers of one scan."""
 
@@ -116,9 +106,14 @@ class Stack(nnx.Module):
         return run(self.middle, self.embed(tokens))
 
 
-def test_layers_of_a_scan_that_is_cut_go_on_piece_by_piece():
-    net = Stack(nnx.Rngs(1))
-    parts = jsplit.split(net, TOKENS, cuts={"h": "middle[2]"})
+@pytest.mark.parametrize(
+    ("model", "cut", "around"),
+    [(Masked, "first", "carry"), (Stack, "middle[2]", "refuse")],
+    ids=["a carried mask", "layers of a scan"],
+)
+def test_what_needs_no_cache_is_the_whole_model_piece_by_piece(model, cut, around):
+    net = model(nnx.Rngs(1))
+    parts = jsplit.split(net, TOKENS, cuts={"h": cut}, around=around)
     cached = [jsplit.with_cache(p, False) for p in parts.values()]
     topology = jsplit.vanilla(*cached, loss=decoders.loss)
     trainer, state = state_of(topology)

@@ -30,12 +30,11 @@ from experiments.common.harness import (
     records,
     topology,
     trainer,
+    unlike,
 )
-from jsplit import population, runs
+from jsplit import runs
 from jsplit.population import Population, Round
 
-ALPHA = 0.3
-LEAST = 10  # records of a client, where labels are skewed
 ATTACKED_RATE = 0.1
 BASELINES = ("FedAvg", "FedAvg, server Adam", "large-batch SGD", "centralized", "alone")
 
@@ -58,11 +57,7 @@ class Shared:
         return self.rates[key]
 
     def _people(self, seed: int) -> Population:
-        train = self.records(seed).train
-        if "group" in train:
-            return population.grouped(train["group"], seed)
-        labels = train["label"]
-        return population.dirichlet(labels, self.s.clients, ALPHA, seed, LEAST)
+        return unlike(self.records(seed), self.s.clients, seed)[1]
 
     def _draws(self, seed: int, kind: str) -> list[Round]:
         people, train = self.people(seed), fields(self.records(seed).train)
@@ -78,7 +73,7 @@ class Shared:
 
     def said(self, name: str, system: str) -> dict:
         data, people = self.records(0), self.people(0)
-        by = f"by {data.grouping}" if data.grouping else f"Dirichlet({ALPHA:g})"
+        by, _ = unlike(data, self.s.clients, 0)
         return {
             "data": data.name,
             "contestant": name,
