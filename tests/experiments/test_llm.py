@@ -14,8 +14,9 @@ from flax import nnx
 from experiments.common import clinic, llama, plain_lora
 from experiments.network.delayed_link import left_at
 from experiments.paper import llm
-from tests.experiments.test_llama import CONFIG, TOKENS, by_numpy, gguf_file
+from tests.experiments.test_llama import CONFIG, TOKENS, by_numpy, weights
 from tests.oracles import difference
+from tests.slicing.gguf_files import gguf_file
 
 STEPS = 3
 
@@ -47,7 +48,7 @@ def test_bytes_of_a_token_are_its_width_in_float32_each_way_twice(rows):
 
 
 def test_the_whole_model_is_filled_without_jsplit(tmp_path):
-    file = gguf_file(tmp_path / "model.gguf")
+    file = gguf_file(tmp_path / "model.gguf", weights())
     model = llama.adapted(llama.shapes_of(CONFIG), 2, rngs=nnx.Rngs(0))
     plain_lora.read(model, file)
     graph, state = nnx.split(model)
