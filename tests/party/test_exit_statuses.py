@@ -34,6 +34,14 @@ from tests.party import federation
 METRICS = party.Metrics(1, {"loss": 0.5}, 0, 0, 0.1, 0.1, 0.0, 0.0, 1)
 
 
+@pytest.fixture(autouse=True)
+def _as_from_a_terminal():
+    """Whoever runs the tests under nohup has them inherit that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
