@@ -66,6 +66,62 @@ def test_slices_of_a_model_that_decodes_are_the_whole_piece_by_piece():
     np.testing.assert_allclose(found, net(TOKENS), atol=1e-5)
 
 
+class Running(nnx.Module):
+    """Each place sees the sum of all so far; one of a stack, whose cache is of all layers."""
+
+    def __init__(self, rngs):
+        self.mix = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.past, self.at = nnx.data(None), nnx.data(None)
+
+    def set_view(self, decode=None, batch_size=None, max_length=None, **rest):
+        if decode:
+            self.past = nnx.Cache(jnp.zeros((3, batch_size, max_length, WIDTH)))
+            self.at = nnx.Cache(jnp.zeros(3, "int32"))
+        return rest
+
+    def __call__(self, x):
+        sums = jnp.cumsum(x, 1)
+        if self.at is not None:
+            at = self.at[...]
+            past = jax.lax.dynamic_update_slice(self.past[...], x, (0, at, 0))
+            self.past[...], self.at[...] = past, at + x.shape[1]
+            sums = jax.lax.dynamic_slice_in_dim(past.cumsum(1), at, x.shape[1], 1)
+        return x + jnp.tanh(self.mix(sums))
+
+
+class Stacked(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(WORDS, WIDTH, rngs=rngs)
+        self.layers = nnx.split_rngs(splits=3)(nnx.vmap(Running))(rngs)
+        self.out = nnx.Linear(WIDTH, WORDS, rngs=rngs)
+
+    def __call__(self, tokens):
+        run = nnx.scan(
+            lambda layer, x: layer(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry
+        )
+        return self.out(run(self.layers, self.embed(tokens)))
+
+
+# 3 is also how many layers there are.
+@pytest.mark.parametrize("batch", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_divided_stack_of_layers_goes_on_piece_by_piece(batch):
+    net, tokens = Stacked(nnx.Rngs(0)), TOKENS[np.arange(batch) % 2]
+
+    def decoding(batch, length):
+        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
+
+    cuts = {"up": "layers[1]", "down": "layers[2]"}
+    parts = jsplit.split(net, tokens, cuts=cuts, decoding=decoding)
+    topology = jsplit.u_shaped(*parts.values(), loss=optax.squared_error)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    label = np.zeros((batch, 5, WORDS), "f")
+    state = trainer.init(0, {"tokens": tokens, "label": label})
+    with jsplit.session(trainer, state, batch=batch, length=6) as session:
+        pieces = (tokens[:, :3], tokens[:, 3:4], tokens[:, 4:])
+        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
+    np.testing.assert_allclose(found, net(tokens), atol=1e-5)
+
+
 @pytest.mark.parametrize("given", [Net(nnx.Rngs(0)), True, "decode"])
 def test_what_gives_no_model_that_decodes_is_refused(given):
     with pytest.raises(ValueError, match=r"`decoding` must be a function of \(batch"):

@@ -167,6 +167,7 @@ def test_what_cannot_be_divided_is_refused_by_name():
     model, init = stack()
     refused("1 to 2; its result is `s`", model, X, cuts=["s[3]"], init=init)
     refused("called `t`; there are `s` of 3 layers", model, X, cuts=["t[1]"], init=init)
+    refused(r"there are.* 's\[1\]', 's\[2\]'", model, X, cuts=["s.1"], init=init)
     model, init = stack(reverse=True)
     refused("reverse", model, X, init=init)
     assert [p.name for p in jsplit.cut_points(model, X, init=init)] == [

@@ -194,6 +194,12 @@ class Writer:
             rank = len(shape_of(eqn.invars[0]).shape)
             kept = [i for i in range(rank) if i not in params["dimensions"]]
             axes = [kept[axis]]
+        elif name == "slice":
+            whole = shape_of(eqn.invars[0]).shape[axis]
+            if shape[axis] != whole:
+                return None
+            params["limit_indices"] = _with(params["limit_indices"], axis, count)
+            axes = [axis]
         elif name == "broadcast_in_dim":
             params["shape"] = _with(shape, axis, count)
             axes = [_before_broadcast(eqn, axis)]

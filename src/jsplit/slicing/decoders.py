@@ -53,7 +53,8 @@ def with_decoders(
     @lru_cache(maxsize=8)
     def cut(batch: int, length: int) -> dict[str, Sliced]:
         whole, kinds = decoder_of(decoding, batch, length)
-        made = _of_any_batch(segment_and_inputs(whole, None, alike)[0], kinds, batch)
+        axes = _batch_axes(kinds, decoder_of(decoding, batch + 1, length)[1])
+        made = _of_any_batch(segment_and_inputs(whole, None, alike)[0], axes, batch)
         found = again(made, *_one_position(example, batch))
         return {n: Sliced(part, kinds) for n, part in found.items()}
 
@@ -63,7 +64,20 @@ def with_decoders(
     return {n: with_cache(part, slice_of(n)) for n, part in parts.items()}
 
 
-def _of_any_batch(segment: Segment, kinds: Nested, size: int) -> Segment:
+def _batch_axes(caches: Nested, wider: Nested) -> Nested:
+    """Which axis of each cache is the batch, by those of a batch of one more; -1: none.
+
+    Of a stack of layers it is not the first: that one is the layers'.
+    """
+
+    def axis(x: PyTree, y: PyTree) -> int:
+        pairs = enumerate(zip(np.shape(x), np.shape(y), strict=True))
+        return next((i for i, (size, more) in pairs if size != more), -1)
+
+    return jax.tree.map(axis, caches, wider)
+
+
+def _of_any_batch(segment: Segment, axes: Nested, size: int) -> Segment:
     """A segment whose caches, of one batch, are looked at with another as well.
 
     That the batch is free is seen from a trace with another one; nothing is run so.
@@ -82,11 +96,14 @@ def _of_any_batch(segment: Segment, kinds: Nested, size: int) -> Segment:
             return segment.apply(params, state, key, *inputs, train=train)
 
         def resized(count: int, before: int, tree: Nested) -> Nested:
-            caches = keep(tree, kinds, inside=True)
-            rows = np.arange(count) % before
-            own = jax.tree.map(
-                lambda x: x[rows] if x.shape[:1] == (before,) else x, caches
-            )
+            def of_count(x: jax.Array, axis: int) -> jax.Array:
+                if axis < 0:
+                    return x
+                # No gather: rows of layers are not followed through one.
+                more = jax.lax.concatenate([x] * -(-count // before), axis)
+                return jax.lax.slice_in_dim(more, 0, count, axis=axis)
+
+            own = jax.tree.map(of_count, keep(tree, axes, inside=True), axes)
             return overlay(tree, own)
 
         given = resized(batch, size, state)

@@ -19,7 +19,7 @@ from jsplit.jaxprs.flat import Atom, Flat, shape_of
 from jsplit.jaxprs.rows import Rows, Writer
 from jsplit.jaxprs.scans import Scan, depending, scan_of, write_divided
 from jsplit.jaxprs.tags import MODULE, tags_in_bodies, untagged
-from jsplit.slicing.trace import Source, SourceKind
+from jsplit.slicing.trace import Source, SourceKind, Traced
 
 _PLACE = re.compile(r"(.+)\[(\d+)\]")
 
@@ -42,6 +42,22 @@ def place_of(name: str) -> tuple[str, int] | None:
     """The stack, and the number of layers before the place, that a name means."""
     found = _PLACE.fullmatch(name)
     return (found[1], int(found[2])) if found else None
+
+
+def places_in(trace: Traced, params: Sequence[Path]) -> list[str]:
+    """The names of all places between layers of the stacks of a model, as one cuts there."""
+    paths = {
+        v: params[source.leaf]
+        for v, source in trace.sources.items()
+        if source.kind == SourceKind.PARAMS
+    }
+    stacks = stacks_of(trace.flat, trace.secret(()), paths)
+    return [
+        f"{s.name}[{k}]"
+        for s in stacks
+        if not s.scan.reverse
+        for k in range(1, s.scan.length)
+    ]
 
 
 def stacks_of(

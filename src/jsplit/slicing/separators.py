@@ -255,11 +255,23 @@ def _names_in_bodies(flat: Flat) -> dict[str, str]:
 
 
 def nearest(
-    flat: Flat, fields: Sequence[Var], outs: Iterable[Atom], name: str
-) -> list[str]:
-    """The names that could have been meant by one that does not exist."""
+    flat: Flat,
+    fields: Sequence[Var],
+    outs: Iterable[Atom],
+    name: str,
+    layers: Iterable[str] = (),
+) -> str:
+    """The names that could have been meant by one that does not exist, as a text.
+
+    Args:
+        flat: the program.
+        fields: its inputs.
+        outs: its outputs.
+        name: what a user wrote.
+        layers: the places between layers of a stack.
+    """
     known = _tagged(flat, CUT).keys() | _tagged(flat, MODULE).keys()
-    known |= separating(flat, fields, outs).keys()
+    known |= separating(flat, fields, outs).keys() | set(layers)
     close = get_close_matches(name, known, len(known) or 1)
 
     def is_like(other: str) -> float:
@@ -267,7 +279,8 @@ def nearest(
 
     # As near as each other are all layers: these in their order.
     close.sort(key=lambda other: (-is_like(other), _in_order(other)))
-    return close[:3] or sorted(known, key=_in_order)[:8]
+    meant = close[:3] or sorted(known, key=_in_order)[:8]
+    return ", ".join(map(repr, meant)) or "none"
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:

@@ -21,7 +21,7 @@ from jsplit.slicing.batch_axis import steady
 from jsplit.slicing.beside import beside
 from jsplit.slicing.carrying import Record, carry
 from jsplit.slicing.initial import Initial, fields_of
-from jsplit.slicing.layers import with_names
+from jsplit.slicing.layers import places_in, with_names
 from jsplit.slicing.model_call import apply_leaves
 from jsplit.slicing.separators import find, marked, nearest
 from jsplit.slicing.trace import (
@@ -295,6 +295,6 @@ class TracedModel:
                 f"cut `{end}` exists only in {modes[0]}; the model must compute it in "
                 f"{modes[1]} too."
             )
-        close = nearest(trace.flat, *trace.ends(self.public), end)
-        known = ", ".join(map(repr, close)) or "none"
+        layers = places_in(trace, self.params.paths)
+        known = nearest(trace.flat, *trace.ends(self.public), end, layers)
         raise ValueError(f"cut `{end}` does not exist in the model; there are {known}.")
