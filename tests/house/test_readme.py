@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -91,8 +92,9 @@ DEAR = (
     "serving.md",
     "sweeps.md",
 )
-# They make all that they use.
-WHOLE = ("beginning.md", "index.md", "loop.md")
+TEXTS = {page: (ROOT / "docs" / page).read_text() for page in PAGES}
+# Who pastes a page must know what to paste before it, and pages that say nothing need nothing.
+GO_ON = {page for page, text in TEXTS.items() if "(beginning.md)" in text}
 DRAWN = {"cost.md": {"cost.png", "plan.png"}}  # files that a page writes
 
 
@@ -107,11 +109,22 @@ def beginning():
 
 def run_page(page):
     """Runs the blocks of a page, one after the other, in the folder that one is in."""
-    given = {} if page in WHOLE else beginning()
+    given = beginning() if page in GO_ON else {}
     names: dict = {"__name__": page, **given}
     for code in PAGES[page]:
         exec(compile(code, page, "exec"), names)
     assert names.keys() > {"__name__", *given}, page
+    check_parts(names, page)
+
+
+def check_parts(names, page):
+    """What a page's parties bring, each by a function of its own name, fits its agreement."""
+    for party, part in [*names.items()]:
+        code = getattr(part, "__code__", None)
+        if code is None or code.co_filename != page:
+            continue
+        if code.co_varnames[: code.co_argcount] == ("party",):
+            names["agreement"].topology(party, part(party)["own"])
 
 
 @pytest.mark.parametrize(
@@ -126,6 +139,22 @@ def test_the_python_blocks_of_the_docs_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(page)
     assert {f.name for f in tmp_path.iterdir()} >= DRAWN.get(page, set())
+
+
+def modules_without_import(code):
+    """Of the modules that the docs call by one name each, those that a text reads unimported."""
+    nodes = [*ast.walk(ast.parse(code))]
+    imports = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+    bound = {a.asname or a.name.partition(".")[0] for n in imports for a in n.names}
+    return {n.id for n in nodes if isinstance(n, ast.Name)} & MODULES - bound
+
+
+MODULES = {"jax", "jsplit", "jnp", "linen", "nnx", "np", "optax"}
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - GO_ON))
+def test_a_page_that_names_no_beginning_imports_what_it_uses(page):
+    assert not modules_without_import("\n".join(PAGES[page]))
 
 
 def test_the_pages_that_are_dear_exist():
