@@ -119,12 +119,13 @@ def run_page(page):
 
 def check_parts(names, page):
     """What a page's parties bring, each by a function of its own name, fits its agreement."""
-    for party, part in [*names.items()]:
+    for part in [*names.values()]:
         code = getattr(part, "__code__", None)
         if code is None or code.co_filename != page:
             continue
         if code.co_varnames[: code.co_argcount] == ("party",):
-            names["agreement"].topology(party, part(party)["own"])
+            role = part.__name__
+            names["agreement"].topology(role, part(role)["own"])
 
 
 @pytest.mark.parametrize(
