@@ -91,8 +91,9 @@ DEAR = (
     "serving.md",
     "sweeps.md",
 )
-# They make all that they use.
-WHOLE = ("beginning.md", "index.md", "loop.md")
+TEXTS = {page: (ROOT / "docs" / page).read_text() for page in PAGES}
+# Who pastes a page must know what to paste before it, and pages that say nothing need nothing.
+GO_ON = {page for page, text in TEXTS.items() if "(beginning.md)" in text}
 DRAWN = {"cost.md": {"cost.png", "plan.png"}}  # files that a page writes
 
 
@@ -107,11 +108,23 @@ def beginning():
 
 def run_page(page):
     """Runs the blocks of a page, one after the other, in the folder that one is in."""
-    given = {} if page in WHOLE else beginning()
+    given = beginning() if page in GO_ON else {}
     names: dict = {"__name__": page, **given}
     for code in PAGES[page]:
         exec(compile(code, page, "exec"), names)
     assert names.keys() > {"__name__", *given}, page
+    check_parts(names, page)
+
+
+def check_parts(names, page):
+    """What a page's parties bring, each by a function of its own name, fits its agreement."""
+    for part in [*names.values()]:
+        code = getattr(part, "__code__", None)
+        if code is None or code.co_filename != page:
+            continue
+        if code.co_varnames[: code.co_argcount] == ("party",):
+            role = part.__name__
+            names["agreement"].topology(role, part(role)["own"])
 
 
 @pytest.mark.parametrize(

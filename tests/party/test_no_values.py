@@ -7,6 +7,7 @@ import traceback
 import warnings
 from functools import cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -213,3 +214,14 @@ def test_the_command_says_what_the_user_says_and_not_what_a_conversion_quotes(tm
         where = whence(error.value, f"{file}:{name}")
         text = said(error.value, where)
         assert words in text and MARK not in text and "raised in" in where
+
+
+def test_the_text_of_a_result_has_what_was_measured_and_no_weights_and_no_outputs():
+    """Who prints it wants the loss; outputs are of records, and what is printed is logged."""
+    mark = jnp.full(3, NUMBER)
+    state = jsplit.PartyState(
+        {"h": mark}, {"h": mark}, (mark,), {}, jax.random.key(0), jnp.int32(9)
+    )
+    result = party.Result(state, 9, {"loss": 0.5}, {"auc": 0.75}, {"y": mark})
+    assert "0.5" in repr(result) and "0.75" in repr(result)
+    assert f"{NUMBER}" not in repr(result) and "Array" not in repr(result)

@@ -14,6 +14,7 @@ from flax import nnx
 import jsplit
 from jsplit import party
 from jsplit.party.compute.local import Local
+from jsplit.party.contract.sample import sample_agreement
 from jsplit.wire import layout
 from tests.helpers import make_problem
 from tests.party import federation
@@ -119,6 +120,27 @@ def test_parties_that_have_agreed_on_different_things_say_on_both_sides_what_dif
     assert "`seed` is 3 at `server` and 4 at `client`" in str(
         found["server"]
     )  # it went on waiting for the right one
+
+
+def test_what_a_party_brings_under_another_name_or_of_another_kind_is_named():
+    """Not called missing: whoever brings a function for what merges has not left it out."""
+    agreed, bottom = sample_agreement(), jsplit.segment(lambda x: 2 * x, inputs="x")
+    for role, node, loss in (("client", "h", None), ("server", "y", "loss")):
+        own = {node: bottom} | ({} if loss is None else {loss: jnp.mean})
+        agreed.topology(role, own)
+        with pytest.raises(ValueError, match=f"lacks .*`{node}`.*; it has .*`bottom`"):
+            others = {n: x for n, x in own.items() if n != node}
+            agreed.topology(role, {"bottom": bottom} | others)
+        with pytest.raises(
+            ValueError,
+            match=f"must have a segment for the node `{node}`, got function; `jsplit.seg",
+        ):
+            agreed.topology(role, own | {node: lambda x: x})
+        if loss is not None:
+            with pytest.raises(
+                ValueError, match="must have a function for the loss `loss`, got float"
+            ):
+                agreed.topology(role, own | {loss: 1.0})
 
 
 def test_what_a_party_brings_must_be_what_was_agreed_upon():

@@ -231,9 +231,10 @@ def test_weights_of_a_function_are_looked_at_in_every_step(wrong):
     assert any("`counts` of `data`" in str(x) for x in found.values()), found
 
 
-def test_an_evaluation_counts_records_by_their_weights():
+@pytest.mark.parametrize("said", [True, False])
+def test_an_evaluation_counts_records_by_their_weights_and_alike_without(said):
     problem = small("pair")
-    transport, counts = party.MemoryTransport(), WEIGHT
+    transport, counts = party.MemoryTransport(), WEIGHT if said else np.ones(8)
     agreed = agreed_for(problem, weight="counts")
     trainer = jsplit.messages(problem.topology, optax.sgd(0.1))
     state = trainer.init(jax.random.key(3), problem.batch)
@@ -243,7 +244,7 @@ def test_an_evaluation_counts_records_by_their_weights():
             agreed,
             name,
             problem.topology,
-            own_of(problem, name) | {"counts": counts},
+            own_of(problem, name) | ({"counts": counts} if said else {}),
             records=8,
             ids_key=IDS_KEY,
             state=state.parties[name],

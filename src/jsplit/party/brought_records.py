@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Link, PyTree
+from jsplit.core.trees import batch_of
 from jsplit.party.compute.payloads import needed_entries
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.field_types import check_dtypes
@@ -24,8 +25,12 @@ def records_of(
     fields: Sequence[str],
     brought: Brought,
     alone: bool,
+    training: bool,
 ) -> dict[str, Records]:
     """A party's records, by client: its own, or of each if it is always there.
+
+    Records that are not trained on count alike where nothing is said of it, whatever they
+    do in training; in training all say it.
 
     Raises:
         ValueError: naming the field or the client that is missing, or `ids_key`.
@@ -50,6 +55,8 @@ def records_of(
                 )
             given = given[client]
         if not callable(given):
+            if not training:
+                given = _counting(given, fields, agreed.weight)
             given = _chosen(given, fields, party, client)
             check_dtypes(agreed.fields, given, party)
         its = ids
@@ -88,6 +95,17 @@ def is_alone(
     # The same at all, also at one that gives ids and needs no field: of two that are
     # compared none may say nothing.
     return len(having) < 2
+
+
+def _counting(
+    given: Mapping[str, PyTree], fields: Sequence[str], weight: str
+) -> Mapping[str, PyTree]:
+    """What a party gives, with a weight of 1 for each record where it says none."""
+    others = {field: given[field] for field in fields if field in given}
+    # Without any field nothing says how many there are, and `_chosen` names what is missing.
+    if weight not in fields or weight in given or not others:
+        return given
+    return {**given, weight: np.ones(batch_of(others), np.float32)}
 
 
 def _chosen(

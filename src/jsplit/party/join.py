@@ -138,7 +138,7 @@ def prepare(
         )
     fields = local.fields(task.kind)
     alone = is_alone(agreed, task, local.config.links)
-    records = records_of(agreed, party, fields, brought, alone)
+    records = records_of(agreed, party, fields, brought, alone, training)
     first = example_of(
         next(iter(records.values())),
         agreed.weight,

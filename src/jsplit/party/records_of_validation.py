@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
-from jsplit.core.trees import batch_of
 from jsplit.party.brought_records import is_alone, records_of
 from jsplit.party.contract.record_order import Records
 from jsplit.party.crossings_of_epochs import VALIDATION
@@ -58,13 +55,9 @@ def validation_records(
             f"`validation` must have {', '.join(fields)}: all validate with "
             f"{said.validation} records."
         )
-    weight = agreed.weight
-    if data is not None and weight in fields and weight not in data:
-        # Every record counts alike there, whatever it does in training.
-        data = {**data, weight: np.ones(batch_of(data), np.float32)}
     given = replace(brought, data=data, ids=brought.validation_ids)
     alone = is_alone(agreed, task, frames.local.config.links)
-    [found] = records_of(agreed, party, fields, given, alone).values()
+    [found] = records_of(agreed, party, fields, given, alone, False).values()
     if found.count not in (None, said.validation):
         raise ValueError(
             f"`validation` has {found.count} records, the agreement says "

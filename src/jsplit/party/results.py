@@ -83,6 +83,8 @@ class Metrics:
 class Result:
     """What a party has when its part is done.
 
+    Its text has the step, the losses and the metrics, and neither the state nor outputs.
+
     Attributes:
         state: parameters, statistics, optimizer state: of this party alone.
         step: at which it stands.
@@ -105,12 +107,14 @@ class Result:
         (9, 0.25, False)
     """
 
-    state: PartyState
+    # Not in the text: what is printed of a result goes into logs, and a page of weights would
+    # hide the loss; outputs are of records.
+    state: PartyState = field(repr=False)
     step: int
     # `Any`: a list of numbers or one number, by the task, which whoever asked for it knows.
     losses: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float | int | bool] = field(default_factory=dict)
-    outputs: Mapping[str, PyTree] = field(default_factory=dict)
+    outputs: Mapping[str, PyTree] = field(default_factory=dict, repr=False)
     stopped: bool = False
     epoch: int = 0
     # Empty unless the agreement says `missing="skip"`. With it and the agreement the

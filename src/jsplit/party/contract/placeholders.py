@@ -147,15 +147,30 @@ def _by_name(own: Own | None, party: str | None) -> _Given:
     return dict(own or {})
 
 
+def _taken(given: _Given, name: str, what: str, party: str | None) -> object:
+    """Take a party's own out of `given`.
+
+    Raises:
+        ValueError: if it is not there, with the names that are left: a wrong one is among
+            them.
+    """
+    if name not in given:
+        left = f"; it has {', '.join(f'`{n}`' for n in given)}" if given else ""
+        raise ValueError(f"`own` lacks {what}, which is of `{party}`{left}.")
+    return given.pop(name)
+
+
 def _node(node: NodeEntry, given: _Given, party: str | None) -> Node:
     """One node, with its segment taken out of `given`, or with a placeholder."""
     if node.party != party:
         segment = foreign(node.name, node.party, node.trainable)
         return Node(node.name, segment, node.party, node.reads, node.detached)
-    segment = given.pop(node.name, None)
+    segment = _taken(given, node.name, f"the segment of the node `{node.name}`", party)
     if not isinstance(segment, Segment):
         raise ValueError(
-            f"`own` lacks the segment of the node `{node.name}`, which is of `{party}`."
+            f"`own` must have a segment for the node `{node.name}`, "
+            f"got {type(segment).__name__}; `jsplit.segment` makes one of a function, as "
+            "one that merges, or of a model."
         )
     if segment.trainable != node.trainable:
         raise ValueError(
@@ -171,13 +186,14 @@ def _loss(
     """One loss or metric, with its function out of `given`, or with a placeholder."""
     kind = "metric" if isinstance(loss, MetricEntry) else "loss"
     if loss.party == party:
-        fn = given.pop(loss.name, None)
+        what = f"the function of the {kind} `{loss.name}`"
+        fn = _taken(given, loss.name, what, party)
     else:
         fn = _refusing(f"{kind} `{loss.name}`", loss.party)
     if not callable(fn):
         raise ValueError(
-            f"`own` lacks the function of the {kind} `{loss.name}`, "
-            f"which is of `{party}`."
+            f"`own` must have a function for the {kind} `{loss.name}`, "
+            f"got {type(fn).__name__}."
         )
     if isinstance(loss, MetricEntry):
         return Metric(loss.name, fn, loss.party, loss.reads, loss.weighted)
