@@ -85,7 +85,8 @@ INSIDE = {
         "leaf_by_leaf optimizer_parts optimizers processes meshes configure randomness unscaled "
         "own_reads crossing "
         "pulled_back first_links first_node undone raw_crossings metrics program_names executor "
-        "store keys_apart base_hash trained_files copies segment_ops sums gradient_noise step "
+        "store keys_apart base_hash trained_files copies segment_ops sums gradient_noise "
+        "unseen_loss step "
         "update initial known activation_reads cotangent_reads passing nonfinite verdicts "
         "evaluating walks recorded recording own_record places same_for_others microbatches timing "
         "party_programs fused record "
@@ -95,7 +96,8 @@ INSIDE = {
     "populations": "checks known reading stored round population partitions poisson",
     "rounds": (
         "averages client_mesh noise own_optimizers restarts sharing recording state "
-        "algorithm carry client_receiver client_axis for_each_client forms inputs gathering "
+        "algorithm carry client_receiver client_noise client_axis for_each_client "
+        "forms inputs gathering "
         "round_end "
         "round_method measuring "
         "all_steps programs round_metrics tables driver local_training synchronous "

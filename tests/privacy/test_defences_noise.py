@@ -67,6 +67,20 @@ def test_noise_on_activations_has_the_deviation_it_states_and_is_unbiased(
     assert np.abs(alike).max() < 6 / np.sqrt(COUNT)
 
 
+@pytest.mark.parametrize("make, order", [(gaussian, 2), (laplace, 1)])
+@pytest.mark.parametrize("clip", [1e-22, 1e25])
+def test_no_vector_is_longer_than_the_clip_however_small_or_large_that_is(
+    make, order, clip
+):
+    """In float32 the squares of what is below 1e-19 are 0, and above 1e19 infinite."""
+    true = np.array([0.5, 3.0, 1e3, 1e7]) * np.linalg.norm([1, 2, 1], order)
+    value = jnp.float32(clip) * jnp.array([[0.5, 1.0, -0.5]])
+    value = value * jnp.array([1.0, 6.0, 2e3, 2e7])[:, None]
+    sent = np.asarray(encode(make(clip, 0.0), value), float) / clip
+    found = np.linalg.norm(sent, order, axis=1)
+    np.testing.assert_allclose(found, np.minimum(true, 1), rtol=1e-5)
+
+
 def test_a_link_declares_what_it_does_by_the_name_its_sender_knows():
     number, named = gaussian(2.0, 0.5), laplace(2, jsplit.Strength("mine", 0.5))
     on_grid = Mechanism("gaussian", 2.0, 0.5, secret=True, grid=2.0**-10)
@@ -116,6 +130,21 @@ def test_all_norms_are_alike_in_expectation_under_max_norm_and_unbiased():
     stretched = np.delete((found * G).sum(-1) / sizes**2, sizes.argmax(), axis=1)
     alike = np.corrcoef(stretched.T) - np.eye(7)
     assert np.abs(alike).max() < 6 / np.sqrt(4 * COUNT)
+
+
+@pytest.mark.parametrize("make", [max_norm, isotropic, marvell])
+def test_noise_follows_cotangents_however_small_they_are(make):
+    """Where squares are 0 in float32, too: a link of `unit` times a value is that of it."""
+    value = jax.random.normal(jax.random.key(0), (6, 4))
+    own = {"label": jnp.array([0, 1, 0, 1, 1, 0])}
+    link = make(1.0)
+    told = own if "label" in link.reads else {}
+    plain = np.asarray(encode(link, value, **told))
+    small = np.asarray(encode(link, value * 2.0**-80, **told), float)
+    np.testing.assert_allclose(small * 2.0**80, plain, rtol=1e-4, atol=1e-4)
+    # A small one beside large ones gets noise of their size.
+    beside = np.asarray(encode(link, value.at[2].multiply(1e-25), **told), float)
+    assert np.isfinite(beside).all() and np.linalg.norm(beside[2]) > 1e-2
 
 
 def test_isotropic_noise_follows_the_largest_norm():

@@ -302,6 +302,50 @@ def test_in_rounds_it_clips_and_each_client_draws_its_own(algorithm):
     assert not equal(noisy, after(clip=0.1, scale=1.0)), "secrets are drawn anew"
 
 
+def test_where_clients_step_together_what_they_share_gets_one_draw_of_noise():
+    """The server's part runs on the batch of all, and has a secret for each client."""
+    scale, clip = 2.0, 0.5
+    top = jsplit.segment(
+        lambda w, h: (h @ w).mean(1),
+        init=lambda key, h: jnp.zeros((5, 800)),
+        inputs=["h"],
+        name="logit",
+    )
+    top = private(top, clip=clip, scale=scale, per=PER)
+    # Nothing but noise moves anything that can be measured.
+    whole = jsplit.vanilla(layers()[0], top, loss=lambda *x: entropy(*x) * 1e-9)
+    one = ALGORITHMS["parallel"](jsplit.fused(whole, optax.sgd(1.0)))
+    drawn = PEOPLE.round(BATCH, 0, batch=16)
+    at = [one.init(0, drawn)]
+    for _ in range(2):
+        at.append(one.step(at[-1], drawn)[0])
+    values = [np.asarray(s.parties["server"].params["logit"]) for s in at]
+    first, second = np.diff(values, axis=0)
+    error = 5 / np.sqrt(first.size)
+    assert abs(first.std() / (scale * clip / PER) - 1) < error
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < error
+
+
+@pytest.mark.parametrize("clip", [1e-30, 1e-22, 1.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_no_record_is_longer_than_the_clip_however_small_that_is(clip, scale):
+    """In float32 the squares of what is below 1e-19 are 0."""
+    part = jsplit.segment(
+        lambda w, x: x @ w, init=lambda key, x: jnp.ones((3, 2)), inputs=["x"]
+    )
+    one = private(part, clip=clip, scale=scale, per=1.0)
+
+    @jax.jit
+    def gradient(x):
+        return jax.grad(lambda w: one.apply(w, {}, None, x)[0].sum())(jnp.ones((3, 2)))
+
+    for size in (0.5, 3.0, 1e3, 1e7):
+        x = jnp.float32(clip * size) * jnp.array([[1.0, 2.0, -1.0]])
+        found = np.linalg.norm(np.asarray(gradient(x), float)) / clip
+        true = size * np.sqrt(12)
+        assert found <= 1 + 1e-6 and found > 0.99 * min(1, true)
+
+
 def test_over_the_network_it_is_the_run_in_one_process():
     bottom = private(layer(["x"], "h"), clip=0.2, scale=0.5, per=8.0)
     whole = jsplit.vanilla(
@@ -374,3 +418,24 @@ def test_other_units_than_those_of_the_clip_are_refused():
     whole = topology((0,), clip=0.05, scale=0)
     refused("`loss_scale` cannot", lambda: made("fused", whole, loss_scale=64.0))
     refused("`microbatches=2` cannot", lambda: made("fused", whole, microbatches=2))
+
+
+def test_an_optimizer_that_reads_the_loss_is_refused_beside_noise():
+    """The loss has no noise, and a rate that follows from it tells of the records."""
+    plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+
+    def begins(which, optimizer, scale=1.0):
+        whole = topology(which, clip=1.0, scale=scale)
+        return jsplit.fused(whole, {"client": optax.sgd(0.1)} | optimizer).init(
+            0, BATCH
+        )
+
+    reads = "reads the loss, which has no noise"
+    server, told = {"server": plateau}, jsplit.with_loss(plateau)
+    refused(reads, lambda: begins((1,), server))
+    refused(reads, lambda: begins((1,), server, jsplit.Strength("noise", 0.0)))
+    refused(reads, lambda: begins((0,), {"client": told, "server": optax.adam(0.1)}))
+    # No noise, or that of another party; and what is given the loss and reads it not.
+    begins((1,), server, 0.0)
+    begins((0,), server)
+    begins((1,), {"server": optax.chain(optax.clip(1.0), optax.adam(1))})

@@ -33,6 +33,7 @@ from jsplit.privacy import (
 )
 from jsplit.privacy.attacks.inputs.likeness import unlike
 from jsplit.privacy.reporting.doubts import doubt_of
+from jsplit.privacy.reporting.knowing import classes_in
 from jsplit.privacy.reporting.tables import tables
 from tests.helpers import make_problem
 from tests.privacy.seen import LOSS_OF_CLASSES, dense
@@ -112,6 +113,37 @@ def test_a_score_is_that_of_what_the_party_saw_in_these_steps():
     assert finding.score.interval[0] < score.interval[0] - 1e-3
     loss = float(trainer.evaluate(state, data).loss)
     assert outcome.losses["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_binary_labels_are_attacked_as_floats_too():
+    """As a binary cross-entropy takes them; other whole floats may be of a regression."""
+
+    def loss(output, label):
+        return LOSS_OF_CLASSES(output, label.astype("int32"))
+
+    trainer = jsplit.fused(
+        jsplit.vanilla(
+            jsplit.segment(
+                lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w),
+                init=lambda key, x: jax.random.normal(key, (9, 4)) / 3,
+                inputs=["image"],
+            ),
+            dense([4, 2], "smashed"),
+            loss=loss,
+        ),
+        optax.sgd(0.1),
+    )
+    data = data_of()
+    floats = data | {"label": data["label"].astype("float32")}
+    one, other = (
+        report(trainer, d, test=d, attacks=[NORM], epochs=1, batch=96)["none"]
+        for d in (data, floats)
+    )
+    (found,), (same,) = one.findings, other.findings
+    assert found.score.value == pytest.approx(same.score.value)
+    assert [e.probes for e in other.exposures] == [e.probes for e in one.exposures]
+    for label in ([0.0, 2.0], [0.0, 0.5], [0.0, float("nan")], [0.0, 0.0]):
+        assert classes_in(np.array(label)) is None
 
 
 def test_the_first_and_the_last_steps_are_attacked_and_the_inference_after(found):

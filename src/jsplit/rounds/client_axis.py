@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from jsplit.core.base import Link, PyTree, Segment
 from jsplit.core.frozen import divided, joined
-from jsplit.core.gradient_noise import GradientNoise
 from jsplit.core.links import Own, encode_by
 from jsplit.core.paths import Path
 from jsplit.rounds.client_mesh import Vmap
+from jsplit.rounds.client_noise import noise_of_all, noise_of_each
 from jsplit.rounds.client_receiver import receiver_of_each
 from jsplit.rounds.own_optimizers import optimizer_of_each
 from jsplit.topology.graph import Topology
@@ -57,7 +57,7 @@ def vmap_clients(
     nodes: list[Node | Loss | Metric] = []
     for node in config.topology.nodes:
         if node.party not in clients:
-            nodes.append(node)
+            nodes.append(_on_the_batch_of_all(node))
         elif isinstance(node, Node):
             nodes.append(replace(node, segment=axis.segment(node.segment)))
         elif isinstance(node, Metric):
@@ -145,22 +145,8 @@ class _ClientAxis:
             value, new = run_all(*given)
             return self.join(value), joined(new, fixed)
 
-        noise = one.noise and replace(one.noise, add=self._noise(one.noise))
+        noise = one.noise and noise_of_each(one.noise, own=self.own)
         return replace(one, apply=apply, noise=noise)
-
-    def _noise(self, one: GradientNoise) -> Callable:
-        """Return what adds the noise of each client, drawn of its own secret."""
-
-        def add(keys: jax.Array, gradient: PyTree, scale: jax.Array) -> PyTree:
-            axes = (0, 0 if self.own else None, 0 if scale.ndim else None)
-            if self.own:
-                return jax.vmap(one.add, axes)(keys, gradient, scale)
-            # What all share has one gradient, the sum of theirs: each adds its own.
-            zeros = jax.tree.map(jnp.zeros_like, gradient)
-            drawn = jax.vmap(one.add, axes)(keys, zeros, scale)
-            return jax.tree.map(lambda g, n: g + n.sum(0), gradient, drawn)
-
-        return add
 
     def loss(self, term: Loss, topology: Topology) -> Loss:
         """Return a loss or penalty that is computed for each client."""
@@ -298,3 +284,11 @@ def _parts(changes: Callable[[Path], bool] | None, tree: PyTree) -> list[PyTree]
     if changes is None:
         return [tree, jax.tree.map(lambda _: None, tree)]
     return [*divided(changes, tree)]
+
+
+def _on_the_batch_of_all(node: Node | Loss | Metric) -> Node | Loss | Metric:
+    """A node of a party that is there once, whose secrets are one for each client."""
+    if not isinstance(node, Node) or node.segment.noise is None:
+        return node
+    noise = noise_of_all(node.segment.noise)
+    return replace(node, segment=replace(node.segment, noise=noise))

@@ -29,6 +29,7 @@ from jsplit.training.optimizers import first_memory_of
 from jsplit.training.own_reads import training_fields
 from jsplit.training.raw_crossings import refuse_raw
 from jsplit.training.strengths import first_strengths
+from jsplit.training.unseen_loss import refuse_seen_loss
 from jsplit.training.update import knows_loss
 
 
@@ -227,16 +228,18 @@ def first_memory(config: Config, party: str, params: PyTree) -> PyTree:
 
     Raises:
         ValueError: if the optimizer needs more than gradients and
-            parameters.
+            parameters, or reads the loss where gradients have noise.
     """
-    return first_memory_of(
-        party,
-        config.optimizer[party],
-        params,
-        config.norms,
-        has_loss=knows_loss(config, party),
-        of_several=len(owners(config.topology)) > 1,
+    optimizer, has_loss = config.optimizer[party], knows_loss(config, party)
+    several = len(owners(config.topology)) > 1
+    found = first_memory_of(
+        *(party, optimizer, params, config.norms),
+        has_loss=has_loss,
+        of_several=several,
     )
+    if has_loss:
+        refuse_seen_loss(config, party, optimizer, params)
+    return found
 
 
 def initial_shapes(config: Config, batch: Mapping[str, PyTree]) -> TrainState:

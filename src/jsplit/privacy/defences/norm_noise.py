@@ -58,10 +58,13 @@ def max_norm(scale: float | Strength = 1.0) -> Link:
 
     def noise(rows: jax.Array, key: jax.Array) -> jax.Array:
         sizes = norms(rows)
-        ratio = jnp.max(sizes) / jnp.where(sizes > 0, sizes, 1)
-        # Below 1 by rounding, or where a cotangent is 0, which is stretched to 0.
-        deviation = jnp.sqrt(jnp.maximum(ratio**2 - 1, 0))
-        return rows * deviation * jax.random.normal(key, sizes.shape, rows.dtype)
+        largest = jnp.max(sizes)
+        # Directions and shares, whose squares are numbers however sizes differ. A
+        # cotangent of 0 has no direction, and is stretched to 0.
+        directions = rows / jnp.where(sizes > 0, sizes, 1)
+        share = sizes / jnp.where(largest > 0, largest, 1)
+        deviation = largest * jnp.sqrt(jnp.maximum(1 - share**2, 0))
+        return directions * deviation * jax.random.normal(key, sizes.shape, rows.dtype)
 
     return _noisy("max norm", "max_norm_scale", checked_scale("scale", scale), noise)
 

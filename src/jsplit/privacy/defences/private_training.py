@@ -73,7 +73,8 @@ def private(
     `scale` nothing is rounded. Noise hides no NaN: the sum with a gradient that is not
     finite is NaN, and `guarantee` says so.
 
-    Micro-batches and a `loss_scale` are refused with it.
+    Micro-batches, a `loss_scale` and an optimizer that reads the loss (which has no
+    noise) are refused with it.
 
     In training records go through the segment one at a time (by `vmap`), so its program
     is followed first, and what is not shown to compute each record's result of that

@@ -6,7 +6,7 @@ tells nothing of the order or the sizes of what is in it beyond itself.
 
 from __future__ import annotations
 
-from math import inf, sqrt
+from math import frexp, inf, sqrt
 from typing import NamedTuple
 
 import jax
@@ -98,8 +98,12 @@ def _shortened(gradient: PyTree, grid: Grid) -> PyTree:
         return gradient
     leaves = jax.tree.leaves(gradient)
     limit = grid.limit(sum(g.size for g in leaves))
-    squares = [jnp.sum(jnp.square(g.astype(at_least_float32(g.dtype)))) for g in leaves]
-    norm = jnp.sqrt(sum(squares[1:], squares[0]))
+    # In a unit near the limit: of small numbers the squares would be 0, and nothing
+    # would be clipped. A power of two changes no bit of what is not so small.
+    unit = 2.0 ** frexp(limit)[1]
+    wide = [g.astype(at_least_float32(g.dtype)) / unit for g in leaves]
+    squares = [jnp.sum(jnp.square(g)) for g in wide]
+    norm = jnp.sqrt(sum(squares[1:], squares[0])) * unit
     # A product with 1 keeps all bits of what is short enough.
     factor = jnp.where(norm > limit, limit / norm, 1)
 

@@ -63,8 +63,13 @@ def arrays(rows: jax.Array, like: PyTree) -> PyTree:
 
 
 def norms(rows: jax.Array) -> jax.Array:
-    """The L2 norm of each record, [records, 1]."""
-    return jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
+    """The L2 norm of each record, [records, 1], whatever its size."""
+    # Squares of small numbers are 0, and a vector of norm 0 is neither clipped nor
+    # hidden. In units of a power of two, which change no bit of other norms.
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True, initial=0)
+    unit = jnp.frexp(largest)[1]
+    sums = jnp.sum(jnp.ldexp(rows, -unit) ** 2, axis=1, keepdims=True)
+    return jnp.ldexp(jnp.sqrt(sums), unit)
 
 
 def checked_scale(name: str, scale: object) -> float | Strength:

@@ -99,6 +99,7 @@ def _of_own_training(setting: Setting, seen: Trace) -> Iterable[str]:
             f"{names}: DP-SGD is your own, as `dp_sgd` says; the segment adds no noise "
             "(`jsplit.privacy.private` makes one that does)"
         )
+        yield f"what trains {names} reads no loss, which has no noise"
 
 
 def _of_what_is_frozen(setting: Setting) -> Iterable[str]:

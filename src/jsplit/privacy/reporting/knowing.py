@@ -110,11 +110,26 @@ def known_rows(
 def classes_in(label: PyTree) -> int | None:
     """How many classes a label has: one more than the largest; `None` if it has none.
 
+    Floating numbers are classes where they are 0 and 1, as a binary cross-entropy takes
+    them. Other whole ones may be of a regression.
+
     Args:
         label: of all records.
     """
     found = np.asarray(label) if hasattr(label, "dtype") else None
-    if found is None or found.dtype.kind not in "iub" or found.size != len(found):
+    if found is None or not found.ndim or found.size != len(found):
+        return None
+    if found.dtype.kind not in "iub" and not np.isin(found, (0, 1)).all():
         return None
     low, high = int(found.min()), int(found.max())
     return high + 1 if low >= 0 and 1 <= high < MOST_CLASSES else None
+
+
+def class_numbers(label: PyTree) -> np.ndarray:
+    """The classes of a label that has some, as integers, [records].
+
+    Args:
+        label: of all records.
+    """
+    found = np.asarray(label).reshape(-1)
+    return found if found.dtype.kind in "iub" else found.astype(np.int32)

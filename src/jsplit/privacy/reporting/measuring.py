@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.privacy.measures.batched import Dependence, dependence
 from jsplit.privacy.measures.probes import Kind, Probe, probe
 from jsplit.privacy.reporting.inference import activations_of
-from jsplit.privacy.reporting.knowing import classes_in
+from jsplit.privacy.reporting.knowing import class_numbers, classes_in
 from jsplit.privacy.reporting.records import Exposure, Untested
 from jsplit.privacy.reporting.training import Arrays
 from jsplit.privacy.reporting.trying import said
@@ -75,7 +74,7 @@ def _measured(
 
 def _probes(h: PyTree, label: PyTree, key: jax.Array) -> Iterator[Probe]:
     for kind in PROBES:
-        yield probe(h, np.asarray(label).reshape(-1), key, kind)
+        yield probe(h, class_numbers(label), key, kind)
 
 
 def _numbers(field: PyTree) -> PyTree:

@@ -21,7 +21,7 @@ from jsplit.privacy.reporting.attempt import Attempt, Given
 from jsplit.privacy.reporting.doubts import doubt_of
 from jsplit.privacy.reporting.forms import bottom_of, head_of
 from jsplit.privacy.reporting.jobs import Job, Sight, lacks, reads, targets
-from jsplit.privacy.reporting.knowing import classes_in, known_rows
+from jsplit.privacy.reporting.knowing import class_numbers, classes_in, known_rows
 from jsplit.privacy.reporting.pictures import worst
 from jsplit.privacy.reporting.records import Finding, Untested
 from jsplit.privacy.reporting.training import Arrays
@@ -134,7 +134,7 @@ class Trying:
         classes = known = None
         if labels:
             classes = classes_in(self.data[target])
-            truth = truth.reshape(-1)
+            truth = class_numbers(truth) if classes else truth.reshape(-1)
             known = known_rows(self.known, sight.ids, truth, rng)
         head = head_of(self.topology, seen.name, target) or (None, None)
         asked = self.asked.get((seen.name, seen.receiver))
