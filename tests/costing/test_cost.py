@@ -171,7 +171,8 @@ def test_flops_are_those_of_xla_for_the_very_function():
 def test_memory_that_lasts_is_that_of_the_state(configuration, flax):
     problem = make_problem(configuration, "cnn", flax)
     predicted = jsplit.cost(problem.topology, problem.batch, optimizer=optax.adam(0.1))
-    state = jsplit.fused(problem.topology, optax.adam(0.1)).init(0, problem.batch)
+    trainer = jsplit.fused(problem.topology, optax.adam(0.1))
+    state = jax.eval_shape(lambda: trainer.init(0, problem.batch))
     for name, own in state.parties.items():
         party = predicted.parties[name]
         assert (party.params, party.statistics, party.optimizer) == tuple(
@@ -195,13 +196,13 @@ def test_what_a_client_keeps_between_its_turns_is_what_was_predicted(kind, mode)
     """
     problem = make_problem("vanilla", kind, "nnx")
     config = configure(problem.topology, optax.sgd(0.1), None, mode, 1)
-    state = initial_state(config, 0, problem.batch)
+    state = jax.eval_shape(lambda: initial_state(config, 0, problem.batch))
     memory = load(layout_of(config), state, problem.batch)
     first, _, second = turns(training_ops(config), [])
     memory.update(
         zip(
             first.writes,
-            jax.jit(first.run)(*[memory[r] for r in first.reads]),
+            jax.eval_shape(first.run, *[memory[r] for r in first.reads]),
             strict=True,
         )
     )

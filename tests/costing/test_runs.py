@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -11,10 +12,7 @@ import pytest
 import jsplit
 from jsplit import runs
 from jsplit.core.trees import frame_bytes, nbytes
-from tests.costing.test_cost import measured
-from tests.helpers import (
-    make_problem,
-)
+from tests.helpers import make_problem
 
 
 def step_bytes(cost):
@@ -38,12 +36,21 @@ def vanilla():
 
 @pytest.fixture(scope="module")
 def messages_of(vanilla):
-    """The messages of a step, by the size of its batch."""
+    """The messages of a step, by the size of its batch.
+
+    Of a step that is traced and not run: `test_cost` compares with those of one that is run.
+    """
     problem, _ = vanilla
-    return {
-        n: measured(problem.topology, {f: x[:n] for f, x in problem.batch.items()})
-        for n in (8, 4, 3)
-    }
+    trainer, found = jsplit.messages(problem.topology, optax.sgd(0.1)), {}
+
+    def step(batch):
+        state, info = trainer.step(trainer.init(0, batch), batch)
+        found[len(batch["label"])] = info.messages
+        return state
+
+    for n in (8, 4, 3):
+        jax.eval_shape(step, {f: x[:n] for f, x in problem.batch.items()})
+    return found
 
 
 @pytest.mark.parametrize(

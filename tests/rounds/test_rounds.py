@@ -125,17 +125,25 @@ def test_a_round_in_which_everybody_fails_changes_nothing(name):
 def test_rounds_of_one_shape_are_compiled_once(name):
     algorithm, batch, traced = built(name)
     state, _ = after(algorithm, [PEOPLE.round(batch, 0, batch=8)])
+    shapes = jax.tree.map(jnp.shape, state)
     traced.clear()
     for i in range(1, 10):
         state, _ = algorithm.step(state, PEOPLE.round(batch, i, batch=8, shuffled=True))
     assert not traced
+    assert jax.tree.map(jnp.shape, state) == shapes == first_shapes(algorithm, batch)
+
+
+def first_shapes(algorithm, batch):
+    """Shapes of a first state, of which a round changes none; nothing is compiled."""
+    drawn = PEOPLE.round(batch, 0, batch=8)
+    return jax.tree.map(jnp.shape, jax.eval_shape(lambda: algorithm.init(0, drawn)))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_memory_of_a_link_is_each_client_s_own_unless_all_is_carried(name):
     algorithm, batch, _ = built(name)
-    state, _ = after(algorithm, [PEOPLE.round(batch, 0, batch=8)])
-    shape = state.parties["client"].links["activation smashed to server"].shape
+    links = first_shapes(algorithm, batch).parties["client"].links
+    shape = links["activation smashed to server"]
     assert shape == ((8, 8) if name in ("turns", "centralized") else (4, 8, 8))
 
 

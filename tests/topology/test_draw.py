@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -153,6 +154,11 @@ TOPOLOGIES = [pytest.param(t, id=name) for name, t in (SIX | ODD).items()]
 everywhere = pytest.mark.parametrize("topology", TOPOLOGIES)
 
 
+# Laws only look at a drawing: each topology is laid out once for all of them.
+drawn = cache(figure)
+written = cache(mermaid)
+
+
 def parsed(text):
     """What a Mermaid text says: subgraphs and nodes by id, as (label, subgraph), and
     arrows, as (from, arrow, label, to).
@@ -198,7 +204,7 @@ def place(fig, text):
 
 @everywhere
 def test_mermaid_names_every_party_field_and_node_once(topology):
-    groups, nodes, _ = parsed(mermaid(topology))
+    groups, nodes, _ = parsed(written(topology))
     seen = Counter([*groups.values(), *(label for label, _ in nodes.values())])
     forks = seen - names(topology)
     assert names(topology) <= seen and set(forks) <= {
@@ -210,12 +216,12 @@ def test_mermaid_names_every_party_field_and_node_once(topology):
 
 @everywhere
 def test_figure_names_every_party_field_and_node_once(topology):
-    assert Counter(t.get_text() for t in texts(figure(topology))) == names(topology)
+    assert Counter(t.get_text() for t in texts(drawn(topology))) == names(topology)
 
 
 @everywhere
 def test_mermaid_has_one_arrow_for_each_crossing_and_one_back_iff_it_returns(topology):
-    arrows = parsed(mermaid(topology))[2]
+    arrows = parsed(written(topology))[2]
     over = [(a, kind, label, b) for a, kind, label, b in arrows if a[1] != b[1]]
     forward = Counter(
         (label, a[1], b[1])
@@ -235,7 +241,7 @@ def test_mermaid_has_one_arrow_for_each_crossing_and_one_back_iff_it_returns(top
 @everywhere
 def test_figure_has_one_arrow_for_each_crossing_and_one_back_iff_it_returns(topology):
     arrows = Counter(
-        a.get_gid() for a in figure(topology).axes[0].patches if a.get_gid()
+        a.get_gid() for a in drawn(topology).axes[0].patches if a.get_gid()
     )
     forward = [
         f"activation {c.name} {c.sender} {c.receiver}" for c in topology.crossings
@@ -250,7 +256,7 @@ def test_figure_has_one_arrow_for_each_crossing_and_one_back_iff_it_returns(topo
 
 @everywhere
 def test_every_read_within_a_party_is_an_arrow_in_mermaid(topology):
-    arrows = {(a, b) for a, kind, _, b in parsed(mermaid(topology))[2] if kind == "-->"}
+    arrows = {(a, b) for a, kind, _, b in parsed(written(topology))[2] if kind == "-->"}
     for n in topology.nodes:
         for i in n.reads:
             base = (
@@ -270,7 +276,7 @@ def test_every_read_within_a_party_is_an_arrow_in_mermaid(topology):
 
 @everywhere
 def test_no_two_texts_overlap_and_all_lie_in_the_figure(topology):
-    canvas = FigureCanvasAgg(figure(topology))
+    canvas = FigureCanvasAgg(drawn(topology))
     boxes = [
         t.get_window_extent(canvas.get_renderer()) for t in canvas.figure.axes[0].texts
     ]
@@ -288,7 +294,7 @@ def test_no_two_texts_overlap_and_all_lie_in_the_figure(topology):
     "topology", [pytest.param(t, id=name) for name, t in SIX.items()]
 )
 def test_every_crossing_passes_a_cut(topology):
-    ax = figure(topology).axes[0]
+    ax = drawn(topology).axes[0]
     heights = [float(np.asarray(line.get_ydata())[0]) for line in ax.lines]
     cuts = [height for height in heights if height > 0]
     arrows = [a for a in ax.patches if a.get_gid()]
@@ -302,7 +308,7 @@ def test_every_crossing_passes_a_cut(topology):
     "name", ["vanilla", "vertical", "extended_vanilla", "multitask", "multihop"]
 )
 def test_values_cross_upwards(name):
-    fig = figure(SIX[name])
+    fig = drawn(SIX[name])
     for c in SIX[name].crossings:
         for n in SIX[name].nodes:
             if n.party == c.receiver and c.name in n.reads:
@@ -310,7 +316,7 @@ def test_values_cross_upwards(name):
 
 
 def test_a_u_has_two_legs_and_the_server_at_the_turn():
-    fig = figure(SIX["u_shaped"])
+    fig = drawn(SIX["u_shaped"])
     (x0, y0), (x1, y1), (x2, y2) = (place(fig, n) for n in ("up", "down", "output"))
     assert x0 < x1 < x2 and y1 > y0 == y2
     assert place(fig, "image")[1] < y0 and place(fig, "loss")[1] < y2

@@ -4,6 +4,8 @@ proven on their jaxprs.
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
 import numpy as np
 import optax
@@ -20,10 +22,15 @@ from jsplit.training.walk import Name, Wire, turns
 from tests.helpers import CONFIGURATIONS, FLAX, make_problem
 
 
-def run_turns(problem):
-    """Every turn of a training step, with the values it read and the jaxpr it is."""
+@cache
+def run_turns(configuration, kind, flax, numbers=False):
+    """Every turn of a training step, with the values it read and the jaxpr it is.
+
+    Without `numbers` the first state is of shapes alone, so nothing is compiled.
+    """
+    problem = make_problem(configuration, kind, flax)
     config = configure(problem.topology, optax.adam(0.01), None, "residuals", 1)
-    state = initial_state(config, 0, problem.batch)
+    state = first_state(config, problem) if numbers else shapes_of(config, problem)
     ops = [*training_ops(config), *update_ops(config)]
     keep = [
         w
@@ -40,13 +47,21 @@ def run_turns(problem):
     return state, seen
 
 
+def first_state(config, problem):
+    return initial_state(config, 0, problem.batch)
+
+
+def shapes_of(config, problem):
+    return jax.eval_shape(lambda: first_state(config, problem))
+
+
 @pytest.mark.parametrize("flax", FLAX)
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_a_party_reads_only_its_own_memory_and_what_is_addressed_to_it(
     configuration, flax
 ):
     problem = make_problem(configuration, "cnn", flax)
-    state, seen = run_turns(problem)
+    state, seen = run_turns(configuration, "cnn", flax, numbers=True)
     topology = problem.topology
     for turn, _, jaxpr in seen:
         for name in turn.reads:
@@ -90,7 +105,7 @@ def test_another_party_s_parameters_do_not_change_what_a_party_computes_in_its_t
 ):
     """Wires hold only activations and cotangents, of the shapes that the topology says."""
     problem = make_problem(configuration, "mlp", "nnx")
-    _, seen = run_turns(problem)
+    _, seen = run_turns(configuration, "mlp", "nnx")
     wires = [
         (w, x)
         for turn, values, _ in seen
@@ -114,18 +129,18 @@ def test_another_party_s_parameters_do_not_change_what_a_party_computes_in_its_t
 def test_every_parameter_belongs_to_exactly_one_party(configuration, flax):
     problem = make_problem(configuration, "residual", flax)
     trainer = jsplit.fused(problem.topology, optax.sgd(0.1))
-    state = trainer.init(0, problem.batch)
+    # Who holds what is told by shapes.
+    state = jax.eval_shape(lambda: trainer.init(0, problem.batch))
     trees = [t for p in state.parties.values() for t in p.params.values()]
-    whole = jsplit.segment(problem.whole, variables=problem.variables).init(
-        jax.random.key(0), *problem.fields.values()
-    )
+    part = jsplit.segment(problem.whole, variables=problem.variables)
+    whole = jax.eval_shape(part.init, jax.random.key(0), *problem.fields.values())
     merged = jsplit.merge(*trees)  # raises if two hold the same
     assert jax.tree.structure(merged) == jax.tree.structure(whole[0])
 
 
 def test_the_fewest_turns_a_step_can_have():
     turns = {
-        c: [t.party for t, *_ in run_turns(make_problem(c, "mlp", "nnx"))[1]]
+        c: [t.party for t, *_ in run_turns(c, "mlp", "nnx")[1]]
         for c in ("vanilla", "u_shaped", "multihop")
     }
     assert turns["vanilla"] == ["client", "server", "client"]
@@ -138,7 +153,7 @@ def test_in_recompute_mode_a_client_keeps_no_activation_between_turns():
 
     def kept(backward):
         config = configure(problem.topology, optax.sgd(0.1), None, backward, 1)
-        state = initial_state(config, 0, problem.batch)
+        state = shapes_of(config, problem)
         first = turns([*training_ops(config), *update_ops(config)], [])[0]
         memory = load(layout_of(config), state, problem.batch)
         results = dict(
