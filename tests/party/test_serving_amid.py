@@ -92,7 +92,8 @@ def test_a_connection_that_is_lost_amid_a_batch_costs_no_session_of_another():
         server.ask(length=LENGTH) as first,
         server.ask(length=LENGTH) as second,
     ):
-        first(PROMPT), second(PROMPT)
+        first(PROMPT)
+        second(PROMPT)
         lost = server.hub.ends[-1][2]
 
         def cut():

@@ -11,10 +11,12 @@ from dataclasses import replace
 from functools import lru_cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import Params, PyTree, Segment, State
-from jsplit.core.paths import Nested, keep, overlay
+from jsplit.core.checks import first_line
+from jsplit.core.paths import Nested, Path, by_path, keep, nest, overlay
 from jsplit.segments.attention_caches import (
     WholeDecoding,
     check_decoding,
@@ -53,8 +55,17 @@ def with_decoders(
     @lru_cache(maxsize=8)
     def cut(batch: int, length: int) -> dict[str, Sliced]:
         whole, kinds = decoder_of(decoding, batch, length)
-        made = _of_any_batch(segment_and_inputs(whole, None, alike)[0], kinds, batch)
-        found = again(made, *_one_position(example, batch))
+        axes = _batch_axes(decoding, batch)
+        whole = segment_and_inputs(whole, None, alike)[0]
+        made = _of_any_batch(whole, kinds, batch, axes)
+        try:
+            found = again(made, *_one_position(example, batch))
+        except Exception as error:
+            # Of Flax or the user's own, which names neither.
+            raise ValueError(
+                f"the model that `decoding` gives for batch {batch} and length {length} "
+                f"cannot be cut as the one that trains: {first_line(error)}"
+            ) from error
         return {n: Sliced(part, kinds) for n, part in found.items()}
 
     def slice_of(name: str) -> Callable[[int, int], Sliced]:
@@ -63,7 +74,23 @@ def with_decoders(
     return {n: with_cache(part, slice_of(n)) for n, part in parts.items()}
 
 
-def _of_any_batch(segment: Segment, kinds: Nested, size: int) -> Segment:
+def _batch_axes(decoding: WholeDecoding, batch: int) -> dict[Path, int]:
+    """Which axis of each cache is that of the batch, by path.
+
+    Seen from caches of two sizes: those of layers that a scan runs have it after theirs.
+    """
+    one, other = (by_path(decoder_of(decoding, n, 1)[1]) for n in (batch, batch + 1))
+    found = {}
+    for path, x, y in zip(one.paths, one.shapes, other.shapes, strict=True):
+        differ = [i for i, n in enumerate(np.shape(x)) if n != np.shape(y)[i]]
+        if differ:
+            found[path] = differ[0]
+    return found
+
+
+def _of_any_batch(
+    segment: Segment, kinds: Nested, size: int, axes: Mapping[Path, int]
+) -> Segment:
     """A segment whose caches, of one batch, are looked at with another as well.
 
     That the batch is free is seen from a trace with another one; nothing is run so.
@@ -82,12 +109,13 @@ def _of_any_batch(segment: Segment, kinds: Nested, size: int) -> Segment:
             return segment.apply(params, state, key, *inputs, train=train)
 
         def resized(count: int, before: int, tree: Nested) -> Nested:
-            caches = keep(tree, kinds, inside=True)
             rows = np.arange(count) % before
-            own = jax.tree.map(
-                lambda x: x[rows] if x.shape[:1] == (before,) else x, caches
-            )
-            return overlay(tree, own)
+            paths, leaves, _ = by_path(keep(tree, kinds, inside=True))
+            own = [
+                jnp.take(x, rows, axis=axes[path]) if path in axes else x
+                for path, x in zip(paths, leaves, strict=True)
+            ]
+            return overlay(tree, nest(paths, own))
 
         given = resized(batch, size, state)
         output, after = segment.apply(params, given, key, *inputs, train=train)
