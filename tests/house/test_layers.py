@@ -139,7 +139,7 @@ INSIDE = {
         "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
         "serving.lines serving.words serving.table serving.served serving.opening "
         "serving.together serving.waiting serving.outward serving.calls serving.server "
-        "serving.serve serving.asking serving.remote serving.session serving.sample"
+        "serving.serve serving.given serving.asking serving.remote serving.session serving.sample"
     ),
     "privacy": (
         "scores traffic viewing.records recorded_steps watching watched_training guarded "

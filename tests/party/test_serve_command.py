@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import os
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import pytest
 
 import jsplit
 from jsplit import command, party
-from jsplit.commands import prompts
+from jsplit.commands import asking, prompts
 from tests.party.federation import LONG, checked, free_port, together
 from tests.party.serving import LM_BATCH, TOKENS, summing, wanted
 
@@ -157,6 +159,35 @@ def test_who_asks_by_the_command_gets_the_tokens_of_the_model_in_the_order_of_it
         3,
         3,
     ]
+
+
+def asked(*words):
+    parser = argparse.ArgumentParser()
+    asking.add_options(parser)
+    return asking._given(parser.parse_args([*words, "--steps", "3"]))
+
+
+def test_prompts_are_of_the_command_line_of_standard_input_or_of_a_file(
+    tmp_path, monkeypatch, capsys
+):
+    """The same tokens in the same order, one way at a time."""
+    text, file = "3 4\n5 6 0\n", tmp_path / "prompts.txt"
+    file.write_text(text)
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    given = [[3, 4], [5, 6, 0]]
+    assert asked("--prompt", "3 4", "--prompt", "5 6 0") == given
+    assert asked("--prompts", "-") == asked("--prompts", str(file)) == given
+    for words in ([], ["--prompt", "3", "--prompts", "-"]):
+        with pytest.raises(SystemExit):
+            asked(*words)
+    assert "--prompt" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("3 four\n"))
+    for words in (["--prompts", "-"], ["--prompt", "3 four"], ["--prompt", ""]):
+        with pytest.raises(
+            ValueError, match=r"standard input, line 1|`--prompt`"
+        ) as caught:
+            asked(*words)
+        assert "four" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

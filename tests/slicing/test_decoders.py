@@ -146,3 +146,62 @@ def test_what_decodes_without_the_parameters_of_its_slice_is_refused_by_their_pa
         ValueError, match=r"without a parameter at `layers\.1\..*nnx.List"
     ):
         middle.cache.init(params, state, jnp.zeros((1, 4, WIDTH)))
+
+
+class Scanned(nnx.Module):
+    """Layers that one scan runs, each with an attention and so a cache of its own."""
+
+    def __init__(self, rngs):
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def layers(rngs):
+            return nnx.MultiHeadAttention(2, WIDTH, decode=False, rngs=rngs)
+
+        self.embed, self.layers = nnx.Embed(WORDS, WIDTH, rngs=rngs), layers(rngs)
+        self.out = nnx.Linear(WIDTH, WORDS, rngs=rngs)
+
+    def __call__(self, tokens):
+        mask = None if self.layers.decode else nnx.make_causal_mask(tokens)
+
+        def run(h, layer):
+            return h + layer(h, mask=mask)
+
+        across = nnx.scan(run, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        return self.out(across(self.embed(tokens), self.layers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["embed", "layers[1]"], ids=["around", "amid"])
+@pytest.mark.parametrize("batch", [2, 3], ids=["as example", "as many as layers"])
+def test_layers_of_a_scan_have_a_cache_each(batch, at):
+    net = Scanned(nnx.Rngs(0))
+
+    def decoding(batch, length):
+        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
+
+    parts = jsplit.split(net, TOKENS, cuts={"h": at}, decoding=decoding)
+    topology = jsplit.vanilla(*parts.values(), loss=optax.squared_error)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, {"tokens": TOKENS, "label": np.zeros((2, 5, WORDS), "f")})
+    tokens = TOKENS[np.arange(batch) % 2]
+    with jsplit.session(trainer, state, batch=batch, length=5) as session:
+        pieces = (tokens[:, :3], tokens[:, 3:4], tokens[:, 4:])
+        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
+    np.testing.assert_allclose(found, net(tokens), atol=1e-5)
+
+
+def test_what_decodes_and_cannot_be_cut_is_refused_by_name():
+    """And not by what Flax, or the model, says of it."""
+
+    class Other(Net):
+        def __call__(self, tokens):
+            raise TypeError("what is a token?")
+
+    other = Other(nnx.Rngs(0))
+    down = cut(Net(nnx.Rngs(0)), decoding=lambda batch, length: other)["down"]
+    params, state = down.init(jax.random.key(0))
+    assert down.cache is not None
+    with pytest.raises(
+        ValueError, match="`decoding` gives for batch 1 and length 4.*Type"
+    ):
+        down.cache.init(params, state, jnp.zeros((1, 4, WIDTH)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -26,11 +27,18 @@ def add_options(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--step", type=int, help="of `--checkpoint`; by default the newest"
     )
-    one.add_argument(
+    prompt = one.add_mutually_exclusive_group(required=True)
+    prompt.add_argument(
+        "--prompt",
+        action="append",
+        help="token ids of a prompt, as '3 4 5'; once for each. Whoever lists the "
+        "processes of this machine sees them",
+    )
+    prompt.add_argument(
         "--prompts",
         type=Path,
-        required=True,
-        help="file of token ids: text, a prompt a line, or .npy, int [prompt, position]",
+        help="file of token ids: text, a prompt a line, or .npy, int [prompt, position]; "
+        "- for lines of standard input",
     )
     one.add_argument(
         "--steps", type=int, required=True, help="how many tokens after each prompt"
@@ -48,7 +56,7 @@ def add_options(one: argparse.ArgumentParser) -> None:
 
 
 def ask(options: argparse.Namespace) -> int:
-    """Generate after each prompt, in the order of the file.
+    """Generate after each prompt, in the order in which they are given.
 
     Args:
         options: of the command line.
@@ -59,7 +67,7 @@ def ask(options: argparse.Namespace) -> int:
     for name, given in (("bound", options.bound), ("log", options.log)):
         if given:
             raise ValueError(f"`--{name}` is of training and inference, not of asking.")
-    given = prompts.read(options.prompts)
+    given = _given(options)
     if options.batch < 1 or options.steps < 1:
         raise ValueError("`--batch` and `--steps` must be 1 or more.")
     with stopped_at_once():
@@ -97,6 +105,15 @@ def ask(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _given(options: argparse.Namespace) -> list[list[int]]:
+    """The prompts: of the command line, of standard input, or of a file."""
+    if options.prompt is not None:
+        return prompts.of_lines("`--prompt`", options.prompt)
+    if str(options.prompts) == "-":
+        return prompts.of_lines("standard input", sys.stdin.read().splitlines())
+    return prompts.read(options.prompts)
+
+
 def _generated(
     first: parties.RemoteSession, given: list[list[int]], options: argparse.Namespace
 ) -> tuple[list[list[int]], int]:
@@ -111,7 +128,7 @@ def _generated(
                 session,
                 np.asarray([given[i] for i in places], np.int32),
                 options.steps,
-                # Of its place in the file, so that no two prompts have the same draws.
+                # Of its place among all, so that no two prompts have the same draws.
                 key=None if key is None else jax.random.fold_in(key, places[0]),
                 temperature=options.temperature,
                 top_k=options.top_k,

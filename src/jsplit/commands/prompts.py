@@ -1,8 +1,8 @@
-"""Prompts in a file: token ids, a sequence a line, and those of one length side by side."""
+"""Prompts as token ids, a sequence a line, and those of one length side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +30,33 @@ def read(file: Path) -> list[list[int]]:
                 f"`--prompts` {file} must hold int [prompt, position], got "
                 f"{found.dtype}{[*found.shape]}."
             )
-        return checked(str(file), found.tolist())
+        return checked(f"`--prompts` {file}", found.tolist())
     lines = file.read_text(encoding="utf-8").splitlines()
+    return of_lines(f"`--prompts` {file}", lines)
+
+
+def of_lines(where: str, lines: Iterable[str]) -> list[list[int]]:
+    """Prompts of text.
+
+    Args:
+        where: it comes from.
+        lines: a prompt each, its token ids with spaces between them.
+
+    Returns:
+        The token ids of each prompt.
+
+    Raises:
+        ValueError: naming the line, and never what is in it.
+    """
     found = []
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not all(w.isascii() and w.isdigit() for w in words):
             raise ValueError(
-                f"`--prompts` {file}, line {number}: must be token ids with spaces "
-                "between them."
+                f"{where}, line {number}: must be token ids with spaces between them."
             )
         found.append([int(w) for w in words])
-    return checked(str(file), found)
+    return checked(where, found)
 
 
 def checked(where: str, prompts: Sequence[Sequence[int]]) -> list[list[int]]:

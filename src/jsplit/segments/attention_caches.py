@@ -38,7 +38,24 @@ def with_attention_caches(decoder: Decoder, batch: int, length: int) -> Decoder:
     for layer in _empty(made):
         dtype = layer.dtype or layer.param_dtype or jnp.float32
         layer.init_cache((batch, length, layer.in_features), dtype)
+        _stack(layer)
     return made
+
+
+_AXES = 3
+"""Axes of the weights of the queries: of what comes in, of heads, and of each head's."""
+
+
+def _stack(layer: nnx.MultiHeadAttention) -> None:
+    """Caches for each of some layers that are run by a scan, along their first axes."""
+    kernel = layer.query.kernel.get_value()
+    layers = kernel.shape[: kernel.ndim - _AXES]
+    if not layers:
+        return
+    for cache in (layer.cached_key, layer.cached_value, layer.cache_index):
+        if cache is not None:
+            own = cache.get_value()
+            cache.set_value(jnp.zeros((*layers, *own.shape), own.dtype))
 
 
 def _empty(module: nnx.Module) -> list[nnx.MultiHeadAttention]:

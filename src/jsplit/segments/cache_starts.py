@@ -1,6 +1,7 @@
-"""The empty cache of a module that decodes, made by one compiled function for all sessions.
+"""The empty cache of a session, whose arrays are nobody else's: each call donates them.
 
-A function that is compiled anew for each session costs more than all its first tokens.
+That of a module that decodes is made by one compiled function for all sessions: one that
+is compiled anew for each costs more than all its first tokens.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jsplit.core.base import PyTree, Segment, State
+from jsplit.core.base import Cache, Params, PyTree, Segment, State
 from jsplit.core.paths import Nested, Path, keep, overlay
 from jsplit.core.trees import abstract
 
@@ -63,3 +65,22 @@ def start_of(
 
         decoder.starts[at] = start
     return decoder.starts[at]
+
+
+def owned(cache: Cache) -> Cache:
+    """A cache by hand, each of whose empty ones has arrays of its own.
+
+    What `init` gives may be a parameter, as a first state that is learned, a constant of
+    the module, or one array in two places; to donate it would delete those.
+
+    Args:
+        cache: as the user has written it.
+    """
+
+    def copied(x: PyTree) -> PyTree:
+        return jnp.array(x, copy=True) if isinstance(x, jax.Array) else x
+
+    def init(params: Params, state: State, /, *inputs: PyTree) -> PyTree:
+        return jax.tree.map(copied, cache.init(params, state, *inputs))
+
+    return Cache(init, cache.apply)

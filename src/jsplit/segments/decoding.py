@@ -21,7 +21,7 @@ from jsplit.core.checks import first_line, shown
 from jsplit.core.paths import Nested, Path, by_path, dotted, keep, overlay
 from jsplit.core.trees import abstract
 from jsplit.segments.attention_caches import with_attention_caches
-from jsplit.segments.cache_starts import Made, start_of
+from jsplit.segments.cache_starts import Made, owned, start_of
 from jsplit.segments.call import Call
 from jsplit.segments.from_model import segment as segment_of
 from jsplit.segments.trainable import params_filter
@@ -90,7 +90,7 @@ def with_cache(segment: Segment, decoding: Decoding) -> Segment:
     if decoding is False:
         return replace(segment, cache=_without(segment))
     if isinstance(decoding, Cache):
-        return replace(segment, cache=decoding)
+        return replace(segment, cache=owned(decoding))
     if isinstance(decoding, _MODELS):
         ready = decoding
         return replace(segment, cache=_cache_of(segment, lambda batch, length: ready))

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import Params, PyTree, Segment, State
+from jsplit.core.checks import first_line
 from jsplit.core.paths import Nested, keep, overlay
 from jsplit.segments.attention_caches import (
     WholeDecoding,
@@ -55,7 +56,14 @@ def with_decoders(
         whole, kinds = decoder_of(decoding, batch, length)
         axes = _batch_axes(kinds, decoder_of(decoding, batch + 1, length)[1])
         made = _of_any_batch(segment_and_inputs(whole, None, alike)[0], axes, batch)
-        found = again(made, *_one_position(example, batch))
+        try:
+            found = again(made, *_one_position(example, batch))
+        except Exception as error:
+            # Of Flax or the user's own, which names neither.
+            raise ValueError(
+                f"the model that `decoding` gives for batch {batch} and length {length} "
+                f"cannot be cut as the one that trains: {first_line(error)}"
+            ) from error
         return {n: Sliced(part, kinds) for n, part in found.items()}
 
     def slice_of(name: str) -> Callable[[int, int], Sliced]:

@@ -6,15 +6,17 @@ positions. Caches never cross, and are donated to the call that replaces them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Hashable, Mapping
 from weakref import WeakKeyDictionary
 
 import jax
+import numpy as np
 
 from jsplit.core.base import Fields, PyTree, TrainState
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.core.closing import Closing
-from jsplit.core.donation import refuse_used_up
+from jsplit.core.donation import call_on_state, refuse_used_up
 from jsplit.core.recent import Recent
 from jsplit.core.secret_keys import words_of_call
 from jsplit.core.trainer import PredictFn, Trainer
@@ -87,6 +89,7 @@ class _Programs:
     Attributes:
         checked: whether caches were found to give what segments give without them.
         inputs: by size of a session, the shapes of which caches are made.
+        walks: by shapes of caches and of what a call is given, its compiled walk.
     """
 
     def __init__(self, config: Config):
@@ -103,16 +106,30 @@ class _Programs:
         self.layout = layout_of(self.config)
         self.needed = fields_of(config.topology, losses=False)
         self.drawing = secret_senders(config, train=False)
-        self.first, self.next = (
-            compiled(call_walk(self.config, checked=c), config.kernels)
-            for c in (True, False)
-        )
         self.checked = False
         self.inputs: Recent[Mapping[str, tuple[PyTree, ...]]] = Recent(_SIZES)
+        self.walks: Recent[CompiledWalk] = Recent(KEPT)
+
+    def walk(self, sizes: Hashable, checked: bool) -> CompiledWalk:
+        """The compiled walk of a call; calls of one size share it.
+
+        Args:
+            sizes: of its caches, and of what it is given.
+            checked: whether caches are compared with segments without them.
+        """
+
+        def make() -> CompiledWalk:
+            return compiled(
+                call_walk(self.config, checked=checked), self.config.kernels
+            )
+
+        return self.walks.of((sizes, checked), make)
 
 
 _SIZES = 16
 """Sizes of sessions of which it is known what their caches are made of."""
+KEPT = 64
+"""Sizes of calls of which programs are kept: of prompts each length is another."""
 
 
 def compiled(walk: Walk, kernels: str) -> CompiledWalk:
@@ -161,7 +178,8 @@ class Session(Closing):
         self._programs, self._state = programs, state
         self._topology: Topology = programs.config.topology
         self._store = load(programs.layout, state)
-        self._open = True
+        self._open, self._lock = True, threading.Lock()
+        self._sizes: Hashable = None
 
     def __call__(self, fields: Fields) -> PyTree:
         """Compute the next positions.
@@ -175,9 +193,14 @@ class Session(Closing):
 
         Raises:
             ValueError: if the session is over or would be longer than its `length`, a
-                field does not fit, or a segment is found to need a cache, or
-                to have a wrong one.
+                field does not fit, a segment is found to need a cache, or to have a
+                wrong one, or a training step has used up the state.
         """
+        # One after the other: a call of another thread would be given these fields.
+        with self._lock:
+            return call_on_state(self._state, self._next, fields)
+
+    def _next(self, fields: Fields) -> PyTree:
         if not self._open:
             raise ValueError("the session is over; begin another one.")
         fields = as_arrays(fields)
@@ -192,11 +215,11 @@ class Session(Closing):
         self._put(fields)
         # Caches are given away in the call: one that fails leaves none to go on with.
         self._open = False
-        run = self._programs.first if checks else self._programs.next
+        run = self._programs.walk((_sizes_of(fields), self._sizes), checks)
         run(self._store, InProcess())
         if checks:
             check_same(self._topology.segments, self._store)
-            self._programs.checked = count > 1
+            self._programs.checked |= count > 1
         self._open, self.position = True, self.position + count
         outputs = {}
         for name in self._topology.sinks:
@@ -224,9 +247,6 @@ class Session(Closing):
             dict(fields),
         )
         nodes, states = self._topology.segments, self._state.parties
-        leaves, structure = jax.tree.flatten(whole)
-        shapes = tuple((x.shape, x.dtype) for x in leaves)
-
         ops = call_walk(self._programs.config).ops
 
         def trace(given: Mapping[str, PyTree]) -> Mapping[str, tuple[PyTree, ...]]:
@@ -235,9 +255,12 @@ class Session(Closing):
 
         # Found by a trace of all segments, and the same for every session of one size.
         inputs = self._programs.inputs.of(
-            (structure, shapes), lambda: run_or_name(trace, whole)
+            _sizes_of(whole), lambda: run_or_name(trace, whole)
         )
-        self._store.update(first_caches(nodes, states, inputs))
+        caches = first_caches(nodes, states, inputs)
+        # Those of the first call: a cache that grows goes on in the programs it began in.
+        self._sizes = _sizes_of(caches)
+        self._store.update(caches)
 
     def close(self) -> None:
         """End the session, and let go of its caches.
@@ -248,5 +271,13 @@ class Session(Closing):
             ...     session.close()  # as at the end of `with`
             ...     return session.position
         """
-        self._open = False
-        self._store.clear()
+        with self._lock:
+            self._open = False
+            self._store.clear()
+
+
+def _sizes_of(tree: PyTree) -> Hashable:
+    """The structure of a tree, and the shapes and dtypes of its arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    # A cache may hold a number of Python's.
+    return structure, tuple((np.shape(x), getattr(x, "dtype", None)) for x in leaves)

@@ -73,6 +73,7 @@ class Asking:
         servers: the parties that serve.
         model: what all have together; known once all have said theirs.
         looking_up: of them, those that look records up by ids.
+        over: whether all connections have been ended, and none is made any more.
     """
 
     def __init__(self, brought: Brought, dialler: Dialler, patience: float):
@@ -84,6 +85,7 @@ class Asking:
         self.words = Words(self.agreed, self.party)
         self.models: dict[str, Model] = {self.party: brought.model}
         self.looking_up: list[str] = []
+        self.over = False
         self._lock = threading.Lock()
         self._lines: dict[str, Line] = {}
         self._under: dict[int, Under] = {}
@@ -218,7 +220,8 @@ class Asking:
                 continue
 
     def close(self) -> None:
-        """End all connections."""
+        """End all connections, and with them all sessions."""
+        self.over = True
         for line in [*self._lines.values()]:
             line.end(f"`{self.party}` has left.", 1.0)
 
@@ -242,6 +245,9 @@ class Asking:
             except Closed as error:
                 raise Lost(str(error)) from None
             self._lines[party] = line
+        if self.over:
+            # Ended meanwhile, by whoever did not know of this one yet.
+            self.close()
         threading.Thread(
             target=self._read, args=(line,), name=f"jsplit-hear-{party}", daemon=True
         ).start()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -16,9 +15,10 @@ from jsplit.core.checks import as_positive_int
 from jsplit.core.closing import Closing
 from jsplit.core.ids import Id, listed
 from jsplit.core.secret_keys import fresh_words
-from jsplit.core.trees import as_arrays, batch_of
+from jsplit.core.trees import as_arrays
 from jsplit.party.connection.interrupts import Missing
 from jsplit.party.serving.asking import FIRST, SLOWEST, Asking, Lost, Under
+from jsplit.party.serving.given import Given, records
 from jsplit.party.serving.words import IDS, Model
 from jsplit.training.call_checks import check_call, check_integers
 from jsplit.training.configure import check_batch
@@ -28,15 +28,6 @@ _log = logging.getLogger("jsplit.party")
 _VAIN = 5
 """How often a session is begun again for one call. A server that is away is waited for;
 one that is there and loses each session would do so for ever."""
-
-
-class _Given(NamedTuple):
-    """What a call was given."""
-
-    size: int
-    fields: Mapping[str, PyTree]
-    ids: list | None
-    words: np.ndarray
 
 
 class RemoteSession(Closing):
@@ -81,7 +72,7 @@ class RemoteSession(Closing):
         self._integers = [
             f for f in self.fields if agreed.get(f) in ("int32", "int64", "uint32")
         ]
-        self._kept: list[_Given] = []
+        self._kept: list[Given] = []
         self._number, self._under = 0, None
         self._open, self._lock = True, threading.Lock()
 
@@ -132,7 +123,10 @@ class RemoteSession(Closing):
             length: the most positions of a sequence; by default as this one.
 
         Returns:
-            A `RemoteSession`, which ends with this one.
+            A `RemoteSession`, which ends with the one that `jsplit.party.session` made.
+
+        Raises:
+            ValueError: if the session is over.
 
         Example:
             >>> from jsplit.party.serving.sample import sample_session
@@ -140,6 +134,7 @@ class RemoteSession(Closing):
             ...     session.another(batch=2).batch
             2
         """
+        self._check_open()
         batch = self.batch if batch is None else as_positive_int("batch", batch)
         length = self.length if length is None else as_positive_int("length", length)
         return RemoteSession(self._asking, batch, length, self._replay, owns=False)
@@ -163,8 +158,7 @@ class RemoteSession(Closing):
             Missing: if a party did not come, or not answer, in time.
         """
         with self._lock:
-            if not self._open:
-                raise ValueError("the session is over; begin another one.")
+            self._check_open()
             given = as_arrays(fields)
             check_batch(self._part.topology, given, {*self.fields})
             check_integers(given, self._integers)
@@ -173,26 +167,16 @@ class RemoteSession(Closing):
                 if ids is not None:
                     raise ValueError("`ids` are of records; a sequence has none.")
                 count = check_call(given, self.batch, self.position, self.length)
-                return self._next(_Given(count, given, None, fresh_words()))
+                return self._next(Given(count, given, None, fresh_words()))
             names = None if ids is None else listed("ids", ids)
-            size = batch_of(given)
-            if names is not None and len(names) != size:
-                raise ValueError(
-                    f"`ids` must be one for each of {size} records, got {len(names)}."
-                )
-            found = []
-            for at in range(0, size, self.batch):
-                rows = slice(at, at + self.batch)
-                part = {
-                    f: jax.tree.map(lambda x, rows=rows: x[rows], v)
-                    for f, v in given.items()
-                }
-                chosen = None if names is None else names[rows]
-                asked = _Given(batch_of(part), part, chosen, fresh_words())
-                found.append(self._next(asked))
+            found = [*map(self._next, records(given, names, self.batch))]
             return jax.tree.map(lambda *x: np.concatenate(x), *found)
 
-    def _next(self, given: _Given) -> PyTree:
+    def _check_open(self) -> None:
+        if not self._open or self._asking.over:
+            raise ValueError("the session is over; begin another one.")
+
+    def _next(self, given: Given) -> PyTree:
         """One call, begun again with all before it as often as it is lost."""
         until, pause = time.monotonic() + self._asking.patience, FIRST
         began = self.begun + _VAIN
@@ -203,6 +187,7 @@ class RemoteSession(Closing):
                 output = self._call(given, until)
             except Lost as error:
                 self._let_go()
+                self._check_open()
                 if not self._replay:
                     raise Refused(f"the session is lost: {error}", again=True) from None
                 if self.begun >= began:
@@ -239,7 +224,7 @@ class RemoteSession(Closing):
             # Each as long as a call of its own: a long sequence takes longer than one.
             self._call(before, max(until, time.monotonic() + asking.patience))
 
-    def _call(self, given: _Given, until: float) -> PyTree:
+    def _call(self, given: Given, until: float) -> PyTree:
         under, asking = self._under, self._asking
         assert isinstance(under, Under)
         if asking.looking_up and given.ids is None:
@@ -277,7 +262,9 @@ class RemoteSession(Closing):
             self._under = None
 
     def close(self) -> None:
-        """End the session; the one that `jsplit.party.session` made ends all connections.
+        """End the session; the one that `jsplit.party.session` made ends all.
+
+        A call that waits in another thread raises that the session is over.
 
         Example:
             >>> from jsplit.party.serving.sample import sample_session
@@ -287,8 +274,11 @@ class RemoteSession(Closing):
             Traceback (most recent call last):
             ValueError: the session is over; begin another one.
         """
+        self._open = False
+        self._asking.over |= self._owns
+        if (under := self._under) is not None:
+            under.heard.put(Lost("it is over"))
         with self._lock:
-            self._open = False
             self._let_go()
             self._kept.clear()
         if self._owns:
