@@ -123,13 +123,19 @@ def error_feedback(
         full: list[PyTree] = []
         for x in leaves:
             if is_remembered(x):
-                x = x + _rest(next(left), x, once)
+                rest = _rest(next(left), x, once)
+                # Eight bits are promoted to nothing by themselves.
+                x = x.astype(rest.dtype) + rest
             full.append(x)
         sent = [f.astype(x.dtype) for f, x in zip(full, leaves, strict=True)]
         tree = structure.unflatten(sent)
         payload, inner = encode_by(link, state.link, tree, key, own)
         came = structure.flatten_up_to(link.decode(payload, abstract(value)))
-        lost = [f - c for f, c in zip(full, came, strict=True) if is_remembered(f)]
+        lost = [
+            f - c.astype(f.dtype)
+            for f, c in zip(full, came, strict=True)
+            if is_remembered(f)
+        ]
         if numbers is not None and once is not None:
             lost = [
                 kept.at[once].set(0, mode="drop").at[numbers].add(x, mode="drop")
