@@ -51,7 +51,7 @@ INSIDE = {
     "jaxprs": (
         "conv_layout flat conv_forms dependence macs passed_on pooling reads rewriting slices tags "
         "computed_again conv_choice halves convolutions compiling least_cut wrapping no_zero "
-        "rearranged same_values rows scans "
+        "rearranged same_values some_turns rows scans "
         "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.pieces "
         "proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "

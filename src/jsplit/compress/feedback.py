@@ -123,9 +123,7 @@ def error_feedback(
         full: list[PyTree] = []
         for x in leaves:
             if is_remembered(x):
-                rest = _rest(next(left), x, once)
-                # Eight bits are promoted to nothing by themselves.
-                x = x.astype(rest.dtype) + rest
+                x = _with_rest(next(left), x, once)
             full.append(x)
         sent = [f.astype(x.dtype) for f, x in zip(full, leaves, strict=True)]
         tree = structure.unflatten(sent)
@@ -155,14 +153,15 @@ def error_feedback(
     )
 
 
-def _rest(kept: jax.Array, x: jax.Array, once: jax.Array | None) -> jax.Array:
-    """What is added to a value, [batch, ...]; of a record that is there twice, once."""
+def _with_rest(kept: jax.Array, x: jax.Array, once: jax.Array | None) -> jax.Array:
+    """A value and what was left out, [batch, ...]; of a record that is there twice, once."""
     if once is not None:
-        return rows_of(kept, once)
+        kept = rows_of(kept, once)
     # A batch of one would be added to all records of another.
-    if kept.shape != x.shape:
+    elif kept.shape != x.shape:
         raise ValueError(
             f"a link with `error_feedback` keeps what it left out of {kept.shape}, and "
             f"cannot add it to {x.shape}: batches must have one size."
         )
-    return kept
+    # Eight bits are promoted to nothing by themselves.
+    return x.astype(kept.dtype) + kept
