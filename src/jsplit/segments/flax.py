@@ -216,7 +216,8 @@ def from_linen(
 
     def after(without: Collection[Path], *given: PyTree) -> State:
         # New each time: JAX caches traces by the function.
-        return jax.eval_shape(lambda *args: run(without, *args, True)[1], *given)
+        call_once = partial(run, without, train=True)
+        return jax.eval_shape(lambda *args: call_once(*args)[1], *given)
 
     lacking = None if variables is None else _LACKING
     return _sow_anew(run, first, may_sow, lacking, after)

@@ -14,6 +14,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import ClosedJaxpr
 
 from jsplit.core.base import Params, PyTree, State
 from jsplit.core.checks import warn_user
@@ -126,7 +127,7 @@ class Looking:
             after = run(params, state, key, inputs, True, left)[1]
             return left.params, after
 
-        trace: Callable[..., tuple[jax.extend.core.ClosedJaxpr, PyTree]]
+        trace: Callable[..., tuple[ClosedJaxpr, PyTree]]
         trace = jax.make_jaxpr(program, return_shape=True)
         closed, (own, after) = trace(params, state, key, inputs)
         given, found = by_path(params), by_path(own)
