@@ -49,9 +49,9 @@ INSIDE = {
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (
-        "conv_layout flat conv_forms dependence macs pooling reads rewriting slices tags "
+        "conv_layout flat conv_forms dependence macs passed_on pooling reads rewriting slices tags "
         "computed_again conv_choice halves convolutions compiling least_cut wrapping no_zero "
-        "rearranged same_values rows scans "
+        "rearranged same_values some_turns rows scans "
         "proving.facts proving.bits proving.spanning proving.affine proving.slopes proving.pieces "
         "proving.curves "
         "proving.moving proving.complexes proving.signs proving.arithmetic "

@@ -349,18 +349,6 @@ def test_a_norm_of_ones_own_that_trains_is_not_taken_for_a_frozen_one():
     np.testing.assert_allclose(after["mean"], (x + 1).mean(0))
 
 
-def test_layers_that_write_their_weights_when_called_are_warned_of():
-    """Steps of plain Flax go on from what was written."""
-    rngs = nnx.Rngs(0)
-    inner = nnx.Linear(8, 2, rngs=rngs)
-    layer = nnx.WeightNorm(inner, rngs=rngs)
-    before = inner.kernel[...]
-    with pytest.warns(UserWarning, match="nnx.WeightNorm, which writes its weights"):
-        jsplit.segment(nnx.Sequential(layer))
-    layer(x)  # the fact that is warned of
-    assert bool((inner.kernel[...] != before).any())
-
-
 class Half(linen.Module):
     """BatchNorm is told its mode, dropout is not."""
 

@@ -102,7 +102,7 @@ def test_a_linen_segment_starts_from_the_variables_given():
         params,
     )
     with pytest.raises(
-        ValueError, match="the module keeps `batch_stats`, which `variables` lack"
+        ValueError, match="keeps `batch_stats.BatchNorm_0.mean`, which `variables` lack"
     ):
         jsplit.segment(LinenNet(), variables={"params": variables["params"]}).init(
             jax.random.key(0), x

@@ -1,8 +1,10 @@
 """Links that make a crossing smaller, and the door for links of one's own, by name.
 
-Every link here leaves integer and boolean arrays as they are, and keeps the structure of
-the value, so links can be chained: `chain(cast(jnp.bfloat16), quantize(8))`. A new one is a
-file of its own here, and `register` lets agreements name it.
+Every link here changes floating arrays alone, leaves integers, booleans and keys beside them
+as they are, and keeps the structure of the value, so links can be chained:
+`chain(cast(jnp.bfloat16), quantize(8))`. A trainer refuses one where nothing is floating, and
+one that would send complex numbers as they are. A new one is a file of its own here, and
+`register` lets agreements name it.
 """
 
 from jsplit.compress.casting import cast

@@ -123,13 +123,17 @@ def error_feedback(
         full: list[PyTree] = []
         for x in leaves:
             if is_remembered(x):
-                x = x + _rest(next(left), x, once)
+                x = _with_rest(next(left), x, once)
             full.append(x)
         sent = [f.astype(x.dtype) for f, x in zip(full, leaves, strict=True)]
         tree = structure.unflatten(sent)
         payload, inner = encode_by(link, state.link, tree, key, own)
         came = structure.flatten_up_to(link.decode(payload, abstract(value)))
-        lost = [f - c for f, c in zip(full, came, strict=True) if is_remembered(f)]
+        lost = [
+            f - c.astype(f.dtype)
+            for f, c in zip(full, came, strict=True)
+            if is_remembered(f)
+        ]
         if numbers is not None and once is not None:
             lost = [
                 kept.at[once].set(0, mode="drop").at[numbers].add(x, mode="drop")
@@ -149,14 +153,15 @@ def error_feedback(
     )
 
 
-def _rest(kept: jax.Array, x: jax.Array, once: jax.Array | None) -> jax.Array:
-    """What is added to a value, [batch, ...]; of a record that is there twice, once."""
+def _with_rest(kept: jax.Array, x: jax.Array, once: jax.Array | None) -> jax.Array:
+    """A value and what was left out, [batch, ...]; of a record that is there twice, once."""
     if once is not None:
-        return rows_of(kept, once)
+        kept = rows_of(kept, once)
     # A batch of one would be added to all records of another.
-    if kept.shape != x.shape:
+    elif kept.shape != x.shape:
         raise ValueError(
             f"a link with `error_feedback` keeps what it left out of {kept.shape}, and "
             f"cannot add it to {x.shape}: batches must have one size."
         )
-    return kept
+    # Eight bits are promoted to nothing by themselves.
+    return x.astype(kept.dtype) + kept

@@ -129,7 +129,7 @@ def temporal_differences(link: Link, *, rows: str, records: int) -> Link:
         numbers = numbers_of(own, rows, records, leaves)
         before = _before(state.rows, numbers, leaves)
         differences = [
-            x if was is None else (x - was).astype(x.dtype)
+            x if was is None else (x.astype(was.dtype) - was).astype(x.dtype)
             for x, was in zip(leaves, before, strict=True)
         ]
         tree = jax.tree.unflatten(jax.tree.structure(value), differences)

@@ -15,12 +15,14 @@ import jax
 from jax.extend.core import DropVar, JaxprEqn, Var
 
 from jsplit.jaxprs.flat import Atom, Equation, Flat, Remat, flatten, shape_of
+from jsplit.jaxprs.macs import carried
+from jsplit.jaxprs.some_turns import of_single_turns, some_turns
 
 # Each entry of the result is made of the entries at its own place.
 _ENTRYWISE = frozenset(
     """
     abs add add_any and bitcast_convert_type ceil clamp convert_element_type copy
-    copy_p cos div eq exp exp2 expm1 floor ge gt integer_pow is_finite le log
+    copy_p cos div eq erf erf_inv exp exp2 expm1 floor ge gt integer_pow is_finite le log
     log1p logistic lt max min mul name ne neg not optimization_barrier or pow
     reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
     shift_right_logical sign sin sqrt square stop_gradient sub tanh xor
@@ -151,7 +153,9 @@ class Writer:
             return self.rows(self.same[v], rows, regions)
         e = self._made_by.get(v)
         found = None
-        if e is not None and len(e.eqn.outvars) == 1:
+        if e is not None and e.eqn.primitive.name == "scan" and rows.axis == 0:
+            found = self._of_turns(e.eqn, v, rows, regions)
+        elif e is not None and len(e.eqn.outvars) == 1:
             found = self._through(e.eqn, rows, regions)
         if found is not None:
             return found
@@ -190,6 +194,11 @@ class Writer:
             rank = len(shape) + len(params["axes"])
             kept = [i for i in range(rank) if i not in params["axes"]]
             axes = [kept[axis]]
+        elif name == "random_bits" and "fry" in str(shape_of(eqn.invars[0]).dtype):
+            # Each key draws by itself; those of another implementation need not.
+            if axis >= len(shape_of(eqn.invars[0]).shape):
+                return None
+            axes = [axis]
         elif name == "squeeze":
             rank = len(shape_of(eqn.invars[0]).shape)
             kept = [i for i in range(rank) if i not in params["dimensions"]]
@@ -221,6 +230,22 @@ class Writer:
             lambda *xs: eqn.primitive.bind(*xs, **params), atoms, regions
         )
         return made
+
+    def _of_turns(
+        self, eqn: JaxprEqn, v: Var, rows: Rows, regions: _Regions
+    ) -> Atom | None:
+        """Rows of what the turns of a scan compute, each by itself."""
+        numbers = of_single_turns(eqn)
+        results = [eqn.outvars[i] for i in numbers]
+        if v not in results:
+            return None
+        first, last = carried(eqn, eqn.params["jaxpr"].jaxpr)
+        atoms = [*eqn.invars[:first]]
+        atoms += [self.rows(x, rows, regions) for x in eqn.invars[last:]]
+        # All of them by one scan, since they may be drawn of the same.
+        made = self.graft(some_turns(eqn, numbers), atoms, regions)
+        self._known.update(((x, rows), m) for x, m in zip(results, made, strict=True))
+        return self._known[v, rows]
 
     def _of_parts(self, eqn: JaxprEqn, rows: Rows, regions: _Regions) -> Atom:
         """Rows of what stands one after the other."""

@@ -7,6 +7,7 @@ known here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Protocol, cast
 
 import jax
@@ -15,15 +16,20 @@ from flax import linen, nnx
 from flax.core import DenyList, unfreeze
 
 from jsplit.core.base import Params, PyTree, SegmentInit, State
-from jsplit.core.paths import Path, keep, overlay, remove
+from jsplit.core.paths import Path, by_path, dotted, keep, overlay, remove
 from jsplit.core.trees import abstract
 from jsplit.segments.call import Call, InitApply
 from jsplit.segments.interception import intercepted_submodules, intercepting
-from jsplit.segments.written import warn_of_writers
+from jsplit.segments.written import MADE_IN_CALL, Left, Looking, noting
 
 # linen: neither is fed back. Parameters have a place of their own, and
 # intermediates are what a call leaves for whoever looks at it.
 _NOT_STATE = ("params", "intermediates")
+
+# Of state that the first one lacks, and that is not sown.
+_LACKING = (
+    "the module keeps `{}`, which `variables` lack; give all that `init` returns."
+)
 
 
 class _Run(Protocol):
@@ -54,7 +60,6 @@ def from_nnx(
         Functions over nested dictionaries; `init` gives the values that it
         has now.
     """
-    warn_of_writers(module)
     module = _copy_of(module)
     graph, params, streams, state = nnx.split(module, parameters, nnx.RngState, ...)
     first = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
@@ -73,6 +78,7 @@ def from_nnx(
         key: jax.Array,
         inputs: tuple[PyTree, ...],
         train: bool,
+        left: Left | None = None,
     ) -> tuple[PyTree, State]:
         model = nnx.merge(graph, *shapes, copy=True)
         nnx.pop(model, lambda path, _: path in without)
@@ -90,12 +96,20 @@ def from_nnx(
             model.set_attributes(**call.attributes)
 
         named = call.drawn(key, apart=bool(streams_by_tag))
-        with intercepted_submodules(model):
+        with intercepted_submodules(model), noting(left, model):
             output = call(model, (), inputs, train, **named)
         carried = nnx.Not(nnx.Any(parameters, nnx.RngState, nnx.Intermediate))
         return output, nnx.to_pure_dict(nnx.state(model, carried))
 
-    return _sow_anew(run, lambda key, *inputs: first, lambda state: may_sow)
+    looking = Looking(parameters)
+
+    def after(without: Collection[Path], *given: PyTree) -> State:
+        return looking.state_after(partial(run, without), *given)
+
+    def start(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
+        return first
+
+    return _sow_anew(run, start, lambda state: may_sow, MADE_IN_CALL, after)
 
 
 def _is_frozen_in_part(module: nnx.Module) -> bool:
@@ -200,14 +214,21 @@ def from_linen(
     def may_sow(state: State) -> bool:
         return bool(set(state) - {"batch_stats"})
 
-    return _sow_anew(run, first, may_sow, complete=variables is not None)
+    def after(without: Collection[Path], *given: PyTree) -> State:
+        # New each time: JAX caches traces by the function.
+        call_once = partial(run, without, train=True)
+        return jax.eval_shape(lambda *args: call_once(*args)[1], *given)
+
+    lacking = None if variables is None else _LACKING
+    return _sow_anew(run, first, may_sow, lacking, after)
 
 
 def _sow_anew(
     run: _Run,
     first: SegmentInit,
     may_sow: Callable[[State], bool],
-    complete: bool = False,
+    lacking: str | None,
+    after: Callable[..., State],
 ) -> InitApply:
     """`init` and `apply` of a module which sows anew on every call.
 
@@ -218,8 +239,10 @@ def _sow_anew(
         run: one call of the module, without some of its state.
         first: parameters and state as they are found.
         may_sow: whether a module with such a state may sow.
-        complete: whether the first state must have all that the module does
-            not sow.
+        lacking: what is said where the first state lacks what the module does not
+            sow; `None`: that is made of zeros.
+        after: the shapes of the state after a call in training, which is given what
+            `run` is.
 
     Returns:
         `init` and `apply` of a segment.
@@ -254,14 +277,9 @@ def _sow_anew(
         kept = remove(state, paths)
         # The structure after a call is that of every state from then on:
         # what a step carries may not change its structure.
-        after = jax.eval_shape(lambda *a: apply(*a)[1], params, state, key, *inputs)
-        added = keep(after, kept, inside=False)
-        if complete and (lacking := remove(added, paths)):
-            name = next(iter(lacking))
-            raise ValueError(
-                f"the module keeps `{name}`, which `variables` lack; give all that `init` "
-                "returns."
-            )
+        added = keep(after(paths, params, state, key, inputs), kept, inside=False)
+        if lacking is not None and (new := remove(added, paths)):
+            raise ValueError(lacking.format(dotted(by_path(new).paths[0])))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added)
         return params, overlay(zeros, kept)
 

@@ -1,32 +1,191 @@
-"""Layers of nnx that write their parameters when they are called.
+"""What a call of an nnx module leaves behind that no step keeps.
 
-What a step leaves of a parameter is the optimizer's: what is written counts in the call,
-and in plain Flax it would be what the optimizer starts from.
+A step keeps what a call writes to statistics. What it leaves of a parameter is the
+optimizer's, and a module's own attributes begin each call as they were: plain Flax would go
+on from what was written, so it is found in a trace of the call, and said.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import ClosedJaxpr
 
+from jsplit.core.base import Params, PyTree, State
 from jsplit.core.checks import warn_user
+from jsplit.core.paths import Path, by_path, dotted
+from jsplit.jaxprs.passed_on import passed_on
 
-# A layer of Flax that does so is added here.
-_WRITERS = (nnx.SpectralNorm, nnx.WeightNorm)
+MADE_IN_CALL = (
+    "the call makes `{}`, which would be made anew in every call: make it when the module "
+    "is made, in `__init__`, or call the module once before."
+)
+"""What is said of state that a call makes, and that is not sown."""
+
+_Attributes = dict[tuple[Path, str], bool | int | float | str]
 
 
-def warn_of_writers(model: nnx.Module) -> None:
-    """Warn of layers that train otherwise than in plain Flax.
+class Left:
+    """What one call leaves of a module, noted while it is traced.
 
-    Args:
-        model: that becomes a segment.
+    Attributes:
+        params: the parameters after the call.
+        attributes: paths of attributes that are no arrays, and that it changed.
     """
+
+    def __init__(self, parameters: nnx.filterlib.Filter):
+        self._parameters = parameters
+        self.params: Params = {}
+        self.attributes: list[str] = []
+
+    @contextmanager
+    def of(self, model: nnx.Module) -> Iterator[None]:
+        """Note what is left of a module by the call that is made in this context."""
+        before = _plain_attributes(model)
+        yield
+        self.params = nnx.to_pure_dict(nnx.state(model, self._parameters))
+        now = _plain_attributes(model)
+        changed = [at for at, x in before.items() if now.get(at) != x]
+        self.attributes = [dotted((*path, name)) for path, name in changed]
+
+
+def noting(left: Left | None, model: nnx.Module) -> AbstractContextManager[None]:
+    """A context in which a module is called, and in which `left` notes what is left."""
+    return nullcontext() if left is None else left.of(model)
+
+
+def _plain_attributes(model: nnx.Module) -> _Attributes:
+    found: _Attributes = {}
     for path, child in nnx.iter_modules(model):
-        if isinstance(child, _WRITERS):
-            where, kind = ".".join(map(str, path)), type(child).__name__
-            warn_user(
-                f"`{where or 'the model'}` is nnx.{kind}, which writes its weights when it "
-                "is called. They count so in the call, but steps go on from the weights as "
-                "they were, where plain Flax goes on from those that were written. A layer "
-                f"that writes none, as linen.{kind}, trains as in plain Flax."
+        for name, x in vars(child).items():
+            # Those that begin so are how Flax itself, and its users, keep books.
+            if not name.startswith("_") and isinstance(x, bool | int | float | str):
+                found[path, name] = x
+    return found
+
+
+class _Run(Protocol):
+    """One call of a module in training."""
+
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        key: jax.Array,
+        inputs: tuple[PyTree, ...],
+        train: bool,
+        left: Left,
+    ) -> tuple[PyTree, State]: ...
+
+
+class Looking:
+    """A look at the first call of a module, which says once what is not kept of it."""
+
+    def __init__(self, parameters: nnx.filterlib.Filter):
+        """Look for writes to variables that are parameters.
+
+        Args:
+            parameters: which variables these are.
+        """
+        self._parameters = parameters
+        self._warned = False
+
+    def state_after(
+        self,
+        run: _Run,
+        params: Params,
+        state: State,
+        key: jax.Array,
+        inputs: tuple[PyTree, ...],
+    ) -> State:
+        """The shapes of the state after a call.
+
+        Args:
+            run: the call.
+            params: as they go in.
+            state: as it goes in.
+            key: of the call.
+            inputs: of the call.
+
+        Returns:
+            The state as `jax.eval_shape` gives it.
+
+        Raises:
+            ValueError: if the call makes or removes a parameter, or writes to one that
+                no optimizer trains.
+        """
+        left = Left(self._parameters)
+
+        def program(
+            params: Params, state: State, key: jax.Array, inputs: tuple[PyTree, ...]
+        ) -> tuple[Params, State]:
+            after = run(params, state, key, inputs, True, left)[1]
+            return left.params, after
+
+        trace: Callable[..., tuple[ClosedJaxpr, PyTree]]
+        trace = jax.make_jaxpr(program, return_shape=True)
+        closed, (own, after) = trace(params, state, key, inputs)
+        given, found = by_path(params), by_path(own)
+        _refuse_others(given.paths, found.paths)
+        # Those come first of all arguments, and of all results, and in the same order.
+        same = passed_on(closed)[: len(found.paths)]
+        pairs = zip(found.paths, found.shapes, strict=True)
+        written = {p: x for i, (p, x) in enumerate(pairs) if same[i] != i}
+        _refuse_untrained(written)
+        if not self._warned:
+            self._warned = True
+            _warn(written, left.attributes)
+        return after
+
+
+def _refuse_others(given: list[Path], found: list[Path]) -> None:
+    """Refuse a call after which there are other parameters than before."""
+    known, now = {*given}, {*found}
+    for path in [*found, *given]:
+        if path not in known:
+            raise ValueError(
+                f"the call makes the parameter `{dotted(path)}`, which would be made anew "
+                "in every call and never trained: make it when the module is made, in "
+                "`__init__`, or call the module once before."
             )
-            return
+        if path not in now:
+            raise ValueError(
+                f"the call puts something else in the place of the parameter "
+                f"`{dotted(path)}`, which no step would keep: write to a variable by "
+                "`variable[...] = value`, of another kind than nnx.Param."
+            )
+
+
+def _refuse_untrained(written: dict[Path, PyTree]) -> None:
+    """Refuse writes to what no optimizer trains."""
+    for path, x in written.items():
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise ValueError(
+                f"the call writes to the parameter `{dotted(path)}`, of {x.dtype}: no step "
+                "would keep it, since parameters are the optimizer's. Make it another "
+                "nnx.Variable than nnx.Param, as nnx.BatchStat, which is kept."
+            )
+
+
+def _warn(written: dict[Path, PyTree], attributes: list[str]) -> None:
+    if written:
+        first = dotted(next(iter(written)))
+        more = f" and {len(written) - 1} more" if len(written) > 1 else ""
+        warn_user(
+            f"the call writes to the parameter `{first}`{more}, as nnx.WeightNorm and "
+            "nnx.SpectralNorm do. What is written counts in the call, but steps go on from "
+            "the weights as they were, where plain Flax goes on from those that were "
+            "written. A layer that writes none, as linen.WeightNorm, trains as in plain "
+            "Flax; what no optimizer trains is kept in another nnx.Variable than nnx.Param."
+        )
+    if attributes:
+        warn_user(
+            f"the call changes the attribute `{attributes[0]}`, which begins every call as "
+            "it is now; in plain Flax the next call finds it changed. What shall be kept "
+            "from call to call is an nnx.Variable, as nnx.BatchStat."
+        )

@@ -7,13 +7,14 @@ from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal, Var
+from jax.extend.core import JaxprEqn, Literal, Var
 
 from jsplit.core.base import PyTree, Segment
 from jsplit.core.checks import names_of
 from jsplit.core.paths import Leaves, by_path
 from jsplit.core.trees import abstract, as_arrays
 from jsplit.jaxprs.flat import Atom, Flat, flatten, shape_of, values_only
+from jsplit.jaxprs.rows import Rows, Writer
 from jsplit.jaxprs.slices import backward_slice, evaluate
 from jsplit.segments.from_model import unnamed_inputs
 
@@ -96,7 +97,7 @@ def initial(
         return [x for tree in trees for x in tree.shapes if not _is_shape(x)]
 
     key = jax.eval_shape(jax.random.key, 0) if key is None else key
-    flat = values_only(flatten(jax.make_jaxpr(start)(key)))
+    flat = _by_rows(values_only(flatten(jax.make_jaxpr(start)(key))))
 
     outs = iter(flat.outvars)
     atoms: list[list[Leaf]] = []
@@ -114,6 +115,37 @@ def initial(
         return initial(model, inputs, key)
 
     return Initial(again, flat, params, state, *atoms)
+
+
+def _by_rows(flat: Flat) -> Flat:
+    """The same program, in which a leaf that is rows of a stack needs no other rows.
+
+    Else whoever has a few of many layers would draw them all.
+    """
+    wanted = {v for v in flat.outvars if isinstance(v, Var)}
+    writer = Writer()
+    for e in flat.equations:
+        rows = _rows_of(e.eqn) if wanted.intersection(e.writes) else None
+        if rows is None:
+            writer.copy(e)
+        else:
+            made = writer.rows(writer.now(e.eqn.invars[0]), rows, e.regions)
+            writer.called[e.writes[0]] = made
+    return writer.finished(flat)
+
+
+def _rows_of(eqn: JaxprEqn) -> Rows | None:
+    """The rows that an equation takes of an array, if that is all it does."""
+    if eqn.primitive.name != "slice" or not {*(eqn.params["strides"] or ())} <= {1}:
+        return None
+    bounds = zip(
+        eqn.params["start_indices"],
+        eqn.params["limit_indices"],
+        shape_of(eqn.invars[0]).shape,
+        strict=True,
+    )
+    found = [Rows(i, a, b) for i, (a, b, n) in enumerate(bounds) if (a, b) != (0, n)]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_shape(x: object) -> TypeGuard[jax.ShapeDtypeStruct]:
