@@ -159,6 +159,8 @@ class Message(NamedTuple):
         ... )
         >>> message.bytes
         48
+        >>> print(message)
+        activation h: client -> server, float32[4, 3], 48 bytes
     """
 
     name: str
@@ -171,6 +173,14 @@ class Message(NamedTuple):
     dtype: np.dtype | tuple[np.dtype, ...]
     bytes: int
     frame: int
+
+    def __str__(self) -> str:
+        # Of several arrays both are tuples.
+        one = not isinstance(self.dtype, tuple)
+        both = ((self.dtype,), (self.shape,)) if one else (self.dtype, self.shape)
+        arrays = " and ".join(f"{d}{[*s]}" for d, s in zip(*both, strict=True))
+        way = f"{self.sender} -> {self.receiver}"
+        return f"{self.kind} {self.name}: {way}, {arrays}, {self.bytes} bytes"
 
 
 class PartyState(NamedTuple):
