@@ -213,18 +213,18 @@ def test_weights_rates_by_epoch_and_an_end_by_a_callback_are_those_of_one_proces
 
     def own(name):
         data = {f: train[f] for f in topology.holds[name]} | {"counts": counts}
+        given = {"data": data, "validation": None, "ids_key": bytes(32)}
         if name == "server":
-            return {"data": data, "hyperparams": rates, "optimizer": adam} | {
-                "callbacks": ends
-            }
+            more = {"hyperparams": rates, "optimizer": adam, "callbacks": ends}
+            return given | more
         # Who does not decide ends nothing.
-        return {"data": data, "callbacks": [lambda told: told.number == 0]}
+        return given | {"callbacks": [lambda told: told.number == 0]}
 
     def weighted(number):
         return [(b, np.where(b["label"][:, 0] > 0, 2.0, 0.5)) for b in epoch(number)]
 
     agreed = agreed_with("counts", validation=0)
-    found = sound(fitted(agreed, own=lambda name: own(name) | {"validation": None}))
+    found = sound(fitted(agreed, own=own))
     optimizers = {"client": optax.adam(0.01), "server": adam}
     trainer = jsplit.messages(topology, optimizers)
     asked = {"epochs": EPOCHS, "key": SEED, "hyperparams": rates, "callbacks": ends}
