@@ -106,14 +106,17 @@ def in_one_process(parts: list[Arrays], epochs: int, width: int, out: Path) -> d
     side, count, _ = sizes_of(parts)
     topology, optimizer = network(side, count, epochs, width)
     agreed = jsplit.party.read(out / "agreement.json")
-    batch = jsplit.party.batches(agreed, records, [f"{i:09}" for i in range(count)])
     balanced = count / (2 * np.bincount(records["label"]))
+    counts = balanced[records["label"]].astype(np.float32)
+    ids = [f"{place:09}" for place in range(count)]  # sorted, the order that they have
+    batch = jsplit.party.batches(agreed, records | {"counts": counts}, ids)
     steps = count // BATCH
 
     def epoch(number: int) -> Iterator[tuple]:
         for step in range(number * steps, (number + 1) * steps):
-            taken = batch(step)
-            yield taken, balanced[taken["label"]].astype(np.float32)
+            taken = dict(batch(step))
+            weight = taken.pop("counts")
+            yield taken, weight
 
     def batches(fields: Arrays) -> list[Arrays]:
         starts = range(0, len(fields["label"]), BATCH)
