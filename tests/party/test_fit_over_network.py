@@ -50,7 +50,7 @@ def problem():
     return topology, records(RECORDS), records(9)
 
 
-def agreed_with(weight="", **epochs):
+def agreed_with(weight="", nonfinite="refuse", **epochs):
     topology, train, validation = problem()
     first = {n: x[:BATCH] for n, x in train.items()}
     said = {"records": RECORDS, "validation": len(validation["x"])} | epochs
@@ -62,6 +62,7 @@ def agreed_with(weight="", **epochs):
         patience=20.0,
         checkpoint=1,
         weight=weight,
+        nonfinite=nonfinite,
         epochs=party.epochs(EPOCHS, **said),
     )
 
@@ -233,6 +234,30 @@ def test_weights_rates_by_epoch_and_an_end_by_a_callback_are_those_of_one_proces
     assert found["server"].history.stopped == whole.history.stopped == "callback"
     assert found["client"].history.stopped == "verdict"
     assert "a callback would end the training, which only `server` can" in caplog.text
+    for name, fit in found.items():
+        assert bits(fit.state) == bits(whole.state.parties[name])
+
+
+@pytest.mark.slow
+def test_steps_that_are_left_out_count_for_nothing_as_in_one_process():
+    topology, train, _ = problem()
+    x = train["x"].copy()
+    x[5] = np.inf
+
+    def own(name):
+        data = {"x": x} if name == "client" else {"label": train["label"]}
+        return {"data": data, "validation": None}
+
+    def spoilt(number):
+        steps = range(number * STEPS, (number + 1) * STEPS)
+        places = [places_of(step, RECORDS, BATCH, SEED) for step in steps]
+        return [{"x": x[at], "label": train["label"][at]} for at in places]
+
+    found = sound(fitted(agreed_with(nonfinite="skip", validation=0), own=own))
+    trainer = jsplit.messages(topology, optax.adam(0.01), nonfinite="skip")
+    whole = jsplit.fit(trainer, spoilt, epochs=EPOCHS, key=SEED)
+    assert rows_of(found["server"]) == rows_of(whole)
+    assert any(row.get("skipped") == 1 for row in rows_of(whole))
     for name, fit in found.items():
         assert bits(fit.state) == bits(whole.state.parties[name])
 

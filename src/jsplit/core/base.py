@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import numpy as np
@@ -176,9 +176,13 @@ class Message(NamedTuple):
 
     def __str__(self) -> str:
         # Of several arrays both are tuples.
-        one = not isinstance(self.dtype, tuple)
-        both = ((self.dtype,), (self.shape,)) if one else (self.dtype, self.shape)
-        arrays = " and ".join(f"{d}{[*s]}" for d, s in zip(*both, strict=True))
+        if isinstance(self.dtype, tuple):
+            both = zip(
+                self.dtype, cast(tuple[tuple[int, ...], ...], self.shape), strict=True
+            )
+        else:
+            both = [(self.dtype, self.shape)]
+        arrays = " and ".join(f"{dtype}{[*shape]}" for dtype, shape in both)
         way = f"{self.sender} -> {self.receiver}"
         return f"{self.kind} {self.name}: {way}, {arrays}, {self.bytes} bytes"
 
