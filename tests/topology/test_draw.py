@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -405,6 +406,7 @@ print(jsplit.mermaid(topology), end="")
 
 def test_a_notebook_shows_a_figure_though_pyplot_was_never_imported():
     drawn = figure(jsplit.vanilla(part("h", "x"), part("y", "h"), loss=loss))
+    each: Any
     for each in (drawn, pickle.loads(pickle.dumps(drawn))):
         # As IPython asks an object for a picture.
         assert each._repr_png_().startswith(b"\x89PNG")

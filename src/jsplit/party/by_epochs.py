@@ -161,9 +161,9 @@ def fit(
     weighted = weighted_of(agreed, data, class_weight, label)
     part = Brought(own, credentials, weighted, ids, ids_key, optimizer, links)
     part = replace(part, backward=backward, kernels=kernels, checkpoint=folder)
-    part = replace(part, bound=bound, guard=guard, validation=validation)
-    part = replace(part, validation_ids=validation_ids)
-    part = replace(part, watched=watched_of(norms, False, record), state=_own(state))
+    part = replace(part, bound=bound, guard=guard, state=_own(state))
+    part = replace(part, validation=validation, validation_ids=validation_ids)
+    part = replace(part, watched=watched_of(norms, False, record))
     reach = Reach(listen, addresses or {}, remind, pulse, transport)
     compared = monitor_of(agreed.epochs, party, monitor, mode, patience, min_delta)
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
@@ -173,8 +173,7 @@ def fit(
         given = dict(hyperparams or {})
         if compared is not None:
             check_columns(agreed.epochs, compared, losses, given)
-        store, settings = prepared.store, _settings(prepared, agreed.epochs, compared)
-        kept = KeptEpochs(store, agreed.schema, settings)
+        kept = _kept(prepared, agreed.epochs, compared)
         epochs = EpochsOfRun(
             agreed.epochs, losses, kept, compared, given, as_callbacks(callbacks)
         )
@@ -183,6 +182,11 @@ def fit(
 
 def _own(state: PartyState | Fitted | None) -> PartyState | None:
     return state.state if isinstance(state, Fitted) else state
+
+
+def _kept(prepared: Prepared, epochs: Epochs, monitor: Monitor | None) -> KeptEpochs:
+    settings = _settings(prepared, epochs, monitor)
+    return KeptEpochs(prepared.store, prepared.agreed.schema, settings)
 
 
 def _settings(
