@@ -7,12 +7,23 @@ import json
 
 import pytest
 
-from experiments.clinic import xrays
+from experiments.clinic import xrays, xrays_network
+
+
+def lines_of(function):
+    return len([x for x in inspect.getsource(function).splitlines() if x.strip()])
 
 
 def test_all_beside_the_model_takes_at_most_25_lines():
-    lines = inspect.getsource(xrays.train).splitlines()
-    assert len([line for line in lines if line.strip()]) <= 25
+    assert lines_of(xrays.train) <= 25
+
+
+def test_over_a_network_each_party_takes_at_most_10_lines_more():
+    known = lines_of(xrays_network.network)
+    for party in (xrays_network.hospital, xrays_network.server):
+        assert known + lines_of(party) <= 35
+    # Made once, by one of them.
+    assert lines_of(xrays_network.agree) <= 11
 
 
 @pytest.mark.slow
@@ -22,3 +33,11 @@ def test_it_trains_draws_and_is_done_when_it_is_begun_again(tmp_path):
     assert 0 <= row["auc"] <= 1 and (tmp_path / "history.png").stat().st_size > 1000
     assert json.loads((tmp_path / "xrays.json").read_text()) == row
     assert xrays.main([*small, "--out", str(tmp_path)]) == row
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_the_bit_what_one_does(tmp_path):
+    small = ["--epochs", "2", "--records", "150", "--width", "2"]
+    row = xrays_network.main([*small, "--out", str(tmp_path)])
+    assert row["equal"] and len(row["rows"]) == 2
+    assert (tmp_path / "history.png").stat().st_size > 1000

@@ -131,7 +131,7 @@ INSIDE = {
         "connection.comebacks connection.peers contract.draft contract.files replay "
         "compute.local compute.at_cut "
         "compute.warming connection.absence crossings_of_epochs epoch_losses epoch_verdicts "
-        "kept_epochs epoch_arguments connection.farewell connection.reader "
+        "kept_epochs begun_with epoch_arguments connection.farewell connection.reader "
         "connection.skipping contract.sample connection.connections crossings_of_run sealing "
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records passes validating records_of_validation matching join epochs_of_run "

@@ -8,6 +8,7 @@ import argparse
 import json
 from functools import cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -18,6 +19,7 @@ from jsplit import command, party
 from jsplit.commands import stopping
 from jsplit.commands.epochs import refuse_without
 from jsplit.party import epoch_verdicts, validating
+from jsplit.party.begun_with import begun_with
 from jsplit.party.contract.record_order import places_of
 from jsplit.party.epoch_verdicts import Word
 from jsplit.wire import Head
@@ -48,7 +50,7 @@ def problem():
     return topology, records(RECORDS), records(9)
 
 
-def agreed_with(**epochs):
+def agreed_with(weight="", nonfinite="refuse", **epochs):
     topology, train, validation = problem()
     first = {n: x[:BATCH] for n, x in train.items()}
     said = {"records": RECORDS, "validation": len(validation["x"])} | epochs
@@ -59,6 +61,8 @@ def agreed_with(**epochs):
         seed=SEED,
         patience=20.0,
         checkpoint=1,
+        weight=weight,
+        nonfinite=nonfinite,
         epochs=party.epochs(EPOCHS, **said),
     )
 
@@ -67,7 +71,7 @@ class Killed(Exception):
     """In the place of `kill -9`: nothing is saved and nobody is told."""
 
 
-def fitted(agreed, folder=None, kills=None, **of_server):
+def fitted(agreed, folder=None, kills=None, own=None, **of_server):
     """What all parties are left with; each is started again wherever it is killed."""
     topology, train, validation = problem()
     transport = party.MemoryTransport()
@@ -90,19 +94,22 @@ def fitted(agreed, folder=None, kills=None, **of_server):
         held = topology.holds[name]
         while True:
             try:
+                given = {
+                    "data": {f: train[f] for f in held},
+                    "validation": {f: validation[f] for f in held},
+                    "optimizer": optax.adam(0.01),
+                    "callbacks": [Kills()],
+                }
+                given |= of_server if name == "server" else {}
                 return party.fit(
                     agreed,
                     name,
                     topology,
-                    {f: train[f] for f in held},
-                    validation={f: validation[f] for f in held},
                     credentials=party.PlaintextWithoutIdentity(name),
-                    optimizer=optax.adam(0.01),
                     remind=0.2,
                     transport=transport,
                     folder=folder and folder / name,
-                    callbacks=[Kills()],
-                    **(of_server if name == "server" else {}),
+                    **(given | own(name) if own else given),
                 )
             except Killed:
                 continue
@@ -116,18 +123,29 @@ def sound(found) -> dict[str, party.Fitted]:
     return found
 
 
-@cache
-def in_one_process():
-    topology, train, validation = problem()
+def epoch(number):
+    """The batches of an epoch, as the parties take them."""
+    steps = range(number * STEPS, (number + 1) * STEPS)
+    places = [places_of(step, RECORDS, BATCH, SEED) for step in steps]
+    return [{n: x[at] for n, x in problem()[1].items()} for at in places]
 
-    def epoch(number):
-        steps = range(number * STEPS, (number + 1) * STEPS)
-        places = [places_of(step, RECORDS, BATCH, SEED) for step in steps]
-        return [{n: x[at] for n, x in train.items()} for at in places]
+
+@cache
+def in_one_process(state=None):
+    topology, _, validation = problem()
 
     parts = [{n: x[i : i + BATCH] for n, x in validation.items()} for i in (0, 4, 8)]
     trainer = jsplit.messages(topology, optax.adam(0.01))
-    return jsplit.fit(trainer, epoch, epochs=EPOCHS, key=SEED, validation=parts)
+    given = {"validation": parts, "state": state and state()}
+    return jsplit.fit(trainer, epoch, epochs=EPOCHS, key=SEED, **given)
+
+
+def begun_anew():
+    """What a training has learned, with steps that are counted anew."""
+    learned = in_one_process().state.parties
+    return jsplit.TrainState(
+        {name: own._replace(step=own.step * 0) for name, own in learned.items()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +172,149 @@ def test_it_is_the_training_of_one_process_to_the_bit(told):
 def test_others_learn_the_number_that_was_agreed_and_none_beside_it(told):
     known = rows_of(told["client"])
     assert known == [{"val_loss": r["val_loss"]} for r in rows_of(told["server"])]
+
+
+def test_it_begins_with_a_state_as_one_process_does_and_tells_what_crossed():
+    seen = {"client": [], "server": []}
+    learned = in_one_process()
+
+    def own(name):
+        # Each as it has it: of `jsplit.party.fit` all that it gave.
+        state = learned.state.parties[name]
+        given = (
+            party.Fitted(state, state, learned.history) if name == "client" else state
+        )
+        return {"state": given, "record": seen[name].append, "norms": name == "client"}
+
+    found, whole = sound(fitted(agreed_with(), own=own)), in_one_process(begun_anew)
+    assert rows_of(found["server"]) == rows_of(whole)
+    assert rows_of(whole) != rows_of(learned)
+    for name, fit in found.items():
+        assert bits(fit.state) == bits(whole.state.parties[name])
+        # What was given is the caller's as before.
+        assert not any(
+            x.is_deleted() for x in jax.tree.leaves(learned.state.parties[name])
+        )
+        assert [x.step for x in seen[name]] == [*range(EPOCHS * STEPS)]
+    for mine, other in zip(*seen.values(), strict=True):
+        assert mine.crossed.keys() == other.crossed.keys()
+        for at in mine.crossed:
+            assert bits(mine.crossed[at].value) == bits(other.crossed[at].value)
+    assert seen["client"][0].norms.gradient["h"] > 0 and seen["server"][0].norms is None
+
+
+def test_weights_rates_by_epoch_and_an_end_by_a_callback_are_those_of_one_process(
+    caplog,
+):
+    topology, train, _ = problem()
+    counts = np.where(train["label"][:, 0] > 0, 2.0, 0.5).astype(np.float32)
+    rates = {"learning_rate": lambda epoch: 0.02 / (1 + epoch)}
+    adam = optax.inject_hyperparams(optax.adam)(0.01)
+    ends = [lambda told: told.number == 1]
+
+    def own(name):
+        data = {f: train[f] for f in topology.holds[name]} | {"counts": counts}
+        given = {"data": data, "validation": None, "ids_key": bytes(32)}
+        if name == "server":
+            more = {"hyperparams": rates, "optimizer": adam, "callbacks": ends}
+            return given | more
+        # Who does not decide ends nothing.
+        return given | {"callbacks": [lambda told: told.number == 0]}
+
+    def weighted(number):
+        return [(b, np.where(b["label"][:, 0] > 0, 2.0, 0.5)) for b in epoch(number)]
+
+    agreed = agreed_with("counts", validation=0)
+    found = sound(fitted(agreed, own=own))
+    optimizers = {"client": optax.adam(0.01), "server": adam}
+    trainer = jsplit.messages(topology, optimizers)
+    asked = {"epochs": EPOCHS, "key": SEED, "hyperparams": rates, "callbacks": ends}
+    whole = jsplit.fit(trainer, weighted, **asked)
+    assert rows_of(found["server"]) == rows_of(whole) and len(whole.history) == 2
+    assert found["server"].history.stopped == whole.history.stopped == "callback"
+    assert found["client"].history.stopped == "verdict"
+    assert "a callback would end the training, which only `server` can" in caplog.text
+    for name, fit in found.items():
+        assert bits(fit.state) == bits(whole.state.parties[name])
+
+
+@pytest.mark.slow
+def test_steps_that_are_left_out_count_for_nothing_as_in_one_process():
+    topology, train, _ = problem()
+    x = train["x"].copy()
+    x[5] = np.inf
+
+    def own(name):
+        data = {"x": x} if name == "client" else {"label": train["label"]}
+        return {"data": data, "validation": None}
+
+    def spoilt(number):
+        steps = range(number * STEPS, (number + 1) * STEPS)
+        places = [places_of(step, RECORDS, BATCH, SEED) for step in steps]
+        return [{"x": x[at], "label": train["label"][at]} for at in places]
+
+    found = sound(fitted(agreed_with(nonfinite="skip", validation=0), own=own))
+    trainer = jsplit.messages(topology, optax.adam(0.01), nonfinite="skip")
+    whole = jsplit.fit(trainer, spoilt, epochs=EPOCHS, key=SEED)
+    assert rows_of(found["server"]) == rows_of(whole)
+    assert any(row.get("skipped") == 1 for row in rows_of(whole))
+    for name, fit in found.items():
+        assert bits(fit.state) == bits(whole.state.parties[name])
+
+
+def test_of_a_state_that_is_given_the_secret_is_not_used_twice():
+    """Nor is what links remember, of which the other end may know nothing."""
+    first = jsplit.PartyState(
+        {"h": {"w": jnp.zeros(2)}},
+        {"h": {}},
+        (jnp.zeros(2),),
+        {"h": jnp.zeros(3)},
+        jax.random.key(0),
+        jnp.int32(0),
+        jax.random.key(1),
+    )
+    given = jax.tree.map(lambda x: x + 1, first._replace(key=None, secret=None))
+    given = given._replace(key=jax.random.key(2), secret=jax.random.key(3))
+    begun = begun_with(first, given, anything=False)
+    wanted = first._replace(params=given.params, optimizer=given.optimizer)
+    assert bits(begun) == bits(wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda own: (own, own), "a jsplit.PartyState or what jsplit.party.fit"),
+        (lambda own: own._replace(optimizer=()), r"`optimizer\[0\].*is not there"),
+        (
+            lambda own: own._replace(params={"h": [jnp.ones((3, 5))]}),
+            r"\[3, 5\].*\[3, 4\]",
+        ),
+        (
+            lambda own: own._replace(params={"h": [jnp.ones((3, 4), int)]}),
+            "int.*float32",
+        ),
+        (lambda own: own._replace(params={"h": (jnp.ones((3, 4)),)}), "another form"),
+        (
+            lambda own: own._replace(params={"h": [jnp.nan * jnp.ones((3, 4))]}),
+            "not finite",
+        ),
+    ],
+)
+def test_a_state_of_something_else_is_refused_before_anybody_is_connected(
+    change, wrong
+):
+    topology, train, validation = problem()
+    with pytest.raises(ValueError, match=f"`state`.*{wrong}"):
+        party.fit(
+            agreed_with(),
+            "client",
+            topology,
+            {"x": train["x"]},
+            validation={"x": validation["x"]},
+            credentials=party.PlaintextWithoutIdentity("client"),
+            optimizer=optax.adam(0.01),
+            state=change(in_one_process().state.parties["client"]),
+        )
 
 
 @pytest.mark.slow

@@ -26,7 +26,9 @@ from tests.rounds.devices import ALGORITHMS, LAWS, problem
 
 TOLERANCE = 1e-5
 # Of all laws: in some, one bit of the first parameters makes a difference of 1e-5 after
-# the last step.
+# the last step. And through a link that quantises, one number of a cotangent at the edge
+# of two levels may go to the other: "fused, all, dense, residuals, 1" on two devices is then
+# 3.3e-5 off in the momentum of one channel of the client, and without a link 1.5e-7 at most.
 WIDE = 5e-5
 FAST = {
     "in one program": ["splitfed 1, dense, 11"],
@@ -116,9 +118,9 @@ def test_eight_devices_give_the_numbers_of_one(laws):
 
 
 def test_two_processes_give_the_numbers_of_one():
-    first, second = run(TWO, devices=1, processes=2)
-    hold(first)
-    hold(second)
+    for found in run(TWO, devices=1, processes=2):
+        hold({TWO[1]: found.pop(TWO[1])}, most=WIDE)
+        hold(found)
 
 
 def test_each_device_does_its_part_of_the_work():

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import random
 import re
 import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -406,3 +408,20 @@ print(jsplit.mermaid(topology), end="")
         check=True,
     )
     assert done.stdout == mermaid(VANILLA)
+
+
+def test_a_notebook_shows_a_figure_though_pyplot_was_never_imported():
+    drawn = figure(jsplit.vanilla(part("h", "x"), part("y", "h"), loss=loss))
+    each: Any
+    for each in (drawn, pickle.loads(pickle.dumps(drawn))):
+        # As IPython asks an object for a picture.
+        assert each._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_message_is_printed_in_words():
+    one = np.dtype("float32")
+    about = "h", "activation", "client", "server"
+    words = "activation h: client -> server, float32[4, 3]"
+    assert str(jsplit.Message(*about, (4, 3), one, 48, 120)) == f"{words}, 48 bytes"
+    both = jsplit.Message(*about, ((4, 3), ()), (one, np.dtype("int8")), 49, 128)
+    assert str(both) == f"{words} and int8[], 49 bytes"

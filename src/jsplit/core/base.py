@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import numpy as np
@@ -159,6 +159,8 @@ class Message(NamedTuple):
         ... )
         >>> message.bytes
         48
+        >>> print(message)
+        activation h: client -> server, float32[4, 3], 48 bytes
     """
 
     name: str
@@ -171,6 +173,18 @@ class Message(NamedTuple):
     dtype: np.dtype | tuple[np.dtype, ...]
     bytes: int
     frame: int
+
+    def __str__(self) -> str:
+        # Of several arrays both are tuples.
+        if isinstance(self.dtype, tuple):
+            both = zip(
+                self.dtype, cast(tuple[tuple[int, ...], ...], self.shape), strict=True
+            )
+        else:
+            both = [(self.dtype, self.shape)]
+        arrays = " and ".join(f"{dtype}{[*shape]}" for dtype, shape in both)
+        way = f"{self.sender} -> {self.receiver}"
+        return f"{self.kind} {self.name}: {way}, {arrays}, {self.bytes} bytes"
 
 
 class PartyState(NamedTuple):

@@ -7,6 +7,8 @@ column means.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -94,7 +96,8 @@ def blank_figure(size: tuple[float, float], *, constrained: bool = False) -> Fig
         constrained: whether Matplotlib makes room for titles and labels.
 
     Returns:
-        The figure.
+        The figure. A notebook shows it where it is the last line of a cell, as
+        Matplotlib's own is only after pyplot was imported.
 
     Raises:
         ModuleNotFoundError: if Matplotlib, an extra, is not installed.
@@ -107,7 +110,17 @@ def blank_figure(size: tuple[float, float], *, constrained: bool = False) -> Fig
             "figures need the package matplotlib, of the extra `jsplit[draw]`.",
             name=error.name,
         ) from error
-    return Figure(figsize=size, layout="constrained" if constrained else None)
+    drawn: Drawing = Figure(figsize=size, layout="constrained" if constrained else None)
+    # No class of its own: that could not be pickled, since Matplotlib is imported late.
+    drawn._repr_png_ = partial(_as_png, drawn)
+    return drawn
+
+
+def _as_png(drawn: Drawing) -> bytes:
+    """What a notebook shows of a figure."""
+    file = BytesIO()
+    drawn.savefig(file, format="png")
+    return file.getvalue()
 
 
 def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:

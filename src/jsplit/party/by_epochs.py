@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import optax
 
-from jsplit.core.base import Link, PyTree
+from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.fitting.calling import as_callbacks, tell_end
 from jsplit.fitting.class_weights import ClassWeight
 from jsplit.fitting.monitor import Monitor
@@ -36,10 +36,11 @@ from jsplit.party.epochs_of_run import EpochsOfRun, Fitted
 from jsplit.party.join import Prepared, prepare
 from jsplit.party.kept_epochs import KeptEpochs
 from jsplit.party.process import PartyRun
-from jsplit.party.running import already_over
+from jsplit.party.running import already_over, watched_of
 from jsplit.party.steps import Training
 from jsplit.party.task import Brought, Data, Ids, Task, TaskKind
 from jsplit.party.validating import Validating, compile_validation
+from jsplit.training.own_record import PartyRecord
 from jsplit.wire.certs import Trust
 from jsplit.wire.transport import Transport
 
@@ -54,6 +55,7 @@ def fit(
     *,
     credentials: Trust,
     optimizer: optax.GradientTransformation | None = None,
+    state: PartyState | Fitted | None = None,
     ids: Ids | None = None,
     ids_key: IdsKey | None = None,
     validation: Mapping[str, PyTree] | None = None,
@@ -66,6 +68,8 @@ def fit(
     patience: int | None = None,
     min_delta: float = 0.0,
     callbacks: Sequence[object] = (),
+    record: Callable[[PartyRecord], object] | None = None,
+    norms: bool = False,
     folder: str | os.PathLike[str] | None = None,
     links: Mapping[str, Link] | None = None,
     backward: str = "residuals",
@@ -94,6 +98,10 @@ def fit(
         data: its fields by name, [record, ...], or `batch(step)`.
         credentials: its certificate and key, `jsplit.party.credentials`.
         optimizer: of its parameters, if it has any.
+        state: its own part to begin with, in place of a first one: parameters,
+            statistics, optimizer and strengths of it; steps are counted anew, a secret
+            key is drawn anew, and what links remember begins anew. Others need not give
+            one. A training that goes on from its `folder` has its own.
         ids: of its records, by which all bring them in one order.
         ids_key: what the digest of ids is keyed by, as for `jsplit.party.run`.
         validation: its fields of the records that all measure after each epoch, in
@@ -110,6 +118,10 @@ def fit(
         min_delta: likewise, what is no more than that is no improvement to `patience`.
         callbacks: as for `jsplit.fit`; `on_step` gets the `Metrics` of a step. One that
             ends the training can do so at the party that decides alone.
+        record: called with the `PartyRecord` of every step, as for `jsplit.party.run`;
+            a validation has none.
+        norms: whether the records have the norms of this party's own gradients and
+            updates, as for `jsplit.party.run`.
         folder: its own, of its checkpoints; the state after the best epoch is in
             `<folder>/best`, which `jsplit.party.evaluate` takes as a checkpoint too.
         links: links by the names that the agreement gives them.
@@ -149,8 +161,9 @@ def fit(
     weighted = weighted_of(agreed, data, class_weight, label)
     part = Brought(own, credentials, weighted, ids, ids_key, optimizer, links)
     part = replace(part, backward=backward, kernels=kernels, checkpoint=folder)
-    part = replace(part, bound=bound, guard=guard, validation=validation)
-    part = replace(part, validation_ids=validation_ids)
+    part = replace(part, bound=bound, guard=guard, state=_own(state))
+    part = replace(part, validation=validation, validation_ids=validation_ids)
+    part = replace(part, watched=watched_of(norms, False, record))
     reach = Reach(listen, addresses or {}, remind, pulse, transport)
     compared = monitor_of(agreed.epochs, party, monitor, mode, patience, min_delta)
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
@@ -160,12 +173,20 @@ def fit(
         given = dict(hyperparams or {})
         if compared is not None:
             check_columns(agreed.epochs, compared, losses, given)
-        store, settings = prepared.store, _settings(prepared, agreed.epochs, compared)
-        kept = KeptEpochs(store, agreed.schema, settings)
+        kept = _kept(prepared, agreed.epochs, compared)
         epochs = EpochsOfRun(
             agreed.epochs, losses, kept, compared, given, as_callbacks(callbacks)
         )
-        return _trained(prepared, epochs, asked, reach)
+        return _trained(prepared, epochs, asked, reach, record)
+
+
+def _own(state: PartyState | Fitted | None) -> PartyState | None:
+    return state.state if isinstance(state, Fitted) else state
+
+
+def _kept(prepared: Prepared, epochs: Epochs, monitor: Monitor | None) -> KeptEpochs:
+    settings = _settings(prepared, epochs, monitor)
+    return KeptEpochs(prepared.store, prepared.agreed.schema, settings)
 
 
 def _settings(
@@ -199,7 +220,11 @@ def _digest_of(records: Records, agreed: Agreement, steps: int) -> str | None:
 
 
 def _trained(
-    prepared: Prepared, epochs: EpochsOfRun, asked: Callable[[], bool], reach: Reach
+    prepared: Prepared,
+    epochs: EpochsOfRun,
+    asked: Callable[[], bool],
+    reach: Reach,
+    record: Callable[[PartyRecord], object] | None,
 ) -> Fitted:
     """Train, and give what there is in the end."""
     frames = prepared.frames.epochs
@@ -218,7 +243,7 @@ def _trained(
             if records is not None:
                 first = _first_of(records)
                 compile_validation(frames, me.warming, first, asked)
-            trained = Training(me, None, asked, None, prepared.guard, epochs=epochs)
+            trained = Training(me, None, asked, record, prepared.guard, epochs=epochs)
             try:
                 result = trained.run()
             except Missing as error:

@@ -37,7 +37,7 @@ class OwnLosses:
         """The losses as `evaluate` tells them; `None` where the objective is not here."""
         if not self.whole:
             return None
-        arrays = {n: jnp.float32(x) for n, x in losses.items()}
+        arrays = {n: jnp.asarray(x, float) for n, x in losses.items()}
         # As it is added up in one process, to the bit.
         own = TrainState({self.party: state})
         return info_of(self.topology, arrays, in_state(self.topology, own))

@@ -283,4 +283,5 @@ def _infer(
     metrics = compute_metrics(local.topology, local.metrics, rows)
     # In the order in which all went through their records.
     counts = mine.take(np.arange(count)).get(agreed.weight)
-    return Result(state, reached, means(task, losses, counts), metrics=metrics)
+    found = means(local.topology, task, losses, counts)
+    return Result(state, reached, found, metrics=metrics)

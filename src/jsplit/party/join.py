@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jsplit.core.base import PartyState
 from jsplit.core.trees import abstract
 from jsplit.party.base import Base
+from jsplit.party.begun_with import begun_with
 from jsplit.party.bounds import checked_bounds
 from jsplit.party.brought_records import example_of, is_alone, records_of
 from jsplit.party.compute.handover import shapes_of_learned
@@ -148,6 +149,10 @@ def prepare(
     # Of a function of the step too, before anybody is connected.
     check_dtypes(agreed.fields, first, party)
     like = local.init({f: x for f, x in first.items() if f != agreed.weight})
+    if training and brought.state is not None:
+        anything = agreed.nonfinite == "allow"
+        begun = begun_with(like, brought.state, anything=anything)
+        brought = replace(brought, state=begun)
     base = Base(local.layout, brought.state or like)
     frames = _frames_of(agreed, party, task, local, like, base)
     everything = {**records, **validation_records(frames, brought, records)}

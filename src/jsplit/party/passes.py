@@ -19,6 +19,8 @@ from jsplit.party.connection.interrupts import RolledBack, Stopped
 from jsplit.party.contract.record_order import Records
 from jsplit.party.process import PartyRun
 from jsplit.party.task import Task, TaskKind
+from jsplit.topology.graph import Topology
+from jsplit.training.evaluating import means_of_set
 from jsplit.training.verdicts import NotFinite
 from jsplit.wire.errors import Refused
 
@@ -99,6 +101,7 @@ def _part_from_all(me: PartyRun) -> None:
 
 
 def means(
+    topology: Topology,
     task: Task,
     losses: Sequence[Mapping[str, np.ndarray]],
     counts: PyTree = None,
@@ -106,19 +109,21 @@ def means(
     """The mean of each loss over all records, from those of batches, by name.
 
     Args:
+        topology: whose losses they are.
         task: what all are at.
         losses: of each batch.
         counts: how much each record counts, or each of its entries, in the order of
             the batches; by default all count alike.
+
+    Raises:
+        ValueError: if none counts.
     """
+    if not losses[0]:
+        return {}
     # The last batch may be smaller, and counts as much less.
     sizes = [task.size_of(step) for step in range(task.steps)]
     each = np.ones(sum(sizes)) if counts is None else np.asarray(counts, float)
     of_batch = [x.sum() for x in np.split(each, np.cumsum(sizes)[:-1])]
-    weights = np.array(of_batch) / max(sum(of_batch), np.finfo(float).tiny)
-    found = {}
-    for name in losses[0]:
-        # A batch in which nothing counts has a loss of no record.
-        terms = [w * x[name] for w, x in zip(weights, losses, strict=True) if w]
-        found[name] = float(sum(terms))
-    return found
+    # By what one process does it by, so to the bit.
+    found = means_of_set(topology, losses, of_batch)
+    return {name: float(x) for name, x in found.items()}

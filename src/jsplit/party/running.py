@@ -170,7 +170,7 @@ def run(
         links=links,
         backward=backward,
         kernels=kernels,
-        watched=_watched(norms, hyperparams, record),
+        watched=watched_of(norms, hyperparams, record),
         checkpoint=checkpoint,
         keep_replies=keep_replies,
         bound=bound,
@@ -191,7 +191,7 @@ def run(
             return Training(me, on_step, asked, record, prepared.guard).run()
 
 
-def _watched(
+def watched_of(
     norms: bool, hyperparams: bool, record: Callable[[PartyRecord], object] | None
 ) -> tuple[str, ...]:
     """What the party's steps tell, by the names that a configuration has for it."""

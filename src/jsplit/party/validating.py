@@ -113,7 +113,7 @@ class Validating:
         losses, rows = zip(*found, strict=True)
         # Validation is without weights, as in one process.
         metrics = compute_metrics(me.local.topology, me.local.metrics, rows)
-        return Measured(means(task, losses), metrics)
+        return Measured(means(me.local.topology, task, losses), metrics)
 
     def say(self, step: int, batch: int, word: Word, number: float) -> None:
         """Say a word to all others.

@@ -212,16 +212,7 @@ def _of_set(
         raise ValueError("`batch` holds no batch: there is nothing to evaluate.")
     scalars.check_sizes(shapes, fine)
     scalars.warn(len(infos), 4)
-    losses = {}
-    for x in topology.losses:
-        terms = [info.losses[x.name] for info in infos]
-        # A penalty is the same whatever counts.
-        losses[x.name] = (
-            _mean(terms, counts)
-            if of_examples(topology, x)
-            else jnp.stack(terms).mean()
-        )
-    check_counts(counts)
+    losses = means_of_set(topology, [info.losses for info in infos], counts)
     finite = together([info.finite for info in infos])
     info = info_of(topology, losses, in_state(topology, state))
     return info._replace(messages=tuple(messages), finite=finite), rows
@@ -231,6 +222,36 @@ def _paths(fields: Fields) -> list[tuple[str, PyTree]]:
     """The arrays of a batch, each with what it is called."""
     found, _ = jax.tree.flatten_with_path(abstract(dict(as_arrays(fields))))
     return [(jax.tree_util.keystr(path), x) for path, x in found]
+
+
+def means_of_set(
+    topology: Topology,
+    of_batches: Sequence[Mapping[str, ArrayLike]],
+    counts: Sequence[ArrayLike],
+) -> dict[str, jax.Array]:
+    """The losses over all batches of a set, in one process as at each party of a network.
+
+    Args:
+        topology: whose losses they are.
+        of_batches: by batch, those losses that are known here, by name.
+        counts: by batch, how many examples it is of.
+
+    Raises:
+        ValueError: if no example counts.
+    """
+    check_counts(counts)
+    found = {}
+    for x in topology.losses:
+        if x.name in of_batches[0]:
+            terms = [jnp.asarray(losses[x.name]) for losses in of_batches]
+            # A penalty is the same whatever counts.
+            mean = _mean if of_examples(topology, x) else _plain_mean
+            found[x.name] = mean(terms, counts)
+    return found
+
+
+def _plain_mean(terms: Sequence[jax.Array], _: object) -> jax.Array:
+    return jnp.stack(terms).mean()
 
 
 def _mean(terms: Sequence[jax.Array], counts: Sequence[ArrayLike]) -> jax.Array:
