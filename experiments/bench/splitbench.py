@@ -19,16 +19,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from experiments.bench.split_bench import clients, configurations, peers, schema
+from experiments.bench.split_bench.clock import timed
 from experiments.bench.split_bench.contestant import Contestant, Setting
-from experiments.bench.split_bench.tables import COLUMNS, LEGEND, markdown, tables
+from experiments.bench.split_bench.tables import (
+    LEGEND,
+    filled,
+    markdown,
+    placed,
+    tables,
+)
 from experiments.bench.step import machine
 from experiments.common import report
 from experiments.common.data import BUNDLED
@@ -42,7 +48,6 @@ MEDICAL = (
     "mnist",
 )
 PARTS = ("runs", "costs", "leaks")
-LEAST = 0.2  # seconds of a block of timing
 Builders = dict[tuple[str, str], Callable[[], Contestant]]
 
 
@@ -51,28 +56,49 @@ class Rows:
 
     def __init__(self, file: Path, data: str):
         self.file, self.data = file, data
-        self.document = schema.read(file, machine())
+        # The kernel's name says nothing of the numbers.
+        on = {k: x for k, x in machine().items() if k != "platform"}
+        self.document = schema.read(file, on)
 
     def lacks(self, part: str, *key) -> bool:
-        there = {schema.key_of(part, row) for row in self.document[part]}
-        return (self.data, *key) not in there
+        rows = [row for row in self.document[part] if not schema.failed(row)]
+        return (self.data, *key) not in {schema.key_of(part, row) for row in rows}
 
     def add(self, part: str, row: Mapping) -> None:
-        schema.check_alike([*self.document[part], row])
-        self.document[part].append(dict(row))
+        """Add a row, in place of one that failed."""
+        key = schema.key_of(part, row)
+        kept = [x for x in self.document[part] if schema.key_of(part, x) != key]
+        schema.check_alike([*kept, row])
+        self.document[part] = [*kept, dict(row)]
         schema.write(self.file, self.document)
 
     @property
     def rates(self) -> dict[tuple[str, str], float]:
         """Those that were chosen before, by name and system."""
         runs = self.document["runs"]
-        return {(r["contestant"], r["system"]): r["rate"] for r in runs}
+        chosen = [r for r in runs if r["rate"] is not None]
+        return {(r["contestant"], r["system"]): r["rate"] for r in chosen}
+
+
+def tried(
+    what: Callable[[], Mapping], absent: Mapping[str, float | str | None]
+) -> dict:
+    """What is measured, or `absent` with the reason: a row that fails says so and stops no other.
+
+    Args:
+        what: measures, and may raise.
+        absent: the fields of a row without numbers.
+    """
+    try:
+        return {"notes": ""} | dict(what())
+    except Exception as error:
+        return {**absent, "notes": schema.why(error)}
 
 
 def measure(
     rows: Rows, builders: Builders, seeds: int, parts: Sequence[str], blocks: int
 ) -> None:
-    """Add what the file lacks: runs first, then costs of all together, then leaks."""
+    """Add what the file lacks or has failed: runs, then costs of all together, then leaks."""
     built: dict[tuple[str, str], Contestant] = {}
 
     def get(key: tuple[str, str]) -> Contestant:
@@ -83,31 +109,40 @@ def measure(
     for key in builders if "runs" in parts else ():
         for seed in range(seeds):
             if rows.lacks("runs", *key, seed):
-                found = get(key).train(seed)
+                found = tried(partial(get(key).train, seed), UNTRAINED)
                 rows.add("runs", {**get(key).said, "seed": seed, **found})
                 shown(rows.data, key, seed, found)
     new = [k for k in builders if "costs" in parts and rows.lacks("costs", *k)]
     for key, seconds in timed(new, get, blocks).items():
-        cost = get(key).cost
-        numbers = cost() if cost else dict.fromkeys(UNCOUNTED) | {"notes": ""}
-        rows.add("costs", {**get(key).said, **numbers, **seconds})
+        numbers = tried(get(key).cost or UNCOUNTED.copy, UNCOUNTED)
+        notes = "; ".join(filter(None, (seconds["notes"], numbers["notes"])))
+        row = {**get(key).said, **numbers, **seconds, "notes": notes}
+        rows.add("costs", row)
     for key in builders if "leaks" in parts else ():
         if rows.lacks("leaks", *key):
             leak = get(key).leak
             if leak is not None:
-                rows.add("leaks", {**get(key).said, **leak()})
-                print(f"{rows.data:18} {', '.join(key):32} attacked", flush=True)
+                found = tried(leak, UNATTACKED)
+                rows.add("leaks", {**get(key).said, **found})
+                says = found["notes"] if schema.failed(found) else "attacked"
+                print(f"{rows.data:18} {', '.join(key):32} {says}", flush=True)
 
 
-UNCOUNTED = ("client_flops", "client_bytes", "client_memory", "guarantee")
+UNTRAINED = dict.fromkeys(("rate", "accuracy", "auc", "from_whole", "seconds_trained"))
+UNCOUNTED = dict.fromkeys(
+    ("client_flops", "client_bytes", "client_memory", "guarantee")
+)
+UNATTACKED = dict.fromkeys(("labels", "inputs"))
 
 
 def shown(data: str, key: tuple[str, str], seed: int, found: Mapping) -> None:
-    right = found["accuracy"]
-    score = "diverged" if right is None else f"accuracy {right:.3f}"
+    said = f"{data:18} {', '.join(key):32} seed {seed}  "
+    if found["accuracy"] is None:
+        print(f"{said}{found['notes']}", flush=True)
+        return
     print(
-        f"{data:18} {', '.join(key):32} seed {seed}  rate {found['rate']:g}  "
-        f"{score}  {found['seconds_trained']:.1f} s",
+        f"{said}rate {found['rate']:g}  accuracy {found['accuracy']:.3f}  "
+        f"{found['seconds_trained']:.1f} s",
         flush=True,
     )
 
@@ -119,40 +154,6 @@ def join(folders: Sequence[Path], out: Path) -> None:
         mine = out / file.name
         found = schema.joined(schema.read(mine, other["machine"]), other)
         schema.write(mine, found)
-
-
-def timed(
-    keys: Sequence[tuple[str, str]],
-    get: Callable[[tuple[str, str]], Contestant],
-    blocks: int,
-) -> dict[tuple[str, str], dict]:
-    """Seconds of a pass: contestants in turn, block by block, so that a busy machine slows all."""
-    passes, counts = {}, {}
-    found: dict[tuple[str, str], list[float]] = {key: [] for key in keys}
-    for key in keys if blocks else ():
-        start = get(key).start
-        if start is not None:
-            passes[key] = start()
-            passes[key]()  # compiles
-            began = time.perf_counter()
-            passes[key]()
-            took = time.perf_counter() - began
-            counts[key] = max(1, round(LEAST / max(took, 1e-4)))
-    for _ in range(blocks):
-        for key, run in passes.items():
-            began = time.perf_counter()
-            for _ in range(counts[key]):
-                run()
-            found[key].append((time.perf_counter() - began) / counts[key])
-    return {
-        key: {
-            "seconds": statistics.median(each) if each else None,
-            "seconds_low": min(each, default=None),
-            "seconds_high": max(each, default=None),
-            "blocks": len(each),
-        }
-        for key, each in found.items()
-    }
 
 
 def builders_of(s: Setting, rows: Rows, only: Sequence[str]) -> Builders:
@@ -216,6 +217,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("results/splitbench"))
     add("--table", action="store_true", help="only show what is there")
     add("--markdown", action="store_true", help="the same as Markdown")
+    add("--page", type=Path, help="a page, to set the tables between its marks")
     rows = "first add the rows of these folders to --out"
     add("--join", type=Path, nargs="+", default=[], help=rows)
     add("--schema", action="store_true", help="print the schema of a file")
@@ -232,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         print(json.dumps(schema.json_schema(), indent=1))
         return []
     join(options.join, options.out)
-    if options.table or options.markdown:
+    if options.table or options.markdown or options.page:
         files = sorted(options.out.glob("*.json"))
         documents = [schema.read(file, {}) for file in files]
     else:
@@ -245,12 +247,16 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
             builders = builders_of(s, rows, options.only)
             measure(rows, builders, options.seeds, options.parts, s.blocks)
             documents.append(rows.document)
+    if options.page:
+        page = placed(options.page.read_text(), markdown(documents))
+        options.page.write_text(page)
+        return documents
     if options.markdown:
         print(markdown(documents))
         return documents
     for document in documents:
         for title, lines in tables(document):
-            report.table(title, COLUMNS, lines)
+            report.table(title, *filled(lines))
     print(LEGEND)
     return documents
 

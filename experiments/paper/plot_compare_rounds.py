@@ -73,6 +73,9 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
     for r in rows:
         y, colour = names.index(r["algorithm"]), OWN if r["own_models"] else SHARED
         kind = "each has its own model" if r["own_models"] else "one model for all"
+        if r["accuracy"] is None:
+            ax.text(0.02, y, "diverged", va="center", fontsize=8, color=colour)
+            continue
         # Transparent: where many clients are as good, the dots lie on one another.
         ax.plot(
             r["each_client"],
