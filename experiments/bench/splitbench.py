@@ -160,12 +160,11 @@ def builders_of(s: Setting, rows: Rows, only: Sequence[str]) -> Builders:
     """The contestants whose name, or name and system, starts with one of `only`."""
     convolves = s.network not in ("dense", "small")
     chunk = 1 if convolves and jax.default_backend() == "cpu" else None
-    every = {
-        **configurations.contestants(s),
-        **peers.configurations(s),
-        **clients.contestants(s, chunk, rows.rates),
-        **peers.clients(s, rows.rates),
-    }
+    every = configurations.contestants(s)
+    if s.dtype == "float32":
+        every |= peers.configurations(s)
+        every |= clients.contestants(s, chunk, rows.rates)
+        every |= peers.clients(s, rows.rates)
     return {k: x for k, x in every.items() if ", ".join(k).startswith(tuple(only))}
 
 
@@ -184,6 +183,7 @@ def setting(name: str, options: argparse.Namespace) -> Setting:
         network=options.network or network,
         steps=options.steps,
         blocks=1 if quick else options.blocks,
+        dtype="float64" if options.x64 else "float32",
     )
 
 
@@ -213,6 +213,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--network", help="of the algorithms over clients")
     add("--steps", type=positive, default=200, help="of each attack")
     add("--blocks", type=int, default=5, help="of interleaved timing; 0: none")
+    add("--x64", action="store_true", help="configurations alone, in double precision")
     add("--quick", action="store_true", help="100 records and a pass: does it run?")
     add("--out", type=Path, default=Path("results/splitbench"))
     add("--table", action="store_true", help="only show what is there")
@@ -245,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
             s = setting(name, options)
             rows = Rows(options.out / f"{Path(name).stem}.json", Path(name).stem)
             builders = builders_of(s, rows, options.only)
-            measure(rows, builders, options.seeds, options.parts, s.blocks)
+            with jax.enable_x64(options.x64):
+                measure(rows, builders, options.seeds, options.parts, s.blocks)
             documents.append(rows.document)
     if options.page:
         page = placed(options.page.read_text(), markdown(documents))

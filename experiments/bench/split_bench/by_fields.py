@@ -56,7 +56,7 @@ class Shared:
     def family(self, seed: int) -> Family:
         d = self.data(seed)
         shapes = {name: d.train[name].shape[1:] for name in d.owners}
-        return Family(shapes, d.owners, d.client, d.tasks, seed, "float32")
+        return Family(shapes, d.owners, d.client, d.tasks, seed, self.s.dtype)
 
     def tasks(self, count: int) -> dict[str, int]:
         return dict(list(self.family(0).tasks.items())[:count])
@@ -78,7 +78,7 @@ class Shared:
             "classes": next(iter(d.tasks.values())),
             "clients": clients,
             "population": "by fields",
-            "network": NETWORK,
+            "network": NETWORK + ("" if self.s.dtype == "float32" else "; float64"),
             "optimizer": f"SGD {RATE}, momentum {MOMENTUM}",
             "epochs": self.s.epochs,
             "batch": self.s.batch,
