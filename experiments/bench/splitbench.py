@@ -184,6 +184,7 @@ def setting(name: str, options: argparse.Namespace) -> Setting:
         steps=options.steps,
         blocks=1 if quick else options.blocks,
         dtype="float64" if options.x64 else "float32",
+        kernels=options.kernels,
     )
 
 
@@ -214,6 +215,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=positive, default=200, help="of each attack")
     add("--blocks", type=int, default=5, help="of interleaved timing; 0: none")
     add("--x64", action="store_true", help="configurations alone, in double precision")
+    add("--kernels", choices=("fast", "xla"), default="fast", help="of configurations")
     add("--quick", action="store_true", help="100 records and a pass: does it run?")
     add("--out", type=Path, default=Path("results/splitbench"))
     add("--table", action="store_true", help="only show what is there")

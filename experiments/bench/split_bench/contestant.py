@@ -29,6 +29,7 @@ class Setting:
         steps: of each attack; `None`: its own.
         blocks: of interleaved timing.
         dtype: of the configurations' weights, float32 or float64.
+        kernels: of the configurations, as `jsplit.fused` has it.
     """
 
     data: str
@@ -41,6 +42,7 @@ class Setting:
     steps: int | None = 200
     blocks: int = 5
     dtype: str = "float32"
+    kernels: str = "fast"
 
 
 class Contestant(NamedTuple):
