@@ -99,31 +99,38 @@ def measure(
     rows: Rows, builders: Builders, seeds: int, parts: Sequence[str], blocks: int
 ) -> None:
     """Add what the file lacks or has failed: runs, then costs of all together, then leaks."""
-    built: dict[tuple[str, str], Contestant] = {}
+    made: dict[tuple[str, str], Contestant] = {}
+    unmade: dict[tuple[str, str], str] = {}
 
-    def get(key: tuple[str, str]) -> Contestant:
-        if key not in built:
-            built[key] = builders[key]()
-        return built[key]
+    def ready(key: tuple[str, str]) -> bool:
+        """Whether it is there; of what cannot be built no row can say how it was trained."""
+        if key not in made and key not in unmade:
+            try:
+                made[key] = builders[key]()
+            except Exception as error:
+                unmade[key] = schema.why(error)
+                print(f"{rows.data:18} {', '.join(key):32} {unmade[key]}", flush=True)
+        return key in made
 
     for key in builders if "runs" in parts else ():
         for seed in range(seeds):
-            if rows.lacks("runs", *key, seed):
-                found = tried(partial(get(key).train, seed), UNTRAINED)
-                rows.add("runs", {**get(key).said, "seed": seed, **found})
+            if rows.lacks("runs", *key, seed) and ready(key):
+                found = tried(partial(made[key].train, seed), UNTRAINED)
+                rows.add("runs", {**made[key].said, "seed": seed, **found})
                 shown(rows.data, key, seed, found)
-    new = [k for k in builders if "costs" in parts and rows.lacks("costs", *k)]
-    for key, seconds in timed(new, get, blocks).items():
-        numbers = tried(get(key).cost or UNCOUNTED.copy, UNCOUNTED)
+    lacking = [k for k in builders if "costs" in parts and rows.lacks("costs", *k)]
+    new = [key for key in lacking if ready(key)]
+    for key, seconds in timed(new, made.__getitem__, blocks).items():
+        numbers = tried(made[key].cost or UNCOUNTED.copy, UNCOUNTED)
         notes = "; ".join(filter(None, (seconds["notes"], numbers["notes"])))
-        row = {**get(key).said, **numbers, **seconds, "notes": notes}
+        row = {**made[key].said, **numbers, **seconds, "notes": notes}
         rows.add("costs", row)
     for key in builders if "leaks" in parts else ():
-        if rows.lacks("leaks", *key):
-            leak = get(key).leak
+        if rows.lacks("leaks", *key) and ready(key):
+            leak = made[key].leak
             if leak is not None:
                 found = tried(leak, UNATTACKED)
-                rows.add("leaks", {**get(key).said, **found})
+                rows.add("leaks", {**made[key].said, **found})
                 says = found["notes"] if schema.failed(found) else "attacked"
                 print(f"{rows.data:18} {', '.join(key):32} {says}", flush=True)
 

@@ -108,18 +108,24 @@ def stub(name, score, runs):
     return Contestant(said, train, lambda: given, cost, leak)
 
 
-def test_what_fails_is_a_row_that_says_so_and_stops_no_other(tmp_path):
+def test_what_fails_is_a_row_that_says_so_and_stops_no_other(tmp_path, capsys):
     diverged = jsplit.NotFinite("step 1 leaves\nmore")
     scores = {"good": 0.5, "diverges": diverged, "breaks": OSError("no"), "last": 0.7}
+
+    def unbuilt():
+        raise ValueError("no such network")
 
     def run():
         done = []
         rows = splitbench.Rows(tmp_path / "x.json", "x")
         made = {(n, "jsplit"): partial(stub, n, s, done) for n, s in scores.items()}
+        made = {("unbuilt", "jsplit"): unbuilt, **made}
         splitbench.measure(rows, made, 2, splitbench.PARTS, 1)
         return schema.read(tmp_path / "x.json", {}), done
 
     first, _ = run()
+    # Of this one nothing is known that a row must have: it is told once.
+    assert capsys.readouterr().out.count("ValueError: no such network") == 1
     for part in splitbench.PARTS:
         assert {row["contestant"] for row in first[part]} == {*scores}
         notes = {row["contestant"]: row["notes"] for row in first[part]}
