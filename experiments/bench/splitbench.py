@@ -135,11 +135,13 @@ def measure(
                 print(f"{rows.data:18} {', '.join(key):32} {says}", flush=True)
 
 
-UNTRAINED = dict.fromkeys(("rate", "accuracy", "auc", "from_whole", "seconds_trained"))
-UNCOUNTED = dict.fromkeys(
+UNTRAINED: dict[str, None] = dict.fromkeys(
+    ("rate", "accuracy", "auc", "from_whole", "seconds_trained")
+)
+UNCOUNTED: dict[str, None] = dict.fromkeys(
     ("client_flops", "client_bytes", "client_memory", "guarantee")
 )
-UNATTACKED = dict.fromkeys(("labels", "inputs"))
+UNATTACKED: dict[str, None] = dict.fromkeys(("labels", "inputs"))
 
 
 def shown(data: str, key: tuple[str, str], seed: int, found: Mapping) -> None:
