@@ -19,16 +19,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from experiments.bench.split_bench import clients, configurations, peers, schema
+from experiments.bench.split_bench.clock import timed
 from experiments.bench.split_bench.contestant import Contestant, Setting
-from experiments.bench.split_bench.tables import COLUMNS, LEGEND, markdown, tables
+from experiments.bench.split_bench.tables import (
+    LEGEND,
+    filled,
+    markdown,
+    placed,
+    tables,
+)
 from experiments.bench.step import machine
 from experiments.common import report
 from experiments.common.data import BUNDLED
@@ -42,7 +48,6 @@ MEDICAL = (
     "mnist",
 )
 PARTS = ("runs", "costs", "leaks")
-LEAST = 0.2  # seconds of a block of timing
 Builders = dict[tuple[str, str], Callable[[], Contestant]]
 
 
@@ -51,63 +56,102 @@ class Rows:
 
     def __init__(self, file: Path, data: str):
         self.file, self.data = file, data
-        self.document = schema.read(file, machine())
+        # The kernel's name says nothing of the numbers.
+        on = {k: x for k, x in machine().items() if k != "platform"}
+        self.document = schema.read(file, on)
 
     def lacks(self, part: str, *key) -> bool:
-        there = {schema.key_of(part, row) for row in self.document[part]}
-        return (self.data, *key) not in there
+        rows = [row for row in self.document[part] if not schema.failed(row)]
+        return (self.data, *key) not in {schema.key_of(part, row) for row in rows}
 
     def add(self, part: str, row: Mapping) -> None:
-        schema.check_alike([*self.document[part], row])
-        self.document[part].append(dict(row))
+        """Add a row, in place of one that failed."""
+        key = schema.key_of(part, row)
+        kept = [x for x in self.document[part] if schema.key_of(part, x) != key]
+        schema.check_alike([*kept, row])
+        self.document[part] = [*kept, dict(row)]
         schema.write(self.file, self.document)
 
     @property
     def rates(self) -> dict[tuple[str, str], float]:
         """Those that were chosen before, by name and system."""
         runs = self.document["runs"]
-        return {(r["contestant"], r["system"]): r["rate"] for r in runs}
+        chosen = [r for r in runs if r["rate"] is not None]
+        return {(r["contestant"], r["system"]): r["rate"] for r in chosen}
+
+
+def tried(
+    what: Callable[[], Mapping], absent: Mapping[str, float | str | None]
+) -> dict:
+    """What is measured, or `absent` with the reason: a row that fails says so and stops no other.
+
+    Args:
+        what: measures, and may raise.
+        absent: the fields of a row without numbers.
+    """
+    try:
+        return {"notes": ""} | dict(what())
+    except Exception as error:
+        return {**absent, "notes": schema.why(error)}
 
 
 def measure(
     rows: Rows, builders: Builders, seeds: int, parts: Sequence[str], blocks: int
 ) -> None:
-    """Add what the file lacks: runs first, then costs of all together, then leaks."""
-    built: dict[tuple[str, str], Contestant] = {}
+    """Add what the file lacks or has failed: runs, then costs of all together, then leaks."""
+    made: dict[tuple[str, str], Contestant] = {}
+    unmade: dict[tuple[str, str], str] = {}
 
-    def get(key: tuple[str, str]) -> Contestant:
-        if key not in built:
-            built[key] = builders[key]()
-        return built[key]
+    def ready(key: tuple[str, str]) -> bool:
+        """Whether it is there; of what cannot be built no row can say how it was trained."""
+        if key not in made and key not in unmade:
+            try:
+                made[key] = builders[key]()
+            except Exception as error:
+                unmade[key] = schema.why(error)
+                print(f"{rows.data:18} {', '.join(key):32} {unmade[key]}", flush=True)
+        return key in made
 
     for key in builders if "runs" in parts else ():
         for seed in range(seeds):
-            if rows.lacks("runs", *key, seed):
-                found = get(key).train(seed)
-                rows.add("runs", {**get(key).said, "seed": seed, **found})
+            if rows.lacks("runs", *key, seed) and ready(key):
+                found = tried(partial(made[key].train, seed), UNTRAINED)
+                rows.add("runs", {**made[key].said, "seed": seed, **found})
                 shown(rows.data, key, seed, found)
-    new = [k for k in builders if "costs" in parts and rows.lacks("costs", *k)]
-    for key, seconds in timed(new, get, blocks).items():
-        cost = get(key).cost
-        numbers = cost() if cost else dict.fromkeys(UNCOUNTED) | {"notes": ""}
-        rows.add("costs", {**get(key).said, **numbers, **seconds})
+    lacking = [k for k in builders if "costs" in parts and rows.lacks("costs", *k)]
+    new = [key for key in lacking if ready(key)]
+    for key, seconds in timed(new, made.__getitem__, blocks).items():
+        numbers = tried(made[key].cost or UNCOUNTED.copy, UNCOUNTED)
+        notes = "; ".join(filter(None, (seconds["notes"], numbers["notes"])))
+        row = {**made[key].said, **numbers, **seconds, "notes": notes}
+        rows.add("costs", row)
     for key in builders if "leaks" in parts else ():
-        if rows.lacks("leaks", *key):
-            leak = get(key).leak
+        if rows.lacks("leaks", *key) and ready(key):
+            leak = made[key].leak
             if leak is not None:
-                rows.add("leaks", {**get(key).said, **leak()})
-                print(f"{rows.data:18} {', '.join(key):32} attacked", flush=True)
+                found = tried(leak, UNATTACKED)
+                rows.add("leaks", {**made[key].said, **found})
+                says = found["notes"] if schema.failed(found) else "attacked"
+                print(f"{rows.data:18} {', '.join(key):32} {says}", flush=True)
 
 
-UNCOUNTED = ("client_flops", "client_bytes", "client_memory", "guarantee")
+UNTRAINED: dict[str, None] = dict.fromkeys(
+    ("rate", "accuracy", "auc", "from_whole", "seconds_trained")
+)
+UNCOUNTED: dict[str, None] = dict.fromkeys(
+    ("client_flops", "client_bytes", "client_memory", "guarantee")
+)
+UNATTACKED: dict[str, None] = dict.fromkeys(("labels", "inputs"))
 
 
 def shown(data: str, key: tuple[str, str], seed: int, found: Mapping) -> None:
-    right = found["accuracy"]
-    score = "diverged" if right is None else f"accuracy {right:.3f}"
+    said = f"{data:18} {', '.join(key):32} seed {seed}  "
+    if found["accuracy"] is None:
+        print(f"{said}{found['notes']}", flush=True)
+        return
     print(
-        f"{data:18} {', '.join(key):32} seed {seed}  rate {found['rate']:g}  "
-        f"{score}  {found['seconds_trained']:.1f} s",
+        f"{said}rate {found['rate']:g}  accuracy {found['accuracy']:.3f}  "
+        f"{found['seconds_trained']:.1f} s",
         flush=True,
     )
 
@@ -121,50 +165,15 @@ def join(folders: Sequence[Path], out: Path) -> None:
         schema.write(mine, found)
 
 
-def timed(
-    keys: Sequence[tuple[str, str]],
-    get: Callable[[tuple[str, str]], Contestant],
-    blocks: int,
-) -> dict[tuple[str, str], dict]:
-    """Seconds of a pass: contestants in turn, block by block, so that a busy machine slows all."""
-    passes, counts = {}, {}
-    found: dict[tuple[str, str], list[float]] = {key: [] for key in keys}
-    for key in keys if blocks else ():
-        start = get(key).start
-        if start is not None:
-            passes[key] = start()
-            passes[key]()  # compiles
-            began = time.perf_counter()
-            passes[key]()
-            took = time.perf_counter() - began
-            counts[key] = max(1, round(LEAST / max(took, 1e-4)))
-    for _ in range(blocks):
-        for key, run in passes.items():
-            began = time.perf_counter()
-            for _ in range(counts[key]):
-                run()
-            found[key].append((time.perf_counter() - began) / counts[key])
-    return {
-        key: {
-            "seconds": statistics.median(each) if each else None,
-            "seconds_low": min(each, default=None),
-            "seconds_high": max(each, default=None),
-            "blocks": len(each),
-        }
-        for key, each in found.items()
-    }
-
-
 def builders_of(s: Setting, rows: Rows, only: Sequence[str]) -> Builders:
     """The contestants whose name, or name and system, starts with one of `only`."""
     convolves = s.network not in ("dense", "small")
     chunk = 1 if convolves and jax.default_backend() == "cpu" else None
-    every = {
-        **configurations.contestants(s),
-        **peers.configurations(s),
-        **clients.contestants(s, chunk, rows.rates),
-        **peers.clients(s, rows.rates),
-    }
+    every = configurations.contestants(s)
+    if s.dtype == "float32":
+        every |= peers.configurations(s)
+        every |= clients.contestants(s, chunk, rows.rates)
+        every |= peers.clients(s, rows.rates)
     return {k: x for k, x in every.items() if ", ".join(k).startswith(tuple(only))}
 
 
@@ -183,6 +192,8 @@ def setting(name: str, options: argparse.Namespace) -> Setting:
         network=options.network or network,
         steps=options.steps,
         blocks=1 if quick else options.blocks,
+        dtype="float64" if options.x64 else "float32",
+        kernels=options.kernels,
     )
 
 
@@ -212,10 +223,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--network", help="of the algorithms over clients")
     add("--steps", type=positive, default=200, help="of each attack")
     add("--blocks", type=int, default=5, help="of interleaved timing; 0: none")
+    add("--x64", action="store_true", help="configurations alone, in double precision")
+    add("--kernels", choices=("fast", "xla"), default="fast", help="of configurations")
     add("--quick", action="store_true", help="100 records and a pass: does it run?")
     add("--out", type=Path, default=Path("results/splitbench"))
     add("--table", action="store_true", help="only show what is there")
     add("--markdown", action="store_true", help="the same as Markdown")
+    add("--page", type=Path, help="a page, to set the tables between its marks")
     rows = "first add the rows of these folders to --out"
     add("--join", type=Path, nargs="+", default=[], help=rows)
     add("--schema", action="store_true", help="print the schema of a file")
@@ -232,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         print(json.dumps(schema.json_schema(), indent=1))
         return []
     join(options.join, options.out)
-    if options.table or options.markdown:
+    if options.table or options.markdown or options.page:
         files = sorted(options.out.glob("*.json"))
         documents = [schema.read(file, {}) for file in files]
     else:
@@ -243,14 +257,19 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
             s = setting(name, options)
             rows = Rows(options.out / f"{Path(name).stem}.json", Path(name).stem)
             builders = builders_of(s, rows, options.only)
-            measure(rows, builders, options.seeds, options.parts, s.blocks)
+            with jax.enable_x64(options.x64):
+                measure(rows, builders, options.seeds, options.parts, s.blocks)
             documents.append(rows.document)
+    if options.page:
+        page = placed(options.page.read_text(), markdown(documents))
+        options.page.write_text(page)
+        return documents
     if options.markdown:
         print(markdown(documents))
         return documents
     for document in documents:
         for title, lines in tables(document):
-            report.table(title, COLUMNS, lines)
+            report.table(title, *filled(lines))
     print(LEGEND)
     return documents
 

@@ -298,16 +298,34 @@ def cost_of(parts: jsplit.Topology, data: Records, batch: int) -> jsplit.Cost:
 
 
 def best(
-    accuracy: Callable[[float], float], advance: Callable[[int, str], None]
-) -> tuple[float, dict[str, float]]:
-    """The rate of the highest `accuracy`, and the accuracy at each."""
-    found = {}
+    accuracy: Callable[[float], float | None],
+    advance: Callable[[int, str], None] = lambda steps, note: None,
+) -> tuple[float, dict[str, float | None]]:
+    """The rate of the highest `accuracy`, and the accuracy at each.
+
+    A rate at which training diverges is worse than every other; where all diverge, the lowest is
+    taken, and whoever trains with it finds that out.
+
+    Args:
+        accuracy: of a short run at a rate; it diverges by `jsplit.NotFinite` or by `None`.
+        advance: told of each rate.
+    """
+    found: dict[float, float | None] = {}
     for rate in RATES:
-        found[rate] = accuracy(rate)
-        advance(1, f"rate {rate:g}: {found[rate]:.3f}")
+        try:
+            found[rate] = accuracy(rate)
+        except jsplit.NotFinite:
+            found[rate] = None
+        advance(1, f"rate {rate:g}: {shown(found[rate])}")
+    ended = {rate: x for rate, x in found.items() if x is not None}
     # Of two that are equal `max` gives the first, which is the lower.
-    chosen = max(found, key=lambda r: found[r])
+    chosen = max(ended, key=lambda r: ended[r], default=min(found))
     return chosen, {f"{r:g}": x for r, x in found.items()}
+
+
+def shown(accuracy: float | None) -> str:
+    """An accuracy for a table; `None` is of training that diverged."""
+    return "diverged" if accuracy is None else f"{accuracy:.3f}"
 
 
 def positive(text: str) -> int:

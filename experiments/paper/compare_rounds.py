@@ -46,6 +46,7 @@ from experiments.common.harness import (
     fields,
     positive,
     records,
+    shown,
     topology,
     trainer,
     unlike,
@@ -57,30 +58,33 @@ from jsplit.population import Population, Round
 # Training, and what is measured.
 
 
-def trained(
-    contestant: Contestant,
-    people: Population,
-    train: Mapping,
-    rate: float,
-    seed: int,
-    number: int,
-    batch: int,
-):
-    """The state after `number` rounds, and the rounds."""
+MEASURES = (
+    "accuracy",
+    "balanced",
+    "clients_mean",
+    "clients_spread",
+    "worst_client",
+)
 
-    def draw(n: int) -> Round:
-        if contestant.draw == "global":
-            return people.global_batches(train, n, batch=batch)
-        whose = people.pooled() if contestant.draw == "pooled" else people
-        shuffled = contestant.draw == "shuffled"
-        return whose.round(train, n, batch=batch, shuffled=shuffled)
 
-    draws = [draw(n) for n in range(number)]
+def draw(
+    contestant: Contestant, people: Population, train: Mapping, number: int, batch: int
+) -> Round:
+    """The round of a number, as an algorithm is to have it."""
+    if contestant.draw == "global":
+        return people.global_batches(train, number, batch=batch)
+    whose = people.pooled() if contestant.draw == "pooled" else people
+    shuffled = contestant.draw == "shuffled"
+    return whose.round(train, number, batch=batch, shuffled=shuffled)
+
+
+def trained(contestant: Contestant, draws: Sequence[Round], rate: float, seed: int):
+    """The state after so many rounds."""
     state = contestant.algorithm.init(seed, draws[0])
     state = jsplit.set_hyperparams(state, {"learning_rate": rate})
     for each in draws:
         state, _ = contestant.algorithm.step(state, each)
-    return state, draws
+    return state
 
 
 def measured(
@@ -201,24 +205,32 @@ def one(
     options: argparse.Namespace,
     advance: report.Advance,
 ) -> tuple[dict, list[Round]]:
-    """Choose a rate by short runs, and train with it: what is measured, and the rounds."""
+    """Choose a rate by short runs, and train with it: what is measured, and the rounds.
+
+    Where training diverges nothing is measured, and `diverged` says at what.
+    """
     train, labels = fields(data.train), data.train["label"]
     models = len(people.sizes) if contestant.own else None
 
-    def run(rate: float, part: Arrays, number: int) -> tuple[dict, list[Round]]:
-        state, draws = trained(
-            contestant, people, train, rate, options.seed, number, options.batch
-        )
+    def drawn(number: int) -> list[Round]:
+        each = range(number)
+        return [draw(contestant, people, train, n, options.batch) for n in each]
+
+    def run(rate: float, part: Arrays, draws: Sequence[Round]) -> dict:
+        state = trained(contestant, draws, rate, options.seed)
         right = correct(contestant.algorithm.predict, state, part, models)
-        return measured(right, part, people, labels), draws
+        return measured(right, part, people, labels)
 
-    def validated(rate: float) -> float:
-        return run(rate, data.valid, max(options.rounds // 3, 1))[0]["accuracy"]
-
-    rate, validation = best(validated, advance)
-    found, draws = run(rate, data.test, options.rounds)
-    advance(1, f"rate {rate:g}: {found['accuracy']:.3f}")
-    return {"rate": rate, "validation": validation, **found}, draws
+    first = drawn(max(options.rounds // 3, 1))
+    rate, validation = best(lambda r: run(r, data.valid, first)["accuracy"], advance)
+    draws, diverged = drawn(options.rounds), ""
+    try:
+        found = run(rate, data.test, draws)
+    except jsplit.NotFinite as error:
+        found, diverged = {**dict.fromkeys(MEASURES), "each_client": []}, str(error)
+    advance(1, f"rate {rate:g}: {shown(found['accuracy'])}")
+    chosen = {"rate": rate, "validation": validation, "diverged": diverged}
+    return {**chosen, **found}, draws
 
 
 def show(rows: Sequence[Mapping]) -> None:
@@ -237,11 +249,7 @@ def show(rows: Sequence[Mapping]) -> None:
         [
             r["algorithm"] + (" *" if r["own_models"] else ""),
             f"{r['rate']:g}",
-            f"{r['accuracy']:.3f}",
-            f"{r['balanced']:.3f}",
-            f"{r['clients_mean']:.3f}",
-            f"{r['clients_spread']:.3f}",
-            f"{r['worst_client']:.3f}",
+            *(shown(r[what]) for what in MEASURES),
             f"{r['bytes_per_client'] / 1e6:.3g}",
         ]
         for r in rows

@@ -44,6 +44,7 @@ from experiments.common.harness import (
     fields,
     positive,
     records,
+    shown,
     topology,
     trainer,
 )
@@ -108,7 +109,10 @@ def accuracies(
     batch: int,
     every: bool = True,
 ) -> list[float]:
-    """Accuracy on `test` before training and after each round, or only at the end."""
+    """Accuracy on `test` before training and after each round, or only at the end.
+
+    From the round on in which training diverges it is 0: such a model classifies nothing.
+    """
     train = fields(data.train)
     number = passes // method.local
     draws = [
@@ -121,7 +125,11 @@ def accuracies(
         if every or draw is None:
             found.append(float(correct(method.algorithm.predict, state, test).mean()))
         if draw is not None:
-            state, _ = method.algorithm.step(state, draw)
+            try:
+                state, _ = method.algorithm.step(state, draw)
+            except jsplit.NotFinite:
+                missing = number + 1 - len(found) if every else 1
+                return [*found, *[0.0] * missing]
     return found
 
 
@@ -205,7 +213,8 @@ def trained(
             # The first accuracy is that before training, for which nothing is spent.
             **{what: [0.0, *(s[what] for s in spent)] for what in AXES},
         }
-        advance(1, f"rate {rate:g}, seed {seed}: {found[-1]:.3f}")
+        said = shown(found[-1] or None)
+        advance(1, f"rate {rate:g}, seed {seed}: {said}")
 
 
 # What comes out.
@@ -266,6 +275,8 @@ def line(
         multiples.append(f"{'' if there else 'over '}{multiple:.3g}")
     # A rate at the end of the grid might have been better beyond it.
     edge = "" if min(RATES) < own[0]["rate"] < max(RATES) else ", edge"
+    diverged = sum(row["accuracy"][-1] == 0 for row in own)
+    edge += f", diverged in {diverged} of {len(own)}" if diverged else ""
     mean = np.mean([row["accuracy"] for row in own], axis=0)
     after = [f"{mean[-1]:.3f}", f"{mean.max():.3f}"]
     return [title, f"{own[0]['rate']:g}{edge}", *at, *after, *multiples]

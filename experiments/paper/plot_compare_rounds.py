@@ -73,6 +73,9 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
     for r in rows:
         y, colour = names.index(r["algorithm"]), OWN if r["own_models"] else SHARED
         kind = "each has its own model" if r["own_models"] else "one model for all"
+        if r["accuracy"] is None:
+            ax.text(0.02, y, "diverged", va="center", fontsize=8, color=colour)
+            continue
         # Transparent: where many clients are as good, the dots lie on one another.
         ax.plot(
             r["each_client"],
@@ -113,7 +116,8 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
     ax.set(
         # From above, in the order of the table.
         ylim=(len(names) - 0.5, -0.5),
-        xlim=(0, 1.02),
+        # A little below 0, where the dot of a client may lie whose model is wrong throughout.
+        xlim=(-0.02, 1.02),
         xlabel="accuracy on test data",
     )
     ax.set_yticks(range(len(names)), names)
@@ -129,7 +133,7 @@ def panel(ax: Axes, rows: Sequence[Mapping], names: Sequence[str]) -> None:
 
 
 def save(rows: Sequence[Mapping], path: Path) -> Path:
-    clients(rows).savefig(path, dpi=150)
+    clients(rows).savefig(path, dpi=100)
     return path
 
 

@@ -18,6 +18,8 @@ from matplotlib.ticker import NullFormatter
 from experiments.paper.equal_cost import AXES, SPLIT
 
 COLOURS = {SPLIT: "#0072B2", "FedAvg": "#D55E00", "large-batch SGD": "#009E73"}
+PREFIXES = ("", "k", "M", "G", "T", "P")
+UNITS = {"flops": "FLOP", "bytes": "B"}
 VERBS = {"flops": "computed", "bytes": "sent and received"}
 
 
@@ -39,7 +41,7 @@ def curves(rows: Sequence[Mapping]) -> Figure:
         for row, what in enumerate(AXES):
             ax = panels[row][column]
             panel(ax, own, what)
-            if one or column == 0:
+            if column == 0 and (row == 0 or not one):
                 ax.set_ylabel("accuracy on test data")
         first = own[0]
         title = (
@@ -76,8 +78,14 @@ def curves(rows: Sequence[Mapping]) -> Figure:
     return drawn
 
 
+def unit_of(what: str, most: float) -> tuple[str, float]:
+    """The unit in which the most that was spent is a number from 1 to 1,000, and its size."""
+    power = min(max(int(np.log10(max(most, 1)) // 3), 0), len(PREFIXES) - 1)
+    return PREFIXES[power] + UNITS[what], 1000.0**power
+
+
 def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
-    unit, size = AXES[what]
+    unit, size = unit_of(what, max(r[what][-1] for r in rows))
     for title in dict.fromkeys(r["method"] for r in rows):
         own = [r for r in rows if r["method"] == title]
         colour = COLOURS[title.partition(",")[0]]
@@ -106,13 +114,14 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
     )
     ax.set(xscale="log", xlabel=f"{VERBS[what]} by a client, {unit}")
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def save(rows: Sequence[Mapping], path: Path) -> Path:
-    curves(rows).savefig(path, dpi=150)
+    curves(rows).savefig(path, dpi=100)
     return path
 
 

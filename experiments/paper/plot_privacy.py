@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,12 @@ from matplotlib.ticker import NullFormatter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 ATTACKS = ("norm", "cosine", "clusters", "completion")
 DRAWN = 10  # records a row
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of a mean squared error
+TICKS = (
+    1,
+    2,
+    5,
+)  # of a decade of a mean squared error, or the first where there are many
+LEAST = 1e-3  # of an axis of such errors: what lies below is none to see
 
 
 def figure(found: Mapping) -> Figure:
@@ -49,10 +55,20 @@ def figure(found: Mapping) -> Figure:
             left.set_xscale("log")
             # The labels of a short axis of logarithms would lie over each other.
             left.xaxis.set_minor_formatter(NullFormatter())
-            left.set_xticks(TICKS, [f"{x:g}" for x in TICKS])
+            ticked(left)
             colours = ("#555555", "#CC79A7")
             dots(right, own[name], ("accuracy", "dCor"), "accuracy, dCor", colours)
     return drawn
+
+
+def ticked(ax: Axes) -> None:
+    """Numbers, and not powers, along a short axis of logarithms."""
+    low, high = ax.get_xlim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = TICKS if high < 100 * low else TICKS[:1]
+    ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+    ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    ax.set_xlim(low, high)
 
 
 def dots(
@@ -71,7 +87,8 @@ def dots(
             if number["interval"] is not None:
                 low, high = number["interval"]
                 # On a scale of logarithms nothing lies at or below 0.
-                ax.plot([max(low, 1e-4), high], [at, at], color=colours[i], lw=1.5)
+                start = max(low, min(LEAST, number["mean"]))
+                ax.plot([start, high], [at, at], color=colours[i], lw=1.5)
         means = [n["mean"] for n in numbers]
         ax.plot(means, y, "o", ms=4.5, color=colours[i], label=name)
     cuts = {r["cut"] for r in rows}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import jax
 import numpy as np
 import pytest
 
+import jsplit
 from experiments.common import algorithms, harness
-from experiments.paper import compare_rounds, equal_cost, figure3
+from experiments.paper import (
+    compare_rounds,
+    equal_cost,
+    figure3,
+    plot_compare_rounds,
+)
 from jsplit import population, runs
 
 CURVE = {
@@ -42,6 +49,7 @@ ROW = {
     "rounds",
     "rate",
     "validation",
+    "diverged",
     "accuracy",
     "balanced",
     "clients_mean",
@@ -139,6 +147,74 @@ def test_rounds_are_compared_on_one_harness(tmp_path):
         assert row.keys() == ROW and len(row["each_client"]) == 3
         assert row["worst_client"] == min(row["each_client"]) and row["accuracy"] > 0.7
         assert (row["bytes_per_client"] == 0) == (row["algorithm"] == "alone")
+
+
+TWENTY = {"record": np.zeros((20, 1), "float32"), "label": np.arange(20) % 2}
+REFUSED = jsplit.NotFinite("step 3 leaves what is not finite")
+
+
+def test_a_rate_at_which_training_diverges_is_worse_than_every_other():
+    def accuracy(rate):
+        if rate > 0.1:
+            raise REFUSED
+        return None if rate == 0.1 else rate
+
+    told = []
+    rate, found = harness.best(accuracy, lambda n, note: told.append(note))
+    assert rate == 0.03 and found["0.1"] is found["3"] is None
+    assert told[1:3] == ["rate 0.03: 0.030", "rate 0.1: diverged"]
+    # Where all diverge, whoever trains is to find out at the lowest.
+    lowest, found = harness.best(lambda rate: None)
+    assert lowest == min(harness.RATES) and {*found.values()} == {None}
+
+
+def test_an_algorithm_that_diverges_is_a_row_that_says_so(monkeypatch, capsys):
+    def trained(*_):
+        raise REFUSED
+
+    monkeypatch.setattr(compare_rounds, "trained", trained)
+    people, contestant = population.iid(20, 2, 0), algorithms.Contestant
+    data = harness.Records("x", TWENTY, TWENTY, TWENTY, 2)
+    found, draws = compare_rounds.one(
+        contestant(None, "clients", False, lambda *_: 0.0),
+        people,
+        data,
+        argparse.Namespace(rounds=2, batch=5, seed=0),
+        lambda steps, note: None,
+    )
+    assert found["accuracy"] is None and found["diverged"] == str(REFUSED)
+    assert found["rate"] == min(harness.RATES) and len(draws) == 2
+    about = {"data": "x", "network": "small", "population": "iid", "clients": 2}
+    about |= {"records": [10, 10], "algorithm": "one", "rounds": 2, "batch": 5}
+    row = {**about, **found, "own_models": False, "bytes_per_client": 1, "majority": 1}
+    assert {*row, "seed"} == ROW
+    compare_rounds.show([row])
+    assert "diverged" in capsys.readouterr().out
+    drawn = plot_compare_rounds.clients([json.loads(json.dumps(row))])
+    assert "diverged" in [text.get_text() for text in drawn.axes[0].texts]
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_curve_is_0_from_where_training_diverges(monkeypatch, every):
+    class Diverges:
+        def init(self, *_):
+            return 0
+
+        def predict(self, *_):
+            raise AssertionError
+
+        def step(self, state, draw):
+            if state == 2:
+                raise REFUSED
+            return state + 1, None
+
+    monkeypatch.setattr(figure3.jsplit, "set_hyperparams", lambda state, _: state)
+    monkeypatch.setattr(figure3, "correct", lambda *_: np.array([0.5]))
+    people = population.iid(20, 2, 0)
+    data = harness.Records("x", TWENTY, TWENTY, TWENTY, 2)
+    method = figure3.Method(Diverges(), 1, lambda n: None)
+    found = figure3.accuracies(method, people, data, {}, 1, 0, 4, 5, every)
+    assert found == ([0.5, 0.5, 0.5, 0, 0] if every else [0])
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,13 +13,17 @@ import pytest
 from flax import nnx
 from scipy.stats import t as student
 
+import jsplit
 from experiments.bench import splitbench
 from experiments.bench.split_bench import peers, schema, torch_parts
 from experiments.bench.split_bench.clients import scores
-from experiments.bench.split_bench.contestant import score
-from experiments.bench.split_bench.tables import interval, markdown
+from experiments.bench.split_bench.contestant import Contestant, score
+from experiments.bench.split_bench.tables import interval, markdown, placed
 from experiments.common.models import Network
 from jsplit import population
+
+PAGE = Path(__file__).parents[2] / "docs" / "splitbench.md"
+ROWS = PAGE.with_suffix("")
 
 SMALL = [
     "--sets",
@@ -66,6 +72,84 @@ def test_costs_are_timed_and_counted(measured):
     assert costs["whole"]["client_flops"] == 0 < costs["vertical"]["client_flops"]
     text = markdown([document])
     assert "large-batch SGD" in text and "vertical" in text and "±" in text
+
+
+SAID = {
+    "kind": "clients",
+    "system": "jsplit",
+    "population": "x",
+    "network": "x",
+    "optimizer": "x",
+    **dict.fromkeys(("train", "test", "clients", "epochs", "batch"), 2),
+}
+
+
+def stub(name, score, runs):
+    """A contestant whose training, passes, cost and attack give a score or raise it."""
+
+    def given():
+        runs.append(name)
+        if isinstance(score, Exception):
+            raise score
+        return score
+
+    def train(seed):
+        found = {"rate": 0.1, "accuracy": given(), "auc": None, "from_whole": None}
+        return found | {"seconds_trained": 1.0}
+
+    def cost():
+        numbers = ("client_flops", "client_bytes", "client_memory")
+        return {**dict.fromkeys(numbers, given()), "guarantee": None, "notes": ""}
+
+    def leak():
+        return {"labels": None, "inputs": None, "notes": f"tried {given()}"}
+
+    said = {**SAID, "data": "x", "contestant": name, "classes": 2}
+    return Contestant(said, train, lambda: given, cost, leak)
+
+
+def test_what_fails_is_a_row_that_says_so_and_stops_no_other(tmp_path, capsys):
+    diverged = jsplit.NotFinite("step 1 leaves\nmore")
+    scores = {"good": 0.5, "diverges": diverged, "breaks": OSError("no"), "last": 0.7}
+
+    def unbuilt():
+        raise ValueError("no such network")
+
+    def run():
+        done = []
+        rows = splitbench.Rows(tmp_path / "x.json", "x")
+        made = {(n, "jsplit"): partial(stub, n, s, done) for n, s in scores.items()}
+        made = {("unbuilt", "jsplit"): unbuilt, **made}
+        splitbench.measure(rows, made, 2, splitbench.PARTS, 1)
+        return schema.read(tmp_path / "x.json", {}), done
+
+    first, _ = run()
+    # Of this one nothing is known that a row must have: it is told once.
+    assert capsys.readouterr().out.count("ValueError: no such network") == 1
+    for part in splitbench.PARTS:
+        assert {row["contestant"] for row in first[part]} == {*scores}
+        notes = {row["contestant"]: row["notes"] for row in first[part]}
+        assert "diverged: NotFinite: step 1 leaves" in notes["diverges"]
+        assert "failed: OSError: no" in notes["breaks"]
+        assert schema.failed({"notes": notes["breaks"]})
+        assert not schema.failed({"notes": notes["diverges"]})
+    (seconds,) = [r["seconds"] for r in first["costs"] if r["contestant"] == "breaks"]
+    assert seconds is None
+    text = markdown([first])
+    assert "diverged in 2 of 2" in text and "failed in 2 of 2" in text
+    # What diverged does so again; what failed may not.
+    scores["breaks"] = 0.6
+    second, done = run()
+    assert {*done} == {"breaks"}
+    assert not any(schema.failed(r) for p in splitbench.PARTS for r in second[p])
+    assert len(second["runs"]) == len(first["runs"]) == 8
+
+
+def test_the_page_has_the_tables_of_the_rows_that_lie_beside_it():
+    rows = [schema.read(file, {}) for file in sorted(ROWS.glob("*.json"))]
+    assert rows and PAGE.read_text() == placed(PAGE.read_text(), markdown(rows))
+    with pytest.raises(ValueError, match="`page` must have"):
+        placed("a page without marks", "")
 
 
 @pytest.fixture

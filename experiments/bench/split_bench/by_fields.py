@@ -17,7 +17,7 @@ from flax import nnx
 
 import jsplit
 from experiments.bench.split_bench.contestant import Setting, score
-from experiments.common.data import Data, load
+from experiments.common.data import Arrays, Data, load
 from experiments.common.models import Family, network, tasks_of, topology
 from experiments.paper.whole_and_split import (
     Algorithm,
@@ -48,15 +48,25 @@ class Shared:
         self.s = s
         self.optimizer = optax.sgd(RATE, momentum=MOMENTUM)
         # Kept: each contestant asks for the same seeds again.
-        self.data = lru_cache(8)(lambda seed: load(s.data, s.limit, seed))
+        self.data = lru_cache(8)(self._data)
         self.weights = lru_cache(64)(self._weights)
         self.alone = lru_cache(8)(self._alone)
         self.divided = lru_cache(8)(self._divided)
 
+    def _data(self, seed: int) -> Data:
+        d = load(self.s.data, self.s.limit, seed)
+
+        def cast(part: Arrays) -> Arrays:
+            dtype = self.s.dtype
+            whole = {n: x for n, x in part.items() if x.dtype.kind != "f"}
+            return {n: x.astype(dtype) for n, x in part.items()} | whole
+
+        return d._replace(train=cast(d.train), test=cast(d.test))
+
     def family(self, seed: int) -> Family:
         d = self.data(seed)
         shapes = {name: d.train[name].shape[1:] for name in d.owners}
-        return Family(shapes, d.owners, d.client, d.tasks, seed, "float32")
+        return Family(shapes, d.owners, d.client, d.tasks, seed, self.s.dtype)
 
     def tasks(self, count: int) -> dict[str, int]:
         return dict(list(self.family(0).tasks.items())[:count])
@@ -78,7 +88,7 @@ class Shared:
             "classes": next(iter(d.tasks.values())),
             "clients": clients,
             "population": "by fields",
-            "network": NETWORK,
+            "network": NETWORK + ("" if self.s.dtype == "float32" else "; float64"),
             "optimizer": f"SGD {RATE}, momentum {MOMENTUM}",
             "epochs": self.s.epochs,
             "batch": self.s.batch,
@@ -102,7 +112,7 @@ class Shared:
         family = self.family(0)
         tasks = tasks_of(family, name)
         parts = topology(family, name, network(family, tasks))
-        trainer = jsplit.fused(parts, self.optimizer)
+        trainer = jsplit.fused(parts, self.optimizer, kernels=self.s.kernels)
         first = next(batches(self.data(0), self.s.batch, 0))
         one = divided(trainer, parts, family, tasks, first)
         return Divided(parts, trainer, one, tasks)

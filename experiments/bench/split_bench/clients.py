@@ -20,11 +20,12 @@ import optax
 import jsplit
 from experiments.bench.split_bench import leaks
 from experiments.bench.split_bench.contestant import Contestant, Setting, score
+from experiments.bench.split_bench.schema import why
 from experiments.common.algorithms import Contestant as Algorithm
 from experiments.common.algorithms import algorithms
 from experiments.common.harness import (
-    RATES,
     Records,
+    best,
     cost_of,
     fields,
     records,
@@ -48,12 +49,12 @@ class Shared:
         self.people = lru_cache(8)(self._people)
         self.draws = lru_cache(32)(self._draws)
 
-    def rate(self, key: tuple[str, str], accuracy: Callable[[float], float]) -> float:
+    def rate(
+        self, key: tuple[str, str], accuracy: Callable[[float], float | None]
+    ) -> float:
         """The rate of a contestant: that it had, or the best of short runs of the first seed."""
         if key not in self.rates:
-            found = {rate: accuracy(rate) for rate in RATES}
-            # Of two that are equal `max` gives the first, which is the lower.
-            self.rates[key] = max(found, key=lambda r: found[r])
+            self.rates[key], _ = best(accuracy)
         return self.rates[key]
 
     def _people(self, seed: int) -> Population:
@@ -114,15 +115,12 @@ def _contestant(
     sh: Shared, parts: jsplit.Topology, name: str, what: Algorithm
 ) -> Contestant:
     def trained(seed: int, rate: float, number: int):
-        """The state after so many rounds; `None` where training diverges."""
+        """The state after so many rounds."""
         draws = sh.draws(seed, what.draw)
         state = what.algorithm.init(seed, draws[0])
         state = jsplit.set_hyperparams(state, {"learning_rate": rate})
         for each in draws[:number]:
-            try:
-                state, _ = what.algorithm.step(state, each)
-            except jsplit.NotFinite:
-                return None
+            state, _ = what.algorithm.step(state, each)
         return state
 
     def judged(seed: int, state, part: Mapping) -> dict:
@@ -134,19 +132,20 @@ def _contestant(
     def rate_of() -> float:
         number, valid = max(sh.s.rounds // 3, 1), sh.records(0).valid
 
-        def accuracy(rate: float) -> float:
-            state = trained(0, rate, number)
-            # A rate at which training diverges is the worst of all.
-            return -1.0 if state is None else judged(0, state, valid)["accuracy"]
+        def accuracy(rate: float) -> float | None:
+            return judged(0, trained(0, rate, number), valid)["accuracy"]
 
         return sh.rate((name, "jsplit"), accuracy)
 
     def train(seed: int) -> dict:
         rate, began = rate_of(), time.perf_counter()
-        state = jax.block_until_ready(trained(seed, rate, sh.s.rounds))
         found: dict = {"accuracy": None, "auc": None}
-        if state is not None:
+        # Here and not by whoever asks: the row is to have the rate at which it diverged.
+        try:
+            state = jax.block_until_ready(trained(seed, rate, sh.s.rounds))
             found = judged(seed, state, sh.records(seed).test)
+        except jsplit.NotFinite as error:
+            found["notes"] = why(error)
         seconds = time.perf_counter() - began
         return {"rate": rate, **found, "from_whole": None, "seconds_trained": seconds}
 

@@ -28,6 +28,8 @@ class Setting:
         network: of the algorithms over clients.
         steps: of each attack; `None`: its own.
         blocks: of interleaved timing.
+        dtype: of the configurations' weights, float32 or float64.
+        kernels: of the configurations, as `jsplit.fused` has it.
     """
 
     data: str
@@ -39,6 +41,8 @@ class Setting:
     network: str = "small"
     steps: int | None = 200
     blocks: int = 5
+    dtype: str = "float32"
+    kernels: str = "fast"
 
 
 class Contestant(NamedTuple):

@@ -164,7 +164,7 @@ def _clients(sh: many.Shared, name: str) -> Contestant:
         number, valid = max(sh.s.rounds // 3, 1), sh.records(0).valid
         return sh.rate(
             (name, SYSTEM),
-            lambda r: judged(trained(0, r, number), valid)["accuracy"] or -1.0,
+            lambda r: judged(trained(0, r, number), valid)["accuracy"],
         )
 
     def train(seed: int) -> dict:

@@ -16,7 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-VERSION = "splitbench/1"
+import jsplit
+
+VERSION = "splitbench/2"
+FAILED = "failed"  # how the notes of a row begin that is to be measured again
 # What tells two rows of a part apart: a row that is there is not measured again.
 KEYS = {
     "runs": ("data", "contestant", "system", "seed"),
@@ -61,9 +64,9 @@ SETTING = {
 RUN = {
     **SETTING,
     "seed": Field("integer", "of weights, batches and division", least=0),
-    "rate": Field("number", "of learning", least=0),
+    "rate": Field("number", "of learning; null: not chosen", null=True, least=0),
     "accuracy": Field(
-        "number", "of test records; null: diverged", null=True, least=0, most=1
+        "number", "of test records; null: see notes", null=True, least=0, most=1
     ),
     "auc": Field("number", "ROC, of two classes alone", null=True, least=0, most=1),
     "from_whole": Field(
@@ -73,7 +76,10 @@ RUN = {
         null=True,
         least=0,
     ),
-    "seconds_trained": Field("number", "wall time, compiling included", least=0),
+    "seconds_trained": Field(
+        "number", "wall time, compiling included", null=True, least=0
+    ),
+    "notes": Field("string", "why there is no accuracy; empty where there is one"),
 }
 COST = {
     **SETTING,
@@ -185,13 +191,29 @@ def key_of(part: str, row: Mapping) -> tuple:
     return tuple(row[name] for name in KEYS[part])
 
 
+def why(error: Exception) -> str:
+    """Why a row has no numbers, as its notes say it: training diverged, or it failed.
+
+    What diverged does so again, and is a result; what failed is measured again by the next run.
+    """
+    kind = "diverged" if isinstance(error, jsplit.NotFinite) else FAILED
+    first = str(error).strip().partition("\n")[0]
+    return f"{kind}: {type(error).__name__}: {first}"
+
+
+def failed(row: Mapping) -> bool:
+    """Whether a row says that it is to be measured again."""
+    return row["notes"].startswith(FAILED)
+
+
 def joined(document: Mapping, other: Mapping) -> dict:
     """A document with those rows of another that it lacks, as measured elsewhere or apart."""
     found = dict(document)
     for part in PARTS:
-        there = {key_of(part, row) for row in document[part]}
+        mine = [row for row in document[part] if not failed(row)]
+        there = {key_of(part, row) for row in mine}
         new = [row for row in other[part] if key_of(part, row) not in there]
-        found[part] = [*document[part], *new]
+        found[part] = [*mine, *new]
         check_alike(found[part])
     check(found)
     return found

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from experiments.bench.split_bench.schema import failed
+
 COLUMNS = (
     "contestant",
     "seeds",
@@ -26,6 +28,7 @@ COLUMNS = (
     "records found",
     "guarantee",
 )
+FIRST, LAST = "<!-- rows: first -->", "<!-- rows: last -->"  # around a page's tables
 LEGEND = """\
 accuracy, AUC: of test records in per cent, the mean over seeds ± Student's 95 % interval.
 from whole: largest difference of a weight to the whole model's after the last step, over seeds.
@@ -52,7 +55,7 @@ def percent(values: Sequence[float | None]) -> str:
     return f"{100 * mean:.1f}" + ("" if reach is None else f" ± {100 * reach:.1f}")
 
 
-def found(row: Mapping | None) -> str:
+def attack(row: Mapping | None) -> str:
     """An attack: how far it got, by which, and whether more may be reached."""
     if row is None:
         return ""
@@ -81,10 +84,12 @@ def title_of(row: Mapping) -> str:
 
 def cells(runs: Sequence[Mapping], cost: Mapping, leak: Mapping) -> list[str]:
     """A line of the table."""
-    diverged = sum(r["accuracy"] is None for r in runs)
     accuracy = percent([r["accuracy"] for r in runs])
-    if diverged:
-        accuracy = f"diverged in {diverged} of {len(runs)}"
+    without = [r for r in runs if r["accuracy"] is None]
+    if without:
+        said = "failed" if any(map(failed, without)) else "diverged"
+        accuracy = f"{said} in {len(without)} of {len(runs)}"
+    rate = next((r["rate"] for r in runs if r["rate"] is not None), None)
     far = [r["from_whole"] for r in runs if r["from_whole"] is not None]
     return [
         title_of(runs[0]),
@@ -92,13 +97,13 @@ def cells(runs: Sequence[Mapping], cost: Mapping, leak: Mapping) -> list[str]:
         accuracy,
         percent([r["auc"] for r in runs]),
         f"{max(far):.0e}" if far else "",
-        f"{runs[0]['rate']:g}",
+        "" if rate is None else f"{rate:g}",
         number(cost.get("client_flops"), 1e6),
         number(cost.get("client_bytes"), 1e3),
         number(cost.get("client_memory"), 1e3),
         number(cost.get("seconds")),
-        found(leak.get("labels")),
-        found(leak.get("inputs")),
+        attack(leak.get("labels")),
+        attack(leak.get("inputs")),
         promise(cost.get("guarantee")),
     ]
 
@@ -135,15 +140,33 @@ def tables(document: Mapping) -> Iterable[tuple[str, list[list[str]]]]:
         yield title, [line for line, _ in lines]
 
 
+def filled(lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and lines without the columns that are empty in all of them."""
+    kept = [i for i in range(len(COLUMNS)) if any(line[i] for line in lines)]
+    return [COLUMNS[i] for i in kept], [[line[i] for i in kept] for line in lines]
+
+
 def markdown(documents: Sequence[Mapping]) -> str:
     """All tables as a page has them; a column that is empty in a table is left out there."""
     text = []
     for document in documents:
         for title, lines in tables(document):
-            kept = [i for i in range(len(COLUMNS)) if any(line[i] for line in lines)]
-            rows = [[COLUMNS[i] for i in kept], ["---" for _ in kept]]
-            rows += [[line[i] for i in kept] for line in lines]
+            columns, rows = filled(lines)
             text.append(f"**{title}**\n")
-            text += ["| " + " | ".join(row) + " |" for row in rows]
+            for row in (columns, ["---"] * len(columns), *rows):
+                text.append("| " + " | ".join(row) + " |")
             text.append("")
     return "\n".join(text)
+
+
+def placed(page: str, tables: str) -> str:
+    """A page with these tables between its marks, in place of what stood there.
+
+    Raises:
+        ValueError: if the page has not one mark of each kind, the first before the last.
+    """
+    before, first, rest = page.partition(FIRST)
+    _, last, after = rest.partition(LAST)
+    if not first or not last or FIRST in rest or LAST in after:
+        raise ValueError(f"`page` must have {FIRST} once and then {LAST} once.")
+    return f"{before}{FIRST}\n\n{tables}\n{LAST}{after}"
