@@ -15,6 +15,7 @@ from tests.segments.writers import (
     REFUSED,
     SAID,
     CountedInParam,
+    MadeAnew,
     Normed,
     Statistics,
 )
@@ -52,9 +53,10 @@ def test_a_module_that_leaves_its_parameters_alone_is_not_warned_of(kind):
 
 def test_what_a_call_writes_is_kept_of_statistics_and_not_of_parameters():
     """Steps are those of plain Flax with the first, and others with the second."""
-    ours, flax = our_steps(Statistics()), flax_steps(Statistics())
-    for name, own in ours.items():
-        np.testing.assert_allclose(own, flax[name], rtol=1e-5, atol=1e-6)
+    for kind in (Statistics, MadeAnew):
+        ours, flax = our_steps(kind()), flax_steps(kind())
+        for name, own in ours.items():
+            np.testing.assert_allclose(own, flax[name], rtol=1e-5, atol=1e-6)
     with pytest.warns(UserWarning, match=Normed.says):
         ours = our_steps(Normed())
     assert np.abs(ours["w"] - flax_steps(Normed())["w"]).max() > 0.1

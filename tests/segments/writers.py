@@ -33,6 +33,15 @@ class Statistics(Writing):
         return x @ self.w[...] * self.seen[...] + self.array
 
 
+class MadeAnew(Writing):
+    """Plain Flax overwrites in every call what the one before has made."""
+
+    def __call__(self, x):
+        self.seen[...] += 1.0
+        self.size = nnx.BatchStat(jnp.abs(x).mean())
+        return x @ self.w[...] * self.size[...]
+
+
 class PutBack(Writing):
     def __call__(self, x):
         was = self.w[...]
@@ -161,6 +170,25 @@ class LateStatistics(Writing):
         return x @ self.w[...] + self.late[...]
 
 
+class LateInList(Writing):
+    says = "the call makes `(layers.0.)?late.0`"
+
+    def __call__(self, x):
+        self.late = nnx.List([nnx.BatchStat(x.mean())])
+        return x @ self.w[...]
+
+
+class OtherwiseLater(Writing):
+    """Reads nothing of what it has made but that it is there."""
+
+    says = "the call makes `(layers.0.)?late`"
+
+    def __call__(self, x):
+        again = hasattr(self, "late")
+        self.late = nnx.BatchStat(x.mean())
+        return x @ self.w[...] * (3.0 if again else 2.0)
+
+
 class Replaced(Writing):
     says = "in the place of the parameter `(layers.0.)?w`"
 
@@ -169,6 +197,13 @@ class Replaced(Writing):
         return x @ self.w
 
 
-KEPT = [Statistics, PutBack, InJit, InRemat, InCond, InScan, Carried]
+KEPT = [Statistics, MadeAnew, PutBack, InJit, InRemat, InCond, InScan, Carried]
 SAID = [Normed, Swapped, NormedInJit, NormedInCond, NormedInScan, Wrapped, Counted]
-REFUSED = [CountedInParam, Late, LateStatistics, Replaced]
+REFUSED = [
+    CountedInParam,
+    Late,
+    LateStatistics,
+    LateInList,
+    OtherwiseLater,
+    Replaced,
+]

@@ -178,16 +178,9 @@ class Writer:
         # Of each operand the axis along which its rows are needed; `None`: all of it.
         axes: list[int | None] = []
         if name in _ENTRYWISE or name == "concatenate":
-            for v in eqn.invars:
-                other = shape_of(v).shape
-                # A number, or of 1 along an axis, is repeated there.
-                repeated = name != "concatenate" and other[axis : axis + 1] in (
-                    (),
-                    (1,),
-                )
-                if other and len(other) != len(shape):
-                    return None
-                axes.append(None if repeated else axis)
+            if (found := _of_operands(eqn, axis)) is None:
+                return None
+            axes = found
         elif name == "transpose":
             axes = [params["permutation"][axis]]
         elif name in _REDUCTIONS:
@@ -264,6 +257,20 @@ class Writer:
 
 def _with(shape: Sequence[int], axis: int, count: int) -> tuple[int, ...]:
     return (*shape[:axis], count, *shape[axis + 1 :])
+
+
+def _of_operands(eqn: JaxprEqn, axis: int) -> list[int | None] | None:
+    """Of each operand the axis along which rows are needed; `None`: that cannot be said."""
+    rank = len(shape_of(eqn.outvars[0]).shape)
+    shapes = [shape_of(v).shape for v in eqn.invars]
+    if any(shape and len(shape) != rank for shape in shapes):
+        return None
+    # A number, or of 1 along an axis, is repeated there.
+    repeats = eqn.primitive.name != "concatenate"
+    return [
+        None if repeats and shape[axis : axis + 1] in ((), (1,)) else axis
+        for shape in shapes
+    ]
 
 
 def _before_broadcast(eqn: JaxprEqn, axis: int) -> int | None:

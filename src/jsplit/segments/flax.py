@@ -20,16 +20,11 @@ from jsplit.core.paths import Path, by_path, dotted, keep, overlay, remove
 from jsplit.core.trees import abstract
 from jsplit.segments.call import Call, InitApply
 from jsplit.segments.interception import intercepted_submodules, intercepting
-from jsplit.segments.written import MADE_IN_CALL, Left, Looking, noting
+from jsplit.segments.written import Left, Looking, noting
 
 # linen: neither is fed back. Parameters have a place of their own, and
 # intermediates are what a call leaves for whoever looks at it.
 _NOT_STATE = ("params", "intermediates")
-
-# Of state that the first one lacks, and that is not sown.
-_LACKING = (
-    "the module keeps `{}`, which `variables` lack; give all that `init` returns."
-)
 
 
 class _Run(Protocol):
@@ -109,7 +104,7 @@ def from_nnx(
     def start(key: jax.Array, *inputs: PyTree) -> tuple[Params, State]:
         return first
 
-    return _sow_anew(run, start, lambda state: may_sow, MADE_IN_CALL, after)
+    return _sow_anew(run, start, lambda state: may_sow, looking.check_made, after)
 
 
 def _is_frozen_in_part(module: nnx.Module) -> bool:
@@ -219,15 +214,21 @@ def from_linen(
         call_once = partial(run, without, train=True)
         return jax.eval_shape(lambda *args: call_once(*args)[1], *given)
 
-    lacking = None if variables is None else _LACKING
-    return _sow_anew(run, first, may_sow, lacking, after)
+    def check(made: State, *_: object) -> None:
+        if variables is not None:
+            raise ValueError(
+                f"the module keeps `{dotted(by_path(made).paths[0])}`, which `variables` "
+                "lack; give all that `init` returns."
+            )
+
+    return _sow_anew(run, first, may_sow, check, after)
 
 
 def _sow_anew(
     run: _Run,
     first: SegmentInit,
     may_sow: Callable[[State], bool],
-    lacking: str | None,
+    check: Callable[..., None],
     after: Callable[..., State],
 ) -> InitApply:
     """`init` and `apply` of a module which sows anew on every call.
@@ -239,8 +240,8 @@ def _sow_anew(
         run: one call of the module, without some of its state.
         first: parameters and state as they are found.
         may_sow: whether a module with such a state may sow.
-        lacking: what is said where the first state lacks what the module does not
-            sow; `None`: that is made of zeros.
+        check: refuses, or not, what a call makes of state and does not sow; it is
+            given that, a call, and its arguments. In the first state that is zero too.
         after: the shapes of the state after a call in training, which is given what
             `run` is.
 
@@ -278,8 +279,8 @@ def _sow_anew(
         # The structure after a call is that of every state from then on:
         # what a step carries may not change its structure.
         added = keep(after(paths, params, state, key, inputs), kept, inside=False)
-        if lacking is not None and (new := remove(added, paths)):
-            raise ValueError(lacking.format(dotted(by_path(new).paths[0])))
+        if new := remove(added, paths):
+            check(new, partial(run, paths), params, state, key, inputs)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added)
         return params, overlay(zeros, kept)
 

@@ -7,25 +7,21 @@ on from what was written, so it is found in a trace of the call, and said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Literal
 
 from jsplit.core.base import Params, PyTree, State
 from jsplit.core.checks import warn_user
 from jsplit.core.paths import Path, by_path, dotted
+from jsplit.jaxprs.dependence import dependence
+from jsplit.jaxprs.flat import flatten, shape_of
 from jsplit.jaxprs.passed_on import passed_on
-
-MADE_IN_CALL = (
-    "the call makes `{}`, which would be made anew in every call: make it when the module "
-    "is made, in `__init__`, or call the module once before."
-)
-"""What is said of state that a call makes, and that is not sown."""
 
 _Attributes = dict[tuple[Path, str], bool | int | float | str]
 
@@ -36,18 +32,40 @@ class Left:
     Attributes:
         params: the parameters after the call.
         attributes: paths of attributes that are no arrays, and that it changed.
+        kinds: of all variables after the call, by path.
     """
 
-    def __init__(self, parameters: nnx.filterlib.Filter):
+    def __init__(
+        self,
+        parameters: nnx.filterlib.Filter,
+        had: Mapping[Path, nnx.Variable] | None = None,
+    ):
+        """Begin with nothing noted.
+
+        Args:
+            parameters: which variables are parameters.
+            had: variables that the module is given before the call, by path.
+        """
         self._parameters = parameters
+        self._had = had or {}
         self.params: Params = {}
         self.attributes: list[str] = []
+        self.kinds: dict[Path, type[nnx.Variable]] = {}
 
     @contextmanager
     def of(self, model: nnx.Module) -> Iterator[None]:
         """Note what is left of a module by the call that is made in this context."""
+        modules = dict(nnx.iter_modules(model))
+        for path, variable in self._had.items():
+            # What stands in a list or a dictionary cannot be given to it from here.
+            if path[:-1] not in modules:
+                raise _made_anew(path)
+            setattr(modules[path[:-1]], str(path[-1]), variable)
         before = _plain_attributes(model)
         yield
+        for path, node in nnx.iter_graph(model):
+            if isinstance(node, nnx.Variable):
+                self.kinds[path] = type(node)
         self.params = nnx.to_pure_dict(nnx.state(model, self._parameters))
         now = _plain_attributes(model)
         changed = [at for at, x in before.items() if now.get(at) != x]
@@ -120,16 +138,7 @@ class Looking:
                 no optimizer trains.
         """
         left = Left(self._parameters)
-
-        def program(
-            params: Params, state: State, key: jax.Array, inputs: tuple[PyTree, ...]
-        ) -> tuple[Params, State]:
-            after = run(params, state, key, inputs, True, left)[1]
-            return left.params, after
-
-        trace: Callable[..., tuple[ClosedJaxpr, PyTree]]
-        trace = jax.make_jaxpr(program, return_shape=True)
-        closed, (own, after) = trace(params, state, key, inputs)
+        closed, (own, _, after) = _traced(run, left, params, state, key, inputs)
         given, found = by_path(params), by_path(own)
         _refuse_others(given.paths, found.paths)
         # Those come first of all arguments, and of all results, and in the same order.
@@ -141,6 +150,86 @@ class Looking:
             self._warned = True
             _warn(written, left.attributes)
         return after
+
+    def check_made(
+        self,
+        made: State,
+        run: _Run,
+        params: Params,
+        state: State,
+        key: jax.Array,
+        inputs: tuple[PyTree, ...],
+    ) -> None:
+        """Refuse state that a call makes, and that would not be made anew in plain Flax.
+
+        There the next call finds it. So it is looked whether a call of a module that has
+        it does the same, and reads nothing of it: then to make it in every call is right.
+
+        Args:
+            made: shapes of what a call makes, as part of the state.
+            run: the call.
+            params: as they go in.
+            state: as it goes in.
+            key: of the call.
+            inputs: of the call.
+
+        Raises:
+            ValueError: naming what it makes.
+        """
+        left = Left(self._parameters)
+        first, _ = _traced(run, left, params, state, key, inputs)
+        paths, shapes, _ = by_path(made)
+        count = len(jax.tree.leaves((params, state, key, inputs)))
+
+        def again(values: list[jax.Array], *given: PyTree) -> PyTree:
+            pairs = zip(paths, values, strict=True)
+            had = {path: left.kinds[path](x) for path, x in pairs}
+            return _program(run, Left(self._parameters, had))(*given)
+
+        second = jax.make_jaxpr(again)(shapes, params, state, key, inputs)
+        reads = dependence(second.jaxpr, [1] * len(paths) + [0] * count)
+        if any(reads) or _operations(first) != _operations(second):
+            raise _made_anew(paths[0])
+
+
+def _made_anew(path: Path) -> ValueError:
+    return ValueError(
+        f"the call makes `{dotted(path)}`, which would be made anew in every call, and a "
+        "call that finds it may do something else: make it when the module is made, in "
+        "`__init__`, or call the module once before."
+    )
+
+
+def _program(run: _Run, left: Left) -> Callable[..., tuple[Params, PyTree, State]]:
+    """A call of which the parameters that it leaves are a result as well."""
+
+    def program(
+        params: Params, state: State, key: jax.Array, inputs: tuple[PyTree, ...]
+    ) -> tuple[Params, PyTree, State]:
+        output, after = run(params, state, key, inputs, True, left)
+        return left.params, output, after
+
+    return program
+
+
+def _traced(
+    run: _Run, left: Left, *given: PyTree
+) -> tuple[ClosedJaxpr, tuple[Params, PyTree, State]]:
+    trace: Callable[..., tuple[ClosedJaxpr, tuple[Params, PyTree, State]]]
+    trace = jax.make_jaxpr(_program(run, left), return_shape=True)
+    return trace(*given)
+
+
+def _operations(closed: ClosedJaxpr) -> list[tuple[object, ...]]:
+    """What a program does, one operation after the other, whatever its variables are called."""
+    return [
+        (
+            str(x.eqn.primitive),
+            *(str(v.val) for v in x.eqn.invars if isinstance(v, Literal)),
+            *((y.shape, y.dtype) for y in map(shape_of, x.eqn.outvars)),
+        )
+        for x in flatten(closed, calls=True).equations
+    ]
 
 
 def _refuse_others(given: list[Path], found: list[Path]) -> None:
