@@ -88,8 +88,10 @@ DEAR = (
     "llm.md",
     "loop.md",
     "models.md",
+    "records.md",
     "serving.md",
     "sweeps.md",
+    "watching.md",
 )
 TEXTS = {page: (ROOT / "docs" / page).read_text() for page in PAGES}
 # Who pastes a page must know what to paste before it, and pages that say nothing need nothing.
