@@ -100,7 +100,8 @@ def serve(
         sessions: how many there may be at a time; one more is refused, unless some are
             idle.
         length: the most positions of a sequence. A session has a cache so long as it
-            asked for: `sessions`, `length` and `batch` together bound the memory.
+            asked for: `sessions`, `length` and `batch` together bound the memory, to two
+            such caches a session, and these once more while some are computed or moved.
         batch: the most sequences of a session, or records of a call.
         idle: seconds without a call after which a session is let go of. Whoever asks
             in it then begins it again, by itself.
