@@ -81,6 +81,7 @@ def served(
     batch: Mapping,
     together: int,
     wait: float,
+    *,
     tokens: int,
 ) -> Iterator[party.RemoteSession]:
     """A session with a server of its own, which ends with it."""
@@ -171,7 +172,7 @@ def rows_of(model: str, options: argparse.Namespace) -> list[dict]:
     with ExitStack() as stack:
         first = {
             way: stack.enter_context(
-                served(topology, state, batch, *how, options.tokens)
+                served(topology, state, batch, *how, tokens=options.tokens)
             )
             for way, how in ways.items()
         }
