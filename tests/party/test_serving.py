@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 
@@ -21,6 +22,7 @@ from tests.party.federation import LONG, free_port, layer, trust_of
 from tests.party.serving import (
     LM_BATCH,
     TOKENS,
+    Hub,
     Serving,
     summing,
     wanted,
@@ -428,7 +430,10 @@ def test_a_step_is_that_of_a_checkpoint():
         serving.ask(step=3)
 
 
-@pytest.mark.parametrize("kind", ["error_feedback", "temporal_differences"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("error_feedback", marks=pytest.mark.slow), "temporal_differences"],
+)
 def test_what_a_link_remembers_of_training_is_no_part_of_a_session(kind):
     """What crosses is what the inner link makes of it, in every session and every call."""
     inner = jsplit.compress.quantize(4, stochastic=False)
@@ -484,3 +489,33 @@ def test_a_mask_that_is_a_public_field_crosses_with_each_piece():
         for at in (slice(2), slice(2, 3)):
             found = session({f: x[:, at] for f, x in given.items()})
             np.testing.assert_allclose(found, whole[:, at], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_models_of_two_agreements_in_one_process_are_each_their_own():
+    """By sessions in turn, of one size, whose servers share all that a process shares."""
+    topology, hub, found = summing(), Hub(), {}
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    with ExitStack() as stack:
+        sessions, weights = [], []
+        for i in range(2):
+            state = trainer.init(i, LM_BATCH)
+            agreed = party.agreement(
+                topology, LM_BATCH, steps=4 + i, addresses={"server": f"server:{1 + i}"}
+            )
+            serving = Serving(
+                agreed, topology, state.parties, hub=hub, names=["server"]
+            )
+            stack.enter_context(serving)
+            sessions.append(stack.enter_context(serving.ask(batch=2, length=20)))
+            weights.append(np.asarray(state.parties["server"].params["logits"]))
+        given = [TOKENS, TOKENS]
+        for _ in range(2):
+            for i, session in enumerate(sessions):
+                new = jsplit.generate(session, given[i], 2)
+                found.setdefault(i, []).append(new)
+                given[i] = new[:, -1:]
+    for i in range(2):
+        got = np.concatenate(found[i], 1)
+        np.testing.assert_array_equal(got, wanted(weights[i], TOKENS, 4))
+    assert sessions[0].model.hash != sessions[1].model.hash
