@@ -81,6 +81,8 @@ def served(
     batch: Mapping,
     together: int,
     wait: float,
+    *,
+    tokens: int,
 ) -> Iterator[party.RemoteSession]:
     """A session with a server of its own, which ends with it."""
     agreed = party.agreement(topology, batch, steps=1, addresses={"server": "server:1"})
@@ -107,7 +109,7 @@ def served(
             topology,
             credentials=party.PlaintextWithoutIdentity("client"),
             state=state.parties["client"],
-            length=PROMPT + WARM + 64,
+            length=PROMPT + WARM + tokens,
             patience=LONG,
             transport=hub,
         ) as session:
@@ -123,12 +125,18 @@ def rate(first: party.RemoteSession, count: int, tokens: int) -> tuple[float, fl
     gate = threading.Barrier(count + 1)
     with ExitStack() as stack:
         sessions = [stack.enter_context(first.another()) for _ in range(count)]
+        failed: list[BaseException] = []
 
         def work(session: party.RemoteSession, prompt: np.ndarray) -> None:
-            given = jsplit.generate(session, prompt, WARM)[:, -1:]
-            gate.wait(LONG)
-            jsplit.generate(session, given, tokens)
-            gate.wait(LONG)
+            try:
+                given = jsplit.generate(session, prompt, WARM)[:, -1:]
+                gate.wait(LONG)
+                jsplit.generate(session, given, tokens)
+                gate.wait(LONG)
+            except BaseException as error:
+                failed.append(error)
+                # Nobody waits for one that comes no more.
+                gate.abort()
 
         threads = [
             threading.Thread(
@@ -140,9 +148,13 @@ def rate(first: party.RemoteSession, count: int, tokens: int) -> tuple[float, fl
         ]
         for thread in threads:
             thread.start()
-        gate.wait(LONG)
-        begun, busy = time.perf_counter(), time.process_time()
-        gate.wait(LONG)
+        try:
+            gate.wait(LONG)
+            begun, busy = time.perf_counter(), time.process_time()
+            gate.wait(LONG)
+        except threading.BrokenBarrierError as broken:
+            # The first is what failed, the others were told by the gate.
+            raise (failed or [broken])[0] from None
         took, busy = time.perf_counter() - begun, time.process_time() - busy
         for thread in threads:
             thread.join(LONG)
@@ -159,7 +171,9 @@ def rows_of(model: str, options: argparse.Namespace) -> list[dict]:
     found = {(way, n): [] for way in ways for n in options.sessions}
     with ExitStack() as stack:
         first = {
-            way: stack.enter_context(served(topology, state, batch, *how))
+            way: stack.enter_context(
+                served(topology, state, batch, *how, tokens=options.tokens)
+            )
             for way, how in ways.items()
         }
         # A round more, which compiles.

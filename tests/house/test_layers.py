@@ -136,8 +136,8 @@ INSIDE = {
         "connection.network incoming recorder guarded_values guarded_window guard_of_run process "
         "brought_records passes validating records_of_validation matching join epochs_of_run "
         "steps infer running by_epochs "
-        "serving.part serving.side_by_side serving.lanes serving.course serving.ahead "
-        "serving.lines serving.words serving.table serving.served serving.opening "
+        "serving.words serving.part serving.side_by_side serving.lanes serving.course "
+        "serving.ahead serving.lines serving.table serving.served serving.opening "
         "serving.together serving.waiting serving.outward serving.calls serving.server "
         "serving.serve serving.given serving.asking serving.remote serving.session serving.sample"
     ),

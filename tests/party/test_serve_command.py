@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,10 @@ def test_who_asks_by_the_command_gets_the_tokens_of_the_model_in_the_order_of_it
         assert command.main(words) == 0
         found = capsys.readouterr().out.splitlines()[:3]
         assert command.main([*words, "--out", "tokens.txt", "--seed", "1"]) == 0
+        capsys.readouterr()
+        beside = ["--seed", "1", "--batch", "1", "--prompt", "5 6 0", "--prompt", "3 4"]
+        assert command.main([*words[:-4], "--steps", "3", *beside]) == 0
+        drawn = capsys.readouterr().out.splitlines()[:2]
     finally:
         stop.set()
         server.join(LONG)
@@ -159,6 +164,8 @@ def test_who_asks_by_the_command_gets_the_tokens_of_the_model_in_the_order_of_it
         3,
         3,
     ]
+    # Whatever goes beside a prompt, and in whatever order.
+    assert Path("tokens.txt").read_text().splitlines()[:0:-1] == drawn
 
 
 def asked(*words):
@@ -188,6 +195,42 @@ def test_prompts_are_of_the_command_line_of_standard_input_or_of_a_file(
         ) as caught:
             asked(*words)
         assert "four" not in str(caught.value)
+
+
+class Beside:
+    """Sessions whose logits are flat, so that a token is what is drawn alone."""
+
+    fields, length, position = ("tokens",), 9, 0
+    model = party.Model(0, "")
+
+    def __init__(self, batch=1):
+        self.batch = batch
+
+    def another(self, batch):
+        return nullcontext(Beside(batch))
+
+    def __call__(self, fields):
+        self.position += fields["tokens"].shape[1]
+        return np.zeros((*fields["tokens"].shape, 50), np.float32)
+
+
+def test_what_is_drawn_after_a_prompt_does_not_depend_on_what_goes_beside_it():
+    """Nor does where it ends; the same prompt again is drawn anew."""
+
+    def drawn(given, batch, **more):
+        told = {"steps": 5, "seed": 3, "temperature": 1.0, "top_k": None, "end": None}
+        options = argparse.Namespace(**told | {"batch": batch} | more)
+        return asking._generated(Beside(), given, options)[0]
+
+    given = [[1, 2], [3, 4], [5], [1, 2], [6, 7]]
+    every = drawn(given, 8)
+    assert drawn(given, 1) == drawn(given, 2) == every
+    assert drawn(given[::-1], 3)[::-1] == [*every[3:4], *every[1:3], every[0], every[4]]
+    assert drawn([[5]], 8) == every[2:3] and len({*map(tuple, every)}) == 5
+    end = every[1][1]
+    alone, together = (drawn(given, batch, end=end) for batch in (1, 8))
+    assert alone == together and alone[1] == every[1][:2]
+    assert drawn(given, 8, seed=4) != every
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -20,10 +22,12 @@ from tests.party.federation import LONG, free_port, layer, trust_of
 from tests.party.serving import (
     LM_BATCH,
     TOKENS,
+    Hub,
     Serving,
     summing,
     wanted,
 )
+from tests.training.test_session_kinds import masked
 
 RNG = np.random.default_rng(0)
 X, Z = (RNG.normal(size=(11, 3)).astype(np.float32) for _ in range(2))
@@ -424,3 +428,94 @@ def test_a_step_is_that_of_a_checkpoint():
     serving, _ = lm()
     with pytest.raises(ValueError, match="`step` is of a `checkpoint`"):
         serving.ask(step=3)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("error_feedback", marks=pytest.mark.slow), "temporal_differences"],
+)
+def test_what_a_link_remembers_of_training_is_no_part_of_a_session(kind):
+    """What crosses is what the inner link makes of it, in every session and every call."""
+    inner = jsplit.compress.quantize(4, stochastic=False)
+    made = {
+        "error_feedback": lambda: jsplit.compress.error_feedback(inner),
+        "temporal_differences": lambda: jsplit.compress.temporal_differences(
+            inner, rows="row", records=4
+        ),
+    }[kind]
+    jsplit.compress.register("remembers_while_serving", made, replace=True)
+    topology, _, _ = sums()
+    held = {**topology.holds, "client": (*topology.holds["client"], "row")}
+    topology = replace(topology, holds=held)
+    batch = LM_BATCH | {"row": np.arange(2, dtype=np.int32)}
+    trainer = jsplit.messages(topology, optax.sgd(0.1), links={"h": made()})
+    # A step, so that both ends remember something.
+    state, _ = trainer.step(trainer.init(0, batch), batch)
+    plain = jsplit.messages(topology, optax.sgd(0.1), links={"h": inner})
+    told = plain.init(0, batch)
+    learned = {n: x.params for n, x in state.parties.items()}
+    told = told._replace(
+        parties={n: x._replace(params=learned[n]) for n, x in told.parties.items()}
+    )
+    agreed = party.agreement(
+        topology,
+        batch,
+        steps=4,
+        addresses={"server": "server:1"},
+        links={"h": "remembers_while_serving()"},
+    )
+    pieces = [TOKENS, TOKENS[:, :1], TOKENS[:, 1:2]]
+    with jsplit.session(plain, told, batch=2, length=20) as session:
+        expected = [session({"tokens": x}) for x in pieces]
+    with jsplit.session(trainer, state, batch=2, length=20) as session:
+        for piece, wanted_of_it in zip(pieces, expected, strict=True):
+            np.testing.assert_array_equal(session({"tokens": piece}), wanted_of_it)
+    serving = Serving(agreed, topology, state.parties, names=["server"])
+    with serving, serving.ask(batch=2, length=20) as session:
+        other = session.another(batch=2, length=20)
+        for piece, wanted_of_it in zip(pieces, expected, strict=True):
+            for one in (session, other):
+                got = one({"tokens": piece})
+                np.testing.assert_allclose(got, wanted_of_it, atol=1e-5)
+
+
+def test_a_mask_that_is_a_public_field_crosses_with_each_piece():
+    topology, mask = masked(), (TOKENS > 0).astype(np.float32)
+    given = {"tokens": TOKENS, "attention_mask": mask}
+    batch = given | {"label": np.zeros((*TOKENS.shape, 3), np.float32)}
+    serving, trainer, state = of(topology, batch)
+    whole = trainer.predict(state, given)["y"]
+    with serving, serving.ask(batch=2, length=9) as session:
+        for at in (slice(2), slice(2, 3)):
+            found = session({f: x[:, at] for f, x in given.items()})
+            np.testing.assert_allclose(found, whole[:, at], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_models_of_two_agreements_in_one_process_are_each_their_own():
+    """By sessions in turn, of one size, whose servers share all that a process shares."""
+    topology, hub, found = summing(), Hub(), {}
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    with ExitStack() as stack:
+        sessions, weights = [], []
+        for i in range(2):
+            state = trainer.init(i, LM_BATCH)
+            agreed = party.agreement(
+                topology, LM_BATCH, steps=4 + i, addresses={"server": f"server:{1 + i}"}
+            )
+            serving = Serving(
+                agreed, topology, state.parties, hub=hub, names=["server"]
+            )
+            stack.enter_context(serving)
+            sessions.append(stack.enter_context(serving.ask(batch=2, length=20)))
+            weights.append(np.asarray(state.parties["server"].params["logits"]))
+        given = [TOKENS, TOKENS]
+        for _ in range(2):
+            for i, session in enumerate(sessions):
+                new = jsplit.generate(session, given[i], 2)
+                found.setdefault(i, []).append(new)
+                given[i] = new[:, -1:]
+    for i in range(2):
+        got = np.concatenate(found[i], 1)
+        np.testing.assert_array_equal(got, wanted(weights[i], TOKENS, 4))
+    assert sessions[0].model.hash != sessions[1].model.hash

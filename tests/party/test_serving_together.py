@@ -336,3 +336,68 @@ def test_what_would_wait_for_ever_or_for_nobody_is_refused():
         server.running["server"][1].join(LONG)
         assert isinstance(server.failed["server"], ValueError)
         assert why in str(server.failed["server"])
+
+
+@pytest.mark.slow
+def test_a_server_that_is_never_silent_keeps_lanes_of_sessions_that_are_there(
+    monkeypatch,
+):
+    """Pairs of one length after another: those of before leave nothing behind."""
+    monkeypatch.setattr(waiting, "_POLL", LONG)
+    found, real = [], Together.run
+
+    def run(self, given):
+        result = real(self, given)
+        found.append(sum(map(len, self._all)))
+        return result
+
+    monkeypatch.setattr(Together, "run", run)
+    with serving(sessions=2, batch_wait=0.2) as server:
+        with server.ask(length=LENGTH) as first:
+            for length in (6, 7, 8, 9):
+                pair = [first.another(length=length) for _ in range(2)]
+                at_once(pair, lambda s, i: pieces_of(s, i, (2, 1, 1)))
+                for one in pair:
+                    one.close()
+    assert len(found) >= 4 and max(found) <= 4
+
+
+def test_lanes_of_all_sizes_are_no_more_than_two_for_each_session():
+    """Whatever comes and goes, and whether or not lanes of its size are kept still."""
+    together, every, rng = Together(8, 8), [], np.random.default_rng(0)
+    together._lanes.most = 2
+    [like] = courses(rows=[0])
+    for length in rng.permutation(np.repeat([4, 5, 6], 2)):
+        for _ in range(int(rng.integers(1, 4))):
+            every.append(Course(like.part, 1, int(length)))
+            every[-1].begin({})
+        mine = [c for c in every if c.length == length and c.position < 3][:8]
+        for course in mine:
+            come(course, 0)
+        together.tidy()
+        results = together.run(mine)
+        assert results is not None
+        [c.computed(r, lambda *_: None) for c, r in zip(mine, results, strict=True)]
+        every = [c for c in every if rng.random() < 0.6]
+        del mine, course
+        gc.collect()
+        together.tidy()
+        assert sum(map(len, together._all)) <= 2 * len(every)
+
+
+def test_sessions_of_lanes_that_are_let_go_of_go_on_where_they_were():
+    """Of four one is left, comes out of its lane, and goes on with new ones."""
+    together, rows = Together(8, 8), [0, 1, 2, 3]
+    made = courses(rows=rows)
+    in_one_run(together, made, rows)
+    [own] = together._all
+    del made[1:]
+    together.tidy()
+    assert len(own) == 0 and made[0].caches()
+    more = courses(rows=[1, 2], before=3)
+    for course in more:
+        course.part = made[0].part
+    for at in (3, 4):
+        for row, got in enumerate(in_one_run(together, [made[0], *more], rows[:3])):
+            check(got, row, at)
+    assert len(own) == 4

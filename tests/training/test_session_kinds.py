@@ -167,3 +167,99 @@ def test_weights_of_a_file_are_those_that_a_session_computes_with(tmp_path):
     cached = [jsplit.with_cache(p, False) for p in loaded.values()]
     trainer, state = state_of(jsplit.vanilla(*cached, loss=decoders.loss))
     np.testing.assert_allclose(in_pieces(trainer, state), net(TOKENS), atol=1e-5)
+
+
+class Means(nnx.Module):
+    """Each place sees the mean of all so far that are no padding, a token 0."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(decoders.VOCABULARY, decoders.WIDTH, rngs=rngs)
+        self.first = nnx.Linear(decoders.WIDTH, decoders.WIDTH, rngs=rngs)
+        self.last = nnx.Linear(decoders.WIDTH, decoders.VOCABULARY, rngs=rngs)
+
+    def __call__(self, tokens):
+        h, real = self.first(self.embed(tokens)), (tokens > 0)[..., None]
+        return self.last((h * real).cumsum(1) / (1 + real.cumsum(1)))
+
+
+def counting(last, mask):
+    """A cache of sums of what is no padding, and of how many these are."""
+
+    def start(params, state, *given):
+        zeros = jnp.zeros((2, decoders.WIDTH))
+        return zeros, jnp.zeros((2, 1))
+
+    def apply(params, state, held, *given):
+        h, real = mask(*given)
+        sums = held[0][:, None] + (h * real).cumsum(1)
+        counts = held[1][:, None] + real.cumsum(1)
+        return last(params, sums / (1 + counts)), (sums[:, -1], counts[:, -1])
+
+    return jsplit.Cache(start, apply)
+
+
+def test_a_carried_mask_is_remembered_by_the_cache_of_who_reads_it():
+    """Padding in the middle, and in other pieces: a mask of a place is of all calls after."""
+    net = Means(nnx.Rngs(1))
+    parts = jsplit.split(net, TOKENS, cuts={"h": "first"}, around="carry")
+    head, tail = parts.values()
+    [carried] = head.carried
+
+    def last(params, means):
+        return means @ params["last"]["kernel"] + params["last"]["bias"]
+
+    def mask(given):
+        real = given[carried.name]
+        return given["h"], real if real.ndim == 3 else real[..., None]
+
+    cached = jsplit.with_cache(tail, counting(last, mask))
+    topology = jsplit.vanilla(
+        jsplit.with_cache(head, False), cached, loss=decoders.loss
+    )
+    trainer, state = state_of(topology)
+    np.testing.assert_allclose(in_pieces(trainer, state), net(TOKENS), atol=1e-5)
+    # One that forgets which were padding is refused by the first call.
+    wrong = jsplit.with_cache(tail, False)
+    topology = jsplit.vanilla(jsplit.with_cache(head, False), wrong, loss=decoders.loss)
+    trainer, state = state_of(topology)
+    with pytest.raises(ValueError, match="gives something else by its cache than"):
+        in_pieces(trainer, state)
+
+
+def masked():
+    """A mask that is a public field, which the server reads beside what comes."""
+
+    def at_once(weights, h, mask):
+        real = mask[..., None]
+        return (h * real).cumsum(1) / (1 + real.cumsum(1)) @ weights
+
+    segment = jsplit.segment(
+        at_once,
+        init=lambda key, h, mask: jax.random.normal(key, (h.shape[-1], 3)),
+        inputs=["h", "attention_mask"],
+        name="y",
+    )
+    last = lambda weights, means: means @ weights  # noqa: E731
+    cache = counting(last, lambda h, mask: (h, mask[..., None]))
+    tail = jsplit.with_cache(segment, cache)
+    return jsplit.vanilla(
+        head(), tail, loss=optax.squared_error, public=["attention_mask"]
+    )
+
+
+def test_a_mask_that_is_a_field_is_given_with_each_piece():
+    topology, mask = masked(), (TOKENS > 0).astype(np.float32)
+    label = np.zeros((2, 5, 3), np.float32)
+    batch = {"tokens": TOKENS, "attention_mask": mask, "label": label}
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, batch)
+    whole = trainer.predict(state, {"tokens": TOKENS, "attention_mask": mask})
+    with jsplit.session(trainer, state, batch=2, length=7) as session:
+        given = {"tokens": TOKENS, "attention_mask": mask}
+        found = [
+            session({f: x[:, at] for f, x in given.items()})
+            for at in (slice(3), slice(3, 4), slice(4, 5))
+        ]
+        np.testing.assert_allclose(np.concatenate(found, 1), whole["y"], atol=1e-5)
+        with pytest.raises(ValueError, match="must be of one field of tokens, it has"):
+            jsplit.generate(session, TOKENS[:, :1], 1)

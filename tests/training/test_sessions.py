@@ -341,6 +341,11 @@ def test_a_token_that_the_dtype_of_the_prompt_cannot_hold_is_refused():
         ({"temperature": "hot"}, "`temperature` must be positive"),
         ({"end": 2.5}, "`end` must be one token, an integer, got 2.5"),
         ({"tokens": [[-1, 2]]}, "`tokens` must not be negative"),
+        ({"key": 3}, "`key` must be a PRNG key, as jax.random.key"),
+        (
+            {"key": jax.random.split(jax.random.key(0), 2)},
+            r"`key` must be one key, or \[1\] of them, got \[2\]",
+        ),
     ],
 )
 def test_what_would_draw_other_tokens_than_meant_is_refused(how, why):
@@ -353,10 +358,20 @@ def test_what_would_draw_other_tokens_than_meant_is_refused(how, why):
         jsplit.generate(Never(), tokens, 3, **options)
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_with_a_key_for_each_a_sequence_draws_what_it_draws_alone(impl):
+    keys = jax.random.split(jax.random.key(0, impl=impl), 3)
+    logits = jax.random.normal(jax.random.key(1), (3, 40))
+    found, _ = generating._pick(logits, keys, 5, 1.0, None)
+    for i in range(3):
+        alone = jax.random.categorical(jax.random.fold_in(keys[i], 5), logits[i])
+        assert found[i] == alone
+
+
 def test_a_row_of_logits_of_which_none_is_finite_has_no_token():
     logits = jnp.array([[0.0, -jnp.inf], [-jnp.inf, -jnp.inf]])
-    assert generating._pick(logits[:1], None, 1.0, None)[1]
-    assert not generating._pick(logits, None, 1.0, None)[1]
+    assert generating._pick(logits[:1], None, 0, 1.0, None)[1]
+    assert not generating._pick(logits, None, 0, 1.0, None)[1]
 
 
 def test_tokens_that_are_no_integers_are_refused_by_name():

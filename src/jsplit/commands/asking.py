@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jsplit import party as parties
@@ -118,7 +117,7 @@ def _generated(
     first: parties.RemoteSession, given: list[list[int]], options: argparse.Namespace
 ) -> tuple[list[list[int]], int]:
     """The tokens after each prompt, and of which step the model is that gave them."""
-    key = None if options.seed is None else jax.random.key(options.seed)
+    keys = None if options.seed is None else prompts.keys_of(given, options.seed)
     found: list[list[int]] = [[] for _ in given]
     step = 0
     for places in prompts.side_by_side(given, options.batch):
@@ -128,13 +127,14 @@ def _generated(
                 session,
                 np.asarray([given[i] for i in places], np.int32),
                 options.steps,
-                # Of its place among all, so that no two prompts have the same draws.
-                key=None if key is None else jax.random.fold_in(key, places[0]),
+                key=None if keys is None else keys[np.asarray(places)],
                 temperature=options.temperature,
                 top_k=options.top_k,
                 end=options.end,
             )
             step = session.model.step
         for place, row in zip(places, tokens.tolist(), strict=True):
-            found[place] = row
+            # How long the others are is nothing of this one.
+            ended = options.end in row
+            found[place] = row[: row.index(options.end) + 1] if ended else row
     return found, step

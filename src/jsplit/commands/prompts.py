@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 LARGEST = 2**31 - 1
@@ -97,3 +101,28 @@ def side_by_side(prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]
     for places in by_length.values():
         found += [places[k : k + most] for k in range(0, len(places), most)]
     return found
+
+
+def keys_of(prompts: Sequence[Sequence[int]], seed: int) -> jax.Array:
+    """A key for each prompt, of which its tokens are drawn.
+
+    A function of the prompt and of how often it came before: whatever goes beside it,
+    it has the same draws, and no two have them in common.
+
+    Args:
+        prompts: token ids of each.
+        seed: of all.
+
+    Returns:
+        Their keys, [prompt].
+    """
+    before: Counter[bytes] = Counter()
+    found = []
+    for prompt in prompts:
+        text = np.asarray(prompt, "<u4").tobytes()
+        key = jax.random.key(seed)
+        for word in (*np.frombuffer(sha256(text).digest()[:16], "<u4"), before[text]):
+            key = jax.random.fold_in(key, int(word))
+        before[text] += 1
+        found.append(key)
+    return jnp.stack(found)

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.keys import is_key, typed_key
 from jsplit.training.verdicts import NotFinite
 
 
@@ -49,7 +50,9 @@ def generate(
     """Generate tokens after a prompt.
 
     The token at a position is drawn of `jax.random.fold_in(key, position)`, so a
-    sequence is the same whether it is generated at once, in parts, or again.
+    sequence is the same whether it is generated at once, in parts, or again. With one
+    key for all, what a sequence draws depends on how many there are; with a key for each
+    it is what it would draw by itself.
 
     Args:
         session: of a topology that reads one field of tokens, and gives logits
@@ -57,7 +60,8 @@ def generate(
         tokens: the prompt, or what comes next in a session under way, int
             [batch, positions].
         steps: how many tokens to generate.
-        key: tokens are drawn of it; without one each is the most likely.
+        key: tokens are drawn of it, or of one for each sequence, [batch] keys; without
+            one each is the most likely.
         temperature: logits are divided by it before a token is drawn; it needs a `key`.
         top_k: draw of so many most likely tokens only (of those as likely as the last
             of them, too); it needs a `key`.
@@ -91,6 +95,8 @@ def generate(
     """
     steps = as_positive_int("steps", steps)
     top_k = _checked_draw(key, temperature, top_k)
+    if key is not None:
+        key = _checked_key(key, session.batch)
     if end is not None and (
         isinstance(end, bool) or not isinstance(end, int | np.integer) or end < 0
     ):
@@ -106,8 +112,7 @@ def generate(
                 "`session` must give logits [batch, positions, vocabulary] as its one "
                 "output."
             )
-        own = None if key is None else jax.random.fold_in(key, session.position)
-        drawn, sound = _pick(logits[:, -1], own, temperature, top_k)
+        drawn, sound = _pick(logits[:, -1], key, session.position, temperature, top_k)
         if not sound:
             # The most likely of NaN is the first token, as if it had been meant; so it
             # is where all are -inf.
@@ -155,6 +160,21 @@ def _checked_draw(
     return None if top_k is None else as_positive_int("top_k", top_k)
 
 
+def _checked_key(key: jax.Array, batch: int) -> jax.Array:
+    """A typed key, or one for each sequence."""
+    if not (hasattr(key, "dtype") and (is_key(key) or key.dtype == np.uint32)):
+        raise ValueError(
+            "`key` must be a PRNG key, as jax.random.key(0), got "
+            f"{getattr(key, 'dtype', type(key).__name__)}."
+        )
+    found = typed_key(key)
+    if found.shape not in ((), (batch,)):
+        raise ValueError(
+            f"`key` must be one key, or [{batch}] of them, got {[*found.shape]}."
+        )
+    return found
+
+
 def _checked_prompt(session: SessionLike, tokens: ArrayLike, steps: int) -> jax.Array:
     """The prompt, if the session is one of tokens and has room for all."""
     if len(session.fields) != 1:
@@ -185,7 +205,11 @@ def _checked_prompt(session: SessionLike, tokens: ArrayLike, steps: int) -> jax.
 
 @partial(jax.jit, static_argnames="top_k")
 def _pick(
-    logits: jax.Array, key: jax.Array | None, temperature: float, top_k: int | None
+    logits: jax.Array,
+    key: jax.Array | None,
+    position: int,
+    temperature: float,
+    top_k: int | None,
 ) -> tuple[jax.Array, jax.Array]:
     """A token of each row of logits, int32 [batch]; and whether all rows have one."""
     sound = jnp.isfinite(logits.max(-1)).all() & ~jnp.isnan(logits).any()
@@ -195,4 +219,11 @@ def _pick(
     if top_k is not None:
         least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits).astype(jnp.int32), sound
+
+    def drawn(key: jax.Array, logits: jax.Array) -> jax.Array:
+        return jax.random.categorical(jax.random.fold_in(key, position), logits)
+
+    # One after the other: keys that are mapped draw other numbers in some kinds.
+    by_row = lambda each: drawn(*each)  # noqa: E731
+    found = jax.lax.map(by_row, (key, logits)) if key.ndim else drawn(key, logits)
+    return found.astype(jnp.int32), sound

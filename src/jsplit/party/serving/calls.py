@@ -58,9 +58,9 @@ class Calls:
         self.together, self.stamp, self.done = together, stamp, 0
         self._safely = safely
 
-    def sweep(self) -> None:
+    def tidy(self) -> None:
         """Let go of what is kept for sessions that are over."""
-        self.together.sweep()
+        self.together.tidy()
 
     def compute(self, calls: Sequence[Waiting]) -> None:
         """Compute calls, those of one size in one run."""
@@ -70,6 +70,8 @@ class Calls:
             call.line.ahead.leave(call.frame)
 
     def _run(self, calls: list[Waiting]) -> None:
+        # Before caches are copied, into lanes or out of them.
+        self.tidy()
         # What failed before may have cost others their connection.
         calls = [c for c in calls if self.table.get(c.frame.head.epoch) is c.entry]
         found = None

@@ -45,7 +45,7 @@ class Course:
         self._inbox: dict[int, Sequence[np.ndarray]] = {}
         self._todo: list[Program] = []
         self._count, self._begun, self._checks = 0, False, False
-        self._heard, self._words = sha256(), None
+        self._heard, self._words = sha256(part.apart), None
         self._seat: tuple[Lanes, int] | None = None
 
     def begin(self, fields: Mapping[str, PyTree]) -> None:
@@ -108,7 +108,7 @@ class Course:
         self._put(fields)
         self._words = words
         if not part.sequence:
-            self._heard = sha256()
+            self._heard = sha256(part.apart)
         self._hear([*jax.tree.leaves(dict(fields))])
         self._count = count
         sizes = self.sizes(count)
@@ -151,7 +151,7 @@ class Course:
         part = self.part
         carrier = _Carrier(self, post)
         while self.due:
-            self._settle()
+            self.settle()
             waits = [part.wires.index(w) for w in self._todo[0].waits_for]
             for place in sorted(waits):
                 self._hear(self._inbox[place])
@@ -174,7 +174,7 @@ class Course:
     def lane(self, lanes: Lanes) -> int:
         """The session's lane, in which its caches lie from now on."""
         if self._seat is None or self._seat[0] is not lanes:
-            self._settle()
+            self.settle()
             caches = self.caches()
             self._seat = lanes, lanes.enter(self, caches)
             for name in caches:
@@ -203,8 +203,8 @@ class Course:
                 self._store[address] = result
         return self._over()
 
-    def _settle(self) -> None:
-        """Bring caches back out of a lane: alone they are written where they lie."""
+    def settle(self) -> None:
+        """Bring the caches back out of a lane: alone they are written where they lie."""
         if self._seat is not None:
             lanes, lane = self._seat
             self._store.update(lanes.leave(self, lane))
@@ -256,8 +256,9 @@ class Course:
     def _draw(self) -> None:
         """Say of what noise is drawn, together with this party's secret key.
 
-        Of what has come, and not anew each time: a receiver that loses its sessions is
-        sent the same values again, and the mean of several noises would be less noise.
+        Of the model, of what was agreed on and of what has come, and not anew each time:
+        a receiver that loses its sessions is sent the same values again, and the mean of
+        several noises would be less noise.
         """
         at = self.part.layout[self.part.role]
         if at.secret is not None:

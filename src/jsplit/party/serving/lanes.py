@@ -10,6 +10,7 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -39,6 +40,14 @@ class SessionLost(Exception):  # noqa: N818 - whoever asks begins again
     """A session is over that may be begun again."""
 
 
+class Seated(Protocol):
+    """A session that may be in a lane."""
+
+    def settle(self) -> None:
+        """Bring its caches back out of the lane."""
+        ...
+
+
 class Lanes:
     """Sessions of one size at one party, each in a lane of its own.
 
@@ -62,7 +71,7 @@ class Lanes:
         self.turns, self.base, self.most = turns, base, most
         self.broken, self._kernels = False, kernels
         self._caches: Store = {}
-        self._held: list[weakref.ref[object] | None] = []
+        self._held: list[weakref.ref[Seated] | None] = []
         self._steps: dict[tuple[int, bool], Callable[..., tuple]] = {}
         self._fits: dict[int, bool] = {}
 
@@ -78,7 +87,7 @@ class Lanes:
             i for i, x in enumerate(self._held) if x is not None and x() is not None
         ]
 
-    def enter(self, session: object, caches: Store) -> int:
+    def enter(self, session: Seated, caches: Store) -> int:
         """Take in the caches of a session.
 
         Args:
@@ -135,10 +144,16 @@ class Lanes:
             self._caches = jax.tree.map(lambda x: longer(size, x[None]), caches)
         self._held += [None] * (size - before)
 
-    def sweep(self) -> None:
-        """Let go of all arrays if no session is there any more."""
-        if self._held and not self.occupied():
-            self._caches, self._held = {}, []
+    def tidy(self) -> None:
+        """Keep no more than two lanes for each session that is there."""
+        there = [x() for x in self._held if x is not None]
+        left = [session for session in there if session is not None]
+        if len(self) <= 2 * len(left):
+            return
+        # By their next run together they come back, in fewer lanes.
+        for session in left:
+            session.settle()
+        self._caches, self._held = {}, []
 
     def lose(self) -> None:
         """Let go of what a run that failed has used up, and run nothing again."""

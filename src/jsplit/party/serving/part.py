@@ -21,6 +21,7 @@ from jsplit.party.contract import schema
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.unread import unread_of, whole
+from jsplit.party.serving.words import model_of, run_of, stamp_of
 from jsplit.party.task import INFERENCE
 from jsplit.topology.graph import Topology
 from jsplit.training.cached_walk import call_walk
@@ -58,6 +59,7 @@ class Part:
         proved: whether caches were found to give what segments give without them.
         alone: whether its programs are of one session each, and of no several.
         inputs: by size of a session, the shapes of which caches are made.
+        apart: what noise is drawn of beside what comes.
     """
 
     def __init__(
@@ -99,6 +101,11 @@ class Part:
         # One each for a call: what is drawn in secret is of one session's own words, and
         # of keys that are mapped some kinds draw other numbers.
         self.alone = self.layout[self.role].secret is not None
+        # The same values as another model's, or through another link, get other noise:
+        # of two answers with one noise the difference would have none.
+        self.apart = b""
+        if self.alone:
+            self.apart = run_of(agreed) + stamp_of(model_of(state)).tobytes()
         self.outputs: dict[str, schema.Words] = {}
         self.proved = False
         self.like = lru_cache(maxsize=256)(self._like)

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jsplit.core.base import Link, PartyState, PyTree
 from jsplit.core.checks import as_positive_int, names_of, shown
@@ -100,7 +100,8 @@ def serve(
         sessions: how many there may be at a time; one more is refused, unless some are
             idle.
         length: the most positions of a sequence. A session has a cache so long as it
-            asked for: `sessions`, `length` and `batch` together bound the memory.
+            asked for: `sessions`, `length` and `batch` together bound the memory, to two
+            such caches a session, and these once more while some are computed or moved.
         batch: the most sequences of a session, or records of a call.
         idle: seconds without a call after which a session is let go of. Whoever asks
             in it then begins it again, by itself.
@@ -137,13 +138,9 @@ def serve(
         Traceback (most recent call last):
         ValueError: `state` or `checkpoint` must be given, and not both.
     """
-    limits = _limits(agreed, party, sessions, length, batch, askers)
-    if not 0 <= batch_wait < float("inf"):
-        raise ValueError(
-            f"`batch_wait` must be seconds, 0 or more, got {shown(batch_wait)}."
-        )
-    at_once = as_positive_int("together", together)
-    limits = replace(limits, together=at_once, wait=float(batch_wait))
+    limits = _limits(
+        agreed, party, (sessions, length, batch), askers, together, batch_wait
+    )
     if not idle > 0:
         raise ValueError(f"`idle` must be positive seconds, got {shown(idle)}.")
     reach = Reach(listen, addresses or {}, pulse=pulse, transport=transport)
@@ -180,20 +177,27 @@ def serve(
 def _limits(
     agreed: Agreement,
     party: str,
-    sessions: int,
-    length: int,
-    batch: int,
+    sizes: tuple[int, int, int],
     askers: Sequence[str] | None,
+    together: int,
+    batch_wait: float,
 ) -> Limits:
     if party not in agreed.parties:
         raise ValueError(
             f"`party` must be one of {', '.join(agreed.parties)}, got {party!r}."
         )
+    if not 0 <= batch_wait < float("inf"):
+        raise ValueError(
+            f"`batch_wait` must be seconds, 0 or more, got {shown(batch_wait)}."
+        )
+    sessions, length, batch = sizes
     return Limits(
         as_positive_int("sessions", sessions),
         as_positive_int("length", length),
         as_positive_int("batch", batch),
         _askers_of(agreed, party, askers),
+        as_positive_int("together", together),
+        float(batch_wait),
     )
 
 

@@ -134,7 +134,7 @@ class Server:
             except queue.Empty:
                 if not waiting:
                     self.table.sweep()
-                    calls.sweep()
+                    calls.tidy()
                 calls.compute(waiting.leave())
                 continue
             # In the order in which all came: a session that ends was computed before.
@@ -235,6 +235,8 @@ class Server:
         asker = self.agreed.turns.role[line.peer]
         part = self.brought.part(asker, sequence=length > 0)
         check_fields(part, self.holding, length)
+        # Before it has caches of its own.
+        self._calls.tidy()
         course = Course(part, batch, length)
         course.begin({})
         cast = cast_of(self.agreed, line.peer)

@@ -6,6 +6,7 @@ of a token is that.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable, Sequence
 
 from jsplit.core.base import PyTree
@@ -29,6 +30,8 @@ class Together:
     def __init__(self, most: int, sessions: int):
         self.most, self.sessions = most, sessions
         self._lanes: Recent[Lanes] = Recent(_SIZES)
+        # Those too that are no longer kept, and hold caches of sessions still.
+        self._all: weakref.WeakSet[Lanes] = weakref.WeakSet()
 
     def groups(self, courses: Sequence[Course]) -> list[list[int]]:
         """Sessions whose next programs are one run, by their places in `courses`.
@@ -82,12 +85,15 @@ class Together:
 
         def make() -> Lanes:
             kernels = part.config.kernels
-            return Lanes(part.turns(), part.base, kernels, self.sessions)
+            made = Lanes(part.turns(), part.base, kernels, self.sessions)
+            self._all.add(made)
+            return made
 
         sizes = part, course.batch, course.length, course.count
         return self._lanes.of(sizes, make)
 
-    def sweep(self) -> None:
-        """Let go of the lanes of sizes of which there is no session any more."""
-        for lanes in self._lanes.values():
-            lanes.sweep()
+    def tidy(self) -> None:
+        """Let go of lanes that are too many for the sessions that there are."""
+        # So all sizes together have no more than twice as many as there are sessions.
+        for lanes in [*self._all]:
+            lanes.tidy()
