@@ -81,7 +81,7 @@ class Running(nnx.Module):
 
     def __call__(self, x):
         sums = jnp.cumsum(x, 1)
-        if self.at is not None:
+        if self.at is not None and self.past is not None:
             at = self.at[...]
             past = jax.lax.dynamic_update_slice(self.past[...], x, (0, at, 0))
             self.past[...], self.at[...] = past, at + x.shape[1]

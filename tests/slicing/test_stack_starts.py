@@ -79,5 +79,6 @@ def test_some_layers_are_drawn_alone_and_as_the_whole_model_draws_them(
     if alone and impl == "threefry2x32":
         begin = jax.jit(lambda key: low.init(key, x)[0])
         needs = begin.lower(key).compile().memory_analysis()
+        assert needs is not None
         whole = LAYERS * WIDTH * WIDTH * 4
         assert needs.temp_size_in_bytes < whole / 2

@@ -55,7 +55,7 @@ class Left:
     @contextmanager
     def of(self, model: nnx.Module) -> Iterator[None]:
         """Note what is left of a module by the call that is made in this context."""
-        modules = dict(nnx.iter_modules(model))
+        modules: dict[Path, nnx.Module] = {**dict(nnx.iter_modules(model))}
         for path, variable in self._had.items():
             # What stands in a list or a dictionary cannot be given to it from here.
             if path[:-1] not in modules:
