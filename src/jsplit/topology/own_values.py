@@ -77,7 +77,7 @@ def reading_own(parts: Iterable[_Part]) -> tuple[_Part, ...]:
     """
     parts = tuple(parts)
     nodes = {n.name: n for n in parts if isinstance(n, Node)}
-    return tuple(_reading(n, nodes) if n.name in nodes else n for n in parts)
+    return tuple(_reading(n, nodes) if isinstance(n, Node) else n for n in parts)
 
 
 class _TopologyLike(Protocol):
