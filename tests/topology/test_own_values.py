@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jsplit
+from jsplit import party
 
 tokens = np.arange(24, dtype="int32").reshape(4, 6) % 9
 batch = {"tokens": tokens, "label": np.arange(4, dtype="int32") % 3}
@@ -36,9 +37,9 @@ def chain(parties, cuts=("up", "mid", "down"), **detached):
     """A topology written by hand: each segment of the split at one of the parties."""
     parts = jsplit.split(model, tokens, cuts=cuts, init=init, around="carry")
     nodes = []
-    for party, (name, part) in zip(parties, parts.items(), strict=True):
+    for who, (name, part) in zip(parties, parts.items(), strict=True):
         off = detached.get(name, ())
-        nodes.append(jsplit.Node(name, part, party, detached=off))
+        nodes.append(jsplit.Node(name, part, who, detached=off))
     loss = jsplit.Loss("loss", entropy, parties[-1], ["output", "label"])
     holds = {parties[0]: ["tokens"], parties[-1]: ["label"]}
     if parties[0] == parties[-1]:
@@ -76,7 +77,7 @@ def test_only_activations_come_back_and_no_skip_goes_around(case):
     said = {"up", "mid"} & {*crossing}
     assert str(topology).count(", carrying mask of tokens") == len(said)
     assert "gather" not in str(topology) + jsplit.mermaid(topology)
-    carries = jsplit.privacy.views(topology, batch)
+    carries = jsplit.privacy.views(topology)
     seen = [s for p in topology.parties for s in carries[p].receives]
     carrying = {s.name for s in seen if s.carries and s.kind == "activation"}
     assert carrying == said
@@ -121,3 +122,33 @@ def test_a_topology_of_its_own_parts_is_the_same():
     again = jsplit.Topology(topology.nodes, topology.holds)
     assert again == topology == topology.add() and hash(again) == hash(topology)
     assert again.node["output"].reads == ("down", "up")
+
+
+def test_it_is_so_where_the_others_segments_are_not_known():
+    """And what an agreement says is read over the cut is read there."""
+    head, _, tail = jsplit.split(
+        model, tokens, cuts=["up", "down"], init=init, around="carry"
+    ).values()
+    body = party.foreign("down", "server", inputs="up")
+    nodes = [jsplit.Node("up", head, "clinic"), jsplit.Node("down", body, "server")]
+    holds = {"clinic": ["tokens"], "server": []}
+
+    def read(segment, inputs):
+        node = jsplit.Node("output", segment, "clinic", inputs=inputs)
+        return jsplit.Topology([*nodes, node], holds).node["output"]
+
+    both = read(tail, None)
+    assert both.reads == read(tail, ["down", "up"]).reads == ("down", "up")
+    params, state = both.segment.init(jax.random.key(0))
+    up, _ = head.apply(*head.init(jax.random.key(0)), None, tokens)
+    came = {n: jnp.zeros_like(x) for n, x in up.items() if n != "up"} | {
+        "down": up["up"]
+    }
+    at_home, _ = both.segment.apply(params, state, None, came, up)
+    over_the_cut, _ = both.segment.apply(params, state, None, came)
+    right, _ = tail.apply(
+        params, state, None, came | {n: up[n] for n in up if n != "up"}
+    )
+    wrong, _ = tail.apply(params, state, None, came)
+    assert (at_home == right).all() and (over_the_cut == wrong).all()
+    assert not (right == wrong).all()
