@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 
@@ -53,12 +53,12 @@ class _Given:
         places: what it reads elsewhere.
     """
 
-    run: Callable[..., Any]
+    run: Callable[..., PyTree]
     lead: int
     count: int
     places: tuple[_Place, ...]
 
-    def __call__(self, *args: PyTree, **kwargs: bool) -> Any:
+    def __call__(self, *args: PyTree, **kwargs: bool) -> PyTree:
         lead, given = args[: self.lead], args[self.lead :]
         inputs = [*given[: self.count]]
         # An agreement may say that it reads what came over the cut.
