@@ -42,7 +42,7 @@ ROOMS = {
 # Inside a room a file may import those before it in its row; `__init__`, the door, all of them.
 INSIDE = {
     "core": (
-        "closing html carried pytrees cache checks strength gradient_noise link finite "
+        "closing html carried handed pytrees cache checks strength gradient_noise link finite "
         "typed_jax hidden tied base arrays donation foreign recent "
         "files ids identified tables trainer keys receiving links paths pieces frozen federation "
         "secret_keys loans checkpoint_paths checkpoint placement trees"
@@ -66,13 +66,15 @@ INSIDE = {
     ),
     "slicing": (
         "filed leaf_places initial joining loading mark merging separators trace layers unread "
-        "batch_axis beside around said_values telling carrying in_pieces stacked model_call "
+        "batch_axis beside around handing said_values telling carrying in_pieces stacked "
+        "model_call "
         "traced_model refusals statistics ownership tying frozen_leaves cut_point cut_candidates "
         "free_axes other_sizes slice_segment decoders splitting weight_files weight_names "
         "weight_groups weight_stacks weight_fit weight_pieces pretrained weight_saving"
     ),
     "topology": (
-        "handoffs names metrics losses nodes ties crossings replacing text validation graph "
+        "handoffs names metrics losses nodes ties crossings own_values replacing text validation "
+        "graph "
         "configurations.public configurations.building decoupling drawing.scene "
         "configurations.chains "
         "configurations.merging configurations.uncut drawing.flowchart drawing.legs "

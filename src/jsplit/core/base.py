@@ -18,6 +18,7 @@ from jsplit.core.cache import Cache as Cache
 from jsplit.core.carried import Carried as Carried
 from jsplit.core.finite import Finite
 from jsplit.core.gradient_noise import GradientNoise
+from jsplit.core.handed import Handed
 from jsplit.core.hidden import HiddenDict, text_of_record
 from jsplit.core.link import Link as Link
 from jsplit.core.link import Receiver as Receiver
@@ -58,10 +59,8 @@ class SegmentApply(Protocol):
     ) -> tuple[PyTree, State]: ...
 
 
-# A dataclass and not a named tuple: JAX would take a tuple for a pytree,
-# and look for arrays in it. This one is static: it is hashed, by identity
-# of its functions, as part of the key under which compiled programs are
-# found again.
+# Not a named tuple, which JAX would take for a pytree. This is static: it is hashed as part
+# of the key under which compiled programs are found again.
 @dataclass(frozen=True)
 class Segment:
     """A pure function with parameters of its own: the part of a network that one party runs.
@@ -97,6 +96,7 @@ class Segment:
         carried: what goes with its output, since the rest of the model that the segment
             was sliced from reads it too.
         cache: how it computes a sequence piece by piece; see `jsplit.with_cache`.
+        handed: what it reads that its party may have made itself, and came back.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsplit
@@ -126,6 +126,7 @@ class Segment:
     moves: Callable[[tuple[Hashable, ...]], bool] | None = None
     carried: tuple[Carried, ...] = ()
     cache: Cache | None = None
+    handed: tuple[Handed, ...] = ()
 
     def __repr__(self) -> str:
         inputs, name = ", ".join(self.inputs or ("...",)), self.name or "..."

@@ -19,6 +19,7 @@ from jsplit.core.carried import Carried
 from jsplit.core.checks import shown
 from jsplit.jaxprs.flat import Atom, Equation, Flat, shape_of
 from jsplit.slicing.around import Around, around
+from jsplit.slicing.handing import ways_of
 from jsplit.slicing.said_values import said_value
 from jsplit.slicing.separators import labels as labels_of
 from jsplit.slicing.separators import names_of_values
@@ -69,6 +70,7 @@ def carry(
     labels = names_of_values(trace.flat, trace.secret(public))
     made_from = _made_from(trace)
     record: Record = {}
+    before_it: list[str] = []
     for name in trace.cuts_in_order:
         found = _closing(trace, name, public)
         if found is None:
@@ -80,7 +82,10 @@ def carry(
         ]
         before = None if known is None else known.get(name, ())
         named = _named(name, carried, before, trace.cuts[name])
+        ways = ways_of(trace, found, [c.name for c in named], before_it)
         trace, called = _rewritten(trace, name, found, fresh, named)
+        trace = trace._replace(handed={**trace.handed, name: ways})
+        before_it.append(name)
         if named:
             record[name] = named
         for v, own in called.items():

@@ -15,6 +15,7 @@ from jsplit.core.tied import Tied
 from jsplit.core.trees import describe
 from jsplit.jaxprs.flat import Atom, shape_of
 from jsplit.jaxprs.slices import backward_slice, evaluate
+from jsplit.slicing.handing import check_handed, handed_to
 from jsplit.slicing.initial import Initial, initialiser
 from jsplit.slicing.other_sizes import OtherSizes
 from jsplit.slicing.ownership import SegmentSpec
@@ -50,6 +51,7 @@ def slice_segment(
     # What it is applied to has the weights that it borrows too.
     numbers = [*spec.params, *spec.borrowed]
     paths = [model.params.paths[i] for i in numbers]
+    handed = handed_to(model.both_modes(), spec.inputs)
 
     def apply(
         params: Params,
@@ -65,6 +67,7 @@ def slice_segment(
         named = dict(zip(spec.inputs, inputs, strict=True))
         key = typed_key(key)
         trace = sizes.trace_for(name, named, train, key.dtype)
+        check_handed(name, trace, handed)
         given = _Given(name, trace)
         given.take_key(key)
         given.take_leaves(SourceKind.PARAMS, numbers, paths, params)
@@ -93,6 +96,7 @@ def slice_segment(
         unread=_unread_of(model, name),
         tied=tuple(ties[i] for i in numbers if i in ties),
         carried=(model.carried or {}).get(name, ()),
+        handed=handed,
     )
 
 

@@ -65,6 +65,10 @@ _CONFIGURED = (
 LEAF = jax.tree.structure(0)
 
 
+Ways = Mapping[str, tuple[tuple[str, str], ...]]
+"""By key, the cuts that held a value before, and where in each."""
+
+
 class Traced(NamedTuple):
     """A whole model in one mode at one batch size.
 
@@ -80,6 +84,8 @@ class Traced(NamedTuple):
         steady: variables whose leading axis is known not to be the batch.
         example: by variable, the one in its place where the model was first traced in
             this mode, at the sizes of its example.
+        handed: by cut, what is carried with it and was handed on: by its key, the cuts
+            that held it before, the nearest first, and where in each.
     """
 
     flat: Flat
@@ -92,6 +98,7 @@ class Traced(NamedTuple):
     raw: dict[Var, str]
     steady: frozenset[Var] = frozenset()
     example: Mapping[Var, Var] = MappingProxyType({})
+    handed: Mapping[str, Ways] = MappingProxyType({})
 
     @property
     def values(self) -> dict[str, Value]:

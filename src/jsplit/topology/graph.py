@@ -18,6 +18,7 @@ from jsplit.topology.crossings import Crossing
 from jsplit.topology.metrics import Metric
 from jsplit.topology.names import as_names
 from jsplit.topology.nodes import Loss, Node, in_order
+from jsplit.topology.own_values import reading_own
 from jsplit.topology.replacing import replace_party
 from jsplit.topology.text import in_html, in_words
 from jsplit.topology.ties import loans
@@ -28,8 +29,7 @@ from jsplit.topology.validation import validate
 class Topology:
     """Segments at parties, the fields they hold, and the losses.
 
-    Frozen, hashable, and valid once built. Printing one shows who holds and
-    computes what, and what crosses: `<->` where a cotangent comes back.
+    Frozen, hashable, valid once built. Printed, it shows who holds and computes what.
 
     Attributes:
         nodes: `Node`, `Loss` and `Metric`, in any order.
@@ -84,7 +84,7 @@ class Topology:
             party: as_names(f"party `{party}`", fields, "holds")
             for party, fields in self.holds.items()
         }
-        nodes = tuple(self.nodes)
+        nodes = reading_own(self.nodes)
         public = as_names("the topology", self.public, "public")
         # What follows is computed once and kept, so neither argument may change later.
         object.__setattr__(self, "holds", MappingProxyType(held))

@@ -12,6 +12,7 @@ from jsplit.core.paths import dotted
 from jsplit.topology.crossings import Crossing
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node, kind_of
+from jsplit.topology.own_values import carried_over
 
 
 class _TopologyLike(Protocol):
@@ -20,6 +21,8 @@ class _TopologyLike(Protocol):
     # As they are there: a checker takes a cached property for no plain one.
     @cached_property
     def parties(self) -> tuple[str, ...]: ...
+    @property
+    def nodes(self) -> Sequence[Node | Loss | Metric]: ...
     @property
     def holds(self) -> Mapping[str, Sequence[str]]: ...
     @cached_property
@@ -81,8 +84,7 @@ def _computed(self: _TopologyLike, party: str) -> list[str]:
 
 
 def _carried(self: _TopologyLike, crossing: Crossing) -> str:
-    segment = {n.name: n.segment for n in self.segments}[crossing.name]
-    carried = ", ".join(x.name for x in segment.carried)
+    carried = ", ".join(carried_over(self, crossing.name, crossing.receiver))
     return f", carrying {carried}" if carried else ""
 
 

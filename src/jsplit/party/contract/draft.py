@@ -27,6 +27,7 @@ from jsplit.party.contract.placeholders import loss_entry
 from jsplit.party.contract.seconds import STALL
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
+from jsplit.topology.own_values import carried_over
 from jsplit.training.configure import check_batch
 from jsplit.training.dynamic_scale import DynamicScale
 
@@ -216,9 +217,9 @@ def _of_topology(topology: Topology, params: Mapping[str, PyTree]) -> dict[str, 
         "metrics": metrics,
         "public": list(topology.public),
         "carried": {
-            n.name: [x.name for x in n.segment.carried]
+            n.name: list(carried)
             for n in topology.segments
-            if n.segment.carried
+            if (carried := carried_over(topology, n.name))
         },
     }
 

@@ -15,6 +15,7 @@ from jsplit.privacy.viewing.records import Seen, Together
 from jsplit.privacy.viewing.structure import depends, labels_of
 from jsplit.privacy.viewing.view import View
 from jsplit.topology.graph import Topology
+from jsplit.topology.own_values import carried_over
 from jsplit.topology.text import lent_in_words
 from jsplit.training.config import Config
 from jsplit.training.configure import Links, Optimizers
@@ -128,9 +129,10 @@ def _seen(config: Config, wire: Wire, examined: Examined | None) -> Seen:
     ends = (wire.what, str(wire.kind), wire.sender, wire.receiver)
     linked = (wire.kind, wire.what) in config.links
     crossed = examined.crossed.get(wire) if examined else None
-    node = config.topology.node.get(wire.what)
-    carried = node.segment.carried if node and wire.kind != WireKind.SCALAR else ()
-    carries = tuple(c.name for c in carried)
+    carries: tuple[str, ...] = ()
+    if wire.kind != WireKind.SCALAR:
+        reader = wire.receiver if wire.kind == WireKind.ACTIVATION else wire.sender
+        carries = carried_over(config.topology, wire.what, reader)
     if crossed is None:
         modes = ("training", "inference")
         own = depends(config.topology, wire)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from jsplit.topology.graph import Topology
 from jsplit.topology.metrics import Metric
 from jsplit.topology.nodes import Loss, Node, NodeKind, kind_of
+from jsplit.topology.own_values import carried_over
 
 HIGH = 0.48  # of a segment or a field, inches
 _LOW = 0.36  # of a loss, a metric or a penalty
@@ -154,8 +155,8 @@ def _label(topology: Topology, part: Node | Loss | Metric) -> str:
     """A part's name, with what goes along with its value, and whose weights it reads."""
     label = part.name
     if isinstance(part, Node):
-        if part.segment.carried:
-            label += f" carrying {', '.join(c.name for c in part.segment.carried)}"
+        if carried := carried_over(topology, part.name):
+            label += f" carrying {', '.join(carried)}"
         owners = dict.fromkeys(x.owner for x in topology.loans.get(part.name, ()))
         if owners:
             label += f" (weights of {', '.join(owners)})"
