@@ -28,7 +28,8 @@ def block(tokens):
 
 
 def seen_of(h):
-    return Traffic("server", np.zeros(len(h), int), received={"h": h})
+    count = len(jax.tree.leaves(h)[0])
+    return Traffic("server", np.zeros(count, int), received={"h": h})
 
 
 QUICK = {"vocabulary": WORDS, "steps": 150}
@@ -45,6 +46,19 @@ def test_an_embedding_is_read_by_its_nearest_row_whatever_its_scale():
     assert score.value == 1 and score.more["records read whole"] == 1
     assert score.control < score.chance + 0.05
     np.testing.assert_array_equal(found.reconstructed, PRIVATE)
+
+
+def test_of_an_activation_that_carries_a_mask_the_activation_is_read(inverted):
+    """As `around="carry"` sends it with the padding mask of a language model."""
+
+    def carrying(tokens):
+        return {"h": block(tokens), "mask of tokens": tokens > 0}
+
+    seen = seen_of({"h": 9 * TABLE[PRIVATE] + 5, "mask of tokens": PRIVATE > 0})
+    assert nearest_tokens(seen, PRIVATE, TABLE).score.value == 1
+    given = seen_of(carrying(PRIVATE)), PRIVATE, PUBLIC, carrying
+    found = inverted_tokens(*given, **QUICK)
+    np.testing.assert_array_equal(found.reconstructed, inverted.reconstructed)
 
 
 def test_noise_makes_some_tokens_unreadable_and_errors_are_by_record():
