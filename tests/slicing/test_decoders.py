@@ -263,3 +263,33 @@ def test_a_mask_that_is_carried_is_kept_in_the_caches_behind_the_cut(late):
         pieces = (TOKENS[:, :3], TOKENS[:, 3:4], TOKENS[:, 4:])
         found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
     np.testing.assert_allclose(found, net(TOKENS), atol=1e-5)
+
+
+class Ignoring(Padded):
+    """It reads no mask where it decodes, since a session has no filler."""
+
+    def set_view(self, decode=None, **rest):
+        self.decode = bool(decode)
+        return rest
+
+    def __call__(self, tokens):
+        real = jnp.ones(tokens.shape, bool) if self.decode else tokens > 0
+        h = self.embed(tokens)
+        for layer in self.layers:
+            h = layer(h, real)
+        return self.embed.attend(h)
+
+
+@pytest.mark.slow
+def test_what_decodes_without_what_is_carried_is_refused_by_its_name():
+    net = Ignoring(False, nnx.Rngs(0))
+    net.decode = False
+
+    def decoding(batch, length):
+        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
+
+    cuts = {"up": "layers.0", "down": "layers.1"}
+    parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=decoding)
+    params, state = parts["up"].init(jax.random.key(0), TOKENS)
+    with pytest.raises(ValueError, match="carries `mask of tokens` with the cut `up`"):
+        parts["up"].cache.init(params, state, TOKENS)
