@@ -131,19 +131,13 @@ class Local:
         weight, links = self.agreed.weight, self.config.links
         return needed_entries(self.topology, self.party, task, weight, links)
 
-    def init(
-        self, batch: Mapping[str, PyTree], positions: int | None = None
-    ) -> PartyState:
+    def init(self, batch: Mapping[str, PyTree]) -> PartyState:
         """The party's first state: what `messages` would begin with, of this party alone.
-
-        It is of `positions`, where sequences are as long as that and not as agreed.
 
         Raises:
             ValueError: if a segment does not run on its inputs or gives other shapes.
         """
-        return first_state(
-            self.agreed, self.config, self.party, self.name, batch, positions
-        )
+        return first_state(self.agreed, self.config, self.party, self.name, batch)
 
     def step(
         self, state: PartyState, batches: Batches, step: int, exchange: Exchange

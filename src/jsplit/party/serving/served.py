@@ -15,6 +15,7 @@ from jsplit.core.checks import shown
 from jsplit.core.ids import Id, listed
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.party.base import Base
+from jsplit.party.compute.first_state import first_state
 from jsplit.party.compute.local import Local
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
@@ -130,7 +131,9 @@ class Brought:
                 )
             first = {f: example[f] for f in local.fields("predict")}
             # A prompt is not as long as the sequences that were trained on.
-            like = local.init(first, _positions(first) if sequence else None)
+            long = _positions(first) if sequence else None
+            whose = agreed, local.config, local.party, local.name
+            like = first_state(*whose, first, long)
             # Of frozen parameters the folder has one base, and its steps what was trained.
             base = Base(local.layout, like)
             saved = SavedStates(checkpoint, party, agreed.schema, like, base)

@@ -124,7 +124,6 @@ def report(
     count = batch_of(data)
     _check_fields(trainers, data, test)
     told = checked_ranges(ranges, data)
-    known_tables = checked_tables(tables, data)
     _check_counts(
         *(count, pictures),
         {"epochs": epochs, "batch": batch, "watched": watched, "attacked": attacked}
@@ -150,7 +149,7 @@ def report(
         _public(public, data),
         where,
         told,
-        known_tables,
+        checked_tables(tables, data),
         epochs,
         min(batch, len(kept)),
         watched,
